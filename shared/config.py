@@ -1,0 +1,145 @@
+"""Frozen settings: flags over environment over headrace.toml over defaults, checked once at the start.
+
+Each field is documented by its description, from which `headrace config show` and docs/settings.md are made.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from shared.errors import ConfigError
+
+CONFIG_FILE = "headrace.toml"
+ENV_PREFIX = "HEADRACE_"
+
+
+def user_folder(variable: str, fallback: str) -> Path:
+    """The XDG base folder named by `variable`, for Headrace."""
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "headrace"
+
+
+class Settings(BaseModel):
+    """All settings of all processes; each reads what it needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address the API listens on")
+    port: int = Field(8000, ge=0, le=65535, description="port the API listens on; 0 picks a free one")
+    workers: int = Field(1, ge=0, le=64, description="worker processes that `headrace up` starts")
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey that holds queues and answers"
+    )
+    redis_timeout: float = Field(1.5, gt=0, le=30, description="seconds to wait for Redis before saying 503")
+    data_dir: Path = Field(
+        default_factory=lambda: user_folder("XDG_DATA_HOME", ".local/share"),
+        description="folder of the embedded Valkey's data",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"),
+        description="folder of converted models and built kernels",
+    )
+    appendfsync: Literal["always", "everysec", "no"] = Field(
+        "everysec", description="fsync mode of the embedded Valkey: what a machine crash may lose"
+    )
+
+    model: str = Field("smollm2", min_length=1, description="folder, Hugging Face id, or smollm2")
+    served_model_name: str | None = Field(None, description="name clients use; default: made from the model")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where the engine runs")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="weights and activations; auto is float32 on CPU, the checkpoint's on CUDA"
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of one engine; default: the cores")
+    max_model_len: int | None = Field(None, ge=8, description="most tokens of prompt and answer together")
+    max_num_seqs: int = Field(32, ge=1, le=4096, description="sequences in one batch")
+    max_num_batched_tokens: int = Field(512, ge=1, description="tokens computed in one engine step")
+    block_size: int = Field(16, ge=1, le=256, description="tokens in one KV block")
+    kv_cache_gib: float = Field(2.0, gt=0, description="memory of the KV cache, in GiB")
+
+    queue_depth: int = Field(1024, ge=1, description="most requests waiting for one model")
+    max_connections: int = Field(20_000, ge=1, description="most open connections of one API process")
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body")
+    max_n: int = Field(8, ge=1, le=128, description="most choices of one request")
+    log_tokens: int = Field(262_144, ge=1, description="most tokens one answer's log may hold, all choices")
+    request_ttl: float = Field(86_400, gt=0, description="seconds an unfinished request is kept")
+    result_ttl: float = Field(3_600, gt=0, description="seconds a finished answer is kept")
+    keepalive: float = Field(15, gt=0, le=15, description="seconds of silence before an SSE comment")
+    lease: float = Field(3, ge=0.5, le=300, description="seconds without a heartbeat after which work moves on")
+    max_attempts: int = Field(3, ge=1, le=100, description="workers a request may lose before it is set aside")
+    grace: float = Field(30, ge=0, le=3600, description="seconds that a stopping process may take to finish")
+
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port of a worker's /metrics on `host`; 0 picks one; default: none"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto is console on a terminal, else json"
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings, and for each field where its value came from: flag, environment, file or default."""
+
+    settings: Settings
+    origin: dict[str, str]
+
+
+def load(flags: dict[str, Any] | None = None, *, file: Path | None = None) -> Loaded:
+    """Read and check all sources. A flag of None counts as not given.
+
+    Args:
+        flags: values from the command line, by field name.
+        file: a settings file that must exist; without it `headrace.toml` of the current folder, if there is one.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown name, a value out of range; says which and where.
+    """
+    sources = {
+        "default": {},
+        "file": _from_file(file),
+        "environment": _from_environment(),
+        "flag": {name: value for name, value in (flags or {}).items() if value is not None},
+    }
+    values: dict[str, Any] = {}
+    origin = dict.fromkeys(Settings.model_fields, "default")
+    for source, found in sources.items():
+        values |= found
+        origin |= dict.fromkeys(found, source)
+    try:
+        return Loaded(Settings(**values), origin)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        where = origin.get(name, "settings")
+        raise ConfigError(f"{name} (from {where}): {first['msg']}", param=name) from None
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    path = file or Path(CONFIG_FILE)
+    if file is None and not path.exists():
+        return {}
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _from_environment() -> dict[str, Any]:
+    known = {f"{ENV_PREFIX}{name}".upper(): name for name in Settings.model_fields}
+    found = {}
+    for variable, value in os.environ.items():
+        if not variable.startswith(ENV_PREFIX) or not value:
+            continue
+        if variable not in known:
+            raise ConfigError(f"{variable} is in the environment, but there is no such setting")
+        found[known[variable]] = value
+    return found

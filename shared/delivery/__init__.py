@@ -1,0 +1,1 @@
+"""The durable answer: a log per request, and the live wake-ups beside it."""

@@ -1,0 +1,101 @@
+"""The contract of the durable answer: what the front end and the workers may ask of a TokenLog."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.protocol import PriorityClass, Request, RequestState, Terminal, TokenEvent
+from shared.transports.base import Ticket
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """What is known of a request beside its answer; times in seconds since the epoch, by the server's clock."""
+
+    id: str
+    model: str
+    tenant: str
+    priority: PriorityClass
+    state: RequestState
+    created_at: float
+    started_at: float | None = None
+    first_token_at: float | None = None
+    finished_at: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    attempts: int = 0
+    ticket: Ticket | None = None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's right to write a request's log, until somebody acquires it with the next epoch.
+
+    `history` is what is in the log already: an answer is continued after it, never begun anew.
+    """
+
+    request_id: str
+    owner: str
+    epoch: int
+    history: tuple[TokenEvent, ...] = ()
+
+    @property
+    def next_seq(self) -> int:
+        return self.history[-1].last_seq + 1 if self.history else 0
+
+
+@dataclass(frozen=True)
+class Append:
+    """One append: `event` under `lease`, with the prompt's exact length, which the worker alone knows."""
+
+    lease: Lease
+    event: TokenEvent
+    prompt_tokens: int
+
+
+class TokenLog(Protocol):
+    """One log per request: seq 0, 1, 2, …, then one terminal event. Times are the server's.
+
+    Every call raises Unavailable when the store cannot be reached in time.
+    """
+
+    async def now(self) -> float:
+        """The server's time."""
+
+    async def create(self, request: Request) -> None:
+        """Make the empty log of a request that is about to be published."""
+
+    async def note_ticket(self, request_id: str, ticket: Ticket) -> None:
+        """Remember where the request waits."""
+
+    async def forget(self, request_id: str) -> None:
+        """Remove a request that could not be published, and its log."""
+
+    async def acquire(self, request_id: str, owner: str) -> Lease | None:
+        """Take the next epoch. None when the request has ended, or is not known any more."""
+
+    async def append(self, appends: Sequence[Append]) -> list[bool]:
+        """Write many in one round trip. False: this worker lost the lease, or the request has ended.
+
+        Sending an append again that had been written is accepted and changes nothing.
+        """
+
+    async def cancel(self, request_id: str, terminal: Terminal | None = None) -> RequestRecord | None:
+        """End a request from outside, whoever holds it: the terminal event is written and its worker fenced.
+
+        By default it ends CANCELLED, with the usage so far. Returns the record from before; an ended request is
+        left as it is; None if it is not known.
+        """
+
+    async def record(self, request_id: str) -> RequestRecord | None: ...
+
+    async def read(self, request_id: str, after: int = -1) -> list[TokenEvent]:
+        """All that is in the log after seq `after`."""
+
+    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncIterator[TokenEvent | None]:
+        """Each event after `after`, as it is written, until the terminal one: gapless, without repeats.
+
+        Yields None after each `idle` seconds of silence. Raises NotFound when the log is gone.
+        """

@@ -1,0 +1,90 @@
+"""The limits that hold for a request on every transport, and the one validator that checks them.
+
+It knows nothing of HTTP or of tokens: whether a prompt fits the context is the worker's to say.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from shared.errors import InvalidRequest
+from shared.protocol import Request, SamplingParams
+
+ROLES = ("system", "user", "assistant")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one request; sizes in characters unless named otherwise."""
+
+    prompt_chars: int = 1_000_000
+    messages: int = 1_024
+    max_tokens: int = 131_072
+    n: int = 8
+    stop_strings: int = 16
+    stop_chars: int = 256
+
+
+def check_request(request: Request, limits: Limits) -> None:
+    """Raise InvalidRequest, naming the field, for the first thing in `request` that is out of bounds."""
+    if not MODEL_NAME.fullmatch(request.model):
+        raise InvalidRequest("model must be a name of at most 128 letters, digits and ._:/-", param="model")
+    if (request.messages is None) == (request.prompt is None):
+        raise InvalidRequest("exactly one of messages and prompt is needed", param="messages")
+    if request.messages is not None:
+        _check_messages(request, limits)
+    else:
+        _check_prompt(request.prompt, limits)
+    check_params(request.params, limits)
+
+
+def _check_messages(request: Request, limits: Limits) -> None:
+    messages = request.messages or ()
+    if not messages:
+        raise InvalidRequest("messages must not be empty", param="messages")
+    if len(messages) > limits.messages:
+        raise InvalidRequest(f"at most {limits.messages} messages are allowed", param="messages")
+    for i, message in enumerate(messages):
+        if message.role not in ROLES:
+            raise InvalidRequest(f"role must be one of {', '.join(ROLES)}", param=f"messages[{i}].role")
+    if sum(len(message.content) for message in messages) > limits.prompt_chars:
+        raise InvalidRequest(f"messages hold more than {limits.prompt_chars} characters in all", param="messages")
+
+
+def _check_prompt(prompt: str | tuple[int, ...] | None, limits: Limits) -> None:
+    if not prompt:
+        raise InvalidRequest("prompt must not be empty", param="prompt")
+    if len(prompt) > limits.prompt_chars:
+        raise InvalidRequest(f"prompt is longer than {limits.prompt_chars}", param="prompt")
+
+
+def check_params(params: SamplingParams, limits: Limits) -> None:
+    """Raise InvalidRequest for the first sampling parameter that is out of range (NaN is always)."""
+    _range("temperature", params.temperature, 0.0, 2.0)
+    _range("top_p", params.top_p, 0.0, 1.0, above=True)
+    _range("min_p", params.min_p, 0.0, 1.0)
+    _range("presence_penalty", params.presence_penalty, -2.0, 2.0)
+    _range("frequency_penalty", params.frequency_penalty, -2.0, 2.0)
+    _range("repetition_penalty", params.repetition_penalty, 0.0, 2.0, above=True)
+    _range("top_k", params.top_k, 0, 1_000_000)
+    _range("n", params.n, 1, limits.n)
+    _range("seed", params.seed, 0, MAX_SEED)
+    if params.max_tokens is not None:
+        _range("max_tokens", params.max_tokens, 1, limits.max_tokens)
+    if len(params.stop) > limits.stop_strings:
+        raise InvalidRequest(f"at most {limits.stop_strings} stop strings are allowed", param="stop")
+    for stop in params.stop:
+        if not 0 < len(stop) <= limits.stop_chars:
+            raise InvalidRequest(f"a stop string must have 1 to {limits.stop_chars} characters", param="stop")
+
+
+def _range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    """`above` leaves out the low end."""
+    ok = math.isfinite(value) and (low < value if above else low <= value) and value <= high
+    if not ok:
+        bound = f"above {low}" if above else f"at least {low}"
+        raise InvalidRequest(f"{name} must be {bound} and at most {high}, not {value}", param=name)

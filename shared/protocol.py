@@ -1,0 +1,196 @@
+"""The frozen types that cross a process: what is asked, and what is answered, token by token.
+
+JSON on the wire (msgspec), versioned, never pickle. This module knows nothing of queues, engines or HTTP.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from enum import StrEnum
+
+import msgspec
+
+from shared.errors import HeadraceError, error_classes
+
+PROTOCOL_VERSION = 1
+
+
+class FinishReason(StrEnum):
+    """Why a choice ended, in OpenAI's words where they have one."""
+
+    STOP = "stop"  # end-of-text token or a stop string
+    LENGTH = "length"  # max_tokens or the context was reached
+
+
+class PriorityClass(StrEnum):
+    """Which of a model's queues a request waits in, most urgent first."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+class RequestState(StrEnum):
+    """Where a request is in its life; the last three are terminal."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED)
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a chat, already reduced to text."""
+
+    role: str
+    content: str
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the next token is chosen and when to stop.
+
+    Attributes:
+        max_tokens: most tokens a choice may have; None means what is left of the context.
+        temperature: 0 is greedy.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the likeliest tokens up to this probability mass.
+        min_p: drop tokens less likely than this share of the likeliest.
+        presence_penalty, frequency_penalty: OpenAI's, over the tokens generated so far.
+        repetition_penalty: transformers', over prompt and generated tokens; 1 is none.
+        stop: strings that end a choice and are not part of it.
+        seed: the draw of choice c at position p depends only on (seed, c, p). Admission fills it in.
+        n: number of choices.
+        ignore_eos: go on past the end-of-text token.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    n: int = 1
+    ignore_eos: bool = False
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One admitted request, as the queue carries it.
+
+    Exactly one of `messages` and `prompt` is set. `created_at` is in seconds since the epoch, by the server's
+    clock (Redis TIME), as all times of a request are.
+    """
+
+    id: str
+    model: str
+    messages: tuple[Message, ...] | None = None
+    prompt: str | tuple[int, ...] | None = None
+    params: SamplingParams = msgspec.field(default_factory=SamplingParams)
+    priority: PriorityClass = PriorityClass.STANDARD
+    tenant: str = "default"
+    created_at: float = 0.0
+    version: int = PROTOCOL_VERSION
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One generated token.
+
+    `text` is what this token added to its choice's visible text. It may be empty: half a character, or what may
+    yet become a stop string, is held back and comes with a later token.
+    """
+
+    choice: int
+    id: int
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A HeadraceError on the wire."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+    @classmethod
+    def of(cls, error: HeadraceError) -> ErrorInfo:
+        return cls(error.code, error.message, error.param)
+
+    def to_error(self) -> HeadraceError:
+        """The error as what it was raised as; an unknown code becomes the base class."""
+        return error_classes().get(self.code, HeadraceError)(self.message, param=self.param)
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Exact token counts of one request, over all its choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a request ended; `error` is set exactly when `state` is FAILED."""
+
+    state: RequestState
+    usage: Usage
+    error: ErrorInfo | None = None
+
+
+class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One append to a request's TokenLog: tokens seq, seq + 1, …, and, at the end, the terminal event.
+
+    The terminal event takes a seq of its own, after the last token's.
+    """
+
+    seq: int
+    tokens: tuple[Token, ...] = ()
+    terminal: Terminal | None = None
+
+    @property
+    def count(self) -> int:
+        """How many seqs this event covers."""
+        return len(self.tokens) + (self.terminal is not None)
+
+    @property
+    def last_seq(self) -> int:
+        return self.seq + self.count - 1
+
+    def after(self, seq: int) -> TokenEvent:
+        """This event without what a reader that has seen `seq` already has."""
+        if self.seq > seq:
+            return self
+        return TokenEvent(seq + 1, self.tokens[seq + 1 - self.seq :], self.terminal)
+
+
+_encoder = msgspec.json.Encoder()
+_event_decoder = msgspec.json.Decoder(TokenEvent)
+_request_decoder = msgspec.json.Decoder(Request)
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """Any type of this module as JSON."""
+    return _encoder.encode(value)
+
+
+def decode_event(data: bytes) -> TokenEvent:
+    """Raises msgspec.ValidationError or msgspec.DecodeError where `data` is not a TokenEvent."""
+    return _event_decoder.decode(data)
+
+
+def decode_request(data: bytes) -> Request:
+    """Raises msgspec.ValidationError or msgspec.DecodeError where `data` is not a Request."""
+    return _request_decoder.decode(data)
+
+
+def new_request_id() -> str:
+    """A sortable, unguessable id: 48 bits of milliseconds, then 80 random bits."""
+    return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"

@@ -1,0 +1,82 @@
+"""Which workers live and which models they serve, as each worker's heartbeat tells.
+
+It knows nothing of how a worker is chosen or what it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+from shared import keys
+
+MODEL_TTL = 86_400  # a model is known, and its requests queue up, a day after its last worker was seen
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A served model; `created` in seconds since the epoch, `max_model_len` in tokens."""
+
+    name: str
+    max_model_len: int
+    created: int
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's last heartbeat; `progress` of loading goes from 0 to 1."""
+
+    id: str
+    pid: int
+    model: str
+    state: Literal["loading", "ready", "draining"]
+    progress: float = 0.0
+    max_model_len: int = 0
+    running: int = 0
+    waiting: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+
+
+class Registry:
+    """Reads and writes the heartbeats; entries expire by the server's clock."""
+
+    def __init__(self, redis: Redis, *, ttl: float) -> None:
+        self._redis = redis
+        self._ttl_ms = int(ttl * 1000)
+
+    async def beat(self, worker: WorkerInfo) -> None:
+        """Announce a worker, and with it its model once that is loaded."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(keys.worker(worker.id), msgspec.json.encode(worker), px=self._ttl_ms)
+            pipe.sadd(keys.WORKERS, worker.id)
+            if worker.state != "loading":
+                info = ModelInfo(name=worker.model, max_model_len=worker.max_model_len, created=int(time.time()))
+                pipe.set(keys.model(worker.model), msgspec.json.encode(info), ex=MODEL_TTL)
+                pipe.sadd(keys.MODELS, worker.model)
+            await pipe.execute()
+
+    async def leave(self, worker_id: str) -> None:
+        """Take a worker off the list at once."""
+        await self._redis.delete(keys.worker(worker_id))
+        await self._redis.srem(keys.WORKERS, worker_id)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers that live; ids whose entries expired are dropped on the way."""
+        found = await self._members(keys.WORKERS, keys.worker)
+        return [msgspec.json.decode(data, type=WorkerInfo) for data in found]
+
+    async def models(self) -> list[ModelInfo]:
+        """The models known now, by name."""
+        found = await self._members(keys.MODELS, keys.model)
+        return sorted((msgspec.json.decode(data, type=ModelInfo) for data in found), key=lambda info: info.name)
+
+    async def _members(self, index: str, key: Callable[[str], str]) -> list[bytes]:
+        names = [name.decode() for name in await self._redis.smembers(index)]
+        values = await asyncio.gather(*(self._redis.get(key(name)) for name in names))
+        if gone := [name for name, value in zip(names, values, strict=True) if value is None]:
+            await self._redis.srem(index, *gone)
+        return [value for value in values if value is not None]

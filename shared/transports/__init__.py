@@ -1,0 +1,1 @@
+"""Queues that carry requests from the front end to the workers."""

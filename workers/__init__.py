@@ -1,0 +1,1 @@
+"""The worker side: pulls requests, runs them through the engine and writes their answers."""

@@ -21,6 +21,7 @@ from shared.protocol import PriorityClass
 GROUP = "workers"  # the consumer group of every queue
 WORKERS = "hr:workers"
 MODELS = "hr:models"
+LIVE = "hr:live"  # nobody publishes to it: it keeps a connection without readers subscribed
 
 
 def queue(model: str, priority: PriorityClass) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -75,8 +75,10 @@ class Registry:
         return sorted((msgspec.json.decode(data, type=ModelInfo) for data in found), key=lambda info: info.name)
 
     async def _members(self, index: str, key: Callable[[str], str]) -> list[bytes]:
-        names = [name.decode() for name in await self._redis.smembers(index)]
-        values = await asyncio.gather(*(self._redis.get(key(name)) for name in names))
+        names = list(cast(set[bytes], await self._redis.smembers(index)))
+        values = cast(
+            list[bytes | None], await asyncio.gather(*(self._redis.get(key(name.decode())) for name in names))
+        )
         if gone := [name for name, value in zip(names, values, strict=True) if value is None]:
             await self._redis.srem(index, *gone)
         return [value for value in values if value is not None]

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.protocol import PriorityClass, Request, RequestState, Terminal, TokenEvent
+from shared.errors import HeadraceError
+from shared.protocol import PriorityClass, Request, RequestState, TokenEvent
 from shared.transports.base import Ticket
 
 
@@ -25,7 +26,6 @@ class RequestRecord:
     finished_at: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    attempts: int = 0
     ticket: Ticket | None = None
 
 
@@ -48,11 +48,19 @@ class Lease:
 
 @dataclass(frozen=True)
 class Append:
-    """One append: `event` under `lease`, with the prompt's exact length, which the worker alone knows."""
+    """One append: `event` under `lease`, with the prompt's exact token count, which the worker alone knows."""
 
     lease: Lease
     event: TokenEvent
     prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class LogPage:
+    """A bounded part of a log. `complete` says that nothing follows it, now or later."""
+
+    events: tuple[TokenEvent, ...]
+    complete: bool
 
 
 class TokenLog(Protocol):
@@ -82,20 +90,20 @@ class TokenLog(Protocol):
         Sending an append again that had been written is accepted and changes nothing.
         """
 
-    async def cancel(self, request_id: str, terminal: Terminal | None = None) -> RequestRecord | None:
-        """End a request from outside, whoever holds it: the terminal event is written and its worker fenced.
+    async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+        """End a request from outside, whoever holds it: its end is written, its worker fenced and told.
 
-        By default it ends CANCELLED, with the usage so far. Returns the record from before; an ended request is
-        left as it is; None if it is not known.
+        It ends CANCELLED, or FAILED with `error`, with the usage so far. Returns the record from before, unchanged
+        if it had ended already; None if it is not known.
         """
 
     async def record(self, request_id: str) -> RequestRecord | None: ...
 
-    async def read(self, request_id: str, after: int = -1) -> list[TokenEvent]:
-        """All that is in the log after seq `after`."""
+    async def read(self, request_id: str, after: int = -1) -> LogPage:
+        """What is in the log after seq `after`, from its beginning. Raises NotFound."""
 
     def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncIterator[TokenEvent | None]:
         """Each event after `after`, as it is written, until the terminal one: gapless, without repeats.
 
-        Yields None after each `idle` seconds of silence. Raises NotFound when the log is gone.
+        Yields None after each `idle` seconds of silence. Raises NotFound when the request is not known (any more).
         """

@@ -6,6 +6,7 @@ TokenLog's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,10 +70,10 @@ class Transport(Protocol):
     async def claim(self, model: str, worker: str, room: int) -> list[Delivery | Undecodable]:
         """At most `room` messages whose holder let the lease pass without a heartbeat, or released them."""
 
-    async def renew(self, model: str, worker: str, tickets: list[Ticket]) -> list[Ticket]:
+    async def renew(self, model: str, worker: str, tickets: Sequence[Ticket]) -> list[Ticket]:
         """Heartbeat for all that `worker` holds, in one call. Returns those it no longer holds."""
 
-    async def release(self, model: str, worker: str, tickets: list[Ticket]) -> None:
+    async def release(self, model: str, worker: str, tickets: Sequence[Ticket]) -> None:
         """Hand messages back for any worker to claim at once."""
 
     async def acknowledge(self, ticket: Ticket) -> None:

@@ -1,0 +1,183 @@
+"""The process's one connection for live messages, shared by all its readers.
+
+Pub/sub is a wake-up, not the truth: a subscriber learns when it may have missed something, and then reads the log.
+It knows nothing of what the messages mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from redis.asyncio import Connection, Redis
+
+from shared import keys
+from shared.errors import Unavailable
+from shared.redis_client import RETRY_AFTER, TROUBLE
+
+BACKLOG = 64  # messages kept for a slow subscriber; then it is told to read the log instead
+SILENCE = 5.0  # seconds without a message after which the connection is probed
+BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+log = structlog.get_logger(__name__)
+
+
+class Missed:
+    """Stands in a subscription where messages may have been lost."""
+
+
+MISSED = Missed()
+
+
+class Subscription:
+    """Messages of one channel for one reader: at most BACKLOG of them, then MISSED."""
+
+    def __init__(self) -> None:
+        self._messages: deque[bytes] = deque()
+        self._missed = False
+        self._arrived = asyncio.Event()
+
+    def put(self, message: bytes) -> None:
+        if len(self._messages) >= BACKLOG:
+            self.miss()
+        elif not self._missed:
+            self._messages.append(message)
+            self._arrived.set()
+
+    def miss(self) -> None:
+        self._messages.clear()
+        self._missed = True
+        self._arrived.set()
+
+    async def get(self, silence: float | None) -> bytes | Missed | None:
+        """The next message, MISSED after a loss, None after `silence` seconds without one."""
+        if not self._arrived.is_set():
+            try:
+                async with asyncio.timeout(silence):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return None
+        if self._missed:
+            self._missed = False
+            self._arrived.clear()
+            return MISSED
+        message = self._messages.popleft()
+        if not self._messages:
+            self._arrived.clear()
+        return message
+
+
+class Channel:
+    """A channel's readers, and whether the server has confirmed that it sends to us."""
+
+    def __init__(self) -> None:
+        self.readers: set[Subscription] = set()
+        self.confirmed = asyncio.Event()
+
+
+class LiveFeed:
+    """Subscribes on behalf of many readers over one connection, and reconnects with backoff.
+
+    Args:
+        redis: gives the connection.
+        timeout: seconds that a subscription may take to be confirmed.
+    """
+
+    def __init__(self, redis: Redis, *, timeout: float) -> None:
+        self._redis = redis
+        self._timeout = timeout
+        self._channels: dict[bytes, Channel] = {}
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def subscribe(self, name: str) -> AsyncIterator[Subscription]:
+        """A subscription, confirmed by the server before the body runs. Raises Unavailable."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="live-feed")
+        key = name.encode()
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = Channel()
+            await self._send("SUBSCRIBE", key)
+        reader = Subscription()
+        channel.readers.add(reader)
+        try:
+            await self._confirm(channel)
+            yield reader
+        finally:
+            channel.readers.discard(reader)
+            if not channel.readers and self._channels.get(key) is channel:
+                del self._channels[key]
+                await self._send("UNSUBSCRIBE", key)
+
+    async def _confirm(self, channel: Channel) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await channel.confirmed.wait()
+        except TimeoutError as error:
+            raise Unavailable("live messages cannot be reached", retry_after=RETRY_AFTER) from error
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _send(self, *command: bytes | str) -> None:
+        """Without a connection there is nothing to do: a new one subscribes to all channels that it finds."""
+        if self._connection is not None:
+            try:
+                await self._connection.send_command(*command)
+            except TROUBLE:
+                log.debug("live_feed_send_failed")  # the reading side meets the same trouble and reconnects
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            connection = None
+            try:
+                connection = await self._redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+                self._connection = connection
+                await connection.send_command("SUBSCRIBE", keys.LIVE, *self._channels)
+                while True:
+                    await self._receive(connection)
+                    failures = 0
+            except TROUBLE as error:
+                log.warning("live_feed_lost", error=type(error).__name__)
+            finally:
+                self._connection = None
+                if connection is not None:
+                    await connection.disconnect(nowait=True)
+                    await self._redis.connection_pool.release(connection)
+            for channel in self._channels.values():
+                channel.confirmed.clear()
+                for reader in channel.readers:
+                    reader.miss()
+            await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
+            failures += 1
+
+    async def _receive(self, connection: Connection) -> None:
+        """Handle one reply; after SILENCE, probe, so that a dead peer shows as a timeout."""
+        try:
+            reply = await self._read(connection, SILENCE)
+        except TROUBLE:
+            if not connection.is_connected:
+                raise
+            await connection.send_command("PING")
+            reply = await self._read(connection, self._timeout)
+        kind = reply[0]
+        channel = self._channels.get(reply[1])
+        if channel is None:
+            return
+        if kind == b"message":
+            for reader in channel.readers:
+                reader.put(reply[2])
+        elif kind == b"subscribe":
+            channel.confirmed.set()
+
+    async def _read(self, connection: Connection, limit: float) -> Any:
+        return await connection.read_response(timeout=limit, disconnect_on_error=False)

@@ -1,0 +1,94 @@
+-- The answer's commands. ARGV[1] names one; KEYS: the request's state hash and its log, in one slot.
+-- A log entry's id is its last seq + 1, so that a reader finds "after seq s" by range.
+
+local state, log = KEYS[1], KEYS[2]
+local commands = {}
+
+local function now()
+  local time = redis.call('TIME')
+  return string.format('%d.%06d', time[1], time[2])
+end
+
+local function ended(status) return status == 'completed' or status == 'failed' or status == 'cancelled' end
+
+local function write(last_seq, payload, channel)
+  redis.call('XADD', log, (last_seq + 1) .. '-0', 'e', payload)
+  redis.call('PUBLISH', channel, payload)
+end
+
+-- A status that has ended means that the epoch's holder wrote the end itself, or that close() moved the epoch on.
+local function finish(status, ttl)
+  redis.call('HSET', state, 'state', status, 'finished_at', now())
+  redis.call('PEXPIRE', state, ttl)
+  redis.call('PEXPIRE', log, ttl)
+end
+
+-- ttl in ms, then field, value …; seq is the next seq to be written
+function commands.create()
+  redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 3))
+  redis.call('PEXPIRE', state, ARGV[2])
+end
+
+-- ticket as JSON: remembered only while the request is known
+function commands.note_ticket()
+  if redis.call('EXISTS', state) == 1 then redis.call('HSET', state, 'ticket', ARGV[2]) end
+end
+
+-- owner, ttl in ms -> {epoch, log entries}, or nil when it has ended or is unknown
+function commands.acquire()
+  local status = redis.call('HGET', state, 'state')
+  if not status or ended(status) then return nil end
+  local epoch = redis.call('HINCRBY', state, 'epoch', 1)
+  redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running')
+  redis.call('HSETNX', state, 'started_at', now())
+  redis.call('PEXPIRE', state, ARGV[3])
+  redis.call('PEXPIRE', log, ARGV[3])
+  return { epoch, redis.call('XRANGE', log, '-', '+') }
+end
+
+-- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms
+-- -> 1 written (now, or by the same call before), 0 refused
+function commands.append()
+  local known = redis.call('HMGET', state, 'epoch', 'seq', 'first_token_at')
+  local first, tokens = tonumber(ARGV[3]), tonumber(ARGV[4])
+  local terminal = ARGV[9] ~= ''
+  local last = first + tokens - 1 + (terminal and 1 or 0)
+  if known[1] ~= ARGV[2] then return 0 end
+  local seq = tonumber(known[2])
+  if last < seq then return 1 end
+  if seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
+  write(last, ARGV[6], ARGV[7])
+  redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8])
+  if tokens > 0 and not known[3] then redis.call('HSET', state, 'first_token_at', now()) end
+  if first == 0 then redis.call('PEXPIRE', log, ARGV[10]) end
+  if terminal then finish(ARGV[9], ARGV[11]) end
+  return 1
+end
+
+-- status, error as JSON or '', channel, result ttl in ms, format of control channels, request id
+-- -> the state from before, as field, value …; nil if unknown
+function commands.close()
+  local before = redis.call('HGETALL', state)
+  if #before == 0 then return nil end
+  local known = {}
+  for i = 1, #before, 2 do known[before[i]] = before[i + 1] end
+  if ended(known.state) then return before end
+  local failure = ARGV[3] ~= '' and ',"error":' .. ARGV[3] or ''
+  local payload = string.format('[%d,[],{"state":"%s","usage":{"prompt_tokens":%d,"completion_tokens":%d}%s}]',
+    known.seq, ARGV[2], known.prompt_tokens or 0, known.seq, failure)
+  write(tonumber(known.seq), payload, ARGV[4])
+  redis.call('HSET', state, 'seq', known.seq + 1)
+  redis.call('HINCRBY', state, 'epoch', 1)
+  finish(ARGV[2], ARGV[5])
+  if known.owner then redis.call('PUBLISH', string.format(ARGV[6], known.owner), ARGV[7]) end
+  return before
+end
+
+-- after, most entries -> {status, entries after that seq}; nil when the request is unknown
+function commands.read()
+  local status = redis.call('HGET', state, 'state')
+  if not status then return nil end
+  return { status, redis.call('XRANGE', log, '(' .. (ARGV[2] + 1) .. '-0', '+', 'COUNT', ARGV[3]) }
+end
+
+return commands[ARGV[1]]()

@@ -1,0 +1,91 @@
+"""Connects to Redis or Valkey as the settings say, runs our Lua, and turns its trouble into our errors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
+
+from shared.errors import Unavailable
+
+TROUBLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, OSError)
+RETRY_AFTER = 1.0
+CONNECTIONS = 64  # of one process; more callers than that wait their turn
+
+
+def connect(url: str, *, timeout: float) -> Redis:
+    """A client whose every command answers or fails within `timeout` seconds; nothing is sent twice by itself."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS,
+        timeout=timeout,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
+    return Redis(connection_pool=pool)
+
+
+@asynccontextmanager
+async def reaching(what: str) -> AsyncIterator[None]:
+    """Raise Unavailable for trouble of the connection or the server, in a sentence about `what`."""
+    try:
+        yield
+    except TROUBLE as error:
+        raise Unavailable(f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER) from error
+    except ResponseError as error:
+        # a full disk under the append-only file, or a replica link that the server insists on
+        if str(error).startswith(("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")):
+            raise Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER) from error
+        raise
+
+
+class Script:
+    """A Lua file whose first argument names one of its commands; loaded again after a server restart."""
+
+    def __init__(self, redis: Redis, path: Path) -> None:
+        self._redis = redis
+        self._text = path.read_text(encoding="utf-8")
+        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, command: str, keys: Sequence[str], *args: Any) -> Any:
+        try:
+            return await self._redis.evalsha(self._sha, len(keys), *keys, command, *args)
+        except NoScriptError:
+            return await self._redis.eval(self._text, len(keys), *keys, command, *args)
+
+    async def many(self, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        """Many calls in one round trip. Calls that met a server without the script are made again."""
+        results: list[Any] = await self._pipeline(command, calls)
+        missed = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
+        if missed:
+            await self._redis.script_load(self._text)
+            again = await self._pipeline(command, [calls[i] for i in missed])
+            for i, result in zip(missed, again, strict=True):
+                results[i] = result
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+    async def _pipeline(self, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for keys, args in calls:
+                pipe.evalsha(self._sha, len(keys), *keys, command, *args)
+            return await pipe.execute(raise_on_error=False)

@@ -1,0 +1,69 @@
+"""The engine's settings, checked when they are made. It does not read files or the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from shared.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How one engine runs one model.
+
+    Attributes:
+        model: folder with config.json, safetensors and a tokenizer.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:<n>".
+        dtype: "auto" (float32 on the CPU, the checkpoint's own on CUDA) or a key of DTYPES.
+        max_model_len: most tokens of prompt and answer together; None takes the checkpoint's.
+        max_num_seqs: most sequences that run at once.
+        max_num_batched_tokens: most tokens that one step computes, over all sequences.
+        block_size: tokens in a KV block.
+        kv_cache_gib: memory for KV blocks.
+        num_kv_blocks: number of KV blocks, instead of `kv_cache_gib`.
+        threads: CPU threads of one step; None leaves torch's choice.
+    """
+
+    model: Path
+    device: str = "auto"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 32
+    max_num_batched_tokens: int = 512
+    block_size: int = 16
+    kv_cache_gib: float = 2.0
+    num_kv_blocks: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}", param=name)
+        if self.num_kv_blocks is not None and self.num_kv_blocks < 1:
+            raise ConfigError(f"num_kv_blocks must be at least 1, not {self.num_kv_blocks}")
+        if not self.kv_cache_gib > 0:
+            raise ConfigError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}", param="kv_cache_gib")
+        if self.dtype not in ("auto", *DTYPES):
+            raise ConfigError(f"dtype must be auto or one of {', '.join(DTYPES)}", param="dtype")
+
+    def torch_device(self) -> torch.device:
+        """Raises ConfigError for a device that this machine does not have."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        kind, _, index = self.device.partition(":")
+        if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+            raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, not {self.device}", param="device")
+        if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"there is no device {self.device} on this machine", param="device")
+        return torch.device(self.device)
+
+    def torch_dtype(self, device: torch.device, checkpoint: torch.dtype) -> torch.dtype:
+        if self.dtype != "auto":
+            return DTYPES[self.dtype]
+        return torch.float32 if device.type == "cpu" else checkpoint

@@ -1,0 +1,92 @@
+"""Who owns which KV block: a pool with reference counts, and the block tables of sequences.
+
+It counts blocks and knows nothing of their contents; copies that sharing makes necessary are handed to the
+model runner.
+"""
+
+from __future__ import annotations
+
+from workers.engine.sequence import Sequence
+
+
+class BlockPool:
+    """Blocks 0 … num_blocks - 1, each free or held by at least one sequence."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._references = [0] * num_blocks
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def references(self, block: int) -> int:
+        return self._references[block]
+
+    def allocate(self) -> int:
+        block = self._free.pop()
+        self._references[block] = 1
+        return block
+
+    def share(self, block: int) -> None:
+        if self._references[block] < 1:
+            raise ValueError(f"block {block} is free and cannot be shared")
+        self._references[block] += 1
+
+    def release(self, block: int) -> None:
+        if self._references[block] < 1:
+            raise ValueError(f"block {block} was released twice")
+        self._references[block] -= 1
+        if self._references[block] == 0:
+            self._free.append(block)
+
+
+class KVCacheManager:
+    """Gives sequences the blocks that their tokens need."""
+
+    def __init__(self, pool: BlockPool, block_size: int) -> None:
+        self.pool = pool
+        self.block_size = block_size
+        self._copies: list[tuple[int, int]] = []
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Make room for the sequence's first `num_tokens`, of which those after the computed ones will be
+        written.
+
+        Returns False, and changes nothing, where the pool has too few blocks.
+        """
+        table = sequence.block_table
+        missing = max(0, self.blocks_for(num_tokens) - len(table))
+        first = sequence.num_computed_tokens // self.block_size
+        shared = first < len(table) and self.pool.references(table[first]) > 1
+        if missing + shared > self.pool.num_free:
+            return False
+        if shared:  # copy on write; only the last block of a forked prompt can be shared and not full
+            block = self.pool.allocate()
+            self._copies.append((table[first], block))
+            self.pool.release(table[first])
+            table[first] = block
+        table.extend(self.pool.allocate() for _ in range(missing))
+        return True
+
+    def fork(self, parent: Sequence, child: Sequence, num_tokens: int) -> None:
+        """Give `child` the parent's first `num_tokens`, computed, without copying."""
+        for block in parent.block_table[: self.blocks_for(num_tokens)]:
+            self.pool.share(block)
+            child.block_table.append(block)
+        child.num_computed_tokens = num_tokens
+
+    def free(self, sequence: Sequence) -> None:
+        for block in reversed(sequence.block_table):
+            self.pool.release(block)
+        sequence.block_table.clear()
+        sequence.num_computed_tokens = 0
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        """(from, to) blocks to copy, in this order, before anything is written."""
+        copies, self._copies = self._copies, []
+        return copies

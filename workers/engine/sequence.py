@@ -1,0 +1,73 @@
+"""One choice of a request as the engine runs it: its tokens, how far they are computed, and where it ends.
+
+All of it can be derived again from the prompt and the tokens emitted so far. It knows nothing of batches or
+tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shared.protocol import FinishReason, SamplingParams, Token
+from workers.engine.detokenizer import TextStream
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """Prompt and output of one choice.
+
+    Attributes:
+        order: arrival, lowest first; decides who is preempted last.
+        tokens: prompt and output.
+        num_computed_tokens: how many of `tokens` have their keys and values in the cache.
+        max_tokens: most output tokens.
+        block_table: KV blocks of positions 0 …, block_size a block.
+        forks: choices of the same request that wait to share this one's prompt.
+    """
+
+    request_id: str
+    choice: int
+    order: int
+    params: SamplingParams
+    tokens: list[int]
+    num_prompt_tokens: int
+    max_tokens: int
+    eos_token_ids: frozenset[int]
+    text: TextStream
+    num_computed_tokens: int = 0
+    block_table: list[int] = field(default_factory=list)
+    forks: list[Sequence] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return len(self.tokens) - self.num_computed_tokens
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def seats(self) -> int:
+        """How many sequences run, or will, because this one does."""
+        return 1 + len(self.forks)
+
+    def accept(self, token_id: int) -> Token:
+        """Append the next output token; sets `finish_reason` where it is the last."""
+        self.tokens.append(token_id)
+        if token_id in self.eos_token_ids and not self.params.ignore_eos:
+            text, _ = self.text.flush()
+            self.finish_reason = FinishReason.STOP
+            return Token(self.choice, token_id, text, self.finish_reason)
+        text, stopped = self.text.feed(token_id)
+        if not stopped and self.num_output_tokens >= self.max_tokens:
+            rest, stopped = self.text.flush()
+            text += rest
+            self.finish_reason = FinishReason.LENGTH
+        if stopped:
+            self.finish_reason = FinishReason.STOP
+        return Token(self.choice, token_id, text, self.finish_reason)

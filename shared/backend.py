@@ -54,4 +54,4 @@ class Backend:
 
     async def close(self) -> None:
         await self.live.close()
-        await self.redis.aclose()
+        await self.redis.aclose(close_connection_pool=True)

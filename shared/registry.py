@@ -14,6 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from shared import keys
+from shared.redis_client import reaching
 
 MODEL_TTL = 86_400  # a model is known, and its requests queue up, a day after its last worker was seen
 
@@ -42,7 +43,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry:
-    """Reads and writes the heartbeats; entries expire by the server's clock."""
+    """Reads and writes the heartbeats; entries expire by the server's clock. Every call may raise Unavailable."""
 
     def __init__(self, redis: Redis, *, ttl: float) -> None:
         self._redis = redis
@@ -50,7 +51,7 @@ class Registry:
 
     async def beat(self, worker: WorkerInfo) -> None:
         """Announce a worker, and with it its model once that is loaded."""
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with reaching("Redis"), self._redis.pipeline(transaction=False) as pipe:
             pipe.set(keys.worker(worker.id), msgspec.json.encode(worker), px=self._ttl_ms)
             pipe.sadd(keys.WORKERS, worker.id)
             if worker.state != "loading":
@@ -61,8 +62,9 @@ class Registry:
 
     async def leave(self, worker_id: str) -> None:
         """Take a worker off the list at once."""
-        await self._redis.delete(keys.worker(worker_id))
-        await self._redis.srem(keys.WORKERS, worker_id)
+        async with reaching("Redis"):
+            await self._redis.delete(keys.worker(worker_id))
+            await self._redis.srem(keys.WORKERS, worker_id)
 
     async def workers(self) -> list[WorkerInfo]:
         """The workers that live; ids whose entries expired are dropped on the way."""
@@ -75,10 +77,11 @@ class Registry:
         return sorted((msgspec.json.decode(data, type=ModelInfo) for data in found), key=lambda info: info.name)
 
     async def _members(self, index: str, key: Callable[[str], str]) -> list[bytes]:
-        names = list(cast(set[bytes], await self._redis.smembers(index)))
-        values = cast(
-            list[bytes | None], await asyncio.gather(*(self._redis.get(key(name.decode())) for name in names))
-        )
-        if gone := [name for name, value in zip(names, values, strict=True) if value is None]:
-            await self._redis.srem(index, *gone)
+        async with reaching("Redis"):
+            names = list(cast(set[bytes], await self._redis.smembers(index)))
+            values = cast(
+                list[bytes | None], await asyncio.gather(*(self._redis.get(key(name.decode())) for name in names))
+            )
+            if gone := [name for name, value in zip(names, values, strict=True) if value is None]:
+                await self._redis.srem(index, *gone)
         return [value for value in values if value is not None]

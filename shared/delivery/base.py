@@ -33,12 +33,14 @@ class RequestRecord:
 class Lease:
     """A worker's right to write a request's log, until somebody acquires it with the next epoch.
 
-    `history` is what is in the log already: an answer is continued after it, never begun anew.
+    `history` is what is in the log already: an answer is continued after it, never begun anew. `acquired_at` is in
+    seconds since the epoch, by the server's clock.
     """
 
     request_id: str
     owner: str
     epoch: int
+    acquired_at: float
     history: tuple[TokenEvent, ...] = ()
 
     @property

@@ -16,7 +16,6 @@ local function write(last_seq, payload, channel)
   redis.call('PUBLISH', channel, payload)
 end
 
--- A status that has ended means that the epoch's holder wrote the end itself, or that close() moved the epoch on.
 local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
   redis.call('PEXPIRE', state, ttl)
@@ -34,29 +33,30 @@ function commands.note_ticket()
   if redis.call('EXISTS', state) == 1 then redis.call('HSET', state, 'ticket', ARGV[2]) end
 end
 
--- owner, ttl in ms -> {epoch, log entries}, or nil when it has ended or is unknown
+-- owner, ttl in ms -> {epoch, time, log entries}, or nil when it has ended or is unknown
 function commands.acquire()
   local status = redis.call('HGET', state, 'state')
   if not status or ended(status) then return nil end
   local epoch = redis.call('HINCRBY', state, 'epoch', 1)
   redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running')
-  redis.call('HSETNX', state, 'started_at', now())
+  local time = now()
+  redis.call('HSETNX', state, 'started_at', time)
   redis.call('PEXPIRE', state, ARGV[3])
   redis.call('PEXPIRE', log, ARGV[3])
-  return { epoch, redis.call('XRANGE', log, '-', '+') }
+  return { epoch, time, redis.call('XRANGE', log, '-', '+') }
 end
 
 -- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms
 -- -> 1 written (now, or by the same call before), 0 refused
 function commands.append()
-  local known = redis.call('HMGET', state, 'epoch', 'seq', 'first_token_at')
+  local known = redis.call('HMGET', state, 'epoch', 'seq', 'first_token_at', 'state')
   local first, tokens = tonumber(ARGV[3]), tonumber(ARGV[4])
   local terminal = ARGV[9] ~= ''
   local last = first + tokens - 1 + (terminal and 1 or 0)
   if known[1] ~= ARGV[2] then return 0 end
   local seq = tonumber(known[2])
   if last < seq then return 1 end
-  if seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
+  if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
   write(last, ARGV[6], ARGV[7])
   redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8])
   if tokens > 0 and not known[3] then redis.call('HSET', state, 'first_token_at', now()) end

@@ -82,7 +82,10 @@ class RedisTokenLog:
 
     async def acquire(self, request_id: str, owner: str) -> Lease | None:
         reply = await self._run("acquire", request_id, owner, self._request_ttl)
-        return Lease(request_id, owner, reply[0], tuple(_events(reply[1]))) if reply else None
+        if reply is None:
+            return None
+        epoch, now, entries = reply
+        return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)))
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
         async with reaching("the answer log"):

@@ -1,0 +1,55 @@
+"""Fixtures for all tests: a real server, emptied for each test, and settings against it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.backend import Backend
+from shared.config import Settings, load
+from shared.embedded import EmbeddedServer
+from shared.repository import ModelRepository
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith("HEADRACE_")]:
+        monkeypatch.delenv(variable)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(valkey: EmbeddedServer, tmp_path: Path) -> Settings:
+    return load(
+        {"redis_url": valkey.url, "port": 0, "data_dir": tmp_path / "data", "model": "scripted", "lease": 1}
+    ).settings
+
+
+@pytest.fixture
+async def backend(settings: Settings) -> AsyncIterator[Backend]:
+    opened = Backend.open(settings)
+    await opened.start()
+    await opened.redis.flushall()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct, converted into the user's cache by the first test that asks."""
+    return ModelRepository(load().settings).folder()

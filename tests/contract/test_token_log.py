@@ -1,0 +1,218 @@
+"""The contract of a TokenLog, on a real server: fenced, gapless, readable from any seq."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from shared import keys
+from shared.backend import Backend
+from shared.config import Settings
+from shared.delivery.base import Append, Lease
+from shared.delivery.pubsub import BACKLOG
+from shared.delivery.token_log import PAGE
+from shared.errors import EngineFailed, NotFound
+from shared.protocol import Request, RequestState, Terminal, TokenEvent, Usage
+from tests.fakes import answer, make_request, token_event
+
+DONE = Terminal(RequestState.COMPLETED, Usage(3, 2))
+
+
+@pytest.fixture
+async def request_(backend: Backend) -> Request:
+    request = make_request(created_at=await backend.token_log.now())
+    await backend.token_log.create(request)
+    return request
+
+
+async def acquire(backend: Backend, request: Request, owner: str = "a") -> Lease:
+    lease = await backend.token_log.acquire(request.id, owner)
+    assert lease is not None
+    return lease
+
+
+async def append(backend: Backend, lease: Lease, event: TokenEvent) -> bool:
+    [written] = await backend.token_log.append([Append(lease, event, 3)])
+    return written
+
+
+async def test_an_answer_is_read_as_it_was_written(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_)
+    written = [token_event(0, "a"), token_event(1, "b", "c"), TokenEvent(3, (), DONE)]
+    for event in written:
+        assert await append(backend, lease, event)
+
+    assert await answer(backend, request_.id) == written
+    record = await backend.token_log.record(request_.id)
+    assert record is not None
+    assert (record.state, record.prompt_tokens, record.completion_tokens) == (RequestState.COMPLETED, 3, 3)
+    assert record.created_at <= record.started_at <= record.first_token_at <= record.finished_at
+
+
+async def test_a_gap_is_refused_and_a_repeat_changes_nothing(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_)
+    assert not await append(backend, lease, token_event(1, "b"))
+    assert await append(backend, lease, token_event(0, "a", "b"))
+    assert await append(backend, lease, token_event(0, "a", "b"))
+    assert await append(backend, lease, TokenEvent(2, (), DONE))
+    assert await append(backend, lease, TokenEvent(2, (), DONE))
+    assert not await append(backend, lease, token_event(3, "c"))
+
+    assert [event.seq for event in await answer(backend, request_.id)] == [0, 2]
+
+
+async def test_the_worker_that_lost_its_lease_writes_nothing_and_the_next_goes_on(
+    backend: Backend, request_: Request
+) -> None:
+    first = await acquire(backend, request_, "a")
+    assert await append(backend, first, token_event(0, "a"))
+
+    second = await acquire(backend, request_, "b")
+
+    assert (second.epoch, second.next_seq, second.history) == (first.epoch + 1, 1, (token_event(0, "a"),))
+    assert not await append(backend, first, token_event(1, "x"))
+    assert not await append(backend, first, token_event(0, "a"))
+    assert await append(backend, second, token_event(1, "b"))
+
+
+async def test_closing_ends_the_answer_and_fences_and_tells_its_worker(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_, "a")
+    await append(backend, lease, token_event(0, "a", "b"))
+
+    async with backend.live.subscribe(keys.control_channel("a")) as told:
+        before = await backend.token_log.close(request_.id)
+        assert await told.get(5) == request_.id.encode()
+
+    assert before is not None
+    assert before.state is RequestState.RUNNING
+    assert not await append(backend, lease, token_event(2, "c"))
+    assert (await answer(backend, request_.id))[-1] == TokenEvent(
+        2, (), Terminal(RequestState.CANCELLED, Usage(3, 2))
+    )
+    again = await backend.token_log.close(request_.id, EngineFailed("late"))
+    assert again is not None
+    assert again.state is RequestState.CANCELLED
+    assert await backend.token_log.acquire(request_.id, "b") is None
+
+
+async def test_a_failure_keeps_its_type(backend: Backend, request_: Request) -> None:
+    await backend.token_log.close(request_.id, EngineFailed('it said "no"', param="prompt"))
+
+    [end] = await answer(backend, request_.id)
+
+    assert end.terminal is not None
+    assert end.terminal.error is not None
+    error = end.terminal.error.to_error()
+    assert isinstance(error, EngineFailed)
+    assert (error.message, error.param) == ('it said "no"', "prompt")
+
+
+async def test_what_is_unknown_is_not_found(backend: Backend) -> None:
+    assert await backend.token_log.record("req_x") is None
+    assert await backend.token_log.close("req_x") is None
+    assert await backend.token_log.acquire("req_x", "a") is None
+    with pytest.raises(NotFound):
+        await answer(backend, "req_x")
+
+
+async def test_a_reader_may_start_after_any_seq_also_within_an_append(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_)
+    await append(backend, lease, token_event(0, "a", "b", "c"))
+    await append(backend, lease, TokenEvent(3, token_event(3, "d").tokens, DONE))
+
+    for after in range(-1, 7):
+        events = [e async for e in backend.token_log.follow(request_.id, after, idle=5)]
+        seqs = [event.seq + i for event in events for i in range(event.count)]
+        assert seqs == list(range(after + 1, 5))
+
+
+async def test_a_reader_sees_appends_as_they_are_made(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_)
+    async with aclosing(backend.token_log.follow(request_.id, idle=0.01)) as events:
+        assert await anext(events) is None  # nothing yet: the reader says so, and is subscribed by now
+        for i in range(3):
+            await append(backend, lease, token_event(i, "x"))
+            while (event := await anext(events)) is None:
+                pass
+            assert event == token_event(i, "x")
+
+
+async def test_a_slow_reader_reads_the_log_instead_of_growing(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_)
+    total = max(PAGE, BACKLOG) * 2 + 5
+    async with aclosing(backend.token_log.follow(request_.id, idle=0.01)) as events:
+        assert await anext(events) is None
+        await backend.token_log.append([Append(lease, token_event(i, "x"), 3) for i in range(total)])
+        await append(backend, lease, TokenEvent(total, (), DONE))
+        seqs = [event.seq async for event in events if event is not None]
+    assert seqs == list(range(total + 1))
+
+
+async def test_a_reader_outlives_the_loss_of_its_live_connection(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_)
+    async with aclosing(backend.token_log.follow(request_.id, idle=5)) as events:
+        await append(backend, lease, token_event(0, "a"))
+        assert await anext(events) == token_event(0, "a")
+        await backend.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await append(backend, lease, token_event(1, "b"))
+        assert await anext(events) == token_event(1, "b")
+
+
+async def test_a_log_is_bounded_in_length_and_time(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_)
+    await append(backend, lease, token_event(0, "a"))
+    unfinished = await backend.redis.pttl(keys.log(request_.id))
+    await append(backend, lease, TokenEvent(1, (), DONE))
+    for key in (keys.state(request_.id), keys.log(request_.id)):
+        assert 0 < await backend.redis.pttl(key) <= 3_600_000 < unfinished <= 86_400_000
+
+    long = make_request()
+    await backend.token_log.create(long)
+    lease = await acquire(backend, long)
+    assert not await append(backend, lease, token_event(0, *["x"] * 262_145))
+
+
+async def test_many_readers_share_one_connection(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_)
+    readers = [asyncio.create_task(answer(backend, request_.id)) for _ in range(50)]
+    await append(backend, lease, token_event(0, "a"))
+    await append(backend, lease, TokenEvent(1, (), DONE))
+    answers = await asyncio.gather(*readers)
+    assert all([e.seq for e in events] == [0, 1] for events in answers)
+    clients = await backend.redis.client_list(_type="pubsub")
+    assert len(clients) == 1
+
+
+@given(data=st.data())
+@hypothesis_settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_any_history_of_workers_leaves_one_gapless_answer(settings: Settings, data: st.DataObject) -> None:
+    """Given workers that take over, repeat and lag, if the answer is read, then it is seq 0, 1, 2, … and an end."""
+    backend = Backend.open(settings)
+    try:
+        request = make_request()
+        await backend.token_log.create(request)
+        leases = [await acquire(backend, request, "0")]
+        accepted = 0
+        for step in data.draw(st.lists(st.sampled_from(["append", "stale", "ahead", "takeover"]), max_size=25)):
+            if step == "takeover":
+                leases.append(await acquire(backend, request, str(len(leases))))
+                assert leases[-1].next_seq == accepted
+            elif step == "append":
+                size = data.draw(st.integers(1, 4))
+                assert await append(backend, leases[-1], token_event(accepted, *["x"] * size))
+                accepted += size
+            elif step == "ahead":
+                assert not await append(backend, leases[-1], token_event(accepted + 1, "gap"))
+            elif len(leases) > 1:
+                assert not await append(backend, leases[-2], token_event(accepted, "stale"))
+        await append(backend, leases[-1], TokenEvent(accepted, (), DONE))
+        events = await answer(backend, request.id)
+        assert [e.seq + i for e in events for i in range(e.count)] == list(range(accepted + 1))
+        assert {token.text for e in events for token in e.tokens} <= {"x"}
+    finally:
+        await backend.close()

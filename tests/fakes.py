@@ -1,0 +1,39 @@
+"""Hand-made requests and answers."""
+
+from __future__ import annotations
+
+from shared.backend import Backend
+from shared.protocol import PriorityClass, Request, SamplingParams, Token, TokenEvent, new_request_id
+from shared.transports.base import Ticket
+
+MODEL = "scripted"
+
+
+def make_request(
+    prompt: str = "hello",
+    *,
+    max_tokens: int | None = 8,
+    n: int = 1,
+    priority: PriorityClass = PriorityClass.STANDARD,
+    created_at: float = 0.0,
+) -> Request:
+    params = SamplingParams(max_tokens=max_tokens, n=n, seed=7)
+    return Request(
+        id=new_request_id(), model=MODEL, prompt=prompt, params=params, priority=priority, created_at=created_at
+    )
+
+
+def token_event(seq: int, *texts: str) -> TokenEvent:
+    return TokenEvent(seq, tuple(Token(0, 100 + seq + i, text) for i, text in enumerate(texts)))
+
+
+async def submit(backend: Backend, request: Request) -> Ticket:
+    await backend.token_log.create(request)
+    ticket = await backend.transport.publish(request)
+    await backend.token_log.note_ticket(request.id, ticket)
+    return ticket
+
+
+async def answer(backend: Backend, request_id: str) -> list[TokenEvent]:
+    """All events of a request, followed from the start to its end."""
+    return [event async for event in backend.token_log.follow(request_id, idle=5) if event is not None]

@@ -1,0 +1,84 @@
+"""The requests that a worker holds now: their lease, what the log has of them, and what is to be written next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from shared.delivery.base import Append, Lease
+from shared.errors import HeadraceError
+from shared.protocol import ErrorInfo, RequestState, Terminal, Token, TokenEvent, Usage
+from shared.transports.base import Delivery
+from workers.engine.interface import EngineOutput, EngineRequest
+
+
+@dataclass
+class ActiveRequest:
+    """One held request. `next_seq` is the seq of the next token that the engine gives it."""
+
+    delivery: Delivery
+    lease: Lease
+    prompt: tuple[int, ...] = ()
+    next_seq: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.next_seq = self.lease.next_seq
+
+    @property
+    def id(self) -> str:
+        return self.delivery.request.id
+
+    @property
+    def run(self) -> str:
+        """The engine's name for this lease's run, so that no output of an earlier one is taken for it."""
+        return f"{self.id}:{self.lease.epoch}"
+
+    @property
+    def history(self) -> list[Token]:
+        return [token for event in self.lease.history for token in event.tokens]
+
+    def resume(self, most_tokens: int) -> EngineRequest | None:
+        """The request as the engine takes it: after its logged tokens. None when they complete it.
+
+        A request without max_tokens may fill `most_tokens`, over all its choices.
+        """
+        params = self.delivery.request.params
+        if params.max_tokens is None:
+            params = msgspec.structs.replace(params, max_tokens=max(1, most_tokens // params.n))
+        emitted: list[list[int]] = [[] for _ in range(params.n)]
+        ended = 0
+        for token in self.history:
+            emitted[token.choice].append(token.id)
+            ended += token.finish_reason is not None
+        if ended == params.n:
+            return None
+        return EngineRequest(self.run, self.prompt, params, tuple(tuple(ids) for ids in emitted))
+
+    def append(self, outputs: list[EngineOutput]) -> Append:
+        """One append for all of `outputs`, in order, and the terminal event if they end the request."""
+        tokens = tuple(token for output in outputs for token in output.tokens)
+        last = outputs[-1]
+        event = TokenEvent(self.next_seq, tokens)
+        self.next_seq += len(tokens)
+        if last.finished:
+            event = msgspec.structs.replace(event, terminal=self._end(last.error))
+        return Append(self.lease, event, len(self.prompt))
+
+    def _end(self, error: HeadraceError | None) -> Terminal:
+        state = RequestState.FAILED if error else RequestState.COMPLETED
+        usage = Usage(len(self.prompt), self.next_seq)
+        return Terminal(state, usage, ErrorInfo.of(error) if error else None)
+
+
+def sequences(active: dict[str, ActiveRequest]) -> int:
+    """How many sequences the held requests make."""
+    return sum(held.delivery.request.params.n for held in active.values())
+
+
+def by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:
+    """Outputs grouped by the run that they belong to, each in order."""
+    grouped: dict[str, list[EngineOutput]] = {}
+    for output in outputs:
+        grouped.setdefault(output.request_id, []).append(output)
+    return grouped

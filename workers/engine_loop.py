@@ -1,0 +1,111 @@
+"""The engine's thread: commands come in by an inbox, steps' outputs leave by a bounded outbox.
+
+When nobody takes the outputs, the engine waits: a store that is down stops the work instead of filling the memory.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from shared.errors import HeadraceError
+from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, Generator
+
+OUTBOX = 64  # steps whose outputs may be waiting to be written
+IDLE = 0.5  # seconds between looks at the stop flag while there is nothing to do
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Drop a request."""
+
+    request_id: str
+
+
+class EngineLoop:
+    """Runs a Generator in a thread of its own.
+
+    Args:
+        engine: only this thread calls it from now on, save for its tokenizer.
+        notify: called in the engine's thread when there is something to `take`, or when the loop has failed.
+    """
+
+    def __init__(self, engine: Generator, notify: Callable[[], object]) -> None:
+        self._engine = engine
+        self._notify = notify
+        self._inbox: queue.SimpleQueue[EngineRequest | Abort] = queue.SimpleQueue()
+        self._outbox: queue.Queue[list[EngineOutput]] = queue.Queue(OUTBOX)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.failure: BaseException | None = None
+        self.stats: EngineStats = engine.stats()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the current step and wait for the thread."""
+        self._stopping.set()
+        self.take()
+        self._thread.join()
+
+    def add(self, request: EngineRequest) -> None:
+        self._inbox.put(request)
+
+    def abort(self, request_id: str) -> None:
+        self._inbox.put(Abort(request_id))
+
+    def take(self) -> list[EngineOutput]:
+        """All outputs since the last call, in order."""
+        found: list[EngineOutput] = []
+        while True:
+            try:
+                found += self._outbox.get_nowait()
+            except queue.Empty:
+                return found
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                refused = self._commands()
+                outputs = refused + (self._engine.step() if self._engine.has_work() else [])
+                self.stats = self._engine.stats()
+                if outputs:
+                    self._put(outputs)
+        except Exception as error:  # the thread's last act: the worker stops with this failure
+            log.exception("engine_failed")
+            self.failure = error
+            self._notify()
+
+    def _put(self, outputs: list[EngineOutput]) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._outbox.put(outputs, timeout=IDLE)
+            except queue.Full:
+                continue
+            self._notify()
+            return
+
+    def _commands(self) -> list[EngineOutput]:
+        """Carry out what is in the inbox, waiting for something when there is no work; what was refused."""
+        refused: list[EngineOutput] = []
+        block = not self._engine.has_work()
+        while True:
+            try:
+                command = self._inbox.get(block=block, timeout=IDLE if block else None)
+            except queue.Empty:
+                return refused
+            block = False
+            if isinstance(command, Abort):
+                self._engine.abort(command.request_id)
+                continue
+            try:
+                self._engine.add(command)
+            except HeadraceError as error:
+                refused.append(EngineOutput(command.id, finished=True, error=error))

@@ -1,0 +1,56 @@
+"""Keeps a worker's claims alive: one heartbeat for all that it holds, and word of what it has lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from shared.backend import Backend
+from shared.errors import Unavailable
+from shared.registry import WorkerInfo
+from workers.active import ActiveRequest
+
+log = structlog.get_logger(__name__)
+
+
+class LeaseKeeper:
+    """Beats three times in a lease.
+
+    Args:
+        lease: seconds of silence after which others may claim what this worker holds.
+        heartbeat: this worker, with its load now.
+        held: the requests that it holds.
+        lost: called with each that somebody else holds by now.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        lease: float,
+        heartbeat: Callable[[], WorkerInfo],
+        held: Callable[[], list[ActiveRequest]],
+        lost: Callable[[ActiveRequest], None],
+    ) -> None:
+        self._backend = backend
+        self._interval = lease / 3
+        self._heartbeat = heartbeat
+        self._held = held
+        self._lost = lost
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.beat()
+            except Unavailable as error:
+                log.warning("heartbeat_failed", error=error.message)
+            await asyncio.sleep(self._interval)
+
+    async def beat(self) -> None:
+        info = self._heartbeat()
+        await self._backend.registry.beat(info)
+        held = {request.delivery.ticket.entry: request for request in self._held()}
+        tickets = [request.delivery.ticket for request in held.values()]
+        for ticket in await self._backend.transport.renew(info.model, info.id, tickets):
+            self._lost(held[ticket.entry])

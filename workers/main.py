@@ -1,0 +1,115 @@
+"""A worker process, from its settings to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Callable
+
+import msgspec
+import structlog
+from prometheus_client import start_http_server
+
+from shared.backend import Backend
+from shared.config import Settings
+from shared.errors import ConfigError, EngineFailed, Unavailable
+from shared.registry import WorkerInfo
+from shared.repository import SCRIPTED, ModelRepository
+from workers.engine.interface import Generator
+from workers.metrics import WorkerMetrics
+from workers.scripted import ScriptedEngine
+from workers.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serve the settings' model until SIGTERM or SIGINT.
+
+    Raises:
+        Unavailable: Redis does not answer at the start.
+        ConfigError: the model or the device cannot be used.
+        EngineFailed: the engine broke; what it held is left to other workers.
+    """
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    backend = Backend.open(settings)
+    try:
+        await backend.start()
+        repository = ModelRepository(settings)
+        info = WorkerInfo(
+            id=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(3)}",
+            pid=os.getpid(),
+            model=repository.served_name,
+            state="loading",
+        )
+        metrics = WorkerMetrics()
+        if settings.metrics_port is not None:
+            server, _ = start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
+            log.info("metrics", port=server.server_port)
+        engine = await _load(settings, repository, backend, info)
+        info = msgspec.structs.replace(info, state="ready", progress=1.0, max_model_len=engine.max_model_len)
+        await _work(Worker(info, engine, backend, settings, metrics), info)
+    finally:
+        await backend.close()
+
+
+async def _work(worker: Worker, info: WorkerInfo) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.drain)
+    log.info("worker_ready", worker=info.id, model=info.model, max_model_len=info.max_model_len)
+    try:
+        await worker.run()
+    except BaseExceptionGroup as group:
+        raise EngineFailed(f"the worker stopped: {group.exceptions[0]!r}") from group
+    log.info("worker_stopped", worker=info.id)
+
+
+async def _load(settings: Settings, repository: ModelRepository, backend: Backend, info: WorkerInfo) -> Generator:
+    """The engine, loaded in a thread while the heartbeat tells how far it is."""
+    progress = 0.0
+
+    def note(share: float) -> None:
+        nonlocal progress
+        progress = share
+
+    async def beat() -> None:
+        while True:
+            try:
+                await backend.registry.beat(msgspec.structs.replace(info, progress=progress))
+            except Unavailable as error:
+                log.warning("heartbeat_failed", error=error.message)
+            await asyncio.sleep(min(0.5, settings.lease / 3))
+
+    beating = asyncio.create_task(beat())
+    try:
+        return await asyncio.to_thread(_build, settings, repository, note)
+    finally:
+        beating.cancel()
+
+
+def _build(settings: Settings, repository: ModelRepository, note: Callable[[float], None]) -> Generator:
+    if settings.model == SCRIPTED:
+        return ScriptedEngine(max_num_seqs=settings.max_num_seqs)
+    try:
+        from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is imported only where it is used
+        from workers.engine.engine import Engine  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
+    config = EngineConfig(
+        model=repository.folder(note),
+        device=settings.device,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        block_size=settings.block_size,
+        kv_cache_gib=settings.kv_cache_gib,
+        threads=settings.threads,
+    )
+    return Engine.load(config, note)

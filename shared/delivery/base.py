@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -104,7 +104,7 @@ class TokenLog(Protocol):
     async def read(self, request_id: str, after: int = -1) -> LogPage:
         """What is in the log after seq `after`, from its beginning. Raises NotFound."""
 
-    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncIterator[TokenEvent | None]:
+    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         """Each event after `after`, as it is written, until the terminal one: gapless, without repeats.
 
         Yields None after each `idle` seconds of silence. Raises NotFound when the request is not known (any more).

@@ -6,13 +6,12 @@ It knows nothing of queues or engines. The stream is the truth; live messages sa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
 
 from shared import keys
 from shared.delivery.base import Append, Lease, LogPage, RequestRecord
@@ -27,7 +26,7 @@ from shared.protocol import (
     decode_event,
     encode,
 )
-from shared.redis_client import Script, reaching
+from shared.redis_client import RedisServer, Script
 from shared.transports.base import Ticket
 
 PAGE = 512  # entries that one read returns, and so what a reader holds in memory
@@ -41,24 +40,25 @@ class RedisTokenLog:
     """A TokenLog.
 
     Args:
-        redis: a client of the server that holds the answers.
+        server: holds the answers.
         live: the process's live messages.
         most_tokens: bound on one log; an append beyond it is refused.
         request_ttl, result_ttl: seconds that an unfinished and a finished request are kept.
     """
 
     def __init__(
-        self, redis: Redis, live: LiveFeed, *, most_tokens: int, request_ttl: float, result_ttl: float
+        self, server: RedisServer, live: LiveFeed, *, most_tokens: int, request_ttl: float, result_ttl: float
     ) -> None:
-        self._redis = redis
+        self._server = server
+        self._redis = server.client
         self._live = live
-        self._script = Script(redis, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
         self._most_tokens = most_tokens
         self._request_ttl = int(request_ttl * 1000)
         self._result_ttl = int(result_ttl * 1000)
 
     async def now(self) -> float:
-        async with reaching("the answer log"):
+        async with self._server.reaching("the answer log"):
             seconds, micros = await self._redis.time()
         return seconds + micros / 1e6
 
@@ -77,7 +77,7 @@ class RedisTokenLog:
         await self._run("note_ticket", request_id, msgspec.json.encode(ticket))
 
     async def forget(self, request_id: str) -> None:
-        async with reaching("the answer log"):
+        async with self._server.reaching("the answer log"):
             await self._redis.delete(keys.state(request_id), keys.log(request_id))
 
     async def acquire(self, request_id: str, owner: str) -> Lease | None:
@@ -88,7 +88,7 @@ class RedisTokenLog:
         return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)))
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
-        async with reaching("the answer log"):
+        async with self._server.reaching("the answer log"):
             replies = await self._script.many("append", [self._append_call(append) for append in appends])
         return [reply == 1 for reply in replies]
 
@@ -124,7 +124,7 @@ class RedisTokenLog:
         return _record(request_id, dict(zip(fields, fields, strict=True)))
 
     async def record(self, request_id: str) -> RequestRecord | None:
-        async with reaching("the answer log"):
+        async with self._server.reaching("the answer log"):
             fields = cast(dict[bytes, bytes], await self._redis.hgetall(keys.state(request_id)))
         return _record(request_id, fields) if fields else None
 
@@ -136,7 +136,7 @@ class RedisTokenLog:
         events = tuple(event.after(after) for event in _events(entries))
         return LogPage(events, complete=RequestState(status.decode()).terminal and len(events) < PAGE)
 
-    async def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncIterator[TokenEvent | None]:
+    async def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         """Subscribes first, replays the log second, then drops what it already has."""
         async with self._live.subscribe(keys.live_channel(request_id)) as subscription:
             seen, behind = after, True
@@ -175,7 +175,7 @@ class RedisTokenLog:
                 await asyncio.sleep(RETRY)
 
     async def _run(self, command: str, request_id: str, *args: Any) -> Any:
-        async with reaching("the answer log"):
+        async with self._server.reaching("the answer log"):
             return await self._script(command, _keys(request_id), *args)
 
 

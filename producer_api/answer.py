@@ -1,0 +1,85 @@
+"""What a request's events add up to: each choice's text and reason, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from producer_api.metrics import Stopwatch
+from shared.delivery.base import TokenLog
+from shared.errors import Conflict, HeadraceError
+from shared.protocol import FinishReason, RequestState, Terminal, TokenEvent
+
+CANCELLED = Conflict("the request was cancelled")
+
+
+@dataclass
+class Choice:
+    """One choice so far."""
+
+    pieces: list[str] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+class Answer:
+    """Grows event by event."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, Choice] = {}
+        self.terminal: Terminal | None = None
+
+    def add(self, event: TokenEvent) -> None:
+        for token in event.tokens:
+            choice = self._choices.setdefault(token.choice, Choice())
+            choice.pieces.append(token.text)
+            choice.finish_reason = token.finish_reason or choice.finish_reason
+        self.terminal = event.terminal
+
+    @property
+    def choices(self) -> list[tuple[int, Choice]]:
+        return sorted(self._choices.items())
+
+
+def ending(terminal: Terminal) -> HeadraceError | None:
+    """The error that a request's end is to a client that waits for its answer."""
+    if terminal.error is not None:
+        return terminal.error.to_error()
+    return CANCELLED if terminal.state is RequestState.CANCELLED else None
+
+
+async def follow_timed(
+    token_log: TokenLog, request_id: str, stopwatch: Stopwatch, *, idle: float
+) -> AsyncGenerator[TokenEvent | None]:
+    """`follow` from the start, with `stopwatch` looking on."""
+    async with aclosing(token_log.follow(request_id, idle=idle)) as events:
+        async for event in events:
+            if event is not None:
+                stopwatch.see(event)
+            yield event
+
+
+async def collect(events: AsyncGenerator[TokenEvent | None]) -> Answer:
+    """The whole of an answer."""
+    answer = Answer()
+    async with aclosing(events):
+        async for event in events:
+            if event is not None:
+                answer.add(event)
+    return answer
+
+
+async def read_all(token_log: TokenLog, request_id: str) -> Answer:
+    """The whole of an answer that has ended, out of its log. Raises NotFound, Unavailable."""
+    answer, after = Answer(), -1
+    while True:
+        page = await token_log.read(request_id, after)
+        for event in page.events:
+            answer.add(event)
+            after = event.last_seq
+        if page.complete or not page.events:
+            return answer

@@ -1,0 +1,64 @@
+"""Puts the front end together: routes, errors and middleware around the parts that it is handed.
+
+It opens no connection and reads no environment.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.middleware import Middleware
+
+from producer_api.context import Context
+from producer_api.gateway.errors import register_errors
+from producer_api.metrics import Metrics
+from producer_api.middleware import BodyLimit, ConnectionLimit, RequestId, RequestLog, SecurityHeaders
+from producer_api.openapi import describe
+from producer_api.routes.chat import chat_router
+from producer_api.routes.health import Readiness, health_router
+from producer_api.routes.jobs import EndData, TokensData, jobs_router
+from producer_api.routes.models import Model, ModelList, models_router
+from producer_api.routes.pages import pages_router
+from producer_api.schemas.chat import ChatCompletion, ChatRequest, Chunk
+from producer_api.schemas.jobs import Job, JobRequest
+from shared.backend import Backend
+from shared.config import Settings
+
+DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
+VERSION = "0.1.0"
+
+
+def create_app(settings: Settings, backend: Backend) -> FastAPI:
+    """The front end as an ASGI application; `app.state.context` holds its parts."""
+    metrics = Metrics(CollectorRegistry())
+    context = Context.of(settings, backend, metrics)
+    app = FastAPI(
+        title="Headrace",
+        version=VERSION,
+        description=DESCRIPTION,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        middleware=[
+            Middleware(RequestId),
+            Middleware(SecurityHeaders),
+            Middleware(RequestLog, metrics=metrics),
+            Middleware(ConnectionLimit, most=settings.max_connections),
+            Middleware(BodyLimit, most=settings.max_body_bytes),
+        ],
+    )
+    app.state.context = context
+    register_errors(app)
+    for router in (
+        chat_router(context),
+        jobs_router(context),
+        models_router(context),
+        health_router(context),
+        pages_router(),
+    ):
+        app.include_router(router)
+    describe(
+        app,
+        [ChatRequest, JobRequest],
+        [ChatCompletion, Chunk, Job, ModelList, Model, Readiness, TokensData, EndData],
+    )
+    return app

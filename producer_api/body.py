@@ -1,0 +1,40 @@
+"""Reads a JSON body into its schema. It knows nothing of what the fields mean."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from producer_api.attend import ClientGone
+from producer_api.gateway.errors import InvalidFields
+from shared.errors import MalformedBody, UnsupportedMediaType
+
+ARRIVAL = 30.0  # seconds that a body may take to arrive
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_body(request: Request, schema: type[Model]) -> Model:
+    """The body as `schema`.
+
+    Insisting on the content type also keeps other sites' pages out: browsers do not send that unasked.
+
+    Raises:
+        UnsupportedMediaType, MalformedBody, InvalidFields (the fields at fault), ClientGone.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.split(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType("content-type must be application/json")
+    try:
+        async with asyncio.timeout(ARRIVAL):
+            data = await request.body()
+        return schema.model_validate_json(data)
+    except ClientDisconnect:
+        raise ClientGone from None
+    except TimeoutError:
+        raise MalformedBody(f"the body did not arrive within {ARRIVAL:.0f} s") from None
+    except ValidationError as error:
+        raise InvalidFields.of(error) from None

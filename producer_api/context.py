@@ -1,0 +1,53 @@
+"""What the routes are handed: the parts of one API process, wired once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from producer_api.attend import Attendance
+from producer_api.gateway.admit import Gateway
+from producer_api.gateway.catalog import Catalog
+from producer_api.metrics import Metrics, Stopwatch
+from producer_api.middleware import Facts
+from shared.backend import Backend
+from shared.config import Settings
+from shared.protocol import Request as InferenceRequest
+
+TENANT = "default"
+
+
+@dataclass(frozen=True)
+class Context:
+    """One API process's parts."""
+
+    settings: Settings
+    backend: Backend
+    catalog: Catalog
+    gateway: Gateway
+    metrics: Metrics
+    attendance: Attendance
+
+    @classmethod
+    def of(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Context:
+        catalog = Catalog(backend.registry, settings)
+        return cls(
+            settings=settings,
+            backend=backend,
+            catalog=catalog,
+            gateway=Gateway(settings, backend.transport, backend.token_log, catalog),
+            metrics=metrics,
+            attendance=Attendance(metrics.open_answers),
+        )
+
+    def note(self, request: Request, admitted: InferenceRequest) -> Facts:
+        """Tell the request log what was admitted."""
+        facts: Facts = request.state.facts
+        facts.tenant, facts.model, facts.job = admitted.tenant, admitted.model, admitted.id
+        return facts
+
+    def time(self, facts: Facts) -> Stopwatch:
+        """Start to time the answer of what `note` noted."""
+        facts.answer = Stopwatch(self.metrics, facts.model, facts.started)
+        return facts.answer

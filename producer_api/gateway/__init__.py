@@ -1,0 +1,1 @@
+"""Admission: what every request passes, whichever API it came by."""

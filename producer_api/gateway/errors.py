@@ -1,0 +1,113 @@
+"""Turns an error into the words of the API that was called: OpenAI's error object, or an RFC 9457 problem.
+
+It does not know where errors come from; unexpected ones are logged by the request log and told as a plain 500.
+"""
+
+from __future__ import annotations
+
+import http
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared.errors import HeadraceError, InvalidRequest, MalformedBody, MethodNotAllowed, NotFound
+
+# what the SDK's users see as `error.type`, by HTTP status
+OPENAI_TYPES = {
+    404: "not_found_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "service_unavailable",
+}
+
+
+class InvalidFields(InvalidRequest):
+    """A body whose fields are wrong; `fields` holds every (param, message) found."""
+
+    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
+        param, message = fields[0]
+        super().__init__(f"{param}: {message}" if param else message, param=param or None)
+        self.fields = tuple(fields)
+
+    @classmethod
+    def of(cls, error: ValidationError) -> HeadraceError:
+        """pydantic's findings; a body that is no JSON at all becomes MalformedBody."""
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        if found[0]["type"] == "json_invalid":
+            return MalformedBody(found[0]["msg"])
+        return cls([(field_path(item["loc"]), item["msg"]) for item in found])
+
+
+def field_path(loc: Sequence[int | str]) -> str:
+    """('messages', 0, 'role') as messages[0].role."""
+    path = ""
+    for part in loc:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def speaks_openai(path: str) -> bool:
+    return path.startswith("/v1/") and path != "/v1/jobs" and not path.startswith("/v1/jobs/")
+
+
+def openai_error(error: HeadraceError) -> dict[str, Any]:
+    """The body that the SDKs make their exceptions from."""
+    kind = OPENAI_TYPES.get(error.status) or ("server_error" if error.status >= 500 else "invalid_request_error")
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def problem(error: HeadraceError, instance: str) -> dict[str, Any]:
+    """An RFC 9457 problem, extended by our code, param and, for a body, all that is wrong with it."""
+    found: dict[str, Any] = {
+        "type": "about:blank",
+        "title": http.HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.message,
+        "instance": instance,
+        "code": error.code,
+    }
+    if error.param is not None:
+        found["param"] = error.param
+    if isinstance(error, InvalidFields):
+        found["errors"] = [{"param": param, "message": message} for param, message in error.fields]
+    return found
+
+
+def error_response(error: HeadraceError, path: str) -> Response:
+    """`error` in the shape of the API at `path`, with Retry-After where a time is known."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after))
+    if speaks_openai(path):
+        headers["x-should-retry"] = "true" if error.retryable else "false"  # the SDKs would retry any 409 or 5xx
+        body, media_type = openai_error(error), "application/json"
+    else:
+        body, media_type = problem(error, path), "application/problem+json"
+    return Response(msgspec.json.encode(body), error.status, headers, media_type)
+
+
+def register_errors(app: FastAPI) -> None:
+    """Answer our own errors and the router's in the shape of the API that was called."""
+
+    async def ours(request: Request, error: HeadraceError) -> Response:
+        return error_response(error, request.url.path)
+
+    async def routers(request: Request, error: HTTPException) -> Response:
+        path = request.url.path
+        if error.status_code == 405:
+            response = error_response(MethodNotAllowed(f"{request.method} is not allowed on {path}"), path)
+            response.headers.update(error.headers or {})
+            return response
+        if error.status_code == 404:
+            return error_response(NotFound(f"there is nothing at {path}"), path)
+        return error_response(InvalidRequest(str(error.detail)), path)
+
+    app.exception_handler(HeadraceError)(ours)
+    app.exception_handler(HTTPException)(routers)

@@ -1,0 +1,195 @@
+"""What surrounds every route, outermost first: request id, log, security headers, bounds on connections and bodies.
+
+Pure ASGI, so that streams pass through untouched. It knows nothing of what a route does.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from producer_api.attend import ClientGone
+from producer_api.gateway.errors import error_response
+from producer_api.metrics import Metrics, Stopwatch
+from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
+
+CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer
+OUTCOMES = {CLIENT_CLOSED: "left", 503: "unavailable"}
+QUIET = ("/health", "/ready", "/metrics")  # asked every few seconds by machines: logged at debug
+
+CSP_API = b"default-src 'none'; frame-ancestors 'none'"
+CSP_PAGE = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Facts:
+    """What a route tells the request log of one request."""
+
+    request_id: str
+    started: float  # by time.perf_counter
+    tenant: str = ""
+    model: str = ""
+    job: str = ""
+    answer: Stopwatch | None = None
+
+
+class RequestId:
+    """Gives each request an id, or takes the client's where it is a sane one, and tells it in the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given if CLIENT_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        scope.setdefault("state", {})["facts"] = Facts(request_id.decode(), time.perf_counter())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class RequestLog:
+    """One line and one count per request; an unexpected error is logged here, and told without its insides."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        facts: Facts = scope["state"]["facts"]
+        status = 0
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting_status)
+        except ClientGone:
+            status = CLIENT_CLOSED
+        except Exception:
+            log.exception("request_failed", request_id=facts.request_id)
+            if status:
+                raise  # too late for an answer: the server closes the connection
+            failure = HeadraceError("the server failed; its log knows more by the request id")
+            await error_response(failure, scope["path"])(scope, receive, send_noting_status)
+        finally:
+            self._note(scope, facts, status)
+
+    def _note(self, scope: Scope, facts: Facts, status: int) -> None:
+        route = getattr(scope.get("route"), "path", "")
+        answer = facts.answer
+        outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
+        self._metrics.requests.labels(facts.model, route, outcome).inc()
+        write: Callable[..., None] = log.debug if route in QUIET else log.info
+        write(
+            "request",
+            request_id=facts.request_id,
+            method=scope["method"],
+            route=route,
+            status=status,
+            seconds=round(time.perf_counter() - facts.started, 4),
+            tenant=facts.tenant or None,
+            model=facts.model or None,
+            job=facts.job or None,
+            first_token_seconds=round(answer.first_token, 4) if answer and answer.first_token else None,
+            prompt_tokens=answer.prompt_tokens if answer else None,
+            completion_tokens=answer.completion_tokens if answer else None,
+            finish=answer.finish if answer else None,
+        )
+
+
+class SecurityHeaders:
+    """Tells browsers to take nothing for what it is not, and pages to load nothing from elsewhere."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                page = any(name == b"content-type" and b"text/html" in value for name, value in message["headers"])
+                csp = (b"content-security-policy", CSP_PAGE if page else CSP_API)
+                message["headers"] = [*message["headers"], *SECURITY, csp]
+            await send(message)
+
+        await self._app(scope, receive, send_secured)
+
+
+class ConnectionLimit:
+    """Refuses more than `most` requests at a time."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._open >= self._most:
+            refusal = Unavailable(f"{self._most} connections are open already", retry_after=1)
+            await error_response(refusal, scope["path"])(scope, receive, send)
+            return
+        self._open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open -= 1
+
+
+class BodyLimit:
+    """Refuses a body of more than `most` bytes: by its declared length, or as it comes."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = PayloadTooLarge(f"the body is larger than {self._most} bytes")
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if int(declared) > self._most:  # the HTTP parser has checked that it is a number
+            await error_response(refusal, scope["path"])(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._most:
+                raise refusal
+            return message
+
+        await self._app(scope, receive_counted, send)

@@ -1,0 +1,127 @@
+"""What the OpenAPI document says beyond what FastAPI sees: our own bodies, answers, errors and streams.
+
+It does not know the routes: they describe themselves with the functions here.
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+REF = "#/components/schemas/{}"
+Described = dict[str, Any]
+
+_NULLABLE_STRING = {"type": ["string", "null"]}
+ERRORS: Described = {
+    "OpenAIError": {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["message", "type", "param", "code"],
+                "properties": {
+                    "message": {"type": "string"},
+                    "type": {"type": "string"},
+                    "param": {**_NULLABLE_STRING, "description": "the field at fault"},
+                    "code": {"type": "string"},
+                },
+            }
+        },
+    },
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457",
+        "required": ["type", "title", "status", "detail", "instance", "code"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "instance": {"type": "string"},
+            "code": {"type": "string"},
+            "param": {"type": "string", "description": "the field at fault"},
+            "errors": {
+                "type": "array",
+                "description": "every field at fault",
+                "items": {
+                    "type": "object",
+                    "properties": {"param": {"type": "string"}, "message": {"type": "string"}},
+                },
+            },
+        },
+    },
+}
+
+
+def body_of(schema: type[BaseModel]) -> Described:
+    """The request body of a route that reads it by itself."""
+    content = {"application/json": {"schema": {"$ref": REF.format(schema.__name__)}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def query(name: str, description: str) -> Described:
+    """One optional integer in the query."""
+    schema = {"type": "integer", "minimum": -1}
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+        ]
+    }
+
+
+def struct_response(description: str, struct: type[msgspec.Struct]) -> Described:
+    """An answer that is one of our structs."""
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": REF.format(struct.__name__)}}},
+    }
+
+
+def sse_response(description: str, struct: type[msgspec.Struct] | None) -> dict[int | str, Described]:
+    """An answer that is a stream, or maybe also one of our structs."""
+    content: Described = {"text/event-stream": {"schema": {"type": "string"}}}
+    if struct is not None:
+        content["application/json"] = {"schema": {"$ref": REF.format(struct.__name__)}}
+    return {200: {"description": description, "content": content}}
+
+
+def failures(shape: Literal["openai", "problem"], *statuses: int) -> dict[int | str, Described]:
+    """The errors of a route, in its API's shape."""
+    name, media_type = (
+        ("OpenAIError", "application/json")
+        if shape == "openai"
+        else (
+            "Problem",
+            "application/problem+json",
+        )
+    )
+    content = {media_type: {"schema": {"$ref": REF.format(name)}}}
+    return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], structs: Sequence[type[msgspec.Struct]]) -> None:
+    """Make `app` tell its document with the schemas that its routes refer to; made once, when first asked for."""
+
+    def document() -> Described:
+        if app.openapi_schema is None:
+            found = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes
+            )
+            schemas = found.setdefault("components", {}).setdefault("schemas", {})
+            schemas |= models_json_schema(
+                [(body, "validation") for body in bodies], ref_template=REF.format("{model}")
+            )[1]["$defs"]
+            schemas |= msgspec.json.schema_components(structs, ref_template=REF.format("{name}"))[1]
+            schemas |= ERRORS
+            app.openapi_schema = found
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]

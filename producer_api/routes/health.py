@@ -1,0 +1,89 @@
+"""For machines that watch us: alive, ready, and the metrics."""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
+
+from producer_api.context import Context
+from producer_api.gateway.admit import patience
+from producer_api.openapi import struct_response
+from shared.errors import Unavailable
+from shared.registry import WorkerInfo
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerState(msgspec.Struct):
+    id: str
+    state: str
+    progress: float
+
+    @classmethod
+    def of(cls, worker: WorkerInfo) -> WorkerState:
+        return cls(worker.id, worker.state, worker.progress)
+
+
+class Readiness(msgspec.Struct):
+    """`progress` from 0 to 1 is the furthest worker's; `reason` is there when not ready."""
+
+    ready: bool
+    model: str
+    progress: float
+    workers: list[WorkerState]
+    reason: str | None = None
+
+
+def health_router(context: Context) -> APIRouter:
+    router = APIRouter(tags=["Operation"])
+
+    @router.get("/health", summary="Does this process live?")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get(
+        "/ready",
+        summary="Is the model served?",
+        responses={
+            200: struct_response("a worker serves the model", Readiness),
+            503: struct_response("not yet, or not any more", Readiness),
+        },
+    )
+    async def ready() -> Response:
+        found = await _readiness(context)
+        headers = {} if found.ready else {"retry-after": "1"}
+        return Response(msgspec.json.encode(found), 200 if found.ready else 503, headers, "application/json")
+
+    @router.get("/metrics", summary="Metrics, in Prometheus' format", response_class=Response)
+    async def metrics() -> Response:
+        await _measure_queues(context)
+        return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+async def _readiness(context: Context) -> Readiness:
+    model = context.catalog.served_model
+    try:
+        async with patience():
+            workers = await context.catalog.workers(model)
+    except Unavailable as error:
+        return Readiness(False, model, 0.0, [], error.message)
+    ready = any(worker.state == "ready" for worker in workers)
+    progress = 1.0 if ready else max((worker.progress for worker in workers), default=0.0)
+    reason = None if ready else f"{model} is loading" if workers else f"no worker for {model} is alive"
+    return Readiness(ready, model, progress, [WorkerState.of(worker) for worker in workers], reason)
+
+
+async def _measure_queues(context: Context) -> None:
+    try:
+        async with patience():
+            for info in await context.catalog.models():
+                context.metrics.show_depth(info.name, await context.backend.transport.depth(info.name))
+        context.metrics.redis_up.set(1)
+    except Unavailable as error:
+        context.metrics.redis_up.set(0)
+        log.warning("queues_not_measured", error=error.message)

@@ -1,0 +1,58 @@
+"""OpenAI's list of models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from producer_api.context import Context
+from producer_api.openapi import failures, struct_response
+from shared.registry import ModelInfo
+
+
+class Model(msgspec.Struct):
+    """One model; `max_model_len` in tokens is ours, null while no worker has loaded it."""
+
+    id: str
+    created: int
+    max_model_len: int | None
+    object: Literal["model"] = "model"
+    owned_by: str = "headrace"
+
+    @classmethod
+    def of(cls, info: ModelInfo) -> Model:
+        return cls(info.name, info.created, info.max_model_len or None)
+
+
+class ModelList(msgspec.Struct):
+    data: list[Model]
+    object: Literal["list"] = "list"
+
+
+def models_router(context: Context) -> APIRouter:
+    router = APIRouter(prefix="/v1/models", tags=["OpenAI"])
+
+    @router.get(
+        "",
+        summary="List the models",
+        responses={**failures("openai", 500, 503), 200: struct_response("all that a request may name", ModelList)},
+    )
+    async def all_models() -> Response:
+        return _json(ModelList([Model.of(info) for info in await context.catalog.models()]))
+
+    @router.get(
+        "/{name:path}",
+        summary="See a model",
+        responses={**failures("openai", 404, 500, 503), 200: struct_response("the model", Model)},
+    )
+    async def one_model(name: str) -> Response:
+        return _json(Model.of(await context.catalog.find(name)))
+
+    return router
+
+
+def _json(value: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

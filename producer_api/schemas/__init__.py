@@ -1,0 +1,1 @@
+"""What each API accepts and returns, checked at the edge."""

@@ -1,0 +1,157 @@
+"""OpenAI's chat completions, as we accept and return them.
+
+Reference: OpenAI API, "Create chat completion". What we cannot honour yet is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from producer_api.schemas.fields import Body, ChatMessage, Priority, SamplingFields, priority_class
+from shared.errors import InvalidRequest
+from shared.protocol import Request
+
+# fields that OpenAI has and we do not, with the values that ask for nothing
+NOT_YET: dict[str, tuple[Any, ...]] = {
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "logit_bias": (None, {}),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "web_search_options": (None,),
+    "moderation": (None,),
+    "reasoning_effort": (None, "none"),
+    "verbosity": (None, "medium"),
+    "store": (None, False),
+}
+NotYet = Annotated[Any, Field(description="not supported yet: refused unless it asks for nothing")]
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = Field(None, description="end with a chunk that has the usage and no choices")
+    include_obfuscation: bool | None = Field(None, description="accepted; nothing is padded")
+
+
+class ChatRequest(SamplingFields):
+    """The body of a chat completion."""
+
+    model: str
+    messages: list[ChatMessage]
+    max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens")
+    stream: bool | None = Field(None, description="answer by server-sent events")
+    stream_options: StreamOptions | None = Field(None, description="only with stream")
+    priority: Priority = Field("interactive", description="the queue it waits in")
+
+    user: str | None = Field(None, description="accepted, unused")
+    safety_identifier: str | None = Field(None, description="accepted, unused")
+    metadata: dict[str, str] | None = Field(None, description="accepted, unused")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="accepted: there is one tier")
+    parallel_tool_calls: bool | None = Field(None, description="accepted: there are no tools")
+    prompt_cache_key: str | None = Field(None, description="accepted, unused")
+    prompt_cache_retention: str | None = Field(None, description="accepted, unused")
+
+    tools: NotYet = None
+    tool_choice: NotYet = None
+    functions: NotYet = None
+    function_call: NotYet = None
+    response_format: NotYet = None
+    logprobs: NotYet = None
+    top_logprobs: NotYet = None
+    logit_bias: NotYet = None
+    modalities: NotYet = None
+    audio: NotYet = None
+    prediction: NotYet = None
+    web_search_options: NotYet = None
+    moderation: NotYet = None
+    reasoning_effort: NotYet = None
+    verbosity: NotYet = None
+    store: NotYet = None
+
+    @field_validator(*NOT_YET)
+    @classmethod
+    def _asks_for_nothing(cls, value: Any, info: ValidationInfo) -> Any:
+        if value not in NOT_YET[info.field_name or ""]:
+            raise PydanticCustomError("not_supported", "this server does not support it yet")
+        return value
+
+    def to_request(self, tenant: str, *, stream: bool) -> Request:
+        """The draft that admission completes. Raises InvalidRequest where fields contradict each other."""
+        if self.stream_options is not None and not stream:
+            raise InvalidRequest("stream_options: only allowed with stream", param="stream_options")
+        params = self.to_params()
+        if self.max_completion_tokens is not None:
+            if self.max_tokens not in (None, self.max_completion_tokens):
+                raise InvalidRequest(
+                    "max_tokens and max_completion_tokens are two names of one limit, and differ",
+                    param="max_completion_tokens",
+                )
+            params = msgspec.structs.replace(params, max_tokens=self.max_completion_tokens)
+        return Request(
+            id="",
+            model=self.model,
+            messages=tuple(message.to_message() for message in self.messages),
+            params=params,
+            priority=priority_class(self.priority),
+            tenant=tenant,
+        )
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class AnswerMessage(msgspec.Struct):
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class Choice(msgspec.Struct):
+    index: int
+    message: AnswerMessage
+    finish_reason: str
+    logprobs: None = None
+
+
+class ChatCompletion(msgspec.Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    object: Literal["chat.completion"] = "chat.completion"
+    system_fingerprint: None = None
+
+
+class Delta(msgspec.Struct, omit_defaults=True):
+    content: str | None = None
+    role: str | None = None
+
+
+class ChunkChoice(msgspec.Struct):
+    index: int
+    delta: Delta
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+class Chunk(msgspec.Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    system_fingerprint: None = None
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET

@@ -1,0 +1,124 @@
+"""Runs the front end as a process: binds, serves until it is told to stop, then lets open answers end.
+
+It knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+import uvloop
+
+from producer_api.app import create_app
+from producer_api.context import Context
+from shared.backend import Backend
+from shared.config import Settings
+from shared.errors import ConfigError
+from shared.logs import configure_logging
+
+BACKLOG = 2048
+HEADROOM = 64  # connections over the bound on requests, so that the refusal of one can be worded
+FAREWELL = 1.0  # seconds before the end of the grace time, for the last frames
+KEEP_ALIVE = 30  # seconds that an idle connection is kept
+
+log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then finish within `settings.grace` seconds.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+        Unavailable: Redis does not answer at the start.
+    """
+    configure_logging(settings, process="api")
+    logging.getLogger("uvicorn").addHandler(_ToStructlog(logging.WARNING))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    backend = Backend.open(settings)
+    try:
+        await backend.start()
+        with listen(settings) as listener:
+            server = Server(settings, backend)
+            host, port = listener.getsockname()[:2]
+            log.info("listening", message=f"Headrace API on http://{f'[{host}]' if ':' in host else host}:{port}")
+            await server.serve(sockets=[listener])
+    finally:
+        await backend.close()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The bound socket. Raises ConfigError, naming the setting."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"host {settings.host} cannot be listened on: {error.strerror}", param="host") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"port {settings.port} on {settings.host} cannot be listened on: {error.strerror}; choose another",
+            param="port",
+        ) from None
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn, ending open answers in good time when it stops, and then leaving by a return, not by the signal."""
+
+    def __init__(self, settings: Settings, backend: Backend) -> None:
+        app = create_app(settings, backend)
+        self._context: Context = app.state.context
+        self._grace = settings.grace
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                limit_concurrency=settings.max_connections + HEADROOM,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=max(1, round(settings.grace)),
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timer = asyncio.get_running_loop().call_later(
+            max(0.0, self._grace - FAREWELL), self._context.attendance.stop
+        )
+        await super().shutdown(sockets)
+        timer.cancel()
+        await self._context.gateway.close()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+
+class _ToStructlog(logging.Handler):
+    """uvicorn's own warnings, in our log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, "uvicorn", message=record.getMessage(), exc_info=record.exc_info)

@@ -1,0 +1,123 @@
+"""A TokenLog's events as server-sent events, at the client's pace: nothing is read before the last frame is taken.
+
+Reference: WHATWG HTML, "Server-sent events". It does not know what a frame says: a Framing of each API does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import structlog
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from producer_api.attend import Attendance, ClientGone, Stopping
+from shared.errors import HeadraceError, Unavailable
+from shared.protocol import TokenEvent
+
+KEEPALIVE = b": keepalive\n\n"
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # a proxy in between must not hold frames back
+]
+STOPPING = Unavailable("the server is stopping", retry_after=1)
+
+log = structlog.get_logger(__name__)
+
+Events = AsyncGenerator[TokenEvent | None]
+
+
+class Framing(Protocol):
+    """How one API words an answer."""
+
+    def event(self, event: TokenEvent) -> bytes:
+        """The frames of one event; none where it adds nothing visible."""
+
+    def interruption(self, error: HeadraceError) -> bytes:
+        """The frames that end a stream whose answer has not ended."""
+
+
+class EventStream(Response):
+    """A stream as the answer to one request.
+
+    Args:
+        events: of a TokenLog's `follow`; None means that the client has been without a sign for long enough.
+        framing: what the frames say.
+        attendance: whom to tell of the open stream.
+        eager: send the status at once. Otherwise it waits for the first event or silence, so that a request refused
+            by its worker still gets its real status.
+        abandon: called when the stream ends before the answer does.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        framing: Framing,
+        attendance: Attendance,
+        *,
+        eager: bool,
+        abandon: Callable[[], None],
+    ) -> None:
+        self.status_code, self.background, self.raw_headers = 200, None, HEADERS
+        self._events = events
+        self._framing = framing
+        self._attendance = attendance
+        self._eager = eager
+        self._abandon = abandon
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._attendance.attend(receive, self._write(send))
+        except ClientGone:
+            self._abandon()
+            raise
+        except Stopping:
+            self._abandon()
+            if not self._started:
+                raise STOPPING from None
+            await self._end(send, self._framing.interruption(STOPPING))
+
+    async def _write(self, send: Send) -> None:
+        if self._eager:
+            await self._start(send)
+        try:
+            async with aclosing(self._events) as events:
+                async for event in events:
+                    if not self._started:
+                        _raise_refusal(event)
+                        await self._start(send)
+                    frame = KEEPALIVE if event is None else self._framing.event(event)
+                    if frame:
+                        await send({"type": "http.response.body", "body": frame, "more_body": True})
+        except HeadraceError as error:
+            if not self._started:
+                raise
+            await self._interrupt(send, error)
+        except Exception:
+            if not self._started:
+                raise
+            log.exception("stream_failed")
+            await self._interrupt(send, HeadraceError("the server failed"))
+        else:
+            await self._end(send)
+
+    async def _interrupt(self, send: Send, error: HeadraceError) -> None:
+        self._abandon()
+        await self._end(send, self._framing.interruption(error))
+
+    async def _start(self, send: Send) -> None:
+        self._started = True
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+    async def _end(self, send: Send, frame: bytes = b"") -> None:
+        await send({"type": "http.response.body", "body": frame, "more_body": False})
+
+
+def _raise_refusal(event: TokenEvent | None) -> None:
+    """A request that failed before its first token."""
+    if event is not None and not event.tokens and event.terminal is not None and event.terminal.error is not None:
+        raise event.terminal.error.to_error()

@@ -1,0 +1,145 @@
+"""A real server on a free port, and a hand-made worker that answers by a script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from producer_api.app import create_app
+from producer_api.serve import Server, listen
+from shared import keys
+from shared.backend import Backend
+from shared.config import Settings
+from shared.delivery.base import Append, Lease
+from shared.protocol import FinishReason, Request, RequestState, Terminal, Token, TokenEvent, Usage
+from shared.registry import WorkerInfo
+from shared.transports.base import Delivery
+from tests.fakes import MODEL
+
+PROMPT_TOKENS = 5
+
+
+class ScriptedWorker:
+    """Pulls requests one at a time and writes what a test tells it to."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    async def announce(self, state: str = "ready", progress: float = 1.0) -> None:
+        await self.backend.registry.beat(
+            WorkerInfo(id="w1", pid=1, model=MODEL, state=state, progress=progress, max_model_len=1024)
+        )
+
+    async def pull(self) -> Delivery:
+        """The next request, whenever it comes."""
+        async with asyncio.timeout(10), self.backend.live.subscribe(keys.wake_channel(MODEL)) as wake:
+            while True:
+                for delivery in await self.backend.transport.pull(MODEL, "w1", 1):
+                    assert isinstance(delivery, Delivery)
+                    return delivery
+                await wake.get(1.0)
+
+    async def take(self) -> Job:
+        delivery = await self.pull()
+        lease = await self.backend.token_log.acquire(delivery.request.id, "w1")
+        assert lease is not None
+        return Job(self.backend, delivery, lease)
+
+    async def answer(self, *texts: str, n: int = 1, times: int = 1) -> Request:
+        """Take requests and answer each with these texts, one token each, for each of n choices."""
+        for _ in range(times):
+            job = await self.take()
+            for i, text in enumerate(texts):
+                finish = FinishReason.STOP if i == len(texts) - 1 else None
+                await job.write(*(Token(choice, i, text, finish) for choice in range(n)))
+            await job.end()
+        return job.request
+
+
+@dataclass
+class Job:
+    """A request in a worker's hands."""
+
+    backend: Backend
+    delivery: Delivery
+    lease: Lease
+    seq: int = 0
+
+    @property
+    def request(self) -> Request:
+        return self.delivery.request
+
+    async def write(self, *tokens: Token) -> bool:
+        return await self._append(TokenEvent(self.seq, tokens))
+
+    async def say(self, text: str) -> bool:
+        return await self.write(Token(0, self.seq, text))
+
+    async def end(self, state: RequestState = RequestState.COMPLETED, error=None) -> bool:
+        written = await self._append(
+            TokenEvent(self.seq, (), Terminal(state, Usage(PROMPT_TOKENS, self.seq), error))
+        )
+        await self.backend.transport.acknowledge(self.delivery.ticket)
+        return written
+
+    async def _append(self, event: TokenEvent) -> bool:
+        (written,) = await self.backend.token_log.append([Append(self.lease, event, PROMPT_TOKENS)])
+        self.seq += event.count
+        return written
+
+
+@pytest.fixture
+async def worker(backend: Backend) -> ScriptedWorker:
+    scripted = ScriptedWorker(backend)
+    await scripted.announce()
+    return scripted
+
+
+@asynccontextmanager
+async def serving(settings: Settings, backend: Backend) -> AsyncIterator[str]:
+    """The API on a free port of this machine, as its URL."""
+    listener = listen(settings)
+    server = Server(settings, backend)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    host, port = listener.getsockname()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.fixture
+async def api(settings: Settings, backend: Backend, worker: ScriptedWorker) -> AsyncIterator[str]:
+    async with serving(settings, backend) as url:
+        yield url
+
+
+@pytest.fixture
+async def client(settings: Settings, backend: Backend, worker: ScriptedWorker) -> AsyncIterator[httpx.AsyncClient]:
+    """Calls the application without a socket; streams arrive whole."""
+    transport = httpx.ASGITransport(create_app(settings, backend), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as opened:
+        yield opened
+
+
+def chat(**fields: object) -> dict[str, object]:
+    """The body of a small chat request."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+async def frames(response: httpx.Response) -> AsyncIterator[dict[str, str]]:
+    """The server-sent events of a response as they come; a comment as {"": text}."""
+    frame: dict[str, str] = {}
+    async for line in response.aiter_lines():
+        if line:
+            name, _, value = line.partition(":")
+            frame[name] = value.removeprefix(" ")
+        elif frame:
+            yield frame
+            frame = {}

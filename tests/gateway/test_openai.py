@@ -50,9 +50,11 @@ def test_sync_client(valkey, settings: Settings) -> None:
     """Given the blocking client, if it streams, expect the same text."""
 
     def ask(url: str) -> str:
-        with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as blocking:
-            with blocking.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True) as stream:
-                return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        with (
+            OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as blocking,
+            blocking.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True) as stream,
+        ):
+            return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
     async def run() -> str:
         backend = Backend.open(settings)

@@ -80,7 +80,7 @@ async def test_keepalive(settings: Settings, backend: Backend, worker: ScriptedW
 
 
 async def test_queue_full(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given a queue of two, if a third is sent, expect 503 with Retry-After on both APIs, and nothing left behind."""
+    """Given a queue of two, if a third is sent, expect 503, Retry-After and nothing left behind."""
     bounded = Backend.open(settings.model_copy(update={"queue_depth": 2}))
     async with serving(settings, bounded) as url, httpx.AsyncClient(base_url=url) as http:
         for _ in range(2):
@@ -95,7 +95,7 @@ async def test_queue_full(settings: Settings, backend: Backend, worker: Scripted
 
 
 async def test_redis_killed(settings: Settings, tmp_path) -> None:
-    """Given a served API, if Redis dies, expect 503 within 2 s, and an answer once it is back, without a restart."""
+    """Given a served API, if Redis dies, expect 503 within 2 s, and recovery without a restart."""
     server = EmbeddedServer(tmp_path / "valkey")
     server.start()
     backend = Backend.open(settings.model_copy(update={"redis_url": _secret(settings, server.url)}))

@@ -1,0 +1,230 @@
+// The playground: a chat over /v1/chat/completions. It knows nothing that a client could not know.
+
+const $ = (id) => document.getElementById(id);
+let turns = []; // {role, content}; a new chat begins a new array
+let running = null; // the AbortController of the answer being streamed
+
+// --- what the server says of itself ---------------------------------------------------------------
+
+async function watchReadiness() {
+  const status = $("status");
+  let wait = 1000;
+  try {
+    const response = await fetch("/ready", { cache: "no-store" });
+    const found = await response.json();
+    if (found.ready) {
+      status.dataset.state = "ready";
+      status.textContent = `${found.model} is ready`;
+      wait = 10000;
+    } else {
+      status.dataset.state = found.workers.length ? "loading" : "down";
+      status.textContent = found.workers.length ? `model loading ${Math.round(found.progress * 100)} %` : found.reason;
+    }
+    if (!$("model").options.length) await listModels(found.model);
+  } catch {
+    status.dataset.state = "down";
+    status.textContent = "the server cannot be reached";
+  }
+  setTimeout(watchReadiness, wait);
+}
+
+async function listModels(served) {
+  const response = await fetch("/v1/models");
+  if (!response.ok) return;
+  for (const model of (await response.json()).data) {
+    $("model").add(new Option(model.id, model.id, false, model.id === served));
+  }
+}
+
+// --- one request -----------------------------------------------------------------------------------
+
+function requestBody(messages) {
+  const system = $("system").value.trim();
+  return {
+    model: $("model").value,
+    messages: system ? [{ role: "system", content: system }, ...messages] : messages,
+    temperature: Number($("temperature").value),
+    max_tokens: Number($("max-tokens").value) || undefined,
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+}
+
+async function* chunks(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    rest += value;
+    const frames = rest.split("\n\n");
+    rest = frames.pop();
+    for (const frame of frames) {
+      const line = frame.split("\n").find((each) => each.startsWith("data: "));
+      if (line && line !== "data: [DONE]") yield JSON.parse(line.slice(6));
+    }
+  }
+}
+
+async function ask(text) {
+  hideError();
+  const chat = turns;
+  chat.push({ role: "user", content: text });
+  show("user", text);
+  const bubble = show("assistant", "");
+  bubble.classList.add("live");
+  setRunning(new AbortController());
+  const answer = { role: "assistant", content: "" };
+  let note = "";
+  try {
+    note = await stream(chat, answer, bubble);
+  } catch (error) {
+    note = error.name === "AbortError" ? "stopped" : "";
+    if (!note) showError(error.message);
+  }
+  bubble.classList.remove("live");
+  setRunning(null);
+  if (answer.content) {
+    chat.push(answer);
+    if (note) bubble.append(Object.assign(document.createElement("span"), { className: "note", textContent: note }));
+  } else {
+    chat.pop();
+    bubble.remove();
+    if (note === "") $("prompt").value ||= text;
+  }
+  $("prompt").focus();
+}
+
+// Streams into `answer` and `bubble`; returns what is to be noted of its end.
+async function stream(chat, answer, bubble) {
+  const began = performance.now();
+  let first = null;
+  let pieces = 0;
+  let reason = "";
+  figures({ ttft: "…", rate: "–", completion: "–", prompted: "–" });
+  const response = await fetch("/v1/chat/completions", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(requestBody(chat)),
+    signal: running.signal,
+  });
+  if (!response.ok) throw new Error((await response.json()).error.message);
+  const text = document.createTextNode("");
+  bubble.append(text);
+  for await (const chunk of chunks(response)) {
+    if (chunk.error) throw new Error(chunk.error.message);
+    const now = performance.now();
+    if (chunk.usage) {
+      const made = chunk.usage.completion_tokens;
+      figures({ completion: made, prompted: chunk.usage.prompt_tokens });
+      if (made > 1 && now > first) figures({ rate: ((made - 1) / ((now - first) / 1000)).toFixed(1) });
+    }
+    const choice = chunk.choices[0];
+    if (!choice) continue;
+    reason = choice.finish_reason ?? reason;
+    if (first === null) {
+      first = now;
+      figures({ ttft: milliseconds(first - began) });
+    }
+    if (!choice.delta.content) continue;
+    answer.content += choice.delta.content;
+    pieces += 1;
+    const stay = atBottom();
+    text.data = answer.content;
+    if (stay) toBottom();
+    figures({ completion: pieces });
+    if (pieces > 1) figures({ rate: ((pieces - 1) / ((now - first) / 1000)).toFixed(1) });
+  }
+  if (!reason) throw new Error("the answer broke off");
+  return reason === "length" ? "ended at the most tokens allowed" : "";
+}
+
+function curl() {
+  const text = $("prompt").value.trim();
+  const messages = text ? [...turns, { role: "user", content: text }] : turns;
+  const body = requestBody(messages.length ? messages : [{ role: "user", content: "Hello!" }]);
+  const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
+  return `curl -N ${location.origin}/v1/chat/completions -H 'content-type: application/json' -d '${quoted}'`;
+}
+
+// --- the page --------------------------------------------------------------------------------------
+
+const milliseconds = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`);
+const atBottom = () => {
+  const log = $("transcript");
+  return log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+};
+const toBottom = () => { $("transcript").scrollTop = $("transcript").scrollHeight; };
+
+function figures(values) {
+  for (const [id, value] of Object.entries(values)) $(id).textContent = value;
+}
+
+function show(role, text) {
+  $("empty").hidden = true;
+  const bubble = document.createElement("div");
+  bubble.className = `turn ${role}`;
+  bubble.setAttribute("aria-label", role === "user" ? "You" : "Model");
+  bubble.setAttribute("role", "group");
+  bubble.append(text);
+  $("transcript").append(bubble);
+  toBottom();
+  return bubble;
+}
+
+function setRunning(controller) {
+  running = controller;
+  $("send").hidden = controller !== null;
+  $("stop").hidden = controller === null;
+}
+
+function showError(message) {
+  $("error").textContent = message;
+  $("error").hidden = false;
+}
+
+function hideError() {
+  $("error").hidden = true;
+}
+
+function grow() {
+  const prompt = $("prompt");
+  prompt.style.height = "auto";
+  prompt.style.height = `${prompt.scrollHeight}px`;
+}
+
+function submit() {
+  const text = $("prompt").value.trim();
+  if (!text || running) return;
+  $("prompt").value = "";
+  grow();
+  ask(text);
+}
+
+async function copyCurl() {
+  await navigator.clipboard.writeText(curl());
+  $("copy").textContent = "Copied";
+  setTimeout(() => { $("copy").textContent = "Copy as curl"; }, 1500);
+}
+
+$("composer").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
+$("prompt").addEventListener("input", grow);
+$("prompt").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
+});
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") running?.abort(); });
+$("stop").addEventListener("click", () => running?.abort());
+$("clear").addEventListener("click", () => {
+  running?.abort();
+  turns = [];
+  for (const turn of document.querySelectorAll(".turn")) turn.remove();
+  $("empty").hidden = false;
+  hideError();
+  figures({ ttft: "–", rate: "–", completion: "–", prompted: "–" });
+  $("prompt").focus();
+});
+$("temperature").addEventListener("input", () => { $("temperature-value").value = $("temperature").value; });
+$("copy").addEventListener("click", () => copyCurl().catch(() => showError(curl())));
+for (const idea of document.querySelectorAll(".idea")) idea.addEventListener("click", () => ask(idea.textContent));
+if (matchMedia("(max-width: 820px)").matches) $("settings").open = false;
+watchReadiness();

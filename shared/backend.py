@@ -10,7 +10,7 @@ from shared.config import Settings
 from shared.delivery.base import TokenLog
 from shared.delivery.pubsub import LiveFeed
 from shared.delivery.token_log import RedisTokenLog
-from shared.redis_client import connect, reaching
+from shared.redis_client import RedisServer
 from shared.registry import Registry
 from shared.transports.base import Transport
 from shared.transports.redis_streams import RedisStreams
@@ -22,7 +22,7 @@ MISSED_BEATS = 3  # a worker beats three times in a lease, and is gone after as 
 class Backend:
     """The queue, the answers, the live messages and the list of workers."""
 
-    redis: Redis
+    server: RedisServer
     live: LiveFeed
     transport: Transport
     token_log: TokenLog
@@ -31,25 +31,29 @@ class Backend:
     @classmethod
     def open(cls, settings: Settings) -> Backend:
         """Connects lazily; `start` is what checks that the server is there."""
-        redis = connect(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
-        live = LiveFeed(redis, timeout=settings.redis_timeout)
+        server = RedisServer.connect(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
+        live = LiveFeed(server)
         return cls(
-            redis=redis,
+            server=server,
             live=live,
-            transport=RedisStreams(redis, depth=settings.queue_depth, lease=settings.lease),
+            transport=RedisStreams(server, depth=settings.queue_depth, lease=settings.lease),
             token_log=RedisTokenLog(
-                redis,
+                server,
                 live,
                 most_tokens=settings.log_tokens,
                 request_ttl=settings.request_ttl,
                 result_ttl=settings.result_ttl,
             ),
-            registry=Registry(redis, ttl=settings.lease * MISSED_BEATS),
+            registry=Registry(server, ttl=settings.lease * MISSED_BEATS),
         )
+
+    @property
+    def redis(self) -> Redis:
+        return self.server.client
 
     async def start(self) -> None:
         """Raises Unavailable when the server does not answer."""
-        async with reaching("Redis"):
+        async with self.server.reaching("Redis"):
             await self.redis.ping()
 
     async def close(self) -> None:

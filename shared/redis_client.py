@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +30,6 @@ RETRY_AFTER = 1.0
 CONNECTIONS = 64  # of one process; more callers than that wait their turn
 
 
-def connect(url: str, *, timeout: float) -> Redis:
-    """A client whose every command answers or fails within `timeout` seconds; nothing is sent twice by itself."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=CONNECTIONS,
-        timeout=timeout,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-    )
-    return Redis(connection_pool=pool)
-
-
 @asynccontextmanager
 async def reaching(what: str) -> AsyncIterator[None]:
     """Raise Unavailable for trouble of the connection or the server, in a sentence about `what`."""
@@ -54,6 +42,37 @@ async def reaching(what: str) -> AsyncIterator[None]:
         if str(error).startswith(("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")):
             raise Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER) from error
         raise
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """A client and the time that a call of it may take, in seconds.
+
+    The deadline is ours: with a `socket_timeout` redis-py sends through asyncio.wait_for, which on Python 3.11 can
+    lose a cancellation. Nothing is sent twice by itself.
+    """
+
+    client: Redis
+    timeout: float
+
+    @classmethod
+    def connect(cls, url: str, *, timeout: float) -> RedisServer:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=timeout,
+            socket_timeout=None,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        return cls(Redis(connection_pool=pool), timeout)
+
+    @asynccontextmanager
+    async def reaching(self, what: str) -> AsyncIterator[None]:
+        """Within the time, or Unavailable."""
+        async with reaching(what), asyncio.timeout(self.timeout):
+            yield
 
 
 class Script:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Literal, cast
 
 import msgspec
-from redis.asyncio import Redis
 
 from shared import keys
-from shared.redis_client import reaching
+from shared.redis_client import RedisServer
 
 MODEL_TTL = 86_400  # a model is known, and its requests queue up, a day after its last worker was seen
 
@@ -45,13 +44,14 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Registry:
     """Reads and writes the heartbeats; entries expire by the server's clock. Every call may raise Unavailable."""
 
-    def __init__(self, redis: Redis, *, ttl: float) -> None:
-        self._redis = redis
+    def __init__(self, server: RedisServer, *, ttl: float) -> None:
+        self._server = server
+        self._redis = server.client
         self._ttl_ms = int(ttl * 1000)
 
     async def beat(self, worker: WorkerInfo) -> None:
         """Announce a worker, and with it its model once that is loaded."""
-        async with reaching("Redis"), self._redis.pipeline(transaction=False) as pipe:
+        async with self._server.reaching("Redis"), self._redis.pipeline(transaction=False) as pipe:
             pipe.set(keys.worker(worker.id), msgspec.json.encode(worker), px=self._ttl_ms)
             pipe.sadd(keys.WORKERS, worker.id)
             if worker.state != "loading":
@@ -62,7 +62,7 @@ class Registry:
 
     async def leave(self, worker_id: str) -> None:
         """Take a worker off the list at once."""
-        async with reaching("Redis"):
+        async with self._server.reaching("Redis"):
             await self._redis.delete(keys.worker(worker_id))
             await self._redis.srem(keys.WORKERS, worker_id)
 
@@ -77,7 +77,7 @@ class Registry:
         return sorted((msgspec.json.decode(data, type=ModelInfo) for data in found), key=lambda info: info.name)
 
     async def _members(self, index: str, key: Callable[[str], str]) -> list[bytes]:
-        async with reaching("Redis"):
+        async with self._server.reaching("Redis"):
             names = list(cast(set[bytes], await self._redis.smembers(index)))
             values = cast(
                 list[bytes | None], await asyncio.gather(*(self._redis.get(key(name.decode())) for name in names))

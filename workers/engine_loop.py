@@ -16,7 +16,7 @@ from shared.errors import HeadraceError
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, Generator
 
 OUTBOX = 64  # steps whose outputs may be waiting to be written
-IDLE = 0.5  # seconds between looks at the stop flag while there is nothing to do
+IDLE = 0.5  # seconds between looks at the stop flag while the outbox is full
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +26,11 @@ class Abort:
     """Drop a request."""
 
     request_id: str
+
+
+@dataclass(frozen=True)
+class Wake:
+    """Look at the stop flag."""
 
 
 class EngineLoop:
@@ -39,7 +44,7 @@ class EngineLoop:
     def __init__(self, engine: Generator, notify: Callable[[], object]) -> None:
         self._engine = engine
         self._notify = notify
-        self._inbox: queue.SimpleQueue[EngineRequest | Abort] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[EngineRequest | Abort | Wake] = queue.SimpleQueue()
         self._outbox: queue.Queue[list[EngineOutput]] = queue.Queue(OUTBOX)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -52,6 +57,7 @@ class EngineLoop:
     def stop(self) -> None:
         """Stop after the current step and wait for the thread."""
         self._stopping.set()
+        self._inbox.put(Wake())
         self.take()
         self._thread.join()
 
@@ -98,14 +104,14 @@ class EngineLoop:
         block = not self._engine.has_work()
         while True:
             try:
-                command = self._inbox.get(block=block, timeout=IDLE if block else None)
+                command = self._inbox.get(block=block)
             except queue.Empty:
                 return refused
             block = False
             if isinstance(command, Abort):
                 self._engine.abort(command.request_id)
-                continue
-            try:
-                self._engine.add(command)
-            except HeadraceError as error:
-                refused.append(EngineOutput(command.id, finished=True, error=error))
+            elif isinstance(command, EngineRequest):
+                try:
+                    self._engine.add(command)
+                except HeadraceError as error:
+                    refused.append(EngineOutput(command.id, finished=True, error=error))

@@ -67,7 +67,7 @@ class Worker:
                 ]
                 puller = tasks.create_task(self._pull())
                 await self._draining.wait()
-                puller.cancel()
+                await puller  # it ends between two requests, so that none is left half begun
                 await self._finish()
                 for task in background:
                     task.cancel()
@@ -79,12 +79,13 @@ class Worker:
         """Pull no more, finish within the grace time, hand the rest back with its tokens."""
         self._info = msgspec.structs.replace(self._info, state="draining")
         self._draining.set()
+        self._room.set()
 
     # pulling
 
     async def _pull(self) -> None:
         async with self._backend.live.subscribe(keys.wake_channel(self._info.model)) as woken:
-            while True:
+            while not self._draining.is_set():
                 try:
                     got = await self._fill()
                 except Unavailable:
@@ -107,6 +108,8 @@ class Worker:
 
     async def _something(self, woken: Subscription) -> None:
         """Until the queue was published to while there is room, room was made, or POLL has passed."""
+        if self._draining.is_set():
+            return
         self._room.clear()
         full = sequences(self._active) >= self._settings.max_num_seqs
         waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._room.wait())]

@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from redis.asyncio import Connection, Redis
+from redis.asyncio import Connection
 
 from shared import keys
 from shared.errors import Unavailable
-from shared.redis_client import RETRY_AFTER, TROUBLE
+from shared.redis_client import RETRY_AFTER, TROUBLE, RedisServer
 
 BACKLOG = 64  # messages kept for a slow subscriber; then it is told to read the log instead
 SILENCE = 5.0  # seconds without a message after which the connection is probed
@@ -83,13 +83,12 @@ class LiveFeed:
     """Subscribes on behalf of many readers over one connection, and reconnects with backoff.
 
     Args:
-        redis: gives the connection.
-        timeout: seconds that a subscription may take to be confirmed.
+        server: gives the connection, and the time that a subscription may take to be confirmed.
     """
 
-    def __init__(self, redis: Redis, *, timeout: float) -> None:
-        self._redis = redis
-        self._timeout = timeout
+    def __init__(self, server: RedisServer) -> None:
+        self._pool = server.client.connection_pool
+        self._timeout = server.timeout
         self._channels: dict[bytes, Channel] = {}
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -140,7 +139,7 @@ class LiveFeed:
         while True:
             connection = None
             try:
-                connection = await self._redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 self._connection = connection
                 await connection.send_command("SUBSCRIBE", keys.LIVE, *self._channels)
                 while True:
@@ -152,7 +151,7 @@ class LiveFeed:
                 self._connection = None
                 if connection is not None:
                     await connection.disconnect(nowait=True)
-                    await self._redis.connection_pool.release(connection)
+                    await self._pool.release(connection)
             for channel in self._channels.values():
                 channel.confirmed.clear()
                 for reader in channel.readers:
@@ -162,13 +161,12 @@ class LiveFeed:
 
     async def _receive(self, connection: Connection) -> None:
         """Handle one reply; after SILENCE, probe, so that a dead peer shows as a timeout."""
-        try:
-            reply = await self._read(connection, SILENCE)
-        except TROUBLE:
-            if not connection.is_connected:
-                raise
+        reply = await self._read(connection, SILENCE)
+        if reply is None:
             await connection.send_command("PING")
             reply = await self._read(connection, self._timeout)
+        if reply is None:
+            raise ConnectionError("no answer to a probe")
         kind = reply[0]
         channel = self._channels.get(reply[1])
         if channel is None:
@@ -180,4 +178,5 @@ class LiveFeed:
             channel.confirmed.set()
 
     async def _read(self, connection: Connection, limit: float) -> Any:
+        """A reply, or None after `limit` seconds."""
         return await connection.read_response(timeout=limit, disconnect_on_error=False)

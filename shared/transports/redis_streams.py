@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
 from shared import keys
 from shared.errors import QueueFull
 from shared.protocol import PriorityClass, Request, decode_request, encode
-from shared.redis_client import Script, reaching
+from shared.redis_client import RedisServer, Script
 from shared.transports.base import Delivery, QueueDepth, Ticket, Undecodable
 
 CLASSES = tuple(PriorityClass)
@@ -26,13 +25,14 @@ class RedisStreams:
     """A Transport.
 
     Args:
-        redis: a client of the server that holds the queues.
+        server: holds the queues.
         depth: most requests that may wait for one model, over all classes.
         lease: seconds of silence after which a held message may be claimed.
     """
 
-    def __init__(self, redis: Redis, *, depth: int, lease: float) -> None:
-        self._script = Script(redis, Path(__file__).with_suffix(".lua"))
+    def __init__(self, server: RedisServer, *, depth: int, lease: float) -> None:
+        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._server = server
         self._depth = depth
         self._lease_ms = int(lease * 1000)
 
@@ -81,7 +81,7 @@ class RedisStreams:
         return place
 
     async def _run(self, command: str, model: str, *args: Any) -> Any:
-        async with reaching("the queue"):
+        async with self._server.reaching("the queue"):
             return await self._script(command, [*keys.queues(model), keys.counters(model)], keys.GROUP, *args)
 
 

@@ -23,7 +23,7 @@ LEASE = 0.2
 
 @pytest.fixture
 def transport(backend: Backend) -> RedisStreams:
-    return RedisStreams(backend.redis, depth=4, lease=LEASE)
+    return RedisStreams(backend.server, depth=4, lease=LEASE)
 
 
 async def test_a_message_is_handed_out_once_and_is_gone_once_acknowledged(transport: RedisStreams) -> None:
@@ -105,7 +105,7 @@ async def test_a_silent_worker_loses_its_message_and_a_beating_one_keeps_it(tran
 async def test_a_released_message_is_claimable_at_once_and_its_worker_does_not_count_as_lost(
     backend: Backend,
 ) -> None:
-    transport = RedisStreams(backend.redis, depth=4, lease=300)
+    transport = RedisStreams(backend.server, depth=4, lease=300)
     ticket = await transport.publish(make_request())
     await transport.pull(MODEL, "a", 1)
     assert await transport.claim(MODEL, "b", 1) == []
@@ -141,7 +141,7 @@ async def test_counts_stay_true_under_any_order_of_operations(settings: Settings
     backend = Backend.open(settings)
     try:
         await backend.redis.flushall()
-        transport = RedisStreams(backend.redis, depth=10, lease=300)
+        transport = RedisStreams(backend.server, depth=10, lease=300)
         waiting, held, released = [], {}, set()
         for step in steps:
             if step == "publish" and len(waiting) < 10:

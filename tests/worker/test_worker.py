@@ -1,0 +1,296 @@
+"""A whole worker, on a real server and the scripted engine: every answer is the one that the rule foretells."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shared import keys
+from shared.backend import Backend
+from shared.config import Settings
+from shared.delivery.base import Append
+from shared.protocol import FinishReason, PriorityClass, Request, RequestState, Token, TokenEvent
+from shared.registry import WorkerInfo
+from tests.fakes import MODEL, answer, make_request, submit
+from workers.engine.interface import EngineOutput, Generator
+from workers.metrics import WorkerMetrics
+from workers.scripted import ScriptedEngine, expected, text_of
+from workers.worker import Worker
+
+
+def foretold(request: Request, choice: int = 0) -> list[int]:
+    prompt = [ord(character) for character in str(request.prompt)]
+    return [expected(prompt, choice, p) for p in range(request.params.max_tokens or 0)]
+
+
+def told(events: list[TokenEvent], choice: int = 0) -> list[int]:
+    return [token.id for event in events for token in event.tokens if token.choice == choice]
+
+
+class Harness:
+    """Starts workers beside the test, and ends them with it."""
+
+    def __init__(self, backend: Backend, settings: Settings) -> None:
+        self.backend = backend
+        self.settings = settings
+        self.metrics = WorkerMetrics()
+
+    def make(self, engine: Generator, name: str = "a") -> Worker:
+        info = WorkerInfo(id=name, pid=1, model=MODEL, state="ready", max_model_len=8192)
+        return Worker(info, engine, self.backend, self.settings, self.metrics)
+
+    @asynccontextmanager
+    async def worker(self, engine: Generator | None = None, name: str = "a") -> AsyncIterator[Worker]:
+        worker = self.make(engine or ScriptedEngine(), name)
+        task = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            worker.drain()
+            await task
+
+
+@pytest.fixture
+def harness(backend: Backend, settings: Settings) -> Harness:
+    return Harness(backend, settings)
+
+
+class GatedEngine(ScriptedEngine):
+    """Makes no token after `limit` steps, until that is raised, so that a test can look in between."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.aborted: list[str] = []
+
+    def step(self) -> list[EngineOutput]:
+        if self.limit <= 0:
+            return []
+        self.limit -= 1
+        return super().step()
+
+    def abort(self, request_id: str) -> bool:
+        self.aborted.append(request_id)
+        return super().abort(request_id)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def tokens_of(backend: Backend, request: Request, count: int) -> None:
+    """Until the log holds `count` tokens."""
+    async for event in backend.token_log.follow(request.id, idle=5):
+        if event and event.last_seq >= count - 1:
+            return
+
+
+async def test_every_request_gets_its_whole_answer_once(harness: Harness, backend: Backend) -> None:
+    requests = [make_request(f"prompt {i}", max_tokens=1 + i % 7, n=1 + i % 3) for i in range(60)]
+    async with harness.worker():
+        for request in requests:
+            await submit(backend, request)
+        answers = await asyncio.gather(*(answer(backend, request.id) for request in requests))
+
+    for request, events in zip(requests, answers, strict=True):
+        for choice in range(request.params.n):
+            assert told(events, choice) == foretold(request, choice)
+        end = events[-1].terminal
+        assert end is not None
+        assert end.state is RequestState.COMPLETED
+        assert end.usage.completion_tokens == request.params.n * (request.params.max_tokens or 0)
+        assert end.usage.prompt_tokens == len(str(request.prompt))
+    depth = await backend.transport.depth(MODEL)
+    assert (depth.waiting, depth.held) == (0, 0)
+
+
+async def test_a_worker_pulls_no_more_than_it_has_room_for(harness: Harness, backend: Backend) -> None:
+    harness.settings = harness.settings.model_copy(update={"max_num_seqs": 2})
+    engine = GatedEngine(limit=1)
+    requests = [make_request(f"{i}") for i in range(5)]
+    for request in requests:
+        await submit(backend, request)
+    async with harness.worker(engine):
+        await tokens_of(backend, requests[0], 1)
+        depth = await backend.transport.depth(MODEL)
+        assert (depth.waiting, depth.held) == (3, 2)
+        engine.limit = 1000
+        for request in requests:
+            assert told(await answer(backend, request.id)) == foretold(request)
+
+
+async def test_an_answer_goes_on_where_a_dead_worker_left_it(harness: Harness, backend: Backend) -> None:
+    request = make_request("take me over", max_tokens=9, n=2)
+    await submit(backend, request)
+    await backend.transport.pull(MODEL, "dead", 1)
+    lease = await backend.token_log.acquire(request.id, "dead")
+    assert lease is not None
+    said = [Token(c, foretold(request, c)[p], text_of(foretold(request, c)[p])) for p in range(3) for c in range(2)]
+    await backend.token_log.append([Append(lease, TokenEvent(0, tuple(said[:5])), 12)])
+
+    async with harness.worker():
+        events = await answer(backend, request.id)
+
+    assert [told(events, c) for c in range(2)] == [foretold(request, c) for c in range(2)]
+    end = events[-1].terminal
+    assert end is not None
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (12, 18)
+
+
+async def test_an_answer_that_only_lacks_its_end_gets_it(harness: Harness, backend: Backend) -> None:
+    request = make_request(max_tokens=1)
+    await submit(backend, request)
+    [delivery] = await backend.transport.pull(MODEL, "dead", 1)
+    lease = await backend.token_log.acquire(request.id, "dead")
+    assert lease is not None
+    last = TokenEvent(0, (Token(0, 5, "x", FinishReason.LENGTH),))
+    await backend.token_log.append([Append(lease, last, 5)])
+    await backend.transport.release(MODEL, "dead", [delivery.ticket])
+
+    async with harness.worker():
+        events = await answer(backend, request.id)
+
+    assert (told(events), events[-1].seq) == ([5], 1)
+
+
+async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harness, backend: Backend) -> None:
+    harness.settings = harness.settings.model_copy(update={"max_attempts": 1})
+    request = make_request()
+    await submit(backend, request)
+    await backend.transport.pull(MODEL, "dead", 1)
+
+    async with harness.worker():
+        [end] = await answer(backend, request.id)
+
+    assert end.terminal is not None
+    assert end.terminal.error is not None
+    assert end.terminal.error.code == "request_abandoned"
+
+
+async def test_a_cancelled_request_leaves_the_engine_and_the_queue(harness: Harness, backend: Backend) -> None:
+    engine = GatedEngine(limit=2)
+    request = make_request(max_tokens=1000)
+    await submit(backend, request)
+    async with harness.worker(engine):
+        await tokens_of(backend, request, 2)
+        await backend.token_log.close(request.id)
+        await until(lambda: engine.aborted == [f"{request.id}:1"])
+        assert not engine.has_work()
+        events = await answer(backend, request.id)
+    assert events[-1].terminal is not None
+    assert events[-1].terminal.state is RequestState.CANCELLED
+    assert told(events) == foretold(request)[:2]
+    depth = await backend.transport.depth(MODEL)
+    assert (depth.waiting, depth.held) == (0, 0)
+
+
+async def test_a_request_cancelled_while_it_waited_is_never_run(harness: Harness, backend: Backend) -> None:
+    request, marker = make_request(), make_request()
+    await submit(backend, request)
+    await backend.token_log.close(request.id)
+    await submit(backend, marker)
+    async with harness.worker():
+        await answer(backend, marker.id)
+        [end] = await answer(backend, request.id)
+    assert end.terminal is not None
+    assert end.terminal.state is RequestState.CANCELLED
+
+
+async def test_what_the_engine_refuses_ends_with_its_reason(harness: Harness, backend: Backend) -> None:
+    request = make_request("long", max_tokens=9000)
+    await submit(backend, request)
+    async with harness.worker():
+        [end] = await answer(backend, request.id)
+    assert end.terminal is not None
+    assert end.terminal.error is not None
+    assert end.terminal.error.code == "context_length_exceeded"
+    assert "8192" in end.terminal.error.message
+
+
+async def test_a_message_that_is_no_request_is_dropped_and_others_go_on(harness: Harness, backend: Backend) -> None:
+    await backend.redis.xadd(keys.queue(MODEL, PriorityClass.STANDARD), {"r": b"{"})
+    await backend.redis.hincrby(keys.counters(MODEL), "added:2", 1)
+    request = make_request()
+    await submit(backend, request)
+    async with harness.worker():
+        assert told(await answer(backend, request.id)) == foretold(request)
+    depth = await backend.transport.depth(MODEL)
+    assert (depth.waiting, depth.held) == (0, 0)
+
+
+async def test_a_draining_worker_hands_on_what_it_cannot_finish(harness: Harness, backend: Backend) -> None:
+    harness.settings = harness.settings.model_copy(update={"grace": 0.05, "lease": 300})
+    backend_with_long_lease = Backend.open(harness.settings)
+    harness.backend = backend_with_long_lease
+    request = make_request(max_tokens=20)
+    await submit(backend, request)
+    async with harness.worker(GatedEngine(limit=3), "a"):
+        await tokens_of(backend, request, 3)
+    async with harness.worker(name="b"):
+        events = await answer(backend, request.id)
+    assert told(events) == foretold(request)
+    await backend_with_long_lease.close()
+
+
+async def test_a_draining_worker_finishes_what_it_can_and_pulls_no_more(harness: Harness, backend: Backend) -> None:
+    engine = GatedEngine(limit=1)
+    request, later = make_request(), make_request()
+    await submit(backend, request)
+    async with harness.worker(engine) as worker:
+        await tokens_of(backend, request, 1)
+        worker.drain()
+        await submit(backend, later)
+        engine.limit = 1000
+        assert told(await answer(backend, request.id)) == foretold(request)
+    assert (await backend.transport.depth(MODEL)).waiting == 1
+
+
+async def test_a_fenced_worker_drops_its_run(harness: Harness, backend: Backend) -> None:
+    engine = GatedEngine(limit=2)
+    request = make_request(max_tokens=50)
+    await submit(backend, request)
+    async with harness.worker(engine):
+        await tokens_of(backend, request, 2)
+        usurper = await backend.token_log.acquire(request.id, "b")
+        assert usurper is not None
+        engine.limit = 1
+        await until(lambda: engine.aborted == [f"{request.id}:1"])
+        assert usurper.next_seq == 2
+
+
+class BrokenEngine(ScriptedEngine):
+    def step(self) -> list[EngineOutput]:
+        raise RuntimeError("broken")
+
+
+async def test_a_broken_engine_stops_its_worker_and_the_request_lives_on(
+    harness: Harness, backend: Backend
+) -> None:
+    request = make_request()
+    await submit(backend, request)
+    with pytest.raises(ExceptionGroup, match="unhandled"):
+        await harness.make(BrokenEngine()).run()
+    async with harness.worker(name="b"):
+        assert told(await answer(backend, request.id)) == foretold(request)
+
+
+async def test_heartbeats_tell_the_load_and_a_leaving_worker_is_off_the_list(
+    harness: Harness, backend: Backend
+) -> None:
+    async with harness.worker():
+        request = make_request()
+        await submit(backend, request)
+        await answer(backend, request.id)
+        [info] = await backend.registry.workers()
+        assert (info.id, info.state, info.max_model_len) == ("a", "ready", 8192)
+        assert [model.name for model in await backend.registry.models()] == [MODEL]
+    assert await backend.registry.workers() == []
+    sample = harness.metrics.registry.get_sample_value
+    labels = {"model": MODEL, "outcome": "completed"}
+    assert sample("headrace_worker_requests_total", labels) == 1
+    assert sample("headrace_worker_tokens_total", {"model": MODEL, "kind": "completion"}) == 8

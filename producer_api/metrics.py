@@ -92,11 +92,21 @@ class Stopwatch:
             else:
                 self._between.observe((now - self._last) / len(event.tokens))
             self._last = now
+            self.completion_tokens += len(event.tokens)
             for token in event.tokens:
                 if token.finish_reason is not None:
                     self.finish = token.finish_reason.value
         if event.terminal is not None:
             self._see_end(event)
+
+    def summary(self) -> dict[str, object]:
+        """For the request log."""
+        return {
+            "first_token_seconds": self.first_token and round(self.first_token, 4),
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "finish": self.finish,
+        }
 
     def _see_end(self, event: TokenEvent) -> None:
         assert event.terminal is not None

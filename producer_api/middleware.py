@@ -112,6 +112,9 @@ class RequestLog:
         outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
         self._metrics.requests.labels(facts.model, route, outcome).inc()
         write: Callable[..., None] = log.debug if route in QUIET else log.info
+        told: dict[str, object] = {"tenant": facts.tenant, "model": facts.model, "job": facts.job}
+        if answer is not None:
+            told |= answer.summary()
         write(
             "request",
             request_id=facts.request_id,
@@ -119,13 +122,7 @@ class RequestLog:
             route=route,
             status=status,
             seconds=round(time.perf_counter() - facts.started, 4),
-            tenant=facts.tenant or None,
-            model=facts.model or None,
-            job=facts.job or None,
-            first_token_seconds=round(answer.first_token, 4) if answer and answer.first_token else None,
-            prompt_tokens=answer.prompt_tokens if answer else None,
-            completion_tokens=answer.completion_tokens if answer else None,
-            finish=answer.finish if answer else None,
+            **{name: value for name, value in told.items() if value not in ("", None)},
         )
 
 

@@ -70,7 +70,7 @@ async function ask(text) {
   hideError();
   const chat = turns;
   chat.push({ role: "user", content: text });
-  show("user", text);
+  const question = show("user", text);
   const bubble = show("assistant", "");
   bubble.classList.add("live");
   setRunning(new AbortController());
@@ -90,7 +90,10 @@ async function ask(text) {
   } else {
     chat.pop();
     bubble.remove();
-    if (note === "") $("prompt").value ||= text;
+    question.remove();
+    $("empty").hidden = chat.length > 0;
+    $("prompt").value ||= text; // for another try
+    figures({ ttft: "–" });
   }
   $("prompt").focus();
 }

@@ -1,0 +1,167 @@
+"""The front end as a process and as seen by those who watch it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import psutil
+import pytest
+
+from producer_api.serve import listen, serve
+from shared.backend import Backend
+from shared.config import Settings
+from shared.embedded import EmbeddedServer
+from shared.errors import ConfigError, Unavailable
+from tests.fakes import MODEL
+from tests.gateway.conftest import ScriptedWorker, chat
+
+MIB = 2**20
+RUN = "from shared.config import load; from producer_api.serve import serve; serve(load().settings)"
+
+
+@contextmanager
+def running(valkey: EmbeddedServer) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The API in a process of its own, and its URL, read from what it says."""
+    environment = {
+        **os.environ,
+        "HEADRACE_REDIS_URL": valkey.url,
+        "HEADRACE_PORT": "0",
+        "HEADRACE_MODEL": MODEL,
+        "HEADRACE_LOG_FORMAT": "json",
+    }
+    process = subprocess.Popen([sys.executable, "-c", RUN], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "http://" in line)
+        yield process, "http://" + line.split("http://")[1].split('"')[0]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_process(valkey: EmbeddedServer) -> None:
+    """Given the API as a process, expect it small when idle, and exit 0 upon SIGTERM."""
+    with running(valkey) as (process, url):
+        for path in ("/health", "/openapi.json", "/", "/metrics"):
+            assert httpx.get(url + path).status_code == 200
+        assert psutil.Process(process.pid).memory_info().rss < 150 * MIB
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+
+
+def test_port_in_use(settings: Settings) -> None:
+    """Given a port that is taken, expect an error that names the setting."""
+    with listen(settings) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=str(port)) as caught:
+            serve(settings.model_copy(update={"port": port}))
+    assert caught.value.param == "port"
+
+
+def test_bad_host(settings: Settings) -> None:
+    """Given a host that is not of this machine, expect an error that names it."""
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1"):
+        serve(settings.model_copy(update={"host": "192.0.2.1"}))
+
+
+def test_redis_down_at_start(settings: Settings) -> None:
+    """Given no Redis, expect one clear error."""
+    nowhere = type(settings.redis_url)("redis://127.0.0.1:1/0")
+    with pytest.raises(Unavailable, match="Redis cannot be reached"):
+        serve(settings.model_copy(update={"redis_url": nowhere}))
+
+
+async def test_ready(client: httpx.AsyncClient, settings: Settings, backend: Backend) -> None:
+    """Given a served model, expect ready; given a server without a worker or with a loading one, expect 503."""
+    from producer_api.app import create_app
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(settings, backend))  # its own cache
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            return await http.get("/ready")
+
+    assert (await ask()).json()["ready"] is True
+    await backend.redis.flushall()
+    response = await ask()
+    assert (response.status_code, response.json()["reason"]) == (503, f"no worker for {MODEL} is alive")
+    await ScriptedWorker(backend).announce("loading", 0.4)
+    response = await ask()
+    assert (response.status_code, response.json()["progress"]) == (503, 0.4)
+
+
+async def test_loading_model_queues(client: httpx.AsyncClient, backend: Backend) -> None:
+    """Given the configured model and no worker at all, expect a job for it to be queued."""
+    await backend.redis.flushall()
+    assert (await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).status_code == 202
+
+
+async def test_metrics(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """Given an answered request and a waiting one, expect both in the metrics."""
+    asked = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+    await worker.answer("a", "b", "c")
+    await asked
+    await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})
+    text = (await client.get("/metrics")).text
+    for line in (
+        f'headrace_api_requests_total{{model="{MODEL}",outcome="ok",route="/v1/chat/completions"}} 1.0',
+        f'headrace_api_tokens_total{{kind="prompt",model="{MODEL}"}} 5.0',
+        f'headrace_api_tokens_total{{kind="completion",model="{MODEL}"}} 3.0',
+        f'headrace_api_time_to_first_token_seconds_count{{model="{MODEL}"}} 1.0',
+        f'headrace_api_inter_token_seconds_count{{model="{MODEL}"}} 2.0',
+        f'headrace_queue_waiting{{model="{MODEL}"}} 1.0',
+        "headrace_api_open_streams 0.0",
+        "headrace_api_redis_up 1.0",
+    ):
+        assert line in text
+
+
+async def test_openapi(client: httpx.AsyncClient) -> None:
+    """Given the document, expect every route in it and every reference to lead somewhere."""
+    document = (await client.get("/openapi.json")).json()
+    assert set(document["paths"]) == {
+        "/v1/chat/completions",
+        "/v1/chat/completions/stream",
+        "/v1/jobs",
+        "/v1/jobs/{job_id}",
+        "/v1/jobs/{job_id}/events",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/health",
+        "/ready",
+        "/metrics",
+    }
+
+    def references(node: object) -> Iterator[str]:
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                yield node["$ref"].rsplit("/", 1)[1]
+            for inner in node.values():
+                yield from references(inner)
+        elif isinstance(node, list):
+            for inner in node:
+                yield from references(inner)
+
+    assert set(references(document)) <= set(document["components"]["schemas"])
+
+
+async def test_playground(client: httpx.AsyncClient) -> None:
+    """Given the page, expect it whole from here, under a policy that lets nothing else in."""
+    page = await client.get("/")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for path in ("/web/app.js", "/web/app.css", "/favicon.ico"):
+        assert f'"{path}"' in page.text
+        found = await client.get(path)
+        assert found.status_code == 200
+        again = await client.get(path, headers={"if-none-match": found.headers["etag"]})
+        assert again.status_code == 304
+    assert "http://" not in page.text + (await client.get("/web/app.js")).text.replace("http://www.w3.org", "")
+    assert (await client.get("/docs")).status_code == 404

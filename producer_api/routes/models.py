@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from producer_api.context import Context
+from producer_api.gateway.admit import patience
 from producer_api.openapi import failures, struct_response
 from shared.registry import ModelInfo
 
@@ -41,7 +42,9 @@ def models_router(context: Context) -> APIRouter:
         responses={**failures("openai", 500, 503), 200: struct_response("all that a request may name", ModelList)},
     )
     async def all_models() -> Response:
-        return _json(ModelList([Model.of(info) for info in await context.catalog.models()]))
+        async with patience():
+            found = await context.catalog.models()
+        return _json(ModelList([Model.of(info) for info in found]))
 
     @router.get(
         "/{name:path}",
@@ -49,7 +52,8 @@ def models_router(context: Context) -> APIRouter:
         responses={**failures("openai", 404, 500, 503), 200: struct_response("the model", Model)},
     )
     async def one_model(name: str) -> Response:
-        return _json(Model.of(await context.catalog.find(name)))
+        async with patience():
+            return _json(Model.of(await context.catalog.find(name)))
 
     return router
 

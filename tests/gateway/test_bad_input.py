@@ -182,6 +182,14 @@ async def test_context_bound(client: httpx.AsyncClient) -> None:
     assert "1024" in response.text
 
 
+async def test_log_bound(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """Given n choices that together overflow an answer's log, expect a 400 that names max_tokens."""
+    app = create_app(settings.model_copy(update={"log_tokens": 100}), backend)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        response = await http.post("/v1/chat/completions", json=chat(max_tokens=51, n=2))
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "max_tokens")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

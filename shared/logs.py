@@ -19,7 +19,8 @@ def configure_logging(settings: Settings, *, process: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if pretty:
-        processors.append(structlog.dev.ConsoleRenderer())
+        # a rich traceback would show local variables, and prompts with them
+        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -46,6 +46,12 @@ def running(valkey: EmbeddedServer) -> Iterator[tuple[subprocess.Popen[str], str
         process.communicate()
 
 
+@pytest.fixture(autouse=True)
+def unconfigured_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve` in this process must not set up the logs of all other tests."""
+    monkeypatch.setattr("producer_api.serve.configure_logging", lambda settings, process: None)
+
+
 def test_process(valkey: EmbeddedServer) -> None:
     """Given the API as a process, expect it small when idle, and exit 0 upon SIGTERM."""
     with running(valkey) as (process, url):
@@ -54,6 +60,41 @@ def test_process(valkey: EmbeddedServer) -> None:
         assert psutil.Process(process.pid).memory_info().rss < 150 * MIB
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
+
+
+def test_no_prompt_in_logs(valkey: EmbeddedServer) -> None:
+    """Given prompts with a canary, good, bad and no JSON, expect lines in the log, and no canary in them."""
+    canary = "canary-71c"
+    messages = [{"role": "user", "content": canary}]
+    with running(valkey) as (process, url), httpx.Client(base_url=url) as http:
+        assert http.post("/v1/jobs", json={"model": MODEL, "messages": messages}).status_code == 202
+        assert http.post("/v1/jobs", json={"model": MODEL, "messages": messages, "seed": canary}).status_code == 400
+        assert (
+            http.post("/v1/chat/completions", content=canary, headers={"x-request-id": "mine"}).status_code == 415
+        )
+        process.send_signal(signal.SIGTERM)
+        told = process.stderr.read()
+    assert '"request_id": "mine"' in told
+    assert canary not in told
+
+
+def test_no_locals_in_tracebacks() -> None:
+    """Given a traceback on the console, expect it without the local variables, which may hold a prompt."""
+    code = """
+import structlog
+from shared.config import Settings
+from shared.logs import configure_logging
+configure_logging(Settings(log_format="console"), process="api")
+def fail(prompt):
+    raise ZeroDivisionError
+try:
+    fail("canary" + "-71c")
+except ZeroDivisionError:
+    structlog.get_logger().exception("failed")
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "ZeroDivisionError" in told.stderr
+    assert "canary-71c" not in told.stderr
 
 
 def test_port_in_use(settings: Settings) -> None:

@@ -1,0 +1,37 @@
+# One file, two targets: `api` (no torch) and `worker`. Both run as an unprivileged user.
+#   docker build --target api -t headrace-api .
+#   docker build --target worker -t headrace-worker .
+FROM python:3.11-slim AS base
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN useradd --create-home --uid 10001 headrace \
+    && mkdir -p /data /cache && chown headrace:headrace /data /cache
+ENV HEADRACE_DATA_DIR=/data HEADRACE_CACHE_DIR=/cache HEADRACE_LOG_FORMAT=json
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY headrace headrace
+COPY shared shared
+COPY producer_api producer_api
+COPY workers workers
+
+FROM base AS api
+RUN pip install -c constraints.txt ".[api]"
+USER headrace
+ENV HEADRACE_HOST=0.0.0.0
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
+CMD ["headrace", "api"]
+
+FROM base AS worker
+# g++ builds the engine's kernels at the first start; without it the engine runs plain torch, more slowly
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+RUN pip install -c constraints.txt ".[worker,convert]"
+USER headrace
+ENV HEADRACE_HOST=0.0.0.0 HEADRACE_METRICS_PORT=9100
+VOLUME /cache
+EXPOSE 9100
+# the first start converts the model, which takes a while; /metrics answers from the beginning
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9100/metrics', timeout=2)"]
+STOPSIGNAL SIGTERM
+CMD ["headrace", "worker"]

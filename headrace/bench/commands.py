@@ -1,0 +1,85 @@
+"""`headrace bench …`: each command imports its benchmark when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from shared.errors import ConfigError, HeadraceError
+
+app = typer.Typer(no_args_is_help=True, help="Measure: the engine, the server, what the queue costs.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(help="Of lengths, prompts and arrivals.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Pairs of runs; medians are reported.")]
+Model = Annotated[str, typer.Option(help="Folder, Hugging Face id, or smollm2.")]
+
+
+@app.command()
+def serve(
+    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
+    model: Annotated[str, typer.Option(help="Model to ask for.")] = "smollm2",
+    requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 48,
+    concurrency: Annotated[int, typer.Option(min=1, help="Clients of the closed loop.")] = 32,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Requests a second: an open loop.")] = None,
+    prompts: Annotated[str, typer.Option(help="Prompt tokens: 64, 32-128 or exp:MEAN:MOST.")] = "32-128",
+    outputs: Annotated[str, typer.Option(help="Output tokens, likewise.")] = "exp:48:160",
+    ignore_eos: Annotated[
+        bool, typer.Option(help="Ask for exactly that many tokens (not in OpenAI's API).")
+    ] = True,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests before the measurement.")] = 2,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Load a server: time to first token, between tokens, end to end; tokens/s; errors."""
+    from headrace.bench.load import Target
+    from headrace.bench.mix import Lengths, make_mix
+    from headrace.bench.serve import Load, measure
+
+    try:
+        items = make_mix(seed, requests, prompts=Lengths.parse(prompts), outputs=Lengths.parse(outputs))
+    except ValueError as error:
+        raise ConfigError(f"a length is 64, 32-128 or exp:48:160: {error}") from None
+    extra: dict[str, Any] = {"ignore_eos": True} if ignore_eos else {}
+    load = Load(concurrency=concurrency, rate=rate, seed=seed, warmup=warmup)
+    report = asyncio.run(measure(Target(url, model, extra), items, load, Console(stderr=True)))
+    if as_json:
+        print(json.dumps(report.as_dict()))
+    else:
+        Console().print(report.table(f"{model} at {url}"))
+    if report.errors:
+        raise HeadraceError(f"{sum(report.errors.values())} of {report.requests} requests failed")
+
+
+@app.command()
+def overhead(model: Model = "smollm2", repeats: Repeats = 3, seed: Seed = 0, as_json: Json = False) -> None:
+    """What the queue costs: the same work on the bare engine and through queue, API and worker, in pairs."""
+    from headrace.bench.overhead import measure_overhead
+
+    result = measure_overhead(model, repeats, seed, Console(stderr=True))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
+def engine(
+    model: Model = "smollm2",
+    against: Annotated[str, typer.Option(help="Peers to run beside it: hf, or none.")] = "hf",
+    repeats: Repeats = 3,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The bare engine's output tokens/s, in pairs with other engines on the same work."""
+    from headrace.bench.engine import measure_engine
+
+    result = measure_engine(model, against, repeats, seed, Console(stderr=True))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())

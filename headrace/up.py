@@ -1,0 +1,187 @@
+"""`headrace up`: queue, API and workers on this machine, each a process of its own, until Ctrl-C.
+
+Settings reach the children through their environment. It knows nothing of what the children compute.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from headrace.client import HeadraceClient
+from headrace.supervisor import Child, Supervisor
+from shared.config import ENV_PREFIX, Settings
+from shared.embedded import EmbeddedServer
+from shared.errors import ConfigError, Unavailable
+from shared.repository import SCRIPTED, ModelRepository
+
+TICK = 0.1
+READY_LIMIT = 900.0  # seconds; a first start may download and convert a model
+STOP_MARGIN = 5.0  # on top of the children's own grace
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM came."""
+
+
+class Up:
+    """One run of the launcher.
+
+    Args:
+        settings: of all processes.
+        own_server: start the embedded server; otherwise `settings.redis_url` is used.
+        verbose: let the children write to the terminal instead of log files.
+        console: stderr; what is shown to people.
+    """
+
+    def __init__(self, settings: Settings, *, own_server: bool, verbose: bool, console: Console) -> None:
+        self._settings = settings
+        self._console = console
+        self._verbose = verbose
+        self._model = ModelRepository(settings)
+        self._server = (
+            EmbeddedServer(settings.data_dir / "valkey", appendfsync=settings.appendfsync) if own_server else None
+        )
+        self._supervisor = Supervisor(self._say)
+        self._signals = 0
+        self.port = settings.port
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
+        return f"http://{host}:{self.port}"
+
+    def run(self, ask: str | None = None) -> None:
+        """Start all, and stay until a signal; or, with `ask`, until that question is answered.
+
+        Raises HeadraceError where something cannot be started, or dies again and again.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        try:
+            self._start()
+            self._await_ready()
+            if ask is None:
+                self._welcome()
+                while True:
+                    self._tick()
+            self._answer(ask)
+        except Stopped:
+            self._say("stopping")
+        finally:
+            self._stop()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            raise Stopped
+
+    def _start(self) -> None:
+        self.port = claim_port(self._settings.host, self._settings.port)
+        if self._settings.model != SCRIPTED:
+            with self._console.status(f"setting up the model {self._model.served_name} (once)"):
+                self._model.folder()
+        environment = self._environment()
+        if self._server is not None:
+            self._server.start()
+            environment[f"{ENV_PREFIX}REDIS_URL"] = self._server.url
+        self._spawn("api", environment)
+        for number in range(1, self._settings.workers + 1):
+            self._spawn("worker", environment, f"-{number}")
+
+    def _environment(self) -> dict[str, str]:
+        """All settings as environment variables; each child checks them again."""
+        values = json.loads(self._settings.model_dump_json(exclude={"redis_url"}, exclude_none=True))
+        environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+        environment[f"{ENV_PREFIX}PORT"] = str(self.port)
+        environment[f"{ENV_PREFIX}REDIS_URL"] = self._settings.redis_url.get_secret_value()
+        return environment
+
+    def _spawn(self, role: str, environment: dict[str, str], suffix: str = "") -> None:
+        log = None if self._verbose else self._settings.data_dir / "logs" / f"{role}{suffix}.log"
+        command = [sys.executable, "-m", "headrace", role]
+        self._supervisor.add(Child(f"{role}{suffix}", command, environment, log))
+
+    def _tick(self) -> None:
+        if self._server is not None and self._server.pid is None:
+            self._say("the embedded Valkey died, starting it again")
+            self._server.start()
+        self._supervisor.check()
+        time.sleep(TICK)
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + READY_LIMIT
+        with HeadraceClient(self.url) as client, self._console.status("starting") as status:
+            while time.monotonic() < deadline:
+                self._tick()
+                try:
+                    found = client.ready()
+                except Unavailable:
+                    continue
+                if found["ready"]:
+                    return
+                status.update(f"{self._model.served_name}: {found['reason']} ({found['progress']:.0%})")
+        raise Unavailable(f"{self._model.served_name} was not ready within {READY_LIMIT:.0f} s: see {self._logs()}")
+
+    def _logs(self) -> Path:
+        return self._settings.data_dir / "logs"
+
+    def _answer(self, question: str) -> None:
+        """The answer alone on stdout."""
+        body = {"model": self._model.served_name, "messages": [{"role": "user", "content": question}]}
+        with HeadraceClient(self.url) as client:
+            for text in client.chat({**body, "temperature": 0, "max_tokens": 512}):
+                print(text, end="", flush=True)
+        print()
+
+    def _welcome(self) -> None:
+        model = self._model.served_name
+        body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
+        curl = f"curl -N {self.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+        chat = f"headrace chat --url {self.url}"
+        if self._console.is_terminal:
+            text = Text.assemble(
+                ("Playground  ", "bold"), (f"{self.url}/", "cyan"), "\n",
+                ("OpenAI API  ", "bold"), (f"{self.url}/v1", "cyan"), f"   model {model}\n",
+                ("Terminal    ", "bold"), (chat, "cyan"), "\n",
+                ("Logs        ", "bold"), f"{self._logs()}",
+            )  # fmt: skip
+            self._console.print(Panel(text, title="Headrace is ready", expand=False, border_style="green"))
+            self._console.print("Try it:", style="bold")
+            self._console.print(curl, soft_wrap=True, highlight=False, markup=False)
+            self._console.print("\nCtrl-C stops everything.", style="dim")
+        else:
+            for line in (f"ready: {self.url}/  model {model}", curl):
+                self._say(line)
+
+    def _stop(self) -> None:
+        self._supervisor.stop(self._settings.grace + STOP_MARGIN, lambda: self._signals > 1)
+        if self._server is not None:
+            self._server.stop()
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def claim_port(host: str, port: int) -> int:
+    """`port` if it is free, or a free one for 0. Raises ConfigError."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            found: int = probe.getsockname()[1]
+            return found
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} on {host} cannot be used ({error.strerror}): stop what uses it, or choose --port",
+            param="port",
+        ) from None

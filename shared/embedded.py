@@ -24,7 +24,7 @@ LOG_BYTES = 10 * 2**20  # a longer log is moved aside at the next start
 
 
 class EmbeddedServer:
-    """One server on one data folder; never two on the same.
+    """One server on one data folder; never two on the same. It ends with the thread that started it.
 
     Args:
         data_dir: holds the append-only file, the log and the password; made when missing.

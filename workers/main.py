@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import structlog
@@ -88,7 +89,10 @@ async def _load(settings: Settings, repository: ModelRepository, backend: Backen
 
     beating = asyncio.create_task(beat())
     try:
-        return await asyncio.to_thread(_build, settings, repository, note)
+        # The thread must be gone before the engine's own starts: OpenMP keeps a team for each thread that computed,
+        # and waits passively, a quarter slower, once teams outnumber the cores.
+        with ThreadPoolExecutor(max_workers=1) as loader:
+            return await asyncio.get_running_loop().run_in_executor(loader, _build, settings, repository, note)
     finally:
         beating.cancel()
 

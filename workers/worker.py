@@ -96,7 +96,7 @@ class Worker:
 
     async def _fill(self) -> int:
         room = self._settings.max_num_seqs - sequences(self._active)
-        if room <= 0 or self._engine.stats.waiting:
+        if room <= 0:
             return 0
         model, me = self._info.model, self._info.id
         found = await self._backend.transport.claim(model, me, room)

@@ -6,11 +6,12 @@ import math
 import random
 from dataclasses import dataclass
 
-WORDS = (
-    "water river mill wheel channel stone valley bridge winter morning letter garden market window story night "
-    "engine signal number reason answer question teacher village island harbor winter forest mountain silver paper "
-    "the a of and to in that it was for on with as by at from but not they were which had has been will would there"
-).split()  # noqa: SIM905  a list of words reads better as a text
+TEXT = """
+water river mill wheel channel stone valley bridge winter morning letter garden market window story night engine
+signal number reason answer question teacher village island harbor winter forest mountain silver paper the a of and
+to in that it was for on with as by at from but not they were which had has been will would there
+"""
+WORDS = TEXT.split()
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ It knows nothing of queues or engines. The stream is the truth; live messages sa
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import structlog
 
 from shared import keys
 from shared.delivery.base import Append, Lease, LogPage, RequestRecord
@@ -33,7 +33,22 @@ PAGE = 512  # entries that one read returns, and so what a reader holds in memor
 OUTAGE = 60.0  # seconds that a reader waits for the store to come back before it gives up
 RETRY = 0.5
 
-log = structlog.get_logger(__name__)
+
+class Outage:
+    """How long the store has been away for one reader: borne for OUTAGE seconds, once it was reached."""
+
+    def __init__(self) -> None:
+        self._deadline: float | None = 0.0
+
+    def bear(self, error: Unavailable) -> None:
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + OUTAGE
+        if now > self._deadline:
+            raise error
+
+    def over(self) -> None:
+        self._deadline = None
 
 
 class RedisTokenLog:
@@ -137,12 +152,23 @@ class RedisTokenLog:
         return LogPage(events, complete=RequestState(status.decode()).terminal and len(events) < PAGE)
 
     async def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
-        """Subscribes first, replays the log second, then drops what it already has."""
+        """Subscribes first, replays the log second, then drops what it already has.
+
+        Once it has read the log, it waits out an outage of the store of up to OUTAGE seconds, as silence.
+        """
         async with self._live.subscribe(keys.live_channel(request_id)) as subscription:
             seen, behind = after, True
+            outage = Outage()
             while True:
                 if behind:
-                    page = await self._read_patiently(request_id, seen)
+                    try:
+                        page = await self.read(request_id, seen)
+                    except Unavailable as error:
+                        outage.bear(error)
+                        yield None
+                        await asyncio.sleep(RETRY)
+                        continue
+                    outage.over()
                     for event in page.events:
                         seen = event.last_seq
                         yield event
@@ -161,18 +187,6 @@ class RedisTokenLog:
                     seen = live.last_seq
                     if live.terminal:
                         return
-
-    async def _read_patiently(self, request_id: str, after: int) -> LogPage:
-        """A page, waiting out an outage of the store of up to OUTAGE seconds."""
-        deadline = asyncio.get_running_loop().time() + OUTAGE
-        while True:
-            try:
-                return await self.read(request_id, after)
-            except Unavailable:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-                log.debug("log_unavailable", request_id=request_id)
-                await asyncio.sleep(RETRY)
 
     async def _run(self, command: str, request_id: str, *args: Any) -> Any:
         async with self._server.reaching("the answer log"):

@@ -16,7 +16,8 @@ from shared.config import Settings
 from shared.delivery.base import Append, Lease
 from shared.delivery.pubsub import BACKLOG
 from shared.delivery.token_log import PAGE
-from shared.errors import EngineFailed, NotFound
+from shared.embedded import EmbeddedServer
+from shared.errors import EngineFailed, NotFound, Unavailable
 from shared.protocol import Request, RequestState, Terminal, TokenEvent, Usage
 from tests.fakes import answer, make_request, token_event
 
@@ -161,6 +162,24 @@ async def test_a_reader_outlives_the_loss_of_its_live_connection(backend: Backen
         await backend.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         await append(backend, lease, token_event(1, "b"))
         assert await anext(events) == token_event(1, "b")
+
+
+async def test_a_reader_waits_out_a_restart_of_the_server_but_does_not_begin_in_one(
+    valkey: EmbeddedServer, backend: Backend, request_: Request
+) -> None:
+    lease = await acquire(backend, request_)
+    await append(backend, lease, token_event(0, "a"))
+    async with aclosing(backend.token_log.follow(request_.id, idle=0.05)) as events:
+        assert await anext(events) == token_event(0, "a")
+        valkey.kill()
+        try:
+            assert await anext(events) is None
+            with pytest.raises(Unavailable):
+                await answer(backend, request_.id)
+        finally:
+            valkey.start()
+        assert await append(backend, lease, TokenEvent(1, (), DONE))
+        assert [event async for event in events if event is not None] == [TokenEvent(1, (), DONE)]
 
 
 async def test_a_log_is_bounded_in_length_and_time(backend: Backend, request_: Request) -> None:

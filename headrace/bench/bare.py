@@ -1,0 +1,61 @@
+"""`python -m headrace.bench.bare MODEL SEED`: the engine alone on the mix, as JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+
+from headrace.bench.mix import WorkItem, make_mix
+from headrace.bench.overhead import CONCURRENCY, alone_mix
+from shared.config import load
+from shared.protocol import Message, SamplingParams
+from shared.repository import ModelRepository
+from workers.engine.config import EngineConfig
+from workers.engine.engine import Engine
+from workers.engine.interface import EngineRequest
+
+
+def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tuple[float, list[float]]:
+    """Output tokens/s, and each request's seconds to its first token, with `concurrency` requests kept going."""
+    todo = enumerate(items)
+    started: dict[str, float] = {}
+    first: dict[str, float] = {}
+    tokens = 0
+    begin = time.perf_counter()
+
+    def add() -> None:
+        for number, item in todo:
+            started[str(number)] = time.perf_counter()
+            prompt = engine.tokenizer.encode_chat([Message("user", item.prompt)])
+            params = SamplingParams(max_tokens=item.output_tokens, temperature=0, ignore_eos=True)
+            engine.add(EngineRequest(str(number), tuple(prompt), params))
+            return
+
+    for _ in range(concurrency):
+        add()
+    while engine.has_work():
+        for output in engine.step():
+            if output.error:
+                raise output.error
+            tokens += len(output.tokens)
+            first.setdefault(output.request_id, time.perf_counter())
+            if output.finished:
+                add()
+    seconds = time.perf_counter() - begin
+    return tokens / seconds, [first[name] - started[name] for name in started]
+
+
+def main(model: str, seed: int) -> None:
+    settings = load({"model": model}).settings
+    engine = Engine.load(EngineConfig(model=ModelRepository(settings).folder(), max_num_seqs=settings.max_num_seqs))
+    run_mix(engine, make_mix(seed + 2, 2), 2)  # warm-up
+    rate, _ = run_mix(engine, make_mix(seed), CONCURRENCY)
+    _, waits = run_mix(engine, alone_mix(seed), 1)
+    print(json.dumps({"rate": rate, "ttft": statistics.median(waits)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -6,6 +6,7 @@ Settings reach the children through their environment. It knows nothing of what 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -102,6 +103,9 @@ class Up:
         """All settings as environment variables; each child checks them again."""
         values = json.loads(self._settings.model_dump_json(exclude={"redis_url"}, exclude_none=True))
         environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+        if self._settings.threads is None and self._settings.workers > 1:
+            share = max(1, (os.cpu_count() or 1) // self._settings.workers)
+            environment[f"{ENV_PREFIX}THREADS"] = str(share)
         environment[f"{ENV_PREFIX}PORT"] = str(self.port)
         environment[f"{ENV_PREFIX}REDIS_URL"] = self._settings.redis_url.get_secret_value()
         return environment

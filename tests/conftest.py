@@ -12,6 +12,9 @@ from shared.backend import Backend
 from shared.config import Settings, load
 from shared.embedded import EmbeddedServer
 from shared.repository import ModelRepository
+from workers.openmp import spin_briefly
+
+spin_briefly()  # tests share the cores with the servers that they start
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,6 +20,7 @@ from shared.registry import WorkerInfo
 from shared.repository import SCRIPTED, ModelRepository
 from workers.engine.interface import Generator
 from workers.metrics import WorkerMetrics
+from workers.openmp import spin_briefly
 from workers.scripted import ScriptedEngine
 from workers.worker import Worker
 
@@ -34,6 +35,7 @@ def run(settings: Settings) -> None:
         ConfigError: the model or the device cannot be used.
         EngineFailed: the engine broke; what it held is left to other workers.
     """
+    spin_briefly()
     asyncio.run(_serve(settings))
 
 

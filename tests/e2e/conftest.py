@@ -1,0 +1,108 @@
+"""A whole Headrace, started as a user starts it, in a process group of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from headrace.up import claim_port
+
+LIMIT = 120.0
+
+
+class Launched:
+    """`headrace up` under test: its lines as they come, its processes by role."""
+
+    def __init__(self, data_dir: Path, *options: str) -> None:
+        self.port = claim_port("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lines: list[str] = []
+        command = [sys.executable, "-m", "headrace", "up", "--port", str(self.port), "--data-dir", str(data_dir)]
+        self.process = subprocess.Popen(
+            [*command, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HEADRACE_LEASE": "1", "HEADRACE_GRACE": "5"},
+        )
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def await_line(self, pattern: str, count: int = 1) -> None:
+        """Until `count` lines match, or the launcher has ended."""
+        with self._changed:
+            found = self._changed.wait_for(
+                lambda: sum(bool(re.search(pattern, line)) for line in self.lines) >= count or not self.running,
+                LIMIT,
+            )
+        assert found and self.running, self.lines
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def child(self, role: str) -> psutil.Process:
+        for child in psutil.Process(self.process.pid).children():
+            if role in " ".join(child.cmdline()):
+                return child
+        raise AssertionError(f"no {role}")
+
+    def kill(self, role: str) -> None:
+        child = self.child(role)
+        child.send_signal(signal.SIGKILL)
+        self.await_line(rf"(?i){role}.* died")
+
+    def await_ready(self) -> None:
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/ready").status_code == 200:
+                    return
+        raise AssertionError("not ready")
+
+    def stop(self) -> int:
+        """Ctrl-C; its exit status, once no process of it is left."""
+        assert self.process.stderr is not None
+        if self.process.stderr.closed:
+            return self.process.wait()
+        children = psutil.Process(self.process.pid).children(recursive=True) if self.running else []
+        self.process.send_signal(signal.SIGINT)
+        status = self.process.wait(60)
+        self._reader.join()
+        self.process.stderr.close()
+        assert not psutil.wait_procs(children, timeout=10)[1]
+        return status
+
+
+@pytest.fixture
+def scripted_up(tmp_path: Path) -> Iterator[Launched]:
+    """All processes, on the scripted engine."""
+    launched = Launched(tmp_path / "data", "--model", "scripted", "--workers", "2")
+    try:
+        launched.await_line("^ready: ")
+        yield launched
+    finally:
+        launched.stop()

@@ -1,0 +1,117 @@
+"""The real model through the whole path: the newcomer's smoke run, and the openai package."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.e2e.conftest import Launched
+
+pytestmark = pytest.mark.slow
+
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def up(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    launched = Launched(tmp_path_factory.mktemp("smollm2"))
+    try:
+        launched.await_line("^ready: ")
+        yield launched
+        blocks = httpx.get(f"{launched.url}/ready").json()
+        assert blocks["ready"]
+    finally:
+        assert launched.stop() == 0
+
+
+@pytest.fixture
+def client(up: Launched) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+def test_ask_prints_the_answer_alone_and_ends_well(smollm2: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "headrace", "up", "--port", "0", "--data-dir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--ask", "What is the capital of France?"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == "The capital of France is Paris.\n"
+
+
+def test_a_greedy_answer_is_what_transformers_gives(client: openai.OpenAI, smollm2: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    model = AutoModelForCausalLM.from_pretrained(smollm2)
+    messages = [{"role": "user", "content": "Name three rivers of Europe."}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    generated = model.generate(**ids, max_new_tokens=40, do_sample=False)[0, ids["input_ids"].shape[1] :]
+
+    answer = client.chat.completions.create(model="smollm2", messages=messages, temperature=0, max_tokens=40)
+
+    assert answer.choices[0].message.content == tokenizer.decode(generated, skip_special_tokens=True)
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == ids["input_ids"].shape[1]
+    assert answer.usage.completion_tokens == len(generated)
+
+
+def test_streams_add_up_to_the_answer(client: openai.OpenAI) -> None:
+    options = {"model": "smollm2", "messages": FRANCE, "temperature": 0.8, "seed": 5, "n": 2, "max_tokens": 24}
+    whole = client.chat.completions.create(**options)
+    said = ["", ""]
+    for chunk in client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}):
+        for choice in chunk.choices:
+            said[choice.index] += choice.delta.content or ""
+        usage = chunk.usage
+    assert said == [choice.message.content for choice in whole.choices]
+    assert usage == whole.usage
+
+
+async def test_async_clients_stream_beside_each_other_and_alone_the_same(up: Launched) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as client:
+
+        async def ask(seed: int) -> str:
+            stream = await client.chat.completions.create(
+                model="smollm2", messages=FRANCE, temperature=1, seed=seed, max_tokens=16, stream=True
+            )
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+        together = await asyncio.gather(*(ask(seed) for seed in range(8)))
+        alone = [await ask(seed) for seed in range(3)]
+    assert list(together[:3]) == alone
+    assert len(set(together)) > 1
+
+
+def test_too_long_a_prompt_is_refused_with_both_numbers(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "word " * 9000}]
+    with pytest.raises(openai.BadRequestError, match=r"8192.*") as refused:
+        client.chat.completions.create(model="smollm2", messages=messages, max_tokens=100)
+    assert refused.value.code == "context_length_exceeded"
+    assert "100" in refused.value.message
+
+
+def test_stop_strings_end_an_answer_before_them(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="smollm2", messages=FRANCE, temperature=0, stop=[" is Pa"])
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("The capital of France", "stop")
+
+
+def test_a_stream_outlives_its_worker_and_says_what_it_would_have_said(client: openai.OpenAI, up: Launched) -> None:
+    options = {"model": "smollm2", "messages": FRANCE, "temperature": 1, "seed": 11, "max_tokens": 120}
+    options["extra_body"] = {"ignore_eos": True}
+    undisturbed = client.chat.completions.create(**options).choices[0].message.content
+    said = ""
+    for number, chunk in enumerate(client.chat.completions.create(**options, stream=True)):
+        said += chunk.choices[0].delta.content or ""
+        if number == 10:
+            up.kill("worker")
+    assert said == undisturbed

@@ -1,0 +1,122 @@
+"""The launcher and all processes together, as a user runs them; the scripted engine, so that every gap shows."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from headrace.client import HeadraceClient
+from shared.errors import ContextLengthExceeded, ModelNotFound
+from tests.e2e.conftest import Launched
+from workers.scripted import expected
+
+pytestmark = pytest.mark.slow
+
+TOKENS = 8000
+
+
+def body(prompt: str, **fields: object) -> dict[str, object]:
+    return {"model": "scripted", "prompt": prompt, "max_tokens": TOKENS, **fields}
+
+
+def foretold(prompt: str) -> list[int]:
+    return [expected([ord(character) for character in prompt], 0, p) for p in range(TOKENS)]
+
+
+def follow(url: str, job_id: str) -> list[int]:
+    """Every token of a job, checked to be gapless."""
+    tokens: list[int] = []
+    with HeadraceClient(url) as client:
+        for event in client.events(job_id):
+            if event.name == "token":
+                assert event.data["seq"] == len(tokens)
+                tokens += [token["id"] for token in event.data["tokens"]]
+            else:
+                assert event.name == "done", event
+    return tokens
+
+
+def test_answers_survive_the_death_of_every_process(scripted_up: Launched) -> None:
+    """Given streams under way, if worker, API and queue are killed in turn, then each answer is whole."""
+    prompts = [f"prompt {i}" for i in range(12)]
+    with HeadraceClient(scripted_up.url) as client, concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+        jobs = [client.submit(body(prompt))["id"] for prompt in prompts]
+        following = [pool.submit(follow, scripted_up.url, job) for job in jobs]
+        for role in ("worker", "api", "valkey"):
+            assert not any(answer.done() for answer in following)
+            scripted_up.kill(role)
+        scripted_up.await_ready()
+        for prompt, answer in zip(prompts, following, strict=True):
+            assert answer.result(timeout=60) == foretold(prompt)
+
+
+def test_ctrl_c_stops_everything_and_a_second_start_finds_the_answers(tmp_path: Path) -> None:
+    first = Launched(tmp_path, "--model", "scripted")
+    first.await_line("^ready: ")
+    with HeadraceClient(first.url) as client:
+        job = client.submit(body("kept"))["id"]
+        assert follow(first.url, job) == foretold("kept")
+    assert first.stop() == 0
+
+    second = Launched(tmp_path, "--model", "scripted")
+    second.await_line("^ready: ")
+    assert follow(second.url, job) == foretold("kept")
+    assert second.stop() == 0
+
+
+def test_children_do_not_outlive_a_killed_launcher(scripted_up: Launched) -> None:
+    children = psutil.Process(scripted_up.process.pid).children(recursive=True)
+    assert len(children) == 4  # Valkey, API, two workers
+    scripted_up.process.send_signal(signal.SIGKILL)
+    assert not psutil.wait_procs(children, timeout=30)[1]
+
+
+def test_a_second_launcher_on_the_same_data_or_port_is_refused(scripted_up: Launched, tmp_path: Path) -> None:
+    def launch(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "headrace", "up", "--model", "scripted", *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    same_port = launch("--data-dir", str(tmp_path / "other"), "--port", str(scripted_up.port))
+    same_data = launch("--data-dir", str(tmp_path / "data"), "--port", "0")
+
+    assert (same_port.returncode, same_data.returncode) == (2, 2)
+    assert f"port {scripted_up.port}" in same_port.stderr
+    assert "another Headrace uses" in same_data.stderr
+
+
+def test_the_worker_tells_metrics_and_refuses_with_types(scripted_up: Launched) -> None:
+    with HeadraceClient(scripted_up.url) as client:
+        with pytest.raises(ModelNotFound):
+            client.submit({**body("x"), "model": "other"})
+        with pytest.raises(ContextLengthExceeded, match="8192"):
+            client.submit(body("x", max_tokens=9000))
+        job = client.submit(body("x" * 6000))["id"]
+        [end] = client.events(job)
+    assert (end.name, end.data["error"]["code"]) == ("error", "context_length_exceeded")
+    metrics = httpx.get(f"{scripted_up.url}/metrics").text
+    assert "headrace" in metrics
+
+
+def test_commands_work_against_a_running_server(scripted_up: Launched) -> None:
+    def headrace(*words: str) -> str:
+        command = [sys.executable, "-m", "headrace", *words, "--url", scripted_up.url]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert headrace("models").split() == ["scripted"]
+    said = headrace("submit", "hi", "--max-tokens", "5", "--follow")
+    assert len(said.split()) == 5
+    job = json.loads(headrace("submit", "hi", "--max-tokens", "5", "--json"))["id"]
+    assert headrace("tail", job) == said
+    assert [json.loads(line)["event"] for line in headrace("tail", job, "--after", "3", "--json").splitlines()] == [
+        "token",
+        "done",
+    ]
+    assert headrace("cancel", job).split() == [job, "completed"]

@@ -1,4 +1,4 @@
-"""What an engine promises a worker: sampled answers, takeover, cancellation, refusals and failures that stay alone."""
+"""What an engine promises a worker: sampled answers, takeover, cancellation, refusals, lone failures."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_end_of_text_ends_the_answer_unless_ignored(llama: Path, tmp_path: Path)
     ids = run(load(llama), [list(PROMPT)], params)[0]
     end = ids[4]
     path = folder / "generation_config.json"
-    path.write_text('{"eos_token_id": [999, %d]}' % end)
+    path.write_text(f'{{"eos_token_id": [999, {end}]}}')
     engine = load(folder)
     assert run(engine, [list(PROMPT)], params)[0] == ids[: ids.index(end) + 1]
     assert run(engine, [list(PROMPT)], msgspec.structs.replace(params, ignore_eos=True))[0] == ids
@@ -185,7 +185,7 @@ def test_random_adds_aborts_and_preemptions_leak_nothing_and_mix_nothing_up(llam
 
 
 def test_a_request_that_is_not_a_number_ends_alone(llama: Path, tmp_path: Path) -> None:
-    """Given a checkpoint with a NaN in one token's embedding, its request fails; later users of its blocks are well."""
+    """Given a checkpoint with a NaN in one token's embedding, its request fails; later users of its blocks do not."""
     folder = Path(shutil.copytree(llama, tmp_path / "m"))
     weights = load_file(folder / "model.safetensors")
     good = run(load(llama), [list(PROMPT)], SAMPLED)[0]

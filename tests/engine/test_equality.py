@@ -61,7 +61,7 @@ def test_batches_budgets_and_preemption(
 
 
 def test_preemption_really_happens(checkpoints: Callable[[str], Path]) -> None:
-    """Given a pool for two whole sequences, if eight start, some give their blocks up and the answers are the same."""
+    """Given a pool for two whole sequences, if eight start, some give blocks up and the answers are the same."""
     params = SamplingParams(temperature=0.0, max_tokens=60, ignore_eos=True)
     short = [prompt[:6] for prompt in prompts(8)]
     roomy = run(load(checkpoints("llama")), short, params)

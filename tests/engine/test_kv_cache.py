@@ -1,4 +1,4 @@
-"""Random operations on sequences and blocks: nothing leaks, nothing is given out twice, nothing shared is written."""
+"""Random operations on sequences and blocks: nothing leaks, is given out twice, or is written while shared."""
 
 from __future__ import annotations
 

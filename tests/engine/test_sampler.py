@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 
 import msgspec
 import pytest
@@ -60,11 +59,25 @@ def test_draws_follow_the_distribution() -> None:
 
 
 def test_a_draw_depends_on_seed_choice_and_position_alone() -> None:
-    draws = [sampler.uniform(*key) for key in itertools.product(range(20), range(8), range(100))]
-    assert len(set(draws)) == len(draws)
-    assert all(0 <= draw < 1 for draw in draws)
-    assert abs(statistics.mean(draws) - 0.5) < 0.01
-    assert sampler.uniform(2**63 - 1, 1, 2) == sampler.uniform(2**63 - 1, 1, 2)
+    keys = [sampler.noise_key(*key) for key in itertools.product(range(20), range(8), range(100))]
+    assert len(set(keys)) == len(keys)
+    cpu = torch.device("cpu")
+    together = sampler.exponentials(keys[:64], VOCAB, cpu)
+    assert torch.equal(together[7:8], sampler.exponentials(keys[7:8], VOCAB, cpu))
+    assert torch.equal(together[:, :9], sampler.exponentials(keys[:64], 9, cpu))
+
+
+def test_noise_is_exponential_and_uncorrelated() -> None:
+    keys = [sampler.noise_key(5, 0, position) for position in range(400)]
+    noise = sampler.exponentials(keys, VOCAB, torch.device("cpu"))
+    assert noise.min() > 0
+    # mean and deviation of the distribution are 1, over tokens and over positions
+    for axis in (0, 1):
+        assert abs(noise.mean(axis).mean().item() - 1) < 0.01
+        assert abs(noise.std(axis).mean().item() - 1) < 0.02
+    centred = noise - 1
+    for shifted in (centred[1:, :] * centred[:-1, :], centred[:, 1:] * centred[:, :-1]):
+        assert abs(shifted.mean().item()) < 0.005
 
 
 def test_greedy_rows_beside_sampled_ones() -> None:

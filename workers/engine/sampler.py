@@ -17,8 +17,8 @@ GREEDY_BELOW = 1e-5  # temperatures under it would overflow
 _MASK = 2**64 - 1
 
 
-def uniform(seed: int, choice: int, position: int) -> float:
-    """A number in [0, 1) that depends on nothing else: SplitMix64's finalizer over the three.
+def noise_key(seed: int, choice: int, position: int) -> tuple[int, int]:
+    """Two 32-bit words that depend on nothing else: SplitMix64's finalizer over the three.
 
     https://doi.org/10.1145/2660193.2660195
     """
@@ -28,7 +28,33 @@ def uniform(seed: int, choice: int, position: int) -> float:
         state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
         state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
         state ^= state >> 31
-    return (state >> 11) * 2.0**-53
+    return state >> 32, state & 0xFFFFFFFF
+
+
+def exponentials(keys: list[tuple[int, int]], vocab: int, device: torch.device) -> Tensor:
+    """[R, vocab] float32: for each key and token a draw of the standard exponential distribution.
+
+    A counter-based generator: two rounds of the integer hash lowbias32 over the token's number and the key
+    (https://github.com/skeeto/hash-prospector), in wrapping 32-bit arithmetic.
+    """
+    words = torch.tensor([[_signed(word) for word in key] for key in keys], dtype=torch.int32, device=device)
+    tokens = torch.arange(vocab, dtype=torch.int32, device=device)
+    bits = _lowbias32(_lowbias32(tokens[None, :] ^ words[:, :1]).add_(words[:, 1:]))
+    uniform = bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
+    return uniform.log_().neg_()
+
+
+def _lowbias32(x: Tensor) -> Tensor:
+    x ^= (x >> 16) & 0xFFFF  # the shifts of int32 keep the sign: the mask makes them logical
+    x *= 0x7FEB352D
+    x ^= (x >> 15) & 0x1FFFF
+    x *= _signed(0x846CA68B)
+    x ^= (x >> 16) & 0xFFFF
+    return x
+
+
+def _signed(word: int) -> int:
+    return word - 2**32 if word >= 2**31 else word
 
 
 @torch.inference_mode()
@@ -66,16 +92,18 @@ def _penalize(row: Tensor, sequence: Sequence) -> None:
 
 
 def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:
-    """By the inverse of the cumulative distribution over the tokens that the filters keep; [R] int64."""
+    """An exponential race over the tokens that the filters keep: argmax of p / E; [R] int64.
+
+    Rounding decides only between tokens that all but tie, where the inverse of a cumulative sum would let it decide
+    at the border of every token: an answer that is continued elsewhere stays the same.
+    """
     params = [sequence.params for sequence in sequences]
     temperatures = torch.tensor([p.temperature for p in params], device=logits.device)
     probs = (logits / temperatures[:, None]).softmax(-1)
     if any(p.top_k or p.top_p < 1.0 or p.min_p for p in params):
         probs = probs.masked_fill(probs < thresholds(probs, params)[:, None], 0)
-    cumulative = probs.cumsum(-1, dtype=torch.float64)
-    draws = [uniform(s.params.seed, s.choice, s.num_output_tokens) for s in sequences]
-    targets = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    keys = [noise_key(s.params.seed, s.choice, s.num_output_tokens) for s in sequences]
+    return (probs / exponentials(keys, probs.shape[1], logits.device)).argmax(-1)
 
 
 def thresholds(probs: Tensor, params: list[SamplingParams]) -> Tensor:

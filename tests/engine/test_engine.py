@@ -185,7 +185,7 @@ def test_random_adds_aborts_and_preemptions_leak_nothing_and_mix_nothing_up(llam
 
 
 def test_a_request_that_is_not_a_number_ends_alone(llama: Path, tmp_path: Path) -> None:
-    """Given a checkpoint with a NaN in one token's embedding, its request fails; later users of its blocks do not."""
+    """Given a NaN in one token's embedding, its request fails, and later users of its blocks do not."""
     folder = Path(shutil.copytree(llama, tmp_path / "m"))
     weights = load_file(folder / "model.safetensors")
     good = run(load(llama), [list(PROMPT)], SAMPLED)[0]

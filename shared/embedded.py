@@ -151,6 +151,7 @@ class EmbeddedServer:
             time.sleep(0.02)
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         self.kill()
+        self._release()
         raise Unavailable(f"the embedded Valkey did not start: {' '.join(tail) or 'it said nothing'}")
 
     def _ping(self) -> bool:

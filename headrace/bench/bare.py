@@ -7,9 +7,11 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 
+from headrace.bench.meter import foreign_load
 from headrace.bench.mix import WorkItem, make_mix
-from headrace.bench.overhead import CONCURRENCY, alone_mix
+from headrace.bench.overhead import CONCURRENCY, BareRun, alone_mix, warmup_mix
 from shared.config import load
 from shared.protocol import Message, SamplingParams
 from shared.repository import ModelRepository
@@ -18,8 +20,8 @@ from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
 
 
-def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tuple[float, list[float]]:
-    """Output tokens/s, and each request's seconds to its first token, with `concurrency` requests kept going."""
+def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tuple[int, float, list[float]]:
+    """Output tokens, tokens/s, and each request's seconds to its first token, `concurrency` requests at a time."""
     todo = enumerate(items)
     started: dict[str, float] = {}
     first: dict[str, float] = {}
@@ -45,16 +47,18 @@ def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tupl
             if output.finished:
                 add()
     seconds = time.perf_counter() - begin
-    return tokens / seconds, [first[name] - started[name] for name in started]
+    return tokens, tokens / seconds, [first[name] - started[name] for name in started]
 
 
 def main(model: str, seed: int) -> None:
     settings = load({"model": model}).settings
     engine = Engine.load(EngineConfig(model=ModelRepository(settings).folder(), max_num_seqs=settings.max_num_seqs))
-    run_mix(engine, make_mix(seed + 2, 2), 2)  # warm-up
-    rate, _ = run_mix(engine, make_mix(seed), CONCURRENCY)
-    _, waits = run_mix(engine, alone_mix(seed), 1)
-    print(json.dumps({"rate": rate, "ttft": statistics.median(waits)}))
+    run_mix(engine, warmup_mix(seed), 2)
+    with foreign_load() as during:
+        tokens, rate, _ = run_mix(engine, make_mix(seed), CONCURRENCY)
+        _, _, waits = run_mix(engine, alone_mix(seed), 1)
+    found = BareRun(tokens, rate, statistics.median(waits), during.share)
+    print(json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":

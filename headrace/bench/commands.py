@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import json
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,8 +25,12 @@ Model = Annotated[str, typer.Option(help="Folder, Hugging Face id, or smollm2.")
 def serve(
     url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
     model: Annotated[str, typer.Option(help="Model to ask for.")] = "smollm2",
-    requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 48,
-    concurrency: Annotated[int, typer.Option(min=1, help="Clients of the closed loop.")] = 32,
+    api: Annotated[Literal["chat", "completions"], typer.Option(help="Which of OpenAI's APIs.")] = "chat",
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="How many requests; default: 48, or what --duration allows.")
+    ] = None,
+    duration: Annotated[float | None, typer.Option(min=0.1, help="Seconds in which requests are begun.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Clients of the closed loop.")] = 32,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Requests a second: an open loop.")] = None,
     prompts: Annotated[str, typer.Option(help="Prompt tokens: 64, 32-128 or exp:MEAN:MOST.")] = "32-128",
     outputs: Annotated[str, typer.Option(help="Output tokens, likewise.")] = "exp:48:160",
@@ -32,21 +38,29 @@ def serve(
         bool, typer.Option(help="Ask for exactly that many tokens (not in OpenAI's API).")
     ] = True,
     warmup: Annotated[int, typer.Option(min=0, help="Requests before the measurement.")] = 2,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 600.0,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Load a server: time to first token, between tokens, end to end; tokens/s; errors."""
-    from headrace.bench.load import Target
+    from headrace.bench.load import Load, Target
     from headrace.bench.mix import Lengths, make_mix
-    from headrace.bench.serve import Load, measure
+    from headrace.bench.serve import measure
 
     try:
-        items = make_mix(seed, requests, prompts=Lengths.parse(prompts), outputs=Lengths.parse(outputs))
+        mix = functools.partial(make_mix, prompts=Lengths.parse(prompts), outputs=Lengths.parse(outputs))
     except ValueError as error:
         raise ConfigError(f"a length is 64, 32-128 or exp:48:160: {error}") from None
-    extra: dict[str, Any] = {"ignore_eos": True} if ignore_eos else {}
-    load = Load(concurrency=concurrency, rate=rate, seed=seed, warmup=warmup)
-    report = asyncio.run(measure(Target(url, model, extra), items, load, Console(stderr=True)))
+    items = (
+        (item for block in itertools.count() for item in mix(seed + block))
+        if requests is None and duration is not None
+        else mix(seed, requests or 48)
+    )
+    target = Target(url, model, api, {"ignore_eos": True} if ignore_eos else {}, timeout)
+    load = Load(concurrency, rate, duration, seed)
+    # prompts of their own: a server that keeps prompts must not know the measured ones
+    before = mix(seed - 1, warmup)
+    report = asyncio.run(measure(target, items, load, Console(stderr=True), warmup=before))
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
@@ -65,6 +79,8 @@ def overhead(model: Model = "smollm2", repeats: Repeats = 3, seed: Seed = 0, as_
         print(json.dumps(result.as_dict()))
     else:
         Console().print(result.table())
+    if result.disturbed:
+        raise HeadraceError(f"{result.disturbed}: measure again on a quiet machine")
 
 
 @app.command()

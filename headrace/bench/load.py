@@ -1,6 +1,6 @@
-"""A load client for OpenAI-compatible servers: it keeps requests going and notes when each token arrived.
+"""A load client for OpenAI-compatible servers: it keeps requests going, in a closed or in an open loop.
 
-It parses HTTP with httptools, since on a small machine a heavier client would measure itself.
+It does not know what the times mean that it collects.
 """
 
 from __future__ import annotations
@@ -10,201 +10,193 @@ import json
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import httptools
-
 from headrace.bench.mix import WorkItem
+from headrace.bench.stream import AnswerStream, Sample, StreamFailed
 from shared.errors import ConfigError
 
-LIMIT = 600.0  # seconds that one request may take
 CONNECT_LIMIT = 10.0
 READ_BYTES = 65_536
-MOST_FRAME = 2**20  # bytes of one server-sent event
+MOST_IN_FLIGHT = 4096  # of an open loop; an arrival beyond is an error, never a later arrival
+
+Api = Literal["chat", "completions"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where requests are sent. `authority` is the host header's value; `tls` is None for plain HTTP."""
+
+    host: str
+    port: int
+    authority: str
+    path: str
+    tls: ssl.SSLContext | None
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server and how it is asked; `extra` goes into each body, for fields beyond OpenAI's."""
+    """A server and how it is asked.
+
+    Attributes:
+        extra: goes into each body, for fields beyond OpenAI's.
+        timeout: seconds that one request may take.
+    """
 
     url: str
     model: str
-    extra: dict[str, Any] = field(default_factory=dict)
+    api: Api = "chat"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = 600.0
 
-    def address(self) -> tuple[str, int, ssl.SSLContext | None, str]:
-        """Host, port, TLS and path of chat completions. Raises ConfigError."""
-        parts = urlsplit(self.url)
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        """Raises ConfigError."""
+        try:
+            parts = urlsplit(self.url)
+            port = parts.port
+        except ValueError as error:
+            raise ConfigError(f"{self.url} is no http address: {error}", param="url") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{self.url} is no http address")
+            raise ConfigError(f"{self.url} is no http address", param="url")
+        route = "/v1/chat/completions" if self.api == "chat" else "/v1/completions"
         tls = ssl.create_default_context() if parts.scheme == "https" else None
-        path = parts.path.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
-        return parts.hostname, parts.port or (443 if tls else 80), tls, path
+        return Endpoint(
+            host=parts.hostname,
+            port=port or (443 if tls else 80),
+            authority=parts.netloc.rpartition("@")[2],
+            path=parts.path.rstrip("/").removesuffix("/v1") + route,
+            tls=tls,
+        )
 
-    def body(self, item: WorkItem) -> bytes:
-        return json.dumps(
-            {
-                "model": self.model,
-                "messages": [{"role": "user", "content": item.prompt}],
-                "max_tokens": item.output_tokens,
-                "temperature": 0,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-                **self.extra,
-            }
-        ).encode()
-
-
-@dataclass
-class Sample:
-    """What one request gave; times by time.perf_counter. `scheduled` is when it should have been sent."""
-
-    scheduled: float
-    arrivals: list[float] = field(default_factory=list)
-    ended: float = 0.0
-    output_tokens: int = 0
-    prompt_tokens: int = 0
-    error: str | None = None
-
-    @property
-    def ttft(self) -> float:
-        return self.arrivals[0] - self.scheduled
-
-    @property
-    def gaps(self) -> list[float]:
-        return [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
+    def request(self, item: WorkItem) -> bytes:
+        """The whole HTTP request, on a connection of its own."""
+        messages = [{"role": "user", "content": item.prompt}]
+        asked = {"messages": messages} if self.api == "chat" else {"prompt": item.prompt}
+        fields = {
+            "model": self.model,
+            **asked,
+            "max_tokens": item.output_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **self.extra,
+        }
+        body = json.dumps(fields).encode()
+        head = (
+            f"POST {self.endpoint.path} HTTP/1.1\r\nhost: {self.endpoint.authority}\r\nconnection: close\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
 
 
-class StreamFailed(Exception):
-    """The server said no, or the stream broke off; the message is the kind of error."""
+@dataclass(frozen=True)
+class Load:
+    """How requests are sent: `rate` a second if given, else by `concurrency` clients in a closed loop.
 
+    None is begun after `seconds`, where given.
+    """
 
-class _Stream:
-    """One response: the callbacks of httptools, and the events found in its body."""
-
-    def __init__(self, sample: Sample) -> None:
-        self._sample = sample
-        self._buffer = b""
-        self._body = b""
-        self.parser = httptools.HttpResponseParser(self)
-        self.complete = False
-        self.done = False
-
-    def on_body(self, data: bytes) -> None:
-        if self.parser.get_status_code() != 200:
-            self._body = (self._body + data)[:MOST_FRAME]
-            return
-        *frames, self._buffer = (self._buffer + data).split(b"\n\n")
-        if len(self._buffer) > MOST_FRAME:
-            raise StreamFailed("oversized event")
-        now = time.perf_counter()
-        for frame in frames:
-            for line in frame.split(b"\n"):
-                if line.startswith(b"data:"):
-                    self._event(line[5:].strip(), now)
-
-    def _event(self, data: bytes, now: float) -> None:
-        if data == b"[DONE]":
-            self.done = True
-            return
-        chunk = json.loads(data)
-        if "error" in chunk:
-            raise StreamFailed(f"stream error {chunk['error'].get('code') or ''}".strip())
-        if usage := chunk.get("usage"):
-            self._sample.output_tokens = usage["completion_tokens"]
-            self._sample.prompt_tokens = usage["prompt_tokens"]
-        if any(choice["delta"].get("content") for choice in chunk.get("choices", ())):
-            self._sample.arrivals.append(now)
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-        status = self.parser.get_status_code()
-        if status != 200:
-            raise StreamFailed(f"HTTP {status}")
-        if not self.done:
-            raise StreamFailed("stream without [DONE]")
+    concurrency: int = 32
+    rate: float | None = None
+    seconds: float | None = None
+    seed: int = 0
 
 
 async def send(target: Target, item: WorkItem, scheduled: float) -> Sample:
-    """One request over a connection of its own; never raises for what the server does."""
+    """One request; never raises for what the server does."""
     sample = Sample(scheduled)
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(target.timeout):
             await _exchange(target, item, sample)
-        if not sample.arrivals:
-            sample.error = "no token"
     except StreamFailed as error:
         sample.error = str(error)
     except TimeoutError:
         sample.error = "timeout"
-    except (OSError, asyncio.IncompleteReadError, httptools.HttpParserError, ValueError) as error:
+    except OSError as error:
         sample.error = type(error).__name__
     sample.ended = time.perf_counter()
     return sample
 
 
 async def _exchange(target: Target, item: WorkItem, sample: Sample) -> None:
-    host, port, tls, path = target.address()
+    to = target.endpoint
     async with asyncio.timeout(CONNECT_LIMIT):
-        reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+        reader, writer = await asyncio.open_connection(to.host, to.port, ssl=to.tls)
     try:
-        body = target.body(item)
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-        )
-        writer.write(f"{head}\r\nconnection: close\r\n\r\n".encode() + body)
+        writer.write(target.request(item))
         await writer.drain()
-        stream = _Stream(sample)
+        stream = AnswerStream(sample)
         while not stream.complete:
             data = await reader.read(READ_BYTES)
             if not data:
                 raise StreamFailed("connection cut")
-            _feed(stream, data)
+            stream.feed(data)
     finally:
         writer.close()
 
 
-def _feed(stream: _Stream, data: bytes) -> None:
-    try:
-        stream.parser.feed_data(data)
-    except httptools.HttpParserCallbackError as error:
-        if isinstance(error.__context__, StreamFailed):
-            raise error.__context__ from None
-        raise
+async def drive(target: Target, items: Iterable[WorkItem], load: Load, seen: Callable[[Sample], None]) -> None:
+    """Send `items` as `load` says, and tell `seen` of each that ended."""
+    if load.rate is None:
+        await _closed_loop(target, items, load, seen)
+    else:
+        await _open_loop(target, items, load, load.rate, seen)
 
 
-async def closed_loop(
-    target: Target, items: Sequence[WorkItem], concurrency: int, seen: Callable[[Sample], None]
+async def _closed_loop(
+    target: Target, items: Iterable[WorkItem], load: Load, seen: Callable[[Sample], None]
 ) -> None:
-    """`concurrency` clients, each sending its next request when its last one has ended."""
     todo = iter(items)
+    end = _end(load)
 
     async def client() -> None:
         for item in todo:
-            seen(await send(target, item, time.perf_counter()))
+            now = time.perf_counter()
+            if now >= end:
+                return
+            seen(await send(target, item, now))
 
-    await asyncio.gather(*(client() for _ in range(concurrency)))
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(load.concurrency):
+            tasks.create_task(client())
 
 
-async def open_loop(
-    target: Target, items: Sequence[WorkItem], rate: float, seed: int, seen: Callable[[Sample], None]
+async def _open_loop(
+    target: Target, items: Iterable[WorkItem], load: Load, rate: float, seen: Callable[[Sample], None]
 ) -> None:
-    """Poisson arrivals, `rate` a second, whatever the server does; latency counts from the arrival's own time."""
+    """Poisson arrivals whatever the server does; latency counts from the arrival's own time, so that a server
+    that holds the client up does not hide it.
+    """
+    in_flight: set[asyncio.Task[None]] = set()
 
     async def one(item: WorkItem, at: float) -> None:
         seen(await send(target, item, at))
 
     async with asyncio.TaskGroup() as tasks:
-        async for item, at in _arrivals(items, rate, seed):
-            tasks.create_task(one(item, at))
+        async for item, at in _arrivals(items, rate, load):
+            if len(in_flight) >= MOST_IN_FLIGHT:
+                seen(Sample(at, error="too many in flight"))
+                continue
+            task = tasks.create_task(one(item, at))
+            in_flight.add(task)
+            task.add_done_callback(in_flight.discard)
 
 
-async def _arrivals(items: Sequence[WorkItem], rate: float, seed: int) -> AsyncIterator[tuple[WorkItem, float]]:
-    chance = random.Random(seed)  # noqa: S311  a benchmark must be repeatable
-    at = time.perf_counter()
+async def _arrivals(items: Iterable[WorkItem], rate: float, load: Load) -> AsyncIterator[tuple[WorkItem, float]]:
+    chance = random.Random(load.seed)  # noqa: S311  a benchmark must be repeatable
+    at, end = time.perf_counter(), _end(load)
     for item in items:
+        if at >= end:
+            return
         await asyncio.sleep(at - time.perf_counter())
         yield item, at
         at += chance.expovariate(rate)
+
+
+def _end(load: Load) -> float:
+    return float("inf") if load.seconds is None else time.perf_counter() + load.seconds

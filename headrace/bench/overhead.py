@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,33 +26,48 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bench.load import Target
+from headrace.bench.load import Load, Target
+from headrace.bench.meter import QUIET, foreign_load
 from headrace.bench.mix import WorkItem, make_mix
 from headrace.bench.report import Report
-from headrace.bench.serve import Load, measure
+from headrace.bench.serve import measure
 from headrace.up import claim_port
+from shared.config import load
 from shared.errors import HeadraceError
 from shared.repository import ModelRepository
 
 CONCURRENCY = 32
 ALONE = 24  # requests sent one by one, for the time to the first token
 START_LIMIT = 300.0
+BARE_LIMIT = 1800.0
+STOP_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class BareRun:
+    """The bare engine's side. `foreign`: the share of the cores that others had meanwhile."""
+
+    tokens: int
+    rate: float
+    ttft: float
+    foreign: float
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One run of each; rates in output tokens/s, times in seconds."""
+    """One run of each; rates in output tokens/s, times in seconds, `foreign` the worse of both sides."""
 
     bare_rate: float
     queue_rate: float
     bare_ttft: float
     queue_ttft: float
     api_rss_mib: float
+    foreign: float
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """All pairs, and the medians over them."""
+    """All pairs, and the medians over them: none is left out, so that nobody can choose."""
 
     pairs: list[Pair]
 
@@ -67,18 +83,35 @@ class Overhead:
     def api_rss_mib(self) -> float:
         return statistics.median(pair.api_rss_mib for pair in self.pairs)
 
+    @property
+    def disturbed(self) -> str:
+        """Why the figures cannot be trusted, or nothing. An engine that shares its cores slows down many times."""
+        shares = [pair.foreign for pair in self.pairs if pair.foreign > QUIET]
+        if not shares:
+            return ""
+        return f"{len(shares)} of {len(self.pairs)} pairs shared the cores with others (up to {max(shares):.0%})"
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "pairs": [asdict(pair) for pair in self.pairs],
             "rate_ratio": self.rate_ratio,
             "added_ttft": self.added_ttft,
             "api_rss_mib": self.api_rss_mib,
+            "disturbed": self.disturbed,
         }
 
     def table(self) -> Table:
         table = Table(
-            "pair", "bare tokens/s", "queue tokens/s", "ratio", "bare TTFT", "queue TTFT", "added", "API MiB"
-        )
+            "pair",
+            "bare tokens/s",
+            "queue tokens/s",
+            "ratio",
+            "bare TTFT",
+            "queue TTFT",
+            "added",
+            "API MiB",
+            "others",
+        )  # fmt: skip
         for number, pair in enumerate(self.pairs, 1):
             table.add_row(
                 str(number),
@@ -89,11 +122,12 @@ class Overhead:
                 f"{pair.queue_ttft * 1000:.1f} ms",
                 f"{(pair.queue_ttft - pair.bare_ttft) * 1000:.1f} ms",
                 f"{pair.api_rss_mib:.0f}",
+                f"{pair.foreign:.1%}",
             )
         table.add_section()
         table.add_row(
             "median", "", "", f"{self.rate_ratio:.3f}", "", "", f"{self.added_ttft * 1000:.1f} ms",
-            f"{self.api_rss_mib:.0f}",
+            f"{self.api_rss_mib:.0f}", "",
         )  # fmt: skip
         return table
 
@@ -109,28 +143,37 @@ def measure_overhead(model: str, repeats: int, seed: int, console: Console) -> O
     return Overhead(pairs)
 
 
-def _bare(model: str, seed: int) -> dict[str, float]:
+def _bare(model: str, seed: int) -> BareRun:
     command = [sys.executable, "-m", "headrace.bench.bare", model, str(seed)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=BARE_LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        raise HeadraceError(f"the bare engine did not end within {BARE_LIMIT:.0f} s") from None
     if done.returncode:
         raise HeadraceError(f"the bare engine failed: {(done.stderr.strip().splitlines() or ['silently'])[-1]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return BareRun(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _pair(bare: dict[str, float], model: str, seed: int, console: Console) -> Pair:
-    with _whole_path(model, console) as (url, supervisor):
+def _pair(bare: BareRun, model: str, seed: int, console: Console) -> Pair:
+    with _whole_path(model) as (url, supervisor):
         rss = _api_rss_mib(supervisor)
-        target = Target(url, _served_name(model), {"ignore_eos": True})
-        full = asyncio.run(measure(target, make_mix(seed), Load(CONCURRENCY, seed=seed), console))
-        alone = asyncio.run(measure(target, alone_mix(seed), Load(1, seed=seed), console))
-    _refuse_errors(full, alone)
-    return Pair(bare["rate"], full.output_tokens_per_second, bare["ttft"], alone.ttft.p50, rss)
+        target = Target(url, _served_name(model), extra={"ignore_eos": True})
+        asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
+        with foreign_load() as during:
+            full = asyncio.run(measure(target, make_mix(seed), Load(CONCURRENCY), console))
+            alone = asyncio.run(measure(target, alone_mix(seed), Load(1), console))
+    for report in (full, alone):
+        refuse_unfit(report)
+    if full.output_tokens != bare.tokens:
+        raise HeadraceError(f"not the same work: {bare.tokens} tokens bare, {full.output_tokens} through the queue")
+    return Pair(
+        bare.rate, full.output_tokens_per_second, bare.ttft, alone.ttft.p50, rss, max(bare.foreign, during.share)
+    )
 
 
 def _served_name(model: str) -> str:
-    from shared.config import load
-
     return ModelRepository(load({"model": model}).settings).served_name
 
 
@@ -139,14 +182,20 @@ def alone_mix(seed: int) -> list[WorkItem]:
     return [WorkItem(item.prompt, item.prompt_tokens, 2) for item in make_mix(seed + 1, ALONE)]
 
 
-def _refuse_errors(*reports: Report) -> None:
-    for report in reports:
-        if report.errors:
-            raise HeadraceError(f"requests failed, so there is nothing to compare: {report.errors}")
+def warmup_mix(seed: int) -> list[WorkItem]:
+    return make_mix(seed + 2, 2)
+
+
+def refuse_unfit(report: Report) -> None:
+    """Raises HeadraceError for a run that lacks requests, and KeyboardInterrupt for one that was stopped."""
+    if report.interrupted:
+        raise KeyboardInterrupt
+    if report.errors:
+        raise HeadraceError(f"requests failed, so there is nothing to compare: {report.errors}")
 
 
 @contextlib.contextmanager
-def _whole_path(model: str, console: Console) -> Iterator[tuple[str, int]]:
+def _whole_path(model: str) -> Iterator[tuple[str, int]]:
     """`headrace up`, ready; its address and process id."""
     port = claim_port("127.0.0.1", 0)
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -161,16 +210,22 @@ def _whole_path(model: str, console: Console) -> Iterator[tuple[str, int]]:
                 env={**os.environ, "HEADRACE_LOG_LEVEL": "warning"},
             )
         try:
-            _await_ready(process, log, console)
+            _await_ready(process, log)
             yield f"http://127.0.0.1:{port}", process.pid
         finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
+            _stop(process)
 
 
-def _await_ready(process: subprocess.Popen[bytes], log: Path, console: Console) -> None:
-    import time
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
+
+def _await_ready(process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline and process.poll() is None:
         if re.search(rb"^ready: ", log.read_bytes(), re.MULTILINE):

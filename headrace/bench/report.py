@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from headrace.bench.load import Sample
+from headrace.bench.stream import Sample
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class Report:
-    """One run. Token counts are the server's own; a failed request counts as an error and nowhere else."""
+    """One run. Token counts are the server's own; a failed request counts as an error and nowhere else.
+
+    `interrupted`: requests in flight when it was stopped are in no figure.
+    """
 
     requests: int
     errors: dict[str, int]
@@ -47,9 +50,10 @@ class Report:
     ttft: Spread
     inter_token: Spread
     end_to_end: Spread
+    interrupted: bool
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], seconds: float) -> Report:
+    def of(cls, samples: Sequence[Sample], seconds: float, *, interrupted: bool = False) -> Report:
         good = [sample for sample in samples if sample.error is None]
         tokens = sum(sample.output_tokens for sample in good)
         return cls(
@@ -59,9 +63,10 @@ class Report:
             output_tokens=tokens,
             output_tokens_per_second=tokens / seconds if seconds else 0.0,
             requests_per_second=len(good) / seconds if seconds else 0.0,
-            ttft=Spread.of([sample.ttft for sample in good]),
+            ttft=Spread.of([sample.arrivals[0] - sample.scheduled for sample in good if sample.arrivals]),
             inter_token=Spread.of([gap for sample in good for gap in sample.gaps]),
             end_to_end=Spread.of([sample.ended - sample.scheduled for sample in good]),
+            interrupted=interrupted,
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -79,6 +84,7 @@ class Report:
         table.caption = (
             f"{self.requests} requests in {self.seconds:.1f} s: {self.output_tokens_per_second:.1f} output tokens/s"
             f", {self.requests_per_second:.2f} requests/s; errors: {self.errors or 'none'}"
+            f"{'; interrupted: requests in flight are not counted' if self.interrupted else ''}"
         )
         table.caption_justify = "left"
         return table

@@ -1,0 +1,57 @@
+"""The embedded server: it keeps what it was given, and its folder to itself."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from shared.embedded import EmbeddedServer
+from shared.errors import ConfigError, Unavailable
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    made = EmbeddedServer(tmp_path / "valkey", appendfsync="always")
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_what_was_written_survives_a_kill(server: EmbeddedServer) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.set("key", "value")
+    port = server.port
+    server.kill()
+    assert server.pid is None
+    server.start()
+    assert server.port == port
+    with redis.Redis.from_url(server.url) as client:
+        assert client.get("key") == b"value"
+
+
+def test_it_never_evicts_and_wants_its_password(server: EmbeddedServer, tmp_path: Path) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+        assert client.config_get("appendfsync")["appendfsync"] == "always"
+        assert client.config_get("bind")["bind"] == "127.0.0.1"
+    with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    assert stat.S_IMODE((tmp_path / "valkey" / "password").stat().st_mode) == 0o600
+
+
+def test_two_servers_never_share_a_folder(server: EmbeddedServer, tmp_path: Path) -> None:
+    second = EmbeddedServer(tmp_path / "valkey")
+    with pytest.raises(ConfigError, match="another Headrace"):
+        second.start()
+    server.stop()
+    second.start()
+    second.stop()
+
+
+def test_a_server_that_cannot_start_says_why(server: EmbeddedServer, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="did not start"):
+        EmbeddedServer(tmp_path / "other", port=server.port).start()

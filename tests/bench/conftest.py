@@ -100,7 +100,7 @@ async def server() -> AsyncIterator[FakeServer]:
             handlers.discard(task)
 
     listening = await asyncio.start_server(handle, "127.0.0.1", 0)
-    fake.url = "http://127.0.0.1:%d" % listening.sockets[0].getsockname()[1]
+    fake.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     try:
         yield fake
     finally:

@@ -87,7 +87,7 @@ def test_the_bare_side_does_all_the_work_under_its_concurrency():
 
 @pytest.mark.slow
 def test_a_pair_through_the_whole_path():
-    """Given the scripted model through `headrace up`, Expect the mix's tokens compared, and other counts refused."""
+    """Given the scripted model through `headrace up`, Expect the mix's tokens compared, others refused."""
     tokens = sum(item.output_tokens for item in make_mix(0))
     console = Console(file=io.StringIO())
 

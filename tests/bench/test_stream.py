@@ -55,7 +55,10 @@ def test_a_token_without_text_is_no_failure():
     ("data", "kind"),
     [
         (b"HTTP/1.1 503 Busy\r\ncontent-length: 5\r\n\r\nlater", "HTTP 503"),
-        (chunked(text("a"), b'data: {"error": {"code": "engine_failed", "message": "x"}}\n\n'), "stream error engine_failed"),
+        (
+            chunked(text("a"), b'data: {"error": {"code": "engine_failed", "message": "x"}}\n\n'),
+            "stream error engine_failed",
+        ),
         (chunked(text("a"), b'data: {"error": "x"}\n\n'), "stream error"),
         (chunked(text("a"), b"data: {oops\n\n"), "malformed event"),
         (chunked(text("a"), b'data: {"choices": 3}\n\n'), "malformed event"),

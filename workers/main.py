@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +25,10 @@ from workers.openmp import spin_briefly
 from workers.scripted import ScriptedEngine
 from workers.worker import Worker
 
+# Seconds that the engine's thread may keep the interpreter while a token waits to be written. With Python's 5 ms
+# each of the few hand-overs between a step and its append waited that long.
+SWITCH_INTERVAL = 0.001
+
 log = structlog.get_logger(__name__)
 
 
@@ -36,6 +41,7 @@ def run(settings: Settings) -> None:
         EngineFailed: the engine broke; what it held is left to other workers.
     """
     spin_briefly()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     asyncio.run(_serve(settings))
 
 

@@ -35,6 +35,7 @@ from headrace.up import claim_port
 from shared.config import load
 from shared.errors import HeadraceError
 from shared.repository import ModelRepository
+from workers.openmp import spin_briefly
 
 CONCURRENCY = 32
 ALONE = 24  # requests sent one by one, for the time to the first token
@@ -134,6 +135,7 @@ class Overhead:
 
 def measure_overhead(model: str, repeats: int, seed: int, console: Console) -> Overhead:
     """Raises HeadraceError where a side cannot be started or a request fails."""
+    spin_briefly()  # both sides inherit it, as a worker runs
     pairs = []
     for number in range(repeats):
         console.print(f"pair {number + 1} of {repeats}: the bare engine")

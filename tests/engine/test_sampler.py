@@ -80,6 +80,16 @@ def test_noise_is_exponential_and_uncorrelated() -> None:
         assert abs(shifted.mean().item()) < 0.005
 
 
+def test_the_extreme_of_the_noise_draws_nothing_that_was_filtered_out() -> None:
+    """Given a seed for which some token's bits are all ones, the only token that top-k keeps is drawn."""
+    seed, vocab = 367, 49152
+    logits = torch.zeros(1, vocab)
+    logits[0, 11] = 1.0
+    params = SamplingParams(temperature=1.0, top_k=1, seed=seed)
+    assert sampler.exponentials([sampler.noise_key(seed, 0, 0)], vocab, logits.device).min() > 0
+    assert sampler.sample(logits, [make_sequence(params, [1], [])]) == [11]
+
+
 def test_greedy_rows_beside_sampled_ones() -> None:
     logits = torch.randn(3, VOCAB)
     greedy, warm = SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, seed=3)

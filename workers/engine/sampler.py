@@ -40,7 +40,8 @@ def exponentials(keys: list[tuple[int, int]], vocab: int, device: torch.device) 
     words = torch.tensor([[_signed(word) for word in key] for key in keys], dtype=torch.int32, device=device)
     tokens = torch.arange(vocab, dtype=torch.int32, device=device)
     bits = _lowbias32(_lowbias32(tokens[None, :] ^ words[:, :1]).add_(words[:, 1:]))
-    uniform = bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
+    # 23 bits and a half are exact in float32: one bit more would round up to 1, whose draw of 0 divides 0 by 0
+    uniform = bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
     return uniform.log_().neg_()
 
 

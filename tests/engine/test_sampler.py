@@ -67,6 +67,15 @@ def test_a_draw_depends_on_seed_choice_and_position_alone() -> None:
     assert torch.equal(together[:, :9], sampler.exponentials(keys[:64], 9, cpu))
 
 
+def test_every_position_draws_anew() -> None:
+    """Given the same flat logits at 30 positions, the tokens differ, and the same way each time."""
+    params = SamplingParams(temperature=1.0, seed=9)
+    sequences = [make_sequence(params, [1], [2] * position) for position in range(30)]
+    drawn = sampler.sample(torch.zeros(30, VOCAB), sequences)
+    assert len(set(drawn)) > 25
+    assert drawn == sampler.sample(torch.zeros(30, VOCAB), sequences)
+
+
 def test_noise_is_exponential_and_uncorrelated() -> None:
     keys = [sampler.noise_key(5, 0, position) for position in range(400)]
     noise = sampler.exponentials(keys, VOCAB, torch.device("cpu"))

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import httpx
 import stamina
-from httpx_sse import EventSource, connect_sse
+from httpx_sse import EventSource, ServerSentEvent, connect_sse
 
 from shared.errors import HeadraceError, Unavailable, error_classes
 
@@ -88,14 +88,14 @@ class HeadraceClient:
             self._checked(source)
             if source.response.status_code == httpx.codes.NO_CONTENT:
                 return
-            for frame in source.iter_sse():
+            for frame in _frames(source):
                 yield JobEvent(int(frame.id or after), frame.event, json.loads(frame.data))
 
     def chat(self, body: dict[str, Any]) -> Generator[str]:
         """The text of one streamed chat completion, piece by piece."""
         with connect_sse(self._http, "POST", "/v1/chat/completions/stream", json=body) as source:
             self._checked(source)
-            for frame in source.iter_sse():
+            for frame in _frames(source):
                 if frame.data == "[DONE]":
                     return
                 chunk = json.loads(frame.data)
@@ -133,6 +133,11 @@ class HeadraceClient:
         except ValueError:
             raise HeadraceError(f"{self._url} answered {response.status_code} without JSON: no Headrace?") from None
         return body
+
+
+def _frames(source: EventSource) -> Iterator[ServerSentEvent]:
+    """Events with data. httpx-sse also gives one for a comment that follows an id, which the standard drops."""
+    return (frame for frame in source.iter_sse() if frame.data)
 
 
 def error_of(body: dict[str, Any]) -> HeadraceError:

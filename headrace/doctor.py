@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import shutil
-import socket
 import sys
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from headrace.ports import probe
 from shared.backend import Backend
 from shared.config import Loaded, Settings
 from shared.errors import ConfigError, HeadraceError
@@ -71,9 +71,7 @@ def _model(settings: Settings) -> Finding:
 def _port(settings: Settings) -> Finding:
     where = f"{settings.host}:{settings.port}"
     try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host, settings.port))
+        probe(settings.host, settings.port)
         return Finding("port", "ok", f"{where} is free")
     except OSError as error:
         return Finding("port", "warning", f"{where}: {error.strerror}", "a Headrace may be running; or set --port")

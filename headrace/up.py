@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from headrace.client import HeadraceClient
+from headrace.ports import probe
 from headrace.supervisor import Child, Supervisor
 from shared.config import ENV_PREFIX, Settings
 from shared.embedded import EmbeddedServer
@@ -101,7 +101,7 @@ class Up:
 
     def _environment(self) -> dict[str, str]:
         """All settings as environment variables; each child checks them again."""
-        values = json.loads(self._settings.model_dump_json(exclude={"redis_url"}, exclude_none=True))
+        values = self._settings.model_dump(mode="json", exclude={"redis_url"}, exclude_none=True)
         environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in values.items()}
         if self._settings.threads is None and self._settings.workers > 1:
             share = max(1, (os.cpu_count() or 1) // self._settings.workers)
@@ -179,11 +179,7 @@ class Up:
 def claim_port(host: str, port: int) -> int:
     """`port` if it is free, or a free one for 0. Raises ConfigError."""
     try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            found: int = probe.getsockname()[1]
-            return found
+        return probe(host, port)
     except OSError as error:
         raise ConfigError(
             f"port {port} on {host} cannot be used ({error.strerror}): stop what uses it, or choose --port",

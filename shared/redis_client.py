@@ -31,20 +31,6 @@ RETRY_AFTER = 1.0
 CONNECTIONS = 64  # of one process; more callers than that wait their turn
 
 
-@asynccontextmanager
-async def reaching(what: str) -> AsyncIterator[None]:
-    """Raise Unavailable for trouble of the connection or the server, in a sentence about `what`."""
-    try:
-        yield
-    except TROUBLE as error:
-        raise Unavailable(f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER) from error
-    except ResponseError as error:
-        # a full disk under the append-only file, or a replica link that the server insists on
-        if str(error).startswith(("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")):
-            raise Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER) from error
-        raise
-
-
 @dataclass(frozen=True)
 class RedisServer:
     """A client and the time that a call of it may take, in seconds.
@@ -71,9 +57,19 @@ class RedisServer:
 
     @asynccontextmanager
     async def reaching(self, what: str) -> AsyncIterator[None]:
-        """Within the time, or Unavailable."""
-        async with reaching(what), asyncio.timeout(self.timeout):
-            yield
+        """Raise Unavailable when the time is over or the server is in trouble, in a sentence about `what`."""
+        try:
+            async with asyncio.timeout(self.timeout):
+                yield
+        except TROUBLE as error:
+            raise Unavailable(
+                f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER
+            ) from error
+        except ResponseError as error:
+            # a full disk under the append-only file, or a replica link that the server insists on
+            if str(error).startswith(("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")):
+                raise Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER) from error
+            raise
 
 
 class Script:

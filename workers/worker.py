@@ -185,8 +185,7 @@ class Worker:
         appends = [held.append(outputs) for held, outputs in grouped]
         for (held, _), append, written in zip(grouped, appends, await self._insist(appends), strict=True):
             if not written:
-                log.warning("lease_lost", request_id=held.id, epoch=held.lease.epoch)
-                self._drop(held.id)
+                self._lost(held)
                 continue
             self._metrics.appended(held, append)
             if append.event.terminal:

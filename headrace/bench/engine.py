@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from shared.errors import ConfigError, HeadraceError
+from headrace.bench.side import run_side
+from shared.errors import ConfigError
 
 PEERS = ("hf", "none")
-
-
-class PeerRun(msgspec.Struct, frozen=True):
-    """What a peer prints: tokens that requests asked for, and how many of them it made a second."""
-
-    tokens: int
-    rate: float
 
 
 @dataclass(frozen=True)
@@ -68,15 +59,7 @@ def measure_engine(model: str, against: str, repeats: int, seed: int, console: C
     ours, theirs = [], []
     for number in range(repeats):
         console.print(f"run {number + 1} of {repeats}")
-        ours.append(_run("headrace.bench.bare", model, seed).rate)
+        ours.append(run_side("headrace.bench.bare", model, seed)["rate"])
         if against == "hf":
-            theirs.append(_run("headrace.bench.peer_hf", model, seed).rate)
+            theirs.append(run_side("headrace.bench.peer_hf", model, seed)["rate"])
     return Comparison(against, ours, theirs)
-
-
-def _run(module: str, model: str, seed: int) -> PeerRun:
-    command = [sys.executable, "-m", module, model, str(seed)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise HeadraceError(f"{module} failed: {(done.stderr.strip().splitlines() or ['silently'])[-1]}")
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=PeerRun)

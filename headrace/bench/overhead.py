@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import signal
@@ -31,6 +30,7 @@ from headrace.bench.meter import QUIET, foreign_load
 from headrace.bench.mix import WorkItem, make_mix
 from headrace.bench.report import Report
 from headrace.bench.serve import measure
+from headrace.bench.side import run_side
 from headrace.up import claim_port
 from shared.config import load
 from shared.errors import HeadraceError
@@ -40,7 +40,6 @@ from workers.openmp import spin_briefly
 CONCURRENCY = 32
 ALONE = 24  # requests sent one by one, for the time to the first token
 START_LIMIT = 300.0
-BARE_LIMIT = 1800.0
 STOP_LIMIT = 60.0
 
 
@@ -112,7 +111,7 @@ class Overhead:
             "added",
             "API MiB",
             "others",
-        )  # fmt: skip
+        )
         for number, pair in enumerate(self.pairs, 1):
             table.add_row(
                 str(number),
@@ -139,23 +138,10 @@ def measure_overhead(model: str, repeats: int, seed: int, console: Console) -> O
     pairs = []
     for number in range(repeats):
         console.print(f"pair {number + 1} of {repeats}: the bare engine")
-        bare = _bare(model, seed)
+        bare = BareRun(**run_side("headrace.bench.bare", model, seed))
         console.print(f"pair {number + 1} of {repeats}: through the queue")
         pairs.append(_pair(bare, model, seed, console))
     return Overhead(pairs)
-
-
-def _bare(model: str, seed: int) -> BareRun:
-    command = [sys.executable, "-m", "headrace.bench.bare", model, str(seed)]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=BARE_LIMIT
-        )
-    except subprocess.TimeoutExpired:
-        raise HeadraceError(f"the bare engine did not end within {BARE_LIMIT:.0f} s") from None
-    if done.returncode:
-        raise HeadraceError(f"the bare engine failed: {(done.stderr.strip().splitlines() or ['silently'])[-1]}")
-    return BareRun(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def _pair(bare: BareRun, model: str, seed: int, console: Console) -> Pair:

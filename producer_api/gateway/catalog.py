@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from shared.config import Settings
 from shared.errors import ModelNotFound
-from shared.redis_client import reaching
 from shared.registry import ModelInfo, Registry, WorkerInfo
 from shared.repository import ModelRepository
 
@@ -45,8 +44,7 @@ class Catalog:
         async with self._asking:
             now = asyncio.get_running_loop().time()
             if self._snapshot is None or now - self._snapshot.taken > FRESH:
-                async with reaching("the registry"):
-                    models, workers = await asyncio.gather(self._registry.models(), self._registry.workers())
+                models, workers = await asyncio.gather(self._registry.models(), self._registry.workers())
                 self._snapshot = Snapshot(tuple(models), tuple(workers), now)
             return self._snapshot
 

@@ -181,16 +181,18 @@ class LiveFeed:
         if reply is None:
             reply = await self._probe(connection)
         kind = reply[0]
+        if kind == b"subscribe":
+            self._asked[reply[1]] -= 1
+            if self._asked[reply[1]] <= 0:
+                del self._asked[reply[1]]
         channel = self._channels.get(reply[1])
         if channel is None:
             return
         if kind == b"message":
             for reader in channel.readers:
                 reader.put(reply[2])
-        elif kind == b"subscribe":
-            self._asked[reply[1]] -= 1
-            if self._asked[reply[1]] <= 0:  # else it was for a subscription that was given up in between
-                channel.confirmed.set()
+        elif kind == b"subscribe" and reply[1] not in self._asked:
+            channel.confirmed.set()  # else it was for a subscription that was given up in between
 
     async def _probe(self, connection: Connection) -> Any:
         if self._connection is not connection:

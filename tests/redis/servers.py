@@ -46,9 +46,7 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True)
         own = [] if sentinel else ['save ""', "maxmemory-policy noeviction", "enable-debug-command yes"]
         self._file = folder / "server.conf"
-        self._file.write_text(
-            "\n".join([f"bind {HOST}", f"port {self.port}", f"dir {folder}", *own, *config, ""])
-        )
+        self._file.write_text("\n".join([f"bind {HOST}", f"port {self.port}", f"dir {folder}", *own, *config, ""]))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -139,6 +137,9 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self.silent = False
+        self.requests, self.replies = asyncio.Event(), asyncio.Event()  # clear: these bytes are held back
+        self.requests.set()
+        self.replies.set()
         self.accepted = 0
         self.port = 0
 
@@ -164,8 +165,8 @@ class Proxy:
             theirs_reader, theirs = await asyncio.open_connection(HOST, self._target)
             try:
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pass(reader, theirs))
-                    both.create_task(self._pass(theirs_reader, writer))
+                    both.create_task(self._pass(reader, theirs, self.requests))
+                    both.create_task(self._pass(theirs_reader, writer, self.replies))
             finally:
                 theirs.close()
         except* (OSError, EOFError):
@@ -176,8 +177,9 @@ class Proxy:
             self._tasks.discard(task)
             writer.close()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         while data := await reader.read(65536):
+            await gate.wait()
             if not self.silent:
                 writer.write(data)
                 await writer.drain()

@@ -1,4 +1,4 @@
-"""Servers as users have them: with options of a test's own, Sentinels, Cluster nodes; and a proxy that misbehaves."""
+"""Servers with options of a test's own, Sentinels, Cluster nodes, and a proxy that misbehaves."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Node:
                 [binary, str(self._file), *(["--sentinel"] if self._sentinel else [])],
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  a single prctl call, no locks
             )
         until(self._listens)
 
@@ -132,7 +132,7 @@ async def opened(settings: Settings) -> AsyncIterator[Backend]:
 
 
 class Proxy:
-    """Passes bytes to a server; while `silent` it takes what comes and answers nothing, as a half-open peer does."""
+    """Passes bytes to a server; while `silent` it swallows them, as a half-open peer does."""
 
     def __init__(self, port: int) -> None:
         self._target = port

@@ -130,9 +130,8 @@ async def test_a_half_open_peer_is_unavailable_in_time_and_heals(
                 while proxy.accepted < connections + 2:  # the live connection was swallowed again, and given up
                     await asyncio.sleep(0.01)
             proxy.silent = False
-            began = time.monotonic()
+            await healed(backend)
             await whole_path(backend)
-            assert time.monotonic() - began < 5
 
 
 async def test_a_name_lookup_that_hangs_is_unavailable_in_time(
@@ -208,7 +207,7 @@ async def test_many_calls_survive_a_server_that_forgot_the_script(node: Node, tm
 
 
 async def test_a_subscription_made_again_is_confirmed_by_its_own_reply(node: Node, tmp_path: Path) -> None:
-    """Given up before the server's reply came and made again, it is confirmed by the second reply, not the first."""
+    """Given up before the server's reply came and made again, it is confirmed by the second reply."""
     async with (
         Proxy(node.port).listening() as proxy,
         opened(settings_for(f"redis://{HOST}:{proxy.port}", tmp_path, redis_timeout=LIMIT)) as backend,
@@ -228,6 +227,16 @@ async def test_a_subscription_made_again_is_confirmed_by_its_own_reply(node: Nod
             await second
         proxy.requests.set()
         await enter(backend, "hr:again")
+
+
+async def healed(backend: Backend) -> None:
+    """Live messages come again within 5 s."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                return await enter(backend, "hr:healed")
+            except Unavailable:
+                await asyncio.sleep(0.05)
 
 
 async def enter(backend: Backend, channel: str) -> None:

@@ -26,7 +26,14 @@ from shared.redis_url import SCHEMES, RedisURL
             {"username": "me", "password": "pw", "ssl_check_hostname": False, "ssl_cert_reqs": "optional"},
             "",
         ),
-        ("unix://me:pw@/run/v%23.sock?db=1", "socket", False, (), {"username": "me", "password": "pw", "path": "/run/v#.sock", "db": 1}, ""),
+        (
+            "unix://:p@/run/v%23.sock?db=1",
+            "socket",
+            False,
+            (),
+            {"password": "p", "path": "/run/v#.sock", "db": 1},
+            "",
+        ),
         (
             "redis+sentinel://me:pw@a:1,b/mymaster/3",
             "sentinel",
@@ -37,7 +44,7 @@ from shared.redis_url import SCHEMES, RedisURL
         ),
         ("rediss+cluster://a:7000,[::1]:7001", "cluster", True, (("a", 7000), ("::1", 7001)), {}, ""),
     ],
-)  # fmt: skip
+)
 def test_what_a_url_says(
     url: str, kind: str, tls: bool, hosts: object, options: dict[str, object], service: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -82,6 +83,8 @@ class RedisServer:
                 f"{what} refuses the user or the password of redis_url", retry_after=RETRY_AFTER
             ) from error
         except TROUBLE as error:
+            if isinstance(error, builtins.TimeoutError):
+                self.client.drop_idle()
             raise Unavailable(
                 f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER
             ) from error
@@ -111,9 +114,9 @@ def _client(url: RedisURL, timeout: float) -> Client:
     if url.kind == "cluster":
         return Cluster(url.hosts, to, timeout)
     if url.kind == "socket":
-        return Client(connection_pool=pool(UnixDomainSocketConnection))
+        return Client(pool(UnixDomainSocketConnection))
     if url.kind == "server":
-        return Client(connection_pool=to(url.hosts[0]))
+        return Client(to(url.hosts[0]))
     asked = {**QUIET, "socket_connect_timeout": timeout, **url.tls_options, **url.sentinel}
     sentinels = Sentinels(url.hosts, url.service, asked, tls=url.tls, timeout=timeout)
     kind = SecureMasterConnection if url.tls else MasterConnection

@@ -59,7 +59,7 @@ class Cluster(Client):
     def __init__(self, seeds: Sequence[Host], pool: Callable[[Host], ConnectionPool], timeout: float) -> None:
         self._make_pool = pool
         self._pools = {host: pool(host) for host in seeds}
-        super().__init__(connection_pool=self._pools[seeds[0]])
+        super().__init__(self._pools[seeds[0]])
         self._seeds = tuple(seeds)
         self._timeout = timeout
         self._slots: list[Host | None] = []
@@ -188,7 +188,9 @@ class Cluster(Client):
             self._refresh_soon()
             raise
 
+    def pools(self) -> list[ConnectionPool]:
+        return list(self._pools.values())
+
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await self._refresh.stop()
-        for pool in self._pools.values():
-            await pool.disconnect()
+        await super().aclose(close_connection_pool)

@@ -10,12 +10,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import hiredis
+import structlog
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 Command = tuple[str, bytes]  # a key that it touches, "" if none, and the packed command
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 def pack(*parts: Any) -> bytes:
@@ -51,18 +54,6 @@ async def connect(pool: ConnectionPool) -> Connection:
     return connection
 
 
-class Client(Redis):
-    """One server: redis-py's commands, and these two."""
-
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies of all, in their order, in one round trip; an error reply is the error, not raised."""
-        return await exchange(self.connection_pool, [packed for _, packed in commands])
-
-    async def dedicated(self) -> Connection:
-        """A connection that is the caller's, to disconnect in the end: for subscribing."""
-        return await connect(self.connection_pool)
-
-
 class Shared(Generic[T]):
     """One call for all who ask while it runs; it goes on when some of them give up waiting."""
 
@@ -89,6 +80,44 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Whoever waited has seen the error; asyncio complains about one that nobody waited for."""
     if not task.cancelled():
         task.exception()
+
+
+class Client(Redis):
+    """One server: redis-py's commands, and what it lacks."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        super().__init__(connection_pool=pool)
+        self._dropping = Shared(self._drop)
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies of all, in their order, in one round trip; an error reply is the error, not raised."""
+        return await exchange(self.connection_pool, [packed for _, packed in commands])
+
+    async def dedicated(self) -> Connection:
+        """A connection that is the caller's, to disconnect in the end: for subscribing."""
+        return await connect(self.connection_pool)
+
+    def drop_idle(self) -> None:
+        """Close what waits in the pool, in the background: after a silence each may lead to a peer that is gone.
+
+        Otherwise every one of them would cost its user the whole timeout before it is found out.
+        """
+        self._dropping.start()
+
+    async def _drop(self) -> None:
+        for pool in self.pools():
+            try:
+                await pool.disconnect(inuse_connections=False)
+            except (RedisError, OSError):
+                log.debug("redis_close_failed")  # it is closed all the same
+
+    def pools(self) -> list[ConnectionPool]:
+        return [self.connection_pool]
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await self._dropping.stop()
+        for pool in self.pools():
+            await pool.disconnect()
 
 
 async def first_answer(questions: Iterable[Awaitable[T | None]], limit: float) -> T:

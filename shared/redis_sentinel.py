@@ -77,7 +77,7 @@ class Master(Client):
     """A client of the master that `sentinels` name; the pool makes MasterConnections."""
 
     def __init__(self, pool: ConnectionPool, sentinels: Sentinels) -> None:
-        super().__init__(connection_pool=pool)
+        super().__init__(pool)
         self.sentinels = sentinels
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:

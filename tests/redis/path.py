@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 from shared.backend import Backend
 from shared.delivery.base import Append, Lease
+from shared.errors import HeadraceError
 from shared.protocol import Request, RequestState, Terminal, TokenEvent, Usage
 from shared.registry import WorkerInfo
 from shared.transports.base import Delivery
@@ -61,3 +63,15 @@ async def cancelled(backend: Backend) -> Request:
     assert await backend.token_log.close(request.id) is not None
     await backend.transport.acknowledge(ticket)
     return request
+
+
+async def collect(backend: Backend, request_id: str) -> list[TokenEvent]:
+    """Each token of an answer, followed as a client does: with a new reader when one cannot begin."""
+    found: list[TokenEvent] = []
+    while not (found and found[-1].terminal):
+        try:
+            async with aclosing(backend.token_log.follow(request_id, len(found) - 1, idle=1)) as events:
+                found += [event async for event in events if event is not None]
+        except HeadraceError:
+            await asyncio.sleep(0.05)
+    return found

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,10 @@ import pytest
 from shared.backend import Backend
 from shared.delivery.pubsub import MISSED
 from shared.embedded import EmbeddedServer
-from shared.errors import HeadraceError, Unavailable
+from shared.errors import Unavailable
 from shared.protocol import TokenEvent
 from tests.fakes import token_event
-from tests.redis.path import DONE, hold, whole_path, write
+from tests.redis.path import DONE, collect, hold, whole_path, write
 from tests.redis.servers import HOST, Node, Proxy, opened, running, settings_for
 
 LIMIT = 0.4  # redis_timeout of these tests
@@ -171,18 +171,6 @@ async def test_a_restart_under_load_loses_nothing_and_heals_within_5_s(tmp_path:
             assert all(reader.result() == expected for reader in readers)
     finally:
         server.stop()
-
-
-async def collect(backend: Backend, request_id: str) -> list[TokenEvent]:
-    """Each token of an answer, followed as a client does: with a new reader when one cannot begin."""
-    found: list[TokenEvent] = []
-    while not (found and found[-1].terminal):
-        try:
-            async with aclosing(backend.token_log.follow(request_id, len(found) - 1, idle=1)) as events:
-                found += [event async for event in events if event is not None]
-        except HeadraceError:
-            await asyncio.sleep(0.05)
-    return found
 
 
 async def write_all(backend: Backend, leases: list, number: int, written: asyncio.Queue[int]) -> None:

@@ -67,6 +67,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         seed: the draw of choice c at position p depends only on (seed, c, p). Admission fills it in.
         n: number of choices.
         ignore_eos: go on past the end-of-text token.
+        logprobs: log-probabilities to give with each token: None for none, 0 for the token's own, k for the k
+            likeliest too.
     """
 
     max_tokens: int | None = None
@@ -81,6 +83,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     seed: int = 0
     n: int = 1
     ignore_eos: bool = False
+    logprobs: int | None = None
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -101,6 +104,17 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int = PROTOCOL_VERSION
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """How likely a token was, by the model's own distribution (natural logarithms, no temperature or penalties).
+
+    `top` holds (id, logprob, piece) of the likeliest tokens, likeliest first; a piece is a token decoded by itself.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float, str], ...] = ()
+    piece: str = ""
+
+
 class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One generated token.
 
@@ -112,6 +126,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     id: int
     text: str
     finish_reason: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):

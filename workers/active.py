@@ -43,7 +43,8 @@ class ActiveRequest:
 
         A request without max_tokens may fill `most_tokens`, over all its choices.
         """
-        params = self.delivery.request.params
+        request = self.delivery.request
+        params = request.params
         if params.max_tokens is None:
             params = msgspec.structs.replace(params, max_tokens=max(1, most_tokens // params.n))
         emitted: list[list[int]] = [[] for _ in range(params.n)]
@@ -53,7 +54,15 @@ class ActiveRequest:
             ended += token.finish_reason is not None
         if ended == params.n:
             return None
-        return EngineRequest(self.run, self.prompt, params, tuple(tuple(ids) for ids in emitted))
+        return EngineRequest(
+            self.run,
+            self.prompt,
+            params,
+            tuple(tuple(ids) for ids in emitted),
+            priority=request.priority,
+            tenant=request.tenant,
+            prefix_salt=request.tenant.encode(),
+        )
 
     def append(self, outputs: list[EngineOutput]) -> Append:
         """One append for all of `outputs`, in order, and the terminal event if they end the request."""

@@ -15,10 +15,11 @@ from torch import Tensor
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
 from shared.protocol import Token
 from workers.engine.config import DTYPES, EngineConfig
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import MAX_LOGPROBS, EngineOutput, EngineRequest, EngineStats
 from workers.engine.kernels.plain import PlainKernels
 from workers.engine.kv_cache import BlockPool, KVCacheManager
 from workers.engine.loader import Progress, load_model, read_eos_token_ids, read_model_config
+from workers.engine.logprobs import LogProbs
 from workers.engine.model_runner import ModelRunner
 from workers.engine.models.config import ModelConfig
 from workers.engine.sampler import sample
@@ -106,6 +107,7 @@ class Engine:
         Raises:
             ContextLengthExceeded: prompt and max_tokens do not fit `max_model_len`.
             InvalidRequest: a token outside the vocabulary, an empty prompt, too many choices, an id in use.
+            EngineFailed: a resumed token that the grammar does not take.
         """
         self._check(request)
         sequences = [self._sequence(request, choice) for choice in range(request.params.n)]
@@ -170,19 +172,23 @@ class Engine:
         sampled = [item.sequence for item in batch.items if item.samples]
         self._scheduler.advance(batch)
         tokens: dict[str, list[Token]] = {}
-        failed: list[str] = []
-        for sequence, token_id in zip(sampled, sample(logits, sampled), strict=True):
+        failed: dict[str, str] = {}
+        log_probs = LogProbs(logits, sampled, self.tokenizer.piece)
+        for row, (sequence, token_id) in enumerate(zip(sampled, sample(logits, sampled), strict=True)):
             if token_id is None:
-                failed.append(sequence.request_id)
+                failed[sequence.request_id] = "the model's output is not a number"
                 continue
-            tokens.setdefault(sequence.request_id, []).append(sequence.accept(token_id))
+            try:
+                token = sequence.accept(token_id, log_probs.of(row, token_id))
+            except EngineFailed as error:
+                failed[sequence.request_id] = error.message
+                continue
+            tokens.setdefault(sequence.request_id, []).append(token)
             if sequence.finish_reason is not None:
                 self._scheduler.remove([sequence])
                 self._unfinished[sequence.request_id].remove(sequence)
-        outputs = [
-            self._fail(request_id, "the model's output is not a number") for request_id in dict.fromkeys(failed)
-        ]
-        for request_id in tokens.keys() - set(failed):
+        outputs = [self._fail(request_id, message) for request_id, message in failed.items()]
+        for request_id in tokens.keys() - failed.keys():
             finished = not self._unfinished[request_id]
             if finished:
                 del self._unfinished[request_id]
@@ -201,6 +207,8 @@ class Engine:
             raise InvalidRequest("prompt must not be empty", param="prompt")
         if params.n > self._config.max_num_seqs:
             raise InvalidRequest(f"n must be at most {self._config.max_num_seqs} on this worker", param="n")
+        if params.logprobs is not None and not 0 <= params.logprobs <= MAX_LOGPROBS:
+            raise InvalidRequest(f"logprobs must be at least 0 and at most {MAX_LOGPROBS}", param="logprobs")
         for token_id in (*prompt, *(t for tokens in request.resumed for t in tokens)):
             if not 0 <= token_id < self._vocab_size:
                 raise InvalidRequest(
@@ -226,6 +234,7 @@ class Engine:
             max_tokens=params.max_tokens or self.max_model_len - len(request.prompt),
             eos_token_ids=self._eos_token_ids,
             text=self.tokenizer.stream(params.stop),
+            matcher=request.matcher() if request.matcher else None,
         )
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
             sequence.accept(token_id)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.protocol import FinishReason, SamplingParams, Token
+from shared.errors import EngineFailed
+from shared.protocol import FinishReason, SamplingParams, Token, TokenLogprobs
 from workers.engine.detokenizer import TextStream
+from workers.engine.interface import Matcher
 
 
 @dataclass(eq=False, slots=True)
@@ -21,6 +23,7 @@ class Sequence:
         tokens: prompt and output.
         num_computed_tokens: how many of `tokens` have their keys and values in the cache.
         max_tokens: most output tokens.
+        matcher: its grammar, if any, after the output so far.
         block_table: KV blocks of positions 0 …, block_size a block.
         forks: choices of the same request that wait to share this one's prompt.
     """
@@ -34,6 +37,7 @@ class Sequence:
     max_tokens: int
     eos_token_ids: frozenset[int]
     text: TextStream
+    matcher: Matcher | None = None
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
     forks: list[Sequence] = field(default_factory=list)
@@ -56,18 +60,30 @@ class Sequence:
         """How many sequences run, or will, because this one does."""
         return 1 + len(self.forks)
 
-    def accept(self, token_id: int) -> Token:
-        """Append the next output token; sets `finish_reason` where it is the last."""
+    def accept(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Token:
+        """Append the next output token; sets `finish_reason` where it is the last.
+
+        Raises EngineFailed, and appends nothing, where the grammar does not take it.
+        """
+        if self.matcher is not None and not self.matcher.accept(token_id):
+            raise EngineFailed("a token does not fit the request's grammar")
         self.tokens.append(token_id)
+        text, self.finish_reason = self._settle(token_id)
+        return Token(self.choice, token_id, text, self.finish_reason, logprobs)
+
+    def _settle(self, token_id: int) -> tuple[str, FinishReason | None]:
+        """The text that the last token adds, and why the choice ends with it, if it does."""
         if token_id in self.eos_token_ids and not self.params.ignore_eos:
             text, _ = self.text.flush()
-            self.finish_reason = FinishReason.STOP
-            return Token(self.choice, token_id, text, self.finish_reason)
+            return text, FinishReason.STOP
         text, stopped = self.text.feed(token_id)
-        if not stopped and self.num_output_tokens >= self.max_tokens:
-            rest, stopped = self.text.flush()
-            text += rest
-            self.finish_reason = FinishReason.LENGTH
         if stopped:
-            self.finish_reason = FinishReason.STOP
-        return Token(self.choice, token_id, text, self.finish_reason)
+            return text, FinishReason.STOP
+        if self.matcher is not None and self.matcher.finished:
+            end = FinishReason.STOP
+        elif self.num_output_tokens >= self.max_tokens:
+            end = FinishReason.LENGTH
+        else:
+            return text, None
+        rest, stopped = self.text.flush()
+        return text + rest, FinishReason.STOP if stopped else end

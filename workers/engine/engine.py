@@ -6,6 +6,7 @@ sampler together and knows nothing of queues, leases or clocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 
 import structlog
@@ -52,8 +53,12 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._pool = BlockPool(num_blocks)
         self._scheduler = Scheduler(
-            KVCacheManager(self._pool, config.block_size), config.max_num_seqs, config.max_num_batched_tokens
+            KVCacheManager(self._pool, config.block_size),
+            config.max_num_seqs,
+            config.max_num_batched_tokens,
+            config.tenant_weights,
         )
+        self._urgent: Callable[[], bool] | None = None
         self._unfinished: dict[str, list[Sequence]] = {}  # choices still to end, by request
         self._ended: list[EngineOutput] = []  # without a step
         self._arrivals = count()
@@ -128,6 +133,9 @@ class Engine:
         self._scheduler.remove(sequences)
         return True
 
+    def abandon_when(self, urgent: Callable[[], bool]) -> None:
+        self._urgent = urgent
+
     def has_work(self) -> bool:
         return bool(self._ended) or self._scheduler.has_work()
 
@@ -150,10 +158,10 @@ class Engine:
 
     def _run(self, batch: ScheduledBatch) -> list[EngineOutput]:
         try:
-            logits = self._runner.run(batch)
+            logits = self._runner.run(batch, self._urgent if batch.interruptible else None)
         except RuntimeError as error:  # torch's, out-of-memory among them
             return self._isolate(batch, error)
-        return self._collect(batch, logits)
+        return [] if logits is None else self._collect(batch, logits)
 
     def _isolate(self, batch: ScheduledBatch, error: RuntimeError) -> list[EngineOutput]:
         """Compute the sequences of a failed batch one by one, so that the failure ends its offender alone."""
@@ -235,6 +243,8 @@ class Engine:
             eos_token_ids=self._eos_token_ids,
             text=self.tokenizer.stream(params.stop),
             matcher=request.matcher() if request.matcher else None,
+            priority=request.priority,
+            tenant=request.tenant,
         )
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
             sequence.accept(token_id)

@@ -103,6 +103,9 @@ class Generator(Protocol):
     def step(self) -> list[EngineOutput]:
         """Compute the next tokens of as many sequences as the budgets allow."""
 
+    def abandon_when(self, urgent: Callable[[], bool]) -> None:
+        """A step of nothing but batch-class work may be given up, as if it had not begun, once `urgent` is true."""
+
     def has_work(self) -> bool: ...
 
     def stats(self) -> EngineStats: ...

@@ -6,6 +6,9 @@ model runner.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from workers.engine.sequence import Sequence
 
 
@@ -53,25 +56,43 @@ class KVCacheManager:
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
+    def missing(self, sequence: Sequence, num_tokens: int) -> int:
+        """How many free blocks `allocate` would take."""
+        table = sequence.block_table
+        return max(0, self.blocks_for(num_tokens) - len(table)) + self._writes_shared(sequence)
+
     def allocate(self, sequence: Sequence, num_tokens: int) -> bool:
         """Make room for the sequence's first `num_tokens`, of which those after the computed ones will be
         written.
 
         Returns False, and changes nothing, where the pool has too few blocks.
         """
-        table = sequence.block_table
-        missing = max(0, self.blocks_for(num_tokens) - len(table))
-        first = sequence.num_computed_tokens // self.block_size
-        shared = first < len(table) and self.pool.references(table[first]) > 1
-        if missing + shared > self.pool.num_free:
+        if self.missing(sequence, num_tokens) > self.pool.num_free:
             return False
-        if shared:  # copy on write; only the last block of a forked prompt can be shared and not full
-            block = self.pool.allocate()
-            self._copies.append((table[first], block))
-            self.pool.release(table[first])
-            table[first] = block
-        table.extend(self.pool.allocate() for _ in range(missing))
+        table = sequence.block_table
+        if self._writes_shared(sequence):
+            at, block = sequence.num_computed_tokens // self.block_size, self.pool.allocate()
+            self._copies.append((table[at], block))
+            self.pool.release(table[at])
+            table[at] = block
+        table.extend(self.pool.allocate() for _ in range(self.blocks_for(num_tokens) - len(table)))
         return True
+
+    def _writes_shared(self, sequence: Sequence) -> bool:
+        """Whether the next token's block must be copied first: only the last of a forked prompt can be shared."""
+        at = sequence.num_computed_tokens // self.block_size
+        return at < len(sequence.block_table) and self.pool.references(sequence.block_table[at]) > 1
+
+    def freeable(self, sequences: Iterable[Sequence]) -> int:
+        """How many blocks would be free if these gave up all of theirs."""
+        held = Counter(block for sequence in sequences for block in sequence.block_table)
+        return sum(count == self.pool.references(block) for block, count in held.items())
+
+    def release_last(self, sequence: Sequence) -> None:
+        """Give up the last block, and with it what was computed there."""
+        self.pool.release(sequence.block_table.pop())
+        room = len(sequence.block_table) * self.block_size
+        sequence.num_computed_tokens = min(sequence.num_computed_tokens, room)
 
     def fork(self, parent: Sequence, child: Sequence, num_tokens: int) -> None:
         """Give `child` the parent's first `num_tokens`, computed, without copying."""

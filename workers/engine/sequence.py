@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shared.errors import EngineFailed
-from shared.protocol import FinishReason, SamplingParams, Token, TokenLogprobs
+from shared.protocol import FinishReason, PriorityClass, SamplingParams, Token, TokenLogprobs
 from workers.engine.detokenizer import TextStream
 from workers.engine.interface import Matcher
+
+RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
 
 @dataclass(eq=False, slots=True)
@@ -19,11 +21,13 @@ class Sequence:
     """Prompt and output of one choice.
 
     Attributes:
-        order: arrival, lowest first; decides who is preempted last.
+        order: arrival, lowest first.
         tokens: prompt and output.
         num_computed_tokens: how many of `tokens` have their keys and values in the cache.
         max_tokens: most output tokens.
         matcher: its grammar, if any, after the output so far.
+        priority, tenant: who goes first where not all can run.
+        preempted: it gave way and has not advanced by a token since.
         block_table: KV blocks of positions 0 …, block_size a block.
         forks: choices of the same request that wait to share this one's prompt.
     """
@@ -38,6 +42,9 @@ class Sequence:
     eos_token_ids: frozenset[int]
     text: TextStream
     matcher: Matcher | None = None
+    priority: PriorityClass = PriorityClass.STANDARD
+    tenant: str = "default"
+    preempted: bool = False
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
     forks: list[Sequence] = field(default_factory=list)
@@ -54,6 +61,20 @@ class Sequence:
     @property
     def num_output_tokens(self) -> int:
         return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether it computes its prompt, or computes again what it lost."""
+        return self.num_uncomputed_tokens > 1 or self.num_output_tokens == 0
+
+    @property
+    def rank(self) -> int:
+        return RANKS[self.priority]
+
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """Class, then arrival; the lower goes first and gives way last."""
+        return self.rank, self.order
 
     @property
     def seats(self) -> int:

@@ -26,6 +26,7 @@ class EngineConfig:
         max_num_batched_tokens: most tokens that one step computes, over all sequences.
         tenant_weights: how much of a class' tokens a tenant gets beside others that wait; 1 where it is not named.
         block_size: tokens in a KV block.
+        prefix_caching: keep the computed beginnings of prompts for requests that begin alike.
         kv_cache_gib: memory for KV blocks.
         num_kv_blocks: number of KV blocks, instead of `kv_cache_gib`.
         threads: CPU threads of one step; None leaves torch's choice.
@@ -39,6 +40,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
     block_size: int = 16
+    prefix_caching: bool = True
     kv_cache_gib: float = 2.0
     num_kv_blocks: int | None = None
     threads: int | None = None

@@ -23,6 +23,7 @@ from workers.engine.loader import Progress, load_model, read_eos_token_ids, read
 from workers.engine.logprobs import LogProbs
 from workers.engine.model_runner import ModelRunner
 from workers.engine.models.config import ModelConfig
+from workers.engine.prefix_cache import PrefixCache
 from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
@@ -52,8 +53,9 @@ class Engine:
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._pool = BlockPool(num_blocks)
+        self._prefixes = PrefixCache(self._pool, config.block_size) if config.prefix_caching else None
         self._scheduler = Scheduler(
-            KVCacheManager(self._pool, config.block_size),
+            KVCacheManager(self._pool, config.block_size, self._prefixes),
             config.max_num_seqs,
             config.max_num_batched_tokens,
             config.tenant_weights,
@@ -146,6 +148,8 @@ class Engine:
             blocks_total=self._pool.num_blocks,
             blocks_used=self._pool.num_blocks - self._pool.num_free,
             preemptions=self._scheduler.num_preemptions,
+            prefix_queries=self._prefixes.queries if self._prefixes else 0,
+            prefix_hits=self._prefixes.hits if self._prefixes else 0,
         )
 
     def step(self) -> list[EngineOutput]:
@@ -204,7 +208,7 @@ class Engine:
         return outputs
 
     def _fail(self, request_id: str, message: str) -> EngineOutput:
-        self.abort(request_id)
+        self._scheduler.remove(self._unfinished.pop(request_id, []), failed=True)
         return EngineOutput(request_id, (), finished=True, error=EngineFailed(message))
 
     def _check(self, request: EngineRequest) -> None:
@@ -245,6 +249,7 @@ class Engine:
             matcher=request.matcher() if request.matcher else None,
             priority=request.priority,
             tenant=request.tenant,
+            prefix_salt=request.prefix_salt,
         )
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
             sequence.accept(token_id)

@@ -68,13 +68,18 @@ class EngineOutput:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Sequences in and before the batch, KV blocks, and how often a sequence gave its blocks up."""
+    """Sequences in and before the batch, KV blocks, and how often a sequence gave way.
+
+    `prefix_hits` of `prefix_queries` tokens did not have to be computed, since the engine started.
+    """
 
     running: int = 0
     waiting: int = 0
     blocks_used: int = 0
     blocks_total: int = 0
     preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
 
 
 class Encoder(Protocol):

@@ -81,9 +81,11 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self._waiting.add(sequence)
 
-    def remove(self, sequences: Iterable[Sequence]) -> None:
-        """Forget sequences that ended or were aborted, and free their blocks."""
+    def remove(self, sequences: Iterable[Sequence], *, failed: bool = False) -> None:
+        """Forget sequences that ended or were aborted, and free their blocks; of failed ones nobody reuses any."""
         for sequence in sequences:
+            if failed:
+                self._cache.disown(sequence)
             self._cache.free(sequence)
             if sequence in self._waiting:
                 self._waiting.remove(sequence)
@@ -113,7 +115,7 @@ class Scheduler:
             if item.samples:
                 sequence.preempted = False
                 self._waiting.charge(sequence)
-            sequence.num_computed_tokens += item.num_new_tokens
+            self._cache.advance(sequence, item.num_new_tokens)
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._fork(sequence)
 
@@ -128,30 +130,38 @@ class Scheduler:
             ahead = sum(other.num_uncomputed_tokens for other in self.running if other.rank <= sequence.rank)
             if ahead >= self._max_num_batched_tokens or not self._make_room(sequence):
                 return
-            self._cache.allocate(sequence, sequence.num_tokens)
             self._waiting.take(sequence)
             self._run(sequence)
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Seats and blocks for a waiting sequence; False, and nothing has changed, where it must wait.
-
-        A sequence gets the blocks of all its tokens at once, and what those that could take them from it may need
-        until it has advanced stays free, so that they do not.
-        """
+        """Seats and blocks for a waiting sequence; False, and nothing has changed, where it must wait."""
         lower = [other for other in self.running if other.rank > sequence.rank and not other.preempted]
         free_seats = self._max_num_seqs - sum(other.seats for other in self.running)
         leaving: list[Sequence] = []
         while free_seats < sequence.seats and lower[len(leaving) :]:
             leaving.append(lower[-1 - len(leaving)])
             free_seats += leaving[-1].seats
-        steps = -(-sequence.num_uncomputed_tokens // self._max_num_batched_tokens)
-        rivals = sum(other.rank <= sequence.rank for other in self.running)
-        wanted = self._cache.missing(sequence, sequence.num_tokens) + rivals * self._cache.blocks_for(steps)
-        if free_seats < sequence.seats or not self._free_blocks(wanted, sequence, lower):
+        if free_seats < sequence.seats or not self._place(sequence, lower):
             return False
         for other in leaving:
             self._preempt(other)
         return True
+
+    def _place(self, sequence: Sequence, lower: list[Sequence]) -> bool:
+        """The blocks of all its tokens, some perhaps from `lower`; False, and nothing has changed, where it waits.
+
+        What those that could take blocks from it may need until it has advanced stays free, so that they do not.
+        """
+        prefixes = self._cache.prefixes
+        found = prefixes.reuse(sequence) if prefixes else 0
+        steps = -(-sequence.num_uncomputed_tokens // self._max_num_batched_tokens)
+        rivals = sum(other.rank <= sequence.rank for other in self.running)
+        wanted = self._cache.missing(sequence, sequence.num_tokens) + rivals * self._cache.blocks_for(steps)
+        if self._free_blocks(wanted, sequence, lower):
+            return self._cache.allocate(sequence, sequence.num_tokens)
+        if prefixes:
+            prefixes.undo(sequence, found)
+        return False
 
     def _reserve(self, sequence: Sequence, num_new: int) -> bool:
         """Blocks for the next tokens of a running sequence; False where it must stay as it is for this step."""

@@ -28,6 +28,7 @@ class Sequence:
         matcher: its grammar, if any, after the output so far.
         priority, tenant: who goes first where not all can run.
         preempted: it gave way and has not advanced by a token since.
+        prefix_salt, block_keys: for the prefix cache; keys of the first full blocks, as far as they were made.
         block_table: KV blocks of positions 0 …, block_size a block.
         forks: choices of the same request that wait to share this one's prompt.
     """
@@ -44,9 +45,11 @@ class Sequence:
     matcher: Matcher | None = None
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
+    prefix_salt: bytes = b""
     preempted: bool = False
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
     forks: list[Sequence] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 

@@ -59,6 +59,9 @@ class Settings(BaseModel):
     max_num_seqs: int = Field(32, ge=1, le=4096, description="sequences in one batch")
     max_num_batched_tokens: int = Field(512, ge=1, description="tokens computed in one engine step")
     block_size: int = Field(16, ge=1, le=256, description="tokens in one KV block")
+    prefix_caching: bool = Field(
+        True, description="reuse the computed beginning of a tenant's earlier prompts and answers"
+    )
     kv_cache_gib: float = Field(2.0, gt=0, description="memory of the KV cache, in GiB")
 
     queue_depth: int = Field(1024, ge=1, description="most requests waiting for one model")

@@ -67,7 +67,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         seed: the draw of choice c at position p depends only on (seed, c, p). Admission fills it in.
         n: number of choices.
         ignore_eos: go on past the end-of-text token.
-        logprobs: None tells none; 0 the chosen token's log-probability; k that of the k likeliest as well.
+        logprobs: log-probabilities to give with each token: None for none, 0 for the token's own, k for the k
+            likeliest too.
     """
 
     max_tokens: int | None = None
@@ -105,10 +106,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """Natural log-probabilities of one position, before temperature and filters.
+    """How likely a token was, by the model's own distribution (natural logarithms, no temperature or penalties).
 
-    `logprob` is the chosen token's, `piece` that token by itself as text; `top` has the likeliest tokens, each with
-    its id, log-probability and text.
+    `top` holds (id, logprob, piece) of the likeliest tokens, likeliest first; a piece is a token decoded by itself.
     """
 
     logprob: float

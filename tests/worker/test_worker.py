@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -66,9 +67,11 @@ class GatedEngine(ScriptedEngine):
         super().__init__()
         self.limit = limit
         self.aborted: list[str] = []
+        self._pause = threading.Event()
 
     def step(self) -> list[EngineOutput]:
         if self.limit <= 0:
+            self._pause.wait(0.005)  # lets the worker's own thread run, and commands come in
             return []
         self.limit -= 1
         return super().step()

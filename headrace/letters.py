@@ -31,7 +31,9 @@ def list_letters(
     if as_json:
         print(json.dumps(letters))
         return
-    table = Table("id", "model", "workers lost", "set aside", "reason", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("id", "model", "lost", "set aside", "reason"):
+        table.add_column(name, no_wrap=name == "id", overflow="fold")
     for letter in letters:
         at = datetime.fromtimestamp(letter["at"]).astimezone().isoformat(" ", "seconds")
         reason = escape(f"{letter['reason']['code']}: {letter['reason']['message']}")

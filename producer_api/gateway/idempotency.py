@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
-from shared.holds import Holds
 
 from shared.errors import IdempotencyKeyReused, InvalidRequest
+from shared.holds import Holds
 from shared.protocol import Request, new_request_id
 
 HEADER = "Idempotency-Key"

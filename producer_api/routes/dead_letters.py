@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import msgspec
 from fastapi import APIRouter
-from shared.delivery.dead_letters import DeadLetter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +16,7 @@ from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_respon
 from producer_api.routes.jobs import accepted, joined
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.schemas.jobs import Job
+from shared.delivery.dead_letters import DeadLetter
 from shared.errors import InvalidRequest, NotFound
 
 USUAL, MOST = 100, 1000  # letters of one list

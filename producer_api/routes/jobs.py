@@ -30,9 +30,7 @@ from producer_api.schemas.jobs import Job, JobChoice, JobRequest, Links, Logprob
 from producer_api.sse import EventStream
 from shared.delivery.base import RequestRecord
 
-AFTER = parameter(
-    "after", "query", "the same in the URL; the header counts first", type="integer", minimum=-1
-)
+AFTER = parameter("after", "query", "the same in the URL; the header counts first", type="integer", minimum=-1)
 
 
 def jobs_router(context: Context) -> APIRouter:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
-from shared.delivery.dead_letters import DeadLetter
 
+from shared.delivery.dead_letters import DeadLetter
 from shared.protocol import ErrorInfo, Request
 
 

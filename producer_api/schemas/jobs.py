@@ -86,9 +86,9 @@ class Logprobs(msgspec.Struct):
         return cls(found.piece, found.logprob, top)
 
     @classmethod
-    def all(cls, tokens: Iterable[Token]) -> list[Logprobs] | None:
-        """Of those tokens that carry them; None if none does."""
-        return [found for token in tokens if (found := cls.of(token)) is not None] or None
+    def all(cls, tokens: Iterable[Token]) -> list[Logprobs] | msgspec.UnsetType:
+        """Of those tokens that carry them, if any does."""
+        return [found for token in tokens if (found := cls.of(token)) is not None] or msgspec.UNSET
 
 
 class JobChoice(msgspec.Struct):
@@ -97,7 +97,7 @@ class JobChoice(msgspec.Struct):
     index: int
     text: str
     finish_reason: str | None
-    logprobs: list[Logprobs] | None = None
+    logprobs: list[Logprobs] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Links(msgspec.Struct):

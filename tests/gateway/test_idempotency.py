@@ -16,7 +16,7 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.protocol import RequestState
 from tests.fakes import MODEL
-from tests.gateway.conftest import ScriptedWorker, chat, serving
+from tests.gateway.conftest import Job, ScriptedWorker, chat, serving
 
 BODY = {"model": MODEL, "prompt": "hi"}
 KEYED = {"idempotency-key": "k1"}
@@ -28,7 +28,9 @@ async def http(api: str):
         yield opened
 
 
-async def test_a_hundred_at_once_run_once(http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend) -> None:
+async def test_a_hundred_at_once_run_once(
+    http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
+) -> None:
     """Given one key, if 100 clients send it at once, Expect one job in the queue, and its answer for all."""
     sent = await asyncio.gather(*[http.post("/v1/jobs", json=BODY, headers=KEYED) for _ in range(100)])
     assert {response.status_code for response in sent} == {202}
@@ -105,9 +107,9 @@ async def test_keys_are_the_tenants_own(http: httpx.AsyncClient, backend: Backen
 
 
 class Died:
-    """A replica that took a key for BODY and died `age` seconds ago, before it came to the queue."""
+    """A replica that took a key for BODY and died before it came to the queue."""
 
-    def __init__(self, backend: Backend, settings: Settings) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.backend = backend
         body = JobRequest(**BODY).model_dump_json()
         key = Key.of(["k1"], tenant="default", kind="job", body=body)
@@ -122,10 +124,10 @@ class Died:
 
 @pytest.mark.parametrize("came_to", ["the key", "the log", "the queue"])
 async def test_whoever_finds_it_finishes_an_admission(
-    http: httpx.AsyncClient, settings: Settings, worker: ScriptedWorker, backend: Backend, came_to: str
+    http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend, came_to: str
 ) -> None:
     """Given a replica that died on the way to the queue, if the key comes again, Expect that request, run."""
-    left = await Died(backend, settings).hold()
+    left = await Died(backend).hold()
     draft = left.complete(JobRequest(**BODY).to_request("default"), None)
     if came_to != "the key":
         await backend.token_log.create(draft)
@@ -140,11 +142,9 @@ async def test_whoever_finds_it_finishes_an_admission(
     assert record.state is RequestState.COMPLETED
 
 
-async def test_a_key_that_outlived_its_answer_begins_anew(
-    http: httpx.AsyncClient, settings: Settings, backend: Backend
-) -> None:
+async def test_a_key_that_outlived_its_answer_begins_anew(http: httpx.AsyncClient, backend: Backend) -> None:
     """Given a key whose answer has expired, Expect a new request at once."""
-    old = await Died(backend, settings).hold(age=EXPIRED + 1)
+    old = await Died(backend).hold(age=EXPIRED + 1)
     async with asyncio.timeout(sum(SETTLING)):
         new = (await http.post("/v1/jobs", json=BODY, headers=KEYED)).json()["id"]
     assert new != old.id
@@ -153,7 +153,7 @@ async def test_a_key_that_outlived_its_answer_begins_anew(
 async def test_a_stream_goes_on_at_every_frame_on_another_replica(
     settings: Settings, backend: Backend, http: httpx.AsyncClient, worker: ScriptedWorker
 ) -> None:
-    """Given a keyed stream of appends of 1, 3 and 2 tokens, if it is resumed after each id, Expect the same rest."""
+    """Given a keyed stream of appends of 1, 3 and 2 tokens, if it is resumed after any, Expect the rest."""
     body = chat(n=2, stream=True, stream_options={"include_usage": True})
     asked = asyncio.create_task(http.post("/v1/chat/completions", json=body, headers=KEYED))
     job = await worker.take()
@@ -183,10 +183,10 @@ async def test_leaving_a_keyed_stream_cancels_nothing(
 ) -> None:
     """Given a keyed stream, if its client leaves, Expect the answer to go on, and the rest for whoever resumes."""
     path = "/v1/chat/completions/stream"
-    taken = asyncio.create_task(worker.take())
+    speaking = asyncio.create_task(_say_first(worker))
     async with http.stream("POST", path, json=chat(), headers=KEYED) as response:
-        job = await _say(taken, "a")
         await anext(response.aiter_bytes())
+    job = await speaking
     again = asyncio.create_task(http.post(path, json=chat(), headers={**KEYED, "last-event-id": "0"}))
     assert await job.say("b")
     assert await job.end()
@@ -194,9 +194,9 @@ async def test_leaving_a_keyed_stream_cancels_nothing(
     assert (await again).text.endswith("data: [DONE]\n\n")
 
 
-async def _say(taken, text: str):
-    job = await taken
-    await job.say(text)
+async def _say_first(worker: ScriptedWorker) -> Job:
+    job = await worker.take()
+    await job.say("a")
     return job
 
 

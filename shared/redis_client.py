@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hiredis
-from redis.asyncio import BlockingConnectionPool, Connection, Redis
+import structlog
+from redis.asyncio import BlockingConnectionPool, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
     ConnectionError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from shared.errors import Unavailable
+from shared.redis_cluster import Cluster
+from shared.redis_node import Client, pack
+from shared.redis_sentinel import Master, MasterConnection, SecureMasterConnection, Sentinels
+from shared.redis_url import Host, RedisURL
 
-TROUBLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, OSError)
+TROUBLE = (
+    ConnectionError,
+    TimeoutError,
+    BusyLoadingError,
+    ClusterDownError,
+    TryAgainError,
+    ReadOnlyError,
+    OutOfMemoryError,
+    OSError,
+)
 RETRY_AFTER = 1.0
-CONNECTIONS = 64  # of one process; more callers than that wait their turn
+CONNECTIONS = 64  # of one process to one server; more callers than that wait their turn
+# Neither retries nor a greeting: nothing is sent twice by itself, and the least ACL has no CLIENT SETINFO.
+QUIET: Mapping[str, Any] = {"protocol": 2, "driver_info": None, "socket_timeout": None}
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,21 +61,16 @@ class RedisServer:
     lose a cancellation. Nothing is sent twice by itself.
     """
 
-    client: Redis
+    client: Client
     timeout: float
 
     @classmethod
     def connect(cls, url: str, *, timeout: float) -> RedisServer:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=timeout,
-            socket_timeout=None,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
-        return cls(Redis(connection_pool=pool), timeout)
+        """A client of the server, the Sentinels' master or the Cluster that `url` names; connects when used.
+
+        Raises ConfigError for a URL that is not one of those of `shared.redis_url`.
+        """
+        return cls(_client(RedisURL.parse(url), timeout), timeout)
 
     @asynccontextmanager
     async def reaching(self, what: str) -> AsyncIterator[None]:
@@ -61,38 +78,75 @@ class RedisServer:
         try:
             async with asyncio.timeout(self.timeout):
                 yield
+        except AuthenticationError as error:
+            raise Unavailable(
+                f"{what} refuses the user or the password of redis_url", retry_after=RETRY_AFTER
+            ) from error
         except TROUBLE as error:
+            if isinstance(error, builtins.TimeoutError):
+                self.client.drop_idle()
             raise Unavailable(
                 f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER
             ) from error
+        except NoPermissionError as error:
+            log.error("redis_permission", what=what, error=str(error))
+            raise Unavailable(
+                f"{what} refuses a command: the Redis user lacks a permission", retry_after=RETRY_AFTER
+            ) from error
         except ResponseError as error:
             # a full disk under the append-only file, or a replica link that the server insists on
-            if str(error).startswith(("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")):
+            if str(error).startswith(("MISCONF", "NOREPLICAS")):
                 raise Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER) from error
             raise
 
 
-class Script:
-    """A Lua file whose first argument names one of its commands; loaded again after a server restart."""
+def _client(url: RedisURL, timeout: float) -> Client:
+    options = {**QUIET, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0), **url.options}
 
-    def __init__(self, redis: Redis, path: Path) -> None:
+    def pool(kind: type[Any], **place: Any) -> BlockingConnectionPool:
+        return BlockingConnectionPool(
+            connection_class=kind, max_connections=CONNECTIONS, timeout=timeout, **options, **place
+        )
+
+    def to(host: Host) -> BlockingConnectionPool:
+        return pool(SSLConnection if url.tls else Connection, host=host[0], port=host[1])
+
+    if url.kind == "cluster":
+        return Cluster(url.hosts, to, timeout)
+    if url.kind == "socket":
+        return Client(pool(UnixDomainSocketConnection))
+    if url.kind == "server":
+        return Client(to(url.hosts[0]))
+    asked = {**QUIET, "socket_connect_timeout": timeout, **url.tls_options, **url.sentinel}
+    sentinels = Sentinels(url.hosts, url.service, asked, tls=url.tls, timeout=timeout)
+    kind = SecureMasterConnection if url.tls else MasterConnection
+    return Master(pool(kind, find_master=sentinels.master), sentinels)
+
+
+class Script:
+    """A Lua file whose first argument names one of its commands; loaded again after a server restart.
+
+    The keys of one call share a slot.
+    """
+
+    def __init__(self, redis: Client, path: Path) -> None:
         self._redis = redis
         self._text = path.read_text(encoding="utf-8")
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, command: str, keys: Sequence[str], *args: Any) -> Any:
-        try:
-            return await self._redis.evalsha(self._sha, len(keys), *keys, command, *args)
-        except NoScriptError:
-            return await self._redis.eval(self._text, len(keys), *keys, command, *args)
+        [result] = await self.many(command, [(keys, args)])
+        return result
 
     async def many(self, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
-        """Many calls in one round trip. Calls that met a server without the script are made again."""
-        results: list[Any] = await self._pipeline(command, calls)
+        """Many calls in one round trip, and the first error raised.
+
+        Calls that met a server without the script are made again, with its text.
+        """
+        results = await self._run("EVALSHA", self._sha, command, calls)
         missed = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
         if missed:
-            await self._redis.script_load(self._text)
-            again = await self._pipeline(command, [calls[i] for i in missed])
+            again = await self._run("EVAL", self._text, command, [calls[i] for i in missed])
             for i, result in zip(missed, again, strict=True):
                 results[i] = result
         for result in results:
@@ -100,19 +154,9 @@ class Script:
                 raise result
         return results
 
-    async def _pipeline(self, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
-        """Straight on a connection: this is every token's path, and redis-py's pipeline costs several times it."""
-        commands = [("EVALSHA", self._sha, len(keys), *keys, command, *args) for keys, args in calls]
-        pool = self._redis.connection_pool
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            await connection.send_packed_command(b"".join(hiredis.pack_command(parts) for parts in commands))
-            return [await self._reply(connection) for _ in commands]
-        finally:
-            await pool.release(connection)
-
-    async def _reply(self, connection: Connection) -> Any:
-        try:
-            return await connection.read_response()
-        except ResponseError as error:
-            return error
+    async def _run(
+        self, how: str, script: str, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]
+    ) -> list[Any]:
+        return await self._redis.exchange(
+            [(keys[0], pack(how, script, len(keys), *keys, command, *args)) for keys, args in calls]
+        )

@@ -5,15 +5,15 @@ It knows nothing of how a worker is chosen or what it runs.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
-from typing import Literal, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from shared import keys
 from shared.redis_client import RedisServer
+from shared.redis_node import Command, pack
 
 MODEL_TTL = 86_400  # a model is known, and its requests queue up, a day after its last worker was seen
 
@@ -62,25 +62,30 @@ class RedisRegistry:
 
     def __init__(self, server: RedisServer, *, ttl: float) -> None:
         self._server = server
-        self._redis = server.client
         self._ttl_ms = int(ttl * 1000)
 
     async def beat(self, worker: WorkerInfo) -> None:
         """Announce a worker, and with it its model once that is loaded."""
-        async with self._server.reaching("Redis"), self._redis.pipeline(transaction=False) as pipe:
-            pipe.set(keys.worker(worker.id), msgspec.json.encode(worker), px=self._ttl_ms)
-            pipe.sadd(keys.WORKERS, worker.id)
-            if worker.state != "loading":
-                info = ModelInfo(name=worker.model, max_model_len=worker.max_model_len, created=int(time.time()))
-                pipe.set(keys.model(worker.model), msgspec.json.encode(info), ex=MODEL_TTL)
-                pipe.sadd(keys.MODELS, worker.model)
-            await pipe.execute()
+        key = keys.worker(worker.id)
+        commands = [
+            (key, pack("SET", key, msgspec.json.encode(worker), "PX", self._ttl_ms)),
+            (keys.WORKERS, pack("SADD", keys.WORKERS, worker.id)),
+        ]
+        if worker.state != "loading":
+            key = keys.model(worker.model)
+            info = ModelInfo(name=worker.model, max_model_len=worker.max_model_len, created=int(time.time()))
+            commands += [
+                (key, pack("SET", key, msgspec.json.encode(info), "EX", MODEL_TTL)),
+                (keys.MODELS, pack("SADD", keys.MODELS, worker.model)),
+            ]
+        await self._exchange(commands)
 
     async def leave(self, worker_id: str) -> None:
         """Take a worker off the list at once."""
-        async with self._server.reaching("Redis"):
-            await self._redis.delete(keys.worker(worker_id))
-            await self._redis.srem(keys.WORKERS, worker_id)
+        key = keys.worker(worker_id)
+        await self._exchange(
+            [(key, pack("DEL", key)), (keys.WORKERS, pack("SREM", keys.WORKERS, worker_id))],
+        )
 
     async def workers(self) -> list[WorkerInfo]:
         """The workers that live; ids whose entries expired are dropped on the way."""
@@ -93,14 +98,21 @@ class RedisRegistry:
         return sorted((msgspec.json.decode(data, type=ModelInfo) for data in found), key=lambda info: info.name)
 
     async def _members(self, index: str, key: Callable[[str], str]) -> list[bytes]:
-        async with self._server.reaching("Redis"):
-            names = list(cast(set[bytes], await self._redis.smembers(index)))
-            values = cast(
-                list[bytes | None], await asyncio.gather(*(self._redis.get(key(name.decode())) for name in names))
-            )
-            if gone := [name for name, value in zip(names, values, strict=True) if value is None]:
-                await self._redis.srem(index, *gone)
+        [members] = await self._exchange([(index, pack("SMEMBERS", index))])
+        names = [name.decode() for name in members]
+        values = await self._exchange([(key(name), pack("GET", key(name))) for name in names])
+        if gone := [name for name, value in zip(names, values, strict=True) if value is None]:
+            await self._exchange([(index, pack("SREM", index, *gone))])
         return [value for value in values if value is not None]
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """In one round trip; each command has a slot of its own, so nothing of this is atomic."""
+        async with self._server.reaching("Redis"):
+            replies = await self._server.client.exchange(commands)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
 
 
 class MemoryRegistry:

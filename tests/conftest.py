@@ -30,7 +30,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    server = EmbeddedServer(tmp_path_factory.mktemp("valkey"))
+    """The bundled server, or the one whose path is in TEST_REDIS_SERVER."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("valkey"), binary=os.environ.get("TEST_REDIS_SERVER"))
     server.start()
     yield server
     server.stop()

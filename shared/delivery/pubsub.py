@@ -7,20 +7,23 @@ It knows nothing of what the messages mean.
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 from redis.asyncio import Connection
+from redis.exceptions import RedisError
 
 from shared import keys
 from shared.delivery.subscription import Subscription
 from shared.errors import Unavailable
-from shared.redis_client import RETRY_AFTER, TROUBLE, RedisServer
+from shared.redis_client import RETRY_AFTER, RedisServer
 
-SILENCE = 5.0  # seconds without a message after which the connection is probed
-BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)
+SILENCE = 2.0  # seconds without a message after which the connection is probed
+BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)  # most seconds before a new attempt; at least half of it
 
 log = structlog.get_logger(__name__)
 
@@ -41,9 +44,10 @@ class LiveFeed:
     """
 
     def __init__(self, server: RedisServer) -> None:
-        self._pool = server.client.connection_pool
+        self._redis = server.client
         self._timeout = server.timeout
         self._channels: dict[bytes, Channel] = {}
+        self._asked: Counter[bytes] = Counter()  # SUBSCRIBEs that the server has not confirmed, by channel
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -53,14 +57,14 @@ class LiveFeed:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="live-feed")
         key = name.encode()
+        reader = Subscription()
         channel = self._channels.get(key)
+        new = channel is None
         if channel is None:
             channel = self._channels[key] = Channel()
-            await self._send("SUBSCRIBE", key)
-        reader = Subscription()
         channel.readers.add(reader)
         try:
-            await self._confirm(channel)
+            await self._confirm(channel, key if new else None)
             yield reader
         finally:
             channel.readers.discard(reader)
@@ -68,9 +72,11 @@ class LiveFeed:
                 del self._channels[key]
                 await self._send("UNSUBSCRIBE", key)
 
-    async def _confirm(self, channel: Channel) -> None:
+    async def _confirm(self, channel: Channel, new: bytes | None) -> None:
         try:
             async with asyncio.timeout(self._timeout):
+                if new is not None:
+                    await self._send("SUBSCRIBE", new)
                 await channel.confirmed.wait()
         except TimeoutError as error:
             raise Unavailable("live messages cannot be reached", retry_after=RETRY_AFTER) from error
@@ -80,56 +86,75 @@ class LiveFeed:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _send(self, *command: bytes | str) -> None:
+    async def _send(self, command: str, key: bytes) -> None:
         """Without a connection there is nothing to do: a new one subscribes to all channels that it finds."""
-        if self._connection is not None:
-            try:
-                await self._connection.send_command(*command)
-            except TROUBLE:
-                log.debug("live_feed_send_failed")  # the reading side meets the same trouble and reconnects
+        connection = self._connection
+        if connection is None:
+            return
+        if command == "SUBSCRIBE":
+            self._asked[key] += 1
+        try:
+            await connection.send_command(command, key)
+        except BaseException as error:
+            # redis-py has closed it, and would open it anew without our subscriptions if it were used again
+            if self._connection is connection:
+                self._connection = None
+            if not isinstance(error, RedisError | OSError):
+                raise
+            log.debug("live_feed_send_failed")  # the reading side meets the same trouble and reconnects
 
     async def _run(self) -> None:
         failures = 0
         while True:
             connection = None
             try:
-                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-                self._connection = connection
-                await connection.send_command("SUBSCRIBE", keys.LIVE, *self._channels)
+                async with asyncio.timeout(self._timeout):
+                    connection = await self._redis.dedicated()
+                    self._connection = connection
+                    self._asked = Counter(self._channels.keys())
+                    await connection.send_command("SUBSCRIBE", keys.LIVE, *self._channels)
                 while True:
                     await self._receive(connection)
                     failures = 0
-            except TROUBLE as error:
+            except (RedisError, OSError) as error:
                 log.warning("live_feed_lost", error=type(error).__name__)
             finally:
                 self._connection = None
                 if connection is not None:
                     await connection.disconnect(nowait=True)
-                    await self._pool.release(connection)
             for channel in self._channels.values():
                 channel.confirmed.clear()
                 for reader in channel.readers:
                     reader.miss()
-            await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
+            wait = BACKOFF[min(failures, len(BACKOFF) - 1)]
+            await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  so that replicas do not come at once
             failures += 1
 
     async def _receive(self, connection: Connection) -> None:
         """Handle one reply; after SILENCE, probe, so that a dead peer shows as a timeout."""
         reply = await self._read(connection, SILENCE)
         if reply is None:
-            await connection.send_command("PING")
-            reply = await self._read(connection, self._timeout)
-        if reply is None:
-            raise ConnectionError("no answer to a probe")
+            reply = await self._probe(connection)
         kind = reply[0]
+        if kind == b"subscribe":
+            self._asked[reply[1]] -= 1
+            if self._asked[reply[1]] <= 0:
+                del self._asked[reply[1]]
         channel = self._channels.get(reply[1])
         if channel is None:
             return
         if kind == b"message":
             for reader in channel.readers:
                 reader.put(reply[2])
-        elif kind == b"subscribe":
-            channel.confirmed.set()
+        elif kind == b"subscribe" and reply[1] not in self._asked:
+            channel.confirmed.set()  # else it was for a subscription that was given up in between
+
+    async def _probe(self, connection: Connection) -> Any:
+        if self._connection is not connection:
+            raise ConnectionError("closed by a failed send")
+        async with asyncio.timeout(self._timeout):
+            await connection.send_command("PING")
+            return await connection.read_response(disconnect_on_error=False)
 
     async def _read(self, connection: Connection, limit: float) -> Any:
         """A reply, or None after `limit` seconds."""

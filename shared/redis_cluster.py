@@ -1,0 +1,196 @@
+"""A Redis Cluster as one client: each command goes to the node that holds its key.
+
+The slot table is read once and again when a node redirects, fails or falls silent. A command touches keys of one
+slot; it knows nothing of which. Sent twice is only what a node has refused: MOVED, ASK, TRYAGAIN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio import Connection, ConnectionPool
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ConnectionError,
+    MovedError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from shared.errors import ConfigError
+from shared.redis_node import Client, Command, Shared, connect, exchange, first_answer, pack
+from shared.redis_url import Host
+
+SLOTS = 16_384
+REDIRECTS = 8  # rounds; while slots move, a call may be sent on several times
+TRY_AGAIN = 0.05  # seconds, while the keys of a call are on two nodes
+REFRESH = 0.5  # seconds between two readings of the slot table
+# Commands that name no key: they go to the node of slot 0, so that TIME is one clock for all processes.
+KEYLESS = frozenset({"TIME", "PING", "INFO", "CONFIG GET", "CLUSTER INFO", "ACL WHOAMI", "PUBLISH"})
+
+Route = tuple[Host, bool]  # a node, and whether it must be told that we were sent to it (ASKING)
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key, by its hash tag if it has one (Redis Cluster specification, "Hash tags")."""
+    start = key.find("{")
+    end = key.find("}", start + 1) if start >= 0 else -1
+    tag = key[start + 1 : end] if end > start + 1 else key
+    return binascii.crc_hqx(tag.encode(), 0) % SLOTS
+
+
+class Cluster(Client):
+    """redis-py's commands on keys of one slot each; no pipelines and no transactions.
+
+    Args:
+        seeds: nodes to ask first for the slot table.
+        pool: makes the connections to one node.
+        timeout: seconds that reading the slot table may take.
+    """
+
+    def __init__(self, seeds: Sequence[Host], pool: Callable[[Host], ConnectionPool], timeout: float) -> None:
+        self._make_pool = pool
+        self._pools = {host: pool(host) for host in seeds}
+        super().__init__(self._pools[seeds[0]])
+        self._seeds = tuple(seeds)
+        self._timeout = timeout
+        self._slots: list[Host | None] = []
+        self._refreshed = float("-inf")
+        self._refresh = Shared(self._read_slots)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        name = str(args[0])
+        if name in {"EVAL", "EVALSHA"}:
+            key = str(args[3]) if int(args[2]) else ""
+        else:
+            key = "" if name in KEYLESS else str(args[1])
+        [reply] = await self.exchange([(key, pack(*name.split(), *args[1:]))])
+        if isinstance(reply, Exception):
+            raise reply
+        options.pop("keys", None)
+        callback = self.response_callbacks.get(name)
+        return callback(reply, **options) if callback else reply
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """One write per node; what a node redirects is sent on until it is answered."""
+        if not self._slots:
+            await self._refresh()
+        replies: list[Any] = [None] * len(commands)
+        routes: dict[int, Route] = {i: (self._node(key), False) for i, (key, _) in enumerate(commands)}
+        for _ in range(REDIRECTS):
+            found = await self._round(routes, commands)
+            routes = {}
+            for i, (reply, node) in found.items():
+                if isinstance(reply, AskError | TryAgainError):
+                    routes[i] = self._redirect(reply, node)
+                else:
+                    replies[i] = reply
+            if not routes:
+                return replies
+            if any(isinstance(reply, TryAgainError) for reply, _ in found.values()):
+                await asyncio.sleep(TRY_AGAIN)
+        raise ConnectionError("the cluster redirects without end")
+
+    async def _round(self, routes: dict[int, Route], commands: Sequence[Command]) -> dict[int, tuple[Any, Host]]:
+        """Each command's reply and the node that gave it."""
+        groups: dict[Route, list[int]] = defaultdict(list)
+        for i, route in routes.items():
+            groups[route].append(i)
+        answers = await asyncio.gather(
+            *(self._ask(route, [commands[i][1] for i in group]) for route, group in groups.items()),
+            return_exceptions=True,
+        )
+        found = {}
+        for (route, group), replies in zip(groups.items(), answers, strict=True):
+            if isinstance(replies, BaseException):
+                raise replies
+            found.update({i: (reply, route[0]) for i, reply in zip(group, replies, strict=True)})
+        return found
+
+    async def _ask(self, route: Route, packed: list[bytes]) -> list[Any]:
+        node, asking = route
+        if asking:
+            packed = [part for command in packed for part in (pack("ASKING"), command)]
+        try:
+            replies = await exchange(self._pool(node), packed)
+        except (RedisError, OSError, asyncio.CancelledError):
+            self._refresh_soon()  # dead or silent: another may have taken its slots over
+            raise
+        if any(isinstance(reply, ClusterDownError) for reply in replies):
+            self._refresh_soon()
+        return replies[1::2] if asking else replies
+
+    def _redirect(self, reply: AskError | TryAgainError, node: Host) -> Route:
+        if isinstance(reply, TryAgainError):
+            return node, False
+        target = (str(reply.host or node[0]), int(reply.port))
+        if not isinstance(reply, MovedError):
+            return target, True
+        self._slots[int(reply.slot_id)] = target
+        self._refresh_soon()
+        return target, False
+
+    def _node(self, key: str) -> Host:
+        node = self._slots[slot_of(key)]
+        if node is None:
+            self._refresh_soon()
+            raise ConnectionError("no node of the cluster serves that slot")
+        return node
+
+    def _pool(self, node: Host) -> ConnectionPool:
+        if node not in self._pools:
+            self._pools[node] = self._make_pool(node)
+        return self._pools[node]
+
+    def _refresh_soon(self) -> None:
+        if time.monotonic() - self._refreshed > REFRESH:
+            self._refresh.start()
+
+    async def _read_slots(self) -> None:
+        """Ask all known nodes at once; the first that answers decides."""
+        self._refreshed = time.monotonic()
+        known = dict.fromkeys([*self._seeds, *self._pools])
+        slots = await first_answer([self._table(node) for node in known], self._timeout)
+        self._slots = slots
+        gone = set(self._pools) - set(slots) - set(self._seeds)
+        for node in gone:
+            await self._pools.pop(node).disconnect()
+
+    async def _table(self, node: Host) -> list[Host | None]:
+        [reply] = await exchange(self._pool(node), [pack("CLUSTER", "SLOTS")])
+        if isinstance(reply, ResponseError):
+            if "cluster support disabled" in str(reply):
+                raise ConfigError(f"redis_url: {node[0]}:{node[1]} is no node of a Cluster", param="redis_url")
+            raise reply
+        slots: list[Host | None] = [None] * SLOTS
+        for first, last, primary, *_ in reply:
+            # a node that knows no name for itself or another leaves it empty: the one that we asked
+            host = (str((primary[0] or b"").decode() or node[0]), int(primary[1]))
+            slots[first : last + 1] = [host] * (last + 1 - first)
+        return slots
+
+    async def dedicated(self) -> Connection:
+        """To any node: messages reach all of them over the cluster's bus."""
+        if not self._slots:
+            await self._refresh()
+        nodes = sorted({node for node in self._slots if node} or self._seeds)
+        try:
+            return await connect(self._pool(random.choice(nodes)))  # noqa: S311  spreads load, guards nothing
+        except (RedisError, OSError, asyncio.CancelledError):
+            self._refresh_soon()
+            raise
+
+    def pools(self) -> list[ConnectionPool]:
+        return list(self._pools.values())
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await self._refresh.stop()
+        await super().aclose(close_connection_pool)

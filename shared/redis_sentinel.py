@@ -1,0 +1,85 @@
+"""Connections to the master that Sentinels name, asked again for each connection that is made."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.exceptions import ReadOnlyError
+
+from shared.redis_node import Client, Shared, exchange, first_answer, pack
+from shared.redis_url import Host
+
+
+class Sentinels:
+    """Asks all Sentinels at once; the first that knows the master decides.
+
+    Args:
+        service: the master's name there.
+        options: redis-py's arguments of a connection to a Sentinel.
+        timeout: seconds that finding the master may take.
+    """
+
+    def __init__(
+        self, hosts: Sequence[Host], service: str, options: Mapping[str, Any], *, tls: bool, timeout: float
+    ) -> None:
+        self._service = service
+        self._timeout = timeout
+        self._sentinels = [Redis(host=host, port=port, ssl=tls, **options) for host, port in hosts]
+        self._master = Shared(self._find)
+
+    async def master(self) -> Host:
+        """Raises redis' ConnectionError when no Sentinel answers, or none knows the service."""
+        return await self._master()
+
+    async def _find(self) -> Host:
+        return await first_answer([self._ask(sentinel) for sentinel in self._sentinels], self._timeout)
+
+    async def _ask(self, sentinel: Redis) -> Host | None:
+        [found] = await exchange(
+            sentinel.connection_pool, [pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)]
+        )
+        if isinstance(found, Exception):
+            raise found
+        return (found[0].decode(), int(found[1])) if found else None
+
+    async def close(self) -> None:
+        await self._master.stop()
+        for sentinel in self._sentinels:
+            await sentinel.aclose()
+
+
+class MasterConnection(Connection):
+    """Connects to whoever is the master at that moment, and leaves one that is the master no more."""
+
+    def __init__(self, *, find_master: Callable[[], Awaitable[Host]], **options: Any) -> None:
+        self._find_master = find_master
+        super().__init__(**options)
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self._find_master()
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except ReadOnlyError:
+            await self.disconnect(nowait=True)
+            raise
+
+
+class SecureMasterConnection(MasterConnection, SSLConnection):
+    """The same with TLS."""
+
+
+class Master(Client):
+    """A client of the master that `sentinels` name; the pool makes MasterConnections."""
+
+    def __init__(self, pool: ConnectionPool, sentinels: Sentinels) -> None:
+        super().__init__(pool)
+        self.sentinels = sentinels
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        await self.sentinels.close()

@@ -1,0 +1,211 @@
+"""What `redis_url` may say, and the servers that it names. It connects to nothing.
+
+| URL | means |
+| --- | --- |
+| redis://[user:password@]host:6379/0 | one server; rediss:// with TLS |
+| unix://[user:password@]/path/to/socket?db=0 | one server's socket |
+| redis+sentinel://[user:password@]host:26379,host:26379/service/0 | the master that the Sentinels name |
+| redis+cluster://[user:password@]host:6379,host:6379 | a Cluster; any of its nodes lead to the others |
+
+`rediss+sentinel` and `rediss+cluster` are the same with TLS. No error of it shows any part of the URL in which a
+password could be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from shared.errors import ConfigError
+
+Host = tuple[str, int]
+Kind = Literal["server", "socket", "sentinel", "cluster"]
+
+SCHEMES: Mapping[str, Kind] = {
+    "redis": "server",
+    "rediss": "server",
+    "unix": "socket",
+    "redis+sentinel": "sentinel",
+    "rediss+sentinel": "sentinel",
+    "redis+cluster": "cluster",
+    "rediss+cluster": "cluster",
+}
+PORTS: Mapping[Kind, int] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
+HIDDEN = "***"
+
+
+@dataclass(frozen=True)
+class RedisURL:
+    """A checked URL; as text it hides the password.
+
+    Args:
+        hosts: where to connect first; none for a socket.
+        options: redis-py's arguments of a connection, with the password.
+        service: the master's name, for Sentinel.
+        sentinel: redis-py's arguments of a connection to a Sentinel, beside those of TLS.
+    """
+
+    kind: Kind
+    tls: bool
+    hosts: tuple[Host, ...]
+    options: Mapping[str, Any] = field(repr=False)
+    service: str = ""
+    sentinel: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> RedisURL:
+        """Raises ConfigError, which says what is wrong."""
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise _wrong("it is no URL") from None
+        kind = SCHEMES.get(parts.scheme)
+        if kind is None:
+            raise _wrong(f"it must begin with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
+        if "@" in parts.path + parts.query + parts.fragment or parts.fragment:
+            raise _wrong("write / ? # @ in a user, password or path as %2F %3F %23 %40")
+        tls = parts.scheme.startswith("rediss")
+        user, hosts = _authority(parts, kind)
+        query = _query(parts.query, kind, tls)
+        sentinel = {name.removeprefix("sentinel_"): query.pop(name) for name in _SENTINEL if name in query}
+        path, service = _path(parts.path, kind)
+        return cls(kind, tls, hosts, user | path | query, service, sentinel)
+
+    @property
+    def tls_options(self) -> dict[str, Any]:
+        return {name: value for name, value in self.options.items() if name in _TLS}
+
+    def __str__(self) -> str:
+        scheme = next(name for name, kind in SCHEMES.items() if kind == self.kind)
+        scheme = scheme.replace("redis", "rediss") if self.tls else scheme
+        user = self.options.get("username", "")
+        secret = f":{HIDDEN}" if "password" in self.options else ""
+        at = "@" if user or secret else ""
+        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        path = {
+            "server": f"/{self.options.get('db', 0)}",
+            "socket": self.options.get("path", ""),
+            "sentinel": f"/{self.service}/{self.options.get('db', 0)}",
+            "cluster": "",
+        }
+        return f"{scheme}://{user}{secret}{at}{hosts}{path[self.kind]}"
+
+
+def _wrong(reason: str) -> ConfigError:
+    return ConfigError(f"redis_url: {reason}", param="redis_url")
+
+
+def _authority(parts: SplitResult, kind: Kind) -> tuple[dict[str, str], tuple[Host, ...]]:
+    """User and password, and the hosts."""
+    who, _, where = parts.netloc.rpartition("@")
+    name, _, secret = who.partition(":")
+    user = {"username": unquote(name)} if name else {}
+    if secret:
+        user["password"] = unquote(secret)
+    if kind == "socket":
+        if where:
+            raise _wrong("unix:// takes a path, with three slashes: unix:///run/redis.sock")
+        return user, ()
+    if kind == "server" and not where:
+        where = "localhost"
+    return user, tuple(_host(text, PORTS[kind], number) for number, text in enumerate(where.split(","), 1))
+
+
+def _host(text: str, default: int, number: int) -> Host:
+    found = re.fullmatch(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\[\]:\s]+)(:(?P<port>\d{1,5}))?", text)
+    port = int(found["port"] or default) if found else 0
+    if not found or not 1 <= port <= 65535:
+        raise _wrong(f"host {number} is not of the form host:port, with a port from 1 to 65535")
+    return unquote(found["host"].strip("[]")), port
+
+
+def _path(path: str, kind: Kind) -> tuple[dict[str, Any], str]:
+    """Database or socket path, and the Sentinels' service."""
+    if kind == "socket":
+        if not path:
+            raise _wrong("unix:// needs the path of a socket")
+        return {"path": unquote(path)}, ""
+    parts = [unquote(part) for part in path.split("/") if part]
+    service = ""
+    if kind == "sentinel":
+        if not parts:
+            raise _wrong("Sentinel needs the name of its master: redis+sentinel://host:26379/service")
+        service = parts.pop(0)
+    if len(parts) > 1 or (parts and not parts[0].isdecimal()):
+        raise _wrong("the database after the last / must be a number")
+    database = int(parts[0]) if parts else 0
+    if kind == "cluster" and database:
+        raise _wrong("a Cluster has database 0 only")
+    return ({"db": database} if database else {}), service
+
+
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError("there is no such file")
+    return text
+
+
+def _folder(text: str) -> str:
+    if not Path(text).is_dir():
+        raise ValueError("there is no such folder")
+    return text
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in {"true", "false", "yes", "no", "1", "0"}:
+        raise ValueError("it must be true or false")
+    return text.lower() in {"true", "yes", "1"}
+
+
+def _demand(text: str) -> str:
+    if text not in {"required", "optional", "none"}:
+        raise ValueError("it must be required, optional or none")
+    return text
+
+
+def _database(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("it must be a number")
+    return int(text)
+
+
+_TLS: Mapping[str, Callable[[str], Any]] = {
+    "ssl_ca_certs": _file,
+    "ssl_ca_path": _folder,
+    "ssl_certfile": _file,
+    "ssl_keyfile": _file,
+    "ssl_password": str,
+    "ssl_ciphers": str,
+    "ssl_cert_reqs": _demand,
+    "ssl_check_hostname": _truth,
+}
+_SENTINEL: Mapping[str, Callable[[str], Any]] = {"sentinel_username": str, "sentinel_password": str}
+_OTHER: Mapping[Kind, Mapping[str, Callable[[str], Any]]] = {
+    "server": {"db": _database},
+    "socket": {"db": _database},
+    "sentinel": {"db": _database, **_SENTINEL},
+    "cluster": {},
+}
+
+
+def _query(text: str, kind: Kind, tls: bool) -> dict[str, Any]:
+    """Options, by the names that redis-py documents. What would change how we call is not among them."""
+    allowed = {**_OTHER[kind], **(_TLS if tls else {})}
+    found: dict[str, Any] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        if name in _TLS and not tls:
+            raise _wrong(f"{name} needs TLS: begin with rediss")
+        if name not in allowed:
+            known = f"known here: {', '.join(allowed)}" if allowed else "there are none here"
+            raise _wrong(f"there is no option {name}; {known}")
+        if name in found:
+            raise _wrong(f"{name} is given twice")
+        try:
+            found[name] = allowed[name](value)
+        except ValueError as error:
+            raise _wrong(f"{name}: {error}") from None
+    return found

@@ -31,6 +31,9 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port the API listens on; 0 picks a free one")
+    reuse_port: bool = Field(
+        False, description="let several API processes listen on one port, so that one can follow another"
+    )
     workers: int = Field(1, ge=0, le=64, description="worker processes that `headrace up` starts")
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey that holds queues and answers"

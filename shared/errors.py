@@ -163,6 +163,6 @@ def error_classes() -> dict[str, type[HeadraceError]]:
     pending = [HeadraceError]
     while pending:
         cls = pending.pop()
-        found[cls.code] = cls
+        found.setdefault(cls.code, cls)  # a subclass without a code of its own is its parent to others
         pending.extend(cls.__subclasses__())
     return found

@@ -88,6 +88,8 @@ def check_params(params: SamplingParams, limits: Limits) -> None:
     _range("top_k", params.top_k, 0, 1_000_000)
     _range("n", params.n, 1, limits.n)
     _range("seed", params.seed, 0, MAX_SEED)
+    if params.logprobs is not None:
+        _range("logprobs", params.logprobs, 0, 20)
     if params.max_tokens is not None:
         _range("max_tokens", params.max_tokens, 1, limits.max_tokens)
     if len(params.stop) > limits.stop_strings:

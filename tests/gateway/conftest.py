@@ -80,6 +80,10 @@ class Job:
     async def say(self, text: str) -> bool:
         return await self.write(Token(0, self.seq, text))
 
+    async def say_all(self, texts: list[str]) -> bool:
+        """One append of several tokens."""
+        return await self.write(*(Token(0, self.seq + i, text) for i, text in enumerate(texts)))
+
     async def end(self, state: RequestState = RequestState.COMPLETED, error=None) -> bool:
         written = await self._append(
             TokenEvent(self.seq, (), Terminal(state, Usage(PROMPT_TOKENS, self.seq), error))

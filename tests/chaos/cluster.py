@@ -52,6 +52,11 @@ class Cluster:
         """A client of the store, past all proxies."""
         return redis.Redis.from_url(self.store.url)
 
+    def subscriptions(self) -> int:
+        """How many channels the store has listeners on."""
+        with self.redis() as store:
+            return len(store.pubsub_channels())
+
     async def restart_store(self) -> None:
         """Start the store again after its end, while everything else goes on."""
         await asyncio.to_thread(self.store.start)

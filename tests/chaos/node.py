@@ -36,7 +36,7 @@ class Node:
     ) -> None:
         self.name = name
         self._command = list(command)
-        self._environment = {**os.environ, **environment}
+        self.environment = environment
         self._ready = ready
         self._log = log
         self._read = 0  # bytes of the log that are counted already
@@ -50,7 +50,7 @@ class Node:
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command,
-                env=self._environment,
+                env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

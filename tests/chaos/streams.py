@@ -123,13 +123,13 @@ class Client:
         """Submit until a replica accepts. Raises Violated for a refusal that is none of our faults' doing."""
         body = self.body(prompt, tokens, **fields)
         begin = time.monotonic()
-        while time.monotonic() - begin < PATIENCE:
+        while (now := time.monotonic()) - begin < PATIENCE:
             try:
                 status, said = await self.post(body)
             except OSError:
                 status, said = 0, {}
             if status == 202:
-                return Answer(said["id"], body, time.monotonic())
+                return Answer(said["id"], body, now)
             if status not in (0, 429, 503):
                 raise Violated(f"a submit got {status}: {said}")
             self.refusals += 1

@@ -21,6 +21,8 @@ from tests.chaos.node import LOOK, Node
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.streams import Client
 
+ROLES = ("api", "worker")
+
 
 class Cluster:
     """Made by `running`; all faults are done to its parts.
@@ -28,7 +30,7 @@ class Cluster:
     Attributes:
         store: the Valkey.
         apis, workers: the other processes.
-        api_link, worker_link: what stands between them and the store, if asked for.
+        links: what stands between them and the store, by role, if asked for.
     """
 
     def __init__(self, folder: Path, appendfsync: str) -> None:
@@ -37,8 +39,7 @@ class Cluster:
         self.apis: list[Node] = []
         self.workers: list[Node] = []
         self.urls: list[str] = []
-        self.api_link: FaultProxy | None = None
-        self.worker_link: FaultProxy | None = None
+        self.links: dict[str, FaultProxy] = {}
 
     @property
     def client(self) -> Client:
@@ -63,10 +64,12 @@ class Cluster:
 
     @asynccontextmanager
     async def reviving(self) -> AsyncIterator[None]:
-        """Start every process again that ends, as a supervisor does."""
+        """Start every part again that ends, as a supervisor does."""
 
         async def revive() -> None:
             while True:
+                if self.store.pid is None:
+                    await self.restart_store()
                 for node in self.nodes:
                     if not node.running:
                         node.spawn()
@@ -111,16 +114,15 @@ async def running(
     async with AsyncExitStack() as stack:
         cluster.store.start()
         stack.callback(cluster.store.stop)
-        urls = {"api": cluster.store.url, "worker": cluster.store.url}
-        if proxied:
-            cluster.api_link = await stack.enter_async_context(_link(cluster.store))
-            cluster.worker_link = await stack.enter_async_context(_link(cluster.store))
-            urls["api"] = _through(cluster.store, cluster.api_link)
-            urls["worker"] = _through(cluster.store, cluster.worker_link)
+        ports = dict.fromkeys(ROLES, cluster.store.port)
+        for role in ROLES if proxied else ():
+            link = FaultProxy(HOST, cluster.store.port)
+            cluster.links[role] = await stack.enter_async_context(link.listening())
+            ports[role] = link.port
         common = {"model": "scripted", "lease": 1, "grace": 5, "keepalive": 1, "log_format": "json", **settings}
         stack.callback(_end, cluster)
         for role in ["api"] * apis + ["worker"] * workers:
-            own: dict[str, Any] = {"redis_url": urls[role]}
+            own: dict[str, Any] = {"redis_url": _at_port(cluster.store, ports[role])}
             if role == "api":
                 own["port"] = probe(HOST, 0)
                 cluster.urls.append(f"http://{HOST}:{own['port']}")
@@ -130,12 +132,8 @@ async def running(
         yield cluster
 
 
-def _link(store: EmbeddedServer) -> Any:
-    return FaultProxy(HOST, store.port).listening()
-
-
-def _through(store: EmbeddedServer, link: FaultProxy) -> str:
-    return store.url.replace(f":{store.port}/", f":{link.port}/")
+def _at_port(store: EmbeddedServer, port: int) -> str:
+    return store.url.replace(f":{store.port}/", f":{port}/")
 
 
 def _end(cluster: Cluster) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from tests.chaos.streams import PATIENCE, Answer, Client, until
+from tests.chaos.streams import PATIENCE, Answer, Client, Violated, until
+
+INTERVAL = 0.02
 
 _numbers = itertools.count()  # so that no two prompts of a run are the same
 
@@ -94,6 +97,58 @@ class Load:
             if self._replay:
                 await self._client.replay(answer, self._client.url())
             self.answers.append(answer)
+
+
+class Submits:
+    """A job every INTERVAL seconds, whether it is accepted or refused, until it is left; `settle` looks at all."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._task: asyncio.Task[None] | None = None
+        self.accepted: list[tuple[float, Answer]] = []  # with the time of the acceptance
+        self.refused = 0
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._submit())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        if not self._task.done():
+            self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
+
+    async def _submit(self) -> None:
+        while True:
+            body = self._client.body(f"[pace 10] submit {next(_numbers)}", 10)
+            begin = time.monotonic()
+            try:
+                status, said = await self._client.post(body)
+            except OSError:
+                status, said = 503, {}
+            if status == 202:
+                self.accepted.append((time.monotonic(), Answer(said["id"], body, begin)))
+            elif status == 503:
+                self.refused += 1
+            else:
+                raise Violated(f"a submit got {status}: {said}")
+            await asyncio.sleep(INTERVAL)
+
+    async def settle(self, since: float) -> int:
+        """Read every accepted job to its end; how many are lost. Violated if one was accepted before `since`."""
+        lost = 0
+        for accepted, answer in self.accepted:
+            if await self._client.job(answer.job) is None:
+                if accepted < since:
+                    raise Violated(f"{answer.job}: lost, {since - accepted:.2f} s older than what may be")
+                lost += 1
+            else:
+                (await self._client.follow(answer)).verify()
+        return lost
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

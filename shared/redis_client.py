@@ -12,6 +12,7 @@ from typing import Any
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -29,6 +30,16 @@ from shared.errors import Unavailable
 TROUBLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, OSError)
 RETRY_AFTER = 1.0
 CONNECTIONS = 64  # of one process; more callers than that wait their turn
+
+
+class _NoticesResets(AbstractConnection):
+    """uvloop raises RuntimeError for a write to a connection that was reset, where asyncio's own loop does not."""
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)
+        except RuntimeError as error:
+            raise ConnectionError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class RedisServer:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
+        # the URL chose the class: plain, TLS or a socket of the file system
+        pool.connection_class = type("Connection", (_NoticesResets, pool.connection_class), {})
         return cls(Redis(connection_pool=pool), timeout)
 
     @asynccontextmanager

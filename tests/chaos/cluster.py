@@ -49,14 +49,24 @@ class Cluster:
     def nodes(self) -> list[Node]:
         return self.apis + self.workers
 
-    def redis(self) -> redis.Redis:
-        """A client of the store, past all proxies."""
-        return redis.Redis.from_url(self.store.url)
-
     def subscriptions(self) -> int:
         """How many channels the store has listeners on."""
-        with self.redis() as store:
+        with self._redis() as store:
             return len(store.pubsub_channels())
+
+    def store_size(self) -> tuple[int, int]:
+        """Its keys, and its memory in bytes. Raises redis.RedisError while it is down."""
+        with self._redis() as store:
+            return store.dbsize(), store.info("memory")["used_memory"]
+
+    def request_keys(self) -> list[bytes]:
+        """What the store holds of requests, finished or not."""
+        with self._redis() as store:
+            return list(store.scan_iter("hr:{req_*", count=1000))
+
+    def _redis(self) -> redis.Redis:
+        """Past all proxies."""
+        return redis.Redis.from_url(self.store.url)
 
     async def restart_store(self) -> None:
         """Start the store again after its end, while everything else goes on."""

@@ -43,13 +43,14 @@ class Load:
         self._left = itertools.count() if total is None else iter(range(total))
         self._replay = replay
         self._stopping = False
+        self._begun = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.live: set[Answer] = set()
         self.answers: list[Answer] = []
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._stream()) for _ in range(self._streams)]
-        await until(lambda: self._broken() or len(self.live) >= self._streams or not self._open(), "a full load")
+        await until(lambda: self._broken() or self._begun >= self._streams, "a full load")
         return self
 
     async def __aexit__(
@@ -74,9 +75,6 @@ class Load:
             lambda: self._broken() or all(a.end or a.seq > seq for a, seq in before.items()), "progress", limit
         )
 
-    def _open(self) -> bool:
-        return any(not task.done() for task in self._tasks)
-
     def _broken(self) -> bool:
         """Raises what went wrong with a stream."""
         for task in self._tasks:
@@ -89,6 +87,7 @@ class Load:
             prompt = f"[pace {self._pace}] stream {next(_numbers)}"
             answer = await self._client.submit(prompt, self._tokens)
             self.live.add(answer)
+            self._begun += 1
             try:
                 await self._client.follow(answer)
             finally:

@@ -7,7 +7,6 @@ import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -23,7 +22,7 @@ class Row:
     name: str
     title: str
     held: bool
-    figures: dict[str, Any]
+    figures: dict[str, float | str]
     failure: str
     seconds: float
 
@@ -62,8 +61,10 @@ class Report:
         return f"| {' | '.join(cells)} |"
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) and value < 1000 else f"{value:,}".replace(",", " ")
+def _shown(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.3g}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}".replace(",", " ")
 
 
 def _processor() -> str:

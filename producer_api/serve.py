@@ -21,6 +21,7 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.logs import configure_logging
+from shared.sweeper import Sweeper
 
 BACKLOG = 2048
 HEADROOM = 64  # connections over the bound on requests, so that the refusal of one can be worded
@@ -51,7 +52,10 @@ async def _serve(settings: Settings) -> None:
             server = Server(settings, backend)
             host, port = listener.getsockname()[:2]
             log.info("listening", message=f"Headrace API on http://{f'[{host}]' if ':' in host else host}:{port}")
-            await server.serve(sockets=[listener])
+            async with asyncio.TaskGroup() as tasks:
+                sweeping = tasks.create_task(server.sweeper().run())
+                await server.serve(sockets=[listener])
+                sweeping.cancel()
     finally:
         await backend.close()
 
@@ -101,6 +105,14 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(settings.grace)),
             )
         )
+
+    def sweeper(self) -> Sweeper:
+        backend, catalog = self._context.backend, self._context.catalog
+
+        async def models() -> list[str]:
+            return [info.name for info in await catalog.models()]
+
+        return Sweeper(backend.transport, backend.token_log, backend.holds, models)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         timer = asyncio.get_running_loop().call_later(

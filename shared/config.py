@@ -62,6 +62,12 @@ class Settings(BaseModel):
     kv_cache_gib: float = Field(2.0, gt=0, description="memory of the KV cache, in GiB")
 
     queue_depth: int = Field(1024, ge=1, description="most requests waiting for one model")
+    queue_tokens: int = Field(4_000_000, ge=1, description="most tokens, as estimated, waiting for one model")
+    tenant_queue_depth: int = Field(1024, ge=1, description="most requests of one tenant waiting for one model")
+    tenant_queue_tokens: int = Field(4_000_000, ge=1, description="most tokens of one tenant waiting for one model")
+    max_timeout: float = Field(86_400, gt=0, description="longest time in seconds a request may give itself")
+    dead_letters: int = Field(10_000, ge=1, description="most requests kept that were set aside; the oldest go")
+    dead_letter_ttl: float = Field(604_800, gt=0, description="seconds a request set aside is kept")
     max_connections: int = Field(20_000, ge=1, description="most open connections of one API process")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body")
     max_n: int = Field(8, ge=1, le=128, description="most choices of one request")

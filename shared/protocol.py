@@ -67,6 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         seed: the draw of choice c at position p depends only on (seed, c, p). Admission fills it in.
         n: number of choices.
         ignore_eos: go on past the end-of-text token.
+        logprobs: None tells none; 0 the chosen token's log-probability; k that of the k likeliest as well.
     """
 
     max_tokens: int | None = None
@@ -81,13 +82,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     seed: int = 0
     n: int = 1
     ignore_eos: bool = False
+    logprobs: int | None = None
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One admitted request, as the queue carries it.
 
     Exactly one of `messages` and `prompt` is set. `created_at` is in seconds since the epoch, by the server's
-    clock (Redis TIME), as all times of a request are.
+    clock (Redis TIME), as all times of a request are; from `deadline` on it is not run any more.
     """
 
     id: str
@@ -98,7 +100,20 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     created_at: float = 0.0
+    deadline: float | None = None
     version: int = PROTOCOL_VERSION
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Natural log-probabilities of one position, before temperature and filters.
+
+    `logprob` is the chosen token's, `piece` that token by itself as text; `top` has the likeliest tokens, each with
+    its id, log-probability and text.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float, str], ...] = ()
+    piece: str = ""
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -112,6 +127,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     id: int
     text: str
     finish_reason: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):

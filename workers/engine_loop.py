@@ -23,9 +23,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Abort:
-    """Drop a request."""
+    """Drop a request; with an error it ends so, after the tokens that it had."""
 
     request_id: str
+    error: HeadraceError | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class EngineLoop:
     def add(self, request: EngineRequest) -> None:
         self._inbox.put(request)
 
-    def abort(self, request_id: str) -> None:
-        self._inbox.put(Abort(request_id))
+    def abort(self, request_id: str, error: HeadraceError | None = None) -> None:
+        self._inbox.put(Abort(request_id, error))
 
     def take(self) -> list[EngineOutput]:
         """All outputs since the last call, in order."""
@@ -109,7 +110,8 @@ class EngineLoop:
                 return refused
             block = False
             if isinstance(command, Abort):
-                self._engine.abort(command.request_id)
+                if self._engine.abort(command.request_id) and command.error is not None:
+                    refused.append(EngineOutput(command.request_id, finished=True, error=command.error))
             elif isinstance(command, EngineRequest):
                 try:
                     self._engine.add(command)

@@ -23,7 +23,7 @@ from shared.limits import Limits, check_request
 from shared.protocol import Request, RequestState, new_request_id
 from shared.redis_client import RETRY_AFTER
 from shared.registry import ModelInfo
-from shared.transports.base import Transport
+from shared.transports.base import Outlook, Transport
 
 PATIENCE = 1.8  # seconds that one call may wait for Redis in all before its caller hears 503
 REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")
@@ -89,7 +89,7 @@ class Gateway:
         await self._token_log.create(request)
         try:
             ticket = await self._transport.publish(request)
-            await self._token_log.note_ticket(request.id, ticket)
+            await self._token_log.note_ticket(ticket)
         except BaseException:  # also our own time limit
             self._in_background(self._token_log.forget(request.id))
             raise
@@ -104,19 +104,19 @@ class Gateway:
             raise NotFound(f"there is no job {request_id[:64]!r}, or its answer has expired")
         return record
 
-    async def position(self, record: RequestRecord) -> int | None:
-        """A waiting request's place in the queue of its class, from 1; None once it left the queue."""
+    async def outlook(self, record: RequestRecord) -> Outlook | None:
+        """What a waiting request may expect; None once it left the queue."""
         if record.state is not RequestState.QUEUED or record.ticket is None:
             return None
         async with patience():
-            return await self._transport.position(record.ticket) or None
+            return await self._transport.outlook(record.ticket)
 
     async def cancel(self, request_id: str) -> None:
         """End a request, wherever it is; an ended one stays as it is. Raises Unavailable."""
         async with patience():
             record = await self._token_log.close(request_id)
             if record is not None and record.state is RequestState.QUEUED and record.ticket is not None:
-                await self._transport.acknowledge(record.ticket)
+                await self._transport.discard(record.ticket)
 
     def abandon(self, request_id: str) -> None:
         """Cancel a request whose client left, without waiting for it."""

@@ -113,12 +113,15 @@ def resume_point(request: Request) -> int:
 
 async def _describe(context: Context, record: RequestRecord) -> Job:
     usage = Usage(record.prompt_tokens, record.completion_tokens, record.prompt_tokens + record.completion_tokens)
+    outlook = await context.gateway.outlook(record)
     job = Job(
         id=record.id,
         model=record.model,
         priority=record.priority.value,
         state=record.state.value,
-        position=await context.gateway.position(record),
+        position=outlook.position if outlook else None,
+        estimated_wait=outlook.wait if outlook else None,
+        deadline=record.deadline,
         created_at=record.created_at,
         started_at=record.started_at,
         first_token_at=record.first_token_at,

@@ -69,9 +69,11 @@ class Links(msgspec.Struct):
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """A job as it stands. Times are in seconds since the epoch; `position` is its place in its queue, from 1.
+    """A job as it stands. Times are in seconds since the epoch.
 
-    `choices` and `error` are there once it has ended.
+    While it waits, `position` is its place in its queue, from 1, and `estimated_wait` the seconds until its turn by
+    the rate of late; both are estimates where several tenants take turns. `choices` and `error` are there once it
+    has ended.
     """
 
     id: str
@@ -80,6 +82,8 @@ class Job(msgspec.Struct, kw_only=True):
     priority: Priority
     state: Literal["queued", "running", "completed", "failed", "cancelled"]
     position: int | None = None
+    estimated_wait: float | None = None
+    deadline: float | None = None
     created_at: float
     started_at: float | None = None
     first_token_at: float | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.errors import HeadraceError
-from shared.protocol import Message, SamplingParams, Token
+from shared.protocol import Message, PriorityClass, SamplingParams, Token
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,16 @@ class EngineRequest:
         prompt: token ids, at least one.
         resumed: for each choice the token ids that it has emitted already, in a former run; generation goes on
             after them and only what is new comes out, with the text that an undisturbed run would have given it.
+        prefix_salt: cached prefixes are shared among requests with the same one.
     """
 
     id: str
     prompt: tuple[int, ...]
     params: SamplingParams
     resumed: tuple[tuple[int, ...], ...] = ()
+    priority: PriorityClass = PriorityClass.STANDARD
+    tenant: str = "default"
+    prefix_salt: bytes = b""
 
 
 @dataclass(frozen=True)

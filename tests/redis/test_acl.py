@@ -1,0 +1,192 @@
+"""The two users of docs/redis.md: all that Headrace does, on a server where nobody else may do anything."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from headrace.acl import COMMANDS, Role, lacking, rule
+from shared.backend import Backend
+from shared.config import Settings
+from shared.errors import Unavailable
+from shared.redis_client import RedisServer
+from shared.redis_node import connect
+from shared.registry import Registry, WorkerInfo
+from tests.fakes import MODEL
+from tests.gateway.conftest import chat, serving
+from tests.redis.servers import HOST, Node, opened, running, settings_for
+from tests.worker.test_worker import Harness
+from workers.scripted import ScriptedEngine
+
+DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
+ROLES: tuple[Role, ...] = ("api", "worker")
+# Allowed, and used only where the path below does not lead: a worker that is the first to call after a restart.
+RARE: dict[Role, set[str]] = {"api": set(), "worker": {"eval"}}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path / "node", "user default off", "user admin on >root ~* &* +@all")
+    made.credentials = {"username": "admin", "password": "root"}
+    with running(made):
+        for role in ROLES:
+            made.call(*rule(role).replace("PASSWORD", "secret").split())
+        yield made
+
+
+def settings_of(node: Node, role: Role, folder: Path) -> Settings:
+    url = f"redis://headrace-{role}:secret@{HOST}:{node.port}/0"
+    return settings_for(url, folder, redis_timeout=1, lease=0.5, queue_depth=3, max_attempts=1, grace=0)
+
+
+class Commands:
+    """What each user ran, by MONITOR: a script's commands count as its caller's."""
+
+    def __init__(self) -> None:
+        self.by_address: dict[str, set[str]] = {}
+        self._caller = ""
+
+    def note(self, line: str) -> None:
+        found = re.match(r'[\d.]+ \[\d+ (\S+)\] "([^"]+)"(?: "([^"]*)")?', line)
+        if found is None:
+            return
+        address, command, sub = found[1], found[2].lower(), found[3] or ""
+        if address == "lua":
+            address = self._caller
+        else:
+            self._caller = address
+        name = f"{command}|{sub.lower()}" if command in {"xgroup", "xinfo", "script", "client"} else command
+        if name != "auth":  # never forbidden
+            self.by_address.setdefault(address, set()).add(name)
+
+    def of(self, node: Node, role: Role) -> set[str]:
+        with node.admin() as admin:
+            clients = [client["addr"] for client in admin.client_list() if client["user"] == f"headrace-{role}"]
+        return set().union(*(self.by_address.get(address, set()) for address in clients))
+
+
+@asynccontextmanager
+async def monitored(node: Node) -> AsyncIterator[Commands]:
+    server = RedisServer.connect(f"redis://admin:root@{HOST}:{node.port}", timeout=5)
+    connection = await connect(server.client.connection_pool)
+    found, ended = Commands(), asyncio.Event()
+
+    async def listen() -> None:
+        while not ended.is_set():
+            line = (await connection.read_response()).decode()
+            found.note(line)
+            if '"ECHO" "the end"' in line:
+                ended.set()
+
+    await connection.send_command("MONITOR")
+    listening = asyncio.create_task(listen())
+    try:
+        yield found
+        node.call("ECHO", "the end")
+        await asyncio.wait_for(ended.wait(), 10)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await connection.disconnect()
+        await server.client.aclose()
+
+
+async def everything(api: Backend, worker: Backend, api_settings: Settings, worker_settings: Settings) -> None:
+    """Submit until the queue is full, cancel what waits and what runs, lose a worker, drain one, read it all."""
+    info = WorkerInfo(id="w", pid=1, model=MODEL, state="ready", max_model_len=8192)
+    await api.start()
+    await worker.start()
+    await worker.registry.beat(info)
+    await Registry(worker.server, ttl=0.05).beat(WorkerInfo(id="gone", pid=1, model=MODEL, state="ready"))
+    harness = Harness(worker, worker_settings)
+    async with (
+        serving(api_settings, api) as url,
+        httpx.AsyncClient(base_url=url, timeout=20) as http,
+    ):
+        jobs = [await submit(http) for _ in range(3)]
+        assert (await post(http, "/v1/jobs", prompt="x")).status_code == 503  # full
+        assert (await http.delete(f"/v1/jobs/{jobs[0]}")).json()["state"] == "cancelled"
+        assert "headrace" in (await http.get("/metrics")).text
+        await lose(worker, 2)
+        async with harness.worker(name="a"):
+            assert "request_abandoned" in (await http.get(f"/v1/jobs/{jobs[1]}/events")).text
+            assert "[DONE]" in (await post(http, "/v1/chat/completions", **chat(stream=True, max_tokens=4))).text
+            for path in ("/ready", "/metrics", "/v1/models", f"/v1/jobs/{jobs[1]}"):
+                assert (await http.get(path)).status_code == 200
+        slow = ScriptedEngine(step_time=0.02)
+        async with harness.worker(slow, name="b"):
+            running_job, handed_over = await submit(http, 5000), await submit(http, 100)
+            for job in (running_job, handed_over):
+                await begun(http, job)
+            await http.delete(f"/v1/jobs/{running_job}")
+            assert "event: cancelled" in (await http.get(f"/v1/jobs/{running_job}/events")).text
+        async with harness.worker(name="c"):
+            assert "event: done" in (await http.get(f"/v1/jobs/{handed_over}/events")).text
+    await worker.registry.leave("w")
+
+
+async def submit(http: httpx.AsyncClient, max_tokens: int = 5) -> str:
+    response = await post(http, "/v1/jobs", prompt="x", max_tokens=max_tokens)
+    assert response.status_code == 202, response.text
+    return response.json()["id"]
+
+
+async def post(http: httpx.AsyncClient, path: str, **body: object) -> httpx.Response:
+    return await http.post(path, json={"model": MODEL, **body})
+
+
+async def begun(http: httpx.AsyncClient, job: str) -> None:
+    async with http.stream("GET", f"/v1/jobs/{job}/events") as response:
+        async for line in response.aiter_lines():
+            if line.startswith("event: token"):
+                return
+
+
+async def lose(worker: Backend, number: int) -> None:
+    """A worker takes requests and is never heard of again."""
+    for item in await worker.transport.pull(MODEL, "dead", number):
+        await worker.token_log.acquire(item.request.id, "dead")
+
+
+async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_path: Path) -> None:
+    api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
+    async with opened(api_settings) as api, opened(worker_settings) as worker:
+        async with monitored(node) as commands:
+            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), 30)
+        used = {role: commands.of(node, role) for role in ROLES}
+    for role in ROLES:
+        assert sorted(set(COMMANDS[role]) - used[role] - RARE[role]) == [], f"needless for the {role}"
+        assert sorted(used[role] - set(COMMANDS[role])) == []
+    with node.admin() as admin:
+        assert admin.acl_log() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("role", "taken"), [("api", "xadd"), ("api", "subscribe"), ("worker", "publish")])
+async def test_without_one_of_its_commands_a_user_cannot(
+    node: Node, tmp_path: Path, role: Role, taken: str
+) -> None:
+    node.call("ACL", "SETUSER", f"headrace-{role}", f"-{taken}")
+    api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
+    async with opened(api_settings) as api, opened(worker_settings) as worker:
+        with pytest.raises((AssertionError, Unavailable, TimeoutError, ExceptionGroup)):
+            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), 3)
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_server_says_which_command_is_lacking(node: Node, tmp_path: Path, role: Role) -> None:
+    async with opened(settings_of(node, role, tmp_path)) as backend:
+        assert await lacking(backend.redis, role) == []
+        for command in COMMANDS[role]:
+            node.call("ACL", "SETUSER", f"headrace-{role}", f"-{command}")
+            assert await lacking(backend.redis, role) == [command]
+            node.call("ACL", "SETUSER", f"headrace-{role}", f"+{command}")
+        node.call("ACL", "SETUSER", f"headrace-{role}", "resetkeys", "resetchannels")
+        assert {"xadd", "publish"} <= set(await lacking(backend.redis, role))
+        assert node.call("DBSIZE") == 0  # asking changed nothing

@@ -97,6 +97,10 @@ class Client(Redis):
         """A connection that is the caller's, to disconnect in the end: for subscribing."""
         return await connect(self.connection_pool)
 
+    async def primaries(self) -> list[Client]:
+        """A client of each server that takes writes; they share this one's connections."""
+        return [self]
+
     def drop_idle(self) -> None:
         """Close what waits in the pool, in the background: after a silence each may lead to a peer that is gone.
 

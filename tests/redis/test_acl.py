@@ -154,6 +154,11 @@ async def lose(worker: Backend, number: int) -> None:
         await worker.token_log.acquire(item.request.id, "dead")
 
 
+def test_the_document_has_these_rules() -> None:
+    lines = DOCS.read_text(encoding="utf-8").splitlines()
+    assert [rule(role) for role in ROLES] == [line for line in lines if line.startswith("ACL SETUSER")]
+
+
 async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_path: Path) -> None:
     api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
     async with opened(api_settings) as api, opened(worker_settings) as worker:

@@ -14,7 +14,7 @@ QUIT = ("/quit", "/exit")
 
 
 class Chatter(Protocol):
-    def chat(self, body: dict[str, Any]) -> Generator[str]: ...
+    def chat_text(self, body: dict[str, Any]) -> Generator[str]: ...
 
 
 class Chat:
@@ -55,7 +55,9 @@ class Chat:
         asked = [*self._messages, {"role": "user", "content": line}]
         said = ""
         try:
-            with closing(self._client.chat({"model": self._model, "messages": asked, **self._options})) as pieces:
+            with closing(
+                self._client.chat_text({"model": self._model, "messages": asked, **self._options})
+            ) as pieces:
                 for piece in pieces:
                     said += piece
                     self._console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace import __version__
+from headrace.letters import app as letters_app
+from headrace.options import STEADY, URL, Json, Url, client_at
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -27,12 +29,10 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Settings and where they come from.")
 app.add_typer(config_app, name="config")
+app.add_typer(letters_app, name="dead-letters")
 
 err = Console(stderr=True)
 
-URL = "http://127.0.0.1:8000"
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Url = Annotated[str, typer.Option(envvar="HEADRACE_URL", help="Address of the API.")]
 Config = Annotated[
     Path | None, typer.Option("--config", help="Settings file; default: ./headrace.toml if it exists.")
 ]
@@ -160,9 +160,8 @@ def chat(
 ) -> None:
     """Talk to a model; Ctrl-C stops an answer, Ctrl-D or /quit ends."""
     from headrace.chat import Chat
-    from headrace.client import HeadraceClient
 
-    with HeadraceClient(url) as client:
+    with client_at(url, STEADY) as client:
         options = {"temperature": temperature} | ({"max_tokens": max_tokens} if max_tokens else {})
         Chat(client, _served(client, model), system, options, Console()).run()
 
@@ -189,10 +188,8 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Submit a job, which goes on by itself, and print its id."""
-    from headrace.client import HeadraceClient
-
     text = sys.stdin.read() if prompt == "-" else prompt
-    with HeadraceClient(url) as client:
+    with client_at(url, STEADY) if follow else client_at(url) as client:
         body: dict[str, Any] = {
             "model": _served(client, model),
             "messages": [{"role": "user", "content": text}],
@@ -217,9 +214,7 @@ def tail(
     as_json: Json = False,
 ) -> None:
     """Stream a job's answer from any point, through lost connections."""
-    from headrace.client import HeadraceClient
-
-    with HeadraceClient(url) as client:
+    with client_at(url, STEADY) as client:
         _follow(client, job_id, after, as_json)
 
 
@@ -239,9 +234,7 @@ def _follow(client: Any, job_id: str, after: int, as_json: bool) -> None:
 @app.command()
 def cancel(job_id: JobId, url: Url = URL, as_json: Json = False) -> None:
     """Cancel a job."""
-    from headrace.client import HeadraceClient
-
-    with HeadraceClient(url) as client:
+    with client_at(url) as client:
         job = client.cancel(job_id)
     print(json.dumps(job) if as_json else f"{job['id']} {job['state']}")
 
@@ -249,9 +242,7 @@ def cancel(job_id: JobId, url: Url = URL, as_json: Json = False) -> None:
 @app.command()
 def models(url: Url = URL, as_json: Json = False) -> None:
     """List the models that are served."""
-    from headrace.client import HeadraceClient
-
-    with HeadraceClient(url) as client:
+    with client_at(url) as client:
         found = client.models()
     if as_json:
         print(json.dumps(found))

@@ -143,7 +143,7 @@ class Up:
         """The answer alone on stdout."""
         body = {"model": self._model.served_name, "messages": [{"role": "user", "content": question}]}
         with HeadraceClient(self.url) as client:
-            for text in client.chat({**body, "temperature": 0, "max_tokens": 512}):
+            for text in client.chat_text({**body, "temperature": 0, "max_tokens": 512}):
                 print(text, end="", flush=True)
         print()
 

@@ -7,9 +7,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from producer_api.metrics import Stopwatch
-from shared.delivery.base import TokenLog
+from shared.delivery.base import RequestRecord, TokenLog
 from shared.errors import Conflict, HeadraceError
-from shared.protocol import FinishReason, RequestState, Terminal, TokenEvent
+from shared.protocol import FinishReason, RequestState, Terminal, Token, TokenEvent
 
 CANCELLED = Conflict("the request was cancelled")
 
@@ -18,12 +18,12 @@ CANCELLED = Conflict("the request was cancelled")
 class Choice:
     """One choice so far."""
 
-    pieces: list[str] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
     @property
     def text(self) -> str:
-        return "".join(self.pieces)
+        return "".join(token.text for token in self.tokens)
 
 
 class Answer:
@@ -36,7 +36,7 @@ class Answer:
     def add(self, event: TokenEvent) -> None:
         for token in event.tokens:
             choice = self._choices.setdefault(token.choice, Choice())
-            choice.pieces.append(token.text)
+            choice.tokens.append(token)
             choice.finish_reason = token.finish_reason or choice.finish_reason
         self.terminal = event.terminal
 
@@ -52,11 +52,16 @@ def ending(terminal: Terminal) -> HeadraceError | None:
     return CANCELLED if terminal.state is RequestState.CANCELLED else None
 
 
+def nothing_after(record: RequestRecord, seq: int) -> bool:
+    """A reader that has seen `seq` has all of the answer, which has ended."""
+    return record.state.terminal and seq >= record.completion_tokens  # the seq of the end
+
+
 async def follow_timed(
-    token_log: TokenLog, request_id: str, stopwatch: Stopwatch, *, idle: float
+    token_log: TokenLog, request_id: str, after: int, stopwatch: Stopwatch, *, idle: float
 ) -> AsyncGenerator[TokenEvent | None]:
-    """`follow` from the start, with `stopwatch` looking on."""
-    async with aclosing(token_log.follow(request_id, idle=idle)) as events:
+    """`follow`, with `stopwatch` looking on."""
+    async with aclosing(token_log.follow(request_id, after, idle=idle)) as events:
         async for event in events:
             if event is not None:
                 stopwatch.see(event)

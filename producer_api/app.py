@@ -11,15 +11,18 @@ from starlette.middleware import Middleware
 
 from producer_api.context import Context
 from producer_api.gateway.errors import register_errors
+from producer_api.job_events import EndData, TokensData
 from producer_api.metrics import Metrics
-from producer_api.middleware import BodyLimit, ConnectionLimit, RequestId, RequestLog, SecurityHeaders
+from producer_api.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
 from producer_api.openapi import describe
 from producer_api.routes.chat import chat_router
+from producer_api.routes.dead_letters import dead_letters_router
 from producer_api.routes.health import Readiness, health_router
-from producer_api.routes.jobs import EndData, TokensData, jobs_router
+from producer_api.routes.jobs import jobs_router
 from producer_api.routes.models import Model, ModelList, models_router
 from producer_api.routes.pages import pages_router
 from producer_api.schemas.chat import ChatCompletion, ChatRequest, Chunk
+from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.schemas.jobs import Job, JobRequest
 from shared.backend import Backend
 from shared.config import Settings
@@ -42,6 +45,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             Middleware(RequestId),
             Middleware(SecurityHeaders),
             Middleware(RequestLog, metrics=metrics),
+            Middleware(Drain, attendance=context.attendance),
             Middleware(ConnectionLimit, most=settings.max_connections),
             Middleware(BodyLimit, most=settings.max_body_bytes),
         ],
@@ -51,6 +55,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     for router in (
         chat_router(context),
         jobs_router(context),
+        dead_letters_router(context),
         models_router(context),
         health_router(context),
         pages_router(),
@@ -59,6 +64,6 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     describe(
         app,
         [ChatRequest, JobRequest],
-        [ChatCompletion, Chunk, Job, ModelList, Model, Readiness, TokensData, EndData],
+        [ChatCompletion, Chunk, Job, ModelList, Model, Readiness, TokensData, EndData, LetterList, Letter, Removed],
     )
     return app

@@ -13,6 +13,10 @@ from typing import Any, TypeVar
 from prometheus_client import Gauge
 from starlette.types import Receive
 
+from shared.errors import Unavailable
+
+STOPPING = Unavailable("the server is stopping", retry_after=1)
+
 Result = TypeVar("Result")
 
 
@@ -25,23 +29,38 @@ class Stopping(Exception):
 
 
 class Attendance:
-    """The answers that clients are waiting for: counted, and ended together when the server stops."""
+    """The answers that clients are waiting for: counted, and ended when the server stops, in two steps."""
 
     def __init__(self, open_answers: Gauge) -> None:
         self._gauge = open_answers
-        self._stops: set[asyncio.Future[None]] = set()
-        self._stopping = False
+        self._stops: dict[asyncio.Future[None], bool] = {}
+        self._stopped = False
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._stops)
+
+    def drain(self) -> None:
+        """The server is stopping: end at once what its client can have from another replica."""
+        self.draining = True
+        self._end(resumable_only=True)
 
     def stop(self) -> None:
-        """End all that is open, and at once all that comes later."""
-        self._stopping = True
-        for stop in self._stops:
-            if not stop.done():
+        """The server stops now: end all."""
+        self.draining = self._stopped = True
+        self._end(resumable_only=False)
+
+    def _end(self, *, resumable_only: bool) -> None:
+        for stop, resumable in self._stops.items():
+            if not stop.done() and (resumable or not resumable_only):
                 stop.set_result(None)
 
-    async def attend(self, receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-        """The result of `work`, unless ClientGone or Stopping comes first: then `work` is cancelled."""
-        with self._counted() as stop:
+    async def attend(self, receive: Receive, work: Coroutine[Any, Any, Result], *, resumable: bool) -> Result:
+        """The result of `work`, unless ClientGone or Stopping comes first: then `work` is cancelled.
+
+        `resumable`: its client can come back for the rest.
+        """
+        with self._counted(resumable) as stop:
             task = asyncio.create_task(work)
             leaving = asyncio.create_task(_disconnect(receive))
             try:
@@ -55,16 +74,16 @@ class Attendance:
                 await asyncio.gather(task, leaving, return_exceptions=True)
 
     @contextmanager
-    def _counted(self) -> Iterator[asyncio.Future[None]]:
+    def _counted(self, resumable: bool) -> Iterator[asyncio.Future[None]]:
         stop = asyncio.get_running_loop().create_future()
-        if self._stopping:
+        if self._stopped or (self.draining and resumable):
             stop.set_result(None)
-        self._stops.add(stop)
+        self._stops[stop] = resumable
         self._gauge.inc()
         try:
             yield stop
         finally:
-            self._stops.discard(stop)
+            del self._stops[stop]
             self._gauge.dec()
 
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from producer_api.attend import Attendance
 from producer_api.gateway.admit import Gateway
 from producer_api.gateway.catalog import Catalog
+from producer_api.gateway.idempotency import IdempotencyKeys
 from producer_api.metrics import Metrics, Stopwatch
 from producer_api.middleware import Facts
 from shared.backend import Backend
@@ -32,11 +33,12 @@ class Context:
     @classmethod
     def of(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Context:
         catalog = Catalog(backend.registry, settings)
+        keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + settings.result_ttl)
         return cls(
             settings=settings,
             backend=backend,
             catalog=catalog,
-            gateway=Gateway(settings, backend.transport, backend.token_log, catalog),
+            gateway=Gateway(settings, backend.transport, backend.token_log, keys, catalog),
             metrics=metrics,
             attendance=Attendance(metrics.open_answers),
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer_api.attend import ClientGone
+from producer_api.attend import STOPPING, Attendance, ClientGone
 from producer_api.gateway.errors import error_response
 from producer_api.metrics import Metrics, Stopwatch
 from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
@@ -141,6 +141,29 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_secured)
+
+
+class Drain:
+    """While the server stops: takes no more work, says so, and lets each connection end with its answer."""
+
+    def __init__(self, app: ASGIApp, attendance: Attendance) -> None:
+        self._app = app
+        self._attendance = attendance
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._attendance.draining:
+            await self._app(scope, receive, send)
+            return
+
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        if scope["path"] in QUIET:
+            await self._app(scope, receive, send_closing)
+        else:
+            await error_response(STOPPING, scope["path"])(scope, receive, send_closing)
 
 
 class ConnectionLimit:

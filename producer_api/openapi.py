@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 
 REF = "#/components/schemas/{}"
 Described = dict[str, Any]
+Responses = dict[int | str, Described]
 
 _NULLABLE_STRING = {"type": ["string", "null"]}
 ERRORS: Described = {
@@ -67,14 +68,21 @@ def body_of(schema: type[BaseModel]) -> Described:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def query(name: str, description: str) -> Described:
-    """One optional integer in the query."""
-    schema = {"type": "integer", "minimum": -1}
-    return {
-        "parameters": [
-            {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
-        ]
-    }
+def parameter(name: str, where: Literal["query", "header"], description: str, **schema: Any) -> Described:
+    """One optional parameter."""
+    return {"name": name, "in": where, "required": False, "schema": schema, "description": description}
+
+
+IDEMPOTENCY = parameter(
+    "Idempotency-Key",
+    "header",
+    "what is sent again with the same key and body is run once, and answered as the same request",
+    type="string",
+    pattern="^[!-~]{1,255}$",
+)
+RESUMING = parameter(
+    "Last-Event-ID", "header", "the stream goes on after the frame with this id", type="integer", minimum=-1
+)
 
 
 def struct_response(description: str, struct: type[msgspec.Struct]) -> Described:
@@ -85,7 +93,7 @@ def struct_response(description: str, struct: type[msgspec.Struct]) -> Described
     }
 
 
-def sse_response(description: str, struct: type[msgspec.Struct] | None) -> dict[int | str, Described]:
+def sse_response(description: str, struct: type[msgspec.Struct] | None) -> Responses:
     """An answer that is a stream, or maybe also one of our structs."""
     content: Described = {"text/event-stream": {"schema": {"type": "string"}}}
     if struct is not None:
@@ -93,7 +101,7 @@ def sse_response(description: str, struct: type[msgspec.Struct] | None) -> dict[
     return {200: {"description": description, "content": content}}
 
 
-def failures(shape: Literal["openai", "problem"], *statuses: int) -> dict[int | str, Described]:
+def failures(shape: Literal["openai", "problem"], *statuses: int) -> Responses:
     """The errors of a route, in its API's shape."""
     name, media_type = (
         ("OpenAIError", "application/json")

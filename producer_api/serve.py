@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,10 +22,12 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.logs import configure_logging
+from shared.sweeper import Sweeper
 
 BACKLOG = 2048
 HEADROOM = 64  # connections over the bound on requests, so that the refusal of one can be worded
-FAREWELL = 1.0  # seconds before the end of the grace time, for the last frames
+FAREWELL = 1  # seconds before the end of the grace time, for the last frames
+TICK = 0.05
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
 
 log = structlog.get_logger(__name__)
@@ -51,7 +54,10 @@ async def _serve(settings: Settings) -> None:
             server = Server(settings, backend)
             host, port = listener.getsockname()[:2]
             log.info("listening", message=f"Headrace API on http://{f'[{host}]' if ':' in host else host}:{port}")
-            await server.serve(sockets=[listener])
+            async with asyncio.TaskGroup() as tasks:
+                sweeping = tasks.create_task(server.sweeper().run())
+                await server.serve(sockets=[listener])
+                sweeping.cancel()
     finally:
         await backend.close()
 
@@ -67,6 +73,8 @@ def listen(settings: Settings) -> socket.socket:
         raise ConfigError(f"host {settings.host} cannot be listened on: {error.strerror}", param="host") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if settings.reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -85,6 +93,7 @@ class Server(uvicorn.Server):
         app = create_app(settings, backend)
         self._context: Context = app.state.context
         self._grace = settings.grace
+        self._reuse_port = settings.reuse_port
         super().__init__(
             uvicorn.Config(
                 app,
@@ -98,16 +107,33 @@ class Server(uvicorn.Server):
                 backlog=BACKLOG,
                 limit_concurrency=settings.max_connections + HEADROOM,
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=max(1, round(settings.grace)),
+                timeout_graceful_shutdown=FAREWELL,
             )
         )
 
+    def sweeper(self) -> Sweeper:
+        backend, catalog = self._context.backend, self._context.catalog
+
+        async def models() -> list[str]:
+            return [info.name for info in await catalog.models()]
+
+        return Sweeper(backend.transport, backend.token_log, backend.holds, models)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        timer = asyncio.get_running_loop().call_later(
-            max(0.0, self._grace - FAREWELL), self._context.attendance.stop
-        )
+        """Send away at once who can go on elsewhere, give the others until the end of the grace time, then end.
+
+        Meanwhile whoever connects is told so; with `reuse_port` nobody does: the others on the port take over.
+        """
+        attendance = self._context.attendance
+        attendance.drain()
+        if self._reuse_port:
+            for server in self.servers:
+                server.close()
+        end = time.monotonic() + self._grace - FAREWELL
+        while attendance and not self.force_exit and time.monotonic() < end:  # noqa: ASYNC110  a signal sets force_exit
+            await asyncio.sleep(TICK)
+        attendance.stop()
         await super().shutdown(sockets)
-        timer.cancel()
         await self._context.gateway.close()
 
     @contextmanager

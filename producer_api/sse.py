@@ -5,7 +5,7 @@ Reference: WHATWG HTML, "Server-sent events". It does not know what a frame says
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
@@ -13,17 +13,17 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from producer_api.attend import Attendance, ClientGone, Stopping
-from shared.errors import HeadraceError, Unavailable
+from producer_api.attend import STOPPING, Attendance, ClientGone, Stopping
+from shared.errors import HeadraceError
 from shared.protocol import TokenEvent
 
 KEEPALIVE = b": keepalive\n\n"
+RETRY = b"retry: 1000\n"  # when a client that was asked to connect again does so, in milliseconds
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # a proxy in between must not hold frames back
 ]
-STOPPING = Unavailable("the server is stopping", retry_after=1)
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,9 @@ class EventStream(Response):
         attendance: whom to tell of the open stream.
         eager: send the status at once. Otherwise it waits for the first event or silence, so that a request refused
             by its worker still gets its real status.
-        abandon: called when the stream ends before the answer does.
+        abandon: called when the stream ends before the answer does; None for an answer that goes on by itself, to
+            which its client can come back.
+        headers: beside those of every stream.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class EventStream(Response):
         attendance: Attendance,
         *,
         eager: bool,
-        abandon: Callable[[], None],
+        abandon: Callable[[], None] | None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.status_code, self.background, self.raw_headers = 200, None, HEADERS
+        told = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        self.status_code, self.background, self.raw_headers = 200, None, [*HEADERS, *told]
         self._events = events
         self._framing = framing
         self._attendance = attendance
@@ -71,12 +75,12 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._attendance.attend(receive, self._write(send))
+            await self._attendance.attend(receive, self._write(send), resumable=self._abandon is None)
         except ClientGone:
-            self._abandon()
+            self._leave()
             raise
         except Stopping:
-            self._abandon()
+            self._leave()
             if not self._started:
                 raise STOPPING from None
             await self._end(send, self._framing.interruption(STOPPING))
@@ -105,8 +109,12 @@ class EventStream(Response):
         else:
             await self._end(send)
 
+    def _leave(self) -> None:
+        if self._abandon is not None:
+            self._abandon()
+
     async def _interrupt(self, send: Send, error: HeadraceError) -> None:
-        self._abandon()
+        self._leave()
         await self._end(send, self._framing.interruption(error))
 
     async def _start(self, send: Send) -> None:

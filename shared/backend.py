@@ -1,4 +1,4 @@
-"""Everything of a process that talks to Redis, opened from the settings and closed as one."""
+"""Everything that a process shares with others: on Redis as the settings say, or in this process's memory alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from shared.config import Settings
-from shared.delivery.base import TokenLog
+from shared.delivery.base import Live, TokenLog
+from shared.delivery.dead_letters import DeadLetters, RedisDeadLetters
+from shared.delivery.memory import MemoryDeadLetters, MemoryHolds, MemoryLive, MemoryTokenLog
 from shared.delivery.pubsub import LiveFeed
 from shared.delivery.token_log import RedisTokenLog
+from shared.holds import Holds, RedisHolds
 from shared.redis_client import RedisServer
-from shared.registry import Registry
-from shared.transports.base import Transport
+from shared.registry import MemoryRegistry, RedisRegistry, Registry
+from shared.transports.base import Bounds, Transport
+from shared.transports.memory import MemoryTransport
 from shared.transports.redis_streams import RedisStreams
 
 MISSED_BEATS = 3  # a worker beats three times in a lease, and is gone after as many missed
@@ -20,23 +24,24 @@ MISSED_BEATS = 3  # a worker beats three times in a lease, and is gone after as 
 
 @dataclass(frozen=True)
 class Backend:
-    """The queue, the answers, the live messages and the list of workers."""
+    """The queue, the answers, the live messages, the list of workers, and what was set aside."""
 
-    server: RedisServer
-    live: LiveFeed
+    live: Live
     transport: Transport
     token_log: TokenLog
     registry: Registry
+    holds: Holds
+    dead_letters: DeadLetters
+    server: RedisServer | None = None
 
     @classmethod
     def open(cls, settings: Settings) -> Backend:
-        """Connects lazily; `start` is what checks that the server is there."""
+        """On Redis. Connects lazily; `start` is what checks that the server is there."""
         server = RedisServer.connect(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
         live = LiveFeed(server)
         return cls(
-            server=server,
             live=live,
-            transport=RedisStreams(server, depth=settings.queue_depth, lease=settings.lease),
+            transport=RedisStreams(server, bounds=_bounds(settings), lease=settings.lease),
             token_log=RedisTokenLog(
                 server,
                 live,
@@ -44,18 +49,51 @@ class Backend:
                 request_ttl=settings.request_ttl,
                 result_ttl=settings.result_ttl,
             ),
-            registry=Registry(server, ttl=settings.lease * MISSED_BEATS),
+            registry=RedisRegistry(server, ttl=settings.lease * MISSED_BEATS),
+            holds=RedisHolds(server),
+            dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
+            server=server,
+        )
+
+    @classmethod
+    def memory(cls, settings: Settings) -> Backend:
+        """In this process: nothing outlives it, and nobody else sees it."""
+        live = MemoryLive()
+        return cls(
+            live=live,
+            transport=MemoryTransport(live, bounds=_bounds(settings), lease=settings.lease),
+            token_log=MemoryTokenLog(
+                live,
+                most_tokens=settings.log_tokens,
+                request_ttl=settings.request_ttl,
+                result_ttl=settings.result_ttl,
+            ),
+            registry=MemoryRegistry(),
+            holds=MemoryHolds(),
+            dead_letters=MemoryDeadLetters(most=settings.dead_letters, ttl=settings.dead_letter_ttl),
         )
 
     @property
     def redis(self) -> Redis:
+        assert self.server is not None, "this backend is in memory"
         return self.server.client
 
     async def start(self) -> None:
         """Raises Unavailable when the server does not answer."""
-        async with self.server.reaching("Redis"):
-            await self.redis.ping()
+        if self.server is not None:
+            async with self.server.reaching("Redis"):
+                await self.redis.ping()
 
     async def close(self) -> None:
         await self.live.close()
-        await self.redis.aclose(close_connection_pool=True)
+        if self.server is not None:
+            await self.redis.aclose(close_connection_pool=True)
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        depth=settings.queue_depth,
+        tokens=settings.queue_tokens,
+        tenant_depth=settings.tenant_queue_depth,
+        tenant_tokens=settings.tenant_queue_tokens,
+    )

@@ -31,6 +31,9 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port the API listens on; 0 picks a free one")
+    reuse_port: bool = Field(
+        False, description="let several API processes listen on one port, so that one can follow another"
+    )
     workers: int = Field(1, ge=0, le=64, description="worker processes that `headrace up` starts")
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey that holds queues and answers"
@@ -59,9 +62,18 @@ class Settings(BaseModel):
     max_num_seqs: int = Field(32, ge=1, le=4096, description="sequences in one batch")
     max_num_batched_tokens: int = Field(512, ge=1, description="tokens computed in one engine step")
     block_size: int = Field(16, ge=1, le=256, description="tokens in one KV block")
+    prefix_caching: bool = Field(
+        True, description="reuse the computed beginning of a tenant's earlier prompts and answers"
+    )
     kv_cache_gib: float = Field(2.0, gt=0, description="memory of the KV cache, in GiB")
 
     queue_depth: int = Field(1024, ge=1, description="most requests waiting for one model")
+    queue_tokens: int = Field(4_000_000, ge=1, description="most tokens, as estimated, waiting for one model")
+    tenant_queue_depth: int = Field(1024, ge=1, description="most requests of one tenant waiting for one model")
+    tenant_queue_tokens: int = Field(4_000_000, ge=1, description="most tokens of one tenant waiting for one model")
+    max_timeout: float = Field(86_400, gt=0, description="longest time in seconds a request may give itself")
+    dead_letters: int = Field(10_000, ge=1, description="most requests kept that were set aside; the oldest go")
+    dead_letter_ttl: float = Field(604_800, gt=0, description="seconds a request set aside is kept")
     max_connections: int = Field(20_000, ge=1, description="most open connections of one API process")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body")
     max_n: int = Field(8, ge=1, le=128, description="most choices of one request")

@@ -105,6 +105,31 @@ class QueueFull(HeadraceError):
     retryable = True
 
 
+class TenantQueueFull(HeadraceError):
+    """The caller's own share of the model's queue is used up."""
+
+    code = "tenant_queue_full"
+    status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+    retryable = True
+
+
+class IdempotencyKeyReused(HeadraceError):
+    """The Idempotency-Key came before, with another body."""
+
+    code = "idempotency_key_reused"
+    status = 422
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class DeadlineExceeded(HeadraceError):
+    """The request's time was over before its answer was whole."""
+
+    code = "deadline_exceeded"
+    status = 504
+    grpc_status = "DEADLINE_EXCEEDED"
+
+
 class Unavailable(HeadraceError):
     """A part that the server needs (Redis, a worker) cannot be reached."""
 
@@ -138,6 +163,6 @@ def error_classes() -> dict[str, type[HeadraceError]]:
     pending = [HeadraceError]
     while pending:
         cls = pending.pop()
-        found[cls.code] = cls
+        found.setdefault(cls.code, cls)  # a subclass without a code of its own is its parent to others
         pending.extend(cls.__subclasses__())
     return found

@@ -5,13 +5,19 @@ request's state and log another.
 
 | key | type | written by | lives |
 | --- | --- | --- | --- |
-| queue | stream per model and class | API: enqueue; worker: acknowledge | entry until acknowledged |
-| counters | hash per model: added:<class>, pulled:<class> | enqueue, pull | for ever, one per model |
+| lane | sorted set per model, class, tenant: ordinals | API: publish, discard; worker: pull | until empty |
+| waiting | hash per model: ordinal -> what the request costs, and the request | the same | entry until pulled |
+| lanes, resting | sorted sets per model and class: tenants by served tokens | the same | until nobody waits |
+| overdue | sorted set per model: request ids by deadline | publish, acknowledge, sweeper | until it ends |
+| queue | stream per model and class: what workers hold | worker: pull, acknowledge | entry until acknowledged |
+| counters | hash per model | publish, pull, discard | for ever, one per model |
 | state | hash per request | API: create, cancel; worker: acquire, append | result TTL after the end |
 | log | stream per request, entry id = last seq + 1 | worker: append; API: cancel | with its state |
 | worker | JSON per worker | that worker's heartbeat | three heartbeats |
 | model | JSON per model | any of its workers | a day after the last worker |
 | WORKERS, MODELS | sets of the ids and names | the same | until a reader finds the entry gone |
+| hold | string per name: leaders, idempotency keys | whoever asks first | the time it asked for |
+| DEAD_INDEX, DEAD_LETTERS | sorted set and hash of requests set aside | worker: add; API: remove | bounded |
 """
 
 from __future__ import annotations
@@ -21,6 +27,8 @@ from shared.protocol import PriorityClass
 GROUP = "workers"  # the consumer group of every queue
 WORKERS = "hr:workers"
 MODELS = "hr:models"
+DEAD_INDEX = "hr:{dead}:index"
+DEAD_LETTERS = "hr:{dead}:letters"
 LIVE = "hr:live"  # nobody publishes to it: it keeps a connection without readers subscribed
 
 
@@ -28,9 +36,17 @@ def queue(model: str, priority: PriorityClass) -> str:
     return f"hr:{{q:{model}}}:{priority.value}"
 
 
-def queues(model: str) -> list[str]:
-    """A model's queues, most urgent first."""
-    return [queue(model, priority) for priority in PriorityClass]
+def transport(model: str) -> list[str]:
+    """All that a model's queue is made of, as its script expects it; per class, most urgent first."""
+    prefix = f"hr:{{q:{model}}}"
+    single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
+    per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
+    return [*single, *per_class, *(queue(model, priority) for priority in PriorityClass)]
+
+
+def lane_prefix(model: str) -> str:
+    """A lane's key is this, its class's number, a colon and its tenant: the script makes it, in the same slot."""
+    return f"hr:{{q:{model}}}:lane:"
 
 
 def counters(model: str) -> str:
@@ -62,6 +78,10 @@ def worker(worker_id: str) -> str:
 def control_channel(worker_id: str) -> str:
     """Carries ids of requests that the worker must stop."""
     return f"hr:worker:{worker_id}:control"
+
+
+def hold(name: str) -> str:
+    return f"hr:hold:{name}"
 
 
 def model(name: str) -> str:

@@ -29,6 +29,21 @@ class Limits:
     stop_chars: int = 256
 
 
+CHARS_PER_TOKEN = 3  # of prompts, until a worker has counted
+UNSAID_TOKENS = 512  # of an answer whose length the request leaves open
+
+
+def token_estimate(request: Request) -> int:
+    """What a request will cost, in tokens of prompt and answer, as far as is known before it is tokenized."""
+    if request.messages is not None:
+        prompt = sum(len(message.content) for message in request.messages) // CHARS_PER_TOKEN
+    elif isinstance(request.prompt, str):
+        prompt = len(request.prompt) // CHARS_PER_TOKEN
+    else:
+        prompt = len(request.prompt or ())
+    return max(1, prompt + request.params.n * (request.params.max_tokens or UNSAID_TOKENS))
+
+
 def check_request(request: Request, limits: Limits) -> None:
     """Raise InvalidRequest, naming the field, for the first thing in `request` that is out of bounds."""
     if not MODEL_NAME.fullmatch(request.model):
@@ -73,6 +88,8 @@ def check_params(params: SamplingParams, limits: Limits) -> None:
     _range("top_k", params.top_k, 0, 1_000_000)
     _range("n", params.n, 1, limits.n)
     _range("seed", params.seed, 0, MAX_SEED)
+    if params.logprobs is not None:
+        _range("logprobs", params.logprobs, 0, 20)
     if params.max_tokens is not None:
         _range("max_tokens", params.max_tokens, 1, limits.max_tokens)
     if len(params.stop) > limits.stop_strings:

@@ -67,6 +67,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         seed: the draw of choice c at position p depends only on (seed, c, p). Admission fills it in.
         n: number of choices.
         ignore_eos: go on past the end-of-text token.
+        logprobs: log-probabilities to give with each token: None for none, 0 for the token's own, k for the k
+            likeliest too.
     """
 
     max_tokens: int | None = None
@@ -81,13 +83,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     seed: int = 0
     n: int = 1
     ignore_eos: bool = False
+    logprobs: int | None = None
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One admitted request, as the queue carries it.
 
     Exactly one of `messages` and `prompt` is set. `created_at` is in seconds since the epoch, by the server's
-    clock (Redis TIME), as all times of a request are.
+    clock (Redis TIME), as all times of a request are; from `deadline` on it is not run any more.
     """
 
     id: str
@@ -98,7 +101,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     created_at: float = 0.0
+    deadline: float | None = None
     version: int = PROTOCOL_VERSION
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """How likely a token was, by the model's own distribution (natural logarithms, no temperature or penalties).
+
+    `top` holds (id, logprob, piece) of the likeliest tokens, likeliest first; a piece is a token decoded by itself.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float, str], ...] = ()
+    piece: str = ""
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -112,6 +127,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     id: int
     text: str
     finish_reason: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -41,7 +41,23 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     blocks_total: int = 0
 
 
-class Registry:
+class Registry(Protocol):
+    """Who lives and serves what. Every call may raise Unavailable."""
+
+    async def beat(self, worker: WorkerInfo) -> None:
+        """Announce a worker, and with it its model once that is loaded."""
+
+    async def leave(self, worker_id: str) -> None:
+        """Take a worker off the list at once."""
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers that live."""
+
+    async def models(self) -> list[ModelInfo]:
+        """The models known now, by name."""
+
+
+class RedisRegistry:
     """Reads and writes the heartbeats; entries expire by the server's clock. Every call may raise Unavailable."""
 
     def __init__(self, server: RedisServer, *, ttl: float) -> None:
@@ -97,3 +113,26 @@ class Registry:
                 if isinstance(reply, Exception):
                     raise reply
         return replies
+
+
+class MemoryRegistry:
+    """The same for workers of this process, which need no heartbeat to be known alive."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, WorkerInfo] = {}
+        self._models: dict[str, ModelInfo] = {}
+
+    async def beat(self, worker: WorkerInfo) -> None:
+        self._workers[worker.id] = worker
+        if worker.state != "loading":
+            info = ModelInfo(name=worker.model, max_model_len=worker.max_model_len, created=int(time.time()))
+            self._models.setdefault(worker.model, info)
+
+    async def leave(self, worker_id: str) -> None:
+        self._workers.pop(worker_id, None)
+
+    async def workers(self) -> list[WorkerInfo]:
+        return list(self._workers.values())
+
+    async def models(self) -> list[ModelInfo]:
+        return sorted(self._models.values(), key=lambda info: info.name)

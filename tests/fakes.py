@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared import keys
 from shared.backend import Backend
 from shared.protocol import PriorityClass, Request, SamplingParams, Token, TokenEvent, new_request_id
 from shared.transports.base import Ticket
@@ -16,10 +17,19 @@ def make_request(
     n: int = 1,
     priority: PriorityClass = PriorityClass.STANDARD,
     created_at: float = 0.0,
+    deadline: float | None = None,
+    tenant: str = "default",
 ) -> Request:
     params = SamplingParams(max_tokens=max_tokens, n=n, seed=7)
     return Request(
-        id=new_request_id(), model=MODEL, prompt=prompt, params=params, priority=priority, created_at=created_at
+        id=new_request_id(),
+        model=MODEL,
+        prompt=prompt,
+        params=params,
+        priority=priority,
+        created_at=created_at,
+        deadline=deadline,
+        tenant=tenant,
     )
 
 
@@ -30,10 +40,18 @@ def token_event(seq: int, *texts: str) -> TokenEvent:
 async def submit(backend: Backend, request: Request) -> Ticket:
     await backend.token_log.create(request)
     ticket = await backend.transport.publish(request)
-    await backend.token_log.note_ticket(request.id, ticket)
+    await backend.token_log.note_ticket(ticket)
     return ticket
 
 
 async def answer(backend: Backend, request_id: str) -> list[TokenEvent]:
     """All events of a request, followed from the start to its end."""
     return [event async for event in backend.token_log.follow(request_id, idle=5) if event is not None]
+
+
+async def publish_garbage(backend: Backend, payload: bytes) -> Ticket:
+    """A message that is no request, as another version's client might leave it in the queue."""
+    ticket = await backend.transport.publish(make_request())
+    [_, waiting, *_] = keys.transport(MODEL)
+    await backend.redis.hset(waiting, str(ticket.ordinal), b"1:1:0:" + payload)
+    return ticket

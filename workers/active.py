@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,6 +22,8 @@ class ActiveRequest:
     delivery: Delivery
     lease: Lease
     prompt: tuple[int, ...] = ()
+    alarm: asyncio.TimerHandle | None = None
+    born: float = field(default_factory=time.monotonic)
     next_seq: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,12 +42,17 @@ class ActiveRequest:
     def history(self) -> list[Token]:
         return [token for event in self.lease.history for token in event.tokens]
 
-    def resume(self, most_tokens: int) -> EngineRequest | None:
+    def time_left(self, deadline: float) -> float:
+        """Seconds until `deadline`, which is by the server's clock: ours only tells how long the lease is old."""
+        return max(0.0, deadline - self.lease.acquired_at - (time.monotonic() - self.born))
+
+    def resume(self, most_tokens: int, prefix_salt: bytes) -> EngineRequest | None:
         """The request as the engine takes it: after its logged tokens. None when they complete it.
 
         A request without max_tokens may fill `most_tokens`, over all its choices.
         """
-        params = self.delivery.request.params
+        request = self.delivery.request
+        params = request.params
         if params.max_tokens is None:
             params = msgspec.structs.replace(params, max_tokens=max(1, most_tokens // params.n))
         emitted: list[list[int]] = [[] for _ in range(params.n)]
@@ -53,7 +62,15 @@ class ActiveRequest:
             ended += token.finish_reason is not None
         if ended == params.n:
             return None
-        return EngineRequest(self.run, self.prompt, params, tuple(tuple(ids) for ids in emitted))
+        return EngineRequest(
+            self.run,
+            self.prompt,
+            params,
+            resumed=tuple(tuple(ids) for ids in emitted),
+            priority=request.priority,
+            tenant=request.tenant,
+            prefix_salt=prefix_salt,
+        )
 
     def append(self, outputs: list[EngineOutput]) -> Append:
         """One append for all of `outputs`, in order, and the terminal event if they end the request."""
@@ -69,11 +86,6 @@ class ActiveRequest:
         state = RequestState.FAILED if error else RequestState.COMPLETED
         usage = Usage(len(self.prompt), self.next_seq)
         return Terminal(state, usage, ErrorInfo.of(error) if error else None)
-
-
-def sequences(active: dict[str, ActiveRequest]) -> int:
-    """How many sequences the held requests make."""
-    return sum(held.delivery.request.params.n for held in active.values())
 
 
 def by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from shared.errors import HeadraceError
+from shared.protocol import PriorityClass
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, Generator
 
 OUTBOX = 64  # steps whose outputs may be waiting to be written
@@ -23,9 +24,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Abort:
-    """Drop a request."""
+    """Drop a request; with an error it ends so, after the tokens that it had."""
 
     request_id: str
+    error: HeadraceError | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class EngineLoop:
         self._inbox: queue.SimpleQueue[EngineRequest | Abort | Wake] = queue.SimpleQueue()
         self._outbox: queue.Queue[list[EngineOutput]] = queue.Queue(OUTBOX)
         self._stopping = threading.Event()
+        self._urgent = threading.Event()
+        engine.abandon_when(self._urgent.is_set)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.failure: BaseException | None = None
         self.stats: EngineStats = engine.stats()
@@ -63,9 +67,11 @@ class EngineLoop:
 
     def add(self, request: EngineRequest) -> None:
         self._inbox.put(request)
+        if request.priority is PriorityClass.INTERACTIVE:
+            self._urgent.set()  # after the request is in: whoever sees the one finds the other
 
-    def abort(self, request_id: str) -> None:
-        self._inbox.put(Abort(request_id))
+    def abort(self, request_id: str, error: HeadraceError | None = None) -> None:
+        self._inbox.put(Abort(request_id, error))
 
     def take(self) -> list[EngineOutput]:
         """All outputs since the last call, in order."""
@@ -101,6 +107,7 @@ class EngineLoop:
     def _commands(self) -> list[EngineOutput]:
         """Carry out what is in the inbox, waiting for something when there is no work; what was refused."""
         refused: list[EngineOutput] = []
+        self._urgent.clear()
         block = not self._engine.has_work()
         while True:
             try:
@@ -109,7 +116,8 @@ class EngineLoop:
                 return refused
             block = False
             if isinstance(command, Abort):
-                self._engine.abort(command.request_id)
+                if self._engine.abort(command.request_id) and command.error is not None:
+                    refused.append(EngineOutput(command.request_id, finished=True, error=command.error))
             elif isinstance(command, EngineRequest):
                 try:
                     self._engine.add(command)

@@ -50,7 +50,6 @@ class LeaseKeeper:
     async def beat(self) -> None:
         info = self._heartbeat()
         await self._backend.registry.beat(info)
-        held = {request.delivery.ticket.entry: request for request in self._held()}
-        tickets = [request.delivery.ticket for request in held.values()]
-        for ticket in await self._backend.transport.renew(info.model, info.id, tickets):
-            self._lost(held[ticket.entry])
+        held = {request.delivery.claim: request for request in self._held()}
+        for claim in await self._backend.transport.renew(info.model, info.id, list(held)):
+            self._lost(held[claim])

@@ -121,6 +121,7 @@ def _build(settings: Settings, repository: ModelRepository, note: Callable[[floa
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         block_size=settings.block_size,
+        prefix_caching=settings.prefix_caching,
         kv_cache_gib=settings.kv_cache_gib,
         threads=settings.threads,
     )

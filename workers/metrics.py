@@ -16,7 +16,9 @@ GAUGES = {
     "waiting": "Sequences pulled, and not yet in the batch",
     "blocks_used": "KV blocks in use",
     "blocks_total": "KV blocks there are",
-    "preemptions": "Sequences that gave up their blocks, since the start",
+    "preemptions": "How often a sequence gave way to another, since the start",
+    "prefix_queries": "Tokens that sequences had to compute when they began to run, since the start",
+    "prefix_hits": "Those of them that were found computed, since the start",
 }
 
 

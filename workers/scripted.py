@@ -6,7 +6,7 @@ Token p of choice c of a prompt is known beforehand (`expected`). For tests, and
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
@@ -93,6 +93,9 @@ class ScriptedEngine:
                 tokens.append(Token(choice, token, text_of(token), end))
         finished = all(position >= limit for position in run.emitted)
         return EngineOutput(run.request.id, tuple(tokens), finished)
+
+    def abandon_when(self, urgent: Callable[[], bool]) -> None:
+        """Its steps are never given up."""
 
     def has_work(self) -> bool:
         return bool(self._runs)

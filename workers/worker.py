@@ -1,11 +1,15 @@
-"""A worker's life: pull what the engine has room for, write what it makes, acknowledge what has ended.
+"""A worker's life: take what the engine has room for, write what it makes, acknowledge what has ended.
 
-One task pulls, one writes, one keeps the leases, one listens for cancellations. The engine runs in its own thread.
+One task takes in, one writes, one acknowledges, one keeps the leases, one listens for cancellations. The engine
+runs in a thread of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -13,20 +17,18 @@ import structlog
 from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
-from shared.delivery.base import Append
-from shared.delivery.pubsub import Subscription
-from shared.errors import HeadraceError, InvalidRequest, RequestAbandoned, Unavailable
+from shared.delivery.base import OVERDUE, Append, Lease
+from shared.errors import EngineFailed, HeadraceError, InvalidRequest, Unavailable
 from shared.protocol import Request
 from shared.registry import WorkerInfo
-from shared.transports.base import Delivery, Undecodable
-from workers.active import ActiveRequest, by_run, sequences
+from shared.transports.base import Claim, Delivery, Room
+from workers.active import ActiveRequest, by_run
 from workers.engine.interface import EngineOutput, Generator
 from workers.engine_loop import EngineLoop
+from workers.intake import RETRY, Intake, set_aside
 from workers.leases import LeaseKeeper
 from workers.metrics import WorkerMetrics
-
-POLL = 1.0  # seconds after which the queue is looked at although nobody said that there is something
-RETRY = 0.25
+from workers.seats import room
 
 log = structlog.get_logger(__name__)
 
@@ -49,11 +51,23 @@ class Worker:
         self._encoder = engine.tokenizer
         self._loop = asyncio.get_running_loop()
         self._outputs = asyncio.Event()
-        self._room = asyncio.Event()
+        self._emptied = asyncio.Event()
         self._engine = EngineLoop(engine, lambda: self._loop.call_soon_threadsafe(self._outputs.set))
         self._active: dict[str, ActiveRequest] = {}
+        self._done: list[Claim] = []
+        self._ended = asyncio.Event()
         self._draining = asyncio.Event()
+        self._secret = secrets.token_bytes(32)  # the prefix cache lives and dies with this process
         self._leases = LeaseKeeper(backend, settings.lease, self._heartbeat, self._held, self._lost)
+        self._intake = Intake(
+            backend,
+            settings,
+            model=info.model,
+            worker=info.id,
+            room=self._room,
+            begin=self._begin,
+            displace=self._drop,  # it may be ours from before our lease passed
+        )
 
     async def run(self) -> None:
         """Work until `drain` is called and its grace is over, or until the engine fails, which is raised."""
@@ -62,12 +76,13 @@ class Worker:
             async with asyncio.TaskGroup() as tasks:
                 background = [
                     tasks.create_task(self._write()),
+                    tasks.create_task(self._acknowledge()),
                     tasks.create_task(self._leases.run()),
                     tasks.create_task(self._listen()),
                 ]
-                puller = tasks.create_task(self._pull())
+                taking = tasks.create_task(self._intake.run())
                 await self._draining.wait()
-                await puller  # it ends between two requests, so that none is left half begun
+                await taking  # it ends between two rounds, so that none is left half begun
                 await self._finish()
                 for task in background:
                     task.cancel()
@@ -79,68 +94,19 @@ class Worker:
         """Pull no more, finish within the grace time, hand the rest back with its tokens."""
         self._info = msgspec.structs.replace(self._info, state="draining")
         self._draining.set()
-        self._room.set()
+        self._intake.close()
 
-    # pulling
+    # beginning
 
-    async def _pull(self) -> None:
-        async with self._backend.live.subscribe(keys.wake_channel(self._info.model)) as woken:
-            while not self._draining.is_set():
-                try:
-                    got = await self._fill()
-                except Unavailable:
-                    await asyncio.sleep(RETRY)
-                    continue
-                if not got:
-                    await self._something(woken)
+    def _room(self) -> Room:
+        return room((held.delivery.request for held in self._held()), self._settings.max_num_seqs)
 
-    async def _fill(self) -> int:
-        room = self._settings.max_num_seqs - sequences(self._active)
-        if room <= 0:
-            return 0
-        model, me = self._info.model, self._info.id
-        found = await self._backend.transport.claim(model, me, room)
-        if room > len(found):
-            found += await self._backend.transport.pull(model, me, room - len(found))
-        for item in found:
-            await self._start(item)
-        return len(found)
-
-    async def _something(self, woken: Subscription) -> None:
-        """Until the queue was published to while there is room, room was made, or POLL has passed."""
-        if self._draining.is_set():
-            return
-        self._room.clear()
-        full = sequences(self._active) >= self._settings.max_num_seqs
-        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._room.wait())]
-        if not full:
-            waits.append(asyncio.ensure_future(woken.get(POLL)))
-        try:
-            await asyncio.wait(waits, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-
-    async def _start(self, item: Delivery | Undecodable) -> None:
-        if isinstance(item, Undecodable):
-            log.error("undecodable_message", entry=item.ticket.entry, reason=item.reason)
-            await self._backend.transport.acknowledge(item.ticket)
-            return
-        request = item.request
-        self._drop(request.id)  # it may be ours from before our lease passed
-        if item.attempt > self._settings.max_attempts:
-            reason = f"set aside: {self._settings.max_attempts} workers were lost while they ran it"
-            await self._backend.token_log.close(request.id, RequestAbandoned(reason))
-            await self._backend.transport.acknowledge(item.ticket)
-            return
-        lease = await self._backend.token_log.acquire(request.id, self._info.id)
-        if lease is None:
-            await self._backend.transport.acknowledge(item.ticket)
-            return
-        held = ActiveRequest(item, lease)
-        self._active[request.id] = held
-        self._metrics.started(request, lease)
-        await self._admit(held)
+    async def _begin(self, taken: Sequence[tuple[Delivery, Lease]]) -> None:
+        begun = [ActiveRequest(delivery, lease) for delivery, lease in taken]
+        for held in begun:
+            self._active[held.id] = held
+            self._metrics.started(held.delivery.request, held.lease)
+        await asyncio.gather(*(self._admit(held) for held in begun))
 
     async def _admit(self, held: ActiveRequest) -> None:
         request = held.delivery.request
@@ -150,11 +116,18 @@ class Worker:
             await self._append([(held, [EngineOutput(held.run, finished=True, error=error)])])
             return
         rest = self._info.max_model_len - len(held.prompt)
-        resumed = held.resume(min(rest * request.params.n, self._settings.log_tokens))
+        resumed = held.resume(min(rest * request.params.n, self._settings.log_tokens), self._salt(request.tenant))
         if resumed is None:
             await self._append([(held, [EngineOutput(held.run, finished=True)])])
-        else:
-            self._engine.add(resumed)
+            return
+        self._engine.add(resumed)
+        if request.deadline is not None:
+            left = held.time_left(request.deadline)
+            held.alarm = self._loop.call_later(left, self._engine.abort, held.run, OVERDUE)
+
+    def _salt(self, tenant: str) -> bytes:
+        """What keeps a tenant's cached prefixes from being found by another's."""
+        return hashlib.blake2b(tenant.encode(), key=self._secret, digest_size=16).digest()
 
     def _encode(self, request: Request) -> tuple[int, ...]:
         if request.messages is not None:
@@ -182,6 +155,9 @@ class Worker:
 
     async def _append(self, grouped: list[tuple[ActiveRequest, list[EngineOutput]]]) -> None:
         """Write all in one round trip, however long the log is away; let go of what was refused or has ended."""
+        for held, outputs in grouped:
+            if isinstance(error := outputs[-1].error, EngineFailed):
+                await self._set_aside(held, error)
         appends = [held.append(outputs) for held, outputs in grouped]
         for (held, _), append, written in zip(grouped, appends, await self._insist(appends), strict=True):
             if not written:
@@ -189,9 +165,7 @@ class Worker:
                 continue
             self._metrics.appended(held, append)
             if append.event.terminal:
-                self._active.pop(held.id, None)
-                self._room.set()
-                await self._acknowledge(held)
+                self._let_go(held)
 
     async def _insist(self, appends: list[Append]) -> list[bool]:
         while True:
@@ -201,12 +175,26 @@ class Worker:
                 log.warning("log_unavailable", error=error.message)
                 await asyncio.sleep(RETRY)
 
-    async def _acknowledge(self, held: ActiveRequest) -> None:
-        """A message whose acknowledgement fails comes again, and is found to have ended."""
-        try:
-            await self._backend.transport.acknowledge(held.delivery.ticket)
-        except Unavailable as error:
-            log.warning("acknowledge_failed", request_id=held.id, error=error.message)
+    async def _set_aside(self, held: ActiveRequest, error: HeadraceError) -> None:
+        while True:
+            try:
+                await set_aside(self._backend, held.delivery, error)
+                return
+            except Unavailable as outage:
+                log.warning("dead_letters_unavailable", error=outage.message)
+                await asyncio.sleep(RETRY)
+
+    async def _acknowledge(self) -> None:
+        """Off the tokens' path. A message whose acknowledgement fails comes again, and is found to have ended."""
+        while True:
+            await self._ended.wait()
+            self._ended.clear()
+            done = list(self._done)
+            try:
+                await self._backend.transport.acknowledge(done)
+            except Unavailable as error:
+                log.warning("acknowledge_failed", error=error.message, requests=len(done))
+            del self._done[: len(done)]
 
     # letting go
 
@@ -217,40 +205,55 @@ class Worker:
                 message = await cancelled.get(None)
                 if isinstance(message, bytes) and (held := self._drop(message.decode())):
                     self._metrics.cancelled(held)
-                    await self._acknowledge(held)
+                    self._let_go(held)
 
     def _held(self) -> list[ActiveRequest]:
         return list(self._active.values())
+
+    def _let_go(self, held: ActiveRequest) -> None:
+        """It has ended: another may take its place."""
+        self._forget(held.id)
+        self._done.append(held.delivery.claim)
+        self._ended.set()
 
     def _lost(self, held: ActiveRequest) -> None:
         log.warning("lease_lost", request_id=held.id, epoch=held.lease.epoch)
         self._drop(held.id)
 
     def _drop(self, request_id: str) -> ActiveRequest | None:
-        held = self._active.pop(request_id, None)
+        held = self._forget(request_id)
         if held is not None:
             self._engine.abort(held.run)
-            self._room.set()
+        return held
+
+    def _forget(self, request_id: str) -> ActiveRequest | None:
+        held = self._active.pop(request_id, None)
+        if held is not None and held.alarm is not None:
+            held.alarm.cancel()
+        if not self._active:
+            self._emptied.set()
+        self._intake.more_room()
         return held
 
     async def _finish(self) -> None:
         try:
             async with asyncio.timeout(self._settings.grace):
                 while self._active:
-                    self._room.clear()
-                    await self._room.wait()
+                    self._emptied.clear()
+                    await self._emptied.wait()
         except TimeoutError:
             log.info("grace_over", handed_back=len(self._active))
 
     async def _hand_over(self) -> None:
         """Only of our own will: what a failing engine held is left to the lease, and counts as a lost worker."""
-        tickets = [held.delivery.ticket for held in self._held()]
+        claims = [held.delivery.claim for held in self._held()]
         self._active.clear()
         try:
-            await self._backend.transport.release(self._info.model, self._info.id, tickets)
+            await self._backend.transport.acknowledge(self._done)
+            await self._backend.transport.release(self._info.model, self._info.id, claims)
             await self._backend.registry.leave(self._info.id)
         except Unavailable as error:
-            log.warning("hand_over_failed", error=error.message, requests=len(tickets))
+            log.warning("hand_over_failed", error=error.message, requests=len(claims))
 
     def _heartbeat(self) -> WorkerInfo:
         stats = self._engine.stats

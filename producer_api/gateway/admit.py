@@ -10,25 +10,36 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import structlog
 
 from producer_api.gateway.catalog import Catalog
+from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key
 from shared.config import Settings
 from shared.delivery.base import RequestRecord, TokenLog
-from shared.errors import ContextLengthExceeded, InvalidRequest, NotFound, Unavailable
+from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest, NotFound, Unavailable
 from shared.limits import Limits, check_request
-from shared.protocol import Request, RequestState, new_request_id
+from shared.protocol import Request, RequestState
 from shared.redis_client import RETRY_AFTER
 from shared.registry import ModelInfo
-from shared.transports.base import Transport
+from shared.transports.base import Outlook, Transport
 
 PATIENCE = 1.8  # seconds that one call may wait for Redis in all before its caller hears 503
+EXPIRED = 60.0  # seconds after which a key without a request has outlived it
+SETTLING = (0.01, 0.02, 0.05, 0.1, 0.2, 0.2)  # seconds to wait for one who took a key to queue its request
 REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A queued request. `joined`: it came before, under the same key."""
+
+    request: Request
+    joined: bool = False
 
 
 class Gateway:
@@ -38,36 +49,109 @@ class Gateway:
         settings: the limits.
         transport: the queue.
         token_log: the answers.
+        keys: the idempotency keys.
         catalog: the models that may be named.
     """
 
-    def __init__(self, settings: Settings, transport: Transport, token_log: TokenLog, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        transport: Transport,
+        token_log: TokenLog,
+        keys: IdempotencyKeys,
+        catalog: Catalog,
+    ) -> None:
         self._limits = Limits(n=settings.max_n)
         self._log_tokens = settings.log_tokens
+        self._max_timeout = settings.max_timeout
         self._transport = transport
         self._token_log = token_log
+        self._keys = keys
         self._catalog = catalog
         self._upkeep: set[asyncio.Task[None]] = set()
 
-    async def submit(self, draft: Request, *, seed: int | None) -> Request:
+    async def submit(
+        self,
+        draft: Request,
+        *,
+        seed: int | None,
+        within: float | None = None,
+        key: Key | None = None,
+        resuming: bool = False,
+    ) -> Admission:
         """Queue `draft` under an id, a time and a seed of our own, and return it as queued.
 
         Args:
             draft: what the client asked for; its id, created_at and seed are not looked at.
             seed: the client's, or None.
+            within: seconds that it may take, in place of the draft's deadline.
+            key: under which it is queued once.
+            resuming: only to join what came before under the key.
 
         Raises:
             InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
-            QueueFull, Unavailable: not now; with `retry_after`.
+            IdempotencyKeyReused: the key stands for another request.
+            NotFound: there is nothing to resume any more.
+            QueueFull, TenantQueueFull, Unavailable: not now; with `retry_after`.
         """
-        params = msgspec.structs.replace(draft.params, seed=secrets.randbits(63) if seed is None else seed)
-        draft = msgspec.structs.replace(draft, id=new_request_id(), params=params)
-        check_request(draft, self._limits)
+        drawn = secrets.randbits(63) if seed is None else seed
+        check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         async with patience():
-            self._check_size(draft, await self._catalog.find(draft.model))
-            request = msgspec.structs.replace(draft, created_at=await self._token_log.now())
+            identity = Identity.new(await self._token_log.now(), drawn, key)
+            if key is not None:
+                return await self._submit_once(draft, within, key, identity, resuming)
+            request = identity.complete(draft, within)
+            await self._check(request)
+            try:
+                await self._queue(request)
+            except BaseException:  # also our own time limit
+                self._in_background(self._token_log.forget(request.id))
+                raise
+            return Admission(request)
+
+    async def _submit_once(
+        self, draft: Request, within: float | None, key: Key, mine: Identity, resuming: bool
+    ) -> Admission:
+        """Under a key: queue what is new, join what is queued, and finish what was left on the way to the queue."""
+        held = mine
+        for pause in SETTLING:
+            held = await self._keys.take(key, mine)
+            if held == mine:
+                break
+            record = await self._token_log.record(held.id)
+            if record is not None and (record.ticket is not None or record.state is not RequestState.QUEUED):
+                return Admission(held.complete(draft, within), joined=True)
+            if record is None and mine.created_at - held.created_at > EXPIRED:
+                await self._keys.release(key, held)
+            else:
+                await asyncio.sleep(pause)
+        request = held.complete(draft, within)
+        try:
+            if resuming and held == mine:
+                raise NotFound("there is no answer of this key to go on with, or it has expired")
+            await self._check(request)
             await self._queue(request)
-        return request
+        except Unavailable:
+            raise  # it may have been queued: whoever sends the key again finds out, or finishes it
+        except HeadraceError:
+            await self._keys.release(key, held)
+            raise
+        return Admission(request, joined=held != mine)
+
+    async def known(self, key: Key, tenant: str) -> RequestRecord | None:
+        """What came before under a key, if it is still known. Raises IdempotencyKeyReused, Unavailable."""
+        async with patience():
+            held = await self._keys.find(key)
+            record = await self._token_log.record(held.id) if held is not None else None
+        return record if record is not None and record.tenant == tenant else None
+
+    async def _check(self, request: Request) -> None:
+        """What only the server's state can tell."""
+        self._check_size(request, await self._catalog.find(request.model))
+        if request.deadline is not None and not 0 < request.deadline - request.created_at <= self._max_timeout:
+            raise InvalidRequest(
+                f"timeout and deadline must end within the next {self._max_timeout:.0f} seconds", param="timeout"
+            )
 
     def _check_size(self, request: Request, model: ModelInfo) -> None:
         most = request.params.max_tokens
@@ -85,14 +169,9 @@ class Gateway:
             )
 
     async def _queue(self, request: Request) -> None:
-        """All or nothing: workers drop a queued request that has no log."""
+        """The log comes first: workers drop a queued request that has none."""
         await self._token_log.create(request)
-        try:
-            ticket = await self._transport.publish(request)
-            await self._token_log.note_ticket(request.id, ticket)
-        except BaseException:  # also our own time limit
-            self._in_background(self._token_log.forget(request.id))
-            raise
+        await self._token_log.note_ticket(await self._transport.publish(request))
 
     async def record(self, request_id: str, tenant: str) -> RequestRecord:
         """Raises NotFound for an unknown id and for somebody else's alike."""
@@ -104,19 +183,19 @@ class Gateway:
             raise NotFound(f"there is no job {request_id[:64]!r}, or its answer has expired")
         return record
 
-    async def position(self, record: RequestRecord) -> int | None:
-        """A waiting request's place in the queue of its class, from 1; None once it left the queue."""
+    async def outlook(self, record: RequestRecord) -> Outlook | None:
+        """What a waiting request may expect; None once it left the queue."""
         if record.state is not RequestState.QUEUED or record.ticket is None:
             return None
         async with patience():
-            return await self._transport.position(record.ticket) or None
+            return await self._transport.outlook(record.ticket)
 
     async def cancel(self, request_id: str) -> None:
         """End a request, wherever it is; an ended one stays as it is. Raises Unavailable."""
         async with patience():
             record = await self._token_log.close(request_id)
             if record is not None and record.state is RequestState.QUEUED and record.ticket is not None:
-                await self._transport.acknowledge(record.ticket)
+                await self._transport.discard(record.ticket)
 
     def abandon(self, request_id: str) -> None:
         """Cancel a request whose client left, without waiting for it."""

@@ -19,6 +19,8 @@ from starlette.responses import Response
 
 from shared.errors import HeadraceError, InvalidRequest, MalformedBody, MethodNotAllowed, NotFound
 
+NATIVE = ("/v1/jobs/", "/v1/dead-letters/")
+
 # what the SDK's users see as `error.type`, by HTTP status
 OPENAI_TYPES = {
     404: "not_found_error",
@@ -54,7 +56,7 @@ def field_path(loc: Sequence[int | str]) -> str:
 
 
 def speaks_openai(path: str) -> bool:
-    return path.startswith("/v1/") and path != "/v1/jobs" and not path.startswith("/v1/jobs/")
+    return path.startswith("/v1/") and not any(f"{path}/".startswith(prefix) for prefix in NATIVE)
 
 
 def openai_error(error: HeadraceError) -> dict[str, Any]:

@@ -1,49 +1,47 @@
-"""OpenAI's chat completions, streamed and whole. A client that leaves cancels its request.
+"""OpenAI's chat completions, streamed and whole.
 
-A stream that fails after it began ends with `data: {"error": {…}}` and no `[DONE]`: the SDKs raise at the error,
-and a client that only looks for `[DONE]` sees that the answer is not whole.
+A client that leaves cancels its request, unless it gave an Idempotency-Key: then the answer goes on, and the same
+POST joins it, a stream after the Last-Event-ID.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.answer import Answer, collect, ending, follow_timed
-from producer_api.attend import ClientGone, Stopping
+from producer_api.answer import collect, follow_timed, nothing_after
+from producer_api.attend import STOPPING, ClientGone, Stopping
 from producer_api.body import read_body
+from producer_api.completion import ChatFraming, completion
 from producer_api.context import TENANT, Context
-from producer_api.gateway.errors import openai_error
-from producer_api.openapi import body_of, failures, sse_response
-from producer_api.schemas.chat import (
-    AnswerMessage,
-    ChatCompletion,
-    ChatRequest,
-    Choice,
-    Chunk,
-    ChunkChoice,
-    Delta,
-    Usage,
-)
-from producer_api.sse import STOPPING, EventStream
-from shared.errors import HeadraceError
-from shared.protocol import Request as InferenceRequest
-from shared.protocol import TokenEvent
-from shared.protocol import Usage as TokenUsage
+from producer_api.gateway.admit import Admission
+from producer_api.headers import REPLAYED, idempotency_key, resume_point
+from producer_api.openapi import IDEMPOTENCY, RESUMING, Responses, body_of, failures, sse_response
+from producer_api.schemas.chat import ChatCompletion, ChatRequest
+from producer_api.sse import Events, EventStream
+from shared.errors import HeadraceError, InvalidRequest
 
-FAILURES = failures("openai", 400, 404, 409, 413, 415, 500, 503)
+FAILURES = failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504)
+ENDED: Responses = {204: {"description": "nothing comes after Last-Event-ID: the answer has ended"}}
 
 
 def chat_router(context: Context) -> APIRouter:
     router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
+    described = body_of(ChatRequest) | {"parameters": [IDEMPOTENCY, RESUMING]}
 
     @router.post(
         "/completions",
         summary="Create a chat completion",
-        openapi_extra=body_of(ChatRequest),
-        responses={**FAILURES, **sse_response("the completion; with `stream`, its chunks", ChatCompletion)},
+        openapi_extra=described,
+        responses={
+            **FAILURES,
+            **ENDED,
+            **sse_response("the completion; with `stream`, its chunks", ChatCompletion),
+        },
     )
     async def create(request: Request) -> Response:
         body = await read_body(request, ChatRequest)
@@ -52,8 +50,8 @@ def chat_router(context: Context) -> APIRouter:
     @router.post(
         "/completions/stream",
         summary="Create a chat completion that is always streamed",
-        openapi_extra=body_of(ChatRequest),
-        responses={**FAILURES, **sse_response("the completion's chunks", None)},
+        openapi_extra=described,
+        responses={**FAILURES, **ENDED, **sse_response("the completion's chunks", None)},
     )
     async def create_stream(request: Request) -> Response:
         return await _answer(context, request, await read_body(request, ChatRequest), stream=True)
@@ -62,100 +60,45 @@ def chat_router(context: Context) -> APIRouter:
 
 
 async def _answer(context: Context, request: Request, body: ChatRequest, *, stream: bool) -> Response:
-    admitted = await context.gateway.submit(body.to_request(TENANT, stream=stream), seed=body.seed)
+    key = idempotency_key(request, tenant=TENANT, kind="chat", body=body.model_dump_json())
+    after = resume_point(request)
+    if after >= 0 and not (stream and key is not None):
+        raise InvalidRequest(
+            "Last-Event-ID resumes a stream that was begun with an Idempotency-Key", param="Last-Event-ID"
+        )
+    draft = body.to_request(TENANT, stream=stream)
+    admission = await context.gateway.submit(
+        draft, seed=body.seed, within=body.timeout, key=key, resuming=after >= 0
+    )
+    admitted = admission.request
     stopwatch = context.time(context.note(request, admitted))
-    events = follow_timed(context.backend.token_log, admitted.id, stopwatch, idle=context.settings.keepalive)
+    resumed = after >= 0
+    if resumed and nothing_after(await context.gateway.record(admitted.id, TENANT), after):
+        return Response(status_code=204)
+    events = follow_timed(context.backend.token_log, admitted.id, after, stopwatch, idle=context.settings.keepalive)
 
     def abandon() -> None:
         stopwatch.finish = "abandoned"
         context.gateway.abandon(admitted.id)
 
-    if stream:
-        include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        framing = ChatFraming(admitted, include_usage=include_usage)
-        return EventStream(events, framing, context.attendance, eager=False, abandon=abandon)
+    leave = abandon if key is None else None
+    if not stream:
+        return await _whole(context, request, admission, events, leave)
+    include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    framing = ChatFraming(admitted, include_usage=include_usage, after=after, resumable=key is not None)
+    told = REPLAYED if admission.joined else {}
+    return EventStream(events, framing, context.attendance, eager=resumed, abandon=leave, headers=told)
+
+
+async def _whole(
+    context: Context, request: Request, admission: Admission, events: Events, leave: Callable[[], None] | None
+) -> Response:
     try:
-        answer = await context.attendance.attend(request.receive, collect(events))
-    except ClientGone:
-        abandon()
-        raise
-    except (Stopping, HeadraceError) as error:
-        abandon()
+        answer = await context.attendance.attend(request.receive, collect(events), resumable=leave is None)
+    except (ClientGone, Stopping, HeadraceError) as error:
+        if leave is not None:
+            leave()
         raise (STOPPING if isinstance(error, Stopping) else error) from None
-    return Response(msgspec.json.encode(completion(admitted, answer)), media_type="application/json")
-
-
-def completion_id(request: InferenceRequest) -> str:
-    return "chatcmpl-" + request.id.removeprefix("req_")
-
-
-def completion(request: InferenceRequest, answer: Answer) -> ChatCompletion:
-    """The whole answer in OpenAI's shape. Raises what the request failed of."""
-    assert answer.terminal is not None
-    if (error := ending(answer.terminal)) is not None:
-        raise error
-    return ChatCompletion(
-        id=completion_id(request),
-        created=int(request.created_at),
-        model=request.model,
-        choices=[
-            Choice(index, AnswerMessage(choice.text), choice.finish_reason or "stop")
-            for index, choice in answer.choices
-        ],
-        usage=_usage(answer.terminal.usage),
-    )
-
-
-def _usage(usage: TokenUsage) -> Usage:
-    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens)
-
-
-class ChatFraming:
-    """OpenAI's chunks: for each choice a role, text, a finish reason; then maybe the usage; then [DONE]."""
-
-    def __init__(self, request: InferenceRequest, *, include_usage: bool) -> None:
-        self._n = request.params.n
-        self._begun = False
-        self._include_usage = include_usage
-        usage = None if include_usage else msgspec.UNSET
-        self._chunk = Chunk(completion_id(request), int(request.created_at), request.model, [], usage=usage)
-        self._encode = msgspec.json.Encoder().encode
-
-    def event(self, event: TokenEvent) -> bytes:
-        chunks: list[bytes] = []
-        if not self._begun and event.tokens:
-            self._begun = True
-            chunks += [self._choice(i, Delta(content="", role="assistant")) for i in range(self._n)]
-        texts: dict[int, str] = {}
-        for token in event.tokens:
-            if token.text:
-                texts[token.choice] = texts.get(token.choice, "") + token.text
-        chunks += [self._choice(index, Delta(text)) for index, text in texts.items()]
-        for token in event.tokens:
-            if token.finish_reason is not None:
-                chunks.append(self._choice(token.choice, Delta(), token.finish_reason.value))
-        if event.terminal is not None:
-            if (error := ending(event.terminal)) is not None:
-                return _frames(event.last_seq, [*chunks, self._encode(openai_error(error))])
-            if self._include_usage:
-                chunks.append(self._usage_chunk(event.terminal.usage))
-            chunks.append(b"[DONE]")
-        return _frames(event.last_seq, chunks)
-
-    def interruption(self, error: HeadraceError) -> bytes:
-        return b"data: %b\n\n" % self._encode(openai_error(error))
-
-    def _choice(self, index: int, delta: Delta, finish_reason: str | None = None) -> bytes:
-        self._chunk.choices = [ChunkChoice(index, delta, finish_reason)]
-        return self._encode(self._chunk)
-
-    def _usage_chunk(self, usage: TokenUsage) -> bytes:
-        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=_usage(usage)))
-
-
-def _frames(seq: int, chunks: list[bytes]) -> bytes:
-    """The chunks of one event. The id comes with the last: whoever saw less has not seen the event."""
-    if not chunks:
-        return b""
-    last = b"id: %d\ndata: %b\n\n" % (seq, chunks[-1])
-    return b"".join([b"data: %b\n\n" % chunk for chunk in chunks[:-1]] + [last])
+    content = msgspec.json.encode(completion(admission.request, answer))
+    headers = REPLAYED if admission.joined else {}
+    return Response(content, headers=headers, media_type="application/json")

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
+from producer_api.attend import STOPPING
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
 from producer_api.openapi import struct_response
@@ -67,6 +68,8 @@ def health_router(context: Context) -> APIRouter:
 
 async def _readiness(context: Context) -> Readiness:
     model = context.catalog.served_model
+    if context.attendance.draining:
+        return Readiness(False, model, 1.0, [], STOPPING.message)
     try:
         async with patience():
             workers = await context.catalog.workers(model)

@@ -5,15 +5,16 @@ Reference: OpenAI API, "Create chat completion". What we cannot honour yet is re
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from producer_api.schemas.fields import Body, ChatMessage, Priority, SamplingFields, priority_class
+from producer_api.schemas.fields import Body, ChatMessage, Priority, Submission, priority_class
 from shared.errors import InvalidRequest
-from shared.protocol import Request
+from shared.protocol import Request, Token
 
 # fields that OpenAI has and we do not, with the values that ask for nothing
 NOT_YET: dict[str, tuple[Any, ...]] = {
@@ -22,8 +23,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "logit_bias": (None, {}),
     "modalities": (None, ["text"]),
     "audio": (None,),
@@ -42,14 +41,15 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = Field(None, description="accepted; nothing is padded")
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(Submission):
     """The body of a chat completion."""
 
-    model: str
     messages: list[ChatMessage]
     max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens")
     stream: bool | None = Field(None, description="answer by server-sent events")
     stream_options: StreamOptions | None = Field(None, description="only with stream")
+    logprobs: bool | None = Field(None, description="tell each token's log-probability")
+    top_logprobs: int | None = Field(None, description="and those of the likeliest tokens; 0 to 20; with logprobs")
     priority: Priority = Field("interactive", description="the queue it waits in")
 
     user: str | None = Field(None, description="accepted, unused")
@@ -65,8 +65,6 @@ class ChatRequest(SamplingFields):
     functions: NotYet = None
     function_call: NotYet = None
     response_format: NotYet = None
-    logprobs: NotYet = None
-    top_logprobs: NotYet = None
     logit_bias: NotYet = None
     modalities: NotYet = None
     audio: NotYet = None
@@ -88,7 +86,11 @@ class ChatRequest(SamplingFields):
         """The draft that admission completes. Raises InvalidRequest where fields contradict each other."""
         if self.stream_options is not None and not stream:
             raise InvalidRequest("stream_options: only allowed with stream", param="stream_options")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("top_logprobs: only allowed with logprobs", param="top_logprobs")
         params = self.to_params()
+        if self.logprobs:
+            params = msgspec.structs.replace(params, logprobs=self.top_logprobs or 0)
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
                 raise InvalidRequest(
@@ -118,11 +120,43 @@ class AnswerMessage(msgspec.Struct):
     refusal: None = None
 
 
+class TopLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+    @classmethod
+    def of(cls, token: Token) -> TokenLogprob:
+        """Of a token that carries them."""
+        found = token.logprobs
+        assert found is not None
+        top = [TopLogprob(text, logprob, list(text.encode())) for _, logprob, text in found.top]
+        return cls(found.piece, found.logprob, list(found.piece.encode()), top)
+
+
+class Logprobs(msgspec.Struct):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+    @classmethod
+    def of(cls, tokens: Iterable[Token]) -> Logprobs | None:
+        """Of those tokens that carry them; None if none does."""
+        content = [TokenLogprob.of(token) for token in tokens if token.logprobs is not None]
+        return cls(content) if content else None
+
+
 class Choice(msgspec.Struct):
     index: int
     message: AnswerMessage
     finish_reason: str
-    logprobs: None = None
+    logprobs: Logprobs | None = None
 
 
 class ChatCompletion(msgspec.Struct):
@@ -144,7 +178,7 @@ class ChunkChoice(msgspec.Struct):
     index: int
     delta: Delta
     finish_reason: str | None = None
-    logprobs: None = None
+    logprobs: Logprobs | None = None
 
 
 class Chunk(msgspec.Struct):

@@ -106,5 +106,12 @@ class SamplingFields(Body):
         return SamplingParams(**given, stop=tuple(self.stop or ()))
 
 
+class Submission(SamplingFields):
+    """What every request has beside its input."""
+
+    model: str
+    timeout: float | None = Field(None, description="seconds from now after which the request ends unfinished")
+
+
 def priority_class(priority: Priority) -> PriorityClass:
     return PriorityClass(priority)

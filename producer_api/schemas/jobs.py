@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -9,8 +10,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from producer_api.schemas.chat import Usage
-from producer_api.schemas.fields import ChatMessage, Priority, SamplingFields, priority_class
-from shared.protocol import ErrorInfo, Request
+from producer_api.schemas.fields import ChatMessage, Priority, Submission, priority_class
+from shared.errors import InvalidRequest
+from shared.protocol import ErrorInfo, Request, Token
 
 
 def _prompt(prompt: Any) -> Any:
@@ -31,32 +33,71 @@ Prompt = Annotated[
 ]
 
 
-class JobRequest(SamplingFields):
+class JobRequest(Submission):
     """The body of POST /v1/jobs. Sampling parameters are flat, by the names of a chat completion."""
 
-    model: str
     messages: list[ChatMessage] | None = Field(None, description="a chat; either this or prompt")
     prompt: Prompt = Field(None, description="text or token ids, taken as they are; either this or messages")
     priority: Priority = Field("standard", description="the queue it waits in")
+    deadline: float | None = Field(
+        None, description="the same as timeout, as seconds since the epoch by the server's clock"
+    )
+    logprobs: int | None = Field(
+        None, description="tell each token's log-probability, and those of the k likeliest; 0 to 20"
+    )
 
     def to_request(self, tenant: str) -> Request:
-        """The draft that admission completes."""
+        """The draft that admission completes. Raises InvalidRequest where fields contradict each other."""
+        if self.timeout is not None and self.deadline is not None:
+            raise InvalidRequest("timeout and deadline are two ways to say one thing", param="deadline")
         messages = self.messages
         return Request(
             id="",
             model=self.model,
             messages=None if messages is None else tuple(message.to_message() for message in messages),
             prompt=self.prompt,
-            params=self.to_params(),
+            params=msgspec.structs.replace(self.to_params(), logprobs=self.logprobs),
             priority=priority_class(self.priority),
             tenant=tenant,
+            deadline=self.deadline,
         )
 
 
+class TopToken(msgspec.Struct):
+    """One of the likeliest tokens: its id in the vocabulary and its text by itself."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class Logprobs(msgspec.Struct):
+    """Natural log-probabilities of one position, before temperature and filters; `text` is the token by itself."""
+
+    text: str
+    logprob: float
+    top: list[TopToken]
+
+    @classmethod
+    def of(cls, token: Token) -> Logprobs | None:
+        if (found := token.logprobs) is None:
+            return None
+        top = [TopToken(token_id, text, logprob) for token_id, logprob, text in found.top]
+        return cls(found.piece, found.logprob, top)
+
+    @classmethod
+    def all(cls, tokens: Iterable[Token]) -> list[Logprobs] | msgspec.UnsetType:
+        """Of those tokens that carry them, if any does."""
+        return [found for token in tokens if (found := cls.of(token)) is not None] or msgspec.UNSET
+
+
 class JobChoice(msgspec.Struct):
+    """`logprobs` has one entry for each token, where they were asked for."""
+
     index: int
     text: str
     finish_reason: str | None
+    logprobs: list[Logprobs] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Links(msgspec.Struct):
@@ -69,9 +110,11 @@ class Links(msgspec.Struct):
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """A job as it stands. Times are in seconds since the epoch; `position` is its place in its queue, from 1.
+    """A job as it stands. Times are in seconds since the epoch.
 
-    `choices` and `error` are there once it has ended.
+    While it waits, `position` is its place in its queue, from 1, and `estimated_wait` the seconds until its turn by
+    the rate of late; both are estimates where several tenants take turns. `choices` and `error` are there once it
+    has ended.
     """
 
     id: str
@@ -80,6 +123,8 @@ class Job(msgspec.Struct, kw_only=True):
     priority: Priority
     state: Literal["queued", "running", "completed", "failed", "cancelled"]
     position: int | None = None
+    estimated_wait: float | None = None
+    deadline: float | None = None
     created_at: float
     started_at: float | None = None
     first_token_at: float | None = None

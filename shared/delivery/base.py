@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.errors import HeadraceError
+from shared.delivery.subscription import Subscription
+from shared.errors import DeadlineExceeded, HeadraceError
 from shared.protocol import PriorityClass, Request, RequestState, TokenEvent
 from shared.transports.base import Ticket
+
+OVERDUE = DeadlineExceeded("the request's time was over before its answer was whole")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class RequestRecord:
     started_at: float | None = None
     first_token_at: float | None = None
     finished_at: float | None = None
+    deadline: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     ticket: Ticket | None = None
@@ -65,6 +70,15 @@ class LogPage:
     complete: bool
 
 
+class Live(Protocol):
+    """Messages to whoever listens at that moment: a wake-up, not the truth."""
+
+    def subscribe(self, name: str) -> AbstractAsyncContextManager[Subscription]:
+        """A subscription that has begun when the body runs. Raises Unavailable."""
+
+    async def close(self) -> None: ...
+
+
 class TokenLog(Protocol):
     """One log per request: seq 0, 1, 2, …, then one terminal event. Times are the server's.
 
@@ -74,17 +88,23 @@ class TokenLog(Protocol):
     async def now(self) -> float:
         """The server's time."""
 
-    async def create(self, request: Request) -> None:
-        """Make the empty log of a request that is about to be published."""
+    async def create(self, request: Request) -> bool:
+        """Make the empty log of a request that is about to be published; False where there is one already.
 
-    async def note_ticket(self, request_id: str, ticket: Ticket) -> None:
-        """Remember where the request waits."""
+        It expires soon unless `note_ticket` or a worker follows: what was never queued leaves nothing behind.
+        """
+
+    async def note_ticket(self, ticket: Ticket) -> None:
+        """The request waits there: keep its log."""
 
     async def forget(self, request_id: str) -> None:
         """Remove a request that could not be published, and its log."""
 
-    async def acquire(self, request_id: str, owner: str) -> Lease | None:
-        """Take the next epoch. None when the request has ended, or is not known any more."""
+    async def acquire(self, request_ids: Sequence[str], owner: str) -> list[Lease | None]:
+        """Take the next epoch of each, in one round trip. None when it has ended, or is not known any more.
+
+        A request past its deadline ends here, with DeadlineExceeded: it is never run.
+        """
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
         """Write many in one round trip. False: this worker lost the lease, or the request has ended.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,59 +18,14 @@ from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
 from shared import keys
+from shared.delivery.subscription import Subscription
 from shared.errors import Unavailable
 from shared.redis_client import RETRY_AFTER, RedisServer
 
-BACKLOG = 64  # messages kept for a slow subscriber; then it is told to read the log instead
 SILENCE = 2.0  # seconds without a message after which the connection is probed
 BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)  # most seconds before a new attempt; at least half of it
 
 log = structlog.get_logger(__name__)
-
-
-class Missed:
-    """Stands in a subscription where messages may have been lost."""
-
-
-MISSED = Missed()
-
-
-class Subscription:
-    """Messages of one channel for one reader: at most BACKLOG of them, then MISSED."""
-
-    def __init__(self) -> None:
-        self._messages: deque[bytes] = deque()
-        self._missed = False
-        self._arrived = asyncio.Event()
-
-    def put(self, message: bytes) -> None:
-        if len(self._messages) >= BACKLOG:
-            self.miss()
-        elif not self._missed:
-            self._messages.append(message)
-            self._arrived.set()
-
-    def miss(self) -> None:
-        self._messages.clear()
-        self._missed = True
-        self._arrived.set()
-
-    async def get(self, silence: float | None) -> bytes | Missed | None:
-        """The next message, MISSED after a loss, None after `silence` seconds without one."""
-        if not self._arrived.is_set():
-            try:
-                async with asyncio.timeout(silence):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return None
-        if self._missed:
-            self._missed = False
-            self._arrived.clear()
-            return MISSED
-        message = self._messages.popleft()
-        if not self._messages:
-            self._arrived.clear()
-        return message
 
 
 class Channel:

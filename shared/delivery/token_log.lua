@@ -22,21 +22,46 @@ local function finish(status, ttl)
   redis.call('PEXPIRE', log, ttl)
 end
 
--- ttl in ms, then field, value …; seq is the next seq to be written
+-- End what has not ended, from outside; the state from before, as a table.
+local function close(status, failure, channel, ttl)
+  local before = redis.call('HGETALL', state)
+  local known = {}
+  for i = 1, #before, 2 do known[before[i]] = before[i + 1] end
+  if known.seq and not ended(known.state) then
+    local payload = string.format('[%d,[],{"state":"%s","usage":{"prompt_tokens":%d,"completion_tokens":%d}%s}]',
+      known.seq, status, known.prompt_tokens or 0, known.seq, failure ~= '' and ',"error":' .. failure or '')
+    write(tonumber(known.seq), payload, channel)
+    redis.call('HSET', state, 'seq', known.seq + 1)
+    redis.call('HINCRBY', state, 'epoch', 1)
+    finish(status, ttl)
+  end
+  return before, known
+end
+
+-- ttl in ms, then field, value … -> 1, or 0 where it is there already; seq is the next seq to be written
 function commands.create()
+  if redis.call('EXISTS', state) == 1 then return 0 end
   redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 3))
   redis.call('PEXPIRE', state, ARGV[2])
+  return 1
 end
 
--- ticket as JSON: remembered only while the request is known
+-- ticket as JSON, ttl in ms: remembered only while the request is known
 function commands.note_ticket()
-  if redis.call('EXISTS', state) == 1 then redis.call('HSET', state, 'ticket', ARGV[2]) end
+  if redis.call('EXISTS', state) == 0 then return end
+  redis.call('HSET', state, 'ticket', ARGV[2])
+  if redis.call('HGET', state, 'state') == 'queued' then redis.call('PEXPIRE', state, ARGV[3]) end
 end
 
--- owner, ttl in ms -> {epoch, time, log entries}, or nil when it has ended or is unknown
+-- owner, ttl in ms, then for a request whose time is over: error as JSON, channel, result ttl in ms
+-- -> {epoch, time, log entries}, or nil when it has ended or is unknown
 function commands.acquire()
-  local status = redis.call('HGET', state, 'state')
-  if not status or ended(status) then return nil end
+  local known = redis.call('HMGET', state, 'state', 'deadline')
+  if not known[1] or ended(known[1]) then return nil end
+  if known[2] and tonumber(now()) >= tonumber(known[2]) then
+    close('failed', ARGV[4], ARGV[5], ARGV[6])
+    return nil
+  end
   local epoch = redis.call('HINCRBY', state, 'epoch', 1)
   redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running')
   local time = now()
@@ -68,19 +93,11 @@ end
 -- status, error as JSON or '', channel, result ttl in ms, format of control channels, request id
 -- -> the state from before, as field, value …; nil if unknown
 function commands.close()
-  local before = redis.call('HGETALL', state)
+  local before, known = close(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
   if #before == 0 then return nil end
-  local known = {}
-  for i = 1, #before, 2 do known[before[i]] = before[i + 1] end
-  if ended(known.state) then return before end
-  local failure = ARGV[3] ~= '' and ',"error":' .. ARGV[3] or ''
-  local payload = string.format('[%d,[],{"state":"%s","usage":{"prompt_tokens":%d,"completion_tokens":%d}%s}]',
-    known.seq, ARGV[2], known.prompt_tokens or 0, known.seq, failure)
-  write(tonumber(known.seq), payload, ARGV[4])
-  redis.call('HSET', state, 'seq', known.seq + 1)
-  redis.call('HINCRBY', state, 'epoch', 1)
-  finish(ARGV[2], ARGV[5])
-  if known.owner then redis.call('PUBLISH', string.format(ARGV[6], known.owner), ARGV[7]) end
+  if known.owner and not ended(known.state) then
+    redis.call('PUBLISH', string.format(ARGV[6], known.owner), ARGV[7])
+  end
   return before
 end
 

@@ -5,8 +5,6 @@ It knows nothing of queues or engines. The stream is the truth; live messages sa
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +12,9 @@ from typing import Any, cast
 import msgspec
 
 from shared import keys
-from shared.delivery.base import Append, Lease, LogPage, RequestRecord
-from shared.delivery.pubsub import LiveFeed
-from shared.errors import HeadraceError, NotFound, Unavailable
+from shared.delivery.base import OVERDUE, Append, Lease, Live, LogPage, RequestRecord
+from shared.delivery.follow import follow
+from shared.errors import HeadraceError, NotFound
 from shared.protocol import (
     ErrorInfo,
     PriorityClass,
@@ -30,25 +28,7 @@ from shared.redis_client import RedisServer, Script
 from shared.transports.base import Ticket
 
 PAGE = 512  # entries that one read returns, and so what a reader holds in memory
-OUTAGE = 60.0  # seconds that a reader waits for the store to come back before it gives up
-RETRY = 0.5
-
-
-class Outage:
-    """How long the store has been away for one reader: borne for OUTAGE seconds, once it was reached."""
-
-    def __init__(self) -> None:
-        self._deadline: float | None = 0.0
-
-    def bear(self, error: Unavailable) -> None:
-        now = time.monotonic()
-        if self._deadline is None:
-            self._deadline = now + OUTAGE
-        if now > self._deadline:
-            raise error
-
-    def over(self) -> None:
-        self._deadline = None
+UNQUEUED_TTL = 60_000  # ms that a log waits to be queued
 
 
 class RedisTokenLog:
@@ -62,7 +42,7 @@ class RedisTokenLog:
     """
 
     def __init__(
-        self, server: RedisServer, live: LiveFeed, *, most_tokens: int, request_ttl: float, result_ttl: float
+        self, server: RedisServer, live: Live, *, most_tokens: int, request_ttl: float, result_ttl: float
     ) -> None:
         self._server = server
         self._redis = server.client
@@ -77,30 +57,36 @@ class RedisTokenLog:
             seconds, micros = await self._redis.time()
         return seconds + micros / 1e6
 
-    async def create(self, request: Request) -> None:
+    async def create(self, request: Request) -> bool:
         fields = {
             "model": request.model,
             "tenant": request.tenant,
             "priority": request.priority.value,
             "created_at": f"{request.created_at:.6f}",
         }
-        await self._run(
-            "create", request.id, self._request_ttl, *(part for pair in fields.items() for part in pair)
+        if request.deadline is not None:
+            fields["deadline"] = f"{request.deadline:.6f}"
+        made: int = await self._run(
+            "create", request.id, UNQUEUED_TTL, *(part for pair in fields.items() for part in pair)
         )
+        return made == 1
 
-    async def note_ticket(self, request_id: str, ticket: Ticket) -> None:
-        await self._run("note_ticket", request_id, msgspec.json.encode(ticket))
+    async def note_ticket(self, ticket: Ticket) -> None:
+        await self._run("note_ticket", ticket.request_id, msgspec.json.encode(ticket), self._request_ttl)
 
     async def forget(self, request_id: str) -> None:
         async with self._server.reaching("the answer log"):
             await self._redis.delete(keys.state(request_id), keys.log(request_id))
 
-    async def acquire(self, request_id: str, owner: str) -> Lease | None:
-        reply = await self._run("acquire", request_id, owner, self._request_ttl)
-        if reply is None:
-            return None
-        epoch, now, entries = reply
-        return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)))
+    async def acquire(self, request_ids: Sequence[str], owner: str) -> list[Lease | None]:
+        overdue = encode(ErrorInfo.of(OVERDUE))
+        calls = [
+            (_keys(each), (owner, self._request_ttl, overdue, keys.live_channel(each), self._result_ttl))
+            for each in request_ids
+        ]
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("acquire", calls)
+        return [_lease(each, owner, reply) for each, reply in zip(request_ids, replies, strict=True)]
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
         async with self._server.reaching("the answer log"):
@@ -151,42 +137,8 @@ class RedisTokenLog:
         events = tuple(event.after(after) for event in _events(entries))
         return LogPage(events, complete=RequestState(status.decode()).terminal and len(events) < PAGE)
 
-    async def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
-        """Subscribes first, replays the log second, then drops what it already has.
-
-        Once it has read the log, it waits out an outage of the store of up to OUTAGE seconds, as silence.
-        """
-        async with self._live.subscribe(keys.live_channel(request_id)) as subscription:
-            seen, behind = after, True
-            outage = Outage()
-            while True:
-                if behind:
-                    try:
-                        page = await self.read(request_id, seen)
-                    except Unavailable as error:
-                        outage.bear(error)
-                        yield None
-                        await asyncio.sleep(RETRY)
-                        continue
-                    outage.over()
-                    for event in page.events:
-                        seen = event.last_seq
-                        yield event
-                    if page.complete:
-                        return
-                    behind = bool(page.events)
-                    continue
-                message = await subscription.get(idle)
-                if message is None:
-                    yield None
-                live = decode_event(message) if isinstance(message, bytes) else None
-                if live is None or live.seq > seen + 1:
-                    behind = True
-                elif live.last_seq > seen:
-                    yield live.after(seen)
-                    seen = live.last_seq
-                    if live.terminal:
-                        return
+    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
+        return follow(self, self._live, request_id, after, idle=idle)
 
     async def _run(self, command: str, request_id: str, *args: Any) -> Any:
         async with self._server.reaching("the answer log"):
@@ -195,6 +147,13 @@ class RedisTokenLog:
 
 def _keys(request_id: str) -> list[str]:
     return [keys.state(request_id), keys.log(request_id)]
+
+
+def _lease(request_id: str, owner: str, reply: Any) -> Lease | None:
+    if reply is None:
+        return None
+    epoch, now, entries = reply
+    return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)))
 
 
 def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[TokenEvent]:
@@ -218,6 +177,7 @@ def _record(request_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
         started_at=time(b"started_at"),
         first_token_at=time(b"first_token_at"),
         finished_at=time(b"finished_at"),
+        deadline=time(b"deadline"),
         prompt_tokens=int(fields.get(b"prompt_tokens", 0)),
         completion_tokens=int(fields[b"seq"]) - state.terminal,
         ticket=msgspec.json.decode(ticket, type=Ticket) if ticket else None,

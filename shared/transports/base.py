@@ -1,29 +1,69 @@
 """The contract of a queue: what the front end and the workers may ask of any transport.
 
-A transport knows messages and who holds them. It does not know answers: the epoch that fences a lost worker is the
-TokenLog's.
+A transport knows messages, who waits and who holds them. It does not know answers: the epoch that fences a lost
+worker is the TokenLog's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.errors import HeadraceError, QueueFull, TenantQueueFull
 from shared.protocol import PriorityClass, Request
+
+# Tokens that a class is served while all wait, against each other: urgent ones first, and nobody starves.
+CLASS_WEIGHTS = {PriorityClass.INTERACTIVE: 16, PriorityClass.STANDARD: 4, PriorityClass.BATCH: 1}
+STRANGER = 600.0  # seconds of silence after which a worker without work is struck off
+LEAST_WAIT, MOST_WAIT, UNKNOWN_WAIT = 1.0, 120.0, 5.0  # seconds that a refused client is asked to wait
+
+
+@dataclass(frozen=True)
+class Room:
+    """Sequences that a worker can take: seats that are free for each class, out of `capacity` in all.
+
+    The classes share them: what is taken of one is taken from all.
+    """
+
+    capacity: int
+    seats: Mapping[PriorityClass, int]
+
+    @classmethod
+    def all(cls, capacity: int) -> Room:
+        """Of a worker that holds nothing."""
+        return cls(capacity, dict.fromkeys(PriorityClass, capacity))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What may wait for one model, and of one tenant, in requests and in tokens as `token_estimate` has them."""
+
+    depth: int = 1024
+    tokens: int = 4_000_000
+    tenant_depth: int = 1024
+    tenant_tokens: int = 4_000_000
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """Where a published request waits: enough to find, discard or acknowledge it.
+    """Where a published request waits: `ordinal` counts the requests ever published to its model, this included."""
 
-    `ordinal` counts the requests ever published to the same model and class, this one included.
-    """
+    request_id: str
+    model: str
+    priority: PriorityClass
+    tenant: str
+    ordinal: int
 
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds; `request_id` is empty for a message that is no request."""
+
+    request_id: str
     model: str
     priority: PriorityClass
     entry: str
-    ordinal: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,7 +74,7 @@ class Delivery:
     """
 
     request: Request
-    ticket: Ticket
+    claim: Claim
     attempt: int
 
 
@@ -42,44 +82,76 @@ class Delivery:
 class Undecodable:
     """A message that is no request: kept out of the engine, and out of the queue."""
 
-    ticket: Ticket
+    claim: Claim
     reason: str
 
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """Requests of a model that wait and that workers hold; the age of the oldest waiting one, in seconds."""
+    """Requests of a model that wait, their tokens, those that workers hold; seconds that the oldest has waited."""
 
     waiting: int
+    waiting_tokens: int
     held: int
     oldest_age: float
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What a waiting request may expect: its place in its class, from 1, and seconds by the rate of late.
+
+    Tenants take turns, so that the place is an estimate where several wait. `wait` is None while no rate is known.
+    """
+
+    position: int
+    wait: float | None
+
+
 class Transport(Protocol):
-    """A durable queue per model and priority class.
+    """A durable queue per model; classes share it by weight, tenants of a class in turn, both counted in tokens.
 
     Every call raises Unavailable when the queue cannot be reached in time.
     """
 
     async def publish(self, request: Request) -> Ticket:
-        """Queue `request`. Raises QueueFull at the model's bound."""
+        """Queue `request`. Raises QueueFull, TenantQueueFull at a bound, with the time until there may be room."""
 
-    async def pull(self, model: str, worker: str, room: int) -> list[Delivery | Undecodable]:
-        """At most `room` waiting messages, most urgent first; none when nothing waits. Does not block."""
+    async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
+        """The waiting messages whose turn it is, as many as there is room for. Does not block."""
 
-    async def claim(self, model: str, worker: str, room: int) -> list[Delivery | Undecodable]:
-        """At most `room` messages whose holder let the lease pass without a heartbeat, or released them."""
+    async def claim(self, model: str, worker: str, most: int) -> list[Delivery | Undecodable]:
+        """At most `most` messages whose holder let the lease pass without a heartbeat, or released them."""
 
-    async def renew(self, model: str, worker: str, tickets: Sequence[Ticket]) -> list[Ticket]:
+    async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         """Heartbeat for all that `worker` holds, in one call. Returns those it no longer holds."""
 
-    async def release(self, model: str, worker: str, tickets: Sequence[Ticket]) -> None:
+    async def release(self, model: str, worker: str, claims: Sequence[Claim]) -> None:
         """Hand messages back for any worker to claim at once."""
 
-    async def acknowledge(self, ticket: Ticket) -> None:
-        """The message is done, or was cancelled while it waited. Idempotent."""
+    async def acknowledge(self, claims: Sequence[Claim]) -> None:
+        """The messages, all of one model, are done. Idempotent."""
+
+    async def discard(self, ticket: Ticket) -> None:
+        """Take a request out of the queue if it still waits. Idempotent."""
 
     async def depth(self, model: str) -> QueueDepth: ...
 
-    async def position(self, ticket: Ticket) -> int:
-        """How many requests of its class are still before it, itself included; 0 once it was pulled."""
+    async def outlook(self, ticket: Ticket) -> Outlook | None:
+        """None once it left the queue."""
+
+    async def overdue(self, model: str, most: int) -> list[str]:
+        """At most `most` ids of requests, waiting or held, whose deadline has passed, until `forget` is told."""
+
+    async def forget(self, model: str, request_ids: Sequence[str]) -> None:
+        """Their deadlines are seen to."""
+
+    async def tidy(self, model: str) -> int:
+        """Strike off workers that hold nothing and were silent for long; how many there were."""
+
+
+def refusal(model: str, *, whole_model: bool, wait: float | None) -> HeadraceError:
+    """What a client hears at a bound; `wait`: seconds until there should be room, if that is known."""
+    retry_after = UNKNOWN_WAIT if wait is None else min(max(wait, LEAST_WAIT), MOST_WAIT)
+    if whole_model:
+        return QueueFull(f"the queue of {model} is full", retry_after=retry_after)
+    return TenantQueueFull(f"your share of the queue of {model} is full", retry_after=retry_after)

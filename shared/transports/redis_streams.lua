@@ -1,24 +1,68 @@
--- The queue's commands. ARGV[1] names one; all keys share the model's slot.
--- KEYS: the queues, most urgent first, then the counters hash. A class is the index of its queue, from 1.
--- counters: added:<class> requests ever queued, taken:<class> those that left the waiting part.
+-- The queue's commands. ARGV[1] names one, ARGV[2] the consumer group, ARGV[3] begins the lanes' keys.
+--
+-- What waits is in lanes, one per class and tenant, and served by start-time fair queueing (Goyal, Vin, Cheng 1996),
+-- twice: classes share by weight, the tenants of a class in equal parts, both in tokens. What a worker holds is an
+-- entry of its class's stream, pending for that worker. A class is a number from 1, the most urgent.
+--
+-- counters: ordinal        requests ever published
+--           n, t           requests and tokens that wait; n#<class>; n:<tenant>, t:<tenant> while there are any
+--           clock:<class>  virtual time of the class's lanes; clock: that of the classes; v:<class> a class's own
+--           r:<class>, rt, at, since   requests by class and tokens pulled, decayed; when last; since when
 
-local counters = KEYS[#KEYS]
-local classes = #KEYS - 1
+local CLASSES = 3
+local WINDOW = 30 -- seconds over which the drain rate is an average
+local counters, waiting, overdue = KEYS[1], KEYS[2], KEYS[3]
+local lanes, resting, streams = {}, {}, {}
+for class = 1, CLASSES do
+  lanes[class], resting[class], streams[class] = KEYS[3 + class], KEYS[6 + class], KEYS[9 + class]
+end
 local commands = {}
 
+local function lane_of(class, tenant) return ARGV[3] .. class .. ':' .. tenant end
 local function number(field) return tonumber(redis.call('HGET', counters, field) or 0) end
+local function set(field, value) redis.call('HSET', counters, field, string.format('%.17g', value)) end
 
-local function waiting()
-  local sum = 0
-  for class = 1, classes do sum = sum + number('added:' .. class) - number('taken:' .. class) end
-  return sum
+local function seconds()
+  local time = redis.call('TIME')
+  return time[1] + time[2] / 1e6
+end
+
+-- Change what is known to wait, by `sign` times one request of `cost` tokens.
+local function count(class, tenant, sign, cost)
+  redis.call('HINCRBY', counters, 'n', sign)
+  redis.call('HINCRBY', counters, 't', sign * cost)
+  redis.call('HINCRBY', counters, 'n#' .. class, sign)
+  redis.call('HINCRBY', counters, 't:' .. tenant, sign * cost)
+  if redis.call('HINCRBY', counters, 'n:' .. tenant, sign) == 0 then
+    redis.call('HDEL', counters, 'n:' .. tenant, 't:' .. tenant)
+  end
+end
+
+-- A waiting request's cost, seats, time of arrival in ms and payload; nil when it does not wait.
+local function read(ordinal)
+  local value = redis.call('HGET', waiting, ordinal)
+  if not value then return nil end
+  local cost, seats, born, at = string.match(value, '^(%d+):(%d+):(%d+):()')
+  return { cost = tonumber(cost), seats = tonumber(seats), born = tonumber(born), payload = string.sub(value, at) }
+end
+
+-- Strike a request off its lane; a lane that is empty rests with its virtual time, so that it gains nothing by it.
+local function leave(class, tenant, ordinal, cost)
+  redis.call('HDEL', waiting, ordinal)
+  redis.call('ZREM', lane_of(class, tenant), ordinal)
+  count(class, tenant, -1, cost)
+  if redis.call('EXISTS', lane_of(class, tenant)) == 0 then
+    redis.call('ZADD', resting[class], redis.call('ZSCORE', lanes[class], tenant), tenant)
+    redis.call('ZREM', lanes[class], tenant)
+  end
+  if number('n') == 0 then redis.call('DEL', unpack(resting)) end
 end
 
 -- The consumer group appears with the first call that needs it.
 local function grouped(class, call)
   local reply = call()
   if type(reply) == 'table' and reply.err and string.find(reply.err, 'NOGROUP', 1, true) then
-    redis.call('XGROUP', 'CREATE', KEYS[class], ARGV[2], '0', 'MKSTREAM')
+    redis.call('XGROUP', 'CREATE', streams[class], ARGV[2], '0', 'MKSTREAM')
     reply = call()
   end
   if type(reply) == 'table' and reply.err then error(reply.err) end
@@ -28,7 +72,7 @@ end
 -- What is known of one held entry: its consumer and how often it was delivered, or nil.
 local function holder(class, id)
   local found = grouped(class, function()
-    return redis.pcall('XPENDING', KEYS[class], ARGV[2], id, id, 1)
+    return redis.pcall('XPENDING', streams[class], ARGV[2], id, id, 1)
   end)
   if found[1] then return found[1][2], found[1][4] end
 end
@@ -41,44 +85,130 @@ local function handed(out, class, entries, attempt)
   end
 end
 
--- group, class, bound, payload, wake channel -> {entry id, ordinal}, or {} at the bound
-function commands.publish()
-  local class = tonumber(ARGV[3])
-  if waiting() >= tonumber(ARGV[4]) then return {} end
-  local id = redis.call('XADD', KEYS[class], '*', 'r', ARGV[5])
-  local ordinal = redis.call('HINCRBY', counters, 'added:' .. class, 1)
-  redis.call('PUBLISH', ARGV[6], '1')
-  return { id, ordinal }
+-- Requests and tokens a second that were pulled of late; nil before there were any.
+local function rate(class)
+  local at = number('at')
+  if at == 0 then return nil end
+  local now = seconds()
+  local seen = WINDOW * (1 - math.exp(-math.max(now - number('since'), 1) / WINDOW))
+  local kept = math.exp(-(now - at) / WINDOW) / seen
+  return number('r:' .. class) * kept, number('rt') * kept
 end
 
--- group, worker, room -> entries {class, id, payload, attempt}
+local function drained(class, cost)
+  local now, at = seconds(), number('at')
+  if now - at > 5 * WINDOW then set('since', now) end
+  local kept = math.exp(-(now - at) / WINDOW)
+  for other = 1, CLASSES do set('r:' .. other, number('r:' .. other) * kept + (other == class and 1 or 0)) end
+  set('rt', number('rt') * kept + cost)
+  set('at', now)
+end
+
+-- Which bound one more request of `cost` tokens would pass, as {bound, seconds until there may be room}, or nil.
+-- A request larger than a bound of tokens is let in where nothing waits before it.
+local function refusal(tenant, cost, bounds)
+  for i, whose in ipairs({ '', ':' .. tenant }) do
+    local n, t = number('n' .. whose), number('t' .. whose)
+    local depth, tokens = tonumber(bounds[2 * i - 1]), tonumber(bounds[2 * i])
+    if n >= depth or (n > 0 and t + cost > tokens) then
+      local _, speed = rate(1)
+      local excess = math.max(t / n * math.max(1, depth / 10), t + cost - tokens)
+      return { i, speed and speed > 0 and string.format('%.3f', excess / speed) or '' }
+    end
+  end
+end
+
+-- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel,
+-- then the model's and the tenant's bounds: requests, tokens -> {0, ordinal}, or {which bound, seconds or ''}
+function commands.publish()
+  local class, tenant, cost = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[7])
+  local refused = refusal(tenant, cost, { unpack(ARGV, 12) })
+  if refused then return refused end
+  local ordinal = redis.call('HINCRBY', counters, 'ordinal', 1)
+  local born = string.format('%d', seconds() * 1000)
+  redis.call('HSET', waiting, ordinal, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
+  if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
+  redis.call('ZADD', lane_of(class, tenant), ordinal, ordinal)
+  if not redis.call('ZSCORE', lanes[class], tenant) then
+    local rested = tonumber(redis.call('ZSCORE', resting[class], tenant) or 0)
+    redis.call('ZREM', resting[class], tenant)
+    redis.call('ZADD', lanes[class], math.max(rested, number('clock:' .. class)), tenant)
+  end
+  count(class, tenant, 1, cost)
+  if ARGV[9] ~= '' then redis.call('ZADD', overdue, ARGV[9], ARGV[6]) end
+  redis.call('PUBLISH', ARGV[11], 'published')
+  return { 0, ordinal }
+end
+
+-- The class whose turn it is among those that wait and have room, or nil.
+local function next_class(room)
+  local chosen, least
+  for class = 1, CLASSES do
+    if room[class] > 0 and number('n#' .. class) > 0 then
+      local start = number('v:' .. class)
+      if not least or start < least then chosen, least = class, start end
+    end
+  end
+  return chosen, least
+end
+
+-- Take the next request of a class, unless it needs more seats than there are. One that needs more than an idle
+-- worker has is taken by an idle one, which refuses it.
+local function take(class, start, weight, room, capacity)
+  local first = redis.call('ZRANGE', lanes[class], 0, 0, 'WITHSCORES')
+  local tenant, began = first[1], tonumber(first[2])
+  local ordinal = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
+  local item = read(ordinal)
+  if item.seats > room[class] and room[class] < capacity then
+    room[class] = 0
+    return nil
+  end
+  set('clock', math.max(number('clock'), start))
+  set('v:' .. class, start + item.cost / weight)
+  set('clock:' .. class, math.max(number('clock:' .. class), began))
+  redis.call('ZADD', lanes[class], began + item.cost, tenant)
+  leave(class, tenant, ordinal, item.cost)
+  redis.call('ZREMRANGEBYSCORE', resting[class], '-inf', began)
+  drained(class, item.cost)
+  for other = 1, CLASSES do room[other] = room[other] - item.seats end
+  redis.call('XADD', streams[class], '*', 'r', item.payload)
+  return true
+end
+
+-- group, lanes, worker, its seats, then for each class its weight and the seats that are free for it
+-- -> entries {class, id, payload, attempt}
 function commands.pull()
-  local out = {}
-  for class = 1, classes do
-    local room = tonumber(ARGV[4]) - #out
-    if room <= 0 then break end
-    local reply = grouped(class, function()
-      return redis.pcall('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'COUNT', room, 'STREAMS', KEYS[class], '>')
-    end)
-    if reply then
-      local entries = reply[1][2]
-      redis.call('HINCRBY', counters, 'taken:' .. class, #entries)
-      handed(out, class, entries, 1)
+  local out, room, weight, taken, capacity = {}, {}, {}, {}, tonumber(ARGV[5])
+  for class = 1, CLASSES do
+    weight[class], room[class], taken[class] = tonumber(ARGV[4 + 2 * class]), tonumber(ARGV[5 + 2 * class]), 0
+  end
+  local class, start = next_class(room)
+  while class do
+    if take(class, start, weight[class], room, capacity) then taken[class] = taken[class] + 1 end
+    class, start = next_class(room)
+  end
+  for class = 1, CLASSES do
+    if taken[class] > 0 then
+      local reply = grouped(class, function()
+        return redis.pcall('XREADGROUP', 'GROUP', ARGV[2], ARGV[4], 'COUNT', taken[class],
+          'STREAMS', streams[class], '>')
+      end)
+      handed(out, class, reply[1][2], 1)
     end
   end
   return out
 end
 
--- group, worker, room, lease in ms -> entries whose holder was silent for that long
+-- group, lanes, worker, most, lease in ms -> entries whose holder was silent for that long
 function commands.claim()
   local out = {}
-  for class = 1, classes do
+  for class = 1, CLASSES do
     local cursor = '0-0'
     repeat
-      local room = tonumber(ARGV[4]) - #out
+      local room = tonumber(ARGV[5]) - #out
       if room <= 0 then break end
       local reply = grouped(class, function()
-        return redis.pcall('XAUTOCLAIM', KEYS[class], ARGV[2], ARGV[3], ARGV[5], cursor, 'COUNT', room)
+        return redis.pcall('XAUTOCLAIM', streams[class], ARGV[2], ARGV[4], ARGV[6], cursor, 'COUNT', room)
       end)
       cursor = reply[1]
       handed(out, class, reply[2], nil)
@@ -87,13 +217,13 @@ function commands.claim()
   return out
 end
 
--- group, worker, then class, id … -> the class, id … that the worker no longer holds
+-- group, lanes, worker, then class, id … -> the class, id … that the worker no longer holds
 function commands.renew()
   local lost = {}
-  for i = 4, #ARGV, 2 do
+  for i = 5, #ARGV, 2 do
     local class, id = tonumber(ARGV[i]), ARGV[i + 1]
-    if holder(class, id) == ARGV[3] then
-      redis.call('XCLAIM', KEYS[class], ARGV[2], ARGV[3], 0, id, 'JUSTID')
+    if holder(class, id) == ARGV[4] then
+      redis.call('XCLAIM', streams[class], ARGV[2], ARGV[4], 0, id, 'JUSTID')
     else
       lost[#lost + 1] = ARGV[i]
       lost[#lost + 1] = id
@@ -102,48 +232,87 @@ function commands.renew()
   return lost
 end
 
--- group, worker, lease in ms, wake channel, then class, id …: claimable at once, and not counted as a lost worker
+-- group, lanes, worker, lease in ms, wake channel, then class, id …: claimable at once, and not counted as lost
 function commands.release()
-  for i = 6, #ARGV, 2 do
+  for i = 7, #ARGV, 2 do
     local class, id = tonumber(ARGV[i]), ARGV[i + 1]
     local owner, attempt = holder(class, id)
-    if owner == ARGV[3] then
-      redis.call('XCLAIM', KEYS[class], ARGV[2], ARGV[3], 0, id, 'IDLE', ARGV[4], 'RETRYCOUNT', attempt - 1, 'JUSTID')
+    if owner == ARGV[4] then
+      redis.call('XCLAIM', streams[class], ARGV[2], ARGV[4], 0, id, 'IDLE', ARGV[5], 'RETRYCOUNT', attempt - 1, 'JUSTID')
     end
   end
-  redis.call('PUBLISH', ARGV[5], '1')
+  redis.call('PUBLISH', ARGV[6], 'released')
 end
 
--- group, class, id: done if held, discarded if it still waits
+-- group, lanes, then class, id, request id …
 function commands.acknowledge()
-  local class = tonumber(ARGV[3])
-  local held = redis.pcall('XACK', KEYS[class], ARGV[2], ARGV[4])
-  local removed = redis.call('XDEL', KEYS[class], ARGV[4])
-  if held == 0 and removed == 1 then redis.call('HINCRBY', counters, 'taken:' .. class, 1) end
+  for i = 4, #ARGV, 3 do
+    local stream = streams[tonumber(ARGV[i])]
+    redis.pcall('XACK', stream, ARGV[2], ARGV[i + 1])
+    redis.call('XDEL', stream, ARGV[i + 1])
+    redis.call('ZREM', overdue, ARGV[i + 2])
+  end
 end
 
--- group -> {waiting, held, age of the oldest waiting entry in ms}
+-- group, lanes, class, tenant, ordinal, request id
+function commands.discard()
+  local item = read(ARGV[6])
+  if not item then return end
+  leave(tonumber(ARGV[4]), ARGV[5], ARGV[6], item.cost)
+  redis.call('ZREM', overdue, ARGV[7])
+end
+
+-- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms}
 function commands.depth()
-  local length, oldest = 0, nil
-  for class = 1, classes do
-    length = length + redis.call('XLEN', KEYS[class])
-    if number('added:' .. class) > number('taken:' .. class) then
-      local last = '0-0'
-      for _, group in ipairs(redis.pcall('XINFO', 'GROUPS', KEYS[class])) do last = group[8] end
-      local first = redis.call('XRANGE', KEYS[class], '(' .. last, '+', 'COUNT', 1)[1]
-      local born = first and tonumber(string.match(first[1], '^%d+'))
-      if born and (not oldest or born < oldest) then oldest = born end
+  local held, oldest = 0, nil
+  for class = 1, CLASSES do
+    held = held + redis.call('XLEN', streams[class])
+    for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
+      local first = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
+      local born = read(first).born
+      if not oldest or born < oldest then oldest = born end
     end
   end
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local waits = waiting()
-  return { waits, length - waits, oldest and math.max(0, now - oldest) or 0 }
+  local age = oldest and math.max(0, math.floor(seconds() * 1000) - oldest) or 0
+  return { number('n'), number('t'), held, age }
 end
 
--- group, class, ordinal -> how many are before it, itself included
-function commands.position()
-  return math.max(0, tonumber(ARGV[4]) - number('taken:' .. ARGV[3]))
+-- group, lanes, class, tenant, ordinal -> {place in the class from 1, seconds or ''}; nil once it has left.
+-- The other tenants' requests before it: as many each as its own tenant has, while there are any.
+function commands.outlook()
+  local class = tonumber(ARGV[4])
+  local lane = lane_of(class, ARGV[5])
+  local rank = redis.call('ZRANK', lane, ARGV[6])
+  if not rank then return nil end
+  local others = number('n#' .. class) - redis.call('ZCARD', lane)
+  local place = rank + 1 + math.min(others, (rank + 1) * (redis.call('ZCARD', lanes[class]) - 1))
+  local speed = rate(class)
+  return { place, speed and speed > 0 and string.format('%.3f', place / speed) or '' }
+end
+
+-- group, lanes, most -> request ids whose deadline has passed
+function commands.overdue()
+  return redis.call('ZRANGEBYSCORE', overdue, '-inf', string.format('%d', seconds() * 1000), 'LIMIT', 0, ARGV[4])
+end
+
+-- group, lanes, request id …
+function commands.forget() redis.call('ZREM', overdue, unpack(ARGV, 4)) end
+
+-- group, lanes, silence in ms -> how many workers were struck off
+function commands.tidy()
+  local gone = 0
+  for class = 1, CLASSES do
+    local found = redis.pcall('XINFO', 'CONSUMERS', streams[class], ARGV[2])
+    for _, consumer in ipairs(found.err and {} or found) do -- no stream, no workers
+      local fact = {}
+      for i = 1, #consumer, 2 do fact[consumer[i]] = consumer[i + 1] end
+      if fact.pending == 0 and fact.idle > tonumber(ARGV[4]) then
+        redis.call('XGROUP', 'DELCONSUMER', streams[class], ARGV[2], fact.name)
+        gone = gone + 1
+      end
+    end
+  end
+  return gone
 end
 
 return commands[ARGV[1]]()

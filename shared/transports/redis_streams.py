@@ -1,7 +1,7 @@
-"""The queue on Redis Streams: one stream per model and class, one consumer group, a lease by idle time.
+"""The queue on Redis: lanes of waiting requests, and one stream with a consumer group per model and class.
 
-A worker holds an entry while the entry's idle time, which its heartbeat resets, is below the lease, all by the
-server's clock. It does not know the answers' log.
+A worker holds a stream's entry while the entry's idle time, which its heartbeat resets, is below the lease, all by
+the server's clock. It does not know the answers' log.
 """
 
 from __future__ import annotations
@@ -13,12 +13,25 @@ from typing import Any
 import msgspec
 
 from shared import keys
-from shared.errors import QueueFull
+from shared.limits import token_estimate
 from shared.protocol import PriorityClass, Request, decode_request, encode
 from shared.redis_client import RedisServer, Script
-from shared.transports.base import Delivery, QueueDepth, Ticket, Undecodable
+from shared.transports.base import (
+    CLASS_WEIGHTS,
+    STRANGER,
+    Bounds,
+    Claim,
+    Delivery,
+    Outlook,
+    QueueDepth,
+    Room,
+    Ticket,
+    Undecodable,
+    refusal,
+)
 
 CLASSES = tuple(PriorityClass)
+MOST_SEATS = 4096  # choices of one request that count
 
 
 class RedisStreams:
@@ -26,80 +39,107 @@ class RedisStreams:
 
     Args:
         server: holds the queues.
-        depth: most requests that may wait for one model, over all classes.
+        bounds: what may wait.
         lease: seconds of silence after which a held message may be claimed.
     """
 
-    def __init__(self, server: RedisServer, *, depth: int, lease: float) -> None:
+    def __init__(self, server: RedisServer, *, bounds: Bounds, lease: float) -> None:
         self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
         self._server = server
-        self._depth = depth
+        self._bounds = bounds
         self._lease_ms = int(lease * 1000)
 
     async def publish(self, request: Request) -> Ticket:
-        reply = await self._run(
+        bounds, model = self._bounds, request.model
+        which, found = await self._run(
             "publish",
-            request.model,
+            model,
             _class(request.priority),
-            self._depth,
+            request.tenant,
+            request.id,
+            token_estimate(request),
+            min(request.params.n, MOST_SEATS),
+            "" if request.deadline is None else int(request.deadline * 1000),
             encode(request),
-            keys.wake_channel(request.model),
+            keys.wake_channel(model),
+            *(bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens),
         )
-        if not reply:
-            raise QueueFull(
-                f"the queue of {request.model} is full: {self._depth} requests are waiting", retry_after=5
-            )
-        return Ticket(request.model, request.priority, reply[0].decode(), reply[1])
+        if which:
+            raise refusal(model, whole_model=which == 1, wait=float(found) if found else None)
+        return Ticket(request.id, model, request.priority, request.tenant, found)
 
-    async def pull(self, model: str, worker: str, room: int) -> list[Delivery | Undecodable]:
-        return _deliveries(model, await self._run("pull", model, worker, room))
+    async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
+        shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
+        return _deliveries(model, await self._run("pull", model, worker, room.capacity, *shares))
 
-    async def claim(self, model: str, worker: str, room: int) -> list[Delivery | Undecodable]:
-        return _deliveries(model, await self._run("claim", model, worker, room, self._lease_ms))
+    async def claim(self, model: str, worker: str, most: int) -> list[Delivery | Undecodable]:
+        return _deliveries(model, await self._run("claim", model, worker, most, self._lease_ms))
 
-    async def renew(self, model: str, worker: str, tickets: Sequence[Ticket]) -> list[Ticket]:
-        if not tickets:
+    async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
+        if not claims:
             return []
-        lost = iter(await self._run("renew", model, worker, *_entries(tickets)))
+        lost = iter(await self._run("renew", model, worker, *_entries(claims)))
         gone = {(CLASSES[int(index) - 1], entry.decode()) for index, entry in zip(lost, lost, strict=True)}
-        return [ticket for ticket in tickets if (ticket.priority, ticket.entry) in gone]
+        return [claim for claim in claims if (claim.priority, claim.entry) in gone]
 
-    async def release(self, model: str, worker: str, tickets: Sequence[Ticket]) -> None:
-        if tickets:
+    async def release(self, model: str, worker: str, claims: Sequence[Claim]) -> None:
+        if claims:
             wake = keys.wake_channel(model)
-            await self._run("release", model, worker, self._lease_ms, wake, *_entries(tickets))
+            await self._run("release", model, worker, self._lease_ms, wake, *_entries(claims))
 
-    async def acknowledge(self, ticket: Ticket) -> None:
-        await self._run("acknowledge", ticket.model, _class(ticket.priority), ticket.entry)
+    async def acknowledge(self, claims: Sequence[Claim]) -> None:
+        if claims:
+            done = [part for claim in claims for part in (_class(claim.priority), claim.entry, claim.request_id)]
+            await self._run("acknowledge", claims[0].model, *done)
+
+    async def discard(self, ticket: Ticket) -> None:
+        await self._run("discard", ticket.model, *_place(ticket), ticket.request_id)
 
     async def depth(self, model: str) -> QueueDepth:
-        waiting, held, age_ms = await self._run("depth", model)
-        return QueueDepth(waiting, held, age_ms / 1000)
+        waiting, tokens, held, age_ms = await self._run("depth", model)
+        return QueueDepth(waiting, tokens, held, age_ms / 1000)
 
-    async def position(self, ticket: Ticket) -> int:
-        place: int = await self._run("position", ticket.model, _class(ticket.priority), ticket.ordinal)
-        return place
+    async def outlook(self, ticket: Ticket) -> Outlook | None:
+        reply = await self._run("outlook", ticket.model, *_place(ticket))
+        return None if reply is None else Outlook(reply[0], float(reply[1]) if reply[1] else None)
+
+    async def overdue(self, model: str, most: int) -> list[str]:
+        return [request_id.decode() for request_id in await self._run("overdue", model, most)]
+
+    async def forget(self, model: str, request_ids: Sequence[str]) -> None:
+        if request_ids:
+            await self._run("forget", model, *request_ids)
+
+    async def tidy(self, model: str) -> int:
+        struck: int = await self._run("tidy", model, int(STRANGER * 1000))
+        return struck
 
     async def _run(self, command: str, model: str, *args: Any) -> Any:
         async with self._server.reaching("the queue"):
-            return await self._script(command, [*keys.queues(model), keys.counters(model)], keys.GROUP, *args)
+            return await self._script(command, keys.transport(model), keys.GROUP, keys.lane_prefix(model), *args)
 
 
 def _class(priority: PriorityClass) -> int:
-    """A class on the wire of the script: the index of its queue, from 1."""
+    """A class on the wire of the script: a number from 1, the most urgent."""
     return CLASSES.index(priority) + 1
 
 
-def _entries(tickets: Iterable[Ticket]) -> list[str | int]:
-    return [part for ticket in tickets for part in (_class(ticket.priority), ticket.entry)]
+def _place(ticket: Ticket) -> tuple[int, str, int]:
+    return _class(ticket.priority), ticket.tenant, ticket.ordinal
+
+
+def _entries(claims: Iterable[Claim]) -> list[str | int]:
+    return [part for claim in claims for part in (_class(claim.priority), claim.entry)]
 
 
 def _deliveries(model: str, reply: list[Any]) -> list[Delivery | Undecodable]:
     found: list[Delivery | Undecodable] = []
     for index, entry, payload, attempt in reply:
-        ticket = Ticket(model, CLASSES[index - 1], entry.decode())
+        priority, place = CLASSES[index - 1], entry.decode()
         try:
-            found.append(Delivery(decode_request(payload), ticket, attempt))
+            request = decode_request(payload)
         except msgspec.DecodeError as error:
-            found.append(Undecodable(ticket, str(error)))
+            found.append(Undecodable(Claim("", model, priority, place), str(error)))
+        else:
+            found.append(Delivery(request, Claim(request.id, model, priority, place), attempt))
     return found

@@ -1,86 +1,218 @@
-"""The contract of a Transport, on a real server."""
+"""The contract of a Transport."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
-from shared.errors import QueueFull
-from shared.protocol import PriorityClass
-from shared.transports.base import Delivery, Ticket, Undecodable
-from shared.transports.redis_streams import RedisStreams
-from tests.fakes import MODEL, make_request
+from shared.errors import QueueFull, TenantQueueFull
+from shared.limits import token_estimate
+from shared.protocol import PriorityClass, Request
+from shared.transports.base import CLASS_WEIGHTS, Delivery, Room, Transport, Undecodable
+from tests.fakes import MODEL, make_request, publish_garbage
 
-LEASE = 0.2
+LEASE = 0.5
+INTERACTIVE, STANDARD, BATCH = PriorityClass
 
 
 @pytest.fixture
-def transport(backend: Backend) -> RedisStreams:
-    return RedisStreams(backend.server, depth=4, lease=LEASE)
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"lease": LEASE, "queue_depth": 4, "tenant_queue_depth": 4})
 
 
-async def test_a_message_is_handed_out_once_and_is_gone_once_acknowledged(transport: RedisStreams) -> None:
-    request = make_request()
-    ticket = await transport.publish(request)
+@pytest.fixture
+def transport(backend: Backend) -> Transport:
+    return backend.transport
 
-    [delivery] = await transport.pull(MODEL, "a", 10)
-    assert isinstance(delivery, Delivery)
-    assert (delivery.request, delivery.attempt) == (request, 1)
-    assert await transport.pull(MODEL, "b", 10) == []
 
-    await transport.acknowledge(ticket)
-    await transport.acknowledge(ticket)  # idempotent
+async def pull(transport: Transport, room: int, worker: str = "a") -> list[Delivery]:
+    found = await transport.pull(MODEL, worker, Room.all(room))
+    assert all(isinstance(item, Delivery) for item in found)
+    return found
+
+
+def ids(found: Sequence[Delivery | Undecodable]) -> list[str]:
+    return [item.claim.request_id for item in found]
+
+
+async def counts(transport: Transport) -> tuple[int, int]:
     depth = await transport.depth(MODEL)
-    assert (depth.waiting, depth.held) == (0, 0)
+    return depth.waiting, depth.held
 
 
-async def test_urgent_classes_are_pulled_first_and_room_is_kept(transport: RedisStreams) -> None:
-    order = [PriorityClass.BATCH, PriorityClass.STANDARD, PriorityClass.INTERACTIVE]
-    for priority in order:
+async def test_a_message_is_handed_out_once_and_is_gone_once_acknowledged(transport: Transport) -> None:
+    request = make_request()
+    await transport.publish(request)
+    assert (await transport.depth(MODEL)).waiting_tokens == token_estimate(request)
+
+    [delivery] = await pull(transport, 10)
+    assert (delivery.request, delivery.attempt) == (request, 1)
+    assert await pull(transport, 10, "b") == []
+    assert await counts(transport) == (0, 1)
+
+    await transport.acknowledge([delivery.claim])
+    await transport.acknowledge([delivery.claim])  # idempotent
+    assert await counts(transport) == (0, 0)
+
+
+async def test_urgent_classes_are_pulled_first_and_room_is_kept(transport: Transport) -> None:
+    for priority in (BATCH, STANDARD, INTERACTIVE):
         await transport.publish(make_request(priority=priority))
 
-    first = await transport.pull(MODEL, "a", 2)
-    rest = await transport.pull(MODEL, "a", 10)
+    first, rest = await pull(transport, 2), await pull(transport, 10)
 
-    pulled = [item.ticket.priority for item in first + rest]
-    assert (len(first), pulled) == (2, order[::-1])
+    assert [item.claim.priority for item in first + rest] == [INTERACTIVE, STANDARD, BATCH]
+    assert len(first) == 2
 
 
-async def test_the_queue_is_bounded_over_all_classes_and_room_comes_back(transport: RedisStreams) -> None:
-    tickets = [
+async def test_each_class_has_room_of_its_own_out_of_the_same_seats(transport: Transport) -> None:
+    for priority in (BATCH, INTERACTIVE, INTERACTIVE, STANDARD):
         await transport.publish(make_request(priority=priority))
-        for priority in [*PriorityClass, PriorityClass.BATCH]
-    ]
+
+    found = await transport.pull(MODEL, "a", Room(4, {INTERACTIVE: 3, STANDARD: 1, BATCH: 1}))
+
+    assert sorted(item.claim.priority for item in found) == [INTERACTIVE, INTERACTIVE]
+
+
+async def test_choices_need_a_seat_each_and_too_many_are_left_to_an_idle_worker(transport: Transport) -> None:
+    wide, narrow = make_request(n=3), make_request()
+    await transport.publish(wide)
+    await transport.publish(narrow)
+
+    assert await transport.pull(MODEL, "a", Room(3, dict.fromkeys(PriorityClass, 2))) == []
+    assert ids(await pull(transport, 2)) == [wide.id]  # it is too wide for anybody: to be refused
+
+
+async def shares(backend: Backend, publish: Callable[[int], Request], rounds: int) -> list[Request]:
+    """Requests in the order in which one seat at a time takes them, while as many wait as ever."""
+    for i in range(30):
+        await backend.transport.publish(publish(i))
+    order = []
+    for _ in range(rounds):
+        [delivery] = await pull(backend.transport, 1)
+        await backend.transport.acknowledge([delivery.claim])
+        order.append(delivery.request)
+    return order
+
+
+@pytest.fixture
+def roomy(settings: Settings) -> Settings:
+    return settings.model_copy(update={"queue_depth": 1000, "tenant_queue_depth": 1000})
+
+
+@pytest.mark.parametrize("kind", ["redis", "memory"])
+async def test_classes_share_by_weight_and_none_starves(
+    kind: str, roomy: Settings, backend_of: Callable[..., Backend]
+) -> None:
+    backend = await backend_of(kind, roomy)
+    classes = list(PriorityClass)
+    order = await shares(backend, lambda i: make_request(priority=classes[i % 3]), 12)
+    taken = [sum(request.priority is priority for request in order) for priority in classes]
+    assert taken == [9, 2, 1]
+    assert list(CLASS_WEIGHTS.values()) == [16, 4, 1]
+
+
+@pytest.mark.parametrize("kind", ["redis", "memory"])
+async def test_tenants_take_turns_by_tokens_not_by_requests(
+    kind: str, roomy: Settings, backend_of: Callable[..., Backend]
+) -> None:
+    """Given one tenant with long requests and one with short ones, then each gets the same number of tokens."""
+    backend = await backend_of(kind, roomy)
+
+    def publish(i: int) -> Request:
+        tenant = "long" if i < 10 else "short"
+        return make_request("", max_tokens=400 if tenant == "long" else 100, tenant=tenant)
+
+    order = await shares(backend, publish, 15)
+    taken = [sum(request.tenant == tenant for request in order) for tenant in ("long", "short")]
+    assert taken == [3, 12]
+
+
+@pytest.mark.parametrize("kind", ["redis", "memory"])
+async def test_a_tenant_gains_nothing_by_queueing_one_at_a_time(
+    kind: str, roomy: Settings, backend_of: Callable[..., Backend]
+) -> None:
+    backend = await backend_of(kind, roomy)
+    for _ in range(20):
+        await backend.transport.publish(make_request(tenant="patient"))
+    order = []
+    for _ in range(10):
+        if "pushy" not in order[-1:]:
+            await backend.transport.publish(make_request(tenant="pushy"))
+        [delivery] = await pull(backend.transport, 1)
+        order.append(delivery.request.tenant)
+    assert 4 <= order.count("patient") <= 6
+
+
+async def test_the_queue_is_bounded_over_all_classes_and_room_comes_back(transport: Transport) -> None:
+    tickets = [await transport.publish(make_request(priority=priority)) for priority in [*PriorityClass, BATCH]]
 
     with pytest.raises(QueueFull) as refused:
         await transport.publish(make_request())
     assert refused.value.retry_after
 
-    await transport.acknowledge(tickets[0])  # cancelled while it waited
+    await transport.discard(tickets[0])
+    await transport.discard(tickets[0])  # idempotent
     await transport.publish(make_request())
-    await transport.pull(MODEL, "a", 1)
+    await pull(transport, 1)
     await transport.publish(make_request())
 
 
-async def test_position_counts_down_as_others_are_pulled(transport: RedisStreams) -> None:
+@pytest.mark.parametrize("kind", ["redis", "memory"])
+async def test_a_tenant_has_bounds_of_its_own_in_requests_and_tokens(
+    kind: str, settings: Settings, backend_of: Callable[..., Backend]
+) -> None:
+    bounds = {"queue_depth": 10, "tenant_queue_depth": 2, "tenant_queue_tokens": 1000}
+    backend = await backend_of(kind, settings.model_copy(update=bounds))
+    publish = backend.transport.publish
+    await publish(make_request("", max_tokens=5000, tenant="a"))  # larger than the bound, but nothing waits
+    with pytest.raises(TenantQueueFull):
+        await publish(make_request("", max_tokens=1, tenant="a"))
+    for _ in range(2):
+        await publish(make_request("", max_tokens=400, tenant="b"))
+    with pytest.raises(TenantQueueFull) as refused:
+        await publish(make_request("", max_tokens=1, tenant="b"))
+    assert refused.value.retry_after
+    await publish(make_request(tenant="c"))
+
+
+async def test_a_refused_client_is_told_the_time_that_the_queue_needs(transport: Transport) -> None:
+    """Given that 4 of 4 places are taken and one was drained in the last second, then a tenth of them takes 1 s."""
+    await transport.publish(make_request())
+    await pull(transport, 1)
+    tickets = [await transport.publish(make_request()) for _ in range(4)]
+    with pytest.raises(QueueFull) as refused:
+        await transport.publish(make_request())
+    assert refused.value.retry_after == pytest.approx(1, abs=0.5)
+    outlook = await transport.outlook(tickets[3])
+    assert outlook is not None
+    assert outlook.position == 4
+    assert outlook.wait == pytest.approx(4, rel=0.5)
+
+
+async def test_position_counts_down_as_others_are_pulled(transport: Transport) -> None:
     tickets = [await transport.publish(make_request()) for _ in range(3)]
+    assert [(await transport.outlook(ticket)).position for ticket in tickets] == [1, 2, 3]
+    await pull(transport, 2)
+    assert await transport.outlook(tickets[0]) is None
+    assert (await transport.outlook(tickets[2])).position == 1
 
-    assert [await transport.position(ticket) for ticket in tickets] == [1, 2, 3]
-    await transport.pull(MODEL, "a", 2)
-    assert [await transport.position(ticket) for ticket in tickets] == [0, 0, 1]
+
+async def test_position_counts_the_turns_of_other_tenants(transport: Transport) -> None:
+    for _ in range(3):
+        await transport.publish(make_request(tenant="a"))
+    ticket = await transport.publish(make_request(tenant="b"))
+    assert (await transport.outlook(ticket)).position == 2
 
 
-async def test_depth_tells_the_age_of_the_oldest_that_waits(transport: RedisStreams, backend: Backend) -> None:
+async def test_depth_tells_the_age_of_the_oldest_that_waits(transport: Transport) -> None:
     await transport.publish(make_request())
     await transport.publish(make_request())
-    await transport.pull(MODEL, "a", 1)
+    await pull(transport, 1)
 
     depth = await transport.depth(MODEL)
 
@@ -88,83 +220,89 @@ async def test_depth_tells_the_age_of_the_oldest_that_waits(transport: RedisStre
     assert 0 <= depth.oldest_age < 5
 
 
-async def test_a_silent_worker_loses_its_message_and_a_beating_one_keeps_it(transport: RedisStreams) -> None:
-    silent, beating = await transport.publish(make_request()), await transport.publish(make_request())
-    await transport.pull(MODEL, "a", 2)
+async def test_a_silent_worker_loses_its_message_and_a_beating_one_keeps_it(transport: Transport) -> None:
+    for _ in range(2):
+        await transport.publish(make_request())
+    silent, beating = (item.claim for item in await pull(transport, 2))
 
     async with asyncio.timeout(5):
         while not (found := await transport.claim(MODEL, "b", 10)):
             assert await transport.renew(MODEL, "a", [beating]) == []
 
-    assert [item.ticket.entry for item in found] == [silent.entry]
+    assert [item.claim for item in found] == [silent]
     assert isinstance(found[0], Delivery)
     assert found[0].attempt == 2
     assert await transport.renew(MODEL, "a", [silent, beating]) == [silent]
 
 
 async def test_a_released_message_is_claimable_at_once_and_its_worker_does_not_count_as_lost(
-    backend: Backend,
+    transport: Transport,
 ) -> None:
-    transport = RedisStreams(backend.server, depth=4, lease=300)
-    ticket = await transport.publish(make_request())
-    await transport.pull(MODEL, "a", 1)
-    assert await transport.claim(MODEL, "b", 1) == []
+    await transport.publish(make_request())
+    [delivery] = await pull(transport, 1)
 
-    await transport.release(MODEL, "b", [ticket])  # not b's to release
+    await transport.release(MODEL, "b", [delivery.claim])  # not b's to release
     assert await transport.claim(MODEL, "b", 1) == []
-    await transport.release(MODEL, "a", [ticket])
+    await transport.release(MODEL, "a", [delivery.claim])
 
     [found] = await transport.claim(MODEL, "b", 1)
     assert isinstance(found, Delivery)
     assert found.attempt == 1
 
 
-async def test_a_message_that_is_no_request_is_told_apart(transport: RedisStreams, backend: Backend) -> None:
-    await backend.redis.xadd(keys.queue(MODEL, PriorityClass.STANDARD), {"r": b'{"id": 5}'})
+async def test_deadlines_are_told_whether_a_request_waits_or_is_held(transport: Transport) -> None:
+    held = make_request(deadline=1.0)
+    await transport.publish(held)
+    await pull(transport, 1)
+    waiting, done, patient = make_request(deadline=2.0), make_request(deadline=3.0), make_request(deadline=1e12)
+    for request in (waiting, patient):
+        await transport.publish(request)
+    await transport.discard(await transport.publish(done))
 
-    [item] = await transport.pull(MODEL, "a", 1)
+    assert sorted(await transport.overdue(MODEL, 10)) == sorted([held.id, waiting.id])
+    assert len(await transport.overdue(MODEL, 1)) == 1
+    await transport.forget(MODEL, [held.id, waiting.id])
+    assert await transport.overdue(MODEL, 10) == []
 
+
+async def test_a_message_that_is_no_request_is_told_apart(on_redis: Backend) -> None:
+    await publish_garbage(on_redis, b'{"id": 5}')
+    [item] = await on_redis.transport.pull(MODEL, "a", Room.all(1))
     assert isinstance(item, Undecodable)
     assert "id" in item.reason
+    await on_redis.transport.acknowledge([item.claim])
+    assert await counts(on_redis.transport) == (0, 0)
 
 
-async def test_the_script_survives_a_server_that_forgot_it(transport: RedisStreams, backend: Backend) -> None:
-    await transport.publish(make_request())
-    await backend.redis.script_flush()
-    assert len(await transport.pull(MODEL, "a", 1)) == 1
+async def test_the_script_survives_a_server_that_forgot_it(on_redis: Backend) -> None:
+    await on_redis.transport.publish(make_request())
+    await on_redis.redis.script_flush()
+    assert len(await pull(on_redis.transport, 1)) == 1
 
 
-@given(steps=st.lists(st.sampled_from(["publish", "pull", "ack", "discard", "release", "claim"]), max_size=40))
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_counts_stay_true_under_any_order_of_operations(settings: Settings, steps: list[str]) -> None:
-    """Given any history, if messages are counted, then each is waiting or held, and none is in two places."""
-    backend = Backend.open(settings)
-    try:
-        await backend.redis.flushall()
-        transport = RedisStreams(backend.server, depth=10, lease=300)
-        waiting, held, released = [], {}, set()
-        for step in steps:
-            if step == "publish" and len(waiting) < 10:
-                waiting.append((await transport.publish(make_request())).entry)
-            elif step == "pull":
-                for item in await transport.pull(MODEL, "a", 2):
-                    assert item.ticket.entry == waiting.pop(0)
-                    held[item.ticket.entry] = item.ticket
-            elif step == "ack" and held:
-                ticket = held.pop(next(iter(held)))
-                released.discard(ticket.entry)
-                await transport.acknowledge(ticket)
-            elif step == "discard" and waiting:
-                await transport.acknowledge(Ticket(MODEL, PriorityClass.STANDARD, waiting.pop()))
-            elif step == "release" and held:
-                entry = next(iter(held))
-                await transport.release(MODEL, "a", [held[entry]])
-                released.add(entry)
-            elif step == "claim":
-                found = {item.ticket.entry for item in await transport.claim(MODEL, "a", 10)}
-                assert found == released
-                released.clear()
-            depth = await transport.depth(MODEL)
-            assert (depth.waiting, depth.held) == (len(waiting), len(held))
-    finally:
-        await backend.close()
+async def test_workers_that_are_no_more_are_struck_off_unless_they_hold_something(
+    on_redis: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.transports.redis_streams.STRANGER", 0.0)
+    for worker in ("gone", "holds"):
+        await on_redis.transport.publish(make_request())
+        [delivery] = await pull(on_redis.transport, 1, worker)
+        if worker == "gone":
+            await on_redis.transport.acknowledge([delivery.claim])
+    async with asyncio.timeout(5):
+        while not (struck := await on_redis.transport.tidy(MODEL)):
+            pass
+    assert struck == 1
+    assert await on_redis.transport.tidy(MODEL) == 0
+
+
+async def test_nothing_is_left_behind_by_tenants_that_are_gone(on_redis: Backend) -> None:
+    before = {*await on_redis.redis.keys("*")}
+    for i in range(4):
+        await on_redis.transport.publish(make_request(tenant=f"t{i}"))
+    for item in await pull(on_redis.transport, 10):
+        await on_redis.transport.acknowledge([item.claim])
+    left = {*await on_redis.redis.keys("*")} - before
+    counters = await on_redis.redis.hgetall("hr:{q:scripted}:counters")
+    assert sorted(left) == [b"hr:{q:scripted}:counters", b"hr:{q:scripted}:standard"]
+    assert not [name for name in counters if b"t0" in name]

@@ -209,10 +209,10 @@ def test_a_failing_computation_ends_its_offender_alone(llama: Path, monkeypatch:
     good = run(engine, [list(PROMPT)], SAMPLED)[0]
     compute = engine._runner.run
 
-    def failing(batch):
+    def failing(batch, interrupted):
         if any(item.sequence.request_id == "bad" for item in batch.items):
             raise RuntimeError("out of memory")
-        return compute(batch)
+        return compute(batch, interrupted)
 
     monkeypatch.setattr(engine._runner, "run", failing)
     for name in ("a", "bad", "b"):

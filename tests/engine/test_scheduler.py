@@ -1,30 +1,46 @@
-"""What a step may compute, decided without a model: budgets, order and preemption."""
+"""What a step may compute, decided without a model: budgets, classes, tenants and preemption."""
 
 from __future__ import annotations
 
-from shared.protocol import SamplingParams
+import random
+
+import pytest
+
+from shared.protocol import PriorityClass, SamplingParams
 from workers.engine.detokenizer import TextStream
 from workers.engine.kv_cache import BlockPool, KVCacheManager
-from workers.engine.scheduler import Scheduler
+from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
 
+INTERACTIVE, STANDARD, BATCH = PriorityClass
 
-def make_sequence(order: int, num_tokens: int) -> Sequence:
+
+def make_sequence(
+    order: int, num_tokens: int, priority: PriorityClass = STANDARD, tenant: str = "default"
+) -> Sequence:
     text = TextStream(lambda ids: "")
-    return Sequence("r", order, order, SamplingParams(), [0] * num_tokens, num_tokens, 99, frozenset(), text)
+    sequence = Sequence("r", order, order, SamplingParams(), [0] * num_tokens, num_tokens, 99, frozenset(), text)
+    sequence.priority, sequence.tenant = priority, tenant
+    return sequence
 
 
-def make_scheduler(blocks: int = 100, budget: int = 16) -> Scheduler:
-    return Scheduler(KVCacheManager(BlockPool(blocks), 4), 32, budget)
+def make_scheduler(blocks: int = 100, budget: int = 16, seats: int = 32, **weights: float) -> Scheduler:
+    return Scheduler(KVCacheManager(BlockPool(blocks), 4), seats, budget, weights)
 
 
-def step(scheduler: Scheduler) -> dict[int, int]:
-    """Run one step; the number of new tokens by the sequence's order."""
+def compute(scheduler: Scheduler) -> ScheduledBatch:
+    """One step, whose samples are all 0."""
     batch = scheduler.schedule()
     scheduler.advance(batch)
     for item in batch.items:
         if not item.sequence.num_uncomputed_tokens:
             item.sequence.tokens.append(0)
+    return batch
+
+
+def step(scheduler: Scheduler) -> dict[int, int]:
+    """Run one step; the number of new tokens by the sequence's order."""
+    batch = compute(scheduler)
     return {item.sequence.order: item.num_new_tokens for item in batch.items}
 
 
@@ -70,4 +86,162 @@ def test_the_youngest_gives_way_and_is_first_in_line_again() -> None:
     assert step(scheduler) == {0: 1}
     assert scheduler.num_preemptions == 1
     scheduler.remove([first])
-    assert step(scheduler) == {1: 9, 2: 1}
+    assert step(scheduler) == {1: 5, 2: 1}  # it has kept one of its two blocks
+
+
+def test_the_more_urgent_class_goes_first() -> None:
+    """Given a prompt of each class in any order, chunks go to the most urgent, also before one that runs."""
+    scheduler = make_scheduler()
+    scheduler.add(make_sequence(0, 40, BATCH))
+    assert step(scheduler) == {0: 16}
+    scheduler.add(make_sequence(1, 10, STANDARD))
+    scheduler.add(make_sequence(2, 12, INTERACTIVE))
+    assert step(scheduler) == {2: 12, 1: 4}
+    assert step(scheduler) == {2: 1, 1: 6}
+    assert step(scheduler) == {2: 1, 1: 1, 0: 14}
+
+
+def test_batch_rows_stay_out_while_a_more_urgent_prompt_is_computed() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_sequence(0, 4, BATCH))
+    assert step(scheduler) == {0: 4}
+    assert step(scheduler) == {0: 1}
+    scheduler.add(make_sequence(1, 20, STANDARD))
+    assert step(scheduler) == {1: 16}
+    assert step(scheduler) == {1: 4}
+    assert step(scheduler) == {1: 1, 0: 1}
+
+
+def test_the_least_served_tenant_goes_first() -> None:
+    """Given one tenant with many prompts and one with two, they take turns; each tenant's go by arrival."""
+    scheduler = make_scheduler(budget=10)
+    for order in range(4):
+        scheduler.add(make_sequence(order, 10, tenant="many"))
+    for order in (4, 5):
+        scheduler.add(make_sequence(order, 10, tenant="few"))
+    begun = []
+    for _ in range(6):
+        begun += step(scheduler)
+        scheduler.remove(list(scheduler.running))
+    assert begun == [0, 4, 1, 5, 2, 3]
+
+
+def test_a_tenants_weight_is_its_share() -> None:
+    scheduler = make_scheduler(budget=10, heavy=3.0)
+    for order in range(40):
+        scheduler.add(make_sequence(order, 10, tenant="heavy" if order % 2 else "light"))
+    begun = []
+    for _ in range(20):
+        begun += step(scheduler)
+        scheduler.remove(list(scheduler.running))
+    assert sum(order % 2 for order in begun) == 15
+
+
+def test_who_was_away_has_saved_nothing_up() -> None:
+    """Given a tenant that was served much while another had nothing to do, they share from then on."""
+    scheduler = make_scheduler(budget=10)
+    for order in range(8):
+        scheduler.add(make_sequence(order, 10, tenant="early"))
+    for _ in range(6):
+        step(scheduler)
+        scheduler.remove(list(scheduler.running))
+    for order in range(8, 12):
+        scheduler.add(make_sequence(order, 10, tenant="late"))
+    begun = []
+    for _ in range(4):
+        begun += step(scheduler)
+        scheduler.remove(list(scheduler.running))
+    assert sorted(begun) == [6, 7, 8, 9]
+
+
+def test_tenants_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.engine.waiting.REMEMBERED", 10)
+    scheduler = make_scheduler(budget=10)
+    for order in range(200):
+        scheduler.add(make_sequence(order, 10, tenant=f"tenant-{order}"))
+        if order > 3:  # there are always some that wait
+            step(scheduler)
+            scheduler.remove(list(scheduler.running))
+    queue = scheduler._waiting._classes[STANDARD]
+    assert len(queue._served) < 30
+    assert len(queue._heap) < 30
+
+
+@pytest.mark.parametrize("urgent", [INTERACTIVE, STANDARD])
+def test_a_more_urgent_class_takes_a_seat_and_an_equal_one_does_not(urgent: PriorityClass) -> None:
+    """Given all seats taken by batch work, its youngest gives way with its blocks kept, and goes on after."""
+    scheduler = make_scheduler(seats=2)
+    for order in range(3):
+        scheduler.add(make_sequence(order, 6, BATCH))
+    assert step(scheduler) == {0: 6, 1: 6}
+    scheduler.add(make_sequence(3, 5, urgent))
+    assert step(scheduler) == {3: 5}
+    assert scheduler.num_preemptions == 1
+    assert step(scheduler) == {3: 1, 0: 1}
+    scheduler.add(make_sequence(4, 5, urgent))
+    scheduler.add(make_sequence(5, 5, urgent))
+    assert step(scheduler) == {3: 1, 4: 5}
+    assert scheduler.num_preemptions == 2
+    assert step(scheduler) == {3: 1, 4: 1}
+    scheduler.remove([s for s in scheduler.running if s.order in (3, 4)])
+    assert step(scheduler) == {5: 5}
+    assert step(scheduler) == {5: 1, 0: 1}
+    scheduler.remove([s for s in scheduler.running if s.order == 5])
+    assert step(scheduler) == {0: 1, 1: 1}, "nothing had to be computed again"
+
+
+def test_choices_take_all_their_seats_or_none() -> None:
+    scheduler = make_scheduler(seats=3)
+    for order in range(2):
+        scheduler.add(make_sequence(order, 4, STANDARD if order == 0 else BATCH))
+    step(scheduler)
+    parent = make_sequence(2, 4, INTERACTIVE)
+    parent.forks = [make_sequence(order, 4, INTERACTIVE) for order in (3, 4)]
+    scheduler.add(parent)
+    assert step(scheduler) == {2: 4}
+    assert scheduler.num_preemptions == 2
+    assert step(scheduler) == {2: 1, 3: 1, 4: 1}
+
+
+def test_blocks_come_from_the_least_urgent_and_only_as_many_as_are_needed() -> None:
+    """Given a full pool, an interactive prompt takes the tail of the youngest batch sequence, nobody else's."""
+    scheduler = make_scheduler(blocks=9, budget=64)
+    for order, (tokens, priority) in enumerate(((8, BATCH), (12, BATCH), (4, STANDARD))):
+        scheduler.add(make_sequence(order, tokens, priority))
+    for _ in range(3):
+        compute(scheduler)
+    old, young, standard = (next(s for s in scheduler.running if s.order == order) for order in range(3))
+    assert scheduler._cache.pool.num_free == 0
+    scheduler.add(make_sequence(3, 8, INTERACTIVE))
+    assert step(scheduler) == {3: 8, 2: 1}
+    assert [len(s.block_table) for s in (old, young, standard)] == [3, 2, 2]
+    assert young.num_computed_tokens == 8
+    assert young not in scheduler.running
+    assert old in scheduler.running
+
+
+def test_random_work_always_advances_and_nobody_gives_way_twice_in_a_row() -> None:
+    """Given random arrivals of all classes in a tight pool: the most urgent advances in every step, who gave way
+    advances before it does again, save for the most urgent, and all end."""
+    rng = random.Random(2)
+    scheduler = make_scheduler(blocks=24, budget=24, seats=6)
+    wanted: dict[Sequence, int] = {}
+    order = thrashed = 0
+    while order < 400 or scheduler.has_work():
+        if order < 400 and rng.random() < 0.3:
+            sequence = make_sequence(order, rng.randint(1, 40), rng.choice(list(PriorityClass)), f"t{order % 3}")
+            wanted[sequence] = rng.randint(1, 40)
+            scheduler.add(sequence)
+            order += 1
+        gave_way = {s: s.num_tokens for s in scheduler.running if s.preempted}
+        batch = compute(scheduler)
+        assert sum(item.num_new_tokens for item in batch.items) <= 24
+        assert sum(s.seats for s in scheduler.running) <= 6
+        if scheduler.running:
+            assert scheduler.running[0] in [item.sequence for item in batch.items]
+        thrashed += sum(s not in scheduler.running and s.num_tokens == n for s, n in gave_way.items())
+        done = [s for s in scheduler.running if s.num_output_tokens >= wanted[s]]
+        scheduler.remove(done)
+    assert scheduler._cache.pool.num_free == 24
+    assert scheduler.num_preemptions > 100
+    assert thrashed <= scheduler.num_preemptions // 50

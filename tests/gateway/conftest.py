@@ -18,7 +18,7 @@ from shared.config import Settings
 from shared.delivery.base import Append, Lease
 from shared.protocol import FinishReason, Request, RequestState, Terminal, Token, TokenEvent, Usage
 from shared.registry import WorkerInfo
-from shared.transports.base import Delivery
+from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL
 
 PROMPT_TOKENS = 5
@@ -39,14 +39,14 @@ class ScriptedWorker:
         """The next request, whenever it comes."""
         async with asyncio.timeout(10), self.backend.live.subscribe(keys.wake_channel(MODEL)) as wake:
             while True:
-                for delivery in await self.backend.transport.pull(MODEL, "w1", 1):
+                for delivery in await self.backend.transport.pull(MODEL, "w1", Room.all(1)):
                     assert isinstance(delivery, Delivery)
                     return delivery
                 await wake.get(1.0)
 
     async def take(self) -> Job:
         delivery = await self.pull()
-        lease = await self.backend.token_log.acquire(delivery.request.id, "w1")
+        [lease] = await self.backend.token_log.acquire([delivery.request.id], "w1")
         assert lease is not None
         return Job(self.backend, delivery, lease)
 
@@ -80,11 +80,15 @@ class Job:
     async def say(self, text: str) -> bool:
         return await self.write(Token(0, self.seq, text))
 
+    async def say_all(self, texts: list[str]) -> bool:
+        """One append of several tokens."""
+        return await self.write(*(Token(0, self.seq + i, text) for i, text in enumerate(texts)))
+
     async def end(self, state: RequestState = RequestState.COMPLETED, error=None) -> bool:
         written = await self._append(
             TokenEvent(self.seq, (), Terminal(state, Usage(PROMPT_TOKENS, self.seq), error))
         )
-        await self.backend.transport.acknowledge(self.delivery.ticket)
+        await self.backend.transport.acknowledge([self.delivery.claim])
         return written
 
     async def _append(self, event: TokenEvent) -> bool:

@@ -65,6 +65,7 @@ SAMPLING = [  # for both APIs
     ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
     ({"messages": [USER] * 1025}, "messages"),
 ]
+TIMES = [({"timeout": value}, "timeout") for value in (0, -1, 86_401, "5", float("inf"), float("nan"))]
 CHAT = [
     ({"max_completion_tokens": 5, "max_tokens": 6}, "max_completion_tokens"),
     ({"stream": "yes"}, "stream"),
@@ -73,8 +74,11 @@ CHAT = [
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"logprobs": True}, "logprobs"),
+    ({"logprobs": 1}, "logprobs"),
     ({"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": False, "top_logprobs": 0}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
+    ({"deadline": 5.0}, "deadline"),
     ({"logit_bias": {"5": 10}}, "logit_bias"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"store": True}, "store"),
@@ -87,6 +91,11 @@ JOBS = [
     ({"messages": None, "prompt": 5}, "prompt"),
     ({"messages": None, "prompt": [1.5]}, "prompt"),
     ({"stream": True}, "stream"),
+    ({"logprobs": True}, "logprobs"),
+    ({"logprobs": -1}, "logprobs"),
+    ({"timeout": 5, "deadline": 2e9}, "deadline"),
+    ({"deadline": 1e9}, "timeout"),
+    ({"deadline": 1e12}, "timeout"),
 ]
 
 
@@ -94,7 +103,7 @@ def dump(body: dict) -> bytes:
     return json.dumps(body).encode()  # writes NaN and Infinity as clients in Python do
 
 
-@pytest.mark.parametrize(("fields", "param"), SAMPLING + CHAT)
+@pytest.mark.parametrize(("fields", "param"), SAMPLING + TIMES + CHAT)
 async def test_chat_fields(client: httpx.AsyncClient, fields: dict, param: str) -> None:
     """Given a wrong field, expect OpenAI's error object that names it."""
     response = await client.post("/v1/chat/completions", content=dump(chat(**fields)), headers=JSON)
@@ -105,7 +114,7 @@ async def test_chat_fields(client: httpx.AsyncClient, fields: dict, param: str) 
     assert error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize(("fields", "param"), SAMPLING + JOBS)
+@pytest.mark.parametrize(("fields", "param"), SAMPLING + TIMES + JOBS)
 async def test_job_fields(client: httpx.AsyncClient, fields: dict, param: str) -> None:
     """Given a wrong field, expect a problem that names it."""
     response = await client.post("/v1/jobs", content=dump(chat(**fields)), headers=JSON)

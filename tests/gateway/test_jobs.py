@@ -9,7 +9,7 @@ import pytest
 
 from shared.backend import Backend
 from shared.errors import EngineFailed
-from shared.protocol import ErrorInfo, PriorityClass, RequestState, Token
+from shared.protocol import ErrorInfo, PriorityClass, RequestState, Token, TokenLogprobs
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, frames
 
@@ -40,6 +40,7 @@ async def test_life(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     assert (await http.get(f"/v1/jobs/{first}")).json()["position"] == 1
     waiting = (await http.get(f"/v1/jobs/{second}")).json()
     assert (waiting["state"], waiting["position"], waiting["choices"]) == ("queued", 2, None)
+    assert waiting["estimated_wait"] is None, "no rate is known yet"
     job = await worker.take()
     await job.say("Hello")
     running = (await http.get(f"/v1/jobs/{first}")).json()
@@ -53,6 +54,19 @@ async def test_life(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     request = await worker.answer("x")
     assert request.prompt == (1, 2, 3)
     assert request.priority is PriorityClass.STANDARD
+
+
+async def test_logprobs(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """Given logprobs asked for, Expect them with each token and in the result; not given, nowhere."""
+    job_id = await submit(http, logprobs=1)
+    job = await worker.take()
+    assert job.request.params.logprobs == 1
+    await job.write(Token(0, 7, "a", None, TokenLogprobs(-0.5, ((7, -0.5, "a"),), "a")))
+    await job.end()
+    told = {"text": "a", "logprob": -0.5, "top": [{"id": 7, "text": "a", "logprob": -0.5}]}
+    first, _ = await read(http, job_id)
+    assert json.loads(first["data"])["tokens"] == [{"choice": 0, "id": 7, "text": "a", "logprobs": told}]
+    assert (await http.get(f"/v1/jobs/{job_id}")).json()["choices"][0]["logprobs"] == [told]
 
 
 async def test_resume_at_every_seq(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:

@@ -12,8 +12,8 @@ from openai import AsyncOpenAI, OpenAI
 
 from shared.backend import Backend
 from shared.config import Settings
-from shared.errors import ContextLengthExceeded, EngineFailed
-from shared.protocol import ErrorInfo, FinishReason, PriorityClass, RequestState, Token
+from shared.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from shared.protocol import ErrorInfo, FinishReason, PriorityClass, RequestState, Token, TokenLogprobs
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, chat, frames, serving
 
@@ -145,6 +145,48 @@ async def test_worker_refuses(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
             await asked
         assert caught.value.code == "context_length_exceeded"
         assert caught.value.param == "messages"
+
+
+async def test_worker_refuses_a_field(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """Given a worker's own InvalidRequest, Expect it told as such, not as one of the body's."""
+    asked = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+    job = await worker.take()
+    await job.end(RequestState.FAILED, ErrorInfo.of(InvalidRequest("no such token", param="logit_bias")))
+    assert (await asked).status_code == 400
+    assert (await asked).json()["error"]["param"] == "logit_bias"
+
+
+async def test_logprobs(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given logprobs asked for, Expect each token's in OpenAI's shape, streamed and whole, with text held back."""
+    heart = TokenLogprobs(-0.5, ((7, -0.5, "♥"), (9, -1.5, "x")), "♥")
+    tokens = [Token(0, 7, "", None, heart), Token(0, 8, "♥!", FinishReason.STOP, TokenLogprobs(-2.0, (), "!"))]
+    for stream in (False, True):
+        asked = asyncio.create_task(
+            sdk.chat.completions.create(
+                model=MODEL, messages=MESSAGES, logprobs=True, top_logprobs=2, stream=stream
+            )
+        )
+        job = await worker.take()
+        assert job.request.params.logprobs == 2
+        for token in tokens:
+            await job.write(token)
+        await job.end()
+        answer = await asked
+        if stream:
+            chunks = [chunk.choices[0] async for chunk in answer]
+            found = [each for choice in chunks if choice.logprobs for each in choice.logprobs.content]
+            assert [choice.delta.content for choice in chunks] == ["", "", "♥!", None]
+        else:
+            found = answer.choices[0].logprobs.content
+        assert [(each.token, each.logprob, each.bytes) for each in found] == [
+            ("♥", -0.5, [0xE2, 0x99, 0xA5]),
+            ("!", -2.0, [0x21]),
+        ]
+        assert [(top.token, top.logprob, top.bytes) for top in found[0].top_logprobs] == [
+            ("♥", -0.5, [0xE2, 0x99, 0xA5]),
+            ("x", -1.5, [0x78]),
+        ]
+        assert found[1].top_logprobs == []
 
 
 async def test_error_after_begin(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:

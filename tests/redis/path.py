@@ -10,7 +10,7 @@ from shared.delivery.base import Append, Lease
 from shared.errors import HeadraceError
 from shared.protocol import Request, RequestState, Terminal, TokenEvent, Usage
 from shared.registry import WorkerInfo
-from shared.transports.base import Delivery
+from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL, answer, make_request, submit, token_event
 
 DONE = Terminal(RequestState.COMPLETED, Usage(3, 2))
@@ -21,9 +21,9 @@ async def hold(backend: Backend, number: int = 1) -> list[tuple[Delivery, Lease]
     for _ in range(number):
         await submit(backend, make_request())
     held = []
-    for item in await backend.transport.pull(MODEL, "w", number):
+    for item in await backend.transport.pull(MODEL, "w", Room.all(number)):
         assert isinstance(item, Delivery)
-        lease = await backend.token_log.acquire(item.request.id, "w")
+        [lease] = await backend.token_log.acquire([item.request.id], "w")
         assert lease is not None
         held.append((item, lease))
     assert len(held) == number
@@ -47,9 +47,9 @@ async def whole_path(backend: Backend, number: int = 8) -> None:
     assert not any(await write(backend, leases, token_event(3, "late")))
     expected = [token_event(0, "a", "b"), TokenEvent(2, (), DONE)]
     assert await asyncio.gather(*readers) == [expected] * number
-    assert await backend.transport.renew(MODEL, "w", [item.ticket for item, _ in held]) == []
+    assert await backend.transport.renew(MODEL, "w", [item.claim for item, _ in held]) == []
     for item, _ in held:
-        await backend.transport.acknowledge(item.ticket)
+        await backend.transport.acknowledge([item.claim])
     depth = await backend.transport.depth(MODEL)
     assert (depth.waiting, depth.held) == (0, 0)
     await backend.registry.leave("w")
@@ -61,7 +61,7 @@ async def cancelled(backend: Backend) -> Request:
     request = make_request()
     ticket = await submit(backend, request)
     assert await backend.token_log.close(request.id) is not None
-    await backend.transport.acknowledge(ticket)
+    await backend.transport.discard(ticket)
     return request
 
 

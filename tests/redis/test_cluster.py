@@ -232,7 +232,7 @@ async def test_a_dead_primary_is_replaced_by_its_replica(nodes: Nodes, settings:
         held = await hold(backend, 24)
         leases = [lease for _, lease in held]
         for item, _ in held:
-            await backend.transport.acknowledge(item.ticket)
+            await backend.transport.acknowledge([item.claim])
         readers = [asyncio.create_task(collect(backend, lease.request_id)) for lease in leases]
         assert all(await write(backend, leases, token_event(0, "a")))
         assert nodes.primaries[2].call("WAIT", 1, 5000) == 1

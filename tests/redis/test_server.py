@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shared.backend import Backend
-from shared.delivery.pubsub import MISSED
+from shared.delivery.subscription import MISSED
 from shared.embedded import EmbeddedServer
 from shared.errors import Unavailable
 from shared.protocol import TokenEvent
@@ -100,7 +100,7 @@ async def test_tls_trusts_the_right_server_only(
 async def test_a_hung_server_is_unavailable_in_time_and_heals(node: Node, tmp_path: Path) -> None:
     async with opened(settings_for(node.url, tmp_path, redis_timeout=LIMIT)) as backend:
         [(item, lease)] = await hold(backend)
-        await backend.transport.acknowledge(item.ticket)
+        await backend.transport.acknowledge([item.claim])
         with node.hung():
             async with refused_in_time():
                 await write(backend, [lease], token_event(0, "a"))

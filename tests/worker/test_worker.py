@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
 from shared.delivery.base import Append
+from shared.errors import EngineFailed
 from shared.protocol import FinishReason, PriorityClass, Request, RequestState, Token, TokenEvent
 from shared.registry import WorkerInfo
-from tests.fakes import MODEL, answer, make_request, submit
+from shared.transports.base import Room
+from tests.fakes import MODEL, answer, make_request, publish_garbage, submit
 from workers.engine.interface import EngineOutput, Generator
 from workers.metrics import WorkerMetrics
 from workers.scripted import ScriptedEngine, expected, text_of
@@ -65,9 +67,11 @@ class GatedEngine(ScriptedEngine):
         super().__init__()
         self.limit = limit
         self.aborted: list[str] = []
+        self._pause = threading.Event()
 
     def step(self) -> list[EngineOutput]:
         if self.limit <= 0:
+            self._pause.wait(0.005)  # lets the worker's own thread run, and commands come in
             return []
         self.limit -= 1
         return super().step()
@@ -127,8 +131,8 @@ async def test_a_worker_pulls_no_more_than_it_has_room_for(harness: Harness, bac
 async def test_an_answer_goes_on_where_a_dead_worker_left_it(harness: Harness, backend: Backend) -> None:
     request = make_request("take me over", max_tokens=9, n=2)
     await submit(backend, request)
-    await backend.transport.pull(MODEL, "dead", 1)
-    lease = await backend.token_log.acquire(request.id, "dead")
+    await backend.transport.pull(MODEL, "dead", Room.all(1))
+    [lease] = await backend.token_log.acquire([request.id], "dead")
     assert lease is not None
     said = [Token(c, foretold(request, c)[p], text_of(foretold(request, c)[p])) for p in range(3) for c in range(2)]
     await backend.token_log.append([Append(lease, TokenEvent(0, tuple(said[:5])), 12)])
@@ -145,12 +149,12 @@ async def test_an_answer_goes_on_where_a_dead_worker_left_it(harness: Harness, b
 async def test_an_answer_that_only_lacks_its_end_gets_it(harness: Harness, backend: Backend) -> None:
     request = make_request(max_tokens=1)
     await submit(backend, request)
-    [delivery] = await backend.transport.pull(MODEL, "dead", 1)
-    lease = await backend.token_log.acquire(request.id, "dead")
+    [delivery] = await backend.transport.pull(MODEL, "dead", Room.all(1))
+    [lease] = await backend.token_log.acquire([request.id], "dead")
     assert lease is not None
     last = TokenEvent(0, (Token(0, 5, "x", FinishReason.LENGTH),))
     await backend.token_log.append([Append(lease, last, 5)])
-    await backend.transport.release(MODEL, "dead", [delivery.ticket])
+    await backend.transport.release(MODEL, "dead", [delivery.claim])
 
     async with harness.worker():
         events = await answer(backend, request.id)
@@ -162,7 +166,7 @@ async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harnes
     harness.settings = harness.settings.model_copy(update={"max_attempts": 1})
     request = make_request()
     await submit(backend, request)
-    await backend.transport.pull(MODEL, "dead", 1)
+    await backend.transport.pull(MODEL, "dead", Room.all(1))
 
     async with harness.worker():
         [end] = await answer(backend, request.id)
@@ -170,6 +174,8 @@ async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harnes
     assert end.terminal is not None
     assert end.terminal.error is not None
     assert end.terminal.error.code == "request_abandoned"
+    [letter] = await backend.dead_letters.list()
+    assert (letter.request, letter.reason, letter.attempts) == (request, end.terminal.error, 2)
 
 
 async def test_a_cancelled_request_leaves_the_engine_and_the_queue(harness: Harness, backend: Backend) -> None:
@@ -213,8 +219,7 @@ async def test_what_the_engine_refuses_ends_with_its_reason(harness: Harness, ba
 
 
 async def test_a_message_that_is_no_request_is_dropped_and_others_go_on(harness: Harness, backend: Backend) -> None:
-    await backend.redis.xadd(keys.queue(MODEL, PriorityClass.STANDARD), {"r": b"{"})
-    await backend.redis.hincrby(keys.counters(MODEL), "added:2", 1)
+    await publish_garbage(backend, b"{")
     request = make_request()
     await submit(backend, request)
     async with harness.worker():
@@ -256,7 +261,7 @@ async def test_a_fenced_worker_drops_its_run(harness: Harness, backend: Backend)
     await submit(backend, request)
     async with harness.worker(engine):
         await tokens_of(backend, request, 2)
-        usurper = await backend.token_log.acquire(request.id, "b")
+        [usurper] = await backend.token_log.acquire([request.id], "b")
         assert usurper is not None
         engine.limit = 1
         await until(lambda: engine.aborted == [f"{request.id}:1"])
@@ -294,3 +299,75 @@ async def test_heartbeats_tell_the_load_and_a_leaving_worker_is_off_the_list(
     labels = {"model": MODEL, "outcome": "completed"}
     assert sample("headrace_worker_requests_total", labels) == 1
     assert sample("headrace_worker_tokens_total", {"model": MODEL, "kind": "completion"}) == 8
+
+
+async def test_a_running_request_stops_at_its_deadline_and_says_so(harness: Harness, backend: Backend) -> None:
+    engine = GatedEngine(limit=2)
+    request = make_request(max_tokens=1000, deadline=await backend.token_log.now() + 0.3)
+    await submit(backend, request)
+    async with harness.worker(engine):
+        events = await answer(backend, request.id)
+
+    assert told(events) == foretold(request)[:2]
+    end = events[-1].terminal
+    assert end is not None
+    assert end.error is not None
+    assert (end.error.code, end.usage.completion_tokens) == ("deadline_exceeded", 2)
+    assert engine.aborted == [f"{request.id}:1"]
+
+
+async def test_a_request_whose_time_is_over_is_never_run(harness: Harness, backend: Backend) -> None:
+    engine = GatedEngine(limit=1000)
+    late, marker = make_request("late", deadline=await backend.token_log.now() - 1), make_request()
+    await submit(backend, late)
+    await submit(backend, marker)
+    async with harness.worker(engine):
+        await answer(backend, marker.id)
+        [end] = await answer(backend, late.id)
+
+    assert end.terminal is not None
+    assert end.terminal.error is not None
+    assert (end.terminal.error.code, end.terminal.usage.completion_tokens) == ("deadline_exceeded", 0)
+    assert engine.limit == 1000 - 8
+
+
+class FailingEngine(ScriptedEngine):
+    """Gives up each request after its first token."""
+
+    def step(self) -> list[EngineOutput]:
+        outputs = super().step()
+        for output in outputs:
+            self.abort(output.request_id)
+        return [EngineOutput(o.request_id, o.tokens, True, EngineFailed("NaN")) for o in outputs]
+
+
+async def test_what_the_engine_could_not_compute_is_set_aside(harness: Harness, backend: Backend) -> None:
+    request = make_request()
+    await submit(backend, request)
+    async with harness.worker(FailingEngine()):
+        events = await answer(backend, request.id)
+
+    assert events[-1].terminal is not None
+    assert events[-1].terminal.error is not None
+    [letter] = await backend.dead_letters.list()
+    assert (letter.request, letter.reason) == (request, events[-1].terminal.error)
+
+
+async def test_an_urgent_request_is_taken_although_batch_work_has_all_seats(
+    harness: Harness, backend: Backend
+) -> None:
+    harness.settings = harness.settings.model_copy(update={"max_num_seqs": 4})
+    engine = GatedEngine(limit=0)
+    batch = [make_request(f"b{i}", priority=PriorityClass.BATCH) for i in range(6)]
+    urgent = [make_request(f"i{i}", priority=PriorityClass.INTERACTIVE) for i in range(6)]
+    for request in batch:
+        await submit(backend, request)
+    async with harness.worker(engine):
+        await until(lambda: engine.stats().running == 4)
+        for request in urgent:
+            await submit(backend, request)
+        await until(lambda: engine.stats().running == 7)  # one seat stays with the batch class
+        assert {run.request.priority for run in list(engine._runs.values())[4:]} == {PriorityClass.INTERACTIVE}
+        engine.limit = 1000
+        for request in batch + urgent:
+            assert told(await answer(backend, request.id)) == foretold(request)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,7 +24,9 @@ class EngineConfig:
         max_model_len: most tokens of prompt and answer together; None takes the checkpoint's.
         max_num_seqs: most sequences that run at once.
         max_num_batched_tokens: most tokens that one step computes, over all sequences.
+        tenant_weights: how much of a class' tokens a tenant gets beside others that wait; 1 where it is not named.
         block_size: tokens in a KV block.
+        prefix_caching: keep the computed beginnings of prompts for requests that begin alike.
         kv_cache_gib: memory for KV blocks.
         num_kv_blocks: number of KV blocks, instead of `kv_cache_gib`.
         threads: CPU threads of one step; None leaves torch's choice.
@@ -35,7 +38,9 @@ class EngineConfig:
     max_model_len: int | None = None
     max_num_seqs: int = 32
     max_num_batched_tokens: int = 512
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
     block_size: int = 16
+    prefix_caching: bool = True
     kv_cache_gib: float = 2.0
     num_kv_blocks: int | None = None
     threads: int | None = None
@@ -47,6 +52,9 @@ class EngineConfig:
                 raise ConfigError(f"{name} must be at least 1, not {value}", param=name)
         if self.num_kv_blocks is not None and self.num_kv_blocks < 1:
             raise ConfigError(f"num_kv_blocks must be at least 1, not {self.num_kv_blocks}")
+        for tenant, weight in self.tenant_weights.items():
+            if not weight > 0:
+                raise ConfigError(f"the weight of {tenant} must be above 0, not {weight}", param="tenant_weights")
         if not self.kv_cache_gib > 0:
             raise ConfigError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}", param="kv_cache_gib")
         if self.dtype not in ("auto", *DTYPES):

@@ -6,6 +6,7 @@ sampler together and knows nothing of queues, leases or clocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 
 import structlog
@@ -15,12 +16,14 @@ from torch import Tensor
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
 from shared.protocol import Token
 from workers.engine.config import DTYPES, EngineConfig
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import MAX_LOGPROBS, EngineOutput, EngineRequest, EngineStats
 from workers.engine.kernels.plain import PlainKernels
 from workers.engine.kv_cache import BlockPool, KVCacheManager
 from workers.engine.loader import Progress, load_model, read_eos_token_ids, read_model_config
+from workers.engine.logprobs import LogProbs
 from workers.engine.model_runner import ModelRunner
 from workers.engine.models.config import ModelConfig
+from workers.engine.prefix_cache import PrefixCache
 from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
@@ -50,9 +53,14 @@ class Engine:
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._pool = BlockPool(num_blocks)
+        self._prefixes = PrefixCache(self._pool, config.block_size) if config.prefix_caching else None
         self._scheduler = Scheduler(
-            KVCacheManager(self._pool, config.block_size), config.max_num_seqs, config.max_num_batched_tokens
+            KVCacheManager(self._pool, config.block_size, self._prefixes),
+            config.max_num_seqs,
+            config.max_num_batched_tokens,
+            config.tenant_weights,
         )
+        self._urgent: Callable[[], bool] | None = None
         self._unfinished: dict[str, list[Sequence]] = {}  # choices still to end, by request
         self._ended: list[EngineOutput] = []  # without a step
         self._arrivals = count()
@@ -106,6 +114,7 @@ class Engine:
         Raises:
             ContextLengthExceeded: prompt and max_tokens do not fit `max_model_len`.
             InvalidRequest: a token outside the vocabulary, an empty prompt, too many choices, an id in use.
+            EngineFailed: a resumed token that the grammar does not take.
         """
         self._check(request)
         sequences = [self._sequence(request, choice) for choice in range(request.params.n)]
@@ -126,6 +135,9 @@ class Engine:
         self._scheduler.remove(sequences)
         return True
 
+    def abandon_when(self, urgent: Callable[[], bool]) -> None:
+        self._urgent = urgent
+
     def has_work(self) -> bool:
         return bool(self._ended) or self._scheduler.has_work()
 
@@ -136,6 +148,8 @@ class Engine:
             blocks_total=self._pool.num_blocks,
             blocks_used=self._pool.num_blocks - self._pool.num_free,
             preemptions=self._scheduler.num_preemptions,
+            prefix_queries=self._prefixes.queries if self._prefixes else 0,
+            prefix_hits=self._prefixes.hits if self._prefixes else 0,
         )
 
     def step(self) -> list[EngineOutput]:
@@ -148,10 +162,10 @@ class Engine:
 
     def _run(self, batch: ScheduledBatch) -> list[EngineOutput]:
         try:
-            logits = self._runner.run(batch)
+            logits = self._runner.run(batch, self._urgent if batch.interruptible else None)
         except RuntimeError as error:  # torch's, out-of-memory among them
             return self._isolate(batch, error)
-        return self._collect(batch, logits)
+        return [] if logits is None else self._collect(batch, logits)
 
     def _isolate(self, batch: ScheduledBatch, error: RuntimeError) -> list[EngineOutput]:
         """Compute the sequences of a failed batch one by one, so that the failure ends its offender alone."""
@@ -170,19 +184,23 @@ class Engine:
         sampled = [item.sequence for item in batch.items if item.samples]
         self._scheduler.advance(batch)
         tokens: dict[str, list[Token]] = {}
-        failed: list[str] = []
-        for sequence, token_id in zip(sampled, sample(logits, sampled), strict=True):
+        failed: dict[str, str] = {}
+        log_probs = LogProbs(logits, sampled, self.tokenizer.piece)
+        for row, (sequence, token_id) in enumerate(zip(sampled, sample(logits, sampled), strict=True)):
             if token_id is None:
-                failed.append(sequence.request_id)
+                failed[sequence.request_id] = "the model's output is not a number"
                 continue
-            tokens.setdefault(sequence.request_id, []).append(sequence.accept(token_id))
+            try:
+                token = sequence.accept(token_id, log_probs.of(row, token_id))
+            except EngineFailed as error:
+                failed[sequence.request_id] = error.message
+                continue
+            tokens.setdefault(sequence.request_id, []).append(token)
             if sequence.finish_reason is not None:
                 self._scheduler.remove([sequence])
                 self._unfinished[sequence.request_id].remove(sequence)
-        outputs = [
-            self._fail(request_id, "the model's output is not a number") for request_id in dict.fromkeys(failed)
-        ]
-        for request_id in tokens.keys() - set(failed):
+        outputs = [self._fail(request_id, message) for request_id, message in failed.items()]
+        for request_id in tokens.keys() - failed.keys():
             finished = not self._unfinished[request_id]
             if finished:
                 del self._unfinished[request_id]
@@ -190,7 +208,7 @@ class Engine:
         return outputs
 
     def _fail(self, request_id: str, message: str) -> EngineOutput:
-        self.abort(request_id)
+        self._scheduler.remove(self._unfinished.pop(request_id, []), failed=True)
         return EngineOutput(request_id, (), finished=True, error=EngineFailed(message))
 
     def _check(self, request: EngineRequest) -> None:
@@ -201,6 +219,8 @@ class Engine:
             raise InvalidRequest("prompt must not be empty", param="prompt")
         if params.n > self._config.max_num_seqs:
             raise InvalidRequest(f"n must be at most {self._config.max_num_seqs} on this worker", param="n")
+        if params.logprobs is not None and not 0 <= params.logprobs <= MAX_LOGPROBS:
+            raise InvalidRequest(f"logprobs must be at least 0 and at most {MAX_LOGPROBS}", param="logprobs")
         for token_id in (*prompt, *(t for tokens in request.resumed for t in tokens)):
             if not 0 <= token_id < self._vocab_size:
                 raise InvalidRequest(
@@ -226,6 +246,10 @@ class Engine:
             max_tokens=params.max_tokens or self.max_model_len - len(request.prompt),
             eos_token_ids=self._eos_token_ids,
             text=self.tokenizer.stream(params.stop),
+            matcher=request.matcher() if request.matcher else None,
+            priority=request.priority,
+            tenant=request.tenant,
+            prefix_salt=request.prefix_salt,
         )
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
             sequence.accept(token_id)

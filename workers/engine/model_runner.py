@@ -4,6 +4,8 @@ ownership or sampling.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,10 +30,15 @@ class ModelRunner:
         )
 
     @torch.inference_mode()
-    def run(self, batch: ScheduledBatch) -> Tensor:
-        """Logits [R, vocab] float32 of the items that sample, in the batch's order."""
+    def run(self, batch: ScheduledBatch, interrupted: Callable[[], bool] | None = None) -> Tensor | None:
+        """Logits [R, vocab] float32 of the items that sample, in the batch's order.
+
+        None where `interrupted` said that the step is to be abandoned; block copies are made all the same.
+        """
         for source, target in batch.copies:
             for cache in self._caches:
                 cache.keys[target] = cache.keys[source]
                 cache.values[target] = cache.values[source]
+        if interrupted is not None and interrupted():
+            return None
         return self._model.forward(StepInputs.of(batch, self._device), self._caches).float()

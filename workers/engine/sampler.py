@@ -63,10 +63,11 @@ def sample(logits: Tensor, sequences: list[Sequence]) -> list[int | None]:
     """The next token of each sequence; None where its logits are not numbers.
 
     Args:
-        logits: [R, vocab] float32, one row a sequence; changed in place where there are penalties.
+        logits: [R, vocab] float32, one row a sequence; changed in place where there are penalties or grammars.
     """
     for row, sequence in zip(logits, sequences, strict=True):
         _penalize(row, sequence)
+        _constrain(row, sequence)
     likeliest, tokens = logits.max(dim=-1)
     sane = likeliest.isfinite().tolist()
     drawn: list[int | None] = [t if ok else None for t, ok in zip(tokens.tolist(), sane, strict=True)]
@@ -90,6 +91,12 @@ def _penalize(row: Tensor, sequence: Sequence) -> None:
         output = torch.tensor(sequence.tokens[sequence.num_prompt_tokens :], device=row.device)
         seen, counts = output.unique(return_counts=True)  # type: ignore[no-untyped-call]  # as above
         row[seen] -= params.presence_penalty + params.frequency_penalty * counts
+
+
+def _constrain(row: Tensor, sequence: Sequence) -> None:
+    """Leave only the tokens that the grammar allows."""
+    if sequence.matcher is not None and (allowed := sequence.matcher.mask()) is not None:
+        row.masked_fill_(~allowed.to(row.device), -torch.inf)
 
 
 def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:

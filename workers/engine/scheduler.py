@@ -8,12 +8,13 @@ text.
 from __future__ import annotations
 
 import bisect
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from shared.protocol import PriorityClass
 from workers.engine.kv_cache import KVCacheManager
 from workers.engine.sequence import Sequence
+from workers.engine.waiting import WaitingQueue
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,38 @@ class ScheduledBatch:
     items: list[ScheduledSequence]
     copies: list[tuple[int, int]]
 
+    @property
+    def interruptible(self) -> bool:
+        """Whether a more urgent request may make the step be abandoned."""
+        return all(item.sequence.priority is PriorityClass.BATCH for item in self.items)
+
 
 class Scheduler:
-    """First come, first served, under a budget of tokens a step.
+    """The most urgent first, under a budget of tokens a step.
 
-    Sequences whose last token alone is missing go first, one token each, so that a long prompt does not stall
-    running answers; the rest of the budget goes to chunks of prompts. Where blocks run out the youngest
-    running sequence gives up its own and waits, first in line, to be computed again: the oldest always
-    advances.
+    Order: class, then arrival. Sequences whose last token alone is missing get a row each, so that a long prompt
+    does not stall running answers; the rest of the budget goes to chunks of prompts, most urgent first. While a
+    more urgent class computes a prompt, rows of the batch class are left out: each of them would lengthen the step,
+    and with it the wait for the first token.
+
+    Where blocks or seats run out, the least urgent class gives way first, and in it the youngest; for blocks to
+    anybody more urgent, for a seat to a more urgent class only. Whoever gives way keeps what blocks nobody needs,
+    is next of its class, and does not give way again before it has advanced by a token; only the most urgent
+    sequence of all may make it, since that one always advances.
     """
 
-    def __init__(self, cache: KVCacheManager, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        cache: KVCacheManager,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        tenant_weights: Mapping[str, float] | None = None,
+    ) -> None:
         self._cache = cache
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
-        self.running: list[Sequence] = []  # oldest first
-        self._waiting: OrderedDict[Sequence, None] = OrderedDict()  # so that leaving costs the same anywhere
+        self.running: list[Sequence] = []  # most urgent first
+        self._waiting = WaitingQueue(tenant_weights)
         self.num_preemptions = 0
 
     @property
@@ -62,79 +79,130 @@ class Scheduler:
         return bool(self.running or self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        self._waiting[sequence] = None
+        self._waiting.add(sequence)
 
-    def remove(self, sequences: Iterable[Sequence]) -> None:
-        """Forget sequences that ended or were aborted, and free their blocks."""
+    def remove(self, sequences: Iterable[Sequence], *, failed: bool = False) -> None:
+        """Forget sequences that ended or were aborted, and free their blocks; of failed ones nobody reuses any."""
         for sequence in sequences:
+            if failed:
+                self._cache.disown(sequence)
             self._cache.free(sequence)
             if sequence in self._waiting:
-                del self._waiting[sequence]
+                self._waiting.remove(sequence)
             elif sequence in self.running:
                 self.running.remove(sequence)
 
     def schedule(self) -> ScheduledBatch:
+        self._admit()
+        rows = self._rows()
         items: list[ScheduledSequence] = []
         budget = self._max_num_batched_tokens
-        decodes = sum(sequence.num_uncomputed_tokens == 1 for sequence in self.running)
-        chunks = max(0, budget - decodes)  # what prompts may use
-        preemptions = self.num_preemptions
-        at = 0
-        while at < len(self.running):  # preemption shortens the list, from its end
-            sequence = self.running[at]
-            at += 1
+        decodes = sum(sequence.num_uncomputed_tokens == 1 for sequence in rows)
+        chunks = max(1, budget - decodes)  # what prompts may use
+        for sequence in rows:
             missing = sequence.num_uncomputed_tokens
-            num_new = min(missing, budget if missing == 1 else chunks)
-            if num_new and self._reserve(sequence, num_new):
+            num_new = min(missing, budget, budget if missing == 1 else chunks)
+            if num_new and sequence not in self._waiting and self._reserve(sequence, num_new):
                 items.append(ScheduledSequence(sequence, num_new))
                 budget -= num_new
                 chunks -= num_new if missing > 1 else 0
-        if self.num_preemptions == preemptions:
-            self._admit(items, chunks)
         return ScheduledBatch(items, self._cache.take_copies())
 
     def advance(self, batch: ScheduledBatch) -> None:
         """Count what the step computed; choices that waited for a prompt begin."""
         for item in batch.items:
             sequence = item.sequence
-            sequence.num_computed_tokens += item.num_new_tokens
+            if item.samples:
+                sequence.preempted = False
+                self._waiting.charge(sequence)
+            self._cache.advance(sequence, item.num_new_tokens)
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._fork(sequence)
 
-    def _admit(self, items: list[ScheduledSequence], chunks: int) -> None:
-        """Start waiting sequences while there are tokens, seats and blocks.
+    def _rows(self) -> list[Sequence]:
+        """Who may compute in this step, most urgent first."""
+        urgent = [sequence for sequence in self.running if sequence.priority is not PriorityClass.BATCH]
+        return urgent if any(sequence.prefilling for sequence in urgent) else list(self.running)
 
-        A sequence gets the blocks of all its tokens at once, and one block more for each that runs stays
-        free, so that it is not preempted before it has advanced.
-        """
-        seats = self._max_num_seqs - sum(sequence.seats for sequence in self.running)
-        while self._waiting and chunks > 0:
-            sequence = next(iter(self._waiting))
-            needed = self._cache.blocks_for(sequence.num_tokens) + len(self.running)
-            if sequence.seats > seats or (self.running and needed > self._cache.pool.num_free):
+    def _admit(self) -> None:
+        """Start waiting sequences while there are tokens, seats and blocks."""
+        while (sequence := self._waiting.head()) is not None:
+            ahead = sum(other.num_uncomputed_tokens for other in self.running if other.rank <= sequence.rank)
+            if ahead >= self._max_num_batched_tokens or not self._make_room(sequence):
                 return
-            if not self._cache.allocate(sequence, sequence.num_tokens):
-                return
-            del self._waiting[sequence]
+            self._waiting.take(sequence)
             self._run(sequence)
-            num_new = min(sequence.num_uncomputed_tokens, chunks)
-            items.append(ScheduledSequence(sequence, num_new))
-            seats -= sequence.seats
-            chunks -= num_new
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Seats and blocks for a waiting sequence; False, and nothing has changed, where it must wait."""
+        lower = [other for other in self.running if other.rank > sequence.rank and not other.preempted]
+        free_seats = self._max_num_seqs - sum(other.seats for other in self.running)
+        leaving: list[Sequence] = []
+        while free_seats < sequence.seats and lower[len(leaving) :]:
+            leaving.append(lower[-1 - len(leaving)])
+            free_seats += leaving[-1].seats
+        if free_seats < sequence.seats or not self._place(sequence, lower):
+            return False
+        for other in leaving:
+            self._preempt(other)
+        return True
+
+    def _place(self, sequence: Sequence, lower: list[Sequence]) -> bool:
+        """The blocks of all its tokens, some perhaps from `lower`; False, and nothing has changed, where it waits.
+
+        What those that could take blocks from it may need until it has advanced stays free, so that they do not.
+        """
+        prefixes = self._cache.prefixes
+        found = prefixes.reuse(sequence) if prefixes else 0
+        steps = -(-sequence.num_uncomputed_tokens // self._max_num_batched_tokens)
+        rivals = sum(other.rank <= sequence.rank for other in self.running)
+        wanted = self._cache.missing(sequence, sequence.num_tokens) + rivals * self._cache.blocks_for(steps)
+        if self._free_blocks(wanted, sequence, lower):
+            return self._cache.allocate(sequence, sequence.num_tokens)
+        if prefixes:
+            prefixes.undo(sequence, found)
+        return False
 
     def _reserve(self, sequence: Sequence, num_new: int) -> bool:
-        """Blocks for the next tokens, from younger sequences where need be; False where it had to give up
-        itself.
+        """Blocks for the next tokens of a running sequence; False where it must stay as it is for this step."""
+        wanted = sequence.num_computed_tokens + num_new
+        if self._cache.allocate(sequence, wanted):
+            return True
+        behind = self.running[self.running.index(sequence) + 1 :]
+        if sequence is not self.running[0]:
+            behind = [other for other in behind if not other.preempted]
+        missing = self._cache.missing(sequence, wanted)
+        return self._free_blocks(missing, sequence, behind) and self._cache.allocate(sequence, wanted)
+
+    def _free_blocks(self, wanted: int, sequence: Sequence, running: list[Sequence]) -> bool:
+        """Let `wanted` blocks be free, from `running` and from those that wait, as far as they are less urgent.
+
+        Each gives up its last blocks, and no more than are needed. False, and nothing has changed, where that is
+        too few.
         """
-        while not self._cache.allocate(sequence, sequence.num_computed_tokens + num_new):
-            victim = self.running.pop()
-            self._cache.free(victim)
-            self._waiting[victim] = None
-            self._waiting.move_to_end(victim, last=False)
-            self.num_preemptions += 1
-            if victim is sequence:
-                return False
+        pool = self._cache.pool
+        if wanted <= pool.num_free:
+            return True
+        waiting = [other for other in self._waiting.preempted() if other.urgency > sequence.urgency]
+        if wanted > pool.num_free + self._cache.freeable([*waiting, *running]):
+            return False
+        order = {other: (other.rank, other in waiting, other.order) for other in (*waiting, *running)}
+        for victim in sorted(order, key=order.__getitem__, reverse=True):
+            if wanted <= pool.num_free:
+                break
+            self._preempt(victim)
+            while victim.block_table and wanted > pool.num_free:
+                self._cache.release_last(victim)
         return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Let a running sequence wait, with its blocks."""
+        if sequence in self._waiting:
+            return
+        self.running.remove(sequence)
+        self._waiting.put_back(sequence)
+        sequence.preempted = True
+        self.num_preemptions += 1
 
     def _fork(self, parent: Sequence) -> None:
         """Start the other choices; each computes the prompt's last token itself, to draw from its logits."""
@@ -144,4 +212,4 @@ class Scheduler:
         parent.forks = []
 
     def _run(self, sequence: Sequence) -> None:
-        bisect.insort(self.running, sequence, key=lambda other: other.order)
+        bisect.insort(self.running, sequence, key=lambda other: other.urgency)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.protocol import FinishReason, SamplingParams, Token
+from shared.errors import EngineFailed
+from shared.protocol import FinishReason, PriorityClass, SamplingParams, Token, TokenLogprobs
 from workers.engine.detokenizer import TextStream
+from workers.engine.interface import Matcher
+
+RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
 
 @dataclass(eq=False, slots=True)
@@ -17,10 +21,14 @@ class Sequence:
     """Prompt and output of one choice.
 
     Attributes:
-        order: arrival, lowest first; decides who is preempted last.
+        order: arrival, lowest first.
         tokens: prompt and output.
         num_computed_tokens: how many of `tokens` have their keys and values in the cache.
         max_tokens: most output tokens.
+        matcher: its grammar, if any, after the output so far.
+        priority, tenant: who goes first where not all can run.
+        preempted: it gave way and has not advanced by a token since.
+        prefix_salt, block_keys: for the prefix cache; keys of the first full blocks, as far as they were made.
         block_table: KV blocks of positions 0 …, block_size a block.
         forks: choices of the same request that wait to share this one's prompt.
     """
@@ -34,8 +42,14 @@ class Sequence:
     max_tokens: int
     eos_token_ids: frozenset[int]
     text: TextStream
+    matcher: Matcher | None = None
+    priority: PriorityClass = PriorityClass.STANDARD
+    tenant: str = "default"
+    prefix_salt: bytes = b""
+    preempted: bool = False
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
     forks: list[Sequence] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -52,22 +66,48 @@ class Sequence:
         return len(self.tokens) - self.num_prompt_tokens
 
     @property
+    def prefilling(self) -> bool:
+        """Whether it computes its prompt, or computes again what it lost."""
+        return self.num_uncomputed_tokens > 1 or self.num_output_tokens == 0
+
+    @property
+    def rank(self) -> int:
+        return RANKS[self.priority]
+
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """Class, then arrival; the lower goes first and gives way last."""
+        return self.rank, self.order
+
+    @property
     def seats(self) -> int:
         """How many sequences run, or will, because this one does."""
         return 1 + len(self.forks)
 
-    def accept(self, token_id: int) -> Token:
-        """Append the next output token; sets `finish_reason` where it is the last."""
+    def accept(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Token:
+        """Append the next output token; sets `finish_reason` where it is the last.
+
+        Raises EngineFailed, and appends nothing, where the grammar does not take it.
+        """
+        if self.matcher is not None and not self.matcher.accept(token_id):
+            raise EngineFailed("a token does not fit the request's grammar")
         self.tokens.append(token_id)
+        text, self.finish_reason = self._settle(token_id)
+        return Token(self.choice, token_id, text, self.finish_reason, logprobs)
+
+    def _settle(self, token_id: int) -> tuple[str, FinishReason | None]:
+        """The text that the last token adds, and why the choice ends with it, if it does."""
         if token_id in self.eos_token_ids and not self.params.ignore_eos:
             text, _ = self.text.flush()
-            self.finish_reason = FinishReason.STOP
-            return Token(self.choice, token_id, text, self.finish_reason)
+            return text, FinishReason.STOP
         text, stopped = self.text.feed(token_id)
-        if not stopped and self.num_output_tokens >= self.max_tokens:
-            rest, stopped = self.text.flush()
-            text += rest
-            self.finish_reason = FinishReason.LENGTH
         if stopped:
-            self.finish_reason = FinishReason.STOP
-        return Token(self.choice, token_id, text, self.finish_reason)
+            return text, FinishReason.STOP
+        if self.matcher is not None and self.matcher.finished:
+            end = FinishReason.STOP
+        elif self.num_output_tokens >= self.max_tokens:
+            end = FinishReason.LENGTH
+        else:
+            return text, None
+        rest, stopped = self.text.flush()
+        return text + rest, FinishReason.STOP if stopped else end

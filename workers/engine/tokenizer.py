@@ -65,6 +65,11 @@ class Tokenizer:
         text: str = self._backend.decode(ids, skip_special_tokens=True)
         return text
 
+    def piece(self, token_id: int) -> str:
+        """One token by itself, special or not; what is no whole character becomes U+FFFD."""
+        text: str = self._backend.decode([token_id], skip_special_tokens=False)
+        return text
+
     def stream(self, stop: tuple[str, ...] = ()) -> TextStream:
         """A new incremental decoder of one answer."""
         return TextStream(self.decode, stop)

@@ -1,0 +1,26 @@
+"""Options that several commands share, and the client that they talk through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from headrace.client import HeadraceClient
+
+URL = "http://127.0.0.1:8000"
+QUICK = 5.0  # seconds that a command tries to reach the API
+STEADY = 60.0  # the same for one that follows an answer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Url = Annotated[
+    str, typer.Option(envvar="HEADRACE_URL", help="Address of the API; those of several replicas with commas.")
+]
+
+
+def client_at(url: str, patience: float = QUICK) -> HeadraceClient:
+    """The client for `--url`. Raises ConfigError."""
+    from headrace.client import HeadraceClient
+
+    return HeadraceClient(url.split(","), patience=patience)

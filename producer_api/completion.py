@@ -1,0 +1,129 @@
+"""An answer as OpenAI's chat completion, whole and in chunks. It knows nothing of HTTP.
+
+A stream that fails after it began ends with `data: {"error": {…}}` and no `[DONE]`: the SDKs raise at the error,
+and a client that only looks for `[DONE]` sees that the answer is not whole.
+
+Reference: OpenAI API, "The chat completion object" and "The chat completion chunk object".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from producer_api.answer import Answer, ending
+from producer_api.gateway.errors import openai_error
+from producer_api.schemas.chat import (
+    AnswerMessage,
+    ChatCompletion,
+    Choice,
+    Chunk,
+    ChunkChoice,
+    Delta,
+    Logprobs,
+    Usage,
+)
+from producer_api.sse import RETRY
+from shared.errors import HeadraceError
+from shared.protocol import Request, Token, TokenEvent
+from shared.protocol import Usage as TokenUsage
+
+
+def completion_id(request: Request) -> str:
+    return "chatcmpl-" + request.id.removeprefix("req_")
+
+
+def completion(request: Request, answer: Answer) -> ChatCompletion:
+    """The whole answer in OpenAI's shape. Raises what the request failed of."""
+    assert answer.terminal is not None
+    if (error := ending(answer.terminal)) is not None:
+        raise error
+    return ChatCompletion(
+        id=completion_id(request),
+        created=int(request.created_at),
+        model=request.model,
+        choices=[
+            Choice(index, AnswerMessage(choice.text), choice.finish_reason or "stop", Logprobs.of(choice.tokens))
+            for index, choice in answer.choices
+        ],
+        usage=_usage(answer.terminal.usage),
+    )
+
+
+def _usage(usage: TokenUsage) -> Usage:
+    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens)
+
+
+class ChatFraming:
+    """OpenAI's chunks: for each choice a role, text, a finish reason; then maybe the usage; then [DONE].
+
+    What an event's frames say depends on the request and the event alone, so that any replica goes on with the same
+    bytes.
+
+    Args:
+        after: the seq after which the client wants the stream: the roles come at its start alone.
+        resumable: the client can come back for the rest.
+    """
+
+    def __init__(self, request: Request, *, include_usage: bool, after: int = -1, resumable: bool = False) -> None:
+        self._n = request.params.n
+        self._begun = after >= 0
+        self._resumable = resumable
+        self._include_usage = include_usage
+        usage = None if include_usage else msgspec.UNSET
+        self._chunk = Chunk(completion_id(request), int(request.created_at), request.model, [], usage=usage)
+        self._encode = msgspec.json.Encoder().encode
+
+    def event(self, event: TokenEvent) -> bytes:
+        chunks: list[bytes] = []
+        if not self._begun and event.tokens:
+            self._begun = True
+            chunks += [self._choice(i, Delta(content="", role="assistant")) for i in range(self._n)]
+        for index, tokens in _by_choice(event.tokens).items():
+            text = "".join([token.text for token in tokens])
+            logprobs = Logprobs.of(tokens)
+            if text or logprobs is not None:
+                chunks.append(self._choice(index, Delta(text), logprobs=logprobs))
+        for token in event.tokens:
+            if token.finish_reason is not None:
+                chunks.append(self._choice(token.choice, Delta(), token.finish_reason.value))
+        if event.terminal is not None:
+            if (error := ending(event.terminal)) is not None:
+                return _frames(event.last_seq, [*chunks, self._encode(openai_error(error))])
+            if self._include_usage:
+                chunks.append(self._usage_chunk(event.terminal.usage))
+            chunks.append(b"[DONE]")
+        return _frames(event.last_seq, chunks)
+
+    def interruption(self, error: HeadraceError) -> bytes:
+        if self._resumable and error.retryable:
+            return RETRY + b": interrupted\n\n"
+        return b"data: %b\n\n" % self._encode(openai_error(error))
+
+    def _choice(
+        self, index: int, delta: Delta, finish_reason: str | None = None, logprobs: Logprobs | None = None
+    ) -> bytes:
+        self._chunk.choices = [ChunkChoice(index, delta, finish_reason, logprobs)]
+        return self._encode(self._chunk)
+
+    def _usage_chunk(self, usage: TokenUsage) -> bytes:
+        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=_usage(usage)))
+
+
+def _by_choice(tokens: Sequence[Token]) -> dict[int, Sequence[Token]]:
+    """An event's tokens by their choice; nearly always there is one choice."""
+    if len({token.choice for token in tokens}) == 1:
+        return {tokens[0].choice: tokens}
+    found: dict[int, list[Token]] = {}
+    for token in tokens:
+        found.setdefault(token.choice, []).append(token)
+    return dict(found)
+
+
+def _frames(seq: int, chunks: list[bytes]) -> bytes:
+    """The chunks of one event. The id comes with the last: whoever saw less has not seen the event."""
+    if not chunks:
+        return b""
+    last = b"id: %d\ndata: %b\n\n" % (seq, chunks[-1])
+    return b"".join([b"data: %b\n\n" % chunk for chunk in chunks[:-1]] + [last])

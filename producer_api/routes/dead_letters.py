@@ -1,0 +1,129 @@
+"""Requests that were set aside: to be looked at, run again, or thrown away. Each tenant has its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.context import TENANT, Context
+from producer_api.gateway.admit import patience
+from producer_api.headers import idempotency_key
+from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response
+from producer_api.routes.jobs import accepted, joined
+from producer_api.schemas.dead_letters import Letter, LetterList, Removed
+from producer_api.schemas.jobs import Job
+from shared.delivery.dead_letters import DeadLetter
+from shared.errors import InvalidRequest, NotFound
+
+USUAL, MOST = 100, 1000  # letters of one list
+PAGE = 200
+LIMIT = parameter("limit", "query", f"most to list; default {USUAL}", type="integer", minimum=1, maximum=MOST)
+AFTER = parameter("after", "query", "only those older than the letter with this id", type="string")
+
+
+def dead_letters_router(context: Context) -> APIRouter:
+    router = APIRouter(prefix="/v1/dead-letters", tags=["Dead letters"])
+
+    @router.get(
+        "",
+        summary="List what was set aside, newest first",
+        openapi_extra={"parameters": [LIMIT, AFTER]},
+        responses={**failures("problem", 400, 500, 503), 200: struct_response("the letters", LetterList)},
+    )
+    async def all_letters(request: Request) -> Response:
+        limit, found = _limit(request), []
+        async for letter in _of_tenant(context, request.query_params.get("after", "")):
+            found.append(Letter.of(letter))
+            if len(found) == limit:
+                break
+        return _json(LetterList(found))
+
+    @router.delete(
+        "",
+        summary="Throw all away",
+        responses={**failures("problem", 500, 503), 200: struct_response("how many there were", Removed)},
+    )
+    async def purge() -> Response:
+        letter_ids = [letter.id async for letter in _of_tenant(context, "")]
+        async with patience():
+            return _json(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
+
+    @router.get(
+        "/{letter_id}",
+        summary="See one, with its request",
+        responses={**failures("problem", 404, 500, 503), 200: struct_response("the letter", Letter)},
+    )
+    async def see(letter_id: str) -> Response:
+        return _json(Letter.of(await _find(context, letter_id), whole=True))
+
+    @router.delete(
+        "/{letter_id}",
+        summary="Throw one away",
+        responses={**failures("problem", 404, 500, 503), 200: struct_response("1", Removed)},
+    )
+    async def remove(letter_id: str) -> Response:
+        await _find(context, letter_id)
+        async with patience():
+            return _json(Removed(await context.backend.dead_letters.remove([letter_id])))
+
+    @router.post(
+        "/{letter_id}/replay",
+        status_code=202,
+        summary="Run one again, as a new job",
+        openapi_extra={"parameters": [IDEMPOTENCY]},
+        responses={
+            **failures("problem", 400, 404, 422, 429, 500, 503),
+            202: struct_response("the new job; the letter is gone", Job),
+        },
+    )
+    async def replay(request: Request, letter_id: str) -> Response:
+        key = idempotency_key(request, tenant=TENANT, kind="replay", body=letter_id)
+        try:
+            draft = msgspec.structs.replace((await _find(context, letter_id)).request, deadline=None)
+        except NotFound:  # it was replayed before, maybe under this key
+            if key is None or (before := await context.gateway.known(key, TENANT)) is None:
+                raise
+            return await joined(context, before)
+        admission = await context.gateway.submit(draft, seed=draft.params.seed, key=key)
+        async with patience():
+            await context.backend.dead_letters.remove([letter_id])
+        return await accepted(context, request, admission)
+
+    return router
+
+
+async def _find(context: Context, letter_id: str) -> DeadLetter:
+    """Raises NotFound for an unknown id and for somebody else's alike."""
+    async with patience():
+        letter = await context.backend.dead_letters.get(letter_id)
+    if letter is None or letter.request.tenant != TENANT:
+        raise NotFound(f"there is no dead letter {letter_id[:64]!r}")
+    return letter
+
+
+async def _of_tenant(context: Context, after: str) -> AsyncIterator[DeadLetter]:
+    """Newest first."""
+    while True:
+        async with patience():
+            page = await context.backend.dead_letters.list(after=after, most=PAGE)
+        for letter in page:
+            if letter.request.tenant == TENANT:
+                yield letter
+        if len(page) < PAGE:
+            return
+        after = page[-1].id
+
+
+def _limit(request: Request) -> int:
+    given = request.query_params.get("limit", str(USUAL))
+    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MOST):
+        raise InvalidRequest(f"limit must be a number from 1 to {MOST}", param="limit")
+    return int(given)
+
+
+def _json(value: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

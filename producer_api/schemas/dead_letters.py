@@ -1,0 +1,58 @@
+"""What is told of requests that were set aside."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from shared.delivery.dead_letters import DeadLetter
+from shared.protocol import ErrorInfo, Request
+
+
+class Letter(msgspec.Struct, kw_only=True):
+    """One request, why it was set aside, how many workers it took with it; times in seconds since the epoch.
+
+    `request` is there where one letter is asked for: the body that POST /v1/jobs takes for the same work.
+    """
+
+    id: str
+    object: Literal["dead_letter"] = "dead_letter"
+    model: str
+    priority: str
+    created_at: float
+    at: float
+    attempts: int
+    reason: ErrorInfo
+    request: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+    @classmethod
+    def of(cls, letter: DeadLetter, *, whole: bool = False) -> Letter:
+        request = letter.request
+        return cls(
+            id=letter.id,
+            model=request.model,
+            priority=request.priority.value,
+            created_at=request.created_at,
+            at=letter.at,
+            attempts=letter.attempts,
+            reason=letter.reason,
+            request=as_submitted(request) if whole else msgspec.UNSET,
+        )
+
+
+class LetterList(msgspec.Struct):
+    data: list[Letter]
+    object: Literal["list"] = "list"
+
+
+class Removed(msgspec.Struct):
+    removed: int
+
+
+def as_submitted(request: Request) -> dict[str, Any]:
+    """The body of the job, with the seed that it got. A deadline that has passed is no part of it."""
+    given: dict[str, Any] = {"messages": request.messages} if request.prompt is None else {"prompt": request.prompt}
+    fields = {"model": request.model, **given, "priority": request.priority.value}
+    body: dict[str, Any] = msgspec.to_builtins(fields | msgspec.to_builtins(request.params))
+    return body

@@ -1,0 +1,88 @@
+"""Requests that were set aside, with the reason: to be looked at, run again, or thrown away.
+
+It knows nothing of workers: whoever gives a request up adds it here before ending its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from shared import keys
+from shared.protocol import ErrorInfo, Request
+from shared.redis_client import RedisServer, Script
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """One request, why it was set aside, after how many workers, and when (seconds, by the server's clock)."""
+
+    request: Request
+    reason: ErrorInfo
+    attempts: int
+    at: float
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+
+_decoder = msgspec.json.Decoder(DeadLetter)
+
+
+class DeadLetters(Protocol):
+    """Bounded in number and age: the oldest go. Every call raises Unavailable when it cannot be reached in time."""
+
+    async def add(self, letter: DeadLetter) -> None:
+        """Idempotent by id."""
+
+    async def list(self, *, after: str = "", most: int = 100) -> Sequence[DeadLetter]:
+        """Newest first, those older than the letter `after`."""
+
+    async def get(self, letter_id: str) -> DeadLetter | None: ...
+
+    async def remove(self, letter_ids: Sequence[str]) -> int:
+        """How many of them there were."""
+
+    async def purge(self) -> int:
+        """Throw all away; how many there were."""
+
+
+class RedisDeadLetters:
+    """DeadLetters in a sorted set of ids by time and a hash of letters.
+
+    Args:
+        most: letters kept.
+        ttl: seconds that one is kept.
+    """
+
+    def __init__(self, server: RedisServer, *, most: int, ttl: float) -> None:
+        self._server = server
+        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._most = most
+        self._ttl_ms = int(ttl * 1000)
+
+    async def add(self, letter: DeadLetter) -> None:
+        data = msgspec.json.encode(letter)
+        await self._run("add", letter.id, int(letter.at * 1000), data, self._most, self._ttl_ms)
+
+    async def list(self, *, after: str = "", most: int = 100) -> Sequence[DeadLetter]:
+        return [_decoder.decode(data) for data in await self._run("list", after, most)]
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        data = await self._run("get", letter_id)
+        return None if data is None else _decoder.decode(data)
+
+    async def remove(self, letter_ids: Sequence[str]) -> int:
+        removed: int = await self._run("remove", *letter_ids)
+        return removed
+
+    async def purge(self) -> int:
+        removed: int = await self._run("purge")
+        return removed
+
+    async def _run(self, command: str, *args: str | int | bytes) -> Any:
+        async with self._server.reaching("the dead letters"):
+            return await self._script(command, [keys.DEAD_INDEX, keys.DEAD_LETTERS], *args)

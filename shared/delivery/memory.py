@@ -1,0 +1,257 @@
+"""Answers in this process's memory, under the same contract: for tests, and for embedding without a server.
+
+Every call is done before it returns control, so that none sees another half done. Nothing outlives the process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from shared import keys
+from shared.delivery.base import OVERDUE, Append, Lease, LogPage, RequestRecord
+from shared.delivery.dead_letters import DeadLetter
+from shared.delivery.follow import follow
+from shared.delivery.subscription import Subscription
+from shared.errors import HeadraceError, NotFound
+from shared.protocol import ErrorInfo, Request, RequestState, Terminal, TokenEvent, Usage, encode
+from shared.transports.base import Ticket
+
+UNQUEUED_TTL = 60.0  # seconds that a log waits to be queued
+
+
+class MemoryLive:
+    """Live messages to readers of this process."""
+
+    def __init__(self) -> None:
+        self._readers: dict[str, set[Subscription]] = {}
+
+    @asynccontextmanager
+    async def subscribe(self, name: str) -> AsyncIterator[Subscription]:
+        reader = Subscription()
+        readers = self._readers.setdefault(name, set())
+        readers.add(reader)
+        try:
+            yield reader
+        finally:
+            readers.discard(reader)
+            if not readers and self._readers.get(name) is readers:
+                del self._readers[name]
+
+    def publish(self, name: str, message: bytes) -> None:
+        for reader in self._readers.get(name, ()):
+            reader.put(message)
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class _Answer:
+    record: RequestRecord
+    expires: float
+    epoch: int = 0
+    owner: str = ""
+    seq: int = 0
+    events: list[TokenEvent] = field(default_factory=list)
+
+
+class MemoryTokenLog:
+    """A TokenLog.
+
+    Args:
+        live: whom to tell of appends.
+        most_tokens, request_ttl, result_ttl: as RedisTokenLog's.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        live: MemoryLive,
+        *,
+        most_tokens: int,
+        request_ttl: float,
+        result_ttl: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._live = live
+        self._most_tokens = most_tokens
+        self._request_ttl = request_ttl
+        self._result_ttl = result_ttl
+        self._clock = clock
+        self._answers: dict[str, _Answer] = {}
+        self._swept = 0.0
+
+    async def now(self) -> float:
+        return self._clock()
+
+    async def create(self, request: Request) -> bool:
+        self._sweep()
+        if self._find(request.id) is not None:
+            return False
+        record = RequestRecord(
+            id=request.id,
+            model=request.model,
+            tenant=request.tenant,
+            priority=request.priority,
+            state=RequestState.QUEUED,
+            created_at=request.created_at,
+            deadline=request.deadline,
+        )
+        self._answers[request.id] = _Answer(record, self._clock() + UNQUEUED_TTL)
+        return True
+
+    async def note_ticket(self, ticket: Ticket) -> None:
+        if (answer := self._find(ticket.request_id)) is not None:
+            answer.record = replace(answer.record, ticket=ticket)
+            if answer.record.state is RequestState.QUEUED:
+                answer.expires = self._clock() + self._request_ttl
+
+    async def forget(self, request_id: str) -> None:
+        self._answers.pop(request_id, None)
+
+    async def acquire(self, request_ids: Sequence[str], owner: str) -> list[Lease | None]:
+        return [self._acquire(each, owner) for each in request_ids]
+
+    def _acquire(self, request_id: str, owner: str) -> Lease | None:
+        answer, now = self._find(request_id), self._clock()
+        if answer is None or answer.record.state.terminal:
+            return None
+        if answer.record.deadline is not None and now >= answer.record.deadline:
+            self._end(answer, RequestState.FAILED, ErrorInfo.of(OVERDUE))
+            return None
+        answer.epoch += 1
+        answer.owner = owner
+        answer.expires = now + self._request_ttl
+        started = answer.record.started_at or now
+        answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
+        return Lease(request_id, owner, answer.epoch, now, tuple(answer.events))
+
+    async def append(self, appends: Sequence[Append]) -> list[bool]:
+        return [self._append(append) for append in appends]
+
+    def _append(self, append: Append) -> bool:
+        event, answer = append.event, self._find(append.lease.request_id)
+        if answer is None or answer.epoch != append.lease.epoch:
+            return False
+        if event.last_seq < answer.seq:
+            return True
+        too_long = event.seq + len(event.tokens) > self._most_tokens
+        if answer.record.state.terminal or answer.seq != event.seq or too_long:
+            return False
+        first = answer.record.first_token_at or (self._clock() if event.tokens else None)
+        answer.record = replace(answer.record, prompt_tokens=append.prompt_tokens, first_token_at=first)
+        self._write(answer, event)
+        if event.terminal is not None:
+            self._finish(answer, event.terminal.state)
+        return True
+
+    async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+        answer = self._find(request_id)
+        if answer is None:
+            return None
+        before = answer.record
+        if not before.state.terminal:
+            state = RequestState.FAILED if error else RequestState.CANCELLED
+            self._end(answer, state, ErrorInfo.of(error) if error else None)
+            if answer.owner:
+                self._live.publish(keys.control_channel(answer.owner), request_id.encode())
+        return before
+
+    async def record(self, request_id: str) -> RequestRecord | None:
+        answer = self._find(request_id)
+        return answer.record if answer else None
+
+    async def read(self, request_id: str, after: int = -1) -> LogPage:
+        answer = self._find(request_id)
+        if answer is None:
+            raise NotFound(f"no request {request_id}, or its answer has expired")
+        events = tuple(event.after(after) for event in answer.events if event.last_seq > after)
+        return LogPage(events, complete=answer.record.state.terminal)
+
+    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
+        return follow(self, self._live, request_id, after, idle=idle)
+
+    def _end(self, answer: _Answer, state: RequestState, error: ErrorInfo | None) -> None:
+        usage = Usage(answer.record.prompt_tokens, answer.seq)
+        self._write(answer, TokenEvent(answer.seq, (), Terminal(state, usage, error)))
+        answer.epoch += 1
+        self._finish(answer, state)
+
+    def _write(self, answer: _Answer, event: TokenEvent) -> None:
+        answer.events.append(event)
+        answer.seq = event.last_seq + 1
+        completed = answer.seq - (event.terminal is not None)
+        answer.record = replace(answer.record, completion_tokens=completed)
+        self._live.publish(keys.live_channel(answer.record.id), encode(event))
+
+    def _finish(self, answer: _Answer, state: RequestState) -> None:
+        now = self._clock()
+        answer.record = replace(answer.record, state=state, finished_at=now)
+        answer.expires = now + self._result_ttl
+
+    def _find(self, request_id: str) -> _Answer | None:
+        answer = self._answers.get(request_id)
+        return answer if answer is not None and answer.expires > self._clock() else None
+
+    def _sweep(self) -> None:
+        """Drop what expired, once in UNQUEUED_TTL."""
+        now = self._clock()
+        if now - self._swept > UNQUEUED_TTL:
+            self._answers = {key: answer for key, answer in self._answers.items() if answer.expires > now}
+            self._swept = now
+
+
+class MemoryHolds:
+    """Holds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._held: dict[str, tuple[bytes, float]] = {}
+
+    async def hold(self, name: str, value: bytes, ttl: float) -> bytes:
+        now = self._clock()
+        self._held = {key: held for key, held in self._held.items() if held[1] > now}
+        found, _ = self._held.get(name, (value, 0.0))
+        if found == value:
+            self._held[name] = (value, now + ttl)
+        return found
+
+    async def release(self, name: str, value: bytes) -> None:
+        if self._held.get(name, (b"", 0.0))[0] == value:
+            del self._held[name]
+
+
+class MemoryDeadLetters:
+    """DeadLetters."""
+
+    def __init__(self, *, most: int, ttl: float, clock: Callable[[], float] = time.time) -> None:
+        self._most = most
+        self._ttl = ttl
+        self._clock = clock
+        self._letters: dict[str, DeadLetter] = {}
+
+    async def add(self, letter: DeadLetter) -> None:
+        self._letters.pop(letter.id, None)
+        self._letters[letter.id] = letter
+        newest = list(self._letters.values())[-self._most :]
+        self._letters = {each.id: each for each in newest if each.at > letter.at - self._ttl}
+
+    async def list(self, *, after: str = "", most: int = 100) -> Sequence[DeadLetter]:
+        newest = list(self._letters.values())[::-1]
+        if after:
+            ids = [letter.id for letter in newest]
+            newest = newest[ids.index(after) + 1 :] if after in ids else []
+        return newest[:most]
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        return self._letters.get(letter_id)
+
+    async def remove(self, letter_ids: Sequence[str]) -> int:
+        return sum(self._letters.pop(letter_id, None) is not None for letter_id in letter_ids)
+
+    async def purge(self) -> int:
+        count = len(self._letters)
+        self._letters.clear()
+        return count

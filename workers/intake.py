@@ -1,0 +1,146 @@
+"""A worker's way in: pulls what the engine has room for, claims what others lost, and takes each one's lease.
+
+It knows nothing of engines: what it has taken it hands on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from shared import keys
+from shared.backend import Backend
+from shared.config import Settings
+from shared.delivery.base import Lease
+from shared.delivery.dead_letters import DeadLetter
+from shared.delivery.subscription import Subscription
+from shared.errors import HeadraceError, RequestAbandoned, Unavailable
+from shared.protocol import ErrorInfo, Request
+from shared.transports.base import Claim, Delivery, Room, Undecodable
+
+POLL = 1.0  # seconds after which the queue is looked at although nobody said that there is something
+CLAIMS_PER_LEASE = 3  # looks, within a lease, for what others lost
+RETRY = 0.25
+
+log = structlog.get_logger(__name__)
+
+
+class Intake:
+    """Pulls for one worker.
+
+    Args:
+        model, worker: whose queue, and for whom.
+        room: what the engine can take now.
+        begin: called with all that was taken in one round.
+        displace: told of a request that comes again; what is left of an earlier run of it must go.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        *,
+        model: str,
+        worker: str,
+        room: Callable[[], Room],
+        begin: Callable[[Sequence[tuple[Delivery, Lease]]], Awaitable[None]],
+        displace: Callable[[str], object],
+    ) -> None:
+        self._backend = backend
+        self._max_attempts = settings.max_attempts
+        self._model = model
+        self._worker = worker
+        self._room = room
+        self._begin = begin
+        self._displace = displace
+        self._interval = settings.lease / CLAIMS_PER_LEASE
+        self._claim_at = 0.0
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def more_room(self) -> None:
+        """There is room, or it is time to look."""
+        self._changed.set()
+
+    def close(self) -> None:
+        """Pull no more; `run` returns once what it has begun is done."""
+        self._closed = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        async with self._backend.live.subscribe(keys.wake_channel(self._model)) as woken:
+            while not self._closed:
+                self._changed.clear()
+                try:
+                    taken = await self._fill()
+                except Unavailable as error:
+                    log.warning("queue_unavailable", error=error.message)
+                    await asyncio.sleep(RETRY)
+                    continue
+                if not taken and not self._closed:
+                    await self._something(woken)
+
+    async def _fill(self) -> int:
+        room = self._room()
+        if not any(room.seats.values()):
+            return 0
+        found: list[Delivery | Undecodable] = []
+        if (now := time.monotonic()) >= self._claim_at:
+            self._claim_at = now + self._interval
+            most = max(room.seats.values())
+            found = await self._backend.transport.claim(self._model, self._worker, most)
+        if not found:
+            found = await self._backend.transport.pull(self._model, self._worker, room)
+        await self._take(found)
+        return len(found)
+
+    async def _something(self, woken: Subscription) -> None:
+        """Until a message was published or released, room was made, or it is time to look by ourselves."""
+        limit = min(POLL, self._interval)
+        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._changed.wait())]
+        if any(self._room().seats.values()):
+            waits.append(asyncio.ensure_future(self._woken(woken, limit)))
+        try:
+            await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _woken(self, woken: Subscription, limit: float) -> None:
+        message = await woken.get(limit)
+        if message is not None and message != b"published":  # released, or some were missed
+            self._claim_at = 0.0
+
+    async def _take(self, found: Sequence[Delivery | Undecodable]) -> None:
+        """Acquire the log of each that can be run, and let go of what cannot."""
+        done: list[Claim] = []
+        wanted: list[Delivery] = []
+        for item in found:
+            if isinstance(item, Undecodable):
+                log.error("undecodable_message", entry=item.claim.entry, reason=item.reason)
+                done.append(item.claim)
+                continue
+            self._displace(item.request.id)
+            if item.attempt > self._max_attempts:
+                reason = f"set aside: {self._max_attempts} workers were lost while they ran it"
+                await set_aside(self._backend, item, RequestAbandoned(reason))
+                await self._backend.token_log.close(item.request.id, RequestAbandoned(reason))
+                done.append(item.claim)
+            else:
+                wanted.append(item)
+        leases = await self._backend.token_log.acquire([item.request.id for item in wanted], self._worker)
+        taken = [(item, lease) for item, lease in zip(wanted, leases, strict=True) if lease is not None]
+        done += [item.claim for item, lease in zip(wanted, leases, strict=True) if lease is None]
+        await self._begin(taken)
+        await self._backend.transport.acknowledge(done)
+
+
+async def set_aside(backend: Backend, delivery: Delivery, error: HeadraceError) -> None:
+    """Keep a request that will not be run again, with the reason. Raises Unavailable."""
+    request: Request = delivery.request
+    at = await backend.token_log.now()
+    await backend.dead_letters.add(DeadLetter(request, ErrorInfo.of(error), delivery.attempt, at))
+    log.error("request_set_aside", request_id=request.id, attempts=delivery.attempt, reason=error.code)

@@ -16,12 +16,14 @@ from shared.redis_node import Client
 Role = Literal["api", "worker"]
 
 _BOTH = (
-    "ping time eval evalsha publish subscribe unsubscribe "
-    "srem del hget hgetall hincrby hset pexpire xack xadd xdel xrange"
+    "ping time eval evalsha publish subscribe unsubscribe del exists pexpire set srem "
+    "hdel hget hgetall hincrby hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
 )
+_API = "get smembers xgroup|delconsumer xinfo|consumers xlen zrank zrevrange zrevrank"
+_WORKER = "hmget hsetnx sadd xack xautoclaim xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
 COMMANDS: Mapping[Role, tuple[str, ...]] = {
-    "api": tuple(f"{_BOTH} get smembers exists xlen xinfo|groups".split()),
-    "worker": tuple(f"{_BOTH} set sadd hmget hsetnx xautoclaim xclaim xpending xreadgroup xgroup|create".split()),
+    "api": tuple(f"{_BOTH} {_API}".split()),
+    "worker": tuple(f"{_BOTH} {_WORKER}".split()),
 }
 CLUSTER = ("asking", "cluster|slots")  # beside those, on a Cluster
 

@@ -35,8 +35,10 @@ async def examine_redis(settings: Settings) -> list[Finding]:
     try:
         backend = Backend.open(settings)
         await backend.start()
-        async with backend.server.reaching("Redis"):
-            client = backend.server.client
+        server = backend.server
+        assert server is not None, "it was opened on Redis"
+        async with server.reaching("Redis"):
+            client = server.client
             return [*await _servers(client, settings), *await _permissions(client)]
     except HeadraceError as error:
         remedy = "start it, or correct redis_url; without one `headrace up` brings its own"

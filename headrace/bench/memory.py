@@ -18,7 +18,7 @@ from rich.table import Table
 from headrace.sizing import Linear, Sizing
 from shared.backend import Backend
 from shared.config import load
-from shared.delivery.base import Append, Lease
+from shared.delivery.base import Append
 from shared.embedded import EmbeddedServer
 from shared.protocol import (
     FinishReason,
@@ -31,7 +31,7 @@ from shared.protocol import (
     Usage,
     new_request_id,
 )
-from shared.transports.base import Delivery
+from shared.transports.base import Delivery, Room
 
 MODEL = "memory"
 WORKER = "bench"
@@ -96,7 +96,9 @@ def measure_memory(requests: int) -> Footprint:
 
 
 async def _measure(url: str, requests: int) -> Footprint:
-    settings = load({"redis_url": url, "queue_depth": requests + 1, "redis_timeout": 30}).settings
+    settings = load(
+        {"redis_url": url, "queue_depth": requests + 1, "tenant_queue_depth": requests + 1, "redis_timeout": 30}
+    ).settings
     backend = Backend.open(settings)
     try:
         await backend.start()
@@ -138,21 +140,17 @@ async def _submit(backend: Backend, number: int, size: int) -> None:
             created_at=await backend.token_log.now(),
         )
         await backend.token_log.create(request)
-        await backend.token_log.note_ticket(request.id, await backend.transport.publish(request))
+        await backend.token_log.note_ticket(await backend.transport.publish(request))
 
 
 async def _answer(backend: Backend, number: int, tokens: int, each: int) -> None:
     await _submit(backend, number, 1024)
-    held: list[tuple[Delivery, Lease]] = []
-    for item in await backend.transport.pull(MODEL, WORKER, number):
-        assert isinstance(item, Delivery)
-        lease = await backend.token_log.acquire(item.request.id, WORKER)
-        assert lease is not None
-        held.append((item, lease))
+    found = await backend.transport.pull(MODEL, WORKER, Room.all(number))
+    held = [item for item in found if isinstance(item, Delivery)]
+    leases = await backend.token_log.acquire([item.request.id for item in held], WORKER)
     for event in _events(tokens, each):
-        await backend.token_log.append([Append(lease, event, 256) for _, lease in held])
-    for item, _ in held:
-        await backend.transport.acknowledge(item.ticket)
+        await backend.token_log.append([Append(lease, event, 256) for lease in leases if lease])
+    await backend.transport.acknowledge([item.claim for item in held])
 
 
 def _events(tokens: int, each: int) -> Iterable[TokenEvent]:

@@ -21,7 +21,7 @@ from shared.protocol import PriorityClass, TokenEvent
 from shared.redis_cluster import SLOTS, Cluster, slot_of
 from shared.redis_node import exchange
 from shared.registry import WorkerInfo
-from shared.transports.base import Delivery
+from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL, answer, make_request, submit, token_event
 from tests.redis.path import DONE, cancelled, collect, hold, whole_path, write
 from tests.redis.servers import HOST, Node, free_ports, opened, running, settings_for, until
@@ -148,13 +148,13 @@ async def test_the_least_users_on_a_cluster(nodes: Nodes, tmp_path: Path) -> Non
         await worker.registry.beat(WorkerInfo(id="w", pid=1, model=MODEL, state="ready"))
         assert [info.id for info in await api.registry.workers()] == ["w"]
         await submit(api, make_request())
-        [item] = await worker.transport.pull(MODEL, "w", 1)
+        [item] = await worker.transport.pull(MODEL, "w", Room.all(1))
         assert isinstance(item, Delivery)
-        lease = await worker.token_log.acquire(item.request.id, "w")
+        [lease] = await worker.token_log.acquire([item.request.id], "w")
         assert lease is not None
         assert await write(worker, [lease], TokenEvent(0, (), DONE)) == [True]
         assert await answer(api, item.request.id) == [TokenEvent(0, (), DONE)]
-        await worker.transport.acknowledge(item.ticket)
+        await worker.transport.acknowledge([item.claim])
     assert all(node.call("ACL", "LOG") == [] for node in nodes.primaries)
 
 

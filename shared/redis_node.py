@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import hiredis
 import structlog
 from redis.asyncio import Connection, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 Command = tuple[str, bytes]  # a key that it touches, "" if none, and the packed command
@@ -25,6 +26,16 @@ def pack(*parts: Any) -> bytes:
     """A command as it goes over the wire; each part text, bytes or a number."""
     packed: bytes = hiredis.pack_command(parts)
     return packed
+
+
+class NoticesResets(AbstractConnection):
+    """uvloop raises RuntimeError for a write to a connection that was reset, where asyncio's own loop does not."""
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)
+        except RuntimeError as error:
+            raise ConnectionError(str(error)) from error
 
 
 async def exchange(pool: ConnectionPool, packed: Sequence[bytes]) -> list[Any]:

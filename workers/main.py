@@ -22,7 +22,7 @@ from shared.repository import SCRIPTED, ModelRepository
 from workers.engine.interface import Generator
 from workers.metrics import WorkerMetrics
 from workers.openmp import spin_briefly
-from workers.scripted import ScriptedEngine
+from workers.scripted import CONTEXT, ScriptedEngine
 from workers.worker import Worker
 
 # Seconds that the engine's thread may keep the interpreter while a token waits to be written. With Python's 5 ms
@@ -107,7 +107,7 @@ async def _load(settings: Settings, repository: ModelRepository, backend: Backen
 
 def _build(settings: Settings, repository: ModelRepository, note: Callable[[float], None]) -> Generator:
     if settings.model == SCRIPTED:
-        return ScriptedEngine(max_num_seqs=settings.max_num_seqs)
+        return ScriptedEngine(max_model_len=settings.max_model_len or CONTEXT, max_num_seqs=settings.max_num_seqs)
     try:
         from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is imported only where it is used
         from workers.engine.engine import Engine  # noqa: PLC0415

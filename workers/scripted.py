@@ -1,24 +1,44 @@
 """An engine without weights: tokens by a rule, so that every gap or repeat in an answer shows.
 
 Token p of choice c of a prompt is known beforehand (`expected`). For tests, and to measure delivery by itself.
+A prompt may hold directives, which are part of it for the rule as well:
+
+    [pace 20]   a token of each choice every 20 ms, and no sooner
+    [die 5]     the process ends at once, as by a kill, instead of giving token 5
 """
 
 from __future__ import annotations
 
+import os
+import re
 import time
+import zlib
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import FinishReason, Message, Token
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
 
 VOCABULARY = 50_000
+CONTEXT = 8192  # tokens, unless a setting says otherwise
+NAP = 0.01  # seconds that a step waits at most while no token is due, so that an abort is not kept waiting
+DIRECTIVE = re.compile(r"\[(pace|die) (\d{1,9})\]")
 
 
 def expected(prompt: Sequence[int], choice: int, position: int) -> int:
     """The token that this engine gives at `position` (0 is the first generated) of `choice`."""
-    return (sum(prompt) * 31 + choice * 7_919 + position * 104_729) % VOCABULARY
+    return _token(_start(prompt), choice, position)
+
+
+def _start(prompt: Sequence[int]) -> int:
+    """Where a prompt's answer begins; the prompt's order counts."""
+    return zlib.crc32(array("q", prompt).tobytes())
+
+
+def _token(start: int, choice: int, position: int) -> int:
+    return (start + choice * 7_919 + position * 104_729) % VOCABULARY
 
 
 def text_of(token: int) -> str:
@@ -37,8 +57,30 @@ class ScriptedTokenizer:
 
 @dataclass
 class _Run:
+    """One request; `emitted` tokens so far per choice, the next ones `due` by time.monotonic.
+
+    `pace` is in seconds; at `death` tokens of a choice the process ends.
+    """
+
     request: EngineRequest
-    emitted: list[int]  # tokens so far, per choice
+    emitted: list[int]
+    start: int = field(init=False)
+    pace: float = 0.0
+    death: int | None = None
+    due: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.start = _start(self.request.prompt)
+        text = "".join(chr(token) for token in self.request.prompt if token < VOCABULARY)
+        for name, number in DIRECTIVE.findall(text):
+            if name == "pace":
+                self.pace = int(number) / 1000
+            else:
+                self.death = int(number)
+
+    @property
+    def fatal(self) -> bool:
+        return self.death is not None and max(self.emitted) >= self.death
 
 
 class ScriptedEngine:
@@ -46,15 +88,13 @@ class ScriptedEngine:
 
     Args:
         max_model_len: most tokens of prompt and answer.
-        max_num_seqs: most sequences that advance in one step.
-        step_time: seconds that a step takes.
+        max_num_seqs: most requests that advance in one step.
     """
 
-    def __init__(self, *, max_model_len: int = 8192, max_num_seqs: int = 256, step_time: float = 0.0) -> None:
+    def __init__(self, *, max_model_len: int = CONTEXT, max_num_seqs: int = 256) -> None:
         self.tokenizer = ScriptedTokenizer()
         self.max_model_len = max_model_len
         self._max_num_seqs = max_num_seqs
-        self._step_time = step_time
         self._runs: dict[str, _Run] = {}
 
     def add(self, request: EngineRequest) -> None:
@@ -74,20 +114,27 @@ class ScriptedEngine:
         return self._runs.pop(request_id, None) is not None
 
     def step(self) -> list[EngineOutput]:
-        if self._step_time:
-            time.sleep(self._step_time)
-        outputs = [self._advance(run) for run in list(self._runs.values())[: self._max_num_seqs]]
+        now = time.monotonic()
+        due = [run for run in self._runs.values() if run.due <= now]
+        if not due:
+            soonest = min(run.due for run in self._runs.values())
+            time.sleep(min(soonest - now, NAP))
+            return []
+        outputs = [self._advance(run, now) for run in due[: self._max_num_seqs]]
         for output in outputs:
             if output.finished:
                 del self._runs[output.request_id]
         return outputs
 
-    def _advance(self, run: _Run) -> EngineOutput:
+    def _advance(self, run: _Run, now: float) -> EngineOutput:
+        if run.fatal:
+            os._exit(1)
+        run.due = now + run.pace
         limit = run.request.params.max_tokens or self.max_model_len - len(run.request.prompt)
         tokens = []
         for choice, position in enumerate(run.emitted):
             if position < limit:
-                token = expected(run.request.prompt, choice, position)
+                token = _token(run.start, choice, position)
                 run.emitted[choice] += 1
                 end = FinishReason.LENGTH if position + 1 == limit else None
                 tokens.append(Token(choice, token, text_of(token), end))

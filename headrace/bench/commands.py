@@ -84,6 +84,18 @@ def overhead(model: Model = "smollm2", repeats: Repeats = 3, seed: Seed = 0, as_
 
 
 @app.command()
+def delivery(as_json: Json = False) -> None:
+    """What queue, log and streams cost by themselves, on the engine without weights: no model is run."""
+    from headrace.bench.delivery import measure_delivery
+
+    result = measure_delivery(Console(stderr=True))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
 def engine(
     model: Model = "smollm2",
     against: Annotated[str, typer.Option(help="Peers to run beside it: hf, or none.")] = "hf",

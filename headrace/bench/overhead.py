@@ -7,21 +7,10 @@ The bare engine runs in a process of its own with the concurrency that the clien
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import re
-import signal
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +20,7 @@ from headrace.bench.mix import WorkItem, make_mix
 from headrace.bench.report import Report
 from headrace.bench.serve import measure
 from headrace.bench.side import run_side
-from headrace.up import claim_port
+from headrace.bench.whole import whole_path
 from shared.config import load
 from shared.errors import HeadraceError
 from shared.repository import ModelRepository
@@ -39,8 +28,6 @@ from workers.openmp import spin_briefly
 
 CONCURRENCY = 32
 ALONE = 24  # requests sent one by one, for the time to the first token
-START_LIMIT = 300.0
-STOP_LIMIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -145,9 +132,9 @@ def measure_overhead(model: str, repeats: int, seed: int, console: Console) -> O
 
 
 def _pair(bare: BareRun, model: str, seed: int, console: Console) -> Pair:
-    with _whole_path(model) as (url, supervisor):
-        rss = _api_rss_mib(supervisor)
-        target = Target(url, _served_name(model), extra={"ignore_eos": True})
+    with whole_path(model) as path:
+        rss = path.rss_mib("api")
+        target = Target(path.url, _served_name(model), extra={"ignore_eos": True})
         asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
         with foreign_load() as during:
             full = asyncio.run(measure(target, make_mix(seed), Load(CONCURRENCY), console))
@@ -180,52 +167,3 @@ def refuse_unfit(report: Report) -> None:
         raise KeyboardInterrupt
     if report.errors:
         raise HeadraceError(f"requests failed, so there is nothing to compare: {report.errors}")
-
-
-@contextlib.contextmanager
-def _whole_path(model: str) -> Iterator[tuple[str, int]]:
-    """`headrace up`, ready; its address and process id."""
-    port = claim_port("127.0.0.1", 0)
-    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
-        command = [sys.executable, "-m", "headrace", "up", "--port", str(port), "--model", model]
-        log = Path(folder) / "up.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, "--data-dir", folder],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, "HEADRACE_LOG_LEVEL": "warning"},
-            )
-        try:
-            _await_ready(process, log)
-            yield f"http://127.0.0.1:{port}", process.pid
-        finally:
-            _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(STOP_LIMIT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _await_ready(process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT
-    while time.monotonic() < deadline and process.poll() is None:
-        if re.search(rb"^ready: ", log.read_bytes(), re.MULTILINE):
-            return
-        time.sleep(0.1)
-    raise HeadraceError(f"headrace up did not become ready: {log.read_text()[-500:]}")
-
-
-def _api_rss_mib(supervisor: int) -> float:
-    """Memory of the idle API process."""
-    for child in psutil.Process(supervisor).children():
-        if "api" in child.cmdline():
-            rss: int = child.memory_info().rss
-            return rss / 2**20
-    raise HeadraceError("there is no API process")

@@ -130,7 +130,7 @@ def test_the_loop_tells_the_engine_of_urgent_arrivals() -> None:
 
 def test_an_abort_takes_effect_before_the_next_step() -> None:
     """Given a long request in the engine's thread, what comes after the abort is nothing."""
-    engine, notified = ScriptedEngine(step_time=0.001), threading.Event()
+    engine, notified = ScriptedEngine(), threading.Event()
     loop = EngineLoop(engine, notified.set)
     loop.add(EngineRequest("a", (1, 2), SamplingParams(max_tokens=5000)))
     loop.abort("a")

@@ -1,0 +1,1 @@
+"""Faults against whole processes, and whether the delivery contract holds under them. See docs/chaos.md."""

@@ -1,0 +1,75 @@
+"""The real engine under faults: a pool that is too small, and a worker that dies while it samples."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.cluster import running
+from tests.chaos.scale import Scale
+from tests.chaos.streams import Answer, Client, until
+
+pytestmark = pytest.mark.slow
+
+BLOCKS, BLOCK_SIZE = 8, 16
+FLOAT = 4  # bytes
+
+
+@pytest.mark.case("small-pool", "KV pool of 8 blocks, 32 requests")
+async def test_a_pool_too_small_for_the_batch_serves_all(figures: dict[str, Any], tmp_path: Path) -> None:
+    """Given blocks for one or two sequences, if 32 come at once, then each ends with what it says alone."""
+    from tests.engine.conftest import CONFIGS, save_checkpoint  # torch is for those who run this case
+
+    config = CONFIGS["llama"]
+    block = 2 * config.num_hidden_layers * config.num_key_value_heads * BLOCK_SIZE * config.head_dim * FLOAT
+    settings = {
+        "model": save_checkpoint(tmp_path / "tiny", config),
+        "served_model_name": "tiny",
+        "kv_cache_gib": BLOCKS * block / 2**30,
+        "block_size": BLOCK_SIZE,
+        "max_model_len": BLOCKS * BLOCK_SIZE,
+        "max_num_seqs": 32,
+    }
+    async with running(tmp_path, apis=1, workers=1, **settings) as cluster:
+        client = Client(cluster.urls, "tiny")
+        bodies = [(f"request {number}", 16 + 2 * number) for number in range(32)]
+        fields = {"temperature": 1.0, "seed": 7, "ignore_eos": True}
+        together = await asyncio.gather(*(_answer(client, *body, **fields) for body in bodies))
+        alone = [await _answer(client, *bodies[number], **fields) for number in (0, 15, 31)]
+    figures |= {"requests": len(together), "tokens": sum(answer.seq for answer in together)}
+    assert [answer.seq for answer in together] == [tokens for _, tokens in bodies]
+    assert [answer.texts for answer in alone] == [together[number].texts for number in (0, 15, 31)]
+
+
+@pytest.mark.case("model-kill", "SmolLM2: worker kill -9 mid-stream, greedy, seeded, n=2, stop, penalties")
+async def test_answers_of_a_real_model_outlive_their_worker(
+    smollm2: Path, scale: Scale, figures: dict[str, Any], tmp_path: Path
+) -> None:
+    """Given answers under way, if their worker dies, then the next goes on with the text of an undisturbed run."""
+    tokens, kills = scale(24, 160), scale(1, 20)
+    sampled = {"temperature": 0.9, "seed": 11, "n": 2, "stop": ["\n\n\n"], "repetition_penalty": 1.2}
+    sampled |= {"presence_penalty": 0.4, "frequency_penalty": 0.3, "ignore_eos": True}
+    cases: list[tuple[str, dict[str, Any]]] = [("Once upon a time", {"temperature": 0.0}), ("The sea is", sampled)]
+    settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100}
+    async with running(tmp_path, apis=1, workers=1, **settings) as cluster:
+        client, [worker] = Client(cluster.urls, "smollm2"), cluster.workers
+        undisturbed = [await _answer(client, prompt, tokens, **fields) for prompt, fields in cases]
+        for _ in range(kills):
+            answers = [await client.submit(prompt, tokens, **fields) for prompt, fields in cases]
+            following = [asyncio.create_task(client.follow(answer)) for answer in answers]
+            await until(lambda answers=answers: min(answer.seq for answer in answers) >= 8, "both answers run")
+            assert all(answer.end is None for answer in answers)
+            worker.kill()
+            await worker.start()
+            await asyncio.gather(*following)
+            assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]
+    figures |= {"kills": kills, "tokens of the answers": sum(answer.seq for answer in undisturbed)}
+
+
+async def _answer(client: Client, prompt: str, tokens: int, **fields: Any) -> Answer:
+    answer = await client.follow(await client.submit(prompt, tokens, **fields))
+    assert answer.end == "done", answer.data
+    return answer

@@ -1,0 +1,117 @@
+"""The store that dies, cannot be reached, or has no space left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from tests.chaos.cluster import Cluster, running
+from tests.chaos.disk import Journal, full_disk
+from tests.chaos.load import Load, Submits
+from tests.chaos.scale import Scale
+from tests.chaos.streams import until
+
+pytestmark = pytest.mark.slow
+
+WINDOW = 1.0  # seconds of accepted work that `everysec` may lose when the machine dies
+REFUSAL = 2.0  # seconds within which a submit is refused while the store is away
+HEALING = 5.0  # seconds after which everything goes on
+
+
+@pytest.mark.case("store-kill", "Redis kill -9 and restart, AOF")
+@pytest.mark.parametrize("appendfsync", ["always", "everysec"])
+async def test_accepted_work_outlives_the_store(
+    appendfsync: Literal["always", "everysec"], scale: Scale, figures: dict[str, Any], tmp_path: Path
+) -> None:
+    """Given submits and streams, if the store dies, then all that it promised to keep is there and ends.
+
+    A kill takes nothing that was written. So for `everysec` the last second is cut off the file, as when the
+    machine dies: the most that this mode may lose.
+    """
+    window = WINDOW if appendfsync == "everysec" else 0.0
+    kills, jobs, lost, healing = scale(1, 20), 0, 0, []
+    async with running(tmp_path, workers=2, appendfsync=appendfsync, max_attempts=100) as cluster:
+        for _ in range(kills):
+            async with (
+                Journal(cluster.store) as journal,
+                Load(cluster.client, streams=16, tokens=80, pace=50, total=16) as load,
+                Submits(cluster.client) as submits,
+            ):
+                await until(lambda load=load: min(answer.seq for answer in load.live) >= 40, "streams")
+                died = time.monotonic()
+                cluster.store.kill()
+                journal.cut(died - window)
+                await cluster.restart_store()
+                healing.append(await load.progress())
+                await load.finished()
+            lost += await submits.settle(since=died - window)
+            jobs += len(submits.accepted)
+    figures |= {"kills": kills, "jobs": jobs, "lost": lost, "streams go on after s": max(healing)}
+    assert jobs > 0
+
+
+@pytest.mark.case("partition", "partition from Redis of")
+@pytest.mark.parametrize("side", ["api", "worker"])
+async def test_a_partition_heals(
+    side: Literal["api", "worker"], scale: Scale, figures: dict[str, Any], tmp_path: Path
+) -> None:
+    """Given streams, if one side loses the store for a while, then submits are refused at once and all heals."""
+    length = scale(3.0, 30.0)
+    refusals = []
+    async with running(tmp_path, apis=1, proxied=True, max_attempts=100) as cluster:
+        client = cluster.client
+        link = cluster.links[side]
+        async with Load(client, streams=16, tokens=scale(120, 900), pace=50) as load:
+            await load.progress()
+            link.partition()
+            begin = time.monotonic()
+            while (now := time.monotonic()) < begin + length:
+                status, _ = await client.post(client.body("during", 2))
+                refusals.append(time.monotonic() - now)
+                assert status == {"api": 503, "worker": 202}[side]
+                await asyncio.sleep(0.2)
+            link.heal()
+            healed = await load.progress()
+            accepted = await until_accepted(cluster)
+    figures |= {"length s": length, "submits answered within s": max(refusals)}
+    figures |= {"streams go on after s": healed, "submits accepted after s": accepted}
+    assert max(refusals) <= scale(REFUSAL + 1, REFUSAL)  # a busy machine wakes the client late
+    assert max(healed, accepted) <= HEALING
+
+
+async def until_accepted(cluster: Cluster) -> float:
+    """How many seconds a client waits until it has a whole answer."""
+    begin = time.monotonic()
+    await cluster.client.run("after", 2)
+    return time.monotonic() - begin
+
+
+@pytest.mark.case("disk-full", "disk full under the append-only file")
+@pytest.mark.parametrize("appendfsync", ["always", "everysec"])
+async def test_a_full_disk_loses_nothing(
+    appendfsync: Literal["always", "everysec"], scale: Scale, figures: dict[str, Any], tmp_path: Path
+) -> None:
+    """Given submits and streams, if the disk fills up, then submits are refused until there is space again.
+
+    With `always` the store ends when it cannot write, and is started again.
+    """
+    async with running(tmp_path, appendfsync=appendfsync, max_attempts=100) as cluster:
+        async with (
+            Load(cluster.client, streams=16, tokens=scale(80, 600), pace=50) as load,
+            Submits(cluster.client) as submits,
+        ):
+            await load.progress()
+            with full_disk(cluster.store):
+                refused = submits.refused + scale(20, 200)
+                await until(lambda: submits.refused >= refused, "submits are refused")
+                assert (cluster.store.pid is None) == (appendfsync == "always")
+            async with cluster.reviving():
+                healed = await load.progress()
+        await submits.settle(since=time.monotonic())
+    figures |= {"jobs": len(submits.accepted), "lost": 0, "refused": submits.refused}
+    figures |= {"streams go on after s": healed}
+    assert healed <= HEALING + scale(2.0, 0.0)

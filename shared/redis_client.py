@@ -31,7 +31,7 @@ from redis.exceptions import (
 
 from shared.errors import Unavailable
 from shared.redis_cluster import Cluster
-from shared.redis_node import Client, NoticesResets, pack
+from shared.redis_node import Client, noticing, pack
 from shared.redis_sentinel import Master, MasterConnection, SecureMasterConnection, Sentinels
 from shared.redis_url import Host, RedisURL
 
@@ -106,9 +106,8 @@ def _client(url: RedisURL, timeout: float) -> Client:
     options = {**QUIET, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0), **url.options}
 
     def pool(kind: type[Any], **place: Any) -> BlockingConnectionPool:
-        noticing = type(kind.__name__, (NoticesResets, kind), {})
         return BlockingConnectionPool(
-            connection_class=noticing, max_connections=CONNECTIONS, timeout=timeout, **options, **place
+            connection_class=noticing(kind), max_connections=CONNECTIONS, timeout=timeout, **options, **place
         )
 
     def to(host: Host) -> BlockingConnectionPool:

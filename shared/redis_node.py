@@ -38,6 +38,11 @@ class NoticesResets(AbstractConnection):
             raise ConnectionError(str(error)) from error
 
 
+def noticing(kind: type[Connection]) -> type[Connection]:
+    """A kind of connection, and it notices resets."""
+    return type(kind.__name__, (NoticesResets, kind), {})
+
+
 async def exchange(pool: ConnectionPool, packed: Sequence[bytes]) -> list[Any]:
     """Send all in one write and read as many replies, an error reply as the error that it stands for.
 

@@ -23,8 +23,7 @@ from shared.transports.base import Room
 from tests.fakes import MODEL
 from tests.gateway.conftest import chat, serving
 from tests.redis.servers import HOST, Node, opened, running, settings_for
-from tests.worker.test_worker import Harness
-from workers.scripted import ScriptedEngine
+from tests.worker.test_worker import GatedEngine, Harness
 
 DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 ROLES: tuple[Role, ...] = ("api", "worker")
@@ -120,11 +119,13 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
             for path in ("/ready", "/metrics", "/v1/models", f"/v1/jobs/{jobs[1]}"):
                 assert (await http.get(path)).status_code == 200
             await letters(http, jobs[1])
-        slow = ScriptedEngine(step_time=0.02)
-        async with harness.worker(slow, name="b"):
-            running_job, handed_over = await submit(http, max_tokens=5000), await submit(http, max_tokens=100)
+        engine = GatedEngine(limit=0)
+        async with harness.worker(engine, name="b"):
+            running_job, handed_over = await submit(http, max_tokens=5000), await submit(http, max_tokens=500)
+            stepping = asyncio.create_task(step_slowly(engine))
             for job in (running_job, handed_over):
                 await begun(http, job)
+            stepping.cancel()
             await http.delete(f"/v1/jobs/{running_job}")
             assert "event: cancelled" in (await http.get(f"/v1/jobs/{running_job}/events")).text
         async with harness.worker(name="c"):
@@ -163,6 +164,13 @@ async def submit(http: httpx.AsyncClient, **body: object) -> str:
 
 async def post(http: httpx.AsyncClient, path: str, **body: object) -> httpx.Response:
     return await http.post(path, json={"model": MODEL, **body})
+
+
+async def step_slowly(engine: GatedEngine) -> None:
+    """So that nothing ends before it was looked at."""
+    while True:
+        engine.limit = 1
+        await asyncio.sleep(0.01)
 
 
 async def begun(http: httpx.AsyncClient, job: str) -> None:

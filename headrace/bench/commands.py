@@ -13,7 +13,7 @@ from rich.console import Console
 
 from shared.errors import ConfigError, HeadraceError
 
-app = typer.Typer(no_args_is_help=True, help="Measure: the engine, the server, what the queue costs.")
+app = typer.Typer(no_args_is_help=True, help="Measure: the engine, the server, what the queue costs and takes.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option(help="Of lengths, prompts and arrivals.")]
@@ -107,6 +107,20 @@ def engine(
     from headrace.bench.engine import measure_engine
 
     result = measure_engine(model, against, repeats, seed, Console(stderr=True))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
+def memory(
+    requests: Annotated[int, typer.Option(min=100, help="How many of each size.")] = 1000, as_json: Json = False
+) -> None:
+    """What a waiting and a finished request take in Redis, by size, and the formulas for it."""
+    from headrace.bench.memory import measure_memory
+
+    result = measure_memory(requests)
     if as_json:
         print(json.dumps(result.as_dict()))
     else:

@@ -58,6 +58,12 @@ class Settings(BaseModel):
     max_model_len: int | None = Field(None, ge=8, description="most tokens of prompt and answer together")
     max_num_seqs: int = Field(32, ge=1, le=4096, description="sequences in one batch")
     max_num_batched_tokens: int = Field(512, ge=1, description="tokens computed in one engine step")
+    scheduling: Literal["continuous", "dynamic", "static"] = Field(
+        "continuous", description="when waiting requests start: in any step, or in batches, to compare"
+    )
+    batch_wait: float = Field(
+        0.05, ge=0, le=60, description="seconds for which a dynamic batch that is not full waits for more"
+    )
     block_size: int = Field(16, ge=1, le=256, description="tokens in one KV block")
     prefix_caching: bool = Field(
         True, description="reuse the computed beginning of a tenant's earlier prompts and answers"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from shared.errors import ConfigError
+from workers.engine.policies import Scheduling
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -25,6 +27,8 @@ class EngineConfig:
         max_num_seqs: most sequences that run at once.
         max_num_batched_tokens: most tokens that one step computes, over all sequences.
         tenant_weights: how much of a class' tokens a tenant gets beside others that wait; 1 where it is not named.
+        scheduling: when a waiting sequence may start; see policies.py. A batch of the other two has `max_num_seqs`.
+        batch_wait: seconds for which a dynamic batch that is not full waits for more.
         block_size: tokens in a KV block.
         prefix_caching: keep the computed beginnings of prompts for requests that begin alike.
         kv_cache_gib: memory for KV blocks.
@@ -39,6 +43,8 @@ class EngineConfig:
     max_num_seqs: int = 32
     max_num_batched_tokens: int = 512
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
+    scheduling: Scheduling = "continuous"
+    batch_wait: float = 0.05
     block_size: int = 16
     prefix_caching: bool = True
     kv_cache_gib: float = 2.0
@@ -55,6 +61,10 @@ class EngineConfig:
         for tenant, weight in self.tenant_weights.items():
             if not weight > 0:
                 raise ConfigError(f"the weight of {tenant} must be above 0, not {weight}", param="tenant_weights")
+        if self.scheduling not in get_args(Scheduling):
+            raise ConfigError(f"scheduling must be one of {', '.join(get_args(Scheduling))}", param="scheduling")
+        if not self.batch_wait >= 0:
+            raise ConfigError(f"batch_wait must be at least 0, not {self.batch_wait}", param="batch_wait")
         if not self.kv_cache_gib > 0:
             raise ConfigError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}", param="kv_cache_gib")
         if self.dtype not in ("auto", *DTYPES):

@@ -23,6 +23,7 @@ from workers.engine.loader import Progress, load_model, read_eos_token_ids, read
 from workers.engine.logprobs import LogProbs
 from workers.engine.model_runner import ModelRunner
 from workers.engine.models.config import ModelConfig
+from workers.engine.policies import make_policy
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch, Scheduler
@@ -59,6 +60,7 @@ class Engine:
             config.max_num_seqs,
             config.max_num_batched_tokens,
             config.tenant_weights,
+            make_policy(config.scheduling, config.max_num_seqs, config.batch_wait),
         )
         self._urgent: Callable[[], bool] | None = None
         self._unfinished: dict[str, list[Sequence]] = {}  # choices still to end, by request
@@ -182,6 +184,9 @@ class Engine:
     def _collect(self, batch: ScheduledBatch, logits: Tensor) -> list[EngineOutput]:
         """Sample, append, and end what is at its end."""
         sampled = [item.sequence for item in batch.items if item.samples]
+        if any(sequence.ended for sequence in sampled):  # padding
+            rows = [row for row, sequence in enumerate(sampled) if not sequence.ended]
+            logits, sampled = logits[rows], [sampled[row] for row in rows]
         self._scheduler.advance(batch)
         tokens: dict[str, list[Token]] = {}
         failed: dict[str, str] = {}
@@ -197,7 +202,7 @@ class Engine:
                 continue
             tokens.setdefault(sequence.request_id, []).append(token)
             if sequence.finish_reason is not None:
-                self._scheduler.remove([sequence])
+                self._scheduler.finish(sequence)
                 self._unfinished[sequence.request_id].remove(sequence)
         outputs = [self._fail(request_id, message) for request_id, message in failed.items()]
         for request_id in tokens.keys() - failed.keys():

@@ -68,7 +68,10 @@ class Settings(BaseModel):
     prefix_caching: bool = Field(
         True, description="reuse the computed beginning of a tenant's earlier prompts and answers"
     )
-    kv_cache_gib: float = Field(2.0, gt=0, description="memory of the KV cache, in GiB")
+    kv_cache_gib: float = Field(2.0, gt=0, description="memory of the KV cache on a CPU, in GiB")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of a GPU's memory for weights and KV cache together"
+    )
 
     queue_depth: int = Field(1024, ge=1, description="most requests waiting for one model")
     max_connections: int = Field(20_000, ge=1, description="most open connections of one API process")

@@ -125,6 +125,7 @@ def _build(settings: Settings, repository: ModelRepository, note: Callable[[floa
         block_size=settings.block_size,
         prefix_caching=settings.prefix_caching,
         kv_cache_gib=settings.kv_cache_gib,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
         threads=settings.threads,
     )
     return Engine.load(config, note)

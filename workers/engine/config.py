@@ -31,8 +31,9 @@ class EngineConfig:
         batch_wait: seconds for which a dynamic batch that is not full waits for more.
         block_size: tokens in a KV block.
         prefix_caching: keep the computed beginnings of prompts for requests that begin alike.
-        kv_cache_gib: memory for KV blocks.
-        num_kv_blocks: number of KV blocks, instead of `kv_cache_gib`.
+        kv_cache_gib: memory for KV blocks on the CPU.
+        gpu_memory_utilization: share of a GPU's memory for weights and KV blocks together.
+        num_kv_blocks: number of KV blocks, instead of what memory allows.
         threads: CPU threads of one step; None leaves torch's choice.
     """
 
@@ -48,6 +49,7 @@ class EngineConfig:
     block_size: int = 16
     prefix_caching: bool = True
     kv_cache_gib: float = 2.0
+    gpu_memory_utilization: float = 0.9
     num_kv_blocks: int | None = None
     threads: int | None = None
 
@@ -67,6 +69,11 @@ class EngineConfig:
             raise ConfigError(f"batch_wait must be at least 0, not {self.batch_wait}", param="batch_wait")
         if not self.kv_cache_gib > 0:
             raise ConfigError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}", param="kv_cache_gib")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(
+                f"gpu_memory_utilization must be above 0 and at most 1, not {self.gpu_memory_utilization}",
+                param="gpu_memory_utilization",
+            )
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"dtype must be auto or one of {', '.join(DTYPES)}", param="dtype")
 

@@ -113,7 +113,7 @@ class Scheduler:
         for sequence in rows:
             missing = sequence.num_uncomputed_tokens
             num_new = min(missing, budget, budget if missing == 1 else chunks)
-            gave_way = sequence in self._waiting or not sequence.block_table
+            gave_way = sequence in self._waiting or (sequence.ended and not sequence.block_table)
             if num_new and not gave_way and self._reserve(sequence, num_new):
                 items.append(ScheduledSequence(sequence, num_new))
                 budget -= num_new

@@ -122,6 +122,8 @@ def _build(settings: Settings, repository: ModelRepository, note: Callable[[floa
         max_num_batched_tokens=settings.max_num_batched_tokens,
         block_size=settings.block_size,
         kv_cache_gib=settings.kv_cache_gib,
+        quantization=settings.quantization,
+        cache_dir=settings.cache_dir,
         threads=settings.threads,
     )
     return Engine.load(config, note)

@@ -52,7 +52,14 @@ def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tupl
 
 def main(model: str, seed: int) -> None:
     settings = load({"model": model}).settings
-    engine = Engine.load(EngineConfig(model=ModelRepository(settings).folder(), max_num_seqs=settings.max_num_seqs))
+    engine = Engine.load(
+        EngineConfig(
+            model=ModelRepository(settings).folder(),
+            max_num_seqs=settings.max_num_seqs,
+            quantization=settings.quantization,
+            cache_dir=settings.cache_dir,
+        )
+    )
     run_mix(engine, warmup_mix(seed), 2)
     with foreign_load() as during:
         tokens, rate, _ = run_mix(engine, make_mix(seed), CONCURRENCY)

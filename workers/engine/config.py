@@ -1,15 +1,17 @@
-"""The engine's settings, checked when they are made. It does not read files or the environment."""
+"""The engine's settings, checked when they are made. It reads no files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from shared.config import user_folder
 from shared.errors import ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("none", "int8")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class EngineConfig:
         block_size: tokens in a KV block.
         kv_cache_gib: memory for KV blocks.
         num_kv_blocks: number of KV blocks, instead of `kv_cache_gib`.
+        quantization: "none", or "int8": linear layers and output head with int8 weights, on the CPU.
+        cache_dir: where compiled kernels are kept; None leaves all to plain torch.
         threads: CPU threads of one step; None leaves torch's choice.
     """
 
@@ -38,6 +42,8 @@ class EngineConfig:
     block_size: int = 16
     kv_cache_gib: float = 2.0
     num_kv_blocks: int | None = None
+    quantization: str = "none"
+    cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +57,8 @@ class EngineConfig:
             raise ConfigError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}", param="kv_cache_gib")
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"dtype must be auto or one of {', '.join(DTYPES)}", param="dtype")
+        if self.quantization not in QUANTIZATIONS:
+            raise ConfigError(f"quantization must be one of {', '.join(QUANTIZATIONS)}", param="quantization")
 
     def torch_device(self) -> torch.device:
         """Raises ConfigError for a device that this machine does not have."""

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from workers.engine.attention import LayerCache
-from workers.engine.kernels import HeadLayout, Kernels
-from workers.engine.linear import Linear
+from workers.engine.kernels import HeadLayout, Kernels, Linear
 from workers.engine.models.config import ModelConfig
 from workers.engine.step_inputs import StepInputs
 

@@ -151,6 +151,7 @@ class Engine:
             logits = self._runner.run(batch)
         except RuntimeError as error:  # torch's, out-of-memory among them
             return self._isolate(batch, error)
+        assert logits is not None, "nothing interrupts"
         return self._collect(batch, logits)
 
     def _isolate(self, batch: ScheduledBatch, error: RuntimeError) -> list[EngineOutput]:

@@ -49,7 +49,7 @@ inline Vec rounded(Vec x) { return (x + 12582912.0f) - 12582912.0f; }  // half t
 float magnitude(const float* x, int64_t size) {
   Vec most{}, doubt{};
   for (int64_t i = 0; i < size; i += kLanes) {
-    const Vec v = i + kLanes <= size ? load(x + i) : load_part(x + i, size - i);
+    const Vec v = load_part(x + i, size - i);
     const Vec absolute = v < 0 ? -v : v;
     most = absolute > most ? absolute : most;
     doubt += v - v;
@@ -101,17 +101,16 @@ void multiply(const int16_t* x, const float* row_scales, int64_t pairs, const Co
       }
     }
   }
+#pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       const int64_t first = v * kLanes, count = std::min(kLanes, panel.count - first);
       if (count <= 0) break;
       Vec result = __builtin_convertvector(sums[r][v], Vec) *
                    (splat(row_scales[r]) * load_part(panel.scales + first, count));
       if (panel.bias != nullptr) result += load_part(panel.bias + first, count);
-      if (count == kLanes)
-        store(out + r * outputs + first, result);
-      else
-        store_part(out + r * outputs + first, result, count);
+      store_part(out + r * outputs + first, result, count);
     }
 }
 

@@ -24,16 +24,15 @@ void multiply(const float* x, int64_t inputs, const float* panel, const float* b
       }
     }
   }
+#pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       const int64_t count = std::min(kLanes, columns - v * kLanes);
       if (count <= 0) break;
       float* to = out + r * outputs + v * kLanes;
       if (bias != nullptr) sums[r][v] += load_part(bias + v * kLanes, count);
-      if (count == kLanes)
-        store(to, sums[r][v]);
-      else
-        store_part(to, sums[r][v], count);
+      store_part(to, sums[r][v], count);
     }
 }
 

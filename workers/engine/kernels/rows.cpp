@@ -17,7 +17,7 @@ float sum_of_squares(const float* x, int64_t size) {
     odd = fma(b, b, odd);
   }
   for (; i < size; i += kLanes) {
-    const Vec a = load_part(x + i, std::min(kLanes, size - i));
+    const Vec a = load_part(x + i, size - i);
     even = fma(a, a, even);
   }
   return sum(even + odd);
@@ -28,9 +28,7 @@ float sum_of_squares(const float* x, int64_t size) {
 // x / rms(x) * weight; `out` may be `x`.
 void norm_row(const float* x, const float* weight, float* out, int64_t size, float eps) {
   const Vec scale = splat(1.0f / std::sqrt(sum_of_squares(x, size) / static_cast<float>(size) + eps));
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) store(out + i, load(weight + i) * (load(x + i) * scale));
-  if (i < size) {
+  for (int64_t i = 0; i < size; i += kLanes) {
     const int64_t left = size - i;
     store_part(out + i, load_part(weight + i, left) * (load_part(x + i, left) * scale), left);
   }
@@ -55,9 +53,7 @@ void hr_silu_mul(const float* gate_up, float* out, int64_t rows, int64_t size) {
   for_each(rows, kSmall / 4 / size, [&](int64_t row) {
     const float *gate = gate_up + row * 2 * size, *up = gate + size;
     float* to = out + row * size;
-    int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes) store(to + i, silu_mul(load(gate + i), load(up + i)));
-    if (i < size) {
+    for (int64_t i = 0; i < size; i += kLanes) {
       const int64_t left = size - i;
       store_part(to + i, silu_mul(load_part(gate + i, left), load_part(up + i, left)), left);
     }

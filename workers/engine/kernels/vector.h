@@ -34,13 +34,17 @@ inline Vec load(const float* p) { return *reinterpret_cast<const LooseVec*>(p); 
 inline void store(float* p, Vec v) { *reinterpret_cast<LooseVec*>(p) = v; }
 inline Vec splat(float x) { return x - Vec{}; }  // minus, since -0 + 0 is 0
 
-// The first `count` lanes; the others are 0.
+// The first `count` lanes, or all; the others are 0.
 inline Vec load_part(const float* p, int64_t count) {
+  if (count >= kLanes) return load(p);
   Vec v{};
   std::memcpy(&v, p, sizeof(float) * count);
   return v;
 }
-inline void store_part(float* p, Vec v, int64_t count) { std::memcpy(p, &v, sizeof(float) * count); }
+inline void store_part(float* p, Vec v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+  std::memcpy(p, &v, sizeof(float) * count);
+}
 
 // a * b + c, rounded once where the CPU can.
 inline Vec fma(Vec a, Vec b, Vec c) {

@@ -126,6 +126,8 @@ def _build(settings: Settings, repository: ModelRepository, note: Callable[[floa
         prefix_caching=settings.prefix_caching,
         kv_cache_gib=settings.kv_cache_gib,
         gpu_memory_utilization=settings.gpu_memory_utilization,
+        quantization=settings.quantization,
+        cache_dir=settings.cache_dir,
         threads=settings.threads,
     )
     return Engine.load(config, note)

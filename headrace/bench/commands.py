@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -103,11 +103,35 @@ def engine(
     repeats: Repeats = 3,
     seed: Seed = 0,
     as_json: Json = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead: where a step's time goes, and its floor.")
+    ] = False,
 ) -> None:
     """The bare engine's output tokens/s, in pairs with other engines on the same work."""
     from headrace.bench.engine import measure_engine
+    from headrace.bench.profile import Profile
+    from headrace.bench.side import run_side
 
-    result = measure_engine(model, against, repeats, seed, Console(stderr=True))
+    if profile:
+        result: Any = Profile(**run_side("headrace.bench.profile", model, seed))
+    else:
+        result = measure_engine(model, against, repeats, seed, Console(stderr=True))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
+def perplexity(
+    model: Model = "smollm2",
+    tokens: Annotated[int, typer.Option(min=2, help="Of the text, from its beginning.")] = 20_481,
+    as_json: Json = False,
+) -> None:
+    """What int8 costs: perplexity on licence texts and greedy agreement, against float32."""
+    from headrace.bench.perplexity import measure_perplexity
+
+    result = measure_perplexity(model, tokens, Console(stderr=True))
     if as_json:
         print(json.dumps(result.as_dict()))
     else:

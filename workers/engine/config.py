@@ -1,4 +1,4 @@
-"""The engine's settings, checked when they are made. It does not read files or the environment."""
+"""The engine's settings, checked when they are made. It reads no files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import get_args
 
 import torch
 
+from shared.config import user_folder
 from shared.errors import ConfigError
 from workers.engine.policies import Scheduling
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("none", "int8")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class EngineConfig:
         kv_cache_gib: memory for KV blocks on the CPU.
         gpu_memory_utilization: share of a GPU's memory for weights and KV blocks together.
         num_kv_blocks: number of KV blocks, instead of what memory allows.
+        quantization: "none", or "int8": linear layers and output head with int8 weights, on the CPU.
+        cache_dir: where compiled kernels are kept; None leaves all to plain torch.
         threads: CPU threads of one step; None leaves torch's choice.
     """
 
@@ -51,6 +55,8 @@ class EngineConfig:
     kv_cache_gib: float = 2.0
     gpu_memory_utilization: float = 0.9
     num_kv_blocks: int | None = None
+    quantization: str = "none"
+    cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +82,8 @@ class EngineConfig:
             )
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"dtype must be auto or one of {', '.join(DTYPES)}", param="dtype")
+        if self.quantization not in QUANTIZATIONS:
+            raise ConfigError(f"quantization must be one of {', '.join(QUANTIZATIONS)}", param="quantization")
 
     def torch_device(self) -> torch.device:
         """Raises ConfigError for a device that this machine does not have."""

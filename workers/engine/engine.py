@@ -17,7 +17,7 @@ from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, Inva
 from shared.protocol import Token
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.interface import MAX_LOGPROBS, EngineOutput, EngineRequest, EngineStats
-from workers.engine.kernels.plain import PlainKernels
+from workers.engine.kernels.choose import choose_kernels
 from workers.engine.kv_cache import BlockPool, KVCacheManager
 from workers.engine.loader import Progress, load_model, read_eos_token_ids, read_model_config
 from workers.engine.logprobs import LogProbs
@@ -91,7 +91,7 @@ class Engine:
             dtype=dtype,
             device=device,
             max_model_len=size.max_model_len,
-            kernels=PlainKernels(),
+            kernels=choose_kernels(config, device, dtype),
             progress=progress,
         )
         _log.info(

@@ -101,11 +101,15 @@ function commands.close()
   return before
 end
 
--- after, most entries -> {status, entries after that seq}; nil when the request is unknown
+-- after, most seqs -> {status, entries after that seq}; nil when the request is unknown. An entry that is larger than
+-- the page comes alone.
 function commands.read()
   local status = redis.call('HGET', state, 'state')
   if not status then return nil end
-  return { status, redis.call('XRANGE', log, '(' .. (ARGV[2] + 1) .. '-0', '+', 'COUNT', ARGV[3]) }
+  local first, last = '(' .. (ARGV[2] + 1) .. '-0', (ARGV[2] + 1 + ARGV[3]) .. '-0'
+  local entries = redis.call('XRANGE', log, first, last)
+  if #entries == 0 then entries = redis.call('XRANGE', log, first, '+', 'COUNT', 1) end
+  return { status, entries }
 end
 
 return commands[ARGV[1]]()

@@ -27,7 +27,7 @@ from shared.protocol import (
 from shared.redis_client import RedisServer, Script
 from shared.transports.base import Ticket
 
-PAGE = 512  # entries that one read returns, and so what a reader holds in memory
+PAGE = 1024  # seqs that one read covers, and so what a reader holds in memory; an entry may hold hundreds of tokens
 UNQUEUED_TTL = 60_000  # ms that a log waits to be queued
 
 
@@ -135,7 +135,8 @@ class RedisTokenLog:
             raise NotFound(f"no request {request_id}, or its answer has expired")
         status, entries = reply
         events = tuple(event.after(after) for event in _events(entries))
-        return LogPage(events, complete=RequestState(status.decode()).terminal and len(events) < PAGE)
+        ended = RequestState(status.decode()).terminal
+        return LogPage(events, complete=ended and (not events or events[-1].terminal is not None))
 
     def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         return follow(self, self._live, request_id, after, idle=idle)

@@ -59,10 +59,11 @@ class Cluster:
         with self._redis() as store:
             return store.dbsize(), store.info("memory")["used_memory"]
 
-    def request_keys(self) -> list[bytes]:
-        """What the store holds of requests, finished or not."""
+    def requests(self) -> set[str]:
+        """The ids of all that the store has something of, finished or not."""
         with self._redis() as store:
-            return list(store.scan_iter("hr:{req_*", count=1000))
+            found = store.scan_iter("hr:{req_*", count=1000)
+            return {key.decode().split("{")[1].split("}")[0] for key in found}
 
     def _redis(self) -> redis.Redis:
         """Past all proxies."""

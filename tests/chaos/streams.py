@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -120,12 +121,13 @@ class Client:
             return response.status, await response.json()
 
     async def submit(self, prompt: str, tokens: int, **fields: Any) -> Answer:
-        """Submit until a replica accepts. Raises Violated for a refusal that is none of our faults' doing."""
+        """Submit until a replica accepts: one job for all tries. Violated for a refusal that no fault explains."""
         body = self.body(prompt, tokens, **fields)
+        key = {"idempotency-key": secrets.token_hex(16)}
         begin = time.monotonic()
         while (now := time.monotonic()) - begin < PATIENCE:
             try:
-                status, said = await self.post(body)
+                status, said = await self.post(body, headers=key)
             except OSError:
                 status, said = 0, {}
             if status == 202:
@@ -172,6 +174,16 @@ class Client:
         if (again.texts, again.end, again.data) != (answer.texts, answer.end, answer.data):
             raise Violated(f"{answer.job}: read again, it is another answer")
         return again
+
+    async def models(self) -> list[str]:
+        """The names that a request may give, by one replica."""
+        async with exchange(self.url(), "GET", "/v1/models") as response:
+            return [model["id"] for model in (await response.json())["data"]]
+
+    async def dead_letters(self) -> list[dict[str, Any]]:
+        """What was set aside, by one replica."""
+        async with exchange(self.url(), "GET", "/v1/dead-letters") as response:
+            return (await response.json())["data"]
 
     async def job(self, job_id: str, url: str | None = None) -> dict[str, Any] | None:
         """What is told of a job; None where it is not known. Waits out 503."""

@@ -17,7 +17,7 @@ from tests.chaos.cluster import Cluster, running
 from tests.chaos.load import Load, longest, percentile
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.scale import Scale
-from tests.chaos.streams import Answer, Client, until
+from tests.chaos.streams import PAUSE, Answer, Client, until
 from tests.chaos.wire import exchange
 
 pytestmark = pytest.mark.slow
@@ -137,6 +137,7 @@ async def _unserved(cluster: Cluster) -> Client:
     """A client of a model that is known and has no worker any more."""
     worker = cluster.add("worker", {**cluster.workers[0].environment, "HEADRACE_SERVED_MODEL_NAME": "unserved"})
     await worker.start()
-    await cluster.client.submit("x", 1, model="unserved")
+    while "unserved" not in await cluster.client.models():
+        await asyncio.sleep(PAUSE)
     worker.kill()
     return Client(cluster.urls, "unserved")

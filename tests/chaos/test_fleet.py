@@ -62,7 +62,7 @@ async def test_a_long_time_of_faults_leaves_nothing_behind(
                 await dice.choice(FAULTS)(cluster, dice)
                 await load.progress()
                 faults += 1
-        await until(lambda: not cluster.request_keys(), "all keys of requests have expired")
+        await until(lambda: not cluster.requests(), "all requests have expired")
     figures |= {"minutes": length / 60, "faults": faults, "answers": len(load.answers), "lost": 0}
     figures |= {"stall p99 s": percentile(longest(load.answers), 99)}
     grown = watch.growth()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chaos.cluster import running
+from tests.chaos.cluster import Cluster, running
 from tests.chaos.load import Load, longest
 from tests.chaos.scale import Scale
+from tests.chaos.streams import Answer
 
 pytestmark = pytest.mark.slow
 
 HOUR = 3600
 SLACK = 2.0  # seconds over the lease that a takeover may cost a stream
+TIMEOUT = 1.5  # seconds
 MOST_LOST = 3  # workers that one request may take with it
 
 
@@ -37,10 +40,29 @@ async def test_a_poisonous_request_is_set_aside(scale: Scale, figures: dict[str,
                 poison = await cluster.client.submit(f"[die 2] [pace 50] {number}", 10)
                 await cluster.client.follow(poison)
                 assert (poison.end, poison.data["error"]["code"]) == ("error", "request_abandoned")
+        letters = await cluster.client.dead_letters()
         deaths += sum(worker.births for worker in cluster.workers)
     figures |= {"poisonous": poisons, "workers lost": deaths, "others finished": len(load.answers)}
     figures |= {"stall max s": max(longest(load.answers))}
     assert deaths == MOST_LOST * poisons
+    assert [letter["attempts"] - 1 for letter in letters] == [MOST_LOST] * poisons
+
+
+@pytest.mark.case("idempotency", "the same Idempotency-Key from 100 clients")
+async def test_one_key_is_one_execution(fleet: Cluster, scale: Scale, figures: dict[str, Any]) -> None:
+    """Given clients that send one job under one key, to all replicas at once, then it is one job, run once."""
+    rounds, clients = scale(2, 50), 100
+    for number in range(rounds):
+        client, before = fleet.client, fleet.requests()
+        body, key = client.body(f"[pace 10] once {number}", 20), {"idempotency-key": secrets.token_hex(16)}
+        told = await asyncio.gather(*(client.post(body, headers=key) for _ in range(clients)))
+        assert {status for status, _ in told} == {202}
+        [job] = {said["id"] for _, said in told}
+        (await client.follow(Answer(job, body, time.monotonic()))).verify()
+        assert fleet.requests() - before == {job}
+        status, said = await client.post(body | {"max_tokens": 21}, headers=key)
+        assert (status, said["code"]) == (422, "idempotency_key_reused")
+    figures |= {"rounds": rounds, "clients": clients, "executions of each": 1}
 
 
 @pytest.mark.case("clock", "API and worker clocks an hour apart")
@@ -61,7 +83,13 @@ async def test_wrong_clocks_change_nothing(
                 cluster.workers[0].spawn()
                 await asyncio.gather(load.progress(), cluster.workers[0].serving())
         job = await cluster.client.job(load.answers[0].job)
+        late = await cluster.client.submit("[pace 100] late", 200, timeout=TIMEOUT)
+        await cluster.client.follow(late)
+        took = time.monotonic() - late.submitted
     assert job is not None
     figures |= {"answers": len(load.answers), "stall max s": max(longest(load.answers))}
+    figures |= {"a timeout of s": TIMEOUT, "ends it after s": took}
+    assert (late.end, late.data["error"]["code"]) == ("error", "deadline_exceeded")
+    assert TIMEOUT - 0.1 <= took <= TIMEOUT + SLACK
     assert begin - 1 < job["created_at"] < job["started_at"] < job["finished_at"] < time.time() + 1
     assert max(longest(load.answers)) <= scale.lease + SLACK

@@ -9,7 +9,7 @@ import pytest
 
 from shared import keys
 from shared.backend import Backend
-from shared.delivery.base import Append, Lease
+from shared.delivery.base import Append, Lease, LogPage
 from shared.delivery.subscription import BACKLOG
 from shared.delivery.token_log import PAGE
 from shared.embedded import EmbeddedServer
@@ -152,6 +152,25 @@ async def test_a_slow_reader_reads_the_log_instead_of_growing(backend: Backend, 
         await append(backend, lease, TokenEvent(total, (), DONE))
         seqs = [event.seq async for event in events if event is not None]
     assert seqs == list(range(total + 1))
+
+
+async def test_a_page_is_bounded_in_tokens_and_holds_at_least_one_entry(on_redis: Backend) -> None:
+    """Given entries of many tokens, if a reader is behind, then it holds no more than a page of them at a time."""
+    request_ = await created(on_redis)
+    lease = await acquire(on_redis, request_)
+    sizes = [PAGE // 3, PAGE // 3, PAGE // 3, PAGE // 3, 2 * PAGE, 1]
+    seq, pages = 0, []
+    for size in sizes:
+        assert await append(on_redis, lease, token_event(seq, *["x"] * size))
+        seq += size
+    assert await append(on_redis, lease, TokenEvent(seq, (), DONE))
+    seen, complete = -1, False
+    while not complete:
+        page = await on_redis.token_log.read(request_.id, seen)
+        complete, seen = page.complete, page.events[-1].last_seq
+        pages.append([len(event.tokens) for event in page.events])
+    assert pages == [sizes[:3], sizes[3:4], sizes[4:5], [1, 0]]
+    assert await on_redis.token_log.read(request_.id, seen) == LogPage((), complete=True)
 
 
 async def test_a_reader_outlives_the_loss_of_its_live_connection(on_redis: Backend) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from shared.errors import ConfigError, HeadraceError
 
-app = typer.Typer(no_args_is_help=True, help="Measure: the engine, the server, what the queue costs.")
+app = typer.Typer(no_args_is_help=True, help="Measure: the engine, the server, what the queue costs and takes.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option(help="Of lengths, prompts and arrivals.")]
@@ -111,3 +112,48 @@ def engine(
         print(json.dumps(result.as_dict()))
     else:
         Console().print(result.table())
+
+
+@app.command()
+def memory(
+    requests: Annotated[int, typer.Option(min=100, help="How many of each size.")] = 1000, as_json: Json = False
+) -> None:
+    """What a waiting and a finished request take in Redis, by size, and the formulas for it."""
+    from headrace.bench.memory import measure_memory
+
+    result = measure_memory(requests)
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
+def batching(
+    model: Model = "smollm2",
+    parts: Annotated[
+        str, typer.Option(help="Of policies, stall, prefix, waiting.")
+    ] = "policies,stall,prefix,waiting",
+    budget: Annotated[int, typer.Option(min=17, help="Tokens a step while the long prompt arrives.")] = 32,
+    plot: Annotated[Path | None, typer.Option(help="Write the policies' comparison there, as SVG.")] = None,
+    repeats: Repeats = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What continuous batching, chunked prompts and the prefix cache gain."""
+    from headrace.bench.batching import PARTS, measure_batching
+    from headrace.bench.batching_report import svg, tables
+
+    wanted = parts.split(",")
+    if unknown := [part for part in wanted if part not in PARTS]:
+        raise ConfigError(f"--parts are of {', '.join(PARTS)}, not {unknown[0]}")
+    if plot is not None and "policies" not in wanted:
+        raise ConfigError("--plot draws the part policies, which is not among --parts")
+    result = measure_batching(model, wanted, budget, repeats, seed, Console(stderr=True))
+    if plot is not None:
+        plot.write_text(svg(result))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        for table in tables(result):
+            Console().print(table)

@@ -84,6 +84,26 @@ def test_a_chat_reuses_the_former_turn_and_its_answer(llama: Path) -> None:
     assert engine.stats().prefix_queries - before == 73
 
 
+def test_a_hit_changes_no_bit_of_the_logits(llama: Path) -> None:
+    """Given chunks of a block, the rest of the prompt is computed in the same pieces with a hit and without."""
+    engine = load(llama, max_num_batched_tokens=16)
+    compute, seen = engine._runner.run, []
+
+    def kept(batch, interrupted):
+        logits = compute(batch, interrupted)
+        seen.append(logits.clone())
+        return logits
+
+    engine._runner.run = kept
+    ask(engine, TURN)
+    cold = [logits for logits in seen if len(logits)]
+    seen.clear()
+    ask(engine, TURN)
+    assert hits(engine) == 48
+    assert len(seen) == len(cold)
+    assert all(torch.equal(a, b) for a, b in zip(seen, cold, strict=True))
+
+
 @pytest.mark.parametrize("length", [47, 48, 49])
 def test_the_last_token_is_always_computed(length: int, llama: Path) -> None:
     engine = load(llama)

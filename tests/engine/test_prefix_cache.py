@@ -18,7 +18,7 @@ from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
 
 SAMPLED = SamplingParams(temperature=1.3, top_p=0.95, seed=7, max_tokens=20, repetition_penalty=1.1)
-TURN = tuple(random.Random(4).randrange(256) for _ in range(50))
+TURN = tuple(random.Random(4).choices(range(256), k=50))
 
 
 def hits(engine: Engine) -> int:
@@ -159,6 +159,25 @@ def test_who_gave_way_finds_what_it_lost(llama: Path) -> None:
         step(engine, answers)
     assert answers.ids("batch") == answers.ids("now")
     assert hits(engine) == 48
+
+
+def test_who_must_wait_holds_nothing_that_it_found(llama: Path) -> None:
+    """Given a prompt that is known, and too few blocks for its rest, it waits without them, and then runs."""
+    engine = load(llama, num_kv_blocks=8)
+    alone = ask(engine, TURN)
+    engine.add(EngineRequest("long", TURN[::-1], GREEDY))
+    answers = Answers()
+    step(engine, answers)
+    engine.add(EngineRequest("known", TURN, GREEDY))
+    before = engine.stats()
+    for _ in range(3):
+        step(engine, answers)
+    assert engine.stats().waiting == 1
+    assert engine.stats().blocks_used == before.blocks_used == 4
+    assert engine.stats().prefix_queries == before.prefix_queries
+    while engine.has_work():
+        step(engine, answers)
+    assert answers.ids("known") == alone
 
 
 def test_nobody_finds_what_a_failed_request_computed(llama: Path, tmp_path: Path) -> None:

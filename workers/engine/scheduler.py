@@ -208,8 +208,12 @@ class Scheduler:
         victims = dict.fromkeys([*padding, *waiting, *running])
         if wanted > pool.num_free + self._cache.freeable(victims):
             return False
-        order = {other: (other in padding, other.rank, other in waiting, other.order) for other in victims}
-        for victim in sorted(victims, key=order.__getitem__, reverse=True):
+
+        def expendable(other: Sequence) -> tuple[bool, bool, int, bool, int]:
+            waits = other in waiting
+            return other in padding, waits or not other.preempted, other.rank, waits, other.order
+
+        for victim in sorted(victims, key=expendable, reverse=True):
             if wanted <= pool.num_free:
                 break
             self._preempt(victim)

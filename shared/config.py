@@ -58,7 +58,7 @@ class Settings(BaseModel):
         "auto", description="weights and activations; auto is float32 on CPU, the checkpoint's on CUDA"
     )
     quantization: Literal["none", "int8"] = Field(
-        "none", description="int8: weights of 8 bits, activations of 12; on the CPU"
+        "none", description="int8: weights of 8 bits, activations of 16; on the CPU"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of one engine; default: the cores")
     max_model_len: int | None = Field(None, ge=8, description="most tokens of prompt and answer together")

@@ -44,7 +44,7 @@ def test_both_compute_the_same_bits(compiled: CompiledKernels, size: tuple[int, 
 
 
 def test_the_largest_sums_do_not_overflow(compiled: CompiledKernels) -> None:
-    """Given more inputs than 12 bits allow, activations take fewer, and both still agree."""
+    """Given columns whose sums leave less than 16 bits, activations take fewer, and both still agree."""
     size = 20_000
     weight, x = torch.ones(3, size), torch.full((2, size), -4.0)
     for layer in (compiled.linear(weight, None, keep=True), PlainInt8Linear(weight, None)):

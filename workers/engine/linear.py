@@ -68,7 +68,7 @@ class PackedLinear:
 
 
 class PlainInt8Linear:
-    """Weights int8 with a scale per output, activations of 12 bits with a scale per row: the integers of int8.cpp.
+    """Weights int8 with a scale per output, activations int16 with a scale per row: the integers of int8.cpp.
 
     Sums of whole numbers are exact in float64, whatever their order; so it is slow and needs eight bytes a weight.
     """
@@ -77,13 +77,17 @@ class PlainInt8Linear:
         whole, self._scales = quantize_rows(weight.float(), _WEIGHT_LEVELS)
         self._weight = whole.double()
         self._bias = bias
-        # as many of 12 bits as cannot overflow a sum of 32 bits
-        self._levels = min(2047, (2**31 - 1) // (_WEIGHT_LEVELS * weight.shape[1]))
+        self._levels = activation_levels(whole.abs().sum(-1).max())
 
     def __call__(self, x: Tensor) -> Tensor:
         whole, scales = quantize_rows(x.float(), self._levels)
         out = linear(whole.double(), self._weight).float() * (scales[:, None] * self._scales)
         return (out if self._bias is None else out + self._bias).to(x.dtype)
+
+
+def activation_levels(largest_sum: Tensor) -> int:
+    """The most that an activation may be: what of 16 bits cannot overflow 32 in a column of such weights."""
+    return min(2**15 - 1, (2**31 - 1) // max(1, int(largest_sum)))
 
 
 def quantize_rows(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workers.engine.attention import LayerCache
 from workers.engine.kernels import HeadLayout, Linear
+from workers.engine.linear import activation_levels
 from workers.engine.step_inputs import StepInputs
 
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -24,7 +25,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "hr_pack": [_POINTER] * 2 + [_COUNT] * 2,
     "hr_product": [_POINTER] * 4 + [_COUNT] * 3,
     "hr_int8_pack": [_POINTER] * 3 + [_COUNT] * 2,
-    "hr_int8_product": [_POINTER] * 5 + [_COUNT] * 3,
+    "hr_int8_product": [_POINTER] * 5 + [_COUNT] * 3 + [_FLOAT],
 }
 
 
@@ -183,7 +184,10 @@ class CompiledInt8Linear(CompiledLinear):
         self._packed_at, self._scales_at = self._packed.data_ptr(), self._scales.data_ptr()
         pointers = (weight.data_ptr(), self._packed_at, self._scales_at)
         self._library.hr_int8_pack(*pointers, self._outputs, self._inputs)
+        panel = self._library.hr_panel()
+        columns = self._packed.view(self._columns // panel, -1, panel, 2)
+        self._levels = activation_levels(columns.abs().sum((1, 3)).max())
 
     def _multiply(self, x: int, out: int, rows: int) -> None:
         pointers = (x, self._packed_at, self._scales_at, self._bias_at, out)
-        self._library.hr_int8_product(*pointers, rows, self._inputs, self._outputs)
+        self._library.hr_int8_product(*pointers, rows, self._inputs, self._outputs, self._levels)

@@ -1,9 +1,8 @@
 // The int8 product of a linear layer: weights int8 with a scale per output, activations int16 with a scale per row.
 //
 // Sums of integers are exact, and a row's scale is its own, so that a row's bits do not depend on its neighbours.
-// Activations take as many of 12 bits as cannot overflow a sum of 32 bits.
+// Activations take as many of 16 bits as cannot overflow any column's sum of 32 bits: `levels`, most often all.
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "vector.h"
@@ -119,11 +118,6 @@ using Multiply = void (*)(const int16_t*, const float*, int64_t, const Columns&,
 constexpr Multiply kMultiply[kTile] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>};
 constexpr int64_t kRowBlock = 96, kAhead = 2, kNear = 4096;  // as in the float32 product; kNear in bytes
 
-float activation_levels(int64_t inputs) {
-  const int64_t safe = std::numeric_limits<int32_t>::max() / (static_cast<int64_t>(kWeightLevels) * inputs);
-  return static_cast<float>(std::min<int64_t>(2047, safe));
-}
-
 }  // namespace
 
 extern "C" {
@@ -140,12 +134,12 @@ void hr_int8_pack(const float* weight, int8_t* packed, float* scales, int64_t ou
   });
 }
 
+// x [rows, inputs] by packed weights into out [rows, outputs]; `bias` [outputs] or none.
 void hr_int8_product(const float* x, const int8_t* packed, const float* scales, const float* bias, float* out,
-                     int64_t rows, int64_t inputs, int64_t outputs) {
+                     int64_t rows, int64_t inputs, int64_t outputs, float levels) {
   static thread_local std::vector<int16_t> whole;
   static thread_local std::vector<float> row_scales;
   const int64_t pairs = count_tiles(inputs, 2);
-  const float levels = activation_levels(inputs);
   whole.resize(rows * pairs * 2 + 1);
   row_scales.resize(rows);
   int16_t* quantized = whole.data();  // the threads' own are others

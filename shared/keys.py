@@ -5,8 +5,8 @@ request's state and log another.
 
 | key | type | written by | lives |
 | --- | --- | --- | --- |
-| lane | sorted set per model, class, tenant: ordinals | API: publish, discard; worker: pull | until empty |
-| waiting | hash per model: ordinal -> what the request costs, and the request | the same | entry until pulled |
+| lane | sorted set per model, class, tenant: ids in order | API: publish, discard; worker: pull | until empty |
+| waiting | hash per model: id -> what the request costs, and the request | the same | entry until pulled |
 | lanes, resting | sorted sets per model and class: tenants by served tokens | the same | until nobody waits |
 | overdue | sorted set per model: request ids by deadline | publish, acknowledge, sweeper | until it ends |
 | queue | stream per model and class: what workers hold | worker: pull, acknowledge | entry until acknowledged |

@@ -72,5 +72,5 @@ class Sweeper:
 
     async def _end(self, request_id: str) -> None:
         record = await self._token_log.close(request_id, OVERDUE)
-        if record is not None and record.ticket is not None:
+        if record is not None:
             await self._transport.discard(record.ticket)

@@ -39,9 +39,7 @@ def token_event(seq: int, *texts: str) -> TokenEvent:
 
 async def submit(backend: Backend, request: Request) -> Ticket:
     await backend.token_log.create(request)
-    ticket = await backend.transport.publish(request)
-    await backend.token_log.note_ticket(ticket)
-    return ticket
+    return await backend.transport.publish(request)
 
 
 async def answer(backend: Backend, request_id: str) -> list[TokenEvent]:
@@ -53,5 +51,5 @@ async def publish_garbage(backend: Backend, payload: bytes) -> Ticket:
     """A message that is no request, as another version's client might leave it in the queue."""
     ticket = await backend.transport.publish(make_request())
     [_, waiting, *_] = keys.transport(MODEL)
-    await backend.redis.hset(waiting, str(ticket.ordinal), b"1:1:0:" + payload)
+    await backend.redis.hset(waiting, ticket.request_id, b"1:1:0:" + payload)
     return ticket

@@ -140,7 +140,7 @@ async def _submit(backend: Backend, number: int, size: int) -> None:
             created_at=await backend.token_log.now(),
         )
         await backend.token_log.create(request)
-        await backend.token_log.note_ticket(await backend.transport.publish(request))
+        await backend.transport.publish(request)
 
 
 async def _answer(backend: Backend, number: int, tokens: int, each: int) -> None:

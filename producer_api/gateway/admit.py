@@ -119,7 +119,7 @@ class Gateway:
             if held == mine:
                 break
             record = await self._token_log.record(held.id)
-            if record is not None and (record.ticket is not None or record.state is not RequestState.QUEUED):
+            if record is not None and await self._queued(record):
                 return Admission(held.complete(draft, within), joined=True)
             if record is None and mine.created_at - held.created_at > EXPIRED:
                 await self._keys.release(key, held)
@@ -171,7 +171,11 @@ class Gateway:
     async def _queue(self, request: Request) -> None:
         """The log comes first: workers drop a queued request that has none."""
         await self._token_log.create(request)
-        await self._token_log.note_ticket(await self._transport.publish(request))
+        await self._transport.publish(request)
+
+    async def _queued(self, record: RequestRecord) -> bool:
+        """Whether it got as far as the queue."""
+        return record.state is not RequestState.QUEUED or await self._transport.outlook(record.ticket) is not None
 
     async def record(self, request_id: str, tenant: str) -> RequestRecord:
         """Raises NotFound for an unknown id and for somebody else's alike."""
@@ -185,7 +189,7 @@ class Gateway:
 
     async def outlook(self, record: RequestRecord) -> Outlook | None:
         """What a waiting request may expect; None once it left the queue."""
-        if record.state is not RequestState.QUEUED or record.ticket is None:
+        if record.state is not RequestState.QUEUED:
             return None
         async with patience():
             return await self._transport.outlook(record.ticket)
@@ -194,7 +198,7 @@ class Gateway:
         """End a request, wherever it is; an ended one stays as it is. Raises Unavailable."""
         async with patience():
             record = await self._token_log.close(request_id)
-            if record is not None and record.state is RequestState.QUEUED and record.ticket is not None:
+            if record is not None and record.state is RequestState.QUEUED:
                 await self._transport.discard(record.ticket)
 
     def abandon(self, request_id: str) -> None:

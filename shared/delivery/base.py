@@ -31,7 +31,11 @@ class RequestRecord:
     deadline: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    ticket: Ticket | None = None
+
+    @property
+    def ticket(self) -> Ticket:
+        """Where it waits, if it does."""
+        return Ticket(self.id, self.model, self.priority, self.tenant)
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,7 @@ class TokenLog(Protocol):
         """The server's time."""
 
     async def create(self, request: Request) -> bool:
-        """Make the empty log of a request that is about to be published; False where there is one already.
-
-        It expires soon unless `note_ticket` or a worker follows: what was never queued leaves nothing behind.
-        """
-
-    async def note_ticket(self, ticket: Ticket) -> None:
-        """The request waits there: keep its log."""
+        """Make the empty log of a request that is about to be published; False where there is one already."""
 
     async def forget(self, request_id: str) -> None:
         """Remove a request that could not be published, and its log."""

@@ -17,9 +17,8 @@ from shared.delivery.follow import follow
 from shared.delivery.subscription import Subscription
 from shared.errors import HeadraceError, NotFound
 from shared.protocol import ErrorInfo, Request, RequestState, Terminal, TokenEvent, Usage, encode
-from shared.transports.base import Ticket
 
-UNQUEUED_TTL = 60.0  # seconds that a log waits to be queued
+SWEEP = 60.0  # seconds between looks for what expired
 
 
 class MemoryLive:
@@ -100,14 +99,8 @@ class MemoryTokenLog:
             created_at=request.created_at,
             deadline=request.deadline,
         )
-        self._answers[request.id] = _Answer(record, self._clock() + UNQUEUED_TTL)
+        self._answers[request.id] = _Answer(record, self._clock() + self._request_ttl)
         return True
-
-    async def note_ticket(self, ticket: Ticket) -> None:
-        if (answer := self._find(ticket.request_id)) is not None:
-            answer.record = replace(answer.record, ticket=ticket)
-            if answer.record.state is RequestState.QUEUED:
-                answer.expires = self._clock() + self._request_ttl
 
     async def forget(self, request_id: str) -> None:
         self._answers.pop(request_id, None)
@@ -197,9 +190,9 @@ class MemoryTokenLog:
         return answer if answer is not None and answer.expires > self._clock() else None
 
     def _sweep(self) -> None:
-        """Drop what expired, once in UNQUEUED_TTL."""
+        """Drop what expired, once in SWEEP."""
         now = self._clock()
-        if now - self._swept > UNQUEUED_TTL:
+        if now - self._swept > SWEEP:
             self._answers = {key: answer for key, answer in self._answers.items() if answer.expires > now}
             self._swept = now
 

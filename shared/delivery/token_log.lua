@@ -46,13 +46,6 @@ function commands.create()
   return 1
 end
 
--- ticket as JSON, ttl in ms: remembered only while the request is known
-function commands.note_ticket()
-  if redis.call('EXISTS', state) == 0 then return end
-  redis.call('HSET', state, 'ticket', ARGV[2])
-  if redis.call('HGET', state, 'state') == 'queued' then redis.call('PEXPIRE', state, ARGV[3]) end
-end
-
 -- owner, ttl in ms, then for a request whose time is over: error as JSON, channel, result ttl in ms
 -- -> {epoch, time, log entries}, or nil when it has ended or is unknown
 function commands.acquire()

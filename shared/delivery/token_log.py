@@ -9,9 +9,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
-
 from shared import keys
+from shared.clock import ServerClock
 from shared.delivery.base import OVERDUE, Append, Lease, Live, LogPage, RequestRecord
 from shared.delivery.follow import follow
 from shared.errors import HeadraceError, NotFound
@@ -25,10 +24,8 @@ from shared.protocol import (
     encode,
 )
 from shared.redis_client import RedisServer, Script
-from shared.transports.base import Ticket
 
 PAGE = 256  # seqs that one read covers, and so what a reader holds in memory; an entry may hold hundreds of tokens
-UNQUEUED_TTL = 60_000  # ms that a log waits to be queued
 
 
 class RedisTokenLog:
@@ -48,11 +45,15 @@ class RedisTokenLog:
         self._redis = server.client
         self._live = live
         self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._clock = ServerClock(self._time)
         self._most_tokens = most_tokens
         self._request_ttl = int(request_ttl * 1000)
         self._result_ttl = int(result_ttl * 1000)
 
     async def now(self) -> float:
+        return await self._clock.now()
+
+    async def _time(self) -> float:
         async with self._server.reaching("the answer log"):
             seconds, micros = await self._redis.time()
         return seconds + micros / 1e6
@@ -67,12 +68,9 @@ class RedisTokenLog:
         if request.deadline is not None:
             fields["deadline"] = f"{request.deadline:.6f}"
         made: int = await self._run(
-            "create", request.id, UNQUEUED_TTL, *(part for pair in fields.items() for part in pair)
+            "create", request.id, self._request_ttl, *(part for pair in fields.items() for part in pair)
         )
         return made == 1
-
-    async def note_ticket(self, ticket: Ticket) -> None:
-        await self._run("note_ticket", ticket.request_id, msgspec.json.encode(ticket), self._request_ttl)
 
     async def forget(self, request_id: str) -> None:
         async with self._server.reaching("the answer log"):
@@ -163,7 +161,6 @@ def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[TokenEvent
 
 def _record(request_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
     state = RequestState(fields[b"state"].decode())
-    ticket = fields.get(b"ticket")
 
     def time(name: bytes) -> float | None:
         return float(fields[name]) if name in fields else None
@@ -181,5 +178,4 @@ def _record(request_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
         deadline=time(b"deadline"),
         prompt_tokens=int(fields.get(b"prompt_tokens", 0)),
         completion_tokens=int(fields[b"seq"]) - state.terminal,
-        ticket=msgspec.json.decode(ticket, type=Ticket) if ticket else None,
     )

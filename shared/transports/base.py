@@ -47,13 +47,12 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Ticket:
-    """Where a published request waits: `ordinal` counts the requests ever published to its model, this included."""
+    """Where a published request waits."""
 
     request_id: str
     model: str
     priority: PriorityClass
     tenant: str
-    ordinal: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,10 @@ class Transport(Protocol):
     """
 
     async def publish(self, request: Request) -> Ticket:
-        """Queue `request`. Raises QueueFull, TenantQueueFull at a bound, with the time until there may be room."""
+        """Queue `request`, unless it waits there already.
+
+        Raises QueueFull, TenantQueueFull at a bound, with the time until there may be room.
+        """
 
     async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
         """The waiting messages whose turn it is, as many as there is room for. Does not block."""

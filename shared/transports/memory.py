@@ -40,10 +40,10 @@ class _Waiting:
 
 @dataclass
 class _Lane:
-    """One tenant's waiting requests by ordinal, oldest first, and its virtual time."""
+    """One tenant's waiting requests by id, oldest first, and its virtual time."""
 
     start: float
-    requests: dict[int, _Waiting] = field(default_factory=dict)
+    requests: dict[str, _Waiting] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,7 +80,7 @@ class _Queue:
         self.overdue: dict[str, float] = {}
         self.workers: dict[str, float] = {}
         self.clock = 0.0
-        self.ordinal = 0
+        self.deliveries = 0
         self.tokens = 0.0
         self.since = self.at = -math.inf
 
@@ -93,10 +93,10 @@ class _Queue:
             for item in lane.requests.values()
         ]
 
-    def leave(self, priority: PriorityClass, tenant: str, ordinal: int) -> _Waiting | None:
+    def leave(self, priority: PriorityClass, tenant: str, request_id: str) -> _Waiting | None:
         found = self.classes[priority]
         lane = found.lanes.get(tenant)
-        item = lane.requests.pop(ordinal, None) if lane else None
+        item = lane.requests.pop(request_id, None) if lane else None
         if lane and not lane.requests:
             found.resting[tenant] = lane.start
             del found.lanes[tenant]
@@ -128,18 +128,20 @@ class MemoryTransport:
     async def publish(self, request: Request) -> Ticket:
         queue, priority, tenant = self._queue(request.model), request.priority, request.tenant
         cost = token_estimate(request)
+        ticket = Ticket(request.id, request.model, priority, tenant)
+        if await self.outlook(ticket) is not None:
+            return ticket
         self._check(queue, request, cost)
         found = queue.classes[priority]
         if not found.waiting:
             found.start = max(found.start, queue.clock)
         if tenant not in found.lanes:
             found.lanes[tenant] = _Lane(max(found.resting.pop(tenant, 0.0), found.clock))
-        queue.ordinal += 1
-        found.lanes[tenant].requests[queue.ordinal] = _Waiting(request, cost, self._clock())
+        found.lanes[tenant].requests[request.id] = _Waiting(request, cost, self._clock())
         if request.deadline is not None:
             queue.overdue[request.id] = request.deadline
         self._live.publish(keys.wake_channel(request.model), b"published")
-        return Ticket(request.id, request.model, priority, tenant, queue.ordinal)
+        return ticket
 
     def _check(self, queue: _Queue, request: Request, cost: int) -> None:
         bounds = self._bounds
@@ -175,7 +177,7 @@ class MemoryTransport:
     ) -> Delivery | None:
         found = queue.classes[priority]
         tenant, lane = min(found.lanes.items(), key=lambda pair: (pair[1].start, pair[0]))
-        ordinal, item = next(iter(lane.requests.items()))
+        request_id, item = next(iter(lane.requests.items()))
         if item.request.params.n > seats[priority] and seats[priority] < capacity:
             seats[priority] = 0
             return None
@@ -183,12 +185,13 @@ class MemoryTransport:
         found.start += item.cost / CLASS_WEIGHTS[priority]
         found.clock = max(found.clock, lane.start)
         began, lane.start = lane.start, lane.start + item.cost
-        queue.leave(priority, tenant, ordinal)
+        queue.leave(priority, tenant, request_id)
         found.resting = {name: start for name, start in found.resting.items() if start > began}
         self._drained(queue, priority, item.cost)
         for other in PriorityClass:
             seats[other] -= item.request.params.n
-        entry = f"{ordinal}-0"
+        queue.deliveries += 1
+        entry = f"{queue.deliveries}-0"
         queue.held[entry] = _Held(item.request, priority, worker, self._clock())
         return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1)
 
@@ -247,7 +250,7 @@ class MemoryTransport:
 
     async def discard(self, ticket: Ticket) -> None:
         queue = self._queue(ticket.model)
-        if queue.leave(ticket.priority, ticket.tenant, ticket.ordinal):
+        if queue.leave(ticket.priority, ticket.tenant, ticket.request_id):
             queue.overdue.pop(ticket.request_id, None)
 
     async def depth(self, model: str) -> QueueDepth:
@@ -260,9 +263,9 @@ class MemoryTransport:
         queue = self._queue(ticket.model)
         found = queue.classes[ticket.priority]
         lane = found.lanes.get(ticket.tenant)
-        if lane is None or ticket.ordinal not in lane.requests:
+        if lane is None or ticket.request_id not in lane.requests:
             return None
-        rank = sum(ordinal <= ticket.ordinal for ordinal in lane.requests)
+        rank = list(lane.requests).index(ticket.request_id) + 1
         place = rank + min(found.waiting - len(lane.requests), rank * (len(found.lanes) - 1))
         speed = found.drained * self._kept(queue)
         return Outlook(place, place / speed if speed else None)

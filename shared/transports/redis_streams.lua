@@ -39,17 +39,17 @@ local function count(class, tenant, sign, cost)
 end
 
 -- A waiting request's cost, seats, time of arrival in ms and payload; nil when it does not wait.
-local function read(ordinal)
-  local value = redis.call('HGET', waiting, ordinal)
+local function read(id)
+  local value = redis.call('HGET', waiting, id)
   if not value then return nil end
   local cost, seats, born, at = string.match(value, '^(%d+):(%d+):(%d+):()')
   return { cost = tonumber(cost), seats = tonumber(seats), born = tonumber(born), payload = string.sub(value, at) }
 end
 
 -- Strike a request off its lane; a lane that is empty rests with its virtual time, so that it gains nothing by it.
-local function leave(class, tenant, ordinal, cost)
-  redis.call('HDEL', waiting, ordinal)
-  redis.call('ZREM', lane_of(class, tenant), ordinal)
+local function leave(class, tenant, id, cost)
+  redis.call('HDEL', waiting, id)
+  redis.call('ZREM', lane_of(class, tenant), id)
   count(class, tenant, -1, cost)
   if redis.call('EXISTS', lane_of(class, tenant)) == 0 then
     redis.call('ZADD', resting[class], redis.call('ZSCORE', lanes[class], tenant), tenant)
@@ -119,25 +119,26 @@ local function refusal(tenant, cost, bounds)
 end
 
 -- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel,
--- then the model's and the tenant's bounds: requests, tokens -> {0, ordinal}, or {which bound, seconds or ''}
+-- then the model's and the tenant's bounds: requests, tokens -> {0}, or {which bound, seconds or ''}
 function commands.publish()
-  local class, tenant, cost = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[7])
+  local class, tenant, id, cost = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
+  if redis.call('HEXISTS', waiting, id) == 1 then return { 0 } end
   local refused = refusal(tenant, cost, { unpack(ARGV, 12) })
   if refused then return refused end
   local ordinal = redis.call('HINCRBY', counters, 'ordinal', 1)
   local born = string.format('%d', seconds() * 1000)
-  redis.call('HSET', waiting, ordinal, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
+  redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
-  redis.call('ZADD', lane_of(class, tenant), ordinal, ordinal)
+  redis.call('ZADD', lane_of(class, tenant), ordinal, id)
   if not redis.call('ZSCORE', lanes[class], tenant) then
     local rested = tonumber(redis.call('ZSCORE', resting[class], tenant) or 0)
     redis.call('ZREM', resting[class], tenant)
     redis.call('ZADD', lanes[class], math.max(rested, number('clock:' .. class)), tenant)
   end
   count(class, tenant, 1, cost)
-  if ARGV[9] ~= '' then redis.call('ZADD', overdue, ARGV[9], ARGV[6]) end
+  if ARGV[9] ~= '' then redis.call('ZADD', overdue, ARGV[9], id) end
   redis.call('PUBLISH', ARGV[11], 'published')
-  return { 0, ordinal }
+  return { 0 }
 end
 
 -- The class whose turn it is among those that wait and have room, or nil.
@@ -157,8 +158,8 @@ end
 local function take(class, start, weight, room, capacity)
   local first = redis.call('ZRANGE', lanes[class], 0, 0, 'WITHSCORES')
   local tenant, began = first[1], tonumber(first[2])
-  local ordinal = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
-  local item = read(ordinal)
+  local id = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
+  local item = read(id)
   if item.seats > room[class] and room[class] < capacity then
     room[class] = 0
     return nil
@@ -167,7 +168,7 @@ local function take(class, start, weight, room, capacity)
   set('v:' .. class, start + item.cost / weight)
   set('clock:' .. class, math.max(number('clock:' .. class), began))
   redis.call('ZADD', lanes[class], began + item.cost, tenant)
-  leave(class, tenant, ordinal, item.cost)
+  leave(class, tenant, id, item.cost)
   redis.call('ZREMRANGEBYSCORE', resting[class], '-inf', began)
   drained(class, item.cost)
   for other = 1, CLASSES do room[other] = room[other] - item.seats end
@@ -254,12 +255,12 @@ function commands.acknowledge()
   end
 end
 
--- group, lanes, class, tenant, ordinal, request id
+-- group, lanes, class, tenant, request id
 function commands.discard()
   local item = read(ARGV[6])
   if not item then return end
   leave(tonumber(ARGV[4]), ARGV[5], ARGV[6], item.cost)
-  redis.call('ZREM', overdue, ARGV[7])
+  redis.call('ZREM', overdue, ARGV[6])
 end
 
 -- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms}
@@ -277,7 +278,7 @@ function commands.depth()
   return { number('n'), number('t'), held, age }
 end
 
--- group, lanes, class, tenant, ordinal -> {place in the class from 1, seconds or ''}; nil once it has left.
+-- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left.
 -- The other tenants' requests before it: as many each as its own tenant has, while there are any.
 function commands.outlook()
   local class = tonumber(ARGV[4])

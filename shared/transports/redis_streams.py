@@ -51,7 +51,7 @@ class RedisStreams:
 
     async def publish(self, request: Request) -> Ticket:
         bounds, model = self._bounds, request.model
-        which, found = await self._run(
+        which, *wait = await self._run(
             "publish",
             model,
             _class(request.priority),
@@ -65,8 +65,8 @@ class RedisStreams:
             *(bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens),
         )
         if which:
-            raise refusal(model, whole_model=which == 1, wait=float(found) if found else None)
-        return Ticket(request.id, model, request.priority, request.tenant, found)
+            raise refusal(model, whole_model=which == 1, wait=float(wait[0]) if wait[0] else None)
+        return Ticket(request.id, model, request.priority, request.tenant)
 
     async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
@@ -93,7 +93,7 @@ class RedisStreams:
             await self._run("acknowledge", claims[0].model, *done)
 
     async def discard(self, ticket: Ticket) -> None:
-        await self._run("discard", ticket.model, *_place(ticket), ticket.request_id)
+        await self._run("discard", ticket.model, *_place(ticket))
 
     async def depth(self, model: str) -> QueueDepth:
         waiting, tokens, held, age_ms = await self._run("depth", model)
@@ -124,8 +124,8 @@ def _class(priority: PriorityClass) -> int:
     return CLASSES.index(priority) + 1
 
 
-def _place(ticket: Ticket) -> tuple[int, str, int]:
-    return _class(ticket.priority), ticket.tenant, ticket.ordinal
+def _place(ticket: Ticket) -> tuple[int, str, str]:
+    return _class(ticket.priority), ticket.tenant, ticket.request_id
 
 
 def _entries(claims: Iterable[Claim]) -> list[str | int]:

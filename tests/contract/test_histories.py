@@ -71,7 +71,6 @@ class Histories(RuleBasedStateMachine):
         request = make_request(priority=priority, tenant=tenant)
         assert self.run_async(self.backend.token_log.create(request))
         ticket = self.run_async(self.backend.transport.publish(request))
-        self.run_async(self.backend.token_log.note_ticket(ticket))
         self.known[request.id] = Known(request, ticket)
 
     @rule(worker=WORKERS, seats=st.integers(1, 3))

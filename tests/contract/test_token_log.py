@@ -237,13 +237,6 @@ async def test_a_log_is_made_once(backend: Backend, request_: Request) -> None:
     assert (await backend.token_log.read(request_.id)).events == (token_event(0, "a"),)
 
 
-async def test_a_log_that_was_never_queued_is_soon_gone(on_redis: Backend) -> None:
-    orphan, queued = await created(on_redis), await created(on_redis)
-    await on_redis.token_log.note_ticket(await on_redis.transport.publish(queued))
-    assert 0 < await on_redis.redis.pttl(keys.state(orphan.id)) <= 60_000
-    assert await on_redis.redis.pttl(keys.state(queued.id)) > 60_000
-
-
 async def test_a_request_past_its_deadline_ends_when_somebody_would_run_it(backend: Backend) -> None:
     now = await backend.token_log.now()
     late, early = make_request(deadline=now - 1), make_request(deadline=now + 60)

@@ -59,6 +59,13 @@ async def test_a_message_is_handed_out_once_and_is_gone_once_acknowledged(transp
     assert await counts(transport) == (0, 0)
 
 
+async def test_publishing_again_what_waits_changes_nothing(transport: Transport) -> None:
+    request = make_request()
+    assert await transport.publish(request) == await transport.publish(request)
+    assert await counts(transport) == (1, 0)
+    assert ids(await pull(transport, 10)) == [request.id]
+
+
 async def test_urgent_classes_are_pulled_first_and_room_is_kept(transport: Transport) -> None:
     for priority in (BATCH, STANDARD, INTERACTIVE):
         await transport.publish(make_request(priority=priority))

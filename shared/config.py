@@ -57,15 +57,27 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights and activations; auto is float32 on CPU, the checkpoint's on CUDA"
     )
+    quantization: Literal["none", "int8"] = Field(
+        "none", description="int8: weights of 8 bits, activations of 16; on the CPU"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of one engine; default: the cores")
     max_model_len: int | None = Field(None, ge=8, description="most tokens of prompt and answer together")
     max_num_seqs: int = Field(32, ge=1, le=4096, description="sequences in one batch")
     max_num_batched_tokens: int = Field(512, ge=1, description="tokens computed in one engine step")
+    scheduling: Literal["continuous", "dynamic", "static"] = Field(
+        "continuous", description="when waiting requests start: in any step, or in batches, to compare"
+    )
+    batch_wait: float = Field(
+        0.05, ge=0, le=60, description="seconds for which a dynamic batch that is not full waits for more"
+    )
     block_size: int = Field(16, ge=1, le=256, description="tokens in one KV block")
     prefix_caching: bool = Field(
         True, description="reuse the computed beginning of a tenant's earlier prompts and answers"
     )
-    kv_cache_gib: float = Field(2.0, gt=0, description="memory of the KV cache, in GiB")
+    kv_cache_gib: float = Field(2.0, gt=0, description="memory of the KV cache on a CPU, in GiB")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of a GPU's memory for weights and KV cache together"
+    )
 
     queue_depth: int = Field(1024, ge=1, description="most requests waiting for one model")
     queue_tokens: int = Field(4_000_000, ge=1, description="most tokens, as estimated, waiting for one model")

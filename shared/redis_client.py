@@ -31,7 +31,7 @@ from redis.exceptions import (
 
 from shared.errors import Unavailable
 from shared.redis_cluster import Cluster
-from shared.redis_node import Client, NoticesResets, pack
+from shared.redis_node import Client, noticing, pack
 from shared.redis_sentinel import Master, MasterConnection, SecureMasterConnection, Sentinels
 from shared.redis_url import Host, RedisURL
 
@@ -45,6 +45,8 @@ TROUBLE = (
     OutOfMemoryError,
     OSError,
 )
+# How Valkey, and Redis, say that a script's caller may not run one of its commands.
+FORBIDDEN = ("ACL failure in script", "The user executing the script can't")
 RETRY_AFTER = 1.0
 CONNECTIONS = 64  # of one process to one server; more callers than that wait their turn
 # Neither retries nor a greeting: nothing is sent twice by itself, and the least ACL has no CLIENT SETINFO.
@@ -88,12 +90,12 @@ class RedisServer:
             raise Unavailable(
                 f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER
             ) from error
-        except NoPermissionError as error:
-            log.error("redis_permission", what=what, error=str(error))
-            raise Unavailable(
-                f"{what} refuses a command: the Redis user lacks a permission", retry_after=RETRY_AFTER
-            ) from error
         except ResponseError as error:
+            if isinstance(error, NoPermissionError) or any(words in str(error) for words in FORBIDDEN):
+                log.error("redis_permission", what=what, error=str(error))
+                raise Unavailable(
+                    f"{what} refuses a command: the Redis user lacks a permission", retry_after=RETRY_AFTER
+                ) from error
             # a full disk under the append-only file, or a replica link that the server insists on
             if str(error).startswith(("MISCONF", "NOREPLICAS")):
                 raise Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER) from error
@@ -104,9 +106,8 @@ def _client(url: RedisURL, timeout: float) -> Client:
     options = {**QUIET, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0), **url.options}
 
     def pool(kind: type[Any], **place: Any) -> BlockingConnectionPool:
-        noticing = type(kind.__name__, (NoticesResets, kind), {})
         return BlockingConnectionPool(
-            connection_class=noticing, max_connections=CONNECTIONS, timeout=timeout, **options, **place
+            connection_class=noticing(kind), max_connections=CONNECTIONS, timeout=timeout, **options, **place
         )
 
     def to(host: Host) -> BlockingConnectionPool:

@@ -188,6 +188,11 @@ class Cluster(Client):
             self._refresh_soon()
             raise
 
+    async def primaries(self) -> list[Client]:
+        if not self._slots:
+            await self._refresh()
+        return [Client(self._pool(node)) for node in sorted({node for node in self._slots if node})]
+
     def pools(self) -> list[ConnectionPool]:
         return list(self._pools.values())
 

@@ -38,6 +38,11 @@ class NoticesResets(AbstractConnection):
             raise ConnectionError(str(error)) from error
 
 
+def noticing(kind: type[Connection]) -> type[Connection]:
+    """A kind of connection, and it notices resets."""
+    return type(kind.__name__, (NoticesResets, kind), {})
+
+
 async def exchange(pool: ConnectionPool, packed: Sequence[bytes]) -> list[Any]:
     """Send all in one write and read as many replies, an error reply as the error that it stands for.
 
@@ -107,6 +112,10 @@ class Client(Redis):
     async def dedicated(self) -> Connection:
         """A connection that is the caller's, to disconnect in the end: for subscribing."""
         return await connect(self.connection_pool)
+
+    async def primaries(self) -> list[Client]:
+        """A client of each server that takes writes; they share this one's connections."""
+        return [self]
 
     def drop_idle(self) -> None:
         """Close what waits in the pool, in the background: after a silence each may lead to a peer that is gone.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio import Connection, ConnectionPool, SSLConnection
 from redis.exceptions import ReadOnlyError
 
-from shared.redis_node import Client, Shared, exchange, first_answer, pack
+from shared.redis_node import Client, Shared, exchange, first_answer, noticing, pack
 from shared.redis_url import Host
 
 
@@ -26,7 +26,8 @@ class Sentinels:
     ) -> None:
         self._service = service
         self._timeout = timeout
-        self._sentinels = [Redis(host=host, port=port, ssl=tls, **options) for host, port in hosts]
+        kind = noticing(SSLConnection if tls else Connection)
+        self._sentinels = [ConnectionPool(kind, host=host, port=port, **options) for host, port in hosts]
         self._master = Shared(self._find)
 
     async def master(self) -> Host:
@@ -36,10 +37,8 @@ class Sentinels:
     async def _find(self) -> Host:
         return await first_answer([self._ask(sentinel) for sentinel in self._sentinels], self._timeout)
 
-    async def _ask(self, sentinel: Redis) -> Host | None:
-        [found] = await exchange(
-            sentinel.connection_pool, [pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)]
-        )
+    async def _ask(self, sentinel: ConnectionPool) -> Host | None:
+        [found] = await exchange(sentinel, [pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)])
         if isinstance(found, Exception):
             raise found
         return (found[0].decode(), int(found[1])) if found else None
@@ -47,7 +46,7 @@ class Sentinels:
     async def close(self) -> None:
         await self._master.stop()
         for sentinel in self._sentinels:
-            await sentinel.aclose()
+            await sentinel.disconnect()
 
 
 class MasterConnection(Connection):

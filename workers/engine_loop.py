@@ -17,6 +17,7 @@ from shared.protocol import PriorityClass
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, Generator
 
 OUTBOX = 64  # steps whose outputs may be waiting to be written
+GATHER = 0.001  # seconds between looks at a batch that waits for more requests
 IDLE = 0.5  # seconds between looks at the stop flag while the outbox is full
 
 log = structlog.get_logger(__name__)
@@ -95,6 +96,12 @@ class EngineLoop:
             self.failure = error
             self._notify()
 
+    def _patience(self) -> float | None:
+        """Seconds to wait for a command before the next step; None without work."""
+        if not self._engine.has_work():
+            return None
+        return GATHER if self.stats.waiting and not self.stats.running else 0
+
     def _put(self, outputs: list[EngineOutput]) -> None:
         while not self._stopping.is_set():
             try:
@@ -108,13 +115,13 @@ class EngineLoop:
         """Carry out what is in the inbox, waiting for something when there is no work; what was refused."""
         refused: list[EngineOutput] = []
         self._urgent.clear()
-        block = not self._engine.has_work()
+        patience = self._patience()
         while True:
             try:
-                command = self._inbox.get(block=block)
+                command = self._inbox.get(block=patience != 0, timeout=patience)
             except queue.Empty:
                 return refused
-            block = False
+            patience = 0
             if isinstance(command, Abort):
                 if self._engine.abort(command.request_id) and command.error is not None:
                     refused.append(EngineOutput(command.request_id, finished=True, error=command.error))

@@ -50,9 +50,21 @@ def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tupl
     return tokens, tokens / seconds, [first[name] - started[name] for name in started]
 
 
-def main(model: str, seed: int) -> None:
+def load_engine(model: str) -> Engine:
+    """As the settings of environment and file say."""
     settings = load({"model": model}).settings
-    engine = Engine.load(EngineConfig(model=ModelRepository(settings).folder(), max_num_seqs=settings.max_num_seqs))
+    return Engine.load(
+        EngineConfig(
+            model=ModelRepository(settings).folder(),
+            max_num_seqs=settings.max_num_seqs,
+            quantization=settings.quantization,
+            cache_dir=settings.cache_dir,
+        )
+    )
+
+
+def main(model: str, seed: int) -> None:
+    engine = load_engine(model)
     run_mix(engine, warmup_mix(seed), 2)
     with foreign_load() as during:
         tokens, rate, _ = run_mix(engine, make_mix(seed), CONCURRENCY)

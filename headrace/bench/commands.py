@@ -6,14 +6,15 @@ import asyncio
 import functools
 import itertools
 import json
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from shared.errors import ConfigError, HeadraceError
 
-app = typer.Typer(no_args_is_help=True, help="Measure: the engine, the server, what the queue costs.")
+app = typer.Typer(no_args_is_help=True, help="Measure: the engine, the server, what the queue costs and takes.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option(help="Of lengths, prompts and arrivals.")]
@@ -102,12 +103,81 @@ def engine(
     repeats: Repeats = 3,
     seed: Seed = 0,
     as_json: Json = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead: where a step's time goes, and its floor.")
+    ] = False,
 ) -> None:
     """The bare engine's output tokens/s, in pairs with other engines on the same work."""
     from headrace.bench.engine import measure_engine
+    from headrace.bench.profile import Profile
+    from headrace.bench.side import run_side
 
-    result = measure_engine(model, against, repeats, seed, Console(stderr=True))
+    if profile:
+        result: Any = Profile(**run_side("headrace.bench.profile", model, seed))
+    else:
+        result = measure_engine(model, against, repeats, seed, Console(stderr=True))
     if as_json:
         print(json.dumps(result.as_dict()))
     else:
         Console().print(result.table())
+
+
+@app.command()
+def perplexity(
+    model: Model = "smollm2",
+    tokens: Annotated[int, typer.Option(min=2, help="Of the text, from its beginning.")] = 20_481,
+    as_json: Json = False,
+) -> None:
+    """What int8 costs: perplexity on licence texts and greedy agreement, against float32."""
+    from headrace.bench.perplexity import measure_perplexity
+
+    result = measure_perplexity(model, tokens, Console(stderr=True))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
+def memory(
+    requests: Annotated[int, typer.Option(min=100, help="How many of each size.")] = 1000, as_json: Json = False
+) -> None:
+    """What a waiting and a finished request take in Redis, by size, and the formulas for it."""
+    from headrace.bench.memory import measure_memory
+
+    result = measure_memory(requests)
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
+def batching(
+    model: Model = "smollm2",
+    parts: Annotated[
+        str, typer.Option(help="Of policies, stall, prefix, waiting.")
+    ] = "policies,stall,prefix,waiting",
+    budget: Annotated[int, typer.Option(min=17, help="Tokens a step while the long prompt arrives.")] = 32,
+    plot: Annotated[Path | None, typer.Option(help="Write the policies' comparison there, as SVG.")] = None,
+    repeats: Repeats = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What continuous batching, chunked prompts and the prefix cache gain."""
+    from headrace.bench.batching import PARTS, measure_batching
+    from headrace.bench.batching_report import svg, tables
+
+    wanted = parts.split(",")
+    if unknown := [part for part in wanted if part not in PARTS]:
+        raise ConfigError(f"--parts are of {', '.join(PARTS)}, not {unknown[0]}")
+    if plot is not None and "policies" not in wanted:
+        raise ConfigError("--plot draws the part policies, which is not among --parts")
+    result = measure_batching(model, wanted, budget, repeats, seed, Console(stderr=True))
+    if plot is not None:
+        plot.write_text(svg(result))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        for table in tables(result):
+            Console().print(table)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -192,6 +193,9 @@ class Bench:
         backend = Backend.open(self._settings)
         try:
             await backend.registry.beat(WorkerInfo(id="gone", pid=0, model=UNSERVED, state="ready"))
+            async with httpx.AsyncClient(base_url=self._path.url) as client:
+                while UNSERVED not in (await client.get("/v1/models")).text:  # it asks once a second
+                    pass
         finally:
             await backend.close()
 

@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 let turns = []; // {role, content}; a new chat begins a new array
 let running = null; // the AbortController of the answer being streamed
+const MOST_FAILURES = 10; // in a row
 
 // --- what the server says of itself ---------------------------------------------------------------
 
@@ -50,9 +51,11 @@ function requestBody(messages) {
   };
 }
 
-async function* chunks(response) {
+// The events of a stream, each whole: its id comes with its last frame.
+async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let chunks = [];
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
@@ -60,10 +63,53 @@ async function* chunks(response) {
     const frames = rest.split("\n\n");
     rest = frames.pop();
     for (const frame of frames) {
-      const line = frame.split("\n").find((each) => each.startsWith("data: "));
-      if (line && line !== "data: [DONE]") yield JSON.parse(line.slice(6));
+      const field = (name) => frame.split("\n").find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
+      const data = field("data");
+      if (data === undefined) continue; // a comment
+      if (data !== "[DONE]") chunks.push(JSON.parse(data));
+      const id = field("id");
+      if (id === undefined && !chunks.at(-1)?.error) continue;
+      yield { id, chunks, last: data === "[DONE]" };
+      chunks = [];
     }
   }
+}
+
+// All chunks of an answer, through lost connections and servers that stop: the same key, after the last event seen.
+async function* chunksOf(body, signal) {
+  const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const headers = { "content-type": "application/json", "idempotency-key": key };
+  for (let failures = 0; ; failures += 1) {
+    if (failures) await pause(failures, signal);
+    try {
+      const response = await fetch("/v1/chat/completions", { method: "POST", headers, body, signal });
+      if (response.status === 204) return;
+      if (!response.ok) {
+        const message = (await response.json()).error.message;
+        if (![429, 503].includes(response.status) || failures >= MOST_FAILURES) throw new Error(message);
+        continue;
+      }
+      for await (const event of eventsOf(response)) {
+        $("reconnecting").hidden = true;
+        yield* event.chunks;
+        if (event.last) return;
+        headers["last-event-id"] = event.id;
+        failures = 0;
+      }
+    } catch (error) {
+      if (error.name !== "TypeError" || failures >= MOST_FAILURES) throw error; // fetch's and a stream's broken line
+    }
+    if (failures >= MOST_FAILURES) throw new Error("the answer broke off");
+  }
+}
+
+async function pause(failures, signal) {
+  $("reconnecting").hidden = false;
+  const wait = Math.min(200 * 2 ** failures, 3000) * (0.5 + Math.random() / 2);
+  await new Promise((resolve, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+    setTimeout(resolve, wait);
+  });
 }
 
 async function ask(text) {
@@ -83,6 +129,7 @@ async function ask(text) {
     if (!note) showError(error.message);
   }
   bubble.classList.remove("live");
+  $("reconnecting").hidden = true;
   setRunning(null);
   if (answer.content) {
     chat.push(answer);
@@ -105,17 +152,12 @@ async function stream(chat, answer, bubble) {
   let pieces = 0;
   let reason = "";
   figures({ ttft: "…", rate: "–", completion: "–", prompted: "–" });
-  const response = await fetch("/v1/chat/completions", {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify(requestBody(chat)),
-    signal: running.signal,
-  });
-  if (!response.ok) throw new Error((await response.json()).error.message);
   const text = document.createTextNode("");
   bubble.append(text);
-  for await (const chunk of chunks(response)) {
+  const controller = running;
+  for await (const chunk of chunksOf(JSON.stringify(requestBody(chat)), controller.signal)) {
     if (chunk.error) throw new Error(chunk.error.message);
+    if (first === null) controller.signal.addEventListener("abort", () => cancel(chunk.id));
     const now = performance.now();
     if (chunk.usage) {
       const made = chunk.usage.completion_tokens;
@@ -140,6 +182,11 @@ async function stream(chat, answer, bubble) {
   }
   if (!reason) throw new Error("the answer broke off");
   return reason === "length" ? "ended at the most tokens allowed" : "";
+}
+
+// A keyed answer goes on without its reader, so it has to be told.
+function cancel(completion) {
+  fetch(`/v1/jobs/${completion.replace("chatcmpl-", "req_")}`, { method: "DELETE" }).catch(() => {});
 }
 
 function curl() {

@@ -35,11 +35,12 @@ def test_paged_attention(spans: list[tuple[int, int]], heads: int, kv_heads: int
     """Slots that no sequence has written hold NaN, as a freed block may."""
     torch.manual_seed(0)
     step = make_step(spans, 8, 32)
-    cache = LayerCache(*(torch.full((32, kv_heads, 8, dim), torch.nan) for _ in range(2)))
+    keys, values = (torch.full((32, kv_heads, *shape), torch.nan) for shape in ((dim, 8), (8, dim)))
+    cache = LayerCache(keys, values)
     for table, (first, rows) in zip(step.block_tables, spans, strict=True):
         for position in range(first + rows):
             block, slot = table[position // 8], position % 8
-            cache.keys[block, :, slot] = torch.randn(kv_heads, dim)
+            cache.keys[block, :, :, slot] = torch.randn(kv_heads, dim)
             cache.values[block, :, slot] = torch.randn(kv_heads, dim)
     queries = torch.randn(len(step.tokens), heads, dim)
     expected = reference_attention(queries, cache, step)

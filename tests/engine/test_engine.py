@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
-from shared.protocol import FinishReason, Message, SamplingParams
+from shared.protocol import FinishReason, Message, PriorityClass, SamplingParams
 from tests.engine.conftest import edit_config
 from tests.engine.driver import Answers, drain, load, run, step
 from workers.engine.engine import Engine
@@ -54,6 +54,13 @@ def test_choices_differ_and_each_is_as_if_alone(llama: Path) -> None:
     assert by_room[0] == by_room[1]
     assert engine.stats().preemptions > 0
     assert len({tuple(ids) for ids in by_room[0]}) == 4
+
+
+def test_choices_of_a_prompt_of_one_token(llama: Path) -> None:
+    engine = load(llama)
+    engine.add(EngineRequest("r", PROMPT[:1], msgspec.structs.replace(SAMPLED, n=3)))
+    answers = drain(engine)
+    assert len({tuple(answers.ids("r", choice)) for choice in range(3)}) == 3
 
 
 def test_choices_share_the_blocks_of_the_prompt(llama: Path) -> None:
@@ -147,11 +154,13 @@ def test_abort_frees_blocks_at_once(llama: Path) -> None:
 
 
 def test_random_adds_aborts_and_preemptions_leak_nothing_and_mix_nothing_up(llama: Path) -> None:
-    """Given 2,000 random operations, every answer is a prefix of what it is alone, and no block is lost."""
+    """Given 2,000 random operations with requests of all classes, some tenants, and prompts that begin alike, every
+    answer is a prefix of what it is alone, and no block is lost."""
     rng = random.Random(3)
     cases = []
+    stem = tuple(rng.randrange(256) for _ in range(12))
     for i in range(24):
-        prompt = tuple(rng.randrange(256) for _ in range(rng.randint(1, 30)))
+        prompt = stem[: i % 4 * 4] + tuple(rng.randrange(256) for _ in range(rng.randint(1, 18)))
         cases.append((prompt, SamplingParams(temperature=i % 3 * 0.7, seed=i, n=1 + i % 3, max_tokens=12)))
     alone: list[Answers] = []
     roomy = load(llama)
@@ -164,7 +173,10 @@ def test_random_adds_aborts_and_preemptions_leak_nothing_and_mix_nothing_up(llam
         kind = rng.random()
         if kind < 0.25 and len(live) < 40:
             name, case = f"r{operation}", rng.randrange(len(cases))
-            engine.add(EngineRequest(name, *cases[case]))
+            priority = rng.choice(list(PriorityClass))
+            tenant = f"tenant-{case % 3}"
+            salt = tenant.encode()
+            engine.add(EngineRequest(name, *cases[case], priority=priority, tenant=tenant, prefix_salt=salt))
             case_of[name] = case
             live.add(name)
         elif kind < 0.3 and live:
@@ -178,6 +190,7 @@ def test_random_adds_aborts_and_preemptions_leak_nothing_and_mix_nothing_up(llam
         step(engine, answers)
     assert engine.stats().blocks_used == 0
     assert engine.stats().preemptions > 20
+    assert engine.stats().prefix_hits > 1000
     assert len(answers.finished) > 100
     for (name, choice), tokens in answers.tokens.items():
         full = alone[case_of[name]].tokens["r", choice]

@@ -18,7 +18,7 @@ from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
 
 SAMPLED = SamplingParams(temperature=1.3, top_p=0.95, seed=7, max_tokens=20, repetition_penalty=1.1)
-TURN = tuple(random.Random(4).randrange(256) for _ in range(50))
+TURN = tuple(random.Random(4).choices(range(256), k=50))
 
 
 def hits(engine: Engine) -> int:
@@ -84,6 +84,26 @@ def test_a_chat_reuses_the_former_turn_and_its_answer(llama: Path) -> None:
     assert engine.stats().prefix_queries - before == 73
 
 
+def test_a_hit_changes_no_bit_of_the_logits(llama: Path) -> None:
+    """Given chunks of a block, the rest of the prompt is computed in the same pieces with a hit and without."""
+    engine = load(llama, max_num_batched_tokens=16)
+    compute, seen = engine._runner.run, []
+
+    def kept(batch, interrupted):
+        logits = compute(batch, interrupted)
+        seen.append(logits.clone())
+        return logits
+
+    engine._runner.run = kept
+    ask(engine, TURN)
+    cold = [logits for logits in seen if len(logits)]
+    seen.clear()
+    ask(engine, TURN)
+    assert hits(engine) == 48
+    assert len(seen) == len(cold)
+    assert all(torch.equal(a, b) for a, b in zip(seen, cold, strict=True))
+
+
 @pytest.mark.parametrize("length", [47, 48, 49])
 def test_the_last_token_is_always_computed(length: int, llama: Path) -> None:
     engine = load(llama)
@@ -139,6 +159,25 @@ def test_who_gave_way_finds_what_it_lost(llama: Path) -> None:
         step(engine, answers)
     assert answers.ids("batch") == answers.ids("now")
     assert hits(engine) == 48
+
+
+def test_who_must_wait_holds_nothing_that_it_found(llama: Path) -> None:
+    """Given a prompt that is known, and too few blocks for its rest, it waits without them, and then runs."""
+    engine = load(llama, num_kv_blocks=8)
+    alone = ask(engine, TURN)
+    engine.add(EngineRequest("long", TURN[::-1], GREEDY))
+    answers = Answers()
+    step(engine, answers)
+    engine.add(EngineRequest("known", TURN, GREEDY))
+    before = engine.stats()
+    for _ in range(3):
+        step(engine, answers)
+    assert engine.stats().waiting == 1
+    assert engine.stats().blocks_used == before.blocks_used == 4
+    assert engine.stats().prefix_queries == before.prefix_queries
+    while engine.has_work():
+        step(engine, answers)
+    assert answers.ids("known") == alone
 
 
 def test_nobody_finds_what_a_failed_request_computed(llama: Path, tmp_path: Path) -> None:

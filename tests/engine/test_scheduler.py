@@ -9,6 +9,7 @@ import pytest
 from shared.protocol import PriorityClass, SamplingParams
 from workers.engine.detokenizer import TextStream
 from workers.engine.kv_cache import BlockPool, KVCacheManager
+from workers.engine.policies import Batches
 from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
 
@@ -218,6 +219,110 @@ def test_blocks_come_from_the_least_urgent_and_only_as_many_as_are_needed() -> N
     assert young.num_computed_tokens == 8
     assert young not in scheduler.running
     assert old in scheduler.running
+
+
+def three_in_a_full_pool() -> tuple[Scheduler, list[Sequence]]:
+    """The first needs a block for its next token, and there is none."""
+    scheduler = make_scheduler(blocks=5)
+    for order, tokens in enumerate((3, 4, 4)):
+        scheduler.add(make_sequence(order, tokens))
+    assert step(scheduler) == {0: 3, 1: 4, 2: 4}
+    assert step(scheduler) == {0: 1, 1: 1, 2: 1}
+    assert scheduler._cache.pool.num_free == 0
+    return scheduler, list(scheduler.running)
+
+
+def test_who_has_not_advanced_since_it_gave_way_is_spared() -> None:
+    """Given the youngest is one, the next youngest gives way; only where all are does it, to the most urgent."""
+    scheduler, (_, second, third) = three_in_a_full_pool()
+    third.preempted = True
+    assert step(scheduler) == {0: 1, 2: 1}
+    assert second not in scheduler.running
+    assert not third.preempted
+
+    scheduler, (_, second, third) = three_in_a_full_pool()
+    second.preempted = third.preempted = True
+    assert step(scheduler) == {0: 1, 1: 1}
+
+
+def test_who_finds_nobody_to_give_way_stays_as_it_is() -> None:
+    """Given only one that is to be spared, whoever needs a block and is not the most urgent waits a step for it."""
+    scheduler, (first, second, third) = three_in_a_full_pool()
+    first.tokens, first.num_computed_tokens = [0] * 4, 3
+    second.tokens, second.num_computed_tokens = [0] * 9, 8
+    third.preempted = True
+    assert step(scheduler) == {0: 1, 2: 1}
+    assert second in scheduler.running
+    first.tokens, first.num_computed_tokens = [0] * 4, 3
+    assert step(scheduler) == {0: 1, 1: 1}
+    assert third not in scheduler.running
+
+
+def test_a_seat_is_not_taken_from_who_has_not_advanced_since_it_gave_way() -> None:
+    scheduler = make_scheduler(seats=1)
+    scheduler.add(make_sequence(0, 4, BATCH))
+    step(scheduler)
+    scheduler.running[0].preempted = True
+    scheduler.add(make_sequence(1, 4, INTERACTIVE))
+    assert step(scheduler) == {0: 1}
+    assert step(scheduler) == {1: 4}
+
+
+def test_nothing_is_taken_from_the_more_urgent_that_wait() -> None:
+    scheduler = make_scheduler(blocks=2)
+    urgent, other = make_sequence(0, 8, INTERACTIVE), make_sequence(1, 4, BATCH)
+    assert scheduler._cache.allocate(urgent, 8)
+    scheduler._waiting.put_back(urgent)
+    assert not scheduler._free_blocks(1, other, [])
+    assert len(urgent.block_table) == 2
+
+
+def test_the_most_urgent_advances_however_many_answers_fill_the_budget() -> None:
+    scheduler = make_scheduler(budget=2)
+    for order in range(2):
+        scheduler.add(make_sequence(order, 1))
+    assert step(scheduler) == {0: 1, 1: 1}
+    scheduler.add(make_sequence(2, 3, INTERACTIVE))
+    assert step(scheduler) == {2: 1, 0: 1}
+
+
+def begun_one_by_one(*waiting: Sequence, steps: int = 1) -> list[int]:
+    """In which order they start where there is one seat, each leaving it after so many steps."""
+    scheduler = make_scheduler(seats=1)
+    for sequence in waiting:
+        scheduler.add(sequence)
+    begun = []
+    while scheduler.has_work():
+        for _ in range(steps if not begun else 1):
+            last = step(scheduler)
+        begun += last
+        scheduler.remove(list(scheduler.running))
+    return begun
+
+
+def test_a_tenant_pays_for_its_prompts() -> None:
+    """Given prompts of 10 tokens and of 2, and a token of each answer, the long one's tenant waits for four."""
+    shorts = [make_sequence(order, 2, tenant="short") for order in range(2, 8)]
+    longs = [make_sequence(order, 10, tenant="long") for order in range(2)]
+    assert begun_one_by_one(*longs, *shorts) == [0, 2, 3, 4, 5, 1, 6, 7]
+
+
+def test_a_tenant_pays_for_its_answers() -> None:
+    """Given an answer of 10 tokens and then a prompt of 5 from another, the other tenant is still the next."""
+    talker = [make_sequence(order, 1, tenant="talker") for order in range(2)]
+    other = [make_sequence(order, 5, tenant="other") for order in range(2, 4)]
+    assert begun_one_by_one(*talker, *other, steps=10) == [0, 2, 3, 1]
+
+
+def test_who_gave_way_goes_on_with_its_batch() -> None:
+    """Given a policy by which nobody joins a batch that runs, one of the batch does that had to wait."""
+    policy = Batches(2, 0.0, pads=False)
+    scheduler = Scheduler(KVCacheManager(BlockPool(100), 4), 32, 16, policy=policy)
+    for order in range(3):
+        scheduler.add(make_sequence(order, 2))
+    assert step(scheduler) == {0: 2, 1: 2}
+    scheduler._preempt(scheduler.running[1])
+    assert step(scheduler) == {0: 1, 1: 1}
 
 
 def test_random_work_always_advances_and_nobody_gives_way_twice_in_a_row() -> None:

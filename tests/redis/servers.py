@@ -42,6 +42,7 @@ class Node:
     def __init__(self, folder: Path, *config: str, port: int = 0, sentinel: bool = False) -> None:
         self.port = port or free_ports(1)[0]
         self.folder = folder
+        self.credentials: dict[str, str] = {}  # of `admin`
         self._sentinel = sentinel
         folder.mkdir(parents=True, exist_ok=True)
         own = [] if sentinel else ['save ""', "maxmemory-policy noeviction", "enable-debug-command yes"]
@@ -73,7 +74,7 @@ class Node:
             return False
 
     def admin(self) -> redis.Redis:
-        return redis.Redis(host=HOST, port=self.port, socket_timeout=5, decode_responses=True)
+        return redis.Redis(host=HOST, port=self.port, socket_timeout=5, decode_responses=True, **self.credentials)
 
     def call(self, *command: str | int) -> object:
         with self.admin() as client:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import ConnectionPool
 
+from headrace.acl import rule
+from headrace.redis_findings import examine_redis
 from shared import keys
 from shared.config import Settings
 from shared.delivery.base import Lease
@@ -18,7 +20,9 @@ from shared.errors import ConfigError, Unavailable
 from shared.protocol import PriorityClass, TokenEvent
 from shared.redis_cluster import SLOTS, Cluster, slot_of
 from shared.redis_node import exchange
-from tests.fakes import MODEL, answer, token_event
+from shared.registry import WorkerInfo
+from shared.transports.base import Delivery, Room
+from tests.fakes import MODEL, answer, make_request, submit, token_event
 from tests.redis.path import DONE, cancelled, collect, hold, whole_path, write
 from tests.redis.servers import HOST, Node, free_ports, opened, running, settings_for, until
 
@@ -115,6 +119,43 @@ async def test_the_whole_path_over_all_nodes(nodes: Nodes, settings: Settings) -
         await cancelled(backend)
         assert abs(await backend.token_log.now() - time.time()) < 60
     assert all(int(str(node.call("DBSIZE"))) > 10 for node in nodes.primaries)
+
+
+async def test_the_doctor_knows_a_cluster(nodes: Nodes, settings: Settings, tmp_path: Path) -> None:
+    nodes.primaries[1].call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        found = {finding.what: finding for finding in await examine_redis(settings)}
+    finally:
+        nodes.primaries[1].call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert found["topology"].found == "Cluster: 3 primaries, 1 replica"
+    assert found["eviction"].status == "failed"  # of the three, the worst
+    assert found["permissions"].status == "ok"
+    plain = {finding.what: finding for finding in await examine_redis(settings_for(nodes.all[0].url, tmp_path))}
+    assert "redis+cluster://" in plain["topology"].remedy
+
+
+async def test_the_least_users_on_a_cluster(nodes: Nodes, tmp_path: Path) -> None:
+    """Two users who may do nothing but what the document allows them there."""
+    for node in nodes.all:
+        for role in ("api", "worker"):
+            node.call(*rule(role, cluster=True).replace("PASSWORD", "secret").split())
+    hosts = nodes.url.partition("://")[2]
+    users = [f"redis+cluster://headrace-{role}:secret@{hosts}" for role in ("api", "worker")]
+    async with opened(settings_for(users[0], tmp_path)) as api, opened(settings_for(users[1], tmp_path)) as worker:
+        await api.start()
+        request = await cancelled(api)
+        assert await answer(api, request.id)
+        await worker.registry.beat(WorkerInfo(id="w", pid=1, model=MODEL, state="ready"))
+        assert [info.id for info in await api.registry.workers()] == ["w"]
+        await submit(api, make_request())
+        [item] = await worker.transport.pull(MODEL, "w", Room.all(1))
+        assert isinstance(item, Delivery)
+        [lease] = await worker.token_log.acquire([item.request.id], "w")
+        assert lease is not None
+        assert await write(worker, [lease], TokenEvent(0, (), DONE)) == [True]
+        assert await answer(api, item.request.id) == [TokenEvent(0, (), DONE)]
+        await worker.transport.acknowledge([item.claim])
+    assert all(node.call("ACL", "LOG") == [] for node in nodes.primaries)
 
 
 async def test_one_write_per_node(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

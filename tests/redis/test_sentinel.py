@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.redis_findings import examine_redis
 from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import Unavailable
@@ -79,6 +80,8 @@ async def until_written(backend: Backend, leases: list, event: TokenEvent) -> in
 
 async def test_a_hung_master_is_replaced(group: Group, settings: Settings) -> None:
     """Given answers being written, if their master hangs, expect Unavailable, then the rest from the new master."""
+    found = {finding.what: finding for finding in await examine_redis(settings)}
+    assert found["topology"].found == "Sentinel: a master with 1 replica"
     async with opened(settings) as backend:
         await whole_path(backend)
         held = await hold(backend, 4)

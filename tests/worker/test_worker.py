@@ -17,7 +17,7 @@ from shared.protocol import FinishReason, PriorityClass, Request, RequestState, 
 from shared.registry import WorkerInfo
 from shared.transports.base import Room
 from tests.fakes import MODEL, answer, make_request, publish_garbage, submit
-from workers.engine.interface import EngineOutput, Generator
+from workers.engine.interface import EngineOutput, EngineRequest, Generator
 from workers.metrics import WorkerMetrics
 from workers.scripted import ScriptedEngine, expected, text_of
 from workers.worker import Worker
@@ -266,6 +266,27 @@ async def test_a_fenced_worker_drops_its_run(harness: Harness, backend: Backend)
         engine.limit = 1
         await until(lambda: engine.aborted == [f"{request.id}:1"])
         assert usurper.next_seq == 2
+
+
+class ToldEngine(ScriptedEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[EngineRequest] = []
+
+    def add(self, request: EngineRequest) -> None:
+        self.told.append(request)
+        super().add(request)
+
+
+async def test_the_engine_is_told_whose_a_request_is_and_how_urgent(harness: Harness, backend: Backend) -> None:
+    engine = ToldEngine()
+    requests = [make_request(priority=priority) for priority in PriorityClass]
+    async with harness.worker(engine):
+        for request in requests:
+            await submit(backend, request)
+            await answer(backend, request.id)
+    assert [told.priority for told in engine.told] == list(PriorityClass)
+    assert {(told.tenant, told.prefix_salt) for told in engine.told} == {("default", b"default")}
 
 
 class BrokenEngine(ScriptedEngine):

@@ -17,14 +17,17 @@ from workers.engine.step_inputs import Span, StepInputs
 
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer's keys and values, each [block, kv_head, slot, dim]."""
+    """One layer's keys [block, kv_head, dim, slot] and values [block, kv_head, slot, dim].
+
+    Products with queries read neighbouring slots of one dimension, sums of values neighbouring dimensions.
+    """
 
     keys: Tensor
     values: Tensor
 
     @property
     def block_size(self) -> int:
-        return self.keys.shape[2]
+        return self.keys.shape[3]
 
 
 def make_layer_caches(
@@ -32,7 +35,8 @@ def make_layer_caches(
 ) -> list[LayerCache]:
     """Of `shape` [blocks, kv_heads, block_size, dim]; uninitialized: memory is taken as blocks are written."""
     cache = torch.empty((num_layers, 2, *shape), dtype=dtype, device=device)
-    return [LayerCache(keys, values) for keys, values in cache]
+    blocks, heads, slots, dim = shape
+    return [LayerCache(keys.view(blocks, heads, dim, slots), values) for keys, values in cache]
 
 
 def reference_attention(queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
@@ -45,7 +49,8 @@ def reference_attention(queries: Tensor, cache: LayerCache, step: StepInputs) ->
         table = step.block_tables[step.sequences[row]]
         positions = torch.arange(length, device=queries.device)
         where = (table[positions // cache.block_size], slice(None), positions % cache.block_size)
-        keys, values = (t[where].double().repeat_interleave(group, dim=1) for t in (cache.keys, cache.values))
+        both = (cache.keys.transpose(2, 3), cache.values)
+        keys, values = (t[where].double().repeat_interleave(group, dim=1) for t in both)
         weights = (torch.einsum("hd,phd->hp", queries[row].double(), keys) * dim**-0.5).softmax(-1)
         out[row] = torch.einsum("hp,phd->hd", weights, values).to(out.dtype)
     return out.reshape(num_rows, -1)
@@ -73,13 +78,11 @@ def paged_attention(queries: Tensor, cache: LayerCache, step: StepInputs) -> Ten
 
 
 def _gather(cache: LayerCache, tables: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of [S, W] blocks as [S, kv_heads, W * block_size, dim]."""
+    """Keys [S, kv_heads, dim, W * block_size] and values [S, kv_heads, W * block_size, dim] of [S, W] blocks."""
     seqs, width = tables.shape
-    _, heads, slots, dim = cache.keys.shape
-    keys, values = (
-        blocks[tables].transpose(1, 2).reshape(seqs, heads, width * slots, dim)
-        for blocks in (cache.keys, cache.values)
-    )
+    _, heads, slots, dim = cache.values.shape
+    keys = cache.keys[tables].permute(0, 2, 3, 1, 4).reshape(seqs, heads, dim, width * slots)
+    values = cache.values[tables].transpose(1, 2).reshape(seqs, heads, width * slots, dim)
     return keys, values
 
 
@@ -92,10 +95,10 @@ def _attend_single_rows(
     rows = torch.tensor([span.start for span in spans], device=queries.device)
     tables = step.block_tables[torch.tensor(indices, device=queries.device), :width]
     keys, values = _gather(cache, tables)
-    seqs, kv_heads, length, dim = keys.shape
+    seqs, kv_heads, dim, length = keys.shape
     seen = torch.arange(length, device=queries.device) <= step.positions[rows, None]
     grouped = queries[rows].view(seqs, kv_heads, -1, dim)
-    scores = (grouped @ keys.transpose(2, 3)) * dim**-0.5
+    scores = (grouped @ keys) * dim**-0.5
     weights = scores.masked_fill(~seen[:, None, None], -torch.inf).softmax(-1)
     # stale slots may hold NaN, which a weight of 0 would not hide
     values = values.masked_fill(~seen[:, None, :, None], 0)
@@ -108,7 +111,7 @@ def _attend_span(queries: Tensor, cache: LayerCache, positions: Tensor, blocks: 
     keys, values = _gather(cache, blocks[:, : -(-end // cache.block_size)])
     attended = scaled_dot_product_attention(
         queries.transpose(0, 1)[None],
-        keys[:, :, :end],
+        keys[..., :end].transpose(2, 3),
         values[:, :, :end],
         attn_mask=torch.arange(end, device=queries.device) <= positions[:, None],
         enable_gqa=True,

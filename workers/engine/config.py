@@ -1,16 +1,20 @@
-"""The engine's settings, checked when they are made. It does not read files or the environment."""
+"""The engine's settings, checked when they are made. It reads no files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import torch
 
+from shared.config import user_folder
 from shared.errors import ConfigError
+from workers.engine.policies import Scheduling
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("none", "int8")
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,15 @@ class EngineConfig:
         max_num_seqs: most sequences that run at once.
         max_num_batched_tokens: most tokens that one step computes, over all sequences.
         tenant_weights: how much of a class' tokens a tenant gets beside others that wait; 1 where it is not named.
+        scheduling: when a waiting sequence may start; see policies.py. A batch of the other two has `max_num_seqs`.
+        batch_wait: seconds for which a dynamic batch that is not full waits for more.
         block_size: tokens in a KV block.
         prefix_caching: keep the computed beginnings of prompts for requests that begin alike.
-        kv_cache_gib: memory for KV blocks.
-        num_kv_blocks: number of KV blocks, instead of `kv_cache_gib`.
+        kv_cache_gib: memory for KV blocks on the CPU.
+        gpu_memory_utilization: share of a GPU's memory for weights and KV blocks together.
+        num_kv_blocks: number of KV blocks, instead of what memory allows.
+        quantization: "none", or "int8": linear layers and output head with int8 weights, on the CPU.
+        cache_dir: where compiled kernels are kept; None leaves all to plain torch.
         threads: CPU threads of one step; None leaves torch's choice.
     """
 
@@ -39,10 +48,15 @@ class EngineConfig:
     max_num_seqs: int = 32
     max_num_batched_tokens: int = 512
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
+    scheduling: Scheduling = "continuous"
+    batch_wait: float = 0.05
     block_size: int = 16
     prefix_caching: bool = True
     kv_cache_gib: float = 2.0
+    gpu_memory_utilization: float = 0.9
     num_kv_blocks: int | None = None
+    quantization: str = "none"
+    cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -55,10 +69,21 @@ class EngineConfig:
         for tenant, weight in self.tenant_weights.items():
             if not weight > 0:
                 raise ConfigError(f"the weight of {tenant} must be above 0, not {weight}", param="tenant_weights")
+        if self.scheduling not in get_args(Scheduling):
+            raise ConfigError(f"scheduling must be one of {', '.join(get_args(Scheduling))}", param="scheduling")
+        if not self.batch_wait >= 0:
+            raise ConfigError(f"batch_wait must be at least 0, not {self.batch_wait}", param="batch_wait")
         if not self.kv_cache_gib > 0:
             raise ConfigError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}", param="kv_cache_gib")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(
+                f"gpu_memory_utilization must be above 0 and at most 1, not {self.gpu_memory_utilization}",
+                param="gpu_memory_utilization",
+            )
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"dtype must be auto or one of {', '.join(DTYPES)}", param="dtype")
+        if self.quantization not in QUANTIZATIONS:
+            raise ConfigError(f"quantization must be one of {', '.join(QUANTIZATIONS)}", param="quantization")
 
     def torch_device(self) -> torch.device:
         """Raises ConfigError for a device that this machine does not have."""

@@ -17,12 +17,13 @@ from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, Inva
 from shared.protocol import Token
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.interface import MAX_LOGPROBS, EngineOutput, EngineRequest, EngineStats
-from workers.engine.kernels.plain import PlainKernels
+from workers.engine.kernels.choose import choose_kernels
 from workers.engine.kv_cache import BlockPool, KVCacheManager
 from workers.engine.loader import Progress, load_model, read_eos_token_ids, read_model_config
 from workers.engine.logprobs import LogProbs
+from workers.engine.memory import size_cache
 from workers.engine.model_runner import ModelRunner
-from workers.engine.models.config import ModelConfig
+from workers.engine.policies import make_policy
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch, Scheduler
@@ -59,6 +60,7 @@ class Engine:
             config.max_num_seqs,
             config.max_num_batched_tokens,
             config.tenant_weights,
+            make_policy(config.scheduling, config.max_num_seqs, config.batch_wait),
         )
         self._urgent: Callable[[], bool] | None = None
         self._unfinished: dict[str, list[Sequence]] = {}  # choices still to end, by request
@@ -82,30 +84,35 @@ class Engine:
             )
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
         tokenizer = Tokenizer(config.model)
-        num_blocks, max_model_len = _size_cache(config, model_config, dtype)
+        size = size_cache(config, model_config, dtype, device)
         model = load_model(
             config.model,
             model_config,
             dtype=dtype,
             device=device,
-            max_model_len=max_model_len,
-            kernels=PlainKernels(),
+            max_model_len=size.max_model_len,
+            kernels=choose_kernels(config, device, dtype),
             progress=progress,
         )
         _log.info(
-            "engine_loaded", device=str(device), dtype=str(dtype), blocks=num_blocks, max_model_len=max_model_len
+            "engine_loaded",
+            device=str(device),
+            dtype=str(dtype),
+            blocks=size.num_blocks,
+            max_model_len=size.max_model_len,
+            full_length_sequences=round(size.full_sequences, 1),
         )
         eos = read_eos_token_ids(config.model, model_config)
         if tokenizer.eos_token_id is not None:
             eos |= {tokenizer.eos_token_id}
         return cls(
             config,
-            ModelRunner(model, num_blocks, config.block_size),
+            ModelRunner(model, size.num_blocks, config.block_size),
             tokenizer,
             vocab_size=model_config.vocab_size,
             eos_token_ids=eos,
-            max_model_len=max_model_len,
-            num_blocks=num_blocks,
+            max_model_len=size.max_model_len,
+            num_blocks=size.num_blocks,
         )
 
     def add(self, request: EngineRequest) -> None:
@@ -182,6 +189,9 @@ class Engine:
     def _collect(self, batch: ScheduledBatch, logits: Tensor) -> list[EngineOutput]:
         """Sample, append, and end what is at its end."""
         sampled = [item.sequence for item in batch.items if item.samples]
+        if any(sequence.ended for sequence in sampled):  # padding
+            rows = [row for row, sequence in enumerate(sampled) if not sequence.ended]
+            logits, sampled = logits[rows], [sampled[row] for row in rows]
         self._scheduler.advance(batch)
         tokens: dict[str, list[Token]] = {}
         failed: dict[str, str] = {}
@@ -197,7 +207,7 @@ class Engine:
                 continue
             tokens.setdefault(sequence.request_id, []).append(token)
             if sequence.finish_reason is not None:
-                self._scheduler.remove([sequence])
+                self._scheduler.finish(sequence)
                 self._unfinished[sequence.request_id].remove(sequence)
         outputs = [self._fail(request_id, message) for request_id, message in failed.items()]
         for request_id in tokens.keys() - failed.keys():
@@ -254,35 +264,3 @@ class Engine:
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
             sequence.accept(token_id)
         return sequence
-
-
-def _size_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """Number of KV blocks, and the longest sequence that both they and the model can hold."""
-    limit = model.length_limit()
-    if config.max_model_len is not None and config.max_model_len > limit:
-        raise ConfigError(
-            f"max_model_len {config.max_model_len} is over what the checkpoint allows, {limit}",
-            param="max_model_len",
-        )
-    if config.max_model_len is None and limit < model.max_position_embeddings:
-        raise ConfigError(
-            f"the checkpoint uses a sliding window; the engine is right only up to its {limit} tokens: "
-            f"set max_model_len to at most {limit}",
-            param="max_model_len",
-        )
-    wanted = config.max_model_len or limit
-    if config.num_kv_blocks is not None:
-        num_blocks = config.num_kv_blocks
-    else:
-        token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * dtype.itemsize
-        affordable = int(config.kv_cache_gib * 2**30 / (token_bytes * config.block_size))
-        num_blocks = min(affordable, config.max_num_seqs * -(-wanted // config.block_size))
-    room = num_blocks * config.block_size
-    if config.max_model_len is not None and room < config.max_model_len:
-        raise ConfigError(
-            f"the KV cache holds {room} tokens, fewer than max_model_len {config.max_model_len}",
-            param="kv_cache_gib",
-        )
-    if room < 2:
-        raise ConfigError("kv_cache_gib is too small for a single KV block", param="kv_cache_gib")
-    return num_blocks, min(wanted, room)

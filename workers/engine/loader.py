@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shared.errors import ConfigError
-from workers.engine.kernels import HeadLayout, Kernels
-from workers.engine.linear import make_linear
+from workers.engine.kernels import HeadLayout, Kernels, Linear
 from workers.engine.models.config import ModelConfig, token_ids
 from workers.engine.models.llama import LayerWeights, Llama, LlamaWeights
 from workers.engine.models.rope import rope_table
@@ -52,7 +51,7 @@ def load_model(
     progress: Progress,
 ) -> Llama:
     """Raises ConfigError where tensors are missing, left over or of another shape than config.json says."""
-    reader = _WeightReader(Checkpoint(folder), config, dtype, device)
+    reader = _WeightReader(Checkpoint(folder), config, dtype, device, kernels)
     layers = []
     for index in range(config.num_layers):
         layers.append(reader.layer(index))
@@ -64,7 +63,10 @@ def load_model(
         else reader.tensor("lm_head.weight", config.vocab_size, config.hidden_size)
     )
     weights = LlamaWeights(
-        embedding, tuple(layers), reader.tensor("model.norm.weight", config.hidden_size), make_linear(head)
+        embedding,
+        tuple(layers),
+        reader.tensor("model.norm.weight", config.hidden_size),
+        kernels.linear(head, None, keep=True),
     )
     reader.refuse_leftovers()
     cos, sin = (table.to(device) for table in rope_table(config.rope, config.head_dim, max_model_len))
@@ -118,12 +120,18 @@ class _WeightReader:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device
+        self,
+        checkpoint: Checkpoint,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        kernels: Kernels,
     ) -> None:
         self._checkpoint = checkpoint
         self._config = config
         self._dtype = dtype
         self._device = device
+        self._kernels = kernels
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         tensor = self._checkpoint.take(name)
@@ -164,7 +172,7 @@ class _WeightReader:
                 f"the checkpoint has tensors that its architecture does not: {', '.join(sorted(left)[:3])}"
             )
 
-    def _linear(self, prefix: str, parts: dict[str, int], size: int) -> Any:
+    def _linear(self, prefix: str, parts: dict[str, int], size: int) -> Linear:
         """One product for several matrices that read the same input, with their biases where there are any."""
         names = {f"{prefix}.{part}": out for part, out in parts.items()}
         weights = [self.tensor(f"{name}.weight", out, size) for name, out in names.items()]
@@ -180,7 +188,7 @@ class _WeightReader:
                     for b, weight in zip(biases, weights, strict=True)
                 ]
             )
-        return make_linear(torch.cat(weights) if len(weights) > 1 else weights[0], bias)
+        return self._kernels.linear(torch.cat(weights) if len(weights) > 1 else weights[0], bias)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

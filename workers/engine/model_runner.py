@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.attention import make_layer_caches
-from workers.engine.models.llama import Llama
+from workers.engine.models.llama import Llama, never
 from workers.engine.scheduler import ScheduledBatch
 from workers.engine.step_inputs import StepInputs
 
@@ -33,12 +33,12 @@ class ModelRunner:
     def run(self, batch: ScheduledBatch, interrupted: Callable[[], bool] | None = None) -> Tensor | None:
         """Logits [R, vocab] float32 of the items that sample, in the batch's order.
 
-        None where `interrupted` said that the step is to be abandoned; block copies are made all the same.
+        None where `interrupted`, which is asked between layers, ended the step: the batch's copies are done, and
+        besides only cache slots of tokens that were to be computed may have changed, so that it can be run again.
         """
         for source, target in batch.copies:
             for cache in self._caches:
                 cache.keys[target] = cache.keys[source]
                 cache.values[target] = cache.values[source]
-        if interrupted is not None and interrupted():
-            return None
-        return self._model.forward(StepInputs.of(batch, self._device), self._caches).float()
+        logits = self._model.forward(StepInputs.of(batch, self._device), self._caches, interrupted or never)
+        return None if logits is None else logits.float()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from shared.protocol import PriorityClass
 from workers.engine.kv_cache import KVCacheManager
+from workers.engine.policies import Continuous, Policy
 from workers.engine.sequence import Sequence
 from workers.engine.waiting import WaitingQueue
 
@@ -63,10 +64,12 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         tenant_weights: Mapping[str, float] | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self._cache = cache
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
+        self._policy = policy or Continuous()
         self.running: list[Sequence] = []  # most urgent first
         self._waiting = WaitingQueue(tenant_weights)
         self.num_preemptions = 0
@@ -91,6 +94,14 @@ class Scheduler:
                 self._waiting.remove(sequence)
             elif sequence in self.running:
                 self.running.remove(sequence)
+        self._end_batch()
+
+    def finish(self, sequence: Sequence) -> None:
+        """The sequence has ended; where the policy pads, it keeps its row until all of the batch have."""
+        if self._policy.pads:
+            self._end_batch()
+        else:
+            self.remove([sequence])
 
     def schedule(self) -> ScheduledBatch:
         self._admit()
@@ -102,7 +113,8 @@ class Scheduler:
         for sequence in rows:
             missing = sequence.num_uncomputed_tokens
             num_new = min(missing, budget, budget if missing == 1 else chunks)
-            if num_new and sequence not in self._waiting and self._reserve(sequence, num_new):
+            gave_way = sequence in self._waiting or (sequence.ended and not sequence.block_table)
+            if num_new and not gave_way and self._reserve(sequence, num_new):
                 items.append(ScheduledSequence(sequence, num_new))
                 budget -= num_new
                 chunks -= num_new if missing > 1 else 0
@@ -112,6 +124,8 @@ class Scheduler:
         """Count what the step computed; choices that waited for a prompt begin."""
         for item in batch.items:
             sequence = item.sequence
+            if sequence.ended:  # padding
+                continue
             if item.samples:
                 sequence.preempted = False
                 self._waiting.charge(sequence)
@@ -120,18 +134,22 @@ class Scheduler:
                 self._fork(sequence)
 
     def _rows(self) -> list[Sequence]:
-        """Who may compute in this step, most urgent first."""
-        urgent = [sequence for sequence in self.running if sequence.priority is not PriorityClass.BATCH]
-        return urgent if any(sequence.prefilling for sequence in urgent) else list(self.running)
+        """Who may compute in this step, most urgent first, padding last."""
+        rows = sorted(self.running, key=lambda sequence: sequence.ended)
+        urgent = [sequence for sequence in rows if sequence.priority is not PriorityClass.BATCH]
+        return urgent if any(sequence.prefilling for sequence in urgent) else rows
 
     def _admit(self) -> None:
         """Start waiting sequences while there are tokens, seats and blocks."""
-        while (sequence := self._waiting.head()) is not None:
+        quota = self._policy.quota(len(self.running), len(self._waiting))
+        while quota > 0 and (sequence := self._waiting.head()) is not None:
             ahead = sum(other.num_uncomputed_tokens for other in self.running if other.rank <= sequence.rank)
             if ahead >= self._max_num_batched_tokens or not self._make_room(sequence):
                 return
             self._waiting.take(sequence)
             self._run(sequence)
+            self._policy.started(1)
+            quota -= 1
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Seats and blocks for a waiting sequence; False, and nothing has changed, where it must wait."""
@@ -168,6 +186,8 @@ class Scheduler:
         wanted = sequence.num_computed_tokens + num_new
         if self._cache.allocate(sequence, wanted):
             return True
+        if sequence.ended:  # padding takes from nobody
+            return False
         behind = self.running[self.running.index(sequence) + 1 :]
         if sequence is not self.running[0]:
             behind = [other for other in behind if not other.preempted]
@@ -183,11 +203,17 @@ class Scheduler:
         pool = self._cache.pool
         if wanted <= pool.num_free:
             return True
+        padding = [other for other in self.running if other.ended]
         waiting = [other for other in self._waiting.preempted() if other.urgency > sequence.urgency]
-        if wanted > pool.num_free + self._cache.freeable([*waiting, *running]):
+        victims = dict.fromkeys([*padding, *waiting, *running])
+        if wanted > pool.num_free + self._cache.freeable(victims):
             return False
-        order = {other: (other.rank, other in waiting, other.order) for other in (*waiting, *running)}
-        for victim in sorted(order, key=order.__getitem__, reverse=True):
+
+        def expendable(other: Sequence) -> tuple[bool, bool, int, bool, int]:
+            waits = other in waiting
+            return other in padding, waits or not other.preempted, other.rank, waits, other.order
+
+        for victim in sorted(victims, key=expendable, reverse=True):
             if wanted <= pool.num_free:
                 break
             self._preempt(victim)
@@ -200,9 +226,20 @@ class Scheduler:
         if sequence in self._waiting:
             return
         self.running.remove(sequence)
+        if sequence.ended:
+            self._cache.free(sequence)
+            return
+        self._policy.started(-1)
         self._waiting.put_back(sequence)
         sequence.preempted = True
         self.num_preemptions += 1
+
+    def _end_batch(self) -> None:
+        """Let go of padding that is left alone."""
+        if all(sequence.ended for sequence in self.running):
+            for sequence in self.running:
+                self._cache.free(sequence)
+            self.running.clear()
 
     def _fork(self, parent: Sequence) -> None:
         """Start the other choices; each computes the prompt's last token itself, to draw from its logits."""

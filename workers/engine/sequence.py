@@ -71,6 +71,10 @@ class Sequence:
         return self.num_uncomputed_tokens > 1 or self.num_output_tokens == 0
 
     @property
+    def ended(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
     def rank(self) -> int:
         return RANKS[self.priority]
 

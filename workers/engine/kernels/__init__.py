@@ -1,4 +1,4 @@
-"""What a layer does besides matrix products, behind one interface with interchangeable implementations."""
+"""What a layer of the model does, behind one interface with interchangeable implementations."""
 
 from __future__ import annotations
 
@@ -28,8 +28,17 @@ class HeadLayout:
     norm_eps: float
 
 
+class Linear(Protocol):
+    """x @ weight.T + bias: [T, in] to [T, out]."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
 class Kernels(Protocol):
     """Each works on T rows, none of which sees another except through the cache."""
+
+    def linear(self, weight: Tensor, bias: Tensor | None, *, keep: bool = False) -> Linear:
+        """The layer of `weight` [out, in], in the form that is fast here. `keep`: its results outlive the step."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) * weight over the last dimension."""

@@ -7,12 +7,23 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from workers.engine.attention import LayerCache, paged_attention
-from workers.engine.kernels import HeadLayout
+from workers.engine.kernels import HeadLayout, Linear
+from workers.engine.linear import PlainInt8Linear, make_linear
 from workers.engine.step_inputs import StepInputs
 
 
 class PlainKernels:
-    """See `Kernels`."""
+    """See `Kernels`.
+
+    Args:
+        int8: whether linear layers are quantized, as the compiled ones are.
+    """
+
+    def __init__(self, *, int8: bool = False) -> None:
+        self._int8 = int8
+
+    def linear(self, weight: Tensor, bias: Tensor | None, *, keep: bool = False) -> Linear:
+        return PlainInt8Linear(weight, bias) if self._int8 else make_linear(weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()
@@ -40,7 +51,7 @@ class PlainKernels:
         cos, sin = (table[step.positions, None].to(qkv.dtype) for table in (layout.cos, layout.sin))
         blocks = step.block_tables[step.sequences, step.positions // cache.block_size]
         slots = step.positions % cache.block_size
-        cache.keys[blocks, :, slots] = _rotate(keys, cos, sin)
+        cache.keys[blocks, :, :, slots] = _rotate(keys, cos, sin)
         cache.values[blocks, :, slots] = values
         return _rotate(queries, cos, sin)
 

@@ -5,15 +5,20 @@ A pure function of weights, step and cache. It knows nothing of files, scheduler
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from workers.engine.attention import LayerCache
-from workers.engine.kernels import HeadLayout, Kernels
-from workers.engine.linear import Linear
+from workers.engine.kernels import HeadLayout, Kernels, Linear
 from workers.engine.models.config import ModelConfig
 from workers.engine.step_inputs import StepInputs
+
+
+def never() -> bool:
+    """No step is interrupted."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,22 @@ class Llama:
     def embedding(self) -> Tensor:
         return self._weights.embedding
 
-    def forward(self, step: StepInputs, caches: list[LayerCache]) -> Tensor:
-        """Logits [R, vocab], in the weights' dtype; keys and values of all rows are written to `caches`."""
+    def forward(
+        self, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool] = never
+    ) -> Tensor | None:
+        """Logits [R, vocab], in the weights' dtype; keys and values of all rows are written to `caches`.
+
+        Args:
+            interrupted: asked before each layer; once it is true the step ends there, with None. Only the cache
+                slots of the step's own rows may have been written by then.
+        """
         eps, kernels = self.config.norm_eps, self._kernels
         residual = self._weights.embedding[step.tokens]
         x = kernels.rms_norm(residual, self._weights.layers[0].input_norm, eps)
         norms = [layer.input_norm for layer in self._weights.layers[1:]]
         for layer, cache, next_norm in zip(self._weights.layers, caches, [*norms, None], strict=True):
+            if interrupted():
+                return None
             queries = kernels.rope_and_cache(layer.qkv(x), self._layout, layer.qk_norms, cache, step)
             x = layer.output(kernels.attention(queries, cache, step))
             x = kernels.add_rms_norm(x, residual, layer.mlp_norm, eps)

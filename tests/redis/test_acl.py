@@ -1,0 +1,229 @@
+"""The two users of docs/redis.md: all that Headrace does, on a server where nobody else may do anything."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from headrace.acl import COMMANDS, Role, lacking, rule
+from shared.backend import Backend
+from shared.config import Settings
+from shared.errors import Unavailable
+from shared.redis_client import RedisServer
+from shared.redis_node import connect
+from shared.registry import RedisRegistry, WorkerInfo
+from shared.sweeper import Sweeper
+from shared.transports.base import Room
+from tests.fakes import MODEL
+from tests.gateway.conftest import chat, serving
+from tests.redis.servers import HOST, Node, opened, running, settings_for
+from tests.worker.test_worker import GatedEngine, Harness
+
+DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
+ROLES: tuple[Role, ...] = ("api", "worker")
+# Allowed, and used only where the path below does not lead: the sweeper strikes off workers long silent.
+RARE: dict[Role, set[str]] = {"api": {"xgroup|delconsumer"}, "worker": set()}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    socket = f"unixsocket {tmp_path}/v.sock"
+    made = Node(tmp_path / "node", socket, "user default off", "user admin on >root ~* &* +@all")
+    made.credentials = {"username": "admin", "password": "root"}
+    with running(made):
+        for role in ROLES:
+            made.call(*rule(role).replace("PASSWORD", "secret").split())
+        yield made
+
+
+def settings_of(node: Node, role: Role, folder: Path) -> Settings:
+    user = f"headrace-{role}:secret"
+    url = f"unix://{user}@{folder}/v.sock" if role == "worker" else f"redis://{user}@{HOST}:{node.port}/0"
+    return settings_for(url, folder, redis_timeout=1, lease=0.5, queue_depth=3, max_attempts=1, grace=0)
+
+
+class Commands:
+    """What each user ran, by MONITOR: a script's commands count as its caller's. The worker came by the socket."""
+
+    def __init__(self) -> None:
+        self.by: dict[Role, set[str]] = {"api": set(), "worker": set()}
+        self._caller: Role = "api"
+
+    def note(self, line: str) -> None:
+        found = re.match(r'[\d.]+ \[\d+ (\S+)\] "([^"]+)"(?: "([^"]*)")?', line)
+        if found is None:
+            return
+        address, command, sub = found[1], found[2].lower(), found[3] or ""
+        if address != "lua":
+            self._caller = "worker" if address.startswith("unix:") else "api"
+        name = f"{command}|{sub.lower()}" if command in {"xgroup", "xinfo", "script", "client"} else command
+        if name not in {"auth", "echo", "hello", "client|setinfo"}:  # never forbidden; the administrator's
+            self.by[self._caller].add(name)
+
+
+@asynccontextmanager
+async def monitored(node: Node) -> AsyncIterator[Commands]:
+    server = RedisServer.connect(f"redis://admin:root@{HOST}:{node.port}", timeout=5)
+    connection = await connect(server.client.connection_pool)
+    found, ended = Commands(), asyncio.Event()
+
+    async def listen() -> None:
+        while not ended.is_set():
+            line = (await connection.read_response()).decode()
+            found.note(line)
+            if '"ECHO" "the end"' in line:
+                ended.set()
+
+    await connection.send_command("MONITOR")
+    listening = asyncio.create_task(listen())
+    try:
+        yield found
+        node.call("ECHO", "the end")
+        await asyncio.wait_for(ended.wait(), 10)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await connection.disconnect()
+        await server.client.aclose()
+
+
+async def everything(api: Backend, worker: Backend, api_settings: Settings, worker_settings: Settings) -> None:
+    """Submit until the queue is full, cancel what waits and what runs, lose a worker, drain one, read it all."""
+    info = WorkerInfo(id="w", pid=1, model=MODEL, state="ready", max_model_len=8192)
+    await api.start()
+    await worker.start()
+    await worker.registry.beat(info)
+    assert worker.server is not None
+    await RedisRegistry(worker.server, ttl=0.05).beat(WorkerInfo(id="gone", pid=1, model=MODEL, state="ready"))
+    harness = Harness(worker, worker_settings)
+    async with (
+        serving(api_settings, api) as url,
+        httpx.AsyncClient(base_url=url, timeout=20) as http,
+    ):
+        jobs = [await submit(http) for _ in range(3)]
+        assert (await post(http, "/v1/jobs", prompt="x")).status_code == 503  # full
+        assert (await http.delete(f"/v1/jobs/{jobs[0]}")).json().get("state") == "cancelled"
+        assert "headrace" in (await http.get("/metrics")).text
+        assert (await http.get(f"/v1/jobs/{jobs[2]}")).json()["state"] == "queued"
+        await lose(worker, 2)
+        await overdue(api, http)
+        async with harness.worker(name="a"):
+            assert "request_abandoned" in (await http.get(f"/v1/jobs/{jobs[1]}/events")).text
+            assert "[DONE]" in (await post(http, "/v1/chat/completions", **chat(stream=True, max_tokens=4))).text
+            for path in ("/ready", "/metrics", "/v1/models", f"/v1/jobs/{jobs[1]}"):
+                assert (await http.get(path)).status_code == 200
+            await letters(http, jobs[1])
+        engine = GatedEngine(limit=0)
+        async with harness.worker(engine, name="b"):
+            running_job, handed_over = await submit(http, max_tokens=5000), await submit(http, max_tokens=500)
+            stepping = asyncio.create_task(step_slowly(engine))
+            for job in (running_job, handed_over):
+                await begun(http, job)
+            stepping.cancel()
+            await http.delete(f"/v1/jobs/{running_job}")
+            assert "event: cancelled" in (await http.get(f"/v1/jobs/{running_job}/events")).text
+        async with harness.worker(name="c"):
+            assert "event: done" in (await http.get(f"/v1/jobs/{handed_over}/events")).text
+    await worker.registry.leave("w")
+
+
+async def overdue(api: Backend, http: httpx.AsyncClient) -> None:
+    """No worker lives: the sweeper of the API ends what is late, and tidies up."""
+
+    async def models() -> list[str]:
+        return [MODEL]
+
+    late = await submit(http, timeout=0.1)
+    sweeper = asyncio.create_task(Sweeper(api.transport, api.token_log, api.holds, models).run())
+    try:
+        assert "deadline" in (await http.get(f"/v1/jobs/{late}/events")).text
+    finally:
+        sweeper.cancel()
+
+
+async def letters(http: httpx.AsyncClient, job: str) -> None:
+    """See the request that was set aside, run it again, and throw the others away."""
+    for path in ("", f"/{job}", f"?after={job}"):
+        assert (await http.get(f"/v1/dead-letters{path}")).status_code == 200
+    again = await http.post(f"/v1/dead-letters/{job}/replay", headers={"idempotency-key": "k"})
+    assert "event: done" in (await http.get(f"/v1/jobs/{again.json()['id']}/events")).text
+    assert (await http.delete("/v1/dead-letters")).status_code == 200
+
+
+async def submit(http: httpx.AsyncClient, **body: object) -> str:
+    response = await post(http, "/v1/jobs", **{"prompt": "x", "max_tokens": 5, **body})
+    assert response.status_code == 202, response.text
+    return response.json()["id"]
+
+
+async def post(http: httpx.AsyncClient, path: str, **body: object) -> httpx.Response:
+    return await http.post(path, json={"model": MODEL, **body})
+
+
+async def step_slowly(engine: GatedEngine) -> None:
+    """So that nothing ends before it was looked at."""
+    while True:
+        engine.limit = 1
+        await asyncio.sleep(0.01)
+
+
+async def begun(http: httpx.AsyncClient, job: str) -> None:
+    async with http.stream("GET", f"/v1/jobs/{job}/events") as response:
+        async for line in response.aiter_lines():
+            if line.startswith("event: token"):
+                return
+
+
+async def lose(worker: Backend, number: int) -> None:
+    """A worker takes requests and is never heard of again."""
+    held = await worker.transport.pull(MODEL, "dead", Room.all(number))
+    await worker.token_log.acquire([item.request.id for item in held], "dead")
+
+
+def test_the_document_has_these_rules() -> None:
+    lines = DOCS.read_text(encoding="utf-8").splitlines()
+    assert [rule(role) for role in ROLES] == [line for line in lines if line.startswith("ACL SETUSER")]
+
+
+async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_path: Path) -> None:
+    api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
+    async with opened(api_settings) as api, opened(worker_settings) as worker:
+        async with monitored(node) as commands:
+            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), 30)
+        used = commands.by
+    for role in ROLES:
+        assert sorted(set(COMMANDS[role]) - used[role] - RARE[role]) == [], f"needless for the {role}"
+        assert sorted(used[role] - set(COMMANDS[role])) == []
+    with node.admin() as admin:
+        assert admin.acl_log() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("role", "taken"), [("api", "xadd"), ("api", "subscribe"), ("worker", "publish")])
+async def test_without_one_of_its_commands_a_user_cannot(
+    node: Node, tmp_path: Path, role: Role, taken: str
+) -> None:
+    node.call("ACL", "SETUSER", f"headrace-{role}", f"-{taken}")
+    api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
+    async with opened(api_settings) as api, opened(worker_settings) as worker:
+        with pytest.raises((AssertionError, Unavailable, TimeoutError, ExceptionGroup)):
+            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), 3)
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_server_says_which_command_is_lacking(node: Node, tmp_path: Path, role: Role) -> None:
+    async with opened(settings_of(node, role, tmp_path)) as backend:
+        assert await lacking(backend.redis, role) == []
+        for command in COMMANDS[role]:
+            node.call("ACL", "SETUSER", f"headrace-{role}", f"-{command}")
+            assert await lacking(backend.redis, role) == [command]
+            node.call("ACL", "SETUSER", f"headrace-{role}", f"+{command}")
+        node.call("ACL", "SETUSER", f"headrace-{role}", "resetkeys", "resetchannels")
+        assert {"xadd", "publish"} <= set(await lacking(backend.redis, role))
+        assert node.call("DBSIZE") == 0  # asking changed nothing

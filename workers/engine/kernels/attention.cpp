@@ -1,0 +1,277 @@
+// Rotary embedding into the paged cache, and attention straight from its blocks.
+//
+// A row's result is a function of its query, its position and its sequence's blocks: scores are sums over the
+// dimensions in order, outputs sums over the positions in order, whatever rows are computed beside it.
+#include <cmath>
+#include <vector>
+
+#include "vector.h"
+
+namespace headrace {
+
+void norm_row(const float* x, const float* weight, float* out, int64_t size, float eps);
+
+namespace {
+
+// Keys are [block, head, dim, slot], so that the scores of neighbouring slots are neighbours in a vector; values are
+// [block, head, slot, dim].
+struct Cache {
+  float *keys, *values;
+  int64_t heads, slots, dim;
+  float* keys_of(int64_t block, int64_t head) const { return keys + (block * heads + head) * slots * dim; }
+  float* values_of(int64_t block, int64_t head) const { return values + (block * heads + head) * slots * dim; }
+};
+
+// x turned by the angles of its position; dimension i turns with i + dim / 2. `stride` between numbers of `out`.
+void rotate(const float* x, const float* cosines, const float* sines, float* out, int64_t dim, int64_t stride) {
+  const int64_t half = dim / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    const float a = x[i], b = x[i + half];
+    out[i * stride] = a * cosines[i] - b * sines[i];
+    out[(i + half) * stride] = b * cosines[i] + a * sines[i];
+  }
+}
+
+// Consecutive rows of one sequence: they read the same keys and values, the first up to `position`.
+struct RowTile {
+  int64_t row, rows, position;
+  const int64_t* table;
+};
+
+std::vector<RowTile>& tiles_of(const int64_t* positions, const int64_t* sequences, const int64_t* tables,
+                               int64_t width, int64_t rows, int64_t most) {
+  static thread_local std::vector<RowTile> tiles;
+  tiles.clear();
+  for (int64_t row = 0; row < rows; ++row) {
+    if (!tiles.empty()) {
+      RowTile& last = tiles.back();
+      const bool next = sequences[row] == sequences[row - 1] && positions[row] == positions[row - 1] + 1;
+      if (next && last.rows < most) {
+        ++last.rows;
+        continue;
+      }
+    }
+    tiles.push_back({row, 1, positions[row], tables + sequences[row] * width});
+  }
+  return tiles;
+}
+
+// Scores of M queries for V vectors of slots of one block, from `slot` on.
+template <int M, int V>
+void score(const float* const* queries, const float* keys, int64_t slots, int64_t dim, float* const* scores) {
+  Vec sums[M][V] = {};
+  for (int64_t d = 0; d < dim; ++d) {
+    Vec k[V];
+    for (int v = 0; v < V; ++v) k[v] = load(keys + d * slots + v * kLanes);
+    for (int m = 0; m < M; ++m) {
+      const Vec q = splat(queries[m][d]);
+      for (int v = 0; v < V; ++v) sums[m][v] = fma(q, k[v], sums[m][v]);
+    }
+  }
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) store(scores[m] + v * kLanes, sums[m][v]);
+}
+
+// The same for a block whose size is no multiple of a vector.
+template <int M>
+void score_part(const float* const* queries, const float* keys, int64_t slots, int64_t count, int64_t dim,
+                float* const* scores) {
+  Vec sums[M] = {};
+  for (int64_t d = 0; d < dim; ++d) {
+    const Vec k = load_part(keys + d * slots, count);
+    for (int m = 0; m < M; ++m) sums[m] = fma(splat(queries[m][d]), k, sums[m]);
+  }
+  for (int m = 0; m < M; ++m) store_part(scores[m], sums[m], count);
+}
+
+template <int M>
+void score_block(const float* const* queries, const float* keys, int64_t slots, int64_t dim, float* scores,
+                 int64_t stride) {
+  float* to[M];
+  for (int64_t slot = 0; slot < slots;) {
+    for (int m = 0; m < M; ++m) to[m] = scores + m * stride + slot;
+    const int64_t left = slots - slot;
+    if (left >= 2 * kLanes)
+      score<M, 2>(queries, keys + slot, slots, dim, to);
+    else if (left >= kLanes)
+      score<M, 1>(queries, keys + slot, slots, dim, to);
+    else
+      score_part<M>(queries, keys + slot, slots, left, dim, to);
+    slot += left >= 2 * kLanes ? 2 * kLanes : std::min(kLanes, left);
+  }
+}
+
+// scores[0 … count) become weights e^(scale * (score - largest)); returns their sum. The room behind them is used.
+float soften(float* scores, int64_t count, float scale) {
+  Vec most = splat(scores[0]), total{};
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    const Vec s = load(scores + i);
+    most = s > most ? s : most;
+  }
+  float peak = largest(most);
+  for (int64_t i = whole; i < count; ++i) peak = scores[i] > peak ? scores[i] : peak;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    const Vec weight = exp((load(scores + i) - peak) * scale);
+    store(scores + i, weight);
+    total += weight;
+  }
+  if (whole < count) {
+    Vec weight = exp((load_part(scores + whole, count - whole) - peak) * scale);
+    for (int64_t i = count - whole; i < kLanes; ++i) weight[i] = 0;
+    store_part(scores + whole, weight, count - whole);
+    total += weight;
+  }
+  return sum(total);
+}
+
+// out += weights of M queries times the values of `count` slots, for V vectors of dimensions.
+template <int M, int V>
+void weigh(const float* weights, int64_t stride, const float* values, int64_t count, int64_t dim,
+           float* const* out) {
+  Vec sums[M][V];
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) sums[m][v] = load(out[m] + v * kLanes);
+  for (int64_t slot = 0; slot < count; ++slot) {
+    Vec value[V];
+    for (int v = 0; v < V; ++v) value[v] = load(values + slot * dim + v * kLanes);
+    for (int m = 0; m < M; ++m) {
+      const Vec w = splat(weights[m * stride + slot]);
+      for (int v = 0; v < V; ++v) sums[m][v] = fma(w, value[v], sums[m][v]);
+    }
+  }
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) store(out[m] + v * kLanes, sums[m][v]);
+}
+
+template <int M>
+void weigh_block(const float* weights, int64_t stride, const float* values, int64_t count, int64_t dim,
+                 float* const* out) {
+  constexpr int kWide = M <= 3 ? 4 : 2;
+  float* to[M];
+  int64_t d = 0;
+  auto at = [&] {
+    for (int m = 0; m < M; ++m) to[m] = out[m] + d;
+    return to;
+  };
+  for (; d + kWide * kLanes <= dim; d += kWide * kLanes)
+    weigh<M, kWide>(weights, stride, values + d, count, dim, at());
+  for (; d + kLanes <= dim; d += kLanes) weigh<M, 1>(weights, stride, values + d, count, dim, at());
+  if (d == dim) return;
+  for (int m = 0; m < M; ++m) {
+    Vec sums = load_part(out[m] + d, dim - d);
+    for (int64_t slot = 0; slot < count; ++slot)
+      sums = fma(splat(weights[m * stride + slot]), load_part(values + slot * dim + d, dim - d), sums);
+    store_part(out[m] + d, sums, dim - d);
+  }
+}
+
+// f.template operator()<M>() for a number of queries that is known only now.
+template <class F>
+void with_count(int64_t m, const F& f) {
+  switch (m) {
+    case 1: return f.template operator()<1>();
+    case 2: return f.template operator()<2>();
+    case 3: return f.template operator()<3>();
+    case 4: return f.template operator()<4>();
+    case 5: return f.template operator()<5>();
+    default: return f.template operator()<6>();
+  }
+}
+
+// All queries of a tile's rows that share one head of keys and values, at most kTile at a time.
+void attend(const RowTile& tile, int64_t head, const float* queries, const Cache& cache, int64_t num_heads,
+            float* out) {
+  static thread_local std::vector<float> room;
+  const int64_t group = num_heads / cache.heads, dim = cache.dim, slots = cache.slots;
+  const int64_t length = tile.position + tile.rows;
+  const int64_t blocks = count_tiles(length, slots), stride = blocks * slots;
+  if (static_cast<int64_t>(room.size()) < kTile * stride) room.resize(kTile * stride);
+  const int64_t all = tile.rows * group, chunks = count_tiles(all, kTile);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const Range part = tile_rows(all, chunks, chunk);
+    const int64_t count = part.end - part.begin;
+    const float* q[kTile];
+    float* to[kTile];
+    int64_t lengths[kTile];
+    float sums[kTile];
+    for (int64_t m = 0; m < count; ++m) {
+      const int64_t row = (part.begin + m) / group, query = (part.begin + m) % group;
+      const int64_t offset = ((tile.row + row) * num_heads + head * group + query) * dim;
+      q[m] = queries + offset;
+      to[m] = out + offset;
+      lengths[m] = tile.position + row + 1;
+      std::fill(to[m], to[m] + dim, 0.0f);
+    }
+    with_count(count, [&]<int M>() {
+      for (int64_t b = 0; b < blocks; ++b)
+        score_block<M>(q, cache.keys_of(tile.table[b], head), slots, dim, room.data() + b * slots, stride);
+    });
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    for (int64_t m = 0; m < count; ++m) sums[m] = soften(room.data() + m * stride, lengths[m], scale);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const float *weights = room.data() + b * slots, *values = cache.values_of(tile.table[b], head);
+      const int64_t common = std::min(slots, lengths[0] - b * slots);  // the first row sees least
+      if (common > 0)
+        with_count(count, [&]<int M>() { weigh_block<M>(weights, stride, values, common, dim, to); });
+      const int64_t done = std::max<int64_t>(common, 0);
+      for (int64_t m = 0; m < count; ++m) {
+        const int64_t rest = std::min(slots, lengths[m] - b * slots) - done;
+        if (rest > 0)
+          weigh_block<1>(weights + m * stride + done, stride, values + done * dim, rest, dim, to + m);
+      }
+    }
+    for (int64_t m = 0; m < count; ++m) {
+      const float inverse = 1.0f / sums[m];
+      for (int64_t d = 0; d < dim; ++d) to[m][d] *= inverse;
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Rotates the queries of qkv [rows, (heads + 2 * kv_heads) * dim] into `queries` [rows, heads, dim]; keys, rotated,
+// and values go to the cache. Norms of queries and keys, [dim] each, come before where they are given.
+void hr_rope_and_cache(const float* qkv, const float* query_norm, const float* key_norm, float eps,
+                       const float* cosines, const float* sines, const int64_t* positions,
+                       const int64_t* sequences, const int64_t* tables, int64_t width, int64_t rows,
+                       int64_t num_heads, int64_t kv_heads, int64_t dim, int64_t slots, float* queries, float* keys,
+                       float* values) {
+  const Cache cache{keys, values, kv_heads, slots, dim};
+  for_each(rows, 8, [&](int64_t row) {
+    static thread_local std::vector<float> normed;
+    normed.resize(dim);
+    const int64_t position = positions[row], slot = position % slots;
+    const int64_t block = tables[sequences[row] * width + position / slots];
+    const float *cosine = cosines + position * (dim / 2), *sine = sines + position * (dim / 2);
+    const float* from = qkv + row * (num_heads + 2 * kv_heads) * dim;
+    auto after_norm = [&](const float* x, const float* weight) -> const float* {
+      if (weight == nullptr) return x;
+      norm_row(x, weight, normed.data(), dim, eps);
+      return normed.data();
+    };
+    for (int64_t head = 0; head < num_heads; ++head, from += dim)
+      rotate(after_norm(from, query_norm), cosine, sine, queries + (row * num_heads + head) * dim, dim, 1);
+    for (int64_t head = 0; head < kv_heads; ++head, from += dim)
+      rotate(after_norm(from, key_norm), cosine, sine, cache.keys_of(block, head) + slot, dim, slots);
+    for (int64_t head = 0; head < kv_heads; ++head, from += dim)
+      std::memcpy(cache.values_of(block, head) + slot * dim, from, sizeof(float) * dim);
+  });
+}
+
+// Each of [rows, heads, dim] over the positions 0 … its own of its sequence, into `out` of the same shape.
+void hr_attention(const float* queries, float* keys, float* values, const int64_t* positions,
+                  const int64_t* sequences, const int64_t* tables, int64_t width, int64_t rows, int64_t num_heads,
+                  int64_t kv_heads, int64_t dim, int64_t slots, float* out) {
+  const Cache cache{keys, values, kv_heads, slots, dim};
+  const int64_t most = std::max<int64_t>(1, 2 * kTile / (num_heads / kv_heads));
+  const std::vector<RowTile>& tiles = tiles_of(positions, sequences, tables, width, rows, most);
+  for_each(static_cast<int64_t>(tiles.size()) * kv_heads, 1, [&](int64_t i) {
+    attend(tiles[i / kv_heads], i % kv_heads, queries, cache, num_heads, out);
+  });
+}
+
+}  // extern "C"
+}  // namespace headrace

@@ -1,0 +1,33 @@
+"""Which kernels serve a device and dtype on this machine."""
+
+from __future__ import annotations
+
+import structlog
+import torch
+
+from shared.errors import ConfigError
+from workers.engine.config import EngineConfig
+from workers.engine.kernels import Kernels
+from workers.engine.kernels.build import BuildFailed, load_library
+from workers.engine.kernels.compiled import CompiledKernels
+from workers.engine.kernels.plain import PlainKernels
+
+_log = structlog.get_logger(__name__)
+
+
+def choose_kernels(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The compiled ones for float32 on the CPU where they can be built, plain torch else.
+
+    Raises ConfigError for int8 elsewhere than on the CPU.
+    """
+    int8 = config.quantization == "int8"
+    if int8 and device.type != "cpu":
+        raise ConfigError(f"quantization int8 is for the CPU, not for {device}", param="quantization")
+    if device.type != "cpu" or dtype != torch.float32 or config.cache_dir is None:
+        return PlainKernels(int8=int8)
+    try:
+        return CompiledKernels(load_library(config.cache_dir / "kernels"), int8=int8)
+    except BuildFailed as error:
+        effect = "int8 without its speed" if int8 else "about half the speed"
+        _log.warning("kernels_unavailable", reason=str(error), effect=f"plain torch serves: {effect}")
+        return PlainKernels(int8=int8)

@@ -1,0 +1,169 @@
+// The int8 product of a linear layer: weights int8 with a scale per output, activations int16 with a scale per row.
+//
+// Sums of integers are exact, and a row's scale is its own, so that a row's bits do not depend on its neighbours.
+// Activations take as many of 16 bits as cannot overflow any column's sum of 32 bits: `levels`, most often all.
+#include <cmath>
+#include <vector>
+
+#include "vector.h"
+
+namespace headrace {
+namespace {
+
+typedef int16_t ShortVec __attribute__((vector_size(4 * kLanes)));
+typedef int8_t ByteVec __attribute__((vector_size(2 * kLanes), aligned(1), may_alias));
+typedef int16_t NarrowVec __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
+
+constexpr int64_t kSmall = 8192;  // activations below which a second thread costs more than it saves
+constexpr float kLeast = 1e-30f;  // rows and weights smaller than it are 0
+constexpr float kWeightLevels = 127;
+
+// Weights of kLanes columns by a pair of inputs each, widened.
+inline ShortVec load_pairs(const int8_t* p) {
+#if HEADRACE_LANES == 8 && defined(__AVX2__)  // GCC makes eight instructions of the general form
+  return (ShortVec)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif HEADRACE_LANES == 16 && defined(__AVX512BW__)
+  return (ShortVec)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#endif
+  return __builtin_convertvector(*reinterpret_cast<const ByteVec*>(p), ShortVec);
+}
+
+// sums + a[2 i] * b[2 i] + a[2 i + 1] * b[2 i + 1] in each lane.
+inline IntVec add_pairs(ShortVec a, ShortVec b, IntVec sums) {
+#if defined(__AVX512VNNI__) && HEADRACE_LANES == 16
+  return (IntVec)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+#elif HEADRACE_LANES == 16 && defined(__AVX512BW__)
+  return sums + (IntVec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif HEADRACE_LANES == 8 && defined(__AVX2__)
+  return sums + (IntVec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#else
+  for (int i = 0; i < kLanes; ++i) sums[i] += int32_t{a[2 * i]} * b[2 * i] + int32_t{a[2 * i + 1]} * b[2 * i + 1];
+  return sums;
+#endif
+}
+
+inline Vec rounded(Vec x) { return (x + 12582912.0f) - 12582912.0f; }  // half to even, up to 2^22
+
+// Largest magnitude of x, or NaN where one of them is no number or infinite.
+float magnitude(const float* x, int64_t size) {
+  Vec most{}, doubt{};
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const Vec v = load_part(x + i, size - i);
+    const Vec absolute = v < 0 ? -v : v;
+    most = absolute > most ? absolute : most;
+    doubt += v - v;
+  }
+  return largest(most) + sum(doubt);
+}
+
+// x as whole numbers up to `levels`, and a 0 behind an odd number of them; returns what they are to be multiplied by.
+float quantize_row(const float* x, int16_t* out, int64_t size, float levels) {
+  const float most = magnitude(x, size);
+  const Vec factor = splat(most >= kLeast ? levels / most : 0.0f);
+  if (size % 2) out[size] = 0;
+  if (!(most >= kLeast)) {
+    std::fill(out, out + size, 0);
+    return std::isnan(most) ? most : 0.0f;
+  }
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes)
+    *reinterpret_cast<NarrowVec*>(out + i) =
+        __builtin_convertvector(__builtin_convertvector(rounded(load(x + i) * factor), IntVec), NarrowVec);
+  const Vec last = rounded(load_part(x + i, size - i) * factor);
+  for (int64_t j = i; j < size; ++j) out[j] = static_cast<int16_t>(last[j - i]);
+  return most / levels;
+}
+
+struct Columns {  // of one panel
+  const int8_t* weights;
+  const float *scales, *bias;
+  int64_t count;
+};
+
+// R rows of x, [rows, pairs * 2], by one panel; every `pace` steps it asks for a line of what the next will be.
+template <int R>
+void multiply(const int16_t* x, const float* row_scales, int64_t pairs, const Columns& panel, float* out,
+              int64_t outputs, const int8_t* ahead, int64_t pace) {
+  IntVec sums[R][2] = {};
+  for (int64_t k = 0; k < pairs;) {
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += 64;
+    for (const int64_t end = std::min(k + pace, pairs); k < end; ++k) {
+      const int8_t* weights = panel.weights + k * 2 * kPanel;
+      const ShortVec left = load_pairs(weights), right = load_pairs(weights + kPanel);
+      for (int r = 0; r < R; ++r) {
+        int32_t pair;
+        std::memcpy(&pair, x + (r * pairs + k) * 2, sizeof(pair));
+        const ShortVec a = (ShortVec)(IntVec{} + pair);
+        sums[r][0] = add_pairs(left, a, sums[r][0]);
+        sums[r][1] = add_pairs(right, a, sums[r][1]);
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const int64_t first = v * kLanes, count = std::min(kLanes, panel.count - first);
+      if (count <= 0) break;
+      Vec result = __builtin_convertvector(sums[r][v], Vec) *
+                   (splat(row_scales[r]) * load_part(panel.scales + first, count));
+      if (panel.bias != nullptr) result += load_part(panel.bias + first, count);
+      store_part(out + r * outputs + first, result, count);
+    }
+}
+
+using Multiply = void (*)(const int16_t*, const float*, int64_t, const Columns&, float*, int64_t, const int8_t*,
+                          int64_t);
+constexpr Multiply kMultiply[kTile] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>};
+constexpr int64_t kRowBlock = 96, kAhead = 2, kNear = 4096;  // as in the float32 product; kNear in bytes
+
+}  // namespace
+
+extern "C" {
+
+// [outputs, inputs] as [panels, pairs of inputs, kPanel, 2], padded with zeros; scales [outputs].
+void hr_int8_pack(const float* weight, int8_t* packed, float* scales, int64_t outputs, int64_t inputs) {
+  const int64_t pairs = count_tiles(inputs, 2);
+  for_each(outputs, 1, [&](int64_t column) {
+    static thread_local std::vector<int16_t> row;
+    row.resize(inputs + 1);
+    scales[column] = quantize_row(weight + column * inputs, row.data(), inputs, kWeightLevels);
+    int8_t* to = packed + column / kPanel * pairs * 2 * kPanel + column % kPanel * 2;
+    for (int64_t k = 0; k < 2 * pairs; ++k) to[k / 2 * 2 * kPanel + k % 2] = static_cast<int8_t>(row[k]);
+  });
+}
+
+// x [rows, inputs] by packed weights into out [rows, outputs]; `bias` [outputs] or none.
+void hr_int8_product(const float* x, const int8_t* packed, const float* scales, const float* bias, float* out,
+                     int64_t rows, int64_t inputs, int64_t outputs, float levels) {
+  static thread_local std::vector<int16_t> whole;
+  static thread_local std::vector<float> row_scales;
+  const int64_t pairs = count_tiles(inputs, 2);
+  whole.resize(rows * pairs * 2 + 1);
+  row_scales.resize(rows);
+  int16_t* quantized = whole.data();  // the threads' own are others
+  float* by = row_scales.data();
+  for_each(rows, kSmall / inputs, [&](int64_t row) {
+    by[row] = quantize_row(x + row * inputs, quantized + row * pairs * 2, inputs, levels);
+  });
+  const int64_t panels = count_tiles(outputs, kPanel), blocks = count_tiles(rows, kRowBlock);
+  for_each(blocks * panels, 1, [&](int64_t i) {
+    const Range block = tile_rows(rows, blocks, i / panels);
+    const int64_t column = i % panels * kPanel, bytes = pairs * 2 * kPanel;
+    const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
+    const Columns panel{packed + i % panels * bytes, scales + column, bias == nullptr ? nullptr : bias + column,
+                        outputs - column};
+    const int8_t* next = panel.weights + (tiles == 1 ? kNear : kAhead * bytes);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Range tile = tile_rows(count, tiles, t);
+      const int64_t row = block.begin + tile.begin;
+      kMultiply[tile.end - tile.begin - 1](quantized + row * pairs * 2, by + row, pairs, panel,
+                                           out + row * outputs + column, outputs, next + bytes * t / tiles,
+                                           tiles * 64 / (2 * kPanel));
+    }
+  });
+}
+
+}  // extern "C"
+}  // namespace headrace

@@ -1,0 +1,84 @@
+// The float32 product of a linear layer: x [rows, in] times a packed weight, plus bias.
+//
+// Each number of the result is one chain of multiply-adds over the inputs in order, so that its bits depend neither on
+// the number of rows nor on the shape of a tile.
+#include "vector.h"
+
+namespace headrace {
+namespace {
+
+// R rows of x by one panel; every `pace` steps it asks for another line of what the next panel will be.
+template <int R>
+void multiply(const float* x, int64_t inputs, const float* panel, const float* bias, float* out, int64_t outputs,
+              int64_t columns, const float* ahead, int64_t pace) {
+  Vec sums[R][2] = {};
+  for (int64_t k = 0; k < inputs;) {
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += kPanel;
+    for (const int64_t end = std::min(k + pace, inputs); k < end; ++k) {
+      const Vec left = load(panel + k * kPanel), right = load(panel + k * kPanel + kLanes);
+      for (int r = 0; r < R; ++r) {
+        const Vec a = splat(x[r * inputs + k]);
+        sums[r][0] = fma(a, left, sums[r][0]);
+        sums[r][1] = fma(a, right, sums[r][1]);
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const int64_t count = std::min(kLanes, columns - v * kLanes);
+      if (count <= 0) break;
+      float* to = out + r * outputs + v * kLanes;
+      if (bias != nullptr) sums[r][v] += load_part(bias + v * kLanes, count);
+      store_part(to, sums[r][v], count);
+    }
+}
+
+using Multiply = void (*)(const float*, int64_t, const float*, const float*, float*, int64_t, int64_t, const float*,
+                          int64_t);
+constexpr Multiply kMultiply[kTile] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>};
+constexpr int64_t kAhead = 2;  // panels; two threads take every other one
+constexpr int64_t kNear = 64;  // lines; where one tile is all, the same panel must be asked for
+constexpr int64_t kRowBlock = 96;  // rows that stay in the cache while panels pass
+
+}  // namespace
+
+extern "C" {
+
+int64_t hr_panel() { return kPanel; }
+
+// [outputs, inputs] as [panels, inputs, kPanel], padded with zeros.
+void hr_pack(const float* weight, float* packed, int64_t outputs, int64_t inputs) {
+  for_each(count_tiles(outputs, kPanel), 1, [&](int64_t panel) {
+    float* to = packed + panel * inputs * kPanel;
+    const int64_t columns = std::min(kPanel, outputs - panel * kPanel);
+    for (int64_t k = 0; k < inputs; ++k)
+      for (int64_t c = 0; c < kPanel; ++c)
+        to[k * kPanel + c] = c < columns ? weight[(panel * kPanel + c) * inputs + k] : 0.0f;
+  });
+}
+
+void hr_product(const float* x, const float* packed, const float* bias, float* out, int64_t rows, int64_t inputs,
+                int64_t outputs) {
+  const int64_t panels = count_tiles(outputs, kPanel), blocks = count_tiles(rows, kRowBlock);
+  for_each(blocks * panels, 1, [&](int64_t i) {
+    const Range block = tile_rows(rows, blocks, i / panels);
+    const int64_t column = i % panels * kPanel;
+    const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
+    const float* panel = packed + column * inputs;
+    const float* next = panel + (tiles == 1 ? kNear * kPanel : kAhead * kPanel * inputs);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Range tile = tile_rows(count, tiles, t);
+      const int64_t row = block.begin + tile.begin;
+      kMultiply[tile.end - tile.begin - 1](x + row * inputs, inputs, panel,
+                                           bias == nullptr ? nullptr : bias + column, out + row * outputs + column,
+                                           outputs, outputs - column,
+                                           next + inputs * t / tiles * kPanel, tiles);
+    }
+  });
+}
+
+}  // extern "C"
+}  // namespace headrace

@@ -1,0 +1,92 @@
+"""How many KV blocks a device has room for, and how long a sequence may be. It allocates nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from shared.errors import ConfigError
+from workers.engine.config import DTYPES, EngineConfig
+from workers.engine.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """The KV cache, in blocks, and most tokens of one sequence."""
+
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+
+    @property
+    def full_sequences(self) -> float:
+        """How many sequences of full length it holds at once."""
+        return self.num_blocks * self.block_size / self.max_model_len
+
+
+def size_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> CacheSize:
+    """Raises ConfigError where the settings ask for more than the model or the memory allows."""
+    wanted = _context_length(config, model)
+    if config.num_kv_blocks is not None:
+        num_blocks = config.num_kv_blocks
+    else:
+        block_bytes = (
+            2 * model.num_layers * model.num_kv_heads * model.head_dim * dtype.itemsize * config.block_size
+        )
+        most = config.max_num_seqs * -(-wanted // config.block_size)
+        num_blocks = min(_kv_bytes(config, model, dtype, device) // block_bytes, most)
+    room = num_blocks * config.block_size
+    param = "kv_cache_gib" if device.type == "cpu" else "gpu_memory_utilization"
+    if config.max_model_len is not None and room < config.max_model_len:
+        raise ConfigError(
+            f"the KV cache holds {room} tokens, fewer than max_model_len {config.max_model_len}", param=param
+        )
+    if room < 2:
+        raise ConfigError(f"{param} is too small for a single KV block", param=param)
+    return CacheSize(num_blocks, config.block_size, min(wanted, room))
+
+
+def _context_length(config: EngineConfig, model: ModelConfig) -> int:
+    limit = model.length_limit()
+    if config.max_model_len is not None and config.max_model_len > limit:
+        raise ConfigError(
+            f"max_model_len {config.max_model_len} is over what the checkpoint allows, {limit}",
+            param="max_model_len",
+        )
+    if config.max_model_len is None and limit < model.max_position_embeddings:
+        raise ConfigError(
+            f"the checkpoint uses a sliding window; the engine is right only up to its {limit} tokens: "
+            f"set max_model_len to at most {limit}",
+            param="max_model_len",
+        )
+    return config.max_model_len or limit
+
+
+def _kv_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+    if device.type != "cuda":
+        return int(config.kv_cache_gib * 2**30)
+    free, total = torch.cuda.mem_get_info(device)
+    return left_for_cache(total, free, weight_bytes(config.model, model, dtype), config.gpu_memory_utilization)
+
+
+def weight_bytes(folder: Path, model: ModelConfig, dtype: torch.dtype) -> int:
+    """Of the checkpoint's weights once they have `dtype`."""
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return stored * dtype.itemsize // DTYPES[model.dtype].itemsize
+
+
+def left_for_cache(total: int, free: int, weights: int, utilization: float) -> int:
+    """Bytes for KV blocks on a device of `total` bytes, `free` of them before the weights are loaded.
+
+    Raises ConfigError where the weights leave nothing.
+    """
+    left = min(int(total * utilization), free) - weights
+    if left <= 0:
+        raise ConfigError(
+            f"the weights take {weights / 2**30:.1f} GiB, and gpu_memory_utilization {utilization} of "
+            f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} of them free, leaves no room for a KV cache",
+            param="gpu_memory_utilization",
+        )
+    return left

@@ -58,7 +58,7 @@ async def test_slow_consumers_cost_nobody_anything(scale: Scale, figures: dict[s
         [await tested.run(f"warm {number}", tokens, n=choices) for number in range(slow)]
         alone = await _fast(tested, scale)
         before = cluster.apis[0].rss
-        link.to_client.rate = 1.0
+        link.to_client.rate, link.to_client.split = 1.0, 1
         answers = [await tested.submit(f"slow {number}", tokens, n=choices) for number in range(slow)]
         async with _together(tested.follow(answer, f"http://{HOST}:{link.port}") for answer in answers):
             for answer in answers:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import hiredis
 import structlog
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, ResponseError
@@ -61,6 +62,18 @@ async def _reply(connection: Connection) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
+
+
+async def arrived(connection: Connection, limit: float) -> list[Any]:
+    """All replies that are there, waiting up to `limit` seconds for the first: one timer for a whole burst."""
+    first = await connection.read_response(timeout=limit, disconnect_on_error=False)
+    if first is None:
+        return []
+    found: list[Any] = [first]
+    parser: Any = connection._parser._reader  # type: ignore[attr-defined]  # hiredis': redis-py has no name for it
+    while (reply := parser.gets()) is not NOT_ENOUGH_DATA:
+        found.append(reply)
+    return found
 
 
 async def connect(pool: ConnectionPool) -> Connection:

@@ -36,6 +36,7 @@ class MemoryLive:
         try:
             yield reader
         finally:
+            reader.close()
             readers.discard(reader)
             if not readers and self._readers.get(name) is readers:
                 del self._readers[name]

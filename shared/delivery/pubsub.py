@@ -21,6 +21,7 @@ from shared import keys
 from shared.delivery.subscription import Subscription
 from shared.errors import Unavailable
 from shared.redis_client import RETRY_AFTER, RedisServer
+from shared.redis_node import arrived
 
 SILENCE = 2.0  # seconds without a message after which the connection is probed
 BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)  # most seconds before a new attempt; at least half of it
@@ -67,6 +68,7 @@ class LiveFeed:
             await self._confirm(channel, key if new else None)
             yield reader
         finally:
+            reader.close()
             channel.readers.discard(reader)
             if not channel.readers and self._channels.get(key) is channel:
                 del self._channels[key]
@@ -131,10 +133,11 @@ class LiveFeed:
             failures += 1
 
     async def _receive(self, connection: Connection) -> None:
-        """Handle one reply; after SILENCE, probe, so that a dead peer shows as a timeout."""
-        reply = await self._read(connection, SILENCE)
-        if reply is None:
-            reply = await self._probe(connection)
+        """Handle what has arrived; after SILENCE, probe, so that a dead peer shows as a timeout."""
+        for reply in await arrived(connection, SILENCE) or [await self._probe(connection)]:
+            self._handle(reply)
+
+    def _handle(self, reply: Any) -> None:
         kind = reply[0]
         if kind == b"subscribe":
             self._asked[reply[1]] -= 1
@@ -155,7 +158,3 @@ class LiveFeed:
         async with asyncio.timeout(self._timeout):
             await connection.send_command("PING")
             return await connection.read_response(disconnect_on_error=False)
-
-    async def _read(self, connection: Connection, limit: float) -> Any:
-        """A reply, or None after `limit` seconds."""
-        return await connection.read_response(timeout=limit, disconnect_on_error=False)

@@ -27,7 +27,7 @@ from shared.protocol import (
 from shared.redis_client import RedisServer, Script
 from shared.transports.base import Ticket
 
-PAGE = 1024  # seqs that one read covers, and so what a reader holds in memory; an entry may hold hundreds of tokens
+PAGE = 256  # seqs that one read covers, and so what a reader holds in memory; an entry may hold hundreds of tokens
 UNQUEUED_TTL = 60_000  # ms that a log waits to be queued
 
 

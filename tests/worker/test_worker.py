@@ -280,13 +280,16 @@ class ToldEngine(ScriptedEngine):
 
 async def test_the_engine_is_told_whose_a_request_is_and_how_urgent(harness: Harness, backend: Backend) -> None:
     engine = ToldEngine()
-    requests = [make_request(priority=priority) for priority in PriorityClass]
+    requests = [make_request(priority=priority, tenant=f"t{i // 2}") for i, priority in enumerate(PriorityClass)]
     async with harness.worker(engine):
         for request in requests:
             await submit(backend, request)
             await answer(backend, request.id)
     assert [told.priority for told in engine.told] == list(PriorityClass)
-    assert {(told.tenant, told.prefix_salt) for told in engine.told} == {("default", b"default")}
+    assert [told.tenant for told in engine.told] == ["t0", "t0", "t1"]
+    first, again, other = (told.prefix_salt for told in engine.told)
+    assert first == again != other
+    assert b"t0" not in first
 
 
 class BrokenEngine(ScriptedEngine):

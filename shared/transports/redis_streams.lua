@@ -65,7 +65,7 @@ local function grouped(class, call)
     redis.call('XGROUP', 'CREATE', streams[class], ARGV[2], '0', 'MKSTREAM')
     reply = call()
   end
-  if type(reply) == 'table' and reply.err then error(reply.err) end
+  if type(reply) == 'table' and reply.err then error(reply) end -- the table, not its text, which would get a prefix
   return reply
 end
 

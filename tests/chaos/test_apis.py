@@ -31,7 +31,7 @@ async def test_streams_outlive_their_replica(
     fleet: Cluster, scale: Scale, figures: dict[str, Any], dice: random.Random
 ) -> None:
     """Given streams, if their API dies, then they go on at another, and read the same again from either."""
-    kills = scale(3, 200)
+    kills = scale(2, 200)
     async with Load(fleet.client, streams=32, tokens=scale(40, 120), pace=50, replay=True) as load:
         for _ in range(kills):
             await load.progress()
@@ -51,14 +51,14 @@ async def test_slow_consumers_cost_nobody_anything(scale: Scale, figures: dict[s
 
     One replica is tested; the other tells when the long answers are complete.
     """
-    slow, tokens, choices = scale(2, 8), scale(12_000, 30_000), 8
+    slow, tokens, choices = scale(1, 8), scale(12_000, 30_000), 8
     settings = {"max_model_len": 40_000, "max_num_seqs": 512, "log_tokens": tokens * choices}
     async with running(tmp_path, apis=2, workers=1, **settings) as cluster, _link(cluster) as link:
         tested, other = (Client([url]) for url in cluster.urls)
         [await tested.run(f"warm {number}", tokens, n=choices) for number in range(slow)]
         alone = await _fast(tested, scale)
         before = cluster.apis[0].rss
-        link.to_client.rate = 1.0
+        link.to_client.rate, link.to_client.split = 1.0, 1
         answers = [await tested.submit(f"slow {number}", tokens, n=choices) for number in range(slow)]
         async with _together(tested.follow(answer, f"http://{HOST}:{link.port}") for answer in answers):
             for answer in answers:
@@ -78,7 +78,8 @@ async def test_slow_consumers_cost_nobody_anything(scale: Scale, figures: dict[s
 async def test_idle_streams_are_cheap(scale: Scale, figures: dict[str, Any], tmp_path: Path) -> None:
     """Given many streams of jobs that wait, if others stream, then they start as soon as before."""
     idle = scale(500, 10_000)
-    settings = {"queue_depth": idle + 1000, "keepalive": 15, "max_num_seqs": 256}
+    depth = idle + 1000
+    settings = {"queue_depth": depth, "tenant_queue_depth": depth, "keepalive": 15, "max_num_seqs": 256}
     async with running(tmp_path, apis=1, workers=1, **settings) as cluster, AsyncExitStack() as open_streams:
         waiting = await _unserved(cluster)
         alone = await _first_tokens(cluster.client, scale)
@@ -128,7 +129,7 @@ async def _fast(client: Client, scale: Scale) -> float:
 
 async def _first_tokens(client: Client, scale: Scale) -> float:
     """The 99th percentile of the seconds from a submit to its first token."""
-    async with Load(client, streams=8, tokens=2, pace=1, total=scale(200, 2000)) as load:
+    async with Load(client, streams=8, tokens=2, pace=1, total=scale(100, 2000)) as load:
         await load.finished()
     return percentile([answer.first_token for answer in load.answers], 99)
 

@@ -38,10 +38,10 @@ async def test_accepted_work_outlives_the_store(
         for _ in range(kills):
             async with (
                 Journal(cluster.store) as journal,
-                Load(cluster.client, streams=16, tokens=80, pace=50, total=16) as load,
+                Load(cluster.client, streams=16, tokens=60, pace=50, total=16) as load,
                 Submits(cluster.client) as submits,
             ):
-                await until(lambda load=load: min(answer.seq for answer in load.live) >= 40, "streams")
+                await until(lambda load=load: min(answer.seq for answer in load.live) >= 30, "streams")
                 died = time.monotonic()
                 cluster.store.kill()
                 journal.cut(died - window)
@@ -54,33 +54,29 @@ async def test_accepted_work_outlives_the_store(
     assert jobs > 0
 
 
-@pytest.mark.case("partition", "partition from Redis of")
-@pytest.mark.parametrize("side", ["api", "worker"])
-async def test_a_partition_heals(
-    side: Literal["api", "worker"], scale: Scale, figures: dict[str, Any], tmp_path: Path
-) -> None:
+@pytest.mark.case("partition", "partition from Redis of the API, then of the workers")
+async def test_a_partition_heals(scale: Scale, figures: dict[str, Any], tmp_path: Path) -> None:
     """Given streams, if one side loses the store for a while, then submits are refused at once and all heals."""
     length = scale(3.0, 30.0)
-    refusals = []
+    answered, healing = [], []
     async with running(tmp_path, apis=1, proxied=True, max_attempts=100) as cluster:
         client = cluster.client
-        link = cluster.links[side]
-        async with Load(client, streams=16, tokens=scale(120, 900), pace=50) as load:
-            await load.progress()
-            link.partition()
-            begin = time.monotonic()
-            while (now := time.monotonic()) < begin + length:
-                status, _ = await client.post(client.body("during", 2))
-                refusals.append(time.monotonic() - now)
-                assert status == {"api": 503, "worker": 202}[side]
-                await asyncio.sleep(0.2)
-            link.heal()
-            healed = await load.progress()
-            accepted = await until_accepted(cluster)
-    figures |= {"length s": length, "submits answered within s": max(refusals)}
-    figures |= {"streams go on after s": healed, "submits accepted after s": accepted}
-    assert max(refusals) <= scale(REFUSAL + 1, REFUSAL)  # a busy machine wakes the client late
-    assert max(healed, accepted) <= HEALING
+        async with Load(client, streams=16, tokens=scale(40, 600), pace=50) as load:
+            for side, expected in (("api", 503), ("worker", 202)):
+                await load.progress()
+                cluster.links[side].partition()
+                begin = time.monotonic()
+                while (now := time.monotonic()) < begin + length:
+                    status, _ = await client.post(client.body("during", 2))
+                    answered.append(time.monotonic() - now)
+                    assert status == expected
+                    await asyncio.sleep(0.2)
+                cluster.links[side].heal()
+                healing += [await load.progress(), await until_accepted(cluster)]
+    figures |= {"length s": length, "submits answered within s": max(answered)}
+    figures |= {"all goes on after s": max(healing)}
+    assert max(answered) <= scale(REFUSAL + 1, REFUSAL)  # a busy machine wakes the client late
+    assert max(healing) <= HEALING
 
 
 async def until_accepted(cluster: Cluster) -> float:
@@ -101,7 +97,7 @@ async def test_a_full_disk_loses_nothing(
     """
     async with running(tmp_path, appendfsync=appendfsync, max_attempts=100) as cluster:
         async with (
-            Load(cluster.client, streams=16, tokens=scale(80, 600), pace=50) as load,
+            Load(cluster.client, streams=16, tokens=scale(50, 600), pace=50) as load,
             Submits(cluster.client) as submits,
         ):
             await load.progress()

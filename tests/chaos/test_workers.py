@@ -23,7 +23,7 @@ async def test_streams_outlive_their_workers(
     fleet: Cluster, scale: Scale, figures: dict[str, Any], dice: random.Random
 ) -> None:
     """Given many streams, if workers are killed again and again, then none has a gap, a repeat or another text."""
-    kills = scale(4, 200)
+    kills = scale(3, 200)
     async with Load(fleet.client, streams=scale(32, 64), tokens=scale(40, 120), pace=50) as load:
         for _ in range(kills):
             await load.progress()
@@ -43,7 +43,7 @@ async def test_a_suspended_worker_is_fenced(fleet: Cluster, scale: Scale, figure
     pause = scale(2.5, 10.0)
     victim = fleet.workers[0]
     refused = victim.count("lease_lost")
-    async with Load(fleet.client, streams=24, tokens=scale(100, 300), pace=50, replay=True) as load:
+    async with Load(fleet.client, streams=24, tokens=scale(60, 300), pace=50, replay=True) as load:
         await load.progress()
         victim.pause()
         await asyncio.gather(asyncio.sleep(pause), load.progress())

@@ -129,6 +129,7 @@ def test_buffers_are_used_again_but_a_kept_result_is_not(compiled: CompiledKerne
     assert torch.equal(first, -second)
 
 
+@pytest.mark.slow
 def test_two_processes_build_once(tmp_path: Path) -> None:
     """Given an empty folder, if two start, one builds, both load, and nothing else is left there."""
     code = (

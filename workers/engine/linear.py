@@ -103,10 +103,13 @@ def quantize_rows(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 
 def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
     """The fast form for the weight's device and dtype; weight is [out, in]."""
-    if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and _has_packing():
+    if weight.device.type == "cpu" and _can_pack(weight.dtype):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
 
 
-def _has_packing() -> bool:
-    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _can_pack(dtype: torch.dtype) -> bool:
+    """oneDNN has no bfloat16 on CPUs without AVX-512."""
+    if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -35,10 +35,14 @@ def expected(checkpoints: Callable[[str], Path]) -> Callable[[str, int], list[li
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("kernels", [{}, {"cache_dir": None}], ids=["compiled", "plain"])
 def test_every_architecture(
-    name: str, checkpoints: Callable[[str], Path], expected: Callable[[str, int], list[list[int]]]
+    name: str,
+    kernels: dict[str, None],
+    checkpoints: Callable[[str], Path],
+    expected: Callable[[str, int], list[list[int]]],
 ) -> None:
-    engine = load(checkpoints(name), max_num_batched_tokens=48)
+    engine = load(checkpoints(name), max_num_batched_tokens=48, **kernels)
     assert run(engine, prompts(32)) == expected(name, 32)
 
 

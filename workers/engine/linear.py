@@ -6,8 +6,6 @@ On the CPU a row of the product has the same bits whatever rows stand beside it.
 
 from __future__ import annotations
 
-import functools
-
 import structlog
 import torch
 from torch import Tensor
@@ -105,20 +103,13 @@ def quantize_rows(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 
 def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
     """The fast form for the weight's device and dtype; weight is [out, in]."""
-    if weight.device.type == "cpu" and _packs(weight.dtype):
+    if weight.device.type == "cpu" and _can_pack(weight.dtype):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
 
 
-@functools.cache
-def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN packs such weights on this CPU: bfloat16 takes instructions that not every one has."""
+def _can_pack(dtype: torch.dtype) -> bool:
+    """oneDNN has no bfloat16 on CPUs without AVX-512."""
     if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
-    if dtype not in (torch.float32, torch.bfloat16):
-        return False
-    try:
-        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(8, 8, dtype=dtype), _TYPICAL_ROWS)
-    except RuntimeError:
-        return False
-    return True
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

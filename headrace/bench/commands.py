@@ -85,6 +85,26 @@ def overhead(model: Model = "smollm2", repeats: Repeats = 3, seed: Seed = 0, as_
 
 
 @app.command()
+def priorities(
+    model: Model = "smollm2",
+    quantization: Annotated[Literal["none", "int8"], typer.Option(help="Of the weights.")] = "none",
+    repeats: Repeats = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What batch work that takes all it can get costs interactive requests: time to the first token, in pairs."""
+    from headrace.bench.priorities import measure_priorities
+
+    # the same prompts come twice: a cached beginning would make the second time look better
+    settings: dict[str, object] = {"quantization": quantization, "prefix_caching": False}
+    result = measure_priorities(model, repeats, seed, settings, Console(stderr=True))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
 def delivery(as_json: Json = False) -> None:
     """What queue, log and streams cost by themselves, on the engine without weights: no model is run."""
     from headrace.bench.delivery import measure_delivery

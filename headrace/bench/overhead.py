@@ -134,7 +134,7 @@ def measure_overhead(model: str, repeats: int, seed: int, console: Console) -> O
 def _pair(bare: BareRun, model: str, seed: int, console: Console) -> Pair:
     with whole_path(model) as path:
         rss = path.rss_mib("api")
-        target = Target(path.url, _served_name(model), extra={"ignore_eos": True})
+        target = Target(path.url, served_name(model), extra={"ignore_eos": True})
         asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
         with foreign_load() as during:
             full = asyncio.run(measure(target, make_mix(seed), Load(CONCURRENCY), console))
@@ -148,7 +148,7 @@ def _pair(bare: BareRun, model: str, seed: int, console: Console) -> Pair:
     )
 
 
-def _served_name(model: str) -> str:
+def served_name(model: str) -> str:
     return ModelRepository(load({"model": model}).settings).served_name
 
 

@@ -19,13 +19,19 @@ log = structlog.get_logger(__name__)
 
 
 class WorkerState(msgspec.Struct):
+    """As its last heartbeat told: sequences in and before the batch, KV blocks in use and in all."""
+
     id: str
     state: str
     progress: float
+    running: int
+    waiting: int
+    blocks_used: int
+    blocks_total: int
 
     @classmethod
     def of(cls, worker: WorkerInfo) -> WorkerState:
-        return cls(worker.id, worker.state, worker.progress)
+        return cls(**{name: getattr(worker, name) for name in cls.__struct_fields__})
 
 
 class Readiness(msgspec.Struct):

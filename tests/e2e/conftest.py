@@ -20,6 +20,7 @@ import pytest
 from headrace.up import claim_port
 
 LIMIT = 120.0
+HEARTBEATS = 0.8  # seconds: two of them, at the lease of 1 s
 
 
 class Launched:
@@ -83,6 +84,15 @@ class Launched:
                     return
         raise AssertionError("not ready")
 
+    def await_idle(self) -> None:
+        """Until every worker says that it holds no KV block, and goes on to say so over more than a heartbeat."""
+        deadline, since = time.monotonic() + LIMIT, None
+        while since is None or time.monotonic() - since < HEARTBEATS:
+            found = httpx.get(f"{self.url}/ready").json()
+            held = [worker["blocks_used"] for worker in found["workers"]]
+            since = None if any(held) else since or time.monotonic()
+            assert time.monotonic() < deadline, f"KV blocks are still in use: {held}"
+
     def stop(self) -> int:
         """Ctrl-C; its exit status, once no process of it is left."""
         assert self.process.stderr is not None
@@ -104,5 +114,7 @@ def scripted_up(tmp_path: Path) -> Iterator[Launched]:
     try:
         launched.await_line("^ready: ")
         yield launched
+        if launched.running:
+            launched.await_idle()
     finally:
         launched.stop()

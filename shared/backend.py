@@ -46,6 +46,7 @@ class Backend:
                 server,
                 live,
                 most_tokens=settings.log_tokens,
+                max_attempts=settings.max_attempts,
                 request_ttl=settings.request_ttl,
                 result_ttl=settings.result_ttl,
             ),
@@ -65,6 +66,7 @@ class Backend:
             token_log=MemoryTokenLog(
                 live,
                 most_tokens=settings.log_tokens,
+                max_attempts=settings.max_attempts,
                 request_ttl=settings.request_ttl,
                 result_ttl=settings.result_ttl,
             ),

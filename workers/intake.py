@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -58,6 +59,8 @@ class Intake:
         self._displace = displace
         self._interval = settings.lease / CLAIMS_PER_LEASE
         self._claim_at = 0.0
+        self._suspect = ""  # the request at its last attempt that runs now, until it is cleared
+        self._parked: deque[Delivery] = deque()
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -87,8 +90,8 @@ class Intake:
         room = self._room()
         if not any(room.seats.values()):
             return 0
-        found: list[Delivery | Undecodable] = []
-        if (now := time.monotonic()) >= self._claim_at:
+        found = await self._next_parked()
+        if not found and (now := time.monotonic()) >= self._claim_at:
             self._claim_at = now + self._interval
             most = max(room.seats.values())
             found = await self._backend.transport.claim(self._model, self._worker, most)
@@ -124,23 +127,60 @@ class Intake:
                 done.append(item.claim)
                 continue
             self._displace(item.request.id)
-            if item.attempt > self._max_attempts:
-                reason = f"set aside: {self._max_attempts} workers were lost while they ran it"
-                await set_aside(self._backend, item, RequestAbandoned(reason))
-                await self._backend.token_log.close(item.request.id, RequestAbandoned(reason))
-                done.append(item.claim)
-            else:
+            if self._may_run(item):
                 wanted.append(item)
-        leases = await self._backend.token_log.acquire([item.request.id for item in wanted], self._worker)
-        taken = [(item, lease) for item, lease in zip(wanted, leases, strict=True) if lease is not None]
-        done += [item.claim for item, lease in zip(wanted, leases, strict=True) if lease is None]
+        leases = await self._backend.token_log.acquire(
+            [item.request.id for item in wanted], self._worker, [item.attempt for item in wanted]
+        )
+        taken: list[tuple[Delivery, Lease]] = []
+        for item, lease in zip(wanted, leases, strict=True):
+            if lease is not None and lease.losses < self._max_attempts:
+                taken.append((item, lease))
+                continue
+            if lease is not None:
+                await self._abandon(item, lease)
+            done.append(item.claim)
+            self.cleared(item.request.id)
         await self._begin(taken)
         await self._backend.transport.acknowledge(done)
 
+    def _may_run(self, item: Delivery) -> bool:
+        """What comes for its last attempt runs one at a time, until it is cleared: it may be what killed the rest.
 
-async def set_aside(backend: Backend, delivery: Delivery, error: HeadraceError) -> None:
+        Those that wait for that are not acquired, so that the next death is not counted as theirs; and their lease
+        is not renewed, so that a worker without a suspect of its own may take them over.
+        """
+        if item.attempt == 1 or item.attempt < self._max_attempts:
+            return True
+        if self._suspect not in ("", item.request.id):
+            self._parked.append(item)
+            return False
+        self._suspect = item.request.id
+        return True
+
+    def cleared(self, request_id: str) -> None:
+        """It has given a token, or has ended: it was not the one."""
+        if self._suspect == request_id:
+            self._suspect = ""
+            if self._parked:
+                self._changed.set()
+
+    async def _next_parked(self) -> list[Delivery | Undecodable]:
+        """One that waited to be run apart, and is still ours."""
+        while self._parked and not self._suspect:
+            item = self._parked.popleft()
+            if not await self._backend.transport.renew(self._model, self._worker, [item.claim]):
+                return [item]
+        return []
+
+    async def _abandon(self, item: Delivery, lease: Lease) -> None:
+        error = RequestAbandoned(f"set aside: {lease.losses} workers were lost while they ran it")
+        await set_aside(self._backend, item.request, error, lease.losses)
+        await self._backend.token_log.close(item.request.id, error)
+
+
+async def set_aside(backend: Backend, request: Request, error: HeadraceError, attempts: int) -> None:
     """Keep a request that will not be run again, with the reason. Raises Unavailable."""
-    request: Request = delivery.request
     at = await backend.token_log.now()
-    await backend.dead_letters.add(DeadLetter(request, ErrorInfo.of(error), delivery.attempt, at))
-    log.error("request_set_aside", request_id=request.id, attempts=delivery.attempt, reason=error.code)
+    await backend.dead_letters.add(DeadLetter(request, ErrorInfo.of(error), attempts, at))
+    log.error("request_set_aside", request_id=request.id, attempts=attempts, reason=error.code)

@@ -164,6 +164,7 @@ class Worker:
                 self._lost(held)
                 continue
             self._metrics.appended(held, append)
+            self._intake.cleared(held.id)
             if append.event.terminal:
                 self._let_go(held)
 
@@ -178,7 +179,7 @@ class Worker:
     async def _set_aside(self, held: ActiveRequest, error: HeadraceError) -> None:
         while True:
             try:
-                await set_aside(self._backend, held.delivery, error)
+                await set_aside(self._backend, held.delivery.request, error, held.lease.losses + 1)
                 return
             except Unavailable as outage:
                 log.warning("dead_letters_unavailable", error=outage.message)
@@ -230,6 +231,7 @@ class Worker:
         held = self._active.pop(request_id, None)
         if held is not None and held.alarm is not None:
             held.alarm.cancel()
+        self._intake.cleared(request_id)
         if not self._active:
             self._emptied.set()
         self._intake.more_room()

@@ -42,7 +42,8 @@ class RequestRecord:
 class Lease:
     """A worker's right to write a request's log, until somebody acquires it with the next epoch.
 
-    `history` is what is in the log already: an answer is continued after it, never begun anew. `acquired_at` is in
+    `history` is what is in the log already: an answer is continued after it, never begun anew. `losses` counts the
+    workers that were lost while they ran it, since it last proved innocent. `acquired_at` is in
     seconds since the epoch, by the server's clock.
     """
 
@@ -51,6 +52,7 @@ class Lease:
     epoch: int
     acquired_at: float
     history: tuple[TokenEvent, ...] = ()
+    losses: int = 0
 
     @property
     def next_seq(self) -> int:
@@ -98,10 +100,13 @@ class TokenLog(Protocol):
     async def forget(self, request_id: str) -> None:
         """Remove a request that could not be published, and its log."""
 
-    async def acquire(self, request_ids: Sequence[str], owner: str) -> list[Lease | None]:
+    async def acquire(
+        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = ()
+    ) -> list[Lease | None]:
         """Take the next epoch of each, in one round trip. None when it has ended, or is not known any more.
 
-        A request past its deadline ends here, with DeadlineExceeded: it is never run.
+        `attempts` are those of the deliveries: a later one than before means that the worker before was lost. A
+        request past its deadline ends here, with DeadlineExceeded: it is never run.
         """
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:

@@ -54,6 +54,9 @@ class _Answer:
     epoch: int = 0
     owner: str = ""
     seq: int = 0
+    losses: int = 0
+    attempt: int = 0
+    seq_then: int = 0
     events: list[TokenEvent] = field(default_factory=list)
 
 
@@ -62,7 +65,7 @@ class MemoryTokenLog:
 
     Args:
         live: whom to tell of appends.
-        most_tokens, request_ttl, result_ttl: as RedisTokenLog's.
+        most_tokens, max_attempts, request_ttl, result_ttl: as RedisTokenLog's.
         clock: seconds since the epoch.
     """
 
@@ -71,12 +74,14 @@ class MemoryTokenLog:
         live: MemoryLive,
         *,
         most_tokens: int,
+        max_attempts: int,
         request_ttl: float,
         result_ttl: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._live = live
         self._most_tokens = most_tokens
+        self._max_attempts = max_attempts
         self._request_ttl = request_ttl
         self._result_ttl = result_ttl
         self._clock = clock
@@ -105,10 +110,13 @@ class MemoryTokenLog:
     async def forget(self, request_id: str) -> None:
         self._answers.pop(request_id, None)
 
-    async def acquire(self, request_ids: Sequence[str], owner: str) -> list[Lease | None]:
-        return [self._acquire(each, owner) for each in request_ids]
+    async def acquire(
+        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = ()
+    ) -> list[Lease | None]:
+        tried = attempts or [1] * len(request_ids)
+        return [self._acquire(each, owner, attempt) for each, attempt in zip(request_ids, tried, strict=True)]
 
-    def _acquire(self, request_id: str, owner: str) -> Lease | None:
+    def _acquire(self, request_id: str, owner: str, attempt: int) -> Lease | None:
         answer, now = self._find(request_id), self._clock()
         if answer is None or answer.record.state.terminal:
             return None
@@ -120,14 +128,22 @@ class MemoryTokenLog:
         answer.expires = now + self._request_ttl
         started = answer.record.started_at or now
         answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
-        return Lease(request_id, owner, answer.epoch, now, tuple(answer.events))
+        self._count_losses(answer, attempt)
+        return Lease(request_id, owner, answer.epoch, now, tuple(answer.events), answer.losses)
+
+    def _count_losses(self, answer: _Answer, attempt: int) -> None:
+        """At its last attempt a request runs apart from others like it: a token it gives proves it innocent."""
+        if answer.attempt and attempt > answer.attempt:
+            innocent = answer.losses == self._max_attempts - 1 and answer.seq > answer.seq_then
+            answer.losses = (0 if innocent else answer.losses) + 1
+        answer.attempt, answer.seq_then = attempt, answer.seq
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
         return [self._append(append) for append in appends]
 
     def _append(self, append: Append) -> bool:
         event, answer = append.event, self._find(append.lease.request_id)
-        if answer is None or answer.epoch != append.lease.epoch:
+        if answer is None or (answer.epoch, answer.owner) != (append.lease.epoch, append.lease.owner):
             return False
         if event.last_seq < answer.seq:
             return True

@@ -46,8 +46,22 @@ function commands.create()
   return 1
 end
 
--- owner, ttl in ms, then for a request whose time is over: error as JSON, channel, result ttl in ms
--- -> {epoch, time, log entries}, or nil when it has ended or is unknown
+-- How many workers were lost with the request; one more if this is a later attempt than the last that acquired it.
+-- At its last attempt a request runs apart from others like it: a token it then gives proves it innocent.
+local function losses(attempt, most)
+  local known = redis.call('HMGET', state, 'losses', 'attempt', 'seq', 'seq_then')
+  local count = tonumber(known[1] or 0)
+  if known[2] and attempt > tonumber(known[2]) then
+    local innocent = count == most - 1 and tonumber(known[3]) > tonumber(known[4])
+    count = (innocent and 0 or count) + 1
+  end
+  redis.call('HSET', state, 'losses', count, 'attempt', attempt, 'seq_then', known[3])
+  return count
+end
+
+-- owner, ttl in ms, then for a request whose time is over: error as JSON, channel, result ttl in ms; then which
+-- attempt this is, and how many workers it may lose
+-- -> {epoch, time, log entries, workers lost}, or nil when it has ended or is unknown
 function commands.acquire()
   local known = redis.call('HMGET', state, 'state', 'deadline')
   if not known[1] or ended(known[1]) then return nil end
@@ -61,17 +75,19 @@ function commands.acquire()
   redis.call('HSETNX', state, 'started_at', time)
   redis.call('PEXPIRE', state, ARGV[3])
   redis.call('PEXPIRE', log, ARGV[3])
-  return { epoch, time, redis.call('XRANGE', log, '-', '+') }
+  local lost = losses(tonumber(ARGV[7]), tonumber(ARGV[8]))
+  return { epoch, time, redis.call('XRANGE', log, '-', '+'), lost }
 end
 
--- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms
+-- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms, owner.
+-- The owner counts too: a store that lost its last second may give an epoch a second time.
 -- -> 1 written (now, or by the same call before), 0 refused
 function commands.append()
-  local known = redis.call('HMGET', state, 'epoch', 'seq', 'first_token_at', 'state')
+  local known = redis.call('HMGET', state, 'epoch', 'seq', 'first_token_at', 'state', 'owner')
   local first, tokens = tonumber(ARGV[3]), tonumber(ARGV[4])
   local terminal = ARGV[9] ~= ''
   local last = first + tokens - 1 + (terminal and 1 or 0)
-  if known[1] ~= ARGV[2] then return 0 end
+  if known[1] ~= ARGV[2] or known[5] ~= ARGV[12] then return 0 end
   local seq = tonumber(known[2])
   if last < seq then return 1 end
   if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end

@@ -35,11 +35,19 @@ class RedisTokenLog:
         server: holds the answers.
         live: the process's live messages.
         most_tokens: bound on one log; an append beyond it is refused.
+        max_attempts: workers that a request may lose.
         request_ttl, result_ttl: seconds that an unfinished and a finished request are kept.
     """
 
     def __init__(
-        self, server: RedisServer, live: Live, *, most_tokens: int, request_ttl: float, result_ttl: float
+        self,
+        server: RedisServer,
+        live: Live,
+        *,
+        most_tokens: int,
+        max_attempts: int,
+        request_ttl: float,
+        result_ttl: float,
     ) -> None:
         self._server = server
         self._redis = server.client
@@ -47,6 +55,7 @@ class RedisTokenLog:
         self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
         self._clock = ServerClock(self._time)
         self._most_tokens = most_tokens
+        self._max_attempts = max_attempts
         self._request_ttl = int(request_ttl * 1000)
         self._result_ttl = int(result_ttl * 1000)
 
@@ -76,12 +85,14 @@ class RedisTokenLog:
         async with self._server.reaching("the answer log"):
             await self._redis.delete(keys.state(request_id), keys.log(request_id))
 
-    async def acquire(self, request_ids: Sequence[str], owner: str) -> list[Lease | None]:
+    async def acquire(
+        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = ()
+    ) -> list[Lease | None]:
         overdue = encode(ErrorInfo.of(OVERDUE))
-        calls = [
-            (_keys(each), (owner, self._request_ttl, overdue, keys.live_channel(each), self._result_ttl))
-            for each in request_ids
-        ]
+        calls = []
+        for each, attempt in zip(request_ids, attempts or [1] * len(request_ids), strict=True):
+            ended = (overdue, keys.live_channel(each), self._result_ttl)
+            calls.append((_keys(each), (owner, self._request_ttl, *ended, attempt, self._max_attempts)))
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("acquire", calls)
         return [_lease(each, owner, reply) for each, reply in zip(request_ids, replies, strict=True)]
@@ -104,6 +115,7 @@ class RedisTokenLog:
             event.terminal.state.value if event.terminal else "",
             self._request_ttl,
             self._result_ttl,
+            append.lease.owner,
         )
 
     async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
@@ -151,8 +163,8 @@ def _keys(request_id: str) -> list[str]:
 def _lease(request_id: str, owner: str, reply: Any) -> Lease | None:
     if reply is None:
         return None
-    epoch, now, entries = reply
-    return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)))
+    epoch, now, entries, losses = reply
+    return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)), losses)
 
 
 def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[TokenEvent]:

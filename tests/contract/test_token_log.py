@@ -254,3 +254,46 @@ async def test_a_request_past_its_deadline_ends_when_somebody_would_run_it(backe
     record = await backend.token_log.record(late.id)
     assert record is not None
     assert (record.state, record.started_at, record.deadline) == (RequestState.FAILED, None, pytest.approx(now - 1))
+
+
+async def lose(backend: Backend, request: Request, attempts: int) -> list[int]:
+    """The losses that each of so many attempts, one after another, is told of."""
+    told = []
+    for attempt in range(1, attempts + 1):
+        [lease] = await backend.token_log.acquire([request.id], str(attempt), [attempt])
+        assert lease is not None
+        told.append(lease.losses)
+    return told
+
+
+async def test_each_lost_worker_counts_and_one_that_handed_over_does_not(
+    backend: Backend, request_: Request
+) -> None:
+    assert await lose(backend, request_, 3) == [0, 1, 2]
+    [again] = await backend.token_log.acquire([request_.id], "x", [3])
+    assert again is not None
+    assert again.losses == 2
+    [fourth] = await backend.token_log.acquire([request_.id], "y", [4])
+    assert fourth is not None
+    assert fourth.losses == 3
+
+
+async def test_a_token_given_apart_proves_a_request_innocent(backend: Backend, request_: Request) -> None:
+    """Given progress before its last attempt, then it still counts; after it, the count begins anew."""
+    early = await acquire(backend, request_)
+    await append(backend, early, token_event(0, "a"))
+    assert await lose(backend, request_, 3) == [0, 1, 2]
+    record = await backend.token_log.acquire([request_.id], "apart", [3])
+    assert record[0] is not None
+    await append(backend, record[0], token_event(1, "b"))
+    [lease] = await backend.token_log.acquire([request_.id], "next", [4])
+    assert lease is not None
+    assert lease.losses == 1
+
+
+async def test_an_epoch_given_twice_is_its_last_owners(backend: Backend, request_: Request) -> None:
+    """Given a store that lost its last second, so that two workers hold one epoch, then one of them is refused."""
+    lease = await acquire(backend, request_, "a")
+    twin = Lease(lease.request_id, "b", lease.epoch, lease.acquired_at)
+    assert not await append(backend, twin, token_event(0, "x"))
+    assert await append(backend, lease, token_event(0, "a"))

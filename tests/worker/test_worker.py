@@ -15,7 +15,7 @@ from shared.delivery.base import Append
 from shared.errors import EngineFailed
 from shared.protocol import FinishReason, PriorityClass, Request, RequestState, Token, TokenEvent
 from shared.registry import WorkerInfo
-from shared.transports.base import Room
+from shared.transports.base import Claim, Room
 from tests.fakes import MODEL, answer, make_request, publish_garbage, submit
 from workers.engine.interface import EngineOutput, EngineRequest, Generator
 from workers.metrics import WorkerMetrics
@@ -167,6 +167,7 @@ async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harnes
     request = make_request()
     await submit(backend, request)
     await backend.transport.pull(MODEL, "dead", Room.all(1))
+    await backend.token_log.acquire([request.id], "dead", [1])
 
     async with harness.worker():
         [end] = await answer(backend, request.id)
@@ -175,7 +176,7 @@ async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harnes
     assert end.terminal.error is not None
     assert end.terminal.error.code == "request_abandoned"
     [letter] = await backend.dead_letters.list()
-    assert (letter.request, letter.reason, letter.attempts) == (request, end.terminal.error, 2)
+    assert (letter.request, letter.reason, letter.attempts) == (request, end.terminal.error, 1)
 
 
 async def test_a_cancelled_request_leaves_the_engine_and_the_queue(harness: Harness, backend: Backend) -> None:
@@ -395,3 +396,31 @@ async def test_an_urgent_request_is_taken_although_batch_work_has_all_seats(
         engine.limit = 1000
         for request in batch + urgent:
             assert told(await answer(backend, request.id)) == foretold(request)
+
+
+async def test_suspects_run_one_at_a_time_until_they_are_cleared(harness: Harness, backend: Backend) -> None:
+    """Given requests that lost two workers together, then one is run, and the next once that gave a token."""
+    requests = [make_request(f"{i}") for i in range(3)]
+    for request in requests:
+        await submit(backend, request)
+    claims = [item.claim for item in await backend.transport.pull(MODEL, "dead", Room.all(3))]
+    for attempt in (1, 2):
+        await backend.token_log.acquire([request.id for request in requests], f"dead-{attempt}", [attempt] * 3)
+        if attempt == 1:
+            await lapse(backend, "dead-2", claims)
+    engine = GatedEngine(limit=0)
+    async with harness.worker(engine) as worker:
+        await until(lambda: len(worker._intake._parked) == 2)
+        await until(lambda: engine.stats().running == 1)
+        engine.limit = 1000
+        for request in requests:
+            assert told(await answer(backend, request.id)) == foretold(request)
+    assert await backend.dead_letters.list() == []
+
+
+async def lapse(backend: Backend, taker: str, claims: list[Claim]) -> None:
+    """Until `taker` could claim all, since their holder was silent for a lease."""
+    found = 0
+    async with asyncio.timeout(10):
+        while found < len(claims):
+            found += len(await backend.transport.claim(MODEL, taker, 10))

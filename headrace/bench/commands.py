@@ -187,12 +187,15 @@ def batching(
     """What continuous batching, chunked prompts and the prefix cache gain."""
     from headrace.bench.batching import PARTS, measure_batching
     from headrace.bench.batching_report import svg, tables
+    from shared.config import load
+    from shared.logs import configure_logging
 
     wanted = parts.split(",")
     if unknown := [part for part in wanted if part not in PARTS]:
         raise ConfigError(f"--parts are of {', '.join(PARTS)}, not {unknown[0]}")
     if plot is not None and "policies" not in wanted:
         raise ConfigError("--plot draws the part policies, which is not among --parts")
+    configure_logging(load().settings, process="bench")  # the engine's go to stderr
     result = measure_batching(model, wanted, budget, repeats, seed, Console(stderr=True))
     if plot is not None:
         plot.write_text(svg(result))

@@ -109,7 +109,7 @@ class Generator(Protocol):
         """Compute the next tokens of as many sequences as the budgets allow."""
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
-        """A step of nothing but batch-class work may be given up, as if it had not begun, once `urgent` is true."""
+        """A step with batch-class work in it may be given up, as if it had not begun, once `urgent` is true."""
 
     def has_work(self) -> bool: ...
 

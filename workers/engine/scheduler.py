@@ -40,8 +40,10 @@ class ScheduledBatch:
 
     @property
     def interruptible(self) -> bool:
-        """Whether a more urgent request may make the step be abandoned."""
-        return all(item.sequence.priority is PriorityClass.BATCH for item in self.items)
+        """Whether an urgent arrival may make the step be abandoned: what is scheduled then has no rows of the batch
+        class, which make the most of a step's time, until the new prompt is computed. So no step is given up twice.
+        """
+        return any(item.sequence.priority is PriorityClass.BATCH for item in self.items)
 
 
 class Scheduler:

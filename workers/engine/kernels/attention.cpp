@@ -13,6 +13,8 @@ void norm_row(const float* x, const float* weight, float* out, int64_t size, flo
 
 namespace {
 
+constexpr int64_t kAhead = 2;  // blocks that are asked for before they are read
+
 // Keys are [block, head, dim, slot], so that the scores of neighbouring slots are neighbours in a vector; values are
 // [block, head, slot, dim].
 struct Cache {
@@ -179,6 +181,11 @@ void with_count(int64_t m, const F& f) {
   }
 }
 
+// Asks for `count` numbers that will be read soon: blocks lie anywhere, and the CPU foresees nothing across pages.
+void foresee(const float* p, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i, 0, 2);
+}
+
 // All queries of a tile's rows that share one head of keys and values, at most kTile at a time.
 void attend(const RowTile& tile, int64_t head, const float* queries, const Cache& cache, int64_t num_heads,
             float* out) {
@@ -204,13 +211,20 @@ void attend(const RowTile& tile, int64_t head, const float* queries, const Cache
       std::fill(to[m], to[m] + dim, 0.0f);
     }
     with_count(count, [&]<int M>() {
-      for (int64_t b = 0; b < blocks; ++b)
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t next = b + kAhead;  // behind the last keys come the first values
+        if (next < blocks)
+          foresee(cache.keys_of(tile.table[next], head), slots * dim);
+        else if (next - blocks < blocks)
+          foresee(cache.values_of(tile.table[next - blocks], head), slots * dim);
         score_block<M>(q, cache.keys_of(tile.table[b], head), slots, dim, room.data() + b * slots, stride);
+      }
     });
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     for (int64_t m = 0; m < count; ++m) sums[m] = soften(room.data() + m * stride, lengths[m], scale);
     for (int64_t b = 0; b < blocks; ++b) {
       const float *weights = room.data() + b * slots, *values = cache.values_of(tile.table[b], head);
+      if (b + kAhead < blocks) foresee(cache.values_of(tile.table[b + kAhead], head), slots * dim);
       const int64_t common = std::min(slots, lengths[0] - b * slots);  // the first row sees least
       if (common > 0)
         with_count(count, [&]<int M>() { weigh_block<M>(weights, stride, values, common, dim, to); });

@@ -1,18 +1,25 @@
 """Headrace: queue-driven asynchronous LLM inference, where an accepted answer is never lost."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace.client import AsyncHeadraceClient, HeadraceClient
+    from headrace.llm import LLM, SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["AsyncHeadraceClient", "HeadraceClient", "__version__"]
+__all__ = ["LLM", "AsyncHeadraceClient", "HeadraceClient", "SamplingParams", "__version__"]
+
+_MODULES = {
+    "AsyncHeadraceClient": "headrace.client",
+    "HeadraceClient": "headrace.client",
+    "LLM": "headrace.llm",
+    "SamplingParams": "headrace.llm",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """The clients, imported when first asked for: `headrace --help` needs no HTTP."""
-    if name not in __all__:
+    """Imported when first asked for: `headrace --help` needs neither HTTP nor torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from headrace import client
-
-    return getattr(client, name)
+    return getattr(import_module(_MODULES[name]), name)

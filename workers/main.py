@@ -113,21 +113,4 @@ def _build(settings: Settings, repository: ModelRepository, note: Callable[[floa
         from workers.engine.engine import Engine  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
-    config = EngineConfig(
-        model=repository.folder(note),
-        device=settings.device,
-        dtype=settings.dtype,
-        max_model_len=settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        scheduling=settings.scheduling,
-        batch_wait=settings.batch_wait,
-        block_size=settings.block_size,
-        prefix_caching=settings.prefix_caching,
-        kv_cache_gib=settings.kv_cache_gib,
-        gpu_memory_utilization=settings.gpu_memory_utilization,
-        quantization=settings.quantization,
-        cache_dir=settings.cache_dir,
-        threads=settings.threads,
-    )
-    return Engine.load(config, note)
+    return Engine.load(EngineConfig.of(settings, repository.folder(note)), note)

@@ -50,17 +50,10 @@ def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tupl
     return tokens, tokens / seconds, [first[name] - started[name] for name in started]
 
 
-def load_engine(model: str) -> Engine:
-    """As the settings of environment and file say."""
-    settings = load({"model": model}).settings
-    return Engine.load(
-        EngineConfig(
-            model=ModelRepository(settings).folder(),
-            max_num_seqs=settings.max_num_seqs,
-            quantization=settings.quantization,
-            cache_dir=settings.cache_dir,
-        )
-    )
+def load_engine(model: str, quantization: str | None = None) -> Engine:
+    """As the settings of environment and file say; a quantization that is given goes before theirs."""
+    settings = load({"model": model, "quantization": quantization}).settings
+    return Engine.load(EngineConfig.of(settings, ModelRepository(settings).folder()))
 
 
 def main(model: str, seed: int) -> None:

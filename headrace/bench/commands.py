@@ -119,7 +119,9 @@ def delivery(as_json: Json = False) -> None:
 @app.command()
 def engine(
     model: Model = "smollm2",
-    against: Annotated[str, typer.Option(help="Peers to run beside it: hf, or none.")] = "hf",
+    against: Annotated[str, typer.Option(help="Of hf, vllm, llamacpp, those installed; or none.")] = "hf",
+    quantization: Annotated[Literal["none", "int8"], typer.Option(help="Of our side.")] = "none",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time; 1: one alone.")] = 32,
     repeats: Repeats = 3,
     seed: Seed = 0,
     as_json: Json = False,
@@ -135,7 +137,15 @@ def engine(
     if profile:
         result: Any = Profile(**run_side("headrace.bench.profile", model, seed))
     else:
-        result = measure_engine(model, against, repeats, seed, Console(stderr=True))
+        result = measure_engine(
+            model,
+            against,
+            repeats,
+            seed,
+            Console(stderr=True),
+            quantization=quantization,
+            concurrency=concurrency,
+        )
     if as_json:
         print(json.dumps(result.as_dict()))
     else:

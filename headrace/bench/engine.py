@@ -1,65 +1,64 @@
-"""`headrace bench engine`: the bare engine in pairs with peers on the same work, each in its own process."""
+"""`headrace bench engine`: the bare engine in turns with its peers on the same work, each in its own process."""
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from headrace.bench.peers import find_peers
 from headrace.bench.side import run_side
-from shared.errors import ConfigError
+from shared.config import load
+from shared.errors import HeadraceError
+from shared.repository import ModelRepository
 
-PEERS = ("hf", "none")
+OURS = "headrace"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Output tokens/s of each run, in order; the ratio is the median over pairs."""
+    """Output tokens/s of each run, in order, of our engine and each peer; a ratio is the median over pairs."""
 
-    peer: str
-    ours: list[float]
-    theirs: list[float]
+    rates: dict[str, list[float]]
+
+    def ratio(self, peer: str) -> float:
+        return statistics.median(a / b for a, b in zip(self.rates[OURS], self.rates[peer], strict=True))
 
     @property
-    def ratio(self) -> float | None:
-        if not self.theirs:
-            return None
-        return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
+    def peers(self) -> list[str]:
+        return [name for name in self.rates if name != OURS]
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ratio": self.ratio}
+        return {"rates": self.rates, "ratios": {peer: self.ratio(peer) for peer in self.peers}}
 
     def table(self) -> Table:
-        table = Table("run", "headrace tokens/s", f"{self.peer} tokens/s", "ratio")
-        for number, ours in enumerate(self.ours):
-            theirs = self.theirs[number] if self.theirs else None
-            table.add_row(
-                str(number + 1),
-                f"{ours:.1f}",
-                f"{theirs:.1f}" if theirs else "-",
-                f"{ours / theirs:.2f}" if theirs else "-",
-            )
-        table.add_section()
-        table.add_row(
-            "median",
-            f"{statistics.median(self.ours):.1f}",
-            f"{statistics.median(self.theirs):.1f}" if self.theirs else "-",
-            f"{self.ratio:.2f}" if self.ratio else "-",
-        )
+        runs = range(1, len(self.rates[OURS]) + 1)
+        table = Table("tokens/s", *(f"run {run}" for run in runs), "median", "ratio (pairs)")
+        for name, rates in self.rates.items():
+            ratio = "" if name == OURS else f"{self.ratio(name):.2f}"
+            table.add_row(name, *(f"{rate:.1f}" for rate in rates), f"{statistics.median(rates):.1f}", ratio)
         return table
 
 
-def measure_engine(model: str, against: str, repeats: int, seed: int, console: Console) -> Comparison:
-    """Raises ConfigError for an unknown peer, HeadraceError where a run fails."""
-    if against not in PEERS:
-        raise ConfigError(f"--against is one of {', '.join(PEERS)}, not {against}")
-    ours, theirs = [], []
+def measure_engine(
+    model: str, against: str, repeats: int, seed: int, console: Console, *, quantization: str, concurrency: int
+) -> Comparison:
+    """Raises ConfigError for an unknown peer, HeadraceError where a run fails or sides made unequal answers."""
+    peers, missing = find_peers(against)
+    for name in missing:
+        console.print(f"{name} is not installed, and left out: scripts/peers {name} sets it up")
+    folder = str(ModelRepository(load({"model": model}).settings).folder())
+    rates: dict[str, list[float]] = {name: [] for name in (OURS, *(peer.name for peer in peers))}
     for number in range(repeats):
         console.print(f"run {number + 1} of {repeats}")
-        ours.append(run_side("headrace.bench.bare", model, seed)["rate"])
-        if against == "hf":
-            theirs.append(run_side("headrace.bench.peer_hf", model, seed)["rate"])
-    return Comparison(against, ours, theirs)
+        ours = run_side("headrace.bench.ours", folder, seed, concurrency, quantization)
+        rates[OURS].append(ours["rate"])
+        for peer in peers:
+            theirs = run_side(peer.module, folder, seed, concurrency, python=peer.python)
+            if theirs["tokens"] != ours["tokens"]:
+                raise HeadraceError(f"not the same work: {ours['tokens']} tokens, {peer.name} {theirs['tokens']}")
+            rates[peer.name].append(theirs["rate"])
+    return Comparison(rates)

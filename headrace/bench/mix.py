@@ -61,3 +61,11 @@ def make_mix(
         length = prompts.draw(chance)
         items.append(WorkItem(" ".join(chance.choices(WORDS, k=length)), length, outputs.draw(chance)))
     return items
+
+
+ALONE = 4  # requests of the mix that are sent one by one, where one at a time is measured
+
+
+def peer_mix(seed: int, concurrency: int) -> list[WorkItem]:
+    """The work of a comparison of engines: the mix, or the first of it where there is one request at a time."""
+    return make_mix(seed)[: ALONE if concurrency == 1 else None]

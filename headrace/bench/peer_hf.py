@@ -1,4 +1,4 @@
-"""`python -m headrace.bench.peer_hf MODEL SEED`: transformers' static batches on the mix, as JSON on stdout."""
+"""`python -m headrace.bench.peer_hf FOLDER SEED CONCURRENCY`: transformers' static batches on the mix, as JSON."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from headrace.bench.mix import WorkItem, make_mix
-from shared.config import load
-from shared.repository import ModelRepository
+from headrace.bench.mix import WorkItem, peer_mix
 
 BATCH = 16
 
@@ -26,19 +24,18 @@ def generate(model: torch.nn.Module, tokenizer: object, items: list[WorkItem]) -
     model.generate(**inputs, min_new_tokens=longest, max_new_tokens=longest, do_sample=False)  # type: ignore[operator]
 
 
-def main(model_spec: str, seed: int) -> None:
-    folder = ModelRepository(load({"model": model_spec}).settings).folder()
+def main(folder: str, seed: int, concurrency: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     generate(model, tokenizer, [WorkItem("warm up", 2, 4)])
-    items = make_mix(seed)
+    items, batch = peer_mix(seed, concurrency), min(BATCH, concurrency)
     begin = time.perf_counter()
-    for start in range(0, len(items), BATCH):
-        generate(model, tokenizer, items[start : start + BATCH])
+    for start in range(0, len(items), batch):
+        generate(model, tokenizer, items[start : start + batch])
     seconds = time.perf_counter() - begin
     tokens = sum(item.output_tokens for item in items)
     print(json.dumps({"tokens": tokens, "rate": tokens / seconds}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -24,7 +24,6 @@ from workers.engine.attention import make_layer_caches
 from workers.engine.config import EngineConfig
 from workers.engine.kernels.choose import choose_kernels
 from workers.engine.loader import load_model, read_model_config
-from workers.engine.models.llama import Llama
 from workers.engine.step_inputs import Span, StepInputs
 from workers.engine.tokenizer import Tokenizer
 
@@ -97,7 +96,7 @@ class Scorer:
     def __init__(self, config: EngineConfig) -> None:
         model_config = read_model_config(config.model)
         device = torch.device("cpu")
-        self._model: Llama = load_model(
+        self._model = load_model(
             config.model,
             model_config,
             dtype=torch.float32,

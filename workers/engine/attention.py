@@ -39,6 +39,14 @@ def make_layer_caches(
     return [LayerCache(keys.view(blocks, heads, dim, slots), values) for keys, values in cache]
 
 
+def write_cache(cache: LayerCache, step: StepInputs, keys: Tensor, values: Tensor) -> None:
+    """Put the rows' keys and values, [T, kv_heads, dim] each, where their positions are."""
+    blocks = step.block_tables[step.sequences, step.positions // cache.block_size]
+    slots = step.positions % cache.block_size
+    cache.keys[blocks, :, :, slots] = keys
+    cache.values[blocks, :, slots] = values
+
+
 def reference_attention(queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
     """Row by row, in float64. Shapes as `paged_attention`."""
     num_rows, num_heads, dim = queries.shape

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import get_args
 
 import torch
 
-from shared.config import user_folder
+from shared.config import Settings, user_folder
 from shared.errors import ConfigError
 from workers.engine.policies import Scheduling
 
@@ -58,6 +58,12 @@ class EngineConfig:
     quantization: str = "none"
     cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
     threads: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, folder: Path) -> EngineConfig:
+        """What the settings of the same names say, for the model in `folder`."""
+        common = {f.name for f in fields(cls)} & Settings.model_fields.keys() - {"model"}
+        return cls(folder, **{name: getattr(settings, name) for name in common})
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads"):

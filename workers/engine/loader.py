@@ -17,23 +17,28 @@ from torch import Tensor
 
 from shared.errors import ConfigError
 from workers.engine.kernels import HeadLayout, Kernels, Linear
-from workers.engine.models.config import ModelConfig, token_ids
+from workers.engine.models.config import ARCHITECTURES, ModelConfig, token_ids
+from workers.engine.models.decoder import Decoder, DecoderConfig
 from workers.engine.models.llama import LayerWeights, Llama, LlamaWeights
 from workers.engine.models.rope import rope_table
+from workers.engine.models.transformers_config import load_transformers, read_transformers_config
 
 Progress = Callable[[float], None]
 
 
-def read_model_config(folder: Path) -> ModelConfig:
+def read_model_config(folder: Path) -> DecoderConfig:
     """Raises ConfigError for a folder without a config.json, or with one that is not supported."""
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder", param="model")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} has no config.json: is it a model folder?", param="model")
-    return ModelConfig.parse(_read_json(folder / "config.json"))
+    raw = _read_json(folder / "config.json")
+    if set(raw.get("architectures") or ()) & set(ARCHITECTURES):
+        return ModelConfig.parse(raw)
+    return read_transformers_config(folder, raw)
 
 
-def read_eos_token_ids(folder: Path, config: ModelConfig) -> frozenset[int]:
+def read_eos_token_ids(folder: Path, config: DecoderConfig) -> frozenset[int]:
     """generation_config.json's end-of-text tokens, else config.json's."""
     path = folder / "generation_config.json"
     found = token_ids(_read_json(path).get("eos_token_id")) if path.is_file() else ()
@@ -42,15 +47,17 @@ def read_eos_token_ids(folder: Path, config: ModelConfig) -> frozenset[int]:
 
 def load_model(
     folder: Path,
-    config: ModelConfig,
+    config: DecoderConfig,
     *,
     dtype: torch.dtype,
     device: torch.device,
     max_model_len: int,
     kernels: Kernels,
     progress: Progress,
-) -> Llama:
+) -> Decoder:
     """Raises ConfigError where tensors are missing, left over or of another shape than config.json says."""
+    if not isinstance(config, ModelConfig):
+        return load_transformers(folder, config, dtype=dtype, device=device, kernels=kernels)
     reader = _WeightReader(Checkpoint(folder), config, dtype, device, kernels)
     layers = []
     for index in range(config.num_layers):

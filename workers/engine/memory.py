@@ -9,7 +9,7 @@ import torch
 
 from shared.errors import ConfigError
 from workers.engine.config import DTYPES, EngineConfig
-from workers.engine.models.config import ModelConfig
+from workers.engine.models.decoder import DecoderConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class CacheSize:
         return self.num_blocks * self.block_size / self.max_model_len
 
 
-def size_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> CacheSize:
+def size_cache(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, device: torch.device) -> CacheSize:
     """Raises ConfigError where the settings ask for more than the model or the memory allows."""
     wanted = _context_length(config, model)
     if config.num_kv_blocks is not None:
@@ -48,7 +48,7 @@ def size_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, dev
     return CacheSize(num_blocks, config.block_size, min(wanted, room))
 
 
-def _context_length(config: EngineConfig, model: ModelConfig) -> int:
+def _context_length(config: EngineConfig, model: DecoderConfig) -> int:
     limit = model.length_limit()
     if config.max_model_len is not None and config.max_model_len > limit:
         raise ConfigError(
@@ -64,14 +64,14 @@ def _context_length(config: EngineConfig, model: ModelConfig) -> int:
     return config.max_model_len or limit
 
 
-def _kv_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+def _kv_bytes(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, device: torch.device) -> int:
     if device.type != "cuda":
         return int(config.kv_cache_gib * 2**30)
     free, total = torch.cuda.mem_get_info(device)
     return left_for_cache(total, free, weight_bytes(config.model, model, dtype), config.gpu_memory_utilization)
 
 
-def weight_bytes(folder: Path, model: ModelConfig, dtype: torch.dtype) -> int:
+def weight_bytes(folder: Path, model: DecoderConfig, dtype: torch.dtype) -> int:
     """Of the checkpoint's weights once they have `dtype`."""
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return stored * dtype.itemsize // DTYPES[model.dtype].itemsize

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.attention import make_layer_caches
-from workers.engine.models.llama import Llama, never
+from workers.engine.models.decoder import Decoder, never
 from workers.engine.scheduler import ScheduledBatch
 from workers.engine.step_inputs import StepInputs
 
@@ -18,7 +18,7 @@ from workers.engine.step_inputs import StepInputs
 class ModelRunner:
     """A model and its paged KV cache on one device."""
 
-    def __init__(self, model: Llama, num_blocks: int, block_size: int) -> None:
+    def __init__(self, model: Decoder, num_blocks: int, block_size: int) -> None:
         config = model.config
         self._model = model
         self._device = model.embedding.device

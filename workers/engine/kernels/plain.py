@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from workers.engine.attention import LayerCache, paged_attention
+from workers.engine.attention import LayerCache, paged_attention, write_cache
 from workers.engine.kernels import HeadLayout, Linear
 from workers.engine.linear import PlainInt8Linear, make_linear
 from workers.engine.step_inputs import StepInputs
@@ -49,10 +49,7 @@ class PlainKernels:
             queries = self.rms_norm(queries, qk_norms[0], layout.norm_eps)
             keys = self.rms_norm(keys, qk_norms[1], layout.norm_eps)
         cos, sin = (table[step.positions, None].to(qkv.dtype) for table in (layout.cos, layout.sin))
-        blocks = step.block_tables[step.sequences, step.positions // cache.block_size]
-        slots = step.positions % cache.block_size
-        cache.keys[blocks, :, :, slots] = _rotate(keys, cos, sin)
-        cache.values[blocks, :, slots] = values
+        write_cache(cache, step, _rotate(keys, cos, sin), values)
         return _rotate(queries, cos, sin)
 
     def attention(self, queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:

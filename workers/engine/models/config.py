@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import ConfigError
+from workers.engine.models.decoder import DecoderConfig
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
@@ -24,30 +25,17 @@ class RopeConfig:
     scaling: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """A decoder of the Llama family.
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(DecoderConfig):
+    """A decoder of the Llama family."""
 
-    `sliding_window` is the number of positions a token attends to, where the checkpoint uses a window; the
-    model code attends to all, which is the same for sequences up to that length.
-    """
-
-    architecture: str
-    vocab_size: int
     hidden_size: int
     intermediate_size: int
-    num_layers: int
     num_heads: int
-    num_kv_heads: int
-    head_dim: int
     norm_eps: float
-    max_position_embeddings: int
     tie_word_embeddings: bool
     qk_norm: bool
     rope: RopeConfig
-    sliding_window: int | None
-    dtype: str
-    eos_token_ids: tuple[int, ...]
 
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> ModelConfig:
@@ -78,10 +66,6 @@ class ModelConfig:
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
             eos_token_ids=token_ids(raw.get("eos_token_id")),
         )
-
-    def length_limit(self) -> int:
-        """Most tokens of a sequence for which the model code is right, and the checkpoint was made."""
-        return min(self.max_position_embeddings, self.sliding_window or self.max_position_embeddings)
 
 
 def token_ids(value: int | list[int] | None) -> tuple[int, ...]:

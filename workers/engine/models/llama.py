@@ -13,12 +13,8 @@ from torch import Tensor
 from workers.engine.attention import LayerCache
 from workers.engine.kernels import HeadLayout, Kernels, Linear
 from workers.engine.models.config import ModelConfig
+from workers.engine.models.decoder import never
 from workers.engine.step_inputs import StepInputs
-
-
-def never() -> bool:
-    """No step is interrupted."""
-    return False
 
 
 @dataclass(frozen=True)
@@ -60,12 +56,7 @@ class Llama:
     def forward(
         self, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool] = never
     ) -> Tensor | None:
-        """Logits [R, vocab], in the weights' dtype; keys and values of all rows are written to `caches`.
-
-        Args:
-            interrupted: asked before each layer; once it is true the step ends there, with None. Only the cache
-                slots of the step's own rows may have been written by then.
-        """
+        """See `Decoder`."""
         eps, kernels = self.config.norm_eps, self._kernels
         residual = self._weights.embedding[step.tokens]
         x = kernels.rms_norm(residual, self._weights.layers[0].input_norm, eps)

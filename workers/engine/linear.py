@@ -75,7 +75,7 @@ class PlainInt8Linear:
         whole, self._scales = quantize_rows(weight.float(), _WEIGHT_LEVELS)
         self._weight = whole.double()
         self._bias = bias
-        self._levels = activation_levels(whole.abs().sum(-1).max())
+        self._levels = activation_levels(int(whole.abs().sum(-1).max()))
 
     def __call__(self, x: Tensor) -> Tensor:
         whole, scales = quantize_rows(x.float(), self._levels)
@@ -83,9 +83,9 @@ class PlainInt8Linear:
         return (out if self._bias is None else out + self._bias).to(x.dtype)
 
 
-def activation_levels(largest_sum: Tensor) -> int:
+def activation_levels(largest_sum: int) -> int:
     """The most that an activation may be: what of 16 bits cannot overflow 32 in a column of such weights."""
-    return min(2**15 - 1, (2**31 - 1) // max(1, int(largest_sum)))
+    return min(2**15 - 1, (2**31 - 1) // max(1, largest_sum))
 
 
 def quantize_rows(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:

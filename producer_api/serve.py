@@ -117,7 +117,7 @@ class Server(uvicorn.Server):
         async def models() -> list[str]:
             return [info.name for info in await catalog.models()]
 
-        return Sweeper(backend.transport, backend.token_log, backend.holds, models)
+        return Sweeper(backend, models)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Send away at once who can go on elsewhere, give the others until the end of the grace time, then end.

@@ -151,6 +151,15 @@ class RequestAbandoned(HeadraceError):
     code = "request_abandoned"
 
 
+class RequestLost(HeadraceError):
+    """The store came back without the request's place in the queue: it lost its last writes."""
+
+    code = "request_lost"
+    status = 503
+    grpc_status = "UNAVAILABLE"
+    retryable = True
+
+
 class ConfigError(HeadraceError):
     """A setting is wrong; the message says which, and what would be right."""
 

@@ -29,6 +29,7 @@ WORKERS = "hr:workers"
 MODELS = "hr:models"
 DEAD_INDEX = "hr:{dead}:index"
 DEAD_LETTERS = "hr:{dead}:letters"
+STATES = "hr:{req_*}:state"  # pattern of all states
 LIVE = "hr:live"  # nobody publishes to it: it keeps a connection without readers subscribed
 
 
@@ -60,6 +61,11 @@ def wake_channel(model: str) -> str:
 
 def state(request_id: str) -> str:
     return f"hr:{{{request_id}}}:state"
+
+
+def request_of(state_key: str) -> str:
+    """Whose state that is."""
+    return state_key[len("hr:{") : -len("}:state")]
 
 
 def log(request_id: str) -> str:

@@ -1,4 +1,5 @@
-"""Mends what nobody else sees: requests whose time ran out where no worker looked, and workers that are no more.
+"""Mends what nobody else sees: requests whose time ran out where no worker looked, workers that are no more, and
+what a store lost by half.
 
 One process at a time does it, the one that holds the lock; another goes on when that one is gone. Each step may be
 done twice, or begun and left: the next round finds the rest.
@@ -8,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import structlog
 
-from shared.delivery.base import OVERDUE, TokenLog
-from shared.errors import Unavailable
-from shared.holds import Holds
-from shared.transports.base import Transport
+from shared.backend import Backend
+from shared.delivery.base import OVERDUE
+from shared.delivery.subscription import MISSED, Subscription
+from shared.errors import RequestLost, Unavailable
+from shared.protocol import RequestState
 
 LOCK = "sweeper"
 ROUND = 1.0  # seconds between rounds, and so the delay with which a deadline is seen
 TIDY_EVERY = 60  # rounds
 MOST = 256  # requests ended at once
+SETTLED = 5.0  # seconds after which a request is queued, or will not be by whoever began to
+LOST = RequestLost("the store lost the request's place in the queue; send it again")
 
 Models = Callable[[], Awaitable[Sequence[str]]]
 
@@ -31,27 +37,41 @@ class Sweeper:
     """Runs in every API process; works in one.
 
     Args:
+        backend: what is swept.
         models: the names of all models that requests may wait for.
     """
 
-    def __init__(self, transport: Transport, token_log: TokenLog, holds: Holds, models: Models) -> None:
-        self._transport = transport
-        self._token_log = token_log
+    def __init__(self, backend: Backend, models: Models) -> None:
+        self._live = backend.live
+        self._transport = backend.transport
+        self._token_log = backend.token_log
+        self._holds = backend.holds
         self._models = models
-        self._holds = holds
         self._me = secrets.token_bytes(8).hex().encode()
+        self._rounds = 0
+        self._doubted_at: float | None = None  # when the store was found to have been away
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        rounds = 0
         while True:
             try:
-                if await self._leads():
-                    await self.sweep(tidy=rounds % TIDY_EVERY == 0)
-                    rounds += 1
+                async with self._live.subscribe(f"hr:{LOCK}") as connection:
+                    self._doubted_at = time.monotonic()
+                    while True:
+                        await self._round(connection)
             except Unavailable as error:
                 log.warning("sweep_failed", error=error.message)
             await asyncio.sleep(ROUND)
+
+    async def _round(self, connection: Subscription) -> None:
+        if await self._leads():
+            await self.sweep(tidy=self._rounds % TIDY_EVERY == 0)
+            self._rounds += 1
+            if self._doubted_at is not None and time.monotonic() - self._doubted_at > SETTLED:
+                await self.reconcile()
+                self._doubted_at = None
+        if await connection.get(ROUND) is MISSED:
+            self._doubted_at = time.monotonic()
 
     async def _leads(self) -> bool:
         return await self._holds.hold(LOCK, self._me, ROUND * 5) == self._me
@@ -74,3 +94,30 @@ class Sweeper:
         record = await self._token_log.close(request_id, OVERDUE)
         if record is not None:
             await self._transport.discard(record.ticket)
+
+    async def reconcile(self) -> None:
+        """End every answer that no worker will ever begin or go on with. Raises Unavailable.
+
+        A store that lost its last writes may have kept a request's log and lost its place in the queue.
+        """
+        settled = await self._token_log.now() - SETTLED
+        async for records in self._token_log.unfinished():
+            of_model = defaultdict(list)
+            for record in records:
+                if record.created_at < settled:
+                    of_model[record.model].append(record.id)
+            for model, request_ids in of_model.items():
+                for request_id in await self._transport.missing(model, request_ids):
+                    await self._give_up(request_id)
+
+    async def _give_up(self, request_id: str) -> None:
+        """End it, unless it ended by itself in the meantime, as what a worker is done with leaves the queue.
+
+        What never ran is forgotten, as if the store had lost all of it: its Idempotency-Key may send it again.
+        """
+        record = await self._token_log.close(request_id, LOST)
+        if record is None or record.state.terminal:
+            return
+        log.error("request_lost", request_id=request_id, state=record.state.value)
+        if record.state is RequestState.QUEUED:
+            await self._token_log.forget(request_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -123,6 +123,9 @@ class TokenLog(Protocol):
         """
 
     async def record(self, request_id: str) -> RequestRecord | None: ...
+
+    def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
+        """All that have not ended, some at a time. One that is created meanwhile may be among them."""
 
     async def read(self, request_id: str, after: int = -1) -> LogPage:
         """What is in the log after seq `after`, from its beginning. Raises NotFound."""

@@ -173,6 +173,10 @@ class MemoryTokenLog:
         answer = self._find(request_id)
         return answer.record if answer else None
 
+    async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
+        records = [answer.record for request_id in self._answers if (answer := self._find(request_id))]
+        yield [record for record in records if not record.state.terminal]
+
     async def read(self, request_id: str, after: int = -1) -> LogPage:
         answer = self._find(request_id)
         if answer is None:

@@ -35,6 +35,20 @@ class Channel:
     def __init__(self) -> None:
         self.readers: set[Subscription] = set()
         self.confirmed = asyncio.Event()
+        self._lost = False
+
+    def lose(self) -> None:
+        """The connection is gone."""
+        self.confirmed.clear()
+        self._lost = True
+
+    def confirm(self) -> None:
+        """From now on nothing is missed; what came since the connection was lost was."""
+        self.confirmed.set()
+        if self._lost:
+            self._lost = False
+            for reader in self.readers:
+                reader.miss()
 
 
 class LiveFeed:
@@ -125,9 +139,7 @@ class LiveFeed:
                 if connection is not None:
                     await connection.disconnect(nowait=True)
             for channel in self._channels.values():
-                channel.confirmed.clear()
-                for reader in channel.readers:
-                    reader.miss()
+                channel.lose()
             wait = BACKOFF[min(failures, len(BACKOFF) - 1)]
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  so that replicas do not come at once
             failures += 1
@@ -150,7 +162,7 @@ class LiveFeed:
             for reader in channel.readers:
                 reader.put(reply[2])
         elif kind == b"subscribe" and reply[1] not in self._asked:
-            channel.confirmed.set()  # else it was for a subscription that was given up in between
+            channel.confirm()  # else it was for a subscription that was given up in between
 
     async def _probe(self, connection: Connection) -> Any:
         if self._connection is not connection:

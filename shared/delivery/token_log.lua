@@ -110,6 +110,13 @@ function commands.close()
   return before
 end
 
+-- -> the state as field, value …; nil when it has ended or is unknown
+function commands.unfinished()
+  local status = redis.call('HGET', state, 'state')
+  if not status or ended(status) then return nil end
+  return redis.call('HGETALL', state)
+end
+
 -- after, most seqs -> {status, entries after that seq}; nil when the request is unknown. An entry that is larger than
 -- the page comes alone.
 function commands.read()

@@ -5,9 +5,11 @@ It knows nothing of queues or engines. The stream is the truth; live messages sa
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+
+from redis.utils import str_if_bytes
 
 from shared import keys
 from shared.clock import ServerClock
@@ -25,6 +27,7 @@ from shared.protocol import (
 )
 from shared.redis_client import RedisServer, Script
 
+SCAN = 500  # keys that one look for unfinished requests passes
 PAGE = 256  # seqs that one read covers, and so what a reader holds in memory; an entry may hold hundreds of tokens
 
 
@@ -131,13 +134,27 @@ class RedisTokenLog:
         )
         if reply is None:
             return None
-        fields = iter(reply)
-        return _record(request_id, dict(zip(fields, fields, strict=True)))
+        return _record(request_id, _fields(reply))
 
     async def record(self, request_id: str) -> RequestRecord | None:
         async with self._server.reaching("the answer log"):
             fields = cast(dict[bytes, bytes], await self._redis.hgetall(keys.state(request_id)))
         return _record(request_id, fields) if fields else None
+
+    async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
+        async with self._server.reaching("the answer log"):
+            primaries = await self._redis.primaries()
+        for primary in primaries:
+            cursor = -1
+            while cursor:
+                async with self._server.reaching("the answer log"):
+                    cursor, names = await primary.scan(max(cursor, 0), match=keys.STATES, count=SCAN)
+                yield await self._of_unfinished([keys.request_of(str_if_bytes(name)) for name in names])
+
+    async def _of_unfinished(self, request_ids: Sequence[str]) -> list[RequestRecord]:
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("unfinished", [(_keys(each), ()) for each in request_ids])
+        return [_record(each, _fields(reply)) for each, reply in zip(request_ids, replies, strict=True) if reply]
 
     async def read(self, request_id: str, after: int = -1) -> LogPage:
         reply = await self._run("read", request_id, after, PAGE)
@@ -169,6 +186,12 @@ def _lease(request_id: str, owner: str, reply: Any) -> Lease | None:
 
 def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[TokenEvent]:
     return [decode_event(fields[1]) for _, fields in entries]
+
+
+def _fields(reply: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A hash as a script gives it: field, value …"""
+    parts = iter(reply)
+    return dict(zip(parts, parts, strict=True))
 
 
 def _record(request_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:

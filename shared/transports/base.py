@@ -147,6 +147,9 @@ class Transport(Protocol):
     async def forget(self, model: str, request_ids: Sequence[str]) -> None:
         """Their deadlines are seen to."""
 
+    async def missing(self, model: str, request_ids: Sequence[str]) -> list[str]:
+        """Those that neither wait nor are held."""
+
     async def tidy(self, model: str) -> int:
         """Strike off workers that hold nothing and were silent for long; how many there were."""
 

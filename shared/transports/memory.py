@@ -278,6 +278,11 @@ class MemoryTransport:
         for request_id in request_ids:
             self._queue(model).overdue.pop(request_id, None)
 
+    async def missing(self, model: str, request_ids: Sequence[str]) -> list[str]:
+        queue = self._queue(model)
+        known = {item.request.id for item in queue.waiting()} | {held.request.id for held in queue.held.values()}
+        return [request_id for request_id in request_ids if request_id not in known]
+
     async def tidy(self, model: str) -> int:
         queue, now = self._queue(model), self._clock()
         busy = {held.worker for held in queue.held.values()}

@@ -85,6 +85,15 @@ local function handed(out, class, entries, attempt)
   end
 end
 
+-- The ids of all requests that workers hold, as a set.
+local function all_held()
+  local ids = {}
+  for class = 1, CLASSES do
+    for _, entry in ipairs(redis.call('XRANGE', streams[class], '-', '+')) do ids[entry[2][4]] = true end
+  end
+  return ids
+end
+
 -- Requests and tokens a second that were pulled of late; nil before there were any.
 local function rate(class)
   local at = number('at')
@@ -172,7 +181,7 @@ local function take(class, start, weight, room, capacity)
   redis.call('ZREMRANGEBYSCORE', resting[class], '-inf', began)
   drained(class, item.cost)
   for other = 1, CLASSES do room[other] = room[other] - item.seats end
-  redis.call('XADD', streams[class], '*', 'r', item.payload)
+  redis.call('XADD', streams[class], '*', 'r', item.payload, 'i', id)
   return true
 end
 
@@ -298,6 +307,18 @@ end
 
 -- group, lanes, request id …
 function commands.forget() redis.call('ZREM', overdue, unpack(ARGV, 4)) end
+
+-- group, lanes, request id … -> those that neither wait nor are held
+function commands.missing()
+  local missing, held = {}, nil
+  for i = 4, #ARGV do
+    if redis.call('HEXISTS', waiting, ARGV[i]) == 0 then
+      held = held or all_held()
+      if not held[ARGV[i]] then missing[#missing + 1] = ARGV[i] end
+    end
+  end
+  return missing
+end
 
 -- group, lanes, silence in ms -> how many workers were struck off
 function commands.tidy()

@@ -110,6 +110,9 @@ class RedisStreams:
         if request_ids:
             await self._run("forget", model, *request_ids)
 
+    async def missing(self, model: str, request_ids: Sequence[str]) -> list[str]:
+        return [request_id.decode() for request_id in await self._run("missing", model, *request_ids)]
+
     async def tidy(self, model: str) -> int:
         struck: int = await self._run("tidy", model, int(STRANGER * 1000))
         return struck

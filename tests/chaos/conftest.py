@@ -36,10 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All cases in one event loop; those asked for; with as much time as their scale needs."""
-    if not config.getoption("--full"):
-        apart = [item for item in items if item.get_closest_marker("full_only")]
-        items[:] = [item for item in items if item not in apart]
-        config.hook.pytest_deselected(items=apart)
     here = Path(__file__).parent
     scale, wanted = scale_of(config), set(config.getoption("case", []))
     left_out = []

@@ -141,13 +141,25 @@ class Submits:
         """Read every accepted job to its end; how many are lost. Violated if one was accepted before `since`."""
         lost = 0
         for accepted, answer in self.accepted:
-            if await self._client.job(answer.job) is None:
-                if accepted < since:
-                    raise Violated(f"{answer.job}: lost, {since - accepted:.2f} s older than what may be")
-                lost += 1
+            if not await self._lost(answer):
+                answer.verify()
+            elif accepted < since:
+                raise Violated(f"{answer.job}: lost, {since - accepted:.2f} s older than what may be")
             else:
-                (await self._client.follow(answer)).verify()
+                lost += 1
         return lost
+
+    async def _lost(self, answer: Answer) -> bool:
+        """Whether the store has lost it, or its place in the queue; else it is read to its end."""
+        if await self._client.job(answer.job) is None:
+            return True
+        try:
+            await self._client.follow(answer)
+        except Violated:
+            if await self._client.job(answer.job) is None:  # the server found out in between
+                return True
+            raise
+        return answer.data.get("error", {}).get("code") == "request_lost"
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -23,7 +23,7 @@ HEALING = 5.0  # seconds after which everything goes on
 
 
 @pytest.mark.case("store-kill", "Redis kill -9 and restart, AOF")
-@pytest.mark.parametrize("appendfsync", ["always", pytest.param("everysec", marks=pytest.mark.full_only)])
+@pytest.mark.parametrize("appendfsync", ["always", "everysec"])
 async def test_accepted_work_outlives_the_store(
     appendfsync: Literal["always", "everysec"], scale: Scale, figures: dict[str, Any], tmp_path: Path
 ) -> None:

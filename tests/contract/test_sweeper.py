@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
+from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
 from shared.delivery.dead_letters import DeadLetter
-from shared.protocol import ErrorInfo, RequestState
+from shared.errors import NotFound
+from shared.protocol import ErrorInfo, RequestState, decode_event
 from shared.sweeper import Sweeper
-from shared.transports.base import Room
+from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL, answer, make_request, submit
 
 
@@ -20,7 +23,7 @@ def sweeper(backend: Backend) -> Sweeper:
     async def models() -> list[str]:
         return [MODEL]
 
-    return Sweeper(backend.transport, backend.token_log, backend.holds, models)
+    return Sweeper(backend, models)
 
 
 async def test_a_request_ends_at_its_deadline_although_no_worker_looks(backend: Backend) -> None:
@@ -45,6 +48,59 @@ async def test_a_request_ends_at_its_deadline_although_no_worker_looks(backend: 
     depth = await backend.transport.depth(MODEL)
     assert (depth.waiting, depth.held) == (1, 1)  # the dead worker's entry goes to whoever claims it
     assert await backend.transport.overdue(MODEL, 10) == []
+
+
+async def test_what_no_worker_will_ever_run_ends(backend: Backend) -> None:
+    """Given a log whose place in the queue is gone, its reader hears so; what waits or runs is left alone."""
+    orphan, half_run, waiting, held, ended = (make_request() for _ in range(5))
+    young = make_request(created_at=await backend.token_log.now())
+    for request in (half_run, held, ended, waiting):
+        await submit(backend, request)
+    [running, _, done] = await backend.transport.pull(MODEL, "a", Room.all(3))
+    assert isinstance(running, Delivery)
+    assert isinstance(done, Delivery)
+    await backend.token_log.acquire([half_run.id, held.id], "a")
+    await backend.token_log.close(ended.id)
+    await backend.transport.acknowledge([running.claim, done.claim])
+    for request in (orphan, young):
+        await backend.token_log.create(request)
+
+    async with backend.live.subscribe(keys.live_channel(orphan.id)) as reader:
+        await sweeper(backend).reconcile()
+        heard = await reader.get(5)
+
+    assert isinstance(heard, bytes)
+    for end in (decode_event(heard), *await answer(backend, half_run.id)):
+        assert end.terminal is not None
+        assert end.terminal.error is not None
+        assert end.terminal.error.code == "request_lost"
+    assert await backend.token_log.record(orphan.id) is None  # its key may queue it again
+    states = {}
+    for request in (waiting, held, ended, young):
+        record = await backend.token_log.record(request.id)
+        assert record is not None
+        states[request.id] = record.state
+    assert states == {
+        waiting.id: RequestState.QUEUED,
+        held.id: RequestState.RUNNING,
+        ended.id: RequestState.CANCELLED,
+        young.id: RequestState.QUEUED,
+    }
+
+
+async def test_a_lost_connection_makes_the_sweeper_look_again(
+    on_redis: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.sweeper.SETTLED", 0.0)
+    task = asyncio.create_task(sweeper(on_redis).run())
+    for _ in range(2):
+        orphan = make_request()
+        await on_redis.token_log.create(orphan)
+        with suppress(NotFound):  # forgotten before it could be read
+            [end] = await asyncio.wait_for(answer(on_redis, orphan.id), 10)
+            assert end.terminal is not None
+        await on_redis.redis.client_kill_filter(_type="pubsub")
+    task.cancel()
 
 
 async def test_one_sweeper_works_and_another_goes_on_when_it_is_gone(backend: Backend) -> None:

@@ -184,6 +184,25 @@ async def test_a_reader_outlives_the_loss_of_its_live_connection(on_redis: Backe
         assert await anext(events) == token_event(1, "b")
 
 
+async def test_what_is_written_while_live_messages_are_lost_is_read_once_they_come_again(
+    on_redis: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.delivery.pubsub.BACKOFF", (0.5,))
+    request_ = await created(on_redis)
+    lease = await acquire(on_redis, request_)
+    async with aclosing(on_redis.token_log.follow(request_.id, idle=60)) as events:
+        await append(on_redis, lease, token_event(0, "a"))
+        assert await anext(events) == token_event(0, "a")
+        last = asyncio.ensure_future(anext(events))
+        await on_redis.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        [channel] = on_redis.live._channels.values()  # type: ignore[attr-defined]
+        while channel.confirmed.is_set():
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*(on_redis.token_log.read(request_.id) for _ in range(5)))  # a reader told now is done
+        await append(on_redis, lease, TokenEvent(1, (), DONE))
+        assert await asyncio.wait_for(last, 10) == TokenEvent(1, (), DONE)
+
+
 async def test_a_reader_waits_out_a_restart_of_the_server_but_does_not_begin_in_one(
     valkey: EmbeddedServer, on_redis: Backend
 ) -> None:

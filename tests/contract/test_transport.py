@@ -216,6 +216,16 @@ async def test_position_counts_the_turns_of_other_tenants(transport: Transport) 
     assert (await transport.outlook(ticket)).position == 2
 
 
+async def test_what_neither_waits_nor_is_held_is_missing(transport: Transport) -> None:
+    first, second, done, unknown = (make_request() for _ in range(4))
+    for request in (done, first, second):
+        await transport.publish(request)
+    [finished, _] = await transport.pull(MODEL, "a", Room.all(2))
+    await transport.acknowledge([finished.claim])
+    asked = [first.id, second.id, done.id, unknown.id]
+    assert await transport.missing(MODEL, asked) == [done.id, unknown.id]
+
+
 async def test_depth_tells_the_age_of_the_oldest_that_waits(transport: Transport) -> None:
     await transport.publish(make_request())
     await transport.publish(make_request())

@@ -140,11 +140,13 @@ async def overdue(api: Backend, http: httpx.AsyncClient) -> None:
         return [MODEL]
 
     late = await submit(http, timeout=0.1)
-    sweeper = asyncio.create_task(Sweeper(api.transport, api.token_log, api.holds, models).run())
+    sweeper = Sweeper(api, models)
+    running = asyncio.create_task(sweeper.run())
     try:
         assert "deadline" in (await http.get(f"/v1/jobs/{late}/events")).text
+        await sweeper.reconcile()
     finally:
-        sweeper.cancel()
+        running.cancel()
 
 
 async def letters(http: httpx.AsyncClient, job: str) -> None:

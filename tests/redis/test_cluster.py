@@ -117,6 +117,11 @@ async def test_the_whole_path_over_all_nodes(nodes: Nodes, settings: Settings) -
         await backend.start()
         await whole_path(backend, 64)
         await cancelled(backend)
+        requests = [make_request() for _ in range(20)]
+        for request in requests:
+            await backend.token_log.create(request)
+        unfinished = [record.id async for records in backend.token_log.unfinished() for record in records]
+        assert sorted(unfinished) == sorted(request.id for request in requests)
         assert abs(await backend.token_log.now() - time.time()) < 60
     assert all(int(str(node.call("DBSIZE"))) > 10 for node in nodes.primaries)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -156,19 +157,20 @@ class Calls:
         return Patience(self._patience, len(self._replicas), self._clock)
 
 
-class Reader:
+class Reader(ABC):
     """What the frames of a stream mean. `seen` is the id of the last event that came whole."""
 
     def __init__(self, seen: str | None = None) -> None:
         self.seen = seen
         self.ended = False
 
+    @abstractmethod
     def check(self, frame: Frame, retry: float | None) -> None:
         """Raises what the frame says has gone wrong; `retry` is when to come back, if the server said."""
 
+    @abstractmethod
     def take(self, event: Sequence[Frame]) -> Iterable[Any]:
         """The items of one event, whole."""
-        raise NotImplementedError
 
 
 class JobReader(Reader):

@@ -23,7 +23,7 @@ from shared.transports.base import Room
 from tests.fakes import MODEL
 from tests.gateway.conftest import chat, serving
 from tests.redis.servers import HOST, Node, opened, running, settings_for
-from tests.worker.test_worker import GatedEngine, Harness
+from tests.worker.harness import GatedEngine, Harness
 
 DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 ROLES: tuple[Role, ...] = ("api", "worker")

@@ -3,95 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-
-import pytest
 
 from shared.backend import Backend
-from shared.config import Settings
-from shared.delivery.base import Append
 from shared.errors import EngineFailed
-from shared.protocol import FinishReason, PriorityClass, Request, RequestState, Token, TokenEvent
-from shared.registry import WorkerInfo
-from shared.transports.base import Claim, Room
+from shared.protocol import PriorityClass, RequestState
 from tests.fakes import MODEL, answer, make_request, publish_garbage, submit
-from workers.engine.interface import EngineOutput, EngineRequest, Generator
-from workers.metrics import WorkerMetrics
-from workers.scripted import ScriptedEngine, expected, text_of
-from workers.worker import Worker
-
-
-def foretold(request: Request, choice: int = 0) -> list[int]:
-    prompt = [ord(character) for character in str(request.prompt)]
-    return [expected(prompt, choice, p) for p in range(request.params.max_tokens or 0)]
-
-
-def told(events: list[TokenEvent], choice: int = 0) -> list[int]:
-    return [token.id for event in events for token in event.tokens if token.choice == choice]
-
-
-class Harness:
-    """Starts workers beside the test, and ends them with it."""
-
-    def __init__(self, backend: Backend, settings: Settings) -> None:
-        self.backend = backend
-        self.settings = settings
-        self.metrics = WorkerMetrics()
-
-    def make(self, engine: Generator, name: str = "a") -> Worker:
-        info = WorkerInfo(id=name, pid=1, model=MODEL, state="ready", max_model_len=8192)
-        return Worker(info, engine, self.backend, self.settings, self.metrics)
-
-    @asynccontextmanager
-    async def worker(self, engine: Generator | None = None, name: str = "a") -> AsyncIterator[Worker]:
-        worker = self.make(engine or ScriptedEngine(), name)
-        task = asyncio.create_task(worker.run())
-        try:
-            yield worker
-        finally:
-            worker.drain()
-            await task
-
-
-@pytest.fixture
-def harness(backend: Backend, settings: Settings) -> Harness:
-    return Harness(backend, settings)
-
-
-class GatedEngine(ScriptedEngine):
-    """Makes no token after `limit` steps, until that is raised, so that a test can look in between."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.limit = limit
-        self.aborted: list[str] = []
-        self._pause = threading.Event()
-
-    def step(self) -> list[EngineOutput]:
-        if self.limit <= 0:
-            self._pause.wait(0.005)  # lets the worker's own thread run, and commands come in
-            return []
-        self.limit -= 1
-        return super().step()
-
-    def abort(self, request_id: str) -> bool:
-        self.aborted.append(request_id)
-        return super().abort(request_id)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-async def tokens_of(backend: Backend, request: Request, count: int) -> None:
-    """Until the log holds `count` tokens."""
-    async for event in backend.token_log.follow(request.id, idle=5):
-        if event and event.last_seq >= count - 1:
-            return
+from tests.worker.harness import GatedEngine, Harness, foretold, tokens_of, told, until
+from workers.engine.interface import EngineOutput, EngineRequest
+from workers.scripted import ScriptedEngine
 
 
 async def test_every_request_gets_its_whole_answer_once(harness: Harness, backend: Backend) -> None:
@@ -126,57 +45,6 @@ async def test_a_worker_pulls_no_more_than_it_has_room_for(harness: Harness, bac
         engine.limit = 1000
         for request in requests:
             assert told(await answer(backend, request.id)) == foretold(request)
-
-
-async def test_an_answer_goes_on_where_a_dead_worker_left_it(harness: Harness, backend: Backend) -> None:
-    request = make_request("take me over", max_tokens=9, n=2)
-    await submit(backend, request)
-    await backend.transport.pull(MODEL, "dead", Room.all(1))
-    [lease] = await backend.token_log.acquire([request.id], "dead")
-    assert lease is not None
-    said = [Token(c, foretold(request, c)[p], text_of(foretold(request, c)[p])) for p in range(3) for c in range(2)]
-    await backend.token_log.append([Append(lease, TokenEvent(0, tuple(said[:5])), 12)])
-
-    async with harness.worker():
-        events = await answer(backend, request.id)
-
-    assert [told(events, c) for c in range(2)] == [foretold(request, c) for c in range(2)]
-    end = events[-1].terminal
-    assert end is not None
-    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (12, 18)
-
-
-async def test_an_answer_that_only_lacks_its_end_gets_it(harness: Harness, backend: Backend) -> None:
-    request = make_request(max_tokens=1)
-    await submit(backend, request)
-    [delivery] = await backend.transport.pull(MODEL, "dead", Room.all(1))
-    [lease] = await backend.token_log.acquire([request.id], "dead")
-    assert lease is not None
-    last = TokenEvent(0, (Token(0, 5, "x", FinishReason.LENGTH),))
-    await backend.token_log.append([Append(lease, last, 5)])
-    await backend.transport.release(MODEL, "dead", [delivery.claim])
-
-    async with harness.worker():
-        events = await answer(backend, request.id)
-
-    assert (told(events), events[-1].seq) == ([5], 1)
-
-
-async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harness, backend: Backend) -> None:
-    harness.settings = harness.settings.model_copy(update={"max_attempts": 1})
-    request = make_request()
-    await submit(backend, request)
-    await backend.transport.pull(MODEL, "dead", Room.all(1))
-    await backend.token_log.acquire([request.id], "dead", [1])
-
-    async with harness.worker():
-        [end] = await answer(backend, request.id)
-
-    assert end.terminal is not None
-    assert end.terminal.error is not None
-    assert end.terminal.error.code == "request_abandoned"
-    [letter] = await backend.dead_letters.list()
-    assert (letter.request, letter.reason, letter.attempts) == (request, end.terminal.error, 1)
 
 
 async def test_a_cancelled_request_leaves_the_engine_and_the_queue(harness: Harness, backend: Backend) -> None:
@@ -229,46 +97,6 @@ async def test_a_message_that_is_no_request_is_dropped_and_others_go_on(harness:
     assert (depth.waiting, depth.held) == (0, 0)
 
 
-async def test_a_draining_worker_hands_on_what_it_cannot_finish(harness: Harness, backend: Backend) -> None:
-    harness.settings = harness.settings.model_copy(update={"grace": 0.05, "lease": 300})
-    backend_with_long_lease = Backend.open(harness.settings)
-    harness.backend = backend_with_long_lease
-    request = make_request(max_tokens=20)
-    await submit(backend, request)
-    async with harness.worker(GatedEngine(limit=3), "a"):
-        await tokens_of(backend, request, 3)
-    async with harness.worker(name="b"):
-        events = await answer(backend, request.id)
-    assert told(events) == foretold(request)
-    await backend_with_long_lease.close()
-
-
-async def test_a_draining_worker_finishes_what_it_can_and_pulls_no_more(harness: Harness, backend: Backend) -> None:
-    engine = GatedEngine(limit=1)
-    request, later = make_request(), make_request()
-    await submit(backend, request)
-    async with harness.worker(engine) as worker:
-        await tokens_of(backend, request, 1)
-        worker.drain()
-        await submit(backend, later)
-        engine.limit = 1000
-        assert told(await answer(backend, request.id)) == foretold(request)
-    assert (await backend.transport.depth(MODEL)).waiting == 1
-
-
-async def test_a_fenced_worker_drops_its_run(harness: Harness, backend: Backend) -> None:
-    engine = GatedEngine(limit=2)
-    request = make_request(max_tokens=50)
-    await submit(backend, request)
-    async with harness.worker(engine):
-        await tokens_of(backend, request, 2)
-        [usurper] = await backend.token_log.acquire([request.id], "b")
-        assert usurper is not None
-        engine.limit = 1
-        await until(lambda: engine.aborted == [f"{request.id}:1"])
-        assert usurper.next_seq == 2
-
-
 class ToldEngine(ScriptedEngine):
     def __init__(self) -> None:
         super().__init__()
@@ -291,22 +119,6 @@ async def test_the_engine_is_told_whose_a_request_is_and_how_urgent(harness: Har
     first, again, other = (told.prefix_salt for told in engine.told)
     assert first == again != other
     assert b"t0" not in first
-
-
-class BrokenEngine(ScriptedEngine):
-    def step(self) -> list[EngineOutput]:
-        raise RuntimeError("broken")
-
-
-async def test_a_broken_engine_stops_its_worker_and_the_request_lives_on(
-    harness: Harness, backend: Backend
-) -> None:
-    request = make_request()
-    await submit(backend, request)
-    with pytest.raises(ExceptionGroup, match="unhandled"):
-        await harness.make(BrokenEngine()).run()
-    async with harness.worker(name="b"):
-        assert told(await answer(backend, request.id)) == foretold(request)
 
 
 async def test_heartbeats_tell_the_load_and_a_leaving_worker_is_off_the_list(
@@ -396,31 +208,3 @@ async def test_an_urgent_request_is_taken_although_batch_work_has_all_seats(
         engine.limit = 1000
         for request in batch + urgent:
             assert told(await answer(backend, request.id)) == foretold(request)
-
-
-async def test_suspects_run_one_at_a_time_until_they_are_cleared(harness: Harness, backend: Backend) -> None:
-    """Given requests that lost two workers together, then one is run, and the next once that gave a token."""
-    requests = [make_request(f"{i}") for i in range(3)]
-    for request in requests:
-        await submit(backend, request)
-    claims = [item.claim for item in await backend.transport.pull(MODEL, "dead", Room.all(3))]
-    for attempt in (1, 2):
-        await backend.token_log.acquire([request.id for request in requests], f"dead-{attempt}", [attempt] * 3)
-        if attempt == 1:
-            await lapse(backend, "dead-2", claims)
-    engine = GatedEngine(limit=0)
-    async with harness.worker(engine) as worker:
-        await until(lambda: len(worker._intake._parked) == 2)
-        await until(lambda: engine.stats().running == 1)
-        engine.limit = 1000
-        for request in requests:
-            assert told(await answer(backend, request.id)) == foretold(request)
-    assert await backend.dead_letters.list() == []
-
-
-async def lapse(backend: Backend, taker: str, claims: list[Claim]) -> None:
-    """Until `taker` could claim all, since their holder was silent for a lease."""
-    found = 0
-    async with asyncio.timeout(10):
-        while found < len(claims):
-            found += len(await backend.transport.claim(MODEL, taker, 10))

@@ -1,0 +1,151 @@
+"""Workers that die, are fenced, break or drain: their requests go on elsewhere, to the answer of the rule."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared.backend import Backend
+from shared.delivery.base import Append
+from shared.protocol import FinishReason, Token, TokenEvent
+from shared.transports.base import Claim, Room
+from tests.fakes import MODEL, answer, make_request, submit
+from tests.worker.harness import GatedEngine, Harness, foretold, tokens_of, told, until
+from workers.engine.interface import EngineOutput
+from workers.scripted import ScriptedEngine, text_of
+
+
+async def test_an_answer_goes_on_where_a_dead_worker_left_it(harness: Harness, backend: Backend) -> None:
+    request = make_request("take me over", max_tokens=9, n=2)
+    await submit(backend, request)
+    await backend.transport.pull(MODEL, "dead", Room.all(1))
+    [lease] = await backend.token_log.acquire([request.id], "dead")
+    assert lease is not None
+    said = [Token(c, foretold(request, c)[p], text_of(foretold(request, c)[p])) for p in range(3) for c in range(2)]
+    await backend.token_log.append([Append(lease, TokenEvent(0, tuple(said[:5])), 12)])
+
+    async with harness.worker():
+        events = await answer(backend, request.id)
+
+    assert [told(events, c) for c in range(2)] == [foretold(request, c) for c in range(2)]
+    end = events[-1].terminal
+    assert end is not None
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (12, 18)
+
+
+async def test_an_answer_that_only_lacks_its_end_gets_it(harness: Harness, backend: Backend) -> None:
+    request = make_request(max_tokens=1)
+    await submit(backend, request)
+    [delivery] = await backend.transport.pull(MODEL, "dead", Room.all(1))
+    [lease] = await backend.token_log.acquire([request.id], "dead")
+    assert lease is not None
+    last = TokenEvent(0, (Token(0, 5, "x", FinishReason.LENGTH),))
+    await backend.token_log.append([Append(lease, last, 5)])
+    await backend.transport.release(MODEL, "dead", [delivery.claim])
+
+    async with harness.worker():
+        events = await answer(backend, request.id)
+
+    assert (told(events), events[-1].seq) == ([5], 1)
+
+
+async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harness, backend: Backend) -> None:
+    harness.settings = harness.settings.model_copy(update={"max_attempts": 1})
+    request = make_request()
+    await submit(backend, request)
+    await backend.transport.pull(MODEL, "dead", Room.all(1))
+    await backend.token_log.acquire([request.id], "dead", [1])
+
+    async with harness.worker():
+        [end] = await answer(backend, request.id)
+
+    assert end.terminal is not None
+    assert end.terminal.error is not None
+    assert end.terminal.error.code == "request_abandoned"
+    [letter] = await backend.dead_letters.list()
+    assert (letter.request, letter.reason, letter.attempts) == (request, end.terminal.error, 1)
+
+
+async def test_a_draining_worker_hands_on_what_it_cannot_finish(harness: Harness, backend: Backend) -> None:
+    harness.settings = harness.settings.model_copy(update={"grace": 0.05, "lease": 300})
+    backend_with_long_lease = Backend.open(harness.settings)
+    harness.backend = backend_with_long_lease
+    request = make_request(max_tokens=20)
+    await submit(backend, request)
+    async with harness.worker(GatedEngine(limit=3), "a"):
+        await tokens_of(backend, request, 3)
+    async with harness.worker(name="b"):
+        events = await answer(backend, request.id)
+    assert told(events) == foretold(request)
+    await backend_with_long_lease.close()
+
+
+async def test_a_draining_worker_finishes_what_it_can_and_pulls_no_more(harness: Harness, backend: Backend) -> None:
+    engine = GatedEngine(limit=1)
+    request, later = make_request(), make_request()
+    await submit(backend, request)
+    async with harness.worker(engine) as worker:
+        await tokens_of(backend, request, 1)
+        worker.drain()
+        await submit(backend, later)
+        engine.limit = 1000
+        assert told(await answer(backend, request.id)) == foretold(request)
+    assert (await backend.transport.depth(MODEL)).waiting == 1
+
+
+async def test_a_fenced_worker_drops_its_run(harness: Harness, backend: Backend) -> None:
+    engine = GatedEngine(limit=2)
+    request = make_request(max_tokens=50)
+    await submit(backend, request)
+    async with harness.worker(engine):
+        await tokens_of(backend, request, 2)
+        [usurper] = await backend.token_log.acquire([request.id], "b")
+        assert usurper is not None
+        engine.limit = 1
+        await until(lambda: engine.aborted == [f"{request.id}:1"])
+        assert usurper.next_seq == 2
+
+
+class BrokenEngine(ScriptedEngine):
+    def step(self) -> list[EngineOutput]:
+        raise RuntimeError("broken")
+
+
+async def test_a_broken_engine_stops_its_worker_and_the_request_lives_on(
+    harness: Harness, backend: Backend
+) -> None:
+    request = make_request()
+    await submit(backend, request)
+    with pytest.raises(ExceptionGroup, match="unhandled"):
+        await harness.make(BrokenEngine()).run()
+    async with harness.worker(name="b"):
+        assert told(await answer(backend, request.id)) == foretold(request)
+
+
+async def test_suspects_run_one_at_a_time_until_they_are_cleared(harness: Harness, backend: Backend) -> None:
+    """Given requests that lost two workers together, then one is run, and the next once that gave a token."""
+    requests = [make_request(f"{i}") for i in range(3)]
+    for request in requests:
+        await submit(backend, request)
+    claims = [item.claim for item in await backend.transport.pull(MODEL, "dead", Room.all(3))]
+    for attempt in (1, 2):
+        await backend.token_log.acquire([request.id for request in requests], f"dead-{attempt}", [attempt] * 3)
+        if attempt == 1:
+            await lapse(backend, "dead-2", claims)
+    engine = GatedEngine(limit=0)
+    async with harness.worker(engine) as worker:
+        await until(lambda: len(worker._intake._parked) == 2)
+        await until(lambda: engine.stats().running == 1)
+        engine.limit = 1000
+        for request in requests:
+            assert told(await answer(backend, request.id)) == foretold(request)
+    assert await backend.dead_letters.list() == []
+
+
+async def lapse(backend: Backend, taker: str, claims: list[Claim]) -> None:
+    """Until `taker` could claim all, since their holder was silent for a lease."""
+    found = 0
+    async with asyncio.timeout(10):
+        while found < len(claims):
+            found += len(await backend.transport.claim(MODEL, taker, 10))

@@ -21,6 +21,7 @@ from producer_api.context import Context
 from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import ConfigError
+from shared.garbage import settle
 from shared.logs import configure_logging
 from shared.sweeper import Sweeper
 
@@ -52,6 +53,7 @@ async def _serve(settings: Settings) -> None:
         await backend.start()
         with listen(settings) as listener:
             server = Server(settings, backend)
+            settle()
             host, port = listener.getsockname()[:2]
             log.info("listening", message=f"Headrace API on http://{f'[{host}]' if ':' in host else host}:{port}")
             async with asyncio.TaskGroup() as tasks:

@@ -17,6 +17,7 @@ from prometheus_client import start_http_server
 from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import ConfigError, EngineFailed, Unavailable
+from shared.garbage import settle
 from shared.registry import WorkerInfo
 from shared.repository import SCRIPTED, ModelRepository
 from workers.engine.interface import Generator
@@ -71,6 +72,7 @@ async def _work(worker: Worker, info: WorkerInfo) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.drain)
+    settle()
     log.info("worker_ready", worker=info.id, model=info.model, max_model_len=info.max_model_len)
     try:
         await worker.run()

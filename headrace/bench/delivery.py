@@ -34,6 +34,7 @@ from shared.errors import HeadraceError
 from shared.protocol import Request, SamplingParams, Token, TokenEvent, new_request_id
 from shared.registry import WorkerInfo
 from shared.repository import SCRIPTED
+from shared.transports.base import Room
 
 STREAMS = 256
 PACE, HALF_PACE = 10, 34  # ms between a stream's tokens: 256 of them make 25,600 and 7,500 tokens/s
@@ -166,6 +167,8 @@ class Bench:
         backend = Backend.open(self._settings)
         request = Request(id=new_request_id(), model="probe", prompt="x", params=SamplingParams())
         await backend.token_log.create(request)
+        await backend.transport.publish(request)
+        await backend.transport.pull(request.model, "probe", Room.all(1))
         [lease] = await backend.token_log.acquire([request.id], "probe")
         assert lease is not None
         parts = urlsplit(self._path.url)

@@ -31,6 +31,7 @@ POLICIES = ("continuous", "dynamic", "static")
 CONCURRENCY = 32
 SHARED, SUFFIX, SHARED_REQUESTS, SHARED_OUTPUT = 512, 32, 32, 32  # the prefix part's tokens and requests
 STREAMS, STREAM_PROMPT, LONG_PROMPT = 16, 32, 4000  # of the stall part
+STEPS = 40
 WAITING = (10, 10_000)
 WAITING_STEPS = 400
 
@@ -60,6 +61,7 @@ class Batching:
         budget: tokens a step in `stall`.
         prefix: requests a second, without and with the prefix cache.
         waiting: seconds that the scheduler takes a step, with few and with many that wait.
+        steps: seconds of a step that makes one token, and of one that makes CONCURRENCY: what a free seat costs.
     """
 
     policies: dict[str, list[Report]] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Batching:
     stall: Pair | None = None
     prefix: Pair | None = None
     waiting: Pair | None = None
+    steps: Pair | None = None
 
     def gain(self, policy: str) -> float:
         """How many times the other policy's tokens/s continuous batching makes."""
@@ -82,7 +85,7 @@ class Batching:
         }
 
 
-PAIRS = ("stall", "prefix", "waiting")
+PAIRS = ("stall", "prefix", "waiting", "steps")
 PARTS = ("policies", *PAIRS)
 
 
@@ -97,6 +100,7 @@ def measure_batching(
         "stall": lambda number: measure_stall(model, budget, seed + number),
         "prefix": lambda number: measure_prefix(model, seed + number),
         "waiting": lambda number: measure_waiting(),
+        "steps": lambda number: measure_steps(model, seed + number),
     }
     for name in PAIRS:
         if name in parts:
@@ -174,6 +178,24 @@ def measure_prefix(model: str, seed: int) -> tuple[float, float]:
         del engine
         gc.collect()
     return rates[0], rates[1]
+
+
+def measure_steps(model: str, seed: int) -> tuple[float, float]:
+    """Median seconds of a step with one running stream, and with CONCURRENCY of them."""
+    chance = random.Random(seed)  # noqa: S311  a benchmark must be repeatable
+    driver = Driver(load_engine(model, max_num_seqs=CONCURRENCY, prefix_caching=False))
+    medians = []
+    for streams in (1, CONCURRENCY):
+        for number in range(streams - len(driver.running)):
+            driver.add(_request(f"{streams}-{number}", _tokens(chance, STREAM_PROMPT), 4000))
+        driver.until(lambda: all(sample.arrivals for sample in driver.samples.values()))
+        times = []
+        for _ in range(STEPS):
+            begin = time.perf_counter()
+            driver.step()
+            times.append(time.perf_counter() - begin)
+        medians.append(statistics.median(times))
+    return medians[0], medians[1]
 
 
 def measure_waiting() -> tuple[float, float]:

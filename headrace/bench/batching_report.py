@@ -8,7 +8,7 @@ from html import escape
 
 from rich.table import Table
 
-from headrace.bench.batching import LONG_PROMPT, SHARED, SHARED_REQUESTS, STREAMS, WAITING, Batching
+from headrace.bench.batching import CONCURRENCY, LONG_PROMPT, SHARED, SHARED_REQUESTS, STREAMS, WAITING, Batching
 from headrace.bench.report import Report
 
 FIGURES: tuple[tuple[str, str, Callable[[Report], float]], ...] = (
@@ -32,6 +32,7 @@ def tables(found: Batching) -> Iterator[Table]:
         "stall": f"p99 between tokens of {STREAMS} streams, {LONG_PROMPT} tokens arriving, budget {found.budget}",
         "prefix": f"requests/s, {SHARED_REQUESTS} prompts with {SHARED} tokens in common, prefix cache",
         "waiting": f"scheduler's step, {WAITING[0]:,} and {WAITING[1]:,} waiting",
+        "steps": f"a step's seconds, 1 and {CONCURRENCY} streams",
     }
     rows = [(name, pair) for key, name in names.items() if (pair := getattr(found, key)) is not None]
     if rows:

@@ -1,4 +1,4 @@
-"""`python -m headrace.bench.profile MODEL SEED`: where the time of the mix goes, as JSON on stdout.
+"""`python -m headrace.bench.profile MODEL SEED QUANTIZATION`: where the time of the mix goes, as JSON on stdout.
 
 The floor is the same matrix products, of the same shapes in the same order, alone in the same process.
 """
@@ -111,7 +111,7 @@ class TimedKernels:
         return time.perf_counter() - begin
 
 
-def profile(model: str, seed: int) -> Profile:
+def profile(model: str, seed: int, quantization: str | None = None) -> Profile:
     clock = Clock()
     made: list[TimedKernels] = []
 
@@ -120,7 +120,7 @@ def profile(model: str, seed: int) -> Profile:
         return made[-1]
 
     with patch.object(engine_module, "choose_kernels", timed_kernels):
-        engine = load_engine(model)
+        engine = load_engine(model, quantization)
     [kernels] = made
     sampling = clock.timed("sampling", sample)
     step, schedule = clock.timed("the rest of a step", engine.step), engine._scheduler.schedule
@@ -145,4 +145,4 @@ def profile(model: str, seed: int) -> Profile:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(profile(sys.argv[1], int(sys.argv[2])))))
+    print(json.dumps(asdict(profile(sys.argv[1], int(sys.argv[2]), sys.argv[3]))))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_side(module: str, *arguments: str | int, python: str = sys.executable) -> dict[str, Any]:
-    """What the module printed last. Raises HeadraceError where it fails or does not end.
+    """The last JSON object that the module printed. Raises HeadraceError where it fails or does not end.
 
     Args:
         python: the interpreter of another environment, for a peer that needs one; it finds our modules too.
@@ -37,5 +37,8 @@ def run_side(module: str, *arguments: str | int, python: str = sys.executable) -
         raise HeadraceError(f"{module} did not end within {LIMIT:.0f} s") from None
     if done.returncode:
         raise HeadraceError(f"{module} failed: {(done.stderr.strip().splitlines() or ['silently'])[-1]}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    objects = [line for line in done.stdout.splitlines() if line.startswith("{")]  # vLLM logs to stdout
+    if not objects:
+        raise HeadraceError(f"{module} printed no figures")
+    figures: dict[str, Any] = json.loads(objects[-1])
     return figures

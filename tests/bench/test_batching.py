@@ -89,3 +89,20 @@ def test_the_waiting_part_really_has_that_many_waiting(monkeypatch: pytest.Monke
     few, many = measure_waiting()
     assert few > 0
     assert many > 0
+
+
+def test_the_steps_part_times_one_stream_and_a_full_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, running = ScriptedEngine(), []
+    step = engine.step
+
+    def watched():
+        running.append(len(engine._runs))
+        return step()
+
+    engine.step = watched
+    monkeypatch.setattr(batching, "load_engine", lambda model, **settings: engine)
+    one, full = batching.measure_steps("any", 0)
+    assert one > 0
+    assert full > 0
+    assert running.count(1) >= batching.STEPS
+    assert running.count(batching.CONCURRENCY) >= batching.STEPS

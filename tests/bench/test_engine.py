@@ -42,6 +42,17 @@ def test_one_at_a_time_is_the_beginning_of_the_mix() -> None:
     assert peer_mix(3, 32) == make_mix(3)
 
 
+def test_a_sides_figures_are_found_among_what_else_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "noisy.py").write_text("""print('{"rate": 2}'); print("INFO shutting down")""")
+    (tmp_path / "mute.py").write_text("print('nothing')")
+    monkeypatch.chdir(tmp_path)
+    assert run_side("noisy") == {"rate": 2}
+    with pytest.raises(HeadraceError, match="no figures"):
+        run_side("mute")
+
+
 def test_a_side_that_fails_says_why() -> None:
     with pytest.raises(HeadraceError, match="No module named"):
         run_side("headrace.bench.nothing")

@@ -145,10 +145,10 @@ class RedisTokenLog:
         async with self._server.reaching("the answer log"):
             primaries = await self._redis.primaries()
         for primary in primaries:
-            cursor = -1
-            while cursor:
+            cursor = None
+            while cursor != 0:
                 async with self._server.reaching("the answer log"):
-                    cursor, names = await primary.scan(max(cursor, 0), match=keys.STATES, count=SCAN)
+                    cursor, names = await primary.scan(cursor or 0, match=keys.STATES, count=SCAN)
                 yield await self._of_unfinished([keys.request_of(str_if_bytes(name)) for name in names])
 
     async def _of_unfinished(self, request_ids: Sequence[str]) -> list[RequestRecord]:

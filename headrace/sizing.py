@@ -38,4 +38,4 @@ class Sizing:
     finished: Linear
 
 
-MEASURED = Sizing(waiting=Linear(995, 1.0), finished=Linear(4598, 52.06))
+MEASURED = Sizing(waiting=Linear(640, 0.97), finished=Linear(4143, 52.06))

@@ -41,10 +41,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Facts:
-    """What a route tells the request log of one request."""
+    """What the layers and a route know of one request; the log tells of it."""
 
     request_id: str
     started: float  # by time.perf_counter
+    send: Send  # the server's own: a stream's frames, after its head, need not pass through every layer
     tenant: str = ""
     model: str = ""
     job: str = ""
@@ -63,7 +64,7 @@ class RequestId:
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if CLIENT_ID.fullmatch(given) else secrets.token_hex(16).encode()
-        scope.setdefault("state", {})["facts"] = Facts(request_id.decode(), time.perf_counter())
+        scope.setdefault("state", {})["facts"] = Facts(request_id.decode(), time.perf_counter(), send)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

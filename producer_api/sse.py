@@ -74,8 +74,9 @@ class EventStream(Response):
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        frames: Send = scope["state"]["facts"].send
         try:
-            await self._attendance.attend(receive, self._write(send), resumable=self._abandon is None)
+            await self._attendance.attend(receive, self._write(send, frames), resumable=self._abandon is None)
         except ClientGone:
             self._leave()
             raise
@@ -85,7 +86,8 @@ class EventStream(Response):
                 raise STOPPING from None
             await self._end(send, self._framing.interruption(STOPPING))
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, send: Send, frames: Send) -> None:
+        """The status by `send`, through every layer; what follows by `frames`, straight to the server."""
         if self._eager:
             await self._start(send)
         try:
@@ -96,7 +98,7 @@ class EventStream(Response):
                         await self._start(send)
                     frame = KEEPALIVE if event is None else self._framing.event(event)
                     if frame:
-                        await send({"type": "http.response.body", "body": frame, "more_body": True})
+                        await frames({"type": "http.response.body", "body": frame, "more_body": True})
         except HeadraceError as error:
             if not self._started:
                 raise

@@ -49,7 +49,16 @@ def test_answers_are_the_engines_own_in_the_order_of_the_prompts(llm: LLM, llama
 def test_a_prompt_is_a_text_token_ids_or_a_mapping(llm: LLM) -> None:
     params = SamplingParams(temperature=0, max_tokens=6)
     tokens = llm._engine.tokenizer.encode("water")
-    forms: list[Any] = ["water", tokens, ["water"], [tokens], [{"prompt_token_ids": tokens}], {"prompt": "water"}]
+    both = {"prompt": "another", "prompt_token_ids": tokens}
+    forms: list[Any] = [
+        "water",
+        tokens,
+        ["water"],
+        [tokens],
+        [{"prompt_token_ids": tokens}],
+        {"prompt": "water"},
+        both,
+    ]
     assert len({str(ids(llm.generate(form, params, use_tqdm=False))) for form in forms}) == 1
     assert llm.generate([], params, use_tqdm=False) == []
 
@@ -115,8 +124,12 @@ def test_what_is_invalid_is_refused_before_anything_is_computed(
 def test_too_long_and_ill_formed_chats_are_refused(llm: LLM) -> None:
     with pytest.raises(ContextLengthExceeded):
         llm.generate("x" * 600, use_tqdm=False)
-    for turns in ([{"role": "user"}], [{"role": "user", "content": 3}], [[]]):
-        with pytest.raises(InvalidRequest):
+    for turns, message in (
+        ([{"role": "user"}], "a turn has role and content"),
+        ([{"role": "user", "content": 3}], "a turn has role and content"),
+        ([[]], "messages must not be empty"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
             llm.chat(turns, use_tqdm=False)  # type: ignore[arg-type]
 
 

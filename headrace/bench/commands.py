@@ -135,7 +135,7 @@ def engine(
     from headrace.bench.side import run_side
 
     if profile:
-        result: Any = Profile(**run_side("headrace.bench.profile", model, seed, quantization))
+        result: Any = Profile(**run_side("headrace.bench.profile", model, seed, concurrency, quantization))
     else:
         result = measure_engine(
             model,
@@ -187,7 +187,7 @@ def batching(
     model: Model = "smollm2",
     parts: Annotated[
         str, typer.Option(help="Of policies, stall, prefix, waiting, steps.")
-    ] = "policies,stall,prefix,waiting",
+    ] = "policies,stall,prefix,waiting,steps",
     budget: Annotated[int, typer.Option(min=17, help="Tokens a step while the long prompt arrives.")] = 32,
     plot: Annotated[Path | None, typer.Option(help="Write the policies' comparison there, as SVG.")] = None,
     repeats: Repeats = 1,

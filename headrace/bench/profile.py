@@ -1,4 +1,4 @@
-"""`python -m headrace.bench.profile MODEL SEED QUANTIZATION`: where the time of the mix goes, as JSON on stdout.
+"""`python -m headrace.bench.profile MODEL SEED CONCURRENCY QUANTIZATION`: where the time of a mix goes, as JSON.
 
 The floor is the same matrix products, of the same shapes in the same order, alone in the same process.
 """
@@ -19,8 +19,8 @@ from rich.table import Table
 from torch import Tensor
 
 from headrace.bench.bare import load_engine, run_mix
-from headrace.bench.mix import make_mix
-from headrace.bench.overhead import CONCURRENCY, warmup_mix
+from headrace.bench.mix import peer_mix
+from headrace.bench.overhead import warmup_mix
 from workers.engine import engine as engine_module
 from workers.engine.config import EngineConfig
 from workers.engine.kernels import Kernels, Linear
@@ -111,7 +111,7 @@ class TimedKernels:
         return time.perf_counter() - begin
 
 
-def profile(model: str, seed: int, quantization: str | None = None) -> Profile:
+def profile(model: str, seed: int, concurrency: int, quantization: str | None = None) -> Profile:
     clock = Clock()
     made: list[TimedKernels] = []
 
@@ -136,7 +136,7 @@ def profile(model: str, seed: int, quantization: str | None = None) -> Profile:
         clock.parts.clear()
         kernels.products.clear()
         begin = time.perf_counter()
-        _, rate, _ = run_mix(engine, make_mix(seed), CONCURRENCY)
+        _, rate, _ = run_mix(engine, peer_mix(seed, concurrency), concurrency)
         total = time.perf_counter() - begin
     parts = dict(sorted(clock.parts.items(), key=lambda item: -item[1]))
     parts["between steps (tokenizing, driver)"] = total - sum(parts.values())
@@ -145,4 +145,4 @@ def profile(model: str, seed: int, quantization: str | None = None) -> Profile:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(profile(sys.argv[1], int(sys.argv[2]), sys.argv[3]))))
+    print(json.dumps(asdict(profile(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ from tests.engine.conftest import SHAPE, byte_tokenizer, hf_greedy, hf_model, sa
 from tests.engine.driver import drain, load, run
 from tests.engine.test_equality import prompts
 from workers.engine.interface import EngineRequest
+from workers.engine.models.transformers import Census
 
 MAX_TOKENS = 12
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
@@ -98,6 +100,35 @@ def test_what_cannot_be_right_is_refused(name: str, tmp_path: Path) -> None:
     byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=message):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gpt2", {"quantization_config": {"quant_method": "awq"}}, "is quantized"),
+        ("gpt2", {"vision_config": {"hidden_size": 8}}, "made of several models"),
+        ("gemma3", {"layer_types": ["linear_attention", "full_attention"]}, "layers of linear_attention"),
+        ("gpt2", {"attention_chunk_size": 64}, "chunked attention"),
+        ("neox", {"max_position_embeddings": "many"}, "config.json is not as"),
+        ("neox", {"max_position_embeddings": 0}, "does not say max_position_embeddings"),
+    ],
+)
+def test_what_a_checkpoint_says_of_itself_is_looked_at(
+    name: str, changes: dict[str, Any], message: str, kinds: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(kinds(name), tmp_path / "model"))
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(ConfigError, match=message):
+        load(folder)
+
+
+def test_attention_that_the_cache_does_not_compute_is_seen() -> None:
+    census = Census()
+    census.examine(torch.nn.Module(), {"sliding_window": 5})
+    assert census.windows == {5}
+    with pytest.raises(ConfigError, match="5 heads do not fit 2 key-value heads"):
+        census.attend(0, torch.zeros(3, 5, 8), torch.zeros(3, 2, 8), torch.zeros(3, 2, 8))
 
 
 def test_sequences_longer_than_a_sliding_window_are_refused(kinds: Callable[[str], Path]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -44,6 +45,8 @@ def read_transformers_config(folder: Path, raw: dict[str, Any]) -> DecoderConfig
         config = AutoConfig.from_pretrained(folder, **SAFE)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, trust_remote_code=False)
+    except StrictDataclassError as error:
+        raise unsupported(architecture, f"config.json is not as transformers has it ({error})") from error
     except FAILURES as error:
         raise unsupported(
             architecture, f"transformers has no such decoder, nor has Headrace ({', '.join(ARCHITECTURES)})"

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import structlog
 
 from producer_api.gateway.catalog import Catalog
@@ -137,6 +138,32 @@ class Gateway:
             await self._keys.release(key, held)
             raise
         return Admission(request, joined=held != mine)
+
+    async def submit_derived(self, draft: Request, *, request_id: str, seed: int) -> Request:
+        """Queue `draft` under an id and a seed that its caller derived, and return it as queued.
+
+        The same id again is the same request: queued where it was left on the way there, and otherwise joined.
+
+        Raises:
+            InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
+            QueueFull, TenantQueueFull, Unavailable: not now; with `retry_after`.
+        """
+        check_request(Identity(request_id, 0.0, seed).complete(draft, None), self._limits)
+        async with patience():
+            request = Identity(request_id, await self._token_log.now(), seed).complete(draft, None)
+            await self._check(request)
+            if not await self._token_log.create(request):
+                record = await self._token_log.record(request_id)
+                if record is not None and await self._queued(record):
+                    return msgspec.structs.replace(request, created_at=record.created_at)
+            try:
+                await self._transport.publish(request)
+            except Unavailable:
+                raise  # it may have been queued: whoever sends the id again finds out, or finishes it
+            except HeadraceError:
+                await self._token_log.forget(request_id)  # before the id may come again
+                raise
+            return request
 
     async def known(self, key: Key, tenant: str) -> RequestRecord | None:
         """What came before under a key, if it is still known. Raises IdempotencyKeyReused, Unavailable."""

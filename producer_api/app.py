@@ -24,15 +24,15 @@ from producer_api.routes.jobs import jobs_router
 from producer_api.routes.models import Model, ModelList, models_router
 from producer_api.routes.pages import pages_router
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest
-from producer_api.schemas.chat import ChatCompletion, ChatRequest, Chunk
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.schemas.files import File, FileDeleted, FileList
-from producer_api.schemas.jobs import Job, JobRequest
 from producer_api.upload import OVERHEAD
 from shared.backend import Backend
 from shared.batches.records import Batches
 from shared.config import Settings
 from shared.files.store import Files
+from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
+from shared.schemas.jobs import Job, JobRequest
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"

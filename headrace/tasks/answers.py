@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-from pydantic import ValidationError
 
 from headrace.tasks.parts import Parts
-from producer_api.answer import collect
 from producer_api.completion import completion
-from producer_api.gateway.errors import InvalidFields
-from producer_api.schemas.chat import ChatCompletion, ChatRequest
+from shared.delivery.answer import read_all
 from shared.errors import InvalidRequest, NotFound, QueueFull, TenantQueueFull, Unavailable
 from shared.protocol import PriorityClass, Request
+from shared.schemas.chat import ChatCompletion, ChatRequest
+from shared.schemas.validation import validate
 
 PAUSE = 1.0  # seconds before what could not be had is asked for again
 
@@ -26,10 +25,7 @@ def draft_of(body: bytes, tenant: str, *, priority: PriorityClass | None = None)
 
     Raises InvalidRequest, MalformedBody.
     """
-    try:
-        parsed = ChatRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise InvalidFields.of(error) from None
+    parsed = validate(body, ChatRequest)
     if parsed.stream:
         raise InvalidRequest("stream: the answer is not streamed here", param="stream")
     draft = parsed.to_request(tenant, stream=False)
@@ -45,13 +41,19 @@ async def answer(parts: Parts, draft: Request, *, request_id: str, seed: int) ->
     """
     while True:
         try:
-            request = await parts.gateway.submit_derived(draft, request_id=request_id, seed=seed)
+            with parts.ends.awaiting(request_id) as ended:
+                admission = await parts.gateway.submit_derived(
+                    draft, request_id=request_id, seed=seed, notify=parts.ends.channel
+                )
+                if admission.joined:
+                    await parts.ends.look([request_id])
+                await ended
         except (QueueFull, TenantQueueFull, Unavailable):
             await asyncio.sleep(PAUSE)
             continue
         try:
-            found = await collect(parts.backend.token_log.follow(request.id, idle=parts.settings.keepalive))
-        except (NotFound, Unavailable):  # it ended, and expired unread: run anew
+            found = await read_all(parts.backend.token_log, request_id)
+        except (NotFound, Unavailable):  # it expired unread, or was lost before it began: run it anew
             await asyncio.sleep(PAUSE)
             continue
-        return completion(request, found)
+        return completion(admission.request, found)

@@ -18,11 +18,11 @@ from headrace.tasks.folders import KINDS, Folder
 from headrace.tasks.held import Held
 from headrace.tasks.lines import Line, Outcome, read, request_id, seed_of, survey
 from headrace.tasks.parts import Parts
-from producer_api.schemas.chat import ChatCompletion
 from producer_api.schemas.files import PRODUCED
 from shared.batches.records import FINALIZE, VALIDATE, BatchRecord, Item, LineError
 from shared.errors import Conflict, DeadlineExceeded, HeadraceError, NotFound, RequestLost, Unavailable
 from shared.protocol import PriorityClass
+from shared.schemas.chat import ChatCompletion
 
 LOOK = 1.0  # seconds between looks at the batch's state and time, at most
 ATTEMPTS = 3  # requests that a line may be, where the store loses one

@@ -63,6 +63,7 @@ class Host:
         """
         self._thread.start()
         self._submit(self._open()).result()
+        self._submit(self.parts.ends.listen())
         self._submit(self._listen(wake))
 
     def call(self, work: Coroutine[Any, Any, Result]) -> Result:

@@ -15,9 +15,9 @@ from typing import IO, Any
 import msgspec
 
 from producer_api.gateway.errors import openai_error
-from producer_api.schemas.chat import ChatCompletion
 from shared.batches.records import Batch, Chunk, LineError
 from shared.errors import HeadraceError
+from shared.schemas.chat import ChatCompletion
 
 CHUNK = 64  # lines
 MOST_ERRORS = 100  # told of one file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.tasks.ends import Ends
 from producer_api.gateway.admit import Gateway
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys
@@ -22,6 +23,7 @@ class Parts:
     gateway: Gateway
     files: Files
     batches: Batches
+    ends: Ends
 
     @classmethod
     def of(cls, settings: Settings, backend: Backend) -> Parts:
@@ -34,4 +36,5 @@ class Parts:
             gateway=Gateway(settings, backend.transport, backend.token_log, keys, catalog),
             files=Files.of(settings, backend),
             batches=Batches.of(settings, backend.server),
+            ends=Ends(backend.token_log, backend.live),
         )

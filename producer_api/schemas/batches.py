@@ -12,9 +12,9 @@ import msgspec
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from producer_api.schemas.fields import Body
 from producer_api.schemas.files import ExpiresAfter
 from shared.batches.records import BatchRecord
+from shared.schemas.fields import Body
 
 CHAT = "/v1/chat/completions"
 WINDOW = re.compile(r"([1-9][0-9]{0,4})([smh])")

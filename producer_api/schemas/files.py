@@ -11,9 +11,9 @@ from typing import Literal
 import msgspec
 from pydantic import Field
 
-from producer_api.schemas.fields import Body
 from shared.errors import InvalidRequest
 from shared.files.records import FileRecord
+from shared.schemas.fields import Body
 
 UPLOADED = ("batch", "user_data")  # purposes of files that come from clients
 PRODUCED = "batch_output"

@@ -43,6 +43,7 @@ class BatchRun:
         self._folder = Folder(parts.settings.files / "batches", record.batch.id)
         self._room = room
         self._held: dict[str, Held] = {}
+        self._done = 0  # items
         self._under_way: set[str] = set()  # ids of requests
         self._stop: str | None = None  # why no more lines are run, by the code that they end with
 
@@ -77,12 +78,14 @@ class BatchRun:
                 del self._held[name]
                 if not held.work.cancelled():  # as is what somebody else holds now
                     held.work.result()
+                    self._done += 1
 
     async def _leave(self, watching: asyncio.Task[None]) -> None:
         work = [held.work for held in self._held.values() if held.work is not None]
         for task in (watching, *work):
             task.cancel()
         await asyncio.gather(watching, *work, return_exceptions=True)
+        log.info("batch_left", batch=self._batch.id, items_done=self._done, items_given_back=len(self._held))
         for held in self._held.values():
             try:
                 await self._parts.batches.release(held.item)

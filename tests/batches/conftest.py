@@ -62,7 +62,13 @@ def ids(*files: Iterable[dict[str, Any]]) -> Counter[str]:
 @asynccontextmanager
 async def with_tasks(folder: Path, *, tasks: int, **settings: Any) -> AsyncIterator[Cluster]:
     """A cluster with as many tasks processes."""
-    common = {"files_dir": folder / "files", "data_dir": folder, "max_attempts": 100, **settings}
+    common = {
+        "files_dir": folder / "files",
+        "data_dir": folder,
+        "max_attempts": 100,
+        "max_num_seqs": 128,
+        **settings,
+    }
     async with running(folder, apis=1, workers=1, **common) as cluster:
         for _ in range(tasks):
             await cluster.add("tasks", cluster.apis[0].environment).start()

@@ -177,6 +177,7 @@ async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchC
         victim.kill()
         await victim.start()
 
+    before = [node.count("batch_left") for node in cluster.tasks]
     for completed, victim in (
         (100, cluster.tasks[0]),
         (350, cluster.apis[0]),
@@ -190,13 +191,15 @@ async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchC
     output, errors = await asyncio.to_thread(client.results, batch)
     assert errors == []
     assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]
+    for node, count in zip(cluster.tasks, before, strict=True):
+        await node.logged("batch_left", count + 1)  # both had a part in it
 
 
 async def test_a_stopping_process_hands_its_chunks_over(client: BatchClient, cluster: Cluster) -> None:
     """Given a batch, If the tasks process that runs it is told to stop, Expect another to finish it at once."""
     first, second = cluster.tasks
     await second.stop()
-    lines = [line(f"c{number}", f"[pace 50] {number}", 20) for number in range(600)]
+    lines = [line(f"c{number}", f"[pace 20] {number}", 20) for number in range(800)]
     made = await start(client, lines)
     await until(client, made.id, lambda batch: batch.request_counts.completed >= 50)
     await second.start()

@@ -20,6 +20,7 @@ QUEUE = "headrace"
 PREFIX = "hr:celery:"  # of all keys: the Redis user may touch none but hr:*
 START_EVERY = 1.0  # seconds between looks for batches without a runner
 TIDY_EVERY = 60.0
+RESTORE_EVERY = 10.0  # seconds between looks for tasks whose process was lost
 
 
 def make_app(settings: Settings, host: Host) -> Celery:
@@ -37,7 +38,12 @@ def make_app(settings: Settings, host: Host) -> Celery:
 
 
 def _delivery(settings: Settings) -> dict[str, Any]:
-    options = {"global_keyprefix": PREFIX, "visibility_timeout": settings.tasks_redelivery}
+    options = {
+        "global_keyprefix": PREFIX,
+        "visibility_timeout": settings.tasks_redelivery,
+        "unacked_restore_interval": RESTORE_EVERY,
+        "unacked_restore_throttle": 1,  # kombu would look in each tenth interval only
+    }
     return {
         "accept_content": ["json"],
         "task_serializer": "json",

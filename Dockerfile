@@ -1,10 +1,11 @@
-# One file, two targets: `api` (no torch) and `worker`. Both run as an unprivileged user.
+# One file, three targets: `api` and `tasks` (no torch) and `worker`. All run as an unprivileged user.
 #   docker build --target api -t headrace-api .
+#   docker build --target tasks -t headrace-tasks .
 #   docker build --target worker -t headrace-worker .
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN useradd --create-home --uid 10001 headrace \
-    && mkdir -p /data /cache && chown headrace:headrace /data /cache
+    && mkdir -p /data/files /cache && chown -R headrace:headrace /data /cache
 ENV HEADRACE_DATA_DIR=/data HEADRACE_CACHE_DIR=/cache HEADRACE_LOG_FORMAT=json
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -21,6 +22,15 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
 CMD ["headrace", "api"]
+
+FROM base AS tasks
+RUN pip install -c constraints.txt ".[tasks]"
+USER headrace
+# it answers no port: it is well as long as the store lets it ask for work
+HEALTHCHECK --interval=30s --timeout=10s --start-period=10s \
+    CMD ["headrace", "doctor"]
+STOPSIGNAL SIGTERM
+CMD ["headrace", "tasks"]
 
 FROM base AS worker
 # g++ builds the engine's kernels at the first start; without it the engine runs plain torch, more slowly

@@ -1,4 +1,4 @@
-"""What the API and the worker must be allowed in Redis: as ACL rules, and as a question to a server.
+"""What the API, the worker and the tasks must be allowed in Redis: as ACL rules, and as a question to a server.
 
 A script runs its commands as the user who called it, so the commands of the Lua files are among these.
 """
@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError
 
 from shared.redis_node import Client
 
-Role = Literal["api", "worker"]
+Role = Literal["api", "worker", "tasks"]
 
 _BOTH = (
     "ping time eval evalsha publish subscribe unsubscribe del exists pexpire set srem "
@@ -21,15 +21,27 @@ _BOTH = (
 )
 _API = "get hexists scan smembers xgroup|delconsumer xinfo|consumers xlen zrank zrevrange zrevrank"
 _WORKER = "hmget hsetnx sadd xack xautoclaim xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
+_TASKS = (  # Celery's among them
+    "get hexists hmget zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers "
+    "unwatch watch"
+)
 COMMANDS: Mapping[Role, tuple[str, ...]] = {
     "api": tuple(f"{_BOTH} {_API}".split()),
     "worker": tuple(f"{_BOTH} {_WORKER}".split()),
+    "tasks": tuple(f"{_BOTH} {_TASKS}".split()),
 }
 CLUSTER = ("asking", "cluster|slots")  # beside those, on a Cluster
 
 _KEY = "hr:doctor"
 _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "ping": (),
+    "exec": (),
+    "multi": (),
+    "unwatch": (),
+    "brpop": (_KEY, "1"),
+    "client|setinfo": ("lib-name", "x"),
+    "script|load": ("return 1",),
+    "watch": (_KEY,),
     "time": (),
     "asking": (),
     "cluster|slots": (),

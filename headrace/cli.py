@@ -133,6 +133,14 @@ def worker(
     run(settings)
 
 
+@app.command()
+def tasks(config: Config = None, redis_url: RedisUrl = None) -> None:
+    """Run one tasks process: batches, tasks of Celery's users, upkeep."""
+    settings = _load(config, redis_url=redis_url).settings
+    run = _part("headrace.tasks.process", "run", "tasks")
+    run(settings)
+
+
 def _part(module: str, name: str, extra: str) -> Callable[[Settings], None]:
     """A process's entry point. Raises ConfigError where what it needs is not installed."""
     import importlib

@@ -162,12 +162,12 @@ def _buffers(config: Mapping[str, str]) -> Finding:
 
 
 async def _permissions(client: Client) -> list[Finding]:
-    """A user needs what its own process does, the API's or the worker's; an all-in-one has both."""
-    roles: tuple[Role, ...] = ("api", "worker")
+    """A user needs what its own process does, the API's, the worker's or the tasks'; an all-in-one has all."""
+    roles: tuple[Role, ...] = ("api", "worker", "tasks")
     missing = {role: await lacking(client, role, cluster=isinstance(client, Cluster)) for role in roles}
     can = [role for role in roles if not missing[role]]
     if len(can) == len(roles):
-        return [Finding("permissions", "ok", "this user may do what the API and the worker need")]
+        return [Finding("permissions", "ok", "this user may do what all processes need")]
     lacks = "; ".join(f"the {role} lacks {' '.join(missing[role])}" for role in roles if missing[role])
     if can:
         return [Finding("permissions", "ok", f"this user may do what the {can[0]} needs ({lacks})")]

@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+from pydantic import SecretStr
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
@@ -20,6 +22,7 @@ from rich.text import Text
 from headrace.client import HeadraceClient
 from headrace.ports import probe
 from headrace.supervisor import Child, Supervisor
+from headrace.tasks.broker import broker_url
 from shared.config import ENV_PREFIX, Settings
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
@@ -98,16 +101,30 @@ class Up:
         self._spawn("api", environment)
         for number in range(1, self._settings.workers + 1):
             self._spawn("worker", environment, f"-{number}")
+        self._start_tasks(environment)
+
+    def _start_tasks(self, environment: dict[str, str]) -> None:
+        """Where Celery is installed, and can use the Redis."""
+        try:
+            if self._server is None:
+                broker_url(self._settings)
+            if find_spec("celery") is None:
+                raise ConfigError("Celery is not installed: install headrace[tasks]")
+        except ConfigError as error:
+            self._say(f"no batches: {error.message}")
+        else:
+            self._spawn("tasks", environment)
 
     def _environment(self) -> dict[str, str]:
         """All settings as environment variables; each child checks them again."""
-        values = self._settings.model_dump(mode="json", exclude={"redis_url"}, exclude_none=True)
+        values = self._settings.model_dump(mode="json", exclude_none=True)
+        secrets = {name: value for name, value in self._settings if isinstance(value, SecretStr)}
+        values |= {name: value.get_secret_value() for name, value in secrets.items()}
         environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in values.items()}
         if self._settings.threads is None and self._settings.workers > 1:
             share = max(1, (os.cpu_count() or 1) // self._settings.workers)
             environment[f"{ENV_PREFIX}THREADS"] = str(share)
         environment[f"{ENV_PREFIX}PORT"] = str(self.port)
-        environment[f"{ENV_PREFIX}REDIS_URL"] = self._settings.redis_url.get_secret_value()
         return environment
 
     def _spawn(self, role: str, environment: dict[str, str], suffix: str = "") -> None:

@@ -15,17 +15,24 @@ from producer_api.job_events import EndData, TokensData
 from producer_api.metrics import Metrics
 from producer_api.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
 from producer_api.openapi import describe
+from producer_api.routes.batches import batches_router
 from producer_api.routes.chat import chat_router
 from producer_api.routes.dead_letters import dead_letters_router
+from producer_api.routes.files import PREFIX, files_router
 from producer_api.routes.health import Readiness, health_router
 from producer_api.routes.jobs import jobs_router
 from producer_api.routes.models import Model, ModelList, models_router
 from producer_api.routes.pages import pages_router
-from producer_api.schemas.chat import ChatCompletion, ChatRequest, Chunk
+from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
-from producer_api.schemas.jobs import Job, JobRequest
+from producer_api.schemas.files import File, FileDeleted, FileList
+from producer_api.upload import OVERHEAD
 from shared.backend import Backend
+from shared.batches.records import Batches
 from shared.config import Settings
+from shared.files.store import Files
+from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
+from shared.schemas.jobs import Job, JobRequest
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"
@@ -47,7 +54,9 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             Middleware(RequestLog, metrics=metrics),
             Middleware(Drain, attendance=context.attendance),
             Middleware(ConnectionLimit, most=settings.max_connections),
-            Middleware(BodyLimit, most=settings.max_body_bytes),
+            Middleware(
+                BodyLimit, most=settings.max_body_bytes, of_path={PREFIX: settings.max_file_bytes + OVERHEAD}
+            ),
         ],
     )
     app.state.context = context
@@ -61,9 +70,16 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         pages_router(),
     ):
         app.include_router(router)
+    if backend.server is not None:  # in memory there is no tasks process to share them with
+        files = Files.of(settings, backend)
+        app.include_router(files_router(context, files))
+        app.include_router(batches_router(context, files, Batches.of(settings, backend.server)))
     describe(
         app,
-        [ChatRequest, JobRequest],
-        [ChatCompletion, Chunk, Job, ModelList, Model, Readiness, TokensData, EndData, LetterList, Letter, Removed],
+        [ChatRequest, JobRequest, BatchRequest],
+        [
+            *(ChatCompletion, Chunk, Job, ModelList, Model, Readiness, TokensData, EndData),
+            *(LetterList, Letter, Removed, File, FileList, FileDeleted, BatchObject, BatchList),
+        ],
     )
     return app

@@ -27,6 +27,7 @@ class Context:
     backend: Backend
     catalog: Catalog
     gateway: Gateway
+    keys: IdempotencyKeys
     metrics: Metrics
     attendance: Attendance
 
@@ -39,6 +40,7 @@ class Context:
             backend=backend,
             catalog=catalog,
             gateway=Gateway(settings, backend.transport, backend.token_log, keys, catalog),
+            keys=keys,
             metrics=metrics,
             attendance=Attendance(metrics.open_answers),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -188,19 +188,21 @@ class ConnectionLimit:
 
 
 class BodyLimit:
-    """Refuses a body of more than `most` bytes: by its declared length, or as it comes."""
+    """Refuses a body of more than `most` bytes, or those of its path: by its declared length, or as it comes."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, most: int, of_path: Mapping[str, int]) -> None:
         self._app = app
         self._most = most
+        self._of_path = of_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = PayloadTooLarge(f"the body is larger than {self._most} bytes")
+        most = self._of_path.get(scope["path"], self._most)
+        refusal = PayloadTooLarge(f"the body is larger than {most} bytes")
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if int(declared) > self._most:  # the HTTP parser has checked that it is a number
+        if int(declared) > most:  # the HTTP parser has checked that it is a number
             await error_response(refusal, scope["path"])(scope, receive, send)
             return
         received = 0
@@ -209,7 +211,7 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._most:
+            if received > most:
                 raise refusal
             return message
 

@@ -97,6 +97,25 @@ class Settings(BaseModel):
     max_attempts: int = Field(3, ge=1, le=100, description="workers a request may lose before it is set aside")
     grace: float = Field(30, ge=0, le=3600, description="seconds that a stopping process may take to finish")
 
+    files_dir: Path | None = Field(
+        None, description="folder of uploaded and produced files, shared by API and tasks; default: in `data_dir`"
+    )
+    max_file_bytes: int = Field(200 * 2**20, ge=1024, description="largest uploaded file")
+    files_bytes: int = Field(10 * 2**30, ge=1024, description="most bytes of all files together")
+    file_ttl: float = Field(2_592_000, gt=0, description="seconds a file is kept that says nothing else")
+    batch_requests: int = Field(50_000, ge=1, description="most lines of one batch")
+    batch_window: int = Field(256, ge=1, description="most requests of batches under way in one tasks process")
+    batch_ttl: float = Field(2_592_000, gt=0, description="seconds a batch that has ended is kept")
+    max_batches: int = Field(100, ge=1, description="most batches that have not ended")
+    tasks_broker_url: SecretStr | None = Field(
+        None, description="Celery's broker; default: the Redis of `redis_url`"
+    )
+    tasks_result_url: SecretStr | None = Field(None, description="Celery's result backend; default: its broker")
+    tasks_concurrency: int = Field(16, ge=2, le=1024, description="Celery tasks under way in one tasks process")
+    tasks_redelivery: float = Field(
+        3_600, ge=10, description="seconds after which a task is delivered again whose process was lost"
+    )
+
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of a worker's /metrics on `host`; 0 picks one; default: none"
     )
@@ -104,6 +123,11 @@ class Settings(BaseModel):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto is console on a terminal, else json"
     )
+
+    @property
+    def files(self) -> Path:
+        """Where the files are."""
+        return self.files_dir or self.data_dir / "files"
 
 
 @dataclass(frozen=True)

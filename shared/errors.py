@@ -88,8 +88,25 @@ class PayloadTooLarge(HeadraceError):
     grpc_status = "RESOURCE_EXHAUSTED"
 
 
+class StorageFull(HeadraceError):
+    """There is no room for the file on the server."""
+
+    code = "storage_full"
+    status = 507
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class TooManyBatches(HeadraceError):
+    """As many batches are open as may be."""
+
+    code = "too_many_batches"
+    status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+    retryable = True
+
+
 class UnsupportedMediaType(HeadraceError):
-    """The body is not JSON."""
+    """The body is of another type than the route takes."""
 
     code = "unsupported_media_type"
     status = 415

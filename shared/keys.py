@@ -17,6 +17,8 @@ request's state and log another.
 | model | JSON per model | any of its workers | a day after the last worker |
 | WORKERS, MODELS | sets of the ids and names | the same | until a reader finds the entry gone |
 | hold | string per name: leaders, idempotency keys | whoever asks first | the time it asked for |
+| files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | until deleted or expired |
+| batch | hash per batch, its items and their holders; by tenant and open: sorted sets | API, tasks | `batch_ttl` |
 | DEAD_INDEX, DEAD_LETTERS | sorted set and hash of requests set aside | worker: add; API: remove | bounded |
 """
 
@@ -29,6 +31,9 @@ WORKERS = "hr:workers"
 MODELS = "hr:models"
 DEAD_INDEX = "hr:{dead}:index"
 DEAD_LETTERS = "hr:{dead}:letters"
+FILES = ("hr:{files}:records", "hr:{files}:sizes", "hr:{files}:ends")
+OPEN_BATCHES = "hr:{batches}:open"
+BATCH_WAKE = "hr:{batches}:wake"  # published to when a batch was made or cancelled, with its id
 STATES = "hr:{req_*}:state"  # pattern of all states
 LIVE = "hr:live"  # nobody publishes to it: it keeps a connection without readers subscribed
 
@@ -77,6 +82,11 @@ def live_channel(request_id: str) -> str:
     return f"hr:{{{request_id}}}:live"
 
 
+def notify_channel(name: str) -> str:
+    """Carries the ids of requests that ended, to whoever asked to be told under that name."""
+    return f"hr:notify:{name}"
+
+
 def worker(worker_id: str) -> str:
     return f"hr:worker:{worker_id}"
 
@@ -92,3 +102,16 @@ def hold(name: str) -> str:
 
 def model(name: str) -> str:
     return f"hr:model:{name}"
+
+
+def files_of(tenant: str) -> str:
+    return f"hr:{{files}}:of:{tenant}"
+
+
+def batches_of(tenant: str) -> str:
+    return f"hr:{{batches}}:of:{tenant}"
+
+
+def batch(batch_id: str) -> list[str]:
+    """A batch's record, the items of its work by when they are free, and what is known of each."""
+    return [f"hr:{{batches}}:{batch_id}:{part}" for part in ("record", "items", "chunks")]

@@ -13,17 +13,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import structlog
 
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key
 from shared.config import Settings
-from shared.delivery.base import RequestRecord, TokenLog
-from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest, NotFound, Unavailable
-from shared.limits import Limits, check_request
+from shared.delivery.base import Adoption, RequestRecord, TokenLog
+from shared.errors import HeadraceError, NotFound, Unavailable
+from shared.limits import Limits, check_request, check_served
 from shared.protocol import Request, RequestState
 from shared.redis_client import RETRY_AFTER
-from shared.registry import ModelInfo
 from shared.transports.base import Outlook, Transport
 
 PATIENCE = 1.8  # seconds that one call may wait for Redis in all before its caller hears 503
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Admission:
-    """A queued request. `joined`: it came before, under the same key."""
+    """A queued request. `joined`: it came before, under the same key or derived id."""
 
     request: Request
     joined: bool = False
@@ -61,9 +61,7 @@ class Gateway:
         keys: IdempotencyKeys,
         catalog: Catalog,
     ) -> None:
-        self._limits = Limits(n=settings.max_n)
-        self._log_tokens = settings.log_tokens
-        self._max_timeout = settings.max_timeout
+        self._limits = Limits.of(settings)
         self._transport = transport
         self._token_log = token_log
         self._keys = keys
@@ -138,6 +136,32 @@ class Gateway:
             raise
         return Admission(request, joined=held != mine)
 
+    async def submit_derived(self, draft: Request, *, request_id: str, seed: int, notify: str) -> Admission:
+        """Queue `draft` under an id and a seed that its caller derived; its end is told on the channel `notify`.
+
+        The same id again is the same request: queued where it was left on the way there, and otherwise joined.
+
+        Raises:
+            InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
+            QueueFull, TenantQueueFull, Unavailable: not now; with `retry_after`.
+        """
+        check_request(Identity(request_id, 0.0, seed).complete(draft, None), self._limits)
+        async with patience():
+            request = Identity(request_id, await self._token_log.now(), seed).complete(draft, None)
+            await self._check(request)
+            if not await self._token_log.create(request, notify=notify):
+                [record] = await self._token_log.adopt([Adoption(request, "", create=False)], notify)
+                if record is not None and await self._queued(record):
+                    return Admission(msgspec.structs.replace(request, created_at=record.created_at), joined=True)
+            try:
+                await self._transport.publish(request)
+            except Unavailable:
+                raise  # it may have been queued: whoever sends the id again finds out, or finishes it
+            except HeadraceError:
+                await self._token_log.forget(request_id)  # before the id may come again
+                raise
+            return Admission(request)
+
     async def known(self, key: Key, tenant: str) -> RequestRecord | None:
         """What came before under a key, if it is still known. Raises IdempotencyKeyReused, Unavailable."""
         async with patience():
@@ -147,26 +171,7 @@ class Gateway:
 
     async def _check(self, request: Request) -> None:
         """What only the server's state can tell."""
-        self._check_size(request, await self._catalog.find(request.model))
-        if request.deadline is not None and not 0 < request.deadline - request.created_at <= self._max_timeout:
-            raise InvalidRequest(
-                f"timeout and deadline must end within the next {self._max_timeout:.0f} seconds", param="timeout"
-            )
-
-    def _check_size(self, request: Request, model: ModelInfo) -> None:
-        most = request.params.max_tokens
-        if most is None:
-            return
-        if 0 < model.max_model_len < most:
-            raise ContextLengthExceeded(
-                f"max_tokens is {most}, and the context of {model.name} has {model.max_model_len} tokens",
-                param="max_tokens",
-            )
-        if most * request.params.n > self._log_tokens:
-            raise InvalidRequest(
-                f"n * max_tokens is {most * request.params.n}, and an answer may have {self._log_tokens} tokens",
-                param="max_tokens",
-            )
+        check_served(request, await self._catalog.find(request.model), self._limits)
 
     async def _queue(self, request: Request) -> None:
         """The log comes first: workers drop a queued request that has none."""

@@ -29,7 +29,7 @@ class Cluster:
 
     Attributes:
         store: the Valkey.
-        apis, workers: the other processes.
+        apis, workers, tasks: the other processes.
         links: what stands between them and the store, by role, if asked for.
     """
 
@@ -38,6 +38,7 @@ class Cluster:
         self.store = EmbeddedServer(folder / "valkey", appendfsync=appendfsync)
         self.apis: list[Node] = []
         self.workers: list[Node] = []
+        self.tasks: list[Node] = []
         self.urls: list[str] = []
         self.links: dict[str, FaultProxy] = {}
 
@@ -47,7 +48,7 @@ class Cluster:
 
     @property
     def nodes(self) -> list[Node]:
-        return self.apis + self.workers
+        return self.apis + self.workers + self.tasks
 
     def subscriptions(self) -> int:
         """How many channels the store has listeners on."""
@@ -95,7 +96,11 @@ class Cluster:
 
     def add(self, role: str, environment: Mapping[str, str]) -> Node:
         """One more process, not started yet."""
-        siblings, ready = (self.apis, "listening") if role == "api" else (self.workers, "worker_ready")
+        siblings, ready = {
+            "api": (self.apis, "listening"),
+            "worker": (self.workers, "worker_ready"),
+            "tasks": (self.tasks, "tasks_ready"),
+        }[role]
         name = f"{role}-{len(siblings) + 1}"
         command = [sys.executable, "-m", "headrace", role]
         siblings.append(Node(name, command, environment, ready, self.folder / f"{name}.log"))

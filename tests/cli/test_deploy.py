@@ -17,17 +17,19 @@ SETTINGS = {f"HEADRACE_{name}".upper() for name in Settings.model_fields}
 
 def test_compose_starts_queue_api_and_worker_with_settings_that_exist() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    assert set(services) == {"redis", "api", "worker"}
-    for role in ("api", "worker"):
+    assert set(services) == {"redis", "api", "worker", "tasks"}
+    for role in ("api", "worker", "tasks"):
         assert services[role]["build"]["target"] == role
         assert set(services[role]["environment"]) <= SETTINGS
         assert services[role]["depends_on"] == {"redis": {"condition": "service_healthy"}}
+    assert services["tasks"]["profiles"] == ["batches"]
+    assert services["tasks"]["volumes"] == services["api"]["volumes"]
     assert all(port.startswith("127.0.0.1:") for port in services["api"]["ports"])
     assert "noeviction" in services["redis"]["command"]
     assert "healthcheck" in services["redis"]
 
 
-@pytest.mark.parametrize("target", ["api", "worker"])
+@pytest.mark.parametrize("target", ["api", "worker", "tasks"])
 def test_each_image_runs_unprivileged_and_is_checked(target: str) -> None:
     text = (ROOT / "Dockerfile").read_text()
     stage = re.split(r"^FROM ", text, flags=re.MULTILINE)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,8 @@ import pytest
 
 from headrace.client import HeadraceClient
 from shared.errors import ContextLengthExceeded, ModelNotFound
-from tests.e2e.conftest import Launched
+from tests.batches.conftest import BatchClient, line
+from tests.e2e.conftest import LIMIT, Launched
 from workers.scripted import expected
 
 pytestmark = pytest.mark.slow
@@ -77,9 +79,22 @@ def test_ctrl_c_stops_everything_and_a_second_start_finds_the_answers(tmp_path: 
     assert second.stop() == 0
 
 
+def test_batches_work_out_of_the_box(scripted_up: Launched) -> None:
+    """Given nothing but the launcher, If a batch is made, Expect it to run, also after its runner's death."""
+    scripted_up.kill("tasks")
+    client = BatchClient(scripted_up.url)
+    batch = client.start([line(f"c{number}") for number in range(100)])
+    deadline = time.monotonic() + LIMIT
+    while batch.status != "completed":
+        assert time.monotonic() < deadline, batch
+        time.sleep(0.05)
+        batch = client.sdk.batches.retrieve(batch.id)
+    assert batch.request_counts.completed == 100
+
+
 def test_children_do_not_outlive_a_killed_launcher(scripted_up: Launched) -> None:
     children = psutil.Process(scripted_up.process.pid).children(recursive=True)
-    assert len(children) == 4  # Valkey, API, two workers
+    assert len(children) == 5  # Valkey, API, two workers, tasks
     scripted_up.process.send_signal(signal.SIGKILL)
     assert not psutil.wait_procs(children, timeout=30)[1]
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from celery import Celery
 
 from headrace.acl import COMMANDS, Role, lacking, rule
+from headrace.ports import probe
 from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import Unavailable
@@ -20,6 +23,8 @@ from shared.redis_node import connect
 from shared.registry import RedisRegistry, WorkerInfo
 from shared.sweeper import Sweeper
 from shared.transports.base import Room
+from tests.batches.conftest import BatchClient, line
+from tests.chaos.node import Node as Process
 from tests.fakes import MODEL
 from tests.gateway.conftest import chat, serving
 from tests.redis.servers import HOST, Node, opened, running, settings_for
@@ -37,7 +42,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     made = Node(tmp_path / "node", socket, "user default off", "user admin on >root ~* &* +@all")
     made.credentials = {"username": "admin", "password": "root"}
     with running(made):
-        for role in ROLES:
+        for role in COMMANDS:
             made.call(*rule(role).replace("PASSWORD", "secret").split())
         yield made
 
@@ -190,7 +195,7 @@ async def lose(worker: Backend, number: int) -> None:
 
 def test_the_document_has_these_rules() -> None:
     lines = DOCS.read_text(encoding="utf-8").splitlines()
-    assert [rule(role) for role in ROLES] == [line for line in lines if line.startswith("ACL SETUSER")]
+    assert [rule(role) for role in COMMANDS] == [line for line in lines if line.startswith("ACL SETUSER")]
 
 
 async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_path: Path) -> None:
@@ -207,6 +212,41 @@ async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_
 
 
 @pytest.mark.slow
+async def test_a_batch_and_a_task_by_the_three_users(node: Node, tmp_path: Path) -> None:
+    """Given each process with its own user, If a batch and a task are run, Expect nothing refused."""
+    common = {"model": "scripted", "lease": 1, "grace": 0, "log_format": "json", "files_dir": tmp_path / "files"}
+    port = probe(HOST, 0)
+    processes = []
+    for role, ready in (("api", "listening"), ("worker", "worker_ready"), ("tasks", "tasks_ready")):
+        url = f"redis://headrace-{role}:secret@{HOST}:{node.port}/0"
+        own = {f"HEADRACE_{name.upper()}": str(value) for name, value in common.items()}
+        environment = {**own, "HEADRACE_REDIS_URL": url, "HEADRACE_PORT": str(port)}
+        command = [sys.executable, "-m", "headrace", role]
+        processes.append(Process(role, command, environment, ready, tmp_path / f"{role}.log"))
+    try:
+        for process in processes:
+            await process.start()
+        client = BatchClient(f"http://{HOST}:{port}")
+        made = await asyncio.to_thread(client.start, [line(f"c{number}") for number in range(100)])
+        async with asyncio.timeout(30):
+            while (await asyncio.to_thread(client.sdk.batches.retrieve, made.id)).status != "completed":
+                await asyncio.sleep(0.05)
+        admin = f"redis://admin:root@{HOST}:{node.port}/0"
+        prefix = {"global_keyprefix": "hr:celery:"}
+        user = Celery("user", broker=admin, backend=admin, set_as_current=False)
+        user.conf.update(broker_transport_options=prefix, result_backend_transport_options=prefix)
+        sent = user.send_task("headrace.generate", (line("x")["body"],), queue="headrace")
+        assert (await asyncio.to_thread(sent.get, 20))["object"] == "chat.completion"
+        assert await processes[-1].stop() == 0
+    finally:
+        for process in processes:
+            if process.running:
+                process.kill()
+    with node.admin() as admin_client:
+        assert admin_client.acl_log() == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "taken"), [("api", "xadd"), ("api", "subscribe"), ("worker", "publish")])
 async def test_without_one_of_its_commands_a_user_cannot(
     node: Node, tmp_path: Path, role: Role, taken: str
@@ -218,7 +258,7 @@ async def test_without_one_of_its_commands_a_user_cannot(
             await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), 3)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", COMMANDS)
 async def test_a_server_says_which_command_is_lacking(node: Node, tmp_path: Path, role: Role) -> None:
     async with opened(settings_of(node, role, tmp_path)) as backend:
         assert await lacking(backend.redis, role) == []

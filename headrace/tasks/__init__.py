@@ -1,0 +1,1 @@
+"""What is long and no token stream, run by Celery: batches, `headrace.generate`, upkeep."""

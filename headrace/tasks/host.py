@@ -1,0 +1,153 @@
+"""The asyncio side of a tasks process: one event loop in a thread of its own, on which Celery's threads call.
+
+So that one process holds one set of connections, and a long batch keeps no other task waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+import uvloop
+
+from headrace.tasks.answers import answer, draft_of
+from headrace.tasks.batch_run import BatchRun
+from headrace.tasks.folders import remove_all_but
+from headrace.tasks.lines import request_id, seed_of
+from headrace.tasks.parts import Parts
+from producer_api.attend import Stopping
+from shared import keys
+from shared.backend import Backend
+from shared.config import Settings
+from shared.errors import Unavailable
+from shared.protocol import PriorityClass
+
+RETRY = 1.0  # seconds before the store is asked again for what wakes us
+
+Result = TypeVar("Result")
+
+log = structlog.get_logger(__name__)
+
+
+class Host:
+    """Runs coroutines for threads.
+
+    Args:
+        settings: of the process.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tasks-loop", daemon=True)
+        self._room = asyncio.Semaphore(settings.batch_window)
+        self._running: set[str] = set()  # batches
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._draining = False
+        self._parts: Parts | None = None
+
+    @property
+    def parts(self) -> Parts:
+        assert self._parts is not None, "the host was not started"
+        return self._parts
+
+    def start(self, wake: Callable[[str], None]) -> None:
+        """Connect; `wake` is told, in a thread, the id of each batch that was made or cancelled.
+
+        Raises Unavailable when Redis does not answer.
+        """
+        self._thread.start()
+        self._submit(self._open()).result()
+        self._submit(self.parts.ends.listen())
+        self._submit(self._listen(wake))
+
+    def call(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Its result, once it has one. Raises what it raises, and Stopping when the process drains."""
+        return self._submit(self._attend(work)).result()
+
+    def drain(self) -> None:
+        """Take no more work, and give back what is under way. May be called by a signal's handler."""
+        self._loop.call_soon_threadsafe(self._end_calls)
+
+    def close(self) -> None:
+        self._submit(self.parts.backend.close()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _submit(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _open(self) -> None:
+        backend = Backend.open(self._settings)
+        await backend.start()
+        self._parts = Parts.of(self._settings, backend)
+
+    async def _attend(self, work: Coroutine[Any, Any, Result]) -> Result:
+        task = asyncio.create_task(work)
+        self._calls.add(task)
+        try:
+            if self._draining:
+                task.cancel()
+            return await task
+        except asyncio.CancelledError:
+            raise Stopping from None
+        finally:
+            self._calls.discard(task)
+
+    def _end_calls(self) -> None:
+        self._draining = True
+        for task in self._calls:
+            task.cancel()
+
+    async def _listen(self, wake: Callable[[str], None]) -> None:
+        while True:
+            try:
+                async with self.parts.backend.live.subscribe(keys.BATCH_WAKE) as messages:
+                    while True:
+                        message = await messages.get(None)
+                        if isinstance(message, bytes):  # what was missed, upkeep finds
+                            await asyncio.to_thread(wake, message.decode())
+            except Unavailable as error:
+                log.warning("tasks_not_woken", error=error.message)
+                await asyncio.sleep(RETRY)
+
+    # what the tasks do
+
+    async def run_batch(self, batch_id: str) -> None:
+        """Work on a batch, unless this process does so already. Raises HeadraceError."""
+        if batch_id in self._running:
+            return
+        self._running.add(batch_id)
+        try:
+            record = await self.parts.batches.get(batch_id)
+            await BatchRun(self.parts, record, self._room).run()
+        finally:
+            self._running.discard(batch_id)
+
+    async def generate(self, task_id: str, body: bytes) -> Any:
+        """A chat completion; the same task again is the same request. Raises HeadraceError."""
+        parsed, draft = draft_of(body, tenant="default")
+        if "priority" not in parsed.model_fields_set:
+            draft = msgspec.structs.replace(draft, priority=PriorityClass.BATCH)
+        now = await self.parts.backend.token_log.now()
+        limit = min(self._settings.tasks_redelivery, self._settings.max_timeout)
+        draft = msgspec.structs.replace(draft, deadline=now + min(limit, parsed.timeout or limit))
+        seed = seed_of(task_id) if parsed.seed is None else parsed.seed
+        found = await answer(self.parts, draft, request_id=request_id(task_id, 0), seed=seed)
+        return msgspec.to_builtins(found)
+
+    async def idle_batches(self) -> list[str]:
+        """Those that have work which nobody does, neither here nor elsewhere."""
+        return list(await self.parts.batches.idle())
+
+    async def tidy(self) -> None:
+        """Delete files that have ended, and what batches left on the disk. Raises Unavailable."""
+        if removed := await self.parts.files.sweep():
+            log.info("files_removed", count=removed)
+        still = frozenset(await self.parts.batches.open())
+        await asyncio.to_thread(remove_all_but, self._settings.files / "batches", still)

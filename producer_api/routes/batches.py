@@ -1,0 +1,125 @@
+"""OpenAI's batches: made, seen, cancelled here; run by the tasks process. Somebody else's batch is a 404."""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.body import read_body
+from producer_api.context import TENANT, Context
+from producer_api.gateway.admit import patience
+from producer_api.gateway.idempotency import Identity, Key
+from producer_api.headers import REPLAYED, idempotency_key
+from producer_api.openapi import IDEMPOTENCY, body_of, failures, struct_response
+from producer_api.paging import Page, paging
+from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest, window_seconds
+from shared.batches.records import Batch, Batches, BatchRecord
+from shared.errors import HeadraceError, InvalidRequest, Unavailable
+from shared.files.store import Files
+
+USUAL, MOST = 20, 100  # batches of one list
+
+
+def batches_router(context: Context, files: Files, batches: Batches) -> APIRouter:
+    router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
+
+    @router.post(
+        "",
+        summary="Create a batch",
+        openapi_extra=body_of(BatchRequest) | {"parameters": [IDEMPOTENCY]},
+        responses={
+            **failures("openai", 400, 404, 413, 415, 422, 429, 500, 503),
+            200: struct_response("the batch, to be validated", BatchObject),
+        },
+    )
+    async def create(request: Request) -> Response:
+        body = await read_body(request, BatchRequest)
+        key = idempotency_key(request, tenant=TENANT, kind="batch", body=body.model_dump_json())
+        async with patience():
+            batch, joined = await _create(context, files, batches, body, key)
+            record = await batches.get(batch, TENANT)
+        return _json(BatchObject.of(record), REPLAYED if joined else None)
+
+    @router.get(
+        "",
+        summary="List the batches, newest first",
+        openapi_extra={"parameters": paging(USUAL, MOST)},
+        responses={**failures("openai", 400, 404, 500, 503), 200: struct_response("a page of them", BatchList)},
+    )
+    async def all_batches(request: Request) -> Response:
+        page = Page.of(request, usual=USUAL, most=MOST)
+        async with patience():
+            found = list(await batches.list(TENANT, after=page.after, most=page.limit + 1))
+        shown = [BatchObject.of(record) for record in found[: page.limit]]
+        ids: list[str | None] = [*(each.id for each in shown)] or [None]
+        return _json(BatchList(shown, len(found) > page.limit, ids[0], ids[-1]))
+
+    @router.get(
+        "/{batch_id}",
+        summary="See a batch",
+        responses={**failures("openai", 404, 500, 503), 200: struct_response("as it stands", BatchObject)},
+    )
+    async def see(batch_id: str) -> Response:
+        return _json(BatchObject.of(await _find(batches, batch_id)))
+
+    @router.post(
+        "/{batch_id}/cancel",
+        summary="Cancel a batch; what has run by then is in its output",
+        responses={**failures("openai", 404, 409, 500, 503), 200: struct_response("as it stands", BatchObject)},
+    )
+    async def cancel(batch_id: str) -> Response:
+        await _find(batches, batch_id)
+        async with patience():
+            await batches.cancel(batch_id)
+        return _json(BatchObject.of(await _find(batches, batch_id)))
+
+    return router
+
+
+async def _create(
+    context: Context, files: Files, batches: Batches, body: BatchRequest, key: Key | None
+) -> tuple[str, bool]:
+    """The new batch's id, or that of the one that came before under the key."""
+    now = await context.backend.token_log.now()
+    identity = Identity(f"batch_{secrets.token_hex(16)}", now, 0, key.fingerprint if key else "")
+    held = identity if key is None else await context.keys.take(key, identity)
+    try:
+        file = await files.find(body.input_file_id, TENANT)
+        if file.purpose != "batch":
+            raise InvalidRequest(f"the file's purpose is {file.purpose}, not batch", param="input_file_id")
+        await batches.create(_batch(context, body, held))
+    except Unavailable:
+        raise  # it may have been made: whoever sends the key again finds out, or makes it
+    except HeadraceError:
+        if key is not None and held == identity:
+            await context.keys.release(key, held)
+        raise
+    return held.id, held != identity
+
+
+def _batch(context: Context, body: BatchRequest, identity: Identity) -> Batch:
+    outputs = body.output_expires_after
+    return Batch(
+        id=identity.id,
+        tenant=TENANT,
+        endpoint=body.endpoint,
+        input_file_id=body.input_file_id,
+        completion_window=body.completion_window,
+        created_at=identity.created_at,
+        expires_at=identity.created_at + window_seconds(body.completion_window),
+        output_life=context.settings.file_ttl if outputs is None else outputs.seconds,
+        metadata=body.metadata,
+    )
+
+
+async def _find(batches: Batches, batch_id: str) -> BatchRecord:
+    async with patience():
+        return await batches.get(batch_id, TENANT)
+
+
+def _json(value: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), 200, headers, media_type="application/json")

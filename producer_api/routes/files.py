@@ -1,0 +1,129 @@
+"""OpenAI's files: what batches read, and what they write. Somebody else's file is a 404."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from producer_api.context import TENANT, Context
+from producer_api.gateway.admit import patience
+from producer_api.openapi import Described, failures, parameter, struct_response
+from producer_api.paging import ORDER, Page, paging
+from producer_api.schemas.files import FORM, File, FileDeleted, FileList, life_of, purpose_of
+from producer_api.upload import OVERHEAD, Upload
+from shared.errors import InvalidRequest
+from shared.files.content import new_file_id
+from shared.files.records import FileRecord
+from shared.files.store import Files
+
+USUAL, MOST = 10_000, 10_000  # files of one list
+PURPOSE = parameter("purpose", "query", "only those", type="string")
+PREFIX = "/v1/files"
+
+
+def files_router(context: Context, files: Files) -> APIRouter:
+    router = APIRouter(prefix=PREFIX, tags=["OpenAI"])
+
+    @router.post(
+        "",
+        summary="Upload a file",
+        openapi_extra=_form(),
+        responses={
+            **failures("openai", 400, 413, 415, 500, 503, 507),
+            200: struct_response("the file, durable", File),
+        },
+    )
+    async def upload(request: Request) -> Response:
+        _same_site(request)
+        return _json(File.of(await _receive(context, files, request)))
+
+    @router.get(
+        "",
+        summary="List the files",
+        openapi_extra={"parameters": [PURPOSE, ORDER, *paging(USUAL, MOST)]},
+        responses={**failures("openai", 400, 404, 500, 503), 200: struct_response("a page of them", FileList)},
+    )
+    async def all_files(request: Request) -> Response:
+        page = Page.of(request, usual=USUAL, most=MOST)
+        async with patience():
+            found, more = await files.page(
+                TENANT,
+                after=page.after,
+                limit=page.limit,
+                oldest_first=page.oldest_first,
+                purpose=request.query_params.get("purpose"),
+            )
+        ids: list[str | None] = [*(record.id for record in found)] or [None]
+        return _json(FileList([File.of(record) for record in found], more, ids[0], ids[-1]))
+
+    @router.get(
+        "/{file_id}",
+        summary="See a file",
+        responses={**failures("openai", 404, 500, 503), 200: struct_response("the file", File)},
+    )
+    async def see(file_id: str) -> Response:
+        async with patience():
+            return _json(File.of(await files.find(file_id, TENANT)))
+
+    @router.get(
+        "/{file_id}/content",
+        summary="Read a file",
+        response_class=FileResponse,
+        responses={**failures("openai", 404, 500, 503), 200: {"description": "its bytes"}},
+    )
+    async def content(file_id: str) -> Response:
+        async with patience():
+            record = await files.find(file_id, TENANT)
+        path = files.contents.find(record.id)
+        return FileResponse(path, media_type="application/octet-stream", filename=record.filename)
+
+    @router.delete(
+        "/{file_id}",
+        summary="Delete a file",
+        responses={**failures("openai", 404, 500, 503), 200: struct_response("its id", FileDeleted)},
+    )
+    async def delete(file_id: str) -> Response:
+        async with patience():
+            await files.delete(await files.find(file_id, TENANT))
+        return _json(FileDeleted(file_id))
+
+    return router
+
+
+async def _receive(context: Context, files: Files, request: Request) -> FileRecord:
+    declared = request.headers.get("content-length", "0")
+    async with patience():
+        await files.records.room(int(declared) - OVERHEAD)
+    file_id = new_file_id()
+    draft = await asyncio.to_thread(files.contents.draft, file_id, context.settings.max_file_bytes)
+    try:
+        form = Upload(draft)
+        await form.read(request)
+        purpose, life = purpose_of(form.fields), life_of(form.fields, context.settings.file_ttl)
+        assert form.filename is not None
+        return await files.keep(draft, file_id, tenant=TENANT, filename=form.filename, purpose=purpose, life=life)
+    finally:
+        draft.discard()
+
+
+def _same_site(request: Request) -> None:
+    """A browser sends forms for any page: only our own may."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise InvalidRequest("files are not taken from another site's page", param="Origin")
+
+
+def _form() -> Described:
+    text = {"type": "string"}
+    properties = {"file": {"type": "string", "format": "binary"}, **dict.fromkeys(FORM, text)}
+    schema = {"type": "object", "required": ["file", "purpose"], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def _json(value: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -1,0 +1,139 @@
+"""OpenAI's batches: what one is made from, and what is told of it.
+
+Reference: OpenAI API, "Batch".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from producer_api.schemas.files import ExpiresAfter
+from shared.batches.records import BatchRecord
+from shared.schemas.fields import Body
+
+CHAT = "/v1/chat/completions"
+WINDOW = re.compile(r"([1-9][0-9]{0,4})([smh])")
+UNITS = {"s": 1, "m": 60, "h": 3600}
+MOST_WINDOW = 86_400  # seconds
+KEYS, KEY_CHARS, VALUE_CHARS = 16, 64, 512  # of metadata, OpenAI's bounds
+
+
+class BatchRequest(Body):
+    """The body of POST /v1/batches."""
+
+    input_file_id: str = Field(description="a file of purpose batch: a request in each line")
+    endpoint: str = Field(description=f"what all lines ask for: {CHAT}")
+    completion_window: str = Field(description="24h; beyond OpenAI's, a shorter time as 90s, 30m, 2h")
+    metadata: dict[str, str] | None = Field(None, description="up to 16 texts of yours by name")
+    output_expires_after: ExpiresAfter | None = Field(None, description="when the files that it makes end")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _served(cls, value: str) -> str:
+        if value != CHAT:
+            raise PydanticCustomError("endpoint", f"this server's batches run {CHAT} alone for now")
+        return value
+
+    @field_validator("completion_window")
+    @classmethod
+    def _in_bounds(cls, value: str) -> str:
+        if not WINDOW.fullmatch(value) or window_seconds(value) > MOST_WINDOW:
+            raise PydanticCustomError("window", "must be 24h, or a shorter time as 90s, 30m, 2h")
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _small(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if value is not None and (
+            len(value) > KEYS or any(len(key) > KEY_CHARS or len(text) > VALUE_CHARS for key, text in value.items())
+        ):
+            raise PydanticCustomError(
+                "metadata", f"up to {KEYS} texts of {VALUE_CHARS} characters, by names of {KEY_CHARS}"
+            )
+        return value
+
+
+def window_seconds(window: str) -> int:
+    """A completion window that was checked, in seconds."""
+    return int(window[:-1]) * UNITS[window[-1]]
+
+
+class BatchError(msgspec.Struct):
+    code: str
+    message: str
+    param: str | None
+    line: int | None
+
+
+class BatchErrors(msgspec.Struct):
+    data: list[BatchError]
+    object: Literal["list"] = "list"
+
+
+class RequestCounts(msgspec.Struct):
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchObject(msgspec.Struct, kw_only=True):
+    """A batch as it stands; times in whole seconds since the epoch."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: Literal[
+        "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+    ]
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None = None
+    expires_at: int
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts
+    metadata: dict[str, str] | None
+
+    @classmethod
+    def of(cls, record: BatchRecord) -> BatchObject:
+        batch = record.batch
+        told: dict[str, Any] = {f"{name}_at": at for name, at in record.times.items()}
+        errors = [BatchError(each.code, each.message, each.param, each.line) for each in record.errors]
+        return cls(
+            id=batch.id,
+            endpoint=batch.endpoint,
+            errors=BatchErrors(errors) if errors else None,
+            input_file_id=batch.input_file_id,
+            completion_window=batch.completion_window,
+            status=record.status,  # type: ignore[arg-type]
+            output_file_id=record.output_file_id,
+            error_file_id=record.error_file_id,
+            created_at=int(batch.created_at),
+            expires_at=int(batch.expires_at),
+            request_counts=RequestCounts(record.total, record.completed, record.failed),
+            metadata=batch.metadata,
+            **told,
+        )
+
+
+class BatchList(msgspec.Struct):
+    """One page, newest first; `after` the last id gives the next."""
+
+    data: list[BatchObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+    object: Literal["list"] = "list"

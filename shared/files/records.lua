@@ -1,0 +1,64 @@
+-- What is known of files. ARGV[1] names a command; KEYS: records and sizes by id, ids by the ms of their end, and a
+-- tenant's ids by the ms of their making. The sizes hash has their sum under ''.
+
+local records, sizes, ends, of_tenant = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local commands = {}
+
+-- id, made at, ends at in ms, bytes, most bytes of all, record -> 1, or 0 where there is no room; the same id again
+-- changes nothing
+function commands.add()
+  if redis.call('HEXISTS', records, ARGV[2]) == 1 then return 1 end
+  local used = tonumber(redis.call('HGET', sizes, '') or 0)
+  if used + ARGV[5] > tonumber(ARGV[6]) then return 0 end
+  redis.call('HSET', records, ARGV[2], ARGV[7])
+  redis.call('HSET', sizes, ARGV[2], ARGV[5])
+  redis.call('HINCRBY', sizes, '', ARGV[5])
+  redis.call('ZADD', ends, ARGV[4], ARGV[2])
+  redis.call('ZADD', of_tenant, ARGV[3], ARGV[2])
+  return 1
+end
+
+-- -> bytes of all
+function commands.used() return tonumber(redis.call('HGET', sizes, '') or 0) end
+
+-- id -> record or nil
+function commands.get() return redis.call('HGET', records, ARGV[2]) end
+
+-- id -> 1, or 0 where it was not there
+function commands.remove()
+  local size = redis.call('HGET', sizes, ARGV[2])
+  if not size then return 0 end
+  redis.call('HDEL', records, ARGV[2])
+  redis.call('HDEL', sizes, ARGV[2])
+  redis.call('HINCRBY', sizes, '', -size)
+  redis.call('ZREM', ends, ARGV[2])
+  redis.call('ZREM', of_tenant, ARGV[2])
+  return 1
+end
+
+-- id of the file before, or '', most, 1 for the oldest first -> records; nil when there is no such file before
+function commands.list()
+  local oldest = ARGV[4] == '1'
+  local first = 0
+  if ARGV[2] ~= '' then
+    local rank = redis.call(oldest and 'ZRANK' or 'ZREVRANK', of_tenant, ARGV[2])
+    if not rank then return nil end
+    first = rank + 1
+  end
+  local found = {}
+  for _, id in ipairs(redis.call(oldest and 'ZRANGE' or 'ZREVRANGE', of_tenant, first, first + ARGV[3] - 1)) do
+    found[#found + 1] = redis.call('HGET', records, id)
+  end
+  return found
+end
+
+-- time in ms, most -> records whose end has come
+function commands.ended()
+  local found = {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
+    found[#found + 1] = redis.call('HGET', records, id)
+  end
+  return found
+end
+
+return commands[ARGV[1]]()

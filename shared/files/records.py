@@ -1,0 +1,84 @@
+"""What is known of each file: whose it is, what for, and when it ends. It knows nothing of contents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shared import keys
+from shared.errors import NotFound, StorageFull
+from shared.redis_client import RedisServer, Script
+
+
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One file; `size` in bytes, times in seconds since the epoch by the server's clock."""
+
+    id: str
+    tenant: str
+    filename: str
+    purpose: str
+    size: int
+    created_at: float
+    expires_at: float
+
+
+_decode = msgspec.json.Decoder(FileRecord).decode
+
+
+class FileRecords:
+    """All files' records. Every call raises Unavailable when the store cannot be reached in time.
+
+    Args:
+        most_bytes: bound on the content of all files together.
+    """
+
+    def __init__(self, server: RedisServer, *, most_bytes: int) -> None:
+        self._server = server
+        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._most_bytes = most_bytes
+
+    async def add(self, record: FileRecord) -> None:
+        """Idempotent by id. Raises StorageFull."""
+        made, ends = int(record.created_at * 1000), int(record.expires_at * 1000)
+        encoded = msgspec.json.encode(record)
+        if not await self._run("add", record.tenant, record.id, made, ends, record.size, self._most_bytes, encoded):
+            raise StorageFull(f"all files together may have {self._most_bytes} bytes: delete some", param="file")
+
+    async def room(self, size: int) -> None:
+        """Whether `size` bytes would fit by now. Raises StorageFull."""
+        if await self._run("used", "") + size > self._most_bytes:
+            raise StorageFull(f"all files together may have {self._most_bytes} bytes: delete some", param="file")
+
+    async def get(self, file_id: str, tenant: str, now: float) -> FileRecord:
+        """Raises NotFound for an unknown id, one that has expired, and somebody else's alike."""
+        data = await self._run("get", tenant, file_id)
+        record = None if data is None else _decode(data)
+        if record is None or record.tenant != tenant or record.expires_at <= now:
+            raise NotFound(f"there is no file {file_id[:64]!r}")
+        return record
+
+    async def list(self, tenant: str, *, after: str, most: int, oldest_first: bool) -> Sequence[FileRecord]:
+        """Those that come after the file `after`. Raises NotFound where there is none of that id."""
+        found = await self._run("list", tenant, after, most, int(oldest_first))
+        if found is None:
+            raise NotFound(f"there is no file {after[:64]!r}", param="after")
+        return [_decode(data) for data in found]
+
+    async def remove(self, record: FileRecord) -> bool:
+        """Whether it was there."""
+        removed: int = await self._run("remove", record.tenant, record.id)
+        return removed == 1
+
+    async def known(self, file_id: str) -> bool:
+        return await self._run("get", "", file_id) is not None
+
+    async def ended(self, now: float, most: int) -> Sequence[FileRecord]:
+        """Some of those whose end has come."""
+        return [_decode(data) for data in await self._run("ended", "", int(now * 1000), most)]
+
+    async def _run(self, command: str, tenant: str, *args: Any) -> Any:
+        async with self._server.reaching("the files"):
+            return await self._script(command, [*keys.FILES, keys.files_of(tenant)], *args)

@@ -1,0 +1,210 @@
+"""Batches as the `openai` package drives them, through real processes, which are killed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+
+from tests.batches.conftest import ENDED, BatchClient, ids, jsonl, line
+from tests.chaos.cluster import Cluster
+from tests.chaos.node import Node
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
+
+LIMIT = 60.0
+LOOK = 0.05
+
+
+async def until(client: BatchClient, batch_id: str, reached: Callable[[Any], bool]) -> Any:
+    """The batch once it has `reached` something."""
+    deadline = time.monotonic() + LIMIT
+    while not reached(batch := await asyncio.to_thread(client.sdk.batches.retrieve, batch_id)):
+        assert time.monotonic() < deadline, batch
+        await asyncio.sleep(LOOK)
+    return batch
+
+
+async def ended(client: BatchClient, batch_id: str) -> Any:
+    return await until(client, batch_id, lambda batch: batch.status in ENDED)
+
+
+async def start(client: BatchClient, lines: list[Any], window: str = "24h") -> Any:
+    return await asyncio.to_thread(client.start, lines, window)
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> BatchClient:
+    return BatchClient(cluster.urls[0])
+
+
+async def test_a_batch_runs(client: BatchClient) -> None:
+    """Given good lines and one that the model refuses, Expect each in its file, in order, and the counts."""
+    lines = [line(f"c{number}", f"prompt {number}") for number in range(150)]
+    lines.insert(70, line("hot", temperature=9))
+    lines.insert(71, line("unknown", model="nobody"))
+    lines.insert(72, line("streamed", stream=True))
+    batch = await ended(client, (await start(client, lines)).id)
+    assert batch.status == "completed"
+    assert batch.request_counts.to_dict() == {"total": 153, "completed": 150, "failed": 3}
+    output, errors = await asyncio.to_thread(client.results, batch)
+    assert [each["custom_id"] for each in output] == [f"c{number}" for number in range(150)]
+    assert [each["custom_id"] for each in errors] == ["hot", "unknown", "streamed"]
+    assert [each["response"]["status_code"] for each in errors] == [400, 404, 400]
+    assert errors[0]["response"]["body"]["error"]["param"] == "temperature"
+    [first, *_] = output
+    assert first["error"] is None and first["response"]["status_code"] == 200
+    assert first["response"]["body"]["object"] == "chat.completion"
+    assert first["response"]["body"]["usage"]["completion_tokens"] == 4
+    file = await asyncio.to_thread(client.sdk.files.retrieve, batch.output_file_id)
+    assert (file.purpose, file.status) == ("batch_output", "processed")
+    listed = await asyncio.to_thread(client.sdk.batches.list, limit=1)
+    assert listed.data[0].id == batch.id
+
+
+async def test_a_custom_id_may_repeat_across_batches(client: BatchClient) -> None:
+    """Given the same file twice, Expect two whole answers, of requests of their own."""
+    batches = [await start(client, [line("same", "x")]) for _ in range(2)]
+    found = []
+    for batch in batches:
+        [answer], _ = await asyncio.to_thread(client.results, await ended(client, batch.id))
+        found.append(answer)
+    assert found[0]["custom_id"] == found[1]["custom_id"] == "same"
+    assert found[0]["response"]["request_id"] != found[1]["response"]["request_id"]
+
+
+async def test_a_wrong_file_is_refused_line_by_line(client: BatchClient) -> None:
+    """Given lines that are no requests, Expect a failed batch which names each, and nothing run."""
+    good = line("a")
+    content = jsonl([good, {**good, "url": "/v1/embeddings"}, {**good, "method": "GET"}, good, {"custom_id": "b"}])
+    content += b"{not json\n\n" + jsonl([{**line(""), "custom_id": ""}, {**line("c"), "body": []}])
+    sdk = client.sdk
+    file = await asyncio.to_thread(sdk.files.create, file=("in.jsonl", content), purpose="batch")
+    made = await asyncio.to_thread(
+        sdk.batches.create, input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    batch = await ended(client, made.id)
+    assert batch.status == "failed" and batch.failed_at
+    assert [(each.line, each.code) for each in batch.errors.data] == [
+        (2, "invalid_url"),
+        (3, "invalid_method"),
+        (4, "duplicate_custom_id"),
+        (5, "missing_required_parameter"),
+        (6, "invalid_json_line"),
+        (8, "invalid_custom_id"),
+        (9, "invalid_body"),
+    ]
+    assert batch.output_file_id is None and batch.request_counts.total == 0
+
+
+async def test_what_cannot_be_a_batch(client: BatchClient) -> None:
+    """Given wrong requests for a batch, Expect OpenAI's error classes, with the field."""
+    sdk = client.sdk
+    file = await asyncio.to_thread(sdk.files.create, file=("x", b"{}"), purpose="user_data")
+    good: dict[str, Any] = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    for wrong, param in (
+        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"endpoint": "/v1/completions"}, "endpoint"),
+        ({"completion_window": "25h"}, "completion_window"),
+        ({"completion_window": "soon"}, "completion_window"),
+        ({"metadata": {"k" * 65: "v"}}, "metadata"),
+        ({}, "input_file_id"),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await asyncio.to_thread(sdk.batches.create, input_file_id=file.id, **(good | wrong))
+        assert caught.value.param == param
+    with pytest.raises(openai.NotFoundError):
+        await asyncio.to_thread(sdk.batches.create, input_file_id="file-none", **good)
+    for call in (sdk.batches.retrieve, sdk.batches.cancel):
+        with pytest.raises(openai.NotFoundError):
+            await asyncio.to_thread(call, "batch_none")
+
+
+async def test_cancelling_keeps_what_has_run(client: BatchClient) -> None:
+    """Given a batch part of which has run, If it is cancelled, Expect that part, and the rest as cancelled."""
+    lines = [line(f"quick{number}") for number in range(10)]
+    lines += [line(f"slow{number}", "[pace 1000]", 60) for number in range(400)]
+    made = await start(client, lines)
+    await until(client, made.id, lambda batch: batch.request_counts.completed >= 10)
+    cancelling = await asyncio.to_thread(client.sdk.batches.cancel, made.id)
+    assert cancelling.status == "cancelling" and cancelling.cancelling_at
+    batch = await ended(client, made.id)
+    assert batch.status == "cancelled" and batch.cancelled_at
+    output, errors = await asyncio.to_thread(client.results, batch)
+    assert ids(output) == ids(lines[:10])
+    assert ids(output, errors) == ids(lines)
+    assert {each["error"]["code"] for each in errors} == {"batch_cancelled"}
+    with pytest.raises(openai.ConflictError):
+        await asyncio.to_thread(client.sdk.batches.cancel, made.id)
+
+
+async def test_a_batch_whose_window_ends(client: BatchClient) -> None:
+    """Given a window that is too short, Expect what has run, and the rest as expired."""
+    lines = [line(f"quick{number}") for number in range(10)]
+    lines += [line(f"slow{number}", "[pace 1000]", 60) for number in range(300)]
+    batch = await ended(client, (await start(client, lines, "3s")).id)
+    assert batch.status == "expired" and batch.expired_at >= batch.expires_at
+    output, errors = await asyncio.to_thread(client.results, batch)
+    assert ids(output) == ids(lines[:10])
+    assert ids(output, errors) == ids(lines)
+    assert {each["error"]["code"] for each in errors} == {"batch_expired"}
+
+
+async def test_the_input_may_be_deleted_meanwhile(client: BatchClient, cluster: Cluster) -> None:
+    """Given a batch that runs, If its input is deleted, Expect it to go on; nothing is left on the disk."""
+    made = await start(client, [line(f"c{number}", "[pace 100]", 10) for number in range(100)])
+    await until(client, made.id, lambda batch: batch.status == "in_progress")
+    await asyncio.to_thread(client.sdk.files.delete, made.input_file_id)
+    batch = await ended(client, made.id)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 100)
+    deadline = time.monotonic() + LIMIT
+    while list((cluster.folder / "files" / "batches").iterdir()):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(LOOK)
+
+
+async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchClient, cluster: Cluster) -> None:
+    """Given a long batch, If each kind of process is killed in its course, Expect every line exactly once."""
+    lines = [line(f"c{number}", f"[pace 20] {number}", 20) for number in range(1500)]
+    made = await start(client, lines)
+
+    async def kill_after(completed: int, victim: Node) -> None:
+        await until(client, made.id, lambda batch: batch.request_counts.completed >= completed)
+        victim.kill()
+        await victim.start()
+
+    before = [node.count("batch_left") for node in cluster.tasks]
+    for completed, victim in (
+        (100, cluster.tasks[0]),
+        (350, cluster.apis[0]),
+        (600, cluster.workers[0]),
+        (850, cluster.tasks[1]),
+    ):
+        await kill_after(completed, victim)
+    batch = await ended(client, made.id)
+    assert batch.status == "completed"
+    assert batch.request_counts.to_dict() == {"total": 1500, "completed": 1500, "failed": 0}
+    output, errors = await asyncio.to_thread(client.results, batch)
+    assert errors == []
+    assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]
+    for node, count in zip(cluster.tasks, before, strict=True):
+        await node.logged("batch_left", count + 1)  # both had a part in it
+
+
+async def test_a_stopping_process_hands_its_chunks_over(client: BatchClient, cluster: Cluster) -> None:
+    """Given a batch, If the tasks process that runs it is told to stop, Expect another to finish it at once."""
+    first, second = cluster.tasks
+    await second.stop()
+    lines = [line(f"c{number}", f"[pace 20] {number}", 20) for number in range(800)]
+    made = await start(client, lines)
+    await until(client, made.id, lambda batch: batch.request_counts.completed >= 50)
+    await second.start()
+    assert await first.stop() == 0
+    batch = await ended(client, made.id)
+    await first.start()
+    output, _ = await asyncio.to_thread(client.results, batch)
+    assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]

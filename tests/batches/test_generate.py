@@ -1,0 +1,86 @@
+"""`headrace.generate`, as any Celery user calls it: by name, from an application that knows nothing of Headrace."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+from tests.batches.conftest import line
+from tests.chaos.cluster import Cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
+
+LIMIT = 40
+
+
+@pytest.fixture
+def app(cluster: Cluster) -> Celery:
+    prefix = {"global_keyprefix": "hr:celery:"}
+    user = Celery("user", broker=cluster.store.url, backend=cluster.store.url, set_as_current=False)
+    user.conf.update(broker_transport_options=prefix, result_backend_transport_options=prefix)
+    return user
+
+
+def body(content: str, **fields: Any) -> dict[str, Any]:
+    asked: dict[str, Any] = line("x", content, **fields)["body"]
+    return asked
+
+
+def send(app: Celery, asked: dict[str, Any], **options: Any) -> Any:
+    return app.send_task("headrace.generate", (asked,), queue="headrace", **options)
+
+
+async def test_called_by_name(app: Celery) -> None:
+    """Given a user's application, Expect the completion as JSON, or the error by its name; pickle is not read."""
+    send(app, body("pickled"), serializer="pickle")
+    answer = await asyncio.to_thread(send(app, body("hello")).get, LIMIT)
+    assert answer["object"] == "chat.completion"
+    assert answer["usage"]["completion_tokens"] == 4
+    with pytest.raises(Exception, match="temperature") as caught:
+        await asyncio.to_thread(send(app, body("hello", temperature=9)).get, LIMIT)
+    assert type(caught.value).__name__ == "InvalidRequest"
+
+
+async def test_the_same_task_is_the_same_request(app: Celery, cluster: Cluster) -> None:
+    """Given a task that is delivered twice, Expect one request run."""
+    task_id, before = str(uuid.uuid4()), cluster.requests()
+    asked = body("again", max_tokens=20, temperature=1)
+    results = [send(app, asked, task_id=task_id) for _ in range(2)]
+    answers = [await asyncio.to_thread(result.get, LIMIT) for result in results]
+    assert answers[0] == answers[1]
+    again = await asyncio.to_thread(send(app, asked, task_id=task_id).get, LIMIT)
+    assert again["id"] == answers[0]["id"]
+    assert len(cluster.requests() - before) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's own, in its worker
+async def test_a_chain(app: Celery) -> None:
+    """Given a chain, Expect the next task of the user's own to get the answer."""
+
+    @app.task(name="user.text")
+    def text(answer: dict[str, Any]) -> str:
+        return answer["choices"][0]["message"]["content"]
+
+    with start_worker(app, pool="solo", perform_ping_check=False, queues=["user"]):
+        first = app.signature("headrace.generate", (body("first"),), queue="headrace")
+        chained = first | text.s().set(queue="user")
+        assert (await asyncio.to_thread(chained.apply_async().get, LIMIT)).startswith(" ")
+
+
+async def test_a_task_outlives_its_process(app: Celery, cluster: Cluster) -> None:
+    """Given a task that runs, If its process is told to stop, Expect another to go on with the same request."""
+    [first, second], before = cluster.tasks, cluster.requests()
+    await second.stop()
+    result = send(app, body("[pace 100]", max_tokens=30))
+    while not cluster.requests() - before:
+        await asyncio.sleep(0.05)
+    await asyncio.gather(second.start(), first.stop())
+    answer = await asyncio.to_thread(result.get, LIMIT)
+    await first.start()
+    assert answer["usage"]["completion_tokens"] == 30
+    assert len(cluster.requests() - before) == 1

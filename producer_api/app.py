@@ -21,11 +21,11 @@ from producer_api.routes.health import Readiness, health_router
 from producer_api.routes.jobs import jobs_router
 from producer_api.routes.models import Model, ModelList, models_router
 from producer_api.routes.pages import pages_router
-from producer_api.schemas.chat import ChatCompletion, ChatRequest, Chunk
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
-from producer_api.schemas.jobs import Job, JobRequest
 from shared.backend import Backend
 from shared.config import Settings
+from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
+from shared.schemas.jobs import Job, JobRequest
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"

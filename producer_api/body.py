@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from producer_api.attend import ClientGone
-from producer_api.gateway.errors import InvalidFields
 from shared.errors import MalformedBody, UnsupportedMediaType
+from shared.schemas.validation import Model, validate
 
 ARRIVAL = 30.0  # seconds that a body may take to arrive
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_body(request: Request, schema: type[Model]) -> Model:
@@ -31,10 +27,8 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
     try:
         async with asyncio.timeout(ARRIVAL):
             data = await request.body()
-        return schema.model_validate_json(data)
     except ClientDisconnect:
         raise ClientGone from None
     except TimeoutError:
         raise MalformedBody(f"the body did not arrive within {ARRIVAL:.0f} s") from None
-    except ValidationError as error:
-        raise InvalidFields.of(error) from None
+    return validate(data, schema)

@@ -12,9 +12,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from producer_api.answer import Answer, ending
 from producer_api.gateway.errors import openai_error
-from producer_api.schemas.chat import (
+from producer_api.sse import RETRY
+from shared.delivery.answer import Answer, ending
+from shared.errors import HeadraceError
+from shared.protocol import Request, Token, TokenEvent
+from shared.protocol import Usage as TokenUsage
+from shared.schemas.chat import (
     AnswerMessage,
     ChatCompletion,
     Choice,
@@ -22,12 +26,8 @@ from producer_api.schemas.chat import (
     ChunkChoice,
     Delta,
     Logprobs,
-    Usage,
 )
-from producer_api.sse import RETRY
-from shared.errors import HeadraceError
-from shared.protocol import Request, Token, TokenEvent
-from shared.protocol import Usage as TokenUsage
+from shared.schemas.fields import Usage
 
 
 def completion_id(request: Request) -> str:
@@ -52,7 +52,7 @@ def completion(request: Request, answer: Answer) -> ChatCompletion:
 
 
 def _usage(usage: TokenUsage) -> Usage:
-    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens)
+    return Usage.of(usage.prompt_tokens, usage.completion_tokens)
 
 
 class ChatFraming:

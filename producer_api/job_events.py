@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from producer_api.schemas.chat import Usage
-from producer_api.schemas.jobs import Logprobs
 from producer_api.sse import RETRY
 from shared.errors import HeadraceError
 from shared.protocol import ErrorInfo, RequestState, TokenEvent
+from shared.schemas.fields import Usage
+from shared.schemas.jobs import Logprobs
 
 ENDINGS = {RequestState.COMPLETED: b"done", RequestState.FAILED: b"error", RequestState.CANCELLED: b"cancelled"}
 
@@ -53,10 +53,7 @@ class JobFraming:
             last = event.seq + len(event.tokens) - 1
             frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(data))
         if (end := event.terminal) is not None:
-            spent = end.usage
-            usage = Usage(
-                spent.prompt_tokens, spent.completion_tokens, spent.prompt_tokens + spent.completion_tokens
-            )
+            usage = Usage.of(end.usage.prompt_tokens, end.usage.completion_tokens)
             told = self._encode(EndData(event.last_seq, end.state.value, usage, end.error))
             frame += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.last_seq, ENDINGS[end.state], told)
         return frame

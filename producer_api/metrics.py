@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -82,6 +84,14 @@ class Stopwatch:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.finish = ""
+
+    async def watch(self, events: AsyncGenerator[TokenEvent | None]) -> AsyncGenerator[TokenEvent | None]:
+        """The same events, each seen as it passes."""
+        async with aclosing(events):
+            async for event in events:
+                if event is not None:
+                    self.see(event)
+                yield event
 
     def see(self, event: TokenEvent) -> None:
         if event.tokens:

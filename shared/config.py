@@ -97,6 +97,34 @@ class Settings(BaseModel):
     max_attempts: int = Field(3, ge=1, le=100, description="workers a request may lose before it is set aside")
     grace: float = Field(30, ge=0, le=3600, description="seconds that a stopping process may take to finish")
 
+    queue: Literal["redis", "kafka"] = Field(
+        "redis", description="where the API puts requests: straight into Redis, or into Kafka before it"
+    )
+    kafka_bootstrap: str = Field(
+        "",
+        description="host:port of Kafka's brokers, by commas: workers take requests from its topics; empty: none",
+    )
+    kafka_window: int = Field(
+        256, ge=1, le=10_000, description="most unfinished requests that one worker has taken from Kafka's topics"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how Kafka's brokers are spoken to"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
+        None, description="how Kafka's brokers know us, with SASL"
+    )
+    kafka_username: str | None = Field(None, description="user of PLAIN and SCRAM")
+    kafka_password: SecretStr | None = Field(None, description="password of PLAIN and SCRAM")
+    kafka_token_file: Path | None = Field(
+        None, description="file of the bearer token of OAUTHBEARER, read for each connection"
+    )
+    kafka_ssl_cafile: Path | None = Field(None, description="CAs of Kafka's brokers; default: the system's")
+    kafka_ssl_certfile: Path | None = Field(None, description="our certificate for Kafka's brokers")
+    kafka_ssl_keyfile: Path | None = Field(None, description="its key")
+    kafka_api_version: str | None = Field(
+        None, pattern=r"^\d+(\.\d+){1,2}$", description="version of Kafka's protocol; default: asked of the brokers"
+    )
+
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of a worker's /metrics on `host`; 0 picks one; default: none"
     )

@@ -77,6 +77,11 @@ def live_channel(request_id: str) -> str:
     return f"hr:{{{request_id}}}:live"
 
 
+def notify_channel(name: str) -> str:
+    """Carries the ids of requests that ended, to whoever asked to be told under that name."""
+    return f"hr:notify:{name}"
+
+
 def worker(worker_id: str) -> str:
     return f"hr:worker:{worker_id}"
 

@@ -9,8 +9,10 @@ import math
 import re
 from dataclasses import dataclass
 
-from shared.errors import InvalidRequest
+from shared.config import Settings
+from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import Request, SamplingParams
+from shared.registry import ModelInfo
 
 ROLES = ("system", "user", "assistant")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
@@ -19,7 +21,7 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one request; sizes in characters unless named otherwise."""
+    """Bounds on one request; sizes in characters unless named otherwise, `timeout` in seconds."""
 
     prompt_chars: int = 1_000_000
     messages: int = 1_024
@@ -27,6 +29,12 @@ class Limits:
     n: int = 8
     stop_strings: int = 16
     stop_chars: int = 256
+    log_tokens: int = 262_144
+    timeout: float = 86_400.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        return cls(n=settings.max_n, log_tokens=settings.log_tokens, timeout=settings.max_timeout)
 
 
 CHARS_PER_TOKEN = 3  # of prompts, until a worker has counted
@@ -55,6 +63,24 @@ def check_request(request: Request, limits: Limits) -> None:
     else:
         _check_prompt(request.prompt, limits)
     check_params(request.params, limits)
+
+
+def check_served(request: Request, model: ModelInfo, limits: Limits) -> None:
+    """Raise InvalidRequest, ContextLengthExceeded for what only the model and the clock can tell."""
+    most, n = request.params.max_tokens, request.params.n
+    if most is not None and 0 < model.max_model_len < most:
+        raise ContextLengthExceeded(
+            f"max_tokens is {most}, and the context of {model.name} has {model.max_model_len} tokens",
+            param="max_tokens",
+        )
+    if most is not None and most * n > limits.log_tokens:
+        raise InvalidRequest(
+            f"n * max_tokens is {most * n}, and an answer may have {limits.log_tokens} tokens", param="max_tokens"
+        )
+    if request.deadline is not None and not 0 < request.deadline - request.created_at <= limits.timeout:
+        raise InvalidRequest(
+            f"timeout and deadline must end within the next {limits.timeout:.0f} seconds", param="timeout"
+        )
 
 
 def _check_messages(request: Request, limits: Limits) -> None:

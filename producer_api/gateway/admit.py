@@ -19,11 +19,10 @@ from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key
 from shared.config import Settings
 from shared.delivery.base import RequestRecord, TokenLog
-from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest, NotFound, Unavailable
-from shared.limits import Limits, check_request
+from shared.errors import HeadraceError, NotFound, Unavailable
+from shared.limits import Limits, check_request, check_served
 from shared.protocol import Request, RequestState
 from shared.redis_client import RETRY_AFTER
-from shared.registry import ModelInfo
 from shared.transports.base import Outlook, Transport
 
 PATIENCE = 1.8  # seconds that one call may wait for Redis in all before its caller hears 503
@@ -61,9 +60,7 @@ class Gateway:
         keys: IdempotencyKeys,
         catalog: Catalog,
     ) -> None:
-        self._limits = Limits(n=settings.max_n)
-        self._log_tokens = settings.log_tokens
-        self._max_timeout = settings.max_timeout
+        self._limits = Limits.of(settings)
         self._transport = transport
         self._token_log = token_log
         self._keys = keys
@@ -147,26 +144,7 @@ class Gateway:
 
     async def _check(self, request: Request) -> None:
         """What only the server's state can tell."""
-        self._check_size(request, await self._catalog.find(request.model))
-        if request.deadline is not None and not 0 < request.deadline - request.created_at <= self._max_timeout:
-            raise InvalidRequest(
-                f"timeout and deadline must end within the next {self._max_timeout:.0f} seconds", param="timeout"
-            )
-
-    def _check_size(self, request: Request, model: ModelInfo) -> None:
-        most = request.params.max_tokens
-        if most is None:
-            return
-        if 0 < model.max_model_len < most:
-            raise ContextLengthExceeded(
-                f"max_tokens is {most}, and the context of {model.name} has {model.max_model_len} tokens",
-                param="max_tokens",
-            )
-        if most * request.params.n > self._log_tokens:
-            raise InvalidRequest(
-                f"n * max_tokens is {most * request.params.n}, and an answer may have {self._log_tokens} tokens",
-                param="max_tokens",
-            )
+        check_served(request, await self._catalog.find(request.model), self._limits)
 
     async def _queue(self, request: Request) -> None:
         """The log comes first: workers drop a queued request that has none."""

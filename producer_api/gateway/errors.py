@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import http
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.errors import HeadraceError, InvalidRequest, MalformedBody, MethodNotAllowed, NotFound
+from shared.errors import HeadraceError, InvalidRequest, MethodNotAllowed, NotFound
+from shared.schemas.validation import InvalidFields
 
 NATIVE = ("/v1/jobs/", "/v1/dead-letters/")
 
@@ -28,31 +27,6 @@ OPENAI_TYPES = {
     429: "rate_limit_error",
     503: "service_unavailable",
 }
-
-
-class InvalidFields(InvalidRequest):
-    """A body whose fields are wrong; `fields` holds every (param, message) found."""
-
-    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
-        param, message = fields[0]
-        super().__init__(f"{param}: {message}" if param else message, param=param or None)
-        self.fields = tuple(fields)
-
-    @classmethod
-    def of(cls, error: ValidationError) -> HeadraceError:
-        """pydantic's findings; a body that is no JSON at all becomes MalformedBody."""
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        if found[0]["type"] == "json_invalid":
-            return MalformedBody(found[0]["msg"])
-        return cls([(field_path(item["loc"]), item["msg"]) for item in found])
-
-
-def field_path(loc: Sequence[int | str]) -> str:
-    """('messages', 0, 'role') as messages[0].role."""
-    path = ""
-    for part in loc:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
 
 
 def speaks_openai(path: str) -> bool:

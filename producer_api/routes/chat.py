@@ -13,7 +13,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.answer import collect, follow_timed, nothing_after
 from producer_api.attend import STOPPING, ClientGone, Stopping
 from producer_api.body import read_body
 from producer_api.completion import ChatFraming, completion
@@ -21,9 +20,10 @@ from producer_api.context import TENANT, Context
 from producer_api.gateway.admit import Admission
 from producer_api.headers import REPLAYED, idempotency_key, resume_point
 from producer_api.openapi import IDEMPOTENCY, RESUMING, Responses, body_of, failures, sse_response
-from producer_api.schemas.chat import ChatCompletion, ChatRequest
 from producer_api.sse import Events, EventStream
+from shared.delivery.answer import collect, nothing_after
 from shared.errors import HeadraceError, InvalidRequest
+from shared.schemas.chat import ChatCompletion, ChatRequest
 
 FAILURES = failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504)
 ENDED: Responses = {204: {"description": "nothing comes after Last-Event-ID: the answer has ended"}}
@@ -75,7 +75,8 @@ async def _answer(context: Context, request: Request, body: ChatRequest, *, stre
     resumed = after >= 0
     if resumed and nothing_after(await context.gateway.record(admitted.id, TENANT), after):
         return Response(status_code=204)
-    events = follow_timed(context.backend.token_log, admitted.id, after, stopwatch, idle=context.settings.keepalive)
+    followed = context.backend.token_log.follow(admitted.id, after, idle=context.settings.keepalive)
+    events = stopwatch.watch(followed)
 
     def abandon() -> None:
         stopwatch.finish = "abandoned"

@@ -15,9 +15,9 @@ from producer_api.headers import idempotency_key
 from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response
 from producer_api.routes.jobs import accepted, joined
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
-from producer_api.schemas.jobs import Job
 from shared.delivery.dead_letters import DeadLetter
 from shared.errors import InvalidRequest, NotFound
+from shared.schemas.jobs import Job
 
 USUAL, MOST = 100, 1000  # letters of one list
 PAGE = 200

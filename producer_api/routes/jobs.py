@@ -10,7 +10,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.answer import nothing_after, read_all
 from producer_api.body import read_body
 from producer_api.context import TENANT, Context
 from producer_api.gateway.admit import Admission
@@ -25,10 +24,10 @@ from producer_api.openapi import (
     sse_response,
     struct_response,
 )
-from producer_api.schemas.chat import Usage
-from producer_api.schemas.jobs import Job, JobChoice, JobRequest, Links, Logprobs
 from producer_api.sse import EventStream
+from shared.delivery.answer import nothing_after, read_all
 from shared.delivery.base import RequestRecord
+from shared.schemas.jobs import Job, JobRequest, Links
 
 AFTER = parameter("after", "query", "the same in the URL; the header counts first", type="integer", minimum=-1)
 
@@ -118,33 +117,9 @@ async def joined(context: Context, record: RequestRecord) -> Response:
 
 
 async def _describe(context: Context, record: RequestRecord) -> Job:
-    usage = Usage(record.prompt_tokens, record.completion_tokens, record.prompt_tokens + record.completion_tokens)
-    outlook = await context.gateway.outlook(record)
-    job = Job(
-        id=record.id,
-        model=record.model,
-        priority=record.priority.value,
-        state=record.state.value,
-        position=outlook.position if outlook else None,
-        estimated_wait=outlook.wait if outlook else None,
-        deadline=record.deadline,
-        created_at=record.created_at,
-        started_at=record.started_at,
-        first_token_at=record.first_token_at,
-        finished_at=record.finished_at,
-        usage=usage if record.started_at is not None else None,
-        links=Links.of(record.id),
-    )
     if record.state.terminal:
-        answer = await read_all(context.backend.token_log, record.id)
-        job.choices = [
-            JobChoice(
-                index, choice.text, choice.finish_reason and choice.finish_reason.value, Logprobs.all(choice.tokens)
-            )
-            for index, choice in answer.choices
-        ]
-        job.error = answer.terminal.error if answer.terminal else None
-    return job
+        return Job.ended(record, await read_all(context.backend.token_log, record.id))
+    return Job.of(record, await context.gateway.outlook(record))
 
 
 def _json(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -1,1 +1,1 @@
-"""What each API accepts and returns, checked at the edge."""
+"""What the front end alone returns; what other ways in share is in shared.schemas."""

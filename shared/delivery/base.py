@@ -31,6 +31,7 @@ class RequestRecord:
     deadline: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    source: str = ""  # the record of a topic that it came by
 
     @property
     def ticket(self) -> Ticket:
@@ -69,6 +70,15 @@ class Append:
 
 
 @dataclass(frozen=True)
+class Adoption:
+    """A request that came by the record `source`. `create`: its log is made where there is none."""
+
+    request: Request
+    source: str
+    create: bool
+
+
+@dataclass(frozen=True)
 class LogPage:
     """A bounded part of a log. `complete` says that nothing follows it, now or later."""
 
@@ -94,8 +104,17 @@ class TokenLog(Protocol):
     async def now(self) -> float:
         """The server's time."""
 
-    async def create(self, request: Request) -> bool:
-        """Make the empty log of a request that is about to be published; False where there is one already."""
+    async def create(self, request: Request, *, notify: str = "") -> bool:
+        """Make the empty log of a request that is about to be published; False where there is one already.
+
+        Whoever ends the request publishes its id on the channel `notify`, if one is given.
+        """
+
+    async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
+        """Have the end of each told on the channel `notify`, in one round trip; the records as they are now.
+
+        One whose record has another source came before, by that, and is left as it is. None where there is no log.
+        """
 
     async def forget(self, request_id: str) -> None:
         """Remove a request that could not be published, and its log."""

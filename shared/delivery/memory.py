@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from shared import keys
-from shared.delivery.base import OVERDUE, Append, Lease, LogPage, RequestRecord
+from shared.delivery.base import OVERDUE, Adoption, Append, Lease, LogPage, RequestRecord
 from shared.delivery.dead_letters import DeadLetter
 from shared.delivery.follow import follow
 from shared.delivery.subscription import Subscription
@@ -57,6 +57,7 @@ class _Answer:
     losses: int = 0
     attempt: int = 0
     seq_then: int = 0
+    notify: str = ""
     events: list[TokenEvent] = field(default_factory=list)
 
 
@@ -91,10 +92,28 @@ class MemoryTokenLog:
     async def now(self) -> float:
         return self._clock()
 
-    async def create(self, request: Request) -> bool:
+    async def create(self, request: Request, *, notify: str = "") -> bool:
         self._sweep()
         if self._find(request.id) is not None:
             return False
+        self._make(request).notify = notify
+        return True
+
+    async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
+        return [self._adopt(each, notify) for each in adoptions]
+
+    def _adopt(self, adoption: Adoption, notify: str) -> RequestRecord | None:
+        answer = self._find(adoption.request.id)
+        if answer is None:
+            if not adoption.create:
+                return None
+            answer = self._make(adoption.request)
+        if answer.record.source in ("", adoption.source):
+            answer.record = replace(answer.record, source=adoption.source)
+            answer.notify = notify
+        return answer.record
+
+    def _make(self, request: Request) -> _Answer:
         record = RequestRecord(
             id=request.id,
             model=request.model,
@@ -104,8 +123,8 @@ class MemoryTokenLog:
             created_at=request.created_at,
             deadline=request.deadline,
         )
-        self._answers[request.id] = _Answer(record, self._clock() + self._request_ttl)
-        return True
+        answer = self._answers[request.id] = _Answer(record, self._clock() + self._request_ttl)
+        return answer
 
     async def forget(self, request_id: str) -> None:
         self._answers.pop(request_id, None)
@@ -204,6 +223,8 @@ class MemoryTokenLog:
         now = self._clock()
         answer.record = replace(answer.record, state=state, finished_at=now)
         answer.expires = now + self._result_ttl
+        if answer.notify:
+            self._live.publish(answer.notify, answer.record.id.encode())
 
     def _find(self, request_id: str) -> _Answer | None:
         answer = self._answers.get(request_id)

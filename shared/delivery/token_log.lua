@@ -20,6 +20,8 @@ local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
   redis.call('PEXPIRE', state, ttl)
   redis.call('PEXPIRE', log, ttl)
+  local channel = redis.call('HGET', state, 'notify')
+  if channel then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
 end
 
 -- End what has not ended, from outside; the state from before, as a table.
@@ -38,12 +40,27 @@ local function close(status, failure, channel, ttl)
   return before, known
 end
 
--- ttl in ms, then field, value … -> 1, or 0 where it is there already; seq is the next seq to be written
+-- ttl in ms, then field, value …; among them `notify`, the channel that is to hear of the end -> 1, or 0 where it is there already; seq is the next seq to be written
 function commands.create()
   if redis.call('EXISTS', state) == 1 then return 0 end
   redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 3))
   redis.call('PEXPIRE', state, ARGV[2])
   return 1
+end
+
+-- ttl in ms, 1 to make it where there is none, source, notify, then field, value … of one to be made
+-- -> the state as field, value …; nil when it is unknown. What has another source is left as it is.
+function commands.adopt()
+  local found = redis.call('HMGET', state, 'seq', 'source')
+  if not found[1] then
+    if ARGV[3] ~= '1' then return nil end
+    redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 6))
+    redis.call('PEXPIRE', state, ARGV[2])
+  end
+  if not found[2] or found[2] == ARGV[4] then
+    redis.call('HSET', state, 'source', ARGV[4], 'notify', ARGV[5])
+  end
+  return redis.call('HGETALL', state)
 end
 
 -- How many workers were lost with the request; one more if this is a later attempt than the last that acquired it.

@@ -13,7 +13,7 @@ from redis.utils import str_if_bytes
 
 from shared import keys
 from shared.clock import ServerClock
-from shared.delivery.base import OVERDUE, Append, Lease, Live, LogPage, RequestRecord
+from shared.delivery.base import OVERDUE, Adoption, Append, Lease, Live, LogPage, RequestRecord
 from shared.delivery.follow import follow
 from shared.errors import HeadraceError, NotFound
 from shared.protocol import (
@@ -70,19 +70,22 @@ class RedisTokenLog:
             seconds, micros = await self._redis.time()
         return seconds + micros / 1e6
 
-    async def create(self, request: Request) -> bool:
-        fields = {
-            "model": request.model,
-            "tenant": request.tenant,
-            "priority": request.priority.value,
-            "created_at": f"{request.created_at:.6f}",
-        }
-        if request.deadline is not None:
-            fields["deadline"] = f"{request.deadline:.6f}"
-        made: int = await self._run(
-            "create", request.id, self._request_ttl, *(part for pair in fields.items() for part in pair)
-        )
+    async def create(self, request: Request, *, notify: str = "") -> bool:
+        told = ("notify", notify) if notify else ()
+        made: int = await self._run("create", request.id, self._request_ttl, *_asked(request), *told)
         return made == 1
+
+    async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
+        calls = []
+        for each in adoptions:
+            args = (self._request_ttl, int(each.create), each.source, notify, *_asked(each.request))
+            calls.append((_keys(each.request.id), args))
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("adopt", calls)
+        return [
+            None if reply is None else _record(each.request.id, _fields(reply))
+            for each, reply in zip(adoptions, replies, strict=True)
+        ]
 
     async def forget(self, request_id: str) -> None:
         async with self._server.reaching("the answer log"):
@@ -177,6 +180,19 @@ def _keys(request_id: str) -> list[str]:
     return [keys.state(request_id), keys.log(request_id)]
 
 
+def _asked(request: Request) -> list[str]:
+    """What the state tells of a request, as field, value …"""
+    fields = {
+        "model": request.model,
+        "tenant": request.tenant,
+        "priority": request.priority.value,
+        "created_at": f"{request.created_at:.6f}",
+    }
+    if request.deadline is not None:
+        fields["deadline"] = f"{request.deadline:.6f}"
+    return [part for pair in fields.items() for part in pair]
+
+
 def _lease(request_id: str, owner: str, reply: Any) -> Lease | None:
     if reply is None:
         return None
@@ -213,4 +229,5 @@ def _record(request_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
         deadline=time(b"deadline"),
         prompt_tokens=int(fields.get(b"prompt_tokens", 0)),
         completion_tokens=int(fields[b"seq"]) - state.terminal,
+        source=fields.get(b"source", b"").decode(),
     )

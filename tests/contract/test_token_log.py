@@ -9,7 +9,7 @@ import pytest
 
 from shared import keys
 from shared.backend import Backend
-from shared.delivery.base import Append, Lease, LogPage
+from shared.delivery.base import Adoption, Append, Lease, LogPage
 from shared.delivery.subscription import BACKLOG
 from shared.delivery.token_log import PAGE
 from shared.embedded import EmbeddedServer
@@ -316,3 +316,49 @@ async def test_an_epoch_given_twice_is_its_last_owners(backend: Backend, request
     twin = Lease(lease.request_id, "b", lease.epoch, lease.acquired_at)
     assert not await append(backend, twin, token_event(0, "x"))
     assert await append(backend, lease, token_event(0, "a"))
+
+
+@pytest.mark.parametrize("ending", ["append", "close", "deadline"])
+async def test_whoever_ends_a_request_tells_the_channel_that_asked(backend: Backend, ending: str) -> None:
+    """Given a request with a channel and one without, Expect the one's id, once, however it ends."""
+    now = await backend.token_log.now()
+    asked, silent = (make_request(deadline=now + (-1 if ending == "deadline" else 60)) for _ in range(2))
+    channel = keys.notify_channel("test")
+    async with backend.live.subscribe(channel) as told:
+        await backend.token_log.create(silent)
+        assert await backend.token_log.create(asked, notify=channel)
+        for request in (silent, asked):
+            if ending == "append":
+                lease = await acquire(backend, request)
+                await append(backend, lease, token_event(0, "a"))
+                await append(backend, lease, TokenEvent(1, (), DONE))
+            elif ending == "close":
+                await backend.token_log.close(request.id)
+            else:
+                await backend.token_log.acquire([request.id], "a")
+        await backend.token_log.close(asked.id)
+        assert await told.get(5) == asked.id.encode()
+        assert await told.get(0.05) is None
+
+
+async def test_an_adopted_request_is_its_first_sources(backend: Backend) -> None:
+    """Given a log, if records adopt it, Expect the first to be its source and the last of it to be told."""
+    made, unknown, given = make_request(), make_request(), make_request()
+    await backend.token_log.create(given)
+    [first, nothing, published] = await backend.token_log.adopt(
+        [Adoption(made, "t/0/1", True), Adoption(unknown, "t/0/2", False), Adoption(given, "t/0/3", False)], "hr:x"
+    )
+    assert first is not None
+    assert published is not None
+    assert (first.source, first.state, nothing, published.source) == ("t/0/1", RequestState.QUEUED, None, "t/0/3")
+    [same, other] = await backend.token_log.adopt(
+        [Adoption(made, "t/0/1", True), Adoption(given, "t/1/9", True)], "hr:y"
+    )
+    assert same is not None
+    assert other is not None
+    assert (same.source, other.source) == ("t/0/1", "t/0/3")
+    async with backend.live.subscribe("hr:x") as before, backend.live.subscribe("hr:y") as now:
+        for request in (made, given):
+            await backend.token_log.close(request.id)
+        assert await now.get(5) == made.id.encode()
+        assert await before.get(5) == given.id.encode()

@@ -140,7 +140,7 @@ async def test_asking_for_nothing(client: httpx.AsyncClient, backend: Backend) -
     response = await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x", "stop": None})
     assert response.status_code == 202
     request = httpx.Request("POST", "http://test", json=chat(**nothing, **harmless))
-    from producer_api.schemas.chat import ChatRequest
+    from shared.schemas.chat import ChatRequest
 
     assert ChatRequest.model_validate_json(request.content).to_request("t", stream=False).params.n == 1
 
@@ -281,11 +281,11 @@ def test_fuzzed_bodies(body: dict) -> None:
     """Given any JSON object, expect it to be either a draft or a refusal of ours, never a crash."""
     from pydantic import ValidationError
 
-    from producer_api.gateway.errors import InvalidFields
-    from producer_api.schemas.chat import ChatRequest
-    from producer_api.schemas.jobs import JobRequest
     from shared.errors import HeadraceError
     from shared.limits import Limits, check_request
+    from shared.schemas.chat import ChatRequest
+    from shared.schemas.jobs import JobRequest
+    from shared.schemas.validation import InvalidFields
 
     for schema in (ChatRequest, JobRequest):
         for content in (dump(body), dump(chat(**body))):

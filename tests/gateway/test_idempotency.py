@@ -11,10 +11,10 @@ import pytest
 
 from producer_api.gateway.admit import EXPIRED, SETTLING
 from producer_api.gateway.idempotency import Identity, Key
-from producer_api.schemas.jobs import JobRequest
 from shared.backend import Backend
 from shared.config import Settings
 from shared.protocol import RequestState
+from shared.schemas.jobs import JobRequest
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, chat, serving
 

@@ -1,12 +1,13 @@
-"""The fields that the APIs share: sampling parameters, messages, and the strictness of all bodies.
+"""The fields that all ways in share: sampling parameters, messages, usage, and the strictness of all bodies.
 
 Ranges are not checked here but by shared.limits, which holds for every transport.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -115,3 +116,15 @@ class Submission(SamplingFields):
 
 def priority_class(priority: Priority) -> PriorityClass:
     return PriorityClass(priority)
+
+
+class Usage(msgspec.Struct):
+    """Exact token counts, by OpenAI's names."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, prompt_tokens: int, completion_tokens: int) -> Self:
+        return cls(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)

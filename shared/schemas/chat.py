@@ -12,9 +12,9 @@ import msgspec
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from producer_api.schemas.fields import Body, ChatMessage, Priority, Submission, priority_class
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
+from shared.schemas.fields import Body, ChatMessage, Priority, Submission, Usage, priority_class
 
 # fields that OpenAI has and we do not, with the values that ask for nothing
 NOT_YET: dict[str, tuple[Any, ...]] = {
@@ -106,12 +106,6 @@ class ChatRequest(Submission):
             priority=priority_class(self.priority),
             tenant=tenant,
         )
-
-
-class Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
 
 
 class AnswerMessage(msgspec.Struct):

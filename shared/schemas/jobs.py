@@ -9,10 +9,12 @@ import msgspec
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from producer_api.schemas.chat import Usage
-from producer_api.schemas.fields import ChatMessage, Priority, Submission, priority_class
+from shared.delivery.answer import Answer
+from shared.delivery.base import RequestRecord
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Request, Token
+from shared.schemas.fields import ChatMessage, Priority, Submission, Usage, priority_class
+from shared.transports.base import Outlook
 
 
 def _prompt(prompt: Any) -> Any:
@@ -133,3 +135,35 @@ class Job(msgspec.Struct, kw_only=True):
     choices: list[JobChoice] | None = None
     error: ErrorInfo | None = None
     links: Links
+
+    @classmethod
+    def of(cls, record: RequestRecord, outlook: Outlook | None = None) -> Job:
+        """As it stands, without its answer."""
+        return cls(
+            id=record.id,
+            model=record.model,
+            priority=record.priority.value,
+            state=record.state.value,
+            position=outlook.position if outlook else None,
+            estimated_wait=outlook.wait if outlook else None,
+            deadline=record.deadline,
+            created_at=record.created_at,
+            started_at=record.started_at,
+            first_token_at=record.first_token_at,
+            finished_at=record.finished_at,
+            usage=None if record.started_at is None else Usage.of(record.prompt_tokens, record.completion_tokens),
+            links=Links.of(record.id),
+        )
+
+    @classmethod
+    def ended(cls, record: RequestRecord, answer: Answer) -> Job:
+        """With its whole answer."""
+        job = cls.of(record)
+        job.choices = [
+            JobChoice(
+                index, choice.text, choice.finish_reason and choice.finish_reason.value, Logprobs.all(choice.tokens)
+            )
+            for index, choice in answer.choices
+        ]
+        job.error = answer.terminal.error if answer.terminal else None
+        return job

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from producer_api.metrics import Stopwatch
 from shared.delivery.base import RequestRecord, TokenLog
 from shared.errors import Conflict, HeadraceError
 from shared.protocol import FinishReason, RequestState, Terminal, Token, TokenEvent
@@ -55,17 +54,6 @@ def ending(terminal: Terminal) -> HeadraceError | None:
 def nothing_after(record: RequestRecord, seq: int) -> bool:
     """A reader that has seen `seq` has all of the answer, which has ended."""
     return record.state.terminal and seq >= record.completion_tokens  # the seq of the end
-
-
-async def follow_timed(
-    token_log: TokenLog, request_id: str, after: int, stopwatch: Stopwatch, *, idle: float
-) -> AsyncGenerator[TokenEvent | None]:
-    """`follow`, with `stopwatch` looking on."""
-    async with aclosing(token_log.follow(request_id, after, idle=idle)) as events:
-        async for event in events:
-            if event is not None:
-                stopwatch.see(event)
-            yield event
 
 
 async def collect(events: AsyncGenerator[TokenEvent | None]) -> Answer:

@@ -1,0 +1,45 @@
+"""Reads JSON into its schema, and says of what does not fit which fields are wrong. It does not know who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from shared.errors import HeadraceError, InvalidRequest, MalformedBody
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class InvalidFields(InvalidRequest):
+    """A body whose fields are wrong; `fields` holds every (param, message) found."""
+
+    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
+        param, message = fields[0]
+        super().__init__(f"{param}: {message}" if param else message, param=param or None)
+        self.fields = tuple(fields)
+
+    @classmethod
+    def of(cls, error: ValidationError) -> HeadraceError:
+        """pydantic's findings; a body that is no JSON at all becomes MalformedBody."""
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        if found[0]["type"] == "json_invalid":
+            return MalformedBody(found[0]["msg"])
+        return cls([(field_path(item["loc"]), item["msg"]) for item in found])
+
+
+def field_path(loc: Sequence[int | str]) -> str:
+    """('messages', 0, 'role') as messages[0].role."""
+    path = ""
+    for part in loc:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def validate(data: bytes, schema: type[Model]) -> Model:
+    """`data` as `schema`. Raises MalformedBody where it is no JSON, InvalidFields with the fields at fault."""
+    try:
+        return schema.model_validate_json(data)
+    except ValidationError as error:
+        raise InvalidFields.of(error) from None

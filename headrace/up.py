@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from pydantic import SecretStr
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
@@ -101,15 +102,14 @@ class Up:
 
     def _environment(self) -> dict[str, str]:
         """All settings as environment variables; each child checks them again."""
-        values = self._settings.model_dump(mode="json", exclude={"redis_url", "kafka_password"}, exclude_none=True)
-        environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+        environment = {
+            f"{ENV_PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in self._settings.model_dump(exclude_none=True).items()
+        }
         if self._settings.threads is None and self._settings.workers > 1:
             share = max(1, (os.cpu_count() or 1) // self._settings.workers)
             environment[f"{ENV_PREFIX}THREADS"] = str(share)
         environment[f"{ENV_PREFIX}PORT"] = str(self.port)
-        environment[f"{ENV_PREFIX}REDIS_URL"] = self._settings.redis_url.get_secret_value()
-        if self._settings.kafka_password is not None:
-            environment[f"{ENV_PREFIX}KAFKA_PASSWORD"] = self._settings.kafka_password.get_secret_value()
         return environment
 
     def _spawn(self, role: str, environment: dict[str, str], suffix: str = "") -> None:

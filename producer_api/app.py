@@ -22,10 +22,11 @@ from producer_api.routes.jobs import jobs_router
 from producer_api.routes.models import Model, ModelList, models_router
 from producer_api.routes.pages import pages_router
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
+from producer_api.schemas.jobs import JobSubmission
 from shared.backend import Backend
 from shared.config import Settings
 from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
-from shared.schemas.jobs import Job, JobRequest
+from shared.schemas.jobs import Job
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"
@@ -63,7 +64,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         app.include_router(router)
     describe(
         app,
-        [ChatRequest, JobRequest],
+        [ChatRequest, JobSubmission],
         [ChatCompletion, Chunk, Job, ModelList, Model, Readiness, TokensData, EndData, LetterList, Letter, Removed],
     )
     return app

@@ -125,6 +125,16 @@ class Settings(BaseModel):
         None, pattern=r"^\d+(\.\d+){1,2}$", description="version of Kafka's protocol; default: asked of the brokers"
     )
 
+    webhook_secrets: SecretStr = Field(
+        SecretStr(""), description="keys that sign webhooks, whsec_…, the newest first; without one there are none"
+    )
+    webhook_allow_http: bool = Field(False, description="let webhooks go over http, not only https")
+    webhook_allow_private: bool = Field(False, description="let webhooks go to private and loopback addresses")
+    webhook_timeout: float = Field(10, gt=0, le=60, description="seconds that one delivery of a webhook may take")
+    webhook_retry_for: float = Field(
+        86_400, ge=0, description="seconds after a job's end for which its webhook is tried again"
+    )
+
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of a worker's /metrics on `host`; 0 picks one; default: none"
     )

@@ -17,6 +17,7 @@ request's state and log another.
 | model | JSON per model | any of its workers | a day after the last worker |
 | WORKERS, MODELS | sets of the ids and names | the same | until a reader finds the entry gone |
 | hold | string per name: leaders, idempotency keys | whoever asks first | the time it asked for |
+| WEBHOOKS_DUE, webhook | sorted set of ids by when they are due; hash of each | API | a while after its end |
 | DEAD_INDEX, DEAD_LETTERS | sorted set and hash of requests set aside | worker: add; API: remove | bounded |
 """
 
@@ -29,6 +30,8 @@ WORKERS = "hr:workers"
 MODELS = "hr:models"
 DEAD_INDEX = "hr:{dead}:index"
 DEAD_LETTERS = "hr:{dead}:letters"
+WEBHOOKS_DUE = "hr:{webhooks}:due"
+WEBHOOK_PREFIX = "hr:{webhooks}:of:"  # and the id of the work that it is about
 STATES = "hr:{req_*}:state"  # pattern of all states
 LIVE = "hr:live"  # nobody publishes to it: it keeps a connection without readers subscribed
 

@@ -17,9 +17,9 @@ Role = Literal["api", "worker"]
 
 _BOTH = (
     "ping time eval evalsha publish subscribe unsubscribe del exists pexpire set srem "
-    "hdel hget hgetall hincrby hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
+    "hdel hexists hget hgetall hincrby hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
 )
-_API = "get hexists scan smembers xgroup|delconsumer xinfo|consumers xlen zrank zrevrange zrevrank"
+_API = "get scan smembers xgroup|delconsumer xinfo|consumers xlen zrank zrevrange zrevrank"
 _WORKER = "hmget hsetnx sadd xack xautoclaim xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
 COMMANDS: Mapping[Role, tuple[str, ...]] = {
     "api": tuple(f"{_BOTH} {_API}".split()),

@@ -77,10 +77,8 @@ def _sasl(settings: Settings) -> dict[str, Any]:
 
 def producer(settings: Settings, **options: Any) -> KafkaProducer:
     """One that waits for all replicas and writes nothing twice. Raises ConfigError, kafka.errors.KafkaError."""
-    most = settings.max_body_bytes + HEADROOM
-    return KafkaProducer(
-        **connection(settings), acks="all", enable_idempotence=True, max_request_size=most, **options
-    )
+    options = {"max_request_size": settings.max_body_bytes + HEADROOM, **options}
+    return KafkaProducer(**connection(settings), acks="all", enable_idempotence=True, **options)
 
 
 def consumer(settings: Settings, **options: Any) -> KafkaConsumer:

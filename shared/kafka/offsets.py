@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 MOST_METADATA = 4096  # bytes of an offset's metadata that brokers take by default
+LONGEST_RUN = 8  # bytes that one offset may add to the metadata
 MOST_RUN = 1_000_000  # offsets that one run may name
 
 
@@ -29,6 +30,11 @@ class Offsets:
     @property
     def unfinished(self) -> int:
         return len(self._open)
+
+    @property
+    def room(self) -> int:
+        """How many more may be taken, so that the metadata fits whatever is done first."""
+        return (MOST_METADATA - len(self.metadata())) // LONGEST_RUN - self.unfinished
 
     def take(self, offset: int) -> bool:
         """A record came; False where it is done already, or was taken before."""

@@ -14,6 +14,7 @@ import pytest
 from headrace.acl import COMMANDS, Role, lacking, rule
 from shared.backend import Backend
 from shared.config import Settings
+from shared.delivery.base import Adoption
 from shared.errors import Unavailable
 from shared.redis_client import RedisServer
 from shared.redis_node import connect
@@ -21,7 +22,7 @@ from shared.registry import RedisRegistry, WorkerInfo
 from shared.sweeper import Sweeper
 from shared.transports.base import Room
 from shared.webhooks.base import Hook, Webhook
-from tests.fakes import MODEL
+from tests.fakes import MODEL, make_request
 from tests.gateway.conftest import chat, serving
 from tests.redis.servers import HOST, Node, opened, running, settings_for
 from tests.worker.harness import GatedEngine, Harness
@@ -132,6 +133,10 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
             assert "event: cancelled" in (await http.get(f"/v1/jobs/{running_job}/events")).text
         async with harness.worker(name="c"):
             assert "event: done" in (await http.get(f"/v1/jobs/{handed_over}/events")).text
+    taken = make_request()  # as from a topic
+    await worker.token_log.adopt([Adoption(taken, "t/0/0", create=True)], "hr:notify:w")
+    await worker.transport.publish(taken)
+    await worker.token_log.read(taken.id)
     await worker.registry.leave("w")
 
 

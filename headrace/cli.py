@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace import __version__
+from headrace.batch.commands import app as batch_app
 from headrace.letters import app as letters_app
 from headrace.options import STEADY, URL, Json, Url, client_at
 from shared.errors import ConfigError, HeadraceError
@@ -30,6 +31,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Settings and where they come from.")
 app.add_typer(config_app, name="config")
 app.add_typer(letters_app, name="dead-letters")
+app.add_typer(batch_app, name="batch")
 
 err = Console(stderr=True)
 

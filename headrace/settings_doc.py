@@ -23,7 +23,7 @@ def render() -> str:
         elif name == "redis_url":
             default = "`redis://127.0.0.1:6379/0`; `headrace up` starts its own"
         else:
-            default = "" if field.default is None else f"`{field.default}`"
+            default = "" if field.default is None or not str(field.default) else f"`{field.default}`"
         rows.append(f"| `{name}` | {default} | {field.description} |\n")
     return HEAD + "".join(rows)
 

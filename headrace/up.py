@@ -117,10 +117,10 @@ class Up:
 
     def _environment(self) -> dict[str, str]:
         """All settings as environment variables; each child checks them again."""
-        values = self._settings.model_dump(mode="json", exclude_none=True)
-        secrets = {name: value for name, value in self._settings if isinstance(value, SecretStr)}
-        values |= {name: value.get_secret_value() for name, value in secrets.items()}
-        environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+        environment = {
+            f"{ENV_PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in self._settings.model_dump(exclude_none=True).items()
+        }
         if self._settings.threads is None and self._settings.workers > 1:
             share = max(1, (os.cpu_count() or 1) // self._settings.workers)
             environment[f"{ENV_PREFIX}THREADS"] = str(share)

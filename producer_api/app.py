@@ -26,13 +26,14 @@ from producer_api.routes.pages import pages_router
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.schemas.files import File, FileDeleted, FileList
+from producer_api.schemas.jobs import JobSubmission
 from producer_api.upload import OVERHEAD
 from shared.backend import Backend
 from shared.batches.records import Batches
 from shared.config import Settings
 from shared.files.store import Files
 from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
-from shared.schemas.jobs import Job, JobRequest
+from shared.schemas.jobs import Job
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"
@@ -76,7 +77,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         app.include_router(batches_router(context, files, Batches.of(settings, backend.server)))
     describe(
         app,
-        [ChatRequest, JobRequest, BatchRequest],
+        [ChatRequest, JobSubmission, BatchRequest],
         [
             *(ChatCompletion, Chunk, Job, ModelList, Model, Readiness, TokensData, EndData),
             *(LetterList, Letter, Removed, File, FileList, FileDeleted, BatchObject, BatchList),

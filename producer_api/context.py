@@ -39,7 +39,7 @@ class Context:
             settings=settings,
             backend=backend,
             catalog=catalog,
-            gateway=Gateway(settings, backend.transport, backend.token_log, keys, catalog),
+            gateway=Gateway(settings, backend, keys, catalog),
             keys=keys,
             metrics=metrics,
             attendance=Attendance(metrics.open_answers),

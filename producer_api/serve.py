@@ -18,6 +18,7 @@ import uvloop
 
 from producer_api.app import create_app
 from producer_api.context import Context
+from producer_api.webhooks import WebhookSender
 from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import ConfigError
@@ -52,14 +53,16 @@ async def _serve(settings: Settings) -> None:
     try:
         await backend.start()
         with listen(settings) as listener:
-            server = Server(settings, backend)
+            server, sender = Server(settings, backend), WebhookSender(settings, backend)
             settle()
             host, port = listener.getsockname()[:2]
             log.info("listening", message=f"Headrace API on http://{f'[{host}]' if ':' in host else host}:{port}")
             async with asyncio.TaskGroup() as tasks:
                 sweeping = tasks.create_task(server.sweeper().run())
+                telling = tasks.create_task(sender.run())
                 await server.serve(sockets=[listener])
                 sweeping.cancel()
+                telling.cancel()
     finally:
         await backend.close()
 

@@ -18,13 +18,16 @@ from shared.registry import MemoryRegistry, RedisRegistry, Registry
 from shared.transports.base import Bounds, Transport
 from shared.transports.memory import MemoryTransport
 from shared.transports.redis_streams import RedisStreams
+from shared.webhooks.base import Webhooks
+from shared.webhooks.memory import MemoryWebhooks
+from shared.webhooks.store import RedisWebhooks
 
 MISSED_BEATS = 3  # a worker beats three times in a lease, and is gone after as many missed
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The queue, the answers, the live messages, the list of workers, and what was set aside."""
+    """The queue, the answers, the live messages, the list of workers, what was set aside, and whom to tell."""
 
     live: Live
     transport: Transport
@@ -32,6 +35,7 @@ class Backend:
     registry: Registry
     holds: Holds
     dead_letters: DeadLetters
+    webhooks: Webhooks
     server: RedisServer | None = None
 
     @classmethod
@@ -53,6 +57,7 @@ class Backend:
             registry=RedisRegistry(server, ttl=settings.lease * MISSED_BEATS),
             holds=RedisHolds(server),
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
+            webhooks=RedisWebhooks(server, keep=settings.result_ttl),
             server=server,
         )
 
@@ -73,6 +78,7 @@ class Backend:
             registry=MemoryRegistry(),
             holds=MemoryHolds(),
             dead_letters=MemoryDeadLetters(most=settings.dead_letters, ttl=settings.dead_letter_ttl),
+            webhooks=MemoryWebhooks(keep=settings.result_ttl),
         )
 
     @property

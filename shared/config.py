@@ -116,6 +116,44 @@ class Settings(BaseModel):
         3_600, ge=10, description="seconds after which a task is delivered again whose process was lost"
     )
 
+    queue: Literal["redis", "kafka"] = Field(
+        "redis", description="where the API puts requests: straight into Redis, or into Kafka before it"
+    )
+    kafka_bootstrap: str = Field(
+        "",
+        description="host:port of Kafka's brokers, by commas: workers take requests from its topics; empty: none",
+    )
+    kafka_window: int = Field(
+        256, ge=1, le=10_000, description="most unfinished requests that one worker has taken from Kafka's topics"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how Kafka's brokers are spoken to"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
+        None, description="how Kafka's brokers know us, with SASL"
+    )
+    kafka_username: str | None = Field(None, description="user of PLAIN and SCRAM")
+    kafka_password: SecretStr | None = Field(None, description="password of PLAIN and SCRAM")
+    kafka_token_file: Path | None = Field(
+        None, description="file of the bearer token of OAUTHBEARER, read for each connection"
+    )
+    kafka_ssl_cafile: Path | None = Field(None, description="CAs of Kafka's brokers; default: the system's")
+    kafka_ssl_certfile: Path | None = Field(None, description="our certificate for Kafka's brokers")
+    kafka_ssl_keyfile: Path | None = Field(None, description="its key")
+    kafka_api_version: str | None = Field(
+        None, pattern=r"^\d+(\.\d+){1,2}$", description="version of Kafka's protocol; default: asked of the brokers"
+    )
+
+    webhook_secrets: SecretStr = Field(
+        SecretStr(""), description="keys that sign webhooks, whsec_…, the newest first; without one there are none"
+    )
+    webhook_allow_http: bool = Field(False, description="let webhooks go over http, not only https")
+    webhook_allow_private: bool = Field(False, description="let webhooks go to private and loopback addresses")
+    webhook_timeout: float = Field(10, gt=0, le=60, description="seconds that one delivery of a webhook may take")
+    webhook_retry_for: float = Field(
+        86_400, ge=0, description="seconds after a job's end for which its webhook is tried again"
+    )
+
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of a worker's /metrics on `host`; 0 picks one; default: none"
     )

@@ -19,6 +19,7 @@ request's state and log another.
 | hold | string per name: leaders, idempotency keys | whoever asks first | the time it asked for |
 | files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | until deleted or expired |
 | batch | hash per batch, its items and their holders; by tenant and open: sorted sets | API, tasks | `batch_ttl` |
+| WEBHOOKS_DUE, webhook | sorted set of ids by when they are due; hash of each | API | a while after its end |
 | DEAD_INDEX, DEAD_LETTERS | sorted set and hash of requests set aside | worker: add; API: remove | bounded |
 """
 
@@ -34,6 +35,8 @@ DEAD_LETTERS = "hr:{dead}:letters"
 FILES = ("hr:{files}:records", "hr:{files}:sizes", "hr:{files}:ends")
 OPEN_BATCHES = "hr:{batches}:open"
 BATCH_WAKE = "hr:{batches}:wake"  # published to when a batch was made or cancelled, with its id
+WEBHOOKS_DUE = "hr:{webhooks}:due"
+WEBHOOK_PREFIX = "hr:{webhooks}:of:"  # and the id of the work that it is about
 STATES = "hr:{req_*}:state"  # pattern of all states
 LIVE = "hr:live"  # nobody publishes to it: it keeps a connection without readers subscribed
 

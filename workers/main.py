@@ -7,8 +7,10 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -18,13 +20,16 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import ConfigError, EngineFailed, Unavailable
 from shared.garbage import settle
-from shared.registry import WorkerInfo
+from shared.registry import ModelInfo, WorkerInfo
 from shared.repository import SCRIPTED, ModelRepository
 from workers.engine.interface import Generator
 from workers.metrics import WorkerMetrics
 from workers.openmp import spin_briefly
 from workers.scripted import CONTEXT, ScriptedEngine
 from workers.worker import Worker
+
+if TYPE_CHECKING:
+    from workers.kafka.intake import KafkaIntake
 
 # Seconds that the engine's thread may keep the interpreter while a token waits to be written. With Python's 5 ms
 # each of the few hand-overs between a step and its append waited that long.
@@ -63,15 +68,47 @@ async def _serve(settings: Settings) -> None:
             log.info("metrics", port=server.server_port)
         engine = await _load(settings, repository, backend, info)
         info = msgspec.structs.replace(info, state="ready", progress=1.0, max_model_len=engine.max_model_len)
-        await _work(Worker(info, engine, backend, settings, metrics), info)
+        worker = Worker(info, engine, backend, settings, metrics)
+        async with _kafka(settings, backend, info, metrics) as intake:
+            await _work(worker, intake, info)
     finally:
         await backend.close()
 
 
-async def _work(worker: Worker, info: WorkerInfo) -> None:
+@asynccontextmanager
+async def _kafka(
+    settings: Settings, backend: Backend, info: WorkerInfo, metrics: WorkerMetrics
+) -> AsyncIterator[KafkaIntake | None]:
+    """The way in from Kafka's topics, where there are brokers. It ends after the worker, to tell the last."""
+    if not settings.kafka_bootstrap:
+        yield None
+        return
+    try:
+        from workers.kafka.intake import KafkaIntake  # noqa: PLC0415  kafka-python is there only where it is used
+        from workers.kafka.metrics import KafkaMetrics  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(f"{error}: install headrace[kafka]", param="kafka_bootstrap") from error
+    model = ModelInfo(name=info.model, max_model_len=info.max_model_len, created=0)
+    intake = KafkaIntake(settings, backend, model, info.id, KafkaMetrics(metrics.registry))
+    running = asyncio.create_task(intake.run())
+    try:
+        yield intake
+        await intake.settle()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def _work(worker: Worker, intake: KafkaIntake | None, info: WorkerInfo) -> None:
     loop = asyncio.get_running_loop()
+
+    def drain() -> None:
+        worker.drain()
+        if intake is not None:
+            intake.drain()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.drain)
+        loop.add_signal_handler(number, drain)
     settle()
     log.info("worker_ready", worker=info.id, model=info.model, max_model_len=info.max_model_len)
     try:

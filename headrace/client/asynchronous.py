@@ -85,6 +85,10 @@ class AsyncHeadraceClient:
             if not run.ended:
                 await self._run(self._calls.abandon(reader))
 
+    async def complete(self, body: Body, *, key: str | None = None) -> Json:
+        """One chat completion, whole, through lost connections. Left early it goes on, for whoever has its key."""
+        return await self._run(self._calls.complete(body, key))
+
     async def chat_text(self, body: Body, *, key: str | None = None) -> AsyncGenerator[str]:
         """The text of one chat completion, piece by piece."""
         async with aclosing(self.chat(body, key=key)) as chunks:

@@ -83,6 +83,10 @@ class HeadraceClient:
             if not run.ended:
                 self._run(self._calls.abandon(reader))
 
+    def complete(self, body: Body, *, key: str | None = None) -> Json:
+        """One chat completion, whole, through lost connections. Left early it goes on, for whoever has its key."""
+        return self._run(self._calls.complete(body, key))
+
     def chat_text(self, body: Body, *, key: str | None = None) -> Generator[str]:
         """The text of one chat completion, piece by piece."""
         with closing(self.chat(body, key=key)) as chunks:

@@ -109,6 +109,12 @@ class Calls:
         """Emits what `reader` makes of the chunks of a chat completion."""
         return self._follow(Send("POST", "/v1/chat/completions/stream", _keyed(key), body=body), reader)
 
+    def complete(self, body: Body, key: str | None) -> Flow[Json]:
+        """A whole chat completion. It is streamed all the same: so a wait of hours shows signs of life."""
+        reader = CompletionReader()
+        yield from self.chat({**body, "stream_options": {"include_usage": True}}, key, reader)
+        return reader.completion()
+
     def abandon(self, reader: ChatReader) -> Flow[None]:
         """Cancel an answer that nobody reads on. Where nobody answers, the request's own limits end it."""
         if reader.job_id is not None:
@@ -211,6 +217,46 @@ class ChatReader(Reader):
             chunk = _decoded(frame.data)
             self.job_id = chunk["id"].replace("chatcmpl-", "req_", 1)
             yield chunk
+
+
+class CompletionReader(ChatReader):
+    """Puts the chunks together again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._head: Json = {}
+        self._usage: Json | None = None
+        self._choices: dict[int, Json] = {}
+
+    def take(self, event: Sequence[Frame]) -> Iterable[Json]:
+        for chunk in super().take(event):
+            self._head = {name: chunk[name] for name in ("id", "created", "model")}
+            self._usage = chunk.get("usage") or self._usage
+            for part in chunk["choices"]:
+                self._add(part)
+        return ()
+
+    def _add(self, part: Json) -> None:
+        choice = self._choices.setdefault(part["index"], {"texts": [], "finish_reason": None, "logprobs": []})
+        choice["texts"].append(part["delta"].get("content") or "")
+        choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
+        choice["logprobs"] += (part.get("logprobs") or {}).get("content") or ()
+
+    def completion(self) -> Json:
+        """As POST /v1/chat/completions gives it. Raises HeadraceError where the stream had no chunks."""
+        if not self._head:
+            raise HeadraceError("the answer was told before, and has expired")
+        choices = [
+            {
+                "index": index,
+                "message": {"content": "".join(found["texts"]), "role": "assistant", "refusal": None},
+                "finish_reason": found["finish_reason"] or "stop",
+                "logprobs": {"content": found["logprobs"], "refusal": None} if found["logprobs"] else None,
+            }
+            for index, found in sorted(self._choices.items())
+        ]
+        told = {"choices": choices, "usage": self._usage, "object": "chat.completion", "system_fingerprint": None}
+        return {**self._head, **told}
 
 
 def _read(reader: Reader, patience: Patience) -> Flow[None]:

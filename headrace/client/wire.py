@@ -8,7 +8,8 @@ from shared.errors import Unavailable
 
 SILENCE = 60.0  # seconds; the server sends a comment at least every 15
 TIMEOUT = httpx.Timeout(10, read=SILENCE, pool=None)
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)  # a stream holds a connection
+# A stream holds a connection; idle ones close after 5 s.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 TROUBLE = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
 
 

@@ -33,7 +33,7 @@ class Parts:
         return cls(
             settings=settings,
             backend=backend,
-            gateway=Gateway(settings, backend.transport, backend.token_log, keys, catalog),
+            gateway=Gateway(settings, backend, keys, catalog),
             files=Files.of(settings, backend),
             batches=Batches.of(settings, backend.server),
             ends=Ends(backend.token_log, backend.live),

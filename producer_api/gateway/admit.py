@@ -18,16 +18,21 @@ import structlog
 
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key
+from shared.backend import Backend
 from shared.config import Settings
-from shared.delivery.base import Adoption, RequestRecord, TokenLog
+from shared.delivery.base import Adoption, RequestRecord
 from shared.errors import HeadraceError, NotFound, Unavailable
+from shared.keys import notify_channel
 from shared.limits import Limits, check_request, check_served
 from shared.protocol import Request, RequestState
 from shared.redis_client import RETRY_AFTER
-from shared.transports.base import Outlook, Transport
+from shared.transports.base import Outlook
+from shared.webhooks.base import Hook, Webhook
 
 PATIENCE = 1.8  # seconds that one call may wait for Redis in all before its caller hears 503
 EXPIRED = 60.0  # seconds after which a key without a request has outlived it
+WEBHOOKS = notify_channel("webhooks")  # tells of ends that somebody is to be told of
+LOOK = 1.0  # seconds until a webhook is first looked at, unless its request ends sooner
 SETTLING = (0.01, 0.02, 0.05, 0.1, 0.2, 0.2)  # seconds to wait for one who took a key to queue its request
 REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")
 
@@ -47,8 +52,7 @@ class Gateway:
 
     Args:
         settings: the limits.
-        transport: the queue.
-        token_log: the answers.
+        backend: the queue, the answers, and whom to tell of their end.
         keys: the idempotency keys.
         catalog: the models that may be named.
     """
@@ -56,16 +60,16 @@ class Gateway:
     def __init__(
         self,
         settings: Settings,
-        transport: Transport,
-        token_log: TokenLog,
+        backend: Backend,
         keys: IdempotencyKeys,
         catalog: Catalog,
     ) -> None:
         self._limits = Limits.of(settings)
-        self._transport = transport
-        self._token_log = token_log
+        self._transport = backend.transport
+        self._token_log = backend.token_log
         self._keys = keys
         self._catalog = catalog
+        self._webhooks = backend.webhooks
         self._upkeep: set[asyncio.Task[None]] = set()
 
     async def submit(
@@ -76,6 +80,7 @@ class Gateway:
         within: float | None = None,
         key: Key | None = None,
         resuming: bool = False,
+        hook: Hook | None = None,
     ) -> Admission:
         """Queue `draft` under an id, a time and a seed of our own, and return it as queued.
 
@@ -85,6 +90,7 @@ class Gateway:
             within: seconds that it may take, in place of the draft's deadline.
             key: under which it is queued once.
             resuming: only to join what came before under the key.
+            hook: whom to tell of its end.
 
         Raises:
             InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
@@ -97,18 +103,25 @@ class Gateway:
         async with patience():
             identity = Identity.new(await self._token_log.now(), drawn, key)
             if key is not None:
-                return await self._submit_once(draft, within, key, identity, resuming)
+                return await self._submit_once(draft, within, key, identity, resuming=resuming, hook=hook)
             request = identity.complete(draft, within)
             await self._check(request)
             try:
-                await self._queue(request)
+                await self._queue(request, hook)
             except BaseException:  # also our own time limit
                 self._in_background(self._token_log.forget(request.id))
                 raise
             return Admission(request)
 
     async def _submit_once(
-        self, draft: Request, within: float | None, key: Key, mine: Identity, resuming: bool
+        self,
+        draft: Request,
+        within: float | None,
+        key: Key,
+        mine: Identity,
+        *,
+        resuming: bool,
+        hook: Hook | None,
     ) -> Admission:
         """Under a key: queue what is new, join what is queued, and finish what was left on the way to the queue."""
         held = mine
@@ -128,7 +141,7 @@ class Gateway:
             if resuming and held == mine:
                 raise NotFound("there is no answer of this key to go on with, or it has expired")
             await self._check(request)
-            await self._queue(request)
+            await self._queue(request, hook)
         except Unavailable:
             raise  # it may have been queued: whoever sends the key again finds out, or finishes it
         except HeadraceError:
@@ -173,9 +186,13 @@ class Gateway:
         """What only the server's state can tell."""
         check_served(request, await self._catalog.find(request.model), self._limits)
 
-    async def _queue(self, request: Request) -> None:
-        """The log comes first: workers drop a queued request that has none."""
-        await self._token_log.create(request)
+    async def _queue(self, request: Request, hook: Hook | None) -> None:
+        """The log comes first: workers drop a queued request that has none. The webhook is no use without it."""
+        if hook is None:
+            await self._token_log.create(request)
+        else:
+            await self._token_log.create(request, notify=WEBHOOKS)
+            await self._webhooks.add(Webhook(id=request.id, hook=hook, created_at=request.created_at), LOOK)
         await self._transport.publish(request)
 
     async def _queued(self, record: RequestRecord) -> bool:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from producer_api.body import read_body
 from producer_api.context import TENANT, Context
-from producer_api.gateway.admit import Admission
+from producer_api.gateway.admit import Admission, patience
 from producer_api.headers import REPLAYED, idempotency_key, resume_point
 from producer_api.job_events import JobFraming
 from producer_api.openapi import (
@@ -24,10 +24,14 @@ from producer_api.openapi import (
     sse_response,
     struct_response,
 )
+from producer_api.schemas.jobs import JobSubmission
 from producer_api.sse import EventStream
 from shared.delivery.answer import nothing_after, read_all
 from shared.delivery.base import RequestRecord
-from shared.schemas.jobs import Job, JobRequest, Links
+from shared.errors import InvalidRequest
+from shared.schemas.jobs import Job, Links, WebhookStatus
+from shared.webhooks.address import AddressRules
+from shared.webhooks.base import Hook
 
 AFTER = parameter("after", "query", "the same in the URL; the header counts first", type="integer", minimum=-1)
 
@@ -39,17 +43,17 @@ def jobs_router(context: Context) -> APIRouter:
         "",
         status_code=202,
         summary="Submit a job",
-        openapi_extra=body_of(JobRequest) | {"parameters": [IDEMPOTENCY]},
+        openapi_extra=body_of(JobSubmission) | {"parameters": [IDEMPOTENCY]},
         responses={
             **failures("problem", 400, 404, 413, 415, 422, 429, 500, 503),
             202: struct_response("the job, queued; as it stands, if its key came before", Job),
         },
     )
     async def submit(request: Request) -> Response:
-        body = await read_body(request, JobRequest)
+        body = await read_body(request, JobSubmission)
         key = idempotency_key(request, tenant=TENANT, kind="job", body=body.model_dump_json())
         admission = await context.gateway.submit(
-            body.to_request(TENANT), seed=body.seed, within=body.timeout, key=key
+            body.to_request(TENANT), seed=body.seed, within=body.timeout, key=key, hook=_hook(context, body)
         )
         return await accepted(context, request, admission)
 
@@ -92,6 +96,17 @@ def jobs_router(context: Context) -> APIRouter:
     return router
 
 
+def _hook(context: Context, body: JobSubmission) -> Hook | None:
+    """Whom the body wants told. Raises InvalidRequest."""
+    if body.webhook is None:
+        return None
+    settings = context.settings
+    if not settings.webhook_secrets.get_secret_value():
+        raise InvalidRequest("this server has no webhook_secrets, and so no webhooks", param="webhook")
+    AddressRules(settings.webhook_allow_http, settings.webhook_allow_private).parse(body.webhook.url)
+    return body.webhook.to_hook()
+
+
 async def accepted(context: Context, request: Request, admission: Admission) -> Response:
     """202 with the job that was made, or that its key stands for already."""
     made = admission.request
@@ -118,8 +133,15 @@ async def joined(context: Context, record: RequestRecord) -> Response:
 
 async def _describe(context: Context, record: RequestRecord) -> Job:
     if record.state.terminal:
-        return Job.ended(record, await read_all(context.backend.token_log, record.id))
-    return Job.of(record, await context.gateway.outlook(record))
+        job = Job.ended(record, await read_all(context.backend.token_log, record.id))
+    else:
+        job = Job.of(record, await context.gateway.outlook(record))
+    if context.settings.webhook_secrets.get_secret_value():
+        async with patience():
+            webhook = await context.backend.webhooks.get(record.id)
+        if webhook is not None:
+            job.webhook = WebhookStatus.of(webhook)
+    return job
 
 
 def _json(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:

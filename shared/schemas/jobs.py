@@ -15,6 +15,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Request, Token
 from shared.schemas.fields import ChatMessage, Priority, Submission, Usage, priority_class
 from shared.transports.base import Outlook
+from shared.webhooks.base import Webhook
 
 
 def _prompt(prompt: Any) -> Any:
@@ -111,6 +112,26 @@ class Links(msgspec.Struct):
         return cls(f"/v1/jobs/{request_id}", f"/v1/jobs/{request_id}/events")
 
 
+class WebhookStatus(msgspec.Struct):
+    """How the telling of a job's end goes; `last_status` is the HTTP status of the last attempt, if it had one."""
+
+    state: Literal["waiting", "pending", "delivered", "failed", "skipped"]
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    next_attempt_at: float | None
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> WebhookStatus:
+        return cls(
+            webhook.state.value,
+            webhook.attempts,
+            webhook.last_status,
+            webhook.last_error,
+            webhook.next_attempt_at,
+        )
+
+
 class Job(msgspec.Struct, kw_only=True):
     """A job as it stands. Times are in seconds since the epoch.
 
@@ -134,6 +155,7 @@ class Job(msgspec.Struct, kw_only=True):
     usage: Usage | None = None
     choices: list[JobChoice] | None = None
     error: ErrorInfo | None = None
+    webhook: WebhookStatus | msgspec.UnsetType = msgspec.UNSET
     links: Links
 
     @classmethod

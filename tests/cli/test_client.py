@@ -174,6 +174,32 @@ def test_a_chat_is_resumed_by_whole_events() -> None:
     assert len({send.headers["idempotency-key"] for send in world.sent}) == 1
 
 
+def test_a_completion_is_put_together_from_its_chunks() -> None:
+    """Given two choices over a cut, Expect OpenAI's completion with texts, reasons, logprobs and usage."""
+
+    def part(index: int, text: str, reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": index, "delta": {"content": text}, "finish_reason": reason, **more}
+        head = {"id": "chatcmpl-1", "created": 5, "model": "m"}
+        return b"data: %b\n\n" % json.dumps({**head, "choices": [choice]}).encode()
+
+    usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+    last = {"id": "chatcmpl-1", "created": 5, "model": "m", "choices": [], "usage": usage}
+    end = b"data: %b\n\nid: 3\ndata: [DONE]\n\n" % json.dumps(last).encode()
+    first = part(1, "b") + b"id: 0\n" + part(0, "a", logprobs={"content": [{"token": "a"}]})
+    world = World(OPEN, first, CUT, OPEN, part(0, "c", "stop") + part(1, "", "length") + end)
+    found = world.run(world.calls.complete({"model": "m"}, "k"))
+    assert [(each["message"]["content"], each["finish_reason"]) for each in found["choices"]] == [
+        ("ac", "stop"),
+        ("b", "length"),
+    ]
+    assert [each["logprobs"] for each in found["choices"]] == [{"content": [{"token": "a"}], "refusal": None}, None]
+    assert (found["usage"], found["object"], found["id"]) == (usage, "chat.completion", "chatcmpl-1")
+    assert world.sent[0].body == {"model": "m", "stream_options": {"include_usage": True}}
+    with pytest.raises(HeadraceError, match="expired"):
+        gone = World(Reply(204, {}))
+        gone.run(gone.calls.complete({}, None))
+
+
 def test_a_chat_that_fails_raises_what_it_failed_of() -> None:
     error = b'id: 1\ndata: {"error": {"code": "engine_failed", "message": "late"}}\n\n'
     world = World(OPEN, chunk("a", 0) + error)

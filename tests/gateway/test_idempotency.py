@@ -11,10 +11,10 @@ import pytest
 
 from producer_api.gateway.admit import EXPIRED, SETTLING
 from producer_api.gateway.idempotency import Identity, Key
+from producer_api.schemas.jobs import JobSubmission
 from shared.backend import Backend
 from shared.config import Settings
 from shared.protocol import RequestState
-from shared.schemas.jobs import JobRequest
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, chat, serving
 
@@ -111,7 +111,7 @@ class Died:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        body = JobRequest(**BODY).model_dump_json()
+        body = JobSubmission(**BODY).model_dump_json()
         key = Key.of(["k1"], tenant="default", kind="job", body=body)
         assert key is not None
         self.key = key
@@ -128,7 +128,7 @@ async def test_whoever_finds_it_finishes_an_admission(
 ) -> None:
     """Given a replica that died on the way to the queue, if the key comes again, Expect that request, run."""
     left = await Died(backend).hold()
-    draft = left.complete(JobRequest(**BODY).to_request("default"), None)
+    draft = left.complete(JobSubmission(**BODY).to_request("default"), None)
     if came_to != "the key":
         await backend.token_log.create(draft)
     if came_to == "the queue":

@@ -17,15 +17,17 @@ from headrace.acl import COMMANDS, Role, lacking, rule
 from headrace.ports import probe
 from shared.backend import Backend
 from shared.config import Settings
+from shared.delivery.base import Adoption
 from shared.errors import Unavailable
 from shared.redis_client import RedisServer
 from shared.redis_node import connect
 from shared.registry import RedisRegistry, WorkerInfo
 from shared.sweeper import Sweeper
 from shared.transports.base import Room
+from shared.webhooks.base import Hook, Webhook
 from tests.batches.conftest import BatchClient, line
 from tests.chaos.node import Node as Process
-from tests.fakes import MODEL
+from tests.fakes import MODEL, make_request
 from tests.gateway.conftest import chat, serving
 from tests.redis.servers import HOST, Node, opened, running, settings_for
 from tests.worker.harness import GatedEngine, Harness
@@ -118,6 +120,7 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
         assert (await http.get(f"/v1/jobs/{jobs[2]}")).json()["state"] == "queued"
         await lose(worker, 2)
         await overdue(api, http)
+        await told(api)
         async with harness.worker(name="a"):
             assert "request_abandoned" in (await http.get(f"/v1/jobs/{jobs[1]}/events")).text
             assert "[DONE]" in (await post(http, "/v1/chat/completions", **chat(stream=True, max_tokens=4))).text
@@ -135,6 +138,10 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
             assert "event: cancelled" in (await http.get(f"/v1/jobs/{running_job}/events")).text
         async with harness.worker(name="c"):
             assert "event: done" in (await http.get(f"/v1/jobs/{handed_over}/events")).text
+    taken = make_request()  # as from a topic
+    await worker.token_log.adopt([Adoption(taken, "t/0/0", create=True)], "hr:notify:w")
+    await worker.transport.publish(taken)
+    await worker.token_log.read(taken.id)
     await worker.registry.leave("w")
 
 
@@ -152,6 +159,20 @@ async def overdue(api: Backend, http: httpx.AsyncClient) -> None:
         await sweeper.reconcile()
     finally:
         running.cancel()
+
+
+async def told(api: Backend) -> None:
+    """All that is done with webhooks, whoever they are for."""
+    for name in ("a", "b"):
+        await api.webhooks.add(Webhook(id=name, hook=Hook("https://example.com"), created_at=0.0), 60)
+        await api.webhooks.wake(name)
+    delivered, dropped = await api.webhooks.claim(9, 60)
+    await api.webhooks.wake("a")
+    assert await api.webhooks.update(delivered, delivered.webhook, 60)
+    [delivered] = await api.webhooks.claim(1, 60)
+    assert await api.webhooks.update(delivered, delivered.webhook, None)
+    await api.webhooks.drop(dropped)
+    assert await api.webhooks.get("a") is not None
 
 
 async def letters(http: httpx.AsyncClient, job: str) -> None:

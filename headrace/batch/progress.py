@@ -1,0 +1,81 @@
+"""How far a batch run is: counted, and shown on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from headrace.batch.record import Record
+
+
+@dataclass
+class Meter:
+    """Counts of one run. `skipped` lines were done before it, `skipped_failed` of them are errors."""
+
+    lines: int
+    skipped: int = 0
+    skipped_failed: int = 0
+    done: int = 0
+    failed: int = 0
+    flying: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def see(self, record: Record) -> None:
+        prompt, completion = record.usage
+        self.done += 1
+        self.failed += record.failed
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
+
+    def summary(self) -> dict[str, Any]:
+        seconds = time.monotonic() - self.started
+        return {
+            "lines": self.lines,
+            "done": self.skipped + self.done,
+            "failed": self.skipped_failed + self.failed,
+            "skipped": self.skipped,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(self.completion_tokens / seconds, 1) if seconds else 0.0,
+        }
+
+
+class _Bar(Progress):
+    """Looks at the meter whenever it is drawn: the run does not wait for the terminal."""
+
+    def __init__(self, meter: Meter, console: Console) -> None:
+        super().__init__(
+            BarColumn(None),
+            MofNCompleteColumn(),
+            TextColumn("[red]{task.fields[failed]} failed[/]  {task.fields[rate]:.0f} tokens/s  ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._meter = meter
+        self._task: TaskID = self.add_task("", total=meter.lines, completed=meter.skipped, failed=0, rate=0.0)
+
+    def get_renderables(self) -> Iterator[Any]:
+        told = self._meter.summary()
+        if self.task_ids:
+            self.update(self._task, completed=told["done"], failed=told["failed"], rate=told["tokens_per_second"])
+        yield from super().get_renderables()
+
+
+@contextmanager
+def shown(meter: Meter, console: Console) -> Iterator[None]:
+    """A bar while the body runs, on a terminal; nothing elsewhere."""
+    if not console.is_terminal:
+        yield
+        return
+    with _Bar(meter, console):
+        yield

@@ -1,0 +1,271 @@
+"""Requests, results and dead letters as records: CloudEvents 1.0 in Kafka's binary mode, or plain JSON.
+
+A request's id is a function of its record, so that one delivered again is the same request. It knows no connection.
+
+Reference: CloudEvents 1.0.2, "Kafka Protocol Binding", and W3C "Trace Context".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from pydantic import Field
+
+from shared.errors import (
+    DeadlineExceeded,
+    HeadraceError,
+    InvalidRequest,
+    MalformedBody,
+    ModelNotFound,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+)
+from shared.kafka import topics
+from shared.limits import Limits, check_request, check_served
+from shared.protocol import PriorityClass, Request, decode_request, encode
+from shared.registry import ModelInfo
+from shared.schemas.fields import Priority
+from shared.schemas.jobs import Job, JobRequest
+from shared.schemas.validation import validate
+
+REQUEST_TYPE = "dev.headrace.request.v1"
+RESULT_TYPE = "dev.headrace.result.v1"
+TRACE = ("traceparent", "tracestate")
+HEADER_BYTES = 1024  # most of one header that is read
+TRUNCATED = "headrace-truncated"
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class KafkaRequest(JobRequest):
+    """The value of a request's record: what POST /v1/jobs takes, and whose it is."""
+
+    priority: Priority = Field("batch", description="the class it waits in; the header of that name counts first")
+    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")] = Field(
+        "default", description="whose it is: tenants of a class take turns"
+    )
+
+
+class Consumed(Protocol):
+    """What kafka-python hands out."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record as it came."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: Headers = ()
+
+    @classmethod
+    def of(cls, record: Consumed) -> Record:
+        headers = tuple((name, value or b"") for name, value in record.headers or ())
+        return cls(record.topic, record.partition, record.offset, record.key, record.value or b"", headers)
+
+    @property
+    def source(self) -> str:
+        """Where it is, in one word."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+    def header(self, name: str) -> str | None:
+        """The first of that name. Raises InvalidRequest where it is too long or no text."""
+        value = next((value for key, value in self.headers if key.lower() == name), None)
+        if value is None:
+            return None
+        if len(value) > HEADER_BYTES:
+            raise InvalidRequest(f"the header {name} is longer than {HEADER_BYTES} bytes", param=name)
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"the header {name} is not UTF-8", param=name) from None
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One record to be written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: Headers = field(default=())
+
+    def arguments(self) -> dict[str, Any]:
+        """As KafkaProducer.send takes it."""
+        return {"topic": self.topic, "key": self.key, "value": self.value, "headers": list(self.headers)}
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request and where its result goes: to the topic `reply`, or, with None, nowhere."""
+
+    request: Request
+    record: Record
+    reply: str | None
+    by_api: bool = False
+
+
+# requests
+
+
+def request_record(
+    topic: str,
+    body: KafkaRequest,
+    *,
+    event_id: str,
+    source: str,
+    key: bytes | None = None,
+    reply_topic: str | None = None,
+    extra: Headers = (),
+) -> Outgoing:
+    """A request for `topic`; its result goes to `reply_topic`, or to headrace.results.
+
+    Args:
+        event_id, source: CloudEvents' id, which is the idempotency key, and source.
+        key: decides the partition; default: the tenant.
+        extra: more headers, as of a trace.
+    """
+    headers = [*_event(event_id, source, REQUEST_TYPE), ("priority", body.priority.encode()), *extra]
+    if reply_topic is not None:
+        headers.append(("reply-topic", reply_topic.encode()))
+    value = body.model_dump_json(exclude_unset=True).encode()
+    return Outgoing(topic, key or body.tenant.encode(), value, tuple(headers))
+
+
+def api_record(request: Request) -> Outgoing:
+    """A request that the API has admitted, for the topic of its model."""
+    return Outgoing(topics.api_requests(request.model), request.tenant.encode(), encode(request))
+
+
+def read_request(record: Record, model: ModelInfo, limits: Limits, most_bytes: int, now: float) -> Order:
+    """What a record asks of the model `model`, whose topic it is in. `now`: the server's time.
+
+    Raises InvalidRequest and its kin, ModelNotFound, PayloadTooLarge, UnsupportedMediaType, DeadlineExceeded.
+    """
+    if len(record.value) > most_bytes:
+        raise PayloadTooLarge(f"the value has {len(record.value)} bytes, and may have {most_bytes}")
+    if record.topic == topics.api_requests(model.name):
+        try:
+            return Order(decode_request(record.value), record, None, by_api=True)
+        except msgspec.DecodeError as error:
+            raise MalformedBody(f"no request of the API: {error}") from None
+    event_id = _check_event(record)
+    body = validate(record.value, KafkaRequest)
+    request = _complete(body, record, event_id, now)
+    if request.model != model.name:
+        raise ModelNotFound(f"this topic is for {model.name}", param="model")
+    check_request(request, limits)
+    if request.deadline is not None and request.deadline <= now:
+        raise DeadlineExceeded("the request's time was over before it was taken from its topic")
+    check_served(request, model, limits)
+    reply = record.header("reply-topic") or topics.RESULTS
+    if not topics.is_topic(reply):
+        raise InvalidRequest("reply-topic cannot be a topic's name", param="reply-topic")
+    return Order(request, record, reply)
+
+
+def _check_event(record: Record) -> str | None:
+    """The event's id, of a CloudEvent in binary mode; None of plain JSON."""
+    media = (record.header("content-type") or "application/json").split(";")[0].strip().lower()
+    if media != "application/json":
+        raise UnsupportedMediaType("content-type must be application/json, with CloudEvents in binary mode")
+    for name, wanted in (("ce_specversion", "1.0"), ("ce_type", REQUEST_TYPE)):
+        if record.header(name) not in (None, wanted):
+            raise InvalidRequest(f"{name} must be {wanted}", param=name)
+    event_id = record.header("ce_id")
+    if event_id == "":
+        raise InvalidRequest("ce_id must not be empty", param="ce_id")
+    return event_id
+
+
+def _complete(body: KafkaRequest, record: Record, event_id: str | None, now: float) -> Request:
+    """With an id and a seed that follow from the record."""
+    name: tuple[Any, ...] = ("record", record.topic, record.partition, record.offset)
+    if event_id is not None:
+        name = ("event", body.tenant, event_id)
+    digest = hashlib.sha256(msgspec.json.encode(name)).digest()
+    seed = int.from_bytes(digest[16:24]) >> 1 if body.seed is None else body.seed
+    draft = body.to_request(body.tenant)
+    return msgspec.structs.replace(
+        draft,
+        id=f"req_{digest[:16].hex()}",
+        priority=_priority(record.header("priority") or body.priority),
+        params=msgspec.structs.replace(draft.params, seed=seed),
+        created_at=now,
+        deadline=draft.deadline if body.timeout is None else now + body.timeout,
+    )
+
+
+def _priority(name: str) -> PriorityClass:
+    if name not in list(PriorityClass):
+        raise InvalidRequest(f"priority must be one of {', '.join(PriorityClass)}", param="priority")
+    return PriorityClass(name)
+
+
+# results
+
+
+def result_record(order: Order, job: Job) -> Outgoing:
+    """The end of an order that wants a result."""
+    assert order.reply is not None
+    record = order.record
+    headers = [
+        *_event(f"{job.id}.result", f"/headrace/{job.model}", RESULT_TYPE),
+        ("headrace-source", record.source.encode()),
+        *(header for header in record.headers if header[0].lower() in TRACE),
+    ]
+    subject = record.header("ce_id")
+    if subject is not None:
+        headers.append(("ce_subject", subject.encode()))
+    return Outgoing(order.reply, record.key, msgspec.json.encode(job), tuple(headers))
+
+
+def read_result(record: Record) -> Job:
+    """The job that a result tells. Raises MalformedBody where it is none."""
+    try:
+        return _job_decoder.decode(record.value)
+    except msgspec.DecodeError as error:
+        raise MalformedBody(f"no result: {error}") from None
+
+
+def dead_letter(record: Record, error: HeadraceError, *, whole: bool = True) -> Outgoing:
+    """A record that was no request, as it came, and why; not `whole`: without the value, which no topic takes."""
+    why = {
+        "headrace-error-code": error.code,
+        "headrace-error-message": error.message[:HEADER_BYTES],
+        "headrace-topic": record.topic,
+        "headrace-partition": str(record.partition),
+        "headrace-offset": str(record.offset),
+    }
+    if not whole:
+        why[TRUNCATED] = str(len(record.value))
+    added = tuple((name, text.encode()) for name, text in why.items())
+    return Outgoing(topics.DEAD_LETTERS, record.key, record.value if whole else b"", (*record.headers, *added))
+
+
+_job_decoder = msgspec.json.Decoder(Job)
+
+
+def _event(event_id: str, source: str, kind: str) -> list[tuple[str, bytes]]:
+    attributes = {
+        "ce_specversion": "1.0",
+        "ce_id": event_id,
+        "ce_source": source,
+        "ce_type": kind,
+        "content-type": "application/json",
+    }
+    return [(name, text.encode()) for name, text in attributes.items()]

@@ -1,0 +1,57 @@
+"""Webhooks on Redis: a sorted set of when each is due, and a hash of each; every change is one Lua call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shared import keys
+from shared.redis_client import RedisServer, Script
+from shared.webhooks.base import Claim, Webhook
+
+_decode = msgspec.json.Decoder(Webhook).decode
+
+
+class RedisWebhooks:
+    """Webhooks.
+
+    Args:
+        keep: seconds that one is kept after its end.
+    """
+
+    def __init__(self, server: RedisServer, *, keep: float) -> None:
+        self._server = server
+        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._keep = int(keep * 1000)
+
+    async def add(self, webhook: Webhook, wait: float) -> None:
+        await self._run("add", webhook.id, msgspec.json.encode(webhook), int(wait * 1000))
+
+    async def get(self, webhook_id: str) -> Webhook | None:
+        found = await self._run("get", webhook_id)
+        return None if found is None else _decode(found)
+
+    async def wake(self, webhook_id: str) -> None:
+        await self._run("wake", webhook_id)
+
+    async def claim(self, most: int, lease: float) -> Sequence[Claim]:
+        async with self._server.reaching("the webhooks"):
+            found = await self._script("claim", [keys.WEBHOOKS_DUE], keys.WEBHOOK_PREFIX, most, int(lease * 1000))
+        return [Claim(_decode(webhook), epoch) for webhook, epoch in found]
+
+    async def update(self, claim: Claim, webhook: Webhook, wait: float | None) -> bool:
+        due = "" if wait is None else int(wait * 1000)
+        written = await self._run("update", webhook.id, claim.epoch, msgspec.json.encode(webhook), due, self._keep)
+        return bool(written)
+
+    async def drop(self, claim: Claim) -> None:
+        await self._run("drop", claim.webhook.id, claim.epoch)
+
+    async def _run(self, command: str, webhook_id: str, *args: Any) -> Any:
+        async with self._server.reaching("the webhooks"):
+            return await self._script(
+                command, [keys.WEBHOOKS_DUE, keys.WEBHOOK_PREFIX + webhook_id], webhook_id, *args
+            )

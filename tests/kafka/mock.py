@@ -1,0 +1,50 @@
+"""librdkafka's mock cluster, and what it lacks: it takes a transaction's offsets and keeps none of them.
+
+`keep_offsets` has a process commit them to the group after the transaction. So a mock shows what becomes of
+offsets, not that they are of one piece with the results; and it shows aborted records to everybody.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from confluent_kafka import Producer
+from kafka import KafkaConsumer, KafkaProducer
+
+VERSION = "2.0"  # of the protocol that kafka-python and the mock both speak
+
+
+class MockCluster:
+    """One broker in this process; topics, of four partitions, appear when used."""
+
+    def __init__(self) -> None:
+        self._producer = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": "1", "log_level": 0})
+        [broker] = self._producer.list_topics(timeout=10).brokers.values()
+        self.bootstrap = f"{broker.host}:{broker.port}"
+
+
+def keep_offsets() -> None:
+    """In this process, from now on."""
+    consumers: weakref.WeakValueDictionary[str, KafkaConsumer] = weakref.WeakValueDictionary()
+    pending: dict[int, tuple[str, dict[Any, Any]]] = {}
+    metadata = KafkaConsumer.group_metadata
+    send, commit = KafkaProducer.send_offsets_to_transaction, KafkaProducer.commit_transaction
+
+    def group_metadata(self: KafkaConsumer) -> Any:
+        found = metadata(self)
+        consumers[found.member_id] = self
+        return found
+
+    def send_offsets(self: KafkaProducer, offsets: dict[Any, Any], group: Any) -> None:
+        send(self, offsets, group)
+        pending[id(self)] = (group.member_id, offsets)
+
+    def commit_transaction(self: KafkaProducer) -> None:
+        commit(self)
+        member, offsets = pending.pop(id(self))
+        consumers[member].commit(offsets, timeout_ms=5_000)
+
+    KafkaConsumer.group_metadata = group_metadata
+    KafkaProducer.send_offsets_to_transaction = send_offsets
+    KafkaProducer.commit_transaction = commit_transaction

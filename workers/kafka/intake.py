@@ -1,0 +1,253 @@
+"""From a topic's record to a place in the lanes, and from a request's end to its result. Runs in the worker's loop.
+
+Each step is idempotent by the request's id, which follows from the record: a record that comes again finds its
+request waiting, running or ended. It does not know who runs requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import structlog
+
+from shared import keys
+from shared.backend import Backend
+from shared.config import Settings
+from shared.delivery.answer import read_all
+from shared.delivery.base import Adoption, RequestRecord
+from shared.errors import HeadraceError, NotFound, PayloadTooLarge, QueueFull, TenantQueueFull, Unavailable
+from shared.kafka.message import Order, dead_letter, read_request, result_record
+from shared.limits import Limits
+from shared.protocol import ErrorInfo, Request, RequestState
+from shared.registry import ModelInfo
+from shared.schemas.jobs import Job
+from workers.kafka.consumer import Done, Shuttle, Taken
+from workers.kafka.metrics import KafkaMetrics
+
+LOOK = 5.0  # seconds between looks at everything in flight, for ends that nobody told
+RETRY = 0.25
+TOO_LONG = PayloadTooLarge("the result is too long for its topic: read it by the job's links")
+BATCH = 64  # requests published, or answers read, at once
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """An order, and the taking of its record."""
+
+    order: Order
+    taken: Taken
+
+    @property
+    def id(self) -> str:
+        return self.order.request.id
+
+    def adoption(self, *, create: bool) -> Adoption:
+        """What the API sent has a log, or was taken back."""
+        return Adoption(self.order.request, self.taken.record.source, create=create and not self.order.by_api)
+
+    def is_of(self, record: RequestRecord) -> bool:
+        """Otherwise another record came first with the same id."""
+        return record.source == self.taken.record.source
+
+
+class KafkaIntake:
+    """Serves one worker's model.
+
+    Args:
+        model: as the worker announces it.
+        worker: its id, which names the channel that its requests' ends are told on.
+    """
+
+    def __init__(
+        self, settings: Settings, backend: Backend, model: ModelInfo, worker: str, metrics: KafkaMetrics
+    ) -> None:
+        self._backend = backend
+        self._model = model
+        self._limits = Limits.of(settings)
+        self._most_bytes = settings.max_body_bytes
+        self._channel = keys.notify_channel(f"kafka:{worker}")
+        self._loop = asyncio.get_running_loop()
+        self._shuttle = Shuttle(settings, model.name, self._hand_over, metrics)
+        self._new: deque[Taken] = deque()
+        self._read: deque[_Flight] = deque()  # and not yet adopted
+        self._waiting: deque[_Flight] = deque()  # for room in the lanes
+        self._flights: dict[str, _Flight] = {}  # from adoption to the end
+        self._ended: dict[str, None] = {}  # in order
+        self._finishing = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    def _hand_over(self, taken: Sequence[Taken]) -> None:
+        """From the shuttle's thread."""
+        self._loop.call_soon_threadsafe(self._arrive, taken)
+
+    def _arrive(self, taken: Sequence[Taken]) -> None:
+        self._new.extend(taken)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled; what is done by then is written, the rest is left to the next owner."""
+        self._shuttle.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._listen())
+                tasks.create_task(self._work())
+        finally:
+            await asyncio.shield(asyncio.to_thread(self._shuttle.stop))
+
+    def drain(self) -> None:
+        """Take no more; results of what was taken are still written."""
+        self._shuttle.drain()
+
+    async def _listen(self) -> None:
+        """Ends as they are told; and, where one may have been missed, or after LOOK seconds, a look at all."""
+        while True:
+            try:
+                async with self._backend.live.subscribe(self._channel) as told:
+                    look_at = 0.0
+                    while True:
+                        message = await told.get(max(0.01, look_at - time.monotonic()))
+                        if isinstance(message, bytes):
+                            self._note(message.decode())
+                        if not isinstance(message, bytes) or time.monotonic() >= look_at:
+                            await self._look()
+                            look_at = time.monotonic() + LOOK
+            except Unavailable as error:
+                log.warning("kafka_ends_unavailable", error=error.message)
+                await asyncio.sleep(RETRY)
+
+    def _note(self, request_id: str) -> None:
+        if request_id in self._flights:
+            self._ended[request_id] = None
+            self._changed.set()
+
+    async def _look(self) -> None:
+        flights = list(self._flights.values())
+        for flight, record in zip(flights, await self._adopt(flights, create=False), strict=True):
+            if record is None or record.state.terminal:
+                self._note(flight.id)
+
+    async def _adopt(self, flights: Sequence[_Flight], *, create: bool) -> list[RequestRecord | None]:
+        adoptions = [flight.adoption(create=create) for flight in flights]
+        return await self._backend.token_log.adopt(adoptions, self._channel) if adoptions else []
+
+    async def _work(self) -> None:
+        while True:
+            if not self._waiting:
+                await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._take_in()
+                crowded = not await self._queue()
+                await self._finish()
+            except Unavailable as error:
+                log.warning("kafka_intake_unavailable", error=error.message)
+                crowded = True
+                self._changed.set()
+            if crowded:
+                await asyncio.sleep(RETRY)
+
+    # taking in
+
+    async def _take_in(self) -> None:
+        """What is new is read, adopted, and sent on its way by how its log stands."""
+        if self._new:
+            now = await self._backend.token_log.now()
+            while self._new:
+                self._decode(self._new.popleft(), now)
+        flights = list(self._read)
+        records = await self._adopt(flights, create=True)
+        for flight, record in zip(flights, records, strict=True):
+            self._read.popleft()
+            self._begin(flight, record)
+
+    def _decode(self, taken: Taken, now: float) -> None:
+        """What is no request is a dead letter."""
+        record = taken.record
+        try:
+            order = read_request(record, self._model, self._limits, self._most_bytes, now)
+        except HeadraceError as error:
+            log.warning("kafka_dead_letter", source=record.source, code=error.code)
+            short = dead_letter(record, error, whole=False)
+            self._shuttle.finish([Done(taken, dead_letter(record, error), short, error.code)])
+        else:
+            self._read.append(_Flight(order, taken))
+
+    def _begin(self, flight: _Flight, record: RequestRecord | None) -> None:
+        if record is None or not flight.is_of(record):
+            self._shuttle.finish([Done(flight.taken)])  # taken back before it came here, or a duplicate
+            return
+        request = msgspec.structs.replace(
+            flight.order.request, created_at=record.created_at, deadline=record.deadline
+        )
+        flight = replace(flight, order=replace(flight.order, request=request))
+        self._flights[flight.id] = flight
+        if record.state.terminal:
+            self._note(flight.id)
+        elif record.state is RequestState.QUEUED:
+            self._waiting.append(flight)
+
+    async def _queue(self) -> bool:
+        """Into the lanes, as far as there is room; False where something has to wait."""
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            refused = await asyncio.gather(*(self._publish(flight.order.request) for flight in batch))
+            left = [flight for flight, error in zip(batch, refused, strict=True) if error is not None]
+            self._waiting.extendleft(reversed(left))
+            self._shuttle.hold(any(isinstance(error, QueueFull) for error in refused))
+            if left:
+                return False
+        return True
+
+    async def _publish(self, request: Request) -> HeadraceError | None:
+        try:
+            await self._backend.transport.publish(request)
+        except (QueueFull, TenantQueueFull, Unavailable) as error:
+            return error
+        return None
+
+    # giving out
+
+    async def settle(self) -> None:
+        """Write what has ended by now, as far as the store can be reached."""
+        try:
+            await self._look()
+            await self._finish()
+        except Unavailable as error:
+            log.warning("kafka_intake_unavailable", error=error.message)
+
+    async def _finish(self) -> None:
+        async with self._finishing:
+            while self._ended:
+                ended = [self._flights[each] for each in list(self._ended)[:BATCH]]
+                records = await self._adopt(ended, create=False)
+                outcomes = await asyncio.gather(*map(self._outcome, ended, records))
+                for flight in ended:
+                    if (
+                        self._flights[flight.id] is flight
+                    ):  # else its record was taken again, and is looked at again
+                        del self._flights[flight.id], self._ended[flight.id]
+                self._shuttle.finish([done for done in outcomes if done is not None])
+
+    async def _outcome(self, flight: _Flight, record: RequestRecord | None) -> Done | None:
+        """None where it is run again, since its answer expired before it could be told."""
+        if record is not None and (flight.order.reply is None or not flight.is_of(record)):
+            return Done(flight.taken)
+        try:
+            if record is None:
+                raise NotFound("the log has expired")
+            answer = await read_all(self._backend.token_log, flight.id)
+        except NotFound:
+            log.warning("kafka_answer_expired", request_id=flight.id)
+            self._read.append(flight)
+            self._changed.set()
+            return None
+        job, short = Job.ended(record, answer), Job.of(record)
+        short.error = ErrorInfo.of(TOO_LONG)
+        return Done(flight.taken, result_record(flight.order, job), result_record(flight.order, short))

@@ -18,6 +18,8 @@ from shared.schemas.jobs import JobRequest
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, chat, serving
 
+QUEUES = ("redis", "kafka")
+
 BODY = {"model": MODEL, "prompt": "hi"}
 KEYED = {"idempotency-key": "k1"}
 

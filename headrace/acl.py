@@ -22,8 +22,7 @@ _BOTH = (
 _API = "get scan smembers xgroup|delconsumer xinfo|consumers xlen zrank zrevrange zrevrank"
 _WORKER = "hmget hsetnx sadd xack xautoclaim xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
 _TASKS = (  # Celery's among them
-    "get hmget zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers "
-    "unwatch watch"
+    "get hmget zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
 )
 COMMANDS: Mapping[Role, tuple[str, ...]] = {
     "api": tuple(f"{_BOTH} {_API}".split()),

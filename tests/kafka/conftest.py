@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Iterator
 
 import pytest
 
 from shared.config import Settings
 from tests.kafka import mock
-
-BROKER = os.environ.get("TEST_KAFKA", "")
-
-
-@pytest.fixture(scope="session")
-def bootstrap() -> Iterator[str]:
-    if BROKER:
-        yield BROKER
-        return
-    cluster = mock.MockCluster()
-    yield cluster.bootstrap
+from tests.kafka.mock import BROKER
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,8 +22,7 @@ def settings(settings: Settings, bootstrap: str) -> Settings:
     """Of a model that no test before had topics for."""
     return settings.model_copy(
         update={
-            "kafka_bootstrap": bootstrap,
-            "kafka_api_version": None if BROKER else mock.VERSION,
+            **mock.address(bootstrap),
             "served_model_name": f"m{secrets.token_hex(4)}",
         }
     )

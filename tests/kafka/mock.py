@@ -6,13 +6,29 @@ offsets, not that they are of one piece with the results; and it shows aborted r
 
 from __future__ import annotations
 
+import functools
+import os
 import weakref
+from dataclasses import replace
 from typing import Any
 
 from confluent_kafka import Producer
 from kafka import KafkaConsumer, KafkaProducer
 
+from shared.backend import Backend
+from shared.config import Settings
+from shared.protocol import Request
+from shared.transports.base import Bounds, Ticket
+from shared.transports.kafka import KafkaTransport
+from shared.transports.redis_streams import RedisStreams
+
+BROKER = os.environ.get("TEST_KAFKA", "")  # a real one, in its place
 VERSION = "2.0"  # of the protocol that kafka-python and the mock both speak
+
+
+def address(bootstrap: str) -> dict[str, str | None]:
+    """The settings that lead there."""
+    return {"kafka_bootstrap": bootstrap, "kafka_api_version": None if BROKER else VERSION}
 
 
 class MockCluster:
@@ -22,6 +38,12 @@ class MockCluster:
         self._producer = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": "1", "log_level": 0})
         [broker] = self._producer.list_topics(timeout=10).brokers.values()
         self.bootstrap = f"{broker.host}:{broker.port}"
+
+
+@functools.cache
+def cluster() -> MockCluster:
+    """This process's."""
+    return MockCluster()
 
 
 def keep_offsets() -> None:
@@ -48,3 +70,18 @@ def keep_offsets() -> None:
     KafkaConsumer.group_metadata = group_metadata
     KafkaProducer.send_offsets_to_transaction = send_offsets
     KafkaProducer.commit_transaction = commit_transaction
+
+
+class Moved(KafkaTransport):
+    """As if a worker took each record from its topic at once."""
+
+    async def publish(self, request: Request) -> Ticket:
+        ticket = await super().publish(request)
+        await RedisStreams.publish(self, request)
+        return ticket
+
+
+def moved(backend: Backend, settings: Settings, writer: KafkaProducer) -> Backend:
+    assert backend.server is not None
+    transport = Moved(backend.server, bounds=Bounds.of(settings), lease=settings.lease, writer=writer)
+    return replace(backend, transport=transport)

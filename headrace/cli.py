@@ -14,6 +14,7 @@ from rich.table import Table
 
 from headrace import __version__
 from headrace.batch.commands import app as batch_app
+from headrace.kafka.commands import app as kafka_app
 from headrace.letters import app as letters_app
 from headrace.options import STEADY, URL, Json, Url, client_at
 from shared.errors import ConfigError, HeadraceError
@@ -32,6 +33,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Settings and where they com
 app.add_typer(config_app, name="config")
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(batch_app, name="batch")
+app.add_typer(kafka_app, name="kafka")
 
 err = Console(stderr=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +13,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from headrace.kafka.commands import Config, settings_for
 from headrace.options import URL, Json, Url, client_at
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
     from headrace.batch.journal import Journal
     from headrace.batch.progress import Meter
+    from headrace.batch.runner import Way
     from headrace.batch.source import Defaults, Source
+    from shared.config import Settings
+
+    OpenWay = AbstractAsyncContextManager[Way]
 
 app = typer.Typer(no_args_is_help=True, help="Files of requests, run through Ctrl-C and crashes.")
 
@@ -37,7 +43,14 @@ def run(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="OpenAI batch lines, or bodies, or strings.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go; one there is gone on with.")],
     url: Url = URL,
-    model: Annotated[str | None, typer.Option(help="For lines that name none; default: the first served.")] = None,
+    kafka: Annotated[
+        str | None, typer.Option(metavar="BOOTSTRAP", help="Run it over Kafka's topics: host:port of brokers.")
+    ] = None,
+    config: Config = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="For lines that name none; default: the first served."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="For lines that do not say.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Most lines in flight.")] = 64,
     patience: Annotated[float, typer.Option(min=0, help="Seconds for which the API may be away.")] = 300,
@@ -60,9 +73,10 @@ def run(
         meter = Meter(given.requests, journal.done, journal.failed)
         stopped = False
         if not journal.complete:
-            defaults = _defaults(journal, url, model, max_tokens)
-            journal.begin(defaults)
-            stopped = _http(given, journal, meter, defaults, url, concurrency=concurrency, patience=patience)
+            settings = settings_for(kafka, config) if kafka else None
+            defaults = _defaults(journal, model, max_tokens, settings, url)
+            way = _kafka(journal, defaults, settings) if settings else _http(journal, defaults, url, patience)
+            stopped = _work(given, journal, meter, defaults, way, concurrency=concurrency)
         if journal.complete:
             journal.finish(ordered=ordered)
     except HeadraceError:
@@ -75,16 +89,24 @@ def run(
         raise typer.Exit(INTERRUPTED)
 
 
-def _defaults(journal: Journal, url: str, model: str | None, max_tokens: int | None) -> Defaults:
+def _defaults(
+    journal: Journal, model: str | None, max_tokens: int | None, settings: Settings | None, url: str
+) -> Defaults:
     """What lines get that do not say it; a run that is gone on with keeps what it began with."""
     from headrace.batch.source import Defaults
 
     before = journal.identity.defaults if journal.identity else None
     if before is None or not before.model:
-        return Defaults(model or _first_model(url), max_tokens)
+        return Defaults(model or (_model_of(settings) if settings else _first_model(url)), max_tokens)
     if model not in (None, before.model) or max_tokens not in (None, before.max_tokens):
         raise ConfigError(f"the run was begun with model {before.model} and max_tokens {before.max_tokens}")
     return before
+
+
+def _model_of(settings: Settings) -> str:
+    from shared.repository import ModelRepository
+
+    return ModelRepository(settings).served_name
 
 
 def _first_model(url: str) -> str:
@@ -95,25 +117,36 @@ def _first_model(url: str) -> str:
         return name
 
 
-def _http(
-    source: Source,
-    journal: Journal,
-    meter: Meter,
-    defaults: Defaults,
-    url: str,
-    *,
-    concurrency: int,
-    patience: float,
+def _http(journal: Journal, defaults: Defaults, url: str, patience: float) -> OpenWay:
+    from headrace.batch.over_http import OverHttp
+
+    journal.begin(defaults)
+    if journal.results is not None:
+        raise ConfigError("the run was begun over Kafka: give --kafka")
+    return OverHttp(url.split(","), journal.run, patience=patience)
+
+
+def _kafka(journal: Journal, defaults: Defaults, settings: Settings) -> OpenWay:
+    from headrace.batch.over_kafka import OverKafka, beginning
+
+    if journal.identity is None:
+        journal.begin(defaults, beginning(settings))
+    if journal.results is None:
+        raise ConfigError("the run was begun over HTTP: leave --kafka out")
+    return OverKafka(settings, journal.run, journal.results, journal.missing)
+
+
+def _work(
+    source: Source, journal: Journal, meter: Meter, defaults: Defaults, way: OpenWay, *, concurrency: int
 ) -> bool:
     """Whether it was stopped before its end."""
-    from headrace.batch.over_http import OverHttp
     from headrace.batch.progress import shown
     from headrace.batch.runner import Runner
 
     async def work() -> bool:
-        async with OverHttp(url.split(","), journal.run, patience=patience) as way:
+        async with way as opened:
             lines = source.read(journal.missing, defaults)
-            runner = Runner(lines, journal, way, meter, concurrency=concurrency)
+            runner = Runner(lines, journal, opened, meter, concurrency=concurrency)
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, runner.stop)

@@ -29,13 +29,13 @@ DIGITS = 16  # of a run's id are random, as many are the input's
 class Identity(msgspec.Struct, frozen=True):
     """A run: its random id, its input, and what its lines get that they do not say.
 
-    `results` holds where the reading of the results begins, by partition, for one over Kafka.
+    `results` holds where the reading of the results begins, by partition; None for a run over HTTP.
     """
 
     run: str
     digest: str
     defaults: Defaults
-    results: dict[str, int] = {}
+    results: dict[str, int] | None = None
 
 
 class Journal:
@@ -87,6 +87,12 @@ class Journal:
         assert self.identity is not None
         return self.identity.run
 
+    @property
+    def results(self) -> dict[str, int] | None:
+        """Where the reading of the results begins."""
+        assert self.identity is not None
+        return self.identity.results
+
     def missing(self, number: int) -> bool:
         """Whether that line of the input has no record yet."""
         return not self._seen[number // 8] >> number % 8 & 1
@@ -95,7 +101,7 @@ class Journal:
         """Fix a new run's identity, on disk, before its first request."""
         if self.identity is None:
             run = secrets.token_hex(DIGITS // 2) + self._source.digest[:DIGITS]
-            self.identity = Identity(run, self._source.digest, defaults, results or {})
+            self.identity = Identity(run, self._source.digest, defaults, results)
             _replace(self._beside, [msgspec.json.encode(self.identity)])
 
     async def add(self, record: Record) -> None:

@@ -63,6 +63,7 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
     assert ("x", b"\xff") in next(letter for letter in letters if letter.value == b"{").headers
 
 
+@pytest.mark.slow
 async def test_a_long_request_delays_nobody_and_its_next_owner_repeats_nothing(
     bench: Bench, backend: Backend
 ) -> None:
@@ -81,10 +82,11 @@ async def test_a_long_request_delays_nobody_and_its_next_owner_repeats_nothing(
     assert told["long"][0]["state"] == "cancelled"
 
 
+@pytest.mark.slow
 async def test_no_more_is_taken_than_the_window(bench: Bench, backend: Backend) -> None:
     """Given a window of 4 and requests that wait, Expect 4 in the lanes; and the rest as those end."""
     bench.settings = bench.settings.model_copy(update={"kafka_window": 4})
-    await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(12)))
+    await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(80)))
     most = 0
     async with bench.intake():
         async with asyncio.timeout(20):
@@ -95,10 +97,11 @@ async def test_no_more_is_taken_than_the_window(bench: Bench, backend: Backend) 
             most = max(most, (await backend.transport.depth(bench.model)).waiting)
     assert most == 4
     async with bench.worker():
-        told = await bench.told(12)
-    assert [len(told[f"e{i}"]) for i in range(12)] == [1] * 12
+        told = await bench.told(80)
+    assert [len(told[f"e{i}"]) for i in range(80)] == [1] * 80
 
 
+@pytest.mark.slow
 async def test_a_full_lane_is_waited_for(bench: Bench, settings: Settings, backend: Backend) -> None:
     """Given lanes with room for 2, Expect all of 8 told once, none refused."""
     narrow = Backend.open(settings.model_copy(update={"queue_depth": 2, "tenant_queue_depth": 2}))

@@ -130,6 +130,7 @@ class Shuttle(threading.Thread):
 
     def _round(self, polled: KafkaConsumer) -> None:
         room = self._steer(polled)
+        _unpark(polled)
         busy = bool(self._done) or any(owned.unfinished for owned in list(self._owned.values()))
         found = polled.poll(timeout_ms=int((BUSY_POLL if busy else IDLE_POLL) * 1000), max_records=room)
         began = self._own(polled)
@@ -228,6 +229,16 @@ class Shuttle(threading.Thread):
         self._metrics.in_flight.set(sum(owned.unfinished for owned in list(self._owned.values())))
         for place, owned in list(self._owned.items()):
             self._metrics.show(place.topic, place.partition, owned.watermark, polled.highwater(place))
+
+
+def _unpark(polled: KafkaConsumer) -> None:
+    """Let a partition that is resumed give what had been fetched of it when it was paused.
+
+    kafka-python (3.0.12) looks for that only where nothing is in line, and takes what is in line and used up for
+    something: then the partition is neither given nor fetched again.
+    """
+    if not polled._fetcher._next_partition_records:
+        polled._fetcher._next_partition_records = None
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]

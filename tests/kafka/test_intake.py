@@ -16,7 +16,11 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.kafka import topics
 from shared.kafka.message import Outgoing
+from shared.registry import ModelInfo
 from tests.kafka.harness import Bench
+from workers.kafka.consumer import Shuttle
+from workers.kafka.intake import KafkaIntake
+from workers.kafka.metrics import KafkaMetrics
 from workers.scripted import expected, text_of
 
 
@@ -175,3 +179,18 @@ async def begun(backend: Backend, count: int) -> bool:
     """Whether so many have given tokens, and none has ended."""
     records = [record async for found in backend.token_log.unfinished() for record in found]
     return len(records) == count and all(record.completion_tokens > 2 for record in records)
+
+
+async def test_an_intake_whose_thread_breaks_ends_with_the_reason(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Shuttle) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Shuttle, "_open", broken)
+    model = ModelInfo(name=bench.model, max_model_len=8192, created=0)
+    metrics = KafkaMetrics(bench.metrics.registry)
+    intake = KafkaIntake(bench.settings, bench.backend, model, "a", metrics)
+    with pytest.raises(ExceptionGroup) as ended:
+        await asyncio.wait_for(intake.run(), 10)
+    assert ended.group_contains(ValueError)

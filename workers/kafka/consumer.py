@@ -55,15 +55,22 @@ class Shuttle(threading.Thread):
     Args:
         model: whose topics.
         taken: called in this thread with new records.
+        broken: called in this thread with a bug, at its end.
     """
 
     def __init__(
-        self, settings: Settings, model: str, taken: Callable[[Sequence[Taken]], None], metrics: KafkaMetrics
+        self,
+        settings: Settings,
+        model: str,
+        taken: Callable[[Sequence[Taken]], None],
+        broken: Callable[[Exception], None],
+        metrics: KafkaMetrics,
     ) -> None:
         super().__init__(name="kafka", daemon=True)
         self._settings = settings
         self._model = model
         self._taken = taken
+        self._broken = broken
         self._metrics = metrics
         self._results = Results(settings)
         self._owned: dict[TopicPartition, Offsets] = {}
@@ -98,6 +105,12 @@ class Shuttle(threading.Thread):
     # the thread
 
     def run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001  whatever it is, the worker must not go on without this thread
+            self._broken(error)
+
+    def _serve(self) -> None:
         while not self._stopping.is_set():
             polled: KafkaConsumer | None = None
             try:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -69,7 +69,7 @@ async def _serve(settings: Settings) -> None:
         engine = await _load(settings, repository, backend, info)
         info = msgspec.structs.replace(info, state="ready", progress=1.0, max_model_len=engine.max_model_len)
         worker = Worker(info, engine, backend, settings, metrics)
-        async with _kafka(settings, backend, info, metrics) as intake:
+        async with _kafka(settings, backend, info, metrics, worker.drain) as intake:
             await _work(worker, intake, info)
     finally:
         await backend.close()
@@ -77,7 +77,11 @@ async def _serve(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _kafka(
-    settings: Settings, backend: Backend, info: WorkerInfo, metrics: WorkerMetrics
+    settings: Settings,
+    backend: Backend,
+    info: WorkerInfo,
+    metrics: WorkerMetrics,
+    failed: Callable[[], None],
 ) -> AsyncIterator[KafkaIntake | None]:
     """The way in from Kafka's topics, where there are brokers. It ends after the worker, to tell the last."""
     if not settings.kafka_bootstrap:
@@ -91,12 +95,14 @@ async def _kafka(
     model = ModelInfo(name=info.model, max_model_len=info.max_model_len, created=0)
     intake = KafkaIntake(settings, backend, model, info.id, KafkaMetrics(metrics.registry))
     running = asyncio.create_task(intake.run())
+    running.add_done_callback(lambda _: failed())  # a worker does not go on without it
     try:
         yield intake
         await intake.settle()
     finally:
         running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        with suppress(asyncio.CancelledError):
+            await running
 
 
 async def _work(worker: Worker, intake: KafkaIntake | None, info: WorkerInfo) -> None:

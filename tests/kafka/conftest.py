@@ -7,6 +7,7 @@ import secrets
 import pytest
 
 from shared.config import Settings
+from shared.kafka import topics
 from tests.kafka import mock
 from tests.kafka.mock import BROKER
 
@@ -20,9 +21,7 @@ def kept_offsets() -> None:
 @pytest.fixture
 def settings(settings: Settings, bootstrap: str) -> Settings:
     """Of a model that no test before had topics for."""
-    return settings.model_copy(
-        update={
-            **mock.address(bootstrap),
-            "served_model_name": f"m{secrets.token_hex(4)}",
-        }
-    )
+    model = f"m{secrets.token_hex(4)}"
+    names = (topics.requests(model), topics.api_requests(model), f"results-{model}", topics.DEAD_LETTERS)
+    mock.make_topics(bootstrap, *names)
+    return settings.model_copy(update={**mock.address(bootstrap), "grace": 1, "served_model_name": model})

@@ -25,6 +25,7 @@ from workers.kafka.results import Results
 
 IDLE_POLL, BUSY_POLL = 0.2, 0.01  # seconds that one poll may wait
 PAUSE = 0.5  # seconds between attempts when brokers fail
+WAIT = 5_000  # ms for an answer about offsets
 SESSION, HEARTBEAT = 10_000, 1_000  # ms
 
 log = structlog.get_logger(__name__)
@@ -54,15 +55,22 @@ class Shuttle(threading.Thread):
     Args:
         model: whose topics.
         taken: called in this thread with new records.
+        broken: called in this thread with a bug, at its end.
     """
 
     def __init__(
-        self, settings: Settings, model: str, taken: Callable[[Sequence[Taken]], None], metrics: KafkaMetrics
+        self,
+        settings: Settings,
+        model: str,
+        taken: Callable[[Sequence[Taken]], None],
+        broken: Callable[[Exception], None],
+        metrics: KafkaMetrics,
     ) -> None:
         super().__init__(name="kafka", daemon=True)
         self._settings = settings
         self._model = model
         self._taken = taken
+        self._broken = broken
         self._metrics = metrics
         self._results = Results(settings)
         self._owned: dict[TopicPartition, Offsets] = {}
@@ -97,6 +105,12 @@ class Shuttle(threading.Thread):
     # the thread
 
     def run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001  whatever it is, the worker must not go on without this thread
+            self._broken(error)
+
+    def _serve(self) -> None:
         while not self._stopping.is_set():
             polled: KafkaConsumer | None = None
             try:
@@ -129,12 +143,14 @@ class Shuttle(threading.Thread):
 
     def _round(self, polled: KafkaConsumer) -> None:
         room = self._steer(polled)
+        _unpark(polled)
         busy = bool(self._done) or any(owned.unfinished for owned in list(self._owned.values()))
         found = polled.poll(timeout_ms=int((BUSY_POLL if busy else IDLE_POLL) * 1000), max_records=room)
-        self._own(polled)
+        began = self._own(polled)
         new = []
         for place, records in found.items():
-            if (owned := self._owned.get(place)) is not None:
+            owned = self._owned.get(place)
+            if owned is not None and place not in began:
                 new += [Taken(Record.of(each), owned) for each in records if owned.take(each.offset)]
         if new:
             self._taken(new)
@@ -165,18 +181,22 @@ class Shuttle(threading.Thread):
     def _by_api(self, place: TopicPartition) -> bool:
         return bool(place.topic == topics.api_requests(self._model))
 
-    def _own(self, polled: KafkaConsumer) -> None:
-        """Learn of new partitions what is done there. A consumer begins at the committed offset by itself."""
-        for place in polled.assignment():
-            if place in self._owned:
-                continue
-            committed = polled.committed(place, metadata=True, timeout_ms=5_000)
+    def _own(self, polled: KafkaConsumer) -> set[TopicPartition]:
+        """Learn of new partitions what is done there, and begin after it; what was polled of them before is void.
+
+        One that comes back to the same owner would go on where that was, past records that it forgot.
+        """
+        began = {place for place in polled.assignment() if place not in self._owned}
+        for place in began:
+            committed = polled.committed(place, metadata=True, timeout_ms=WAIT)
             if committed is None or committed.offset < 0:
-                begin = polled.beginning_offsets([place], timeout_ms=5_000)[place]
-                self._owned[place] = Offsets(begin)
+                owned = Offsets(polled.beginning_offsets([place], timeout_ms=WAIT)[place])
             else:
-                self._owned[place] = Offsets.parse(committed.offset, committed.metadata or "")
-            log.info("kafka_partition", topic=place.topic, partition=place.partition)
+                owned = Offsets.parse(committed.offset, committed.metadata or "")
+            polled.seek(place, owned.watermark)
+            self._owned[place] = owned
+            log.info("kafka_partition", topic=place.topic, partition=place.partition, watermark=owned.watermark)
+        return began
 
     def _forget(self, lost: Sequence[TopicPartition]) -> None:
         """They are another's; so what becomes of their records is the other's to write."""
@@ -222,6 +242,16 @@ class Shuttle(threading.Thread):
         self._metrics.in_flight.set(sum(owned.unfinished for owned in list(self._owned.values())))
         for place, owned in list(self._owned.items()):
             self._metrics.show(place.topic, place.partition, owned.watermark, polled.highwater(place))
+
+
+def _unpark(polled: KafkaConsumer) -> None:
+    """Let a partition that is resumed give what had been fetched of it when it was paused.
+
+    kafka-python (3.0.12) looks for that only where nothing is in line, and takes what is in line and used up for
+    something: then the partition is neither given nor fetched again.
+    """
+    if not polled._fetcher._next_partition_records:
+        polled._fetcher._next_partition_records = None
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -74,7 +74,8 @@ class KafkaIntake:
         self._most_bytes = settings.max_body_bytes
         self._channel = keys.notify_channel(f"kafka:{worker}")
         self._loop = asyncio.get_running_loop()
-        self._shuttle = Shuttle(settings, model.name, self._hand_over, metrics)
+        self._shuttle = Shuttle(settings, model.name, self._hand_over, self._broken, metrics)
+        self._failure: asyncio.Future[None] = self._loop.create_future()
         self._new: deque[Taken] = deque()
         self._read: deque[_Flight] = deque()  # and not yet adopted
         self._waiting: deque[_Flight] = deque()  # for room in the lanes
@@ -87,6 +88,10 @@ class KafkaIntake:
         """From the shuttle's thread."""
         self._loop.call_soon_threadsafe(self._arrive, taken)
 
+    def _broken(self, error: Exception) -> None:
+        """From the shuttle's thread."""
+        self._loop.call_soon_threadsafe(self._failure.set_exception, error)
+
     def _arrive(self, taken: Sequence[Taken]) -> None:
         self._new.extend(taken)
         self._changed.set()
@@ -98,6 +103,7 @@ class KafkaIntake:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen())
                 tasks.create_task(self._work())
+                await self._failure
         finally:
             await asyncio.shield(asyncio.to_thread(self._shuttle.stop))
 

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 import uvicorn
@@ -49,22 +49,40 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    backend = Backend.open(settings)
+    redis = Backend.open(settings)
     try:
-        await backend.start()
-        with listen(settings) as listener:
-            server, sender = Server(settings, backend), WebhookSender(settings, backend)
-            settle()
-            host, port = listener.getsockname()[:2]
-            log.info("listening", message=f"Headrace API on http://{f'[{host}]' if ':' in host else host}:{port}")
-            async with asyncio.TaskGroup() as tasks:
-                sweeping = tasks.create_task(server.sweeper().run())
-                telling = tasks.create_task(sender.run())
-                await server.serve(sockets=[listener])
-                sweeping.cancel()
-                telling.cancel()
+        await redis.start()
+        async with _queued(redis, settings) as backend:
+            await _listen(backend, settings)
     finally:
-        await backend.close()
+        await redis.close()
+
+
+@asynccontextmanager
+async def _queued(backend: Backend, settings: Settings) -> AsyncIterator[Backend]:
+    """With the queue that the settings ask for."""
+    if settings.queue == "redis":
+        yield backend
+        return
+    try:
+        from shared.transports.kafka import through_kafka  # noqa: PLC0415  kafka-python is there only where it is used
+    except ImportError as error:
+        raise ConfigError(f"{error}: install headrace[kafka]", param="queue") from error
+    async with through_kafka(backend, settings) as through:
+        yield through
+
+
+async def _listen(backend: Backend, settings: Settings) -> None:
+    with listen(settings) as listener:
+        server, sender = Server(settings, backend), WebhookSender(settings, backend)
+        settle()
+        host, port = listener.getsockname()[:2]
+        log.info("listening", message=f"Headrace API on http://{f'[{host}]' if ':' in host else host}:{port}")
+        async with asyncio.TaskGroup() as tasks:
+            upkeep = [tasks.create_task(work) for work in (server.sweeper().run(), sender.run())]
+            await server.serve(sockets=[listener])
+            for task in upkeep:
+                task.cancel()
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -45,7 +45,7 @@ class Backend:
         live = LiveFeed(server)
         return cls(
             live=live,
-            transport=RedisStreams(server, bounds=_bounds(settings), lease=settings.lease),
+            transport=RedisStreams(server, bounds=Bounds.of(settings), lease=settings.lease),
             token_log=RedisTokenLog(
                 server,
                 live,
@@ -67,7 +67,7 @@ class Backend:
         live = MemoryLive()
         return cls(
             live=live,
-            transport=MemoryTransport(live, bounds=_bounds(settings), lease=settings.lease),
+            transport=MemoryTransport(live, bounds=Bounds.of(settings), lease=settings.lease),
             token_log=MemoryTokenLog(
                 live,
                 most_tokens=settings.log_tokens,
@@ -96,12 +96,3 @@ class Backend:
         await self.live.close()
         if self.server is not None:
             await self.redis.aclose(close_connection_pool=True)
-
-
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        depth=settings.queue_depth,
-        tokens=settings.queue_tokens,
-        tenant_depth=settings.tenant_queue_depth,
-        tenant_tokens=settings.tenant_queue_tokens,
-    )

@@ -9,6 +9,7 @@ request's state and log another.
 | waiting | hash per model: id -> what the request costs, and the request | the same | entry until pulled |
 | lanes, resting | sorted sets per model and class: tenants by served tokens | the same | until nobody waits |
 | overdue | sorted set per model: request ids by deadline | publish, acknowledge, sweeper | until it ends |
+| reserved | hash, and sorted set, per model: on the way through Kafka | API: reserve; worker: publish | till then |
 | queue | stream per model and class: what workers hold | worker: pull, acknowledge | entry until acknowledged |
 | counters | hash per model | publish, pull, discard | for ever, one per model |
 | state | hash per request | API: create, cancel; worker: acquire, append | result TTL after the end |
@@ -45,7 +46,8 @@ def transport(model: str) -> list[str]:
     prefix = f"hr:{{q:{model}}}"
     single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
     per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
-    return [*single, *per_class, *(queue(model, priority) for priority in PriorityClass)]
+    streams = [queue(model, priority) for priority in PriorityClass]
+    return [*single, *per_class, *streams, f"{prefix}:reserved", f"{prefix}:reserved-at"]
 
 
 def lane_prefix(model: str) -> str:

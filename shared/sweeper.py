@@ -19,7 +19,8 @@ from shared.backend import Backend
 from shared.delivery.base import OVERDUE
 from shared.delivery.subscription import MISSED, Subscription
 from shared.errors import RequestLost, Unavailable
-from shared.protocol import RequestState
+from shared.protocol import PriorityClass, RequestState
+from shared.transports.base import Ticket
 
 LOCK = "sweeper"
 ROUND = 1.0  # seconds between rounds, and so the delay with which a deadline is seen
@@ -83,8 +84,16 @@ class Sweeper:
                 for request_id in request_ids:
                     await self._end(request_id)
                 await self._transport.forget(model, request_ids)
+            for request_id in await self._transport.lapsed(model) if tidy else ():
+                await self._give_back(model, request_id)
             if tidy and (struck := await self._transport.tidy(model)):
                 log.info("workers_struck_off", model=model, count=struck)
+
+    async def _give_back(self, model: str, request_id: str) -> None:
+        """The place of one on its way through Kafka whose answer has ended or expired meanwhile."""
+        record = await self._token_log.record(request_id)
+        if record is None or record.state.terminal:
+            await self._transport.discard(Ticket(request_id, model, PriorityClass.STANDARD, ""))
 
     async def _overdue(self, model: str) -> AsyncIterator[list[str]]:
         while request_ids := await self._transport.overdue(model, MOST):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from kafka import KafkaProducer
 
 from shared.backend import Backend
 from shared.config import Settings, load
@@ -35,6 +36,24 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def bootstrap() -> str:
+    """Kafka's brokers: the mock, or those that TEST_KAFKA names."""
+    from tests.kafka import mock
+
+    return mock.BROKER or mock.cluster().bootstrap
+
+
+@pytest.fixture(scope="session")
+def kafka_writer(bootstrap: str) -> Iterator[KafkaProducer]:
+    from shared.kafka.connection import producer
+    from tests.kafka import mock
+
+    made = producer(load(mock.address(bootstrap)).settings)
+    yield made
+    made.close(timeout=2)
 
 
 @pytest.fixture

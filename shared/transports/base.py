@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.config import Settings
 from shared.errors import HeadraceError, QueueFull, TenantQueueFull
 from shared.protocol import PriorityClass, Request
 
@@ -43,6 +44,15 @@ class Bounds:
     tokens: int = 4_000_000
     tenant_depth: int = 1024
     tenant_tokens: int = 4_000_000
+
+    @classmethod
+    def of(cls, settings: Settings) -> Bounds:
+        return cls(
+            depth=settings.queue_depth,
+            tokens=settings.queue_tokens,
+            tenant_depth=settings.tenant_queue_depth,
+            tenant_tokens=settings.tenant_queue_tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,12 @@ class Transport(Protocol):
 
     async def missing(self, model: str, request_ids: Sequence[str]) -> list[str]:
         """Those that neither wait nor are held."""
+
+    async def lapsed(self, model: str) -> list[str]:
+        """Give back the places of requests that were never written to their topic.
+
+        Returns the ids of those that have been on their way for long.
+        """
 
     async def tidy(self, model: str) -> int:
         """Strike off workers that hold nothing and were silent for long; how many there were."""

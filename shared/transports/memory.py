@@ -283,6 +283,9 @@ class MemoryTransport:
         known = {item.request.id for item in queue.waiting()} | {held.request.id for held in queue.held.values()}
         return [request_id for request_id in request_ids if request_id not in known]
 
+    async def lapsed(self, model: str) -> list[str]:
+        return []  # nothing is on its way
+
     async def tidy(self, model: str) -> int:
         queue, now = self._queue(model), self._clock()
         busy = {held.worker for held in queue.held.values()}

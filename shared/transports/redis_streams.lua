@@ -4,6 +4,8 @@
 -- twice: classes share by weight, the tenants of a class in equal parts, both in tokens. What a worker holds is an
 -- entry of its class's stream, pending for that worker. A class is a number from 1, the most urgent.
 --
+-- What is reserved was promised a place and is on its way through Kafka: it counts, and cannot be pulled yet.
+--
 -- counters: ordinal        requests ever published
 --           n, t           requests and tokens that wait; n#<class>; n:<tenant>, t:<tenant> while there are any
 --           clock:<class>  virtual time of the class's lanes; clock: that of the classes; v:<class> a class's own
@@ -16,6 +18,7 @@ local lanes, resting, streams = {}, {}, {}
 for class = 1, CLASSES do
   lanes[class], resting[class], streams[class] = KEYS[3 + class], KEYS[6 + class], KEYS[9 + class]
 end
+local reserved, reserved_at = KEYS[13], KEYS[14] -- hash id -> confirmed:cost:class:tenant; ids by time in ms
 local commands = {}
 
 local function lane_of(class, tenant) return ARGV[3] .. class .. ':' .. tenant end
@@ -27,15 +30,37 @@ local function seconds()
   return time[1] + time[2] / 1e6
 end
 
--- Change what is known to wait, by `sign` times one request of `cost` tokens.
-local function count(class, tenant, sign, cost)
+-- Change what counts against the bounds, by `sign` times one request of `cost` tokens.
+local function charge(tenant, sign, cost)
   redis.call('HINCRBY', counters, 'n', sign)
   redis.call('HINCRBY', counters, 't', sign * cost)
-  redis.call('HINCRBY', counters, 'n#' .. class, sign)
   redis.call('HINCRBY', counters, 't:' .. tenant, sign * cost)
   if redis.call('HINCRBY', counters, 'n:' .. tenant, sign) == 0 then
     redis.call('HDEL', counters, 'n:' .. tenant, 't:' .. tenant)
   end
+end
+
+-- Change what is known to wait in lanes.
+local function count(class, tenant, sign, cost)
+  charge(tenant, sign, cost)
+  redis.call('HINCRBY', counters, 'n#' .. class, sign)
+end
+
+-- A reservation as confirmed ('1'), cost, class and tenant; nil where there is none.
+local function reservation(id)
+  local value = redis.call('HGET', reserved, id)
+  if value then return string.match(value, '^(%d):(%d+):(%d):(.*)$') end
+end
+
+-- Give a reservation up; the time in ms since when it was held, or nil.
+local function unreserve(id)
+  local _, cost, _, tenant = reservation(id)
+  if not cost then return nil end
+  local born = redis.call('ZSCORE', reserved_at, id)
+  redis.call('HDEL', reserved, id)
+  redis.call('ZREM', reserved_at, id)
+  charge(tenant, -1, tonumber(cost))
+  return born
 end
 
 -- A waiting request's cost, seats, time of arrival in ms and payload; nil when it does not wait.
@@ -132,10 +157,11 @@ end
 function commands.publish()
   local class, tenant, id, cost = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
   if redis.call('HEXISTS', waiting, id) == 1 then return { 0 } end
-  local refused = refusal(tenant, cost, { unpack(ARGV, 12) })
+  local promised = unreserve(id)
+  local refused = not promised and refusal(tenant, cost, { unpack(ARGV, 12) })
   if refused then return refused end
   local ordinal = redis.call('HINCRBY', counters, 'ordinal', 1)
-  local born = string.format('%d', seconds() * 1000)
+  local born = string.format('%d', promised or seconds() * 1000)
   redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
   redis.call('ZADD', lane_of(class, tenant), ordinal, id)
@@ -148,6 +174,43 @@ function commands.publish()
   if ARGV[9] ~= '' then redis.call('ZADD', overdue, ARGV[9], id) end
   redis.call('PUBLISH', ARGV[11], 'published')
   return { 0 }
+end
+
+-- group, lanes, class, tenant, request id, cost, deadline in ms or '', then the bounds as for publish
+-- -> {0}, or {which bound, seconds or ''}
+function commands.reserve()
+  local tenant, id, cost = ARGV[5], ARGV[6], tonumber(ARGV[7])
+  if redis.call('HEXISTS', waiting, id) == 1 or redis.call('HEXISTS', reserved, id) == 1 then return { 0 } end
+  local refused = refusal(tenant, cost, { unpack(ARGV, 9) })
+  if refused then return refused end
+  redis.call('HSET', reserved, id, table.concat({ 0, cost, ARGV[4], tenant }, ':'))
+  redis.call('ZADD', reserved_at, string.format('%d', seconds() * 1000), id)
+  charge(tenant, 1, cost)
+  if ARGV[8] ~= '' then redis.call('ZADD', overdue, ARGV[8], id) end
+  return { 0 }
+end
+
+-- group, lanes, request id, 1 if it was written: its reservation holds; else it is given back, if nobody confirmed it
+function commands.confirm()
+  local confirmed, cost, class, tenant = reservation(ARGV[4])
+  if not confirmed then return end
+  if ARGV[5] == '1' then
+    redis.call('HSET', reserved, ARGV[4], table.concat({ 1, cost, class, tenant }, ':'))
+  elseif confirmed == '0' then
+    unreserve(ARGV[4])
+    redis.call('ZREM', overdue, ARGV[4])
+  end
+end
+
+-- group, lanes, age in ms, request id … : give back reservations that nobody confirmed within that time
+-- -> the ids of the others that are that old
+function commands.lapsed()
+  local old = {}
+  local before = string.format('%d', seconds() * 1000 - ARGV[4])
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', reserved_at, '-inf', before)) do
+    if reservation(id) == '1' then old[#old + 1] = id else unreserve(id) end
+  end
+  return old
 end
 
 -- The class whose turn it is among those that wait and have room, or nil.
@@ -267,7 +330,10 @@ end
 -- group, lanes, class, tenant, request id
 function commands.discard()
   local item = read(ARGV[6])
-  if not item then return end
+  if not item then
+    if unreserve(ARGV[6]) then redis.call('ZREM', overdue, ARGV[6]) end
+    return
+  end
   leave(tonumber(ARGV[4]), ARGV[5], ARGV[6], item.cost)
   redis.call('ZREM', overdue, ARGV[6])
 end
@@ -283,6 +349,8 @@ function commands.depth()
       if not oldest or born < oldest then oldest = born end
     end
   end
+  local promised = redis.call('ZRANGE', reserved_at, 0, 0, 'WITHSCORES')[2]
+  if promised then oldest = math.min(oldest or math.huge, tonumber(promised)) end
   local age = oldest and math.max(0, math.floor(seconds() * 1000) - oldest) or 0
   return { number('n'), number('t'), held, age }
 end
@@ -293,7 +361,10 @@ function commands.outlook()
   local class = tonumber(ARGV[4])
   local lane = lane_of(class, ARGV[5])
   local rank = redis.call('ZRANK', lane, ARGV[6])
-  if not rank then return nil end
+  if not rank then
+    if reservation(ARGV[6]) ~= '1' then return nil end
+    return { number('n#' .. class) + redis.call('ZRANK', reserved_at, ARGV[6]) + 1, '' }
+  end
   local others = number('n#' .. class) - redis.call('ZCARD', lane)
   local place = rank + 1 + math.min(others, (rank + 1) * (redis.call('ZCARD', lanes[class]) - 1))
   local speed = rate(class)
@@ -312,7 +383,7 @@ function commands.forget() redis.call('ZREM', overdue, unpack(ARGV, 4)) end
 function commands.missing()
   local missing, held = {}, nil
   for i = 4, #ARGV do
-    if redis.call('HEXISTS', waiting, ARGV[i]) == 0 then
+    if redis.call('HEXISTS', waiting, ARGV[i]) == 0 and redis.call('HEXISTS', reserved, ARGV[i]) == 0 then
       held = held or all_held()
       if not held[ARGV[i]] then missing[#missing + 1] = ARGV[i] end
     end

@@ -31,6 +31,7 @@ from shared.transports.base import (
 )
 
 CLASSES = tuple(PriorityClass)
+UNCONFIRMED = 10.0  # seconds after which a reservation that nobody confirmed is given back
 MOST_SEATS = 4096  # choices of one request that count
 
 
@@ -67,6 +68,27 @@ class RedisStreams:
         if which:
             raise refusal(model, whole_model=which == 1, wait=float(wait[0]) if wait[0] else None)
         return Ticket(request.id, model, request.priority, request.tenant)
+
+    async def reserve(self, request: Request) -> Ticket:
+        """Promise `request` a place, under the bounds of `publish`, which will take the promise up."""
+        bounds, model = self._bounds, request.model
+        which, *wait = await self._run(
+            "reserve",
+            model,
+            _class(request.priority),
+            request.tenant,
+            request.id,
+            token_estimate(request),
+            "" if request.deadline is None else int(request.deadline * 1000),
+            *(bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens),
+        )
+        if which:
+            raise refusal(model, whole_model=which == 1, wait=float(wait[0]) if wait[0] else None)
+        return Ticket(request.id, model, request.priority, request.tenant)
+
+    async def confirm(self, ticket: Ticket, *, written: bool) -> None:
+        """It is on its way, so that its reservation holds; or it is not, and the reservation is given back."""
+        await self._run("confirm", ticket.model, ticket.request_id, int(written))
 
     async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
@@ -116,6 +138,9 @@ class RedisStreams:
     async def tidy(self, model: str) -> int:
         struck: int = await self._run("tidy", model, int(STRANGER * 1000))
         return struck
+
+    async def lapsed(self, model: str) -> list[str]:
+        return [request_id.decode() for request_id in await self._run("lapsed", model, int(UNCONFIRMED * 1000))]
 
     async def _run(self, command: str, model: str, *args: Any) -> Any:
         async with self._server.reaching("the queue"):

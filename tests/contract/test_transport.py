@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -13,7 +13,9 @@ from shared.errors import QueueFull, TenantQueueFull
 from shared.limits import token_estimate
 from shared.protocol import PriorityClass, Request
 from shared.transports.base import CLASS_WEIGHTS, Delivery, Room, Transport, Undecodable
+from tests.contract.conftest import opened
 from tests.fakes import MODEL, make_request, publish_garbage
+from tests.kafka.mock import moved
 
 LEASE = 0.5
 INTERACTIVE, STANDARD, BATCH = PriorityClass
@@ -22,6 +24,16 @@ INTERACTIVE, STANDARD, BATCH = PriorityClass
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"lease": LEASE, "queue_depth": 4, "tenant_queue_depth": 4})
+
+
+@pytest.fixture(params=["redis", "memory", "kafka"])
+async def backend(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Backend]:
+    """What Kafka's is given is reserved, written to its topic, and taken from there at once."""
+    made = await opened("memory" if request.param == "memory" else "redis", settings)
+    if request.param == "kafka":
+        made = moved(made, settings, request.getfixturevalue("kafka_writer"))
+    yield made
+    await made.close()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from shared.protocol import FinishReason, Request, RequestState, Terminal, Token
 from shared.registry import WorkerInfo
 from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL
+from tests.kafka.mock import moved
 
 PROMPT_TOKENS = 5
 
@@ -95,6 +96,25 @@ class Job:
         (written,) = await self.backend.token_log.append([Append(self.lease, event, PROMPT_TOKENS)])
         self.seq += event.count
         return written
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module's tests run with each of its QUEUES."""
+    if "queue" in metafunc.fixturenames:
+        metafunc.parametrize("queue", getattr(metafunc.module, "QUEUES", ["redis"]))
+
+
+@pytest.fixture
+def queue() -> str:
+    """Which one the API uses."""
+    raise AssertionError("it is a parameter")
+
+
+@pytest.fixture
+async def backend(backend: Backend, settings: Settings, queue: str, request: pytest.FixtureRequest) -> Backend:
+    if queue == "redis":
+        return backend
+    return moved(backend, settings, request.getfixturevalue("kafka_writer"))
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from shared.protocol import RequestState
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, chat, serving
 
+QUEUES = ("redis", "kafka")
+
 BODY = {"model": MODEL, "prompt": "hi"}
 KEYED = {"idempotency-key": "k1"}
 

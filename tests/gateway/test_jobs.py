@@ -13,6 +13,8 @@ from shared.protocol import ErrorInfo, PriorityClass, RequestState, Token, Token
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, frames
 
+QUEUES = ("redis", "kafka")
+
 
 @pytest.fixture
 async def http(api: str):

@@ -17,6 +17,8 @@ from shared.protocol import ErrorInfo, FinishReason, PriorityClass, RequestState
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, chat, frames, serving
 
+QUEUES = ("redis", "kafka")
+
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Iterator
 
 import pytest
 
 from shared.config import Settings
+from shared.kafka import topics
 from tests.kafka import mock
-
-BROKER = os.environ.get("TEST_KAFKA", "")
-
-
-@pytest.fixture(scope="session")
-def bootstrap() -> Iterator[str]:
-    if BROKER:
-        yield BROKER
-        return
-    cluster = mock.MockCluster()
-    yield cluster.bootstrap
+from tests.kafka.mock import BROKER
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,10 +21,7 @@ def kept_offsets() -> None:
 @pytest.fixture
 def settings(settings: Settings, bootstrap: str) -> Settings:
     """Of a model that no test before had topics for."""
-    return settings.model_copy(
-        update={
-            "kafka_bootstrap": bootstrap,
-            "kafka_api_version": None if BROKER else mock.VERSION,
-            "served_model_name": f"m{secrets.token_hex(4)}",
-        }
-    )
+    model = f"m{secrets.token_hex(4)}"
+    names = (topics.requests(model), topics.api_requests(model), f"results-{model}", topics.DEAD_LETTERS)
+    mock.make_topics(bootstrap, *names)
+    return settings.model_copy(update={**mock.address(bootstrap), "grace": 1, "served_model_name": model})

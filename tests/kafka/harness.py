@@ -24,7 +24,7 @@ from workers.metrics import WorkerMetrics
 from workers.scripted import ScriptedEngine
 from workers.worker import Worker
 
-LIMIT = 15.0
+LIMIT = 40.0
 
 
 class Bench:

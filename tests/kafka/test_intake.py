@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -55,3 +61,114 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
         ("payload_too_large", bad[2].value),
     }
     assert ("x", b"\xff") in next(letter for letter in letters if letter.value == b"{").headers
+
+
+async def test_a_long_request_delays_nobody_and_its_next_owner_repeats_nothing(
+    bench: Bench, backend: Backend
+) -> None:
+    """Given one that runs for ever before others of its partition, Expect theirs; and, by a second owner, its."""
+    records = [bench.ask("[pace 60000] for ever", event_id="long")]
+    records += [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(6)]
+    await bench.asend(*(replace(record, key=b"one") for record in records))
+    async with bench.worker():
+        told = await bench.told(6)
+        assert sorted(told) == [f"e{i}" for i in range(6)]
+    [held] = [record async for found in backend.token_log.unfinished() for record in found]
+    await backend.token_log.close(held.id)
+    async with bench.intake("b"):
+        told = await bench.told(7)
+    assert {subject: len(jobs) for subject, jobs in told.items()} == {"long": 1, **{f"e{i}": 1 for i in range(6)}}
+    assert told["long"][0]["state"] == "cancelled"
+
+
+async def test_no_more_is_taken_than_the_window(bench: Bench, backend: Backend) -> None:
+    """Given a window of 4 and requests that wait, Expect 4 in the lanes; and the rest as those end."""
+    bench.settings = bench.settings.model_copy(update={"kafka_window": 4})
+    await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(12)))
+    most = 0
+    async with bench.intake():
+        async with asyncio.timeout(20):
+            while (await backend.transport.depth(bench.model)).waiting < 4:
+                await asyncio.sleep(0.05)
+        for _ in range(20):  # rounds of the poll, each of which could take more
+            await asyncio.sleep(0.02)
+            most = max(most, (await backend.transport.depth(bench.model)).waiting)
+    assert most == 4
+    async with bench.worker():
+        told = await bench.told(12)
+    assert [len(told[f"e{i}"]) for i in range(12)] == [1] * 12
+
+
+async def test_a_full_lane_is_waited_for(bench: Bench, settings: Settings, backend: Backend) -> None:
+    """Given lanes with room for 2, Expect all of 8 told once, none refused."""
+    narrow = Backend.open(settings.model_copy(update={"queue_depth": 2, "tenant_queue_depth": 2}))
+    bench.backend = narrow
+    await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(8)))
+    async with bench.worker():
+        told = await bench.told(8)
+    assert [len(told[f"e{i}"]) for i in range(8)] == [1] * 8
+    await narrow.close()
+
+
+@pytest.mark.slow
+async def test_owners_that_come_and_go_lose_and_repeat_nothing(bench: Bench) -> None:
+    """Given a second consumer that joins and leaves every few seconds, Expect each of 120 results once."""
+    sent = asyncio.create_task(trickle(bench, 120))
+    async with bench.worker():
+        for _ in range(2):
+            async with bench.intake("b"):
+                await asyncio.sleep(5)
+        await sent
+        told = await bench.told(120)
+    assert {subject: len(jobs) for subject, jobs in told.items()} == {f"e{i}": 1 for i in range(120)}
+
+
+async def trickle(bench: Bench, count: int) -> None:
+    for i in range(count):
+        await bench.asend(bench.ask(f"[pace 200] p{i}", event_id=f"e{i}"))
+        await asyncio.sleep(0.08)
+
+
+PROCESS = "from tests.kafka.mock import keep_offsets; keep_offsets(); from headrace.cli import main; main()"
+
+
+@contextmanager
+def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """A whole worker; SIGKILLed at the end, if it still lives."""
+    names = ("model", "lease", "served_model_name", "kafka_bootstrap", "kafka_api_version")
+    given = {name: getattr(settings, name) for name in names} | {"redis_url": settings.redis_url.get_secret_value()}
+    environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+    started = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, "worker"], env={**os.environ, **environment}, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+@pytest.mark.slow
+async def test_a_worker_killed_in_the_midst_costs_no_result(
+    bench: Bench, settings: Settings, backend: Backend
+) -> None:
+    """Given 30 requests at work, if their worker is killed, Expect another to end each once, with its tokens."""
+    prompts = [f"[pace 150] p{i}" for i in range(30)]
+    with process(settings) as first:
+        await bench.asend(*(bench.ask(p, event_id=p, max_tokens=20) for p in prompts))
+        async with asyncio.timeout(30):
+            while not await begun(backend, 30):
+                await asyncio.sleep(0.05)
+        first.kill()
+        first.wait()
+        with process(settings):
+            told = await bench.told(30)
+    assert {subject: len(jobs) for subject, jobs in told.items()} == dict.fromkeys(prompts, 1)
+    for prompt, [job] in told.items():
+        assert job["choices"][0]["text"] == answer(prompt, 20)
+
+
+async def begun(backend: Backend, count: int) -> bool:
+    """Whether so many have given tokens, and none has ended."""
+    records = [record async for found in backend.token_log.unfinished() for record in found]
+    return len(records) == count and all(record.completion_tokens > 2 for record in records)

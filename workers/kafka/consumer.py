@@ -25,6 +25,7 @@ from workers.kafka.results import Results
 
 IDLE_POLL, BUSY_POLL = 0.2, 0.01  # seconds that one poll may wait
 PAUSE = 0.5  # seconds between attempts when brokers fail
+WAIT = 5_000  # ms for an answer about offsets
 SESSION, HEARTBEAT = 10_000, 1_000  # ms
 
 log = structlog.get_logger(__name__)
@@ -131,10 +132,11 @@ class Shuttle(threading.Thread):
         room = self._steer(polled)
         busy = bool(self._done) or any(owned.unfinished for owned in list(self._owned.values()))
         found = polled.poll(timeout_ms=int((BUSY_POLL if busy else IDLE_POLL) * 1000), max_records=room)
-        self._own(polled)
+        began = self._own(polled)
         new = []
         for place, records in found.items():
-            if (owned := self._owned.get(place)) is not None:
+            owned = self._owned.get(place)
+            if owned is not None and place not in began:
                 new += [Taken(Record.of(each), owned) for each in records if owned.take(each.offset)]
         if new:
             self._taken(new)
@@ -165,18 +167,22 @@ class Shuttle(threading.Thread):
     def _by_api(self, place: TopicPartition) -> bool:
         return bool(place.topic == topics.api_requests(self._model))
 
-    def _own(self, polled: KafkaConsumer) -> None:
-        """Learn of new partitions what is done there. A consumer begins at the committed offset by itself."""
-        for place in polled.assignment():
-            if place in self._owned:
-                continue
-            committed = polled.committed(place, metadata=True, timeout_ms=5_000)
+    def _own(self, polled: KafkaConsumer) -> set[TopicPartition]:
+        """Learn of new partitions what is done there, and begin after it; what was polled of them before is void.
+
+        One that comes back to the same owner would go on where that was, past records that it forgot.
+        """
+        began = {place for place in polled.assignment() if place not in self._owned}
+        for place in began:
+            committed = polled.committed(place, metadata=True, timeout_ms=WAIT)
             if committed is None or committed.offset < 0:
-                begin = polled.beginning_offsets([place], timeout_ms=5_000)[place]
-                self._owned[place] = Offsets(begin)
+                owned = Offsets(polled.beginning_offsets([place], timeout_ms=WAIT)[place])
             else:
-                self._owned[place] = Offsets.parse(committed.offset, committed.metadata or "")
-            log.info("kafka_partition", topic=place.topic, partition=place.partition)
+                owned = Offsets.parse(committed.offset, committed.metadata or "")
+            polled.seek(place, owned.watermark)
+            self._owned[place] = owned
+            log.info("kafka_partition", topic=place.topic, partition=place.partition, watermark=owned.watermark)
+        return began
 
     def _forget(self, lost: Sequence[TopicPartition]) -> None:
         """They are another's; so what becomes of their records is the other's to write."""

@@ -1,0 +1,123 @@
+"""What the API puts into Kafka: promised a place, counted, taken back, and run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from kafka.errors import KafkaTimeoutError
+
+from shared.backend import Backend
+from shared.config import Settings
+from shared.errors import QueueFull, Unavailable
+from shared.sweeper import Sweeper
+from shared.transports.base import Room
+from shared.transports.kafka import KafkaTransport, through_kafka
+from shared.transports.redis_streams import RedisStreams
+from tests.fakes import MODEL, answer, make_request
+from tests.gateway.conftest import serving
+from tests.kafka.harness import Bench
+from tests.worker.harness import foretold, told
+
+
+@pytest.fixture
+async def api(backend: Backend, settings: Settings) -> AsyncIterator[Backend]:
+    settings = settings.model_copy(update={"queue_depth": 3})
+    async with through_kafka(backend, settings) as through:
+        yield through
+
+
+@pytest.fixture
+def lanes(backend: Backend) -> RedisStreams:
+    assert isinstance(backend.transport, RedisStreams)
+    return backend.transport
+
+
+async def test_what_is_on_its_way_counts_and_is_known_and_can_be_taken_back(
+    api: Backend, lanes: RedisStreams
+) -> None:
+    first, second, third = (make_request(deadline=1.0) for _ in range(3))
+    tickets = [await api.transport.publish(request) for request in (first, second, third)]
+    with pytest.raises(QueueFull):
+        await api.transport.publish(make_request())
+    assert [(await api.transport.outlook(ticket)).position for ticket in tickets] == [1, 2, 3]
+    assert await api.transport.missing(MODEL, [first.id]) == []
+    assert await api.transport.pull(MODEL, "w", Room.all(9)) == []
+    assert (await api.transport.depth(MODEL)).waiting == 3
+    assert len(await api.transport.overdue(MODEL, 9)) == 3
+
+    for _ in range(2):
+        await api.transport.discard(tickets[0])
+    await api.transport.publish(make_request())
+    await lanes.publish(second)  # as a worker does: its place was promised, though the queue is full
+    [delivery] = await api.transport.pull(MODEL, "w", Room.all(9))
+    assert delivery.claim.request_id == second.id
+    assert await api.transport.outlook(tickets[0]) is None
+    assert (await api.transport.depth(MODEL)).waiting == 2
+
+
+async def test_a_request_that_was_not_written_gives_its_place_back(
+    api: Backend, lanes: RedisStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given brokers that fail, Expect 503 and nothing left behind; of two writers of one id, the written counts."""
+
+    def failing(self: KafkaTransport, request: object) -> None:
+        raise KafkaTimeoutError
+
+    request = make_request(deadline=1.0)
+    with monkeypatch.context() as broken:
+        broken.setattr(KafkaTransport, "_write", failing)
+        with pytest.raises(Unavailable) as refused:
+            await api.transport.publish(request)
+        assert refused.value.retry_after
+        assert (await api.transport.depth(MODEL)).waiting == 0
+        assert await api.transport.overdue(MODEL, 9) == []
+    await api.transport.publish(request)
+    with monkeypatch.context() as broken:
+        broken.setattr(KafkaTransport, "_write", failing)
+        with pytest.raises(Unavailable):
+            await api.transport.publish(request)
+    assert await api.transport.missing(MODEL, [request.id]) == []
+
+
+async def test_the_sweeper_gives_back_what_nobody_confirmed_or_wants(
+    api: Backend, lanes: RedisStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.transports.redis_streams.UNCONFIRMED", -1.0)
+    died, wanted, gone = (make_request() for _ in range(3))
+    await lanes.reserve(died)  # by one that died before it came to the brokers
+    for request in (wanted, gone):
+        await api.token_log.create(request)
+        await api.transport.publish(request)
+    await api.token_log.close(gone.id)
+
+    async def models() -> list[str]:
+        return [MODEL]
+
+    await Sweeper(api, models).sweep(tidy=True)
+    assert await api.transport.missing(MODEL, [died.id, wanted.id, gone.id]) == [died.id, gone.id]
+    assert (await api.transport.depth(MODEL)).waiting == 1
+
+
+async def test_a_job_by_http_runs_through_kafka_and_what_was_taken_back_never(
+    settings: Settings, backend: Backend
+) -> None:
+    """Given a worker that takes from Kafka, Expect a job's answer, no result record, and offsets that move on."""
+    bench = Bench(settings, backend)
+    async with (
+        through_kafka(backend, settings) as through,
+        serving(settings, through) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
+    ):
+        body = {"model": bench.model, "prompt": "hi", "max_tokens": 3, "priority": "interactive"}
+        cancelled = (await http.post("/v1/jobs", json=body)).json()["id"]
+        assert (await http.delete(f"/v1/jobs/{cancelled}")).json()["state"] == "cancelled"
+        job = (await http.post("/v1/jobs", json=body)).json()["id"]
+        request = make_request("hi", max_tokens=3)
+        async with bench.worker():
+            assert told(await answer(backend, job)) == foretold(request)
+        assert (await backend.transport.depth(bench.model)).waiting == 0
+        record = await backend.token_log.record(job)
+        assert record is not None
+        assert record.source.startswith(f"headrace.api.{bench.model}/")

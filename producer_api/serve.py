@@ -79,11 +79,10 @@ async def _listen(backend: Backend, settings: Settings) -> None:
         host, port = listener.getsockname()[:2]
         log.info("listening", message=f"Headrace API on http://{f'[{host}]' if ':' in host else host}:{port}")
         async with asyncio.TaskGroup() as tasks:
-            sweeping = tasks.create_task(server.sweeper().run())
-            telling = tasks.create_task(sender.run())
+            upkeep = [tasks.create_task(work) for work in (server.sweeper().run(), sender.run())]
             await server.serve(sockets=[listener])
-            sweeping.cancel()
-            telling.cancel()
+            for task in upkeep:
+                task.cancel()
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -77,8 +77,10 @@ class WebhookSender:
             task = asyncio.create_task(self._attend(claim))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        if isinstance(message := await ended.get(ROUND), bytes):
+        message = await ended.get(ROUND)
+        while isinstance(message, bytes):
             await self._webhooks.wake(message.decode())
+            message = None if len(self._tasks) >= AT_ONCE else await ended.get(0)
 
     async def _attend(self, claim: Claim) -> None:
         try:

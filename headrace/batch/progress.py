@@ -53,6 +53,8 @@ class _Bar(Progress):
     """Looks at the meter whenever it is drawn: the run does not wait for the terminal."""
 
     def __init__(self, meter: Meter, console: Console) -> None:
+        self._meter = meter
+        self._task: TaskID | None = None
         super().__init__(
             BarColumn(None),
             MofNCompleteColumn(),
@@ -61,12 +63,11 @@ class _Bar(Progress):
             console=console,
             transient=True,
         )
-        self._meter = meter
-        self._task: TaskID = self.add_task("", total=meter.lines, completed=meter.skipped, failed=0, rate=0.0)
+        self._task = self.add_task("", total=meter.lines, completed=meter.skipped, failed=0, rate=0.0)
 
     def get_renderables(self) -> Iterator[Any]:
-        told = self._meter.summary()
-        if self.task_ids:
+        if self._task is not None:
+            told = self._meter.summary()
             self.update(self._task, completed=told["done"], failed=told["failed"], rate=told["tokens_per_second"])
         yield from super().get_renderables()
 

@@ -107,6 +107,8 @@ async def test_killed_before_its_first_result_it_joins_what_is_in_flight(cluster
     command.process.kill()
     await command.ended(-signal.SIGKILL)
     assert out.read_bytes() == b""
+    for options, told in ((("--model", "other"), "begun with model"), (("--kafka", "127.0.0.1:1"), "over HTTP")):
+        assert told in (await Command(cluster.urls[0], source, out, *options).ended(2))["error"]
     await Command(cluster.urls[0], source, out).ended()
     await whole(cluster, source, out, 4, known)
 
@@ -131,7 +133,7 @@ async def test_the_api_may_be_killed(cluster: Cluster, tmp_path: Path) -> None:
 
 
 async def test_an_output_of_something_else_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
-    """Given another file, another input or another option than it was begun with, Expect a refusal."""
+    """Given another file, or results of another input, Expect a refusal, and the file as it was."""
     source, out = write(tmp_path / "in.jsonl", chats(3)), tmp_path / "out.jsonl"
     out.write_text("my notes\n")
     assert "something else" in (await Command(cluster.urls[0], source, out).ended(2))["error"]

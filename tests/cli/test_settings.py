@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from headrace.cli import app
 from headrace.settings_doc import render
+from headrace.up import Up
 from shared.config import load
 from shared.errors import ConfigError
 
@@ -69,3 +71,12 @@ def test_config_show_masks_secrets_and_tells_origins(monkeypatch: pytest.MonkeyP
 
 def test_the_document_of_settings_is_current() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == render()
+
+
+def test_secrets_reach_the_children_whole(tmp_path: Path) -> None:
+    """Given secrets of each kind, Expect `headrace up` to hand on what is in them, not how they are shown."""
+    secrets = {"redis_url": "redis://:pw@127.0.0.1:1/0", "kafka_password": "hunter2", "webhook_secrets": "whsec_x"}
+    settings = load({**secrets, "data_dir": tmp_path}).settings
+    environment = Up(settings, own_server=False, verbose=False, console=Console())._environment()
+    assert {name: environment[f"HEADRACE_{name.upper()}"] for name in secrets} == secrets
+    assert "HEADRACE_KAFKA_USERNAME" not in environment

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +18,7 @@ from shared.delivery.subscription import MISSED
 from shared.embedded import EmbeddedServer
 from shared.errors import Unavailable
 from shared.protocol import TokenEvent
+from tests.certificates import make
 from tests.fakes import token_event
 from tests.redis.path import DONE, collect, hold, whole_path, write
 from tests.redis.servers import HOST, Node, Proxy, opened, running, settings_for
@@ -59,18 +59,7 @@ async def test_a_wrong_password_is_told_without_it(node: Node, tmp_path: Path, u
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA, and a server's certificate for localhost signed by it."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test CA", "-days", "2")
-    openssl("req", *curve, "-keyout", "key.pem", "-out", "csr.pem", "-subj", "/CN=localhost")
-    (folder / "ext").write_text("subjectAltName=DNS:localhost\n")
-    signed = ["-in", "csr.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext"]
-    openssl("x509", "-req", *signed, "-out", "cert.pem", "-days", "2")
-    return folder
+    return make(tmp_path_factory.mktemp("tls"), "localhost")
 
 
 @pytest.mark.parametrize(

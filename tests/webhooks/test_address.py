@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
+from pathlib import Path
 
 import pytest
 
 from shared.errors import Unavailable
 from shared.webhooks.address import AddressRules, ForbiddenAddress
 from shared.webhooks.post import Poster
+from tests.certificates import make
 from tests.webhooks.conftest import Receiver, status
 
 STRICT, OPEN = AddressRules(), AddressRules(http=True, private=True)
@@ -95,6 +98,26 @@ async def test_the_address_that_was_checked_is_connected_to(
     assert names.asked == ["a.example"]
     assert receiver.received[0].headers["host"] == f"a.example:{receiver.port}"
     await poster.close()
+
+
+async def test_over_tls_the_certificate_must_be_the_names(
+    monkeypatch: pytest.MonkeyPatch, receiver: Receiver, tmp_path: Path
+) -> None:
+    """Given a receiver with the certificate of one name, Expect it told under that name, and not under another."""
+    make(tmp_path, "a.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=context)
+    receiver.port = server.sockets[0].getsockname()[1]
+    Names(monkeypatch, a_example=[["127.0.0.1"]], b_example=[["127.0.0.1"]])
+    poster = Poster(OPEN, timeout=5)
+    outcome = await poster.post(f"https://a.example:{receiver.port}/", {}, b"{}")
+    assert outcome.delivered, outcome
+    assert (await poster.post(f"https://b.example:{receiver.port}/", {}, b"{}")).error == "ConnectError"
+    assert len(receiver.received) == 1
+    await poster.close()
+    server.close()
 
 
 class Here(AddressRules):

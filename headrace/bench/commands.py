@@ -219,13 +219,14 @@ def batching(
 @app.command()
 def batches(
     lines: Annotated[int, typer.Option(min=1, help="Of one batch.")] = 2000,
+    pace: Annotated[int, typer.Option(min=0, help="Milliseconds that the engine takes for a token.")] = 10,
     repeats: Repeats = 3,
     as_json: Json = False,
 ) -> None:
     """What a batch costs: its lines as a batch, and straight in the queue, on a scripted engine."""
     from headrace.bench.batches import measure_batches
 
-    result = measure_batches(lines, repeats, Console(stderr=True))
+    result = measure_batches(lines, pace, repeats, Console(stderr=True))
     if as_json:
         print(json.dumps(result.as_dict()))
     else:

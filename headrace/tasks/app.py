@@ -20,6 +20,7 @@ QUEUE = "headrace"
 PREFIX = "hr:celery:"  # of all keys: the Redis user may touch none but hr:*
 START_EVERY = 1.0  # seconds between looks for batches without a runner
 TIDY_EVERY = 60.0
+STALE = 10.0  # seconds after which nobody need look any more, by clocks that may differ
 RESTORE_EVERY = 10.0  # seconds between looks for tasks whose process was lost
 
 
@@ -59,7 +60,11 @@ def _delivery(settings: Settings) -> dict[str, Any]:
         "result_backend_transport_options": {"global_keyprefix": PREFIX},
         "result_expires": settings.result_ttl,
         "beat_schedule": {
-            "start": {"task": "headrace.batch.start", "schedule": START_EVERY, "options": {"expires": START_EVERY}},
+            "start": {
+                "task": "headrace.batch.start",
+                "schedule": START_EVERY,
+                "options": {"expires": STALE},
+            },
             "tidy": {"task": "headrace.upkeep", "schedule": TIDY_EVERY, "options": {"expires": TIDY_EVERY}},
         },
     }

@@ -6,6 +6,8 @@ So that one process holds one set of connections, and a long batch keeps no othe
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -63,8 +65,8 @@ class Host:
         """
         self._thread.start()
         self._submit(self._open()).result()
-        self._submit(self.parts.ends.listen())
-        self._submit(self._listen(wake))
+        for work in (self.parts.ends.listen(), self._listen(wake)):
+            self._submit(self._for_ever(work))
 
     def call(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Its result, once it has one. Raises what it raises, and Stopping when the process drains."""
@@ -103,6 +105,15 @@ class Host:
         self._draining = True
         for task in self._calls:
             task.cancel()
+
+    async def _for_ever(self, work: Coroutine[Any, Any, None]) -> None:
+        """Without it the process could not go on: stop it, for its supervisor to start anew."""
+        try:
+            await work
+        except Exception:
+            log.exception("tasks_broken")
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
     async def _listen(self, wake: Callable[[str], None]) -> None:
         while True:

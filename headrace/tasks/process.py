@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from celery import signals
 from celery.beat import EmbeddedService, Scheduler
+from kombu.exceptions import OperationalError
 
 from headrace.tasks.app import TIDY_EVERY, make_app
 from headrace.tasks.host import Host
@@ -32,8 +33,14 @@ def run(settings: Settings) -> None:
     logging.getLogger("celery").setLevel(logging.WARNING)
     host = Host(settings)
     app = make_app(settings, host)
-    wake = app.signature("headrace.batch.run", expires=TIDY_EVERY)
-    host.start(lambda batch_id: wake.clone((batch_id,)).apply_async())
+
+    def wake(batch_id: str) -> None:
+        try:
+            app.send_task("headrace.batch.run", (batch_id,), expires=TIDY_EVERY)
+        except OperationalError as error:  # the next look for idle batches finds it
+            log.warning("batch_not_woken", batch=batch_id, error=str(error))
+
+    host.start(wake)
     beat = EmbeddedService(app, thread=True, scheduler_cls=Scheduler)
 
     def ready(**_: Any) -> None:
@@ -58,7 +65,8 @@ def run(settings: Settings) -> None:
     try:
         worker.start()
     finally:
-        beat.stop()
+        if beat.is_alive():
+            beat.stop()
         host.close()
     log.info("tasks_stopped")
 

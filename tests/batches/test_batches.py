@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -17,6 +18,7 @@ from tests.chaos.node import Node
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
 LIMIT = 60.0
+MIB = 2**20
 LOOK = 0.05
 
 
@@ -64,6 +66,29 @@ async def test_a_batch_runs(client: BatchClient) -> None:
     assert (file.purpose, file.status) == ("batch_output", "processed")
     listed = await asyncio.to_thread(client.sdk.batches.list, limit=1)
     assert listed.data[0].id == batch.id
+
+
+async def test_an_upload_takes_no_memory(client: BatchClient, cluster: Cluster, tmp_path: Path) -> None:
+    """Given a large file, If it is uploaded and read, Expect the API as small as before at its largest."""
+    path = tmp_path / "large"
+    path.write_bytes(b"0123456789abcdef" * (4 * MIB))
+    [api] = cluster.apis
+    largest = before = api.rss
+
+    def transfer() -> int:
+        with path.open("rb") as content:
+            made = client.sdk.files.create(file=("large", content), purpose="user_data")
+        read = client.sdk.files.content(made.id).content
+        assert read == path.read_bytes()
+        client.sdk.files.delete(made.id)
+        return made.bytes
+
+    transferring = asyncio.create_task(asyncio.to_thread(transfer))
+    while not transferring.done():
+        largest = max(largest, api.rss)
+        await asyncio.sleep(0.01)
+    assert await transferring == 64 * MIB
+    assert largest - before < 16 * MIB
 
 
 async def test_a_custom_id_may_repeat_across_batches(client: BatchClient) -> None:
@@ -169,7 +194,8 @@ async def test_the_input_may_be_deleted_meanwhile(client: BatchClient, cluster: 
 
 async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchClient, cluster: Cluster) -> None:
     """Given a long batch, If each kind of process is killed in its course, Expect every line exactly once."""
-    lines = [line(f"c{number}", f"[pace 20] {number}", 20) for number in range(1500)]
+    lines = [line(f"c{number}", f"[pace 20] {number}", 20) for number in range(1000)]
+    known = cluster.requests()
     made = await start(client, lines)
 
     async def kill_after(completed: int, victim: Node) -> None:
@@ -179,18 +205,19 @@ async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchC
 
     before = [node.count("batch_left") for node in cluster.tasks]
     for completed, victim in (
-        (100, cluster.tasks[0]),
-        (350, cluster.apis[0]),
-        (600, cluster.workers[0]),
-        (850, cluster.tasks[1]),
+        (50, cluster.tasks[0]),
+        (200, cluster.apis[0]),
+        (400, cluster.workers[0]),
+        (600, cluster.tasks[1]),
     ):
         await kill_after(completed, victim)
     batch = await ended(client, made.id)
     assert batch.status == "completed"
-    assert batch.request_counts.to_dict() == {"total": 1500, "completed": 1500, "failed": 0}
+    assert batch.request_counts.to_dict() == {"total": 1000, "completed": 1000, "failed": 0}
     output, errors = await asyncio.to_thread(client.results, batch)
     assert errors == []
     assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]
+    assert len(cluster.requests() - known) == 1000  # whoever went on with a line found its request
     for node, count in zip(cluster.tasks, before, strict=True):
         await node.logged("batch_left", count + 1)  # both had a part in it
 

@@ -40,9 +40,9 @@ def test_a_text_that_is_too_short_is_refused(llama: Path) -> None:
 def test_a_profile_adds_up(llama: Path, monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
     monkeypatch.setenv("HEADRACE_QUANTIZATION", quantization)
     small = make_mix(1, 8, prompts=Lengths(4, 16), outputs=Lengths(4, 20))
-    for mix in ("make_mix", "warmup_mix"):
-        monkeypatch.setattr(f"headrace.bench.profile.{mix}", lambda seed: small)
-    found = profile(str(llama), 0)
+    for mix in ("peer_mix", "warmup_mix"):
+        monkeypatch.setattr(f"headrace.bench.profile.{mix}", lambda *_: small)
+    found = profile(str(llama), 0, 4)
     assert math.isclose(sum(found.parts.values()), found.total)
     assert all(seconds > 0 for seconds in found.parts.values())
     assert {"matrix products", "output head", "attention", "sampling", "scheduling"} <= found.parts.keys()

@@ -194,12 +194,13 @@ async def test_the_input_may_be_deleted_meanwhile(client: BatchClient, cluster: 
 
 async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchClient, cluster: Cluster) -> None:
     """Given a long batch, If each kind of process is killed in its course, Expect every line exactly once."""
-    lines = [line(f"c{number}", f"[pace 20] {number}", 20) for number in range(1000)]
+    lines = [line(f"c{number}", f"[pace 50] {number}", 20) for number in range(1000)]
     known = cluster.requests()
     made = await start(client, lines)
 
     async def kill_after(completed: int, victim: Node) -> None:
-        await until(client, made.id, lambda batch: batch.request_counts.completed >= completed)
+        batch = await until(client, made.id, lambda batch: batch.request_counts.completed >= completed)
+        assert batch.status == "in_progress"
         victim.kill()
         await victim.start()
 

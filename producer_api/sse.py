@@ -17,7 +17,7 @@ from producer_api.attend import STOPPING, Attendance, ClientGone, Stopping
 from shared.errors import HeadraceError
 from shared.protocol import TokenEvent
 
-KEEPALIVE = b": keepalive\n\n"
+KEEPALIVE = b": keepalive\n"  # no blank line: OpenAI's package takes one for an event once it has seen an id
 RETRY = b"retry: 1000\n"  # when a client that was asked to connect again does so, in milliseconds
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

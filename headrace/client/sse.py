@@ -28,29 +28,38 @@ class Parser:
     def __init__(self) -> None:
         self.retry: float | None = None
         self._rest = b""
+        self._size = 0  # of the event that has begun
+        self._begin()
+
+    def _begin(self) -> None:
+        self._event = "message"
+        self._id: str | None = None
+        self._data: list[str] = []
+        self._size = 0
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes. Raises HeadraceError for one that does not end."""
-        *whole, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
-        if len(self._rest) > MOST_FRAME:
+        *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n")
+        found = [frame for line in lines if (frame := self._line(line)) is not None]
+        if self._size + len(self._rest) > MOST_FRAME:
             raise HeadraceError("the server sent an event without an end: no Headrace?")
-        return [frame for block in whole if (frame := self._frame(block.decode(errors="replace"))) is not None]
+        return found
 
-    def _frame(self, block: str) -> Frame | None:
-        event, data, found_id, comment = "message", [], None, None
-        for line in block.split("\n"):
-            name, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if name == "data":
-                data.append(value)
-            elif name == "event":
-                event = value
-            elif name == "id":
-                found_id = value
-            elif name == "retry" and value.isdecimal():
-                self.retry = int(value) / 1000
-            elif line.startswith(":"):
-                comment = value
-        if data:
-            return Frame(event, "\n".join(data), found_id)
-        return None if comment is None else Frame(comment=comment)
+    def _line(self, line: bytes) -> Frame | None:
+        """The comment that it is, or the event that it ends."""
+        if not line:
+            frame = Frame(self._event, "\n".join(self._data), self._id) if self._data else None
+            self._begin()
+            return frame
+        self._size += len(line)
+        name, _, value = line.decode(errors="replace").partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._event = value
+        elif name == "id":
+            self._id = value
+        elif name == "retry" and value.isdecimal():
+            self.retry = int(value) / 1000
+        return None if name else Frame(comment=value)

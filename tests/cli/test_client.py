@@ -17,7 +17,7 @@ from headrace.client.flow import Clock, Emit, Flow, Pause, Read, Replicas, Reply
 from headrace.client.sse import Parser
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest, NotFound, Unavailable
 
-KEEPALIVE = b": keepalive\n\n"
+KEEPALIVE = b": keepalive\n"
 CUT = Unavailable("cut")
 JOB = Reply(200, {}, b'{"id": "req_1", "state": "completed"}')
 FULL = Reply(503, {"retry-after": "3"}, b'{"code": "queue_full", "detail": "full"}')

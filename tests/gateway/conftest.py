@@ -161,7 +161,9 @@ async def frames(response: httpx.Response) -> AsyncIterator[dict[str, str]]:
     """The server-sent events of a response as they come; a comment as {"": text}."""
     frame: dict[str, str] = {}
     async for line in response.aiter_lines():
-        if line:
+        if line.startswith(":"):
+            yield {"": line.removeprefix(": ")}
+        elif line:
             name, _, value = line.partition(":")
             frame[name] = value.removeprefix(" ")
         elif frame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import httpx
 import openai
@@ -46,6 +47,39 @@ async def test_whole_answer(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     assert request.params.temperature == 0.5
     assert request.priority is PriorityClass.INTERACTIVE
     assert request.created_at > 0
+
+
+async def test_silence_in_the_midst_of_an_answer(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
+    """Given a stream that is silent for some keepalives after its first token, expect the package to read on."""
+    quick = settings.model_copy(update={"keepalive": 0.05})
+    async with (
+        serving(quick, backend) as url,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as sdk,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        asked = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))
+        job = await worker.take()
+        await job.say("a")
+        stream = await asked
+        async with http.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as witness:
+            silences = [frame async for frame in until_silent(frames(witness), 4)]
+        await job.say("b")
+        await job.end()
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+    assert (len(silences), text) == (4, "ab")
+
+
+async def until_silent(found: AsyncIterator[dict[str, str]], times: int) -> AsyncIterator[dict[str, str]]:
+    """As many keepalives, which take as long for every other stream."""
+    seen = 0
+    async for frame in found:
+        if frame == {"": "keepalive"}:
+            seen += 1
+            yield frame
+        if seen == times:
+            return
 
 
 def test_sync_client(valkey, settings: Settings) -> None:

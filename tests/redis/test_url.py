@@ -112,6 +112,7 @@ def test_what_is_wrong_with_a_url(url: str, reason: str) -> None:
 @example(scheme="redis", secret="se/cret", rest="@a")
 @example(scheme="redis", secret="se?cret", rest="@a")
 @example(scheme="redis", secret="se:cret", rest="")
+@example(scheme="redis", secret="1?0000", rest="/m")
 def test_nothing_that_is_said_of_a_url_has_its_password(scheme: str, secret: str, rest: str) -> None:
     pieces = [piece for piece in secret.replace("?", "/").replace("#", "/").split("/") if len(piece) > 3]
     url = f"{scheme}://user:{secret}{rest}"

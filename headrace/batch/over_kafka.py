@@ -19,7 +19,7 @@ from headrace.batch.source import CHAT, Line
 from headrace.kafka.reader import TopicReader, lost
 from headrace.kafka.translate import completion_of, header, record_of, refusal_of
 from shared.config import Settings
-from shared.errors import HeadraceError, PayloadTooLarge, error_classes
+from shared.errors import HeadraceError, PayloadTooLarge
 from shared.kafka import topics
 from shared.kafka.connection import producer
 from shared.kafka.message import Outgoing, read_result
@@ -100,8 +100,7 @@ class OverKafka:
         if line.url != CHAT:
             return of_job(self._run, line, msgspec.to_builtins(answer))
         if answer.error is not None:
-            kind = error_classes().get(answer.error.code, HeadraceError)
-            return of_refusal(self._run, line, kind(answer.error.message, param=answer.error.param))
+            return of_refusal(self._run, line, answer.error.to_error())
         return of_completion(self._run, line, completion_of(answer))
 
     def _answer(self, number: int) -> asyncio.Future[Answer]:

@@ -28,14 +28,13 @@ class Parser:
     def __init__(self) -> None:
         self.retry: float | None = None
         self._rest = b""
-        self._size = 0  # of the event that has begun
         self._begin()
 
     def _begin(self) -> None:
         self._event = "message"
         self._id: str | None = None
         self._data: list[str] = []
-        self._size = 0
+        self._size = 0  # bytes of the event that has begun
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes. Raises HeadraceError for one that does not end."""

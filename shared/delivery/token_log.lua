@@ -40,7 +40,8 @@ local function close(status, failure, channel, ttl)
   return before, known
 end
 
--- ttl in ms, then field, value …; among them `notify`, the channel that is to hear of the end -> 1, or 0 where it is there already; seq is the next seq to be written
+-- ttl in ms, then field, value …; among them `notify`, the channel that is to hear of the end
+-- -> 1, or 0 where it is there already; seq is the next seq to be written
 function commands.create()
   if redis.call('EXISTS', state) == 1 then return 0 end
   redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 3))

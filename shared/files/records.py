@@ -45,12 +45,15 @@ class FileRecords:
         made, ends = int(record.created_at * 1000), int(record.expires_at * 1000)
         encoded = msgspec.json.encode(record)
         if not await self._run("add", record.tenant, record.id, made, ends, record.size, self._most_bytes, encoded):
-            raise StorageFull(f"all files together may have {self._most_bytes} bytes: delete some", param="file")
+            raise self._full()
 
     async def room(self, size: int) -> None:
         """Whether `size` bytes would fit by now. Raises StorageFull."""
         if await self._run("used", "") + size > self._most_bytes:
-            raise StorageFull(f"all files together may have {self._most_bytes} bytes: delete some", param="file")
+            raise self._full()
+
+    def _full(self) -> StorageFull:
+        return StorageFull(f"all files together may have {self._most_bytes} bytes: delete some", param="file")
 
     async def get(self, file_id: str, tenant: str, now: float) -> FileRecord:
         """Raises NotFound for an unknown id, one that has expired, and somebody else's alike."""

@@ -51,35 +51,25 @@ class RedisStreams:
         self._lease_ms = int(lease * 1000)
 
     async def publish(self, request: Request) -> Ticket:
-        bounds, model = self._bounds, request.model
-        which, *wait = await self._run(
-            "publish",
-            model,
-            _class(request.priority),
-            request.tenant,
-            request.id,
-            token_estimate(request),
-            min(request.params.n, MOST_SEATS),
-            "" if request.deadline is None else int(request.deadline * 1000),
-            encode(request),
-            keys.wake_channel(model),
-            *(bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens),
-        )
-        if which:
-            raise refusal(model, whole_model=which == 1, wait=float(wait[0]) if wait[0] else None)
-        return Ticket(request.id, model, request.priority, request.tenant)
+        seats = min(request.params.n, MOST_SEATS)
+        wake = keys.wake_channel(request.model)
+        return await self._place("publish", request, seats, _deadline(request), encode(request), wake)
 
     async def reserve(self, request: Request) -> Ticket:
         """Promise `request` a place, under the bounds of `publish`, which will take the promise up."""
+        return await self._place("reserve", request, _deadline(request))
+
+    async def _place(self, command: str, request: Request, *details: Any) -> Ticket:
+        """Run what takes a place under the bounds."""
         bounds, model = self._bounds, request.model
         which, *wait = await self._run(
-            "reserve",
+            command,
             model,
             _class(request.priority),
             request.tenant,
             request.id,
             token_estimate(request),
-            "" if request.deadline is None else int(request.deadline * 1000),
+            *details,
             *(bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens),
         )
         if which:
@@ -150,6 +140,11 @@ class RedisStreams:
 def _class(priority: PriorityClass) -> int:
     """A class on the wire of the script: a number from 1, the most urgent."""
     return CLASSES.index(priority) + 1
+
+
+def _deadline(request: Request) -> int | str:
+    """In ms on the wire of the script; empty where there is none."""
+    return "" if request.deadline is None else int(request.deadline * 1000)
 
 
 def _place(ticket: Ticket) -> tuple[int, str, str]:

@@ -41,11 +41,11 @@ class Taken:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a record; `truncated` is written in place of `out` where no topic takes that."""
+    """What became of a record; `truncated` makes what is written in place of `out` where no topic takes that."""
 
     taken: Taken
     out: Outgoing | None = None
-    truncated: Outgoing | None = None
+    truncated: Callable[[], Outgoing] | None = None
     code: str = ""  # of a dead letter
 
 
@@ -226,7 +226,7 @@ class Shuttle(threading.Thread):
             try:
                 self._results.write(records, offsets, group)
             except MessageSizeTooLargeError:
-                short = [done.truncated or done.out for done in ready if done.out is not None]
+                short = [done.truncated() if done.truncated else done.out for done in ready if done.out is not None]
                 self._results.write(short, offsets, group)
         for done in ready:
             if done.code:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import structlog
@@ -21,7 +22,7 @@ from shared.config import Settings
 from shared.delivery.answer import read_all
 from shared.delivery.base import Adoption, RequestRecord
 from shared.errors import HeadraceError, NotFound, PayloadTooLarge, QueueFull, TenantQueueFull, Unavailable
-from shared.kafka.message import Order, dead_letter, read_request, result_record
+from shared.kafka.message import Order, Outgoing, dead_letter, read_request, result_record
 from shared.limits import Limits
 from shared.protocol import ErrorInfo, Request, RequestState
 from shared.registry import ModelInfo
@@ -180,7 +181,7 @@ class KafkaIntake:
             order = read_request(record, self._model, self._limits, self._most_bytes, now)
         except HeadraceError as error:
             log.warning("kafka_dead_letter", source=record.source, code=error.code)
-            short = dead_letter(record, error, whole=False)
+            short = partial(dead_letter, record, error, whole=False)
             self._shuttle.finish([Done(taken, dead_letter(record, error), short, error.code)])
         else:
             self._read.append(_Flight(order, taken))
@@ -235,9 +236,8 @@ class KafkaIntake:
                 records = await self._adopt(ended, create=False)
                 outcomes = await asyncio.gather(*map(self._outcome, ended, records))
                 for flight in ended:
-                    if (
-                        self._flights[flight.id] is flight
-                    ):  # else its record was taken again, and is looked at again
+                    # another one was taken again meanwhile, and is looked at again
+                    if self._flights[flight.id] is flight:
                         del self._flights[flight.id], self._ended[flight.id]
                 self._shuttle.finish([done for done in outcomes if done is not None])
 
@@ -254,6 +254,12 @@ class KafkaIntake:
             self._read.append(flight)
             self._changed.set()
             return None
-        job, short = Job.ended(record, answer), Job.of(record)
-        short.error = ErrorInfo.of(TOO_LONG)
-        return Done(flight.taken, result_record(flight.order, job), result_record(flight.order, short))
+        order, short = flight.order, partial(_too_long, flight.order, record)
+        return Done(flight.taken, result_record(order, Job.ended(record, answer)), short)
+
+
+def _too_long(order: Order, record: RequestRecord) -> Outgoing:
+    """The result without the answer."""
+    job = Job.of(record)
+    job.error = ErrorInfo.of(TOO_LONG)
+    return result_record(order, job)

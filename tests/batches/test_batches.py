@@ -194,7 +194,7 @@ async def test_the_input_may_be_deleted_meanwhile(client: BatchClient, cluster: 
 
 async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchClient, cluster: Cluster) -> None:
     """Given a long batch, If each kind of process is killed in its course, Expect every line exactly once."""
-    lines = [line(f"c{number}", f"[pace 50] {number}", 20) for number in range(1000)]
+    lines = [line(f"c{number}", f"[pace 50] {number}", 20) for number in range(1600)]
     known = cluster.requests()
     made = await start(client, lines)
 
@@ -207,18 +207,18 @@ async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchC
     before = [node.count("batch_left") for node in cluster.tasks]
     for completed, victim in (
         (50, cluster.tasks[0]),
-        (200, cluster.apis[0]),
-        (400, cluster.workers[0]),
-        (600, cluster.tasks[1]),
+        (150, cluster.apis[0]),
+        (250, cluster.workers[0]),
+        (350, cluster.tasks[1]),
     ):
         await kill_after(completed, victim)
     batch = await ended(client, made.id)
     assert batch.status == "completed"
-    assert batch.request_counts.to_dict() == {"total": 1000, "completed": 1000, "failed": 0}
+    assert batch.request_counts.to_dict() == {"total": 1600, "completed": 1600, "failed": 0}
     output, errors = await asyncio.to_thread(client.results, batch)
     assert errors == []
     assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]
-    assert len(cluster.requests() - known) == 1000  # whoever went on with a line found its request
+    assert len(cluster.requests() - known) == 1600  # whoever went on with a line found its request
     for node, count in zip(cluster.tasks, before, strict=True):
         await node.logged("batch_left", count + 1)  # both had a part in it
 

@@ -16,8 +16,6 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.protocol import Request as InferenceRequest
 
-TENANT = "default"
-
 
 @dataclass(frozen=True)
 class Context:
@@ -48,7 +46,7 @@ class Context:
     def note(self, request: Request, admitted: InferenceRequest) -> Facts:
         """Tell the request log what was admitted."""
         facts: Facts = request.state.facts
-        facts.tenant, facts.model, facts.job = admitted.tenant, admitted.model, admitted.id
+        facts.model, facts.job = admitted.model, admitted.id
         return facts
 
     def time(self, facts: Facts) -> Stopwatch:

@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.body import read_body
-from producer_api.context import TENANT, Context
+from producer_api.context import Context
 from producer_api.gateway.admit import patience
 from producer_api.gateway.idempotency import Identity, Key
+from producer_api.gateway.principal import Tenant
 from producer_api.headers import REPLAYED, idempotency_key
 from producer_api.openapi import IDEMPOTENCY, body_of, failures, struct_response
 from producer_api.paging import Page, paging
@@ -36,12 +37,12 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
             200: struct_response("the batch, to be validated", BatchObject),
         },
     )
-    async def create(request: Request) -> Response:
+    async def create(request: Request, tenant: Tenant) -> Response:
         body = await read_body(request, BatchRequest)
-        key = idempotency_key(request, tenant=TENANT, kind="batch", body=body.model_dump_json())
+        key = idempotency_key(request, tenant=tenant, kind="batch", body=body.model_dump_json())
         async with patience():
-            batch, joined = await _create(context, files, batches, body, key)
-            record = await batches.get(batch, TENANT)
+            batch, joined = await _create(context, files, batches, tenant, body=body, key=key)
+            record = await batches.get(batch, tenant)
         return _json(BatchObject.of(record), REPLAYED if joined else None)
 
     @router.get(
@@ -50,10 +51,10 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         openapi_extra={"parameters": paging(USUAL, MOST)},
         responses={**failures("openai", 400, 404, 500, 503), 200: struct_response("a page of them", BatchList)},
     )
-    async def all_batches(request: Request) -> Response:
+    async def all_batches(request: Request, tenant: Tenant) -> Response:
         page = Page.of(request, usual=USUAL, most=MOST)
         async with patience():
-            found = list(await batches.list(TENANT, after=page.after, most=page.limit + 1))
+            found = list(await batches.list(tenant, after=page.after, most=page.limit + 1))
         shown = [BatchObject.of(record) for record in found[: page.limit]]
         ids: list[str | None] = [*(each.id for each in shown)] or [None]
         return _json(BatchList(shown, len(found) > page.limit, ids[0], ids[-1]))
@@ -63,35 +64,35 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         summary="See a batch",
         responses={**failures("openai", 404, 500, 503), 200: struct_response("as it stands", BatchObject)},
     )
-    async def see(batch_id: str) -> Response:
-        return _json(BatchObject.of(await _find(batches, batch_id)))
+    async def see(batch_id: str, tenant: Tenant) -> Response:
+        return _json(BatchObject.of(await _find(batches, batch_id, tenant)))
 
     @router.post(
         "/{batch_id}/cancel",
         summary="Cancel a batch; what has run by then is in its output",
         responses={**failures("openai", 404, 409, 500, 503), 200: struct_response("as it stands", BatchObject)},
     )
-    async def cancel(batch_id: str) -> Response:
-        await _find(batches, batch_id)
+    async def cancel(batch_id: str, tenant: Tenant) -> Response:
+        await _find(batches, batch_id, tenant)
         async with patience():
             await batches.cancel(batch_id)
-        return _json(BatchObject.of(await _find(batches, batch_id)))
+        return _json(BatchObject.of(await _find(batches, batch_id, tenant)))
 
     return router
 
 
 async def _create(
-    context: Context, files: Files, batches: Batches, body: BatchRequest, key: Key | None
+    context: Context, files: Files, batches: Batches, tenant: str, *, body: BatchRequest, key: Key | None
 ) -> tuple[str, bool]:
     """The new batch's id, or that of the one that came before under the key."""
     now = await context.backend.token_log.now()
     identity = Identity(f"batch_{secrets.token_hex(16)}", now, 0, key.fingerprint if key else "")
     held = identity if key is None else await context.keys.take(key, identity)
     try:
-        file = await files.find(body.input_file_id, TENANT)
+        file = await files.find(body.input_file_id, tenant)
         if file.purpose != "batch":
             raise InvalidRequest(f"the file's purpose is {file.purpose}, not batch", param="input_file_id")
-        await batches.create(_batch(context, body, held))
+        await batches.create(_batch(context, tenant, body, held))
     except Unavailable:
         raise  # it may have been made: whoever sends the key again finds out, or makes it
     except HeadraceError:
@@ -101,11 +102,11 @@ async def _create(
     return held.id, held != identity
 
 
-def _batch(context: Context, body: BatchRequest, identity: Identity) -> Batch:
+def _batch(context: Context, tenant: str, body: BatchRequest, identity: Identity) -> Batch:
     outputs = body.output_expires_after
     return Batch(
         id=identity.id,
-        tenant=TENANT,
+        tenant=tenant,
         endpoint=body.endpoint,
         input_file_id=body.input_file_id,
         completion_window=body.completion_window,
@@ -116,9 +117,9 @@ def _batch(context: Context, body: BatchRequest, identity: Identity) -> Batch:
     )
 
 
-async def _find(batches: Batches, batch_id: str) -> BatchRecord:
+async def _find(batches: Batches, batch_id: str, tenant: str) -> BatchRecord:
     async with patience():
-        return await batches.get(batch_id, TENANT)
+        return await batches.get(batch_id, tenant)
 
 
 def _json(value: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:

@@ -16,8 +16,9 @@ from starlette.responses import Response
 from producer_api.attend import STOPPING, ClientGone, Stopping
 from producer_api.body import read_body
 from producer_api.completion import ChatFraming, completion
-from producer_api.context import TENANT, Context
+from producer_api.context import Context
 from producer_api.gateway.admit import Admission
+from producer_api.gateway.principal import Tenant
 from producer_api.headers import REPLAYED, idempotency_key, resume_point
 from producer_api.openapi import IDEMPOTENCY, RESUMING, Responses, body_of, failures, sse_response
 from producer_api.sse import Events, EventStream
@@ -43,9 +44,9 @@ def chat_router(context: Context) -> APIRouter:
             **sse_response("the completion; with `stream`, its chunks", ChatCompletion),
         },
     )
-    async def create(request: Request) -> Response:
+    async def create(request: Request, tenant: Tenant) -> Response:
         body = await read_body(request, ChatRequest)
-        return await _answer(context, request, body, stream=bool(body.stream))
+        return await _answer(context, request, tenant, body, stream=bool(body.stream))
 
     @router.post(
         "/completions/stream",
@@ -53,27 +54,28 @@ def chat_router(context: Context) -> APIRouter:
         openapi_extra=described,
         responses={**FAILURES, **ENDED, **sse_response("the completion's chunks", None)},
     )
-    async def create_stream(request: Request) -> Response:
-        return await _answer(context, request, await read_body(request, ChatRequest), stream=True)
+    async def create_stream(request: Request, tenant: Tenant) -> Response:
+        body = await read_body(request, ChatRequest)
+        return await _answer(context, request, tenant, body, stream=True)
 
     return router
 
 
-async def _answer(context: Context, request: Request, body: ChatRequest, *, stream: bool) -> Response:
-    key = idempotency_key(request, tenant=TENANT, kind="chat", body=body.model_dump_json())
+async def _answer(context: Context, request: Request, tenant: str, body: ChatRequest, *, stream: bool) -> Response:
+    key = idempotency_key(request, tenant=tenant, kind="chat", body=body.model_dump_json())
     after = resume_point(request)
     if after >= 0 and not (stream and key is not None):
         raise InvalidRequest(
             "Last-Event-ID resumes a stream that was begun with an Idempotency-Key", param="Last-Event-ID"
         )
-    draft = body.to_request(TENANT, stream=stream)
+    draft = body.to_request(tenant, stream=stream)
     admission = await context.gateway.submit(
         draft, seed=body.seed, within=body.timeout, key=key, resuming=after >= 0
     )
     admitted = admission.request
     stopwatch = context.time(context.note(request, admitted))
     resumed = after >= 0
-    if resumed and nothing_after(await context.gateway.record(admitted.id, TENANT), after):
+    if resumed and nothing_after(await context.gateway.record(admitted.id, tenant), after):
         return Response(status_code=204)
     followed = context.backend.token_log.follow(admitted.id, after, idle=context.settings.keepalive)
     events = stopwatch.watch(followed)

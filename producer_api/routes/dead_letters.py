@@ -9,8 +9,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.context import TENANT, Context
+from producer_api.context import Context
 from producer_api.gateway.admit import patience
+from producer_api.gateway.principal import Tenant
 from producer_api.headers import idempotency_key
 from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response
 from producer_api.routes.jobs import accepted, joined
@@ -34,9 +35,9 @@ def dead_letters_router(context: Context) -> APIRouter:
         openapi_extra={"parameters": [LIMIT, AFTER]},
         responses={**failures("problem", 400, 500, 503), 200: struct_response("the letters", LetterList)},
     )
-    async def all_letters(request: Request) -> Response:
+    async def all_letters(request: Request, tenant: Tenant) -> Response:
         limit, found = _limit(request), []
-        async for letter in _of_tenant(context, request.query_params.get("after", "")):
+        async for letter in _of_tenant(context, request.query_params.get("after", ""), tenant):
             found.append(Letter.of(letter))
             if len(found) == limit:
                 break
@@ -47,8 +48,8 @@ def dead_letters_router(context: Context) -> APIRouter:
         summary="Throw all away",
         responses={**failures("problem", 500, 503), 200: struct_response("how many there were", Removed)},
     )
-    async def purge() -> Response:
-        letter_ids = [letter.id async for letter in _of_tenant(context, "")]
+    async def purge(tenant: Tenant) -> Response:
+        letter_ids = [letter.id async for letter in _of_tenant(context, "", tenant)]
         async with patience():
             return _json(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
 
@@ -57,16 +58,16 @@ def dead_letters_router(context: Context) -> APIRouter:
         summary="See one, with its request",
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the letter", Letter)},
     )
-    async def see(letter_id: str) -> Response:
-        return _json(Letter.of(await _find(context, letter_id), whole=True))
+    async def see(letter_id: str, tenant: Tenant) -> Response:
+        return _json(Letter.of(await _find(context, letter_id, tenant), whole=True))
 
     @router.delete(
         "/{letter_id}",
         summary="Throw one away",
         responses={**failures("problem", 404, 500, 503), 200: struct_response("1", Removed)},
     )
-    async def remove(letter_id: str) -> Response:
-        await _find(context, letter_id)
+    async def remove(letter_id: str, tenant: Tenant) -> Response:
+        await _find(context, letter_id, tenant)
         async with patience():
             return _json(Removed(await context.backend.dead_letters.remove([letter_id])))
 
@@ -80,12 +81,12 @@ def dead_letters_router(context: Context) -> APIRouter:
             202: struct_response("the new job; the letter is gone", Job),
         },
     )
-    async def replay(request: Request, letter_id: str) -> Response:
-        key = idempotency_key(request, tenant=TENANT, kind="replay", body=letter_id)
+    async def replay(request: Request, letter_id: str, tenant: Tenant) -> Response:
+        key = idempotency_key(request, tenant=tenant, kind="replay", body=letter_id)
         try:
-            draft = msgspec.structs.replace((await _find(context, letter_id)).request, deadline=None)
+            draft = msgspec.structs.replace((await _find(context, letter_id, tenant)).request, deadline=None)
         except NotFound:  # it was replayed before, maybe under this key
-            if key is None or (before := await context.gateway.known(key, TENANT)) is None:
+            if key is None or (before := await context.gateway.known(key, tenant)) is None:
                 raise
             return await joined(context, before)
         admission = await context.gateway.submit(draft, seed=draft.params.seed, key=key)
@@ -96,22 +97,22 @@ def dead_letters_router(context: Context) -> APIRouter:
     return router
 
 
-async def _find(context: Context, letter_id: str) -> DeadLetter:
+async def _find(context: Context, letter_id: str, tenant: str) -> DeadLetter:
     """Raises NotFound for an unknown id and for somebody else's alike."""
     async with patience():
         letter = await context.backend.dead_letters.get(letter_id)
-    if letter is None or letter.request.tenant != TENANT:
+    if letter is None or letter.request.tenant != tenant:
         raise NotFound(f"there is no dead letter {letter_id[:64]!r}")
     return letter
 
 
-async def _of_tenant(context: Context, after: str) -> AsyncIterator[DeadLetter]:
+async def _of_tenant(context: Context, after: str, tenant: str) -> AsyncIterator[DeadLetter]:
     """Newest first."""
     while True:
         async with patience():
             page = await context.backend.dead_letters.list(after=after, most=PAGE)
         for letter in page:
-            if letter.request.tenant == TENANT:
+            if letter.request.tenant == tenant:
                 yield letter
         if len(page) < PAGE:
             return

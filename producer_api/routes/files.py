@@ -10,8 +10,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from producer_api.context import TENANT, Context
+from producer_api.context import Context
 from producer_api.gateway.admit import patience
+from producer_api.gateway.principal import Tenant
 from producer_api.openapi import Described, failures, parameter, struct_response
 from producer_api.paging import ORDER, Page, paging
 from producer_api.schemas.files import FORM, File, FileDeleted, FileList, life_of, purpose_of
@@ -38,9 +39,9 @@ def files_router(context: Context, files: Files) -> APIRouter:
             200: struct_response("the file, durable", File),
         },
     )
-    async def upload(request: Request) -> Response:
+    async def upload(request: Request, tenant: Tenant) -> Response:
         _same_site(request)
-        return _json(File.of(await _receive(context, files, request)))
+        return _json(File.of(await _receive(context, files, tenant, request)))
 
     @router.get(
         "",
@@ -48,11 +49,11 @@ def files_router(context: Context, files: Files) -> APIRouter:
         openapi_extra={"parameters": [PURPOSE, ORDER, *paging(USUAL, MOST)]},
         responses={**failures("openai", 400, 404, 500, 503), 200: struct_response("a page of them", FileList)},
     )
-    async def all_files(request: Request) -> Response:
+    async def all_files(request: Request, tenant: Tenant) -> Response:
         page = Page.of(request, usual=USUAL, most=MOST)
         async with patience():
             found, more = await files.page(
-                TENANT,
+                tenant,
                 after=page.after,
                 limit=page.limit,
                 oldest_first=page.oldest_first,
@@ -66,9 +67,9 @@ def files_router(context: Context, files: Files) -> APIRouter:
         summary="See a file",
         responses={**failures("openai", 404, 500, 503), 200: struct_response("the file", File)},
     )
-    async def see(file_id: str) -> Response:
+    async def see(file_id: str, tenant: Tenant) -> Response:
         async with patience():
-            return _json(File.of(await files.find(file_id, TENANT)))
+            return _json(File.of(await files.find(file_id, tenant)))
 
     @router.get(
         "/{file_id}/content",
@@ -76,9 +77,9 @@ def files_router(context: Context, files: Files) -> APIRouter:
         response_class=FileResponse,
         responses={**failures("openai", 404, 500, 503), 200: {"description": "its bytes"}},
     )
-    async def content(file_id: str) -> Response:
+    async def content(file_id: str, tenant: Tenant) -> Response:
         async with patience():
-            record = await files.find(file_id, TENANT)
+            record = await files.find(file_id, tenant)
         path = files.contents.find(record.id)
         return FileResponse(path, media_type="application/octet-stream", filename=record.filename)
 
@@ -87,15 +88,15 @@ def files_router(context: Context, files: Files) -> APIRouter:
         summary="Delete a file",
         responses={**failures("openai", 404, 500, 503), 200: struct_response("its id", FileDeleted)},
     )
-    async def delete(file_id: str) -> Response:
+    async def delete(file_id: str, tenant: Tenant) -> Response:
         async with patience():
-            await files.delete(await files.find(file_id, TENANT))
+            await files.delete(await files.find(file_id, tenant))
         return _json(FileDeleted(file_id))
 
     return router
 
 
-async def _receive(context: Context, files: Files, request: Request) -> FileRecord:
+async def _receive(context: Context, files: Files, tenant: str, request: Request) -> FileRecord:
     declared = request.headers.get("content-length", "0")
     async with patience():
         await files.records.room(int(declared) - OVERHEAD)
@@ -106,7 +107,7 @@ async def _receive(context: Context, files: Files, request: Request) -> FileReco
         await form.read(request)
         purpose, life = purpose_of(form.fields), life_of(form.fields, context.settings.file_ttl)
         assert form.filename is not None
-        return await files.keep(draft, file_id, tenant=TENANT, filename=form.filename, purpose=purpose, life=life)
+        return await files.keep(draft, file_id, tenant=tenant, filename=form.filename, purpose=purpose, life=life)
     finally:
         draft.discard()
 

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.body import read_body
-from producer_api.context import TENANT, Context
+from producer_api.context import Context
 from producer_api.gateway.admit import Admission, patience
+from producer_api.gateway.principal import Tenant
 from producer_api.headers import REPLAYED, idempotency_key, resume_point
 from producer_api.job_events import JobFraming
 from producer_api.openapi import (
@@ -49,11 +50,11 @@ def jobs_router(context: Context) -> APIRouter:
             202: struct_response("the job, queued; as it stands, if its key came before", Job),
         },
     )
-    async def submit(request: Request) -> Response:
+    async def submit(request: Request, tenant: Tenant) -> Response:
         body = await read_body(request, JobSubmission)
-        key = idempotency_key(request, tenant=TENANT, kind="job", body=body.model_dump_json())
+        key = idempotency_key(request, tenant=tenant, kind="job", body=body.model_dump_json())
         admission = await context.gateway.submit(
-            body.to_request(TENANT), seed=body.seed, within=body.timeout, key=key, hook=_hook(context, body)
+            body.to_request(tenant), seed=body.seed, within=body.timeout, key=key, hook=_hook(context, body)
         )
         return await accepted(context, request, admission)
 
@@ -62,18 +63,18 @@ def jobs_router(context: Context) -> APIRouter:
         summary="See a job",
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the job as it stands", Job)},
     )
-    async def see(job_id: str) -> Response:
-        return _json(await _describe(context, await context.gateway.record(job_id, TENANT)))
+    async def see(job_id: str, tenant: Tenant) -> Response:
+        return _json(await _describe(context, await context.gateway.record(job_id, tenant)))
 
     @router.delete(
         "/{job_id}",
         summary="Cancel a job",
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the job, ended", Job)},
     )
-    async def cancel(job_id: str) -> Response:
-        await context.gateway.record(job_id, TENANT)
+    async def cancel(job_id: str, tenant: Tenant) -> Response:
+        await context.gateway.record(job_id, tenant)
         await context.gateway.cancel(job_id)
-        return _json(await _describe(context, await context.gateway.record(job_id, TENANT)))
+        return _json(await _describe(context, await context.gateway.record(job_id, tenant)))
 
     @router.get(
         "/{job_id}/events",
@@ -85,9 +86,9 @@ def jobs_router(context: Context) -> APIRouter:
             204: {"description": "nothing comes after `after`: the job has ended"},
         },
     )
-    async def events(request: Request, job_id: str) -> Response:
+    async def events(request: Request, job_id: str, tenant: Tenant) -> Response:
         after = resume_point(request)
-        record = await context.gateway.record(job_id, TENANT)
+        record = await context.gateway.record(job_id, tenant)
         if nothing_after(record, after):
             return Response(status_code=204)
         followed = context.backend.token_log.follow(job_id, after, idle=context.settings.keepalive)

@@ -16,8 +16,11 @@ def idempotency_key(request: Request, *, tenant: str, kind: str, body: str) -> K
     return Key.of(request.headers.getlist(HEADER), tenant=tenant, kind=kind, body=body)
 
 
-def resume_point(request: Request) -> int:
-    """The last seq that the client has, -1 for none; the header is newer than the URL. Raises InvalidRequest."""
+def resume_point(request: Request, *, resumable: bool = True) -> int:
+    """The last seq that the client has, -1 for none; the header is newer than the URL.
+
+    Raises InvalidRequest, also where there is one and what is asked for is not `resumable`.
+    """
     for name, given in (
         ("Last-Event-ID", request.headers.get("last-event-id")),
         ("after", request.query_params.get("after")),
@@ -26,5 +29,7 @@ def resume_point(request: Request) -> int:
             digits = given.removeprefix("-")
             if not (digits.isascii() and digits.isdigit() and len(digits) <= 16 and -1 <= int(given) <= MOST_SEQ):
                 raise InvalidRequest(f"{name} must be the seq of a token, or -1 for the start", param=name)
+            if int(given) >= 0 and not resumable:
+                raise InvalidRequest(f"{name} resumes a stream that was begun with an {HEADER}", param=name)
             return int(given)
     return -1

@@ -21,6 +21,7 @@ request's state and log another.
 | files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | until deleted or expired |
 | batch | hash per batch, its items and their holders; by tenant and open: sorted sets | API, tasks | `batch_ttl` |
 | WEBHOOKS_DUE, webhook | sorted set of ids by when they are due; hash of each | API | a while after its end |
+| LEDGER, limit | hashes and a sorted set of open and ended requests; per limit what is used | API | as it says |
 | DEAD_INDEX, DEAD_LETTERS | sorted set and hash of requests set aside | worker: add; API: remove | bounded |
 """
 
@@ -38,6 +39,8 @@ OPEN_BATCHES = "hr:{batches}:open"
 BATCH_WAKE = "hr:{batches}:wake"  # published to when a batch was made or cancelled, with its id
 WEBHOOKS_DUE = "hr:{webhooks}:due"
 WEBHOOK_PREFIX = "hr:{webhooks}:of:"  # and the id of the work that it is about
+LEDGER = ("hr:{limits}:open", "hr:{limits}:due", "hr:{limits}:ended")
+LIMIT_PREFIX = "hr:{limits}:of:"  # and the limit's name: the script makes the key, in the same slot
 STATES = "hr:{req_*}:state"  # pattern of all states
 LIVE = "hr:live"  # nobody publishes to it: it keeps a connection without readers subscribed
 

@@ -90,7 +90,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One admitted request, as the queue carries it.
 
     Exactly one of `messages` and `prompt` is set. `created_at` is in seconds since the epoch, by the server's
-    clock (Redis TIME), as all times of a request are; from `deadline` on it is not run any more.
+    clock (Redis TIME), as all times of a request are; from `deadline` on it is not run any more. `user` is the
+    client's name for its own user.
     """
 
     id: str
@@ -100,6 +101,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     params: SamplingParams = msgspec.field(default_factory=SamplingParams)
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
+    user: str = ""
     created_at: float = 0.0
     deadline: float | None = None
     version: int = PROTOCOL_VERSION
@@ -154,11 +156,15 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a request ended; `error` is set exactly when `state` is FAILED."""
+    """How a request ended; `error` is set exactly when `state` is FAILED.
+
+    `waited` is in seconds, from the admission until its first worker began.
+    """
 
     state: RequestState
     usage: Usage
     error: ErrorInfo | None = None
+    waited: float = 0.0
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):

@@ -85,7 +85,8 @@ class ActiveRequest:
     def _end(self, error: HeadraceError | None) -> Terminal:
         state = RequestState.FAILED if error else RequestState.COMPLETED
         usage = Usage(len(self.prompt), self.next_seq)
-        return Terminal(state, usage, ErrorInfo.of(error) if error else None)
+        waited = self.lease.started_at - self.delivery.request.created_at
+        return Terminal(state, usage, ErrorInfo.of(error) if error else None, waited)
 
 
 def by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:

@@ -44,8 +44,8 @@ class Lease:
     """A worker's right to write a request's log, until somebody acquires it with the next epoch.
 
     `history` is what is in the log already: an answer is continued after it, never begun anew. `losses` counts the
-    workers that were lost while they ran it, since it last proved innocent. `acquired_at` is in
-    seconds since the epoch, by the server's clock.
+    workers that were lost while they ran it, since it last proved innocent. `acquired_at`, and `started_at` of its
+    first worker, are in seconds since the epoch, by the server's clock.
     """
 
     request_id: str
@@ -54,6 +54,7 @@ class Lease:
     acquired_at: float
     history: tuple[TokenEvent, ...] = ()
     losses: int = 0
+    started_at: float = 0.0
 
     @property
     def next_seq(self) -> int:
@@ -104,10 +105,11 @@ class TokenLog(Protocol):
     async def now(self) -> float:
         """The server's time."""
 
-    async def create(self, request: Request, *, notify: str = "") -> bool:
+    async def create(self, request: Request, *, notify: str = "", watcher: str = "") -> bool:
         """Make the empty log of a request that is about to be published; False where there is one already.
 
-        Whoever ends the request publishes its id on the channel `notify`, if one is given.
+        Whoever ends the request publishes its id on the channels `notify`, which an adoption may change, and
+        `watcher`, if they are given.
         """
 
     async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
@@ -142,6 +144,9 @@ class TokenLog(Protocol):
         """
 
     async def record(self, request_id: str) -> RequestRecord | None: ...
+
+    async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
+        """Those of many, in one round trip."""
 
     def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         """All that have not ended, some at a time. One that is created meanwhile may be among them."""

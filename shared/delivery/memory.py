@@ -58,6 +58,7 @@ class _Answer:
     attempt: int = 0
     seq_then: int = 0
     notify: str = ""
+    watcher: str = ""
     events: list[TokenEvent] = field(default_factory=list)
 
 
@@ -92,11 +93,12 @@ class MemoryTokenLog:
     async def now(self) -> float:
         return self._clock()
 
-    async def create(self, request: Request, *, notify: str = "") -> bool:
+    async def create(self, request: Request, *, notify: str = "", watcher: str = "") -> bool:
         self._sweep()
         if self._find(request.id) is not None:
             return False
-        self._make(request).notify = notify
+        made = self._make(request)
+        made.notify, made.watcher = notify, watcher
         return True
 
     async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
@@ -148,7 +150,7 @@ class MemoryTokenLog:
         started = answer.record.started_at or now
         answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
         self._count_losses(answer, attempt)
-        return Lease(request_id, owner, answer.epoch, now, tuple(answer.events), answer.losses)
+        return Lease(request_id, owner, answer.epoch, now, tuple(answer.events), answer.losses, started)
 
     def _count_losses(self, answer: _Answer, attempt: int) -> None:
         """At its last attempt a request runs apart from others like it: a token it gives proves it innocent."""
@@ -192,6 +194,9 @@ class MemoryTokenLog:
         answer = self._find(request_id)
         return answer.record if answer else None
 
+    async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
+        return [await self.record(request_id) for request_id in request_ids]
+
     async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         records = [answer.record for request_id in self._answers if (answer := self._find(request_id))]
         yield [record for record in records if not record.state.terminal]
@@ -208,7 +213,9 @@ class MemoryTokenLog:
 
     def _end(self, answer: _Answer, state: RequestState, error: ErrorInfo | None) -> None:
         usage = Usage(answer.record.prompt_tokens, answer.seq)
-        self._write(answer, TokenEvent(answer.seq, (), Terminal(state, usage, error)))
+        started, created = answer.record.started_at, answer.record.created_at
+        waited = 0.0 if started is None else started - created
+        self._write(answer, TokenEvent(answer.seq, (), Terminal(state, usage, error, waited)))
         answer.epoch += 1
         self._finish(answer, state)
 
@@ -223,8 +230,8 @@ class MemoryTokenLog:
         now = self._clock()
         answer.record = replace(answer.record, state=state, finished_at=now)
         answer.expires = now + self._result_ttl
-        if answer.notify:
-            self._live.publish(answer.notify, answer.record.id.encode())
+        for channel in filter(None, (answer.notify, answer.watcher)):
+            self._live.publish(channel, answer.record.id.encode())
 
     def _find(self, request_id: str) -> _Answer | None:
         answer = self._answers.get(request_id)

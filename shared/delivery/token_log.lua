@@ -20,8 +20,10 @@ local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
   redis.call('PEXPIRE', state, ttl)
   redis.call('PEXPIRE', log, ttl)
-  local channel = redis.call('HGET', state, 'notify')
-  if channel then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
+  for _, name in ipairs({ 'notify', 'watcher' }) do
+    local channel = redis.call('HGET', state, name)
+    if channel then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
+  end
 end
 
 -- End what has not ended, from outside; the state from before, as a table.
@@ -30,8 +32,10 @@ local function close(status, failure, channel, ttl)
   local known = {}
   for i = 1, #before, 2 do known[before[i]] = before[i + 1] end
   if known.seq and not ended(known.state) then
-    local payload = string.format('[%d,[],{"state":"%s","usage":{"prompt_tokens":%d,"completion_tokens":%d}%s}]',
-      known.seq, status, known.prompt_tokens or 0, known.seq, failure ~= '' and ',"error":' .. failure or '')
+    local waited = known.started_at and known.started_at - known.created_at or 0
+    local payload = string.format(
+      '[%d,[],{"state":"%s","usage":{"prompt_tokens":%d,"completion_tokens":%d},"waited":%.4f%s}]',
+      known.seq, status, known.prompt_tokens or 0, known.seq, waited, failure ~= '' and ',"error":' .. failure or '')
     write(tonumber(known.seq), payload, channel)
     redis.call('HSET', state, 'seq', known.seq + 1)
     redis.call('HINCRBY', state, 'epoch', 1)
@@ -40,7 +44,7 @@ local function close(status, failure, channel, ttl)
   return before, known
 end
 
--- ttl in ms, then field, value …; among them `notify`, the channel that is to hear of the end
+-- ttl in ms, then field, value …; among them `notify` and `watcher`, the channels that are to hear of the end
 -- -> 1, or 0 where it is there already; seq is the next seq to be written
 function commands.create()
   if redis.call('EXISTS', state) == 1 then return 0 end
@@ -79,7 +83,7 @@ end
 
 -- owner, ttl in ms, then for a request whose time is over: error as JSON, channel, result ttl in ms; then which
 -- attempt this is, and how many workers it may lose
--- -> {epoch, time, log entries, workers lost}, or nil when it has ended or is unknown
+-- -> {epoch, time, log entries, workers lost, when the first worker began}, or nil when it has ended or is unknown
 function commands.acquire()
   local known = redis.call('HMGET', state, 'state', 'deadline')
   if not known[1] or ended(known[1]) then return nil end
@@ -94,7 +98,7 @@ function commands.acquire()
   redis.call('PEXPIRE', state, ARGV[3])
   redis.call('PEXPIRE', log, ARGV[3])
   local lost = losses(tonumber(ARGV[7]), tonumber(ARGV[8]))
-  return { epoch, time, redis.call('XRANGE', log, '-', '+'), lost }
+  return { epoch, time, redis.call('XRANGE', log, '-', '+'), lost, redis.call('HGET', state, 'started_at') }
 end
 
 -- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms, owner.
@@ -134,6 +138,9 @@ function commands.unfinished()
   if not status or ended(status) then return nil end
   return redis.call('HGETALL', state)
 end
+
+-- -> the state as field, value …; empty when it is unknown
+function commands.record() return redis.call('HGETALL', state) end
 
 -- after, most seqs -> {status, entries after that seq}; nil when the request is unknown. An entry that is larger than
 -- the page comes alone.

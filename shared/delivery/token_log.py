@@ -70,8 +70,8 @@ class RedisTokenLog:
             seconds, micros = await self._redis.time()
         return seconds + micros / 1e6
 
-    async def create(self, request: Request, *, notify: str = "") -> bool:
-        told = ("notify", notify) if notify else ()
+    async def create(self, request: Request, *, notify: str = "", watcher: str = "") -> bool:
+        told = [part for pair in (("notify", notify), ("watcher", watcher)) if pair[1] for part in pair]
         made: int = await self._run("create", request.id, self._request_ttl, *_asked(request), *told)
         return made == 1
 
@@ -144,6 +144,14 @@ class RedisTokenLog:
             fields = cast(dict[bytes, bytes], await self._redis.hgetall(keys.state(request_id)))
         return _record(request_id, fields) if fields else None
 
+    async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("record", [(_keys(each), ()) for each in request_ids])
+        return [
+            _record(each, _fields(reply)) if reply else None
+            for each, reply in zip(request_ids, replies, strict=True)
+        ]
+
     async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         async with self._server.reaching("the answer log"):
             primaries = await self._redis.primaries()
@@ -196,8 +204,8 @@ def _asked(request: Request) -> list[str]:
 def _lease(request_id: str, owner: str, reply: Any) -> Lease | None:
     if reply is None:
         return None
-    epoch, now, entries, losses = reply
-    return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)), losses)
+    epoch, now, entries, losses, started = reply
+    return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)), losses, float(started))
 
 
 def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[TokenEvent]:

@@ -55,6 +55,32 @@ async def test_an_answer_is_read_as_it_was_written(backend: Backend, request_: R
     assert record.created_at <= record.started_at <= record.first_token_at <= record.finished_at
 
 
+async def test_records_come_in_one_go_and_a_takeover_knows_when_the_first_worker_began(backend: Backend) -> None:
+    asked = [await created(backend) for _ in range(2)]
+    first, second = await acquire(backend, asked[0], "a"), await acquire(backend, asked[0], "b")
+    assert first.acquired_at == first.started_at == second.started_at <= second.acquired_at
+
+    running, unknown, queued = await backend.token_log.records([asked[0].id, make_request().id, asked[1].id])
+
+    assert running == await backend.token_log.record(asked[0].id)
+    assert unknown is None
+    assert queued == await backend.token_log.record(asked[1].id)
+
+
+@pytest.mark.parametrize("how", ["finish", "close"])
+async def test_a_watcher_hears_of_the_end_beside_whoever_else_is_told(backend: Backend, how: str) -> None:
+    asked = make_request()
+    channels = [keys.notify_channel(name) for name in ("first", "adopting", "watching")]
+    async with backend.live.subscribe(channels[1]) as adopting, backend.live.subscribe(channels[2]) as watching:
+        assert await backend.token_log.create(asked, notify=channels[0], watcher=channels[2])
+        await backend.token_log.adopt([Adoption(asked, "t/0/0", create=False)], channels[1])
+        if how == "close":
+            await backend.token_log.close(asked.id)
+        else:
+            assert await append(backend, await acquire(backend, asked), TokenEvent(0, (), DONE))
+        assert [await heard.get(5) for heard in (adopting, watching)] == [asked.id.encode()] * 2
+
+
 async def test_a_gap_is_refused_and_a_repeat_changes_nothing(backend: Backend, request_: Request) -> None:
     lease = await acquire(backend, request_)
     assert not await append(backend, lease, token_event(1, "b"))
@@ -92,9 +118,11 @@ async def test_closing_ends_the_answer_and_fences_and_tells_its_worker(backend: 
     assert before is not None
     assert before.state is RequestState.RUNNING
     assert not await append(backend, lease, token_event(2, "c"))
-    assert (await answer(backend, request_.id))[-1] == TokenEvent(
-        2, (), Terminal(RequestState.CANCELLED, Usage(3, 2))
-    )
+    waited = before.started_at - before.created_at
+    end = (await answer(backend, request_.id))[-1]
+    assert end.terminal is not None
+    assert end.terminal.waited == pytest.approx(waited, abs=1e-3)
+    assert end == TokenEvent(2, (), Terminal(RequestState.CANCELLED, Usage(3, 2), waited=end.terminal.waited))
     again = await backend.token_log.close(request_.id, EngineFailed("late"))
     assert again is not None
     assert again.state is RequestState.CANCELLED

@@ -1,0 +1,313 @@
+-- What requests are charged. ARGV[1] names a command, ARGV[2] is the prefix of the limits' own keys, in the same slot.
+-- KEYS: open: id -> [time, entry, limits] of what has not ended; due: ids by the time in ms at which to look at them;
+-- ended: id -> row of what has ended and is to be written down.
+-- A limit is [strategy, key, amount, period in ms, cost, 1 where the cost is an estimate of tokens].
+
+local open, due, ended = KEYS[1], KEYS[2], KEYS[3]
+local STRATEGY, KEY, AMOUNT, PERIOD, COST, ESTIMATED = 1, 2, 3, 4, 5, 6
+local EXPIRE_MOST = 1000 -- entries of a moving window that one call looks at
+local FIRST_LOOK, LAST_LOOK = 5000, 60000 -- ms between looks at what goes on, in proportion to its age
+local commands, strategies = {}, {}
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function key_of(limit) return ARGV[2] .. limit[KEY] end
+
+local function begin(at, period) return at - at % period end
+
+-- Each strategy: look -> room left, ms until all is free again, ms until the cost fits; take: charge it;
+-- mend: change by `delta` what was charged at the time `at`.
+
+-- fixed windows, by the epoch: a day's is UTC's
+
+local function fixed_used(limit)
+  local found = redis.call('HMGET', key_of(limit), 'begin', 'used')
+  return tonumber(found[1] or 0), tonumber(found[2] or 0)
+end
+
+local function fixed_write(limit, from, used)
+  redis.call('HSET', key_of(limit), 'begin', from, 'used', math.max(0, used))
+  redis.call('PEXPIRE', key_of(limit), math.max(1, from + limit[PERIOD] - now))
+end
+
+local fixed = {}
+
+function fixed.look(limit)
+  local from, used = fixed_used(limit)
+  local current = begin(now, limit[PERIOD])
+  if from ~= current then used = 0 end
+  local left = current + limit[PERIOD] - now
+  return limit[AMOUNT] - used, used > 0 and left or 0, used + limit[COST] > limit[AMOUNT] and left or 0
+end
+
+function fixed.take(limit)
+  local from, used = fixed_used(limit)
+  local current = begin(now, limit[PERIOD])
+  fixed_write(limit, current, (from == current and used or 0) + limit[COST])
+end
+
+-- What a past window was charged too much is gone with it; what it was charged too little is charged to this one.
+function fixed.mend(limit, at, delta)
+  local from, used = fixed_used(limit)
+  local current = begin(now, limit[PERIOD])
+  if from == begin(at, limit[PERIOD]) then
+    fixed_write(limit, from, used + delta)
+  elseif delta > 0 then
+    fixed_write(limit, current, (from == current and used or 0) + delta)
+  end
+end
+
+-- a budget: a request belongs to the day on which it was admitted, whenever it ends
+local day = { look = fixed.look, take = fixed.take }
+
+function day.mend(limit, at, delta)
+  local from, used = fixed_used(limit)
+  if from == begin(at, limit[PERIOD]) then fixed_write(limit, from, used + delta) end
+end
+
+-- sliding windows, counted: the last window weighs by how much of it the sliding one still covers
+
+local sliding = {}
+
+local function sliding_used(limit)
+  local found = redis.call('HMGET', key_of(limit), 'begin', 'used', 'before')
+  local from, current = tonumber(found[1] or 0), begin(now, limit[PERIOD])
+  if from == current then return current, tonumber(found[2]), tonumber(found[3]) end
+  return current, 0, from == current - limit[PERIOD] and tonumber(found[2]) or 0
+end
+
+local function sliding_write(limit, from, used, before)
+  redis.call('HSET', key_of(limit), 'begin', from, 'used', math.max(0, used), 'before', math.max(0, before))
+  redis.call('PEXPIRE', key_of(limit), 2 * limit[PERIOD])
+end
+
+function sliding.look(limit)
+  local amount, period, cost = limit[AMOUNT], limit[PERIOD], limit[COST]
+  local from, used, before = sliding_used(limit)
+  local passed, wait = now - from, 0
+  local weight = before * (period - passed) / period + used
+  if weight + cost > amount then
+    if used + cost <= amount then
+      wait = period * (1 - (amount - used - cost) / before) - passed
+    else
+      wait = period - passed + period * math.max(0, 1 - (amount - cost) / used)
+    end
+    wait = math.max(1, wait)
+  end
+  local reset = used > 0 and 2 * period - passed or before > 0 and period - passed or 0
+  return amount - weight, reset, wait
+end
+
+function sliding.take(limit)
+  local from, used, before = sliding_used(limit)
+  sliding_write(limit, from, used + limit[COST], before)
+end
+
+function sliding.mend(limit, at, delta)
+  local from, used, before = sliding_used(limit)
+  local charged = begin(at, limit[PERIOD])
+  if charged == from - limit[PERIOD] then
+    before = before + delta
+  elseif charged == from or delta > 0 then
+    used = used + delta
+  end
+  sliding_write(limit, from, used, before)
+end
+
+-- moving windows: every charge by its time in a sorted set, its cost in a hash with their total
+
+local moving = {}
+
+local function costs_of(limit) return key_of(limit) .. ':costs' end
+
+local function moving_total(limit)
+  local key, costs = key_of(limit), costs_of(limit)
+  local total = tonumber(redis.call('HGET', costs, 'total') or 0)
+  local old = redis.call('ZRANGEBYSCORE', key, '-inf', now - limit[PERIOD], 'LIMIT', 0, EXPIRE_MOST)
+  for _, id in ipairs(old) do
+    total = total - tonumber(redis.call('HGET', costs, id) or 0)
+    redis.call('HDEL', costs, id)
+    redis.call('ZREM', key, id)
+  end
+  if #old > 0 then redis.call('HSET', costs, 'total', total) end
+  return total
+end
+
+local function moving_write(limit, id, cost, total, at)
+  if at then redis.call('ZADD', key_of(limit), at, id) end
+  redis.call('HSET', costs_of(limit), id, cost, 'total', total)
+  if at then
+    redis.call('PEXPIRE', key_of(limit), limit[PERIOD])
+    redis.call('PEXPIRE', costs_of(limit), limit[PERIOD])
+  end
+end
+
+function moving.look(limit)
+  local key, total = key_of(limit), moving_total(limit)
+  local newest, wait = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES'), 0
+  local short = total + limit[COST] - limit[AMOUNT]
+  if short > 0 then
+    local oldest = redis.call('ZRANGE', key, 0, EXPIRE_MOST, 'WITHSCORES')
+    for i = 1, #oldest, 2 do
+      if short <= 0 then break end
+      short = short - tonumber(redis.call('HGET', costs_of(limit), oldest[i]) or 0)
+      wait = math.max(1, tonumber(oldest[i + 1]) + limit[PERIOD] - now)
+    end
+  end
+  return limit[AMOUNT] - total, newest[2] and tonumber(newest[2]) + limit[PERIOD] - now or 0, wait
+end
+
+function moving.take(limit, id)
+  moving_write(limit, id, limit[COST], moving_total(limit) + limit[COST], now)
+end
+
+function moving.mend(limit, at, delta, id)
+  local total = moving_total(limit)
+  local cost = tonumber(redis.call('HGET', costs_of(limit), id) or 0)
+  if cost > 0 then
+    moving_write(limit, id, math.max(0, cost + delta), total + math.max(-cost, delta))
+  elseif delta > 0 then
+    moving_write(limit, id, delta, total + delta, now)
+  end
+end
+
+-- token buckets: as many as `amount` at once, refilled evenly over the period
+
+local bucket = {}
+
+local function bucket_level(limit)
+  local found = redis.call('HMGET', key_of(limit), 'level', 'at')
+  if not found[1] then return limit[AMOUNT] end
+  local refill = (now - tonumber(found[2])) * limit[AMOUNT] / limit[PERIOD]
+  return math.min(limit[AMOUNT], tonumber(found[1]) + refill)
+end
+
+local function until_level(limit, level, wanted) return (wanted - level) * limit[PERIOD] / limit[AMOUNT] end
+
+local function bucket_write(limit, level)
+  redis.call('HSET', key_of(limit), 'level', math.min(limit[AMOUNT], level), 'at', now)
+  redis.call('PEXPIRE', key_of(limit), math.max(1, math.ceil(until_level(limit, level, limit[AMOUNT]))))
+end
+
+function bucket.look(limit)
+  local level = bucket_level(limit)
+  local wait = math.max(0, until_level(limit, level, limit[COST]))
+  return level, until_level(limit, level, limit[AMOUNT]), wait
+end
+
+function bucket.take(limit) bucket_write(limit, bucket_level(limit) - limit[COST]) end
+
+function bucket.mend(limit, at, delta) bucket_write(limit, bucket_level(limit) - delta) end
+
+-- slots: a request holds one from its admission to its end
+
+local slots = {}
+
+function slots.look(limit)
+  local room = limit[AMOUNT] - redis.call('ZCARD', key_of(limit))
+  return room, 0, room < limit[COST] and 1000 or 0
+end
+
+function slots.take(limit, id) redis.call('ZADD', key_of(limit), now, id) end
+
+function slots.free(limit, id) redis.call('ZREM', key_of(limit), id) end
+
+strategies['fixed-window'] = fixed
+strategies['sliding-window-counter'] = sliding
+strategies['moving-window'] = moving
+strategies['token-bucket'] = bucket
+strategies.day = day
+strategies.slots = slots
+
+-- -> room, reset, wait of each, all in whole numbers; and whether each has room for its cost
+local function look_at(limits, standing)
+  local fits = true
+  for _, limit in ipairs(limits) do
+    local room, reset, wait = strategies[limit[STRATEGY]].look(limit)
+    if wait > 0 then fits = false end
+    standing[#standing + 1] = math.floor(room)
+    standing[#standing + 1] = math.ceil(reset)
+    standing[#standing + 1] = math.ceil(wait)
+  end
+  return fits
+end
+
+-- limits -> room, reset, wait of each
+function commands.look()
+  local standing = {}
+  look_at(cjson.decode(ARGV[3]), standing)
+  return standing
+end
+
+-- id, entry, limits, most rows that may wait to be written
+-- -> what became of it, then room, reset, wait of each limit: of all or of none is it charged
+function commands.charge()
+  local id, limits, standing = ARGV[3], cjson.decode(ARGV[5]), { 'charged' }
+  if redis.call('HEXISTS', open, id) == 1 then return { 'known' } end
+  if redis.call('HLEN', ended) >= tonumber(ARGV[6]) then return { 'behind' } end
+  if not look_at(limits, standing) then
+    standing[1] = 'refused'
+    return standing
+  end
+  for _, limit in ipairs(limits) do strategies[limit[STRATEGY]].take(limit, id) end
+  redis.call('HSET', open, id, cjson.encode({ now, ARGV[4], ARGV[5] }))
+  redis.call('ZADD', due, now + FIRST_LOOK, id)
+  standing = { 'charged' }
+  look_at(limits, standing)
+  return standing
+end
+
+-- id, the tokens that it took or '' for one that never began, row to be written or '', ms until that is due
+-- -> its entry, once; nil to all who come later
+function commands.settle()
+  local id = ARGV[3]
+  local found = redis.call('HGET', open, id)
+  if not found then return nil end
+  local at, entry, limits = unpack(cjson.decode(found))
+  for _, limit in ipairs(cjson.decode(limits)) do
+    local strategy = strategies[limit[STRATEGY]]
+    if strategy.free then
+      strategy.free(limit, id)
+    elseif ARGV[4] == '' then
+      strategy.mend(limit, at, -limit[COST], id)
+    elseif limit[ESTIMATED] == 1 then
+      strategy.mend(limit, at, ARGV[4] - limit[COST], id)
+    end
+  end
+  redis.call('HDEL', open, id)
+  if ARGV[5] == '' then
+    redis.call('ZREM', due, id)
+  else
+    redis.call('HSET', ended, id, ARGV[5])
+    redis.call('ZADD', due, now + ARGV[6], id)
+  end
+  return entry
+end
+
+-- most, ms for which nobody else gets them -> {id, age in ms, entry or '', row or ''} of each that is due
+function commands.claim()
+  local found = {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, ARGV[3])) do
+    local held, row = redis.call('HGET', open, id), redis.call('HGET', ended, id)
+    if held then
+      local at, entry = unpack(cjson.decode(held))
+      redis.call('ZADD', due, now + math.min(LAST_LOOK, math.max(FIRST_LOOK, (now - at) / 8)), id)
+      found[#found + 1] = { id, now - at, entry, '' }
+    elseif row then
+      redis.call('ZADD', due, now + ARGV[4], id)
+      found[#found + 1] = { id, 0, '', row }
+    else
+      redis.call('ZREM', due, id)
+    end
+  end
+  return found
+end
+
+-- ids … of rows that are written
+function commands.written()
+  redis.call('HDEL', ended, unpack(ARGV, 3))
+  redis.call('ZREM', due, unpack(ARGV, 3))
+end
+
+return commands[ARGV[1]]()

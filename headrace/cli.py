@@ -15,8 +15,9 @@ from rich.table import Table
 from headrace import __version__
 from headrace.batch.commands import app as batch_app
 from headrace.kafka.commands import app as kafka_app
+from headrace.keys import app as keys_app
 from headrace.letters import app as letters_app
-from headrace.options import STEADY, URL, Json, Url, client_at
+from headrace.options import STEADY, URL, ApiKey, Json, Url, client_at
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(batch_app, name="batch")
 app.add_typer(kafka_app, name="kafka")
+app.add_typer(keys_app, name="keys")
 
 err = Console(stderr=True)
 
@@ -165,6 +167,7 @@ def _logging(settings: Settings, process: str) -> None:
 @app.command()
 def chat(
     url: Url = URL,
+    api_key: ApiKey = None,
     model: ModelName = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
@@ -173,7 +176,7 @@ def chat(
     """Talk to a model; Ctrl-C stops an answer, Ctrl-D or /quit ends."""
     from headrace.chat import Chat
 
-    with client_at(url, STEADY) as client:
+    with client_at(url, api_key, STEADY) as client:
         options = {"temperature": temperature} | ({"max_tokens": max_tokens} if max_tokens else {})
         Chat(client, _served(client, model), system, options, Console()).run()
 
@@ -191,6 +194,7 @@ def _served(client: Any, model: str | None) -> str:
 def submit(
     prompt: Annotated[str, typer.Argument(help="The user's message; - reads it from stdin.")],
     url: Url = URL,
+    api_key: ApiKey = None,
     model: ModelName = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
@@ -201,7 +205,7 @@ def submit(
 ) -> None:
     """Submit a job, which goes on by itself, and print its id."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    with client_at(url, STEADY) if follow else client_at(url) as client:
+    with client_at(url, api_key, STEADY) if follow else client_at(url, api_key) as client:
         body: dict[str, Any] = {
             "model": _served(client, model),
             "messages": [{"role": "user", "content": text}],
@@ -222,11 +226,12 @@ def submit(
 def tail(
     job_id: JobId,
     url: Url = URL,
+    api_key: ApiKey = None,
     after: Annotated[int, typer.Option(help="Seq of the last token seen.")] = -1,
     as_json: Json = False,
 ) -> None:
     """Stream a job's answer from any point, through lost connections."""
-    with client_at(url, STEADY) as client:
+    with client_at(url, api_key, STEADY) as client:
         _follow(client, job_id, after, as_json)
 
 
@@ -244,17 +249,17 @@ def _follow(client: Any, job_id: str, after: int, as_json: bool) -> None:
 
 
 @app.command()
-def cancel(job_id: JobId, url: Url = URL, as_json: Json = False) -> None:
+def cancel(job_id: JobId, url: Url = URL, api_key: ApiKey = None, as_json: Json = False) -> None:
     """Cancel a job."""
-    with client_at(url) as client:
+    with client_at(url, api_key) as client:
         job = client.cancel(job_id)
     print(json.dumps(job) if as_json else f"{job['id']} {job['state']}")
 
 
 @app.command()
-def models(url: Url = URL, as_json: Json = False) -> None:
+def models(url: Url = URL, api_key: ApiKey = None, as_json: Json = False) -> None:
     """List the models that are served."""
-    with client_at(url) as client:
+    with client_at(url, api_key) as client:
         found = client.models()
     if as_json:
         print(json.dumps(found))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.options import URL, Json, Url, client_at
+from headrace.options import URL, ApiKey, Json, Url, client_at
 
 app = typer.Typer(no_args_is_help=True, help="Requests that were set aside: list, show, replay, purge.")
 
@@ -21,12 +21,13 @@ LetterId = Annotated[str, typer.Argument(help="The request's id.")]
 @app.command("list")
 def list_letters(
     url: Url = URL,
+    api_key: ApiKey = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Most to list.")] = 100,
     after: Annotated[str | None, typer.Option(help="Only those older than this one.")] = None,
     as_json: Json = False,
 ) -> None:
     """List them, newest first."""
-    with client_at(url) as client:
+    with client_at(url, api_key) as client:
         letters = client.dead_letters(limit=limit, after=after)
     if as_json:
         print(json.dumps(letters))
@@ -42,17 +43,17 @@ def list_letters(
 
 
 @app.command()
-def show(letter_id: LetterId, url: Url = URL, as_json: Json = False) -> None:
+def show(letter_id: LetterId, url: Url = URL, api_key: ApiKey = None, as_json: Json = False) -> None:
     """Show one with its request as it was submitted."""
-    with client_at(url) as client:
+    with client_at(url, api_key) as client:
         letter = client.dead_letter(letter_id)
     print(json.dumps(letter, indent=None if as_json else 2, ensure_ascii=as_json))
 
 
 @app.command()
-def replay(letter_id: LetterId, url: Url = URL, as_json: Json = False) -> None:
+def replay(letter_id: LetterId, url: Url = URL, api_key: ApiKey = None, as_json: Json = False) -> None:
     """Queue one again as a new job, and print that job's id."""
-    with client_at(url) as client:
+    with client_at(url, api_key) as client:
         job = client.replay_dead_letter(letter_id)
     print(json.dumps(job) if as_json else job["id"])
 
@@ -61,10 +62,11 @@ def replay(letter_id: LetterId, url: Url = URL, as_json: Json = False) -> None:
 def purge(
     letter_id: Annotated[str | None, typer.Argument(help="One of them; without it all.")] = None,
     url: Url = URL,
+    api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """Throw one or all away."""
-    with client_at(url) as client:
+    with client_at(url, api_key) as client:
         if letter_id is None:
             removed = client.purge_dead_letters()
         else:

@@ -17,10 +17,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
     str, typer.Option(envvar="HEADRACE_URL", help="Address of the API; those of several replicas with commas.")
 ]
+ApiKey = Annotated[
+    str | None, typer.Option(envvar="HEADRACE_API_KEY", help="Key of the API, where it asks for one.")
+]
 
 
-def client_at(url: str, patience: float = QUICK) -> HeadraceClient:
-    """The client for `--url`. Raises ConfigError."""
+def client_at(url: str, api_key: str | None, patience: float = QUICK) -> HeadraceClient:
+    """The client for `--url` and `--api-key`. Raises ConfigError."""
     from headrace.client import HeadraceClient
 
-    return HeadraceClient(url.split(","), patience=patience)
+    return HeadraceClient(url.split(","), api_key=api_key, patience=patience)

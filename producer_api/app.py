@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from producer_api.context import Context
 from producer_api.gateway.errors import register_errors
+from producer_api.gateway.rules import check_rules
 from producer_api.job_events import EndData, TokensData
 from producer_api.metrics import Metrics
 from producer_api.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
@@ -75,6 +76,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         files = Files.of(settings, backend)
         app.include_router(files_router(context, files))
         app.include_router(batches_router(context, files, Batches.of(settings, backend.server)))
+    check_rules(app)
     describe(
         app,
         [ChatRequest, JobSubmission, BatchRequest],

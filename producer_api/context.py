@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastapi import Depends
+from fastapi.params import Depends as Dependency
 from starlette.requests import Request
 
 from producer_api.attend import Attendance
 from producer_api.gateway.admit import Gateway
+from producer_api.gateway.authenticate import Authenticator, authenticator
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys
+from producer_api.gateway.rules import Rule
 from producer_api.metrics import Metrics, Stopwatch
 from producer_api.middleware import Facts
+from shared.accounts.database import Database
 from shared.backend import Backend
 from shared.config import Settings
 from shared.protocol import Request as InferenceRequest
@@ -28,10 +33,13 @@ class Context:
     keys: IdempotencyKeys
     metrics: Metrics
     attendance: Attendance
+    database: Database
+    authenticate: Authenticator
 
     @classmethod
     def of(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Context:
         catalog = Catalog(backend.registry, settings)
+        database = Database.of(settings)
         keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + settings.result_ttl)
         return cls(
             settings=settings,
@@ -41,7 +49,20 @@ class Context:
             keys=keys,
             metrics=metrics,
             attendance=Attendance(metrics.open_answers),
+            database=database,
+            authenticate=authenticator(settings, database),
         )
+
+    def allow(self, group: str, *, admin: bool = False) -> Dependency:
+        """The rule of a router or route: for callers that may use `group`."""
+        rule: Dependency = Depends(Rule(group, self.authenticate, admin=admin))
+        return rule
+
+    async def close(self) -> None:
+        """Wait for what runs in the background, and let go of the database."""
+        await self.gateway.close()
+        await self.authenticate.close()
+        await self.database.close()
 
     def note(self, request: Request, admitted: InferenceRequest) -> Facts:
         """Tell the request log what was admitted."""

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.attend import STOPPING, Attendance, ClientGone
 from producer_api.gateway.errors import error_response
-from producer_api.gateway.principal import ANONYMOUS, Principal
+from producer_api.gateway.principal import Principal
 from producer_api.metrics import Metrics, Stopwatch
 from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
 
@@ -47,7 +47,7 @@ class Facts:
     request_id: str
     started: float  # by time.perf_counter
     send: Send  # the server's own: a stream's frames, after its head, need not pass through every layer
-    principal: Principal = ANONYMOUS
+    principal: Principal | None = None  # nobody, until the route's rule has settled it
     model: str = ""
     job: str = ""
     answer: Stopwatch | None = None
@@ -114,7 +114,9 @@ class RequestLog:
         outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
         self._metrics.requests.labels(facts.model, route, outcome).inc()
         write: Callable[..., None] = log.debug if route in QUIET else log.info
-        told: dict[str, object] = {"tenant": facts.principal.tenant, "model": facts.model, "job": facts.job}
+        told: dict[str, object] = {"model": facts.model, "job": facts.job}
+        if facts.principal is not None:
+            told |= {"tenant": facts.principal.tenant, "key": facts.principal.key_id}
         if answer is not None:
             told |= answer.summary()
         write(

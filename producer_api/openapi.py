@@ -15,6 +15,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from producer_api.gateway.errors import speaks_openai
+from producer_api.gateway.rules import routes_of, rule_of
+
 REF = "#/components/schemas/{}"
 Described = dict[str, Any]
 Responses = dict[int | str, Described]
@@ -129,7 +132,22 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], structs: Sequence[
             )[1]["$defs"]
             schemas |= msgspec.json.schema_components(structs, ref_template=REF.format("{name}"))[1]
             schemas |= ERRORS
+            _secure(found, app)
             app.openapi_schema = found
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _secure(document: Described, app: FastAPI) -> None:
+    """Tell of each route with a rule that it wants a key, and what is answered without one that fits."""
+    schemes = document["components"].setdefault("securitySchemes", {})
+    schemes["key"] = {"type": "http", "scheme": "bearer", "description": "where the server's `auth` is on"}
+    for route in routes_of(app):
+        if rule_of(route) is None or not route.include_in_schema:
+            continue
+        shape: Literal["openai", "problem"] = "openai" if speaks_openai(route.path_format or "") else "problem"
+        for method in route.methods or ():
+            operation = document["paths"][route.path_format][method.lower()]
+            operation["security"] = [{"key": []}]
+            operation["responses"] |= {str(status): told for status, told in failures(shape, 401, 403).items()}

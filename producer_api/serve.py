@@ -157,7 +157,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(TICK)
         attendance.stop()
         await super().shutdown(sockets)
-        await self._context.gateway.close()
+        await self._context.close()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

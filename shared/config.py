@@ -17,6 +17,7 @@ from shared.errors import ConfigError
 
 CONFIG_FILE = "headrace.toml"
 ENV_PREFIX = "HEADRACE_"
+OF_CLIENTS = ("HEADRACE_URL", "HEADRACE_API_KEY")  # in the environment, and no settings
 
 
 def user_folder(variable: str, fallback: str) -> Path:
@@ -35,6 +36,23 @@ class Settings(BaseModel):
         False, description="let several API processes listen on one port, so that one can follow another"
     )
     workers: int = Field(1, ge=0, le=64, description="worker processes that `headrace up` starts")
+
+    auth: bool = Field(False, description="ask callers for an API key or a token; without it, loopback is served")
+    insecure: bool = Field(False, description="let the API be reached from elsewhere without `auth`")
+    key_pepper: SecretStr = Field(
+        SecretStr(""),
+        description="secret part of every key's digest, 32 characters or more; default: made once, in `data_dir`",
+    )
+    key_life: float = Field(
+        4,
+        gt=0,
+        le=3600,
+        description="seconds for which a key is not looked up again: so late is a revoked one refused",
+    )
+    database_url: SecretStr | None = Field(
+        None, description="database of keys, sqlite:// or postgresql://; default: SQLite in `data_dir`"
+    )
+
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey that holds queues and answers"
     )
@@ -223,7 +241,7 @@ def _from_environment() -> dict[str, Any]:
     known = {f"{ENV_PREFIX}{name}".upper(): name for name in Settings.model_fields}
     found = {}
     for variable, value in os.environ.items():
-        if not variable.startswith(ENV_PREFIX) or not value:
+        if not variable.startswith(ENV_PREFIX) or not value or variable in OF_CLIENTS:
             continue
         if variable not in known:
             raise ConfigError(f"{variable} is in the environment, but there is no such setting")

@@ -50,6 +50,28 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class Unauthenticated(HeadraceError):
+    """The server asks for an API key or a token, and none came."""
+
+    code = "unauthenticated"
+    status = 401
+    grpc_status = "UNAUTHENTICATED"
+
+
+class InvalidApiKey(Unauthenticated):
+    """The API key or token that came is none, or counts no more."""
+
+    code = "invalid_api_key"
+
+
+class PermissionDenied(HeadraceError):
+    """The caller is known, and may not do this."""
+
+    code = "permission_denied"
+    status = 403
+    grpc_status = "PERMISSION_DENIED"
+
+
 class NotFound(HeadraceError):
     """No such resource, or not the caller's."""
 

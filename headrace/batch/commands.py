@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from headrace.kafka.commands import Config, settings_for
-from headrace.options import URL, Json, Url, client_at
+from headrace.options import URL, ApiKey, Json, Url, client_at
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Files of requests, run through Ctrl-C and crashes.")
 
+At = tuple[str, str | None]  # the API's address, and the key that it asks for
 INTERRUPTED = 130  # the exit status that a shell gives to Ctrl-C
 
 err = Console(stderr=True)
@@ -43,6 +44,7 @@ def run(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="OpenAI batch lines, or bodies, or strings.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go; one there is gone on with.")],
     url: Url = URL,
+    api_key: ApiKey = None,
     kafka: Annotated[
         str | None, typer.Option(metavar="BOOTSTRAP", help="Run it over Kafka's topics: host:port of brokers.")
     ] = None,
@@ -74,8 +76,9 @@ def run(
         stopped = False
         if not journal.complete:
             settings = settings_for(kafka, config) if kafka else None
-            defaults = _defaults(journal, model, max_tokens, settings, url)
-            way = _kafka(journal, defaults, settings) if settings else _http(journal, defaults, url, patience)
+            at = (url, api_key)
+            defaults = _defaults(journal, model, max_tokens, settings, at)
+            way = _kafka(journal, defaults, settings) if settings else _http(journal, defaults, at, patience)
             stopped = _work(given, journal, meter, defaults, way, concurrency=concurrency)
         if journal.complete:
             journal.finish(ordered=ordered)
@@ -90,14 +93,14 @@ def run(
 
 
 def _defaults(
-    journal: Journal, model: str | None, max_tokens: int | None, settings: Settings | None, url: str
+    journal: Journal, model: str | None, max_tokens: int | None, settings: Settings | None, at: At
 ) -> Defaults:
     """What lines get that do not say it; a run that is gone on with keeps what it began with."""
     from headrace.batch.source import Defaults
 
     before = journal.identity.defaults if journal.identity else None
     if before is None or not before.model:
-        return Defaults(model or (_model_of(settings) if settings else _first_model(url)), max_tokens)
+        return Defaults(model or (_model_of(settings) if settings else _first_model(at)), max_tokens)
     if model not in (None, before.model) or max_tokens not in (None, before.max_tokens):
         raise ConfigError(f"the run was begun with model {before.model} and max_tokens {before.max_tokens}")
     return before
@@ -109,21 +112,22 @@ def _model_of(settings: Settings) -> str:
     return ModelRepository(settings).served_name
 
 
-def _first_model(url: str) -> str:
-    with client_at(url) as client:
+def _first_model(at: At) -> str:
+    with client_at(*at) as client:
         if not (models := client.models()):
             raise HeadraceError("no model is served yet: is a worker running?")
         name: str = models[0]["id"]
         return name
 
 
-def _http(journal: Journal, defaults: Defaults, url: str, patience: float) -> OpenWay:
+def _http(journal: Journal, defaults: Defaults, at: At, patience: float) -> OpenWay:
     from headrace.batch.over_http import OverHttp
 
     journal.begin(defaults)
     if journal.results is not None:
         raise ConfigError("the run was begun over Kafka: give --kafka")
-    return OverHttp(url.split(","), journal.run, patience=patience)
+    url, api_key = at
+    return OverHttp(url.split(","), journal.run, api_key=api_key, patience=patience)
 
 
 def _kafka(journal: Journal, defaults: Defaults, settings: Settings) -> OpenWay:

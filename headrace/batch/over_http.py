@@ -17,11 +17,12 @@ class OverHttp:
     Args:
         urls: of the API's replicas.
         run: the run's id.
+        api_key: where the API asks for one.
         patience: seconds for which the API may be away.
     """
 
-    def __init__(self, urls: list[str], run: str, *, patience: float) -> None:
-        self._client = AsyncHeadraceClient(urls, patience=patience)
+    def __init__(self, urls: list[str], run: str, *, api_key: str | None, patience: float) -> None:
+        self._client = AsyncHeadraceClient(urls, api_key=api_key, patience=patience)
         self._run = run
 
     async def __aenter__(self) -> Self:

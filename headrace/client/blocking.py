@@ -12,7 +12,7 @@ import httpx
 
 from headrace.client.calls import Body, Calls, ChatReader, JobEvent, Json, text_of
 from headrace.client.flow import Clock, Command, Emit, Flow, Pause, Read, Replicas, Reply, Run, Send
-from headrace.client.wire import LIMITS, TIMEOUT, TROUBLE, lost
+from headrace.client.wire import LIMITS, TIMEOUT, TROUBLE, credentials, lost
 
 Result = TypeVar("Result")
 
@@ -25,13 +25,16 @@ class HeadraceClient:
 
     Args:
         base_url: one address, or those of several replicas: the next one is asked when one fails.
+        api_key: sent with every call; default: that of HEADRACE_API_KEY, if there is one.
         patience: seconds that a call, or a stream that gives nothing new, goes on trying.
     """
 
-    def __init__(self, base_url: str | Sequence[str], *, patience: float = 60.0) -> None:
+    def __init__(
+        self, base_url: str | Sequence[str], *, api_key: str | None = None, patience: float = 60.0
+    ) -> None:
         urls = [base_url] if isinstance(base_url, str) else base_url
         self._calls = Calls(Replicas(urls), patience, Clock())
-        self._http = httpx.Client(timeout=TIMEOUT, limits=LIMITS)
+        self._http = httpx.Client(timeout=TIMEOUT, limits=LIMITS, headers=credentials(api_key))
 
     def __enter__(self) -> Self:
         return self

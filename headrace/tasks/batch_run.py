@@ -20,7 +20,15 @@ from headrace.tasks.lines import Line, Outcome, read, request_id, seed_of, surve
 from headrace.tasks.parts import Parts
 from producer_api.schemas.files import PRODUCED
 from shared.batches.records import FINALIZE, VALIDATE, BatchRecord, Item, LineError
-from shared.errors import Conflict, DeadlineExceeded, HeadraceError, NotFound, RequestLost, Unavailable
+from shared.errors import (
+    Conflict,
+    DeadlineExceeded,
+    HeadraceError,
+    NotFound,
+    PermissionDenied,
+    RequestLost,
+    Unavailable,
+)
 from shared.protocol import PriorityClass
 from shared.schemas.chat import ChatCompletion
 
@@ -192,6 +200,8 @@ class BatchRun:
 
     async def _answer(self, name: str, number: int, line: Line) -> ChatCompletion:
         body, draft = draft_of(bytes(line.body), self._batch.tenant, priority=PriorityClass.BATCH)
+        if self._batch.models is not None and draft.model not in self._batch.models:
+            raise PermissionDenied("the key of this batch may not use this model", param="model")
         now = await self._parts.backend.token_log.now()
         ends = [self._batch.expires_at, now + self._parts.settings.max_timeout]
         if body.timeout is not None:

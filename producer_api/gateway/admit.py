@@ -18,6 +18,7 @@ import structlog
 
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key
+from producer_api.gateway.principal import Principal
 from shared.backend import Backend
 from shared.config import Settings
 from shared.delivery.base import Adoption, RequestRecord
@@ -76,6 +77,7 @@ class Gateway:
         self,
         draft: Request,
         *,
+        principal: Principal,
         seed: int | None,
         within: float | None = None,
         key: Key | None = None,
@@ -86,6 +88,7 @@ class Gateway:
 
         Args:
             draft: what the client asked for; its id, created_at and seed are not looked at.
+            principal: who asks.
             seed: the client's, or None.
             within: seconds that it may take, in place of the draft's deadline.
             key: under which it is queued once.
@@ -93,11 +96,14 @@ class Gateway:
             hook: whom to tell of its end.
 
         Raises:
+            PermissionDenied: it may not use the model or the class.
             InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
             IdempotencyKeyReused: the key stands for another request.
             NotFound: there is nothing to resume any more.
             QueueFull, TenantQueueFull, Unavailable: not now; with `retry_after`.
         """
+        principal.check_model(draft.model)
+        principal.check_class(draft.priority)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         async with patience():

@@ -15,13 +15,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.errors import HeadraceError, InvalidRequest, MethodNotAllowed, NotFound
+from shared.errors import (
+    HeadraceError,
+    InvalidApiKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Unauthenticated,
+)
 from shared.schemas.validation import InvalidFields
 
 NATIVE = ("/v1/jobs/", "/v1/dead-letters/")
 
 # what the SDK's users see as `error.type`, by HTTP status
 OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
@@ -61,6 +70,9 @@ def error_response(error: HeadraceError, path: str) -> Response:
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
+    if isinstance(error, Unauthenticated):
+        wrong = ', error="invalid_token"' if isinstance(error, InvalidApiKey) else ""
+        headers["www-authenticate"] = f'Bearer realm="headrace"{wrong}'
     if speaks_openai(path):
         headers["x-should-retry"] = "true" if error.retryable else "false"  # the SDKs would retry any 409 or 5xx
         body, media_type = openai_error(error), "application/json"

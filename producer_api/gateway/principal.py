@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import Request
+
+from shared.accounts.scopes import Scopes
+from shared.errors import PermissionDenied
+from shared.protocol import PriorityClass
 
 
 @dataclass(frozen=True)
@@ -17,25 +21,46 @@ class Principal:
         tenant: who owns what this caller makes; others' are 404 to it.
         key_id: the API key or token by which it came; empty without one.
         plan: the name of its limits; empty for the default ones.
-        admin: may use the routes of administration.
-        models, routes, classes: the names it may use; None for all.
     """
 
     tenant: str
     key_id: str = ""
     plan: str = ""
-    admin: bool = False
-    models: frozenset[str] | None = None
-    routes: frozenset[str] | None = None
-    classes: frozenset[str] | None = None
+    scopes: Scopes = field(default_factory=Scopes)
+
+    def may_use(self, model: str) -> bool:
+        return self.scopes.models is None or model in self.scopes.models
+
+    def check_model(self, name: str) -> None:
+        """Raises PermissionDenied, whether there is such a model or not."""
+        if not self.may_use(name):
+            raise PermissionDenied(f"this key may not use the model {name[:128]!r}", param="model")
+
+    def check_class(self, priority: PriorityClass) -> None:
+        """Raises PermissionDenied."""
+        classes = self.scopes.classes
+        if classes is not None and priority.value not in classes:
+            raise PermissionDenied(
+                f"this key may not use the class {priority.value}, only {', '.join(sorted(classes)) or 'none'}",
+                param="priority",
+            )
+
+    def check_route(self, group: str, *, admin: bool) -> None:
+        """Raises PermissionDenied."""
+        if admin:
+            if not self.scopes.admin:
+                raise PermissionDenied("this key may not administer")
+        elif self.scopes.routes is not None and group not in self.scopes.routes:
+            raise PermissionDenied(f"this key may not use {group}")
 
 
-ANONYMOUS = Principal("default", admin=True)  # where the server asks nobody for a key
+ANONYMOUS = Principal("default", scopes=Scopes(admin=True))  # where the server asks nobody for a key
 
 
 def principal_of(request: Request) -> Principal:
-    """Who sent `request`."""
-    found: Principal = request.state.facts.principal
+    """Who sent `request`; its route's rule has settled it."""
+    found: Principal | None = request.state.facts.principal
+    assert found is not None, "a public route has no caller"
     return found
 
 
@@ -43,4 +68,5 @@ def _tenant_of(request: Request) -> str:
     return principal_of(request).tenant
 
 
-Tenant = Annotated[str, Depends(_tenant_of)]  # a route's parameter: whose the request is
+Caller = Annotated[Principal, Depends(principal_of)]  # a route's parameter: who asks
+Tenant = Annotated[str, Depends(_tenant_of)]  # the same: on whose behalf

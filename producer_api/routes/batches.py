@@ -13,7 +13,7 @@ from producer_api.body import read_body
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
 from producer_api.gateway.idempotency import Identity, Key
-from producer_api.gateway.principal import Tenant
+from producer_api.gateway.principal import Caller, Principal, Tenant
 from producer_api.headers import REPLAYED, idempotency_key
 from producer_api.openapi import IDEMPOTENCY, body_of, failures, struct_response
 from producer_api.paging import Page, paging
@@ -21,12 +21,13 @@ from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest, w
 from shared.batches.records import Batch, Batches, BatchRecord
 from shared.errors import HeadraceError, InvalidRequest, Unavailable
 from shared.files.store import Files
+from shared.protocol import PriorityClass
 
 USUAL, MOST = 20, 100  # batches of one list
 
 
 def batches_router(context: Context, files: Files, batches: Batches) -> APIRouter:
-    router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
+    router = APIRouter(prefix="/v1/batches", tags=["OpenAI"], dependencies=[context.allow("batches")])
 
     @router.post(
         "",
@@ -37,12 +38,13 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
             200: struct_response("the batch, to be validated", BatchObject),
         },
     )
-    async def create(request: Request, tenant: Tenant) -> Response:
+    async def create(request: Request, caller: Caller) -> Response:
+        caller.check_class(PriorityClass.BATCH)
         body = await read_body(request, BatchRequest)
-        key = idempotency_key(request, tenant=tenant, kind="batch", body=body.model_dump_json())
+        key = idempotency_key(request, tenant=caller.tenant, kind="batch", body=body.model_dump_json())
         async with patience():
-            batch, joined = await _create(context, files, batches, tenant, body=body, key=key)
-            record = await batches.get(batch, tenant)
+            batch, joined = await _create(context, files, batches, caller, body=body, key=key)
+            record = await batches.get(batch, caller.tenant)
         return _json(BatchObject.of(record), REPLAYED if joined else None)
 
     @router.get(
@@ -82,17 +84,17 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
 
 
 async def _create(
-    context: Context, files: Files, batches: Batches, tenant: str, *, body: BatchRequest, key: Key | None
+    context: Context, files: Files, batches: Batches, caller: Principal, *, body: BatchRequest, key: Key | None
 ) -> tuple[str, bool]:
     """The new batch's id, or that of the one that came before under the key."""
     now = await context.backend.token_log.now()
     identity = Identity(f"batch_{secrets.token_hex(16)}", now, 0, key.fingerprint if key else "")
     held = identity if key is None else await context.keys.take(key, identity)
     try:
-        file = await files.find(body.input_file_id, tenant)
+        file = await files.find(body.input_file_id, caller.tenant)
         if file.purpose != "batch":
             raise InvalidRequest(f"the file's purpose is {file.purpose}, not batch", param="input_file_id")
-        await batches.create(_batch(context, tenant, body, held))
+        await batches.create(_batch(context, caller, body, held))
     except Unavailable:
         raise  # it may have been made: whoever sends the key again finds out, or makes it
     except HeadraceError:
@@ -102,11 +104,12 @@ async def _create(
     return held.id, held != identity
 
 
-def _batch(context: Context, tenant: str, body: BatchRequest, identity: Identity) -> Batch:
+def _batch(context: Context, caller: Principal, body: BatchRequest, identity: Identity) -> Batch:
     outputs = body.output_expires_after
     return Batch(
         id=identity.id,
-        tenant=tenant,
+        tenant=caller.tenant,
+        models=caller.scopes.models,
         endpoint=body.endpoint,
         input_file_id=body.input_file_id,
         completion_window=body.completion_window,

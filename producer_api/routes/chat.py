@@ -15,7 +15,7 @@ from starlette.responses import Response
 from producer_api.body import read_body
 from producer_api.completion import ChatFraming, completion
 from producer_api.context import Context
-from producer_api.gateway.principal import Tenant
+from producer_api.gateway.principal import Caller, Principal
 from producer_api.headers import idempotency_key, resume_point
 from producer_api.openapi import IDEMPOTENCY, RESUMING, Responses, body_of, failures, sse_response
 from producer_api.reply import Reply
@@ -27,7 +27,7 @@ ENDED: Responses = {204: {"description": "nothing comes after Last-Event-ID: the
 
 
 def chat_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
+    router = APIRouter(prefix="/v1/chat", tags=["OpenAI"], dependencies=[context.allow("chat")])
     described = body_of(ChatRequest) | {"parameters": [IDEMPOTENCY, RESUMING]}
 
     @router.post(
@@ -40,9 +40,9 @@ def chat_router(context: Context) -> APIRouter:
             **sse_response("the completion; with `stream`, its chunks", ChatCompletion),
         },
     )
-    async def create(request: Request, tenant: Tenant) -> Response:
+    async def create(request: Request, caller: Caller) -> Response:
         body = await read_body(request, ChatRequest)
-        return await _answer(context, request, tenant, body, stream=bool(body.stream))
+        return await _answer(context, request, caller, body, stream=bool(body.stream))
 
     @router.post(
         "/completions/stream",
@@ -50,22 +50,29 @@ def chat_router(context: Context) -> APIRouter:
         openapi_extra=described,
         responses={**FAILURES, **ENDED, **sse_response("the completion's chunks", None)},
     )
-    async def create_stream(request: Request, tenant: Tenant) -> Response:
+    async def create_stream(request: Request, caller: Caller) -> Response:
         body = await read_body(request, ChatRequest)
-        return await _answer(context, request, tenant, body, stream=True)
+        return await _answer(context, request, caller, body, stream=True)
 
     return router
 
 
-async def _answer(context: Context, request: Request, tenant: str, body: ChatRequest, *, stream: bool) -> Response:
-    key = idempotency_key(request, tenant=tenant, kind="chat", body=body.model_dump_json())
+async def _answer(
+    context: Context, request: Request, caller: Principal, body: ChatRequest, *, stream: bool
+) -> Response:
+    key = idempotency_key(request, tenant=caller.tenant, kind="chat", body=body.model_dump_json())
     after = resume_point(request, resumable=stream and key is not None)
     admission = await context.gateway.submit(
-        body.to_request(tenant, stream=stream), seed=body.seed, within=body.timeout, key=key, resuming=after >= 0
+        body.to_request(caller.tenant, stream=stream),
+        principal=caller,
+        seed=body.seed,
+        within=body.timeout,
+        key=key,
+        resuming=after >= 0,
     )
     admitted = admission.request
     reply = Reply(context, request, admission, lasting=key is not None)
-    if after >= 0 and nothing_after(await context.gateway.record(admitted.id, tenant), after):
+    if after >= 0 and nothing_after(await context.gateway.record(admitted.id, caller.tenant), after):
         return Response(status_code=204)
     if not stream:
         return await reply.whole(partial(completion, admitted))

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
-from producer_api.gateway.principal import Tenant
+from producer_api.gateway.principal import Caller, Tenant
 from producer_api.headers import idempotency_key
 from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response
 from producer_api.routes.jobs import accepted, joined
@@ -27,7 +27,9 @@ AFTER = parameter("after", "query", "only those older than the letter with this 
 
 
 def dead_letters_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/dead-letters", tags=["Dead letters"])
+    router = APIRouter(
+        prefix="/v1/dead-letters", tags=["Dead letters"], dependencies=[context.allow("dead-letters")]
+    )
 
     @router.get(
         "",
@@ -81,7 +83,8 @@ def dead_letters_router(context: Context) -> APIRouter:
             202: struct_response("the new job; the letter is gone", Job),
         },
     )
-    async def replay(request: Request, letter_id: str, tenant: Tenant) -> Response:
+    async def replay(request: Request, letter_id: str, caller: Caller) -> Response:
+        tenant = caller.tenant
         key = idempotency_key(request, tenant=tenant, kind="replay", body=letter_id)
         try:
             draft = msgspec.structs.replace((await _find(context, letter_id, tenant)).request, deadline=None)
@@ -89,7 +92,7 @@ def dead_letters_router(context: Context) -> APIRouter:
             if key is None or (before := await context.gateway.known(key, tenant)) is None:
                 raise
             return await joined(context, before)
-        admission = await context.gateway.submit(draft, seed=draft.params.seed, key=key)
+        admission = await context.gateway.submit(draft, principal=caller, seed=draft.params.seed, key=key)
         async with patience():
             await context.backend.dead_letters.remove([letter_id])
         return await accepted(context, request, admission)

@@ -28,7 +28,7 @@ PREFIX = "/v1/files"
 
 
 def files_router(context: Context, files: Files) -> APIRouter:
-    router = APIRouter(prefix=PREFIX, tags=["OpenAI"])
+    router = APIRouter(prefix=PREFIX, tags=["OpenAI"], dependencies=[context.allow("files")])
 
     @router.post(
         "",

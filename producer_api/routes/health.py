@@ -11,6 +11,7 @@ from starlette.responses import Response
 from producer_api.attend import STOPPING
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
+from producer_api.gateway.rules import PUBLIC
 from producer_api.openapi import struct_response
 from shared.errors import Unavailable
 from shared.registry import WorkerInfo
@@ -47,13 +48,14 @@ class Readiness(msgspec.Struct):
 def health_router(context: Context) -> APIRouter:
     router = APIRouter(tags=["Operation"])
 
-    @router.get("/health", summary="Does this process live?")
+    @router.get("/health", summary="Does this process live?", dependencies=[PUBLIC])
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @router.get(
         "/ready",
         summary="Is the model served?",
+        dependencies=[PUBLIC],
         responses={
             200: struct_response("a worker serves the model", Readiness),
             503: struct_response("not yet, or not any more", Readiness),
@@ -64,7 +66,12 @@ def health_router(context: Context) -> APIRouter:
         headers = {} if found.ready else {"retry-after": "1"}
         return Response(msgspec.json.encode(found), 200 if found.ready else 503, headers, "application/json")
 
-    @router.get("/metrics", summary="Metrics, in Prometheus' format", response_class=Response)
+    @router.get(
+        "/metrics",
+        summary="Metrics, in Prometheus' format",
+        response_class=Response,
+        dependencies=[context.allow("metrics", admin=True)],
+    )
     async def metrics() -> Response:
         await _measure_queues(context)
         return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)

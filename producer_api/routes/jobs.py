@@ -13,7 +13,7 @@ from starlette.responses import Response
 from producer_api.body import read_body
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission, patience
-from producer_api.gateway.principal import Tenant
+from producer_api.gateway.principal import Caller, Tenant
 from producer_api.headers import REPLAYED, idempotency_key, resume_point
 from producer_api.job_events import JobFraming
 from producer_api.openapi import (
@@ -38,7 +38,7 @@ AFTER = parameter("after", "query", "the same in the URL; the header counts firs
 
 
 def jobs_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
+    router = APIRouter(prefix="/v1/jobs", tags=["Jobs"], dependencies=[context.allow("jobs")])
 
     @router.post(
         "",
@@ -50,11 +50,16 @@ def jobs_router(context: Context) -> APIRouter:
             202: struct_response("the job, queued; as it stands, if its key came before", Job),
         },
     )
-    async def submit(request: Request, tenant: Tenant) -> Response:
+    async def submit(request: Request, caller: Caller) -> Response:
         body = await read_body(request, JobSubmission)
-        key = idempotency_key(request, tenant=tenant, kind="job", body=body.model_dump_json())
+        key = idempotency_key(request, tenant=caller.tenant, kind="job", body=body.model_dump_json())
         admission = await context.gateway.submit(
-            body.to_request(tenant), seed=body.seed, within=body.timeout, key=key, hook=_hook(context, body)
+            body.to_request(caller.tenant),
+            principal=caller,
+            seed=body.seed,
+            within=body.timeout,
+            key=key,
+            hook=_hook(context, body),
         )
         return await accepted(context, request, admission)
 

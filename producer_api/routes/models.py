@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
+from producer_api.gateway.principal import Caller
 from producer_api.openapi import failures, struct_response
 from shared.registry import ModelInfo
 
@@ -34,24 +35,25 @@ class ModelList(msgspec.Struct):
 
 
 def models_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/models", tags=["OpenAI"])
+    router = APIRouter(prefix="/v1/models", tags=["OpenAI"], dependencies=[context.allow("models")])
 
     @router.get(
         "",
         summary="List the models",
         responses={**failures("openai", 500, 503), 200: struct_response("all that a request may name", ModelList)},
     )
-    async def all_models() -> Response:
+    async def all_models(caller: Caller) -> Response:
         async with patience():
             found = await context.catalog.models()
-        return _json(ModelList([Model.of(info) for info in found]))
+        return _json(ModelList([Model.of(info) for info in found if caller.may_use(info.name)]))
 
     @router.get(
         "/{name:path}",
         summary="See a model",
         responses={**failures("openai", 404, 500, 503), 200: struct_response("the model", Model)},
     )
-    async def one_model(name: str) -> Response:
+    async def one_model(name: str, caller: Caller) -> Response:
+        caller.check_model(name)
         async with patience():
             return _json(Model.of(await context.catalog.find(name)))
 

@@ -9,6 +9,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer_api.gateway.rules import PUBLIC
+
 WEB = Path(__file__).parent.parent / "web"
 PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -19,7 +21,7 @@ PAGES = {
 
 
 def pages_router() -> APIRouter:
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
     for path, (name, media_type) in PAGES.items():
         _serve(router, path, (WEB / name).read_bytes(), media_type)
     return router

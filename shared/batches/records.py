@@ -27,7 +27,8 @@ TIMES = ("in_progress", "finalizing", "cancelling", *ENDED)
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for; times in seconds since the epoch by the server's clock.
 
-    `output_life` is in seconds: how long the files that it makes are kept.
+    `output_life` is in seconds: how long the files that it makes are kept. `models` are those that its lines may
+    name; None for all.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float
     output_life: float
     metadata: dict[str, str] | None = None
+    models: frozenset[str] | None = None
 
 
 class LineError(msgspec.Struct, frozen=True):

@@ -1,0 +1,86 @@
+"""How a caller proves who it is: by an API key, sent as `Authorization: Bearer`. Reference: RFC 6750.
+
+It does not know what the caller wants.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from producer_api.gateway.principal import ANONYMOUS, Principal
+from shared.accounts.database import Database
+from shared.accounts.keys import KEY, ApiKeys, digest
+from shared.accounts.known import KnownKeys
+from shared.accounts.pepper import pepper_of
+from shared.config import Settings
+from shared.errors import InvalidApiKey, Unauthenticated
+
+SCHEME = "bearer"
+
+
+class Authenticator(Protocol):
+    """Tells the caller by the Authorization headers of a request."""
+
+    async def __call__(self, given: Sequence[str]) -> Principal:
+        """Raises Unauthenticated, and Unavailable where it cannot be told now."""
+
+    async def close(self) -> None: ...
+
+
+class Nobody:
+    """Asks for nothing: every caller is ANONYMOUS."""
+
+    async def __call__(self, given: Sequence[str]) -> Principal:
+        return ANONYMOUS
+
+    async def close(self) -> None:
+        return
+
+
+class ByKey:
+    """By API keys.
+
+    Args:
+        settings: how long a key is remembered.
+        database: where keys are looked up.
+
+    Raises:
+        ConfigError: there is no pepper.
+    """
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._pepper = pepper_of(settings)
+        self._known = KnownKeys(ApiKeys(database, self._pepper).find, settings.key_life)
+
+    async def __call__(self, given: Sequence[str]) -> Principal:
+        text = credential(given)
+        found = KEY.fullmatch(text)
+        key = await self._known.get(found[1]) if found else None
+        # compared also where there is no such id, so that the time tells nothing
+        proven = hmac.compare_digest(digest(self._pepper, text), key.digest if key else "")
+        if key is None or not proven:
+            raise InvalidApiKey("this is no API key of this server")
+        if (why := key.ended(time.time())) is not None:
+            raise InvalidApiKey(f"the API key hr_{key.id} {why}")
+        return Principal(key.tenant, key.id, key.plan, key.scopes)
+
+    async def close(self) -> None:
+        await self._known.close()
+
+
+def credential(given: Sequence[str]) -> str:
+    """What the Authorization headers of a request hold. Raises Unauthenticated."""
+    if not given:
+        raise Unauthenticated("an API key is needed: send it as Authorization: Bearer hr_…")
+    scheme, _, text = given[0].partition(" ")
+    if len(given) > 1 or scheme.lower() != SCHEME or not text.strip():
+        raise InvalidApiKey("the Authorization header must be Bearer and an API key, given once")
+    return text.strip()
+
+
+def authenticator(settings: Settings, database: Database) -> Authenticator:
+    """As the settings ask for. Raises ConfigError."""
+    return ByKey(settings, database) if settings.auth else Nobody()

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from shared.config import Settings
 from shared.errors import ContextLengthExceeded, InvalidRequest
-from shared.protocol import Request, SamplingParams
+from shared.json_schema import check_schema, parse_schema
+from shared.protocol import Function, Message, Request, SamplingParams, Structured, Tools
 from shared.registry import ModelInfo
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_SEED = 2**63 - 1
 
 
@@ -29,6 +31,13 @@ class Limits:
     n: int = 8
     stop_strings: int = 16
     stop_chars: int = 256
+    logit_biases: int = 1_024
+    grammar_chars: int = 65_536  # of a schema, a regular expression, an EBNF grammar, or all choices
+    schema_depth: int = 64
+    choices: int = 1_024
+    tools: int = 128
+    tool_chars: int = 262_144  # of all tools' names, descriptions and schemas
+    tool_calls: int = 128  # of one message
     log_tokens: int = 262_144
     timeout: float = 86_400.0
 
@@ -44,7 +53,7 @@ UNSAID_TOKENS = 512  # of an answer whose length the request leaves open
 def token_estimate(request: Request) -> int:
     """What a request will cost, in tokens of prompt and answer, as far as is known before it is tokenized."""
     if request.messages is not None:
-        prompt = sum(len(message.content) for message in request.messages) // CHARS_PER_TOKEN
+        prompt = (_message_chars(request.messages) + _tool_chars(request.tools)) // CHARS_PER_TOKEN
     elif isinstance(request.prompt, str):
         prompt = len(request.prompt) // CHARS_PER_TOKEN
     else:
@@ -63,6 +72,8 @@ def check_request(request: Request, limits: Limits) -> None:
     else:
         _check_prompt(request.prompt, limits)
     check_params(request.params, limits)
+    if request.tools is not None:
+        _check_tools(request, request.tools, limits)
 
 
 def check_served(request: Request, model: ModelInfo, limits: Limits) -> None:
@@ -92,8 +103,100 @@ def _check_messages(request: Request, limits: Limits) -> None:
     for i, message in enumerate(messages):
         if message.role not in ROLES:
             raise InvalidRequest(f"role must be one of {', '.join(ROLES)}", param=f"messages[{i}].role")
-    if sum(len(message.content) for message in messages) > limits.prompt_chars:
+        if len(message.tool_calls) > limits.tool_calls:
+            raise InvalidRequest(
+                f"at most {limits.tool_calls} calls are allowed", param=f"messages[{i}].tool_calls"
+            )
+    _check_answers(messages)
+    if _message_chars(messages) > limits.prompt_chars:
         raise InvalidRequest(f"messages hold more than {limits.prompt_chars} characters in all", param="messages")
+
+
+def _message_chars(messages: tuple[Message, ...]) -> int:
+    calls = (call for message in messages for call in message.tool_calls)
+    return sum(len(message.content) for message in messages) + sum(len(c.name) + len(c.arguments) for c in calls)
+
+
+def _check_answers(messages: tuple[Message, ...]) -> None:
+    """A tool's message answers a call that came before it."""
+    called: set[str] = set()
+    for i, message in enumerate(messages):
+        called.update(call.id for call in message.tool_calls)
+        if message.role == "tool" and message.tool_call_id not in called:
+            raise InvalidRequest(
+                "no message before this one has a tool call of that id", param=f"messages[{i}].tool_call_id"
+            )
+
+
+def _tool_chars(tools: Tools | None) -> int:
+    functions = tools.functions if tools else ()
+    return sum(len(each.name) + len(each.description) + len(each.parameters) for each in functions)
+
+
+def _check_tools(request: Request, tools: Tools, limits: Limits) -> None:
+    if request.messages is None:
+        raise InvalidRequest("tools go with messages", param="tools")
+    if request.params.structured_outputs is not None:
+        raise InvalidRequest(
+            "an answer is held to a format or may call tools, not both: leave out one", param="tools"
+        )
+    _no_end(request.params, "tools")
+    if not 0 < len(tools.functions) <= limits.tools:
+        raise InvalidRequest(f"1 to {limits.tools} tools are allowed", param="tools")
+    if _tool_chars(tools) > limits.tool_chars:
+        raise InvalidRequest(f"tools hold more than {limits.tool_chars} characters in all", param="tools")
+    names = [function.name for function in tools.functions]
+    if len(set(names)) < len(names):
+        raise InvalidRequest("two tools have the same name", param="tools")
+    if tools.named is not None and tools.named not in names:
+        raise InvalidRequest("tool_choice names a function that is not in tools", param="tool_choice")
+    for i, function in enumerate(tools.functions):
+        _check_function(function, f"tools[{i}].function", limits)
+
+
+def _check_function(function: Function, param: str, limits: Limits) -> None:
+    if not FUNCTION_NAME.fullmatch(function.name):
+        raise InvalidRequest("a name has 1 to 64 letters, digits, - and _", param=f"{param}.name")
+    if not function.parameters:
+        return
+    _sized(function.parameters, f"{param}.parameters", limits)
+    schema = parse_schema(function.parameters, f"{param}.parameters", depth=limits.schema_depth)
+    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+        raise InvalidRequest("the schema of parameters is of type object", param=f"{param}.parameters")
+    check_schema(schema, f"{param}.parameters", strict=function.strict)
+
+
+def check_structured(structured: Structured, limits: Limits) -> None:
+    """Raise InvalidRequest for what an answer cannot be held to; the grammar itself is read by the worker."""
+    param = structured.param
+    kinds = (
+        structured.json_schema,
+        structured.json_object,
+        structured.regex,
+        structured.choice,
+        structured.grammar,
+    )
+    if sum(bool(kind) for kind in kinds) != 1:
+        raise InvalidRequest("one of json, json_object, regex, choice and grammar is needed", param=param)
+    if structured.json_schema is not None:
+        _sized(structured.json_schema, param, limits)
+        schema = parse_schema(structured.json_schema, param, depth=limits.schema_depth)
+        check_schema(schema, param, strict=structured.strict)
+    for text in (structured.regex, structured.grammar):
+        _sized(text or "", param, limits)
+    if len(structured.choice) > limits.choices or not all(structured.choice):
+        raise InvalidRequest(f"1 to {limits.choices} choices are allowed, none of them empty", param=param)
+    _sized("".join(structured.choice), param, limits)
+
+
+def _sized(text: str, param: str, limits: Limits) -> None:
+    if len(text) > limits.grammar_chars:
+        raise InvalidRequest(f"is longer than {limits.grammar_chars} characters", param=param)
+
+
+def _no_end(params: SamplingParams, param: str) -> None:
+    if params.ignore_eos:
+        raise InvalidRequest(f"ignore_eos does not go with {param}, which end the answer", param="ignore_eos")
 
 
 def _check_prompt(prompt: str | tuple[int, ...] | None, limits: Limits) -> None:
@@ -123,6 +226,14 @@ def check_params(params: SamplingParams, limits: Limits) -> None:
     for stop in params.stop:
         if not 0 < len(stop) <= limits.stop_chars:
             raise InvalidRequest(f"a stop string must have 1 to {limits.stop_chars} characters", param="stop")
+    if len(params.logit_bias) > limits.logit_biases:
+        raise InvalidRequest(f"at most {limits.logit_biases} tokens may have a bias", param="logit_bias")
+    for token, bias in params.logit_bias.items():
+        _range("logit_bias", token, 0, 2**31 - 1)
+        _range("logit_bias", bias, -100.0, 100.0)
+    if params.structured_outputs is not None:
+        _no_end(params, params.structured_outputs.param)
+        check_structured(params.structured_outputs, limits)
 
 
 def _range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:

@@ -21,6 +21,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # end-of-text token or a stop string
     LENGTH = "length"  # max_tokens or the context was reached
+    TOOL_CALLS = "tool_calls"  # as STOP, and it has called a tool
 
 
 class PriorityClass(StrEnum):
@@ -45,11 +46,69 @@ class RequestState(StrEnum):
         return self in (RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED)
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One turn of a chat, already reduced to text."""
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call that the model made in an earlier turn; `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of a chat, already reduced to text.
+
+    An assistant's turn may have `tool_calls`; a tool's answers the call named by `tool_call_id`.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class Function(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool that the model may call; `parameters` is the JSON schema of its arguments, as JSON text.
+
+    `strict`: every keyword of that schema counts. Otherwise those that a grammar cannot hold are left to the model.
+    """
+
+    name: str
+    description: str = ""
+    parameters: str = ""
+    strict: bool = False
+
+
+class Tools(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What may be called, and whether something must be: any function, or the one `named`."""
+
+    functions: tuple[Function, ...]
+    required: bool = False
+    named: str | None = None
+    parallel: bool = True
+
+
+class Structured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an answer must look like; exactly one of these is set.
+
+    Attributes:
+        json_schema: a JSON schema, as JSON text.
+        strict: every keyword of the schema counts. Otherwise those that a grammar cannot hold are left to the
+            model.
+        json_object: any JSON object.
+        regex: a regular expression for the whole answer.
+        choice: one of these texts.
+        grammar: EBNF as llama.cpp's GBNF has it; the answer is a `root`.
+        param: the field of the request that asked for it, which errors name.
+    """
+
+    json_schema: str | None = None
+    strict: bool = True
+    json_object: bool = False
+    regex: str | None = None
+    choice: tuple[str, ...] = ()
+    grammar: str | None = None
+    param: str = "structured_outputs"
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,6 +128,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         ignore_eos: go on past the end-of-text token.
         logprobs: log-probabilities to give with each token: None for none, 0 for the token's own, k for the k
             likeliest too.
+        logit_bias: what is added to a token's logit, by its id.
+        structured_outputs: what the answer must look like; None leaves it free.
     """
 
     max_tokens: int | None = None
@@ -84,14 +145,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     n: int = 1
     ignore_eos: bool = False
     logprobs: int | None = None
+    logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
+    structured_outputs: Structured | None = None
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One admitted request, as the queue carries it.
 
-    Exactly one of `messages` and `prompt` is set. `created_at` is in seconds since the epoch, by the server's
-    clock (Redis TIME), as all times of a request are; from `deadline` on it is not run any more. `user` is the
-    client's name for its own user.
+    Exactly one of `messages` and `prompt` is set; `tools` go with messages. `created_at` is in seconds since the
+    epoch, by the server's clock (Redis TIME), as all times of a request are; from `deadline` on it is not run any
+    more. `user` is the client's name for its own user.
     """
 
     id: str
@@ -99,6 +162,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
     params: SamplingParams = msgspec.field(default_factory=SamplingParams)
+    tools: Tools | None = None
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     user: str = ""
@@ -118,11 +182,20 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=
     piece: str = ""
 
 
+class CallDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a token added to its choice's tool call number `index`: its name, which begins it, or more arguments."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
 class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One generated token.
 
     `text` is what this token added to its choice's visible text. It may be empty: half a character, or what may
-    yet become a stop string, is held back and comes with a later token.
+    yet become a stop string, is held back and comes with a later token. What belongs to a tool call is not in
+    `text` but in `calls`.
     """
 
     choice: int
@@ -130,6 +203,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     text: str
     finish_reason: FinishReason | None = None
     logprobs: TokenLogprobs | None = None
+    calls: tuple[CallDelta, ...] = ()
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -19,11 +19,15 @@ MODEL_TTL = 86_400  # a model is known, and its requests queue up, a day after i
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A served model; `created` in seconds since the epoch, `max_model_len` in tokens."""
+    """A served model; `created` in seconds since the epoch, `max_model_len` in tokens.
+
+    `fingerprint`: what of weights, precision and version decides an answer, in short; empty while nobody knows it.
+    """
 
     name: str
     max_model_len: int
     created: int
+    fingerprint: str = ""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +39,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["loading", "ready", "draining"]
     progress: float = 0.0
     max_model_len: int = 0
+    fingerprint: str = ""
     running: int = 0
     waiting: int = 0
     blocks_used: int = 0
@@ -57,6 +62,15 @@ class Registry(Protocol):
         """The models known now, by name."""
 
 
+def _model(worker: WorkerInfo) -> ModelInfo:
+    return ModelInfo(
+        name=worker.model,
+        max_model_len=worker.max_model_len,
+        created=int(time.time()),
+        fingerprint=worker.fingerprint,
+    )
+
+
 class RedisRegistry:
     """Reads and writes the heartbeats; entries expire by the server's clock. Every call may raise Unavailable."""
 
@@ -73,9 +87,8 @@ class RedisRegistry:
         ]
         if worker.state != "loading":
             key = keys.model(worker.model)
-            info = ModelInfo(name=worker.model, max_model_len=worker.max_model_len, created=int(time.time()))
             commands += [
-                (key, pack("SET", key, msgspec.json.encode(info), "EX", MODEL_TTL)),
+                (key, pack("SET", key, msgspec.json.encode(_model(worker)), "EX", MODEL_TTL)),
                 (keys.MODELS, pack("SADD", keys.MODELS, worker.model)),
             ]
         await self._exchange(commands)
@@ -125,8 +138,7 @@ class MemoryRegistry:
     async def beat(self, worker: WorkerInfo) -> None:
         self._workers[worker.id] = worker
         if worker.state != "loading":
-            info = ModelInfo(name=worker.model, max_model_len=worker.max_model_len, created=int(time.time()))
-            self._models.setdefault(worker.model, info)
+            self._models.setdefault(worker.model, _model(worker))
 
     async def leave(self, worker_id: str) -> None:
         self._workers.pop(worker_id, None)

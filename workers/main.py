@@ -67,7 +67,13 @@ async def _serve(settings: Settings) -> None:
             server, _ = start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
             log.info("metrics", port=server.server_port)
         engine = await _load(settings, repository, backend, info)
-        info = msgspec.structs.replace(info, state="ready", progress=1.0, max_model_len=engine.max_model_len)
+        info = msgspec.structs.replace(
+            info,
+            state="ready",
+            progress=1.0,
+            max_model_len=engine.max_model_len,
+            fingerprint=engine.fingerprint,
+        )
         worker = Worker(info, engine, backend, settings, metrics)
         async with _kafka(settings, backend, info, metrics, worker.drain) as intake:
             await _work(worker, intake, info)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
-from shared.protocol import FinishReason, Message, Token
+from shared.protocol import FinishReason, Message, Token, Tools
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
 
 VOCABULARY = 50_000
@@ -51,7 +51,7 @@ class ScriptedTokenizer:
     def encode(self, text: str) -> list[int]:
         return [ord(character) % VOCABULARY for character in text]
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
         return self.encode("".join(f"{message.role}:{message.content}\n" for message in messages))
 
 
@@ -84,7 +84,7 @@ class _Run:
 
 
 class ScriptedEngine:
-    """A Generator.
+    """A Generator; it cannot constrain what it says, so that schemas and tools are refused.
 
     Args:
         max_model_len: most tokens of prompt and answer.
@@ -93,6 +93,8 @@ class ScriptedEngine:
 
     def __init__(self, *, max_model_len: int = CONTEXT, max_num_seqs: int = 256) -> None:
         self.tokenizer = ScriptedTokenizer()
+        self.constraints = None
+        self.fingerprint = "fp_scripted"
         self.max_model_len = max_model_len
         self._max_num_seqs = max_num_seqs
         self._runs: dict[str, _Run] = {}

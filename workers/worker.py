@@ -7,6 +7,7 @@ runs in a thread of its own.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -19,16 +20,18 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.delivery.base import OVERDUE, Append, Lease
 from shared.errors import EngineFailed, HeadraceError, InvalidRequest, Unavailable
-from shared.protocol import Request
+from shared.protocol import Request, Structured
 from shared.registry import WorkerInfo
 from shared.transports.base import Claim, Delivery, Room
 from workers.active import ActiveRequest, by_run
-from workers.engine.interface import EngineOutput, Generator
+from workers.engine.interface import Constraint, EngineOutput, Generator
 from workers.engine_loop import EngineLoop
 from workers.intake import RETRY, Intake, set_aside
 from workers.leases import LeaseKeeper
 from workers.metrics import WorkerMetrics
 from workers.seats import room
+
+COMPILE_LIMIT = 10.0  # seconds that a request's grammar may take until it is ready
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,8 @@ class Worker:
         self._settings = settings
         self._metrics = metrics
         self._encoder = engine.tokenizer
+        self._constraints = engine.constraints
+        self._constraining: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._outputs = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -74,6 +79,7 @@ class Worker:
         self._engine.start()
         try:
             async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
                 background = [
                     tasks.create_task(self._write()),
                     tasks.create_task(self._acknowledge()),
@@ -84,7 +90,7 @@ class Worker:
                 await self._draining.wait()
                 await taking  # it ends between two rounds, so that none is left half begun
                 await self._finish()
-                for task in background:
+                for task in (*background, *self._constraining):
                     task.cancel()
             await self._hand_over()
         finally:
@@ -106,24 +112,51 @@ class Worker:
         for held in begun:
             self._active[held.id] = held
             self._metrics.started(held.delivery.request, held.lease)
-        await asyncio.gather(*(self._admit(held) for held in begun))
+        await asyncio.gather(*(self._admit(held) for held in begun if not constrained(held.delivery.request)))
+        for held in begun:
+            if constrained(held.delivery.request):  # a grammar that takes long to compile keeps nobody waiting
+                task = self._tasks.create_task(self._admit(held))
+                self._constraining.add(task)
+                task.add_done_callback(self._constraining.discard)
 
     async def _admit(self, held: ActiveRequest) -> None:
         request = held.delivery.request
         try:
             held.prompt = await asyncio.to_thread(self._encode, request)
+            constraint = await self._constrain(request)
         except HeadraceError as error:
             await self._append([(held, [EngineOutput(held.run, finished=True, error=error)])])
+            return
+        if self._active.get(held.id) is not held:  # it was cancelled, or lost, meanwhile
             return
         rest = self._info.max_model_len - len(held.prompt)
         resumed = held.resume(min(rest * request.params.n, self._settings.log_tokens), self._salt(request.tenant))
         if resumed is None:
             await self._append([(held, [EngineOutput(held.run, finished=True)])])
             return
+        if constraint is not None:
+            resumed = dataclasses.replace(resumed, matcher=constraint.matcher, reader=constraint.reader)
         self._engine.add(resumed)
         if request.deadline is not None:
             left = held.time_left(request.deadline)
             held.alarm = self._loop.call_later(left, self._engine.abort, held.run, OVERDUE)
+
+    async def _constrain(self, request: Request) -> Constraint | None:
+        """What the answer is held to. Raises InvalidRequest where that cannot be had, or not in time."""
+        asked = request.params.structured_outputs or request.tools
+        if asked is None:
+            return None
+        param = asked.param if isinstance(asked, Structured) else "tools"
+        if self._constraints is None:
+            raise InvalidRequest("this worker cannot constrain answers: it has no grammar compiler", param=param)
+        try:
+            async with asyncio.timeout(COMPILE_LIMIT):
+                return await asyncio.wrap_future(self._constraints.start(asked))
+        except TimeoutError:
+            raise InvalidRequest(
+                f"the grammar was not compiled within {COMPILE_LIMIT:.0f} s: it is too complex, or too many are",
+                param=param,
+            ) from None
 
     def _salt(self, tenant: str) -> bytes:
         """What keeps a tenant's cached prefixes from being found by another's."""
@@ -131,7 +164,7 @@ class Worker:
 
     def _encode(self, request: Request) -> tuple[int, ...]:
         if request.messages is not None:
-            ids = self._encoder.encode_chat(request.messages)
+            ids = self._encoder.encode_chat(request.messages, request.tools)
         elif isinstance(request.prompt, str):
             ids = self._encoder.encode(request.prompt)
         else:
@@ -267,3 +300,8 @@ class Worker:
             blocks_used=stats.blocks_used,
             blocks_total=stats.blocks_total,
         )
+
+
+def constrained(request: Request) -> bool:
+    """Whether its answer is held to a grammar."""
+    return request.params.structured_outputs is not None or request.tools is not None

@@ -19,7 +19,7 @@ from tests.engine.driver import GREEDY, load, run
 PROMPTS = ["water", "a mill by the river", "é"]
 VLLM_NAMES = """
 temperature top_p top_k min_p max_tokens stop seed n presence_penalty frequency_penalty repetition_penalty
-ignore_eos logprobs
+ignore_eos logprobs logit_bias structured_outputs
 """
 
 

@@ -63,7 +63,7 @@ class TextStream:
         text, stopped = self._cut(self._detokenizer.feed(token_id))
         if stopped:
             return text, True
-        keep = self._partial_match(text)
+        keep = partial_match(text, self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
 
@@ -78,10 +78,11 @@ class TextStream:
         ends = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         return (text[: min(ends)], True) if ends else (text, False)
 
-    def _partial_match(self, text: str) -> int:
-        """Length of the longest end of `text` with which a stop string begins."""
-        longest = max((len(stop) for stop in self._stop), default=1) - 1
-        for size in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-size:]) for stop in self._stop):
-                return size
-        return 0
+
+def partial_match(text: str, marks: tuple[str, ...]) -> int:
+    """Length of the longest end of `text` with which one of `marks` begins."""
+    longest = max((len(mark) for mark in marks), default=1) - 1
+    for size in range(min(longest, len(text)), 0, -1):
+        if any(mark.startswith(text[-size:]) for mark in marks):
+            return size
+    return 0

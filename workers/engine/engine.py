@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from typing import TYPE_CHECKING
 
 import structlog
 import torch
 from torch import Tensor
 
-from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
+from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, HeadraceError, InvalidRequest
 from shared.protocol import Token
 from workers.engine.config import DTYPES, EngineConfig
-from workers.engine.interface import MAX_LOGPROBS, EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import MAX_LOGPROBS, Constrainer, EngineOutput, EngineRequest, EngineStats
 from workers.engine.kernels.choose import choose_kernels
 from workers.engine.kv_cache import BlockPool, KVCacheManager
-from workers.engine.loader import Progress, load_model, read_eos_token_ids, read_model_config
+from workers.engine.loader import Progress, fingerprint, load_model, read_eos_token_ids, read_model_config
 from workers.engine.logprobs import LogProbs
 from workers.engine.memory import size_cache
 from workers.engine.model_runner import ModelRunner
@@ -29,6 +30,9 @@ from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from workers.engine.matcher import Mask, MaskFiller
 
 _log = structlog.get_logger(__name__)
 
@@ -46,8 +50,13 @@ class Engine:
         eos_token_ids: frozenset[int],
         max_model_len: int,
         num_blocks: int,
+        fingerprint: str,
     ) -> None:
         self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.constraints: Constrainer | None
+        self._masks: MaskFiller | None
+        self.constraints, self._masks = _constraining(tokenizer, vocab_size, eos_token_ids)
         self.max_model_len = max_model_len
         self._config = config
         self._runner = runner
@@ -113,6 +122,7 @@ class Engine:
             eos_token_ids=eos,
             max_model_len=size.max_model_len,
             num_blocks=size.num_blocks,
+            fingerprint=fingerprint(config.model, str(dtype), config.quantization, device.type),
         )
 
     def add(self, request: EngineRequest) -> None:
@@ -168,48 +178,57 @@ class Engine:
         return outputs
 
     def _run(self, batch: ScheduledBatch) -> list[EngineOutput]:
+        drawing = [item.sequence for item in batch.items if item.samples and not item.sequence.ended]
+        mask = self._masks.begin(drawing) if self._masks else None
         try:
             logits = self._runner.run(batch, self._urgent if batch.interruptible else None)
         except RuntimeError as error:  # torch's, out-of-memory among them
+            if mask is not None:
+                mask.wait()
             return self._isolate(batch, error)
-        return [] if logits is None else self._collect(batch, logits)
+        if mask is not None:
+            mask.wait()
+        return [] if logits is None else self._collect(batch, logits, drawing, mask)
 
     def _isolate(self, batch: ScheduledBatch, error: RuntimeError) -> list[EngineOutput]:
         """Compute the sequences of a failed batch one by one, so that the failure ends its offender alone."""
         _log.error("step_failed", rows=len(batch.items), error=type(error).__name__)
         if len(batch.items) == 1:
             failed = batch.items[0].sequence.request_id
-            return [self._fail(failed, "the engine could not compute this request")]
+            return [self._fail(failed, EngineFailed("the engine could not compute this request"))]
         outputs = []
         for index, item in enumerate(batch.items):
             if item.sequence.request_id in self._unfinished:
                 outputs += self._run(ScheduledBatch([item], batch.copies if index == 0 else []))
         return outputs
 
-    def _collect(self, batch: ScheduledBatch, logits: Tensor) -> list[EngineOutput]:
+    def _collect(
+        self, batch: ScheduledBatch, logits: Tensor, sampled: list[Sequence], mask: Mask | None
+    ) -> list[EngineOutput]:
         """Sample, append, and end what is at its end."""
-        sampled = [item.sequence for item in batch.items if item.samples]
-        if any(sequence.ended for sequence in sampled):  # padding
-            rows = [row for row, sequence in enumerate(sampled) if not sequence.ended]
-            logits, sampled = logits[rows], [sampled[row] for row in rows]
+        if len(sampled) < len(logits):  # padding
+            sampling = [item.sequence for item in batch.items if item.samples]
+            logits = logits[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
         self._scheduler.advance(batch)
         tokens: dict[str, list[Token]] = {}
-        failed: dict[str, str] = {}
+        failed: dict[str, HeadraceError] = {}
         log_probs = LogProbs(logits, sampled, self.tokenizer.piece)
-        for row, (sequence, token_id) in enumerate(zip(sampled, sample(logits, sampled), strict=True)):
+        for row, (sequence, token_id) in enumerate(zip(sampled, sample(logits, sampled, mask), strict=True)):
             if token_id is None:
-                failed[sequence.request_id] = "the model's output is not a number"
+                failed[sequence.request_id] = EngineFailed(
+                    "the model's output is not a number, or no token fits the grammar"
+                )
                 continue
             try:
                 token = sequence.accept(token_id, log_probs.of(row, token_id))
-            except EngineFailed as error:
-                failed[sequence.request_id] = error.message
+            except HeadraceError as error:
+                failed[sequence.request_id] = error
                 continue
             tokens.setdefault(sequence.request_id, []).append(token)
             if sequence.finish_reason is not None:
                 self._scheduler.finish(sequence)
                 self._unfinished[sequence.request_id].remove(sequence)
-        outputs = [self._fail(request_id, message) for request_id, message in failed.items()]
+        outputs = [self._fail(request_id, error) for request_id, error in failed.items()]
         for request_id in tokens.keys() - failed.keys():
             finished = not self._unfinished[request_id]
             if finished:
@@ -217,9 +236,9 @@ class Engine:
             outputs.append(EngineOutput(request_id, tuple(tokens[request_id]), finished))
         return outputs
 
-    def _fail(self, request_id: str, message: str) -> EngineOutput:
+    def _fail(self, request_id: str, error: HeadraceError) -> EngineOutput:
         self._scheduler.remove(self._unfinished.pop(request_id, []), failed=True)
-        return EngineOutput(request_id, (), finished=True, error=EngineFailed(message))
+        return EngineOutput(request_id, (), finished=True, error=error)
 
     def _check(self, request: EngineRequest) -> None:
         prompt, params = request.prompt, request.params
@@ -236,6 +255,10 @@ class Engine:
                 raise InvalidRequest(
                     f"token {token_id} is outside the vocabulary of {self._vocab_size}", param="prompt"
                 )
+        if any(token_id >= self._vocab_size for token_id in params.logit_bias):
+            raise InvalidRequest(
+                f"logit_bias has a token outside the vocabulary of {self._vocab_size}", param="logit_bias"
+            )
         if len(prompt) + (params.max_tokens or 1) > self.max_model_len:
             raise ContextLengthExceeded(
                 f"this model's maximum context length is {self.max_model_len} tokens, but the request asks for "
@@ -255,8 +278,9 @@ class Engine:
             num_prompt_tokens=len(request.prompt),
             max_tokens=params.max_tokens or self.max_model_len - len(request.prompt),
             eos_token_ids=self._eos_token_ids,
-            text=self.tokenizer.stream(params.stop),
+            text=self.tokenizer.stream(params.stop, calls=request.reader is not None),
             matcher=request.matcher() if request.matcher else None,
+            reader=request.reader() if request.reader else None,
             priority=request.priority,
             tenant=request.tenant,
             prefix_salt=request.prefix_salt,
@@ -264,3 +288,16 @@ class Engine:
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
             sequence.accept(token_id)
         return sequence
+
+
+def _constraining(
+    tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]
+) -> tuple[Constrainer | None, MaskFiller | None]:
+    """What grammars need; nothing where xgrammar is not installed."""
+    try:
+        from workers.engine.constraints import Constraints  # noqa: PLC0415  xgrammar need not be there
+        from workers.engine.matcher import MaskFiller  # noqa: PLC0415
+    except ImportError as error:
+        _log.warning("no_grammars", missing=error.name)
+        return None, None
+    return Constraints(tokenizer, vocab_size, eos_token_ids), MaskFiller(vocab_size)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import HeadraceError
-from shared.protocol import Message, PriorityClass, SamplingParams, Token
+from shared.protocol import CallDelta, Message, PriorityClass, SamplingParams, Structured, Token, Tools
 
 if TYPE_CHECKING:  # an engine without weights runs where there is no torch
     from torch import Tensor
@@ -29,8 +30,21 @@ class Matcher(Protocol):
     def accept(self, token_id: int) -> bool:
         """Take the next token, the end-of-text token too; False where it does not fit."""
 
-    def mask(self) -> Tensor | None:
-        """[vocab] bool, true where a token may come next, end-of-text among them; None where all may."""
+    def fill(self, bitmask: Tensor, row: int) -> None:
+        """Say in row `row` of `bitmask` ([rows, vocab / 32] int32, a bit a token) what may come next, end-of-text
+        among it. It is called while no token is accepted, perhaps in another thread.
+        """
+
+
+class Reader(Protocol):
+    """Tells what a choice says from the tool calls that it makes; its state is derived from the text so far."""
+
+    @property
+    def called(self) -> bool:
+        """It has made a whole call."""
+
+    def feed(self, text: str, *, last: bool) -> tuple[str, tuple[CallDelta, ...]]:
+        """What more text adds to what is said, and to calls; `last` ends it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class EngineRequest:
         priority, tenant: who goes first when not all can run at once.
         prefix_salt: requests of one salt may share the computed beginning of their prompts; others never do.
         matcher: makes the grammar of one choice; each choice gets its own, fed with its resumed tokens.
+        reader: the same for what finds its tool calls.
     """
 
     id: str
@@ -54,6 +69,7 @@ class EngineRequest:
     tenant: str = "default"
     prefix_salt: bytes = b""
     matcher: Callable[[], Matcher] | None = None
+    reader: Callable[[], Reader] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,14 +103,37 @@ class Encoder(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]: ...
+    def encode_chat(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What an answer is held to: makes a choice's matcher, and what reads tool calls out of its text."""
+
+    matcher: Callable[[], Matcher]
+    reader: Callable[[], Reader] | None = None
+
+
+class Constrainer(Protocol):
+    """Makes what answers are held to; may be called from any thread."""
+
+    def start(self, asked: Structured | Tools) -> Future[Constraint]:
+        """It ends with InvalidRequest for what cannot be compiled; it may take long."""
 
 
 class Generator(Protocol):
-    """A batch that grows and shrinks between steps. One thread calls all but `tokenizer`."""
+    """A batch that grows and shrinks between steps. One thread calls all but `tokenizer` and `constraints`."""
 
     @property
     def tokenizer(self) -> Encoder: ...
+
+    @property
+    def constraints(self) -> Constrainer | None:
+        """None where this engine cannot hold an answer to anything."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for engines whose answers are the same."""
 
     @property
     def max_model_len(self) -> int: ...

@@ -6,6 +6,7 @@ nothing of requests.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shared.errors import ConfigError
+from shared.protocol import PROTOCOL_VERSION
 from workers.engine.kernels import HeadLayout, Kernels, Linear
 from workers.engine.models.config import ARCHITECTURES, ModelConfig, token_ids
 from workers.engine.models.decoder import Decoder, DecoderConfig
@@ -23,6 +25,7 @@ from workers.engine.models.llama import LayerWeights, Llama, LlamaWeights
 from workers.engine.models.rope import rope_table
 from workers.engine.models.transformers_config import load_transformers, read_transformers_config
 
+HEAD = 2**20  # bytes of a file that its fingerprint reads
 Progress = Callable[[float], None]
 
 
@@ -43,6 +46,15 @@ def read_eos_token_ids(folder: Path, config: DecoderConfig) -> frozenset[int]:
     path = folder / "generation_config.json"
     found = token_ids(_read_json(path).get("eos_token_id")) if path.is_file() else ()
     return frozenset(found or config.eos_token_ids)
+
+
+def fingerprint(folder: Path, *parts: str) -> str:
+    """The same for the same weights, torch and `parts`: a hash of config.json and of each file's size and head."""
+    digest = hashlib.blake2b(repr((PROTOCOL_VERSION, torch.__version__, parts)).encode(), digest_size=6)
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(repr((path.name, path.stat().st_size)).encode() + file.read(HEAD))
+    return f"fp_{digest.hexdigest()}"
 
 
 def load_model(

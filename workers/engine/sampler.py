@@ -6,11 +6,16 @@ a state. It knows nothing of scheduling or text.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from shared.protocol import SamplingParams
 from workers.engine.sequence import Sequence
+
+if TYPE_CHECKING:  # where there are grammars there is xgrammar
+    from workers.engine.matcher import Mask
 
 TOP = 1024  # how many of the likeliest tokens are sorted before falling back to all of them
 GREEDY_BELOW = 1e-5  # temperatures under it would overflow
@@ -59,15 +64,17 @@ def _signed(word: int) -> int:
 
 
 @torch.inference_mode()
-def sample(logits: Tensor, sequences: list[Sequence]) -> list[int | None]:
-    """The next token of each sequence; None where its logits are not numbers.
+def sample(logits: Tensor, sequences: list[Sequence], mask: Mask | None = None) -> list[int | None]:
+    """The next token of each sequence; None where its logits are not numbers, or its grammar allows none.
 
     Args:
         logits: [R, vocab] float32, one row a sequence; changed in place where there are penalties or grammars.
+        mask: what the rows with a grammar may say.
     """
     for row, sequence in zip(logits, sequences, strict=True):
         _penalize(row, sequence)
-        _constrain(row, sequence)
+    if mask is not None:
+        mask.apply(logits)
     likeliest, tokens = logits.max(dim=-1)
     sane = likeliest.isfinite().tolist()
     drawn: list[int | None] = [t if ok else None for t, ok in zip(tokens.tolist(), sane, strict=True)]
@@ -80,7 +87,7 @@ def sample(logits: Tensor, sequences: list[Sequence]) -> list[int | None]:
 
 
 def _penalize(row: Tensor, sequence: Sequence) -> None:
-    """transformers' repetition penalty over all tokens, then OpenAI's two over the output."""
+    """transformers' repetition penalty over all tokens, OpenAI's two over the output, then the request's biases."""
     params = sequence.params
     if params.repetition_penalty != 1.0:
         seen = torch.tensor(sequence.tokens, device=row.device).unique()  # type: ignore[no-untyped-call]  # torch has no types for it
@@ -91,12 +98,9 @@ def _penalize(row: Tensor, sequence: Sequence) -> None:
         output = torch.tensor(sequence.tokens[sequence.num_prompt_tokens :], device=row.device)
         seen, counts = output.unique(return_counts=True)  # type: ignore[no-untyped-call]  # as above
         row[seen] -= params.presence_penalty + params.frequency_penalty * counts
-
-
-def _constrain(row: Tensor, sequence: Sequence) -> None:
-    """Leave only the tokens that the grammar allows."""
-    if sequence.matcher is not None and (allowed := sequence.matcher.mask()) is not None:
-        row.masked_fill_(~allowed.to(row.device), -torch.inf)
+    if params.logit_bias:
+        biased = torch.tensor(list(params.logit_bias), device=row.device)
+        row[biased] += torch.tensor(list(params.logit_bias.values()), device=row.device)
 
 
 def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:

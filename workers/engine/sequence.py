@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from shared.errors import EngineFailed
 from shared.protocol import FinishReason, PriorityClass, SamplingParams, Token, TokenLogprobs
 from workers.engine.detokenizer import TextStream
-from workers.engine.interface import Matcher
+from workers.engine.interface import Matcher, Reader
 
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
@@ -26,6 +26,7 @@ class Sequence:
         num_computed_tokens: how many of `tokens` have their keys and values in the cache.
         max_tokens: most output tokens.
         matcher: its grammar, if any, after the output so far.
+        reader: finds its tool calls, if it may make any.
         priority, tenant: who goes first where not all can run.
         preempted: it gave way and has not advanced by a token since.
         prefix_salt, block_keys: for the prefix cache; keys of the first full blocks, as far as they were made.
@@ -43,6 +44,7 @@ class Sequence:
     eos_token_ids: frozenset[int]
     text: TextStream
     matcher: Matcher | None = None
+    reader: Reader | None = None
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     prefix_salt: bytes = b""
@@ -91,13 +93,19 @@ class Sequence:
     def accept(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Token:
         """Append the next output token; sets `finish_reason` where it is the last.
 
-        Raises EngineFailed, and appends nothing, where the grammar does not take it.
+        Raises EngineFailed, and appends nothing, where the grammar does not take it; InvalidRequest where that
+        takes too long.
         """
         if self.matcher is not None and not self.matcher.accept(token_id):
             raise EngineFailed("a token does not fit the request's grammar")
         self.tokens.append(token_id)
         text, self.finish_reason = self._settle(token_id)
-        return Token(self.choice, token_id, text, self.finish_reason, logprobs)
+        if self.reader is None:
+            return Token(self.choice, token_id, text, self.finish_reason, logprobs)
+        text, calls = self.reader.feed(text, last=self.ended)
+        if self.finish_reason is FinishReason.STOP and self.reader.called:
+            self.finish_reason = FinishReason.TOOL_CALLS
+        return Token(self.choice, token_id, text, self.finish_reason, logprobs, calls)
 
     def _settle(self, token_id: int) -> tuple[str, FinishReason | None]:
         """The text that the last token adds, and why the choice ends with it, if it does."""

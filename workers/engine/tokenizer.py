@@ -13,29 +13,50 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from shared.errors import ConfigError, InvalidRequest
-from shared.protocol import Message
+from shared.protocol import Message, Tools
 from workers.engine.detokenizer import TextStream
+from workers.engine.tool_format import tool_format
+from workers.engine.turns import native_turns, plain_turns
 
 
 class Tokenizer:
-    """A fast (Rust) tokenizer and its chat template."""
+    """A fast (Rust) tokenizer and its chat template.
+
+    Attributes:
+        hf: transformers' own, for those who read its vocabulary.
+        tool_format: how the model writes tool calls.
+        hidden_ids: special tokens that are no part of a text, nor of a tool call.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises ConfigError where the folder has no tokenizer that can be used."""
         try:
-            self._hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            self.hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ConfigError(f"{folder} has no tokenizer that can be loaded: {error}") from error
-        backend = getattr(self._hf, "backend_tokenizer", None)
+        backend = getattr(self.hf, "backend_tokenizer", None)
         if backend is None:
             raise ConfigError(f"{folder} has no fast tokenizer (tokenizer.json)")
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self.tool_format, self._knows_tools = tool_format(self._template(with_tools=True))
+        self.hidden_ids = frozenset(
+            index
+            for index, token in self.hf.added_tokens_decoder.items()
+            if token.special and not any(token.content in mark for mark in self.tool_format.marks)
+        )
+
+    def _template(self, *, with_tools: bool) -> str:
+        """Some checkpoints have a template of its own for chats with tools; none is empty."""
+        found: str | dict[str, str] = self.hf.chat_template or ""
+        if isinstance(found, str):
+            return found
+        return (found.get("tool_use") if with_tools else None) or found.get("default", "")
 
     @property
     def eos_token_id(self) -> int | None:
-        eos: int | None = self._hf.eos_token_id
+        eos: int | None = self.hf.eos_token_id
         return eos
 
     def encode(self, text: str) -> list[int]:
@@ -43,16 +64,22 @@ class Tokenizer:
         ids: list[int] = self._backend.encode(text).ids
         return ids
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
         """The chat as the model was trained to read it, up to where its answer begins.
 
         Raises InvalidRequest where there is no chat template, or the template refuses the messages.
         """
-        if not self._hf.chat_template:
+        template = self._template(with_tools=tools is not None)
+        if not template:
             raise InvalidRequest("this model has no chat template; send a prompt instead", param="messages")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        if self._knows_tools:
+            turns, functions = native_turns(messages, tools)
+        else:
+            turns, functions = plain_turns(messages, tools), None
         try:
-            text = self._hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            text = self.hf.apply_chat_template(
+                turns, tools=functions, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
         except (TemplateError, TypeError, ValueError) as error:
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {error}", param="messages"
@@ -70,6 +97,12 @@ class Tokenizer:
         text: str = self._backend.decode([token_id], skip_special_tokens=False)
         return text
 
-    def stream(self, stop: tuple[str, ...] = ()) -> TextStream:
-        """A new incremental decoder of one answer."""
-        return TextStream(self.decode, stop)
+    def _decode_calls(self, ids: list[int]) -> str:
+        """With the special tokens that mark a tool call."""
+        shown = [index for index in ids if index not in self.hidden_ids]
+        text: str = self._backend.decode(shown, skip_special_tokens=False)
+        return text
+
+    def stream(self, stop: tuple[str, ...] = (), *, calls: bool = False) -> TextStream:
+        """A new incremental decoder of one answer, which may have tool `calls`."""
+        return TextStream(self._decode_calls if calls else self.decode, stop)

@@ -1,0 +1,139 @@
+"""Compiles what requests hold their answers to, off the engine's thread: schemas, expressions, grammars, tool
+calls.
+
+What was compiled is kept, the least lately used dropped first, by its size. It knows nothing of scheduling.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from functools import cached_property, partial
+from typing import Any
+
+import xgrammar
+
+from shared.errors import InvalidRequest
+from shared.protocol import Structured, Tools, encode
+from workers.engine.call_reader import CallReader
+from workers.engine.interface import Constraint
+from workers.engine.matcher import GrammarMatcher
+from workers.engine.schema import prepared_text
+from workers.engine.tokenizer import Tokenizer
+
+CACHE_BYTES = 256 * 2**20
+COMPILERS = 2  # grammars compiled at once
+ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
+PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")  # where in xgrammar's source a complaint arose
+
+
+class Constraints:
+    """Of one model.
+
+    Args:
+        vocab_size: of the model's logits, which may be wider than the tokenizer's vocabulary.
+        eos_token_ids: what ends an answer, once its grammar allows it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos = sorted(eos_token_ids)
+        self._cache: OrderedDict[bytes, Future[xgrammar.CompiledGrammar]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(COMPILERS)
+
+    def start(self, asked: Structured | Tools) -> Future[Constraint]:
+        """Compile, or find, what is asked for; from any thread. It may end with InvalidRequest."""
+        reader = partial(CallReader, self._tokenizer.tool_format) if isinstance(asked, Tools) else None
+        ready: Future[Constraint] = Future()
+
+        def settle(compiled: Future[xgrammar.CompiledGrammar]) -> None:
+            if not ready.set_running_or_notify_cancel():
+                return
+            if (error := compiled.exception()) is not None:
+                ready.set_exception(error)
+                return
+            make = partial(GrammarMatcher, compiled.result(), ends_by_token=bool(self._eos))
+            ready.set_result(Constraint(make, reader))
+
+        self._compiled(asked).add_done_callback(settle)
+        return ready
+
+    def _compiled(self, asked: Structured | Tools) -> Future[xgrammar.CompiledGrammar]:
+        key = type(asked).__name__.encode() + encode(asked)
+        with self._lock:
+            found = self._cache.get(key)
+            if found is None:
+                found = self._cache[key] = Future()
+                # a thread that nobody waits for at the end: a compilation cannot be stopped
+                threading.Thread(target=self._work, args=(key, asked, found), name="grammar", daemon=True).start()
+            self._cache.move_to_end(key)
+        return found
+
+    def _work(self, key: bytes, asked: Structured | Tools, future: Future[xgrammar.CompiledGrammar]) -> None:
+        try:
+            with self._slots:
+                compiled = self._compile(asked)
+        except (RuntimeError, ValueError, TypeError) as error:  # xgrammar's
+            with self._lock:
+                self._cache.pop(key, None)
+            future.set_exception(_refusal(error, asked))
+            return
+        future.set_result(compiled)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        with self._lock:
+            sizes = {
+                key: each.result().memory_size_bytes
+                for key, each in self._cache.items()
+                if each.done() and each.exception() is None
+            }
+            over = sum(sizes.values()) - CACHE_BYTES
+            for key, size in sizes.items():
+                if over <= 0:
+                    return
+                del self._cache[key]
+                over -= size
+
+    def _compile(self, asked: Structured | Tools) -> xgrammar.CompiledGrammar:
+        if isinstance(asked, Tools):
+            return self._compiler.compile_structural_tag(self._tokenizer.tool_format.structural_tag(asked))
+        if asked.json_schema is not None or asked.json_object:
+            schema = prepared_text(asked.json_schema) if asked.json_schema is not None else ANY_OBJECT
+            return self._compiler.compile_json_schema(schema, any_whitespace=False)
+        if asked.regex is not None:
+            return self._compiler.compile_regex(asked.regex)
+        if asked.grammar is not None:
+            return self._compiler.compile_grammar(asked.grammar)
+        options = [{"type": "const_string", "value": text} for text in asked.choice]
+        tag: dict[str, Any] = {"type": "structural_tag", "format": {"type": "or", "elements": options}}
+        return self._compiler.compile_structural_tag(tag)
+
+    @cached_property
+    def _compiler(self) -> xgrammar.GrammarCompiler:
+        """Made when first needed: it reads the whole vocabulary."""
+        hf, vocab_size = self._tokenizer.hf, self._vocab_size
+        found = xgrammar.TokenizerInfo.from_huggingface(hf, vocab_size=vocab_size, stop_token_ids=self._eos or None)
+        vocabulary = [""] * vocab_size
+        for token, index in hf.get_vocab().items():
+            if index < vocab_size and index not in self._tokenizer.hidden_ids:  # special tokens are no text
+                vocabulary[index] = token
+        info = xgrammar.TokenizerInfo(
+            vocabulary,
+            found.vocab_type,
+            vocab_size=vocab_size,
+            stop_token_ids=self._eos or None,
+            add_prefix_space=found.add_prefix_space,
+        )
+        return xgrammar.GrammarCompiler(info, max_threads=COMPILERS, cache_enabled=False)
+
+
+def _refusal(error: Exception, asked: Structured | Tools) -> InvalidRequest:
+    """xgrammar's complaint, without its place in the source."""
+    said = PLACE.sub("", str(error).strip().partition("\n")[0])[:200]
+    param = asked.param if isinstance(asked, Structured) else "tools"
+    return InvalidRequest(f"the grammar cannot be compiled: {said}", param=param)

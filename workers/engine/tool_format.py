@@ -1,0 +1,110 @@
+"""How a model writes its tool calls, by its chat template; and the structural tags that hold it to that form.
+
+An answer is text in which calls may stand. A call is `before` name `middle` arguments `after`; where the calls of
+an answer stand in one list, `opening` and `closing` are around it and `separator` between two.
+
+References: the chat templates of Hermes 2 Pro, Qwen 2.5 and 3 (`<tool_call>`), Llama 3.1 and 3.2 (a JSON object
+alone), Mistral 7B v0.3 (`[TOOL_CALLS]` and a list) and Mistral Small 3.2 (`[TOOL_CALLS]`, `[ARGS]`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from shared.protocol import Tools
+from workers.engine.schema import prepared
+
+ANY_ARGUMENTS: dict[str, Any] = {"type": "object", "additionalProperties": True}
+
+
+@dataclass(frozen=True)
+class ToolFormat:
+    """See the module. `single`: the model makes one call at most; `trigger`: what only a call begins with."""
+
+    name: str
+    before: str
+    middle: str
+    after: str
+    trigger: str
+    separator: str = ""
+    opening: str = ""
+    closing: str = ""
+    single: bool = False
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """All that stands around names and arguments."""
+        return self.opening, self.before, self.middle, self.after, self.closing
+
+    def structural_tag(self, tools: Tools) -> dict[str, Any]:
+        """The grammar of an answer that may, or must, call these tools, as xgrammar reads it."""
+        allowed = [each for each in tools.functions if tools.named in (None, each.name)]
+        calls = [self._call(each.name, each.parameters) for each in allowed]
+        once = self.single or tools.named is not None or not tools.parallel
+        listed = {
+            "type": "tags_with_separator",
+            "tags": calls,
+            "separator": self.separator,
+            "at_least_one": True,
+            "stop_after_first": once,
+        }
+        whole = {"type": "tag", "begin": self.opening, "content": listed, "end": self.closing}
+        if tools.required or tools.named is not None:
+            return _tag(whole if self.opening else listed)
+        tags = [whole] if self.opening else calls
+        found = {"type": "triggered_tags", "triggers": [self.trigger], "tags": tags}
+        return _tag({**found, "stop_after_first": once or bool(self.opening)})
+
+    def _call(self, name: str, parameters: str) -> dict[str, Any]:
+        schema = prepared(json.loads(parameters)) if parameters else ANY_ARGUMENTS
+        if isinstance(schema, dict):
+            schema.setdefault("type", "object")
+        arguments = {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 1}
+        return {"type": "tag", "begin": self.before + name + self.middle, "content": arguments, "end": self.after}
+
+
+def _tag(content: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "structural_tag", "format": content}
+
+
+HERMES = ToolFormat(
+    "hermes",
+    before='<tool_call>\n{"name": "',
+    middle='", "arguments": ',
+    after="}\n</tool_call>",
+    trigger="<tool_call>",
+    separator="\n",
+)
+LLAMA = ToolFormat(
+    "llama", before='{"name": "', middle='", "parameters": ', after="}", trigger='{"name": "', single=True
+)
+MISTRAL_LIST = ToolFormat(
+    "mistral-list",
+    before='{"name": "',
+    middle='", "arguments": ',
+    after="}",
+    trigger="[TOOL_CALLS]",
+    separator=", ",
+    opening="[TOOL_CALLS] [",
+    closing="]",
+)
+MISTRAL = ToolFormat("mistral", before="[TOOL_CALLS]", middle="[ARGS]", after="", trigger="[TOOL_CALLS]")
+
+
+def tool_format(template: str) -> tuple[ToolFormat, bool]:
+    """The form that a chat template teaches, and whether the template itself tells the model of its tools.
+
+    A template that knows no tools, or writes calls in a form that is not known here, gets Hermes' form, and the
+    tools in a system message of ours.
+    """
+    if re.search(r"\btools\b", template):
+        if "<tool_call>" in template and "<function=" not in template:
+            return HERMES, True
+        if "[TOOL_CALLS]" in template:
+            return (MISTRAL if "[ARGS]" in template else MISTRAL_LIST), True
+        if '"parameters": ' in template and "ipython" in template:
+            return LLAMA, True
+    return HERMES, False

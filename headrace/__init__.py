@@ -5,16 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace.client import AsyncHeadraceClient, HeadraceClient
-    from headrace.llm import LLM, SamplingParams
+    from headrace.llm import LLM, SamplingParams, StructuredOutputsParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncHeadraceClient", "HeadraceClient", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "AsyncHeadraceClient",
+    "HeadraceClient",
+    "SamplingParams",
+    "StructuredOutputsParams",
+    "__version__",
+]
 
 _MODULES = {
     "AsyncHeadraceClient": "headrace.client",
     "HeadraceClient": "headrace.client",
     "LLM": "headrace.llm",
     "SamplingParams": "headrace.llm",
+    "StructuredOutputsParams": "headrace.llm",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import sys
@@ -41,7 +42,14 @@ def _parts() -> list[Finding]:
             findings.append(Finding(name, "ok", importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             findings.append(Finding(name, "warning", "not installed", "pip install 'headrace[all]'"))
-    return findings
+    return [*findings, _grammars()]
+
+
+def _grammars() -> Finding:
+    if importlib.util.find_spec("xgrammar"):
+        return Finding("xgrammar", "ok", importlib.metadata.version("xgrammar"))
+    remedy = "pip install 'headrace[worker]': without it response_format, structured_outputs and tools are refused"
+    return Finding("xgrammar", "warning", "not installed", remedy)
 
 
 def _model(settings: Settings) -> Finding:

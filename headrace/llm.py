@@ -7,6 +7,7 @@ ended, and puts the answers together in the order of the prompts. torch is impor
 from __future__ import annotations
 
 import dataclasses
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,15 +24,44 @@ from shared import protocol
 from shared.config import Settings, load
 from shared.errors import ConfigError, HeadraceError, InvalidRequest
 from shared.limits import Limits, check_params
-from shared.protocol import Message, Token
+from shared.protocol import Message, Structured, Token
 from shared.repository import DEFAULT, ModelRepository
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
-    from workers.engine.interface import EngineOutput, EngineRequest
+    from workers.engine.interface import EngineOutput, EngineRequest, Matcher
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Turn = Mapping[str, str]
+
+
+class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer must look like: one of these, by vLLM's names.
+
+    Attributes:
+        json: a JSON schema, as an object or as text; a pydantic model's is `Model.model_json_schema()`.
+        json_object: any JSON object.
+        regex: a regular expression for the whole answer.
+        choice: one of these texts.
+        grammar: EBNF as llama.cpp's GBNF has it, with a rule `root`.
+    """
+
+    json: dict[str, Any] | str | None = None
+    json_object: bool = False
+    regex: str | None = None
+    choice: Sequence[str] = ()
+    grammar: str | None = None
+
+    def settled(self) -> Structured:
+        """As the engine takes it."""
+        schema = self.json if self.json is None or isinstance(self.json, str) else json.dumps(self.json)
+        return Structured(
+            json_schema=schema,
+            json_object=self.json_object,
+            regex=self.regex,
+            choice=tuple(self.choice),
+            grammar=self.grammar,
+        )
 
 
 class SamplingParams(protocol.SamplingParams, frozen=True, kw_only=True):
@@ -45,6 +75,7 @@ class SamplingParams(protocol.SamplingParams, frozen=True, kw_only=True):
 
     seed: int | None = None  # type: ignore[assignment]  # wider than on the wire: `_settled` narrows both
     stop: str | Sequence[str] | None = ()  # type: ignore[assignment]
+    structured_outputs: StructuredOutputsParams | Structured | None = None  # type: ignore[assignment]  # as `seed`
 
 
 @dataclass(frozen=True)
@@ -155,7 +186,7 @@ class LLM:
         with self._one_call, self._batch(answers):
             for number, (prompt, chosen) in enumerate(zip(prompts, wire, strict=True)):
                 with _at(number):
-                    request = _request(str(number), encode(prompt), chosen)
+                    request = _request(str(number), encode(prompt), chosen, self._matcher(chosen))
                     answers[request.id] = _blank(request, prompt if isinstance(prompt, str) else None)
                     self._engine.add(request)
             self._run(answers, use_tqdm)
@@ -195,12 +226,24 @@ class LLM:
             raise InvalidRequest("messages must not be empty", param="messages")
         return self._engine.tokenizer.encode_chat(messages)
 
+    def _matcher(self, params: protocol.SamplingParams) -> Callable[[], Matcher] | None:
+        """Of the grammar that the answer is held to; compiled once. Raises InvalidRequest."""
+        if params.structured_outputs is None:
+            return None
+        if self._engine.constraints is None:
+            raise InvalidRequest(
+                "xgrammar is not installed: pip install headrace[worker]", param="structured_outputs"
+            )
+        return self._engine.constraints.start(params.structured_outputs).result().matcher
+
     def _settled(self, params: protocol.SamplingParams) -> protocol.SamplingParams:
         """What the engine takes: checked, and with a seed. Raises InvalidRequest."""
         values = msgspec.structs.asdict(params)
         if values["seed"] is None:
             values["seed"] = secrets.randbits(63)
         values["stop"] = [values["stop"]] if isinstance(values["stop"], str) else values["stop"] or ()
+        if isinstance(values["structured_outputs"], StructuredOutputsParams):
+            values["structured_outputs"] = values["structured_outputs"].settled()
         values["top_k"] = 0 if values["top_k"] == -1 else values["top_k"]
         try:
             wire = msgspec.convert(values, protocol.SamplingParams)
@@ -266,10 +309,12 @@ def _at(number: int) -> Iterator[None]:
         raise type(error)(f"prompts[{number}]: {error.message}", param=error.param) from error
 
 
-def _request(request_id: str, ids: list[int], params: protocol.SamplingParams) -> EngineRequest:
+def _request(
+    request_id: str, ids: list[int], params: protocol.SamplingParams, matcher: Callable[[], Matcher] | None
+) -> EngineRequest:
     from workers.engine.interface import EngineRequest
 
-    return EngineRequest(request_id, tuple(ids), params)
+    return EngineRequest(request_id, tuple(ids), params, matcher=matcher)
 
 
 def _blank(request: EngineRequest, prompt: str | None) -> RequestOutput:

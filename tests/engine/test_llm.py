@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from headrace import LLM, SamplingParams
+from headrace import LLM, SamplingParams, StructuredOutputsParams
 from shared import protocol
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
 from tests.engine.driver import GREEDY, load, run
@@ -197,3 +198,25 @@ def test_the_documents_example_runs(llama: Path, capsys: pytest.CaptureFixture[s
     [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(example.replace('"smollm2"', repr(str(llama))), {})
     assert capsys.readouterr().out.count("→") == 2
+
+
+def test_structured_outputs(llm: LLM) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "maximum": 99, "minimum": 0}},
+        "required": ["a"],
+    }
+    wanted = [
+        StructuredOutputsParams(json=schema),
+        StructuredOutputsParams(choice=["yes", "no"]),
+        StructuredOutputsParams(regex="[0-9]{3}"),
+    ]
+    params = [SamplingParams(temperature=1.5, seed=1, structured_outputs=each) for each in wanted]
+    found, chosen, digits = [answer.outputs[0].text for answer in llm.generate(PROMPTS, params, use_tqdm=False)]
+    assert 0 <= json.loads(found)["a"] < 100
+    assert chosen in ("yes", "no")
+    assert re.fullmatch("[0-9]{3}", digits)
+    for bad in ({"regex": "(a"}, {"json": {"not": {}}}, {}, {"choice": ["a"], "regex": "a"}):
+        with pytest.raises(InvalidRequest) as refused:
+            llm.generate("x", SamplingParams(structured_outputs=StructuredOutputsParams(**bad)), use_tqdm=False)
+        assert refused.value.param == "structured_outputs"

@@ -18,6 +18,7 @@ from producer_api.middleware import BodyLimit, ConnectionLimit, Drain, RequestId
 from producer_api.openapi import describe
 from producer_api.routes.batches import batches_router
 from producer_api.routes.chat import chat_router
+from producer_api.routes.completions import completions_router
 from producer_api.routes.dead_letters import dead_letters_router
 from producer_api.routes.files import PREFIX, files_router
 from producer_api.routes.health import Readiness, health_router
@@ -34,6 +35,7 @@ from shared.batches.records import Batches
 from shared.config import Settings
 from shared.files.store import Files
 from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
+from shared.schemas.completions import Completion, CompletionRequest
 from shared.schemas.jobs import Job
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
@@ -65,6 +67,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     register_errors(app)
     for router in (
         chat_router(context),
+        completions_router(context),
         jobs_router(context),
         dead_letters_router(context),
         models_router(context),
@@ -79,9 +82,9 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     check_rules(app)
     describe(
         app,
-        [ChatRequest, JobSubmission, BatchRequest],
+        [ChatRequest, CompletionRequest, JobSubmission, BatchRequest],
         [
-            *(ChatCompletion, Chunk, Job, ModelList, Model, Readiness, TokensData, EndData),
+            *(ChatCompletion, Chunk, Completion, Job, ModelList, Model, Readiness, TokensData, EndData),
             *(LetterList, Letter, Removed, File, FileList, FileDeleted, BatchObject, BatchList),
         ],
     )

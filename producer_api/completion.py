@@ -1,22 +1,17 @@
 """An answer as OpenAI's chat completion, whole and in chunks. It knows nothing of HTTP.
 
-A stream that fails after it began ends with `data: {"error": {…}}` and no `[DONE]`: the SDKs raise at the error,
-and a client that only looks for `[DONE]` sees that the answer is not whole.
-
 Reference: OpenAI API, "The chat completion object" and "The chat completion chunk object".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import msgspec
 
+from producer_api.chunks import by_choice, frames, interruption, usage_of
 from producer_api.gateway.errors import openai_error
-from producer_api.sse import RETRY
 from shared.delivery.answer import Answer, ending
 from shared.errors import HeadraceError
-from shared.protocol import Request, Token, TokenEvent
+from shared.protocol import Request, TokenEvent
 from shared.protocol import Usage as TokenUsage
 from shared.schemas.chat import (
     AnswerMessage,
@@ -27,7 +22,6 @@ from shared.schemas.chat import (
     Delta,
     Logprobs,
 )
-from shared.schemas.fields import Usage
 
 
 def completion_id(request: Request) -> str:
@@ -47,12 +41,8 @@ def completion(request: Request, answer: Answer) -> ChatCompletion:
             Choice(index, AnswerMessage(choice.text), choice.finish_reason or "stop", Logprobs.of(choice.tokens))
             for index, choice in answer.choices
         ],
-        usage=_usage(answer.terminal.usage),
+        usage=usage_of(answer.terminal.usage),
     )
-
-
-def _usage(usage: TokenUsage) -> Usage:
-    return Usage.of(usage.prompt_tokens, usage.completion_tokens)
 
 
 class ChatFraming:
@@ -81,7 +71,7 @@ class ChatFraming:
         if not self._begun and event.tokens:
             self._begun = True
             chunks += [self._choice(i, Delta(content="", role="assistant")) for i in range(self._n)]
-        for index, tokens in _by_choice(event.tokens):
+        for index, tokens in by_choice(event.tokens):
             text = tokens[0].text if len(tokens) == 1 else "".join([token.text for token in tokens])
             logprobs = Logprobs.of(tokens) if self._logprobs else None
             if text or logprobs is not None:
@@ -91,16 +81,14 @@ class ChatFraming:
                 chunks.append(self._choice(token.choice, Delta(), token.finish_reason.value))
         if event.terminal is not None:
             if (error := ending(event.terminal)) is not None:
-                return _frames(event.last_seq, [*chunks, self._encode(openai_error(error))])
+                return frames(event.place, [*chunks, self._encode(openai_error(error))])
             if self._include_usage:
                 chunks.append(self._usage_chunk(event.terminal.usage))
             chunks.append(b"[DONE]")
-        return _frames(event.last_seq, chunks)
+        return frames(event.place, chunks)
 
     def interruption(self, error: HeadraceError) -> bytes:
-        if self._resumable and error.retryable:
-            return RETRY + b": interrupted\n\n"
-        return b"data: %b\n\n" % self._encode(openai_error(error))
+        return interruption(error, resumable=self._resumable)
 
     def _choice(
         self, index: int, delta: Delta, finish_reason: str | None = None, logprobs: Logprobs | None = None
@@ -109,22 +97,4 @@ class ChatFraming:
         return self._encode(self._chunk)
 
     def _usage_chunk(self, usage: TokenUsage) -> bytes:
-        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=_usage(usage)))
-
-
-def _by_choice(tokens: Sequence[Token]) -> Iterable[tuple[int, Sequence[Token]]]:
-    """An event's tokens by their choice; nearly always it has one token."""
-    if len(tokens) == 1:
-        return ((tokens[0].choice, tokens),)
-    found: dict[int, list[Token]] = {}
-    for token in tokens:
-        found.setdefault(token.choice, []).append(token)
-    return found.items()
-
-
-def _frames(seq: int, chunks: list[bytes]) -> bytes:
-    """The chunks of one event. The id comes with the last: whoever saw less has not seen the event."""
-    if not chunks:
-        return b""
-    *earlier, last = chunks
-    return b"".join([b"data: %b\n\n" % chunk for chunk in earlier]) + b"id: %d\ndata: %b\n\n" % (seq, last)
+        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=usage_of(usage)))

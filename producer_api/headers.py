@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.requests import Request
 
 from producer_api.gateway.idempotency import HEADER, Key
 from shared.errors import InvalidRequest
 
+LAST = "Last-Event-ID"
+SEQ = re.compile(r"-1|[0-9]{1,16}")
 MOST_SEQ = 2**53  # beyond it a browser could not count
 REPLAYED = {"idempotent-replayed": "true"}  # tells a client that its request came before
 
@@ -22,14 +26,29 @@ def resume_point(request: Request, *, resumable: bool = True) -> int:
     Raises InvalidRequest, also where there is one and what is asked for is not `resumable`.
     """
     for name, given in (
-        ("Last-Event-ID", request.headers.get("last-event-id")),
+        (LAST, request.headers.get("last-event-id")),
         ("after", request.query_params.get("after")),
     ):
         if given is not None:
-            digits = given.removeprefix("-")
-            if not (digits.isascii() and digits.isdigit() and len(digits) <= 16 and -1 <= int(given) <= MOST_SEQ):
+            if not SEQ.fullmatch(given) or int(given) > MOST_SEQ:
                 raise InvalidRequest(f"{name} must be the seq of a token, or -1 for the start", param=name)
             if int(given) >= 0 and not resumable:
                 raise InvalidRequest(f"{name} resumes a stream that was begun with an {HEADER}", param=name)
             return int(given)
     return -1
+
+
+def resume_places(request: Request, count: int, *, resumable: bool) -> list[int]:
+    """The same for a stream of `count` answers, whose frames' ids are the seqs of all, joined by dots."""
+    if count == 1:
+        return [resume_point(request, resumable=resumable)]
+    given = request.headers.get("last-event-id", "-1").split(".")
+    if given == ["-1"]:
+        return [-1] * count
+    if len(given) != count or not all(SEQ.fullmatch(each) and int(each) <= MOST_SEQ for each in given):
+        raise InvalidRequest("Last-Event-ID must be the id of a frame of this stream, or -1", param="Last-Event-ID")
+    if not resumable:
+        raise InvalidRequest(
+            f"Last-Event-ID resumes a stream that was begun with an {HEADER}", param="Last-Event-ID"
+        )
+    return [int(each) for each in given]

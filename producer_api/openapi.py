@@ -86,6 +86,14 @@ IDEMPOTENCY = parameter(
 RESUMING = parameter(
     "Last-Event-ID", "header", "the stream goes on after the frame with this id", type="integer", minimum=-1
 )
+PLACE = parameter(
+    "Last-Event-ID",
+    "header",
+    "the stream goes on after the frame with this id; with several prompts it has dots",
+    type="string",
+    pattern=r"^(-1|[0-9]{1,15})(\.(-1|[0-9]{1,15}))*$",
+)
+ENDED: Responses = {204: {"description": "nothing comes after Last-Event-ID: the answer has ended"}}
 
 
 def struct_response(description: str, struct: type[msgspec.Struct]) -> Described:

@@ -1,11 +1,13 @@
 """Gives a client the answer to its admitted request, as a stream or whole. It does not know how an API words it.
 
-A client that leaves cancels its request, unless the answer is a lasting one: to that it can come back.
+Requests that were admitted together have one answer. A client that leaves cancels them, unless the answer is a
+lasting one: to that it can come back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -17,7 +19,8 @@ from producer_api.context import Context
 from producer_api.gateway.admit import Admission
 from producer_api.headers import REPLAYED
 from producer_api.sse import Events, EventStream, Framing
-from shared.delivery.answer import Answer, collect
+from shared.delivery.answer import Answer, collect, ending
+from shared.delivery.merge import follow_all
 from shared.errors import HeadraceError
 
 
@@ -31,17 +34,19 @@ class Reply:
     def __init__(self, context: Context, request: Request, admission: Admission, *, lasting: bool) -> None:
         self._context = context
         self._request = request
-        self._id = admission.request.id
+        self._requests = admission.requests
         self._stopwatch = context.time(context.note(request, admission.request))
         self._lasting = lasting
         self._headers = REPLAYED if admission.joined else {}
 
-    def stream(self, framing: Framing, *, after: int = -1, eager: bool = False) -> Response:
-        """What comes after seq `after`; `eager` as EventStream's."""
+    def stream(
+        self, framing: Framing, *, after: int | Sequence[int] = -1, eager: bool = False, again: bool = False
+    ) -> Response:
+        """What comes after seq `after`, or after each request's; `eager` is EventStream's, `again` follow_all's."""
         leave = None if self._lasting else self._abandon
         attendance = self._context.attendance
         return EventStream(
-            self._events(after), framing, attendance, eager=eager, abandon=leave, headers=self._headers
+            self._events(after, again=again), framing, attendance, eager=eager, abandon=leave, headers=self._headers
         )
 
     async def whole(self, word: Callable[[Answer], Any]) -> Response:
@@ -56,12 +61,27 @@ class Reply:
         content = msgspec.json.encode(word(answer))
         return Response(content, headers=self._headers, media_type="application/json")
 
-    def _events(self, after: int) -> Events:
+    def _events(self, after: int | Sequence[int], *, again: bool = False) -> Events:
         context = self._context
-        return self._stopwatch.watch(
-            context.backend.token_log.follow(self._id, after, idle=context.settings.keepalive)
+        places = [after] * len(self._requests) if isinstance(after, int) else after
+        followed = follow_all(
+            context.backend.token_log, self._requests, places, idle=context.settings.keepalive, again=again
         )
+        alone = self._lasting or len(self._requests) == 1
+        return self._stopwatch.watch(followed if alone else self._together(followed))
+
+    async def _together(self, events: Events) -> Events:
+        """The same; what is of no use without one that failed is cancelled."""
+        async with aclosing(events):
+            async for event in events:
+                if event is not None and event.terminal is not None and ending(event.terminal) is not None:
+                    self._cancel()
+                yield event
 
     def _abandon(self) -> None:
         self._stopwatch.finish = "abandoned"
-        self._context.gateway.abandon(self._id)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        for each in self._requests:
+            self._context.gateway.abandon(each.id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.config import Settings
@@ -27,6 +28,7 @@ class Limits:
 
     prompt_chars: int = 1_000_000
     messages: int = 1_024
+    prompts: int = 64
     max_tokens: int = 131_072
     n: int = 8
     stop_strings: int = 16
@@ -74,6 +76,14 @@ def check_request(request: Request, limits: Limits) -> None:
     check_params(request.params, limits)
     if request.tools is not None:
         _check_tools(request, request.tools, limits)
+
+
+def check_together(requests: Sequence[Request], limits: Limits) -> None:
+    """As `check_request`, for requests that are asked together."""
+    if len(requests) > limits.prompts:
+        raise InvalidRequest(f"at most {limits.prompts} prompts are allowed", param="prompt")
+    for request in requests:
+        check_request(request, limits)
 
 
 def check_served(request: Request, model: ModelInfo, limits: Limits) -> None:

@@ -130,6 +130,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             likeliest too.
         logit_bias: what is added to a token's logit, by its id.
         structured_outputs: what the answer must look like; None leaves it free.
+        echo: give the prompt's tokens too, and their log-probabilities where `logprobs` asks for any.
     """
 
     max_tokens: int | None = None
@@ -147,6 +148,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logprobs: int | None = None
     logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
     structured_outputs: Structured | None = None
+    echo: bool = False
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -244,12 +246,14 @@ class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One append to a request's TokenLog: tokens seq, seq + 1, …, and, at the end, the terminal event.
 
-    The terminal event takes a seq of its own, after the last token's.
+    The terminal event takes a seq of its own, after the last token's. `prompt` has no seq: it comes with the first
+    token of a request that asks for an echo. Its first token has no log-probability: nothing came before it.
     """
 
     seq: int
     tokens: tuple[Token, ...] = ()
     terminal: Terminal | None = None
+    prompt: tuple[Token, ...] = ()
 
     @property
     def count(self) -> int:
@@ -259,6 +263,11 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     @property
     def last_seq(self) -> int:
         return self.seq + self.count - 1
+
+    @property
+    def place(self) -> str:
+        """Where a reader is that has seen this event."""
+        return str(self.last_seq)
 
     def after(self, seq: int) -> TokenEvent:
         """This event without what a reader that has seen `seq` already has."""

@@ -62,6 +62,8 @@ class ActiveRequest:
             ended += token.finish_reason is not None
         if ended == params.n:
             return None
+        if self.history:  # it was told with the first token
+            params = msgspec.structs.replace(params, echo=False)
         return EngineRequest(
             self.run,
             self.prompt,
@@ -76,7 +78,8 @@ class ActiveRequest:
         """One append for all of `outputs`, in order, and the terminal event if they end the request."""
         tokens = tuple(token for output in outputs for token in output.tokens)
         last = outputs[-1]
-        event = TokenEvent(self.next_seq, tokens)
+        prompt = next((output.prompt for output in outputs if output.prompt), ())
+        event = TokenEvent(self.next_seq, tokens, None, prompt)
         self.next_seq += len(tokens)
         if last.finished:
             event = msgspec.structs.replace(event, terminal=self._end(last.error))

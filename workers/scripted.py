@@ -82,6 +82,12 @@ class _Run:
     def fatal(self) -> bool:
         return self.death is not None and max(self.emitted) >= self.death
 
+    def echo(self) -> tuple[Token, ...]:
+        """The prompt, where it is asked for, with the first token."""
+        if not self.request.params.echo or max(self.emitted) != 1:
+            return ()
+        return tuple(Token(0, token, chr(token)) for token in self.request.prompt)
+
 
 class ScriptedEngine:
     """A Generator; it cannot constrain what it says, so that schemas and tools are refused.
@@ -141,7 +147,7 @@ class ScriptedEngine:
                 end = FinishReason.LENGTH if position + 1 == limit else None
                 tokens.append(Token(choice, token, text_of(token), end))
         finished = all(position >= limit for position in run.emitted)
-        return EngineOutput(run.request.id, tuple(tokens), finished)
+        return EngineOutput(run.request.id, tuple(tokens), finished, prompt=run.echo())
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
         """Its steps are never given up."""

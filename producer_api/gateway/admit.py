@@ -8,23 +8,23 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import structlog
 
 from producer_api.gateway.catalog import Catalog
-from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key
+from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key, derived_id, derived_seed
 from producer_api.gateway.principal import Principal
 from shared.backend import Backend
 from shared.config import Settings
 from shared.delivery.base import Adoption, RequestRecord
 from shared.errors import HeadraceError, NotFound, Unavailable
 from shared.keys import notify_channel
-from shared.limits import Limits, check_request, check_served
+from shared.limits import Limits, check_request, check_served, check_together
 from shared.protocol import Request, RequestState
 from shared.redis_client import RETRY_AFTER
 from shared.transports.base import Outlook
@@ -42,10 +42,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Admission:
-    """A queued request. `joined`: it came before, under the same key or derived id."""
+    """A queued request, and those queued with it. `joined`: it came before, under the same key or derived id."""
 
     request: Request
     joined: bool = False
+    others: tuple[Request, ...] = ()
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        return (self.request, *self.others)
 
 
 class Gateway:
@@ -119,6 +124,51 @@ class Gateway:
                 raise
             return Admission(request)
 
+    async def submit_all(
+        self,
+        drafts: Sequence[Request],
+        *,
+        principal: Principal,
+        seed: int | None,
+        within: float | None = None,
+        key: Key | None = None,
+        resuming: bool = False,
+    ) -> Admission:
+        """As `submit`, for drafts that are asked together: all are queued, or those that were are cancelled again.
+
+        Without a `seed` each has one of its own.
+        """
+        check_together([Identity("", 0.0, seed or 0).complete(draft, None) for draft in drafts], self._limits)
+        first, *rest = drafts
+        admission = await self.submit(
+            first, principal=principal, seed=seed, within=within, key=key, resuming=resuming
+        )
+        request = admission.request
+        others: list[Request] = []
+        try:
+            for number, draft in enumerate(rest, 1):
+                own = derived_seed(request.params.seed, number) if seed is None else seed
+                made = await self.submit_derived(
+                    msgspec.structs.replace(draft, deadline=request.deadline),
+                    request_id=derived_id(request.id, number),
+                    seed=own,
+                )
+                others.append(made.request)
+        except BaseException as error:  # also our own time limit
+            if key is None or not (isinstance(error, Unavailable) or admission.joined):
+                self._take_back([request, *others], key)
+            raise
+        return replace(admission, others=tuple(others))
+
+    def _take_back(self, requests: Sequence[Request], key: Key | None) -> None:
+        """Cancel what is of no use without the rest, and free its key."""
+        for each in requests:
+            self.abandon(each.id)
+        if key is not None:
+            first = requests[0]
+            held = Identity(first.id, first.created_at, first.params.seed, key.fingerprint)
+            self._in_background(self._keys.release(key, held))
+
     async def _submit_once(
         self,
         draft: Request,
@@ -155,7 +205,7 @@ class Gateway:
             raise
         return Admission(request, joined=held != mine)
 
-    async def submit_derived(self, draft: Request, *, request_id: str, seed: int, notify: str) -> Admission:
+    async def submit_derived(self, draft: Request, *, request_id: str, seed: int, notify: str = "") -> Admission:
         """Queue `draft` under an id and a seed that its caller derived; its end is told on the channel `notify`.
 
         The same id again is the same request: queued where it was left on the way there, and otherwise joined.
@@ -169,7 +219,7 @@ class Gateway:
             request = Identity(request_id, await self._token_log.now(), seed).complete(draft, None)
             await self._check(request)
             if not await self._token_log.create(request, notify=notify):
-                [record] = await self._token_log.adopt([Adoption(request, "", create=False)], notify)
+                record = await self._adopted(request, notify)
                 if record is not None and await self._queued(record):
                     return Admission(msgspec.structs.replace(request, created_at=record.created_at), joined=True)
             try:
@@ -180,6 +230,13 @@ class Gateway:
                 await self._token_log.forget(request_id)  # before the id may come again
                 raise
             return Admission(request)
+
+    async def _adopted(self, request: Request, notify: str) -> RequestRecord | None:
+        """The record of one that came before, whose end is now told on `notify`, if that is a channel."""
+        if not notify:
+            return await self._token_log.record(request.id)
+        [record] = await self._token_log.adopt([Adoption(request, "", create=False)], notify)
+        return record
 
     async def known(self, key: Key, tenant: str) -> RequestRecord | None:
         """What came before under a key, if it is still known. Raises IdempotencyKeyReused, Unavailable."""

@@ -99,3 +99,12 @@ class IdempotencyKeys:
 
 def _hash(*parts: str) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def derived_id(request_id: str, number: int) -> str:
+    """Of the request `number` that belongs to another: the same whoever derives it."""
+    return f"req_{_hash(request_id, str(number))[:32]}"
+
+
+def derived_seed(seed: int, number: int) -> int:
+    return int(_hash("seed", str(seed), str(number))[:16], 16) >> 1

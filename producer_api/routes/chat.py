@@ -17,13 +17,12 @@ from producer_api.completion import ChatFraming, completion
 from producer_api.context import Context
 from producer_api.gateway.principal import Caller, Principal
 from producer_api.headers import idempotency_key, resume_point
-from producer_api.openapi import IDEMPOTENCY, RESUMING, Responses, body_of, failures, sse_response
+from producer_api.openapi import ENDED, IDEMPOTENCY, RESUMING, body_of, failures, sse_response
 from producer_api.reply import Reply
 from shared.delivery.answer import nothing_after
 from shared.schemas.chat import ChatCompletion, ChatRequest
 
 FAILURES = failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504)
-ENDED: Responses = {204: {"description": "nothing comes after Last-Event-ID: the answer has ended"}}
 
 
 def chat_router(context: Context) -> APIRouter:

@@ -51,8 +51,9 @@ class Removed(msgspec.Struct):
 
 
 def as_submitted(request: Request) -> dict[str, Any]:
-    """The body of the job, with the seed that it got. A deadline that has passed is no part of it."""
+    """The body of the job, with the seed that it got. A deadline that has passed, and an echo, are no part of it."""
     given: dict[str, Any] = {"messages": request.messages} if request.prompt is None else {"prompt": request.prompt}
     fields = {"model": request.model, **given, "priority": request.priority.value}
-    body: dict[str, Any] = msgspec.to_builtins(fields | msgspec.to_builtins(request.params))
+    params = msgspec.structs.replace(request.params, echo=False)
+    body: dict[str, Any] = msgspec.to_builtins(fields | msgspec.to_builtins(params))
     return body

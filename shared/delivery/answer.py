@@ -15,9 +15,10 @@ CANCELLED = Conflict("the request was cancelled")
 
 @dataclass
 class Choice:
-    """One choice so far."""
+    """One choice so far; `prompt` has the echoed prompt's tokens, with the first choice of each prompt."""
 
     tokens: list[Token] = field(default_factory=list)
+    prompt: tuple[Token, ...] = ()
     finish_reason: FinishReason | None = None
 
     @property
@@ -37,6 +38,8 @@ class Answer:
             choice = self._choices.setdefault(token.choice, Choice())
             choice.tokens.append(token)
             choice.finish_reason = token.finish_reason or choice.finish_reason
+        if event.prompt:
+            self._choices[event.prompt[0].choice].prompt = event.prompt
         self.terminal = event.terminal
 
     @property
@@ -54,6 +57,11 @@ def ending(terminal: Terminal) -> HeadraceError | None:
 def nothing_after(record: RequestRecord, seq: int) -> bool:
     """A reader that has seen `seq` has all of the answer, which has ended."""
     return record.state.terminal and seq >= record.completion_tokens  # the seq of the end
+
+
+def before_end(record: RequestRecord, seq: int) -> int:
+    """`seq`, or the last from which the end is still to come."""
+    return min(seq, record.completion_tokens - 1) if record.state.terminal else seq
 
 
 async def collect(events: AsyncGenerator[TokenEvent | None]) -> Answer:

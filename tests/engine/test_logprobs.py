@@ -81,3 +81,40 @@ def test_an_impossible_token_can_still_be_written() -> None:
     assert found is not None
     assert found.top[0] == (0, 0.0, "0")
     assert [value for _, value, _ in found.top[1:]] == [LEAST, LEAST]
+
+
+@pytest.mark.parametrize("chunk", [512, 7])
+def test_an_echoed_prompt_is_scored(llama: Path, chunk: int) -> None:
+    """Given a prompt that is cached already, in chunks, beside another, Expect transformers' scores, told once."""
+    engine = load(llama, max_num_batched_tokens=chunk)
+    params = SamplingParams(temperature=0.0, max_tokens=4, logprobs=2, n=2)
+    engine.add(EngineRequest("plain", PROMPT, params))
+    plain = drain(engine).ids("plain")
+    engine.add(EngineRequest("other", PROMPT[3:], params))
+    engine.add(EngineRequest("r", PROMPT, msgspec.structs.replace(params, echo=True)))
+    outputs = []
+    while engine.has_work():
+        outputs += [output for output in engine.step() if output.request_id == "r"]
+    assert [token.id for output in outputs for token in output.tokens if token.choice == 0] == plain
+    [told] = [output.prompt for output in outputs if output.prompt]
+    assert outputs[0].prompt == told, "with the first token"
+    assert [token.id for token in told] == list(PROMPT)
+    assert "".join(token.text for token in told) == engine.tokenizer.decode(list(PROMPT))
+    with torch.inference_mode():
+        logits = hf_model(llama)(torch.tensor([PROMPT])).logits[0, :-1].log_softmax(-1)
+    assert told[0].logprobs is None
+    for token, row in zip(told[1:], logits, strict=True):
+        assert token.logprobs is not None
+        assert token.logprobs.logprob == pytest.approx(row[token.id].item(), abs=1e-4)
+        assert [top[0] for top in token.logprobs.top] == row.topk(2).indices.tolist()
+    assert engine.stats().blocks_used == 0
+
+
+def test_an_echo_needs_no_scores(llama: Path) -> None:
+    engine = load(llama)
+    text = "<bos>né<eos>"
+    prompt = tuple(engine.tokenizer.encode(text))
+    engine.add(EngineRequest("r", prompt, SamplingParams(temperature=0.0, max_tokens=1, echo=True)))
+    [output] = engine.step()
+    assert "".join(token.text for token in output.prompt) == text
+    assert all(token.logprobs is None for token in output.prompt)

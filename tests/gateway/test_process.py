@@ -167,6 +167,7 @@ async def test_openapi(client: httpx.AsyncClient) -> None:
     """Given the document, expect every route in it and every reference to lead somewhere."""
     document = (await client.get("/openapi.json")).json()
     assert set(document["paths"]) == {
+        "/v1/completions",
         "/v1/chat/completions",
         "/v1/chat/completions/stream",
         "/v1/jobs",

@@ -17,6 +17,7 @@ from torch import Tensor
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, HeadraceError, InvalidRequest
 from shared.protocol import Token
 from workers.engine.config import DTYPES, EngineConfig
+from workers.engine.echo import Echo, note_scores
 from workers.engine.interface import MAX_LOGPROBS, Constrainer, EngineOutput, EngineRequest, EngineStats
 from workers.engine.kernels.choose import choose_kernels
 from workers.engine.kv_cache import BlockPool, KVCacheManager
@@ -142,6 +143,8 @@ class Engine:
         self._unfinished[request.id] = list(unfinished)
         first, *others = unfinished
         first.forks = others
+        if request.params.echo:
+            first.echo = Echo(list(request.prompt), scored=request.params.logprobs is not None)
         self._scheduler.add(first)
 
     def abort(self, request_id: str) -> bool:
@@ -206,11 +209,15 @@ class Engine:
         self, batch: ScheduledBatch, logits: Tensor, sampled: list[Sequence], mask: Mask | None
     ) -> list[EngineOutput]:
         """Sample, append, and end what is at its end."""
-        if len(sampled) < len(logits):  # padding
-            sampling = [item.sequence for item in batch.items if item.samples]
+        sampling = [item.sequence for item in batch.items if item.samples]
+        if len(logits) > len(sampling):
+            note_scores(batch, logits[len(sampling) :], self.tokenizer.piece)
+            logits = logits[: len(sampling)]
+        if len(sampled) < len(sampling):  # padding
             logits = logits[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
         self._scheduler.advance(batch)
         tokens: dict[str, list[Token]] = {}
+        echoes: dict[str, tuple[Token, ...]] = {}
         failed: dict[str, HeadraceError] = {}
         log_probs = LogProbs(logits, sampled, self.tokenizer.piece)
         for row, (sequence, token_id) in enumerate(zip(sampled, sample(logits, sampled, mask), strict=True)):
@@ -225,6 +232,9 @@ class Engine:
                 failed[sequence.request_id] = error
                 continue
             tokens.setdefault(sequence.request_id, []).append(token)
+            if sequence.echo is not None:
+                echoes[sequence.request_id] = sequence.echo.tokens(self.tokenizer.texts, sequence.choice)
+                sequence.echo = None
             if sequence.finish_reason is not None:
                 self._scheduler.finish(sequence)
                 self._unfinished[sequence.request_id].remove(sequence)
@@ -233,7 +243,8 @@ class Engine:
             finished = not self._unfinished[request_id]
             if finished:
                 del self._unfinished[request_id]
-            outputs.append(EngineOutput(request_id, tuple(tokens[request_id]), finished))
+            echo = echoes.get(request_id, ())
+            outputs.append(EngineOutput(request_id, tuple(tokens[request_id]), finished, prompt=echo))
         return outputs
 
     def _fail(self, request_id: str, error: HeadraceError) -> EngineOutput:

@@ -74,12 +74,16 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class EngineOutput:
-    """What one step gave one request; `finished` when no choice is left running. With `error` it ended so."""
+    """What one step gave one request; `finished` when no choice is left running. With `error` it ended so.
+
+    `prompt` comes with the first token of a request whose params ask for an echo.
+    """
 
     request_id: str
     tokens: tuple[Token, ...] = ()
     finished: bool = False
     error: HeadraceError | None = None
+    prompt: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch, interrupted: Callable[[], bool] | None = None) -> Tensor | None:
-        """Logits [R, vocab] float32 of the items that sample, in the batch's order.
+        """Logits [R, vocab] float32 of the rows that sample, then of those that score, in the batch's order.
 
         None where `interrupted`, which is asked between layers, ended the step: the batch's copies are done, and
         besides only cache slots of tokens that were to be computed may have changed, so that it can be run again.

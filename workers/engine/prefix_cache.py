@@ -41,7 +41,8 @@ class PrefixCache:
         """
         table = sequence.block_table
         self.queries += sequence.num_uncomputed_tokens
-        if sequence.num_computed_tokens < len(table) * self._block_size:
+        scored = sequence.echo is not None and sequence.echo.scored  # what is not computed tells nothing
+        if scored or sequence.num_computed_tokens < len(table) * self._block_size:
             return 0
         found = 0
         for key in self._keys(sequence, (sequence.num_tokens - 1) // self._block_size)[len(table) :]:

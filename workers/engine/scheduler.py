@@ -30,6 +30,12 @@ class ScheduledSequence:
         """Whether this step reaches the sequence's last token, so that the next can be drawn."""
         return self.num_new_tokens == self.sequence.num_uncomputed_tokens
 
+    @property
+    def scores(self) -> range:
+        """The positions of this step that tell how likely the prompt's next token was, where that is asked."""
+        echo = self.sequence.echo
+        return range(0) if echo is None else echo.scores_at(self.sequence.num_computed_tokens, self.num_new_tokens)
+
 
 @dataclass(frozen=True)
 class ScheduledBatch:

@@ -7,11 +7,15 @@ tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from shared.errors import EngineFailed
 from shared.protocol import FinishReason, PriorityClass, SamplingParams, Token, TokenLogprobs
 from workers.engine.detokenizer import TextStream
 from workers.engine.interface import Matcher, Reader
+
+if TYPE_CHECKING:
+    from workers.engine.echo import Echo
 
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
@@ -32,6 +36,7 @@ class Sequence:
         prefix_salt, block_keys: for the prefix cache; keys of the first full blocks, as far as they were made.
         block_table: KV blocks of positions 0 …, block_size a block.
         forks: choices of the same request that wait to share this one's prompt.
+        echo: the prompt, to be told with the first token; only of the choice that computes it.
     """
 
     request_id: str
@@ -53,6 +58,7 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     block_keys: list[bytes] = field(default_factory=list)
     forks: list[Sequence] = field(default_factory=list)
+    echo: Echo | None = None
     finish_reason: FinishReason | None = None
 
     @property

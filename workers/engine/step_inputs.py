@@ -25,14 +25,15 @@ class Span:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """T rows of S sequences, of which R sample.
+    """T rows of S sequences, of which R are looked at.
 
     Attributes:
         tokens: [T] int64.
         positions: [T] int64, in the row's own sequence.
         sequences: [T] int64, which row of `block_tables`.
         block_tables: [S, W] int64; entries past a sequence's own blocks are 0 and never read.
-        sample_rows: [R] int64, the rows whose logits are wanted, in the batch's order.
+        sample_rows: [R] int64, the rows whose logits are wanted: first those that sample, then those that score a
+            prompt, in the batch's order.
         spans: the rows of each sequence.
     """
 
@@ -48,8 +49,10 @@ class StepInputs:
         tokens: list[int] = []
         spans: list[Span] = []
         sample_rows: list[int] = []
+        score_rows: list[int] = []
         for item in batch.items:
             sequence, start = item.sequence, item.sequence.num_computed_tokens
+            score_rows += [len(tokens) - start + position for position in item.scores]
             spans.append(Span(len(tokens), item.num_new_tokens, start))
             tokens += sequence.tokens[start : start + item.num_new_tokens]
             if item.samples:
@@ -66,7 +69,7 @@ class StepInputs:
             positions=put(np.arange(len(tokens)) + np.repeat(offsets, lengths)),
             sequences=put(np.repeat(np.arange(len(spans)), lengths)),
             block_tables=put(_block_tables(batch)),
-            sample_rows=put(sample_rows),
+            sample_rows=put(sample_rows + score_rows),
             spans=tuple(spans),
         )
 

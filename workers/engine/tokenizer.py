@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from shared.errors import ConfigError, InvalidRequest
 from shared.protocol import Message, Tools
-from workers.engine.detokenizer import TextStream
+from workers.engine.detokenizer import Detokenizer, TextStream
 from workers.engine.tool_format import tool_format
 from workers.engine.turns import native_turns, plain_turns
 
@@ -91,6 +91,13 @@ class Tokenizer:
         """Without special tokens."""
         text: str = self._backend.decode(ids, skip_special_tokens=True)
         return text
+
+    def texts(self, ids: list[int]) -> list[str]:
+        """What each token adds to the text of all, special tokens as they are written."""
+        stream = Detokenizer(lambda window: self._backend.decode(window, skip_special_tokens=False))
+        found = [stream.feed(token_id) for token_id in ids]
+        found[-1] += stream.flush()
+        return found
 
     def piece(self, token_id: int) -> str:
         """One token by itself, special or not; what is no whole character becomes U+FFFD."""

@@ -1,0 +1,63 @@
+"""OpenAI's completions of plain texts, streamed and whole; one HTTP request may ask for many."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.body import read_body
+from producer_api.context import Context
+from producer_api.gateway.principal import Caller, Principal
+from producer_api.headers import idempotency_key, resume_places
+from producer_api.openapi import ENDED, IDEMPOTENCY, PLACE, body_of, failures, sse_response
+from producer_api.reply import Reply
+from producer_api.text_completion import TextFraming, text_completion
+from shared.delivery.answer import before_end, nothing_after
+from shared.schemas.completions import Completion, CompletionRequest
+
+
+def completions_router(context: Context) -> APIRouter:
+    router = APIRouter(prefix="/v1/completions", tags=["OpenAI"], dependencies=[context.allow("completions")])
+
+    @router.post(
+        "",
+        summary="Complete texts",
+        openapi_extra=body_of(CompletionRequest) | {"parameters": [IDEMPOTENCY, PLACE]},
+        responses={
+            **failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+            **ENDED,
+            **sse_response("the completion; with `stream`, chunks of the same shape", Completion),
+        },
+    )
+    async def create(request: Request, caller: Caller) -> Response:
+        body = await read_body(request, CompletionRequest)
+        return await _answer(context, request, caller, body)
+
+    return router
+
+
+async def _answer(context: Context, request: Request, caller: Principal, body: CompletionRequest) -> Response:
+    stream, echo = bool(body.stream), bool(body.echo)
+    drafts = body.to_requests(caller.tenant, stream=stream)
+    key = idempotency_key(request, tenant=caller.tenant, kind="completion", body=body.model_dump_json())
+    after = resume_places(request, len(drafts), resumable=stream and key is not None)
+    resumed = max(after) >= 0
+    admission = await context.gateway.submit_all(
+        drafts, principal=caller, seed=body.seed, within=body.timeout, key=key, resuming=resumed
+    )
+    requests = admission.requests
+    reply = Reply(context, request, admission, lasting=key is not None)
+    if not stream:
+        return await reply.whole(partial(text_completion, requests, echo=echo))
+    if resumed:
+        records = [await context.gateway.record(each.id, caller.tenant) for each in requests]
+        if all(nothing_after(record, seq) for record, seq in zip(records, after, strict=True)):
+            return Response(status_code=204)
+        after = [before_end(record, seq) for record, seq in zip(records, after, strict=True)]
+    include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    framing = TextFraming(requests, echo=echo, include_usage=include_usage, after=after, resumable=key is not None)
+    again = resumed and body.logprobs is not None  # their offsets count what was told before
+    return reply.stream(framing, after=after, eager=resumed, again=again)

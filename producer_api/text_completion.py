@@ -17,7 +17,7 @@ from shared.delivery.answer import Answer, ending
 from shared.delivery.answer import Choice as AnsweredChoice
 from shared.errors import HeadraceError
 from shared.protocol import Request, Token, TokenEvent, Usage
-from shared.schemas.completions import Completion, Reason, TextChoice, TextLogprobs, text_of
+from shared.schemas.completions import Completion, TextChoice, TextLogprobs, text_of
 
 
 def completion_id(request: Request) -> str:
@@ -118,7 +118,7 @@ class TextFraming:
         text = _echo(self._requests[part], prompt)
         return [self._choice(part * self._n + c, text, prompt, None) for c in range(self._n)]
 
-    def _choice(self, index: int, text: str, tokens: Sequence[Token], reason: Reason | None) -> bytes:
+    def _choice(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> bytes:
         logprobs = TextLogprobs.of(tokens, self._offsets[index]) if self._logprobs else None
         self._offsets[index] += len(text)
         self._chunk.choices = [TextChoice(index, text, reason, logprobs)]

@@ -51,7 +51,7 @@ class Removed(msgspec.Struct):
 
 
 def as_submitted(request: Request) -> dict[str, Any]:
-    """The body of the job, with the seed that it got. A deadline that has passed, and an echo, are no part of it."""
+    """The body of the job, with the seed that it got; without a deadline that has passed, and without an echo."""
     given: dict[str, Any] = {"messages": request.messages} if request.prompt is None else {"prompt": request.prompt}
     fields = {"model": request.model, **given, "priority": request.priority.value}
     params = msgspec.structs.replace(request.params, echo=False)

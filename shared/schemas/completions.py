@@ -20,7 +20,6 @@ from shared.schemas.fields import Priority, Submission, Usage, priority_class
 MAX_TOKENS = 16  # OpenAI's default
 MOST_LOGPROBS = 5
 Prompt = str | tuple[int, ...]
-Reason = Literal["stop", "length"]
 
 
 def is_tokens(value: Any) -> bool:
@@ -144,7 +143,7 @@ def text_of(tokens: Iterable[Token]) -> str:
 class TextChoice(msgspec.Struct):
     index: int
     text: str
-    finish_reason: Reason | None
+    finish_reason: str | None
     logprobs: TextLogprobs | None = None
 
 

@@ -25,6 +25,7 @@ from producer_api.routes.health import Readiness, health_router
 from producer_api.routes.jobs import jobs_router
 from producer_api.routes.models import Model, ModelList, models_router
 from producer_api.routes.pages import pages_router
+from producer_api.routes.responses import responses_router
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.schemas.files import File, FileDeleted, FileList
@@ -37,6 +38,8 @@ from shared.files.store import Files
 from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
 from shared.schemas.completions import Completion, CompletionRequest
 from shared.schemas.jobs import Job
+from shared.schemas.response_object import ItemList, ResponseDeleted, ResponseObject
+from shared.schemas.responses import ResponseRequest
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"
@@ -68,6 +71,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     for router in (
         chat_router(context),
         completions_router(context),
+        responses_router(context),
         jobs_router(context),
         dead_letters_router(context),
         models_router(context),
@@ -82,9 +86,10 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     check_rules(app)
     describe(
         app,
-        [ChatRequest, CompletionRequest, JobSubmission, BatchRequest],
+        [ChatRequest, CompletionRequest, ResponseRequest, JobSubmission, BatchRequest],
         [
             *(ChatCompletion, Chunk, Completion, Job, ModelList, Model, Readiness, TokensData, EndData),
+            *(ResponseObject, ResponseDeleted, ItemList),
             *(LetterList, Letter, Removed, File, FileList, FileDeleted, BatchObject, BatchList),
         ],
     )

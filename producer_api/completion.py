@@ -66,6 +66,9 @@ class ChatFraming:
         self._chunk = Chunk(completion_id(request), int(request.created_at), request.model, [], usage=usage)
         self._encode = msgspec.json.Encoder().encode
 
+    def opening(self) -> bytes:
+        return b""
+
     def event(self, event: TokenEvent) -> bytes:
         chunks: list[bytes] = []
         if not self._begun and event.tokens:

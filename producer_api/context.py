@@ -40,7 +40,8 @@ class Context:
     def of(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Context:
         catalog = Catalog(backend.registry, settings)
         database = Database.of(settings)
-        keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + settings.result_ttl)
+        kept = max(settings.result_ttl, settings.response_ttl)
+        keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + kept)
         return cls(
             settings=settings,
             backend=backend,

@@ -20,18 +20,18 @@ def idempotency_key(request: Request, *, tenant: str, kind: str, body: str) -> K
     return Key.of(request.headers.getlist(HEADER), tenant=tenant, kind=kind, body=body)
 
 
-def resume_point(request: Request, *, resumable: bool = True) -> int:
-    """The last seq that the client has, -1 for none; the header is newer than the URL.
+def resume_point(request: Request, query: str = "after", *, resumable: bool = True) -> int:
+    """The last seq that the client has, -1 for none; the header is newer than the URL's `query`.
 
     Raises InvalidRequest, also where there is one and what is asked for is not `resumable`.
     """
     for name, given in (
         (LAST, request.headers.get("last-event-id")),
-        ("after", request.query_params.get("after")),
+        (query, request.query_params.get(query)),
     ):
         if given is not None:
             if not SEQ.fullmatch(given) or int(given) > MOST_SEQ:
-                raise InvalidRequest(f"{name} must be the seq of a token, or -1 for the start", param=name)
+                raise InvalidRequest(f"{name} must be the number that a frame has as its id, or -1", param=name)
             if int(given) >= 0 and not resumable:
                 raise InvalidRequest(f"{name} resumes a stream that was begun with an {HEADER}", param=name)
             return int(given)

@@ -45,6 +45,9 @@ class JobFraming:
     def __init__(self) -> None:
         self._encode = msgspec.json.Encoder().encode
 
+    def opening(self) -> bytes:
+        return b""
+
     def event(self, event: TokenEvent) -> bytes:
         frame = b""
         if event.tokens:

@@ -33,6 +33,9 @@ Events = AsyncGenerator[TokenEvent | None]
 class Framing(Protocol):
     """How one API words an answer."""
 
+    def opening(self) -> bytes:
+        """The frames that a stream begins with, before anything is known of the answer."""
+
     def event(self, event: TokenEvent) -> bytes:
         """The frames of one event; none where it adds nothing visible."""
 
@@ -89,16 +92,15 @@ class EventStream(Response):
     async def _write(self, send: Send, frames: Send) -> None:
         """The status by `send`, through every layer; what follows by `frames`, straight to the server."""
         if self._eager:
-            await self._start(send)
+            await self._start(send, frames)
         try:
             async with aclosing(self._events) as events:
                 async for event in events:
                     if not self._started:
                         _raise_refusal(event)
-                        await self._start(send)
+                        await self._start(send, frames)
                     frame = KEEPALIVE if event is None else self._framing.event(event)
-                    if frame:
-                        await frames({"type": "http.response.body", "body": frame, "more_body": True})
+                    await _tell(frames, frame)
         except HeadraceError as error:
             if not self._started:
                 raise
@@ -119,12 +121,18 @@ class EventStream(Response):
         self._leave()
         await self._end(send, self._framing.interruption(error))
 
-    async def _start(self, send: Send) -> None:
+    async def _start(self, send: Send, frames: Send) -> None:
         self._started = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await _tell(frames, self._framing.opening())
 
     async def _end(self, send: Send, frame: bytes = b"") -> None:
         await send({"type": "http.response.body", "body": frame, "more_body": False})
+
+
+async def _tell(frames: Send, frame: bytes) -> None:
+    if frame:
+        await frames({"type": "http.response.body", "body": frame, "more_body": True})
 
 
 def _raise_refusal(event: TokenEvent | None) -> None:

@@ -87,6 +87,9 @@ class TextFraming:
         self._chunk = Completion(completion_id(first), int(first.created_at), first.model, [], usage)
         self._encode = msgspec.json.Encoder().encode
 
+    def opening(self) -> bytes:
+        return b""
+
     def event(self, event: TokenEvent) -> bytes:
         chunks = self._texts(event) if event.tokens else []
         if event.terminal is None:

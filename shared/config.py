@@ -110,6 +110,7 @@ class Settings(BaseModel):
     log_tokens: int = Field(262_144, ge=1, description="most tokens one answer's log may hold, all choices")
     request_ttl: float = Field(86_400, gt=0, description="seconds an unfinished request is kept")
     result_ttl: float = Field(3_600, gt=0, description="seconds a finished answer is kept")
+    response_ttl: float = Field(86_400, gt=0, description="seconds a stored response is kept after its end")
     keepalive: float = Field(15, gt=0, le=15, description="seconds of silence before an SSE comment")
     lease: float = Field(3, ge=0.5, le=300, description="seconds without a heartbeat after which work moves on")
     max_attempts: int = Field(3, ge=1, le=100, description="workers a request may lose before it is set aside")

@@ -14,6 +14,7 @@ request's state and log another.
 | counters | hash per model | publish, pull, discard | for ever, one per model |
 | state | hash per request | API: create, cancel; worker: acquire, append | result TTL after the end |
 | log | stream per request, entry id = last seq + 1 | worker: append; API: cancel | with its state |
+| keepsake | string per stored response: what was asked, and its conversation | API: create | with its state |
 | worker | JSON per worker | that worker's heartbeat | three heartbeats |
 | model | JSON per model | any of its workers | a day after the last worker |
 | WORKERS, MODELS | sets of the ids and names | the same | until a reader finds the entry gone |
@@ -83,6 +84,11 @@ def request_of(state_key: str) -> str:
 
 def log(request_id: str) -> str:
     return f"hr:{{{request_id}}}:log"
+
+
+def keepsake(request_id: str) -> str:
+    """In the slot of the state, from whose name the script makes it."""
+    return f"hr:{{{request_id}}}:keepsake"
 
 
 def live_channel(request_id: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key, der
 from producer_api.gateway.principal import Principal
 from shared.backend import Backend
 from shared.config import Settings
-from shared.delivery.base import Adoption, RequestRecord
+from shared.delivery.base import Adoption, Keepsake, RequestRecord
 from shared.errors import HeadraceError, NotFound, Unavailable
 from shared.keys import notify_channel
 from shared.limits import Limits, check_request, check_served, check_together
@@ -88,6 +89,7 @@ class Gateway:
         key: Key | None = None,
         resuming: bool = False,
         hook: Hook | None = None,
+        keepsake: Keepsake | None = None,
     ) -> Admission:
         """Queue `draft` under an id, a time and a seed of our own, and return it as queued.
 
@@ -99,6 +101,7 @@ class Gateway:
             key: under which it is queued once.
             resuming: only to join what came before under the key.
             hook: whom to tell of its end.
+            keepsake: what to keep with it.
 
         Raises:
             PermissionDenied: it may not use the model or the class.
@@ -111,14 +114,15 @@ class Gateway:
         principal.check_class(draft.priority)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
+        queue = partial(self._queue, hook=hook, keepsake=keepsake)
         async with patience():
             identity = Identity.new(await self._token_log.now(), drawn, key)
             if key is not None:
-                return await self._submit_once(draft, within, key, identity, resuming=resuming, hook=hook)
+                return await self._submit_once(draft, within, key, identity, queue, resuming=resuming)
             request = identity.complete(draft, within)
             await self._check(request)
             try:
-                await self._queue(request, hook)
+                await queue(request)
             except BaseException:  # also our own time limit
                 self._in_background(self._token_log.forget(request.id))
                 raise
@@ -175,9 +179,9 @@ class Gateway:
         within: float | None,
         key: Key,
         mine: Identity,
+        queue: Callable[[Request], Awaitable[None]],
         *,
         resuming: bool,
-        hook: Hook | None,
     ) -> Admission:
         """Under a key: queue what is new, join what is queued, and finish what was left on the way to the queue."""
         held = mine
@@ -197,7 +201,7 @@ class Gateway:
             if resuming and held == mine:
                 raise NotFound("there is no answer of this key to go on with, or it has expired")
             await self._check(request)
-            await self._queue(request, hook)
+            await queue(request)
         except Unavailable:
             raise  # it may have been queued: whoever sends the key again finds out, or finishes it
         except HeadraceError:
@@ -249,12 +253,10 @@ class Gateway:
         """What only the server's state can tell."""
         check_served(request, await self._catalog.find(request.model), self._limits)
 
-    async def _queue(self, request: Request, hook: Hook | None) -> None:
+    async def _queue(self, request: Request, *, hook: Hook | None, keepsake: Keepsake | None) -> None:
         """The log comes first: workers drop a queued request that has none. The webhook is no use without it."""
-        if hook is None:
-            await self._token_log.create(request)
-        else:
-            await self._token_log.create(request, notify=WEBHOOKS)
+        await self._token_log.create(request, notify=WEBHOOKS if hook else "", keepsake=keepsake)
+        if hook is not None:
             await self._webhooks.add(Webhook(id=request.id, hook=hook, created_at=request.created_at), LOOK)
         await self._transport.publish(request)
 
@@ -285,6 +287,12 @@ class Gateway:
             record = await self._token_log.close(request_id)
             if record is not None and record.state is RequestState.QUEUED:
                 await self._transport.discard(record.ticket)
+
+    async def forget(self, request_id: str) -> None:
+        """End a request, wherever it is, and remove all that is known of it. Raises Unavailable."""
+        await self.cancel(request_id)
+        async with patience():
+            await self._token_log.forget(request_id)
 
     def abandon(self, request_id: str) -> None:
         """Cancel a request whose client left, without waiting for it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -26,6 +27,9 @@ from shared.errors import (
 from shared.schemas.validation import InvalidFields
 
 NATIVE = ("/v1/jobs/", "/v1/dead-letters/")
+
+# what an API calls the fields that errors name as a chat does
+FIELDS = {"/v1/responses": {"messages": "input", "max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}}
 
 # what the SDK's users see as `error.type`, by HTTP status
 OPENAI_TYPES = {
@@ -75,10 +79,19 @@ def error_response(error: HeadraceError, path: str) -> Response:
         headers["www-authenticate"] = f'Bearer realm="headrace"{wrong}'
     if speaks_openai(path):
         headers["x-should-retry"] = "true" if error.retryable else "false"  # the SDKs would retry any 409 or 5xx
-        body, media_type = openai_error(error), "application/json"
+        body, media_type = openai_error(_renamed(error, path)), "application/json"
     else:
         body, media_type = problem(error, path), "application/problem+json"
     return Response(msgspec.json.encode(body), error.status, headers, media_type)
+
+
+def _renamed(error: HeadraceError, path: str) -> HeadraceError:
+    """With the name that the field has in that API; what its schema found is by that name already."""
+    name = FIELDS.get(path, {}).get(error.param or "")
+    if name is None or isinstance(error, InvalidFields):
+        return error
+    message = re.sub(f"^{error.param} ", f"{name} ", error.message)
+    return type(error)(message, param=name, retry_after=error.retry_after)
 
 
 def register_errors(app: FastAPI) -> None:

@@ -14,13 +14,12 @@ from pydantic_core import PydanticCustomError
 
 from producer_api.schemas.files import ExpiresAfter
 from shared.batches.records import BatchRecord
-from shared.schemas.fields import Body
+from shared.schemas.fields import Body, Metadata
 
 CHAT = "/v1/chat/completions"
 WINDOW = re.compile(r"([1-9][0-9]{0,4})([smh])")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 MOST_WINDOW = 86_400  # seconds
-KEYS, KEY_CHARS, VALUE_CHARS = 16, 64, 512  # of metadata, OpenAI's bounds
 
 
 class BatchRequest(Body):
@@ -29,7 +28,7 @@ class BatchRequest(Body):
     input_file_id: str = Field(description="a file of purpose batch: a request in each line")
     endpoint: str = Field(description=f"what all lines ask for: {CHAT}")
     completion_window: str = Field(description="24h; beyond OpenAI's, a shorter time as 90s, 30m, 2h")
-    metadata: dict[str, str] | None = Field(None, description="up to 16 texts of yours by name")
+    metadata: Metadata = Field(None, description="up to 16 texts of yours by name")
     output_expires_after: ExpiresAfter | None = Field(None, description="when the files that it makes end")
 
     @field_validator("endpoint")
@@ -44,17 +43,6 @@ class BatchRequest(Body):
     def _in_bounds(cls, value: str) -> str:
         if not WINDOW.fullmatch(value) or window_seconds(value) > MOST_WINDOW:
             raise PydanticCustomError("window", "must be 24h, or a shorter time as 90s, 30m, 2h")
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _small(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and (
-            len(value) > KEYS or any(len(key) > KEY_CHARS or len(text) > VALUE_CHARS for key, text in value.items())
-        ):
-            raise PydanticCustomError(
-                "metadata", f"up to {KEYS} texts of {VALUE_CHARS} characters, by names of {KEY_CHARS}"
-            )
         return value
 
 

@@ -80,6 +80,14 @@ class Adoption:
 
 
 @dataclass(frozen=True)
+class Keepsake:
+    """What an API keeps with a request to tell of it later; it and the answer live `ttl` seconds after the end."""
+
+    content: bytes
+    ttl: float
+
+
+@dataclass(frozen=True)
 class LogPage:
     """A bounded part of a log. `complete` says that nothing follows it, now or later."""
 
@@ -105,7 +113,9 @@ class TokenLog(Protocol):
     async def now(self) -> float:
         """The server's time."""
 
-    async def create(self, request: Request, *, notify: str = "", watcher: str = "") -> bool:
+    async def create(
+        self, request: Request, *, notify: str = "", watcher: str = "", keepsake: Keepsake | None = None
+    ) -> bool:
         """Make the empty log of a request that is about to be published; False where there is one already.
 
         Whoever ends the request publishes its id on the channels `notify`, which an adoption may change, and
@@ -119,7 +129,7 @@ class TokenLog(Protocol):
         """
 
     async def forget(self, request_id: str) -> None:
-        """Remove a request that could not be published, and its log."""
+        """Remove a request, its log and its keepsake: it could not be published, or nobody wants it any more."""
 
     async def acquire(
         self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = ()
@@ -147,6 +157,9 @@ class TokenLog(Protocol):
 
     async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
         """Those of many, in one round trip."""
+
+    async def keepsake(self, request_id: str) -> bytes | None:
+        """What was kept with it; None where nothing was, or is any more."""
 
     def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         """All that have not ended, some at a time. One that is created meanwhile may be among them."""

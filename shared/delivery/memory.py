@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from shared import keys
-from shared.delivery.base import OVERDUE, Adoption, Append, Lease, LogPage, RequestRecord
+from shared.delivery.base import OVERDUE, Adoption, Append, Keepsake, Lease, LogPage, RequestRecord
 from shared.delivery.dead_letters import DeadLetter
 from shared.delivery.follow import follow
 from shared.delivery.subscription import Subscription
@@ -59,6 +59,7 @@ class _Answer:
     seq_then: int = 0
     notify: str = ""
     watcher: str = ""
+    keepsake: Keepsake | None = None
     events: list[TokenEvent] = field(default_factory=list)
 
 
@@ -93,12 +94,14 @@ class MemoryTokenLog:
     async def now(self) -> float:
         return self._clock()
 
-    async def create(self, request: Request, *, notify: str = "", watcher: str = "") -> bool:
+    async def create(
+        self, request: Request, *, notify: str = "", watcher: str = "", keepsake: Keepsake | None = None
+    ) -> bool:
         self._sweep()
         if self._find(request.id) is not None:
             return False
         made = self._make(request)
-        made.notify, made.watcher = notify, watcher
+        made.notify, made.watcher, made.keepsake = notify, watcher, keepsake
         return True
 
     async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
@@ -197,6 +200,10 @@ class MemoryTokenLog:
     async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
         return [await self.record(request_id) for request_id in request_ids]
 
+    async def keepsake(self, request_id: str) -> bytes | None:
+        answer = self._find(request_id)
+        return answer.keepsake.content if answer is not None and answer.keepsake is not None else None
+
     async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         records = [answer.record for request_id in self._answers if (answer := self._find(request_id))]
         yield [record for record in records if not record.state.terminal]
@@ -229,7 +236,7 @@ class MemoryTokenLog:
     def _finish(self, answer: _Answer, state: RequestState) -> None:
         now = self._clock()
         answer.record = replace(answer.record, state=state, finished_at=now)
-        answer.expires = now + self._result_ttl
+        answer.expires = now + (answer.keepsake.ttl if answer.keepsake is not None else self._result_ttl)
         for channel in filter(None, (answer.notify, answer.watcher)):
             self._live.publish(channel, answer.record.id.encode())
 

@@ -4,6 +4,9 @@
 local state, log = KEYS[1], KEYS[2]
 local commands = {}
 
+-- what its API keeps with a request, in the same slot
+local function keepsake() return (string.gsub(state, 'state$', 'keepsake')) end
+
 local function now()
   local time = redis.call('TIME')
   return string.format('%d.%06d', time[1], time[2])
@@ -18,8 +21,8 @@ end
 
 local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
-  redis.call('PEXPIRE', state, ttl)
-  redis.call('PEXPIRE', log, ttl)
+  ttl = redis.call('HGET', state, 'keep') or ttl
+  for _, key in ipairs({ state, log, keepsake() }) do redis.call('PEXPIRE', key, ttl) end
   for _, name in ipairs({ 'notify', 'watcher' }) do
     local channel = redis.call('HGET', state, name)
     if channel then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
@@ -44,12 +47,14 @@ local function close(status, failure, channel, ttl)
   return before, known
 end
 
--- ttl in ms, then field, value …; among them `notify` and `watcher`, the channels that are to hear of the end
+-- ttl in ms, keepsake or '', then field, value …; among them `notify` and `watcher`, the channels that are to hear of
+-- the end, and, with a keepsake, `keep`, the ttl that it and the answer then have
 -- -> 1, or 0 where it is there already; seq is the next seq to be written
 function commands.create()
   if redis.call('EXISTS', state) == 1 then return 0 end
-  redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 3))
+  redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 4))
   redis.call('PEXPIRE', state, ARGV[2])
+  if ARGV[3] ~= '' then redis.call('SET', keepsake(), ARGV[3], 'PX', ARGV[2]) end
   return 1
 end
 
@@ -95,8 +100,7 @@ function commands.acquire()
   redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running')
   local time = now()
   redis.call('HSETNX', state, 'started_at', time)
-  redis.call('PEXPIRE', state, ARGV[3])
-  redis.call('PEXPIRE', log, ARGV[3])
+  for _, key in ipairs({ state, log, keepsake() }) do redis.call('PEXPIRE', key, ARGV[3]) end
   local lost = losses(tonumber(ARGV[7]), tonumber(ARGV[8]))
   return { epoch, time, redis.call('XRANGE', log, '-', '+'), lost, redis.call('HGET', state, 'started_at') }
 end

@@ -13,7 +13,7 @@ from redis.utils import str_if_bytes
 
 from shared import keys
 from shared.clock import ServerClock
-from shared.delivery.base import OVERDUE, Adoption, Append, Lease, Live, LogPage, RequestRecord
+from shared.delivery.base import OVERDUE, Adoption, Append, Keepsake, Lease, Live, LogPage, RequestRecord
 from shared.delivery.follow import follow
 from shared.errors import HeadraceError, NotFound
 from shared.protocol import (
@@ -70,9 +70,13 @@ class RedisTokenLog:
             seconds, micros = await self._redis.time()
         return seconds + micros / 1e6
 
-    async def create(self, request: Request, *, notify: str = "", watcher: str = "") -> bool:
-        told = [part for pair in (("notify", notify), ("watcher", watcher)) if pair[1] for part in pair]
-        made: int = await self._run("create", request.id, self._request_ttl, *_asked(request), *told)
+    async def create(
+        self, request: Request, *, notify: str = "", watcher: str = "", keepsake: Keepsake | None = None
+    ) -> bool:
+        kept, keep = (keepsake.content, int(keepsake.ttl * 1000)) if keepsake else (b"", "")
+        told = {"notify": notify, "watcher": watcher, "keep": keep}
+        parts = [part for name, value in told.items() if value for part in (name, value)]
+        made: int = await self._run("create", request.id, self._request_ttl, kept, *_asked(request), *parts)
         return made == 1
 
     async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
@@ -89,7 +93,7 @@ class RedisTokenLog:
 
     async def forget(self, request_id: str) -> None:
         async with self._server.reaching("the answer log"):
-            await self._redis.delete(keys.state(request_id), keys.log(request_id))
+            await self._redis.delete(keys.state(request_id), keys.log(request_id), keys.keepsake(request_id))
 
     async def acquire(
         self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = ()
@@ -151,6 +155,10 @@ class RedisTokenLog:
             _record(each, _fields(reply)) if reply else None
             for each, reply in zip(request_ids, replies, strict=True)
         ]
+
+    async def keepsake(self, request_id: str) -> bytes | None:
+        async with self._server.reaching("the answer log"):
+            return cast(bytes | None, await self._redis.get(keys.keepsake(request_id)))
 
     async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         async with self._server.reaching("the answer log"):

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from shared.protocol import Message, PriorityClass, SamplingParams
 
 Priority = Literal["interactive", "standard", "batch"]
+KEYS, KEY_CHARS, VALUE_CHARS = 16, 64, 512  # of metadata, OpenAI's bounds
 SEEDS = "the same seed, parameters and model give the same answer; drawn by the server when absent"
 
 
@@ -44,6 +45,18 @@ def _strings(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
+def _small(metadata: dict[str, str] | None) -> dict[str, str] | None:
+    if metadata is not None and (
+        len(metadata) > KEYS
+        or any(len(key) > KEY_CHARS or len(value) > VALUE_CHARS for key, value in metadata.items())
+    ):
+        raise PydanticCustomError(
+            "metadata", f"up to {KEYS} texts of {VALUE_CHARS} characters, by names of {KEY_CHARS}"
+        )
+    return metadata
+
+
+Metadata = Annotated[dict[str, str] | None, AfterValidator(_small)]
 _TEXT_PART = {
     "type": "object",
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},

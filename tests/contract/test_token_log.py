@@ -9,7 +9,7 @@ import pytest
 
 from shared import keys
 from shared.backend import Backend
-from shared.delivery.base import Adoption, Append, Lease, LogPage
+from shared.delivery.base import Adoption, Append, Keepsake, Lease, LogPage
 from shared.delivery.subscription import BACKLOG
 from shared.delivery.token_log import PAGE
 from shared.embedded import EmbeddedServer
@@ -263,6 +263,30 @@ async def test_a_log_is_bounded_in_length_and_time(on_redis: Backend) -> None:
     await on_redis.token_log.create(long)
     lease = await acquire(on_redis, long)
     assert not await append(on_redis, lease, token_event(0, *["x"] * 262_145))
+
+
+async def test_a_keepsake_lives_as_long_as_its_answer(on_redis: Backend) -> None:
+    request_ = make_request()
+    await on_redis.token_log.create(request_, keepsake=Keepsake(b"{}", ttl=7_200))
+    lease = await acquire(on_redis, request_)
+    await append(on_redis, lease, token_event(0, "a"))
+    lives = [keys.state(request_.id), keys.log(request_.id), keys.keepsake(request_.id)]
+    assert {await on_redis.redis.pttl(key) // 1_000_000 for key in lives} == {86}  # the request's
+    await append(on_redis, lease, TokenEvent(1, (), DONE))
+    assert {await on_redis.redis.pttl(key) // 1_000_000 for key in lives} == {7}
+    await on_redis.token_log.forget(request_.id)
+    assert await on_redis.redis.exists(*lives) == 0
+
+
+async def test_a_keepsake_is_kept_as_it_was(backend: Backend) -> None:
+    kept, plain = make_request(), make_request()
+    await backend.token_log.create(kept, keepsake=Keepsake(b"\x00{}", ttl=60))
+    await backend.token_log.create(plain)
+    assert not await backend.token_log.create(kept, keepsake=Keepsake(b"other", ttl=60))
+    told = [await backend.token_log.keepsake(each) for each in (kept.id, plain.id, "req_unknown")]
+    assert told == [b"\x00{}", None, None]
+    await backend.token_log.forget(kept.id)
+    assert await backend.token_log.keepsake(kept.id) is None
 
 
 async def test_many_readers_share_one_connection(on_redis: Backend) -> None:

@@ -1,0 +1,100 @@
+"""Responses that are stored: what was asked of each, and the conversation that it went on from.
+
+It is kept with the request's log, and so on every replica and for as long. It knows nothing of streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from producer_api.context import Context
+from producer_api.gateway.admit import patience
+from producer_api.response_events import ended
+from shared.delivery.answer import read_all
+from shared.delivery.base import Keepsake, RequestRecord
+from shared.errors import InvalidRequest, NotFound
+from shared.protocol import Request, RequestState
+from shared.schemas.response_items import Item
+from shared.schemas.response_object import ResponseObject
+
+OURS, THEIRS = "req_", "resp_"  # one id, as a request's and as a response's
+
+
+class _Kept(msgspec.Struct):
+    """`items` are all that came before the answer, those of earlier responses too."""
+
+    asked: ResponseObject
+    items: list[Item]
+
+
+_decode = msgspec.json.Decoder(_Kept).decode
+
+
+@dataclass(frozen=True)
+class StoredResponse:
+    """One response of its tenant: `asked` is it before its answer."""
+
+    record: RequestRecord
+    asked: ResponseObject
+    items: Sequence[Item]
+
+
+def keepsake(context: Context, asked: ResponseObject, items: Sequence[Item]) -> Keepsake:
+    """What makes a response a stored one."""
+    content = msgspec.json.encode(_Kept(asked, list(items)))
+    return Keepsake(content, ttl=context.settings.response_ttl)
+
+
+def admitted(asked: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
+    """With what admission gave it."""
+    response_id = THEIRS + request.id.removeprefix(OURS)
+    return msgspec.structs.replace(asked, id=response_id, created_at=int(request.created_at))
+
+
+async def find(context: Context, response_id: str, tenant: str) -> StoredResponse:
+    """Raises NotFound for one that is unknown, somebody else's or not stored; Unavailable."""
+    missing = NotFound(f"there is no response {response_id[:64]!r}, or it has expired")
+    if not response_id.startswith(THEIRS):
+        raise missing
+    try:
+        record = await context.gateway.record(OURS + response_id.removeprefix(THEIRS), tenant)
+    except NotFound:
+        raise missing from None
+    async with patience():
+        kept = await context.backend.token_log.keepsake(record.id)
+    if kept is None:
+        raise missing
+    found = _decode(kept)
+    return StoredResponse(record, admitted(found.asked, record), found.items)
+
+
+async def describe(context: Context, found: StoredResponse) -> ResponseObject:
+    """As it stands. Raises Unavailable."""
+    record, asked = found.record, found.asked
+    if not record.state.terminal:
+        status = "queued" if record.state is RequestState.QUEUED else "in_progress"
+        return msgspec.structs.replace(asked, status=status)
+    response = ended(asked, await read_all(context.backend.token_log, record.id))
+    if response.status == "completed" and record.finished_at is not None:
+        response.completed_at = int(record.finished_at)
+    return response
+
+
+async def conversation(context: Context, previous: str | None, tenant: str) -> list[Item]:
+    """All items up to the answer of the response `previous`; none without one.
+
+    Raises NotFound, InvalidRequest where it has not ended, Unavailable.
+    """
+    if previous is None:
+        return []
+    try:
+        found = await find(context, previous, tenant)
+    except NotFound as error:
+        raise NotFound(error.message, param="previous_response_id") from None
+    if not found.record.state.terminal:
+        raise InvalidRequest("previous_response_id: that response has not ended", param="previous_response_id")
+    response = await describe(context, found)
+    return [*found.items, *(item.to_input() for item in response.output)]

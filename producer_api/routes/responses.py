@@ -1,0 +1,172 @@
+"""OpenAI's responses: create, streamed or whole or in the background; see, resume, cancel and delete stored ones.
+
+A client that leaves cancels its response, unless that is in the background or was sent with an Idempotency-Key.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api import responses as stored
+from producer_api.body import read_body
+from producer_api.context import Context
+from producer_api.gateway.admit import Admission
+from producer_api.gateway.principal import Caller, Principal, Tenant
+from producer_api.headers import REPLAYED, idempotency_key, resume_point
+from producer_api.openapi import (
+    IDEMPOTENCY,
+    RESUMING,
+    body_of,
+    failures,
+    parameter,
+    sse_response,
+    struct_response,
+)
+from producer_api.paging import ORDER, Page, paging
+from producer_api.reply import Reply
+from producer_api.response_events import ResponseFraming, ended
+from producer_api.sse import EventStream
+from shared.delivery.answer import Answer, ending
+from shared.errors import InvalidRequest
+from shared.schemas.response_object import ItemList, ResponseDeleted, ResponseObject
+from shared.schemas.responses import ResponseRequest
+
+STARTING_AFTER = "starting_after"
+STREAM = parameter("stream", "query", "tell its events, from the first on", type="boolean")
+AFTER = parameter(
+    STARTING_AFTER, "query", "with stream: only the events after the one of this number", type="integer", minimum=-1
+)
+USUAL, MOST = 20, 100  # input items listed at once
+
+
+def responses_router(context: Context) -> APIRouter:
+    router = APIRouter(prefix="/v1/responses", tags=["OpenAI"], dependencies=[context.allow("responses")])
+    seen = {**failures("openai", 404, 500, 503), 200: struct_response("as it stands", ResponseObject)}
+
+    @router.post(
+        "",
+        summary="Create a response",
+        openapi_extra=body_of(ResponseRequest) | {"parameters": [IDEMPOTENCY, RESUMING]},
+        responses={
+            **failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+            **sse_response("the response; in the background, as it stands; with `stream`, events", ResponseObject),
+        },
+    )
+    async def create(request: Request, caller: Caller) -> Response:
+        return await _create(context, request, caller, await read_body(request, ResponseRequest))
+
+    @router.get(
+        "/{response_id}",
+        summary="See a stored response, or go on with its stream",
+        openapi_extra={"parameters": [STREAM, AFTER, RESUMING]},
+        responses={
+            **failures("openai", 400, 404, 500, 503),
+            **sse_response("as it stands; with `stream`, its events", ResponseObject),
+        },
+    )
+    async def retrieve(request: Request, response_id: str, tenant: Tenant) -> Response:
+        stream = _flag(request, "stream")
+        after = resume_point(request, STARTING_AFTER)
+        if after >= 0 and not stream:
+            raise InvalidRequest(f"{STARTING_AFTER}: only allowed with stream", param=STARTING_AFTER)
+        found = await stored.find(context, response_id, tenant)
+        if not stream:
+            return _json(await stored.describe(context, found))
+        events = context.backend.token_log.follow(found.record.id, idle=context.settings.keepalive)
+        framing = ResponseFraming(found.asked, after=after, resumable=True)
+        return EventStream(events, framing, context.attendance, eager=True, abandon=None)
+
+    @router.post("/{response_id}/cancel", summary="Cancel a stored response", responses=seen)
+    async def cancel(response_id: str, tenant: Tenant) -> Response:
+        found = await stored.find(context, response_id, tenant)
+        await context.gateway.cancel(found.record.id)
+        return _json(await stored.describe(context, await stored.find(context, response_id, tenant)))
+
+    @router.delete(
+        "/{response_id}",
+        summary="Delete a stored response",
+        responses={**failures("openai", 404, 500, 503), 200: struct_response("it is gone", ResponseDeleted)},
+    )
+    async def delete(response_id: str, tenant: Tenant) -> Response:
+        found = await stored.find(context, response_id, tenant)
+        await context.gateway.forget(found.record.id)
+        return _json(ResponseDeleted(response_id))
+
+    @router.get(
+        "/{response_id}/input_items",
+        summary="List what a stored response went on from",
+        openapi_extra={"parameters": [*paging(USUAL, MOST), ORDER]},
+        responses={**failures("openai", 400, 404, 500, 503), 200: struct_response("its items", ItemList)},
+    )
+    async def input_items(request: Request, response_id: str, tenant: Tenant) -> Response:
+        page = Page.of(request, usual=USUAL, most=MOST)
+        found = await stored.find(context, response_id, tenant)
+        return _json(_listed(found, page))
+
+    return router
+
+
+async def _create(context: Context, request: Request, caller: Principal, body: ResponseRequest) -> Response:
+    key = idempotency_key(request, tenant=caller.tenant, kind="response", body=body.model_dump_json())
+    after = resume_point(request, resumable=bool(body.stream) and key is not None)
+    body.check()
+    items = await stored.conversation(context, body.previous_response_id, caller.tenant)
+    items += [item.to_item() for item in body.input]
+    asked = body.to_object()
+    admission = await context.gateway.submit(
+        body.to_request(caller.tenant, items),
+        principal=caller,
+        seed=body.seed,
+        within=body.timeout,
+        key=key,
+        resuming=after >= 0,
+        keepsake=stored.keepsake(context, asked, items) if body.stored else None,
+    )
+    asked = stored.admitted(asked, admission.request)
+    if body.background and not body.stream:
+        return await _accepted(context, request, admission, asked)
+    lasting = bool(body.background) or key is not None
+    reply = Reply(context, request, admission, lasting=lasting)
+    if body.stream:
+        framing = ResponseFraming(asked, after=after, resumable=lasting)
+        return reply.stream(framing, eager=bool(body.background) or after >= 0)
+
+    def word(answer: Answer) -> ResponseObject:
+        assert answer.terminal is not None
+        if (error := ending(answer.terminal)) is not None:
+            raise error
+        return ended(asked, answer)
+
+    return await reply.whole(word)
+
+
+async def _accepted(context: Context, request: Request, admission: Admission, asked: ResponseObject) -> Response:
+    """The response as it stands."""
+    made = admission.request
+    context.note(request, made)
+    if not admission.joined:
+        return _json(asked)
+    return _json(await stored.describe(context, await stored.find(context, asked.id, made.tenant)), REPLAYED)
+
+
+def _listed(found: stored.StoredResponse, page: Page) -> ItemList:
+    items = list(found.items) if page.oldest_first else list(found.items)[::-1]
+    ids = [item.id for item in items]
+    start = ids.index(page.after) + 1 if page.after in ids else len(ids) if page.after else 0
+    data = items[start : start + page.limit]
+    first, last = (data[0].id, data[-1].id) if data else (None, None)
+    return ItemList(data, first, last, has_more=start + page.limit < len(items))
+
+
+def _flag(request: Request, name: str) -> bool:
+    given = request.query_params.get(name, "false")
+    if given not in ("true", "false"):
+        raise InvalidRequest(f"{name} must be true or false", param=name)
+    return given == "true"
+
+
+def _json(value: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")

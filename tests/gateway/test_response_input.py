@@ -1,0 +1,103 @@
+"""What /v1/responses refuses by name, and what it takes because it asks for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from openai.types.responses import Response as SDKResponse
+
+from tests.fakes import MODEL
+from tests.gateway.conftest import ScriptedWorker
+from tests.gateway.test_responses import INPUT, LOGPROBS
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": []}, "input"),
+        ({"input": 3}, "input"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": []}]}, "input[0].content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input[0].type"),
+        ({"instructions": 3}, "instructions"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"max_output_tokens": 5000}, "max_output_tokens"),
+        ({"temperature": 3}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_logprobs": 21, "include": [LOGPROBS]}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"include": ["everything"]}, "include[0]"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"text": {"verbosity": "high"}}, "text.verbosity"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_usage": True}}, "stream_options.include_usage"),
+        ({"background": True, "store": False}, "store"),
+        ({"metadata": {"k": "v" * 513}}, "metadata"),
+        ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
+        ({"user": "x" * 513}, "user"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"prompt": {"id": "p"}}, "prompt"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"moderation": {"model": "m"}}, "moderation"),
+        ({"context_management": [{"type": "compaction"}]}, "context_management"),
+        ({"background_options": {"completion_window": "2h"}}, "background_options"),
+        ({"previous_response_id": 3}, "previous_response_id"),
+        ({"timeout": -1}, "timeout"),
+        ({"seed": -1}, "seed"),
+        ({"priority": "urgent"}, "priority"),
+        ({"n": 2}, "n"),
+        ({"max_tokens": 2}, "max_tokens"),
+    ],
+)
+async def test_bad_input(client: httpx.AsyncClient, fields: dict[str, Any], param: str) -> None:
+    response = await client.post("/v1/responses", json={"model": MODEL, "input": INPUT, **fields})
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["param"] == param
+    assert error["message"]
+
+
+async def test_bad_questions(client: httpx.AsyncClient) -> None:
+    made = (await client.post("/v1/responses", json={"model": MODEL, "input": INPUT, "background": True})).json()
+    path = f"/v1/responses/{made['id']}"
+    for query, param in (
+        ("?stream=maybe", "stream"),
+        ("?starting_after=1", "starting_after"),
+        ("?stream=true&starting_after=x", "starting_after"),
+        ("/input_items?limit=101", "limit"),
+        ("/input_items?order=up", "order"),
+    ):
+        response = await client.get(path + query)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert (await client.get(path + "/input_items?after=unknown")).json()["data"] == []
+
+
+async def test_what_asks_for_nothing(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    nothing = {
+        "tools": [],
+        "tool_choice": "auto",
+        "reasoning": {"effort": None, "summary": None},
+        "text": {"format": {"type": "text"}, "verbosity": "medium"},
+        "truncation": "disabled",
+        "service_tier": "auto",
+        "parallel_tool_calls": False,
+        "include": ["reasoning.encrypted_content"],
+        "conversation": None,
+        "safety_identifier": "s",
+        "prompt_cache_key": "c",
+        "max_tool_calls": 3,
+    }
+    asked = asyncio.create_task(client.post("/v1/responses", json={"model": MODEL, "input": INPUT, **nothing}))
+    await worker.answer("x")
+    response = SDKResponse.model_validate((await asked).json())
+    assert (response.safety_identifier, response.prompt_cache_key, response.max_tool_calls) == ("s", "c", 3)
+    assert response.parallel_tool_calls is False

@@ -51,5 +51,8 @@ class LeaseKeeper:
         info = self._heartbeat()
         await self._backend.registry.beat(info)
         held = {request.delivery.claim: request for request in self._held()}
-        for claim in await self._backend.transport.renew(info.model, info.id, list(held)):
-            self._lost(held[claim])
+        gone = await self._backend.transport.renew(info.model, info.id, list(held))
+        runs = {request.run for request in self._held()}  # without those that ended meanwhile
+        for claim in gone:
+            if held[claim].run in runs:
+                self._lost(held[claim])

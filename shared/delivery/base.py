@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -166,6 +166,9 @@ class TokenLog(Protocol):
 
     async def read(self, request_id: str, after: int = -1) -> LogPage:
         """What is in the log after seq `after`, from its beginning. Raises NotFound."""
+
+    async def read_many(self, after: Mapping[str, int]) -> list[LogPage | None]:
+        """As `read`, of each request after its seq, in one round trip. None where there is no log."""
 
     def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         """Each event after `after`, as it is written, until the terminal one: gapless, without repeats.

@@ -6,7 +6,7 @@ Every call is done before it returns control, so that none sees another half don
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -209,9 +209,18 @@ class MemoryTokenLog:
         yield [record for record in records if not record.state.terminal]
 
     async def read(self, request_id: str, after: int = -1) -> LogPage:
+        page = self._read(request_id, after)
+        if page is None:
+            raise NotFound(f"no request {request_id}, or its answer has expired")
+        return page
+
+    async def read_many(self, after: Mapping[str, int]) -> list[LogPage | None]:
+        return [self._read(request_id, seq) for request_id, seq in after.items()]
+
+    def _read(self, request_id: str, after: int) -> LogPage | None:
         answer = self._find(request_id)
         if answer is None:
-            raise NotFound(f"no request {request_id}, or its answer has expired")
+            return None
         events = tuple(event.after(after) for event in answer.events if event.last_seq > after)
         return LogPage(events, complete=answer.record.state.terminal)
 

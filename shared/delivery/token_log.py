@@ -176,13 +176,16 @@ class RedisTokenLog:
         return [_record(each, _fields(reply)) for each, reply in zip(request_ids, replies, strict=True) if reply]
 
     async def read(self, request_id: str, after: int = -1) -> LogPage:
-        reply = await self._run("read", request_id, after, PAGE)
-        if reply is None:
+        [page] = await self.read_many({request_id: after})
+        if page is None:
             raise NotFound(f"no request {request_id}, or its answer has expired")
-        status, entries = reply
-        events = tuple(event.after(after) for event in _events(entries))
-        ended = RequestState(status.decode()).terminal
-        return LogPage(events, complete=ended and (not events or events[-1].terminal is not None))
+        return page
+
+    async def read_many(self, after: Mapping[str, int]) -> list[LogPage | None]:
+        calls = [(_keys(request_id), (seq, PAGE)) for request_id, seq in after.items()]
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("read", calls)
+        return [reply and _page(seq, *reply) for seq, reply in zip(after.values(), replies, strict=True)]
 
     def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         return follow(self, self._live, request_id, after, idle=idle)
@@ -214,6 +217,12 @@ def _lease(request_id: str, owner: str, reply: Any) -> Lease | None:
         return None
     epoch, now, entries, losses, started = reply
     return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)), losses, float(started))
+
+
+def _page(after: int, status: bytes, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> LogPage:
+    events = tuple(event.after(after) for event in _events(entries))
+    ended = RequestState(status.decode()).terminal
+    return LogPage(events, complete=ended and (not events or events[-1].terminal is not None))
 
 
 def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[TokenEvent]:

@@ -128,6 +128,12 @@ class Transport(Protocol):
         Raises QueueFull, TenantQueueFull at a bound, with the time until there may be room.
         """
 
+    async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
+        """Each as by `publish`, in one round trip: its ticket, or what it was refused with.
+
+        Where this raises Unavailable, some may be queued: to publish all again changes nothing for those.
+        """
+
     async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
         """The waiting messages whose turn it is, as many as there is room for. Does not block."""
 

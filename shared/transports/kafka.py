@@ -7,7 +7,7 @@ against the bounds like what waits; one whose writer died before it was confirme
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from kafka.errors import KafkaError
 
 from shared.backend import Backend
 from shared.config import Settings
-from shared.errors import Unavailable
+from shared.errors import HeadraceError, Unavailable
 from shared.kafka.connection import producer
 from shared.kafka.message import api_record
 from shared.protocol import Request
@@ -44,20 +44,23 @@ class KafkaTransport(RedisStreams):
         super().__init__(server, bounds=bounds, lease=lease)
         self._writer = writer
 
-    async def publish(self, request: Request) -> Ticket:
-        ticket = await self.reserve(request)
+    async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
+        places = await self.reserve(requests)
+        promised = {place.request_id: place for place in places if isinstance(place, Ticket)}
         try:
             async with asyncio.timeout(WRITTEN):
-                await asyncio.to_thread(self._write, request)
+                await asyncio.to_thread(self._write, [each for each in requests if each.id in promised])
         except (KafkaError, TimeoutError) as error:
             log.warning("kafka_write_failed", error=type(error).__name__)
-            await self.confirm(ticket, written=False)
+            await self.confirm(list(promised.values()), written=False)
             raise Unavailable("Kafka cannot be reached", retry_after=RETRY_AFTER) from error
-        await self.confirm(ticket, written=True)
-        return ticket
+        await self.confirm(list(promised.values()), written=True)
+        return places
 
-    def _write(self, request: Request) -> None:
-        self._writer.send(**api_record(request).arguments()).get(timeout=WRITTEN)
+    def _write(self, requests: Sequence[Request]) -> None:
+        """Until the brokers have all."""
+        for sent in [self._writer.send(**api_record(each).arguments()) for each in requests]:
+            sent.get(timeout=WRITTEN)
 
 
 @asynccontextmanager

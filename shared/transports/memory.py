@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from shared import keys
 from shared.delivery.memory import MemoryLive
+from shared.errors import HeadraceError, QueueFull, TenantQueueFull
 from shared.limits import token_estimate
 from shared.protocol import PriorityClass, Request
 from shared.transports.base import (
@@ -142,6 +143,15 @@ class MemoryTransport:
             queue.overdue[request.id] = request.deadline
         self._live.publish(keys.wake_channel(request.model), b"published")
         return ticket
+
+    async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
+        places: list[Ticket | HeadraceError] = []
+        for request in requests:
+            try:
+                places.append(await self.publish(request))
+            except (QueueFull, TenantQueueFull) as refused:
+                places.append(refused)
+        return places
 
     def _check(self, queue: _Queue, request: Request, cost: int) -> None:
         bounds = self._bounds

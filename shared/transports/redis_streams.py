@@ -6,13 +6,14 @@ the server's clock. It does not know the answers' log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from shared import keys
+from shared.errors import HeadraceError
 from shared.limits import token_estimate
 from shared.protocol import PriorityClass, Request, decode_request, encode
 from shared.redis_client import RedisServer, Script
@@ -51,34 +52,36 @@ class RedisStreams:
         self._lease_ms = int(lease * 1000)
 
     async def publish(self, request: Request) -> Ticket:
-        seats = min(request.params.n, MOST_SEATS)
-        wake = keys.wake_channel(request.model)
-        return await self._place("publish", request, seats, _deadline(request), encode(request), wake)
+        [place] = await self.publish_many([request])
+        if isinstance(place, HeadraceError):
+            raise place
+        return place
 
-    async def reserve(self, request: Request) -> Ticket:
-        """Promise `request` a place, under the bounds of `publish`, which will take the promise up."""
-        return await self._place("reserve", request, _deadline(request))
+    async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
+        return await self._place("publish", requests, _published)
 
-    async def _place(self, command: str, request: Request, *details: Any) -> Ticket:
+    async def reserve(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
+        """Promise each a place, under the bounds of `publish`, which will take the promise up."""
+        return await self._place("reserve", requests, lambda request: (_deadline(request),))
+
+    async def _place(
+        self, command: str, requests: Sequence[Request], details: Callable[[Request], Iterable[Any]]
+    ) -> list[Ticket | HeadraceError]:
         """Run what takes a place under the bounds."""
-        bounds, model = self._bounds, request.model
-        which, *wait = await self._run(
-            command,
-            model,
-            _class(request.priority),
-            request.tenant,
-            request.id,
-            token_estimate(request),
-            *details,
-            *(bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens),
-        )
-        if which:
-            raise refusal(model, whole_model=which == 1, wait=float(wait[0]) if wait[0] else None)
-        return Ticket(request.id, model, request.priority, request.tenant)
+        bounds = self._bounds
+        limits = (bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens)
+        calls = [
+            _call(each.model, *_place(each), token_estimate(each), *details(each), *limits) for each in requests
+        ]
+        async with self._server.reaching("the queue"):
+            replies = await self._script.many(command, calls)
+        return [_placed(request, *reply) for request, reply in zip(requests, replies, strict=True)]
 
-    async def confirm(self, ticket: Ticket, *, written: bool) -> None:
-        """It is on its way, so that its reservation holds; or it is not, and the reservation is given back."""
-        await self._run("confirm", ticket.model, ticket.request_id, int(written))
+    async def confirm(self, tickets: Sequence[Ticket], *, written: bool) -> None:
+        """They are on their way, so that their reservations hold; or they are not, and these are given back."""
+        calls = [_call(ticket.model, ticket.request_id, int(written)) for ticket in tickets]
+        async with self._server.reaching("the queue"):
+            await self._script.many("confirm", calls)
 
     async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
@@ -134,7 +137,26 @@ class RedisStreams:
 
     async def _run(self, command: str, model: str, *args: Any) -> Any:
         async with self._server.reaching("the queue"):
-            return await self._script(command, keys.transport(model), keys.GROUP, keys.lane_prefix(model), *args)
+            [reply] = await self._script.many(command, [_call(model, *args)])
+        return reply
+
+
+def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
+    """A call of the script: its keys, and what its commands begin with."""
+    return keys.transport(model), (keys.GROUP, keys.lane_prefix(model), *args)
+
+
+def _published(request: Request) -> tuple[Any, ...]:
+    """What `publish` says of a request beside its place."""
+    seats = min(request.params.n, MOST_SEATS)
+    return seats, _deadline(request), encode(request), keys.wake_channel(request.model)
+
+
+def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | HeadraceError:
+    """What a reply about a place means: which bound was met, 0 for none, and seconds until there is room."""
+    if which:
+        return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
+    return Ticket(request.id, request.model, request.priority, request.tenant)
 
 
 def _class(priority: PriorityClass) -> int:
@@ -147,8 +169,9 @@ def _deadline(request: Request) -> int | str:
     return "" if request.deadline is None else int(request.deadline * 1000)
 
 
-def _place(ticket: Ticket) -> tuple[int, str, str]:
-    return _class(ticket.priority), ticket.tenant, ticket.request_id
+def _place(what: Ticket | Request) -> tuple[int, str, str]:
+    request_id = what.request_id if isinstance(what, Ticket) else what.id
+    return _class(what.priority), what.tenant, request_id
 
 
 def _entries(claims: Iterable[Claim]) -> list[str | int]:

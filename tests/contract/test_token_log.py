@@ -9,6 +9,7 @@ import pytest
 
 from shared import keys
 from shared.backend import Backend
+from shared.delivery.answer import read_whole
 from shared.delivery.base import Adoption, Append, Keepsake, Lease, LogPage
 from shared.delivery.subscription import BACKLOG
 from shared.delivery.token_log import PAGE
@@ -199,6 +200,26 @@ async def test_a_page_is_bounded_in_tokens_and_holds_at_least_one_entry(on_redis
         pages.append([len(event.tokens) for event in page.events])
     assert pages == [sizes[:3], sizes[3:4], sizes[4:5], [1, 0]]
     assert await on_redis.token_log.read(request_.id, seen) == LogPage((), complete=True)
+
+
+async def test_many_are_read_at_once(backend: Backend) -> None:
+    """Given an answer of several pages, a short one that goes on, and one unknown, Expect each in its place."""
+    long, short = await created(backend), await created(backend)
+    leases = [await acquire(backend, each) for each in (long, short)]
+    for seq in range(PAGE + 5):
+        assert await append(backend, leases[0], token_event(seq, f"{seq} "))
+    assert await append(backend, leases[0], TokenEvent(PAGE + 5, (), DONE))
+    assert await append(backend, leases[1], token_event(0, "a", "b"))
+
+    assert await backend.token_log.read_many({"req_x": -1, short.id: 0, long.id: PAGE + 4}) == [
+        None,
+        LogPage((TokenEvent(1, token_event(1, "b").tokens),), complete=False),
+        LogPage((TokenEvent(PAGE + 5, (), DONE),), complete=True),
+    ]
+    answers = await read_whole(backend.token_log, [short.id, "req_x", long.id])
+    texts = ["".join(choice.text for _, choice in found.choices) if found else None for found in answers]
+    assert texts == ["ab", None, "".join(f"{seq} " for seq in range(PAGE + 5))]
+    assert answers[2].terminal == DONE
 
 
 async def test_a_reader_outlives_the_loss_of_its_live_connection(on_redis: Backend) -> None:

@@ -181,6 +181,19 @@ async def test_the_queue_is_bounded_over_all_classes_and_room_comes_back(transpo
     await transport.publish(make_request())
 
 
+async def test_of_many_published_at_once_each_has_its_own_reply(transport: Transport) -> None:
+    """Given room for 4, if 6 come in one call, Expect 4 tickets and 2 refusals; and no change by the same again."""
+    requests = [make_request() for _ in range(6)]
+    places = await transport.publish_many(requests)
+    assert [getattr(place, "request_id", None) for place in places] == [each.id for each in requests[:4]] + [
+        None
+    ] * 2
+    assert all(isinstance(place, QueueFull) and place.retry_after for place in places[4:])
+    assert await transport.publish_many(requests[:4]) == places[:4]
+    assert ids(await pull(transport, 10)) == [each.id for each in requests[:4]]
+    assert await transport.publish_many([]) == []
+
+
 @pytest.mark.parametrize("kind", ["redis", "memory"])
 async def test_a_tenant_has_bounds_of_its_own_in_requests_and_tokens(
     kind: str, settings: Settings, backend_of: Callable[..., Backend]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from kafka.errors import CommitFailedError
 
 from shared.backend import Backend
 from shared.config import Settings
+from shared.errors import HeadraceError
 from shared.protocol import Request
 from shared.transports.base import Bounds, Ticket
 from shared.transports.kafka import KafkaTransport
@@ -95,10 +97,11 @@ def keep_offsets() -> None:
 class Moved(KafkaTransport):
     """As if a worker took each record from its topic at once."""
 
-    async def publish(self, request: Request) -> Ticket:
-        ticket = await super().publish(request)
-        await RedisStreams.publish(self, request)
-        return ticket
+    async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
+        places = await super().publish_many(requests)
+        written = [request for request, place in zip(requests, places, strict=True) if isinstance(place, Ticket)]
+        await RedisStreams.publish_many(self, written)
+        return places
 
 
 def moved(backend: Backend, settings: Settings, writer: KafkaProducer) -> Backend:

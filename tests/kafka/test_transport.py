@@ -86,7 +86,7 @@ async def test_the_sweeper_gives_back_what_nobody_confirmed_or_wants(
 ) -> None:
     monkeypatch.setattr("shared.transports.redis_streams.UNCONFIRMED", -1.0)
     died, wanted, gone = (make_request() for _ in range(3))
-    await lanes.reserve(died)  # by one that died before it came to the brokers
+    await lanes.reserve([died])  # by one that died before it came to the brokers
     for request in (wanted, gone):
         await api.token_log.create(request)
         await api.transport.publish(request)

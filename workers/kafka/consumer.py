@@ -27,6 +27,7 @@ IDLE_POLL, BUSY_POLL = 0.2, 0.01  # seconds that one poll may wait
 PAUSE = 0.5  # seconds between attempts when brokers fail
 WAIT = 5_000  # ms for an answer about offsets
 SESSION, HEARTBEAT = 10_000, 1_000  # ms
+FETCH = 50  # ms that brokers may wait for new records; another partition there is fetched after that
 
 log = structlog.get_logger(__name__)
 
@@ -136,6 +137,7 @@ class Shuttle(threading.Thread):
             session_timeout_ms=SESSION,
             heartbeat_interval_ms=HEARTBEAT,
             max_poll_records=self._settings.kafka_window,
+            fetch_max_wait_ms=FETCH,
         )
         names = [topics.requests(self._model), topics.api_requests(self._model)]
         polled.subscribe(names, listener=_Ownership(self._forget))

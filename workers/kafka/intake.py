@@ -7,9 +7,10 @@ request waiting, running or ended. It does not know who runs requests.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,12 +20,12 @@ import structlog
 from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
-from shared.delivery.answer import read_all
+from shared.delivery.answer import Answer, read_whole
 from shared.delivery.base import Adoption, RequestRecord
-from shared.errors import HeadraceError, NotFound, PayloadTooLarge, QueueFull, TenantQueueFull, Unavailable
+from shared.errors import HeadraceError, PayloadTooLarge, QueueFull, Unavailable
 from shared.kafka.message import Order, Outgoing, dead_letter, read_request, result_record
 from shared.limits import Limits
-from shared.protocol import ErrorInfo, Request, RequestState
+from shared.protocol import ErrorInfo, RequestState
 from shared.registry import ModelInfo
 from shared.schemas.jobs import Job
 from workers.kafka.consumer import Done, Shuttle, Taken
@@ -83,7 +84,8 @@ class KafkaIntake:
         self._flights: dict[str, _Flight] = {}  # from adoption to the end
         self._ended: dict[str, None] = {}  # in order
         self._finishing = asyncio.Lock()
-        self._changed = asyncio.Event()
+        self._came = asyncio.Event()
+        self._told = asyncio.Event()
 
     def _hand_over(self, taken: Sequence[Taken]) -> None:
         """From the shuttle's thread."""
@@ -95,7 +97,7 @@ class KafkaIntake:
 
     def _arrive(self, taken: Sequence[Taken]) -> None:
         self._new.extend(taken)
-        self._changed.set()
+        self._came.set()
 
     async def run(self) -> None:
         """Until it is cancelled; what is done by then is written, the rest is left to the next owner."""
@@ -103,7 +105,8 @@ class KafkaIntake:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen())
-                tasks.create_task(self._work())
+                tasks.create_task(self._whenever(self._came, self._take))
+                tasks.create_task(self._whenever(self._told, self._finish))
                 await self._failure
         finally:
             await asyncio.shield(asyncio.to_thread(self._shuttle.stop))
@@ -132,7 +135,7 @@ class KafkaIntake:
     def _note(self, request_id: str) -> None:
         if request_id in self._flights:
             self._ended[request_id] = None
-            self._changed.set()
+            self._told.set()
 
     async def _look(self) -> None:
         flights = list(self._flights.values())
@@ -144,23 +147,26 @@ class KafkaIntake:
         adoptions = [flight.adoption(create=create) for flight in flights]
         return await self._backend.token_log.adopt(adoptions, self._channel) if adoptions else []
 
-    async def _work(self) -> None:
+    async def _whenever(self, happened: asyncio.Event, work: Callable[[], Awaitable[bool]]) -> None:
+        """`work` after each time that it happened; and again a little later, where it says that there is more."""
         while True:
-            if not self._waiting:
-                await self._changed.wait()
-            self._changed.clear()
+            await happened.wait()
+            happened.clear()
             try:
-                await self._take_in()
-                crowded = not await self._queue()
-                await self._finish()
+                left = await work()
             except Unavailable as error:
                 log.warning("kafka_intake_unavailable", error=error.message)
-                crowded = True
-                self._changed.set()
-            if crowded:
+                left = True
+            if left:
+                happened.set()
                 await asyncio.sleep(RETRY)
 
     # taking in
+
+    async def _take(self) -> bool:
+        """True where something has to wait for room."""
+        await self._take_in()
+        return not await self._queue()
 
     async def _take_in(self) -> None:
         """What is new is read, adopted, and sent on its way by how its log stands."""
@@ -203,21 +209,16 @@ class KafkaIntake:
     async def _queue(self) -> bool:
         """Into the lanes, as far as there is room; False where something has to wait."""
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            refused = await asyncio.gather(*(self._publish(flight.order.request) for flight in batch))
-            left = [flight for flight, error in zip(batch, refused, strict=True) if error is not None]
+            batch = list(itertools.islice(self._waiting, BATCH))
+            places = await self._backend.transport.publish_many([flight.order.request for flight in batch])
+            for _ in batch:
+                self._waiting.popleft()
+            left = [flight for flight, place in zip(batch, places, strict=True) if isinstance(place, HeadraceError)]
             self._waiting.extendleft(reversed(left))
-            self._shuttle.hold(any(isinstance(error, QueueFull) for error in refused))
+            self._shuttle.hold(any(isinstance(place, QueueFull) for place in places))
             if left:
                 return False
         return True
-
-    async def _publish(self, request: Request) -> HeadraceError | None:
-        try:
-            await self._backend.transport.publish(request)
-        except (QueueFull, TenantQueueFull, Unavailable) as error:
-            return error
-        return None
 
     # giving out
 
@@ -229,30 +230,32 @@ class KafkaIntake:
         except Unavailable as error:
             log.warning("kafka_intake_unavailable", error=error.message)
 
-    async def _finish(self) -> None:
+    async def _finish(self) -> bool:
         async with self._finishing:
             while self._ended:
-                ended = [self._flights[each] for each in list(self._ended)[:BATCH]]
+                ended = [self._flights[each] for each in itertools.islice(self._ended, BATCH)]
                 records = await self._adopt(ended, create=False)
-                outcomes = await asyncio.gather(*map(self._outcome, ended, records))
+                wanted = [flight.id for flight in ended if flight.order.reply is not None]
+                answers = dict(zip(wanted, await read_whole(self._backend.token_log, wanted), strict=True))
+                outcomes = [
+                    self._outcome(flight, record, answers.get(flight.id))
+                    for flight, record in zip(ended, records, strict=True)
+                ]
                 for flight in ended:
                     # another one was taken again meanwhile, and is looked at again
                     if self._flights[flight.id] is flight:
                         del self._flights[flight.id], self._ended[flight.id]
                 self._shuttle.finish([done for done in outcomes if done is not None])
+        return False
 
-    async def _outcome(self, flight: _Flight, record: RequestRecord | None) -> Done | None:
+    def _outcome(self, flight: _Flight, record: RequestRecord | None, answer: Answer | None) -> Done | None:
         """None where it is run again, since its answer expired before it could be told."""
         if record is not None and (flight.order.reply is None or not flight.is_of(record)):
             return Done(flight.taken)
-        try:
-            if record is None:
-                raise NotFound("the log has expired")
-            answer = await read_all(self._backend.token_log, flight.id)
-        except NotFound:
+        if record is None or answer is None:
             log.warning("kafka_answer_expired", request_id=flight.id)
             self._read.append(flight)
-            self._changed.set()
+            self._came.set()
             return None
         order, short = flight.order, partial(_too_long, flight.order, record)
         return Done(flight.taken, result_record(order, Job.ended(record, answer)), short)

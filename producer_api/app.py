@@ -26,6 +26,7 @@ from producer_api.routes.jobs import jobs_router
 from producer_api.routes.models import Model, ModelList, models_router
 from producer_api.routes.pages import pages_router
 from producer_api.routes.responses import responses_router
+from producer_api.routes.tokenize import tokenize_router
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.schemas.files import File, FileDeleted, FileList
@@ -40,6 +41,7 @@ from shared.schemas.completions import Completion, CompletionRequest
 from shared.schemas.jobs import Job
 from shared.schemas.response_object import ItemList, ResponseDeleted, ResponseObject
 from shared.schemas.responses import ResponseRequest
+from shared.schemas.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"
@@ -72,6 +74,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         chat_router(context),
         completions_router(context),
         responses_router(context),
+        tokenize_router(context),
         jobs_router(context),
         dead_letters_router(context),
         models_router(context),
@@ -86,10 +89,19 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     check_rules(app)
     describe(
         app,
-        [ChatRequest, CompletionRequest, ResponseRequest, JobSubmission, BatchRequest],
+        [
+            ChatRequest,
+            CompletionRequest,
+            ResponseRequest,
+            TokenizeRequest,
+            DetokenizeRequest,
+            JobSubmission,
+            BatchRequest,
+        ],
         [
             *(ChatCompletion, Chunk, Completion, Job, ModelList, Model, Readiness, TokensData, EndData),
             *(ResponseObject, ResponseDeleted, ItemList),
+            *(Tokens, Detokenized),
             *(LetterList, Letter, Removed, File, FileList, FileDeleted, BatchObject, BatchList),
         ],
     )

@@ -13,8 +13,18 @@ from dataclasses import dataclass
 from shared.config import Settings
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.json_schema import check_schema, parse_schema
-from shared.protocol import Function, Message, Request, SamplingParams, Structured, Tools
-from shared.registry import ModelInfo
+from shared.protocol import (
+    Detokenize,
+    Embed,
+    Function,
+    Message,
+    Request,
+    SamplingParams,
+    Structured,
+    Tokenize,
+    Tools,
+)
+from shared.registry import ModelInfo, Task
 
 ROLES = ("system", "user", "assistant", "tool")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
@@ -28,7 +38,8 @@ class Limits:
 
     prompt_chars: int = 1_000_000
     messages: int = 1_024
-    prompts: int = 64
+    prompts: int = 64  # requests of one HTTP request
+    inputs: int = 2_048  # to embed, of one HTTP request
     max_tokens: int = 131_072
     n: int = 8
     stop_strings: int = 16
@@ -54,19 +65,29 @@ UNSAID_TOKENS = 512  # of an answer whose length the request leaves open
 
 def token_estimate(request: Request) -> int:
     """What a request will cost, in tokens of prompt and answer, as far as is known before it is tokenized."""
+    if isinstance(request.work, Embed):
+        return max(1, sum(_length(given) for given in request.work.inputs))
+    if request.work is not None:
+        return 1
     if request.messages is not None:
         prompt = (_message_chars(request.messages) + _tool_chars(request.tools)) // CHARS_PER_TOKEN
-    elif isinstance(request.prompt, str):
-        prompt = len(request.prompt) // CHARS_PER_TOKEN
     else:
-        prompt = len(request.prompt or ())
+        prompt = _length(request.prompt or ())
     return max(1, prompt + request.params.n * (request.params.max_tokens or UNSAID_TOKENS))
+
+
+def _length(given: str | tuple[int, ...]) -> int:
+    """In tokens; of a text, as it is estimated."""
+    return len(given) // CHARS_PER_TOKEN if isinstance(given, str) else len(given)
 
 
 def check_request(request: Request, limits: Limits) -> None:
     """Raise InvalidRequest, naming the field, for the first thing in `request` that is out of bounds."""
     if not MODEL_NAME.fullmatch(request.model):
         raise InvalidRequest("model must be a name of at most 128 letters, digits and ._:/-", param="model")
+    if isinstance(request.work, Embed):
+        _check_inputs(request.work, limits)
+        return
     if (request.messages is None) == (request.prompt is None):
         raise InvalidRequest("exactly one of messages and prompt is needed", param="messages")
     if request.messages is not None:
@@ -80,6 +101,9 @@ def check_request(request: Request, limits: Limits) -> None:
 
 def check_together(requests: Sequence[Request], limits: Limits) -> None:
     """As `check_request`, for requests that are asked together."""
+    inputs = sum(len(each.work.inputs) for each in requests if isinstance(each.work, Embed))
+    if inputs > limits.inputs:
+        raise InvalidRequest(f"at most {limits.inputs} inputs are allowed", param="input")
     if len(requests) > limits.prompts:
         raise InvalidRequest(f"at most {limits.prompts} prompts are allowed", param="prompt")
     for request in requests:
@@ -88,6 +112,7 @@ def check_together(requests: Sequence[Request], limits: Limits) -> None:
 
 def check_served(request: Request, model: ModelInfo, limits: Limits) -> None:
     """Raise InvalidRequest, ContextLengthExceeded for what only the model and the clock can tell."""
+    check_task(request, model.task)
     most, n = request.params.max_tokens, request.params.n
     if most is not None and 0 < model.max_model_len < most:
         raise ContextLengthExceeded(
@@ -102,6 +127,26 @@ def check_served(request: Request, model: ModelInfo, limits: Limits) -> None:
         raise InvalidRequest(
             f"timeout and deadline must end within the next {limits.timeout:.0f} seconds", param="timeout"
         )
+
+
+def check_task(request: Request, task: Task | None) -> None:
+    """Raise InvalidRequest for work that a model does not do. Any has a tokenizer."""
+    if isinstance(request.work, Tokenize | Detokenize):
+        return
+    if task == ("generate" if isinstance(request.work, Embed) else "embed"):
+        does, wanted = ("answers in text", "embeds") if task == "generate" else ("embeds", "answers in text")
+        raise InvalidRequest(f"{request.model} {does}: choose a model that {wanted}", param="model")
+
+
+def _check_inputs(work: Embed, limits: Limits) -> None:
+    if not work.inputs or not all(work.inputs):
+        raise InvalidRequest("input must not be empty", param="input")
+    if len(work.inputs) > limits.inputs:
+        raise InvalidRequest(f"at most {limits.inputs} inputs are allowed", param="input")
+    if sum(len(given) for given in work.inputs) > limits.prompt_chars:
+        raise InvalidRequest(f"input is longer than {limits.prompt_chars} in all", param="input")
+    if work.dimensions is not None:
+        _range("dimensions", work.dimensions, 1, 2**20)
 
 
 def _check_messages(request: Request, limits: Limits) -> None:

@@ -151,10 +151,39 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     echo: bool = False
 
 
+class Embed(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
+    """The vectors of `inputs`, each a text or token ids, cut to `dimensions` where that is given."""
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", omit_defaults=True):
+    """The token ids of the prompt or the messages.
+
+    Attributes:
+        special_tokens: with those that the tokenizer puts around a text.
+        generation_prompt: of a chat, up to where its answer begins.
+        pieces: and each token as the vocabulary writes it.
+    """
+
+    special_tokens: bool = True
+    generation_prompt: bool = True
+    pieces: bool = False
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
+    """The text of the prompt's token ids, special ones as they are written."""
+
+
+Work = Embed | Tokenize | Detokenize
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One admitted request, as the queue carries it.
 
-    Exactly one of `messages` and `prompt` is set; `tools` go with messages. `created_at` is in seconds since the
+    Exactly one of `messages` and `prompt` is set; `tools` go with messages. `work` is what is asked instead of an
+    answer in text; Embed has its own inputs, and neither of the two. `created_at` is in seconds since the
     epoch, by the server's clock (Redis TIME), as all times of a request are; from `deadline` on it is not run any
     more. `user` is the client's name for its own user.
     """
@@ -165,6 +194,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt: str | tuple[int, ...] | None = None
     params: SamplingParams = msgspec.field(default_factory=SamplingParams)
     tools: Tools | None = None
+    work: Work | None = None
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     user: str = ""
@@ -231,8 +261,20 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
 
 
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a request gave that asked for other work than text; which fields are set is said by its `work`.
+
+    `vectors` has one for each input, as little-endian float32.
+    """
+
+    vectors: tuple[bytes, ...] = ()
+    tokens: tuple[int, ...] = ()
+    pieces: tuple[str, ...] = ()
+    text: str = ""
+
+
 class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a request ended; `error` is set exactly when `state` is FAILED.
+    """How a request ended; `error` is set exactly when `state` is FAILED, `result` when `work` was done.
 
     `waited` is in seconds, from the admission until its first worker began.
     """
@@ -241,6 +283,7 @@ class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: Usage
     error: ErrorInfo | None = None
     waited: float = 0.0
+    result: Result | None = None
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):

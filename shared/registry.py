@@ -18,16 +18,21 @@ from shared.redis_node import Command, pack
 MODEL_TTL = 86_400  # a model is known, and its requests queue up, a day after its last worker was seen
 
 
+Task = Literal["generate", "embed"]  # what a model does
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A served model; `created` in seconds since the epoch, `max_model_len` in tokens.
 
-    `fingerprint`: what of weights, precision and version decides an answer, in short; empty while nobody knows it.
+    `fingerprint`: what of weights, precision and version decides an answer, in short; empty while nobody knows it,
+    as `task` is None then.
     """
 
     name: str
     max_model_len: int
     created: int
     fingerprint: str = ""
+    task: Task | None = None
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +44,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["loading", "ready", "draining"]
     progress: float = 0.0
     max_model_len: int = 0
+    task: Task = "generate"
     fingerprint: str = ""
     running: int = 0
     waiting: int = 0
@@ -68,6 +74,7 @@ def _model(worker: WorkerInfo) -> ModelInfo:
         max_model_len=worker.max_model_len,
         created=int(time.time()),
         fingerprint=worker.fingerprint,
+        task=worker.task,
     )
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from shared.delivery.base import Append, Lease
-from shared.errors import HeadraceError
-from shared.protocol import ErrorInfo, RequestState, Terminal, Token, TokenEvent, Usage
+from shared.protocol import Embed, ErrorInfo, RequestState, Terminal, Token, TokenEvent, Usage
 from shared.transports.base import Delivery
 from workers.engine.interface import EngineOutput, EngineRequest
 
@@ -22,6 +21,7 @@ class ActiveRequest:
     delivery: Delivery
     lease: Lease
     prompt: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
     alarm: asyncio.TimerHandle | None = None
     born: float = field(default_factory=time.monotonic)
     next_seq: int = field(init=False)
@@ -72,6 +72,8 @@ class ActiveRequest:
             priority=request.priority,
             tenant=request.tenant,
             prefix_salt=prefix_salt,
+            lengths=self.lengths,
+            dimensions=request.work.dimensions if isinstance(request.work, Embed) else None,
         )
 
     def append(self, outputs: list[EngineOutput]) -> Append:
@@ -82,14 +84,15 @@ class ActiveRequest:
         event = TokenEvent(self.next_seq, tokens, None, prompt)
         self.next_seq += len(tokens)
         if last.finished:
-            event = msgspec.structs.replace(event, terminal=self._end(last.error))
+            event = msgspec.structs.replace(event, terminal=self._end(last))
         return Append(self.lease, event, len(self.prompt))
 
-    def _end(self, error: HeadraceError | None) -> Terminal:
+    def _end(self, last: EngineOutput) -> Terminal:
+        error = last.error
         state = RequestState.FAILED if error else RequestState.COMPLETED
         usage = Usage(len(self.prompt), self.next_seq)
         waited = self.lease.started_at - self.delivery.request.created_at
-        return Terminal(state, usage, ErrorInfo.of(error) if error else None, waited)
+        return Terminal(state, usage, ErrorInfo.of(error) if error else None, waited, last.result)
 
 
 def by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import FinishReason, Message, Token, Tools
+from shared.registry import Task
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
 
 VOCABULARY = 50_000
@@ -48,11 +49,26 @@ def text_of(token: int) -> str:
 class ScriptedTokenizer:
     """One token per character."""
 
-    def encode(self, text: str) -> list[int]:
+    vocab_size = VOCABULARY
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         return [ord(character) % VOCABULARY for character in text]
 
-    def encode_chat(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Tools | None = None,
+        *,
+        generation_prompt: bool = True,
+        special: bool = False,
+    ) -> list[int]:
         return self.encode("".join(f"{message.role}:{message.content}\n" for message in messages))
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        return "".join(map(self.entry, ids))
+
+    def entry(self, token_id: int) -> str:
+        return chr(token_id)
 
 
 @dataclass
@@ -101,6 +117,7 @@ class ScriptedEngine:
         self.tokenizer = ScriptedTokenizer()
         self.constraints = None
         self.fingerprint = "fp_scripted"
+        self.task: Task = "generate"
         self.max_model_len = max_model_len
         self._max_num_seqs = max_num_seqs
         self._runs: dict[str, _Run] = {}

@@ -20,10 +20,12 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.delivery.base import OVERDUE, Append, Lease
 from shared.errors import EngineFailed, HeadraceError, InvalidRequest, Unavailable
+from shared.limits import check_task
 from shared.protocol import Request, Structured
 from shared.registry import WorkerInfo
 from shared.transports.base import Claim, Delivery, Room
 from workers.active import ActiveRequest, by_run
+from workers.encoding import encode
 from workers.engine.interface import Constraint, EngineOutput, Generator
 from workers.engine_loop import EngineLoop
 from workers.intake import RETRY, Intake, set_aside
@@ -122,12 +124,17 @@ class Worker:
     async def _admit(self, held: ActiveRequest) -> None:
         request = held.delivery.request
         try:
-            held.prompt = await asyncio.to_thread(self._encode, request)
+            check_task(request, self._info.task)
+            encoded = await asyncio.to_thread(encode, self._encoder, request)
+            held.prompt, held.lengths = encoded.prompt, encoded.lengths
             constraint = await self._constrain(request)
         except HeadraceError as error:
             await self._append([(held, [EngineOutput(held.run, finished=True, error=error)])])
             return
         if self._active.get(held.id) is not held:  # it was cancelled, or lost, meanwhile
+            return
+        if encoded.result is not None:
+            await self._append([(held, [EngineOutput(held.run, finished=True, result=encoded.result)])])
             return
         rest = self._info.max_model_len - len(held.prompt)
         resumed = held.resume(min(rest * request.params.n, self._settings.log_tokens), self._salt(request.tenant))
@@ -161,17 +168,6 @@ class Worker:
     def _salt(self, tenant: str) -> bytes:
         """What keeps a tenant's cached prefixes from being found by another's."""
         return hashlib.blake2b(tenant.encode(), key=self._secret, digest_size=16).digest()
-
-    def _encode(self, request: Request) -> tuple[int, ...]:
-        if request.messages is not None:
-            ids = self._encoder.encode_chat(request.messages, request.tools)
-        elif isinstance(request.prompt, str):
-            ids = self._encoder.encode(request.prompt)
-        else:
-            ids = list(request.prompt or ())
-        if not ids:
-            raise InvalidRequest("the prompt has no tokens", param="prompt")
-        return tuple(ids)
 
     # writing
 

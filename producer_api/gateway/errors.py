@@ -27,6 +27,7 @@ from shared.errors import (
 from shared.schemas.validation import InvalidFields
 
 NATIVE = ("/v1/jobs/", "/v1/dead-letters/")
+OPENAI_TOO = ("/tokenize", "/detokenize")  # vLLM's
 
 # what an API calls the fields that errors name as a chat does
 FIELDS = {"/v1/responses": {"messages": "input", "max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}}
@@ -43,6 +44,8 @@ OPENAI_TYPES = {
 
 
 def speaks_openai(path: str) -> bool:
+    if path.rstrip("/") in OPENAI_TOO:
+        return True
     return path.startswith("/v1/") and not any(f"{path}/".startswith(prefix) for prefix in NATIVE)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from shared.delivery.base import RequestRecord, TokenLog
 from shared.errors import Conflict, HeadraceError, NotFound
-from shared.protocol import FinishReason, RequestState, Terminal, Token, TokenEvent
+from shared.protocol import FinishReason, RequestState, Result, Terminal, Token, TokenEvent
 
 CANCELLED = Conflict("the request was cancelled")
 
@@ -52,6 +52,15 @@ def ending(terminal: Terminal) -> HeadraceError | None:
     if terminal.error is not None:
         return terminal.error.to_error()
     return CANCELLED if terminal.state is RequestState.CANCELLED else None
+
+
+def result_of(answer: Answer) -> Result:
+    """What a request gave that asked for other work than text. Raises what it failed of."""
+    assert answer.terminal is not None
+    if (error := ending(answer.terminal)) is not None:
+        raise error
+    assert answer.terminal.result is not None
+    return answer.terminal.result
 
 
 def nothing_after(record: RequestRecord, seq: int) -> bool:

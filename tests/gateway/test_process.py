@@ -168,6 +168,8 @@ async def test_openapi(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/v1/completions",
+        "/tokenize",
+        "/detokenize",
         "/v1/chat/completions",
         "/v1/chat/completions/stream",
         "/v1/responses",

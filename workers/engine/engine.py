@@ -16,6 +16,7 @@ from torch import Tensor
 
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, HeadraceError, InvalidRequest
 from shared.protocol import Token
+from shared.registry import Task
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo, note_scores
 from workers.engine.interface import MAX_LOGPROBS, Constrainer, EngineOutput, EngineRequest, EngineStats
@@ -40,6 +41,8 @@ _log = structlog.get_logger(__name__)
 
 class Engine:
     """See the module. `load` makes one from a checkpoint folder."""
+
+    task: Task = "generate"
 
     def __init__(
         self,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import HeadraceError
-from shared.protocol import CallDelta, Message, PriorityClass, SamplingParams, Structured, Token, Tools
+from shared.protocol import CallDelta, Message, PriorityClass, Result, SamplingParams, Structured, Token, Tools
+from shared.registry import Task
 
 if TYPE_CHECKING:  # an engine without weights runs where there is no torch
     from torch import Tensor
@@ -57,6 +58,8 @@ class EngineRequest:
             after them and only what is new comes out, with the text that an undisturbed run would have given it.
         priority, tenant: who goes first when not all can run at once.
         prefix_salt: requests of one salt may share the computed beginning of their prompts; others never do.
+        lengths: of the inputs to embed, of which `prompt` is then made up.
+        dimensions: of the vectors; None for the model's own.
         matcher: makes the grammar of one choice; each choice gets its own, fed with its resumed tokens.
         reader: the same for what finds its tool calls.
     """
@@ -68,6 +71,8 @@ class EngineRequest:
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     prefix_salt: bytes = b""
+    lengths: tuple[int, ...] = ()
+    dimensions: int | None = None
     matcher: Callable[[], Matcher] | None = None
     reader: Callable[[], Reader] | None = None
 
@@ -76,7 +81,8 @@ class EngineRequest:
 class EngineOutput:
     """What one step gave one request; `finished` when no choice is left running. With `error` it ended so.
 
-    `prompt` comes with the first token of a request whose params ask for an echo.
+    `prompt` comes with the first token of a request whose params ask for an echo; `result` at the end of one that
+    asks for other work than text.
     """
 
     request_id: str
@@ -84,6 +90,7 @@ class EngineOutput:
     finished: bool = False
     error: HeadraceError | None = None
     prompt: tuple[Token, ...] = ()
+    result: Result | None = None
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,29 @@ class EngineStats:
 
 
 class Encoder(Protocol):
-    """Text to token ids; may be called from any thread. Raises InvalidRequest for what it cannot encode."""
+    """Text to token ids and back, from any thread. Raises InvalidRequest for what it cannot encode."""
 
-    def encode(self, text: str) -> list[int]: ...
+    @property
+    def vocab_size(self) -> int: ...
 
-    def encode_chat(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]: ...
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """With the `special` tokens that the tokenizer puts around a plain text, if any."""
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Tools | None = None,
+        *,
+        generation_prompt: bool = True,
+        special: bool = False,
+    ) -> list[int]:
+        """By the chat template: up to where the answer begins, if `generation_prompt`."""
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """With special tokens as they are written."""
+
+    def entry(self, token_id: int) -> str:
+        """A token as the vocabulary writes it."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +159,10 @@ class Generator(Protocol):
     @property
     def constraints(self) -> Constrainer | None:
         """None where this engine cannot hold an answer to anything."""
+
+    @property
+    def task(self) -> Task:
+        """What it does: a request for anything else is refused before it comes here."""
 
     @property
     def fingerprint(self) -> str:

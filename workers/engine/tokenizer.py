@@ -59,12 +59,24 @@ class Tokenizer:
         eos: int | None = self.hf.eos_token_id
         return eos
 
-    def encode(self, text: str) -> list[int]:
-        """With the special tokens that the tokenizer puts around a plain text, if any."""
-        ids: list[int] = self._backend.encode(text).ids
+    @property
+    def vocab_size(self) -> int:
+        size: int = self._backend.get_vocab_size()
+        return size
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """With the `special` tokens that the tokenizer puts around a plain text, if any."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
         return ids
 
-    def encode_chat(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Tools | None = None,
+        *,
+        generation_prompt: bool = True,
+        special: bool = False,
+    ) -> list[int]:
         """The chat as the model was trained to read it, up to where its answer begins.
 
         Raises InvalidRequest where there is no chat template, or the template refuses the messages.
@@ -78,31 +90,43 @@ class Tokenizer:
             turns, functions = plain_turns(messages, tools), None
         try:
             text = self.hf.apply_chat_template(
-                turns, tools=functions, chat_template=template, tokenize=False, add_generation_prompt=True
+                turns,
+                tools=functions,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return self.encode(text, special=special)
 
     def decode(self, ids: list[int]) -> str:
         """Without special tokens."""
         text: str = self._backend.decode(ids, skip_special_tokens=True)
         return text
 
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """With special tokens as they are written."""
+        text: str = self._backend.decode(ids, skip_special_tokens=False)
+        return text
+
+    def entry(self, token_id: int) -> str:
+        """A token as the vocabulary writes it."""
+        found: str | None = self._backend.id_to_token(token_id)
+        return found or ""
+
     def texts(self, ids: list[int]) -> list[str]:
         """What each token adds to the text of all, special tokens as they are written."""
-        stream = Detokenizer(lambda window: self._backend.decode(window, skip_special_tokens=False))
+        stream = Detokenizer(self.decode_all)
         found = [stream.feed(token_id) for token_id in ids]
         found[-1] += stream.flush()
         return found
 
     def piece(self, token_id: int) -> str:
         """One token by itself, special or not; what is no whole character becomes U+FFFD."""
-        text: str = self._backend.decode([token_id], skip_special_tokens=False)
-        return text
+        return self.decode_all([token_id])
 
     def _decode_calls(self, ids: list[int]) -> str:
         """With the special tokens that mark a tool call."""

@@ -6,16 +6,18 @@ import secrets
 
 import pytest
 
+from headrace.bench import mock_kafka
 from shared.config import Settings
+from shared.embedded import EmbeddedServer
 from shared.kafka import topics
 from tests.kafka import mock
 from tests.kafka.mock import BROKER
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kept_offsets() -> None:
+def adapted(valkey: EmbeddedServer) -> None:
     if not BROKER:
-        mock.keep_offsets()
+        mock_kafka.adapt(valkey.url)
 
 
 @pytest.fixture

@@ -64,8 +64,7 @@ class Bench:
         await asyncio.to_thread(self.send, records)
 
     def _read(self, topic: str, count: int, linger: float) -> list[Record]:
-        # the mock breaks the checksums of transactions
-        reader = consumer(self.settings, group_id=None, check_crcs=False, metadata_max_age_ms=500)
+        reader = consumer(self.settings, group_id=None, metadata_max_age_ms=500)
         try:
             reader.subscribe([topic])
             found: list[Record] = []

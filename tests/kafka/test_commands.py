@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,19 +17,9 @@ import pytest
 from shared.backend import Backend
 from shared.config import Settings
 from tests.batch.conftest import chats, results, write
-from tests.kafka.conftest import BROKER
 from tests.kafka.harness import Bench
-from tests.kafka.mock import VERSION
+from tests.kafka.mock import headrace
 
-# The mock breaks the checksums of transactions: there a reader must not look at them.
-MAIN = """
-import functools, sys
-import headrace.kafka.reader as reader
-if sys.argv.pop(1) == "mock":
-    reader.consumer = functools.partial(reader.consumer, check_crcs=False)
-from headrace.cli import main
-main()
-"""
 LIMIT = 60.0
 
 
@@ -44,9 +33,9 @@ def bench(settings: Settings, backend: Backend) -> Iterator[Bench]:
 def start(bench: Bench, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "HEADRACE_KAFKA_BOOTSTRAP": bench.settings.kafka_bootstrap}
     environment |= {"HEADRACE_SERVED_MODEL_NAME": bench.model, "HEADRACE_MODEL": "scripted"}
-    if not BROKER:
-        environment["HEADRACE_KAFKA_API_VERSION"] = VERSION
-    command = [sys.executable, "-c", MAIN, "broker" if BROKER else "mock", *arguments]
+    if bench.settings.kafka_api_version is not None:
+        environment["HEADRACE_KAFKA_API_VERSION"] = bench.settings.kafka_api_version
+    command = headrace(bench.settings, *arguments)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

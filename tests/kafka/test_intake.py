@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from shared.kafka import topics
 from shared.kafka.message import Outgoing
 from shared.registry import ModelInfo
 from tests.kafka.harness import Bench
+from tests.kafka.mock import headrace
 from workers.kafka.consumer import Shuttle
 from workers.kafka.intake import KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
@@ -135,9 +135,6 @@ async def trickle(bench: Bench, count: int) -> None:
         await asyncio.sleep(0.08)
 
 
-PROCESS = "from tests.kafka.mock import keep_offsets; keep_offsets(); from headrace.cli import main; main()"
-
-
 @contextmanager
 def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """A whole worker; SIGKILLed at the end, if it still lives."""
@@ -145,7 +142,7 @@ def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     given = {name: getattr(settings, name) for name in names} | {"redis_url": settings.redis_url.get_secret_value()}
     environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
     started = subprocess.Popen(
-        [sys.executable, "-c", PROCESS, "worker"], env={**os.environ, **environment}, stderr=subprocess.DEVNULL
+        headrace(settings, "worker"), env={**os.environ, **environment}, stderr=subprocess.DEVNULL
     )
     try:
         yield started

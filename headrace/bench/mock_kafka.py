@@ -1,0 +1,99 @@
+"""librdkafka's mock cluster, for measurements and tests without a broker, and what it lacks.
+
+It takes a transaction's offsets and keeps none of them; it breaks the checksums of transactions; it lets a group
+wait for nearly a session's time whenever its members change; and it shows aborted records to everybody. `adapt` has
+a process keep the offsets in Redis, look at no checksums, and have short sessions. So a mock shows what becomes of
+offsets, not that they are of one piece with the results.
+
+`python -m headrace.bench.mock_kafka REDIS_URL …` is the command line of headrace, adapted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import msgspec
+import redis
+from confluent_kafka import cimpl
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata
+
+from workers.kafka import consumer
+
+VERSION = "2.0"  # of the protocol that kafka-python and the mock both speak
+FIRST_JOIN = 100  # ms that a new group waits for more members
+SESSION, HEARTBEAT = 3_000, 500  # ms; a group that changes waits for a second less than a session
+PRODUCER = 0  # rd_kafka_type_t
+
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "rd_kafka_conf_new": (ctypes.c_void_p, []),
+    "rd_kafka_conf_set": (ctypes.c_int, [ctypes.c_void_p, *[ctypes.c_char_p] * 3, ctypes.c_size_t]),
+    "rd_kafka_new": (ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]),
+    "rd_kafka_mock_cluster_new": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]),
+    "rd_kafka_mock_cluster_bootstraps": (ctypes.c_char_p, [ctypes.c_void_p]),
+    "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [ctypes.c_void_p, ctypes.c_int32]),
+}
+
+
+class MockCluster:
+    """One broker in this process, for as long as that lives; topics, of four partitions, appear when used."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL(cimpl.__file__)  # which is linked with librdkafka
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+        options = library.rd_kafka_conf_new()
+        library.rd_kafka_conf_set(options, b"log_level", b"0", None, 0)
+        client = library.rd_kafka_new(PRODUCER, options, None, 0)
+        cluster = library.rd_kafka_mock_cluster_new(client, 1)
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, FIRST_JOIN)
+        self.bootstrap: str = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+
+
+def address(bootstrap: str) -> dict[str, str]:
+    """The settings that lead to the mock there."""
+    return {"kafka_bootstrap": bootstrap, "kafka_api_version": VERSION}
+
+
+def adapt(redis_url: str) -> None:
+    """Make up, in this process and from now on, for what the mock lacks."""
+    KafkaConsumer.DEFAULT_CONFIG["check_crcs"] = False
+    consumer.SESSION, consumer.HEARTBEAT = SESSION, HEARTBEAT
+    _keep_offsets(redis.Redis.from_url(redis_url))
+
+
+def _keep_offsets(store: redis.Redis) -> None:
+    """Those of transactions, in place of the group's own: as a hash of each group, once they are committed."""
+    pending: dict[int, tuple[str, dict[Any, OffsetAndMetadata]]] = {}
+    send, commit = KafkaProducer.send_offsets_to_transaction, KafkaProducer.commit_transaction
+
+    def send_offsets(self: KafkaProducer, offsets: dict[Any, OffsetAndMetadata], group: Any) -> None:
+        send(self, offsets, group)
+        pending[id(self)] = (group.group_id, offsets)
+
+    def commit_transaction(self: KafkaProducer) -> None:
+        commit(self)
+        group, offsets = pending.pop(id(self))
+        for place, each in offsets.items():
+            store.hset(_key(group), f"{place.topic}/{place.partition}", msgspec.json.encode(each).decode())
+
+    def committed(self: KafkaConsumer, place: Any, **options: Any) -> OffsetAndMetadata | None:
+        found: Any = store.hget(_key(self.config["group_id"]), f"{place.topic}/{place.partition}")
+        return None if found is None else OffsetAndMetadata(*msgspec.json.decode(found))
+
+    KafkaConsumer.committed = committed
+    KafkaProducer.send_offsets_to_transaction = send_offsets
+    KafkaProducer.commit_transaction = commit_transaction
+
+
+def _key(group: str) -> str:
+    return f"hr:mock:offsets:{group}"
+
+
+if __name__ == "__main__":
+    from headrace.cli import main
+
+    adapt(sys.argv.pop(1))
+    main()

@@ -17,7 +17,9 @@ COPY workers workers
 FROM base AS api
 RUN pip install -c constraints.txt ".[api]"
 USER headrace
-ENV HEADRACE_HOST=0.0.0.0
+# `headrace keys create` in this container makes the first key: docs/security.md
+ENV HEADRACE_HOST=0.0.0.0 HEADRACE_AUTH=true
+VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=2)"]

@@ -86,6 +86,7 @@ def up(
     redis_url: RedisUrl = None,
     workers: Workers = None,
     device: Device = None,
+    auth: Annotated[bool | None, typer.Option("--auth", help="Ask every caller for an API key.")] = None,
     ask: Annotated[str | None, typer.Option(help="Ask one question, print the answer, stop.")] = None,
     verbose: Annotated[bool, typer.Option(help="Show the processes' logs here.")] = False,
 ) -> None:
@@ -102,6 +103,7 @@ def up(
         redis_url=redis_url,
         workers=workers,
         device=device,
+        auth=auth,
     )
     own_server = loaded.origin["redis_url"] == "default"
     _logging(loaded.settings.model_copy(update={"log_level": "warning"}), "up")

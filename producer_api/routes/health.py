@@ -1,11 +1,9 @@
-"""For machines that watch us: alive, ready, and the metrics."""
+"""For machines that watch us: alive, and ready."""
 
 from __future__ import annotations
 
 import msgspec
-import structlog
 from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from producer_api.attend import STOPPING
@@ -15,8 +13,6 @@ from producer_api.gateway.rules import PUBLIC
 from producer_api.openapi import struct_response
 from shared.errors import Unavailable
 from shared.registry import WorkerInfo
-
-log = structlog.get_logger(__name__)
 
 
 class WorkerState(msgspec.Struct):
@@ -45,17 +41,22 @@ class Readiness(msgspec.Struct):
     reason: str | None = None
 
 
-def health_router(context: Context) -> APIRouter:
-    router = APIRouter(tags=["Operation"])
+def alive_router() -> APIRouter:
+    router = APIRouter(tags=["Operation"], dependencies=[PUBLIC])
 
-    @router.get("/health", summary="Does this process live?", dependencies=[PUBLIC])
+    @router.get("/health", summary="Does this process live?")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
+
+    return router
+
+
+def ready_router(context: Context) -> APIRouter:
+    router = APIRouter(tags=["Operation"], dependencies=[PUBLIC])
 
     @router.get(
         "/ready",
         summary="Is the model served?",
-        dependencies=[PUBLIC],
         responses={
             200: struct_response("a worker serves the model", Readiness),
             503: struct_response("not yet, or not any more", Readiness),
@@ -65,16 +66,6 @@ def health_router(context: Context) -> APIRouter:
         found = await _readiness(context)
         headers = {} if found.ready else {"retry-after": "1"}
         return Response(msgspec.json.encode(found), 200 if found.ready else 503, headers, "application/json")
-
-    @router.get(
-        "/metrics",
-        summary="Metrics, in Prometheus' format",
-        response_class=Response,
-        dependencies=[context.allow("metrics", admin=True)],
-    )
-    async def metrics() -> Response:
-        await _measure_queues(context)
-        return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
@@ -92,14 +83,3 @@ async def _readiness(context: Context) -> Readiness:
     progress = 1.0 if ready else max((worker.progress for worker in workers), default=0.0)
     reason = None if ready else f"{model} is loading" if workers else f"no worker for {model} is alive"
     return Readiness(ready, model, progress, [WorkerState.of(worker) for worker in workers], reason)
-
-
-async def _measure_queues(context: Context) -> None:
-    try:
-        async with patience():
-            for info in await context.catalog.models():
-                context.metrics.show_depth(info.name, await context.backend.transport.depth(info.name))
-        context.metrics.redis_up.set(1)
-    except Unavailable as error:
-        context.metrics.redis_up.set(0)
-        log.warning("queues_not_measured", error=error.message)

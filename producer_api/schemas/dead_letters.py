@@ -18,6 +18,7 @@ class Letter(msgspec.Struct, kw_only=True):
 
     id: str
     object: Literal["dead_letter"] = "dead_letter"
+    tenant: str
     model: str
     priority: str
     created_at: float
@@ -31,6 +32,7 @@ class Letter(msgspec.Struct, kw_only=True):
         request = letter.request
         return cls(
             id=letter.id,
+            tenant=request.tenant,
             model=request.model,
             priority=request.priority.value,
             created_at=request.created_at,

@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 let turns = []; // {role, content}; a new chat begins a new array
+let listing = null; // the promise of the list of models
 let running = null; // the AbortController of the answer being streamed
 const MOST_FAILURES = 10; // in a row
 
@@ -21,7 +22,7 @@ async function watchReadiness() {
       status.dataset.state = found.workers.length ? "loading" : "down";
       status.textContent = found.workers.length ? `model loading ${Math.round(found.progress * 100)} %` : found.reason;
     }
-    if (!$("model").options.length) await listModels(found.model);
+    if (!$("model").options.length) listing ??= listModels(found.model).finally(() => { listing = null; });
   } catch {
     status.dataset.state = "down";
     status.textContent = "the server cannot be reached";
@@ -30,11 +31,48 @@ async function watchReadiness() {
 }
 
 async function listModels(served) {
-  const response = await fetch("/v1/models");
+  const response = await call("/v1/models");
   if (!response.ok) return;
   for (const model of (await response.json()).data) {
     $("model").add(new Option(model.id, model.id, false, model.id === served));
   }
+}
+
+// --- the key that the server may ask for ------------------------------------------------------------
+
+const KEY = "headrace-key"; // in the session's storage: gone with the tab
+let asking = null; // the promise of a key that the user is asked for
+
+// fetch, with the key; where it is missing or refused the user is asked for another, and it is tried again.
+async function call(path, options = {}) {
+  for (;;) {
+    const key = sessionStorage.getItem(KEY);
+    const headers = key ? { ...options.headers, authorization: `Bearer ${key}` } : options.headers;
+    const response = await fetch(path, { ...options, headers });
+    if (response.status !== 401) return response;
+    if (sessionStorage.getItem(KEY) === key) await askForKey((await response.json()).error?.message ?? "", options.signal);
+  }
+}
+
+async function askForKey(why, signal) {
+  $("key-why").textContent = why;
+  $("key-form").hidden = false;
+  asking ??= new Promise((resolve) => {
+    $("key-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      sessionStorage.setItem(KEY, $("key").value.trim());
+      $("key").value = "";
+      $("key-form").hidden = true;
+      asking = null;
+      resolve();
+    }, { once: true });
+    $("key").focus();
+  });
+  if (!signal) return asking;
+  return Promise.race([
+    asking,
+    new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true })),
+  ]);
 }
 
 // --- one request -----------------------------------------------------------------------------------
@@ -82,7 +120,7 @@ async function* chunksOf(body, signal) {
   for (let failures = 0; ; failures += 1) {
     if (failures) await pause(failures, signal);
     try {
-      const response = await fetch("/v1/chat/completions", { method: "POST", headers, body, signal });
+      const response = await call("/v1/chat/completions", { method: "POST", headers, body, signal });
       if (response.status === 204) return;
       if (!response.ok) {
         const message = (await response.json()).error.message;
@@ -186,7 +224,7 @@ async function stream(chat, answer, bubble) {
 
 // A keyed answer goes on without its reader, so it has to be told.
 function cancel(completion) {
-  fetch(`/v1/jobs/${completion.replace("chatcmpl-", "req_")}`, { method: "DELETE" }).catch(() => {});
+  call(`/v1/jobs/${completion.replace("chatcmpl-", "req_")}`, { method: "DELETE" }).catch(() => {});
 }
 
 function curl() {
@@ -194,7 +232,8 @@ function curl() {
   const messages = text ? [...turns, { role: "user", content: text }] : turns;
   const body = requestBody(messages.length ? messages : [{ role: "user", content: "Hello!" }]);
   const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
-  return `curl -N ${location.origin}/v1/chat/completions -H 'content-type: application/json' -d '${quoted}'`;
+  const key = sessionStorage.getItem(KEY) ? "-H 'authorization: Bearer YOUR_KEY' " : "";
+  return `curl -N ${location.origin}/v1/chat/completions ${key}-H 'content-type: application/json' -d '${quoted}'`;
 }
 
 // --- the page --------------------------------------------------------------------------------------

@@ -31,6 +31,12 @@ def pepper_of(settings: Settings) -> bytes:
     return _kept(settings.data_dir / FILE)
 
 
+def to_be_made(settings: Settings) -> bool:
+    """Whether `pepper_of` would make one now."""
+    ours = not settings.key_pepper.get_secret_value() and settings.database_url is None
+    return ours and not (settings.data_dir / FILE).exists()
+
+
 def _kept(path: Path) -> bytes:
     try:
         if not path.exists():

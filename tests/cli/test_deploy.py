@@ -23,7 +23,8 @@ def test_compose_starts_queue_api_and_worker_with_settings_that_exist() -> None:
         assert set(services[role]["environment"]) <= SETTINGS
         assert services[role]["depends_on"] == {"redis": {"condition": "service_healthy"}}
     assert services["tasks"]["profiles"] == ["batches"]
-    assert services["tasks"]["volumes"] == services["api"]["volumes"]
+    assert services["tasks"]["volumes"] == ["files:/data/files"]
+    assert services["api"]["volumes"] == ["accounts:/data", "files:/data/files"]
     assert all(port.startswith("127.0.0.1:") for port in services["api"]["ports"])
     assert "noeviction" in services["redis"]["command"]
     assert "healthcheck" in services["redis"]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from producer_api.admin import create_admin_app
 from producer_api.app import create_app
 from producer_api.serve import Server, listen
 from shared import keys
@@ -145,11 +147,29 @@ async def api(settings: Settings, backend: Backend, worker: ScriptedWorker) -> A
 
 
 @pytest.fixture
-async def client(settings: Settings, backend: Backend, worker: ScriptedWorker) -> AsyncIterator[httpx.AsyncClient]:
+async def app(settings: Settings, backend: Backend, worker: ScriptedWorker) -> AsyncIterator[FastAPI]:
+    made = create_app(settings, backend)
+    yield made
+    await made.state.context.close()
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """Calls the application without a socket; streams arrive whole."""
-    transport = httpx.ASGITransport(create_app(settings, backend), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as opened:
+    async with calling(app) as opened:
         yield opened
+
+
+def calling(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:
+    """Calls with an API key, without a socket."""
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+
+def administering(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:
+    """Calls the admin port's application around the parts of `app`."""
+    return calling(create_admin_app(app.state.context), key)
 
 
 def chat(**fields: object) -> dict[str, object]:

@@ -11,7 +11,7 @@ import openai
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from producer_api.app import create_app
+from producer_api.admin import create_admin_app
 from producer_api.gateway.rules import PUBLIC, check_rules, routes_of, rule_of
 from shared.accounts.database import Database
 from shared.accounts.keys import ApiKeys
@@ -22,7 +22,7 @@ from shared.config import Settings
 from shared.delivery.dead_letters import DeadLetter
 from shared.protocol import ErrorInfo
 from tests.fakes import MODEL, make_request
-from tests.gateway.conftest import ScriptedWorker, chat, serving
+from tests.gateway.conftest import ScriptedWorker, administering, calling, chat, serving
 
 OPEN = {"/health", "/ready", "/", "/web/app.js", "/web/app.css", "/favicon.ico"}  # and /openapi.json
 
@@ -38,19 +38,6 @@ async def keys(settings: Settings) -> AsyncIterator[ApiKeys]:
         yield ApiKeys(database, pepper_of(settings))
 
 
-@pytest.fixture
-async def app(settings: Settings, backend: Backend, worker: ScriptedWorker) -> AsyncIterator[FastAPI]:
-    made = create_app(settings, backend)
-    yield made
-    await made.state.context.close()
-
-
-def calling(app: FastAPI, key: str | None) -> httpx.AsyncClient:
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
-
-
 @asynccontextmanager
 async def caller(
     app: FastAPI, keys: ApiKeys, tenant: str = "t", **scopes: object
@@ -64,7 +51,7 @@ async def caller(
 async def test_none_but_the_named_routes_answers_without_a_key(app: FastAPI) -> None:
     """Given every route, expect 401 without a key, whatever else is asked, but for the public ones."""
     seen = set()
-    async with calling(app, None) as client:
+    async with calling(app) as client:
         for route in routes_of(app):
             path = route.path_format.replace("{", "").replace("}", "")
             for method in route.methods:
@@ -116,9 +103,9 @@ async def test_what_is_no_key(app: FastAPI, keys: ApiKeys) -> None:
             assert 'error="invalid_token"' in answer.headers["www-authenticate"]
             assert given.rsplit("_")[-1] not in answer.text or len(given) < 10
     for header in (f"Basic {key}", key, "Bearer", "Bearer  "):
-        async with calling(app, None) as client:
+        async with calling(app) as client:
             assert (await client.get("/v1/models", headers={"authorization": header})).status_code == 401
-    async with calling(app, None) as client:
+    async with calling(app) as client:
         twice = [("authorization", f"Bearer {key}")] * 2
         assert (await client.get("/v1/models", headers=twice)).status_code == 401
         assert (await client.get("/v1/models", headers=twice[:1])).status_code == 200
@@ -160,10 +147,36 @@ async def test_scopes(app: FastAPI, keys: ApiKeys) -> None:
     async with caller(app, keys, classes=["interactive"]) as client:
         body = {"input_file_id": "file-x", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         assert (await client.post("/v1/batches", json=body)).status_code == 403
-    async with caller(app, keys) as client:
-        assert (await client.get("/metrics")).status_code == 403
-    async with caller(app, keys, admin=True) as client:
-        assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_administration(app: FastAPI, keys: ApiKeys, backend: Backend) -> None:
+    """Given the admin port, expect it closed without a key and with one that may not administer, at every route."""
+    letters = [
+        DeadLetter(make_request(tenant=tenant), ErrorInfo("engine_failed", "it broke"), 1, 1.0) for tenant in "ab"
+    ]
+    for letter in letters:
+        await backend.dead_letters.add(letter)
+    (_, plain), (_, key) = [await keys.create(tenant="t", scopes=Scopes.of(admin=admin)) for admin in (False, True)]
+    for given, status in ((None, 401), (plain, 403)):
+        async with administering(app, given) as client:
+            for route in routes_of(create_admin_app(app.state.context)):
+                for method in route.methods:
+                    found = (await client.request(method, route.path_format)).status_code
+                    assert found == (status if rule_of(route) else 200), route.path
+    async with administering(app, key) as client, calling(app, key) as public:
+        assert "headrace_api_requests" in (await client.get("/metrics")).text
+        assert (await public.get("/metrics")).status_code == 404
+        assert (await public.get("/v1/dead-letters")).json()["data"] == []
+        assert {each["tenant"] for each in (await client.get("/v1/dead-letters")).json()["data"]} == {"a", "b"}
+        again = [
+            await client.post(f"/v1/dead-letters/{letters[0].id}/replay", headers={"idempotency-key": "k"})
+            for _ in range(2)
+        ]
+        assert again[0].json()["id"] == again[1].json()["id"]
+        record = await backend.token_log.record(again[0].json()["id"])
+        assert record is not None
+        assert record.tenant == "a"
+        assert (await client.delete("/v1/dead-letters")).json() == {"removed": 1}
 
 
 async def test_others_have_nothing(app: FastAPI, keys: ApiKeys, backend: Backend, worker: ScriptedWorker) -> None:

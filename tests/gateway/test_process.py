@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import httpx
 import psutil
 import pytest
+from fastapi import FastAPI
 
 from producer_api.serve import listen, serve
 from shared.backend import Backend
@@ -20,21 +21,22 @@ from shared.config import Settings
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
 from tests.fakes import MODEL
-from tests.gateway.conftest import ScriptedWorker, chat
+from tests.gateway.conftest import ScriptedWorker, administering, chat
 
 MIB = 2**20
 RUN = "from shared.config import load; from producer_api.serve import serve; serve(load().settings)"
 
 
 @contextmanager
-def running(valkey: EmbeddedServer) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The API in a process of its own, and its URL, read from what it says."""
+def running(valkey: EmbeddedServer, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The API in a process of its own, and its URL, read from what it says; `environ` are more settings."""
     environment = {
         **os.environ,
         "HEADRACE_REDIS_URL": valkey.url,
         "HEADRACE_PORT": "0",
         "HEADRACE_MODEL": MODEL,
         "HEADRACE_LOG_FORMAT": "json",
+        **{f"HEADRACE_{name}".upper(): value for name, value in environ.items()},
     }
     process = subprocess.Popen([sys.executable, "-c", RUN], env=environment, stderr=subprocess.PIPE, text=True)
     try:
@@ -55,7 +57,7 @@ def unconfigured_logging(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_process(valkey: EmbeddedServer) -> None:
     """Given the API as a process, expect it small when idle, and exit 0 upon SIGTERM."""
     with running(valkey) as (process, url):
-        for path in ("/health", "/openapi.json", "/", "/metrics"):
+        for path in ("/health", "/openapi.json", "/"):
             assert httpx.get(url + path).status_code == 200
         assert psutil.Process(process.pid).memory_info().rss < 150 * MIB
         process.send_signal(signal.SIGTERM)
@@ -143,13 +145,14 @@ async def test_loading_model_queues(client: httpx.AsyncClient, backend: Backend)
     assert (await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).status_code == 202
 
 
-async def test_metrics(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+async def test_metrics(app: FastAPI, client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     """Given an answered request and a waiting one, expect both in the metrics."""
     asked = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
     await worker.answer("a", "b", "c")
     await asked
     await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})
-    text = (await client.get("/metrics")).text
+    async with administering(app) as admin:
+        text = (await admin.get("/metrics")).text
     for line in (
         f'headrace_api_requests_total{{model="{MODEL}",outcome="ok",route="/v1/chat/completions"}} 1.0',
         f'headrace_api_tokens_total{{kind="prompt",model="{MODEL}"}} 5.0',
@@ -192,7 +195,6 @@ async def test_openapi(client: httpx.AsyncClient) -> None:
         "/v1/batches/{batch_id}/cancel",
         "/health",
         "/ready",
-        "/metrics",
     }
 
     def references(node: object) -> Iterator[str]:

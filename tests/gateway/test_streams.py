@@ -9,6 +9,7 @@ import time
 import httpx
 import pytest
 
+from producer_api.app import create_app
 from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
@@ -16,7 +17,7 @@ from shared.delivery.base import RequestRecord
 from shared.embedded import EmbeddedServer
 from shared.protocol import RequestState
 from tests.fakes import MODEL
-from tests.gateway.conftest import ScriptedWorker, chat, frames, serving
+from tests.gateway.conftest import ScriptedWorker, administering, chat, frames, serving
 
 
 async def ended(backend: Backend, request_id: str) -> RequestRecord:
@@ -115,7 +116,8 @@ async def test_redis_killed(settings: Settings, tmp_path) -> None:
             assert time.monotonic() - began < 2
             assert response.headers["retry-after"]
         assert (await http.get("/health")).status_code == 200
-        assert "headrace_api_redis_up 0.0" in (await http.get("/metrics")).text
+        async with administering(create_app(settings, backend)) as admin:
+            assert "headrace_api_redis_up 0.0" in (await admin.get("/metrics")).text
         server.start()
         await worker.announce()
         asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat()))

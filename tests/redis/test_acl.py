@@ -15,6 +15,7 @@ from celery import Celery
 
 from headrace.acl import COMMANDS, Role, lacking, rule
 from headrace.ports import probe
+from producer_api.app import create_app
 from shared.backend import Backend
 from shared.config import Settings
 from shared.delivery.base import Adoption
@@ -28,7 +29,7 @@ from shared.webhooks.base import Hook, Webhook
 from tests.batches.conftest import BatchClient, line
 from tests.chaos.node import Node as Process
 from tests.fakes import MODEL, make_request
-from tests.gateway.conftest import chat, serving
+from tests.gateway.conftest import administering, chat, serving
 from tests.redis.servers import HOST, Node, opened, running, settings_for
 from tests.worker.harness import GatedEngine, Harness
 
@@ -111,12 +112,13 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
     harness = Harness(worker, worker_settings)
     async with (
         serving(api_settings, api) as url,
+        administering(create_app(api_settings, api)) as admin,
         httpx.AsyncClient(base_url=url, timeout=20) as http,
     ):
         jobs = [await submit(http) for _ in range(3)]
         assert (await post(http, "/v1/jobs", prompt="x")).status_code == 503  # full
         assert (await http.delete(f"/v1/jobs/{jobs[0]}")).json().get("state") == "cancelled"
-        assert "headrace" in (await http.get("/metrics")).text
+        assert "headrace" in (await admin.get("/metrics")).text
         assert (await http.get(f"/v1/jobs/{jobs[2]}")).json()["state"] == "queued"
         await lose(worker, 2)
         await overdue(api, http)
@@ -124,7 +126,7 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
         async with harness.worker(name="a"):
             assert "request_abandoned" in (await http.get(f"/v1/jobs/{jobs[1]}/events")).text
             assert "[DONE]" in (await post(http, "/v1/chat/completions", **chat(stream=True, max_tokens=4))).text
-            for path in ("/ready", "/metrics", "/v1/models", f"/v1/jobs/{jobs[1]}"):
+            for path in ("/ready", "/v1/models", f"/v1/jobs/{jobs[1]}"):
                 assert (await http.get(path)).status_code == 200
             await letters(http, jobs[1])
         engine = GatedEngine(limit=0)

@@ -45,7 +45,10 @@ Config = Annotated[
 Host = Annotated[str | None, typer.Option(help="Address the API listens on.")]
 Port = Annotated[int | None, typer.Option(help="Port the API listens on; 0 picks a free one.")]
 RedisUrl = Annotated[str | None, typer.Option(help="Redis or Valkey to use.")]
-Model = Annotated[str | None, typer.Option(help="Folder, Hugging Face id, or smollm2.")]
+Model = Annotated[str | None, typer.Option(help="Folder, Hugging Face id, smollm2 or all-minilm-l6-v2.")]
+EmbeddingModel = Annotated[
+    str | None, typer.Option(help="A second model, to embed: folder, Hugging Face id, or all-minilm-l6-v2.")
+]
 ServedName = Annotated[str | None, typer.Option("--served-model-name", help="Name that clients use.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Valkey's data and of the logs.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:<n>.")]
@@ -82,6 +85,7 @@ def up(
     port: Port = None,
     model: Model = None,
     served_model_name: ServedName = None,
+    embedding_model: EmbeddingModel = None,
     data_dir: DataDir = None,
     redis_url: RedisUrl = None,
     workers: Workers = None,
@@ -99,6 +103,7 @@ def up(
         port=port,
         model=model,
         served_model_name=served_model_name,
+        embedding_model=embedding_model,
         data_dir=data_dir,
         redis_url=redis_url,
         workers=workers,

@@ -27,7 +27,7 @@ from shared.config import ENV_PREFIX, Settings
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
 from shared.exposure import check_exposure
-from shared.repository import SCRIPTED, ModelRepository
+from shared.repository import SCRIPTED, ModelRepository, embedding_settings
 
 TICK = 0.1
 READY_LIMIT = 900.0  # seconds; a first start may download and convert a model
@@ -53,6 +53,8 @@ class Up:
         self._console = console
         self._verbose = verbose
         self._model = ModelRepository(settings)
+        embeds = settings.embedding_model is not None
+        self._embedding = ModelRepository(embedding_settings(settings)) if embeds else None
         self._server = (
             EmbeddedServer(settings.data_dir / "valkey", appendfsync=settings.appendfsync) if own_server else None
         )
@@ -97,8 +99,9 @@ class Up:
         admin_port = claim_port(self._settings.admin_host, self._settings.admin_port or 0)
         self._admin = f"{self._admin}:{admin_port}"
         if self._settings.model != SCRIPTED:
-            with self._console.status(f"setting up the model {self._model.served_name} (once)"):
-                self._model.folder()
+            self._set_up(self._model)
+        if self._embedding is not None:
+            self._set_up(self._embedding)
         environment = self._environment()
         if self._server is not None:
             self._server.start()
@@ -106,7 +109,18 @@ class Up:
         self._spawn("api", environment)
         for number in range(1, self._settings.workers + 1):
             self._spawn("worker", environment, f"-{number}")
+        if self._embedding is not None:
+            self._spawn("worker", environment | self._to_embed(), "-embedding")
         self._start_tasks(environment)
+
+    def _set_up(self, model: ModelRepository) -> None:
+        with self._console.status(f"setting up the model {model.served_name} (once)"):
+            model.folder()
+
+    def _to_embed(self) -> dict[str, str]:
+        """What the worker of the embedding model reads otherwise."""
+        model = embedding_settings(self._settings).model
+        return {f"{ENV_PREFIX}MODEL": model, f"{ENV_PREFIX}SERVED_MODEL_NAME": "", f"{ENV_PREFIX}METRICS_PORT": ""}
 
     def _start_tasks(self, environment: dict[str, str]) -> None:
         """Where Celery is installed, and can use the Redis."""
@@ -126,8 +140,9 @@ class Up:
             f"{ENV_PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             for name, value in self._settings.model_dump(exclude_none=True).items()
         }
-        if self._settings.threads is None and self._settings.workers > 1:
-            share = max(1, (os.cpu_count() or 1) // self._settings.workers)
+        workers = self._settings.workers + (self._embedding is not None)
+        if self._settings.threads is None and workers > 1:
+            share = max(1, (os.cpu_count() or 1) // workers)
             environment[f"{ENV_PREFIX}THREADS"] = str(share)
         environment[f"{ENV_PREFIX}PORT"] = str(self.port)
         environment[f"{ENV_PREFIX}ADMIN_PORT"] = self._admin.rpartition(":")[2]

@@ -20,6 +20,7 @@ from producer_api.routes.batches import batches_router
 from producer_api.routes.chat import chat_router
 from producer_api.routes.completions import completions_router
 from producer_api.routes.dead_letters import dead_letters_router
+from producer_api.routes.embeddings import embeddings_router
 from producer_api.routes.files import PREFIX, files_router
 from producer_api.routes.health import Readiness, alive_router, ready_router
 from producer_api.routes.jobs import jobs_router
@@ -38,6 +39,7 @@ from shared.config import Settings
 from shared.files.store import Files
 from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
 from shared.schemas.completions import Completion, CompletionRequest
+from shared.schemas.embeddings import EmbeddingList, EmbeddingRequest
 from shared.schemas.jobs import Job
 from shared.schemas.response_object import ItemList, ResponseDeleted, ResponseObject
 from shared.schemas.responses import ResponseRequest
@@ -74,6 +76,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         chat_router(context),
         completions_router(context),
         responses_router(context),
+        embeddings_router(context),
         tokenize_router(context),
         jobs_router(context),
         dead_letters_router(context),
@@ -91,18 +94,13 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     describe(
         app,
         [
-            ChatRequest,
-            CompletionRequest,
-            ResponseRequest,
-            TokenizeRequest,
-            DetokenizeRequest,
-            JobSubmission,
-            BatchRequest,
+            *(ChatRequest, CompletionRequest, ResponseRequest, EmbeddingRequest),
+            *(TokenizeRequest, DetokenizeRequest, JobSubmission, BatchRequest),
         ],
         [
             *(ChatCompletion, Chunk, Completion, Job, ModelList, Model, Readiness, TokensData, EndData),
             *(ResponseObject, ResponseDeleted, ItemList),
-            *(Tokens, Detokenized),
+            *(EmbeddingList, Tokens, Detokenized),
             *(LetterList, Letter, Removed, File, FileList, FileDeleted, BatchObject, BatchList),
         ],
     )

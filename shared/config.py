@@ -76,8 +76,14 @@ class Settings(BaseModel):
         "everysec", description="fsync mode of the embedded Valkey: what a machine crash may lose"
     )
 
-    model: str = Field("smollm2", min_length=1, description="folder, Hugging Face id, or smollm2")
+    model: str = Field("smollm2", min_length=1, description="folder, Hugging Face id, smollm2 or all-minilm-l6-v2")
     served_model_name: str | None = Field(None, description="name clients use; default: made from the model")
+    embedding_model: str | None = Field(
+        None,
+        min_length=1,
+        description="a second model that `headrace up` starts a worker for, to embed: folder, Hugging Face id, or "
+        "all-minilm-l6-v2",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where the engine runs")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights and activations; auto is float32 on CPU, the checkpoint's on CUDA"

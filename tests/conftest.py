@@ -12,7 +12,7 @@ from kafka import KafkaProducer
 from shared.backend import Backend
 from shared.config import Settings, load
 from shared.embedded import EmbeddedServer
-from shared.repository import ModelRepository
+from shared.repository import MINILM, ModelRepository
 from workers.openmp import spin_briefly
 
 spin_briefly()  # tests share the cores with the servers that they start
@@ -76,3 +76,9 @@ async def backend(settings: Settings) -> AsyncIterator[Backend]:
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct, converted into the user's cache by the first test that asks."""
     return ModelRepository(load().settings).folder()
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2, unpacked into the user's cache by the first test that asks."""
+    return ModelRepository(load({"model": MINILM.name}).settings).folder()

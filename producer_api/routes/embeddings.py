@@ -1,0 +1,43 @@
+"""OpenAI's embeddings; many inputs are several requests of the queue."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.body import read_body
+from producer_api.context import Context
+from producer_api.embedding import embedding_list
+from producer_api.gateway.principal import Caller
+from producer_api.headers import idempotency_key
+from producer_api.openapi import IDEMPOTENCY, body_of, failures, struct_response
+from producer_api.reply import Reply
+from shared.schemas.embeddings import EmbeddingList, EmbeddingRequest
+
+
+def embeddings_router(context: Context) -> APIRouter:
+    router = APIRouter(prefix="/v1/embeddings", tags=["OpenAI"], dependencies=[context.allow("embeddings")])
+
+    @router.post(
+        "",
+        summary="Embed texts",
+        openapi_extra=body_of(EmbeddingRequest) | {"parameters": [IDEMPOTENCY]},
+        responses={
+            **failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+            200: struct_response("a vector for each input", EmbeddingList),
+        },
+    )
+    async def create(request: Request, caller: Caller) -> Response:
+        body = await read_body(request, EmbeddingRequest)
+        key = idempotency_key(request, tenant=caller.tenant, kind="embedding", body=body.model_dump_json())
+        admission = await context.gateway.submit_all(
+            body.to_requests(caller.tenant), principal=caller, seed=0, within=body.timeout, key=key
+        )
+        reply = Reply(context, request, admission, lasting=key is not None)
+        base64 = body.encoding_format == "base64"
+        return await reply.whole(partial(embedding_list, admission.request, base64=base64))
+
+    return router

@@ -1,0 +1,30 @@
+"""Two models at once, as a user starts them: one that answers, one that embeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from shared.repository import MINILM
+from tests.e2e.conftest import Launched
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_second_model_embeds(tmp_path: Path, minilm: Path) -> None:
+    """Given `--embedding-model`, Expect vectors from it, its worker's successor too, and answers from the other."""
+    launched = Launched(tmp_path / "data", "--model", "scripted", "--embedding-model", MINILM.name)
+    try:
+        launched.await_line("^ready: ")
+        with OpenAI(base_url=f"{launched.url}/v1", api_key="none", timeout=60) as sdk:
+            assert {model.id for model in sdk.models.list()} == {"scripted", MINILM.name}
+            found = sdk.embeddings.create(model=MINILM.name, input=["a mill", "a wheel"])
+            assert [len(each.embedding) for each in found.data] == [384, 384]
+            launched.kill("worker")
+            again = sdk.embeddings.create(model=MINILM.name, input="a mill")
+            assert again.data[0].embedding == found.data[0].embedding
+            assert sdk.completions.create(model="scripted", prompt="x", max_tokens=2).usage.completion_tokens == 2
+    finally:
+        launched.stop()

@@ -18,6 +18,7 @@ from headrace.kafka.commands import app as kafka_app
 from headrace.keys import app as keys_app
 from headrace.letters import app as letters_app
 from headrace.options import STEADY, URL, ApiKey, Json, Url, client_at
+from headrace.usage import usage
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(batch_app, name="batch")
 app.add_typer(kafka_app, name="kafka")
+app.command("usage")(usage)
 app.add_typer(keys_app, name="keys")
 
 err = Console(stderr=True)

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from producer_api.context import Context
+from producer_api.gateway.client import Proxies
 from producer_api.gateway.errors import register_errors
 from producer_api.gateway.rules import check_rules
 from producer_api.middleware import BodyLimit, ConnectionLimit, RequestId, RequestLog, SecurityHeaders
@@ -29,9 +30,9 @@ def create_admin_app(context: Context) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         middleware=[
-            Middleware(RequestId),
+            Middleware(RequestId, proxies=Proxies(context.settings.trusted_proxies)),
             Middleware(SecurityHeaders),
-            Middleware(RequestLog, metrics=context.metrics),
+            Middleware(RequestLog, metrics=context.metrics, told=context.told),
             Middleware(ConnectionLimit, most=CONNECTIONS),
             Middleware(BodyLimit, most=context.settings.max_body_bytes, of_path={}),
         ],

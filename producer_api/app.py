@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from producer_api.context import Context
+from producer_api.gateway.client import Proxies
 from producer_api.gateway.errors import register_errors
 from producer_api.gateway.rules import check_rules
 from producer_api.job_events import EndData, TokensData
@@ -60,9 +61,9 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         middleware=[
-            Middleware(RequestId),
+            Middleware(RequestId, proxies=Proxies(settings.trusted_proxies)),
             Middleware(SecurityHeaders),
-            Middleware(RequestLog, metrics=metrics),
+            Middleware(RequestLog, metrics=metrics, told=context.told),
             Middleware(Drain, attendance=context.attendance),
             Middleware(ConnectionLimit, most=settings.max_connections),
             Middleware(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from fastapi import Depends
 from fastapi.params import Depends as Dependency
@@ -13,12 +14,17 @@ from producer_api.gateway.admit import Gateway
 from producer_api.gateway.authenticate import Authenticator, authenticator
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys
+from producer_api.gateway.meter import Meter
 from producer_api.gateway.rules import Rule
 from producer_api.metrics import Metrics, Stopwatch
 from producer_api.middleware import Facts
+from producer_api.settler import Settler
+from producer_api.told import Told
 from shared.accounts.database import Database
+from shared.accounts.usage import UsageRecords
 from shared.backend import Backend
 from shared.config import Settings
+from shared.ledger.store import Ledger
 from shared.protocol import Request as InferenceRequest
 
 
@@ -35,6 +41,8 @@ class Context:
     attendance: Attendance
     database: Database
     authenticate: Authenticator
+    told: Told
+    meter: Meter | None
 
     @classmethod
     def of(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Context:
@@ -42,16 +50,33 @@ class Context:
         database = Database.of(settings)
         kept = max(settings.result_ttl, settings.response_ttl)
         keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + kept)
+        meter = None if backend.limits is None else Meter.of(settings, backend.limits, metrics)
         return cls(
             settings=settings,
             backend=backend,
             catalog=catalog,
-            gateway=Gateway(settings, backend, keys, catalog),
+            gateway=Gateway(settings, backend, keys, catalog, meter),
             keys=keys,
             metrics=metrics,
             attendance=Attendance(metrics.open_answers),
             database=database,
             authenticate=authenticator(settings, database),
+            told=Told(),
+            meter=meter,
+        )
+
+    def settler(self) -> Settler | None:
+        """None where nothing is metered: in memory."""
+        if self.meter is None or self.backend.limits is None:
+            return None
+        return Settler(
+            self.settings,
+            self.backend,
+            Ledger.of(self.settings, replace(self.backend.limits, timeout=self.settings.redis_timeout)),
+            UsageRecords(self.database),
+            self.metrics,
+            channel=self.meter.channel,
+            told=self.told,
         )
 
     def allow(self, group: str, *, admin: bool = False) -> Dependency:
@@ -75,9 +100,22 @@ class Context:
         """Tell the request log what was admitted."""
         facts: Facts = request.state.facts
         facts.model, facts.job = admitted.model, admitted.id
+        facts.prompt = excerpt(admitted, self.settings.log_prompts)
         return facts
 
-    def time(self, facts: Facts) -> Stopwatch:
-        """Start to time the answer of what `note` noted."""
-        facts.answer = Stopwatch(self.metrics, facts.model, facts.started)
+    def time(self, facts: Facts, requests: Sequence[InferenceRequest], *, lasting: bool) -> Stopwatch:
+        """Start to time the answer that `requests` have together. `lasting`: it goes on without its client."""
+        facts.answer, facts.lasting = Stopwatch(self.metrics, facts.model, facts.started), lasting
+        facts.awaited = tuple(each.id for each in requests)
+        for request_id in facts.awaited:
+            self.told.begin(request_id)
         return facts.answer
+
+
+def excerpt(request: InferenceRequest, most: int) -> str:
+    """The first `most` characters of what was asked; none for 0."""
+    if not most:
+        return ""
+    if request.messages is not None:
+        return "\n".join(f"{message.role}: {message.content[:most]}" for message in request.messages[:most])[:most]
+    return str(request.prompt[:most] if request.prompt else "")[:most]

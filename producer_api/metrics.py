@@ -27,6 +27,15 @@ class Metrics:
             ["model", "route", "outcome"],
             registry=registry,
         )
+        self.limited = Counter(
+            "headrace_api_limited",
+            "Requests refused by a limit, or let through uncounted",
+            ["reason"],
+            registry=registry,
+        )
+        self.usage_written = Counter(
+            "headrace_api_usage_records", "Usage records that this process wrote", registry=registry
+        )
         self.tokens = Counter(
             "headrace_api_tokens", "Tokens of answers told to clients", ["model", "kind"], registry=registry
         )
@@ -84,6 +93,8 @@ class Stopwatch:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.finish = ""
+        self.waited = 0.0  # seconds in the queue
+        self.ended = False
 
     async def watch(self, events: AsyncGenerator[TokenEvent | None]) -> AsyncGenerator[TokenEvent | None]:
         """The same events, each seen as it passes."""
@@ -112,6 +123,7 @@ class Stopwatch:
     def summary(self) -> dict[str, object]:
         """For the request log."""
         return {
+            "queue_seconds": round(self.waited, 4) or None,
             "first_token_seconds": self.first_token and round(self.first_token, 4),
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -121,6 +133,7 @@ class Stopwatch:
     def _see_end(self, event: TokenEvent) -> None:
         assert event.terminal is not None
         self._metrics.whole_answer.labels(self._model).observe(time.perf_counter() - self._started)
+        self.ended, self.waited = True, event.terminal.waited
         usage = event.terminal.usage
         self.prompt_tokens, self.completion_tokens = usage.prompt_tokens, usage.completion_tokens
         self._metrics.tokens.labels(self._model, "prompt").inc(usage.prompt_tokens)

@@ -15,9 +15,12 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.attend import STOPPING, Attendance, ClientGone
+from producer_api.gateway.client import Client, Proxies, trace_id
 from producer_api.gateway.errors import error_response
 from producer_api.gateway.principal import Principal
+from producer_api.gateway.standing import headers_of
 from producer_api.metrics import Metrics, Stopwatch
+from producer_api.told import Told
 from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
 
 CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -44,32 +47,39 @@ log = structlog.get_logger(__name__)
 class Facts:
     """What the layers and a route know of one request; the log tells of it."""
 
-    request_id: str
+    client: Client
     started: float  # by time.perf_counter
     send: Send  # the server's own: a stream's frames, after its head, need not pass through every layer
     principal: Principal | None = None  # nobody, until the route's rule has settled it
     model: str = ""
     job: str = ""
+    prompt: str = ""  # as much of it as the log may show
     answer: Stopwatch | None = None
+    awaited: tuple[str, ...] = ()  # the ids of what has that answer
+    lasting: bool = False  # the answer goes on without its client
 
 
 class RequestId:
-    """Gives each request an id, or takes the client's where it is a sane one, and tells it in the answer."""
+    """Gives each request an id, or takes the client's where it is sane; the answer tells it, and the limits."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
         self._app = app
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
         request_id = given if CLIENT_ID.fullmatch(given) else secrets.token_hex(16).encode()
-        scope.setdefault("state", {})["facts"] = Facts(request_id.decode(), time.perf_counter(), send)
+        client = Client(self._proxies.address(scope, headers), request_id.decode(), trace_id(headers))
+        scope.setdefault("state", {})["facts"] = Facts(client, time.perf_counter(), send)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                limits = headers_of(client.standings)
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id), *limits]
             await send(message)
 
         await self._app(scope, receive, send_with_id)
@@ -78,9 +88,10 @@ class RequestId:
 class RequestLog:
     """One line and one count per request; an unexpected error is logged here, and told without its insides."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, told: Told) -> None:
         self._app = app
         self._metrics = metrics
+        self._told = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -100,7 +111,7 @@ class RequestLog:
         except ClientGone:
             status = CLIENT_CLOSED
         except Exception:
-            log.exception("request_failed", request_id=facts.request_id)
+            log.exception("request_failed", request_id=facts.client.request_id)
             if status:
                 raise  # too late for an answer: the server closes the connection
             failure = HeadraceError("the server failed; its log knows more by the request id")
@@ -114,14 +125,17 @@ class RequestLog:
         outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
         self._metrics.requests.labels(facts.model, route, outcome).inc()
         write: Callable[..., None] = log.debug if route in QUIET else log.info
-        told: dict[str, object] = {"model": facts.model, "job": facts.job}
+        told: dict[str, object] = {"model": facts.model, "job": facts.job, "prompt": facts.prompt}
+        told["trace_id"] = facts.client.trace_id
         if facts.principal is not None:
             told |= {"tenant": facts.principal.tenant, "key": facts.principal.key_id}
         if answer is not None:
             told |= answer.summary()
+            for request_id in facts.awaited:
+                self._told.end(request_id, goes_on=facts.lasting and not answer.ended)
         write(
             "request",
-            request_id=facts.request_id,
+            request_id=facts.client.request_id,
             method=scope["method"],
             route=route,
             status=status,

@@ -35,7 +35,9 @@ class Reply:
         self._context = context
         self._request = request
         self._requests = admission.requests
-        self._stopwatch = context.time(context.note(request, admission.request))
+        self._stopwatch = context.time(
+            context.note(request, admission.request), admission.requests, lasting=lasting
+        )
         self._lasting = lasting
         self._headers = REPLAYED if admission.joined else {}
 

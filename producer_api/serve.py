@@ -83,7 +83,7 @@ async def _listen(backend: Backend, settings: Settings) -> None:
         settle()
         log.info("listening", message=f"Headrace API on {_url(listener)}")
         async with asyncio.TaskGroup() as tasks:
-            upkeep = [tasks.create_task(work) for work in (server.sweeper().run(), sender.run())]
+            upkeep = [tasks.create_task(work) for work in (server.sweeper().run(), sender.run(), server.settle())]
             if settings.admin_port is not None:
                 admin_listener = stack.enter_context(bind(settings, "admin_host", "admin_port"))
                 log.info("listening", message=f"administration on {_url(admin_listener)}")
@@ -146,6 +146,11 @@ class Server(uvicorn.Server):
             return [info.name for info in await catalog.models()]
 
         return Sweeper(backend, models)
+
+    async def settle(self) -> None:
+        """Settle what ends, until cancelled."""
+        if (settler := self.context.settler()) is not None:
+            await settler.run()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Send away at once who can go on elsewhere, give the others until the end of the grace time, then end.

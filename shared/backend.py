@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis.asyncio import Redis
 
@@ -37,12 +37,15 @@ class Backend:
     dead_letters: DeadLetters
     webhooks: Webhooks
     server: RedisServer | None = None
+    limits: RedisServer | None = None  # counts limits and usage, within `rate_limit_timeout`
 
     @classmethod
     def open(cls, settings: Settings) -> Backend:
         """On Redis. Connects lazily; `start` is what checks that the server is there."""
         server = RedisServer.connect(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
         live = LiveFeed(server)
+        other = settings.limits_redis_url
+        limits = RedisServer.connect(other.get_secret_value(), timeout=1) if other is not None else server
         return cls(
             live=live,
             transport=RedisStreams(server, bounds=Bounds.of(settings), lease=settings.lease),
@@ -59,6 +62,7 @@ class Backend:
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=RedisWebhooks(server, keep=settings.result_ttl),
             server=server,
+            limits=replace(limits, timeout=settings.rate_limit_timeout),
         )
 
     @classmethod
@@ -94,5 +98,6 @@ class Backend:
 
     async def close(self) -> None:
         await self.live.close()
-        if self.server is not None:
-            await self.redis.aclose(close_connection_pool=True)
+        for server in (self.server, self.limits):
+            if server is not None:
+                await server.client.aclose(close_connection_pool=True)

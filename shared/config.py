@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from shared.errors import ConfigError
+from shared.plans import Plans, Windows
 
 CONFIG_FILE = "headrace.toml"
 ENV_PREFIX = "HEADRACE_"
@@ -129,6 +130,39 @@ class Settings(BaseModel):
     max_attempts: int = Field(3, ge=1, le=100, description="workers a request may lose before it is set aside")
     grace: float = Field(30, ge=0, le=3600, description="seconds that a stopping process may take to finish")
 
+    plans: Plans = Field(
+        {},
+        description='limits by name, as `[plans.free]` with `requests = "60/minute; 1000/day"`, `tokens`, '
+        "`concurrent`, `tokens_per_day`; JSON in the environment",
+    )
+    default_plan: str = Field("", description="plan of whoever has none; empty: no limits")
+    rate_limit_strategy: Literal["fixed-window", "sliding-window-counter", "moving-window", "token-bucket"] = Field(
+        "sliding-window-counter", description="how windows are counted"
+    )
+    user_requests: Windows = Field("", description="requests of one `user` of a key, as in a plan")
+    user_tokens: Windows = Field("", description="tokens of one `user` of a key, as in a plan")
+    address_requests: Windows = Field("", description="requests of one client address, as in a plan")
+    trusted_proxies: str = Field(
+        "", description="addresses and networks, by commas, whose X-Forwarded-For tells the client's address"
+    )
+    rate_limit_failure: Literal["closed", "open"] = Field(
+        "closed", description="what becomes of requests while limits cannot be counted: closed refuses them (503)"
+    )
+    rate_limit_timeout: float = Field(0.5, gt=0, le=30, description="seconds to wait for the count of limits")
+    limits_redis_url: SecretStr | None = Field(
+        None, description="Redis or Valkey that counts limits and usage; default: that of `redis_url`"
+    )
+    usage: bool = Field(True, description="meter each request: a usage record, and a line of the log at its end")
+    usage_ttl: float = Field(7_776_000, gt=0, description="seconds a usage record is kept")
+    usage_backlog: int = Field(
+        100_000,
+        ge=1,
+        description="most usage records that wait to be written; beyond it requests get 503",
+    )
+    log_prompts: int = Field(
+        0, ge=0, le=10_000, description="most characters of a prompt that the request log shows; 0: none"
+    )
+
     files_dir: Path | None = Field(
         None, description="folder of uploaded and produced files, shared by API and tasks; default: in `data_dir`"
     )
@@ -193,6 +227,12 @@ class Settings(BaseModel):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto is console on a terminal, else json"
     )
+
+    @model_validator(mode="after")
+    def _known_plan(self) -> Settings:
+        if self.default_plan and self.default_plan not in self.plans:
+            raise ValueError(f"default_plan {self.default_plan!r} is not among plans")
+        return self
 
     @property
     def files(self) -> Path:

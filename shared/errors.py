@@ -153,6 +153,30 @@ class TenantQueueFull(HeadraceError):
     retryable = True
 
 
+class RateLimited(HeadraceError):
+    """A limit of the caller's plan, of its user or of its address is used up for now."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+    retryable = True
+
+
+class ExceedsRateLimit(RateLimited):
+    """The request alone is more than a limit ever allows."""
+
+    code = "request_exceeds_limit"
+    retryable = False
+
+
+class QuotaExceeded(HeadraceError):
+    """The key's tokens of the day are used up."""
+
+    code = "insufficient_quota"
+    status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
 class IdempotencyKeyReused(HeadraceError):
     """The Idempotency-Key came before, with another body."""
 

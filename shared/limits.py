@@ -53,6 +53,7 @@ class Limits:
     tool_calls: int = 128  # of one message
     log_tokens: int = 262_144
     timeout: float = 86_400.0
+    user_chars: int = 256
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -85,6 +86,8 @@ def check_request(request: Request, limits: Limits) -> None:
     """Raise InvalidRequest, naming the field, for the first thing in `request` that is out of bounds."""
     if not MODEL_NAME.fullmatch(request.model):
         raise InvalidRequest("model must be a name of at most 128 letters, digits and ._:/-", param="model")
+    if len(request.user) > limits.user_chars:
+        raise InvalidRequest(f"user has more than {limits.user_chars} characters", param="user")
     if isinstance(request.work, Embed):
         _check_inputs(request.work, limits)
         return

@@ -312,6 +312,13 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
         """Where a reader is that has seen this event."""
         return str(self.last_seq)
 
+    @property
+    def finish(self) -> str:
+        """Why the request, or the last of its choices that did, ended by this event; empty where none did."""
+        if self.terminal is not None and self.terminal.error is not None:
+            return self.terminal.error.code
+        return next((token.finish_reason for token in reversed(self.tokens) if token.finish_reason), "")
+
     def after(self, seq: int) -> TokenEvent:
         """This event without what a reader that has seen `seq` already has."""
         if self.seq > seq:

@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.tasks.parts import Parts
 from producer_api.completion import completion
+from producer_api.gateway.principal import Principal
 from shared.delivery.answer import read_all
 from shared.errors import InvalidRequest, NotFound, QueueFull, TenantQueueFull, Unavailable
 from shared.protocol import PriorityClass, Request
@@ -34,7 +35,9 @@ def draft_of(body: bytes, tenant: str, *, priority: PriorityClass | None = None)
     return parsed, draft
 
 
-async def answer(parts: Parts, draft: Request, *, request_id: str, seed: int) -> ChatCompletion:
+async def answer(
+    parts: Parts, draft: Request, *, request_id: str, seed: int, principal: Principal
+) -> ChatCompletion:
     """Run `draft` under a derived id, or join it; a full queue and a store that is away are waited out.
 
     Raises HeadraceError: what the request was refused or failed for.
@@ -43,7 +46,7 @@ async def answer(parts: Parts, draft: Request, *, request_id: str, seed: int) ->
         try:
             with parts.ends.awaiting(request_id) as ended:
                 admission = await parts.gateway.submit_derived(
-                    draft, request_id=request_id, seed=seed, notify=parts.ends.channel
+                    draft, request_id=request_id, seed=seed, notify=parts.ends.channel, principal=principal
                 )
                 if admission.joined:
                     await parts.ends.look([request_id])

@@ -18,6 +18,7 @@ from headrace.tasks.folders import KINDS, Folder
 from headrace.tasks.held import Held
 from headrace.tasks.lines import Line, Outcome, read, request_id, seed_of, survey
 from headrace.tasks.parts import Parts
+from producer_api.gateway.principal import Principal
 from producer_api.schemas.files import PRODUCED
 from shared.batches.records import FINALIZE, VALIDATE, BatchRecord, Item, LineError
 from shared.errors import (
@@ -208,7 +209,8 @@ class BatchRun:
             ends.append(now + body.timeout)
         draft = msgspec.structs.replace(draft, deadline=min(ends))
         seed = seed_of(f"{self._batch.id}:{number}") if body.seed is None else body.seed
-        return await answer(self._parts, draft, request_id=name, seed=seed)
+        principal = Principal(self._batch.tenant, self._batch.key_id, self._batch.plan)
+        return await answer(self._parts, draft, request_id=name, seed=seed, principal=principal)
 
     # the end
 

@@ -23,6 +23,7 @@ from headrace.tasks.folders import remove_all_but
 from headrace.tasks.lines import request_id, seed_of
 from headrace.tasks.parts import Parts
 from producer_api.attend import Stopping
+from producer_api.gateway.principal import Principal
 from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
@@ -149,7 +150,9 @@ class Host:
         limit = min(self._settings.tasks_redelivery, self._settings.max_timeout)
         draft = msgspec.structs.replace(draft, deadline=now + min(limit, parsed.timeout or limit))
         seed = seed_of(task_id) if parsed.seed is None else parsed.seed
-        found = await answer(self.parts, draft, request_id=request_id(task_id, 0), seed=seed)
+        found = await answer(
+            self.parts, draft, request_id=request_id(task_id, 0), seed=seed, principal=Principal(draft.tenant)
+        )
         return msgspec.to_builtins(found)
 
     async def idle_batches(self) -> list[str]:

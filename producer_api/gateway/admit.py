@@ -19,6 +19,7 @@ import structlog
 
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key, derived_id, derived_seed
+from producer_api.gateway.meter import Meter
 from producer_api.gateway.principal import Principal
 from shared.backend import Backend
 from shared.config import Settings
@@ -62,6 +63,7 @@ class Gateway:
         backend: the queue, the answers, and whom to tell of their end.
         keys: the idempotency keys.
         catalog: the models that may be named.
+        meter: charges what is admitted; None where nothing is limited or metered.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class Gateway:
         backend: Backend,
         keys: IdempotencyKeys,
         catalog: Catalog,
+        meter: Meter | None,
     ) -> None:
         self._limits = Limits.of(settings)
         self._transport = backend.transport
         self._token_log = backend.token_log
         self._keys = keys
         self._catalog = catalog
+        self._meter = meter
         self._webhooks = backend.webhooks
         self._upkeep: set[asyncio.Task[None]] = set()
 
@@ -90,6 +94,7 @@ class Gateway:
         resuming: bool = False,
         hook: Hook | None = None,
         keepsake: Keepsake | None = None,
+        others: Sequence[Request] = (),
     ) -> Admission:
         """Queue `draft` under an id, a time and a seed of our own, and return it as queued.
 
@@ -102,19 +107,21 @@ class Gateway:
             resuming: only to join what came before under the key.
             hook: whom to tell of its end.
             keepsake: what to keep with it.
+            others: drafts that are to be derived from it: they are charged with it.
 
         Raises:
             PermissionDenied: it may not use the model or the class.
             InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
             IdempotencyKeyReused: the key stands for another request.
             NotFound: there is nothing to resume any more.
+            RateLimited, QuotaExceeded: a limit of the caller's is reached.
             QueueFull, TenantQueueFull, Unavailable: not now; with `retry_after`.
         """
         principal.check_model(draft.model)
         principal.check_class(draft.priority)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
-        queue = partial(self._queue, hook=hook, keepsake=keepsake)
+        queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)
         async with patience():
             identity = Identity.new(await self._token_log.now(), drawn, key)
             if key is not None:
@@ -145,7 +152,7 @@ class Gateway:
         check_together([Identity("", 0.0, seed or 0).complete(draft, None) for draft in drafts], self._limits)
         first, *rest = drafts
         admission = await self.submit(
-            first, principal=principal, seed=seed, within=within, key=key, resuming=resuming
+            first, principal=principal, seed=seed, within=within, key=key, resuming=resuming, others=rest
         )
         request = admission.request
         others: list[Request] = []
@@ -156,6 +163,7 @@ class Gateway:
                     msgspec.structs.replace(draft, deadline=request.deadline),
                     request_id=derived_id(request.id, number),
                     seed=own,
+                    principal=principal,
                 )
                 others.append(made.request)
         except BaseException as error:  # also our own time limit
@@ -209,29 +217,37 @@ class Gateway:
             raise
         return Admission(request, joined=held != mine)
 
-    async def submit_derived(self, draft: Request, *, request_id: str, seed: int, notify: str = "") -> Admission:
+    async def submit_derived(
+        self, draft: Request, *, request_id: str, seed: int, principal: Principal, notify: str = ""
+    ) -> Admission:
         """Queue `draft` under an id and a seed that its caller derived; its end is told on the channel `notify`.
 
-        The same id again is the same request: queued where it was left on the way there, and otherwise joined.
+        The same id again is the same request: queued where it was left on the way there, and otherwise joined. What
+        was not charged with the request that it is derived from is charged to its caller's budget alone.
 
         Raises:
             InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
+            QuotaExceeded, ExceedsRateLimit: the budget is used up.
             QueueFull, TenantQueueFull, Unavailable: not now; with `retry_after`.
         """
         check_request(Identity(request_id, 0.0, seed).complete(draft, None), self._limits)
         async with patience():
             request = Identity(request_id, await self._token_log.now(), seed).complete(draft, None)
             await self._check(request)
-            if not await self._token_log.create(request, notify=notify):
+            watcher = "" if self._meter is None else self._meter.channel
+            if not await self._token_log.create(request, notify=notify, watcher=watcher):
                 record = await self._adopted(request, notify)
                 if record is not None and await self._queued(record):
                     return Admission(msgspec.structs.replace(request, created_at=record.created_at), joined=True)
             try:
+                if self._meter is not None:
+                    await self._meter.admit_derived(request, principal)
                 await self._transport.publish(request)
             except Unavailable:
                 raise  # it may have been queued: whoever sends the id again finds out, or finishes it
             except HeadraceError:
                 await self._token_log.forget(request_id)  # before the id may come again
+                await self._release([request])
                 raise
             return Admission(request)
 
@@ -256,12 +272,36 @@ class Gateway:
         """What only the server's state can tell."""
         check_served(request, await self._catalog.find(request.model), self._limits)
 
-    async def _queue(self, request: Request, *, hook: Hook | None, keepsake: Keepsake | None) -> None:
-        """The log comes first: workers drop a queued request that has none. The webhook is no use without it."""
-        await self._token_log.create(request, notify=WEBHOOKS if hook else "", keepsake=keepsake)
-        if hook is not None:
-            await self._webhooks.add(Webhook(id=request.id, hook=hook, created_at=request.created_at), LOOK)
-        await self._transport.publish(request)
+    async def _queue(
+        self,
+        request: Request,
+        *,
+        principal: Principal,
+        hook: Hook | None,
+        keepsake: Keepsake | None,
+        others: Sequence[Request],
+    ) -> None:
+        """The log comes before the queue: workers drop a queued request that has none. The webhook needs it too."""
+        together = [
+            request,
+            *(msgspec.structs.replace(draft, id=derived_id(request.id, i)) for i, draft in enumerate(others, 1)),
+        ]
+        watcher = "" if self._meter is None else await self._meter.admit(together, principal)
+        notify = WEBHOOKS if hook else ""
+        try:
+            await self._token_log.create(request, notify=notify, watcher=watcher, keepsake=keepsake)
+            if hook is not None:
+                await self._webhooks.add(Webhook(id=request.id, hook=hook, created_at=request.created_at), LOOK)
+            await self._transport.publish(request)
+        except Unavailable:
+            raise  # it may have been queued; what was not is found in the ledger
+        except HeadraceError:
+            self._in_background(self._release(together))
+            raise
+
+    async def _release(self, requests: Sequence[Request]) -> None:
+        if self._meter is not None:
+            await self._meter.release([request.id for request in requests])
 
     async def _queued(self, record: RequestRecord) -> bool:
         """Whether it got as far as the queue."""
@@ -295,6 +335,9 @@ class Gateway:
         """End a request, wherever it is, and remove all that is known of it. Raises Unavailable."""
         await self.cancel(request_id)
         async with patience():
+            record = await self._token_log.record(request_id)
+            if record is not None and self._meter is not None:
+                await self._meter.settle(record)  # while it can be read what it took
             await self._token_log.forget(request_id)
 
     def abandon(self, request_id: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import Request
 
+from producer_api.gateway.client import Client
 from shared.accounts.scopes import Scopes
 from shared.errors import PermissionDenied
 from shared.protocol import PriorityClass
@@ -21,12 +22,14 @@ class Principal:
         tenant: who owns what this caller makes; others' are 404 to it.
         key_id: the API key or token by which it came; empty without one.
         plan: the name of its limits; empty for the default ones.
+        client: where this request of it came from.
     """
 
     tenant: str
     key_id: str = ""
     plan: str = ""
     scopes: Scopes = field(default_factory=Scopes)
+    client: Client = field(default_factory=Client, compare=False)
 
     def may_use(self, model: str) -> bool:
         return self.scopes.models is None or model in self.scopes.models
@@ -61,7 +64,7 @@ def principal_of(request: Request) -> Principal:
     """Who sent `request`; its route's rule has settled it."""
     found: Principal | None = request.state.facts.principal
     assert found is not None, "a public route has no caller"
-    return found
+    return replace(found, client=request.state.facts.client)
 
 
 def _tenant_of(request: Request) -> str:

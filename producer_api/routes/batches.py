@@ -109,6 +109,8 @@ def _batch(context: Context, caller: Principal, body: BatchRequest, identity: Id
     return Batch(
         id=identity.id,
         tenant=caller.tenant,
+        key_id=caller.key_id,
+        plan=caller.plan,
         models=caller.scopes.models,
         endpoint=body.endpoint,
         input_file_id=body.input_file_id,

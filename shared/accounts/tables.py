@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Double, Integer, MetaData, String, Table, Text
+from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -28,4 +28,25 @@ api_keys = Table(
     Column("expires_at", Double),
     Column("revoked_at", Double),
     Column("replaced_by", String(32)),
+)
+
+# One row for each request that has ended; `day` counts from 1970-01-01, in UTC, by its admission.
+usage = Table(
+    "usage",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("key_id", String(128), nullable=False),
+    Column("user_name", String(256), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("day", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("finish", String(64), nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("created_at", Double, nullable=False, index=True),
+    Column("started_at", Double),
+    Column("first_token_at", Double),
+    Column("finished_at", Double, nullable=False),
+    Index("usage_by_day", "day", "tenant", "key_id", "model"),
 )

@@ -41,6 +41,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     output_life: float
     metadata: dict[str, str] | None = None
     models: frozenset[str] | None = None
+    key_id: str = ""
+    plan: str = ""
 
 
 class LineError(msgspec.Struct, frozen=True):

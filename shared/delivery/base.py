@@ -32,6 +32,7 @@ class RequestRecord:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     source: str = ""  # the record of a topic that it came by
+    finish: str = ""  # why its last choice, or all of it, ended
 
     @property
     def ticket(self) -> Ticket:

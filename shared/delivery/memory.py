@@ -175,7 +175,10 @@ class MemoryTokenLog:
         if answer.record.state.terminal or answer.seq != event.seq or too_long:
             return False
         first = answer.record.first_token_at or (self._clock() if event.tokens else None)
-        answer.record = replace(answer.record, prompt_tokens=append.prompt_tokens, first_token_at=first)
+        finish = event.finish or answer.record.finish
+        answer.record = replace(
+            answer.record, prompt_tokens=append.prompt_tokens, first_token_at=first, finish=finish
+        )
         self._write(answer, event)
         if event.terminal is not None:
             self._finish(answer, event.terminal.state)
@@ -233,6 +236,7 @@ class MemoryTokenLog:
         waited = 0.0 if started is None else started - created
         self._write(answer, TokenEvent(answer.seq, (), Terminal(state, usage, error, waited)))
         answer.epoch += 1
+        answer.record = replace(answer.record, finish=error.code if error else state.value)
         self._finish(answer, state)
 
     def _write(self, answer: _Answer, event: TokenEvent) -> None:

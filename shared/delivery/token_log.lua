@@ -40,7 +40,8 @@ local function close(status, failure, channel, ttl)
       '[%d,[],{"state":"%s","usage":{"prompt_tokens":%d,"completion_tokens":%d},"waited":%.4f%s}]',
       known.seq, status, known.prompt_tokens or 0, known.seq, waited, failure ~= '' and ',"error":' .. failure or '')
     write(tonumber(known.seq), payload, channel)
-    redis.call('HSET', state, 'seq', known.seq + 1)
+    local reason = failure ~= '' and cjson.decode(failure).code or status
+    redis.call('HSET', state, 'seq', known.seq + 1, 'finish', reason)
     redis.call('HINCRBY', state, 'epoch', 1)
     finish(status, ttl)
   end
@@ -105,7 +106,8 @@ function commands.acquire()
   return { epoch, time, redis.call('XRANGE', log, '-', '+'), lost, redis.call('HGET', state, 'started_at') }
 end
 
--- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms, owner.
+-- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms, owner,
+-- why a choice or the request ended, or ''.
 -- The owner counts too: a store that lost its last second may give an epoch a second time.
 -- -> 1 written (now, or by the same call before), 0 refused
 function commands.append()
@@ -120,6 +122,7 @@ function commands.append()
   write(last, ARGV[6], ARGV[7])
   redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8])
   if tokens > 0 and not known[3] then redis.call('HSET', state, 'first_token_at', now()) end
+  if ARGV[13] ~= '' then redis.call('HSET', state, 'finish', ARGV[13]) end
   if first == 0 then redis.call('PEXPIRE', log, ARGV[10]) end
   if terminal then finish(ARGV[9], ARGV[11]) end
   return 1

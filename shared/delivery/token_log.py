@@ -126,6 +126,7 @@ class RedisTokenLog:
             self._request_ttl,
             self._result_ttl,
             append.lease.owner,
+            event.finish,
         )
 
     async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
@@ -255,4 +256,5 @@ def _record(request_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
         prompt_tokens=int(fields.get(b"prompt_tokens", 0)),
         completion_tokens=int(fields[b"seq"]) - state.terminal,
         source=fields.get(b"source", b"").decode(),
+        finish=fields.get(b"finish", b"").decode(),
     )

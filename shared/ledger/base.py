@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import msgspec
+
+from shared.delivery.base import RequestRecord
 
 DAY = 86_400.0  # seconds
 
@@ -23,6 +27,10 @@ class Limit(msgspec.Struct, frozen=True, array_like=True):
     cost: int
     estimated: int = 0
 
+    @property
+    def unit(self) -> str:
+        return "slots" if self.strategy == "slots" else "tokens" if self.estimated else "requests"
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -40,7 +48,7 @@ class Standing:
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whose an open request is, for the log and the usage records.
 
-    `attended` names the process whose HTTP request awaits its end, and tells the log of it then.
+    `channel` is that of the process that admitted it: its HTTP request may await the end, and tell the log of it.
     """
 
     tenant: str
@@ -49,17 +57,21 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     user: str = ""
     request_id: str = ""
     trace_id: str = ""
-    attended: str = ""
+    channel: str = ""
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One usage record; times in seconds since the epoch. `finish` is a finish reason or an error's code."""
+@dataclass(frozen=True)
+class Charge:
+    """A request and what it is charged."""
 
     request_id: str
-    tenant: str
-    key_id: str
-    user: str
-    model: str
+    entry: Entry
+    limits: Sequence[Limit]
+
+
+class End(msgspec.Struct, frozen=True):
+    """What became of a request; times in seconds since the epoch. `finish` is a reason or an error's code."""
+
     state: str
     finish: str
     prompt_tokens: int
@@ -69,12 +81,30 @@ class Row(msgspec.Struct, frozen=True):
     first_token_at: float | None
     finished_at: float
 
+    @classmethod
+    def of(cls, record: RequestRecord) -> Self:
+        """Of a request that has ended."""
+        return cls(
+            record.state.value,
+            record.finish,
+            record.prompt_tokens,
+            record.completion_tokens,
+            record.created_at,
+            record.started_at,
+            record.first_token_at,
+            record.finished_at or record.created_at,
+        )
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be looked at: an open request's entry, `age` seconds after its charge, or a row to be written."""
+    """What is to be looked at: what was open `age` seconds after its charge, or has an end that is unwritten."""
 
     request_id: str
     age: float
-    entry: Entry | None = None
-    row: Row | None = None
+    entry: Entry
+    end: End | None

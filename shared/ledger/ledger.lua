@@ -1,6 +1,6 @@
 -- What requests are charged. ARGV[1] names a command, ARGV[2] is the prefix of the limits' own keys, in the same slot.
 -- KEYS: open: id -> [time, entry, limits] of what has not ended; due: ids by the time in ms at which to look at them;
--- ended: id -> row of what has ended and is to be written down.
+-- ended: id -> [entry, end] of what has ended and is to be written down.
 -- A limit is [strategy, key, amount, period in ms, cost, 1 where the cost is an estimate of tokens].
 
 local open, due, ended = KEYS[1], KEYS[2], KEYS[3]
@@ -240,63 +240,82 @@ function commands.look()
   return standing
 end
 
--- id, entry, limits, most rows that may wait to be written
--- -> what became of it, then room, reset, wait of each limit: of all or of none is it charged
-function commands.charge()
-  local id, limits, standing = ARGV[3], cjson.decode(ARGV[5]), { 'charged' }
-  if redis.call('HEXISTS', open, id) == 1 then return { 'known' } end
-  if redis.call('HLEN', ended) >= tonumber(ARGV[6]) then return { 'behind' } end
-  if not look_at(limits, standing) then
-    standing[1] = 'refused'
-    return standing
+-- What a request took of its limits, or '' where it never began, in place of what it was charged at the time `at`.
+local function mend(id, limits, at, tokens)
+  for _, limit in ipairs(limits) do
+    local strategy = strategies[limit[STRATEGY]]
+    if strategy.free then
+      strategy.free(limit, id)
+    elseif tokens == '' then
+      strategy.mend(limit, at, -limit[COST], id)
+    elseif limit[ESTIMATED] == 1 then
+      strategy.mend(limit, at, tokens - limit[COST], id)
+    end
   end
-  for _, limit in ipairs(limits) do strategies[limit[STRATEGY]].take(limit, id) end
-  redis.call('HSET', open, id, cjson.encode({ now, ARGV[4], ARGV[5] }))
-  redis.call('ZADD', due, now + FIRST_LOOK, id)
-  standing = { 'charged' }
-  look_at(limits, standing)
+end
+
+-- most ends that may wait to be written, then id, entry, limits of each request
+-- -> what became of them: all are charged or none is. 'charged' comes with the number of the first that was, from 0,
+-- and room, reset, wait of each of its limits; 'refused' with the number and the same of that which has no room, and
+-- then the same of the first.
+function commands.charge()
+  if redis.call('HLEN', ended) >= tonumber(ARGV[3]) then return { 'behind' } end
+  local charged = {}
+  for i = 4, #ARGV, 3 do
+    local id, limits = ARGV[i], cjson.decode(ARGV[i + 2])
+    if redis.call('HEXISTS', open, id) == 0 then
+      local standing = { 'refused', (i - 4) / 3 }
+      if not look_at(limits, standing) then
+        for _, earlier in ipairs(charged) do
+          mend(earlier, cjson.decode(ARGV[charged[earlier] + 2]), now, '')
+          redis.call('HDEL', open, earlier)
+          redis.call('ZREM', due, earlier)
+        end
+        look_at(cjson.decode(ARGV[6]), standing)
+        return standing
+      end
+      for _, limit in ipairs(limits) do strategies[limit[STRATEGY]].take(limit, id) end
+      redis.call('HSET', open, id, cjson.encode({ now, ARGV[i + 1], ARGV[i + 2] }))
+      redis.call('ZADD', due, now + FIRST_LOOK, id)
+      charged[#charged + 1], charged[id] = id, i
+    end
+  end
+  if #charged == 0 then return { 'known' } end
+  local standing = { 'charged', (charged[charged[1]] - 4) / 3 }
+  look_at(cjson.decode(ARGV[charged[charged[1]] + 2]), standing)
   return standing
 end
 
--- id, the tokens that it took or '' for one that never began, row to be written or '', ms until that is due
+-- id, the tokens that it took or '' for one that never began, end to be written or '', ms until that is due
 -- -> its entry, once; nil to all who come later
 function commands.settle()
   local id = ARGV[3]
   local found = redis.call('HGET', open, id)
   if not found then return nil end
   local at, entry, limits = unpack(cjson.decode(found))
-  for _, limit in ipairs(cjson.decode(limits)) do
-    local strategy = strategies[limit[STRATEGY]]
-    if strategy.free then
-      strategy.free(limit, id)
-    elseif ARGV[4] == '' then
-      strategy.mend(limit, at, -limit[COST], id)
-    elseif limit[ESTIMATED] == 1 then
-      strategy.mend(limit, at, ARGV[4] - limit[COST], id)
-    end
-  end
+  mend(id, cjson.decode(limits), at, ARGV[4])
   redis.call('HDEL', open, id)
   if ARGV[5] == '' then
     redis.call('ZREM', due, id)
   else
-    redis.call('HSET', ended, id, ARGV[5])
+    redis.call('HSET', ended, id, cjson.encode({ entry, ARGV[5] }))
     redis.call('ZADD', due, now + ARGV[6], id)
   end
   return entry
 end
 
--- most, ms for which nobody else gets them -> {id, age in ms, entry or '', row or ''} of each that is due
+-- most, ms for which nobody else gets them -> {id, age in ms, entry, end or ''} of each that is due
 function commands.claim()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, ARGV[3])) do
-    local held, row = redis.call('HGET', open, id), redis.call('HGET', ended, id)
+    local held, left = redis.call('HGET', open, id), redis.call('HGET', ended, id)
     if held then
       local at, entry = unpack(cjson.decode(held))
       redis.call('ZADD', due, now + math.min(LAST_LOOK, math.max(FIRST_LOOK, (now - at) / 8)), id)
       found[#found + 1] = { id, now - at, entry, '' }
-    elseif row then
+    elseif left then
       redis.call('ZADD', due, now + ARGV[4], id)
-      found[#found + 1] = { id, 0, '', row }
+      found[#found + 1] = { id, 0, unpack(cjson.decode(left)) }
     else
       redis.call('ZREM', due, id)
     end
@@ -304,7 +323,7 @@ function commands.claim()
   return found
 end
 
--- ids … of rows that are written
+-- ids … of ends that are written
 function commands.written()
   redis.call('HDEL', ended, unpack(ARGV, 3))
   redis.call('ZREM', due, unpack(ARGV, 3))

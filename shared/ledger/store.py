@@ -12,74 +12,87 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from shared import keys
-from shared.ledger.base import Due, Entry, Limit, Row, Standing
+from shared.config import Settings
+from shared.ledger.base import Charge, Due, End, Entry, Limit, Standing
 from shared.redis_client import RedisServer, Script
 
-WRITE_LEASE = 30.0  # seconds after which a row that is not written is another's to write
+WRITE_LEASE = 30.0  # seconds after which an end that is not written is another's to write
 
 _encode = msgspec.json.Encoder().encode
 _entry = msgspec.json.Decoder(Entry).decode
-_row = msgspec.json.Decoder(Row).decode
+_end = msgspec.json.Decoder(End).decode
 
 
 class Refused(Exception):
-    """There is no room in some of the limits: `standings` of all; nothing was charged."""
+    """There is no room in some of a request's limits: `standings` of all of those. Nothing was charged.
 
-    def __init__(self, standings: Sequence[Standing]) -> None:
+    `first` are those of the first request that was to be charged.
+    """
+
+    def __init__(self, standings: Sequence[Standing], first: Sequence[Standing]) -> None:
         super().__init__()
-        self.standings = standings
+        self.standings, self.first = standings, first
 
 
 class Behind(Exception):
-    """Too many rows wait to be written."""
+    """Too many ends wait to be written."""
 
 
 class Ledger:
     """Charges, and what follows. Every call raises Unavailable when the store cannot be reached in time.
 
     Args:
-        most_rows: bound on rows that wait to be written.
+        most_unwritten: bound on ends that wait to be written.
     """
 
-    def __init__(self, server: RedisServer, *, most_rows: int) -> None:
+    def __init__(self, server: RedisServer, *, most_unwritten: int) -> None:
         self._server = server
         self._script = Script(server.client, Path(__file__).with_name("ledger.lua"))
-        self._most_rows = most_rows
+        self._most_unwritten = most_unwritten
 
-    async def charge(self, request_id: str, entry: Entry, limits: Sequence[Limit]) -> list[Standing]:
-        """Charge all of `limits` or none; a request that is charged already is not charged again, and has none.
+    @classmethod
+    def of(cls, settings: Settings, server: RedisServer) -> Self:
+        return cls(server, most_unwritten=settings.usage_backlog)
 
-        Raises Refused, Behind.
+    async def charge(self, *charges: Charge) -> list[Standing]:
+        """Charge all of them, to all of their limits, or none; what is charged already is not charged again.
+
+        Returns where the first's limits are then; nothing where all was charged already. Raises Refused, Behind.
         """
-        status, *told = await self._run("charge", request_id, _encode(entry), _encode(limits), self._most_rows)
+        asked = [part for each in charges for part in (each.request_id, _encode(each.entry), _encode(each.limits))]
+        status, *told = await self._run("charge", self._most_unwritten, *asked)
         if status == b"behind":
             raise Behind
-        standings = _standings(limits, told)
+        if status == b"known":
+            return []
+        number, *told = told
+        limits = charges[number].limits
+        standings, rest = _standings(limits, told[: 3 * len(limits)]), told[3 * len(limits) :]
         if status == b"refused":
-            raise Refused(standings)
+            raise Refused(standings, _standings(charges[0].limits, rest))
         return standings
 
     async def look(self, limits: Sequence[Limit]) -> list[Standing]:
         """Where limits stand."""
         return _standings(limits, await self._run("look", _encode(limits)))
 
-    async def settle(self, ends: Sequence[tuple[str, int | None, Row | None]]) -> list[Entry | None]:
-        """Charge what requests took, free what they held, and keep their rows until they are written.
+    async def settle(self, ends: Sequence[tuple[str, int | None, End | None]]) -> list[Entry | None]:
+        """Charge what requests took, free what they held, and keep their ends until they are written.
 
         Args:
-            ends: id, tokens, row. Without tokens the request never began: all is given back.
+            ends: id, tokens, and the end that is to be written. Without tokens it never began: all is given back.
 
         Returns each one's entry, to the first who settles it; None to whoever comes later.
         """
         lease = int(WRITE_LEASE * 1000)
         calls = [
-            (request_id, "" if tokens is None else tokens, "" if row is None else _encode(row), lease)
-            for request_id, tokens, row in ends
+            (request_id, "" if tokens is None else tokens, "" if end is None else _encode(end), lease)
+            for request_id, tokens, end in ends
         ]
         replies = await self._many("settle", calls)
         return [None if reply is None else _entry(reply) for reply in replies]
@@ -88,17 +101,12 @@ class Ledger:
         """What is due, given to nobody else for a while."""
         found = await self._run("claim", most, int(WRITE_LEASE * 1000))
         return [
-            Due(
-                request_id.decode(),
-                age / 1000,
-                _entry(entry) if entry else None,
-                _row(row) if row else None,
-            )
-            for request_id, age, entry, row in found
+            Due(request_id.decode(), age / 1000, _entry(entry), _end(end) if end else None)
+            for request_id, age, entry, end in found
         ]
 
     async def written(self, request_ids: Sequence[str]) -> None:
-        """Their rows are in the database."""
+        """Their ends are in the database."""
         await self._run("written", *request_ids)
 
     async def _run(self, command: str, *args: Any) -> Any:
@@ -111,9 +119,7 @@ class Ledger:
 
 
 def _standings(limits: Sequence[Limit], told: Sequence[int]) -> list[Standing]:
-    """Of room, reset and wait of each; times in ms. One that was charged before has none."""
-    if not told:
-        return []
+    """Of room, reset and wait of each; times in ms."""
     parts = iter(told)
     return [
         Standing(limit, max(0, room), reset / 1000, wait / 1000)

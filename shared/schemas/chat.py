@@ -52,7 +52,6 @@ class ChatRequest(Submission):
     top_logprobs: int | None = Field(None, description="and those of the likeliest tokens; 0 to 20; with logprobs")
     priority: Priority = Field("interactive", description="the queue it waits in")
 
-    user: str | None = Field(None, description="accepted, unused")
     safety_identifier: str | None = Field(None, description="accepted, unused")
     metadata: dict[str, str] | None = Field(None, description="accepted, unused")
     service_tier: Literal["auto", "default"] | None = Field(None, description="accepted: there is one tier")
@@ -105,6 +104,7 @@ class ChatRequest(Submission):
             params=params,
             priority=priority_class(self.priority),
             tenant=tenant,
+            user=self.user or "",
         )
 
 

@@ -76,7 +76,6 @@ class CompletionRequest(Submission):
         None, description="not supported yet: refused unless it asks for nothing", max_length=0
     )
     priority: Priority = Field("interactive", description="the queue it waits in")
-    user: str | None = Field(None, description="accepted, unused")
 
     def to_requests(self, tenant: str, *, stream: bool) -> list[Request]:
         """The drafts, one for each prompt. Raises InvalidRequest where fields contradict each other."""
@@ -101,6 +100,7 @@ class CompletionRequest(Submission):
                 ),
                 priority=priority_class(self.priority),
                 tenant=tenant,
+                user=self.user or "",
             )
             for prompt in self.prompt
         ]

@@ -125,6 +125,7 @@ class Submission(SamplingFields):
 
     model: str
     timeout: float | None = Field(None, description="seconds from now after which the request ends unfinished")
+    user: str | None = Field(None, description="your name for your own user, for limits and usage records")
 
 
 def priority_class(priority: Priority) -> PriorityClass:

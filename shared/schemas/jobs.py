@@ -62,6 +62,7 @@ class JobRequest(Submission):
             params=msgspec.structs.replace(self.to_params(), logprobs=self.logprobs),
             priority=priority_class(self.priority),
             tenant=tenant,
+            user=self.user or "",
             deadline=self.deadline,
         )
 

@@ -97,7 +97,7 @@ class ResponseRequest(Body):
     max_tool_calls: Annotated[int, Field(ge=1)] | None = Field(
         None, description="accepted: it counts calls of built-in tools, and there are none"
     )
-    user: str | None = Field(None, max_length=512, description="told again, otherwise unused")
+    user: str | None = Field(None, description="your name for your own user, for limits and usage records")
     safety_identifier: str | None = Field(None, max_length=512, description="told again, otherwise unused")
     prompt_cache_key: str | None = Field(None, max_length=512, description="told again, otherwise unused")
     prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(None, description="accepted, unused")
@@ -158,6 +158,7 @@ class ResponseRequest(Body):
             ),
             priority=priority_class(self.priority) if self.priority else usual,
             tenant=tenant,
+            user=self.user or "",
         )
 
     def to_object(self) -> ResponseObject:

@@ -15,7 +15,7 @@ from shared.delivery.subscription import BACKLOG
 from shared.delivery.token_log import PAGE
 from shared.embedded import EmbeddedServer
 from shared.errors import DeadlineExceeded, EngineFailed, NotFound, Unavailable
-from shared.protocol import Request, RequestState, Terminal, TokenEvent, Usage
+from shared.protocol import ErrorInfo, FinishReason, Request, RequestState, Terminal, Token, TokenEvent, Usage
 from tests.fakes import answer, make_request, token_event
 
 DONE = Terminal(RequestState.COMPLETED, Usage(3, 2))
@@ -66,6 +66,22 @@ async def test_records_come_in_one_go_and_a_takeover_knows_when_the_first_worker
     assert running == await backend.token_log.record(asked[0].id)
     assert unknown is None
     assert queued == await backend.token_log.record(asked[1].id)
+
+
+async def test_a_record_tells_why_the_answer_ended(backend: Backend) -> None:
+    stopped, failed, cancelled, overdue = [await created(backend) for _ in range(4)]
+    lease = await acquire(backend, stopped)
+    assert await append(backend, lease, TokenEvent(0, (Token(0, 1, "a", FinishReason.STOP),)))
+    assert await append(backend, lease, TokenEvent(1, (), DONE))
+    error = ErrorInfo.of(EngineFailed("no"))
+    end = Terminal(RequestState.FAILED, Usage(3, 0), error)
+    assert await append(backend, await acquire(backend, failed), TokenEvent(0, (), end))
+    await backend.token_log.close(cancelled.id)
+    await backend.token_log.close(overdue.id, DeadlineExceeded("late"))
+
+    records = await backend.token_log.records([each.id for each in (stopped, failed, cancelled, overdue)])
+
+    assert [record.finish for record in records] == ["stop", "engine_failed", "cancelled", "deadline_exceeded"]
 
 
 @pytest.mark.parametrize("how", ["finish", "close"])

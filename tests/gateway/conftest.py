@@ -88,9 +88,9 @@ class Job:
         return await self.write(*(Token(0, self.seq + i, text) for i, text in enumerate(texts)))
 
     async def end(self, state: RequestState = RequestState.COMPLETED, error=None) -> bool:
-        written = await self._append(
-            TokenEvent(self.seq, (), Terminal(state, Usage(PROMPT_TOKENS, self.seq), error))
-        )
+        waited = self.lease.started_at - self.request.created_at
+        end = Terminal(state, Usage(PROMPT_TOKENS, self.seq), error, waited)
+        written = await self._append(TokenEvent(self.seq, (), end))
         await self.backend.transport.acknowledge([self.delivery.claim])
         return written
 

@@ -10,7 +10,7 @@ import pytest
 
 from shared import keys
 from shared.backend import Backend
-from shared.ledger.base import Entry, Limit, Row
+from shared.ledger.base import Charge, End, Entry, Limit
 from shared.ledger.store import Behind, Ledger, Refused
 from shared.protocol import new_request_id
 
@@ -21,7 +21,7 @@ ENTRY = Entry("acme", "scripted", key_id="k1")
 @pytest.fixture
 def ledger(backend: Backend) -> Ledger:
     assert backend.server is not None
-    return Ledger(backend.server, most_rows=3)
+    return Ledger(backend.server, most_unwritten=3)
 
 
 def limit(
@@ -32,19 +32,18 @@ def limit(
 
 async def charge(ledger: Ledger, *limits: Limit) -> str:
     request_id = new_request_id()
-    await ledger.charge(request_id, ENTRY, limits)
+    await ledger.charge(Charge(request_id, ENTRY, limits))
     return request_id
 
 
-def row(request_id: str, tokens: int = 7) -> Row:
-    return Row(request_id, "acme", "k1", "", "scripted", "completed", "stop", tokens, 0, 1.0, 2.0, 3.0, 4.0)
+END = End("completed", "stop", 7, 0, 1.0, 2.0, 3.0, 4.0)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 async def test_a_limit_lets_through_its_amount_and_says_when_there_is_room(ledger: Ledger, strategy: str) -> None:
     allowed = limit(strategy, 3, period=1)
     await at_the_begin_of(1)
-    told = [await ledger.charge(new_request_id(), ENTRY, [allowed]) for _ in range(3)]
+    told = [await ledger.charge(Charge(new_request_id(), ENTRY, [allowed])) for _ in range(3)]
     assert [standing.remaining for [standing] in told] == [2, 1, 0]
     assert all(0 < standing.reset <= (2 if strategy == "sliding-window-counter" else 1) for [standing] in told)
 
@@ -132,7 +131,7 @@ async def test_a_budget_is_of_the_day_of_admission(ledger: Ledger, backend: Back
 
     await midnight_passes(backend, "k1", late)
 
-    await ledger.charge(new_request_id(), ENTRY, [budget])
+    await ledger.charge(Charge(new_request_id(), ENTRY, [budget]))
     await ledger.settle([(late, 100, None)])
     assert [standing.remaining for standing in await ledger.look([budget])] == [40]
 
@@ -146,35 +145,56 @@ async def midnight_passes(backend: Backend, budget: str, request_id: str) -> Non
 
 async def test_a_request_is_charged_and_settled_once(ledger: Ledger) -> None:
     requests, request_id = limit("fixed-window", 10), new_request_id()
-    assert await ledger.charge(request_id, ENTRY, [requests])
-    assert await ledger.charge(request_id, ENTRY, [requests]) == []
+    assert await ledger.charge(Charge(request_id, ENTRY, [requests]))
+    assert await ledger.charge(Charge(request_id, ENTRY, [requests])) == []
     [standing] = await ledger.look([requests])
     assert standing.remaining == 9
     assert await ledger.settle([(request_id, 1, None), (request_id, 1, None)]) == [ENTRY, None]
 
 
-async def test_a_row_is_due_until_it_is_written(ledger: Ledger, backend: Backend) -> None:
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "slots", "day"])
+async def test_requests_together_are_charged_all_or_none(ledger: Ledger, backend: Backend, strategy: str) -> None:
+    def charges(*costs: int) -> list[Charge]:
+        return [Charge(new_request_id(), ENTRY, [limit(strategy, 10, cost=cost, estimated=1)]) for cost in costs]
+
+    many = charges(*([1] * 11 if strategy == "slots" else [4] * 3))
+    with pytest.raises(Refused) as refused:
+        await ledger.charge(*many)
+    assert refused.value.standings[0].remaining < many[0].limits[0].cost
+    assert await ledger.claim(9) == []
+    assert await backend.redis.exists(*keys.LEDGER) == 0
+    [standing] = await ledger.look(many[0].limits)
+    assert standing.remaining == 10
+
+    some = many[:2]
+    await ledger.charge(*some)
+    assert await ledger.charge(*some) == []
+    [standing] = await ledger.look(many[0].limits)
+    assert standing.remaining == 10 - sum(each.limits[0].cost for each in some)
+
+
+async def test_an_end_is_due_until_it_is_written(ledger: Ledger, backend: Backend) -> None:
     request_id = await charge(ledger)
     [_, due, _] = keys.LEDGER
     assert await ledger.claim(9) == []
     await backend.redis.zadd(due, {request_id: 0})
     [found] = await ledger.claim(9)
-    assert (found.request_id, found.entry, found.row) == (request_id, ENTRY, None)
+    assert (found.request_id, found.entry, found.end) == (request_id, ENTRY, None)
     assert await ledger.claim(9) == []  # it is looked at later again
 
-    await ledger.settle([(request_id, 7, row(request_id))])
+    await ledger.settle([(request_id, 7, END)])
     await backend.redis.zadd(due, {request_id: 0})
     [found] = await ledger.claim(9)
-    assert (found.entry, found.row) == (None, row(request_id))
+    assert (found.entry, found.end) == (ENTRY, END)
 
     await ledger.written([request_id])
     assert await backend.redis.exists(*keys.LEDGER) == 0
 
 
-async def test_rows_that_nobody_writes_stop_what_is_new(ledger: Ledger) -> None:
+async def test_ends_that_nobody_writes_stop_what_is_new(ledger: Ledger) -> None:
     for _ in range(3):
         request_id = await charge(ledger)
-        await ledger.settle([(request_id, 7, row(request_id))])
+        await ledger.settle([(request_id, 7, END)])
     with pytest.raises(Behind):
         await charge(ledger)
     await ledger.written([request_id])

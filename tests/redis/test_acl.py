@@ -20,6 +20,8 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.delivery.base import Adoption
 from shared.errors import Unavailable
+from shared.ledger.base import Charge, End, Entry, Limit
+from shared.ledger.store import Ledger, Refused
 from shared.redis_client import RedisServer
 from shared.redis_node import connect
 from shared.registry import RedisRegistry, WorkerInfo
@@ -123,6 +125,7 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
         await lose(worker, 2)
         await overdue(api, http)
         await told(api)
+        await counted(api, api_settings)
         async with harness.worker(name="a"):
             assert "request_abandoned" in (await http.get(f"/v1/jobs/{jobs[1]}/events")).text
             assert "[DONE]" in (await post(http, "/v1/chat/completions", **chat(stream=True, max_tokens=4))).text
@@ -175,6 +178,27 @@ async def told(api: Backend) -> None:
     assert await api.webhooks.update(delivered, delivered.webhook, None)
     await api.webhooks.drop(dropped)
     assert await api.webhooks.get("a") is not None
+
+
+async def counted(api: Backend, settings: Settings) -> None:
+    """A request under limits of every kind, from its charge to the row that is written."""
+    assert api.limits is not None
+    ledger = Ledger.of(settings, api.limits)
+    for strategy in ("fixed-window", "sliding-window-counter", "moving-window", "token-bucket", "day", "slots"):
+        limits = [Limit(strategy, strategy, 1, 100, 1, 1)]
+        for name, tokens in (("a", None), ("b", 9)):
+            await ledger.charge(Charge(name, Entry("default", MODEL), limits))
+            if tokens is None:
+                with pytest.raises(Refused):
+                    await ledger.charge(Charge("c", Entry("default", MODEL), limits))
+            await ledger.settle([(name, tokens, None)])
+            await ledger.look(limits)
+            await asyncio.sleep(0.1)
+        await ledger.look(limits)
+    await ledger.charge(Charge("d", Entry("default", MODEL), []))
+    await ledger.settle([("d", 1, End("completed", "stop", 1, 0, 1.0, None, None, 2.0))])
+    await ledger.claim(1)
+    await ledger.written(["d"])
 
 
 async def letters(http: httpx.AsyncClient, job: str) -> None:

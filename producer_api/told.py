@@ -1,0 +1,41 @@
+"""Which requests' ends the request log tells of by itself, in the line of the HTTP request that awaits them."""
+
+from __future__ import annotations
+
+import time
+
+LEFT = 60.0  # seconds after the HTTP request within which its end is settled
+
+
+class Told:
+    """Of one process: one line tells an end, whether it is settled before the HTTP request is over or after."""
+
+    def __init__(self) -> None:
+        self._open: set[str] = set()
+        self._settled: set[str] = set()  # of those that are open
+        self._left: dict[str, float] = {}  # when their HTTP request was over, the oldest first
+
+    def begin(self, request_id: str) -> None:
+        """An HTTP request awaits that end."""
+        self._open.add(request_id)
+
+    def end(self, request_id: str, *, goes_on: bool) -> None:
+        """The HTTP request is over, and its line written. `goes_on`: the answer does, and its end will be news."""
+        self._open.discard(request_id)
+        if request_id in self._settled:
+            self._settled.discard(request_id)
+        elif not goes_on:
+            self._left[request_id] = time.monotonic()
+        self._forget()
+
+    def settled(self, request_id: str) -> bool:
+        """Whether its end needs no other line."""
+        if request_id in self._open:
+            self._settled.add(request_id)
+            return True
+        return self._left.pop(request_id, None) is not None
+
+    def _forget(self) -> None:
+        now = time.monotonic()
+        while self._left and now - self._left[oldest := next(iter(self._left))] > LEFT:
+            del self._left[oldest]

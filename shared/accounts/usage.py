@@ -1,0 +1,123 @@
+"""Usage records: one row for each request that has ended, and their sums. Not how an end is heard of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from shared.accounts.database import Database
+from shared.accounts.tables import usage
+from shared.ledger.base import End, Entry
+
+GROUPS = ("tenant", "key", "user", "model", "day", "state")
+MOST_GROUPS = 100_000  # sums of one report
+PRUNED = 10_000  # rows that one transaction deletes
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which records are meant; an empty one does not choose. Days are UTC's, by admission; `until` is left out."""
+
+    tenant: str = ""
+    key: str = ""
+    user: str = ""
+    model: str = ""
+    since: date | None = None
+    until: date | None = None
+
+    def clauses(self) -> list[ColumnElement[bool]]:
+        chosen = [
+            (usage.c.tenant, self.tenant),
+            (usage.c.key_id, self.key),
+            (usage.c.user_name, self.user),
+            (usage.c.model, self.model),
+        ]
+        found = [column == value for column, value in chosen if value]
+        if self.since is not None:
+            found.append(usage.c.day >= _number(self.since))
+        if self.until is not None:
+            found.append(usage.c.day < _number(self.until))
+        return found
+
+
+class UsageRecords:
+    """The records in the accounts' database. Every call raises Unavailable when it cannot be reached in time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def write(self, ends: Sequence[tuple[str, Entry, End]]) -> None:
+        """Keep them, by their ids; what is there already stays as it is."""
+        rows = [_row(request_id, entry, end) for request_id, entry, end in ends]
+        async with self._database.writing() as connection:
+            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+            await connection.execute(dialect.insert(usage).on_conflict_do_nothing(), rows)
+
+    async def sums(self, by: Sequence[str], filters: Filters) -> list[dict[str, Any]]:
+        """Requests and tokens of each group, named by `by` out of GROUPS, in their order."""
+        columns = {
+            "tenant": usage.c.tenant,
+            "key": usage.c.key_id,
+            "user": usage.c.user_name,
+            "model": usage.c.model,
+            "day": usage.c.day,
+            "state": usage.c.state,
+        }
+        groups = [columns[name].label(name) for name in by]
+        sums = (
+            func.count().label("requests"),
+            func.coalesce(func.sum(usage.c.prompt_tokens), 0).label("prompt_tokens"),
+            func.coalesce(func.sum(usage.c.completion_tokens), 0).label("completion_tokens"),
+        )
+        asked = select(*groups, *sums).where(*filters.clauses()).group_by(*groups).order_by(*groups)
+        async with self._database.reading() as connection:
+            found = await connection.execute(asked.limit(MOST_GROUPS))
+            return [_told(dict(row)) for row in found.mappings()]
+
+    async def prune(self, before: float) -> int:
+        """Delete records of requests that were admitted before that time, in seconds since the epoch; how many."""
+        removed = 0
+        while True:
+            oldest = select(usage.c.request_id).where(usage.c.created_at < before).limit(PRUNED)
+            async with self._database.writing() as connection:
+                done = (await connection.execute(delete(usage).where(usage.c.request_id.in_(oldest)))).rowcount
+            removed += done
+            if done < PRUNED:
+                return removed
+
+
+EPOCH = date(1970, 1, 1)
+
+
+def _number(day: date) -> int:
+    return (day - EPOCH).days
+
+
+def _row(request_id: str, entry: Entry, end: End) -> dict[str, Any]:
+    return {
+        "request_id": request_id,
+        "tenant": entry.tenant,
+        "key_id": entry.key_id,
+        "user_name": entry.user,
+        "model": entry.model,
+        "day": _number(datetime.fromtimestamp(end.created_at, UTC).date()),
+        "state": end.state,
+        "finish": end.finish,
+        "prompt_tokens": end.prompt_tokens,
+        "completion_tokens": end.completion_tokens,
+        "created_at": end.created_at,
+        "started_at": end.started_at,
+        "first_token_at": end.first_token_at,
+        "finished_at": end.finished_at,
+    }
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    if "day" in row:
+        row["day"] = (EPOCH + timedelta(days=row["day"])).isoformat()
+    return row

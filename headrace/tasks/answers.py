@@ -1,4 +1,4 @@
-"""One request of a batch or a task, from its body to its answer: admitted as by HTTP, awaited, tried again.
+"""The requests of a line or a task, from their drafts to their answer: admitted as by HTTP, awaited, tried again.
 
 It does not know who wants the answer.
 """
@@ -6,42 +6,53 @@ It does not know who wants the answer.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
-import msgspec
-
+from headrace.tasks.asked import Asked
 from headrace.tasks.parts import Parts
-from producer_api.completion import completion
+from producer_api.gateway.idempotency import derived_id, derived_seed
 from producer_api.gateway.principal import Principal
-from shared.delivery.answer import read_all
-from shared.errors import InvalidRequest, NotFound, QueueFull, TenantQueueFull, Unavailable
-from shared.protocol import PriorityClass, Request
-from shared.schemas.chat import ChatCompletion, ChatRequest
-from shared.schemas.validation import validate
+from shared.delivery.answer import Answer, collect, read_all
+from shared.delivery.merge import follow_all
+from shared.errors import HeadraceError, NotFound, QueueFull, TenantQueueFull, Unavailable
+from shared.protocol import Request
 
 PAUSE = 1.0  # seconds before what could not be had is asked for again
 
 
-def draft_of(body: bytes, tenant: str, *, priority: PriorityClass | None = None) -> tuple[ChatRequest, Request]:
-    """A body as POST /v1/chat/completions takes it, and the draft that it makes, in the class `priority`.
+def ids_of(asked: Asked, request_id: str) -> list[str]:
+    """Those of all its requests, of which `request_id` is the first's."""
+    return [request_id, *(derived_id(request_id, number) for number in range(1, len(asked.drafts)))]
 
-    Raises InvalidRequest, MalformedBody.
+
+async def answer(parts: Parts, asked: Asked, *, request_id: str, seed: int, principal: Principal) -> Any:
+    """Run what is asked under derived ids, or join it; a full queue and a store that is away are waited out.
+
+    Raises HeadraceError: what a request was refused or failed for.
     """
-    parsed = validate(body, ChatRequest)
-    if parsed.stream:
-        raise InvalidRequest("stream: the answer is not streamed here", param="stream")
-    draft = parsed.to_request(tenant, stream=False)
-    if priority is not None:
-        draft = msgspec.structs.replace(draft, priority=priority)
-    return parsed, draft
+    ids = ids_of(asked, request_id)
+    parts.gateway.check_together(asked.drafts)
+    same = asked.seed is not None
+    seeds = [seed if same or not number else derived_seed(seed, number) for number in range(len(ids))]
+    while True:
+        runs = [_run(parts, *each, principal) for each in zip(asked.drafts, ids, seeds, strict=True)]
+        try:
+            requests = await asyncio.gather(*runs)
+        except HeadraceError:
+            for each in ids:
+                parts.gateway.abandon(each)
+            raise
+        try:
+            found = await _read(parts, requests)
+        except (NotFound, Unavailable):  # one expired unread, or was lost before it began: run it anew
+            await asyncio.sleep(PAUSE)
+            continue
+        return asked.word(requests, found)
 
 
-async def answer(
-    parts: Parts, draft: Request, *, request_id: str, seed: int, principal: Principal
-) -> ChatCompletion:
-    """Run `draft` under a derived id, or join it; a full queue and a store that is away are waited out.
-
-    Raises HeadraceError: what the request was refused or failed for.
-    """
+async def _run(parts: Parts, draft: Request, request_id: str, seed: int, principal: Principal) -> Request:
+    """Until it has ended."""
     while True:
         try:
             with parts.ends.awaiting(request_id) as ended:
@@ -51,12 +62,14 @@ async def answer(
                 if admission.joined:
                     await parts.ends.look([request_id])
                 await ended
+            return admission.request
         except (QueueFull, TenantQueueFull, Unavailable):
             await asyncio.sleep(PAUSE)
-            continue
-        try:
-            found = await read_all(parts.backend.token_log, request_id)
-        except (NotFound, Unavailable):  # it expired unread, or was lost before it began: run it anew
-            await asyncio.sleep(PAUSE)
-            continue
-        return completion(admission.request, found)
+
+
+async def _read(parts: Parts, requests: Sequence[Request]) -> Answer:
+    """What has ended, as one answer. Raises NotFound, Unavailable."""
+    token_log = parts.backend.token_log
+    if len(requests) == 1:
+        return await read_all(token_log, requests[0].id)
+    return await collect(follow_all(token_log, requests, [-1] * len(requests), idle=parts.settings.keepalive))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
-import msgspec
 import structlog
 
-from headrace.tasks.answers import answer, draft_of
+from headrace.tasks.answers import answer, ids_of
+from headrace.tasks.asked import read_body
 from headrace.tasks.folders import KINDS, Folder
 from headrace.tasks.held import Held
 from headrace.tasks.lines import Line, Outcome, read, request_id, seed_of, survey
@@ -31,7 +32,6 @@ from shared.errors import (
     Unavailable,
 )
 from shared.protocol import PriorityClass
-from shared.schemas.chat import ChatCompletion
 
 LOOK = 1.0  # seconds between looks at the batch's state and time, at most
 ATTEMPTS = 3  # requests that a line may be, where the store loses one
@@ -180,7 +180,6 @@ class BatchRun:
             name = request_id(self._batch.id, number, attempt)
             if self._stop is not None:
                 return Outcome.stopped(line, name, self._stop)
-            self._under_way.add(name)
             try:
                 return Outcome.answered(line, name, await self._answer(name, number, line))
             except RequestLost as error:
@@ -188,8 +187,6 @@ class BatchRun:
             except HeadraceError as error:
                 await self._look_at_time()
                 return self._failed(line, name, error)
-            finally:
-                self._under_way.discard(name)
         return Outcome.failed(line, name, failure)
 
     def _failed(self, line: Line, name: str, error: HeadraceError) -> Outcome:
@@ -199,18 +196,24 @@ class BatchRun:
             return Outcome.stopped(line, name, self._stop)
         return Outcome.failed(line, name, error)
 
-    async def _answer(self, name: str, number: int, line: Line) -> ChatCompletion:
-        body, draft = draft_of(bytes(line.body), self._batch.tenant, priority=PriorityClass.BATCH)
-        if self._batch.models is not None and draft.model not in self._batch.models:
+    async def _answer(self, name: str, number: int, line: Line) -> Any:
+        asked = read_body(line.url, bytes(line.body), self._batch.tenant).in_class(PriorityClass.BATCH)
+        if self._batch.models is not None and asked.drafts[0].model not in self._batch.models:
             raise PermissionDenied("the key of this batch may not use this model", param="model")
         now = await self._parts.backend.token_log.now()
         ends = [self._batch.expires_at, now + self._parts.settings.max_timeout]
-        if body.timeout is not None:
-            ends.append(now + body.timeout)
-        draft = msgspec.structs.replace(draft, deadline=min(ends))
-        seed = seed_of(f"{self._batch.id}:{number}") if body.seed is None else body.seed
+        if asked.timeout is not None:
+            ends.append(now + asked.timeout)
+        seed = seed_of(f"{self._batch.id}:{number}") if asked.seed is None else asked.seed
+        names = ids_of(asked, name)
+        self._under_way.update(names)
         principal = Principal(self._batch.tenant, self._batch.key_id, self._batch.plan)
-        return await answer(self._parts, draft, request_id=name, seed=seed, principal=principal)
+        try:
+            return await answer(
+                self._parts, asked.until(min(ends)), request_id=name, seed=seed, principal=principal
+            )
+        finally:
+            self._under_way.difference_update(names)
 
     # the end
 

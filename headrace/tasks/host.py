@@ -17,13 +17,15 @@ import msgspec
 import structlog
 import uvloop
 
-from headrace.tasks.answers import answer, draft_of
+from headrace.tasks.answers import answer
+from headrace.tasks.asked import read_body
 from headrace.tasks.batch_run import BatchRun
 from headrace.tasks.folders import remove_all_but
 from headrace.tasks.lines import request_id, seed_of
 from headrace.tasks.parts import Parts
 from producer_api.attend import Stopping
 from producer_api.gateway.principal import Principal
+from producer_api.schemas.batches import CHAT
 from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
@@ -143,15 +145,15 @@ class Host:
 
     async def generate(self, task_id: str, body: bytes) -> Any:
         """A chat completion; the same task again is the same request. Raises HeadraceError."""
-        parsed, draft = draft_of(body, tenant="default")
-        if "priority" not in parsed.model_fields_set:
-            draft = msgspec.structs.replace(draft, priority=PriorityClass.BATCH)
+        asked = read_body(CHAT, body, tenant="default")
+        if not asked.classed:
+            asked = asked.in_class(PriorityClass.BATCH)
         now = await self.parts.backend.token_log.now()
         limit = min(self._settings.tasks_redelivery, self._settings.max_timeout)
-        draft = msgspec.structs.replace(draft, deadline=now + min(limit, parsed.timeout or limit))
-        seed = seed_of(task_id) if parsed.seed is None else parsed.seed
+        asked = asked.until(now + min(limit, asked.timeout or limit))
+        seed = seed_of(task_id) if asked.seed is None else asked.seed
         found = await answer(
-            self.parts, draft, request_id=request_id(task_id, 0), seed=seed, principal=Principal(draft.tenant)
+            self.parts, asked, request_id=request_id(task_id, 0), seed=seed, principal=Principal("default")
         )
         return msgspec.to_builtins(found)
 

@@ -17,7 +17,6 @@ import msgspec
 from producer_api.gateway.errors import openai_error
 from shared.batches.records import Batch, Chunk, LineError
 from shared.errors import HeadraceError
-from shared.schemas.chat import ChatCompletion
 
 CHUNK = 128  # lines: fewer cost more fsyncs, more leave less to share
 MOST_ERRORS = 100  # told of one file
@@ -148,7 +147,7 @@ class Outcome:
     expired: bool = False
 
     @classmethod
-    def answered(cls, line: Line, request: str, answer: ChatCompletion) -> Outcome:
+    def answered(cls, line: Line, request: str, answer: Any) -> Outcome:
         return cls(_result(line, request, 200, answer), completed=True)
 
     @classmethod

@@ -149,7 +149,7 @@ class Gateway:
 
         Without a `seed` each has one of its own.
         """
-        check_together([Identity("", 0.0, seed or 0).complete(draft, None) for draft in drafts], self._limits)
+        self.check_together(drafts, seed)
         first, *rest = drafts
         admission = await self.submit(
             first, principal=principal, seed=seed, within=within, key=key, resuming=resuming, others=rest
@@ -171,6 +171,10 @@ class Gateway:
                 self._take_back([request, *others], key)
             raise
         return replace(admission, others=tuple(others))
+
+    def check_together(self, drafts: Sequence[Request], seed: int | None = None) -> None:
+        """Raise InvalidRequest for what is out of bounds in drafts that are asked together."""
+        check_together([Identity("", 0.0, seed or 0).complete(draft, None) for draft in drafts], self._limits)
 
     def _take_back(self, requests: Sequence[Request], key: Key | None) -> None:
         """Cancel what is of no use without the rest, and free its key."""

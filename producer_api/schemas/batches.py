@@ -16,7 +16,8 @@ from producer_api.schemas.files import ExpiresAfter
 from shared.batches.records import BatchRecord
 from shared.schemas.fields import Body, Metadata
 
-CHAT = "/v1/chat/completions"
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)
 WINDOW = re.compile(r"([1-9][0-9]{0,4})([smh])")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 MOST_WINDOW = 86_400  # seconds
@@ -26,7 +27,7 @@ class BatchRequest(Body):
     """The body of POST /v1/batches."""
 
     input_file_id: str = Field(description="a file of purpose batch: a request in each line")
-    endpoint: str = Field(description=f"what all lines ask for: {CHAT}")
+    endpoint: str = Field(description=f"what all lines ask for: one of {', '.join(ENDPOINTS)}")
     completion_window: str = Field(description="24h; beyond OpenAI's, a shorter time as 90s, 30m, 2h")
     metadata: Metadata = Field(None, description="up to 16 texts of yours by name")
     output_expires_after: ExpiresAfter | None = Field(None, description="when the files that it makes end")
@@ -34,8 +35,8 @@ class BatchRequest(Body):
     @field_validator("endpoint")
     @classmethod
     def _served(cls, value: str) -> str:
-        if value != CHAT:
-            raise PydanticCustomError("endpoint", f"this server's batches run {CHAT} alone for now")
+        if value not in ENDPOINTS:
+            raise PydanticCustomError("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
         return value
 
     @field_validator("completion_window")

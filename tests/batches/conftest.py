@@ -40,9 +40,9 @@ class BatchClient:
     def __init__(self, url: str) -> None:
         self.sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=20)
 
-    def start(self, lines: Iterable[Any], window: Any = "24h") -> openai.types.Batch:
+    def start(self, lines: Iterable[Any], window: Any = "24h", endpoint: Any = CHAT) -> openai.types.Batch:
         file = self.sdk.files.create(file=("in.jsonl", jsonl(lines)), purpose="batch")
-        return self.sdk.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=window)
+        return self.sdk.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window=window)
 
     def results(self, batch: openai.types.Batch) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The lines of the output and of the error file."""

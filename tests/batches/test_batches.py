@@ -11,9 +11,11 @@ from typing import Any
 import openai
 import pytest
 
+from shared.repository import MINILM
 from tests.batches.conftest import ENDED, BatchClient, ids, jsonl, line
 from tests.chaos.cluster import Cluster
 from tests.chaos.node import Node
+from tests.fakes import MODEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
@@ -66,6 +68,48 @@ async def test_a_batch_runs(client: BatchClient) -> None:
     assert (file.purpose, file.status) == ("batch_output", "processed")
     listed = await asyncio.to_thread(client.sdk.batches.list, limit=1)
     assert listed.data[0].id == batch.id
+
+
+async def test_completions(client: BatchClient) -> None:
+    """Given lines of several prompts each, Expect OpenAI's indices in each line, and one that is refused whole."""
+    url = "/v1/completions"
+    bodies = {"two": {"prompt": ["a", "b"], "n": 2}, "one": {"prompt": [1, 2], "echo": True}, "bad": {"prompt": []}}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": {"model": MODEL, "max_tokens": 3, **fields}}
+        for name, fields in bodies.items()
+    ]
+    batch = await ended(client, (await asyncio.to_thread(client.start, lines, "24h", url)).id)
+    assert batch.request_counts.to_dict() == {"total": 3, "completed": 2, "failed": 1}
+    output, [bad] = await asyncio.to_thread(client.results, batch)
+    two, one = (each["response"]["body"] for each in output)
+    assert [choice["index"] for choice in two["choices"]] == [0, 1, 2, 3]
+    assert two["usage"] == {"prompt_tokens": 2, "completion_tokens": 12, "total_tokens": 14}
+    assert one["choices"][0]["text"].startswith("\x01\x02")
+    assert (bad["response"]["status_code"], bad["response"]["body"]["error"]["param"]) == (400, "prompt")
+
+
+async def test_embeddings(client: BatchClient, cluster: Cluster, minilm: Path) -> None:
+    """Given a worker that embeds beside the other, Expect the vectors of all lines, and the queue's as by HTTP."""
+    url, model = "/v1/embeddings", MINILM.name
+    environment = dict(cluster.workers[0].environment)
+    node = cluster.add("worker", environment | {"HEADRACE_MODEL": str(minilm), "HEADRACE_THREADS": "1"})
+    await node.start()
+    texts = {"many": [f"mill {number}" for number in range(40)], "one": ["mill 0"]}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": {"model": model, "input": given, "dimensions": 8}}
+        for name, given in texts.items()
+    ]
+    batch = await ended(client, (await asyncio.to_thread(client.start, lines, "24h", url)).id)
+    assert batch.status == "completed", batch
+    output, errors = await asyncio.to_thread(client.results, batch)
+    many, one = (each["response"]["body"]["data"] for each in output)
+    assert errors == []
+    assert [each["index"] for each in many] == list(range(40))
+    assert many[0]["embedding"] == one[0]["embedding"]
+    told = await asyncio.to_thread(client.sdk.embeddings.create, model=model, input="mill 0", dimensions=8)
+    assert told.data[0].embedding == one[0]["embedding"]
+    await node.stop()
+    cluster.workers.remove(node)
 
 
 async def test_an_upload_takes_no_memory(client: BatchClient, cluster: Cluster, tmp_path: Path) -> None:

@@ -60,6 +60,18 @@ class Settings(BaseModel):
     database_url: SecretStr | None = Field(
         None, description="database of keys, sqlite:// or postgresql://; default: SQLite in `data_dir`"
     )
+    jwt_jwks: str | None = Field(
+        None,
+        description="https URL or file of the public keys whose tokens (JWT) count beside API keys; needs `auth`",
+    )
+    jwt_issuer: str = Field("", description="`iss` that tokens must have")
+    jwt_audience: str = Field("", description="`aud` that tokens must have")
+    jwt_algorithms: str = Field("RS256,ES256,EdDSA", description="how tokens may be signed, by commas")
+    jwt_require_nbf: bool = Field(False, description="refuse tokens without `nbf`; `exp` is always needed")
+    jwt_leeway: float = Field(0, ge=0, le=300, description="seconds by which the clocks may differ")
+    jwt_tenant_claim: str = Field("tenant", min_length=1, description="claim that names a token's tenant")
+    jwt_scope_claim: str = Field("scope", min_length=1, description="claim that has a token's scopes, headrace:…")
+    jwt_plan_claim: str = Field("plan", min_length=1, description="claim that names a token's plan")
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey that holds queues and answers"

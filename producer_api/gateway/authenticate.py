@@ -1,4 +1,4 @@
-"""How a caller proves who it is: by an API key, sent as `Authorization: Bearer`. Reference: RFC 6750.
+"""How a caller proves who it is: by an API key or a token, sent as `Authorization: Bearer`. Reference: RFC 6750.
 
 It does not know what the caller wants.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from producer_api.gateway.principal import ANONYMOUS, Principal
+from producer_api.gateway.tokens import Tokens
 from shared.accounts.database import Database
 from shared.accounts.keys import KEY, ApiKeys, digest
 from shared.accounts.known import KnownKeys
@@ -19,13 +20,14 @@ from shared.config import Settings
 from shared.errors import InvalidApiKey, Unauthenticated
 
 SCHEME = "bearer"
+PREFIX = "hr_"  # of keys
 
 
 class Authenticator(Protocol):
     """Tells the caller by the Authorization headers of a request."""
 
     async def __call__(self, given: Sequence[str]) -> Principal:
-        """Raises Unauthenticated, and Unavailable where it cannot be told now."""
+        """Raises Unauthenticated, PermissionDenied, and Unavailable where it cannot be told now."""
 
     async def close(self) -> None: ...
 
@@ -40,23 +42,29 @@ class Nobody:
         return
 
 
-class ByKey:
-    """By API keys.
+class Callers:
+    """By API keys, and by tokens where the settings name their issuer.
 
     Args:
-        settings: how long a key is remembered.
+        settings: how long a key is remembered, and whose tokens count.
         database: where keys are looked up.
 
     Raises:
-        ConfigError: there is no pepper.
+        ConfigError: there is no pepper, or the issuer is not wholly named.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._pepper = pepper_of(settings)
         self._known = KnownKeys(ApiKeys(database, self._pepper).find, settings.key_life)
+        self._tokens = None if settings.jwt_jwks is None else Tokens(settings)
 
     async def __call__(self, given: Sequence[str]) -> Principal:
         text = credential(given)
+        if self._tokens is not None and not text.startswith(PREFIX):
+            return await self._tokens(text)
+        return await self._by_key(text)
+
+    async def _by_key(self, text: str) -> Principal:
         found = KEY.fullmatch(text)
         key = await self._known.get(found[1]) if found else None
         # compared also where there is no such id, so that the time tells nothing
@@ -64,7 +72,7 @@ class ByKey:
         if key is None or not proven:
             raise InvalidApiKey("this is no API key of this server")
         if (why := key.ended(time.time())) is not None:
-            raise InvalidApiKey(f"the API key hr_{key.id} {why}")
+            raise InvalidApiKey(f"the API key {PREFIX}{key.id} {why}")
         return Principal(key.tenant, key.id, key.plan, key.scopes)
 
     async def close(self) -> None:
@@ -83,4 +91,4 @@ def credential(given: Sequence[str]) -> str:
 
 def authenticator(settings: Settings, database: Database) -> Authenticator:
     """As the settings ask for. Raises ConfigError."""
-    return ByKey(settings, database) if settings.auth else Nobody()
+    return Callers(settings, database) if settings.auth else Nobody()

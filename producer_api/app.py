@@ -8,6 +8,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from producer_api.context import Context
 from producer_api.gateway.client import Proxies
@@ -48,6 +49,13 @@ from shared.schemas.tokenize import Detokenized, DetokenizeRequest, TokenizeRequ
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"
+EXPOSED = [
+    "idempotent-replayed",
+    "location",
+    "retry-after",
+    "x-request-id",
+    "x-should-retry",
+]  # to other sites' pages
 
 
 def create_app(settings: Settings, backend: Backend) -> FastAPI:
@@ -63,6 +71,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         middleware=[
             Middleware(RequestId, proxies=Proxies(settings.trusted_proxies)),
             Middleware(SecurityHeaders),
+            *_cors(settings),
             Middleware(RequestLog, metrics=metrics, told=context.told),
             Middleware(Drain, attendance=context.attendance),
             Middleware(ConnectionLimit, most=settings.max_connections),
@@ -106,3 +115,19 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         ],
     )
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Lets pages of other sites call, with a key of their own; cookies are nothing to us."""
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+            max_age=600,
+        )
+    ]

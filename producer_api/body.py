@@ -10,8 +10,6 @@ from producer_api.attend import ClientGone
 from shared.errors import MalformedBody, UnsupportedMediaType
 from shared.schemas.validation import Model, validate
 
-ARRIVAL = 30.0  # seconds that a body may take to arrive
-
 
 async def read_body(request: Request, schema: type[Model]) -> Model:
     """The body as `schema`.
@@ -24,11 +22,12 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("content-type must be application/json")
+    limit = request.app.state.context.settings.body_timeout
     try:
-        async with asyncio.timeout(ARRIVAL):
+        async with asyncio.timeout(limit):
             data = await request.body()
     except ClientDisconnect:
         raise ClientGone from None
     except TimeoutError:
-        raise MalformedBody(f"the body did not arrive within {ARRIVAL:.0f} s") from None
+        raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
     return validate(data, schema)

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 
 import structlog
 import uvicorn
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 
 from producer_api.admin import CONNECTIONS, create_admin_app
 from producer_api.app import create_app
+from producer_api.connection import Bounds, Connection
 from producer_api.context import Context
 from producer_api.webhooks import WebhookSender
 from shared.backend import Backend
@@ -137,7 +139,7 @@ class Server(uvicorn.Server):
         self.context: Context = app.state.context
         self._grace = settings.grace
         self._reuse_port = settings.reuse_port
-        super().__init__(_config(app, settings.max_connections))
+        super().__init__(_config(app, settings, settings.max_connections))
 
     def sweeper(self) -> Sweeper:
         backend, catalog = self.context.backend, self.context.catalog
@@ -180,17 +182,17 @@ class AdminServer(uvicorn.Server):
     """The admin port, until it is cancelled; the API's server is who hears signals."""
 
     def __init__(self, context: Context) -> None:
-        super().__init__(_config(create_admin_app(context), CONNECTIONS))
+        super().__init__(_config(create_admin_app(context), context.settings, CONNECTIONS))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _config(app: FastAPI, connections: int) -> uvicorn.Config:
+def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=partial(Connection, bounds=Bounds.of(settings)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,

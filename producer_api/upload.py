@@ -18,7 +18,6 @@ from producer_api.attend import ClientGone
 from shared.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
 from shared.files.content import Draft
 
-SILENCE = 30.0  # seconds that an upload may stand still
 FIELDS, FIELD_BYTES = 16, 1024  # most fields, and most bytes of one
 OVERHEAD = 64 * 2**10  # bytes that a form may have beside its file
 NAME_CHARS = 255
@@ -120,15 +119,16 @@ class Upload:
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes; a client that stands still for SILENCE seconds is given up."""
+    """The body as it comes; a client that stands still for `body_timeout` is given up."""
+    silence = request.app.state.context.settings.body_timeout
     chunks = request.stream()
     try:
         while True:
-            async with asyncio.timeout(SILENCE):
+            async with asyncio.timeout(silence):
                 yield await anext(chunks)
     except StopAsyncIteration:
         return
     except TimeoutError:
-        raise MalformedBody(f"nothing of the body came for {SILENCE:.0f} s") from None
+        raise MalformedBody(f"nothing of the body came for {silence:.0f} s") from None
     except ClientDisconnect:
         raise ClientGone from None

@@ -132,6 +132,18 @@ class Settings(BaseModel):
     dead_letter_ttl: float = Field(604_800, gt=0, description="seconds a request set aside is kept")
     max_connections: int = Field(20_000, ge=1, description="most open connections of one API process")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body")
+    max_header_bytes: int = Field(32_768, ge=1024, description="most bytes of a request's line and headers")
+    max_headers: int = Field(100, ge=10, description="most headers of one request")
+    head_timeout: float = Field(10, gt=0, le=600, description="seconds until a request's headers must have come")
+    body_timeout: float = Field(
+        30,
+        gt=0,
+        le=3600,
+        description="seconds until a JSON body must have come, and that an upload may stand still",
+    )
+    cors_origins: str = Field(
+        "", description="other sites whose pages may call, https://… by commas; * for all; default: none"
+    )
     max_n: int = Field(8, ge=1, le=128, description="most choices of one request")
     log_tokens: int = Field(262_144, ge=1, description="most tokens one answer's log may hold, all choices")
     request_ttl: float = Field(86_400, gt=0, description="seconds an unfinished request is kept")

@@ -110,6 +110,14 @@ class PayloadTooLarge(HeadraceError):
     grpc_status = "RESOURCE_EXHAUSTED"
 
 
+class HeaderTooLarge(HeadraceError):
+    """The request's line and headers are over the limit."""
+
+    code = "header_too_large"
+    status = 431
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
 class StorageFull(HeadraceError):
     """There is no room for the file on the server."""
 

@@ -40,7 +40,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
         },
     )
     async def upload(request: Request, tenant: Tenant) -> Response:
-        _same_site(request)
+        _same_site(request, context.settings.cors_origins)
         return _json(File.of(await _receive(context, files, tenant, request)))
 
     @router.get(
@@ -112,10 +112,11 @@ async def _receive(context: Context, files: Files, tenant: str, request: Request
         draft.discard()
 
 
-def _same_site(request: Request) -> None:
-    """A browser sends forms for any page: only our own may."""
+def _same_site(request: Request, others: str) -> None:
+    """A browser sends forms for any page: only our own may, and those of the sites that CORS lets call."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    allowed = origin is None or origin in others.split(",") or others == "*"
+    if not allowed and urlsplit(origin).netloc != request.headers.get("host"):
         raise InvalidRequest("files are not taken from another site's page", param="Origin")
 
 

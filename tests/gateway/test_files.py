@@ -11,7 +11,6 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
-import producer_api.upload
 from producer_api.app import create_app
 from shared.backend import Backend
 from shared.config import Settings
@@ -129,11 +128,9 @@ async def test_wrong_uploads(client: httpx.AsyncClient, settings: Settings) -> N
     assert (await upload(client, name="../../etc/passwd")).json()["filename"] == "passwd"
 
 
-async def test_a_client_that_stands_still(
-    settings: Settings, backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_client_that_stands_still(settings: Settings, backend: Backend) -> None:
     """Given an upload that stops coming, Expect it given up, and its beginning removed."""
-    monkeypatch.setattr(producer_api.upload, "SILENCE", 0.05)
+    settings = settings.model_copy(update={"body_timeout": 0.05})
     sent: list[Any] = []
     scope = {
         "type": "http",

@@ -1,0 +1,196 @@
+"""What a client may send, and how slowly, before it is known: over a socket, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from producer_api import connection
+from producer_api.app import create_app
+from shared.backend import Backend
+from shared.config import Settings
+from tests.gateway.conftest import ScriptedWorker, calling, chat, serving
+
+HEAD, BODY = 0.4, 0.4  # seconds
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    bounds = {"head_timeout": HEAD, "body_timeout": BODY, "max_header_bytes": 4096, "max_headers": 20}
+    return settings.model_copy(update=bounds)
+
+
+@pytest.fixture
+async def port(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[int]:
+    monkeypatch.setattr(connection, "MARGIN", 0.2)
+    monkeypatch.setattr(connection, "LINGER", 0.2)
+    async with serving(settings, backend) as url:
+        yield int(url.rsplit(":", 1)[1])
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def trickle(port: int, begin: bytes, piece: bytes, *, most: float = 5.0) -> tuple[float, bytes]:
+    """Sends `begin`, then a `piece` every 20 ms, until the server ends it; the seconds, and what it said."""
+    began = time.monotonic()
+    async with asyncio.timeout(most), connected(port) as (reader, writer):
+        told = asyncio.create_task(reader.read())
+        writer.write(begin)
+        while not told.done():
+            writer.write(piece)
+            await asyncio.sleep(0.02)
+        try:
+            return time.monotonic() - began, told.result()
+        except ConnectionResetError:
+            return time.monotonic() - began, b""
+
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(b"G", b"", id="a letter"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\na: ", b"a", id="a header by letters"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\n", b"a: b\r\n", id="headers"),
+        pytest.param(b"", b"\r\n", id="empty lines"),
+        pytest.param(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n", id="empty lines after a request"),
+        pytest.param(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"G", id="letters after a request"),
+    ],
+)
+async def test_a_head_that_does_not_end(port: int, begin: bytes, piece: bytes) -> None:
+    """Given a client that goes on with its head for ever, expect it given up after the time for it."""
+    took, _ = await trickle(port, begin, piece)
+    assert took < HEAD * 3
+
+
+async def test_a_body_that_does_not_end(port: int) -> None:
+    """Given a body by letters, expect 400 in the API's shape where it is read, and the end in any case."""
+    took, told = await trickle(port, POST + b"content-length: 100000\r\n\r\n{", b" ")
+    assert took < (BODY + 0.4) * 2
+    assert b"400 Bad Request" in told
+    assert b"malformed_body" in told
+    form = b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+    took, _ = await trickle(port, form + b"content-length: 100000\r\n\r\n--b\r\n", b"a")
+    assert took < (BODY + 0.4) * 2
+    took, told = await trickle(port, POST.replace(b"POST", b"DELETE") + b"content-length: 100000\r\n\r\n", b" ")
+    assert b"405 Method Not Allowed" in told, "nobody reads its body"
+    assert took < (BODY + 0.4) * 2
+
+
+async def test_a_large_body_may_take_its_time(port: int) -> None:
+    """Given an upload that takes several times the limit, at a good rate, expect it taken."""
+    content = b"x" * 2**20
+    form = (
+        b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+        b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n' + content + b"\r\n--b--\r\n"
+    )
+    head = b"POST /v1/files HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    head += b"content-type: multipart/form-data; boundary=b\r\n"
+    async with asyncio.timeout(10), connected(port) as (reader, writer):
+        writer.write(head + b"content-length: %d\r\n\r\n" % len(form))
+        step = len(form) // 40
+        for start in range(0, len(form), step):
+            writer.write(form[start : start + step])
+            await writer.drain()
+            await asyncio.sleep(BODY / 10)
+        assert b"200 OK" in await reader.read()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 30 + b"\r\n", id="many"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 5000 + b"\r\n\r\n", id="one long value"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a" * 5000 + b": b\r\n\r\n", id="one long name"),
+        pytest.param(b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", id="a long path"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 10**6, id="a value without an end"),
+        pytest.param(b"GET /" + b"a" * 10**6, id="a path without an end"),
+    ],
+)
+async def test_a_flood_of_headers(port: int, head: bytes) -> None:
+    """Given more headers, or larger ones, than are allowed, expect 431 at once, with an id, and the end."""
+    async with asyncio.timeout(5), connected(port) as (reader, writer):
+        writer.write(head)
+        told = (await reader.read()).lower()
+    assert told.startswith(b"http/1.1 431 ")
+    assert b'"code":"header_too_large"' in told
+    assert b"x-request-id: " in told
+    assert b"connection: close" in told
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        pytest.param(b"0\r\n", b"a: b\r\n" * 10, id="headers after the body"),
+        pytest.param(b"0\r\na: ", b"b" * 1000, id="a long header after the body"),
+        pytest.param(b"1;a=", b"b" * 1000, id="a chunk's extension"),
+    ],
+)
+async def test_a_flood_after_the_head(port: int, begin: bytes, piece: bytes) -> None:
+    """Given what holds memory and is no body, expect the end before its time is over."""
+    took, _ = await trickle(port, POST + b"transfer-encoding: chunked\r\n\r\n" + begin, piece)
+    assert took < BODY
+
+
+async def test_good_clients_are_left_alone(port: int, worker: ScriptedWorker) -> None:
+    """Given many requests over one connection, some at once, expect each answered, whatever they add up to."""
+    async with connected(port) as (reader, writer):
+        request = b"GET /health HTTP/1.1\r\nhost: x\r\na: " + b"b" * 2000 + b"\r\n\r\n"
+        for _ in range(20):
+            writer.write(request * 3)
+            for _ in range(3):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                await reader.readexactly(len(b'{"status":"ok"}'))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat()))
+        job = await worker.take()
+        await asyncio.sleep(HEAD + BODY)  # an answer may take longer than any of the limits
+        await job.say("slow")
+        await job.end()
+        assert (await asked).json()["choices"][0]["message"]["content"] == "slow"
+
+
+async def test_what_is_not_http(port: int) -> None:
+    """Given bytes that are no request, expect 400 in our words."""
+    for data in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\nx\r\n\r\n"):
+        async with asyncio.timeout(5), connected(port) as (reader, writer):
+            writer.write(data)
+            told = await reader.read()
+        assert told.startswith(b"HTTP/1.1 400 ")
+        assert b'"code":"invalid_request"' in told
+
+
+async def test_other_sites_pages(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """Given pages of other sites, expect them let in only where the settings name them, also to their refusals."""
+    asks = {"origin": "https://app.test", "access-control-request-method": "POST"}
+    given = settings.model_copy(update={"auth": True, "cors_origins": "https://app.test, https://b.test"})
+    for each, allowed in ((settings, None), (given, "https://app.test")):
+        app = create_app(each, backend)
+        async with calling(app) as client:
+            before = await client.options("/v1/chat/completions", headers=asks)
+            assert before.headers.get("access-control-allow-origin") == allowed
+            assert before.status_code == (200 if allowed else 405)
+            refused = await client.get("/v1/models", headers={"origin": "https://app.test"})
+            assert refused.headers.get("access-control-allow-origin") == allowed
+            assert "access-control-allow-credentials" not in refused.headers
+            other = await client.get("/v1/models", headers={"origin": "https://evil.test"})
+            assert "access-control-allow-origin" not in other.headers
+        await app.state.context.close()

@@ -9,24 +9,24 @@ cancelled: response.incomplete tells of it, with the status cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from producer_api.response_output import Change, Output
 from producer_api.sse import RETRY
-from shared.delivery.answer import Answer, Choice
+from shared.delivery.answer import Answer
 from shared.errors import HeadraceError
 from shared.protocol import FinishReason, RequestState, Terminal, Token, TokenEvent
-from shared.schemas.chat import Logprobs
-from shared.schemas.response_items import Item, MessageItem, OutputText, Status
+from shared.schemas.response_items import FunctionCallItem, MessageItem, OutputItem, OutputText, Status
 from shared.schemas.response_object import (
+    ArgumentsDelta,
+    ArgumentsDone,
     ErrorEvent,
     IncompleteDetails,
     ItemEvent,
-    ItemKind,
     NumberedEvent,
     PartEvent,
-    PartKind,
     ResponseFailure,
     ResponseObject,
     ResponseStatus,
@@ -37,46 +37,55 @@ from shared.schemas.response_object import (
     TextDone,
 )
 
+OURS, THEIRS = "req_", "resp_"  # one id, as a request's and as a response's
 ENDS: dict[ResponseStatus, StateKind] = {"completed": "response.completed", "failed": "response.failed"}
+
+
+def request_id_of(response_id: str) -> str:
+    return OURS + response_id.removeprefix(THEIRS)
+
+
+def response_id_of(request_id: str) -> str:
+    return THEIRS + request_id.removeprefix(OURS)
 
 
 def ended(asked: ResponseObject, answer: Answer) -> ResponseObject:
     """What was `asked`, with the whole of its answer."""
     assert answer.terminal is not None
-    status = _status(answer)
-    error = answer.terminal.error
-    whole = status == "completed"
-    return msgspec.structs.replace(
-        asked,
-        status=status,
-        error=None if error is None else ResponseFailure.of(error.to_error()),
-        incomplete_details=IncompleteDetails() if status == "incomplete" else None,
-        output=[_message(asked, choice, "completed" if whole else "incomplete") for _, choice in answer.choices],
-        usage=ResponseUsage.of(answer.terminal.usage),
+    tokens = [token for _, choice in answer.choices for token in choice.tokens]
+    status = _status(answer.terminal, tokens[-1:])
+    return _told(
+        asked, status, answer.terminal, Output.whole(request_id_of(asked.id), tokens, _item_status(status))
     )
 
 
-def _status(answer: Answer) -> ResponseStatus:
-    terminal: Terminal | None = answer.terminal
-    assert terminal is not None
-    if terminal.state is not RequestState.COMPLETED:
-        return "failed" if terminal.state is RequestState.FAILED else "cancelled"
-    cut = any(choice.finish_reason is FinishReason.LENGTH for _, choice in answer.choices)
-    return "incomplete" if cut else "completed"
+def _status(terminal: Terminal, last: Sequence[Token]) -> ResponseStatus:
+    """How it ended, with this as its last token, if it has any."""
+    if terminal.state is RequestState.COMPLETED:
+        cut = any(token.finish_reason is FinishReason.LENGTH for token in last)
+        return "incomplete" if cut else "completed"
+    return "failed" if terminal.state is RequestState.FAILED else "cancelled"
 
 
-def _message(asked: ResponseObject, choice: Choice, status: Status) -> Item:
-    logprobs = Logprobs.of(choice.tokens)
-    part = OutputText(choice.text, logprobs=logprobs.content if logprobs else [])
-    return MessageItem(id=_message_id(asked), status=status, role="assistant", content=[part])
+def _item_status(status: ResponseStatus) -> Status:
+    return "completed" if status == "completed" else "incomplete"
 
 
-def _message_id(asked: ResponseObject) -> str:
-    return "msg_" + asked.id.removeprefix("resp_")
+def _told(
+    asked: ResponseObject, status: ResponseStatus, terminal: Terminal, output: list[OutputItem]
+) -> ResponseObject:
+    return msgspec.structs.replace(
+        asked,
+        status=status,
+        error=None if terminal.error is None else ResponseFailure.of(terminal.error.to_error()),
+        incomplete_details=IncompleteDetails() if status == "incomplete" else None,
+        output=output,
+        usage=ResponseUsage.of(terminal.usage),
+    )
 
 
 class ResponseFraming:
-    """One event per token that adds something, between those that tell how the response stands.
+    """One event per token that adds something, between those that tell how the response and its items stand.
 
     Args:
         asked: the response before its answer.
@@ -89,25 +98,25 @@ class ResponseFraming:
         self._after = after
         self._resumable = resumable
         self._number = -1  # of the last event
-        self._answer = Answer()
-        self._begun = False
-        self._message_id = _message_id(asked)
+        self._output = Output(request_id_of(asked.id))
+        self._last: tuple[Token, ...] = ()
         self._encode = msgspec.json.Encoder().encode
 
     def opening(self) -> bytes:
-        """What is told before anything is known of the answer."""
         waiting: StateKind = "response.queued" if self._asked.background else "response.in_progress"
         return self._state("response.created", self._asked) + self._state(waiting, self._asked)
 
     def event(self, event: TokenEvent) -> bytes:
         frames: list[bytes] = []
-        if event.tokens and not self._begun:
-            self._begun = True
-            frames += self._begin()
-        self._answer.add(event)
-        frames += [self._delta(token) for token in event.tokens if token.text or token.logprobs is not None]
+        if event.tokens and not self._last and self._asked.background:
+            running = msgspec.structs.replace(self._asked, status="in_progress")
+            frames.append(self._state("response.in_progress", running))
+        self._last = event.tokens[-1:] or self._last
+        for token in event.tokens:
+            for change in self._output.feed(token):
+                frames += self._changed(change)
         if event.terminal is not None:
-            frames += self._end(ended(self._asked, self._answer))
+            frames += self._end(event.terminal)
         return b"".join(frames)
 
     def interruption(self, error: HeadraceError) -> bytes:
@@ -117,52 +126,69 @@ class ResponseFraming:
         )
         return (RETRY if self._resumable and error.retryable else b"") + b"event: error\ndata: %b\n\n" % told
 
-    def _begin(self) -> Iterator[bytes]:
-        if self._asked.background:
-            yield self._state("response.in_progress", msgspec.structs.replace(self._asked, status="in_progress"))
-        item = MessageItem(id=self._message_id, status="in_progress", role="assistant", content=[])
-        yield self._item("response.output_item.added", item)
-        yield self._part("response.content_part.added", OutputText(""))
+    def _end(self, terminal: Terminal) -> Iterator[bytes]:
+        status = _status(terminal, self._last)
+        for change in self._output.end(_item_status(status)):
+            yield from self._changed(change)
+        response = _told(self._asked, status, terminal, self._output.items)
+        yield self._state(ENDS.get(status, "response.incomplete"), response)
 
-    def _delta(self, token: Token) -> bytes:
-        logprobs = Logprobs.of([token])
-        return self._frame(
-            TextDelta(
-                sequence_number=self._next(),
-                item_id=self._message_id,
-                output_index=0,
-                content_index=0,
-                delta=token.text,
-                logprobs=logprobs.content if logprobs else [],
+    def _changed(self, change: Change) -> Iterator[bytes]:
+        item, index = change.item, change.index
+        if change.kind == "text":
+            yield self._frame(
+                TextDelta(
+                    sequence_number=self._next(),
+                    item_id=item.id,
+                    output_index=index,
+                    content_index=0,
+                    delta=change.delta,
+                    logprobs=list(change.logprobs),
+                )
             )
-        )
+        elif change.kind == "arguments":
+            yield self._frame(
+                ArgumentsDelta(
+                    sequence_number=self._next(), item_id=item.id, output_index=index, delta=change.delta
+                )
+            )
+        elif change.kind == "begun":
+            yield self._frame(ItemEvent("response.output_item.added", self._next(), index, item))
+            if isinstance(item, MessageItem):
+                part = OutputText("")
+                yield self._frame(PartEvent("response.content_part.added", self._next(), item.id, index, 0, part))
+        else:
+            yield from self._done(index, item)
 
-    def _end(self, response: ResponseObject) -> Iterator[bytes]:
-        for item in response.output:
+    def _done(self, index: int, item: OutputItem) -> Iterator[bytes]:
+        if isinstance(item, FunctionCallItem):
+            yield self._frame(
+                ArgumentsDone(
+                    sequence_number=self._next(),
+                    item_id=item.id,
+                    output_index=index,
+                    name=item.name,
+                    arguments=item.arguments,
+                )
+            )
+        else:
             [part] = item.content
             assert isinstance(part, OutputText)
             yield self._frame(
                 TextDone(
                     sequence_number=self._next(),
                     item_id=item.id,
-                    output_index=0,
+                    output_index=index,
                     content_index=0,
                     text=part.text,
                     logprobs=part.logprobs,
                 )
             )
-            yield self._part("response.content_part.done", part)
-            yield self._item("response.output_item.done", item)
-        yield self._state(ENDS.get(response.status, "response.incomplete"), response)
+            yield self._frame(PartEvent("response.content_part.done", self._next(), item.id, index, 0, part))
+        yield self._frame(ItemEvent("response.output_item.done", self._next(), index, item))
 
     def _state(self, kind: StateKind, response: ResponseObject) -> bytes:
         return self._frame(StateEvent(kind, self._next(), response))
-
-    def _item(self, kind: ItemKind, item: Item) -> bytes:
-        return self._frame(ItemEvent(kind, self._next(), 0, item))
-
-    def _part(self, kind: PartKind, part: OutputText) -> bytes:
-        return self._frame(PartEvent(kind, self._next(), self._message_id, 0, 0, part))
 
     def _next(self) -> int:
         self._number += 1

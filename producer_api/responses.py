@@ -12,15 +12,13 @@ import msgspec
 
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
-from producer_api.response_events import ended
+from producer_api.response_events import THEIRS, ended, request_id_of, response_id_of
 from shared.delivery.answer import read_all
 from shared.delivery.base import Keepsake, RequestRecord
 from shared.errors import InvalidRequest, NotFound
 from shared.protocol import Request, RequestState
-from shared.schemas.response_items import Item
+from shared.schemas.response_items import Item, kept
 from shared.schemas.response_object import ResponseObject
-
-OURS, THEIRS = "req_", "resp_"  # one id, as a request's and as a response's
 
 
 class _Kept(msgspec.Struct):
@@ -50,8 +48,7 @@ def keepsake(context: Context, asked: ResponseObject, items: Sequence[Item]) -> 
 
 def admitted(asked: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
     """With what admission gave it."""
-    response_id = THEIRS + request.id.removeprefix(OURS)
-    return msgspec.structs.replace(asked, id=response_id, created_at=int(request.created_at))
+    return msgspec.structs.replace(asked, id=response_id_of(request.id), created_at=int(request.created_at))
 
 
 async def find(context: Context, response_id: str, tenant: str) -> StoredResponse:
@@ -60,14 +57,14 @@ async def find(context: Context, response_id: str, tenant: str) -> StoredRespons
     if not response_id.startswith(THEIRS):
         raise missing
     try:
-        record = await context.gateway.record(OURS + response_id.removeprefix(THEIRS), tenant)
+        record = await context.gateway.record(request_id_of(response_id), tenant)
     except NotFound:
         raise missing from None
     async with patience():
-        kept = await context.backend.token_log.keepsake(record.id)
-    if kept is None:
+        content = await context.backend.token_log.keepsake(record.id)
+    if content is None:
         raise missing
-    found = _decode(kept)
+    found = _decode(content)
     return StoredResponse(record, admitted(found.asked, record), found.items)
 
 
@@ -97,4 +94,4 @@ async def conversation(context: Context, previous: str | None, tenant: str) -> l
     if not found.record.state.terminal:
         raise InvalidRequest("previous_response_id: that response has not ended", param="previous_response_id")
     response = await describe(context, found)
-    return [*found.items, *(item.to_input() for item in response.output)]
+    return [*found.items, *kept(response.output)]

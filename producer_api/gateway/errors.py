@@ -30,7 +30,14 @@ NATIVE = ("/v1/jobs/", "/v1/dead-letters/")
 OPENAI_TOO = ("/tokenize", "/detokenize")  # vLLM's
 
 # what an API calls the fields that errors name as a chat does
-FIELDS = {"/v1/responses": {"messages": "input", "max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}}
+FIELDS = {
+    "/v1/responses": (
+        (r"^messages\b.*", "input"),
+        (r"^max_tokens$", "max_output_tokens"),
+        (r"^logprobs$", "top_logprobs"),
+        (r"^(tools\[\d+\])\.function", r"\1"),
+    )
+}
 
 # what the SDK's users see as `error.type`, by HTTP status
 OPENAI_TYPES = {
@@ -90,11 +97,14 @@ def error_response(error: HeadraceError, path: str) -> Response:
 
 def _renamed(error: HeadraceError, path: str) -> HeadraceError:
     """With the name that the field has in that API; what its schema found is by that name already."""
-    name = FIELDS.get(path, {}).get(error.param or "")
-    if name is None or isinstance(error, InvalidFields):
+    if error.param is None or isinstance(error, InvalidFields):
         return error
-    message = re.sub(f"^{error.param} ", f"{name} ", error.message)
-    return type(error)(message, param=name, retry_after=error.retry_after)
+    for pattern, to in FIELDS.get(path, ()):
+        if (name := re.sub(pattern, to, error.param)) != error.param:
+            rest = error.message.removeprefix(f"{error.param} ")
+            message = error.message if rest == error.message else f"{name} {rest}"
+            return type(error)(message, param=name, retry_after=error.retry_after)
+    return error
 
 
 def register_errors(app: FastAPI) -> None:

@@ -5,14 +5,15 @@ Reference: OpenAI API, "The response object" and "Streaming events".
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from shared.errors import HeadraceError
 from shared.protocol import Usage
 from shared.schemas.chat import TokenLogprob
-from shared.schemas.response_items import Item, OutputText
+from shared.schemas.response_items import Item, OutputItem, OutputText
+from shared.schemas.response_tools import FormatTold, FunctionTold, NamedTold, PlainText
 
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
@@ -70,11 +71,8 @@ class Reasoning(msgspec.Struct):
     summary: None = None
 
 
-class PlainText(msgspec.Struct, tag="text", tag_field="type"): ...
-
-
 class TextConfig(msgspec.Struct):
-    format: PlainText = msgspec.field(default_factory=PlainText)
+    format: FormatTold = msgspec.field(default_factory=PlainText)
     verbosity: Literal["medium"] = "medium"
 
 
@@ -97,7 +95,7 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     max_tool_calls: int | None
     metadata: dict[str, str]
     model: str
-    output: list[Item] = []
+    output: list[OutputItem] = []
     parallel_tool_calls: bool
     previous_response_id: str | None
     prompt_cache_key: str | None
@@ -106,9 +104,9 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     service_tier: Literal["default"] = "default"
     store: bool
     temperature: float
-    text: TextConfig = msgspec.field(default_factory=TextConfig)
-    tool_choice: Literal["auto"] = "auto"
-    tools: list[Any] = []
+    text: TextConfig
+    tool_choice: Literal["none", "auto", "required"] | NamedTold
+    tools: list[FunctionTold]
     top_logprobs: int
     top_p: float
     truncation: Literal["disabled"] = "disabled"
@@ -156,7 +154,7 @@ class ItemEvent(msgspec.Struct):
     type: ItemKind
     sequence_number: int
     output_index: int
-    item: Item
+    item: OutputItem
 
 
 class PartEvent(msgspec.Struct):
@@ -188,6 +186,23 @@ class TextDone(msgspec.Struct, kw_only=True):
     logprobs: list[TokenLogprob]
 
 
+class ArgumentsDelta(msgspec.Struct, kw_only=True):
+    type: Literal["response.function_call_arguments.delta"] = "response.function_call_arguments.delta"
+    sequence_number: int
+    item_id: str
+    output_index: int
+    delta: str
+
+
+class ArgumentsDone(msgspec.Struct, kw_only=True):
+    type: Literal["response.function_call_arguments.done"] = "response.function_call_arguments.done"
+    sequence_number: int
+    item_id: str
+    output_index: int
+    name: str
+    arguments: str
+
+
 class ErrorEvent(msgspec.Struct, kw_only=True):
     """The stream ends before its response: `sequence_number` is the last one that was told."""
 
@@ -198,4 +213,4 @@ class ErrorEvent(msgspec.Struct, kw_only=True):
     param: str | None
 
 
-NumberedEvent = StateEvent | ItemEvent | PartEvent | TextDelta | TextDone
+NumberedEvent = StateEvent | ItemEvent | PartEvent | TextDelta | TextDone | ArgumentsDelta | ArgumentsDone

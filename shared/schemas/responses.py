@@ -14,16 +14,15 @@ from pydantic_core import PydanticCustomError
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, Request, SamplingParams
 from shared.schemas.fields import SEEDS, Body, Metadata, Priority, priority_class
-from shared.schemas.response_items import Input, Item
-from shared.schemas.response_object import ResponseObject
+from shared.schemas.response_items import Input, Item, messages_of
+from shared.schemas.response_object import ResponseObject, TextConfig
+from shared.schemas.response_tools import ToolFields
 
 LOGPROBS = "message.output_text.logprobs"
 # fields that OpenAI has and we do not, with the values that ask for nothing
 REFUSED: dict[str, tuple[Any, ...]] = {
     "conversation": (None,),
     "prompt": (None,),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "context_management": (None, []),
     "moderation": (None,),
     "image": (None,),
@@ -49,15 +48,6 @@ Includable = Literal[
 ]
 
 
-class TextFormat(Body):
-    type: Literal["text"]
-
-
-class TextOptions(Body):
-    format: TextFormat | None = None
-    verbosity: Literal["medium"] | None = None
-
-
 class ReasoningOptions(Body):
     """What asks for no reasoning."""
 
@@ -72,7 +62,7 @@ class ResponseStreamOptions(Body):
     include_obfuscation: bool | None = Field(None, description="accepted; nothing is padded")
 
 
-class ResponseRequest(Body):
+class ResponseRequest(ToolFields):
     """The body of a response."""
 
     model: str
@@ -84,7 +74,6 @@ class ResponseRequest(Body):
     top_p: float | None = Field(None, description="above 0, to 1; default 1")
     top_logprobs: int | None = Field(None, description=f"0 to 20; with {LOGPROBS} in include")
     include: list[Includable] | None = Field(None, description="there are no others than logprobs to include")
-    text: TextOptions | None = Field(None, description="what the answer is to be")
     reasoning: ReasoningOptions | None = Field(None, description="models here do not reason")
     stream: bool | None = Field(None, description="answer by server-sent events")
     stream_options: ResponseStreamOptions | None = Field(None, description="only with stream")
@@ -93,7 +82,6 @@ class ResponseRequest(Body):
     metadata: Metadata = Field(None, description="up to 16 texts of yours by name")
     truncation: Literal["disabled"] | None = Field(None, description="what is too long is refused")
     service_tier: Literal["auto", "default"] | None = Field(None, description="accepted: there is one tier")
-    parallel_tool_calls: bool | None = Field(None, description="accepted: there are no tools")
     max_tool_calls: Annotated[int, Field(ge=1)] | None = Field(
         None, description="accepted: it counts calls of built-in tools, and there are none"
     )
@@ -110,8 +98,6 @@ class ResponseRequest(Body):
 
     conversation: Refused = None
     prompt: Refused = None
-    tools: Refused = None
-    tool_choice: Refused = None
     context_management: Refused = None
     moderation: Refused = None
     image: Refused = None
@@ -142,7 +128,7 @@ class ResponseRequest(Body):
 
     def to_request(self, tenant: str, items: Sequence[Item]) -> Request:
         """The draft that admission completes; `items` are the earlier ones and the body's."""
-        messages = [item.to_message() for item in items]
+        messages = messages_of(items)
         if self.instructions is not None:
             messages.insert(0, Message("system", self.instructions))
         usual = PriorityClass.STANDARD if self.background else PriorityClass.INTERACTIVE
@@ -154,8 +140,10 @@ class ResponseRequest(Body):
                 max_tokens=self.max_output_tokens,
                 temperature=_or_one(self.temperature),
                 top_p=_or_one(self.top_p),
+                structured_outputs=self.text.to_structured() if self.text else None,
                 logprobs=(self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None,
             ),
+            tools=self.to_tools(),
             priority=priority_class(self.priority) if self.priority else usual,
             tenant=tenant,
             user=self.user or "",
@@ -175,6 +163,9 @@ class ResponseRequest(Body):
             prompt_cache_key=self.prompt_cache_key,
             safety_identifier=self.safety_identifier,
             store=self.stored,
+            text=TextConfig(self.told_format()),
+            tool_choice=self.told_choice(),
+            tools=self.told_tools(),
             temperature=_or_one(self.temperature),
             top_p=_or_one(self.top_p),
             top_logprobs=self.top_logprobs or 0,

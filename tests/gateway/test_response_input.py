@@ -11,7 +11,9 @@ from openai.types.responses import Response as SDKResponse
 
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker
-from tests.gateway.test_responses import INPUT, LOGPROBS
+from tests.gateway.test_responses import INPUT, LOGPROBS, TOOL
+
+FORMAT = {"type": "json_schema", "name": "n", "strict": True}
 
 
 @pytest.mark.parametrize(
@@ -19,11 +21,11 @@ from tests.gateway.test_responses import INPUT, LOGPROBS
     [
         ({"input": []}, "input"),
         ({"input": 3}, "input"),
-        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
-        ({"input": [{"role": "user", "content": []}]}, "input[0].content"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
-        ({"input": [{"type": "reasoning", "summary": []}]}, "input[0].type"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].message.role"),
+        ({"input": [{"role": "user", "content": []}]}, "input[0].message.content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].message.content[0].type"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input[0]"),
         ({"instructions": 3}, "instructions"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"max_output_tokens": 5000}, "max_output_tokens"),
@@ -32,7 +34,7 @@ from tests.gateway.test_responses import INPUT, LOGPROBS
         ({"top_logprobs": 21, "include": [LOGPROBS]}, "top_logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"include": ["everything"]}, "include[0]"),
-        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
@@ -46,7 +48,20 @@ from tests.gateway.test_responses import INPUT, LOGPROBS
         ({"user": "x" * 513}, "user"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "name": "no name"}]}, "tools[0].name"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tools": [{**TOOL, "strict": True, "parameters": {"not": {}}}]}, "tools[0].parameters"),
+        ({"tools": [{**TOOL, "parameters": "x"}]}, "tools[0].parameters"),
+        ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, "tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice.function.type"),
+        ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice.word"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.json_schema.schema"),
+        ({"text": {"format": {**FORMAT, "schema": {"not": {}}}}}, "text.format"),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].function_call.call_id"),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
         ({"moderation": {"model": "m"}}, "moderation"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
         ({"background_options": {"completion_window": "2h"}}, "background_options"),
@@ -84,7 +99,7 @@ async def test_bad_questions(client: httpx.AsyncClient) -> None:
 async def test_what_asks_for_nothing(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     nothing = {
         "tools": [],
-        "tool_choice": "auto",
+        "tool_choice": "none",
         "reasoning": {"effort": None, "summary": None},
         "text": {"format": {"type": "text"}, "verbosity": "medium"},
         "truncation": "disabled",

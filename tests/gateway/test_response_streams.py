@@ -106,17 +106,19 @@ async def test_other_endings(
 
 
 async def test_logprobs(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given a token whose text is held back, Expect its logprobs all the same."""
+    """Given tokens whose text is held back, or that have none, Expect their logprobs all the same."""
     asked = asyncio.create_task(streamed(http, include=["message.output_text.logprobs"]))
     job = await worker.take()
     await job.write(Token(0, 1, "", None, TokenLogprobs(-0.5, (), "x")))
-    await job.write(Token(0, 2, "xy", FinishReason.STOP, TokenLogprobs(-1.0, (), "y")))
+    await job.write(Token(0, 2, "xy", None, TokenLogprobs(-1.0, (), "y")))
+    await job.write(Token(0, 3, "", FinishReason.STOP, TokenLogprobs(-2.0, (), "")))
     await job.end()
     events = await asked
     deltas = [event for event in events if event["type"] == "response.output_text.delta"]
-    assert [(each["delta"], each["logprobs"][0]["token"]) for each in deltas] == [("", "x"), ("xy", "y")]
+    told = [(each["delta"], [found["token"] for found in each["logprobs"]]) for each in deltas]
+    assert told == [("xy", ["x", "y"]), ("", [""])]
     [done] = [event for event in events if event["type"] == "response.output_text.done"]
-    assert [each["logprob"] for each in done["logprobs"]] == [-0.5, -1.0]
+    assert [each["logprob"] for each in done["logprobs"]] == [-0.5, -1.0, -2.0]
 
 
 async def test_every_suffix_is_the_same_bytes(

@@ -24,6 +24,12 @@ from tests.gateway.conftest import ScriptedWorker, serving
 QUEUES = ("redis", "kafka")
 INPUT = "hi"
 LOGPROBS = "message.output_text.logprobs"
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "name": "f",
+    "description": "does",
+    "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
+}
 
 
 @pytest.fixture

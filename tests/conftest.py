@@ -41,9 +41,10 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 @pytest.fixture(scope="session")
 def bootstrap() -> str:
     """Kafka's brokers: the mock, or those that TEST_KAFKA names."""
+    from headrace.bench import mock_kafka
     from tests.kafka import mock
 
-    return mock.BROKER or mock.cluster().bootstrap
+    return mock.BROKER or mock_kafka.cluster().bootstrap
 
 
 @pytest.fixture(scope="session")

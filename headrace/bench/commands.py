@@ -217,17 +217,48 @@ def batching(
 
 
 @app.command()
-def batches(
-    lines: Annotated[int, typer.Option(min=1, help="Of one batch.")] = 2000,
-    pace: Annotated[int, typer.Option(min=0, help="Milliseconds that the engine takes for a token.")] = 10,
+def batch(
+    parts: Annotated[
+        str, typer.Option(help="Of lines, kafka, rebalance, interactive.")
+    ] = "lines,kafka,rebalance,interactive",
+    lines: Annotated[int, typer.Option(min=1, help="Of one batch of the part lines.")] = 2000,
+    pace: Annotated[
+        int, typer.Option(min=0, help="Milliseconds that the engine takes for a token of a line.")
+    ] = 10,
+    requests: Annotated[
+        int, typer.Option(min=1, help="Through Kafka; three times as many with rebalances.")
+    ] = 10_000,
+    bootstrap: Annotated[str, typer.Option(help="Kafka's brokers; default: a mock in this process.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Of the part interactive; the others run a scripted engine.")
+    ] = "smollm2",
     repeats: Repeats = 3,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """What a batch costs: its lines as a batch, and straight in the queue, on a scripted engine."""
-    from headrace.bench.batches import measure_batches
+    """What batch work costs and takes: lines of a batch, requests through Kafka, and whoever waits beside them."""
+    known = ("lines", "kafka", "rebalance", "interactive")
+    wanted = parts.split(",")
+    if unknown := [part for part in wanted if part not in known]:
+        raise ConfigError(f"--parts are of {', '.join(known)}, not {unknown[0]}")
+    console = Console(stderr=True)
+    results: dict[str, Any] = {}
+    for part in wanted:
+        if part == "lines":
+            from headrace.bench.batches import measure_batches
 
-    result = measure_batches(lines, pace, repeats, Console(stderr=True))
+            results[part] = measure_batches(lines, pace, repeats, console)
+        elif part == "interactive":
+            from headrace.bench.kafka_beside import measure_beside
+
+            # the same prompts come twice: a cached beginning would make the second time look better
+            results[part] = measure_beside(model, bootstrap, repeats, seed, {"prefix_caching": False}, console)
+        else:
+            from headrace.bench.kafka import measure_kafka
+
+            results[part] = measure_kafka(requests, bootstrap, repeats, console, churn=part == "rebalance")
     if as_json:
-        print(json.dumps(result.as_dict()))
+        print(json.dumps({part: result.as_dict() for part, result in results.items()}))
     else:
-        Console().print(result.table())
+        for result in results.values():
+            Console().print(result.table())

@@ -1,29 +1,32 @@
 """librdkafka's mock cluster, for measurements and tests without a broker, and what it lacks.
 
 It takes a transaction's offsets and keeps none of them; it breaks the checksums of transactions; it lets a group
-wait for nearly a session's time whenever its members change; and it shows aborted records to everybody. `adapt` has
-a process keep the offsets in Redis, look at no checksums, and have short sessions. So a mock shows what becomes of
-offsets, not that they are of one piece with the results.
+wait for nearly a session's time whenever its members change; it wakes no fetch that waits for records; and it shows
+aborted records to everybody. `adapt` has a process keep the offsets in Redis, look at no checksums, and have short
+sessions and fetches. So a mock shows what becomes of offsets, not that they are of one piece with the results.
 
-`python -m headrace.bench.mock_kafka REDIS_URL …` is the command line of headrace, adapted.
+`python -m headrace.bench.mock_kafka …` is the command line of headrace, adapted.
 """
 
 from __future__ import annotations
 
 import ctypes
-import sys
+import functools
 from typing import Any
 
 import msgspec
 import redis
 from confluent_kafka import cimpl
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata
+from kafka.coordinator.base import BaseCoordinator
+from kafka.errors import InvalidRequestError, RebalanceInProgressError
 
 from workers.kafka import consumer
 
 VERSION = "2.0"  # of the protocol that kafka-python and the mock both speak
 FIRST_JOIN = 100  # ms that a new group waits for more members
 SESSION, HEARTBEAT = 3_000, 500  # ms; a group that changes waits for a second less than a session
+FETCH = 50  # ms
 PRODUCER = 0  # rd_kafka_type_t
 
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
@@ -52,6 +55,12 @@ class MockCluster:
         self.bootstrap: str = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
 
 
+@functools.cache
+def cluster() -> MockCluster:
+    """This process's."""
+    return MockCluster()
+
+
 def address(bootstrap: str) -> dict[str, str]:
     """The settings that lead to the mock there."""
     return {"kafka_bootstrap": bootstrap, "kafka_api_version": VERSION}
@@ -59,9 +68,23 @@ def address(bootstrap: str) -> dict[str, str]:
 
 def adapt(redis_url: str) -> None:
     """Make up, in this process and from now on, for what the mock lacks."""
-    KafkaConsumer.DEFAULT_CONFIG["check_crcs"] = False
+    KafkaConsumer.DEFAULT_CONFIG |= {"check_crcs": False, "fetch_max_wait_ms": FETCH}
     consumer.SESSION, consumer.HEARTBEAT = SESSION, HEARTBEAT
+    _sync_again()
     _keep_offsets(redis.Redis.from_url(redis_url))
+
+
+def _sync_again() -> None:
+    """The mock calls it an invalid request where a member syncs late, and brokers answer."""
+    process = BaseCoordinator._process_sync_group_response
+
+    def processed(self: BaseCoordinator, *args: Any) -> Any:
+        try:
+            return process(self, *args)
+        except InvalidRequestError as error:
+            raise RebalanceInProgressError(str(error)) from error
+
+    BaseCoordinator._process_sync_group_response = processed
 
 
 def _keep_offsets(store: redis.Redis) -> None:
@@ -94,6 +117,7 @@ def _key(group: str) -> str:
 
 if __name__ == "__main__":
     from headrace.cli import main
+    from shared.config import load
 
-    adapt(sys.argv.pop(1))
+    adapt(load().settings.redis_url.get_secret_value())
     main()

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import statistics
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +29,9 @@ REQUESTS = 40
 ANSWER = Lengths(8, 24)
 BATCH_CLIENTS = 64  # twice the seats of the engine
 SETTLE = 8.0  # seconds until the batch work has all seats
+
+# Batch work for a target, drawn from a seed, that takes all it can get: what it has made so far, in tokens.
+Beside = Callable[[Target, int], contextlib.AbstractAsyncContextManager[Callable[[], int]]]
 
 
 @dataclass(frozen=True)
@@ -76,24 +80,33 @@ def measure_priorities(
     with whole_path(model, settings=settings) as path:
         target = Target(path.url, served_name(model), extra={"ignore_eos": True})
         asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
-        return Priorities([asyncio.run(_pair(target, seed + number, console)) for number in range(repeats)])
+        seeds = range(seed, seed + repeats)
+        return Priorities([asyncio.run(measure_pair(target, each, _by_http, console)) for each in seeds])
 
 
-async def _pair(target: Target, seed: int, console: Console) -> Pair:
+async def measure_pair(target: Target, seed: int, beside: Beside, console: Console) -> Pair:
     items = make_mix(seed, REQUESTS, outputs=ANSWER)
     alone = await _interactive(target, items, seed, console)
+    async with beside(target, seed + 1) as made:
+        await asyncio.sleep(SETTLE)
+        before = made()
+        loaded = await _interactive(target, items, seed, console)
+        tokens = made() - before
+    return Pair(alone.ttft.p50, alone.ttft.p95, loaded.ttft.p50, loaded.ttft.p95, tokens / loaded.seconds)
+
+
+@contextlib.asynccontextmanager
+async def _by_http(target: Target, seed: int) -> AsyncIterator[Callable[[], int]]:
     made: list[Sample] = []
     batch = Target(target.url, target.model, extra={**target.extra, "priority": "batch"})
-    work = (item for block in itertools.count(seed + 1) for item in make_mix(block))
+    work = (item for block in itertools.count(seed) for item in make_mix(block))
     loading = asyncio.create_task(drive(batch, work, Load(BATCH_CLIENTS), made.append))
-    await asyncio.sleep(SETTLE)
-    before = len(made)
-    loaded = await _interactive(target, items, seed, console)
-    tokens = sum(sample.output_tokens for sample in made[before:])
-    loading.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await loading
-    return Pair(alone.ttft.p50, alone.ttft.p95, loaded.ttft.p50, loaded.ttft.p95, tokens / loaded.seconds)
+    try:
+        yield lambda: sum(sample.output_tokens for sample in made)
+    finally:
+        loading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await loading
 
 
 async def _interactive(target: Target, items: list[WorkItem], seed: int, console: Console) -> Report:

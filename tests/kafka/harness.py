@@ -6,10 +6,11 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from kafka import KafkaProducer
+from prometheus_client import CollectorRegistry
 
 from shared.backend import Backend
 from shared.config import Settings
@@ -38,6 +39,7 @@ class Bench:
         self.results = f"results-{self.model}"
         self._producer: KafkaProducer | None = None
         self.metrics = WorkerMetrics()
+        self._registries: dict[str, CollectorRegistry] = {}
 
     @property
     def producer(self) -> KafkaProducer:
@@ -100,11 +102,27 @@ class Bench:
                 worker.drain()
                 await task
 
+    def measured(self, metric: str, name: str = "a") -> list[float]:
+        """An intake's values of a metric: of each partition of the topic of requests, or of each label."""
+        found = [sample for family in self._registries[name].collect() for sample in family.samples]
+        of_topic = (topics.requests(self.model), None)
+        return [
+            sample.value
+            for sample in found
+            if sample.name == f"headrace_kafka_{metric}" and sample.labels.get("topic") in of_topic
+        ]
+
+    async def shows(self, metric: str, wanted: Callable[[list[float]], bool], name: str = "a") -> None:
+        """Until a metric has such values."""
+        async with asyncio.timeout(LIMIT):
+            while not wanted(self.measured(metric, name)):
+                await asyncio.sleep(0.02)
+
     @asynccontextmanager
     async def intake(self, name: str = "a") -> AsyncIterator[KafkaIntake]:
         model = ModelInfo(name=self.model, max_model_len=8192, created=0)
-        self.kafka = KafkaMetrics(WorkerMetrics().registry)
-        intake = KafkaIntake(self.settings, self.backend, model, name, self.kafka)
+        registry = self._registries[name] = CollectorRegistry()
+        intake = KafkaIntake(self.settings, self.backend, model, name, KafkaMetrics(registry))
         running = asyncio.create_task(intake.run())
         try:
             yield intake

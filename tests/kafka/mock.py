@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaProducer
 
-from headrace.bench import mock_kafka
+from headrace.bench import kafka_place, mock_kafka
 from shared.backend import Backend
-from shared.config import Settings
+from shared.config import Settings, load
 from shared.errors import HeadraceError
 from shared.protocol import Request
 from shared.transports.base import Bounds, Ticket
@@ -28,26 +27,15 @@ def address(bootstrap: str) -> dict[str, str | None]:
     return known if BROKER else {**known, **mock_kafka.address(bootstrap)}
 
 
-def headrace(settings: Settings, *arguments: str) -> list[str]:
+def headrace(*arguments: str) -> list[str]:
     """The command line, in a process that knows what it meets."""
-    mocked = ["headrace.bench.mock_kafka", settings.redis_url.get_secret_value()]
-    return [sys.executable, "-m", *(["headrace"] if BROKER else mocked), *arguments]
+    return [sys.executable, "-m", "headrace" if BROKER else "headrace.bench.mock_kafka", *arguments]
 
 
 def make_topics(bootstrap: str, *names: str) -> None:
     """On a real broker, of four partitions as the mock's; there they appear when used."""
-    if not BROKER:
-        return
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","))
-    made = admin.create_topics({name: {"num_partitions": 4} for name in names}, raise_errors=False)
-    assert made is not None
-    admin.close()
-
-
-@functools.cache
-def cluster() -> mock_kafka.MockCluster:
-    """This process's."""
-    return mock_kafka.MockCluster()
+    if BROKER:
+        kafka_place.make_topics(load({"kafka_bootstrap": bootstrap}).settings, *names)
 
 
 class Moved(KafkaTransport):

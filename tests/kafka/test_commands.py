@@ -35,7 +35,7 @@ def start(bench: Bench, *arguments: str) -> subprocess.Popen[str]:
     environment |= {"HEADRACE_SERVED_MODEL_NAME": bench.model, "HEADRACE_MODEL": "scripted"}
     if bench.settings.kafka_api_version is not None:
         environment["HEADRACE_KAFKA_API_VERSION"] = bench.settings.kafka_api_version
-    command = headrace(bench.settings, *arguments)
+    command = headrace(*arguments)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

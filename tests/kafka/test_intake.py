@@ -52,6 +52,10 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
         letters = [
             each for each in await bench.read(topics.DEAD_LETTERS, 3) if each.header("headrace-topic") == topic
         ]
+        await bench.shows("watermark", lambda marks: sum(marks) == 10)
+        assert (sum(bench.measured("lag")), bench.measured("in_flight")) == (0, [0])
+        assert (bench.measured("results_total"), bench.measured("dead_letters_total")) == ([6], [1, 1, 1])
+    assert bench.measured("watermark") == []  # it owns nothing any more
     assert sum(map(len, told.values())) == 6
     for i in range(5):
         [job] = told[f"e{i}"]
@@ -119,13 +123,16 @@ async def test_a_full_lane_is_waited_for(bench: Bench, settings: Settings, backe
 
 @pytest.mark.slow
 async def test_owners_that_come_and_go_lose_and_repeat_nothing(bench: Bench) -> None:
-    """Given a second consumer that joins and leaves, Expect each of 60 results once."""
+    """Given a second consumer that joins and leaves, Expect each of 60 results once, and no failure on the way."""
     sent = asyncio.create_task(trickle(bench, 60))
     async with bench.worker():
         async with bench.intake("b"):
-            await asyncio.sleep(3)
+            for name in ("b", "a"):
+                await bench.shows("watermark", lambda marks: 0 < len(marks) < 4, name)
         await sent
         told = await bench.told(60)
+        await bench.shows("watermark", lambda marks: sum(marks) == 60)
+    assert [bench.measured("failures_total", name) for name in "ab"] == [[0], [0]]
     assert {subject: len(jobs) for subject, jobs in told.items()} == {f"e{i}": 1 for i in range(60)}
 
 
@@ -141,9 +148,7 @@ def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     names = ("model", "lease", "served_model_name", "kafka_bootstrap", "kafka_api_version")
     given = {name: getattr(settings, name) for name in names} | {"redis_url": settings.redis_url.get_secret_value()}
     environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
-    started = subprocess.Popen(
-        headrace(settings, "worker"), env={**os.environ, **environment}, stderr=subprocess.DEVNULL
-    )
+    started = subprocess.Popen(headrace("worker"), env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
     try:
         yield started
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -74,7 +74,8 @@ class Shuttle(threading.Thread):
         self._broken = broken
         self._metrics = metrics
         self._results = Results(settings)
-        self._owned: dict[TopicPartition, Offsets] = {}
+        self._granted: set[TopicPartition] = set()  # by the group
+        self._owned: dict[TopicPartition, Offsets] = {}  # those of them whose offsets are known
         self._done: list[Done] = []
         self._lock = threading.Lock()  # partitions are given up between transactions, not during one
         self._mailbox = threading.Lock()
@@ -124,7 +125,7 @@ class Shuttle(threading.Thread):
                 log.warning("kafka_failed", error=f"{type(error).__name__}: {error}"[:300])
                 self._stopping.wait(PAUSE)
             finally:
-                self._forget(list(self._owned))
+                self._forget(list(self._granted))
                 if polled is not None:
                     polled.close(autocommit=False, timeout_ms=2_000)
         self._results.close()
@@ -140,7 +141,7 @@ class Shuttle(threading.Thread):
             fetch_max_wait_ms=FETCH,
         )
         names = [topics.requests(self._model), topics.api_requests(self._model)]
-        polled.subscribe(names, listener=_Ownership(self._forget))
+        polled.subscribe(names, listener=_Ownership(self._grant, self._forget))
         return polled
 
     def _round(self, polled: KafkaConsumer) -> None:
@@ -188,7 +189,7 @@ class Shuttle(threading.Thread):
 
         One that comes back to the same owner would go on where that was, past records that it forgot.
         """
-        began = {place for place in polled.assignment() if place not in self._owned}
+        began = self._granted - self._owned.keys()
         for place in began:
             committed = polled.committed(place, metadata=True, timeout_ms=WAIT)
             if committed is None or committed.offset < 0:
@@ -200,9 +201,15 @@ class Shuttle(threading.Thread):
             log.info("kafka_partition", topic=place.topic, partition=place.partition, watermark=owned.watermark)
         return began
 
-    def _forget(self, lost: Sequence[TopicPartition]) -> None:
+    def _grant(self, got: Collection[TopicPartition]) -> None:
+        """They are ours, beginning with what is committed, also where they were ours before."""
+        self._forget(got)
+        self._granted.update(got)
+
+    def _forget(self, lost: Collection[TopicPartition]) -> None:
         """They are another's; so what becomes of their records is the other's to write."""
         with self._lock:
+            self._granted.difference_update(lost)
             for place in lost:
                 self._owned.pop(place, None)
             self._metrics.clear()
@@ -257,13 +264,16 @@ def _unpark(polled: KafkaConsumer) -> None:
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Tells what was lost. What was got is found at the next poll, since its offsets are asked for by calls."""
+    """Tells what was got and lost: until a rebalance has ended, the consumer's `assignment` has what was lost."""
 
-    def __init__(self, forget: Callable[[Sequence[TopicPartition]], None]) -> None:
+    def __init__(
+        self, grant: Callable[[set[TopicPartition]], None], forget: Callable[[set[TopicPartition]], None]
+    ) -> None:
+        self._grant = grant
         self._forget = forget
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        self._forget(list(revoked))
+        self._forget(revoked)
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._forget(list(assigned))
+        self._grant(assigned)

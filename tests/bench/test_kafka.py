@@ -1,0 +1,41 @@
+"""Requests through Kafka and back, on a small scale: all are told once, and the figures are there."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from headrace.bench import kafka
+from headrace.bench.kafka import Flow, measure_kafka
+from headrace.bench.kafka_beside import measure_beside
+
+
+@pytest.mark.slow
+def test_every_request_is_told_once_while_another_worker_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka, "WARM", 20)
+    monkeypatch.setattr(kafka, "MANY", 1)
+    monkeypatch.setattr(kafka, "REBALANCE", 0.1)
+    flows = measure_kafka(300, "", 1, Console(quiet=True), churn=True)
+    found = flows.as_dict()
+    assert (found["lost"], found["repeated"]) == (0, 0)
+    [run] = flows.runs
+    assert run.rebalances > 0
+    assert run.rate == pytest.approx(300 / run.seconds)
+    assert run.rss_mib[0] > 10
+    assert min(run.worker_us, run.redis_us) > 0
+
+
+@pytest.mark.slow
+def test_interactive_requests_are_answered_beside_a_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.bench.priorities.REQUESTS", 3)
+    monkeypatch.setattr("headrace.bench.priorities.RATE", 5.0)
+    monkeypatch.setattr("headrace.bench.priorities.SETTLE", 0.0)
+    monkeypatch.setattr("headrace.bench.kafka_beside.BACKLOG", 300)
+    [pair] = measure_beside("scripted", "", 1, 0, {}, Console(quiet=True)).pairs
+    assert min(pair.alone_p95, pair.loaded_p95) > 0
+    assert pair.batch_rate > 0
+
+
+def test_growth_leaves_the_beginning_out() -> None:
+    assert Flow(1, rss_mib=[50.0, 70.0, 71.0, 74.0]).growth == 4.0
+    assert Flow(1, rss_mib=[70.0]).growth == 0.0

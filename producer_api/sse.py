@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from producer_api.attend import STOPPING, Attendance, ClientGone, Stopping
+from shared.delivery.answer import ending
 from shared.errors import HeadraceError
 from shared.protocol import TokenEvent
 
@@ -136,6 +137,8 @@ async def _tell(frames: Send, frame: bytes) -> None:
 
 
 def _raise_refusal(event: TokenEvent | None) -> None:
-    """A request that failed before its first token."""
-    if event is not None and not event.tokens and event.terminal is not None and event.terminal.error is not None:
-        raise event.terminal.error.to_error()
+    """A request that failed, or was cancelled, before its first token."""
+    if event is None or event.tokens or event.terminal is None:
+        return
+    if (error := ending(event.terminal)) is not None:
+        raise error

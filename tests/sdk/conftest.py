@@ -1,0 +1,50 @@
+"""A real server with two workers: the scripted engine, and the model that embeds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from shared.backend import Backend
+from shared.config import Settings
+from tests.gateway.conftest import serving
+from tests.worker.harness import Harness
+from workers.engine.config import EngineConfig
+from workers.predictors.embedder import EmbeddingEngine
+
+EMBEDDER = "minilm"
+
+
+@pytest.fixture(scope="package")
+def engine(minilm: Path) -> EmbeddingEngine:
+    return EmbeddingEngine.load(EngineConfig(minilm))
+
+
+@pytest.fixture
+async def api(settings: Settings, backend: Backend, engine: EmbeddingEngine) -> AsyncIterator[str]:
+    harness = Harness(backend, settings)
+    async with (
+        harness.worker(),
+        harness.worker(engine, "b", EMBEDDER),
+        serving(settings, backend) as url,
+    ):
+        while len(await backend.registry.models()) < 2:
+            await asyncio.sleep(0)
+        yield url
+
+
+@pytest.fixture
+async def sdk(api: str) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=api, timeout=20) as opened:
+        yield opened

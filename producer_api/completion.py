@@ -22,14 +22,15 @@ from shared.schemas.chat import (
     Delta,
     Logprobs,
 )
+from shared.schemas.tools import DeltaCall, calls_of
 
 
 def completion_id(request: Request) -> str:
     return "chatcmpl-" + request.id.removeprefix("req_")
 
 
-def completion(request: Request, answer: Answer) -> ChatCompletion:
-    """The whole answer in OpenAI's shape. Raises what the request failed of."""
+def completion(request: Request, answer: Answer, fingerprint: str | None = None) -> ChatCompletion:
+    """The whole answer in OpenAI's shape; `fingerprint` is its model's. Raises what the request failed of."""
     assert answer.terminal is not None
     if (error := ending(answer.terminal)) is not None:
         raise error
@@ -38,32 +39,56 @@ def completion(request: Request, answer: Answer) -> ChatCompletion:
         created=int(request.created_at),
         model=request.model,
         choices=[
-            Choice(index, AnswerMessage(choice.text), choice.finish_reason or "stop", Logprobs.of(choice.tokens))
+            Choice(
+                index,
+                AnswerMessage.of(choice.text, calls_of(choice.tokens, request.id, index)),
+                choice.finish_reason or "stop",
+                Logprobs.of(choice.tokens),
+            )
             for index, choice in answer.choices
         ],
         usage=usage_of(answer.terminal.usage),
+        system_fingerprint=fingerprint,
     )
 
 
 class ChatFraming:
-    """OpenAI's chunks: for each choice a role, text, a finish reason; then maybe the usage; then [DONE].
+    """OpenAI's chunks: for each choice a role, text and tool calls, a finish reason; then maybe the usage; then
+    [DONE].
 
     What an event's frames say depends on the request and the event alone, so that any replica goes on with the same
     bytes.
 
     Args:
+        fingerprint: of the request's model.
         after: the seq after which the client wants the stream: the roles come at its start alone.
         resumable: the client can come back for the rest.
     """
 
-    def __init__(self, request: Request, *, include_usage: bool, after: int = -1, resumable: bool = False) -> None:
+    def __init__(
+        self,
+        request: Request,
+        *,
+        include_usage: bool,
+        fingerprint: str | None = None,
+        after: int = -1,
+        resumable: bool = False,
+    ) -> None:
+        self._id = request.id
         self._n = request.params.n
         self._logprobs = request.params.logprobs is not None
         self._begun = after >= 0
         self._resumable = resumable
         self._include_usage = include_usage
         usage = None if include_usage else msgspec.UNSET
-        self._chunk = Chunk(completion_id(request), int(request.created_at), request.model, [], usage=usage)
+        self._chunk = Chunk(
+            completion_id(request),
+            int(request.created_at),
+            request.model,
+            [],
+            system_fingerprint=fingerprint,
+            usage=usage,
+        )
         self._encode = msgspec.json.Encoder().encode
 
     def opening(self) -> bytes:
@@ -79,6 +104,8 @@ class ChatFraming:
             logprobs = Logprobs.of(tokens) if self._logprobs else None
             if text or logprobs is not None:
                 chunks.append(self._choice(index, Delta(text), logprobs=logprobs))
+            for call in (call for token in tokens for call in token.calls):
+                chunks.append(self._choice(index, Delta(tool_calls=[DeltaCall.of(call, self._id, index)])))
         for token in event.tokens:
             if token.finish_reason is not None:
                 chunks.append(self._choice(token.choice, Delta(), token.finish_reason.value))

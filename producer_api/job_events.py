@@ -6,21 +6,38 @@ import msgspec
 
 from producer_api.sse import RETRY
 from shared.errors import HeadraceError
-from shared.protocol import ErrorInfo, RequestState, TokenEvent
+from shared.protocol import ErrorInfo, RequestState, Token, TokenEvent
 from shared.schemas.fields import Usage
 from shared.schemas.jobs import Logprobs
 
 ENDINGS = {RequestState.COMPLETED: b"done", RequestState.FAILED: b"error", RequestState.CANCELLED: b"cancelled"}
 
 
+class EventCall(msgspec.Struct, omit_defaults=True):
+    """More of tool call number `index`; the first has its name."""
+
+    index: int
+    arguments: str
+    name: str | None = None
+
+
 class EventToken(msgspec.Struct, omit_defaults=True):
-    """One token: its id in the vocabulary and the text it added; `logprobs` where they were asked for."""
+    """One token: its id in the vocabulary and the text, or the pieces of tool calls, that it added.
+
+    `logprobs` where they were asked for.
+    """
 
     choice: int
     id: int
     text: str
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
+    tool_calls: list[EventCall] | None = None
+
+    @classmethod
+    def of(cls, token: Token) -> EventToken:
+        calls = [EventCall(call.index, call.arguments, call.name or None) for call in token.calls]
+        return cls(token.choice, token.id, token.text, token.finish_reason, Logprobs.of(token), calls or None)
 
 
 class TokensData(msgspec.Struct):
@@ -51,8 +68,7 @@ class JobFraming:
     def event(self, event: TokenEvent) -> bytes:
         frame = b""
         if event.tokens:
-            tokens = [EventToken(t.choice, t.id, t.text, t.finish_reason, Logprobs.of(t)) for t in event.tokens]
-            data = TokensData(event.seq, tokens)
+            data = TokensData(event.seq, [EventToken.of(token) for token in event.tokens])
             last = event.seq + len(event.tokens) - 1
             frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(data))
         if (end := event.terminal) is not None:

@@ -24,8 +24,10 @@ def completion_id(request: Request) -> str:
     return "cmpl-" + request.id.removeprefix("req_")
 
 
-def text_completion(requests: Sequence[Request], answer: Answer, *, echo: bool) -> Completion:
-    """The whole answer in OpenAI's shape. Raises what a request failed of."""
+def text_completion(
+    requests: Sequence[Request], answer: Answer, *, echo: bool, fingerprint: str | None = None
+) -> Completion:
+    """The whole answer in OpenAI's shape; `fingerprint` is its model's. Raises what a request failed of."""
     assert answer.terminal is not None
     if (error := ending(answer.terminal)) is not None:
         raise error
@@ -37,7 +39,9 @@ def text_completion(requests: Sequence[Request], answer: Answer, *, echo: bool) 
         choices.append(_choice(index, request, choice, prompt, echo=echo))
     first = requests[0]
     usage = usage_of(answer.terminal.usage)
-    return Completion(completion_id(first), int(first.created_at), first.model, choices, usage)
+    return Completion(
+        completion_id(first), int(first.created_at), first.model, choices, usage, system_fingerprint=fingerprint
+    )
 
 
 def _choice(
@@ -63,6 +67,7 @@ class TextFraming:
     Args:
         after: the seq of each request after which the client wants it: what was told is counted, not told again.
         resumable: the client can come back for the rest.
+        fingerprint: of the requests' model.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class TextFraming:
         include_usage: bool,
         after: Sequence[int],
         resumable: bool,
+        fingerprint: str | None = None,
     ) -> None:
         first = requests[0]
         self._requests = requests
@@ -84,7 +90,9 @@ class TextFraming:
         self._include_usage = include_usage
         self._offsets = [0] * (len(requests) * self._n)
         usage = None if include_usage else msgspec.UNSET
-        self._chunk = Completion(completion_id(first), int(first.created_at), first.model, [], usage)
+        self._chunk = Completion(
+            completion_id(first), int(first.created_at), first.model, [], usage, system_fingerprint=fingerprint
+        )
         self._encode = msgspec.json.Encoder().encode
 
     def opening(self) -> bytes:

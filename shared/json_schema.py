@@ -46,6 +46,18 @@ ALONE = ("$ref", "anyOf", "oneOf", "allOf")  # a grammar takes one of these for 
 KNOWN = ANNOTATIONS.union(*BY_TYPE.values(), ALONE, ("type", "enum", "const"))
 UNSAFE = re.compile(r'["]|\\[\\nrtfv0xuc"]')  # in a pattern: characters that JSON writes in another way
 
+_NUMBER, _SCHEMA = (int, float), (dict, bool)
+SHAPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), _NUMBER),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), int),
+    **dict.fromkeys(("pattern", "format", "$ref"), str),
+    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"), dict),
+    **dict.fromkeys(("items", "additionalProperties", "propertyNames", "not"), _SCHEMA),
+    **dict.fromkeys(("unevaluatedItems", "unevaluatedProperties"), _SCHEMA),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems", "enum", "required"), list),
+    "type": (str, list),
+}
+
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _ONES = ("items", "additionalProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties", "not")
@@ -80,8 +92,11 @@ def _depth(value: Any) -> int:
 
 
 def check_schema(schema: Schema, param: str, *, strict: bool) -> None:
-    """Raise InvalidRequest for a reference out of the schema, and, if `strict`, for what a grammar cannot hold."""
+    """Raise InvalidRequest for a keyword's value that is none, for a reference out of the schema, and, if `strict`,
+    for what a grammar cannot hold.
+    """
     for part in subschemas(schema):
+        _check_shapes(part, param)
         if "$ref" in part:
             _check_reference(part["$ref"], schema, param)
         if strict:
@@ -113,9 +128,25 @@ def types_of(schema: dict[str, Any]) -> list[str]:
     return [kind for kind, keywords in BY_TYPE.items() if keywords & schema.keys()]
 
 
-def _check_reference(reference: Any, root: Schema, param: str) -> None:
+def _check_shapes(schema: dict[str, Any], param: str) -> None:
+    for name, shape in SHAPES.items():
+        value = schema.get(name)
+        if name in schema and (
+            not isinstance(value, shape) or (shape in (int, _NUMBER) and isinstance(value, bool))
+        ):
+            raise InvalidRequest(f"{name} of the schema has a value of the wrong type", param=param)
+    words = [*(schema.get("required") or ()), *(types_of(schema))]
+    if not all(isinstance(word, str) for word in words):
+        raise InvalidRequest("required and type of a schema list words", param=param)
+    parts = [part for name in _LISTS for part in schema.get(name) or ()]
+    parts += [part for name in _MAPS for part in (schema.get(name) or {}).values()]
+    if not all(isinstance(part, dict | bool) for part in parts):
+        raise InvalidRequest("a schema has a part that is no schema", param=param)
+
+
+def _check_reference(reference: str, root: Schema, param: str) -> None:
     found: Any = root
-    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+    if reference != "#" and not reference.startswith("#/"):
         raise InvalidRequest("$ref must point into the schema itself, as #/$defs/name", param=param)
     for part in reference.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
@@ -159,7 +190,7 @@ def _check_string(schema: dict[str, Any], refuse: Any) -> None:
 
 
 def _check_object(schema: dict[str, Any], refuse: Any) -> None:
-    names, open_to = schema.get("properties") or {}, schema.get("additionalProperties", False)
+    names, open_to = schema.get("properties", {}), schema.get("additionalProperties", False)
     for name in ("patternProperties", "propertyNames"):
         if name in schema and names:
             raise refuse(f"{name} with properties beside it")
@@ -174,9 +205,9 @@ def _check_object(schema: dict[str, Any], refuse: Any) -> None:
 
 def _apart(options: Any) -> bool:
     """Whether no value fits two of the schemas, by their types or by a required property's constants."""
-    if not isinstance(options, list) or not all(isinstance(option, dict) for option in options):
-        return False
-    return all(_disjoint(a, b) for i, a in enumerate(options) for b in options[:i])
+    return all(isinstance(option, dict) for option in options) and all(
+        _disjoint(a, b) for i, a in enumerate(options) for b in options[:i]
+    )
 
 
 def _disjoint(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -230,15 +230,21 @@ class CompletionReader(ChatReader):
 
     def take(self, event: Sequence[Frame]) -> Iterable[Json]:
         for chunk in super().take(event):
-            self._head = {name: chunk[name] for name in ("id", "created", "model")}
+            self._head = {name: chunk.get(name) for name in ("id", "created", "model", "system_fingerprint")}
             self._usage = chunk.get("usage") or self._usage
             for part in chunk["choices"]:
                 self._add(part)
         return ()
 
     def _add(self, part: Json) -> None:
-        choice = self._choices.setdefault(part["index"], {"texts": [], "finish_reason": None, "logprobs": []})
+        empty: Json = {"texts": [], "calls": [], "finish_reason": None, "logprobs": []}
+        choice = self._choices.setdefault(part["index"], empty)
         choice["texts"].append(part["delta"].get("content") or "")
+        for delta in part["delta"].get("tool_calls") or ():
+            if "id" in delta:
+                choice["calls"].append({"id": delta["id"], "function": delta["function"], "type": "function"})
+            else:
+                choice["calls"][delta["index"]]["function"]["arguments"] += delta["function"]["arguments"]
         choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
         choice["logprobs"] += (part.get("logprobs") or {}).get("content") or ()
 
@@ -249,14 +255,19 @@ class CompletionReader(ChatReader):
         choices = [
             {
                 "index": index,
-                "message": {"content": "".join(found["texts"]), "role": "assistant", "refusal": None},
+                "message": _message("".join(found["texts"]), found["calls"]),
                 "finish_reason": found["finish_reason"] or "stop",
                 "logprobs": {"content": found["logprobs"], "refusal": None} if found["logprobs"] else None,
             }
             for index, found in sorted(self._choices.items())
         ]
-        told = {"choices": choices, "usage": self._usage, "object": "chat.completion", "system_fingerprint": None}
+        told = {"choices": choices, "usage": self._usage, "object": "chat.completion"}
         return {**self._head, **told}
+
+
+def _message(text: str, calls: list[Json]) -> Json:
+    said: Json = {"content": text, "role": "assistant", "refusal": None}
+    return {**said, "content": text or None, "tool_calls": calls} if calls else said
 
 
 def _read(reader: Reader, patience: Patience) -> Flow[None]:

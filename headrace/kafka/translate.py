@@ -25,6 +25,8 @@ from shared.schemas.jobs import Logprobs as JobLogprobs
 from shared.schemas.validation import validate
 
 SOURCE = "/headrace/cli"
+# fields that a job has as a chat completion has them
+SHARED = {"messages", "response_format", "structured_outputs", "tools", "tool_choice", "parallel_tool_calls"}
 
 
 def record_of(line: Line, event_id: str, key: str) -> Outgoing:
@@ -41,11 +43,12 @@ def _from_chat(body: dict[str, Any]) -> dict[str, Any]:
     """A chat completion's body as a job's."""
     chat = validate(msgspec.json.encode(body), ChatRequest)
     request = chat.to_request("default", stream=False)
+    params = msgspec.structs.replace(request.params, structured_outputs=None)
     fields: dict[str, Any] = {
         "model": request.model,
-        "messages": msgspec.to_builtins(request.messages),
         "priority": request.priority.value,
-        **msgspec.to_builtins(request.params),
+        **chat.model_dump(include=SHARED, exclude_none=True, by_alias=True),
+        **msgspec.to_builtins(params),
     }
     optional = {"seed": chat.seed, "timeout": chat.timeout}
     return fields | {name: value for name, value in optional.items() if value is not None}
@@ -59,7 +62,10 @@ def completion_of(job: Job) -> dict[str, Any]:
         model=job.model,
         choices=[
             Choice(
-                choice.index, AnswerMessage(choice.text), choice.finish_reason or "stop", _logprobs(choice.logprobs)
+                choice.index,
+                AnswerMessage.of(choice.text, choice.tool_calls or []),
+                choice.finish_reason or "stop",
+                _logprobs(choice.logprobs),
             )
             for choice in job.choices or ()
         ],

@@ -272,6 +272,10 @@ class Gateway:
             record = await self._token_log.record(held.id) if held is not None else None
         return record if record is not None and tenant in (None, record.tenant) else None
 
+    async def fingerprint(self, model: str) -> str | None:
+        """What tells answers of one state of a model from those of another; None while nobody knows."""
+        return await self._catalog.fingerprint(model)
+
     async def _check(self, request: Request) -> None:
         """What only the server's state can tell."""
         check_served(request, await self._catalog.find(request.model), self._limits)

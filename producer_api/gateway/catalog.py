@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 
 from shared.config import Settings
-from shared.errors import ModelNotFound
+from shared.errors import ModelNotFound, Unavailable
 from shared.registry import ModelInfo, Registry, WorkerInfo
 from shared.repository import ModelRepository, embedding_name
 
@@ -65,6 +65,14 @@ class Catalog:
             if info.name == name:
                 return info
         raise ModelNotFound(f"the model {name!r} does not exist; /v1/models lists those that do", param="model")
+
+    async def fingerprint(self, name: str) -> str | None:
+        """Of a model, as its workers tell it; None while nobody has told."""
+        try:
+            snapshot = await self.snapshot()
+        except Unavailable:  # what was admitted is answered all the same
+            snapshot = self._snapshot or Snapshot((), (), 0.0)
+        return next((info.fingerprint or None for info in snapshot.models if info.name == name), None)
 
     async def workers(self, model: str) -> list[WorkerInfo]:
         """The living workers of one model. Raises Unavailable."""

@@ -73,8 +73,15 @@ async def _answer(
     reply = Reply(context, request, admission, lasting=key is not None)
     if after >= 0 and nothing_after(await context.gateway.record(admitted.id, caller.tenant), after):
         return Response(status_code=204)
+    fingerprint = await context.gateway.fingerprint(admitted.model)
     if not stream:
-        return await reply.whole(partial(completion, admitted))
+        return await reply.whole(partial(completion, admitted, fingerprint=fingerprint))
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    framing = ChatFraming(admitted, include_usage=include_usage, after=after, resumable=key is not None)
+    framing = ChatFraming(
+        admitted,
+        include_usage=include_usage,
+        fingerprint=fingerprint,
+        after=after,
+        resumable=key is not None,
+    )
     return reply.stream(framing, after=after, eager=after >= 0)

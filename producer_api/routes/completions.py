@@ -50,14 +50,22 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
     )
     requests = admission.requests
     reply = Reply(context, request, admission, lasting=key is not None)
+    fingerprint = await context.gateway.fingerprint(body.model)
     if not stream:
-        return await reply.whole(partial(text_completion, requests, echo=echo))
+        return await reply.whole(partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
     if resumed:
         records = [await context.gateway.record(each.id, caller.tenant) for each in requests]
         if all(nothing_after(record, seq) for record, seq in zip(records, after, strict=True)):
             return Response(status_code=204)
         after = [before_end(record, seq) for record, seq in zip(records, after, strict=True)]
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    framing = TextFraming(requests, echo=echo, include_usage=include_usage, after=after, resumable=key is not None)
+    framing = TextFraming(
+        requests,
+        echo=echo,
+        include_usage=include_usage,
+        after=after,
+        resumable=key is not None,
+        fingerprint=fingerprint,
+    )
     again = resumed and body.logprobs is not None  # their offsets count what was told before
     return reply.stream(framing, after=after, eager=resumed, again=again)

@@ -14,7 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from producer_api.schemas.files import ExpiresAfter
 from shared.batches.records import BatchRecord
-from shared.schemas.fields import Body, Metadata
+from shared.schemas.body import Body
+from shared.schemas.fields import Metadata
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)

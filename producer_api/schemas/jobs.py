@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.schemas.fields import Body
+from shared.schemas.body import Body
 from shared.schemas.jobs import JobRequest
 from shared.webhooks.base import Hook
 

@@ -14,16 +14,14 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
-from shared.schemas.fields import Body, ChatMessage, Priority, Submission, Usage, priority_class
+from shared.schemas.body import Body
+from shared.schemas.fields import ChatMessage, Priority, Submission, Usage, priority_class
+from shared.schemas.tools import AnswerCall, DeltaCall, ToolFields
 
 # fields that OpenAI has and we do not, with the values that ask for nothing
 NOT_YET: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
-    "logit_bias": (None, {}),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
@@ -41,7 +39,7 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = Field(None, description="accepted; nothing is padded")
 
 
-class ChatRequest(Submission):
+class ChatRequest(Submission, ToolFields):
     """The body of a chat completion."""
 
     messages: list[ChatMessage]
@@ -55,16 +53,11 @@ class ChatRequest(Submission):
     safety_identifier: str | None = Field(None, description="accepted, unused")
     metadata: dict[str, str] | None = Field(None, description="accepted, unused")
     service_tier: Literal["auto", "default"] | None = Field(None, description="accepted: there is one tier")
-    parallel_tool_calls: bool | None = Field(None, description="accepted: there are no tools")
     prompt_cache_key: str | None = Field(None, description="accepted, unused")
     prompt_cache_retention: str | None = Field(None, description="accepted, unused")
 
-    tools: NotYet = None
-    tool_choice: NotYet = None
     functions: NotYet = None
     function_call: NotYet = None
-    response_format: NotYet = None
-    logit_bias: NotYet = None
     modalities: NotYet = None
     audio: NotYet = None
     prediction: NotYet = None
@@ -102,6 +95,7 @@ class ChatRequest(Submission):
             model=self.model,
             messages=tuple(message.to_message() for message in self.messages),
             params=params,
+            tools=self.to_tools(),
             priority=priority_class(self.priority),
             tenant=tenant,
             user=self.user or "",
@@ -109,9 +103,16 @@ class ChatRequest(Submission):
 
 
 class AnswerMessage(msgspec.Struct):
-    content: str
+    """`content` is null where the model only called tools."""
+
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
+
+    @classmethod
+    def of(cls, text: str, calls: list[AnswerCall]) -> AnswerMessage:
+        return cls(text or None, tool_calls=calls) if calls else cls(text)
 
 
 class TopLogprob(msgspec.Struct):
@@ -160,12 +161,13 @@ class ChatCompletion(msgspec.Struct):
     choices: list[Choice]
     usage: Usage
     object: Literal["chat.completion"] = "chat.completion"
-    system_fingerprint: None = None
+    system_fingerprint: str | None = None
 
 
 class Delta(msgspec.Struct, omit_defaults=True):
     content: str | None = None
     role: str | None = None
+    tool_calls: list[DeltaCall] | None = None
 
 
 class ChunkChoice(msgspec.Struct):
@@ -181,5 +183,5 @@ class Chunk(msgspec.Struct):
     model: str
     choices: list[ChunkChoice]
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    system_fingerprint: None = None
+    system_fingerprint: str | None = None
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET

@@ -72,9 +72,6 @@ class CompletionRequest(Submission):
     echo: bool | None = Field(None, description="begin each choice with its prompt")
     best_of: int | None = Field(None, description="no more choices are made than told: refused unless it is n")
     suffix: None = Field(None, description="not supported: no text is written in front of a given end")
-    logit_bias: dict[str, float] | None = Field(
-        None, description="not supported yet: refused unless it asks for nothing", max_length=0
-    )
     priority: Priority = Field("interactive", description="the queue it waits in")
 
     def to_requests(self, tenant: str, *, stream: bool) -> list[Request]:

@@ -13,8 +13,9 @@ import msgspec
 from pydantic import Field
 
 from shared.protocol import Embed, Request
+from shared.schemas.body import Body
 from shared.schemas.completions import Prompts
-from shared.schemas.fields import Body, Priority, priority_class
+from shared.schemas.fields import Priority, priority_class
 
 INPUTS = 32  # of one request of the queue: many workers share what is asked at once, and no result is large
 

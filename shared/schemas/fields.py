@@ -1,4 +1,4 @@
-"""The fields that all ways in share: sampling parameters, messages, usage, and the strictness of all bodies.
+"""The fields that all ways in share: sampling parameters, messages, usage.
 
 Ranges are not checked here but by shared.limits, which holds for every transport.
 """
@@ -8,37 +8,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from shared.protocol import Message, PriorityClass, SamplingParams
+from shared.schemas.body import Body, Text
+from shared.schemas.structured import StructuredFields
+from shared.schemas.tools import PastCall
 
 Priority = Literal["interactive", "standard", "batch"]
 KEYS, KEY_CHARS, VALUE_CHARS = 16, 64, 512  # of metadata, OpenAI's bounds
 SEEDS = "the same seed, parameters and model give the same answer; drawn by the server when absent"
-
-
-class Body(BaseModel):
-    """A request body: types are not coerced, unknown names are refused, numbers are finite."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-def _text(content: Any) -> Any:
-    """OpenAI's list of text parts as one string."""
-    if not isinstance(content, list):
-        return content
-    if not content:
-        raise PydanticCustomError("content", "content must not be an empty list")
-    for i, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise PydanticCustomError(
-                "content", "part {i} is not of type text; other parts are not supported", {"i": i}
-            )
-        if set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise PydanticCustomError("content", "part {i} must have a type and a text, nothing else", {"i": i})
-    return "".join(part["text"] for part in content)
 
 
 def _strings(stop: Any) -> Any:
@@ -57,17 +37,6 @@ def _small(metadata: dict[str, str] | None) -> dict[str, str] | None:
 
 
 Metadata = Annotated[dict[str, str] | None, AfterValidator(_small)]
-_TEXT_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-    "additionalProperties": False,
-}
-Text = Annotated[
-    str,
-    BeforeValidator(_text),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART, "minItems": 1}]}),
-]
 Stop = Annotated[
     list[str] | None,
     BeforeValidator(_strings),
@@ -78,18 +47,47 @@ Stop = Annotated[
 
 
 class ChatMessage(Body):
-    """One turn. What an SDK's own answer carries beside role and content may come back with it, if it is empty."""
+    """One turn. What an SDK's own answer carries beside may come back with it, if it is empty."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[PastCall] | None = Field(None, description="the calls that this answer made")
+    content: Annotated[Text | None, Field(validate_default=True)] = None
+    tool_call_id: str | None = Field(None, validate_default=True, description="of the call that a tool answers")
+    name: str | None = Field(None, description="of who speaks; for chat templates that tell it")
     refusal: None = None
     annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
     audio: None = None
     function_call: None = None
-    tool_calls: Annotated[list[Any] | None, Field(max_length=0)] = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _of_the_assistant(cls, calls: list[PastCall] | None, info: ValidationInfo) -> list[PastCall] | None:
+        if calls and info.data.get("role") != "assistant":
+            raise PydanticCustomError("tool_calls", "only an assistant calls tools")
+        return calls
+
+    @field_validator("content")
+    @classmethod
+    def _something(cls, content: str | None, info: ValidationInfo) -> str | None:
+        if content is None and not info.data.get("tool_calls"):
+            raise PydanticCustomError("content", "content is needed")
+        return content
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _of_a_tool(cls, call: str | None, info: ValidationInfo) -> str | None:
+        if (call is None) == (info.data.get("role") == "tool"):
+            raise PydanticCustomError("tool_call_id", "a message of a tool, and no other, has a tool_call_id")
+        return call
 
     def to_message(self) -> Message:
-        return Message("system" if self.role == "developer" else self.role, self.content)
+        return Message(
+            "system" if self.role == "developer" else self.role,
+            self.content or "",
+            tool_calls=tuple(call.to_call() for call in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+        )
 
 
 class SamplingFields(Body):
@@ -109,6 +107,9 @@ class SamplingFields(Body):
     seed: int | None = Field(None, description=SEEDS)
     n: int | None = Field(None, description="number of choices; default 1")
     ignore_eos: bool = Field(False, description="go on past the model's end of text")
+    logit_bias: dict[int, float] | None = Field(
+        None, description="-100 to 100, added to a token's logit, by its id"
+    )
 
     def to_params(self) -> SamplingParams:
         """Without the seed: admission assigns it."""
@@ -120,12 +121,16 @@ class SamplingFields(Body):
         return SamplingParams(**given, stop=tuple(self.stop or ()))
 
 
-class Submission(SamplingFields):
+class Submission(SamplingFields, StructuredFields):
     """What every request has beside its input."""
 
     model: str
     timeout: float | None = Field(None, description="seconds from now after which the request ends unfinished")
     user: str | None = Field(None, description="your name for your own user, for limits and usage records")
+
+    def to_params(self) -> SamplingParams:
+        """Raises InvalidRequest where fields contradict each other."""
+        return msgspec.structs.replace(super().to_params(), structured_outputs=self.to_structured())
 
 
 def priority_class(priority: Priority) -> PriorityClass:

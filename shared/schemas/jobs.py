@@ -9,11 +9,12 @@ import msgspec
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from shared.delivery.answer import Answer
+from shared.delivery.answer import Answer, Choice
 from shared.delivery.base import RequestRecord
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Request, Token
 from shared.schemas.fields import ChatMessage, Priority, Submission, Usage, priority_class
+from shared.schemas.tools import AnswerCall, ToolFields, calls_of
 from shared.transports.base import Outlook
 from shared.webhooks.base import Webhook
 
@@ -36,7 +37,7 @@ Prompt = Annotated[
 ]
 
 
-class JobRequest(Submission):
+class JobRequest(Submission, ToolFields):
     """The body of POST /v1/jobs. Sampling parameters are flat, by the names of a chat completion."""
 
     messages: list[ChatMessage] | None = Field(None, description="a chat; either this or prompt")
@@ -60,6 +61,7 @@ class JobRequest(Submission):
             messages=None if messages is None else tuple(message.to_message() for message in messages),
             prompt=self.prompt,
             params=msgspec.structs.replace(self.to_params(), logprobs=self.logprobs),
+            tools=self.to_tools(),
             priority=priority_class(self.priority),
             tenant=tenant,
             user=self.user or "",
@@ -96,12 +98,19 @@ class Logprobs(msgspec.Struct):
 
 
 class JobChoice(msgspec.Struct):
-    """`logprobs` has one entry for each token, where they were asked for."""
+    """`logprobs` has one entry for each token, where they were asked for; `tool_calls` what the model called."""
 
     index: int
     text: str
     finish_reason: str | None
     logprobs: list[Logprobs] | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
+
+    @classmethod
+    def of(cls, request_id: str, index: int, choice: Choice) -> JobChoice:
+        calls = calls_of(choice.tokens, request_id, index)
+        reason = choice.finish_reason and choice.finish_reason.value
+        return cls(index, choice.text, reason, Logprobs.all(choice.tokens), calls or msgspec.UNSET)
 
 
 class Links(msgspec.Struct):
@@ -182,11 +191,6 @@ class Job(msgspec.Struct, kw_only=True):
     def ended(cls, record: RequestRecord, answer: Answer) -> Job:
         """With its whole answer."""
         job = cls.of(record)
-        job.choices = [
-            JobChoice(
-                index, choice.text, choice.finish_reason and choice.finish_reason.value, Logprobs.all(choice.tokens)
-            )
-            for index, choice in answer.choices
-        ]
+        job.choices = [JobChoice.of(record.id, index, choice) for index, choice in answer.choices]
         job.error = answer.terminal.error if answer.terminal else None
         return job

@@ -14,8 +14,8 @@ import msgspec
 from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
 
 from shared.protocol import Message, ToolCall
+from shared.schemas.body import Body
 from shared.schemas.chat import TokenLogprob
-from shared.schemas.fields import Body
 
 Role = Literal["system", "developer", "user", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]

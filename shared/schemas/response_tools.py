@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag
 
 from shared.errors import InvalidRequest
 from shared.protocol import Function, Structured, Tools
-from shared.schemas.fields import Body
+from shared.schemas.body import Body
 
 HELD = "refuse what cannot be held in full; otherwise it is held as far as can be"
 PARAM = "text.format"  # which errors name

@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, Request, SamplingParams
-from shared.schemas.fields import SEEDS, Body, Metadata, Priority, priority_class
+from shared.schemas.body import Body
+from shared.schemas.fields import SEEDS, Metadata, Priority, priority_class
 from shared.schemas.response_items import Input, Item, messages_of
 from shared.schemas.response_object import ResponseObject, TextConfig
 from shared.schemas.response_tools import ToolFields

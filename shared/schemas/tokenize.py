@@ -9,7 +9,8 @@ from pydantic import Field
 
 from shared.errors import InvalidRequest
 from shared.protocol import Detokenize, PriorityClass, Request, Tokenize
-from shared.schemas.fields import Body, ChatMessage
+from shared.schemas.body import Body
+from shared.schemas.fields import ChatMessage
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 

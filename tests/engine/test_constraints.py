@@ -121,6 +121,7 @@ def test_preempted_sequences_stay_in_their_grammar(llama: Path) -> None:
     [
         (Structured(regex="(a"), "structured_outputs"),
         (Structured(grammar="root ::= nothing"), "structured_outputs"),
+        (Structured(grammar="root ::= root"), "structured_outputs"),
         (Structured(json_schema='{"type": "thing"}', param="response_format"), "response_format"),
     ],
 )

@@ -35,7 +35,15 @@ class ScriptedWorker:
 
     async def announce(self, state: str = "ready", progress: float = 1.0) -> None:
         await self.backend.registry.beat(
-            WorkerInfo(id="w1", pid=1, model=MODEL, state=state, progress=progress, max_model_len=1024)
+            WorkerInfo(
+                id="w1",
+                pid=1,
+                model=MODEL,
+                state=state,
+                progress=progress,
+                max_model_len=1024,
+                fingerprint="fp_test",
+            )
         )
 
     async def pull(self) -> Delivery:

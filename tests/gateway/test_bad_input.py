@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +20,39 @@ from tests.gateway.conftest import ScriptedWorker, chat, serving
 
 JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "hi"}
+TOOL = {"role": "tool", "content": "x", "tool_call_id": "c"}
+CALLS = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+NAMED = {"type": "function", "function": {"name": "g"}}
+UNHOLDABLE = [
+    {"not": {"type": "null"}},
+    {"type": "array", "uniqueItems": True},
+    {"type": "number", "multipleOf": 0.1},
+    {"type": "string", "format": "regex"},
+    {"type": "string", "pattern": 'a"b'},
+    {"type": "string", "pattern": "a", "maxLength": 3},
+    {"allOf": [{"type": "integer"}, {"minimum": 3}]},
+    {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+    {"type": "object", "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    {"type": "object", "required": ["a"], "additionalProperties": False},
+    {"enum": ["a", "b"], "maxLength": 1},
+    {"properties": {"a": {"if": {}, "then": {}}}},
+]
+
+
+def tool(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **fields}}
+
+
+def schema_format(**fields: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", **fields}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        schema = {"items": schema}
+    return schema
+
 
 SAMPLING = [  # for both APIs
     ({"temperature": 2.1}, "temperature"),
@@ -56,7 +90,49 @@ SAMPLING = [  # for both APIs
     ({"messages": []}, "messages"),
     ({"messages": "hi"}, "messages"),
     ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
-    ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].role"),
+    ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+    ({"messages": [TOOL]}, "messages[0].tool_call_id"),
+    ({"messages": [USER | {"tool_call_id": "c"}]}, "messages[0].tool_call_id"),
+    ({"messages": [USER | {"tool_calls": CALLS}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "c"}]}]}, "messages[0].tool_calls[0].type"),
+    ({"messages": [{"role": "assistant", "tool_calls": CALLS * 129}]}, "messages[0].tool_calls"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [tool(name="no spaces")]}, "tools[0].function.name"),
+    ({"tools": [tool(), tool()]}, "tools"),
+    ({"tools": [tool(name=f"f{i}") for i in range(129)]}, "tools"),
+    ({"tools": [tool(description="x" * 262_145)]}, "tools"),
+    ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters"),
+    ({"tools": [tool(parameters={"not": {}}, strict=True)]}, "tools[0].function.parameters"),
+    ({"tools": [tool()], "tool_choice": NAMED}, "tool_choice"),
+    ({"tools": [tool()], "response_format": {"type": "json_object"}}, "tools"),
+    ({"tools": [tool()], "ignore_eos": True}, "ignore_eos"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": NAMED}, "tool_choice"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.json_schema"),
+    ({"response_format": schema_format(name="no spaces")}, "response_format.json_schema.json_schema.name"),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+    ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ({"response_format": schema_format(schema={"title": "x" * 65_536})}, "response_format"),
+    ({"response_format": schema_format(schema=nested(65))}, "response_format"),
+    ({"response_format": schema_format(schema={"$ref": "https://example.com/schema"})}, "response_format"),
+    ({"response_format": schema_format(schema={"$ref": "#/$defs/none"})}, "response_format"),
+    ({"response_format": schema_format(schema={"properties": [1]})}, "response_format"),
+    ({"response_format": schema_format(schema={"required": [1]})}, "response_format"),
+    *(({"response_format": schema_format(schema=schema, strict=True)}, "response_format") for schema in UNHOLDABLE),
+    ({"structured_outputs": {}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": "a" * 65_537}}, "structured_outputs"),
+    ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs"),
+    ({"structured_outputs": {"choice": ["a"] * 1025}}, "structured_outputs"),
+    ({"structured_outputs": {"json": "{"}}, "structured_outputs"),
+    ({"structured_outputs": {"json": "[" * 100_000}}, "structured_outputs"),
+    ({"structured_outputs": {"lark": "a"}}, "structured_outputs.lark"),
+    ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"-5": 1}}, "logit_bias"),
+    ({"logit_bias": {"five": 1}}, "logit_bias.five.[key]"),
+    ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
@@ -71,15 +147,11 @@ CHAT = [
     ({"stream": "yes"}, "stream"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
-    ({"tools": [{"type": "function"}]}, "tools"),
-    ({"tool_choice": "required"}, "tool_choice"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"logprobs": 1}, "logprobs"),
     ({"top_logprobs": 3}, "top_logprobs"),
     ({"logprobs": False, "top_logprobs": 0}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
     ({"deadline": 5.0}, "deadline"),
-    ({"logit_bias": {"5": 10}}, "logit_bias"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"store": True}, "store"),
     ({"service_tier": "flex"}, "service_tier"),
@@ -265,6 +337,9 @@ NAMES = [
     "stream_options",
     "max_tokens",
     "tools",
+    "tool_choice",
+    "response_format",
+    "structured_outputs",
     "logit_bias",
 ]
 ANY_JSON = st.recursive(

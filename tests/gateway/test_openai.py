@@ -260,10 +260,8 @@ async def test_sdk_errors(sdk: AsyncOpenAI) -> None:
     assert wrong.value.param == "temperature"
     assert wrong.value.type == "invalid_request_error"
     with pytest.raises(openai.BadRequestError) as unsupported:
-        await sdk.chat.completions.create(
-            model=MODEL, messages=MESSAGES, tools=[{"type": "function", "function": {"name": "f"}}]
-        )
-    assert unsupported.value.param == "tools"
+        await sdk.chat.completions.create(model=MODEL, messages=MESSAGES, store=True)
+    assert unsupported.value.param == "store"
 
 
 async def test_models(sdk: AsyncOpenAI) -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 import xgrammar
 
 from shared.errors import InvalidRequest
@@ -77,6 +78,7 @@ class Constraints:
         try:
             with self._slots:
                 compiled = self._compile(asked)
+                self._probe(compiled)
         except (RuntimeError, ValueError, TypeError) as error:  # xgrammar's
             with self._lock:
                 self._cache.pop(key, None)
@@ -112,6 +114,13 @@ class Constraints:
         options = [{"type": "const_string", "value": text} for text in asked.choice]
         tag: dict[str, Any] = {"type": "structural_tag", "format": {"type": "or", "elements": options}}
         return self._compiler.compile_structural_tag(tag)
+
+    def _probe(self, compiled: xgrammar.CompiledGrammar) -> None:
+        """Raises ValueError where nothing can be said in a grammar, as in one that only refers to itself."""
+        bitmask = torch.empty(xgrammar.get_bitmask_shape(1, self._vocab_size), dtype=torch.int32)
+        GrammarMatcher(compiled, ends_by_token=bool(self._eos)).fill(bitmask, 0)
+        if not bitmask.any():
+            raise ValueError("no answer can fit it")
 
     @cached_property
     def _compiler(self) -> xgrammar.GrammarCompiler:

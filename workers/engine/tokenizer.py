@@ -85,7 +85,7 @@ class Tokenizer:
         if not template:
             raise InvalidRequest("this model has no chat template; send a prompt instead", param="messages")
         if self._knows_tools:
-            turns, functions = native_turns(messages, tools)
+            turns, functions = native_turns(messages, tools, short_ids=self.tool_format.short_ids)
         else:
             turns, functions = plain_turns(messages, tools), None
         try:

@@ -22,7 +22,13 @@ ANY_ARGUMENTS: dict[str, Any] = {"type": "object", "additionalProperties": True}
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """See the module. `single`: the model makes one call at most; `trigger`: what only a call begins with."""
+    """See the module.
+
+    Attributes:
+        trigger: what only a call begins with.
+        single: the model makes one call at most.
+        short_ids: its template wants calls' ids of 9 letters and digits.
+    """
 
     name: str
     before: str
@@ -33,6 +39,7 @@ class ToolFormat:
     opening: str = ""
     closing: str = ""
     single: bool = False
+    short_ids: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -90,8 +97,11 @@ MISTRAL_LIST = ToolFormat(
     separator=", ",
     opening="[TOOL_CALLS] [",
     closing="]",
+    short_ids=True,
 )
-MISTRAL = ToolFormat("mistral", before="[TOOL_CALLS]", middle="[ARGS]", after="", trigger="[TOOL_CALLS]")
+MISTRAL = ToolFormat(
+    "mistral", before="[TOOL_CALLS]", middle="[ARGS]", after="", trigger="[TOOL_CALLS]", short_ids=True
+)
 
 
 def tool_format(template: str) -> tuple[ToolFormat, bool]:

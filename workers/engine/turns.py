@@ -6,6 +6,7 @@ text, in the form of Hermes 2 Pro. It renders nothing itself.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -27,16 +28,20 @@ To call one, answer with a JSON object with its name and arguments within <tool_
 Turn = dict[str, Any]
 
 
-def native_turns(messages: Sequence[Message], tools: Tools | None) -> tuple[list[Turn], list[Turn] | None]:
+def native_turns(
+    messages: Sequence[Message], tools: Tools | None, *, short_ids: bool
+) -> tuple[list[Turn], list[Turn] | None]:
     """For a template that knows tools: turns, and functions, as transformers hands them to it."""
+    named = _shortened if short_ids else str
     turns = []
     for message in messages:
         turn: Turn = {"role": message.role, "content": message.content}
         if message.tool_calls:
-            turn["tool_calls"] = [_native_call(call) for call in message.tool_calls]
-        for name in ("tool_call_id", "name"):
-            if (value := getattr(message, name)) is not None:
-                turn[name] = value
+            turn["tool_calls"] = [_native_call(call, named(call.id)) for call in message.tool_calls]
+        if message.tool_call_id is not None:
+            turn["tool_call_id"] = named(message.tool_call_id)
+        if message.name is not None:
+            turn["name"] = message.name
         turns.append(turn)
     return turns, [_described(each) for each in tools.functions] if tools else None
 
@@ -74,8 +79,13 @@ def _arguments(call: ToolCall) -> Any:
         return call.arguments
 
 
-def _native_call(call: ToolCall) -> Turn:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
+def _shortened(call_id: str) -> str:
+    """9 letters and digits, the same for the same id."""
+    return hashlib.blake2b(call_id.encode(), digest_size=8).hexdigest()[:9]
+
+
+def _native_call(call: ToolCall, call_id: str) -> Turn:
+    return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
 
 
 def _plain_call(call: ToolCall) -> str:

@@ -1,0 +1,143 @@
+"""Tools that a model may call, and its calls, as OpenAI's chat completions have them.
+
+Reference: OpenAI API, "Function calling". How a model writes its calls is for the worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+from pydantic import Field
+
+from shared.errors import InvalidRequest
+from shared.protocol import CallDelta, Function, Token, ToolCall, Tools
+from shared.schemas.body import Body
+
+
+class FunctionDefinition(Body):
+    name: str = Field(description="1 to 64 letters, digits, - and _")
+    description: str | None = Field(None, description="tells the model what it is for")
+    parameters: dict[str, Any] | None = Field(None, description="the JSON schema of its arguments")
+    strict: bool | None = Field(
+        None,
+        description="refuse parameters that cannot be held in full; otherwise they are held as far as can be",
+    )
+
+
+class Tool(Body):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class FunctionName(Body):
+    name: str
+
+
+class NamedTool(Body):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class ToolFields(Body):
+    """The fields of a request that say what its answer may call."""
+
+    tools: list[Tool] | None = Field(None, description="functions that the model may call")
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
+        None, description="whether it may, must, or which it must call; default with tools: auto"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="whether it may make several calls; default true")
+
+    def to_tools(self) -> Tools | None:
+        """Raises InvalidRequest for a choice where there is nothing to choose from."""
+        choice = self.tool_choice
+        if not self.tools:
+            if choice not in (None, "none", "auto"):
+                raise InvalidRequest("tool_choice: only allowed with tools", param="tool_choice")
+            return None
+        if choice == "none":
+            return None
+        return Tools(
+            tuple(_function(tool.function) for tool in self.tools),
+            required=choice == "required",
+            named=choice.function.name if isinstance(choice, NamedTool) else None,
+            parallel=self.parallel_tool_calls is not False,
+        )
+
+
+def _function(given: FunctionDefinition) -> Function:
+    parameters = "" if given.parameters is None else json.dumps(given.parameters)
+    return Function(given.name, given.description or "", parameters, strict=bool(given.strict))
+
+
+class CalledFunction(Body):
+    name: str
+    arguments: str = Field(description="JSON, as the model wrote it")
+
+
+class PastCall(Body):
+    """A call that the model made in an earlier turn."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+    def to_call(self) -> ToolCall:
+        return ToolCall(self.id, self.function.name, self.function.arguments)
+
+
+# answers
+
+
+class FunctionCall(msgspec.Struct):
+    """`arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class AnswerCall(msgspec.Struct):
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
+class FunctionDelta(msgspec.Struct, omit_defaults=True):
+    arguments: str
+    name: str | None = None
+
+
+class DeltaCall(msgspec.Struct, omit_defaults=True):
+    """A piece of call number `index`; the first tells its id and name."""
+
+    index: int
+    function: FunctionDelta
+    id: str | None = None
+    type: str | None = None
+
+    @classmethod
+    def of(cls, delta: CallDelta, request_id: str, choice: int) -> DeltaCall:
+        if not delta.name:
+            return cls(delta.index, FunctionDelta(delta.arguments))
+        made = FunctionDelta(delta.arguments, delta.name)
+        return cls(delta.index, made, call_id(request_id, choice, delta.index), "function")
+
+
+def call_id(request_id: str, choice: int, index: int) -> str:
+    """The same on every replica."""
+    digest = hashlib.blake2b(f"{request_id}:{choice}:{index}".encode(), digest_size=12)
+    return f"call_{digest.hexdigest()}"
+
+
+def calls_of(tokens: Iterable[Token], request_id: str, choice: int) -> list[AnswerCall]:
+    """All calls of one choice."""
+    found: list[AnswerCall] = []
+    for token in tokens:
+        for delta in token.calls:
+            if delta.name:
+                found.append(AnswerCall(call_id(request_id, choice, delta.index), FunctionCall(delta.name, "")))
+            found[delta.index].function.arguments += delta.arguments
+    return found

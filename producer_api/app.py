@@ -49,13 +49,10 @@ from shared.schemas.tokenize import Detokenized, DetokenizeRequest, TokenizeRequ
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"
-EXPOSED = [
-    "idempotent-replayed",
-    "location",
-    "retry-after",
-    "x-request-id",
-    "x-should-retry",
-]  # to other sites' pages
+EXPOSED = [  # to other sites' pages
+    *("idempotent-replayed", "location", "retry-after", "x-request-id", "x-should-retry"),
+    *(f"x-ratelimit-{name}-{unit}" for name in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
+]
 
 
 def create_app(settings: Settings, backend: Backend) -> FastAPI:

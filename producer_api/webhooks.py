@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +17,11 @@ import structlog
 
 from producer_api.gateway.admit import WEBHOOKS
 from shared.backend import Backend
+from shared.batches.records import ENDED, Batches, BatchRecord
 from shared.config import Settings
 from shared.delivery.base import RequestRecord
 from shared.delivery.subscription import Subscription
-from shared.errors import Unavailable
+from shared.errors import NotFound, Unavailable
 from shared.webhooks.address import AddressRules
 from shared.webhooks.base import Claim, Webhook, WebhookState
 from shared.webhooks.post import Outcome, Poster
@@ -32,8 +34,18 @@ UNKNOWN = 30.0  # seconds after which a webhook whose request is not known was n
 LOOK_LEAST, LOOK_MOST = 1.0, 60.0  # seconds between looks at a request that goes on; it is heard of sooner
 BACKOFF, BACKOFF_MOST = 5.0, 3600.0  # seconds before the second attempt, doubling
 GONE = 410
+BATCH_PREFIX = "batch_"  # of batches' ids
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class End:
+    """What is told of the end of some work, at `at` in seconds since the epoch."""
+
+    event: str
+    at: float
+    data: dict[str, Any]
 
 
 class WebhookSender:
@@ -42,6 +54,7 @@ class WebhookSender:
     def __init__(self, settings: Settings, backend: Backend) -> None:
         self._webhooks = backend.webhooks
         self._token_log = backend.token_log
+        self._batches = Batches.of(settings, backend.server) if backend.server is not None else None
         self._live = backend.live
         self._signer = Signer(settings.webhook_secrets.get_secret_value())
         self._poster = Poster(
@@ -93,22 +106,32 @@ class WebhookSender:
         webhook = claim.webhook
         now = await self._token_log.now()
         if webhook.state is WebhookState.WAITING:
-            record = await self._token_log.record(webhook.id)
-            if record is None:
+            try:
+                end = await self._end_of(webhook.id)
+            except NotFound:
                 if now - webhook.created_at > UNKNOWN:
                     await self._webhooks.drop(claim)
                 else:
                     await self._webhooks.update(claim, webhook, LOOK_LEAST)
                 return
-            if not record.state.terminal:
+            if end is None:
                 wait = min(max((now - webhook.created_at) / 8, LOOK_LEAST), LOOK_MOST)
                 await self._webhooks.update(claim, webhook, wait)
                 return
-            webhook = _ended(webhook, record)
+            webhook = _ended(webhook, end)
             done = webhook.state.ended
             if not await self._webhooks.update(claim, webhook, None if done else self._lease) or done:
                 return
         await self._deliver(claim, webhook, now)
+
+    async def _end_of(self, work_id: str) -> End | None:
+        """None while it goes on. Raises NotFound."""
+        if self._batches is not None and work_id.startswith(BATCH_PREFIX):
+            return _batch_end(await self._batches.get(work_id))
+        record = await self._token_log.record(work_id)
+        if record is None:
+            raise NotFound(f"there is no job {work_id}")
+        return _job_end(record)
 
     async def _deliver(self, claim: Claim, webhook: Webhook, now: float) -> None:
         body = webhook.body.encode()
@@ -154,28 +177,48 @@ def after(webhook: Webhook, outcome: Outcome, now: float, retry_for: float) -> t
     return told, None if state.ended else wait
 
 
-def _ended(webhook: Webhook, record: RequestRecord) -> Webhook:
-    event = f"job.{record.state.value}"
-    at = record.finished_at or record.created_at
-    if webhook.hook.events and event not in webhook.hook.events:
-        return msgspec.structs.replace(webhook, state=WebhookState.SKIPPED, ended_at=at)
-    body: dict[str, Any] = {
-        "type": event,
-        "timestamp": datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "data": {
-            "id": record.id,
-            "object": "job",
-            "model": record.model,
-            "state": record.state.value,
-            "created_at": record.created_at,
-            "finished_at": record.finished_at,
-            "usage": {
-                "prompt_tokens": record.prompt_tokens,
-                "completion_tokens": record.completion_tokens,
-                "total_tokens": record.prompt_tokens + record.completion_tokens,
-            },
-            "links": {"self": f"/v1/jobs/{record.id}"},
+def _ended(webhook: Webhook, end: End) -> Webhook:
+    if webhook.hook.events and end.event not in webhook.hook.events:
+        return msgspec.structs.replace(webhook, state=WebhookState.SKIPPED, ended_at=end.at)
+    timestamp = datetime.fromtimestamp(end.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = msgspec.json.encode({"type": end.event, "timestamp": timestamp, "data": end.data}).decode()
+    return msgspec.structs.replace(webhook, state=WebhookState.PENDING, ended_at=end.at, body=body)
+
+
+def _job_end(record: RequestRecord) -> End | None:
+    if not record.state.terminal:
+        return None
+    data = {
+        "id": record.id,
+        "object": "job",
+        "model": record.model,
+        "state": record.state.value,
+        "created_at": record.created_at,
+        "finished_at": record.finished_at,
+        "usage": {
+            "prompt_tokens": record.prompt_tokens,
+            "completion_tokens": record.completion_tokens,
+            "total_tokens": record.prompt_tokens + record.completion_tokens,
         },
+        "links": {"self": f"/v1/jobs/{record.id}"},
     }
-    encoded = msgspec.json.encode(body).decode()
-    return msgspec.structs.replace(webhook, state=WebhookState.PENDING, ended_at=at, body=encoded)
+    return End(f"job.{record.state.value}", record.finished_at or record.created_at, data)
+
+
+def _batch_end(record: BatchRecord) -> End | None:
+    if record.status not in ENDED:
+        return None
+    batch, at = record.batch, record.times[record.status]
+    data = {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "status": record.status,
+        "created_at": int(batch.created_at),
+        f"{record.status}_at": at,
+        "request_counts": {"total": record.total, "completed": record.completed, "failed": record.failed},
+        "output_file_id": record.output_file_id,
+        "error_file_id": record.error_file_id,
+        "links": {"self": f"/v1/batches/{batch.id}"},
+    }
+    return End(f"batch.{record.status}", float(at), data)

@@ -148,14 +148,15 @@ class BatchRun:
         try:
             await self._take_input()
         except NotFound as error:
-            await batches.fail(item, [LineError("invalid_input_file", error.message, param="input_file_id")])
+            if await batches.fail(item, [LineError("invalid_input_file", error.message, param="input_file_id")]):
+                await self._ended()
             return
         limits = {"most_lines": settings.batch_requests, "most_bytes": settings.max_body_bytes}
         found = await asyncio.to_thread(survey, self._folder.input, self._batch, **limits)
         if not found.errors:
             await batches.plan(item, found.total, found.chunks)
         elif await batches.fail(item, found.errors):
-            await asyncio.to_thread(self._folder.remove)
+            await self._ended()
 
     async def _take_input(self) -> None:
         if not self._folder.input.exists():
@@ -226,7 +227,15 @@ class BatchRun:
                 raise
             return  # somebody else finished it
         if await self._parts.batches.finish(item, output, errors):
-            await asyncio.to_thread(self._folder.remove)
+            await self._ended()
+
+    async def _ended(self) -> None:
+        """Whoever tells of batches' ends finds it by itself a little later, as upkeep finds the folder."""
+        try:
+            await self._parts.backend.webhooks.wake(self._batch.id)
+        except Unavailable as error:
+            log.warning("batch_end_not_told", batch=self._batch.id, error=error.message)
+        await asyncio.to_thread(self._folder.remove)
 
     async def _produce(self, kind: str, fences: Sequence[str]) -> str | None:
         """The id of a file with all results of one kind; None where there are none. The same whoever makes it."""

@@ -11,23 +11,30 @@ from starlette.responses import Response
 
 from producer_api.body import read_body
 from producer_api.context import Context
-from producer_api.gateway.admit import patience
+from producer_api.gateway.admit import LOOK, patience
 from producer_api.gateway.idempotency import Identity, Key
 from producer_api.gateway.principal import Caller, Principal, Tenant
 from producer_api.headers import REPLAYED, idempotency_key
+from producer_api.hooks import hook_of, webhook_status
 from producer_api.openapi import IDEMPOTENCY, body_of, failures, struct_response
 from producer_api.paging import Page, paging
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest, window_seconds
-from shared.batches.records import Batch, Batches, BatchRecord
+from shared.batches.records import Batch, Batches
 from shared.errors import HeadraceError, InvalidRequest, Unavailable
 from shared.files.store import Files
 from shared.protocol import PriorityClass
+from shared.webhooks.base import Hook, Webhook
 
 USUAL, MOST = 20, 100  # batches of one list
 
 
 def batches_router(context: Context, files: Files, batches: Batches) -> APIRouter:
     router = APIRouter(prefix="/v1/batches", tags=["OpenAI"], dependencies=[context.allow("batches")])
+
+    async def described(batch_id: str, tenant: str) -> BatchObject:
+        async with patience():
+            record = await batches.get(batch_id, tenant)
+        return BatchObject.of(record, await webhook_status(context, batch_id))
 
     @router.post(
         "",
@@ -42,10 +49,10 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         caller.check_class(PriorityClass.BATCH)
         body = await read_body(request, BatchRequest)
         key = idempotency_key(request, tenant=caller.tenant, kind="batch", body=body.model_dump_json())
+        hook = hook_of(context.settings, body.webhook)
         async with patience():
-            batch, joined = await _create(context, files, batches, caller, body=body, key=key)
-            record = await batches.get(batch, caller.tenant)
-        return _json(BatchObject.of(record), REPLAYED if joined else None)
+            batch, joined = await _create(context, files, batches, caller, body=body, hook=hook, key=key)
+        return _json(await described(batch, caller.tenant), REPLAYED if joined else None)
 
     @router.get(
         "",
@@ -67,7 +74,7 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         responses={**failures("openai", 404, 500, 503), 200: struct_response("as it stands", BatchObject)},
     )
     async def see(batch_id: str, tenant: Tenant) -> Response:
-        return _json(BatchObject.of(await _find(batches, batch_id, tenant)))
+        return _json(await described(batch_id, tenant))
 
     @router.post(
         "/{batch_id}/cancel",
@@ -75,16 +82,23 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         responses={**failures("openai", 404, 409, 500, 503), 200: struct_response("as it stands", BatchObject)},
     )
     async def cancel(batch_id: str, tenant: Tenant) -> Response:
-        await _find(batches, batch_id, tenant)
         async with patience():
+            await batches.get(batch_id, tenant)
             await batches.cancel(batch_id)
-        return _json(BatchObject.of(await _find(batches, batch_id, tenant)))
+        return _json(await described(batch_id, tenant))
 
     return router
 
 
 async def _create(
-    context: Context, files: Files, batches: Batches, caller: Principal, *, body: BatchRequest, key: Key | None
+    context: Context,
+    files: Files,
+    batches: Batches,
+    caller: Principal,
+    *,
+    body: BatchRequest,
+    hook: Hook | None,
+    key: Key | None,
 ) -> tuple[str, bool]:
     """The new batch's id, or that of the one that came before under the key."""
     now = await context.backend.token_log.now()
@@ -94,6 +108,8 @@ async def _create(
         file = await files.find(body.input_file_id, caller.tenant)
         if file.purpose != "batch":
             raise InvalidRequest(f"the file's purpose is {file.purpose}, not batch", param="input_file_id")
+        if hook is not None:  # first: where there is no such batch in the end, it is dropped
+            await context.backend.webhooks.add(Webhook(id=held.id, hook=hook, created_at=now), LOOK)
         await batches.create(_batch(context, caller, body, held))
     except Unavailable:
         raise  # it may have been made: whoever sends the key again finds out, or makes it
@@ -120,11 +136,6 @@ def _batch(context: Context, caller: Principal, body: BatchRequest, identity: Id
         output_life=context.settings.file_ttl if outputs is None else outputs.seconds,
         metadata=body.metadata,
     )
-
-
-async def _find(batches: Batches, batch_id: str, tenant: str) -> BatchRecord:
-    async with patience():
-        return await batches.get(batch_id, tenant)
 
 
 def _json(value: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:

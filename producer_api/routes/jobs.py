@@ -12,9 +12,10 @@ from starlette.responses import Response
 
 from producer_api.body import read_body
 from producer_api.context import Context
-from producer_api.gateway.admit import Admission, patience
+from producer_api.gateway.admit import Admission
 from producer_api.gateway.principal import Caller, Tenant
 from producer_api.headers import REPLAYED, idempotency_key, resume_point
+from producer_api.hooks import hook_of, webhook_status
 from producer_api.job_events import JobFraming
 from producer_api.openapi import (
     IDEMPOTENCY,
@@ -29,10 +30,7 @@ from producer_api.schemas.jobs import JobSubmission
 from producer_api.sse import EventStream
 from shared.delivery.answer import nothing_after, read_all
 from shared.delivery.base import RequestRecord
-from shared.errors import InvalidRequest
-from shared.schemas.jobs import Job, Links, WebhookStatus
-from shared.webhooks.address import AddressRules
-from shared.webhooks.base import Hook
+from shared.schemas.jobs import Job, Links
 
 AFTER = parameter("after", "query", "the same in the URL; the header counts first", type="integer", minimum=-1)
 
@@ -59,7 +57,7 @@ def jobs_router(context: Context) -> APIRouter:
             seed=body.seed,
             within=body.timeout,
             key=key,
-            hook=_hook(context, body),
+            hook=hook_of(context.settings, body.webhook),
         )
         return await accepted(context, request, admission)
 
@@ -102,17 +100,6 @@ def jobs_router(context: Context) -> APIRouter:
     return router
 
 
-def _hook(context: Context, body: JobSubmission) -> Hook | None:
-    """Whom the body wants told. Raises InvalidRequest."""
-    if body.webhook is None:
-        return None
-    settings = context.settings
-    if not settings.webhook_secrets.get_secret_value():
-        raise InvalidRequest("this server has no webhook_secrets, and so no webhooks", param="webhook")
-    AddressRules(settings.webhook_allow_http, settings.webhook_allow_private).parse(body.webhook.url)
-    return body.webhook.to_hook()
-
-
 async def accepted(context: Context, request: Request, admission: Admission) -> Response:
     """202 with the job that was made, or that its key stands for already."""
     made = admission.request
@@ -142,11 +129,7 @@ async def _describe(context: Context, record: RequestRecord) -> Job:
         job = Job.ended(record, await read_all(context.backend.token_log, record.id))
     else:
         job = Job.of(record, await context.gateway.outlook(record))
-    if context.settings.webhook_secrets.get_secret_value():
-        async with patience():
-            webhook = await context.backend.webhooks.get(record.id)
-        if webhook is not None:
-            job.webhook = WebhookStatus.of(webhook)
+    job.webhook = await webhook_status(context, record.id)
     return job
 
 

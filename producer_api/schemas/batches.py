@@ -13,9 +13,11 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from producer_api.schemas.files import ExpiresAfter
+from producer_api.schemas.webhooks import BatchWebhookFields
 from shared.batches.records import BatchRecord
 from shared.schemas.body import Body
 from shared.schemas.fields import Metadata
+from shared.schemas.jobs import WebhookStatus
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)
@@ -32,6 +34,7 @@ class BatchRequest(Body):
     completion_window: str = Field(description="24h; beyond OpenAI's, a shorter time as 90s, 30m, 2h")
     metadata: Metadata = Field(None, description="up to 16 texts of yours by name")
     output_expires_after: ExpiresAfter | None = Field(None, description="when the files that it makes end")
+    webhook: BatchWebhookFields | None = Field(None, description="told of the batch's end, signed; beyond OpenAI's")
 
     @field_validator("endpoint")
     @classmethod
@@ -96,9 +99,10 @@ class BatchObject(msgspec.Struct, kw_only=True):
     cancelled_at: int | None = None
     request_counts: RequestCounts
     metadata: dict[str, str] | None
+    webhook: WebhookStatus | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def of(cls, record: BatchRecord) -> BatchObject:
+    def of(cls, record: BatchRecord, webhook: WebhookStatus | msgspec.UnsetType = msgspec.UNSET) -> BatchObject:
         batch = record.batch
         told: dict[str, Any] = {f"{name}_at": at for name, at in record.times.items()}
         errors = [BatchError(each.code, each.message, each.param, each.line) for each in record.errors]
@@ -115,6 +119,7 @@ class BatchObject(msgspec.Struct, kw_only=True):
             expires_at=int(batch.expires_at),
             request_counts=RequestCounts(record.total, record.completed, record.failed),
             metadata=batch.metadata,
+            webhook=webhook,
             **told,
         )
 

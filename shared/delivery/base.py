@@ -119,14 +119,15 @@ class TokenLog(Protocol):
     ) -> bool:
         """Make the empty log of a request that is about to be published; False where there is one already.
 
-        Whoever ends the request publishes its id on the channels `notify`, which an adoption may change, and
-        `watcher`, if they are given.
+        Whoever ends the request publishes its id on the channels `notify`, which an adoption without a source may
+        change, and `watcher`, if they are given.
         """
 
     async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
         """Have the end of each told on the channel `notify`, in one round trip; the records as they are now.
 
-        One whose record has another source came before, by that, and is left as it is. None where there is no log.
+        With a source, that is beside whoever asked for the request; and one whose record has another source came
+        before, by that, and is left as it is. None where there is no log.
         """
 
     async def forget(self, request_id: str) -> None:

@@ -59,6 +59,7 @@ class _Answer:
     seq_then: int = 0
     notify: str = ""
     watcher: str = ""
+    carrier: str = ""
     keepsake: Keepsake | None = None
     events: list[TokenEvent] = field(default_factory=list)
 
@@ -113,9 +114,11 @@ class MemoryTokenLog:
             if not adoption.create:
                 return None
             answer = self._make(adoption.request)
-        if answer.record.source in ("", adoption.source):
-            answer.record = replace(answer.record, source=adoption.source)
+        if not adoption.source:
             answer.notify = notify
+        elif answer.record.source in ("", adoption.source):
+            answer.record = replace(answer.record, source=adoption.source)
+            answer.carrier = notify
         return answer.record
 
     def _make(self, request: Request) -> _Answer:
@@ -250,7 +253,7 @@ class MemoryTokenLog:
         now = self._clock()
         answer.record = replace(answer.record, state=state, finished_at=now)
         answer.expires = now + (answer.keepsake.ttl if answer.keepsake is not None else self._result_ttl)
-        for channel in filter(None, (answer.notify, answer.watcher)):
+        for channel in filter(None, (answer.notify, answer.watcher, answer.carrier)):
             self._live.publish(channel, answer.record.id.encode())
 
     def _find(self, request_id: str) -> _Answer | None:

@@ -23,7 +23,7 @@ local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
   ttl = redis.call('HGET', state, 'keep') or ttl
   for _, key in ipairs({ state, log, keepsake() }) do redis.call('PEXPIRE', key, ttl) end
-  for _, name in ipairs({ 'notify', 'watcher' }) do
+  for _, name in ipairs({ 'notify', 'watcher', 'carrier' }) do
     local channel = redis.call('HGET', state, name)
     if channel then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
   end
@@ -60,7 +60,8 @@ function commands.create()
 end
 
 -- ttl in ms, 1 to make it where there is none, source, notify, then field, value … of one to be made
--- -> the state as field, value …; nil when it is unknown. What has another source is left as it is.
+-- -> the state as field, value …; nil when it is unknown. What has another source is left as it is. With a source the
+-- channel is that of its carrier, who is told beside whoever asked.
 function commands.adopt()
   local found = redis.call('HMGET', state, 'seq', 'source')
   if not found[1] then
@@ -68,8 +69,10 @@ function commands.adopt()
     redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 6))
     redis.call('PEXPIRE', state, ARGV[2])
   end
-  if not found[2] or found[2] == ARGV[4] then
-    redis.call('HSET', state, 'source', ARGV[4], 'notify', ARGV[5])
+  if ARGV[4] == '' then
+    redis.call('HSET', state, 'notify', ARGV[5])
+  elseif not found[2] or found[2] == ARGV[4] then
+    redis.call('HSET', state, 'source', ARGV[4], 'carrier', ARGV[5])
   end
   return redis.call('HGETALL', state)
 end

@@ -123,7 +123,7 @@ class Links(msgspec.Struct):
 
 
 class WebhookStatus(msgspec.Struct):
-    """How the telling of a job's end goes; `last_status` is the HTTP status of the last attempt, if it had one."""
+    """How the telling of an end goes; `last_status` is the HTTP status of the last attempt, if it had one."""
 
     state: Literal["waiting", "pending", "delivered", "failed", "skipped"]
     attempts: int

@@ -59,10 +59,7 @@ class Webhooks(Protocol):
     """Durable, in the order in which they are due. Every call raises Unavailable."""
 
     async def add(self, webhook: Webhook, wait: float) -> None:
-        """Once by id; it is first due in `wait` seconds.
-
-        One of work that is no request is added when that has ended, PENDING, with `ended_at` and a `body`.
-        """
+        """Once by id; it is first due in `wait` seconds."""
 
     async def get(self, webhook_id: str) -> Webhook | None: ...
 

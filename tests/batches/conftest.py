@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from tests.chaos.cluster import Cluster, running
 from tests.fakes import MODEL
+from tests.webhooks.conftest import SECRET
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 CHAT = "/v1/chat/completions"
@@ -40,9 +41,12 @@ class BatchClient:
     def __init__(self, url: str) -> None:
         self.sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=20)
 
-    def start(self, lines: Iterable[Any], window: Any = "24h", endpoint: Any = CHAT) -> openai.types.Batch:
+    def start(
+        self, lines: Iterable[Any], window: Any = "24h", endpoint: Any = CHAT, **more: Any
+    ) -> openai.types.Batch:
         file = self.sdk.files.create(file=("in.jsonl", jsonl(lines)), purpose="batch")
-        return self.sdk.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window=window)
+        asked = {"input_file_id": file.id, "endpoint": endpoint, "completion_window": window}
+        return self.sdk.batches.create(**asked, extra_body=more)
 
     def results(self, batch: openai.types.Batch) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The lines of the output and of the error file."""
@@ -77,5 +81,6 @@ async def with_tasks(folder: Path, *, tasks: int, **settings: Any) -> AsyncItera
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def cluster(tmp_path_factory: Any) -> AsyncIterator[Cluster]:
-    async with with_tasks(tmp_path_factory.mktemp("batches"), tasks=2) as made:
+    hooks = {"webhook_secrets": SECRET, "webhook_allow_http": True, "webhook_allow_private": True}
+    async with with_tasks(tmp_path_factory.mktemp("batches"), tasks=2, **hooks) as made:
         yield made

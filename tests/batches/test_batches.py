@@ -16,6 +16,7 @@ from tests.batches.conftest import ENDED, BatchClient, ids, jsonl, line
 from tests.chaos.cluster import Cluster
 from tests.chaos.node import Node
 from tests.fakes import MODEL
+from tests.webhooks.conftest import receiving
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
@@ -68,6 +69,21 @@ async def test_a_batch_runs(client: BatchClient) -> None:
     assert (file.purpose, file.status) == ("batch_output", "processed")
     listed = await asyncio.to_thread(client.sdk.batches.list, limit=1)
     assert listed.data[0].id == batch.id
+
+
+async def test_the_end_is_told(client: BatchClient) -> None:
+    async with receiving() as receiver:
+        hook = {"url": receiver.url()}
+        made = await asyncio.to_thread(client.start, [line("a"), line("b")], webhook=hook)
+        [told] = await receiver.until(1)
+        batch = await until(client, made.id, lambda batch: batch.webhook["state"] == "delivered")
+    data = told.json["data"]
+    assert (told.json["type"], data["id"], data["output_file_id"]) == (
+        "batch.completed",
+        made.id,
+        batch.output_file_id,
+    )
+    assert data["request_counts"] == batch.request_counts.to_dict() == {"total": 2, "completed": 2, "failed": 0}
 
 
 async def test_completions(client: BatchClient) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
@@ -85,17 +85,21 @@ async def test_a_record_tells_why_the_answer_ended(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("how", ["finish", "close"])
-async def test_a_watcher_hears_of_the_end_beside_whoever_else_is_told(backend: Backend, how: str) -> None:
-    asked = make_request()
-    channels = [keys.notify_channel(name) for name in ("first", "adopting", "watching")]
-    async with backend.live.subscribe(channels[1]) as adopting, backend.live.subscribe(channels[2]) as watching:
-        assert await backend.token_log.create(asked, notify=channels[0], watcher=channels[2])
-        await backend.token_log.adopt([Adoption(asked, "t/0/0", create=False)], channels[1])
+async def test_all_who_want_to_know_hear_of_the_end(backend: Backend, how: str) -> None:
+    """Given one who asked, who took over from it, who watches, and a carrier, Expect all but the first told."""
+    asked, token_log = make_request(), backend.token_log
+    names = [keys.notify_channel(name) for name in ("first", "second", "watching", "carrying")]
+    async with AsyncExitStack() as stack:
+        first, *others = [await stack.enter_async_context(backend.live.subscribe(name)) for name in names]
+        assert await token_log.create(asked, notify=names[0], watcher=names[2])
+        await token_log.adopt([Adoption(asked, "t/0/0", create=False)], names[3])
+        await token_log.adopt([Adoption(asked, "", create=False)], names[1])
         if how == "close":
-            await backend.token_log.close(asked.id)
+            await token_log.close(asked.id)
         else:
             assert await append(backend, await acquire(backend, asked), TokenEvent(0, (), DONE))
-        assert [await heard.get(5) for heard in (adopting, watching)] == [asked.id.encode()] * 2
+        assert [await heard.get(5) for heard in others] == [asked.id.encode()] * 3
+        assert await first.get(0.01) is None
 
 
 async def test_a_gap_is_refused_and_a_repeat_changes_nothing(backend: Backend, request_: Request) -> None:

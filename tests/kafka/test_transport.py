@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from kafka.errors import KafkaTimeoutError
+from pydantic import SecretStr
 
+from producer_api.gateway.admit import WEBHOOKS
 from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import QueueFull, Unavailable
@@ -18,6 +20,7 @@ from shared.transports.redis_streams import RedisStreams
 from tests.fakes import MODEL, answer, make_request
 from tests.gateway.conftest import serving
 from tests.kafka.harness import Bench
+from tests.webhooks.conftest import SECRET
 from tests.worker.harness import foretold, told
 
 
@@ -103,9 +106,11 @@ async def test_the_sweeper_gives_back_what_nobody_confirmed_or_wants(
 async def test_a_job_by_http_runs_through_kafka_and_what_was_taken_back_never(
     settings: Settings, backend: Backend
 ) -> None:
-    """Given a worker that takes from Kafka, Expect a job's answer, no result record, and offsets that move on."""
+    """Given a worker that takes from Kafka, Expect a job's answer, its webhook's sender told, and no result."""
     bench = Bench(settings, backend)
+    settings = settings.model_copy(update={"webhook_secrets": SecretStr(SECRET), "webhook_allow_http": True})
     async with (
+        backend.live.subscribe(WEBHOOKS) as heard,
         through_kafka(backend, settings) as through,
         serving(settings, through) as url,
         httpx.AsyncClient(base_url=url, timeout=30) as http,
@@ -113,10 +118,12 @@ async def test_a_job_by_http_runs_through_kafka_and_what_was_taken_back_never(
         body = {"model": bench.model, "prompt": "hi", "max_tokens": 3, "priority": "interactive"}
         cancelled = (await http.post("/v1/jobs", json=body)).json()["id"]
         assert (await http.delete(f"/v1/jobs/{cancelled}")).json()["state"] == "cancelled"
-        job = (await http.post("/v1/jobs", json=body)).json()["id"]
+        hook = {"webhook": {"url": "http://example.com"}}
+        job = (await http.post("/v1/jobs", json={**body, **hook})).json()["id"]
         request = make_request("hi", max_tokens=3)
         async with bench.worker():
             assert told(await answer(backend, job)) == foretold(request)
+            assert await heard.get(5) == job.encode()
         assert (await backend.transport.depth(bench.model)).waiting == 0
         record = await backend.token_log.record(job)
         assert record is not None

@@ -15,6 +15,7 @@ import pytest
 from producer_api import webhooks
 from producer_api.webhooks import WebhookSender, after
 from shared.backend import Backend
+from shared.batches.records import VALIDATE, Batches, LineError
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.webhooks.base import Hook, Webhook, WebhookState
@@ -52,9 +53,9 @@ async def submit(http: httpx.AsyncClient, url: str, **more: Any) -> str:
     return response.json()["id"]
 
 
-async def until(http: httpx.AsyncClient, job: str, state: str) -> dict[str, Any]:
+async def until(http: httpx.AsyncClient, work: str, state: str, kind: str = "jobs") -> dict[str, Any]:
     async with asyncio.timeout(20):
-        while (found := (await http.get(f"/v1/jobs/{job}")).json()["webhook"])["state"] != state:
+        while (found := (await http.get(f"/v1/{kind}/{work}")).json()["webhook"])["state"] != state:
             await asyncio.sleep(0.02)
     return found
 
@@ -127,22 +128,45 @@ async def test_an_end_that_nobody_heard_of_is_found(
     assert len(receiver.received) == 1
 
 
-async def test_what_is_no_request_is_told_as_well(settings: Settings, backend: Backend, receiver: Receiver) -> None:
-    """Given a webhook that was added with the end of its work, as a batch's is, Expect its body, signed."""
-    hook = Hook(receiver.url())
-    ended = Webhook(
-        id="batch_1",
-        hook=hook,
-        created_at=1.0,
-        state=WebhookState.PENDING,
-        ended_at=await backend.token_log.now(),
-        body='{"type": "batch.completed"}',
-    )
-    await backend.webhooks.add(ended, 0)
+async def batch(http: httpx.AsyncClient, url: str, **more: Any) -> str:
+    file = await http.post("/v1/files", files={"file": ("in.jsonl", b"{}")}, data={"purpose": "batch"})
+    asked = {"input_file_id": file.json()["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    made = await http.post("/v1/batches", json={**asked, "webhook": {"url": url, **more}})
+    assert made.json()["webhook"]["state"] == "waiting"
+    return made.json()["id"]
+
+
+async def test_the_end_of_a_batch_is_found_by_who_tells_of_it(
+    settings: Settings, backend: Backend, http: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    """Given batches whose processes die as soon as they end, before a sender lives, Expect those asked for told."""
+    assert backend.server is not None
+    batches = Batches.of(settings, backend.server)
+    failed = await batch(http, receiver.url(), events=["batch.failed", "batch.completed"])
+    other = await batch(http, receiver.url(), events=["batch.completed"])
+    cancelled = await batch(http, receiver.url())
+    for each in (failed, other):
+        item = await batches.claim(each)
+        assert item is not None
+        assert await batches.fail(item, [LineError("empty_file", "there are no lines")])
     async with sending(settings, backend):
-        [received] = await receiver.until(1)
-    assert (received.json, received.headers["webhook-id"]) == ({"type": "batch.completed"}, "msg_batch_1")
-    documented()(SECRET, received.headers, received.body)
+        await until(http, failed, "delivered", "batches")
+        await until(http, other, "skipped", "batches")
+        await http.post(f"/v1/batches/{cancelled}/cancel")
+        for _ in range(2):
+            item = await batches.claim(cancelled)
+            assert item is not None
+            await (batches.plan(item, 0, ()) if item.name == VALIDATE else batches.finish(item, "file-1", None))
+        await backend.webhooks.wake(cancelled)
+        await until(http, cancelled, "delivered", "batches")
+    first, second = receiver.received
+    documented()(SECRET, first.headers, first.body)
+    assert (first.json["type"], first.json["data"]["id"]) == ("batch.failed", failed)
+    data = second.json["data"]
+    assert (second.json["type"], data["id"], data["output_file_id"]) == ("batch.cancelled", cancelled, "file-1")
+    assert data["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
+    refused = await http.post("/v1/batches", json={"webhook": {"url": receiver.url(), "events": ["job.failed"]}})
+    assert refused.status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+"""A webhook as it is asked for: whom to tell, and of which ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from shared.schemas.body import Body
+from shared.webhooks.base import Hook
+
+URL, EVENTS = "https, at a public address", "only these; default: all"
+
+
+class WebhookTarget(Body):
+    """Whom to tell of an end."""
+
+    url: str = Field(description=URL)
+    events: Sequence[str] | None = Field(None, min_length=1, description=EVENTS)
+
+    def to_hook(self) -> Hook:
+        return Hook(self.url, tuple(self.events or ()))
+
+
+class WebhookFields(WebhookTarget):
+    """Whom to tell of a job's end."""
+
+    events: Sequence[Literal["job.completed", "job.failed", "job.cancelled"]] | None = Field(
+        None, min_length=1, description=EVENTS
+    )
+
+
+class BatchWebhookFields(WebhookTarget):
+    """Whom to tell of a batch's end."""
+
+    events: Sequence[Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]] | None = Field(
+        None, min_length=1, description=EVENTS
+    )

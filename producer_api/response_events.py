@@ -15,9 +15,10 @@ import msgspec
 
 from producer_api.response_output import Change, Output
 from producer_api.sse import RETRY
-from shared.delivery.answer import Answer
+from shared.delivery.answer import Answer, ending
+from shared.delivery.base import RequestRecord
 from shared.errors import HeadraceError
-from shared.protocol import FinishReason, RequestState, Terminal, Token, TokenEvent
+from shared.protocol import FinishReason, Request, RequestState, Terminal, Token, TokenEvent
 from shared.schemas.response_items import FunctionCallItem, MessageItem, OutputItem, OutputText, Status
 from shared.schemas.response_object import (
     ArgumentsDelta,
@@ -47,6 +48,19 @@ def request_id_of(response_id: str) -> str:
 
 def response_id_of(request_id: str) -> str:
     return THEIRS + request_id.removeprefix(OURS)
+
+
+def admitted(asked: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
+    """With what admission gave it."""
+    return msgspec.structs.replace(asked, id=response_id_of(request.id), created_at=int(request.created_at))
+
+
+def whole(asked: ResponseObject, answer: Answer) -> ResponseObject:
+    """As `ended`, for a client that waits for it. Raises what the request failed of."""
+    assert answer.terminal is not None
+    if (error := ending(answer.terminal)) is not None:
+        raise error
+    return ended(asked, answer)
 
 
 def ended(asked: ResponseObject, answer: Answer) -> ResponseObject:

@@ -12,11 +12,11 @@ import msgspec
 
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
-from producer_api.response_events import THEIRS, ended, request_id_of, response_id_of
+from producer_api.response_events import THEIRS, admitted, ended, request_id_of
 from shared.delivery.answer import read_all
 from shared.delivery.base import Keepsake, RequestRecord
 from shared.errors import InvalidRequest, NotFound
-from shared.protocol import Request, RequestState
+from shared.protocol import RequestState
 from shared.schemas.response_items import Item, kept
 from shared.schemas.response_object import ResponseObject
 
@@ -41,14 +41,11 @@ class StoredResponse:
 
 
 def keepsake(context: Context, asked: ResponseObject, items: Sequence[Item]) -> Keepsake:
-    """What makes a response a stored one."""
+    """What makes a response a stored one. Raises InvalidRequest where that is larger than a body may be."""
     content = msgspec.json.encode(_Kept(asked, list(items)))
+    if len(content) > context.settings.max_body_bytes:
+        raise InvalidRequest("the conversation is too large to be stored", param="store")
     return Keepsake(content, ttl=context.settings.response_ttl)
-
-
-def admitted(asked: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
-    """With what admission gave it."""
-    return msgspec.structs.replace(asked, id=response_id_of(request.id), created_at=int(request.created_at))
 
 
 async def find(context: Context, response_id: str, tenant: str) -> StoredResponse:

@@ -11,7 +11,8 @@ import msgspec
 
 from producer_api.completion import completion
 from producer_api.embedding import embedding_list
-from producer_api.schemas.batches import CHAT, COMPLETIONS, EMBEDDINGS
+from producer_api.response_events import admitted, whole
+from producer_api.schemas.batches import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 from producer_api.text_completion import text_completion
 from shared.delivery.answer import Answer
 from shared.errors import InvalidRequest
@@ -19,6 +20,7 @@ from shared.protocol import PriorityClass, Request
 from shared.schemas.chat import ChatRequest
 from shared.schemas.completions import CompletionRequest
 from shared.schemas.embeddings import EmbeddingRequest
+from shared.schemas.responses import ResponseRequest
 from shared.schemas.validation import validate
 
 
@@ -79,9 +81,24 @@ def _embedding(body: bytes, tenant: str) -> Asked:
     return Asked(drafts, 0, parsed.timeout, word, "priority" in parsed.model_fields_set)
 
 
+def _response(body: bytes, tenant: str) -> Asked:
+    parsed = validate(body, ResponseRequest)
+    _not_streamed(parsed.stream)
+    for name in ("background", "store", "previous_response_id"):
+        if getattr(parsed, name):
+            raise InvalidRequest(f"{name}: responses are not stored here", param=name)
+    asked = msgspec.structs.replace(parsed.to_object(), store=False)
+
+    def word(requests: Sequence[Request], answer: Answer) -> Any:
+        return whole(admitted(asked, requests[0]), answer)
+
+    drafts = (parsed.to_request(tenant, [item.to_item() for item in parsed.input]),)
+    return Asked(drafts, parsed.seed, parsed.timeout, word, parsed.priority is not None)
+
+
 def _not_streamed(stream: bool | None) -> None:
     if stream:
         raise InvalidRequest("stream: the answer is not streamed here", param="stream")
 
 
-READERS = {CHAT: _chat, COMPLETIONS: _completion, EMBEDDINGS: _embedding}
+READERS = {CHAT: _chat, COMPLETIONS: _completion, EMBEDDINGS: _embedding, RESPONSES: _response}

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import msgspec
 
-from producer_api.gateway.errors import openai_error
+from producer_api.gateway.errors import openai_error, renamed
 from shared.batches.records import Batch, Chunk, LineError
 from shared.errors import HeadraceError
 
@@ -152,7 +152,7 @@ class Outcome:
 
     @classmethod
     def failed(cls, line: Line, request: str, error: HeadraceError) -> Outcome:
-        return cls(_result(line, request, error.status, openai_error(error)), completed=False)
+        return cls(_result(line, request, error.status, openai_error(renamed(error, line.url))), completed=False)
 
     @classmethod
     def stopped(cls, line: Line, request: str, code: str) -> Outcome:

@@ -89,13 +89,13 @@ def error_response(error: HeadraceError, path: str) -> Response:
         headers["www-authenticate"] = f'Bearer realm="headrace"{wrong}'
     if speaks_openai(path):
         headers["x-should-retry"] = "true" if error.retryable else "false"  # the SDKs would retry any 409 or 5xx
-        body, media_type = openai_error(_renamed(error, path)), "application/json"
+        body, media_type = openai_error(renamed(error, path)), "application/json"
     else:
         body, media_type = problem(error, path), "application/problem+json"
     return Response(msgspec.json.encode(body), error.status, headers, media_type)
 
 
-def _renamed(error: HeadraceError, path: str) -> HeadraceError:
+def renamed(error: HeadraceError, path: str) -> HeadraceError:
     """With the name that the field has in that API; what its schema found is by that name already."""
     if error.param is None or isinstance(error, InvalidFields):
         return error

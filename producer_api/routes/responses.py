@@ -5,6 +5,8 @@ A client that leaves cancels its response, unless that is in the background or w
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -27,9 +29,8 @@ from producer_api.openapi import (
 )
 from producer_api.paging import ORDER, Page, paging
 from producer_api.reply import Reply
-from producer_api.response_events import ResponseFraming, ended
+from producer_api.response_events import ResponseFraming, admitted, whole
 from producer_api.sse import EventStream
-from shared.delivery.answer import Answer, ending
 from shared.errors import InvalidRequest
 from shared.schemas.response_object import ItemList, ResponseDeleted, ResponseObject
 from shared.schemas.responses import ResponseRequest
@@ -125,7 +126,7 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
         resuming=after >= 0,
         keepsake=stored.keepsake(context, asked, items) if body.stored else None,
     )
-    asked = stored.admitted(asked, admission.request)
+    asked = admitted(asked, admission.request)
     if body.background and not body.stream:
         return await _accepted(context, request, admission, asked)
     lasting = bool(body.background) or key is not None
@@ -133,14 +134,7 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
     if body.stream:
         framing = ResponseFraming(asked, after=after, resumable=lasting)
         return reply.stream(framing, eager=bool(body.background) or after >= 0)
-
-    def word(answer: Answer) -> ResponseObject:
-        assert answer.terminal is not None
-        if (error := ending(answer.terminal)) is not None:
-            raise error
-        return ended(asked, answer)
-
-    return await reply.whole(word)
+    return await reply.whole(partial(whole, asked))
 
 
 async def _accepted(context: Context, request: Request, admission: Admission, asked: ResponseObject) -> Response:

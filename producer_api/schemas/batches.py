@@ -20,7 +20,8 @@ from shared.schemas.fields import Metadata
 from shared.schemas.jobs import WebhookStatus
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)
+RESPONSES = "/v1/responses"
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
 WINDOW = re.compile(r"([1-9][0-9]{0,4})([smh])")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 MOST_WINDOW = 86_400  # seconds

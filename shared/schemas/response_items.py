@@ -141,11 +141,14 @@ class InputMessage(_GivenItem):
         return MessageItem(id=_new_id("msg"), role=self.role, content=[text(part.text) for part in self.content])
 
 
+CallId = Annotated[str, Field(max_length=128)]
+
+
 class InputCall(_GivenItem):
     """A call that the model made earlier."""
 
     type: Literal["function_call"]
-    call_id: str
+    call_id: CallId
     name: str
     arguments: str = Field(description="JSON, as the model wrote it")
     caller: None = None
@@ -160,7 +163,7 @@ class InputOutput(_GivenItem):
     """What a call gave."""
 
     type: Literal["function_call_output"]
-    call_id: str
+    call_id: CallId
     output: Parts
     caller: None = None
     name: str | None = Field(None, description="accepted, unused")

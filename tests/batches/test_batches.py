@@ -104,6 +104,25 @@ async def test_completions(client: BatchClient) -> None:
     assert (bad["response"]["status_code"], bad["response"]["body"]["error"]["param"]) == (400, "prompt")
 
 
+async def test_responses(client: BatchClient) -> None:
+    """Given lines of responses, Expect each, not stored; one that would have to be is refused by name."""
+    url = "/v1/responses"
+    bodies = {"good": {"input": "a"}, "stored": {"input": "a", "store": True}, "long": {"max_output_tokens": 10**6}}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": {"model": MODEL, "input": "b", **fields}}
+        for name, fields in bodies.items()
+    ]
+    batch = await ended(client, (await asyncio.to_thread(client.start, lines, "24h", url)).id)
+    [good], refused = await asyncio.to_thread(client.results, batch)
+    response = good["response"]["body"]
+    assert (response["object"], response["status"], response["store"]) == ("response", "incomplete", False)
+    assert response["output"][0]["content"][0]["text"]
+    params = [each["response"]["body"]["error"]["param"] for each in refused]
+    assert params == ["store", "max_output_tokens"]
+    with pytest.raises(openai.NotFoundError):
+        await asyncio.to_thread(client.sdk.responses.retrieve, response["id"])
+
+
 async def test_embeddings(client: BatchClient, cluster: Cluster, minilm: Path) -> None:
     """Given a worker that embeds beside the other, Expect the vectors of all lines, and the queue's as by HTTP."""
     url, model = "/v1/embeddings", MINILM.name

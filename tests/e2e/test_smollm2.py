@@ -10,6 +10,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from pydantic import BaseModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.e2e.conftest import Launched
@@ -119,3 +120,35 @@ def test_a_stream_outlives_its_worker_and_says_what_it_would_have_said(client: o
         if number == 10:
             up.kill("worker")
     assert said == undisturbed
+
+
+class Weather(BaseModel):
+    city: str
+    warm: bool
+
+
+def test_responses_are_chained_and_held_to_a_model(client: openai.OpenAI) -> None:
+    """Given a real model, Expect a response to know what came before, a schema held, and a call of a function."""
+    options = {"model": "smollm2", "temperature": 0, "max_output_tokens": 60}
+    first = client.responses.create(input=FRANCE[0]["content"], **options)
+    assert "Paris" in first.output_text
+    chat = [
+        *FRANCE,
+        {"role": "assistant", "content": first.output_text},
+        {"role": "user", "content": "And of Italy?"},
+    ]
+    second = client.responses.create(input="And of Italy?", previous_response_id=first.id, **options)
+    whole = client.chat.completions.create(model="smollm2", messages=chat, temperature=0, max_tokens=60)
+    assert second.output_text == whole.choices[0].message.content
+
+    parsed = client.responses.parse(input="The weather in Rome, as JSON.", text_format=Weather, **options)
+    assert isinstance(parsed.output_parsed, Weather)
+
+    tool = {"type": "function", "name": "weather", "parameters": Weather.model_json_schema(), "strict": False}
+    must = {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    called = client.responses.create(input="Weather in Rome?", **must, **options)
+    [call] = called.output
+    assert (call.type, call.name) == ("function_call", "weather")
+    Weather.model_validate_json(call.arguments)
+    events = list(client.responses.retrieve(called.id, stream=True))
+    assert events[-1].response.output == called.output

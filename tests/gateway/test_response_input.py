@@ -13,6 +13,7 @@ from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker
 from tests.gateway.test_responses import INPUT, LOGPROBS, TOOL
 
+OUTPUT = {"type": "function_call_output", "output": "x"}
 FORMAT = {"type": "json_schema", "name": "n", "strict": True}
 
 
@@ -61,7 +62,9 @@ FORMAT = {"type": "json_schema", "name": "n", "strict": True}
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.json_schema.schema"),
         ({"text": {"format": {**FORMAT, "schema": {"not": {}}}}}, "text.format"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].function_call.call_id"),
-        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
+        ({"input": [{**OUTPUT, "call_id": "c"}]}, "input"),
+        ({"input": [{**OUTPUT, "call_id": "c" * 129}]}, "input[0].function_call_output.call_id"),
+        ({"tools": [{**TOOL, "description": "x" * 4_193_900}], "tool_choice": "none"}, "store"),
         ({"moderation": {"model": "m"}}, "moderation"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
         ({"background_options": {"completion_window": "2h"}}, "background_options"),

@@ -15,7 +15,7 @@ from headrace.acl import rule
 from headrace.redis_findings import examine_redis
 from shared import keys
 from shared.config import Settings
-from shared.delivery.base import Lease
+from shared.delivery.base import Keepsake, Lease
 from shared.errors import ConfigError, Unavailable
 from shared.protocol import PriorityClass, TokenEvent
 from shared.redis_cluster import SLOTS, Cluster, slot_of
@@ -119,10 +119,14 @@ async def test_the_whole_path_over_all_nodes(nodes: Nodes, settings: Settings) -
         await cancelled(backend)
         requests = [make_request() for _ in range(20)]
         for request in requests:
-            await backend.token_log.create(request)
+            await backend.token_log.create(request, keepsake=Keepsake(b"{}", ttl=60))
+            assert await backend.token_log.keepsake(request.id) == b"{}"
         unfinished = [record.id async for records in backend.token_log.unfinished() for record in records]
         assert sorted(unfinished) == sorted(request.id for request in requests)
         assert abs(await backend.token_log.now() - time.time()) < 60
+        for request in requests:
+            await backend.token_log.close(request.id)
+            assert await backend.redis.exists(keys.keepsake(request.id)) == 1
     assert all(int(str(node.call("DBSIZE"))) > 10 for node in nodes.primaries)
 
 

@@ -104,9 +104,16 @@ def struct_response(description: str, struct: type[msgspec.Struct]) -> Described
     }
 
 
+EVENT: Described = {  # of each event
+    "type": "object",
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+
+
 def sse_response(description: str, struct: type[msgspec.Struct] | None) -> Responses:
     """An answer that is a stream, or maybe also one of our structs."""
-    content: Described = {"text/event-stream": {"schema": {"type": "string"}}}
+    content: Described = {"text/event-stream": {"schema": EVENT}}
     if struct is not None:
         content["application/json"] = {"schema": {"$ref": REF.format(struct.__name__)}}
     return {200: {"description": description, "content": content}}

@@ -1,0 +1,33 @@
+"""What schemathesis cannot guess: names of models, and ids of what there is. Read by it, by SCHEMATHESIS_HOOKS."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import schemathesis
+
+KNOWN: dict[str, list[str]] = json.loads(os.environ["HEADRACE_FUZZ"])  # by the field's or the parameter's name
+
+
+def _known(fields: Any) -> Any:
+    """Three of four strings for which something is known are that."""
+    if not isinstance(fields, dict):
+        return fields
+    found = dict(fields)
+    for name, values in KNOWN.items():
+        given = found.get(name)
+        if isinstance(given, str) and len(given) % 4:
+            found[name] = values[len(given) % len(values)]
+    return found
+
+
+@schemathesis.hook
+def map_body(context: schemathesis.HookContext, body: Any) -> Any:
+    return _known(body)
+
+
+@schemathesis.hook
+def map_path_parameters(context: schemathesis.HookContext, path_parameters: Any) -> Any:
+    return _known(path_parameters)

@@ -11,9 +11,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from producer_api.context import Context
+from producer_api.examples import Examples, examples
+from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.client import Proxies
 from producer_api.gateway.errors import register_errors
-from producer_api.gateway.rules import check_rules
+from producer_api.gateway.rules import check_rules, routes_of
 from producer_api.job_events import EndData, TokensData
 from producer_api.metrics import Metrics
 from producer_api.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
@@ -39,6 +41,7 @@ from shared.backend import Backend
 from shared.batches.records import Batches
 from shared.config import Settings
 from shared.files.store import Files
+from shared.repository import MINILM
 from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
 from shared.schemas.completions import Completion, CompletionRequest
 from shared.schemas.embeddings import EmbeddingList, EmbeddingRequest
@@ -110,6 +113,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             *(EmbeddingList, Tokens, Detokenized),
             *(LetterList, Letter, Removed, File, FileList, FileDeleted, BatchObject, BatchList),
         ],
+        _examples(app, context.catalog),
     )
     return app
 
@@ -128,3 +132,10 @@ def _cors(settings: Settings) -> list[Middleware]:
             max_age=600,
         )
     ]
+
+
+def _examples(app: FastAPI, catalog: Catalog) -> dict[str, Examples]:
+    """Those of the routes that there are."""
+    paths = {route.path_format for route in routes_of(app)}
+    found = examples(catalog.served_model, catalog.embedding_model or MINILM.name)
+    return {path: bodies for path, bodies in found.items() if path in paths}

@@ -6,7 +6,8 @@ It does not know the routes: they describe themselves with the functions here.
 from __future__ import annotations
 
 import http
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from producer_api.examples import Examples
 from producer_api.gateway.errors import speaks_openai
 from producer_api.gateway.rules import routes_of, rule_of
 
@@ -133,8 +135,17 @@ def failures(shape: Literal["openai", "problem"], *statuses: int) -> Responses:
     return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], structs: Sequence[type[msgspec.Struct]]) -> None:
-    """Make `app` tell its document with the schemas that its routes refer to; made once, when first asked for."""
+def describe(
+    app: FastAPI,
+    bodies: Sequence[type[BaseModel]],
+    structs: Sequence[type[msgspec.Struct]],
+    shown: Mapping[str, Examples] = MappingProxyType({}),
+) -> None:
+    """Make `app` tell its document with the schemas that its routes refer to; made once, when first asked for.
+
+    Args:
+        shown: examples of bodies, by the path of their POST.
+    """
 
     def document() -> Described:
         if app.openapi_schema is None:
@@ -148,6 +159,9 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], structs: Sequence[
             schemas |= msgspec.json.schema_components(structs, ref_template=REF.format("{name}"))[1]
             schemas |= ERRORS
             _secure(found, app)
+            for path, bodies_of_path in shown.items():
+                content = found["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+                content["examples"] = {name: {"value": body} for name, body in bodies_of_path.items()}
             app.openapi_schema = found
         return app.openapi_schema
 

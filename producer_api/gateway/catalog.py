@@ -36,7 +36,7 @@ class Catalog:
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self.served_model = ModelRepository(settings).served_name
-        self._embedding_model = embedding_name(settings)
+        self.embedding_model = embedding_name(settings)
         self._snapshot: Snapshot | None = None
         self._asking = asyncio.Lock()
 
@@ -53,7 +53,7 @@ class Catalog:
         """Every model a request may name, by name; `max_model_len` is 0 while nobody knows it."""
         snapshot = await self.snapshot()
         known = {info.name: info for info in snapshot.models}
-        if (name := self._embedding_model) is not None:
+        if (name := self.embedding_model) is not None:
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0, task="embed"))
         for name in (self.served_model, *(worker.model for worker in snapshot.workers)):
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0))

@@ -1,4 +1,4 @@
-"""The playground: one page and its two files, kept in memory."""
+"""The pages, the playground and the API's description, and their files, kept in memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from producer_api.gateway.rules import PUBLIC
 WEB = Path(__file__).parent.parent / "web"
 PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
+    "/docs": ("docs.html", "text/html; charset=utf-8"),
+    "/web/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
+    "/web/docs.css": ("docs.css", "text/css; charset=utf-8"),
     "/web/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/web/app.css": ("app.css", "text/css; charset=utf-8"),
     "/favicon.ico": ("icon.svg", "image/svg+xml"),

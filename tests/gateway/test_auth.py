@@ -24,7 +24,8 @@ from shared.protocol import ErrorInfo
 from tests.fakes import MODEL, make_request
 from tests.gateway.conftest import ScriptedWorker, administering, calling, chat, serving
 
-OPEN = {"/health", "/ready", "/", "/web/app.js", "/web/app.css", "/favicon.ico"}  # and /openapi.json
+PAGES = {"/", "/web/app.js", "/web/app.css", "/docs", "/web/docs.js", "/web/docs.css", "/favicon.ico"}
+OPEN = {"/health", "/ready", *PAGES}  # and /openapi.json
 
 
 @pytest.fixture

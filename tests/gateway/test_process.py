@@ -22,6 +22,7 @@ from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, administering, chat
+from tests.worker.harness import Harness
 
 MIB = 2**20
 RUN = "from shared.config import load; from producer_api.serve import serve; serve(load().settings)"
@@ -224,4 +225,40 @@ async def test_playground(client: httpx.AsyncClient) -> None:
         again = await client.get(path, headers={"if-none-match": found.headers["etag"]})
         assert again.status_code == 304
     assert "http://" not in page.text + (await client.get("/web/app.js")).text.replace("http://www.w3.org", "")
-    assert (await client.get("/docs")).status_code == 404
+
+
+async def test_docs_page(client: httpx.AsyncClient) -> None:
+    """Given the description's page, Expect it whole from here, and all that it is made from in the document."""
+    page = await client.get("/docs")
+    assert "unsafe" not in page.headers["content-security-policy"]
+    for path in ("/web/docs.js", "/web/docs.css", "/web/app.css", "/favicon.ico"):
+        assert f'"{path}"' in page.text
+        assert (await client.get(path)).status_code == 200
+    assert "http" not in page.text + (await client.get("/web/docs.js")).text
+    document = (await client.get("/openapi.json")).json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation["summary"], path
+            assert operation["responses"], path
+            json_body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            assert json_body is None or json_body["examples"], f"{method} {path} has no example"
+
+
+async def test_examples_can_be_sent(client: httpx.AsyncClient, backend: Backend, settings: Settings) -> None:
+    """Given each example of the document, Expect it answered as it is; what needs another model is told so."""
+    document = (await client.get("/openapi.json")).json()
+    async with Harness(backend, settings).worker():
+        for path, methods in document["paths"].items():
+            content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+            for name, example in content.get("application/json", {}).get("examples", {}).items():
+                answer = await client.post(path, json=example["value"])
+                if answer.status_code >= 300:
+                    error = answer.json()["error"]
+                    assert (path, error["param"]) in NEED_MORE, f"{path}, {name}: {error}"
+
+
+NEED_MORE = {  # a model that embeds, a file, and a model that can be held to a grammar
+    ("/v1/embeddings", "model"),
+    ("/v1/batches", None),
+    ("/v1/chat/completions", "response_format"),
+}

@@ -70,7 +70,7 @@ class RedisURL:
             raise _wrong("write / ? # @ in a user, password or path as %2F %3F %23 %40")
         tls = parts.scheme.startswith("rediss")
         user, hosts = _authority(parts, kind)
-        query = _query(parts.query, kind, tls, named="@" in parts.netloc or ":" not in parts.netloc)
+        query = _query(parts.query, kind, tls)
         sentinel = {name.removeprefix("sentinel_"): query.pop(name) for name in _SENTINEL if name in query}
         path, service = _path(parts.path, kind)
         return cls(kind, tls, hosts, user | path | query, service, sentinel)
@@ -192,19 +192,19 @@ _OTHER: Mapping[Kind, Mapping[str, Callable[[str], Any]]] = {
 }
 
 
-def _query(text: str, kind: Kind, tls: bool, *, named: bool) -> dict[str, Any]:
+def _query(text: str, kind: Kind, tls: bool) -> dict[str, Any]:
     """Options, by the names that redis-py documents. What would change how we call is not among them.
 
-    `named`: an unknown one is told by its name, as it cannot be the rest of a password whose URL has no host.
+    An unknown one is told by its place alone: its name may be the rest of a password.
     """
     allowed = {**_OTHER[kind], **(_TLS if tls else {})}
     found: dict[str, Any] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
+    for number, (name, value) in enumerate(parse_qsl(text, keep_blank_values=True), 1):
         if name in _TLS and not tls:
             raise _wrong(f"{name} needs TLS: begin with rediss")
         if name not in allowed:
             known = f"known here: {', '.join(allowed)}" if allowed else "there are none here"
-            raise _wrong(f"there is no {f'option {name}' if named else 'such option'}; {known}")
+            raise _wrong(f"option {number} after the ? is unknown; {known}")
         if name in found:
             raise _wrong(f"{name} is given twice")
         try:

@@ -81,7 +81,7 @@ def test_certificates_are_looked_for_at_the_start(tmp_path: Path) -> None:
         ("redis://cache/zero", "must be a number"),
         ("redis://cache/0/1", "must be a number"),
         ("redis://cache?db=x", "db: it must be a number"),
-        ("redis://cache?socket_timeout=1", "no option socket_timeout; known here: db"),
+        ("redis://cache?socket_timeout=1", "option 1 after the ? is unknown; known here: db"),
         ("redis://cache?ssl_ca_certs=x", "needs TLS"),
         ("rediss://cache?ssl_cert_reqs=maybe", "required, optional or none"),
         ("rediss://cache?ssl_check_hostname=maybe", "true or false"),
@@ -94,7 +94,7 @@ def test_certificates_are_looked_for_at_the_start(tmp_path: Path) -> None:
         ("redis+sentinel://a,,b/m", "host 2"),
         ("redis+sentinel:///m", "host 1"),
         ("redis+cluster://a/1", "database 0 only"),
-        ("redis+cluster://a?db=0", "no option db; there are none here"),
+        ("redis+cluster://a?db=0", "option 1 after the ? is unknown; there are none here"),
     ],
 )
 def test_what_is_wrong_with_a_url(url: str, reason: str) -> None:
@@ -113,6 +113,8 @@ def test_what_is_wrong_with_a_url(url: str, reason: str) -> None:
 @example(scheme="redis", secret="se?cret", rest="@a")
 @example(scheme="redis", secret="se:cret", rest="")
 @example(scheme="redis", secret="1?0000", rest="/m")
+@example(scheme="redis", secret="@?0000", rest="/m")
+@example(scheme="redis", secret="@host?secret", rest="")
 def test_nothing_that_is_said_of_a_url_has_its_password(scheme: str, secret: str, rest: str) -> None:
     pieces = [piece for piece in secret.replace("?", "/").replace("#", "/").split("/") if len(piece) > 3]
     url = f"{scheme}://user:{secret}{rest}"

@@ -217,6 +217,23 @@ def batching(
 
 
 @app.command()
+def gateway(
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 300.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Of one run.")] = 8.0,
+    repeats: Repeats = 5,
+    as_json: Json = False,
+) -> None:
+    """What keys, limits, usage records and the request log cost: the same API with and without them, in pairs."""
+    from headrace.bench.gateway import measure_gateway
+
+    result = measure_gateway(rate, seconds, repeats, Console(stderr=True))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
 def batch(
     parts: Annotated[
         str, typer.Option(help="Of lines, kafka, rebalance, interactive.")

@@ -44,6 +44,7 @@ class Target:
 
     Attributes:
         extra: goes into each body, for fields beyond OpenAI's.
+        key: an API key, where the server asks for one.
         timeout: seconds that one request may take.
     """
 
@@ -52,6 +53,7 @@ class Target:
     api: Api = "chat"
     extra: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 600.0
+    key: str = ""
 
     @cached_property
     def endpoint(self) -> Endpoint:
@@ -87,8 +89,9 @@ class Target:
             **self.extra,
         }
         body = json.dumps(fields).encode()
+        proof = f"authorization: Bearer {self.key}\r\n" if self.key else ""
         head = (
-            f"POST {self.endpoint.path} HTTP/1.1\r\nhost: {self.endpoint.authority}\r\nconnection: close\r\n"
+            f"POST {self.endpoint.path} HTTP/1.1\r\nhost: {self.endpoint.authority}\r\nconnection: close\r\n{proof}"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Self
 
 import structlog
@@ -105,10 +106,9 @@ class Meter:
         strategy = self._settings.rate_limit_strategy
         found = []
         for unit, windows, each in (("requests", requests, 1), ("tokens", tokens, cost)):
-            for window in parse_many(windows) if windows else ():
-                seconds = window.get_expiry()
+            for amount, seconds in _parsed(windows):
                 place = f"{name}:{unit}:{seconds}:{strategy}"
-                found.append(Limit(strategy, place, window.amount, seconds * 1000, each, int(unit == "tokens")))
+                found.append(Limit(strategy, place, amount, seconds * 1000, each, int(unit == "tokens")))
         return found
 
     def _charge(self, request: Request, principal: Principal, limits: Sequence[Limit]) -> Charge:
@@ -181,6 +181,12 @@ class Meter:
 
     def _count(self, reason: str) -> None:
         self._metrics.limited.labels(reason).inc()
+
+
+@cache
+def _parsed(windows: str) -> tuple[tuple[int, int], ...]:
+    """Amount and seconds of each; of a setting, of which there are few."""
+    return tuple((window.amount, window.get_expiry()) for window in parse_many(windows)) if windows else ()
 
 
 def _subject(principal: Principal) -> str:

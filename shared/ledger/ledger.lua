@@ -16,8 +16,8 @@ local function key_of(limit) return ARGV[2] .. limit[KEY] end
 
 local function begin(at, period) return at - at % period end
 
--- Each strategy: look -> room left, ms until all is free again, ms until the cost fits; take: charge it;
--- mend: change by `delta` what was charged at the time `at`.
+-- Each strategy: look -> room left, ms until all is free again, ms until the cost fits, and what `take` needs to know;
+-- take: charge the cost -> ms until all is free again; mend: change by `delta` what was charged at the time `at`.
 
 -- fixed windows, by the epoch: a day's is UTC's
 
@@ -38,13 +38,13 @@ function fixed.look(limit)
   local current = begin(now, limit[PERIOD])
   if from ~= current then used = 0 end
   local left = current + limit[PERIOD] - now
-  return limit[AMOUNT] - used, used > 0 and left or 0, used + limit[COST] > limit[AMOUNT] and left or 0
+  return limit[AMOUNT] - used, used > 0 and left or 0, used + limit[COST] > limit[AMOUNT] and left or 0, used
 end
 
-function fixed.take(limit)
-  local from, used = fixed_used(limit)
+function fixed.take(limit, id, used)
   local current = begin(now, limit[PERIOD])
-  fixed_write(limit, current, (from == current and used or 0) + limit[COST])
+  fixed_write(limit, current, used + limit[COST])
+  return current + limit[PERIOD] - now
 end
 
 -- What a past window was charged too much is gone with it; what it was charged too little is charged to this one.
@@ -96,12 +96,13 @@ function sliding.look(limit)
     wait = math.max(1, wait)
   end
   local reset = used > 0 and 2 * period - passed or before > 0 and period - passed or 0
-  return amount - weight, reset, wait
+  return amount - weight, reset, wait, used, before
 end
 
-function sliding.take(limit)
-  local from, used, before = sliding_used(limit)
+function sliding.take(limit, id, used, before)
+  local from = begin(now, limit[PERIOD])
   sliding_write(limit, from, used + limit[COST], before)
+  return 2 * limit[PERIOD] - (now - from)
 end
 
 function sliding.mend(limit, at, delta)
@@ -155,11 +156,12 @@ function moving.look(limit)
       wait = math.max(1, tonumber(oldest[i + 1]) + limit[PERIOD] - now)
     end
   end
-  return limit[AMOUNT] - total, newest[2] and tonumber(newest[2]) + limit[PERIOD] - now or 0, wait
+  return limit[AMOUNT] - total, newest[2] and tonumber(newest[2]) + limit[PERIOD] - now or 0, wait, total
 end
 
-function moving.take(limit, id)
-  moving_write(limit, id, limit[COST], moving_total(limit) + limit[COST], now)
+function moving.take(limit, id, total)
+  moving_write(limit, id, limit[COST], total + limit[COST], now)
+  return limit[PERIOD]
 end
 
 function moving.mend(limit, at, delta, id)
@@ -193,10 +195,13 @@ end
 function bucket.look(limit)
   local level = bucket_level(limit)
   local wait = math.max(0, until_level(limit, level, limit[COST]))
-  return level, until_level(limit, level, limit[AMOUNT]), wait
+  return level, until_level(limit, level, limit[AMOUNT]), wait, level
 end
 
-function bucket.take(limit) bucket_write(limit, bucket_level(limit) - limit[COST]) end
+function bucket.take(limit, id, level)
+  bucket_write(limit, level - limit[COST])
+  return until_level(limit, level - limit[COST], limit[AMOUNT])
+end
 
 function bucket.mend(limit, at, delta) bucket_write(limit, bucket_level(limit) - delta) end
 
@@ -209,7 +214,10 @@ function slots.look(limit)
   return room, 0, room < limit[COST] and 1000 or 0
 end
 
-function slots.take(limit, id) redis.call('ZADD', key_of(limit), now, id) end
+function slots.take(limit, id)
+  redis.call('ZADD', key_of(limit), now, id)
+  return 0
+end
 
 function slots.free(limit, id) redis.call('ZREM', key_of(limit), id) end
 
@@ -220,17 +228,30 @@ strategies['token-bucket'] = bucket
 strategies.day = day
 strategies.slots = slots
 
--- -> room, reset, wait of each, all in whole numbers; and whether each has room for its cost
+local function tell(standing, room, reset, wait)
+  standing[#standing + 1] = math.floor(room)
+  standing[#standing + 1] = math.ceil(reset)
+  standing[#standing + 1] = math.ceil(wait)
+end
+
+-- Adds room, reset, wait of each, in whole numbers. -> what `take` needs; nil where one has no room for its cost
 local function look_at(limits, standing)
-  local fits = true
-  for _, limit in ipairs(limits) do
-    local room, reset, wait = strategies[limit[STRATEGY]].look(limit)
-    if wait > 0 then fits = false end
-    standing[#standing + 1] = math.floor(room)
-    standing[#standing + 1] = math.ceil(reset)
-    standing[#standing + 1] = math.ceil(wait)
+  local states = {}
+  for i, limit in ipairs(limits) do
+    local room, reset, wait, first, second = strategies[limit[STRATEGY]].look(limit)
+    if wait > 0 then states = nil end
+    if states then states[i] = { room, first, second } end
+    tell(standing, room, reset, wait)
   end
-  return fits
+  return states
+end
+
+-- Adds the same as it is then.
+local function take(id, limits, states, standing)
+  for i, limit in ipairs(limits) do
+    local room, first, second = unpack(states[i])
+    tell(standing, room - limit[COST], strategies[limit[STRATEGY]].take(limit, id, first, second), 0)
+  end
 end
 
 -- limits -> room, reset, wait of each
@@ -260,29 +281,33 @@ end
 -- then the same of the first.
 function commands.charge()
   if redis.call('HLEN', ended) >= tonumber(ARGV[3]) then return { 'behind' } end
-  local charged = {}
+  local charged, standing = {}, { 'charged', 0 }
   for i = 4, #ARGV, 3 do
     local id, limits = ARGV[i], cjson.decode(ARGV[i + 2])
     if redis.call('HEXISTS', open, id) == 0 then
-      local standing = { 'refused', (i - 4) / 3 }
-      if not look_at(limits, standing) then
+      local refusal = { 'refused', (i - 4) / 3 }
+      local states = look_at(limits, refusal)
+      if not states then
         for _, earlier in ipairs(charged) do
           mend(earlier, cjson.decode(ARGV[charged[earlier] + 2]), now, '')
           redis.call('HDEL', open, earlier)
           redis.call('ZREM', due, earlier)
         end
-        look_at(cjson.decode(ARGV[6]), standing)
-        return standing
+        look_at(cjson.decode(ARGV[6]), refusal)
+        return refusal
       end
-      for _, limit in ipairs(limits) do strategies[limit[STRATEGY]].take(limit, id) end
+      take(id, limits, states, #charged == 0 and standing or {})
+      if #charged == 0 then standing[2] = (i - 4) / 3 end
       redis.call('HSET', open, id, cjson.encode({ now, ARGV[i + 1], ARGV[i + 2] }))
       redis.call('ZADD', due, now + FIRST_LOOK, id)
       charged[#charged + 1], charged[id] = id, i
     end
   end
   if #charged == 0 then return { 'known' } end
-  local standing = { 'charged', (charged[charged[1]] - 4) / 3 }
-  look_at(cjson.decode(ARGV[charged[charged[1]] + 2]), standing)
+  if #charged > 1 then -- the later ones changed it
+    standing = { 'charged', standing[2] }
+    look_at(cjson.decode(ARGV[charged[charged[1]] + 2]), standing)
+  end
   return standing
 end
 

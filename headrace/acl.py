@@ -17,12 +17,12 @@ Role = Literal["api", "worker", "tasks"]
 
 _BOTH = (
     "ping time eval evalsha publish subscribe unsubscribe del exists pexpire set srem "
-    "hdel hexists hget hgetall hincrby hmget hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
+    "hdel hexists hget hgetall hincrby hlen hmget hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
 )
-_API = "get hlen scan smembers xgroup|delconsumer xinfo|consumers xlen zrank zrevrange zrevrank"
+_API = "get scan smembers xgroup|delconsumer xinfo|consumers xlen zrank zrevrange zrevrank"
 _WORKER = "hsetnx sadd xack xautoclaim xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
 _TASKS = (  # Celery's among them
-    "get hlen zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
+    "get zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
 )
 COMMANDS: Mapping[Role, tuple[str, ...]] = {
     "api": tuple(f"{_BOTH} {_API}".split()),

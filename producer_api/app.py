@@ -16,6 +16,7 @@ from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.client import Proxies
 from producer_api.gateway.errors import register_errors
 from producer_api.gateway.rules import check_rules, routes_of
+from producer_api.gateway.standing import LimitHeaders
 from producer_api.job_events import EndData, TokensData
 from producer_api.metrics import Metrics
 from producer_api.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
@@ -73,6 +74,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             Middleware(SecurityHeaders),
             *_cors(settings),
             Middleware(RequestLog, metrics=metrics, told=context.told),
+            Middleware(LimitHeaders, meter=context.meter),
             Middleware(Drain, attendance=context.attendance),
             Middleware(ConnectionLimit, most=settings.max_connections),
             Middleware(

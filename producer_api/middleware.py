@@ -18,7 +18,6 @@ from producer_api.attend import STOPPING, Attendance, ClientGone
 from producer_api.gateway.client import Client, Proxies, trace_id
 from producer_api.gateway.errors import error_response
 from producer_api.gateway.principal import Principal
-from producer_api.gateway.standing import headers_of
 from producer_api.metrics import Metrics, Stopwatch
 from producer_api.told import Told
 from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
@@ -60,7 +59,7 @@ class Facts:
 
 
 class RequestId:
-    """Gives each request an id, or takes the client's where it is sane; the answer tells it, and the limits."""
+    """Gives each request an id, or takes the client's where it is a sane one, and tells it in the answer."""
 
     def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
         self._app = app
@@ -78,8 +77,7 @@ class RequestId:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                limits = headers_of(client.standings)
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id), *limits]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

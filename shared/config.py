@@ -172,7 +172,7 @@ class Settings(BaseModel):
     rate_limit_failure: Literal["closed", "open"] = Field(
         "closed", description="what becomes of requests while limits cannot be counted: closed refuses them (503)"
     )
-    rate_limit_timeout: float = Field(0.5, gt=0, le=30, description="seconds to wait for the count of limits")
+    rate_limit_timeout: float = Field(1.0, gt=0, le=30, description="seconds to wait for the count of limits")
     limits_redis_url: SecretStr | None = Field(
         None, description="Redis or Valkey that counts limits and usage; default: that of `redis_url`"
     )

@@ -123,7 +123,7 @@ class Side:
 def measure_gateway(rate: float, seconds: float, repeats: int, console: Console) -> GatewayCost:
     """Raises HeadraceError where a side cannot be started, or a request fails."""
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
-        server = EmbeddedServer(Path(folder) / "valkey")
+        server = EmbeddedServer(Path(folder) / "valkey", appendfsync="no")  # the disk is not what is measured
         server.start()
         common = {**SHARED, "redis_url": server.url}
         try:

@@ -18,6 +18,7 @@ from typing import Self
 import structlog
 from limits import parse_many
 
+from producer_api.gateway.client import Client
 from producer_api.gateway.principal import Principal
 from producer_api.metrics import Metrics
 from shared import keys
@@ -71,6 +72,14 @@ class Meter:
         limits = _budget(self._plan(principal), _subject(principal), token_estimate(request))
         await self._enter([self._charge(request, principal, limits)], principal)
 
+    async def look(self, principal: Principal, client: Client) -> Sequence[Standing]:
+        """Where the limits are of a caller who was charged nothing; nothing where they cannot be counted now."""
+        try:
+            limits = self._of_caller(principal, client.address, "", 0)
+            return await self._ledger.look(limits) if limits else ()
+        except HeadraceError:
+            return ()
+
     async def release(self, request_ids: Sequence[str]) -> None:
         """Give back what was charged and then not queued."""
         await self._ledger.settle([(request_id, None, None) for request_id in request_ids])
@@ -82,17 +91,22 @@ class Meter:
 
     def _limits(self, request: Request, principal: Principal, *, counted: bool) -> list[Limit]:
         """`counted`: as a request, not only with its tokens."""
-        settings, cost = self._settings, token_estimate(request)
+        found = self._of_caller(principal, principal.client.address, request.user, token_estimate(request))
+        return found if counted else [limit for limit in found if limit.unit == "tokens"]
+
+    def _of_caller(self, principal: Principal, address: str, user: str, cost: int) -> list[Limit]:
+        """All that hold for a request of `cost` tokens."""
+        settings = self._settings
         plan, subject = self._plan(principal), _subject(principal)
         found = [*self._windows(subject, plan.requests, plan.tokens, cost), *_budget(plan, subject, cost)]
         if plan.concurrent is not None:
             found.append(Limit("slots", f"{subject}:slots", plan.concurrent, 0, 1))
-        if request.user:
-            user = f"{subject}:user:{hashlib.sha256(request.user.encode()).hexdigest()[:32]}"
-            found += self._windows(user, settings.user_requests, settings.user_tokens, cost)
-        if address := principal.client.address:
+        if user:
+            name = f"{subject}:user:{hashlib.sha256(user.encode()).hexdigest()[:32]}"
+            found += self._windows(name, settings.user_requests, settings.user_tokens, cost)
+        if address:
             found += self._windows(f"address:{address}", settings.address_requests, "", cost)
-        return found if counted else [limit for limit in found if limit.unit == "tokens"]
+        return found
 
     def _plan(self, principal: Principal) -> Plan:
         """Raises ConfigError for a key whose plan the settings do not have."""

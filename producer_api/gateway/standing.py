@@ -5,7 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from producer_api.gateway.meter import Meter
 from shared.ledger.base import Standing
+
+CHARGED = (
+    "/v1/chat/",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/jobs",
+    "/tokenize",
+    "/detokenize",
+)
 
 
 def headers_of(standings: Sequence[Standing]) -> list[tuple[bytes, bytes]]:
@@ -29,3 +42,32 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{rest}s"
+
+
+class LimitHeaders:
+    """Tells where the caller's limits are on every answer of the routes that are charged, errors among them."""
+
+    def __init__(self, app: ASGIApp, meter: Meter | None) -> None:
+        self._app = app
+        self._meter = meter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._meter is None or scope["type"] != "http" or not _charged(scope):
+            await self._app(scope, receive, send)
+            return
+        meter, facts = self._meter, scope["state"]["facts"]
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                standings = facts.client.standings
+                if not standings and facts.principal is not None:  # nothing was charged
+                    standings = await meter.look(facts.principal, facts.client)
+                message["headers"] = [*message["headers"], *headers_of(standings)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_limits)
+
+
+def _charged(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return scope["method"] == "POST" and path.startswith(CHARGED)

@@ -20,7 +20,7 @@ from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
 from shared.backend import Backend
 from shared.config import Settings, load
-from shared.errors import ConfigError
+from shared.errors import ConfigError, QuotaExceeded
 from tests.fakes import MODEL, make_request
 from tests.gateway.conftest import PROMPT_TOKENS, ScriptedWorker, chat
 from tests.gateway.metered import Metered, changed, metered, planned
@@ -147,6 +147,45 @@ async def test_several_prompts_are_one_request_with_the_tokens_of_all(
         assert too_large.json()["error"]["code"] == "request_exceeds_limit"
         last = await post(api)
     assert (left(last)[1], left(last, "tokens")[1]) == (3, 60 - taken - 8)
+
+
+async def test_answers_that_charge_nothing_tell_the_limits_too(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
+    async with metered(planned(settings, {"requests": "9/day"}), backend, settling=False) as api:
+        asked = [await post(api, **{"idempotency-key": "k"}) for _ in range(2)]
+        asked.append(await api.http.post("/v1/chat/completions", json={"model": MODEL}))
+        asked.append(await api.http.post("/v1/completions", content="x"))
+        other = await api.http.get("/v1/models")
+    assert [each.status_code for each in asked] == [202, 202, 400, 415]
+    assert [left(each) for each in asked] == [(9, 8)] * 4
+    assert "x-ratelimit-limit-requests" not in other.headers
+
+
+async def test_of_a_batchs_lines_only_the_budget_is_charged(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
+    limited = planned(settings, {"requests": "1/day", "concurrent": 1, "tokens_per_day": 20})
+    async with metered(limited, backend, settling=False) as api:
+
+        async def line(number: int) -> str:
+            draft, request_id = make_request("hi", max_tokens=8), f"req_{number:032x}"
+            submit = api.context.gateway.submit_derived
+            await submit(draft, request_id=request_id, seed=1, principal=Principal("default"))
+            return request_id
+
+        lines = [await line(1), await line(2), await line(1)]
+        with pytest.raises(QuotaExceeded):
+            await line(3)
+        assert await backend.token_log.record(f"req_{3:032x}") is None
+        await worker.answer("a", times=2)
+        await api.sweep()
+        await line(3)
+        await line(3)  # it may come again, and is charged once
+        await worker.answer("a")
+        await api.sweep()
+        assert (await api.http.post("/v1/jobs", json={**JOB, "max_tokens": 2})).status_code == 202
+    assert len(set(lines)) == 2
 
 
 async def test_what_can_never_fit_is_said_so(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:

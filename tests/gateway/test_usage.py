@@ -130,6 +130,23 @@ async def test_rows_wait_for_the_database_and_stop_what_is_new_when_they_are_too
         await submit(api)
 
 
+async def test_a_response_that_is_deleted_while_it_runs_is_recorded(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
+    async with metered(settings, backend, settling=False) as api:
+        body = {"model": MODEL, "input": "hi", "background": True}
+        response = (await api.http.post("/v1/responses", json=body)).json()["id"]
+        job = await worker.take()
+        await job.say("x")
+        assert (await api.http.delete(f"/v1/responses/{response}")).status_code == 200
+        assert await backend.token_log.record(job.request.id) is None
+        await api.sweep()
+        await api.settler.flush()
+        assert await api.usage("state") == [
+            {"state": "cancelled", "requests": 1, "prompt_tokens": PROMPT_TOKENS, "completion_tokens": 1}
+        ]
+
+
 async def test_without_usage_nothing_is_kept(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     async with metered(changed(settings, usage=False), backend, settling=False) as api:
         await submit(api)

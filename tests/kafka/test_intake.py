@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
 from shared.kafka import topics
@@ -35,7 +36,7 @@ def answer(prompt: str, tokens: int = 3) -> str:
     return "".join(text_of(expected([ord(c) for c in prompt], 0, p)) for p in range(tokens))
 
 
-async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench: Bench) -> None:
+async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench: Bench, backend: Backend) -> None:
     """Given requests, one of them twice, plain JSON and what is none, Expect each told once, as what it is."""
     good = [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)]
     topic = topics.requests(bench.model)
@@ -57,6 +58,7 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
         assert (bench.measured("results_total"), bench.measured("dead_letters_total")) == ([6], [1, 1, 1])
     assert bench.measured("watermark") == []  # it owns nothing any more
     assert sum(map(len, told.values())) == 6
+    assert await backend.redis.hlen(keys.LEDGER[0]) == 6  # their usage will be recorded
     for i in range(5):
         [job] = told[f"e{i}"]
         assert (job["state"], job["choices"][0]["text"]) == ("completed", answer(f"p{i}"))

@@ -145,6 +145,8 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
             assert "event: done" in (await http.get(f"/v1/jobs/{handed_over}/events")).text
     taken = make_request()  # as from a topic
     await worker.token_log.adopt([Adoption(taken, "t/0/0", create=True)], "hr:notify:w")
+    assert worker.limits is not None
+    await Ledger.of(worker_settings, worker.limits).charge(Charge(taken.id, Entry("default", MODEL), ()))
     await worker.transport.publish(taken)
     await worker.token_log.read(taken.id)
     await worker.registry.leave("w")

@@ -24,6 +24,8 @@ from shared.delivery.answer import Answer, read_whole
 from shared.delivery.base import Adoption, RequestRecord
 from shared.errors import HeadraceError, PayloadTooLarge, QueueFull, Unavailable
 from shared.kafka.message import Order, Outgoing, dead_letter, read_request, result_record
+from shared.ledger.base import Charge, Entry
+from shared.ledger.store import Behind, Ledger
 from shared.limits import Limits
 from shared.protocol import ErrorInfo, RequestState
 from shared.registry import ModelInfo
@@ -73,6 +75,8 @@ class KafkaIntake:
         self._backend = backend
         self._model = model
         self._limits = Limits.of(settings)
+        server = backend.limits if settings.usage else None
+        self._ledger = None if server is None else Ledger.of(settings, server)
         self._most_bytes = settings.max_body_bytes
         self._channel = keys.notify_channel(f"kafka:{worker}")
         self._loop = asyncio.get_running_loop()
@@ -210,6 +214,7 @@ class KafkaIntake:
         """Into the lanes, as far as there is room; False where something has to wait."""
         while self._waiting:
             batch = list(itertools.islice(self._waiting, BATCH))
+            await self._enter(batch)
             places = await self._backend.transport.publish_many([flight.order.request for flight in batch])
             for _ in batch:
                 self._waiting.popleft()
@@ -219,6 +224,24 @@ class KafkaIntake:
             if left:
                 return False
         return True
+
+    async def _enter(self, flights: Sequence[_Flight]) -> None:
+        """Have their usage recorded; the API has seen to what came by it. Raises Unavailable."""
+        charges = [
+            Charge(
+                each.id,
+                Entry(each.order.request.tenant, each.order.request.model, user=each.order.request.user),
+                (),
+            )
+            for each in flights
+            if not each.order.by_api
+        ]
+        if self._ledger is None or not charges:
+            return
+        try:
+            await self._ledger.charge(*charges)
+        except Behind:
+            raise Unavailable("usage records cannot be written at present") from None
 
     # giving out
 

@@ -13,6 +13,7 @@ from typing import Literal
 from shared.protocol import CallDelta, Token
 from shared.schemas.chat import TokenLogprob
 from shared.schemas.response_items import FunctionCallItem, MessageItem, OutputItem, OutputText, Status
+from shared.schemas.tools import call_id
 
 Kind = Literal["begun", "text", "arguments", "done"]
 
@@ -37,6 +38,7 @@ class Output:
 
     def __init__(self, request_id: str) -> None:
         self.items: list[OutputItem] = []
+        self._request_id = request_id
         self._name = request_id.removeprefix("req_")
         self._pieces: list[str] = []  # of the last item
         self._logprobs: list[TokenLogprob] = []  # the same
@@ -97,7 +99,7 @@ class Output:
         return FunctionCallItem(
             id=f"fc_{self._name}_{delta.index}",
             status="in_progress",
-            call_id=f"call_{self._name}_{delta.index}",
+            call_id=call_id(self._request_id, 0, delta.index),
             name=delta.name,
             arguments="",
         )

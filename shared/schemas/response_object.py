@@ -14,6 +14,7 @@ from shared.protocol import Usage
 from shared.schemas.chat import TokenLogprob
 from shared.schemas.response_items import Item, OutputItem, OutputText
 from shared.schemas.response_tools import FormatTold, FunctionTold, NamedTold, PlainText
+from shared.schemas.tools import Word
 
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
@@ -105,7 +106,7 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     store: bool
     temperature: float
     text: TextConfig
-    tool_choice: Literal["none", "auto", "required"] | NamedTold
+    tool_choice: Word | NamedTold
     tools: list[FunctionTold]
     top_logprobs: int
     top_p: float

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +16,8 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import CallDelta, Function, Token, ToolCall, Tools
 from shared.schemas.body import Body
+
+Word = Literal["none", "auto", "required"]
 
 
 class FunctionDefinition(Body):
@@ -26,6 +28,10 @@ class FunctionDefinition(Body):
         None,
         description="refuse parameters that cannot be held in full; otherwise they are held as far as can be",
     )
+
+    def to_function(self) -> Function:
+        parameters = "" if self.parameters is None else json.dumps(self.parameters)
+        return Function(self.name, self.description or "", parameters, strict=bool(self.strict))
 
 
 class Tool(Body):
@@ -46,31 +52,34 @@ class ToolFields(Body):
     """The fields of a request that say what its answer may call."""
 
     tools: list[Tool] | None = Field(None, description="functions that the model may call")
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
+    tool_choice: Word | NamedTool | None = Field(
         None, description="whether it may, must, or which it must call; default with tools: auto"
     )
     parallel_tool_calls: bool | None = Field(None, description="whether it may make several calls; default true")
 
     def to_tools(self) -> Tools | None:
         """Raises InvalidRequest for a choice where there is nothing to choose from."""
-        choice = self.tool_choice
-        if not self.tools:
-            if choice not in (None, "none", "auto"):
-                raise InvalidRequest("tool_choice: only allowed with tools", param="tool_choice")
-            return None
-        if choice == "none":
-            return None
-        return Tools(
-            tuple(_function(tool.function) for tool in self.tools),
-            required=choice == "required",
-            named=choice.function.name if isinstance(choice, NamedTool) else None,
-            parallel=self.parallel_tool_calls is not False,
-        )
+        choice = self.tool_choice.function if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+        functions = [tool.function for tool in self.tools or ()]
+        return tools_of(functions, choice, parallel=self.parallel_tool_calls is not False)
 
 
-def _function(given: FunctionDefinition) -> Function:
-    parameters = "" if given.parameters is None else json.dumps(given.parameters)
-    return Function(given.name, given.description or "", parameters, strict=bool(given.strict))
+def tools_of(
+    functions: Sequence[FunctionDefinition], choice: Word | FunctionName | None, *, parallel: bool
+) -> Tools | None:
+    """What may be called. Raises InvalidRequest for a choice where there is nothing to choose from."""
+    if not functions:
+        if choice not in (None, "none", "auto"):
+            raise InvalidRequest("tool_choice: only allowed with tools", param="tool_choice")
+        return None
+    if choice == "none":
+        return None
+    return Tools(
+        tuple(function.to_function() for function in functions),
+        required=choice == "required",
+        named=choice.name if isinstance(choice, FunctionName) else None,
+        parallel=parallel,
+    )
 
 
 class CalledFunction(Body):

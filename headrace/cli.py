@@ -17,7 +17,7 @@ from headrace.batch.commands import app as batch_app
 from headrace.kafka.commands import app as kafka_app
 from headrace.keys import app as keys_app
 from headrace.letters import app as letters_app
-from headrace.options import STEADY, URL, ApiKey, Json, Url, client_at
+from headrace.options import STEADY, URL, ApiKey, Json, Url, client_at, first_model
 from headrace.usage import usage
 from shared.errors import ConfigError, HeadraceError
 
@@ -191,12 +191,7 @@ def chat(
 
 
 def _served(client: Any, model: str | None) -> str:
-    if model:
-        return model
-    if not (models := client.models()):
-        raise HeadraceError("no model is served yet: is a worker running?")
-    name: str = models[0]["id"]
-    return name
+    return model or first_model(client)
 
 
 @app.command()

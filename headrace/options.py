@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shared.errors import HeadraceError
+
 if TYPE_CHECKING:
     from headrace.client import HeadraceClient
 
@@ -20,6 +22,15 @@ Url = Annotated[
 ApiKey = Annotated[
     str | None, typer.Option(envvar="HEADRACE_API_KEY", help="Key of the API, where it asks for one.")
 ]
+
+
+def first_model(client: HeadraceClient) -> str:
+    """The first that answers in text. Raises HeadraceError."""
+    for model in client.models():
+        if model.get("task") != "embed":
+            name: str = model["id"]
+            return name
+    raise HeadraceError("no model is served yet: is a worker running?")
 
 
 def client_at(url: str, api_key: str | None, patience: float = QUICK) -> HeadraceClient:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from headrace.kafka.commands import Config, settings_for
-from headrace.options import URL, ApiKey, Json, Url, client_at
+from headrace.options import URL, ApiKey, Json, Url, client_at, first_model
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -114,10 +114,7 @@ def _model_of(settings: Settings) -> str:
 
 def _first_model(at: At) -> str:
     with client_at(*at) as client:
-        if not (models := client.models()):
-            raise HeadraceError("no model is served yet: is a worker running?")
-        name: str = models[0]["id"]
-        return name
+        return first_model(client)
 
 
 def _http(journal: Journal, defaults: Defaults, at: At, patience: float) -> OpenWay:

@@ -5,6 +5,9 @@ const METHODS = ["get", "post", "put", "patch", "delete"];
 const DEEPEST = 6; // levels of a schema that are shown
 
 const key = document.querySelector("#key");
+const KEY = "headrace-key"; // the playground's: gone with the tab
+key.value = sessionStorage.getItem(KEY) ?? "";
+key.addEventListener("input", () => sessionStorage.setItem(KEY, key.value));
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);

@@ -25,13 +25,14 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
+    "prompt_cache_options": (None, {}),
     "web_search_options": (None,),
     "moderation": (None,),
     "reasoning_effort": (None, "none"),
     "verbosity": (None, "medium"),
     "store": (None, False),
 }
-NotYet = Annotated[Any, Field(description="not supported yet: refused unless it asks for nothing")]
+NotYet = Annotated[Any, Field(description="not supported: refused unless it asks for nothing")]
 
 
 class StreamOptions(Body):
@@ -61,6 +62,7 @@ class ChatRequest(Submission, ToolFields):
     modalities: NotYet = None
     audio: NotYet = None
     prediction: NotYet = None
+    prompt_cache_options: NotYet = None
     web_search_options: NotYet = None
     moderation: NotYet = None
     reasoning_effort: NotYet = None
@@ -71,7 +73,7 @@ class ChatRequest(Submission, ToolFields):
     @classmethod
     def _asks_for_nothing(cls, value: Any, info: ValidationInfo) -> Any:
         if value not in NOT_YET[info.field_name or ""]:
-            raise PydanticCustomError("not_supported", "this server does not support it yet")
+            raise PydanticCustomError("not_supported", "this server does not support it")
         return value
 
     def to_request(self, tenant: str, *, stream: bool) -> Request:

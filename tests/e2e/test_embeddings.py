@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from headrace.client import HeadraceClient
+from headrace.options import first_model
 from shared.repository import MINILM
 from tests.e2e.conftest import Launched
 
@@ -18,6 +20,8 @@ def test_a_second_model_embeds(tmp_path: Path, minilm: Path) -> None:
     launched = Launched(tmp_path / "data", "--model", "scripted", "--embedding-model", MINILM.name)
     try:
         launched.await_line("^ready: ")
+        with HeadraceClient(launched.url) as ours:
+            assert first_model(ours) == "scripted", "what chats by default is no model that embeds"
         with OpenAI(base_url=f"{launched.url}/v1", api_key="none", timeout=60) as sdk:
             assert {model.id for model in sdk.models.list()} == {"scripted", MINILM.name}
             found = sdk.embeddings.create(model=MINILM.name, input=["a mill", "a wheel"])

@@ -1,0 +1,46 @@
+"""Each field that OpenAI's package can send is in a schema of ours, honoured or refused by name, and in docs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai.types import completion_create_params, embedding_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+
+from shared.schemas.chat import NOT_YET, ChatRequest
+from shared.schemas.completions import CompletionRequest
+from shared.schemas.embeddings import EmbeddingRequest
+from shared.schemas.validation import InvalidFields, validate
+
+DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("schema", "params"),
+    [
+        (ChatRequest, chat_create_params.CompletionCreateParamsStreaming),
+        (CompletionRequest, completion_create_params.CompletionCreateParamsStreaming),
+        (EmbeddingRequest, embedding_create_params.EmbeddingCreateParams),
+    ],
+)
+def test_every_field_is_known_and_documented(schema: Any, params: Any) -> None:
+    names = {name for each in params.__mro__ for name in getattr(each, "__annotations__", {})} | set(
+        getattr(params, "__required_keys__", ()) | getattr(params, "__optional_keys__", ())
+    )
+    assert "model" in names
+    assert names <= set(schema.model_fields), "the SDK can send more"
+    table = "".join(line for line in DOCS.splitlines(keepends=True) if line.startswith("| `"))
+    assert not {name for name in names if not re.search(f"`{name}`", table)}, "not in docs/api.md"
+
+
+@pytest.mark.parametrize("name", sorted(NOT_YET))
+def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
+    """Given a value that asks for something, Expect it refused; those that ask for nothing, accepted."""
+    body = '{"model": "m", "messages": [{"role": "user", "content": "x"}], "%s": %s}'
+    with pytest.raises(InvalidFields) as refused:
+        validate((body % (name, '{"x": "y"}')).encode(), ChatRequest)
+    assert refused.value.param == name
+    validate((body % (name, "null")).encode(), ChatRequest)

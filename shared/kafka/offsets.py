@@ -53,6 +53,14 @@ class Offsets:
         self._done.add(offset)
         self._advance()
 
+    def once(self, finished: Iterable[int]) -> tuple[int, str]:
+        """The watermark and the metadata as they are once these have been finished too."""
+        then = Offsets(self.watermark, self._done)
+        then._next, then._open = self._next, set(self._open)
+        for offset in finished:
+            then.finish(offset)
+        return then.watermark, then.metadata()
+
     def _advance(self) -> None:
         """Everything below the oldest open offset is done, or never was."""
         watermark = min(self._open) if self._open else self._next

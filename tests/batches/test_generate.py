@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.beat import Scheduler
 from celery.contrib.testing.worker import start_worker
 
+from headrace.tasks.app import make_app
+from headrace.tasks.host import Host
+from shared.backend import Backend
+from shared.config import load
+from shared.errors import NotFound
+from shared.files.content import new_file_id
+from shared.files.store import Files
 from tests.batches.conftest import line
 from tests.chaos.cluster import Cluster
 
@@ -70,6 +79,32 @@ async def test_a_chain(app: Celery) -> None:
         first = app.signature("headrace.generate", (body("first"),), queue="headrace")
         chained = first | text.s().set(queue="user")
         assert (await asyncio.to_thread(chained.apply_async().get, LIMIT)).startswith(" ")
+
+
+async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, tmp_path: Path) -> None:
+    """Given what has ended, If beat's hour comes, Expect a tasks process to remove it."""
+    given = {"redis_url": cluster.store.url, "files_dir": cluster.folder / "files", "data_dir": tmp_path}
+    settings = load(given).settings
+    left = settings.files / "batches" / "batch_of_old"
+    left.mkdir(parents=True)
+    backend = Backend.open(settings)
+    files = Files.of(settings, backend)
+    old = new_file_id()
+    draft = files.contents.draft(old)
+    draft.write(b"{}")
+    await files.keep(draft, old, tenant="default", filename="x", purpose="batch", life=0.0)
+
+    app = make_app(settings, Host(settings))
+    beat = Scheduler(app, lazy=False)
+    assert {entry.task for entry in beat.schedule.values()} <= set(app.tasks)
+    [entry] = [entry for entry in beat.schedule.values() if entry.task == "headrace.upkeep"]
+    await asyncio.to_thread(beat.apply_async, entry)
+    async with asyncio.timeout(LIMIT):
+        while left.exists() or await files.records.known(old):
+            await asyncio.sleep(0.02)
+    with pytest.raises(NotFound):
+        files.contents.find(old)
+    await backend.close()
 
 
 async def test_a_task_outlives_its_process(app: Celery, cluster: Cluster) -> None:

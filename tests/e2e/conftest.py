@@ -26,10 +26,11 @@ HEARTBEATS = 0.8  # seconds: two of them, at the lease of 1 s
 class Launched:
     """`headrace up` under test: its lines as they come, its processes by role."""
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, **settings: object) -> None:
         self.port = claim_port("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.port}"
         self.lines: list[str] = []
+        given = {f"HEADRACE_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
         command = [sys.executable, "-m", "headrace", "up", "--port", str(self.port), "--data-dir", str(data_dir)]
         self.process = subprocess.Popen(
             [*command, *options],
@@ -37,7 +38,7 @@ class Launched:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "HEADRACE_LEASE": "1", "HEADRACE_GRACE": "5"},
+            env={**os.environ, "HEADRACE_LEASE": "1", "HEADRACE_GRACE": "5", **given},
         )
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read)

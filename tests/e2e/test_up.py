@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,9 +17,13 @@ import psutil
 import pytest
 
 from headrace.client import HeadraceClient
+from headrace.kafka.reader import TopicReader
+from shared.config import load
 from shared.errors import ContextLengthExceeded, ModelNotFound
+from shared.kafka import topics
 from tests.batches.conftest import BatchClient, line
 from tests.e2e.conftest import LIMIT, Launched
+from tests.kafka.mock import address, make_topics
 from workers.scripted import expected
 
 pytestmark = pytest.mark.slow
@@ -90,6 +95,33 @@ def test_batches_work_out_of_the_box(scripted_up: Launched) -> None:
         time.sleep(0.05)
         batch = client.sdk.batches.retrieve(batch.id)
     assert batch.request_counts.completed == 100
+
+
+def test_everything_works_with_kafka_before_the_queue(tmp_path: Path, bootstrap: str) -> None:
+    """Given the setting, Expect a stream and a job to work, by way of the topic, and a batch beside them."""
+    model = f"up-{secrets.token_hex(4)}"
+    make_topics(bootstrap, topics.requests(model), topics.api_requests(model))
+    given = {**address(bootstrap), "queue": "kafka", "served_model_name": model}
+    launched = Launched(tmp_path / "data", "--model", "scripted", **given)
+    try:
+        launched.await_line("^ready: ")
+        with HeadraceClient(launched.url) as client:
+            asked = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+            assert len("".join(client.chat_text(asked)).split()) == 5
+            job = client.submit(body("through a topic", model=model))["id"]
+            assert follow(launched.url, job) == foretold("through a topic")
+        batches = BatchClient(launched.url)
+        batch = batches.start([line(f"c{number}", model=model) for number in range(20)])
+        deadline = time.monotonic() + LIMIT
+        while batch.status != "completed":
+            assert time.monotonic() < deadline, batch
+            time.sleep(0.05)
+            batch = batches.sdk.batches.retrieve(batch.id)
+        assert batch.request_counts.completed == 20
+        with TopicReader(load(address(bootstrap)).settings, [topics.api_requests(model)], {}) as reader:
+            assert sum(reader.ends().values()) == 2  # a batch's lines are the tasks', and go straight
+    finally:
+        launched.stop()
 
 
 def test_children_do_not_outlive_a_killed_launcher(scripted_up: Launched) -> None:

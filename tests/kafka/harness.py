@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 from prometheus_client import CollectorRegistry
 
 from shared.backend import Backend
@@ -26,6 +26,10 @@ from workers.scripted import ScriptedEngine
 from workers.worker import Worker
 
 LIMIT = 40.0
+
+
+def _polled(reader: KafkaConsumer, seconds: float) -> list[Record]:
+    return [Record.of(each) for records in reader.poll(int(seconds * 1000)).values() for each in records]
 
 
 class Bench:
@@ -65,22 +69,29 @@ class Bench:
     async def asend(self, *records: Outgoing) -> None:
         await asyncio.to_thread(self.send, records)
 
-    def _read(self, topic: str, count: int, linger: float) -> list[Record]:
+    def _read(self, topic: str, count: int, linger: float, ours: Callable[[Record], bool]) -> list[Record]:
         reader = consumer(self.settings, group_id=None, metadata_max_age_ms=500)
         try:
             reader.subscribe([topic])
             found: list[Record] = []
             deadline = time.monotonic() + LIMIT
             while len(found) < count and time.monotonic() < deadline:
-                found += [Record.of(each) for records in reader.poll(100).values() for each in records]
-            late = reader.poll(int(linger * 1000))
-            return found + [Record.of(each) for records in late.values() for each in records]
+                found += filter(ours, _polled(reader, 0.1))
+            return [*found, *filter(ours, _polled(reader, linger))]
         finally:
             reader.close()
 
     async def read(self, topic: str, count: int, *, linger: float = 0.3) -> list[Record]:
         """The first `count` records of a topic, and what comes within `linger` seconds after them."""
-        return await asyncio.to_thread(self._read, topic, count, linger)
+        return await asyncio.to_thread(self._read, topic, count, linger, lambda record: True)
+
+    async def letters(self, count: int) -> list[Record]:
+        """The same of the dead letters, those of this model's requests."""
+
+        def ours(record: Record) -> bool:
+            return record.header("headrace-topic") == topics.requests(self.model)
+
+        return await asyncio.to_thread(self._read, topics.DEAD_LETTERS, count, 0.3, ours)
 
     async def told(self, count: int) -> dict[str, list[dict]]:
         """Results by the id of their request's event."""

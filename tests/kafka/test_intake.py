@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from kafka.errors import MessageSizeTooLargeError
 
 from shared import keys
 from shared.backend import Backend
@@ -22,6 +24,7 @@ from tests.kafka.mock import headrace
 from workers.kafka.consumer import Shuttle
 from workers.kafka.intake import KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
+from workers.kafka.results import Results
 from workers.scripted import expected, text_of
 
 
@@ -50,9 +53,7 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
     await bench.asend(*good, good[2], Outgoing(topic, b"p", plain, reply), *bad)
     async with bench.worker():
         told = await bench.told(6)
-        letters = [
-            each for each in await bench.read(topics.DEAD_LETTERS, 3) if each.header("headrace-topic") == topic
-        ]
+        letters = await bench.letters(3)
         await bench.shows("watermark", lambda marks: sum(marks) == 10)
         assert (sum(bench.measured("lag")), bench.measured("in_flight")) == (0, [0])
         assert (bench.measured("results_total"), bench.measured("dead_letters_total")) == ([6], [1, 1, 1])
@@ -71,6 +72,33 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
         ("payload_too_large", bad[2].value),
     }
     assert ("x", b"\xff") in next(letter for letter in letters if letter.value == b"{").headers
+
+
+async def test_only_what_is_too_long_for_its_topic_is_shortened(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given results that are written together, one too long, and a letter that is, Expect the others whole."""
+    write = Results.write
+
+    def narrow(self: Results, records: Sequence[Outgoing], *more: Any) -> None:
+        """As brokers do; a mock would show what was written before it was taken back."""
+        if any(len(record.value) > 3_000 for record in records):
+            raise MessageSizeTooLargeError
+        write(self, records, *more)
+
+    monkeypatch.setattr(Results, "write", narrow)
+    good = [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)]
+    bad = Outgoing(topics.requests(bench.model), b"k", b"x" * 5_000)
+    await bench.asend(*good[:2], bench.ask("long", event_id="long", max_tokens=800), bad, *good[2:])
+    async with bench.worker():
+        told = await bench.told(6)
+        await bench.shows("dead_letters_total", lambda counts: counts == [1])
+    assert {subject: len(jobs) for subject, jobs in told.items()} == {"long": 1, **{f"e{i}": 1 for i in range(5)}}
+    for i in range(5):
+        assert told[f"e{i}"][0]["choices"][0]["text"] == answer(f"p{i}")
+    [long] = told["long"]
+    assert (long["state"], long["choices"], long["error"]["code"]) == ("completed", None, "payload_too_large")
+    assert [each.value for each in await bench.letters(1)] == [b""]
 
 
 @pytest.mark.slow

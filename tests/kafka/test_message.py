@@ -168,8 +168,10 @@ def test_after_a_crash_exactly_what_was_not_done_is_taken_again(order: list[int]
         assert first.take(offset)
         assert not first.take(offset)
     done = data.draw(st.permutations(offsets))[: data.draw(st.integers(0, len(offsets)))]
+    then = first.once(done)
     for offset in done:
         first.finish(offset)
+    assert (first.watermark, first.metadata()) == then
     second = Offsets.parse(first.watermark, first.metadata())
     taken = [offset for offset in offsets if offset >= second.watermark and second.take(offset)]
     assert taken == [offset for offset in offsets if offset not in done]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
-from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka import ConsumerGroupMetadata, ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from shared.config import Settings
@@ -221,23 +221,34 @@ class Shuttle(threading.Thread):
         with self._lock:
             own = set(map(id, self._owned.values()))
             ready = [done for done in ready if id(done.taken.owned) in own]
-            if not ready:
-                return
-            for done in ready:
-                done.taken.owned.finish(done.taken.record.offset)
-            touched = {id(done.taken.owned) for done in ready}
-            offsets = {
-                place: (owned.watermark, owned.metadata())
-                for place, owned in self._owned.items()
-                if id(owned) in touched
-            }
-            records = [done.out for done in ready if done.out is not None]
-            try:
-                self._results.write(records, offsets, group)
-            except MessageSizeTooLargeError:
-                short = [done.truncated() if done.truncated else done.out for done in ready if done.out is not None]
-                self._results.write(short, offsets, group)
+            if ready:
+                self._settle(ready, group)
+
+    def _settle(self, ready: Sequence[Done], group: ConsumerGroupMetadata) -> None:
+        """Write all; where one is too long for its topic, find it by halves: only that is shortened."""
+        try:
+            self._commit(ready, group)
+        except MessageSizeTooLargeError:
+            if len(ready) > 1:
+                half = len(ready) // 2
+                self._settle(ready[:half], group)
+                self._settle(ready[half:], group)
+            elif ready[0].truncated is not None:
+                self._commit([replace(ready[0], out=ready[0].truncated())], group)
+            else:
+                raise
+
+    def _commit(self, ready: Sequence[Done], group: ConsumerGroupMetadata) -> None:
+        """Results, and that their records are done, as one."""
+        finished: dict[int, list[int]] = {}
         for done in ready:
+            finished.setdefault(id(done.taken.owned), []).append(done.taken.record.offset)
+        offsets = {
+            place: owned.once(finished[id(owned)]) for place, owned in self._owned.items() if id(owned) in finished
+        }
+        self._results.write([done.out for done in ready if done.out is not None], offsets, group)
+        for done in ready:
+            done.taken.owned.finish(done.taken.record.offset)
             if done.code:
                 self._metrics.dead_letters.labels(done.code).inc()
             elif done.out is not None:

@@ -16,6 +16,7 @@ from producer_api.schemas.files import ExpiresAfter
 from producer_api.schemas.webhooks import BatchWebhookFields
 from shared.batches.records import BatchRecord
 from shared.schemas.body import Body
+from shared.schemas.bounds import Short
 from shared.schemas.fields import Metadata
 from shared.schemas.jobs import WebhookStatus
 
@@ -30,8 +31,8 @@ MOST_WINDOW = 86_400  # seconds
 class BatchRequest(Body):
     """The body of POST /v1/batches."""
 
-    input_file_id: str = Field(description="a file of purpose batch: a request in each line")
-    endpoint: str = Field(description=f"what all lines ask for: one of {', '.join(ENDPOINTS)}")
+    input_file_id: Short = Field(description="a file of purpose batch: a request in each line")
+    endpoint: Short = Field(description=f"what all lines ask for: one of {', '.join(ENDPOINTS)}")
     completion_window: str = Field(description="24h; beyond OpenAI's, a shorter time as 90s, 30m, 2h")
     metadata: Metadata = Field(None, description="up to 16 texts of yours by name")
     output_expires_after: ExpiresAfter | None = Field(None, description="when the files that it makes end")

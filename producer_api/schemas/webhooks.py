@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from shared.schemas.body import Body
+from shared.webhooks.address import MOST_URL
 from shared.webhooks.base import Hook
 
 URL, EVENTS = "https, at a public address", "only these; default: all"
@@ -16,8 +17,8 @@ URL, EVENTS = "https, at a public address", "only these; default: all"
 class WebhookTarget(Body):
     """Whom to tell of an end."""
 
-    url: str = Field(description=URL)
-    events: Sequence[str] | None = Field(None, min_length=1, description=EVENTS)
+    url: str = Field(max_length=MOST_URL, description=URL)
+    events: Sequence[str] | None = Field(None, min_length=1, max_length=3, description=EVENTS)
 
     def to_hook(self) -> Hook:
         return Hook(self.url, tuple(self.events or ()))
@@ -27,7 +28,7 @@ class WebhookFields(WebhookTarget):
     """Whom to tell of a job's end."""
 
     events: Sequence[Literal["job.completed", "job.failed", "job.cancelled"]] | None = Field(
-        None, min_length=1, description=EVENTS
+        None, min_length=1, max_length=4, description=EVENTS
     )
 
 
@@ -35,5 +36,5 @@ class BatchWebhookFields(WebhookTarget):
     """Whom to tell of a batch's end."""
 
     events: Sequence[Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]] | None = Field(
-        None, min_length=1, description=EVENTS
+        None, min_length=1, max_length=4, description=EVENTS
     )

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from shared.schemas.bounds import LIMITS, MOST_PARTS, tell_bounds
 
 
 class Body(BaseModel):
     """A request body: types are not coerced, unknown names are refused, numbers are finite."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, str_max_length=LIMITS.prompt_chars
+    )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        tell_bounds(handler.resolve_ref_schema(schema))
+        return schema
 
 
 def _text(content: Any) -> Any:
@@ -20,6 +33,8 @@ def _text(content: Any) -> Any:
         return content
     if not content:
         raise PydanticCustomError("content", "content must not be an empty list")
+    if len(content) > MOST_PARTS:
+        raise PydanticCustomError("content", "content has more than {most} parts", {"most": MOST_PARTS})
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":

@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
 from shared.schemas.body import Body
-from shared.schemas.fields import ChatMessage, Priority, Submission, Usage, priority_class
+from shared.schemas.bounds import Short
+from shared.schemas.fields import ChatMessage, Metadata, Priority, Submission, Usage, priority_class
 from shared.schemas.tools import AnswerCall, DeltaCall, ToolFields
 
 # fields that OpenAI has and we do not, with the values that ask for nothing
@@ -51,11 +52,11 @@ class ChatRequest(Submission, ToolFields):
     top_logprobs: int | None = Field(None, description="and those of the likeliest tokens; 0 to 20; with logprobs")
     priority: Priority = Field("interactive", description="the queue it waits in")
 
-    safety_identifier: str | None = Field(None, description="accepted, unused")
-    metadata: dict[str, str] | None = Field(None, description="accepted, unused")
+    safety_identifier: Short | None = Field(None, description="accepted, unused")
+    metadata: Metadata = Field(None, description="accepted, unused")
     service_tier: Literal["auto", "default"] | None = Field(None, description="accepted: there is one tier")
-    prompt_cache_key: str | None = Field(None, description="accepted, unused")
-    prompt_cache_retention: str | None = Field(None, description="accepted, unused")
+    prompt_cache_key: Short | None = Field(None, description="accepted, unused")
+    prompt_cache_retention: Short | None = Field(None, description="accepted, unused")
 
     functions: NotYet = None
     function_call: NotYet = None

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from shared.protocol import Embed, Request
 from shared.schemas.body import Body
+from shared.schemas.bounds import Short
 from shared.schemas.completions import Prompts
 from shared.schemas.fields import Priority, priority_class
 
@@ -33,7 +34,7 @@ class EmbeddingRequest(Body):
     )
     priority: Priority = Field("interactive", description="the queue it waits in")
     timeout: float | None = Field(None, description="seconds from now after which the request ends unfinished")
-    user: str | None = Field(None, description="accepted, unused")
+    user: Short | None = Field(None, description="accepted, unused")
 
     def to_requests(self, tenant: str) -> list[Request]:
         """The drafts, each of some of the inputs."""

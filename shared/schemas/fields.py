@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from shared.protocol import Message, PriorityClass, SamplingParams
 from shared.schemas.body import Body, Text
+from shared.schemas.bounds import Short
 from shared.schemas.structured import StructuredFields
 from shared.schemas.tools import PastCall
 
@@ -36,7 +37,15 @@ def _small(metadata: dict[str, str] | None) -> dict[str, str] | None:
     return metadata
 
 
-Metadata = Annotated[dict[str, str] | None, AfterValidator(_small)]
+_METADATA = {
+    "type": "object",
+    "maxProperties": KEYS,
+    "propertyNames": {"type": "string", "maxLength": KEY_CHARS},
+    "additionalProperties": {"type": "string", "maxLength": VALUE_CHARS},
+}
+Metadata = Annotated[
+    dict[str, str] | None, AfterValidator(_small), WithJsonSchema({"anyOf": [_METADATA, {"type": "null"}]})
+]
 Stop = Annotated[
     list[str] | None,
     BeforeValidator(_strings),
@@ -52,8 +61,8 @@ class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     tool_calls: list[PastCall] | None = Field(None, description="the calls that this answer made")
     content: Annotated[Text | None, Field(validate_default=True)] = None
-    tool_call_id: str | None = Field(None, validate_default=True, description="of the call that a tool answers")
-    name: str | None = Field(None, description="of who speaks; for chat templates that tell it")
+    tool_call_id: Short | None = Field(None, validate_default=True, description="of the call that a tool answers")
+    name: Short | None = Field(None, description="of who speaks; for chat templates that tell it")
     refusal: None = None
     annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
     audio: None = None

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
 
 from shared.protocol import Message, ToolCall
 from shared.schemas.body import Body
+from shared.schemas.bounds import LIMITS, MOST_PARTS, Short
 from shared.schemas.chat import TokenLogprob
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -105,7 +106,7 @@ class InputPart(Body):
     type: Literal["input_text", "output_text"]
     text: str
     annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
-    logprobs: list[Any] | None = Field(None, description="accepted, unused")
+    logprobs: list[Any] | None = Field(None, max_length=LIMITS.max_tokens, description="accepted, unused")
     prompt_cache_breakpoint: None = None
 
 
@@ -117,14 +118,14 @@ def _items(given: Any) -> Any:
     return [{"role": "user", "content": given}] if isinstance(given, str) else given
 
 
-_Parts = Annotated[list[InputPart], Field(min_length=1)]
+_Parts = Annotated[list[InputPart], Field(min_length=1, max_length=MOST_PARTS)]
 Parts = Annotated[_Parts, BeforeValidator(_parts, json_schema_input_type=str | _Parts)]
 
 
 class _GivenItem(Body):
     """What an answer's item carries beside may come back with it."""
 
-    id: str | None = Field(None, description="accepted, unused")
+    id: Short | None = Field(None, description="accepted, unused")
     status: Status | None = Field(None, description="accepted, unused")
 
 
@@ -149,7 +150,7 @@ class InputCall(_GivenItem):
 
     type: Literal["function_call"]
     call_id: CallId
-    name: str
+    name: Short
     arguments: str = Field(description="JSON, as the model wrote it")
     caller: None = None
     namespace: None = None
@@ -166,7 +167,7 @@ class InputOutput(_GivenItem):
     call_id: CallId
     output: Parts
     caller: None = None
-    name: str | None = Field(None, description="accepted, unused")
+    name: Short | None = Field(None, description="accepted, unused")
 
     def to_item(self) -> Item:
         output = "".join(part.text for part in self.output)

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, Request, SamplingParams
 from shared.schemas.body import Body
+from shared.schemas.bounds import Short
 from shared.schemas.fields import SEEDS, Metadata, Priority, priority_class
 from shared.schemas.response_items import Input, Item, messages_of
 from shared.schemas.response_object import ResponseObject, TextConfig
@@ -69,12 +70,14 @@ class ResponseRequest(ToolFields):
     model: str
     input: Input = Field(description="a text of the user, or the items that come after the earlier ones")
     instructions: str | None = Field(None, description="a system message before all items; not carried over")
-    previous_response_id: str | None = Field(None, description="go on after a stored response of yours")
+    previous_response_id: Short | None = Field(None, description="go on after a stored response of yours")
     max_output_tokens: int | None = Field(None, description="default: what the context has room for")
     temperature: float | None = Field(None, description="0 to 2; 0 takes the likeliest token; default 1")
     top_p: float | None = Field(None, description="above 0, to 1; default 1")
     top_logprobs: int | None = Field(None, description=f"0 to 20; with {LOGPROBS} in include")
-    include: list[Includable] | None = Field(None, description="there are no others than logprobs to include")
+    include: list[Includable] | None = Field(
+        None, max_length=8, description="there are no others than logprobs to include"
+    )
     reasoning: ReasoningOptions | None = Field(None, description="models here do not reason")
     stream: bool | None = Field(None, description="answer by server-sent events")
     stream_options: ResponseStreamOptions | None = Field(None, description="only with stream")
@@ -83,7 +86,7 @@ class ResponseRequest(ToolFields):
     metadata: Metadata = Field(None, description="up to 16 texts of yours by name")
     truncation: Literal["disabled"] | None = Field(None, description="what is too long is refused")
     service_tier: Literal["auto", "default"] | None = Field(None, description="accepted: there is one tier")
-    max_tool_calls: Annotated[int, Field(ge=1)] | None = Field(
+    max_tool_calls: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
         None, description="accepted: it counts calls of built-in tools, and there are none"
     )
     user: str | None = Field(None, description="your name for your own user, for limits and usage records")

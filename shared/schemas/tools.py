@@ -16,6 +16,7 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import CallDelta, Function, Token, ToolCall, Tools
 from shared.schemas.body import Body
+from shared.schemas.bounds import Short
 
 Word = Literal["none", "auto", "required"]
 
@@ -90,7 +91,7 @@ class CalledFunction(Body):
 class PastCall(Body):
     """A call that the model made in an earlier turn."""
 
-    id: str
+    id: Short
     type: Literal["function"]
     function: CalledFunction
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery.beat import Scheduler
 from celery.contrib.testing.worker import start_worker
 
 from headrace.tasks.app import make_app
@@ -94,11 +93,10 @@ async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, t
     draft.write(b"{}")
     await files.keep(draft, old, tenant="default", filename="x", purpose="batch", life=0.0)
 
-    app = make_app(settings, Host(settings))
-    beat = Scheduler(app, lazy=False)
-    assert {entry.task for entry in beat.schedule.values()} <= set(app.tasks)
-    [entry] = [entry for entry in beat.schedule.values() if entry.task == "headrace.upkeep"]
-    await asyncio.to_thread(beat.apply_async, entry)
+    with make_app(settings, Host(settings)) as app:
+        entries = app.conf.beat_schedule.values()
+        [entry] = [each for each in entries if each["task"] == "headrace.upkeep"]
+        await asyncio.to_thread(app.tasks[entry["task"]].apply_async, **entry["options"])
     async with asyncio.timeout(LIMIT):
         while left.exists() or await files.records.known(old):
             await asyncio.sleep(0.02)

@@ -11,16 +11,22 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from headrace.ports import probe
 from shared import keys
+from shared.accounts.database import Database
+from shared.accounts.tables import usage
 from shared.backend import Backend
+from shared.config import load
 from shared.embedded import EmbeddedServer
 from tests.fakes import MODEL
+from tests.gateway.conftest import PROMPT_TOKENS, ScriptedWorker
 
 PROCESSES, CALLERS = 4, 3
 AMOUNT, PERIOD = 100, 2.0
@@ -33,23 +39,37 @@ async def ask(http: httpx.AsyncClient, until: float, statuses: Counter[int]) -> 
         statuses[(await http.post("/v1/jobs", json=JOB)).status_code] += 1
 
 
+@dataclass
+class Replica:
+    """An API process, and its client."""
+
+    process: subprocess.Popen[bytes]
+    http: httpx.AsyncClient
+
+
 @asynccontextmanager
-async def replicas(settings: dict[str, str]) -> AsyncIterator[list[httpx.AsyncClient]]:
-    """API processes, each with a client of its own."""
+async def replicas(valkey: EmbeddedServer, folder: Path, **more: str) -> AsyncIterator[list[Replica]]:
+    """API processes, with `more` settings by their names in capitals."""
+    place = {"REDIS_URL": valkey.url, "DATA_DIR": str(folder), "MODEL": MODEL, "LOG_LEVEL": "error"}
+    settings = {**place, "QUEUE_DEPTH": "9999", "TENANT_QUEUE_DEPTH": "9999", **more}
     environment = {**os.environ, **{f"HEADRACE_{name}": value for name, value in settings.items()}}
     ports = [probe("127.0.0.1", 0) for _ in range(PROCESSES)]
     command = [sys.executable, "-m", "headrace", "api", "--port"]
-    processes = [subprocess.Popen([*command, str(port)], env=environment) for port in ports]
-    clients = [httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) for port in ports]
+    made = [
+        Replica(
+            subprocess.Popen([*command, str(port)], env=environment),
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10),
+        )
+        for port in ports
+    ]
     try:
-        await asyncio.gather(*(healthy(client) for client in clients))
-        yield clients
+        await asyncio.gather(*(healthy(each.http) for each in made))
+        yield made
     finally:
-        for client in clients:
-            await client.aclose()
-        for process in processes:
-            process.kill()
-            process.wait()
+        for each in made:
+            await each.http.aclose()
+            each.process.kill()
+            each.process.wait()
 
 
 async def healthy(http: httpx.AsyncClient) -> None:
@@ -87,12 +107,10 @@ async def test_four_processes_never_let_through_more_and_waste_nothing(
 ) -> None:
     plan = json.dumps({"free": {"requests": f"{AMOUNT}/{PERIOD:.0f} seconds"}})
     limits = {"PLANS": plan, "DEFAULT_PLAN": "free", "RATE_LIMIT_STRATEGY": strategy}
-    place = {"REDIS_URL": valkey.url, "DATA_DIR": str(tmp_path), "MODEL": MODEL, "LOG_LEVEL": "error"}
-    queue = {"QUEUE_DEPTH": "9999", "TENANT_QUEUE_DEPTH": "9999"}
     statuses: Counter[int] = Counter()
-    async with replicas({**place, **limits, **queue}) as clients:
+    async with replicas(valkey, tmp_path, **limits) as asked:
         end = time.monotonic() + LONG
-        await asyncio.gather(*(ask(http, end, statuses) for http in clients for _ in range(CALLERS)))
+        await asyncio.gather(*(ask(each.http, end, statuses) for each in asked for _ in range(CALLERS)))
         times = await charged_at(backend)
 
     assert set(statuses) == {202, 429}
@@ -109,3 +127,34 @@ async def test_four_processes_never_let_through_more_and_waste_nothing(
         assert max(whole) <= AMOUNT
         assert sum(whole) >= 0.98 * AMOUNT * len(whole)
         assert len(whole) >= 2
+
+
+@pytest.mark.slow
+async def test_no_usage_is_lost_or_counted_twice_when_processes_are_killed(
+    valkey: EmbeddedServer, backend: Backend, tmp_path: Path
+) -> None:
+    """Given answers that end while API processes are killed, Expect each request's tokens in one row."""
+    worker = ScriptedWorker(backend)
+    await worker.announce()
+    asked: dict[str, int] = {}
+
+    async def answer(replica: Replica, times: int) -> None:
+        for number in range(times):
+            job = (await replica.http.post("/v1/jobs", json=JOB)).json()["id"]
+            asked[job] = number % 5 + 1
+            await worker.answer(*"abcde"[: asked[job]])
+
+    async with replicas(valkey, tmp_path) as processes:
+        first, second, third, last = processes
+        for replica, times in ((first, 40), (second, 7), (third, 20)):
+            await answer(replica, times)
+            replica.process.kill()  # some of its ends are settled, some are written, and some were not heard of
+        await answer(last, 10)
+        async with asyncio.timeout(120):
+            while await backend.redis.exists(*keys.LEDGER):
+                await asyncio.sleep(0.1)
+
+    async with Database.of(load({"data_dir": tmp_path}).settings) as database, database.reading() as connection:
+        rows = (await connection.execute(select(usage))).mappings().all()
+    assert {row["request_id"]: row["completion_tokens"] for row in rows} == asked
+    assert {row["prompt_tokens"] for row in rows} == {PROMPT_TOKENS}

@@ -26,6 +26,7 @@ from shared.protocol import RequestState
 
 ROUND = 1.0  # seconds between looks for what is due
 AT_ONCE = 256  # requests in one round trip
+GATHER = 0.02  # seconds for which ends gather before they are settled together
 MOST_HEARD = 10_000  # ends that wait to be settled, or written, here; more are found due later
 FLUSH = 0.5  # seconds for which ends gather before they are written
 MOST_WRITTEN = 1_000  # ends in one transaction
@@ -93,6 +94,7 @@ class Settler:
     async def _settle_heard(self) -> None:
         while True:
             heard = [await self._heard.get()]
+            await asyncio.sleep(GATHER)
             while len(heard) < AT_ONCE and not self._heard.empty():
                 heard.append(self._heard.get_nowait())
             await self.settle(dict.fromkeys(heard, 0.0))

@@ -46,5 +46,5 @@ def _from_json(given: Any) -> Any:
     return given
 
 
-PlanName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+PlanName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Plans = Annotated[dict[PlanName, Plan], BeforeValidator(_from_json)]

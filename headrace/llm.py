@@ -249,6 +249,8 @@ class LLM:
             wire = msgspec.convert(values, protocol.SamplingParams)
         except msgspec.ValidationError as error:
             raise InvalidRequest(f"sampling_params: {error}", param="sampling_params") from None
+        if wire.echo:
+            raise InvalidRequest("echo: a prompt is not told again here", param="echo")
         # how long and how many is for the engine to say
         check_params(wire, Limits(max_tokens=max(wire.max_tokens or 1, 1), n=max(wire.n, 1)))
         return wire

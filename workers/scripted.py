@@ -84,6 +84,7 @@ class _Run:
     pace: float = 0.0
     death: int | None = None
     due: float = 0.0
+    echoed: bool = False
 
     def __post_init__(self) -> None:
         self.start = _start(self.request.prompt)
@@ -99,9 +100,10 @@ class _Run:
         return self.death is not None and max(self.emitted) >= self.death
 
     def echo(self) -> tuple[Token, ...]:
-        """The prompt, where it is asked for, with the first token."""
-        if not self.request.params.echo or max(self.emitted) != 1:
+        """The prompt, where it is asked for, with the first token of this run."""
+        if self.echoed or not self.request.params.echo:
             return ()
+        self.echoed = True
         return tuple(Token(0, token, chr(token)) for token in self.request.prompt)
 
 

@@ -193,6 +193,26 @@ async def test_all_are_queued_or_none(settings: Settings, backend: Backend, work
     await full.close()
 
 
+async def test_a_key_finishes_what_was_left_half_queued(
+    http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
+) -> None:
+    """Given two prompts under a key, of which one got to the queue, Expect the same POST to queue the other."""
+    headers = {"idempotency-key": "k"}
+    asked = asyncio.create_task(http.post(PATH, json=body(["a", "b"]), headers=headers))
+    first, second = await take(worker, 2)
+    for job in (first, second):
+        await backend.transport.acknowledge([job.delivery.claim])
+    asked.cancel()
+    await backend.token_log.forget(second.request.id)  # as if its API process had died before it
+    again = asyncio.create_task(http.post(PATH, json=body(["a", "b"]), headers=headers))
+    other = await worker.take()
+    assert (other.request.id, other.request.params) == (second.request.id, second.request.params)
+    for job, text in ((first, "x"), (other, "y")):
+        await job.write(Token(0, 1, text, FinishReason.STOP))
+        await job.end()
+    assert [choice["text"] for choice in (await again).json()["choices"]] == ["x", "y"]
+
+
 async def test_a_client_that_leaves_cancels_all(api: str, worker: ScriptedWorker, backend: Backend) -> None:
     """Given two prompts streamed, if the client leaves, Expect both cancelled."""
 

@@ -81,6 +81,18 @@ async def test_many_inputs(sdk: AsyncOpenAI, backend: Backend) -> None:
     assert answer.usage.prompt_tokens == sum([5 + (number > 99) for number in range(70)])
 
 
+async def test_its_tokens(sdk: AsyncOpenAI, api: str) -> None:
+    """Given what `/tokenize` says of a text, Expect the same vector of it; and the way back."""
+    async with httpx.AsyncClient(base_url=api) as http:
+        found = (await http.post("/tokenize", json={"model": EMBEDDER, "prompt": "A mill"})).json()
+        back = await http.post("/detokenize", json={"model": EMBEDDER, "tokens": found["tokens"]})
+    assert (found["count"], found["max_model_len"]) == (4, 256)
+    assert back.json()["prompt"] == "[CLS] a mill [SEP]"
+    by_tokens = await sdk.embeddings.create(model=EMBEDDER, input=found["tokens"])
+    by_text = await sdk.embeddings.create(model=EMBEDDER, input="A mill")
+    assert by_tokens.data[0].embedding == by_text.data[0].embedding
+
+
 async def test_likeness(sdk: AsyncOpenAI) -> None:
     """The nearest of two texts is the one that means the same."""
     texts = ["The wheel turns in the river.", "Water drives the mill.", "The court adjourned until Monday."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from shared.backend import Backend
@@ -32,6 +33,26 @@ async def test_an_answer_goes_on_where_a_dead_worker_left_it(harness: Harness, b
     end = events[-1].terminal
     assert end is not None
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (12, 18)
+
+
+async def test_an_echo_is_told_once(harness: Harness, backend: Backend) -> None:
+    """Given a request that asks for its prompt, if its worker dies before or after it, Expect it told once."""
+    for written in (0, 2):
+        request = make_request(f"echo {written}", max_tokens=4)
+        request = msgspec.structs.replace(request, params=msgspec.structs.replace(request.params, echo=True))
+        await submit(backend, request)
+        await backend.transport.pull(MODEL, "dead", Room.all(1))
+        [lease] = await backend.token_log.acquire([request.id], "dead")
+        assert lease is not None
+        prompt = tuple(Token(0, ord(letter), letter) for letter in f"echo {written}")
+        if written:
+            said = tuple(Token(0, token, text_of(token)) for token in foretold(request)[:written])
+            await backend.token_log.append([Append(lease, TokenEvent(0, said, None, prompt), len(prompt))])
+        async with harness.worker():
+            events = await answer(backend, request.id)
+        assert told(events) == foretold(request)
+        assert [event.prompt for event in events if event.prompt] == [prompt]
+        assert events[0].prompt == prompt
 
 
 async def test_an_answer_that_only_lacks_its_end_gets_it(harness: Harness, backend: Backend) -> None:

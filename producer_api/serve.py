@@ -44,9 +44,10 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish within `settings.grace` seconds.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on, or may not be without keys.
         Unavailable: Redis does not answer at the start.
     """
+    check_exposure(settings)
     configure_logging(settings, process="api")
     logging.getLogger("uvicorn").addHandler(_ToStructlog(logging.WARNING))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -151,6 +151,7 @@ def bad(http: httpx.Client) -> None:
 
 def said_by(up: Launched, http: httpx.Client, folder: Path, admin: str) -> str:
     """All logs, lines and metrics, and the processes' command lines."""
+    up.await_line("^metrics: ")
     [told] = [line.split()[1] for line in up.lines if line.startswith("metrics: ")]
     answer = httpx.get(told, headers={"authorization": f"Bearer {admin}"})
     assert "headrace_api_requests" in answer.text

@@ -153,6 +153,7 @@ def test_the_worker_tells_metrics_and_refuses_with_types(scripted_up: Launched) 
         job = client.submit(body("x" * 6000))["id"]
         [end] = client.events(job)
     assert (end.name, end.data["error"]["code"]) == ("error", "context_length_exceeded")
+    scripted_up.await_line("^metrics: ")
     [told] = [line for line in scripted_up.lines if line.startswith("metrics: ")]
     metrics = httpx.get(told.split()[1]).text
     assert "headrace" in metrics

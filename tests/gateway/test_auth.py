@@ -192,6 +192,8 @@ async def test_others_have_nothing(app: FastAPI, keys: ApiKeys, backend: Backend
         file = (await one.post("/v1/files", files=form, data={"purpose": "batch"})).json()["id"]
         batch = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch_id = (await one.post("/v1/batches", json=batch)).json()["id"]
+        asked = {"model": MODEL, "input": "x", "background": True}
+        response = (await one.post("/v1/responses", json=asked)).json()["id"]
         letter = make_request(tenant="one")
         await backend.dead_letters.add(DeadLetter(letter, ErrorInfo("engine_failed", "it broke"), 1, 1.0))
         for method, path in (
@@ -203,16 +205,24 @@ async def test_others_have_nothing(app: FastAPI, keys: ApiKeys, backend: Backend
             ("DELETE", f"/v1/files/{file}"),
             ("GET", f"/v1/batches/{batch_id}"),
             ("POST", f"/v1/batches/{batch_id}/cancel"),
+            ("GET", f"/v1/responses/{response}"),
+            ("GET", f"/v1/responses/{response}?stream=true"),
+            ("GET", f"/v1/responses/{response}/input_items"),
+            ("POST", f"/v1/responses/{response}/cancel"),
+            ("DELETE", f"/v1/responses/{response}"),
+            ("GET", f"/v1/jobs/{response.replace('resp_', 'req_')}"),
             ("GET", f"/v1/dead-letters/{letter.id}"),
             ("POST", f"/v1/dead-letters/{letter.id}/replay"),
             ("DELETE", f"/v1/dead-letters/{letter.id}"),
         ):
             assert (await two.request(method, path)).status_code == 404, (method, path)
         assert (await two.post("/v1/batches", json=batch)).status_code == 404
+        after = {"model": MODEL, "input": "x", "previous_response_id": response}
+        assert (await two.post("/v1/responses", json=after)).status_code == 404
         for path in ("/v1/files", "/v1/batches", "/v1/dead-letters"):
             assert (await two.get(path)).json()["data"] == []
             assert len((await one.get(path)).json()["data"]) == 1
         assert (await two.delete("/v1/dead-letters")).json() == {"removed": 0}
         assert (await one.get(f"/v1/jobs/{job}")).json()["state"] == "queued"
-        pulled = [(await worker.take()).request.tenant for _ in range(2)]
-        assert sorted(pulled) == ["one", "two"]
+        pulled = [(await worker.take()).request.tenant for _ in range(3)]
+        assert sorted(pulled) == ["one", "one", "two"]

@@ -1,0 +1,104 @@
+"""A Headrace that asks for keys, as its users meet it: the launcher, the command line, a batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from headrace.client import HeadraceClient
+from shared.errors import InvalidApiKey, Unauthenticated
+from tests.e2e.conftest import LIMIT, Launched
+
+pytestmark = pytest.mark.slow
+
+
+def headrace(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "headrace", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environ}
+    )
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Launched]:
+    launched = Launched(tmp_path / "data", "--model", "scripted", "--auth")
+    try:
+        launched.await_line("^ready: ")
+        yield launched
+    finally:
+        launched.stop()
+
+
+def new_key(folder: Path, *words: str) -> str:
+    return headrace("keys", "create", "--data-dir", str(folder), *words).stdout.strip()
+
+
+def test_no_key_no_other_address(tmp_path: Path) -> None:
+    """Given an address that others reach, and no keys, expect a refusal that names the ways out."""
+    for words in (("up", "--model", "scripted", "--data-dir", str(tmp_path)), ("api",)):
+        told = headrace(*words, "--host", "0.0.0.0", "--port", "0")
+        assert told.returncode == 2
+        assert "auth = true" in told.stderr
+        assert "insecure = true" in told.stderr
+
+
+def test_commands_send_the_key(up: Launched, tmp_path: Path) -> None:
+    """Given a server with keys, expect it to say so, and commands and clients served with one and not without."""
+    up.await_line("asked of every caller")
+    key, at = new_key(tmp_path / "data"), ("--url", up.url)
+    without = headrace("models", *at)
+    assert without.returncode == 1
+    assert "an API key is needed" in without.stderr
+    assert headrace("models", *at, "--api-key", key).stdout.split() == ["scripted"]
+    environ = {"HEADRACE_API_KEY": key, "HEADRACE_URL": up.url}
+    assert len(headrace("submit", "hi", "--max-tokens", "3", "--follow", **environ).stdout.split()) == 3
+    (tmp_path / "in.jsonl").write_text('"one"\n"two"\n')
+    words = ("batch", "run", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--max-tokens", "3")
+    assert json.loads(headrace(*words, "--json", **environ).stdout)["failed"] == 0
+    assert headrace("config", "show", **environ).returncode == 0
+    with HeadraceClient(up.url, patience=1) as client, pytest.raises(Unauthenticated):
+        client.models()
+    with HeadraceClient(up.url, api_key="hr_x", patience=1) as client, pytest.raises(InvalidApiKey):
+        client.models()
+    listed = json.loads(headrace("keys", "list", "--json", "--data-dir", str(tmp_path / "data")).stdout)
+    assert [each["id"] for each in listed] == [key.rsplit("_", 1)[0]]
+
+
+def test_a_batch_may_what_its_key_may(up: Launched, tmp_path: Path) -> None:
+    """Given a batch of a key for other models, expect its lines refused by 403, and others to see nothing."""
+    sdk, other = (
+        openai.OpenAI(base_url=f"{up.url}/v1", api_key=new_key(tmp_path / "data", "--tenant", tenant, *scope))
+        for tenant, scope in (("a", ("--models", "else")), ("b", ()))
+    )
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+    line = {"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = sdk.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    batch = sdk.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    deadline = time.monotonic() + LIMIT
+    while batch.status != "completed":
+        assert time.monotonic() < deadline, batch
+        time.sleep(0.05)
+        batch = sdk.batches.retrieve(batch.id)
+    assert batch.output_file_id is None
+    assert batch.error_file_id is not None
+    told = json.loads(sdk.files.content(batch.error_file_id).text)
+    assert told["response"]["status_code"] == 403
+    for seen in (lambda: other.batches.retrieve(batch.id), lambda: other.files.content(batch.error_file_id or "")):
+        with pytest.raises(openai.NotFoundError):
+            seen()
+    sdk.close()
+    other.close()
+
+
+def test_the_panel_of_a_server_without_keys(scripted_up: Launched) -> None:
+    scripted_up.await_line("only this machine can reach it")
+    assert httpx.get(f"{scripted_up.url}/v1/models").status_code == 200

@@ -211,8 +211,8 @@ async def test_what_cannot_be_a_batch(client: BatchClient) -> None:
     file = await asyncio.to_thread(sdk.files.create, file=("x", b"{}"), purpose="user_data")
     good: dict[str, Any] = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
     for wrong, param in (
-        ({"endpoint": "/v1/embeddings"}, "endpoint"),
-        ({"endpoint": "/v1/completions"}, "endpoint"),
+        ({"endpoint": "/v1/images/generations"}, "endpoint"),
+        ({"endpoint": "/v1/jobs"}, "endpoint"),
         ({"completion_window": "25h"}, "completion_window"),
         ({"completion_window": "soon"}, "completion_window"),
         ({"metadata": {"k" * 65: "v"}}, "metadata"),
@@ -273,7 +273,7 @@ async def test_the_input_may_be_deleted_meanwhile(client: BatchClient, cluster: 
 
 async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchClient, cluster: Cluster) -> None:
     """Given a long batch, If each kind of process is killed in its course, Expect every line exactly once."""
-    lines = [line(f"c{number}", f"[pace 50] {number}", 20) for number in range(1600)]
+    lines = [line(f"c{number}", f"[pace 80] {number}", 20) for number in range(1600)]
     known = cluster.requests()
     made = await start(client, lines)
 

@@ -279,3 +279,22 @@ def batch(
     else:
         for result in results.values():
             Console().print(result.table())
+
+
+@app.command()
+def structured(
+    model: Model = "smollm2",
+    count: Annotated[int, typer.Option(min=0, help="Schemas to answer; 0 leaves that part out.")] = 300,
+    repeats: Annotated[int, typer.Option(min=0, help="Pairs of runs; 0 leaves that part out.")] = 5,
+    quantization: Annotated[str, typer.Option(help="none or int8.")] = "none",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Structured outputs: whether answers fit their schemas, and what it costs a token at 16 at once."""
+    from headrace.bench.structured import measure_structured
+
+    found = measure_structured(model, count, repeats, seed, Console(stderr=True), quantization=quantization)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+    else:
+        Console().print(found.table())

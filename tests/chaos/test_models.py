@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.chaos.cluster import running
@@ -61,6 +63,51 @@ async def test_answers_of_a_real_model_outlive_their_worker(
             answers = [await client.submit(prompt, tokens, **fields) for prompt, fields in cases]
             following = [asyncio.create_task(client.follow(answer)) for answer in answers]
             await until(lambda answers=answers: min(answer.seq for answer in answers) >= 4, "both answers run")
+            assert all(answer.end is None for answer in answers)
+            worker.kill()
+            await worker.start()
+            await asyncio.gather(*following)
+            assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]
+    figures |= {"kills": kills, "tokens of the answers": sum(answer.seq for answer in undisturbed)}
+
+
+ROWS = {
+    "type": "array",
+    "minItems": 3,
+    "maxItems": 4,
+    "items": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "minLength": 4, "maxLength": 16},
+            "day": {"type": "string", "format": "date"},
+            "size": {"type": "integer", "minimum": 1, "maximum": 999},
+            "kind": {"enum": ["river", "mill", None]},
+        },
+        "required": ["name", "day", "size", "kind"],
+        "additionalProperties": False,
+    },
+}
+
+
+@pytest.mark.case("model-json", "SmolLM2: worker kill -9 mid-answer, JSON by a schema, greedy and seeded, n=2")
+async def test_json_outlives_its_worker(
+    smollm2: Path, scale: Scale, figures: dict[str, Any], tmp_path: Path
+) -> None:
+    """Given JSON under way, if its worker dies, then the next goes on with the JSON of an undisturbed run."""
+    kills, fields = scale(1, 20), {"structured_outputs": {"json": ROWS}}
+    sampled = {**fields, "temperature": 1.0, "seed": 3, "n": 2}
+    cases = [("Rivers and mills:", {**fields, "temperature": 0.0}), ("List:", sampled)]
+    settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100}
+    async with running(tmp_path, apis=1, workers=1, **settings) as cluster:
+        client, [worker] = Client(cluster.urls, "smollm2"), cluster.workers
+        undisturbed = [await _answer(client, prompt, 400, **fields) for prompt, fields in cases]
+        for text in (text for answer in undisturbed for text in answer.texts):
+            jsonschema.validate(json.loads(text), ROWS, format_checker=jsonschema.FormatChecker())
+        for kill in range(kills):
+            answers = [await client.submit(prompt, 400, **fields) for prompt, fields in cases]
+            following = [asyncio.create_task(client.follow(answer)) for answer in answers]
+            reached = 10 + kill % 40
+            await until(lambda answers=answers, seq=reached: min(a.seq for a in answers) >= seq, "both answers run")
             assert all(answer.end is None for answer in answers)
             worker.kill()
             await worker.start()

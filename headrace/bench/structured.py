@@ -94,8 +94,8 @@ def measure_structured(model: str, count: int, repeats: int, seed: int, console:
 
 def _check(llm: LLM, schemas: Sequence[Schema], seed: int, found: Found) -> None:
     conversations = [
-        [{"role": "user", "content": f"Make up an example that fits this JSON schema: {json.dumps(schema)}"}]
-        for schema in schemas
+        [{"role": "user", "content": f"Make up example number {number + 1}, as JSON."}]
+        for number in range(len(schemas))
     ]
     params = [
         SamplingParams(

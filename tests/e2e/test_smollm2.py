@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import openai
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.e2e.conftest import Launched
@@ -152,3 +153,93 @@ def test_responses_are_chained_and_held_to_a_model(client: openai.OpenAI) -> Non
     Weather.model_validate_json(call.arguments)
     events = list(client.responses.retrieve(called.id, stream=True))
     assert events[-1].response.output == called.output
+
+
+class River(BaseModel):
+    name: Annotated[str, Field(max_length=20)]
+    length_km: Annotated[int, Field(ge=1, le=9999)]
+    kind: Literal["stream", "river"]
+
+
+LOOKUP: Any = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Looks a river up.",
+        "parameters": River.model_json_schema(),
+        "strict": True,
+    },
+}
+NOTE: Any = {"type": "function", "function": {"name": "note", "parameters": River.model_json_schema()}}
+RIVER: Any = [{"role": "user", "content": "Tell me about a river."}]
+
+
+def test_answers_are_parsed_into_a_pydantic_model(client: openai.OpenAI) -> None:
+    found = client.chat.completions.parse(
+        model="smollm2", messages=RIVER, response_format=River, temperature=1.2, seed=2, n=3
+    )
+    assert all(isinstance(choice.message.parsed, River) for choice in found.choices)
+    assert found.system_fingerprint
+    assert found.system_fingerprint.startswith("fp_")
+    with client.chat.completions.stream(model="smollm2", messages=RIVER, response_format=River, seed=2) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, River)
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [("required", {"look_up", "note"}), ({"type": "function", "function": {"name": "note"}}, {"note"})],
+)
+def test_calls_that_must_be_made(client: openai.OpenAI, choice: Any, names: set[str]) -> None:
+    options: Any = {"model": "smollm2", "messages": RIVER, "tools": [LOOKUP, NOTE], "tool_choice": choice}
+    options |= {"temperature": 1, "seed": 4, "parallel_tool_calls": False}
+    whole = client.chat.completions.create(**options).choices[0]
+    assert whole.finish_reason == "tool_calls"
+    assert whole.message.content is None
+    [call] = whole.message.tool_calls or []
+    assert call.function.name in names
+    assert River.model_validate_json(call.function.arguments)
+    with client.chat.completions.stream(**{**options, "tools": [LOOKUP, {**NOTE}]}) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    [again] = streamed.tool_calls or []
+    assert (again.function.name, again.function.arguments) == (call.function.name, call.function.arguments)
+
+
+def test_a_model_may_answer_or_call(client: openai.OpenAI) -> None:
+    """Given the choice, expect text or calls that fit; a tool's answer is read in the next turn."""
+    made: Any = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    turns: Any = [
+        *RIVER,
+        {"role": "assistant", "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "The Rhine is 1230 km long."},
+    ]
+    answer = client.chat.completions.create(
+        model="smollm2", messages=turns, tools=[LOOKUP], temperature=0, max_tokens=200
+    ).choices[0]
+    calls = answer.message.tool_calls or []
+    assert answer.message.content or calls
+    for call in calls:
+        assert River.model_validate_json(call.function.arguments)
+
+
+def test_what_cannot_be_compiled_is_a_400(client: openai.OpenAI) -> None:
+    for given in ({"regex": "(a"}, {"grammar": "root ::= nothing"}, {"json": {"type": "thing"}}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(
+                model="smollm2", messages=RIVER, extra_body={"structured_outputs": given}
+            )
+        assert refused.value.param == "structured_outputs"
+
+
+def test_json_outlives_its_worker(client: openai.OpenAI, up: Launched) -> None:
+    options: Any = {"model": "smollm2", "messages": RIVER, "temperature": 1, "seed": 7}
+    options["extra_body"] = {
+        "structured_outputs": {"json": {"type": "array", "items": River.model_json_schema(), "minItems": 6}}
+    }
+    options["max_tokens"] = 100
+    undisturbed = client.chat.completions.create(**options).choices[0].message.content
+    said = ""
+    for number, chunk in enumerate(client.chat.completions.create(**options, stream=True)):
+        said += chunk.choices[0].delta.content or ""
+        if number == 20:
+            up.kill("worker")
+    assert said == undisturbed

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
+
+import msgspec
+import pytest
 
 from shared.backend import Backend
 from shared.errors import EngineFailed
-from shared.protocol import PriorityClass, RequestState
+from shared.protocol import PriorityClass, Request, RequestState, Structured, Tools
 from tests.fakes import MODEL, answer, make_request, publish_garbage, submit
 from tests.worker.harness import GatedEngine, Harness, foretold, tokens_of, told, until
-from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.interface import Constraint, EngineOutput, EngineRequest
 from workers.scripted import ScriptedEngine
 
 
@@ -208,3 +212,66 @@ async def test_an_urgent_request_is_taken_although_batch_work_has_all_seats(
         engine.limit = 1000
         for request in batch + urgent:
             assert told(await answer(backend, request.id)) == foretold(request)
+
+
+class Compiler:
+    """Compiles nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.started: list[Future[Constraint]] = []
+
+    def start(self, asked: Structured | Tools) -> Future[Constraint]:
+        self.started.append(Future())
+        return self.started[-1]
+
+
+def held_to(request: Request) -> Request:
+    params = msgspec.structs.replace(request.params, structured_outputs=Structured(regex="a"))
+    return msgspec.structs.replace(request, params=params)
+
+
+async def test_a_grammar_that_takes_long_keeps_nobody_waiting_and_is_given_up(
+    harness: Harness, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.worker.COMPILE_LIMIT", 0.3)
+    engine = ToldEngine()
+    engine.constraints = Compiler()
+    slow, other = held_to(make_request()), make_request()
+    async with harness.worker(engine):
+        await submit(backend, slow)
+        await until(lambda: len(engine.constraints.started) == 1)
+        await submit(backend, other)
+        assert told(await answer(backend, other.id)) == foretold(other)
+        [end] = [event.terminal for event in await answer(backend, slow.id)]
+    assert end is not None
+    assert end.error is not None
+    assert (end.error.code, end.error.param) == ("invalid_request", "structured_outputs")
+    assert [request.id for request in engine.told] == [f"{other.id}:1"]
+
+
+async def test_what_is_cancelled_while_its_grammar_is_compiled_is_not_run(
+    harness: Harness, backend: Backend
+) -> None:
+    engine = ToldEngine()
+    engine.constraints = compiler = Compiler()
+    request = held_to(make_request())
+    async with harness.worker(engine) as worker:
+        await submit(backend, request)
+        await until(lambda: len(compiler.started) == 1)
+        await backend.token_log.close(request.id)
+        await until(lambda: not worker._active)
+        compiler.started[0].set_result(Constraint(lambda: pytest.fail("nothing follows it")))
+        later = make_request()
+        await submit(backend, later)
+        await answer(backend, later.id)
+    assert [told.id for told in engine.told] == [f"{later.id}:1"]
+
+
+async def test_an_engine_without_grammars_refuses(harness: Harness, backend: Backend) -> None:
+    request = held_to(make_request())
+    async with harness.worker():
+        await submit(backend, request)
+        [end] = [event.terminal for event in await answer(backend, request.id)]
+    assert end is not None
+    assert end.error is not None
+    assert end.error.param == "structured_outputs"

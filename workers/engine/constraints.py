@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import xgrammar
 
-from shared.errors import InvalidRequest
+from shared.errors import EngineFailed, InvalidRequest
 from shared.protocol import Structured, Tools, encode
 from workers.engine.call_reader import CallReader
 from workers.engine.interface import Constraint
@@ -79,12 +79,19 @@ class Constraints:
             with self._slots:
                 compiled = self._compile(asked)
                 self._probe(compiled)
+            future.set_result(compiled)
         except (RuntimeError, ValueError, TypeError) as error:  # xgrammar's
+            future.set_exception(_refusal(error, asked))
+        finally:
+            if not future.done():
+                future.set_exception(EngineFailed("the grammar compiler broke"))
+            self._tidy(key, future)
+
+    def _tidy(self, key: bytes, future: Future[xgrammar.CompiledGrammar]) -> None:
+        """Forget a failure, and what there is no room for."""
+        if future.exception() is not None:
             with self._lock:
                 self._cache.pop(key, None)
-            future.set_exception(_refusal(error, asked))
-            return
-        future.set_result(compiled)
         self._shrink()
 
     def _shrink(self) -> None:

@@ -29,6 +29,7 @@ class Launched:
     def __init__(self, data_dir: Path, *options: str, **settings: object) -> None:
         self.port = claim_port("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.port}"
+        self.data_dir = data_dir
         self.lines: list[str] = []
         given = {f"HEADRACE_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
         command = [sys.executable, "-m", "headrace", "up", "--port", str(self.port), "--data-dir", str(data_dir)]
@@ -108,14 +109,20 @@ class Launched:
         return status
 
 
-@pytest.fixture
-def scripted_up(tmp_path: Path) -> Iterator[Launched]:
+@pytest.fixture(scope="package")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     """All processes, on the scripted engine."""
-    launched = Launched(tmp_path / "data", "--model", "scripted", "--workers", "2")
+    made = Launched(tmp_path_factory.mktemp("up") / "data", "--model", "scripted", "--workers", "2")
     try:
-        launched.await_line("^ready: ")
-        yield launched
-        if launched.running:
-            launched.await_idle()
+        made.await_line("^ready: ")
+        yield made
     finally:
-        launched.stop()
+        made.stop()
+
+
+@pytest.fixture
+def scripted_up(launched: Launched) -> Iterator[Launched]:
+    """The same for all tests, which leave it ready and idle."""
+    yield launched
+    launched.await_ready()
+    launched.await_idle()

@@ -124,11 +124,16 @@ def test_everything_works_with_kafka_before_the_queue(tmp_path: Path, bootstrap:
         launched.stop()
 
 
-def test_children_do_not_outlive_a_killed_launcher(scripted_up: Launched) -> None:
-    children = psutil.Process(scripted_up.process.pid).children(recursive=True)
-    assert len(children) == 5  # Valkey, API, two workers, tasks
-    scripted_up.process.send_signal(signal.SIGKILL)
-    assert not psutil.wait_procs(children, timeout=30)[1]
+def test_children_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
+    launched = Launched(tmp_path / "data", "--model", "scripted")
+    try:
+        launched.await_line("^ready: ")
+        children = psutil.Process(launched.process.pid).children(recursive=True)
+        assert len(children) == 4  # Valkey, API, worker, tasks
+        launched.process.send_signal(signal.SIGKILL)
+        assert not psutil.wait_procs(children, timeout=30)[1]
+    finally:
+        launched.stop()
 
 
 def test_a_second_launcher_on_the_same_data_or_port_is_refused(scripted_up: Launched, tmp_path: Path) -> None:
@@ -137,7 +142,7 @@ def test_a_second_launcher_on_the_same_data_or_port_is_refused(scripted_up: Laun
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     same_port = launch("--data-dir", str(tmp_path / "other"), "--port", str(scripted_up.port))
-    same_data = launch("--data-dir", str(tmp_path / "data"), "--port", "0")
+    same_data = launch("--data-dir", str(scripted_up.data_dir), "--port", "0")
 
     assert (same_port.returncode, same_data.returncode) == (2, 2)
     assert f"port {scripted_up.port}" in same_port.stderr

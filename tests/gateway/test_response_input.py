@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import httpx
-import pytest
 from openai.types.responses import Response as SDKResponse
 
 from tests.fakes import MODEL
@@ -17,71 +16,72 @@ OUTPUT = {"type": "function_call_output", "output": "x"}
 FORMAT = {"type": "json_schema", "name": "n", "strict": True}
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"input": []}, "input"),
-        ({"input": 3}, "input"),
-        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].message.role"),
-        ({"input": [{"role": "user", "content": []}]}, "input[0].message.content"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].message.content[0].type"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
-        ({"input": [{"type": "reasoning", "summary": []}]}, "input[0]"),
-        ({"instructions": 3}, "instructions"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"max_output_tokens": 5000}, "max_output_tokens"),
-        ({"temperature": 3}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"top_logprobs": 21, "include": [LOGPROBS]}, "top_logprobs"),
-        ({"top_logprobs": 2}, "top_logprobs"),
-        ({"include": ["everything"]}, "include[0]"),
-        ({"text": {"format": {"type": "grammar"}}}, "text.format"),
-        ({"text": {"verbosity": "high"}}, "text.verbosity"),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
-        ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
-        ({"stream": True, "stream_options": {"include_usage": True}}, "stream_options.include_usage"),
-        ({"background": True, "store": False}, "store"),
-        ({"metadata": {"k": "v" * 513}}, "metadata"),
-        ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
-        ({"truncation": "auto"}, "truncation"),
-        ({"service_tier": "flex"}, "service_tier"),
-        ({"max_tool_calls": 0}, "max_tool_calls"),
-        ({"user": "x" * 513}, "user"),
-        ({"conversation": "conv_1"}, "conversation"),
-        ({"prompt": {"id": "p"}}, "prompt"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tools": [{"type": "function", "name": "no name"}]}, "tools[0].name"),
-        ({"tools": [TOOL, TOOL]}, "tools"),
-        ({"tools": [{**TOOL, "strict": True, "parameters": {"not": {}}}]}, "tools[0].parameters"),
-        ({"tools": [{**TOOL, "parameters": "x"}]}, "tools[0].parameters"),
-        ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, "tools"),
-        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
-        ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice.function.type"),
-        ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice.word"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.json_schema.schema"),
-        ({"text": {"format": {**FORMAT, "schema": {"not": {}}}}}, "text.format"),
-        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].function_call.call_id"),
-        ({"input": [{**OUTPUT, "call_id": "c"}]}, "input"),
-        ({"input": [{**OUTPUT, "call_id": "c" * 129}]}, "input[0].function_call_output.call_id"),
-        ({"tools": [{**TOOL, "description": "x" * 4_193_900}], "tool_choice": "none"}, "store"),
-        ({"moderation": {"model": "m"}}, "moderation"),
-        ({"context_management": [{"type": "compaction"}]}, "context_management"),
-        ({"background_options": {"completion_window": "2h"}}, "background_options"),
-        ({"previous_response_id": 3}, "previous_response_id"),
-        ({"timeout": -1}, "timeout"),
-        ({"seed": -1}, "seed"),
-        ({"priority": "urgent"}, "priority"),
-        ({"n": 2}, "n"),
-        ({"max_tokens": 2}, "max_tokens"),
-    ],
-)
-async def test_bad_input(client: httpx.AsyncClient, fields: dict[str, Any], param: str) -> None:
-    response = await client.post("/v1/responses", json={"model": MODEL, "input": INPUT, **fields})
-    assert response.status_code == 400, response.text
-    error = response.json()["error"]
-    assert error["param"] == param
-    assert error["message"]
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"input": []}, "input"),
+    ({"input": 3}, "input"),
+    ({"input": [{"role": "tool", "content": "x"}]}, "input[0].message.role"),
+    ({"input": [{"role": "user", "content": []}]}, "input[0].message.content"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].message.content[0].type"),
+    ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
+    ({"input": [{"type": "reasoning", "summary": []}]}, "input[0]"),
+    ({"instructions": 3}, "instructions"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"max_output_tokens": 5000}, "max_output_tokens"),
+    ({"temperature": 3}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_logprobs": 21, "include": [LOGPROBS]}, "top_logprobs"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"include": ["everything"]}, "include[0]"),
+    ({"text": {"format": {"type": "grammar"}}}, "text.format"),
+    ({"text": {"verbosity": "high"}}, "text.verbosity"),
+    ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+    ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
+    ({"stream": True, "stream_options": {"include_usage": True}}, "stream_options.include_usage"),
+    ({"background": True, "store": False}, "store"),
+    ({"metadata": {"k": "v" * 513}}, "metadata"),
+    ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
+    ({"truncation": "auto"}, "truncation"),
+    ({"service_tier": "flex"}, "service_tier"),
+    ({"max_tool_calls": 0}, "max_tool_calls"),
+    ({"user": "x" * 513}, "user"),
+    ({"conversation": "conv_1"}, "conversation"),
+    ({"prompt": {"id": "p"}}, "prompt"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function", "name": "no name"}]}, "tools[0].name"),
+    ({"tools": [TOOL, TOOL]}, "tools"),
+    ({"tools": [{**TOOL, "strict": True, "parameters": {"not": {}}}]}, "tools[0].parameters"),
+    ({"tools": [{**TOOL, "parameters": "x"}]}, "tools[0].parameters"),
+    ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, "tools"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice.function.type"),
+    ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice.word"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.json_schema.schema"),
+    ({"text": {"format": {**FORMAT, "schema": {"not": {}}}}}, "text.format"),
+    ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].function_call.call_id"),
+    ({"input": [{**OUTPUT, "call_id": "c"}]}, "input"),
+    ({"input": [{**OUTPUT, "call_id": "c" * 129}]}, "input[0].function_call_output.call_id"),
+    ({"tools": [{**TOOL, "description": "x" * 4_193_900}], "tool_choice": "none"}, "store"),
+    ({"moderation": {"model": "m"}}, "moderation"),
+    ({"context_management": [{"type": "compaction"}]}, "context_management"),
+    ({"background_options": {"completion_window": "2h"}}, "background_options"),
+    ({"previous_response_id": 3}, "previous_response_id"),
+    ({"timeout": -1}, "timeout"),
+    ({"seed": -1}, "seed"),
+    ({"priority": "urgent"}, "priority"),
+    ({"n": 2}, "n"),
+    ({"max_tokens": 2}, "max_tokens"),
+]
+
+
+async def test_bad_input(client: httpx.AsyncClient) -> None:
+    for fields, param in BAD:
+        async with asyncio.timeout(5):  # what is not refused waits for a worker
+            response = await client.post("/v1/responses", json={"model": MODEL, "input": INPUT, **fields})
+        assert response.status_code == 400, (param, response.text)
+        error = response.json()["error"]
+        assert error["param"] == param, error
+        assert error["message"]
 
 
 async def test_bad_questions(client: httpx.AsyncClient) -> None:

@@ -21,7 +21,6 @@ from shared.protocol import ErrorInfo, FinishReason, PriorityClass, Request, Req
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, serving
 
-QUEUES = ("redis", "kafka")
 INPUT = "hi"
 LOGPROBS = "message.output_text.logprobs"
 TOOL: dict[str, Any] = {

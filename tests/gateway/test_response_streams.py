@@ -121,6 +121,15 @@ async def test_logprobs(http: httpx.AsyncClient, worker: ScriptedWorker) -> None
     assert [each["logprob"] for each in done["logprobs"]] == [-0.5, -1.0, -2.0]
 
 
+async def test_cancelled_while_it_waits(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    made = (await http.post("/v1/responses", json={**BODY, "stream": False, "background": True})).json()
+    assert (await http.post(f"/v1/responses/{made['id']}/cancel")).json()["status"] == "cancelled"
+    told = await http.get(f"/v1/responses/{made['id']}?stream=true")
+    events = checked([frame async for frame in frames(told)])
+    assert [event["type"] for event in events] == ["response.created", "response.queued", "response.incomplete"]
+    assert (events[-1]["response"]["status"], events[-1]["response"]["output"]) == ("cancelled", [])
+
+
 async def test_every_suffix_is_the_same_bytes(
     settings: Settings, backend: Backend, worker: ScriptedWorker, http: httpx.AsyncClient
 ) -> None:

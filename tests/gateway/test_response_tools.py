@@ -14,7 +14,7 @@ from openai.types.responses import Response as SDKResponse
 from openai.types.responses import ResponseItem
 from pydantic import BaseModel, TypeAdapter
 
-from shared.protocol import CallDelta, FinishReason, Request, Token, ToolCall
+from shared.protocol import CallDelta, FinishReason, Request, Token, TokenLogprobs, ToolCall
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, frames
 from tests.gateway.test_response_streams import BODY, checked
@@ -116,6 +116,20 @@ async def test_a_call_cut_short(sdk: AsyncOpenAI, worker: ScriptedWorker) -> Non
     assert (response.status, [item.status for item in response.output]) == ("incomplete", ["incomplete"])
     _, request = await answered(sdk, worker, "x", previous_response_id=response.id)
     assert said(request) == [("user", INPUT), ("user", INPUT)]
+
+
+async def test_logprobs_beside_a_call(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given tokens around a call, Expect their logprobs to be no part of the text that comes after it."""
+    include = ["message.output_text.logprobs"]
+    asked = asyncio.create_task(sdk.responses.create(model=MODEL, input=INPUT, tools=[TOOL], include=include))
+    job = await worker.take()
+    marks = [TokenLogprobs(-float(number), (), str(number)) for number in range(4)]
+    await job.write(Token(0, 0, "", None, marks[0]))
+    await job.write(Token(0, 1, "", None, marks[1], (CallDelta(0, "f"), CallDelta(0, arguments="{}"))))
+    await job.write(Token(0, 2, "done", None, marks[2]), Token(0, 3, "", FinishReason.TOOL_CALLS, marks[3]))
+    await job.end()
+    _, text = (await asked).output
+    assert [found.token for found in text.content[0].logprobs] == ["2", "3"]
 
 
 async def test_events_of_calls(api: str, sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:

@@ -16,6 +16,7 @@ OUTPUT = {"type": "function_call_output", "output": "x"}
 FORMAT = {"type": "json_schema", "name": "n", "strict": True}
 
 
+SIZES = [999_000] * 4 + [196_900]  # as much as a body may have, and what is kept with it is more
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": []}, "input"),
     ({"input": 3}, "input"),
@@ -61,7 +62,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].function_call.call_id"),
     ({"input": [{**OUTPUT, "call_id": "c"}]}, "input"),
     ({"input": [{**OUTPUT, "call_id": "c" * 129}]}, "input[0].function_call_output.call_id"),
-    ({"tools": [{**TOOL, "description": "x" * 4_193_900}], "tool_choice": "none"}, "store"),
+    ({"tools": [{**TOOL, "description": "x" * size} for size in SIZES], "tool_choice": "none"}, "store"),
     ({"moderation": {"model": "m"}}, "moderation"),
     ({"context_management": [{"type": "compaction"}]}, "context_management"),
     ({"background_options": {"completion_window": "2h"}}, "background_options"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from shared.errors import ConfigError
-from shared.protocol import PriorityClass, SamplingParams
+from shared.protocol import PriorityClass, SamplingParams, Structured
 from tests.engine.conftest import SHAPE, byte_tokenizer, hf_greedy, hf_model, save_checkpoint
 from tests.engine.driver import drain, load, run
 from tests.engine.test_equality import prompts
@@ -89,6 +90,24 @@ def test_greedy_answers_are_those_of_generate(name: str, kinds: Callable[[str], 
     scarce = load(folder, max_model_len=80, max_num_batched_tokens=16, num_kv_blocks=21, block_size=4)
     assert run(scarce, asked, GREEDY) == expected
     assert scarce.stats().preemptions > 0
+
+
+def test_answers_are_held_to_a_grammar(kinds: Callable[[str], Path]) -> None:
+    """Two at once, beside a free one, without and with the tokens that another worker had made."""
+    engine = load(kinds("gpt2"))
+    assert engine.constraints is not None
+    matcher = engine.constraints.start(Structured(regex="[a-z]{3}-[0-9]{4}")).result(10).matcher
+    hot = SamplingParams(temperature=1.5, seed=4, max_tokens=MAX_TOKENS, n=2)
+    engine.add(EngineRequest("r", (5, 6), hot, matcher=matcher))
+    engine.add(EngineRequest("free", (5, 6), hot))
+    answers = drain(engine)
+    for choice in range(2):
+        assert re.fullmatch("[a-z]{3}-[0-9]{4}", answers.text("r", choice))
+    engine.add(
+        EngineRequest("r", (5, 6), hot, tuple(tuple(answers.ids("r", c)[:4]) for c in range(2)), matcher=matcher)
+    )
+    rest = drain(engine)
+    assert [rest.ids("r", c) for c in range(2)] == [answers.ids("r", c)[4:] for c in range(2)]
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -17,7 +17,15 @@ _YEAR = r"(000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})"
 _LEAP = r"(\d\d(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)-02-29"
 DATE = f"({_YEAR}-({_MONTHS})|{_LEAP})"
 TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)"
-CALENDAR = {"date": f"^{DATE}$", "date-time": f"^{DATE}T{TIME}$", "time": f"^{TIME}$"}
+BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"  # without a leading zero, which some read as octal
+_GROUPS = "([0-9a-f]{1,4}(:[0-9a-f]{1,4}){0,2})?"
+FORMS = {
+    "date": f"^{DATE}$",
+    "date-time": f"^{DATE}T{TIME}$",
+    "time": f"^{TIME}$",
+    "ipv4": rf"^{BYTE}(\.{BYTE}){{3}}$",
+    "ipv6": f"^([0-9a-f]{{1,4}}(:[0-9a-f]{{1,4}}){{7}}|{_GROUPS}::{_GROUPS})$",
+}
 CHECKS: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "boolean": bool,
@@ -46,7 +54,7 @@ def _prepare(schema: dict[str, Any]) -> None:
         schema["type"] = types if len(types) > 1 else types[0]
     if "enum" in schema and types:
         schema["enum"] = [value for value in schema["enum"] if _is_any_of(value, types)]
-    if (pattern := CALENDAR.get(str(schema.get("format")))) is not None:
+    if (pattern := FORMS.get(str(schema.get("format")))) is not None:
         del schema["format"]
         schema["pattern"] = pattern
     if UNSAFE.search(str(schema.get("pattern", ""))):

@@ -1,7 +1,7 @@
 """`headrace bench gateway`: the same API with and without keys, limits, usage records and request log, in pairs.
 
 Two API processes stand before one queue and one worker on the engine without weights; each pair asks both in turn,
-with requests of one token at a rate, and then with streams.
+with jobs of one token at a rate, from the submit to its 202, and then with streams.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -43,6 +44,9 @@ from shared.repository import SCRIPTED
 
 STREAMS, TOKENS, PACE = 64, 200, 10  # at a time, of an answer, milliseconds between two
 START = 60.0  # seconds
+SETTLING = 1.0  # seconds in which the last requests end and their usage is written
+CONNECTIONS = 64
+JOB = {"model": SCRIPTED, "prompt": "What is a headrace, and where does it bring the water?", "max_tokens": 1}
 PLAN = {  # limits of every kind, none of them reached
     "requests": "100000/minute; 1000000/hour",
     "tokens": "100000000/minute",
@@ -190,14 +194,39 @@ async def _pair(without: Side, full: Side, rate: float, seconds: float, *, swapp
 
 
 async def _run(side: Side, rate: float, seconds: float) -> Run:
-    short = [WorkItem("What is a headrace, and where does it bring the water?", 50, 1)] * int(rate * seconds)
-    await _drive(side, short[: int(rate)], Load(rate=rate))  # connections, scripts, caches
+    await _submit(side, rate, 1.0)  # connections, scripts, caches
     begin = spent(side.process)
-    report = await _drive(side, short, Load(rate=rate))
-    request = (spent(side.process) - begin) / report.requests
+    latencies = await _submit(side, rate, seconds)
+    await asyncio.sleep(SETTLING)
+    request = (spent(side.process) - begin) / len(latencies)
     begin = spent(side.process)
     streamed = await _drive(side, [WorkItem(f"[pace {PACE}]", 9, TOKENS)] * STREAMS, Load(STREAMS))
-    return Run(report.end_to_end, request, (spent(side.process) - begin) / streamed.output_tokens)
+    return Run(Spread.of(latencies), request, (spent(side.process) - begin) / streamed.output_tokens)
+
+
+async def _submit(side: Side, rate: float, seconds: float) -> list[float]:
+    """Jobs at Poisson arrivals; seconds from each one's own time to its 202, whatever held the client up."""
+    chance = random.Random(0)  # noqa: S311  a benchmark must be repeatable
+    latencies: list[float] = []
+    headers = {"authorization": f"Bearer {side.target.key}"} if side.target.key else {}
+    pool = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+
+    async def one(http: httpx.AsyncClient, at: float) -> None:
+        response = await http.post("/v1/jobs", json=JOB)
+        if response.status_code != 202:
+            raise HeadraceError(f"a job was refused: {response.text[:200]}")
+        latencies.append(time.perf_counter() - at)
+
+    async with (
+        httpx.AsyncClient(base_url=side.target.url, headers=headers, limits=pool, timeout=30) as http,
+        asyncio.TaskGroup() as tasks,
+    ):
+        at = time.perf_counter()
+        for _ in range(int(rate * seconds)):
+            await asyncio.sleep(at - time.perf_counter())
+            tasks.create_task(one(http, at))
+            at += chance.expovariate(rate)
+    return latencies
 
 
 async def _drive(side: Side, items: list[WorkItem], load: Load) -> Report:

@@ -15,9 +15,12 @@ from starlette.types import Receive
 
 from shared.errors import Unavailable
 
-STOPPING = Unavailable("the server is stopping", retry_after=1)
-
 Result = TypeVar("Result")
+
+
+def stopping() -> Unavailable:
+    """What whoever cannot go on here is told."""
+    return Unavailable("the server is stopping", retry_after=1)
 
 
 class ClientGone(Exception):

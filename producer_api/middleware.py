@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer_api.attend import STOPPING, Attendance, ClientGone
+from producer_api.attend import Attendance, ClientGone, stopping
 from producer_api.gateway.client import Client, Proxies, trace_id
 from producer_api.gateway.errors import error_response
 from producer_api.gateway.principal import Principal
@@ -179,7 +179,7 @@ class Drain:
         if scope["path"] in QUIET:
             await self._app(scope, receive, send_closing)
         else:
-            await error_response(STOPPING, scope["path"])(scope, receive, send_closing)
+            await error_response(stopping(), scope["path"])(scope, receive, send_closing)
 
 
 class ConnectionLimit:

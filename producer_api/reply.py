@@ -14,7 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.attend import STOPPING, ClientGone, Stopping
+from producer_api.attend import ClientGone, Stopping, stopping
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
 from producer_api.headers import REPLAYED
@@ -59,7 +59,7 @@ class Reply:
         except (ClientGone, Stopping, HeadraceError) as error:
             if not self._lasting:
                 self._abandon()
-            raise (STOPPING if isinstance(error, Stopping) else error) from None
+            raise (stopping() if isinstance(error, Stopping) else error) from None
         content = msgspec.json.encode(word(answer))
         return Response(content, headers=self._headers, media_type="application/json")
 

@@ -13,7 +13,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from producer_api.attend import STOPPING, Attendance, ClientGone, Stopping
+from producer_api.attend import Attendance, ClientGone, Stopping, stopping
 from shared.delivery.answer import ending
 from shared.errors import HeadraceError
 from shared.protocol import TokenEvent
@@ -87,8 +87,8 @@ class EventStream(Response):
         except Stopping:
             self._leave()
             if not self._started:
-                raise STOPPING from None
-            await self._end(send, self._framing.interruption(STOPPING))
+                raise stopping() from None
+            await self._end(send, self._framing.interruption(stopping()))
 
     async def _write(self, send: Send, frames: Send) -> None:
         """The status by `send`, through every layer; what follows by `frames`, straight to the server."""

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from producer_api.attend import STOPPING
+from producer_api.attend import stopping
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
 from producer_api.gateway.rules import PUBLIC
@@ -73,7 +73,7 @@ def ready_router(context: Context) -> APIRouter:
 async def _readiness(context: Context) -> Readiness:
     model = context.catalog.served_model
     if context.attendance.draining:
-        return Readiness(False, model, 1.0, [], STOPPING.message)
+        return Readiness(False, model, 1.0, [], stopping().message)
     try:
         async with patience():
             workers = await context.catalog.workers(model)

@@ -70,7 +70,7 @@ async def test_slow_consumers_cost_nobody_anything(scale: Scale, figures: dict[s
     told = slow * tokens * choices
     figures |= {"slow": slow, "tokens untaken": told, "API grew by MiB": grown / MIB}
     figures |= {"p99 gap alone ms": 1000 * alone, "beside ms": 1000 * beside}
-    assert grown < 4 * MIB * slow  # their frames have some 20 MiB each, and more at full scale
+    assert grown < 8 * MIB * slow  # their frames have some 20 MiB each, and more at full scale
     if scale.full:
         assert beside <= 1.1 * alone
 

@@ -29,10 +29,8 @@ HIGH = {  # no bound on how many, so that a refusal is the case's own fault; ans
 }
 
 
-COVERAGE, EACH = (
-    2_500,
-    28,
-)  # cases of the coverage phase, and operations that take as many examples as they are given
+COVERAGE = 2_500  # cases of the coverage phase
+EACH = 28  # operations that take as many examples as they are given
 COUNT = re.compile(r"([0-9]+) generated")
 
 
@@ -65,7 +63,12 @@ async def _run(folder: Path, url: str, cases: int, seed: int, coverage: bool) ->
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", *options),
         cwd=folder,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "HEADRACE_FUZZ": json.dumps(await _made(url))},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks",
+            "HEADRACE_FUZZ": json.dumps(await _made(url)),
+        },
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -3,7 +3,7 @@
 It takes a transaction's offsets and keeps none of them; it breaks the checksums of transactions; it lets a group
 wait for nearly a session's time whenever its members change; it wakes no fetch that waits for records; and it shows
 aborted records to everybody. `adapt` has a process keep the offsets in Redis, look at no checksums, and have short
-sessions and fetches. So a mock shows what becomes of offsets, not that they are of one piece with the results.
+fetches. So a mock shows what becomes of offsets, not that they are of one piece with the results.
 
 `python -m headrace.bench.mock_kafka …` is the command line of headrace, adapted.
 """
@@ -21,11 +21,8 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata
 from kafka.coordinator.base import BaseCoordinator
 from kafka.errors import InvalidRequestError, RebalanceInProgressError
 
-from workers.kafka import consumer
-
 VERSION = "2.0"  # of the protocol that kafka-python and the mock both speak
-FIRST_JOIN = 100  # ms that a new group waits for more members
-SESSION, HEARTBEAT = 3_000, 500  # ms; a group that changes waits for a second less than a session
+FIRST_JOIN = 3_000  # ms that a new group waits for more members
 FETCH = 50  # ms
 PRODUCER = 0  # rd_kafka_type_t
 
@@ -69,7 +66,6 @@ def address(bootstrap: str) -> dict[str, str]:
 def adapt(redis_url: str) -> None:
     """Make up, in this process and from now on, for what the mock lacks."""
     KafkaConsumer.DEFAULT_CONFIG |= {"check_crcs": False, "fetch_max_wait_ms": FETCH}
-    consumer.SESSION, consumer.HEARTBEAT = SESSION, HEARTBEAT
     _sync_again()
     _keep_offsets(redis.Redis.from_url(redis_url))
 

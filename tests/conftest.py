@@ -18,9 +18,16 @@ from workers.openmp import spin_briefly
 spin_briefly()  # tests share the cores with the servers that they start
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Fast tests first, those of a file together; slow ones after another, so that nothing disturbs them."""
+    items.sort(key=_slow)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("slow" if _slow(item) else item.location[0]))
+
+
+def _slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
 
 
 @pytest.fixture(autouse=True)

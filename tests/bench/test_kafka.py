@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from kafka import KafkaConsumer, KafkaProducer
 from rich.console import Console
 
 from headrace.bench import kafka
 from headrace.bench.kafka import Flow, measure_kafka
 from headrace.bench.kafka_beside import measure_beside
+
+
+@pytest.fixture(autouse=True)
+def own_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offsets that a measurement keeps in its own server are kept in the tests' again after it."""
+    for owner, name in (
+        (KafkaConsumer, "committed"),
+        (KafkaProducer, "send_offsets_to_transaction"),
+        (KafkaProducer, "commit_transaction"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
 
 
 @pytest.mark.slow

@@ -10,46 +10,27 @@ fetches. So a mock shows what becomes of offsets, not that they are of one piece
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from typing import Any
 
 import msgspec
 import redis
-from confluent_kafka import cimpl
+from confluent_kafka import Producer
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata
 from kafka.coordinator.base import BaseCoordinator
 from kafka.errors import InvalidRequestError, RebalanceInProgressError
 
 VERSION = "2.0"  # of the protocol that kafka-python and the mock both speak
-FIRST_JOIN = 3_000  # ms that a new group waits for more members
 FETCH = 50  # ms
-PRODUCER = 0  # rd_kafka_type_t
-
-_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "rd_kafka_conf_new": (ctypes.c_void_p, []),
-    "rd_kafka_conf_set": (ctypes.c_int, [ctypes.c_void_p, *[ctypes.c_char_p] * 3, ctypes.c_size_t]),
-    "rd_kafka_new": (ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]),
-    "rd_kafka_mock_cluster_new": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]),
-    "rd_kafka_mock_cluster_bootstraps": (ctypes.c_char_p, [ctypes.c_void_p]),
-    "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [ctypes.c_void_p, ctypes.c_int32]),
-}
 
 
 class MockCluster:
-    """One broker in this process, for as long as that lives; topics, of four partitions, appear when used."""
+    """One broker in this process; topics, of four partitions, appear when used."""
 
     def __init__(self) -> None:
-        library = ctypes.CDLL(cimpl.__file__)  # which is linked with librdkafka
-        for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-        options = library.rd_kafka_conf_new()
-        library.rd_kafka_conf_set(options, b"log_level", b"0", None, 0)
-        client = library.rd_kafka_new(PRODUCER, options, None, 0)
-        cluster = library.rd_kafka_mock_cluster_new(client, 1)
-        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, FIRST_JOIN)
-        self.bootstrap: str = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+        self._producer = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": "1", "log_level": 0})
+        [broker] = self._producer.list_topics(timeout=10).brokers.values()
+        self.bootstrap = f"{broker.host}:{broker.port}"
 
 
 @functools.cache

@@ -1,10 +1,13 @@
-"""Reads a JSON body into its schema. It knows nothing of what the fields mean."""
+"""JSON bodies: a request's read into its schema, an answer's written. It knows nothing of what the fields mean."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from producer_api.attend import ClientGone
 from shared.errors import MalformedBody, UnsupportedMediaType
@@ -31,3 +34,8 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
     except TimeoutError:
         raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
     return validate(data, schema)
+
+
+def json_answer(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer that says `value`."""
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")

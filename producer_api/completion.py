@@ -9,7 +9,7 @@ import msgspec
 
 from producer_api.chunks import by_choice, frames, interruption, usage_of
 from producer_api.gateway.errors import openai_error
-from shared.delivery.answer import Answer, ending
+from shared.delivery.answer import Answer, end_of, ending
 from shared.errors import HeadraceError
 from shared.protocol import Request, TokenEvent
 from shared.protocol import Usage as TokenUsage
@@ -31,9 +31,7 @@ def completion_id(request: Request) -> str:
 
 def completion(request: Request, answer: Answer, fingerprint: str | None = None) -> ChatCompletion:
     """The whole answer in OpenAI's shape; `fingerprint` is its model's. Raises what the request failed of."""
-    assert answer.terminal is not None
-    if (error := ending(answer.terminal)) is not None:
-        raise error
+    terminal = end_of(answer)
     return ChatCompletion(
         id=completion_id(request),
         created=int(request.created_at),
@@ -47,7 +45,7 @@ def completion(request: Request, answer: Answer, fingerprint: str | None = None)
             )
             for index, choice in answer.choices
         ],
-        usage=usage_of(answer.terminal.usage),
+        usage=usage_of(terminal.usage),
         system_fingerprint=fingerprint,
     )
 

@@ -17,9 +17,7 @@ from producer_api.gateway.errors import error_response
 from shared.config import Settings
 from shared.errors import HeaderTooLarge, HeadraceError, InvalidRequest
 
-LINGER = (
-    2.0  # seconds for which a client may go on sending what is not wanted any more, so that it reads the answer
-)
+LINGER = 2.0  # seconds for which a client may go on sending what is not wanted, so that it reads the answer
 LEAST_RATE = 4096  # bytes a second that a body must come at
 MARGIN = 1.0  # seconds after a route's own limit on its body's time, so that its answer comes first
 SPARE = 64  # connections over the bound on those that are answered
@@ -94,10 +92,8 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if (
-            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            > self._bounds.head_bytes
-        ):
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self._bounds.head_bytes:
             self._fail(self._too_large())
         self._in_head = False
         self._progress += 1

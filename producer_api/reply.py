@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.attend import ClientGone, Stopping, stopping
+from producer_api.body import json_answer
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
 from producer_api.headers import REPLAYED
@@ -60,8 +60,7 @@ class Reply:
             if not self._lasting:
                 self._abandon()
             raise (stopping() if isinstance(error, Stopping) else error) from None
-        content = msgspec.json.encode(word(answer))
-        return Response(content, headers=self._headers, media_type="application/json")
+        return json_answer(word(answer), headers=self._headers)
 
     def _events(self, after: int | Sequence[int], *, again: bool = False) -> Events:
         context = self._context

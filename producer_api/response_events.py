@@ -15,7 +15,7 @@ import msgspec
 
 from producer_api.response_output import Change, Output
 from producer_api.sse import RETRY
-from shared.delivery.answer import Answer, ending
+from shared.delivery.answer import Answer, end_of
 from shared.delivery.base import RequestRecord
 from shared.errors import HeadraceError
 from shared.protocol import FinishReason, Request, RequestState, Terminal, Token, TokenEvent
@@ -57,9 +57,7 @@ def admitted(asked: ResponseObject, request: Request | RequestRecord) -> Respons
 
 def whole(asked: ResponseObject, answer: Answer) -> ResponseObject:
     """As `ended`, for a client that waits for it. Raises what the request failed of."""
-    assert answer.terminal is not None
-    if (error := ending(answer.terminal)) is not None:
-        raise error
+    end_of(answer)
     return ended(asked, answer)
 
 

@@ -131,7 +131,8 @@ class Settler:
     async def _end(self, records: Mapping[str, RequestRecord | None]) -> None:
         """Settle them; one without a record never began."""
         ends = {name: None if record is None else End.of(record) for name, record in records.items()}
-        asked = [(name, None if end is None else end.tokens, self._kept(end)) for name, end in ends.items()]
+        kept = self._settings.usage
+        asked = [(name, None if end is None else end.tokens, end if kept else None) for name, end in ends.items()]
         entries = await self._ledger.settle(asked)
         settled = [
             (name, entry, ends[name]) for name, entry in zip(ends, entries, strict=True) if entry is not None
@@ -140,11 +141,8 @@ class Settler:
             known = entry.channel == self._channel and self._told.settled(name)
             if end is not None and not known:
                 _tell(name, entry, end)
-        if self._settings.usage:
+        if kept:
             self._keep((name, entry, end) for name, entry, end in settled if end is not None)
-
-    def _kept(self, end: End | None) -> End | None:
-        return end if self._settings.usage else None
 
     def _keep(self, ends: Iterable[tuple[str, Entry, End]]) -> None:
         for name, entry, end in ends:

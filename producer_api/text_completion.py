@@ -13,7 +13,7 @@ import msgspec
 
 from producer_api.chunks import by_choice, frames, interruption, usage_of
 from producer_api.gateway.errors import openai_error
-from shared.delivery.answer import Answer, ending
+from shared.delivery.answer import Answer, end_of, ending
 from shared.delivery.answer import Choice as AnsweredChoice
 from shared.errors import HeadraceError
 from shared.protocol import Request, Token, TokenEvent, Usage
@@ -28,9 +28,7 @@ def text_completion(
     requests: Sequence[Request], answer: Answer, *, echo: bool, fingerprint: str | None = None
 ) -> Completion:
     """The whole answer in OpenAI's shape; `fingerprint` is its model's. Raises what a request failed of."""
-    assert answer.terminal is not None
-    if (error := ending(answer.terminal)) is not None:
-        raise error
+    terminal = end_of(answer)
     n, found = requests[0].params.n, dict(answer.choices)
     choices = []
     for index, choice in sorted(found.items()):
@@ -38,7 +36,7 @@ def text_completion(
         prompt = found[index - index % n].prompt
         choices.append(_choice(index, request, choice, prompt, echo=echo))
     first = requests[0]
-    usage = usage_of(answer.terminal.usage)
+    usage = usage_of(terminal.usage)
     return Completion(
         completion_id(first), int(first.created_at), first.model, choices, usage, system_fingerprint=fingerprint
     )

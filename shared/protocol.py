@@ -87,6 +87,11 @@ class Tools(msgspec.Struct, frozen=True, omit_defaults=True):
     named: str | None = None
     parallel: bool = True
 
+    @property
+    def param(self) -> str:
+        """The field that asked for them, for errors to name."""
+        return "tools"
+
 
 class Structured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an answer must look like; exactly one of these is set.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import secrets
 
-import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import read_body
+from producer_api.body import json_answer, read_body
 from producer_api.context import Context
 from producer_api.gateway.admit import LOOK, patience
 from producer_api.gateway.idempotency import Identity, Key
@@ -52,7 +51,7 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         hook = hook_of(context.settings, body.webhook)
         async with patience():
             batch, joined = await _create(context, files, batches, caller, body=body, hook=hook, key=key)
-        return _json(await described(batch, caller.tenant), REPLAYED if joined else None)
+        return json_answer(await described(batch, caller.tenant), headers=REPLAYED if joined else None)
 
     @router.get(
         "",
@@ -66,7 +65,7 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
             found = list(await batches.list(tenant, after=page.after, most=page.limit + 1))
         shown = [BatchObject.of(record) for record in found[: page.limit]]
         ids: list[str | None] = [*(each.id for each in shown)] or [None]
-        return _json(BatchList(shown, len(found) > page.limit, ids[0], ids[-1]))
+        return json_answer(BatchList(shown, len(found) > page.limit, ids[0], ids[-1]))
 
     @router.get(
         "/{batch_id}",
@@ -74,7 +73,7 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         responses={**failures("openai", 404, 500, 503), 200: struct_response("as it stands", BatchObject)},
     )
     async def see(batch_id: str, tenant: Tenant) -> Response:
-        return _json(await described(batch_id, tenant))
+        return json_answer(await described(batch_id, tenant))
 
     @router.post(
         "/{batch_id}/cancel",
@@ -85,7 +84,7 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         async with patience():
             await batches.get(batch_id, tenant)
             await batches.cancel(batch_id)
-        return _json(await described(batch_id, tenant))
+        return json_answer(await described(batch_id, tenant))
 
     return router
 
@@ -136,7 +135,3 @@ def _batch(context: Context, caller: Principal, body: BatchRequest, identity: Id
         output_life=context.settings.file_ttl if outputs is None else outputs.seconds,
         metadata=body.metadata,
     )
-
-
-def _json(value: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value), 200, headers, media_type="application/json")

@@ -76,10 +76,9 @@ async def _answer(
     fingerprint = await context.gateway.fingerprint(admitted.model)
     if not stream:
         return await reply.whole(partial(completion, admitted, fingerprint=fingerprint))
-    include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     framing = ChatFraming(
         admitted,
-        include_usage=include_usage,
+        include_usage=body.include_usage,
         fingerprint=fingerprint,
         after=after,
         resumable=key is not None,

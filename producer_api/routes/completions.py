@@ -58,11 +58,10 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
         if all(nothing_after(record, seq) for record, seq in zip(records, after, strict=True)):
             return Response(status_code=204)
         after = [before_end(record, seq) for record, seq in zip(records, after, strict=True)]
-    include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     framing = TextFraming(
         requests,
         echo=echo,
-        include_usage=include_usage,
+        include_usage=body.include_usage,
         after=after,
         resumable=key is not None,
         fingerprint=fingerprint,

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer_api.body import json_answer
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
 from producer_api.gateway.principal import Caller, Principal
@@ -47,7 +48,7 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
             found.append(Letter.of(letter))
             if len(found) == limit:
                 break
-        return _json(LetterList(found))
+        return json_answer(LetterList(found))
 
     @router.delete(
         "",
@@ -57,7 +58,7 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
     async def purge(caller: Caller) -> Response:
         letter_ids = [letter.id async for letter in _of_tenant(context, "", owner(caller))]
         async with patience():
-            return _json(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
+            return json_answer(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
 
     @router.get(
         "/{letter_id}",
@@ -65,7 +66,7 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the letter", Letter)},
     )
     async def see(letter_id: str, caller: Caller) -> Response:
-        return _json(Letter.of(await _find(context, letter_id, owner(caller)), whole=True))
+        return json_answer(Letter.of(await _find(context, letter_id, owner(caller)), whole=True))
 
     @router.delete(
         "/{letter_id}",
@@ -75,7 +76,7 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
     async def remove(letter_id: str, caller: Caller) -> Response:
         await _find(context, letter_id, owner(caller))
         async with patience():
-            return _json(Removed(await context.backend.dead_letters.remove([letter_id])))
+            return json_answer(Removed(await context.backend.dead_letters.remove([letter_id])))
 
     @router.post(
         "/{letter_id}/replay",
@@ -130,7 +131,3 @@ def _limit(request: Request) -> int:
     if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MOST):
         raise InvalidRequest(f"limit must be a number from 1 to {MOST}", param="limit")
     return int(given)
-
-
-def _json(value: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

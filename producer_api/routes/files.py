@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import urlsplit
 
-import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from producer_api.body import json_answer
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
 from producer_api.gateway.principal import Tenant
@@ -41,7 +41,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
     )
     async def upload(request: Request, tenant: Tenant) -> Response:
         _same_site(request, context.settings.cors_origins)
-        return _json(File.of(await _receive(context, files, tenant, request)))
+        return json_answer(File.of(await _receive(context, files, tenant, request)))
 
     @router.get(
         "",
@@ -60,7 +60,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
                 purpose=request.query_params.get("purpose"),
             )
         ids: list[str | None] = [*(record.id for record in found)] or [None]
-        return _json(FileList([File.of(record) for record in found], more, ids[0], ids[-1]))
+        return json_answer(FileList([File.of(record) for record in found], more, ids[0], ids[-1]))
 
     @router.get(
         "/{file_id}",
@@ -69,7 +69,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
     )
     async def see(file_id: str, tenant: Tenant) -> Response:
         async with patience():
-            return _json(File.of(await files.find(file_id, tenant)))
+            return json_answer(File.of(await files.find(file_id, tenant)))
 
     @router.get(
         "/{file_id}/content",
@@ -91,7 +91,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
     async def delete(file_id: str, tenant: Tenant) -> Response:
         async with patience():
             await files.delete(await files.find(file_id, tenant))
-        return _json(FileDeleted(file_id))
+        return json_answer(FileDeleted(file_id))
 
     return router
 
@@ -125,7 +125,3 @@ def _form() -> Described:
     properties = {"file": {"type": "string", "format": "binary"}, **dict.fromkeys(FORM, text)}
     schema = {"type": "object", "required": ["file", "purpose"], "properties": properties}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
-
-
-def _json(value: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

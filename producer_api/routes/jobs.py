@@ -5,12 +5,11 @@ Cancelling a job that has ended changes nothing and is no error, so that a DELET
 
 from __future__ import annotations
 
-import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import read_body
+from producer_api.body import json_answer, read_body
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
 from producer_api.gateway.principal import Caller, Tenant
@@ -67,7 +66,7 @@ def jobs_router(context: Context) -> APIRouter:
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the job as it stands", Job)},
     )
     async def see(job_id: str, tenant: Tenant) -> Response:
-        return _json(await _describe(context, await context.gateway.record(job_id, tenant)))
+        return json_answer(await _describe(context, await context.gateway.record(job_id, tenant)))
 
     @router.delete(
         "/{job_id}",
@@ -77,7 +76,7 @@ def jobs_router(context: Context) -> APIRouter:
     async def cancel(job_id: str, tenant: Tenant) -> Response:
         await context.gateway.record(job_id, tenant)
         await context.gateway.cancel(job_id)
-        return _json(await _describe(context, await context.gateway.record(job_id, tenant)))
+        return json_answer(await _describe(context, await context.gateway.record(job_id, tenant)))
 
     @router.get(
         "/{job_id}/events",
@@ -115,13 +114,13 @@ async def accepted(context: Context, request: Request, admission: Admission) -> 
         deadline=made.deadline,
         links=Links.of(made.id),
     )
-    return _json(job, 202, {"location": job.links.self})
+    return json_answer(job, 202, {"location": job.links.self})
 
 
 async def joined(context: Context, record: RequestRecord) -> Response:
     """202 with a job that came before under the same key, as it stands."""
     job = await _describe(context, record)
-    return _json(job, 202, {"location": job.links.self, **REPLAYED})
+    return json_answer(job, 202, {"location": job.links.self, **REPLAYED})
 
 
 async def _describe(context: Context, record: RequestRecord) -> Job:
@@ -131,7 +130,3 @@ async def _describe(context: Context, record: RequestRecord) -> Job:
         job = Job.of(record, await context.gateway.outlook(record))
     job.webhook = await webhook_status(context, record.id)
     return job
-
-
-def _json(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(job), status, headers, media_type="application/json")

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from producer_api.body import json_answer
 from producer_api.context import Context
 from producer_api.gateway.admit import patience
 from producer_api.gateway.principal import Caller
@@ -46,7 +47,7 @@ def models_router(context: Context) -> APIRouter:
     async def all_models(caller: Caller) -> Response:
         async with patience():
             found = await context.catalog.models()
-        return _json(ModelList([Model.of(info) for info in found if caller.may_use(info.name)]))
+        return json_answer(ModelList([Model.of(info) for info in found if caller.may_use(info.name)]))
 
     @router.get(
         "/{name:path}",
@@ -56,10 +57,6 @@ def models_router(context: Context) -> APIRouter:
     async def one_model(name: str, caller: Caller) -> Response:
         caller.check_model(name)
         async with patience():
-            return _json(Model.of(await context.catalog.find(name)))
+            return json_answer(Model.of(await context.catalog.find(name)))
 
     return router
-
-
-def _json(value: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

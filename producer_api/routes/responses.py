@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from functools import partial
 
-import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api import responses as stored
-from producer_api.body import read_body
+from producer_api.body import json_answer, read_body
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
 from producer_api.gateway.principal import Caller, Principal, Tenant
@@ -75,7 +74,7 @@ def responses_router(context: Context) -> APIRouter:
             raise InvalidRequest(f"{STARTING_AFTER}: only allowed with stream", param=STARTING_AFTER)
         found = await stored.find(context, response_id, tenant)
         if not stream:
-            return _json(await stored.describe(context, found))
+            return json_answer(await stored.describe(context, found))
         events = context.backend.token_log.follow(found.record.id, idle=context.settings.keepalive)
         framing = ResponseFraming(found.asked, after=after, resumable=True)
         return EventStream(events, framing, context.attendance, eager=True, abandon=None)
@@ -84,7 +83,7 @@ def responses_router(context: Context) -> APIRouter:
     async def cancel(response_id: str, tenant: Tenant) -> Response:
         found = await stored.find(context, response_id, tenant)
         await context.gateway.cancel(found.record.id)
-        return _json(await stored.describe(context, await stored.find(context, response_id, tenant)))
+        return json_answer(await stored.describe(context, await stored.find(context, response_id, tenant)))
 
     @router.delete(
         "/{response_id}",
@@ -94,7 +93,7 @@ def responses_router(context: Context) -> APIRouter:
     async def delete(response_id: str, tenant: Tenant) -> Response:
         found = await stored.find(context, response_id, tenant)
         await context.gateway.forget(found.record.id)
-        return _json(ResponseDeleted(response_id))
+        return json_answer(ResponseDeleted(response_id))
 
     @router.get(
         "/{response_id}/input_items",
@@ -105,7 +104,7 @@ def responses_router(context: Context) -> APIRouter:
     async def input_items(request: Request, response_id: str, tenant: Tenant) -> Response:
         page = Page.of(request, usual=USUAL, most=MOST)
         found = await stored.find(context, response_id, tenant)
-        return _json(_listed(found, page))
+        return json_answer(_listed(found, page))
 
     return router
 
@@ -142,8 +141,10 @@ async def _accepted(context: Context, request: Request, admission: Admission, as
     made = admission.request
     context.note(request, made)
     if not admission.joined:
-        return _json(asked)
-    return _json(await stored.describe(context, await stored.find(context, asked.id, made.tenant)), REPLAYED)
+        return json_answer(asked)
+    return json_answer(
+        await stored.describe(context, await stored.find(context, asked.id, made.tenant)), headers=REPLAYED
+    )
 
 
 def _listed(found: stored.StoredResponse, page: Page) -> ItemList:
@@ -160,7 +161,3 @@ def _flag(request: Request, name: str) -> bool:
     if given not in ("true", "false"):
         raise InvalidRequest(f"{name} must be true or false", param=name)
     return given == "true"
-
-
-def _json(value: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")

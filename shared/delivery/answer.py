@@ -54,13 +54,19 @@ def ending(terminal: Terminal) -> HeadraceError | None:
     return CANCELLED if terminal.state is RequestState.CANCELLED else None
 
 
-def result_of(answer: Answer) -> Result:
-    """What a request gave that asked for other work than text. Raises what it failed of."""
+def end_of(answer: Answer) -> Terminal:
+    """How a whole answer ended. Raises what its request failed of."""
     assert answer.terminal is not None
     if (error := ending(answer.terminal)) is not None:
         raise error
-    assert answer.terminal.result is not None
-    return answer.terminal.result
+    return answer.terminal
+
+
+def result_of(answer: Answer) -> Result:
+    """What a request gave that asked for other work than text. Raises what it failed of."""
+    found = end_of(answer).result
+    assert found is not None
+    return found
 
 
 def nothing_after(record: RequestRecord, seq: int) -> bool:

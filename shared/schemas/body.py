@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
@@ -25,6 +35,24 @@ class Body(BaseModel):
         schema = handler(core_schema)
         tell_bounds(handler.resolve_ref_schema(schema))
         return schema
+
+
+def asking_for_nothing(
+    idle: Mapping[str, tuple[Any, ...]], message: str, messages: Mapping[str, str] = MappingProxyType({})
+) -> Any:
+    """A validator of the fields that `idle` names, which are refused but for its values.
+
+    Args:
+        message: what a refusal says, where `messages` has nothing of its own for the field.
+    """
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        if value not in idle[name]:
+            raise PydanticCustomError("not_supported", messages.get(name, message))
+        return value
+
+    return field_validator(*idle)(check)
 
 
 def _text(content: Any) -> Any:

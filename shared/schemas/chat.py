@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
-from shared.schemas.body import Body
+from shared.schemas.body import asking_for_nothing
 from shared.schemas.bounds import Short
-from shared.schemas.fields import ChatMessage, Metadata, Priority, Submission, Usage, priority_class
+from shared.schemas.fields import ChatMessage, Metadata, Priority, StreamFields, Submission, Usage, priority_class
 from shared.schemas.tools import AnswerCall, DeltaCall, ToolFields
 
 # fields that OpenAI has and we do not, with the values that ask for nothing
@@ -36,18 +35,11 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
 NotYet = Annotated[Any, Field(description="not supported: refused unless it asks for nothing")]
 
 
-class StreamOptions(Body):
-    include_usage: bool | None = Field(None, description="end with a chunk that has the usage and no choices")
-    include_obfuscation: bool | None = Field(None, description="accepted; nothing is padded")
-
-
-class ChatRequest(Submission, ToolFields):
+class ChatRequest(Submission, StreamFields, ToolFields):
     """The body of a chat completion."""
 
     messages: list[ChatMessage]
     max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens")
-    stream: bool | None = Field(None, description="answer by server-sent events")
-    stream_options: StreamOptions | None = Field(None, description="only with stream")
     logprobs: bool | None = Field(None, description="tell each token's log-probability")
     top_logprobs: int | None = Field(None, description="and those of the likeliest tokens; 0 to 20; with logprobs")
     priority: Priority = Field("interactive", description="the queue it waits in")
@@ -70,17 +62,11 @@ class ChatRequest(Submission, ToolFields):
     verbosity: NotYet = None
     store: NotYet = None
 
-    @field_validator(*NOT_YET)
-    @classmethod
-    def _asks_for_nothing(cls, value: Any, info: ValidationInfo) -> Any:
-        if value not in NOT_YET[info.field_name or ""]:
-            raise PydanticCustomError("not_supported", "this server does not support it")
-        return value
+    _asks_for_nothing = asking_for_nothing(NOT_YET, "this server does not support it")
 
     def to_request(self, tenant: str, *, stream: bool) -> Request:
         """The draft that admission completes. Raises InvalidRequest where fields contradict each other."""
-        if self.stream_options is not None and not stream:
-            raise InvalidRequest("stream_options: only allowed with stream", param="stream_options")
+        self.check_stream(stream=stream)
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs: only allowed with logprobs", param="top_logprobs")
         params = self.to_params()

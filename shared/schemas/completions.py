@@ -14,8 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
-from shared.schemas.chat import StreamOptions
-from shared.schemas.fields import Priority, Submission, Usage, priority_class
+from shared.schemas.fields import Priority, StreamFields, Submission, Usage, priority_class
 
 MAX_TOKENS = 16  # OpenAI's default
 MOST_LOGPROBS = 5
@@ -59,13 +58,11 @@ Prompts = Annotated[
 ]
 
 
-class CompletionRequest(Submission):
+class CompletionRequest(Submission, StreamFields):
     """The body of a completion."""
 
     prompt: Prompts = Field(description="a text, token ids, or a list of either; each is answered n times")
     max_tokens: int | None = Field(None, description=f"most tokens of a choice; default {MAX_TOKENS}")
-    stream: bool | None = Field(None, description="answer by server-sent events")
-    stream_options: StreamOptions | None = Field(None, description="only with stream")
     logprobs: int | None = Field(
         None, description=f"tell each token's log-probability, and those of the k likeliest; 0 to {MOST_LOGPROBS}"
     )
@@ -76,8 +73,7 @@ class CompletionRequest(Submission):
 
     def to_requests(self, tenant: str, *, stream: bool) -> list[Request]:
         """The drafts, one for each prompt. Raises InvalidRequest where fields contradict each other."""
-        if self.stream_options is not None and not stream:
-            raise InvalidRequest("stream_options: only allowed with stream", param="stream_options")
+        self.check_stream(stream=stream)
         if self.best_of not in (None, self.n or 1):
             raise InvalidRequest("best_of: only as many choices as n are made", param="best_of")
         if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:

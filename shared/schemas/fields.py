@@ -11,6 +11,7 @@ import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
+from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, SamplingParams
 from shared.schemas.body import Body, Text
 from shared.schemas.bounds import Short
@@ -140,6 +141,27 @@ class Submission(SamplingFields, StructuredFields):
     def to_params(self) -> SamplingParams:
         """Raises InvalidRequest where fields contradict each other."""
         return msgspec.structs.replace(super().to_params(), structured_outputs=self.to_structured())
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = Field(None, description="end with a chunk that has the usage and no choices")
+    include_obfuscation: bool | None = Field(None, description="accepted; nothing is padded")
+
+
+class StreamFields(Body):
+    """Whether an answer comes in chunks, and what these tell."""
+
+    stream: bool | None = Field(None, description="answer by server-sent events")
+    stream_options: StreamOptions | None = Field(None, description="only with stream")
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def check_stream(self, *, stream: bool) -> None:
+        """Raises InvalidRequest for options of a stream where there is none."""
+        if self.stream_options is not None and not stream:
+            raise InvalidRequest("stream_options: only allowed with stream", param="stream_options")
 
 
 def priority_class(priority: Priority) -> PriorityClass:

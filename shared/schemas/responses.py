@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, Request, SamplingParams
-from shared.schemas.body import Body
+from shared.schemas.body import Body, asking_for_nothing
 from shared.schemas.bounds import Short
 from shared.schemas.fields import SEEDS, Metadata, Priority, priority_class
 from shared.schemas.response_items import Input, Item, messages_of
@@ -109,13 +108,7 @@ class ResponseRequest(ToolFields):
     background_options: Refused = None
     prompt_cache_options: Refused = None
 
-    @field_validator(*REFUSED)
-    @classmethod
-    def _asks_for_nothing(cls, value: Any, info: ValidationInfo) -> Any:
-        name = info.field_name or ""
-        if value not in REFUSED[name]:
-            raise PydanticCustomError("not_supported", WHY.get(name, NOT_SUPPORTED))
-        return value
+    _asks_for_nothing = asking_for_nothing(REFUSED, NOT_SUPPORTED, WHY)
 
     @property
     def stored(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from shared.errors import InvalidRequest
 from shared.protocol import Detokenize, Embed, Request, Result, Tokenize
-from workers.engine.interface import Encoder
+from workers.engine.interface import Encoder, check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,5 @@ def _tokenize(encoder: Encoder, request: Request, how: Tokenize) -> Result:
 
 def _detokenize(encoder: Encoder, request: Request) -> Result:
     ids = _ids(encoder, request, Tokenize())
-    for token_id in ids:
-        if not 0 <= token_id < encoder.vocab_size:
-            raise InvalidRequest(
-                f"token {token_id} is outside the vocabulary of {encoder.vocab_size}", param="tokens"
-            )
+    check_vocabulary(ids, encoder.vocab_size, "tokens")
     return Result(text=encoder.decode_all(ids))

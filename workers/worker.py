@@ -21,7 +21,7 @@ from shared.config import Settings
 from shared.delivery.base import OVERDUE, Append, Lease
 from shared.errors import EngineFailed, HeadraceError, InvalidRequest, Unavailable
 from shared.limits import check_task
-from shared.protocol import Request, Structured
+from shared.protocol import Request, Structured, Tools
 from shared.registry import WorkerInfo
 from shared.transports.base import Claim, Delivery, Room
 from workers.active import ActiveRequest, by_run
@@ -114,9 +114,11 @@ class Worker:
         for held in begun:
             self._active[held.id] = held
             self._metrics.started(held.delivery.request, held.lease)
-        await asyncio.gather(*(self._admit(held) for held in begun if not constrained(held.delivery.request)))
+        await asyncio.gather(*(self._admit(held) for held in begun if form_of(held.delivery.request) is None))
         for held in begun:
-            if constrained(held.delivery.request):  # a grammar that takes long to compile keeps nobody waiting
+            if (
+                form_of(held.delivery.request) is not None
+            ):  # a grammar that takes long to compile keeps nobody waiting
                 task = self._tasks.create_task(self._admit(held))
                 self._constraining.add(task)
                 task.add_done_callback(self._constraining.discard)
@@ -150,19 +152,20 @@ class Worker:
 
     async def _constrain(self, request: Request) -> Constraint | None:
         """What the answer is held to. Raises InvalidRequest where that cannot be had, or not in time."""
-        asked = request.params.structured_outputs or request.tools
+        asked = form_of(request)
         if asked is None:
             return None
-        param = asked.param if isinstance(asked, Structured) else "tools"
         if self._constraints is None:
-            raise InvalidRequest("this worker cannot constrain answers: it has no grammar compiler", param=param)
+            raise InvalidRequest(
+                "this worker cannot constrain answers: it has no grammar compiler", param=asked.param
+            )
         try:
             async with asyncio.timeout(COMPILE_LIMIT):
                 return await asyncio.wrap_future(self._constraints.start(asked))
         except TimeoutError:
             raise InvalidRequest(
                 f"the grammar was not compiled within {COMPILE_LIMIT:.0f} s: it is too complex, or too many are",
-                param=param,
+                param=asked.param,
             ) from None
 
     def _salt(self, tenant: str) -> bytes:
@@ -298,6 +301,6 @@ class Worker:
         )
 
 
-def constrained(request: Request) -> bool:
-    """Whether its answer is held to a grammar."""
-    return request.params.structured_outputs is not None or request.tools is not None
+def form_of(request: Request) -> Structured | Tools | None:
+    """What its answer is held to, if to anything."""
+    return request.params.structured_outputs or request.tools

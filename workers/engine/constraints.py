@@ -151,5 +151,4 @@ class Constraints:
 def _refusal(error: Exception, asked: Structured | Tools) -> InvalidRequest:
     """xgrammar's complaint, without its place in the source."""
     said = PLACE.sub("", str(error).strip().partition("\n")[0])[:200]
-    param = asked.param if isinstance(asked, Structured) else "tools"
-    return InvalidRequest(f"the grammar cannot be compiled: {said}", param=param)
+    return InvalidRequest(f"the grammar cannot be compiled: {said}", param=asked.param)

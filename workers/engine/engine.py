@@ -7,7 +7,7 @@ sampler together and knows nothing of queues, leases or clocks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,7 +19,14 @@ from shared.protocol import Token
 from shared.registry import Task
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo, note_scores
-from workers.engine.interface import MAX_LOGPROBS, Constrainer, EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import (
+    MAX_LOGPROBS,
+    Constrainer,
+    EngineOutput,
+    EngineRequest,
+    EngineStats,
+    check_vocabulary,
+)
 from workers.engine.kernels.choose import choose_kernels
 from workers.engine.kv_cache import BlockPool, KVCacheManager
 from workers.engine.loader import Progress, fingerprint, load_model, read_eos_token_ids, read_model_config
@@ -264,11 +271,7 @@ class Engine:
             raise InvalidRequest(f"n must be at most {self._config.max_num_seqs} on this worker", param="n")
         if params.logprobs is not None and not 0 <= params.logprobs <= MAX_LOGPROBS:
             raise InvalidRequest(f"logprobs must be at least 0 and at most {MAX_LOGPROBS}", param="logprobs")
-        for token_id in (*prompt, *(t for tokens in request.resumed for t in tokens)):
-            if not 0 <= token_id < self._vocab_size:
-                raise InvalidRequest(
-                    f"token {token_id} is outside the vocabulary of {self._vocab_size}", param="prompt"
-                )
+        check_vocabulary(chain(prompt, *request.resumed), self._vocab_size, "prompt")
         if any(token_id >= self._vocab_size for token_id in params.logit_bias):
             raise InvalidRequest(
                 f"logit_bias has a token outside the vocabulary of {self._vocab_size}", param="logit_bias"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from shared.errors import HeadraceError
+from shared.errors import HeadraceError, InvalidRequest
 from shared.protocol import CallDelta, Message, PriorityClass, Result, SamplingParams, Structured, Token, Tools
 from shared.registry import Task
 
@@ -107,6 +107,13 @@ class EngineStats:
     preemptions: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
+
+
+def check_vocabulary(ids: Iterable[int], vocab_size: int, param: str) -> None:
+    """Raise InvalidRequest, naming `param`, for the first id that is no token's."""
+    for token_id in ids:
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequest(f"token {token_id} is outside the vocabulary of {vocab_size}", param=param)
 
 
 class Encoder(Protocol):

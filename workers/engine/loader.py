@@ -35,7 +35,7 @@ def read_model_config(folder: Path) -> DecoderConfig:
         raise ConfigError(f"{folder} is not a folder", param="model")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} has no config.json: is it a model folder?", param="model")
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     if set(raw.get("architectures") or ()) & set(ARCHITECTURES):
         return ModelConfig.parse(raw)
     return read_transformers_config(folder, raw)
@@ -44,7 +44,7 @@ def read_model_config(folder: Path) -> DecoderConfig:
 def read_eos_token_ids(folder: Path, config: DecoderConfig) -> frozenset[int]:
     """generation_config.json's end-of-text tokens, else config.json's."""
     path = folder / "generation_config.json"
-    found = token_ids(_read_json(path).get("eos_token_id")) if path.is_file() else ()
+    found = token_ids(read_json(path).get("eos_token_id")) if path.is_file() else ()
     return frozenset(found or config.eos_token_ids)
 
 
@@ -126,7 +126,7 @@ class Checkpoint:
             if not (self._folder / "model.safetensors").is_file():
                 raise ConfigError(f"{self._folder} has no model.safetensors (other formats are not read)")
             return ["model.safetensors"]
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
         outside = [name for name in names if Path(name).name != name]
         if outside:
             raise ConfigError(f"{index} points outside its folder: {outside[0]}")
@@ -210,7 +210,8 @@ class _WeightReader:
         return self._kernels.linear(torch.cat(weights) if len(weights) > 1 else weights[0], bias)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a model's files. Raises ConfigError where it holds no JSON object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

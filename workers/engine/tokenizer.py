@@ -130,9 +130,7 @@ class Tokenizer:
 
     def _decode_calls(self, ids: list[int]) -> str:
         """With the special tokens that mark a tool call."""
-        shown = [index for index in ids if index not in self.hidden_ids]
-        text: str = self._backend.decode(shown, skip_special_tokens=False)
-        return text
+        return self.decode_all([index for index in ids if index not in self.hidden_ids])
 
     def stream(self, stop: tuple[str, ...] = (), *, calls: bool = False) -> TextStream:
         """A new incremental decoder of one answer, which may have tool `calls`."""

@@ -20,7 +20,7 @@ from shared.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from shared.protocol import PriorityClass, Result
 from shared.registry import Task
 from workers.engine.config import EngineConfig
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, check_vocabulary
 from workers.engine.kernels.choose import choose_kernels
 from workers.engine.loader import fingerprint
 from workers.engine.tokenizer import Tokenizer
@@ -116,11 +116,7 @@ class EmbeddingEngine:
                 f"this model's maximum input is {self.max_model_len} tokens, and an input has {longest}",
                 param="input",
             )
-        for token_id in request.prompt:
-            if not 0 <= token_id < self._vocab_size:
-                raise InvalidRequest(
-                    f"token {token_id} is outside the vocabulary of {self._vocab_size}", param="input"
-                )
+        check_vocabulary(request.prompt, self._vocab_size, "input")
         if request.dimensions is not None and request.dimensions > self._dimensions:
             raise InvalidRequest(
                 f"dimensions must be at most {self._dimensions}, not {request.dimensions}", param="dimensions"

@@ -5,16 +5,14 @@ It knows nothing of requests.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from shared.errors import ConfigError
 from workers.engine.kernels import Kernels
-from workers.engine.loader import Checkpoint
+from workers.engine.loader import Checkpoint, read_json
 from workers.predictors.bert import Bert, BertConfig, Pooling, build
 
 ARCHITECTURES = ("BertModel",)
@@ -22,12 +20,12 @@ ARCHITECTURES = ("BertModel",)
 
 def embeds(folder: Path) -> bool:
     """Whether the model in `folder` gives vectors, not text. Raises ConfigError."""
-    return any(name in ARCHITECTURES for name in _json(folder / "config.json").get("architectures") or ())
+    return any(name in ARCHITECTURES for name in read_json(folder / "config.json").get("architectures") or ())
 
 
 def read_config(folder: Path) -> BertConfig:
     """Raises ConfigError."""
-    return BertConfig.parse(_json(folder / "config.json"))
+    return BertConfig.parse(read_json(folder / "config.json"))
 
 
 def read_pooling(folder: Path) -> Pooling:
@@ -35,7 +33,7 @@ def read_pooling(folder: Path) -> Pooling:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    modes = {name for name, value in _json(path).items() if name.startswith("pooling_mode_") and value is True}
+    modes = {name for name, value in read_json(path).items() if name.startswith("pooling_mode_") and value is True}
     if modes == {"pooling_mode_mean_tokens"}:
         return "mean"
     if modes == {"pooling_mode_cls_token"}:
@@ -46,7 +44,7 @@ def read_pooling(folder: Path) -> Pooling:
 def read_length(folder: Path, config: BertConfig, wanted: int | None) -> int:
     """Most tokens of one input: what the model was tuned for, or fewer if `wanted`."""
     path = folder / "sentence_bert_config.json"
-    tuned = _json(path).get("max_seq_length") if path.is_file() else None
+    tuned = read_json(path).get("max_seq_length") if path.is_file() else None
     return min(tuned or config.positions, config.positions, wanted or config.positions)
 
 
@@ -62,13 +60,3 @@ def load_bert(folder: Path, config: BertConfig, kernels: Kernels, dtype: torch.d
         return found.to(device, dtype)
 
     return build(config, tensor, kernels.linear)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", param="model") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} is no JSON object", param="model")
-    return found

@@ -17,7 +17,7 @@ from headrace.batch.commands import app as batch_app
 from headrace.kafka.commands import app as kafka_app
 from headrace.keys import app as keys_app
 from headrace.letters import app as letters_app
-from headrace.options import STEADY, URL, ApiKey, Json, Url, client_at, first_model
+from headrace.options import STEADY, URL, ApiKey, Config, Json, Url, client_at, first_model
 from headrace.usage import usage
 from shared.errors import ConfigError, HeadraceError
 
@@ -41,9 +41,6 @@ app.add_typer(keys_app, name="keys")
 
 err = Console(stderr=True)
 
-Config = Annotated[
-    Path | None, typer.Option("--config", help="Settings file; default: ./headrace.toml if it exists.")
-]
 Host = Annotated[str | None, typer.Option(help="Address the API listens on.")]
 Port = Annotated[int | None, typer.Option(help="Port the API listens on; 0 picks a free one.")]
 RedisUrl = Annotated[str | None, typer.Option(help="Redis or Valkey to use.")]

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.options import Json
+from headrace.options import AccountsDir, Config, Json
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ SCOPES = ("models", "routes", "classes")
 
 Result = TypeVar("Result")
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, as hr_0123456789ab.")]
-Config = Annotated[
-    Path | None, typer.Option("--config", help="Settings file; default: ./headrace.toml if it exists.")
-]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the accounts' database, without `database_url`.")]
 
 err = Console(stderr=True)
 
@@ -41,7 +37,7 @@ err = Console(stderr=True)
 @app.command()
 def create(
     config: Config = None,
-    data_dir: DataDir = None,
+    data_dir: AccountsDir = None,
     tenant: Annotated[str, typer.Option(help="Whose it is: no other tenant sees what it makes.")] = "default",
     label: Annotated[str, typer.Option(help="What it is for.")] = "",
     plan: Annotated[str, typer.Option(help="The plan whose limits it has.")] = "",
@@ -70,7 +66,7 @@ def create(
 def list_keys(
     prefix: Annotated[str | None, typer.Argument(help="Only those whose id begins so.")] = None,
     config: Config = None,
-    data_dir: DataDir = None,
+    data_dir: AccountsDir = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     ended: Annotated[bool, typer.Option("--all", help="Also those that were revoked or have expired.")] = False,
     as_json: Json = False,
@@ -93,7 +89,7 @@ def list_keys(
 
 
 @app.command()
-def revoke(key: KeyId, config: Config = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+def revoke(key: KeyId, config: Config = None, data_dir: AccountsDir = None, as_json: Json = False) -> None:
     """End a key: within `key_life` seconds no API process takes it any more."""
     from shared.accounts.keys import id_of
 
@@ -105,7 +101,7 @@ def revoke(key: KeyId, config: Config = None, data_dir: DataDir = None, as_json:
 def rotate(
     key: KeyId,
     config: Config = None,
-    data_dir: DataDir = None,
+    data_dir: AccountsDir = None,
     overlap: Annotated[str, typer.Option(help="The old one goes on for as long: 0s, 12h, 7d.")] = "24h",
     as_json: Json = False,
 ) -> None:

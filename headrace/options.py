@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,10 @@ URL = "http://127.0.0.1:8000"
 QUICK = 5.0  # seconds that a command tries to reach the API
 STEADY = 60.0  # the same for one that follows an answer
 
+Config = Annotated[
+    Path | None, typer.Option("--config", help="Settings file; default: ./headrace.toml if it exists.")
+]
+AccountsDir = Annotated[Path | None, typer.Option(help="Folder of the accounts' database, without `database_url`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
     str, typer.Option(envvar="HEADRACE_URL", help="Address of the API; those of several replicas with commas.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,19 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.options import Json
+from headrace.options import AccountsDir, Config, Json
 from shared.errors import ConfigError
 
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day of UTC.")]
 
 
 def usage(
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: ./headrace.toml if it exists.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the accounts' database, without `database_url`.")
-    ] = None,
+    config: Config = None,
+    data_dir: AccountsDir = None,
     by: Annotated[
         str, typer.Option(help="By what to sum: tenant, key, user, model, day, state.")
     ] = "key,model,day",

@@ -21,6 +21,7 @@ from headrace.tasks.lines import Line, Outcome, read, request_id, seed_of, surve
 from headrace.tasks.parts import Parts
 from producer_api.gateway.principal import Principal
 from producer_api.schemas.files import PRODUCED
+from shared.accounts.scopes import Scopes
 from shared.batches.records import FINALIZE, VALIDATE, BatchRecord, Item, LineError
 from shared.errors import (
     Conflict,
@@ -199,7 +200,10 @@ class BatchRun:
 
     async def _answer(self, name: str, number: int, line: Line) -> Any:
         asked = read_body(line.url, bytes(line.body), self._batch.tenant).in_class(PriorityClass.BATCH)
-        if self._batch.models is not None and asked.drafts[0].model not in self._batch.models:
+        principal = Principal(
+            self._batch.tenant, self._batch.key_id, self._batch.plan, Scopes(models=self._batch.models)
+        )
+        if not principal.may_use(asked.drafts[0].model):
             raise PermissionDenied("the key of this batch may not use this model", param="model")
         now = await self._parts.backend.token_log.now()
         ends = [self._batch.expires_at, now + self._parts.settings.max_timeout]
@@ -208,7 +212,6 @@ class BatchRun:
         seed = seed_of(f"{self._batch.id}:{number}") if asked.seed is None else asked.seed
         names = ids_of(asked, name)
         self._under_way.update(names)
-        principal = Principal(self._batch.tenant, self._batch.key_id, self._batch.plan)
         try:
             return await answer(
                 self._parts, asked.until(min(ends)), request_id=name, seed=seed, principal=principal

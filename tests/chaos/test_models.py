@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jsonschema
 import pytest
 
 from tests.chaos.cluster import running
+from tests.chaos.node import Node
 from tests.chaos.scale import Scale
 from tests.chaos.streams import Answer, Client, until
 
@@ -60,13 +62,7 @@ async def test_answers_of_a_real_model_outlive_their_worker(
         client, [worker] = Client(cluster.urls, "smollm2"), cluster.workers
         undisturbed = [await _answer(client, prompt, tokens, **fields) for prompt, fields in cases]
         for _ in range(kills):
-            answers = [await client.submit(prompt, tokens, **fields) for prompt, fields in cases]
-            following = [asyncio.create_task(client.follow(answer)) for answer in answers]
-            await until(lambda answers=answers: min(answer.seq for answer in answers) >= 4, "both answers run")
-            assert all(answer.end is None for answer in answers)
-            worker.kill()
-            await worker.start()
-            await asyncio.gather(*following)
+            answers = await _through_a_death(client, worker, cases, tokens, reached=4)
             assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]
     figures |= {"kills": kills, "tokens of the answers": sum(answer.seq for answer in undisturbed)}
 
@@ -104,16 +100,23 @@ async def test_json_outlives_its_worker(
         for text in (text for answer in undisturbed for text in answer.texts):
             jsonschema.validate(json.loads(text), ROWS, format_checker=jsonschema.FormatChecker())
         for kill in range(kills):
-            answers = [await client.submit(prompt, 400, **fields) for prompt, fields in cases]
-            following = [asyncio.create_task(client.follow(answer)) for answer in answers]
-            reached = 10 + kill % 40
-            await until(lambda answers=answers, seq=reached: min(a.seq for a in answers) >= seq, "both answers run")
-            assert all(answer.end is None for answer in answers)
-            worker.kill()
-            await worker.start()
-            await asyncio.gather(*following)
+            answers = await _through_a_death(client, worker, cases, 400, reached=10 + kill % 40)
             assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]
     figures |= {"kills": kills, "tokens of the answers": sum(answer.seq for answer in undisturbed)}
+
+
+async def _through_a_death(
+    client: Client, worker: Node, cases: Iterable[tuple[str, dict[str, Any]]], tokens: int, *, reached: int
+) -> list[Answer]:
+    """The answers, of which all have come to `reached` when their worker dies, and none has ended."""
+    answers = [await client.submit(prompt, tokens, **fields) for prompt, fields in cases]
+    following = [asyncio.create_task(client.follow(answer)) for answer in answers]
+    await until(lambda: min(answer.seq for answer in answers) >= reached, "both answers run")
+    assert all(answer.end is None for answer in answers)
+    worker.kill()
+    await worker.start()
+    await asyncio.gather(*following)
+    return answers
 
 
 async def _answer(client: Client, prompt: str, tokens: int, **fields: Any) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -107,6 +108,14 @@ class Launched:
         self.process.stderr.close()
         assert not psutil.wait_procs(children, timeout=10)[1]
         return status
+
+
+def new_key(folder: Path, *words: str) -> str:
+    """An API key of the installation whose data are in `folder`."""
+    command = [sys.executable, "-m", "headrace", "keys", "create", "--data-dir", str(folder), "--json", *words]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    found: str = json.loads(told)["key"]
+    return found
 
 
 @pytest.fixture(scope="package")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import http.server
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.conftest import LIMIT, Launched
+from tests.e2e.conftest import LIMIT, Launched, new_key
 
 pytestmark = pytest.mark.slow
 
@@ -71,13 +69,6 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launched]:
         yield launched
     finally:
         launched.stop()
-
-
-def new_key(folder: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "headrace", "keys", "create", "--data-dir", str(folder), "--json", *words]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    found: str = json.loads(told)["key"]
-    return found
 
 
 def good(http: httpx.Client, webhook: str) -> None:

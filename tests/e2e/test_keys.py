@@ -16,7 +16,7 @@ import pytest
 
 from headrace.client import HeadraceClient
 from shared.errors import InvalidApiKey, Unauthenticated
-from tests.e2e.conftest import LIMIT, Launched
+from tests.e2e.conftest import LIMIT, Launched, new_key
 
 pytestmark = pytest.mark.slow
 
@@ -36,10 +36,6 @@ def up(tmp_path: Path) -> Iterator[Launched]:
         yield launched
     finally:
         launched.stop()
-
-
-def new_key(folder: Path, *words: str) -> str:
-    return headrace("keys", "create", "--data-dir", str(folder), *words).stdout.strip()
 
 
 def test_no_key_no_other_address(tmp_path: Path) -> None:

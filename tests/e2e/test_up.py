@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import openai
 import psutil
 import pytest
 
@@ -84,17 +85,22 @@ def test_ctrl_c_stops_everything_and_a_second_start_finds_the_answers(tmp_path: 
     assert second.stop() == 0
 
 
-def test_batches_work_out_of_the_box(scripted_up: Launched) -> None:
-    """Given nothing but the launcher, If a batch is made, Expect it to run, also after its runner's death."""
-    scripted_up.kill("tasks")
-    client = BatchClient(scripted_up.url)
-    batch = client.start([line(f"c{number}") for number in range(100)])
+def completed(client: BatchClient, batch: openai.types.Batch) -> openai.types.Batch:
+    """As it stands once it is."""
     deadline = time.monotonic() + LIMIT
     while batch.status != "completed":
         assert time.monotonic() < deadline, batch
         time.sleep(0.05)
         batch = client.sdk.batches.retrieve(batch.id)
-    assert batch.request_counts.completed == 100
+    return batch
+
+
+def test_batches_work_out_of_the_box(scripted_up: Launched) -> None:
+    """Given nothing but the launcher, If a batch is made, Expect it to run, also after its runner's death."""
+    scripted_up.kill("tasks")
+    client = BatchClient(scripted_up.url)
+    batch = client.start([line(f"c{number}") for number in range(100)])
+    assert completed(client, batch).request_counts.completed == 100
 
 
 def test_everything_works_with_kafka_before_the_queue(tmp_path: Path, bootstrap: str) -> None:
@@ -112,12 +118,7 @@ def test_everything_works_with_kafka_before_the_queue(tmp_path: Path, bootstrap:
             assert follow(launched.url, job) == foretold("through a topic")
         batches = BatchClient(launched.url)
         batch = batches.start([line(f"c{number}", model=model) for number in range(20)])
-        deadline = time.monotonic() + LIMIT
-        while batch.status != "completed":
-            assert time.monotonic() < deadline, batch
-            time.sleep(0.05)
-            batch = batches.sdk.batches.retrieve(batch.id)
-        assert batch.request_counts.completed == 20
+        assert completed(batches, batch).request_counts.completed == 20
         with TopicReader(load(address(bootstrap)).settings, [topics.api_requests(model)], {}) as reader:
             assert sum(reader.ends().values()) == 2  # a batch's lines are the tasks', and go straight
     finally:

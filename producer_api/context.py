@@ -11,10 +11,12 @@ from starlette.requests import Request
 
 from producer_api.attend import Attendance
 from producer_api.gateway.admit import Gateway
+from producer_api.gateway.admitted import Admitted
 from producer_api.gateway.authenticate import Authenticator, authenticator
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys
 from producer_api.gateway.meter import Meter
+from producer_api.gateway.patience import Upkeep
 from producer_api.gateway.rules import Rule
 from producer_api.metrics import Metrics, Stopwatch
 from producer_api.middleware import Facts
@@ -36,6 +38,8 @@ class Context:
     backend: Backend
     catalog: Catalog
     gateway: Gateway
+    admitted: Admitted
+    upkeep: Upkeep
     keys: IdempotencyKeys
     metrics: Metrics
     attendance: Attendance
@@ -51,11 +55,17 @@ class Context:
         kept = max(settings.result_ttl, settings.response_ttl)
         keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + kept)
         meter = None if backend.limits is None else Meter.of(settings, backend.limits, metrics)
+        upkeep = Upkeep()
+        admitted = Admitted(backend, meter, upkeep)
         return cls(
             settings=settings,
             backend=backend,
             catalog=catalog,
-            gateway=Gateway(settings, backend, keys, catalog, meter),
+            gateway=Gateway(
+                settings, backend, keys=keys, catalog=catalog, meter=meter, admitted=admitted, upkeep=upkeep
+            ),
+            admitted=admitted,
+            upkeep=upkeep,
             keys=keys,
             metrics=metrics,
             attendance=Attendance(metrics.open_answers),
@@ -92,7 +102,7 @@ class Context:
 
     async def close(self) -> None:
         """Wait for what runs in the background, and let go of the database."""
-        await self.gateway.close()
+        await self.upkeep.close()
         await self.authenticate.close()
         await self.database.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from producer_api.context import Context
-from producer_api.gateway.admit import patience
+from producer_api.gateway.patience import patience
 from producer_api.schemas.webhooks import WebhookTarget
 from shared.config import Settings
 from shared.errors import InvalidRequest

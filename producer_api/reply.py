@@ -85,4 +85,4 @@ class Reply:
 
     def _cancel(self) -> None:
         for each in self._requests:
-            self._context.gateway.abandon(each.id)
+            self._context.admitted.abandon(each.id)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from producer_api.context import Context
-from producer_api.gateway.admit import patience
+from producer_api.gateway.patience import patience
 from producer_api.response_events import THEIRS, admitted, ended, request_id_of
 from shared.delivery.answer import read_all
 from shared.delivery.base import Keepsake, RequestRecord
@@ -54,7 +54,7 @@ async def find(context: Context, response_id: str, tenant: str) -> StoredRespons
     if not response_id.startswith(THEIRS):
         raise missing
     try:
-        record = await context.gateway.record(request_id_of(response_id), tenant)
+        record = await context.admitted.record(request_id_of(response_id), tenant)
     except NotFound:
         raise missing from None
     async with patience():

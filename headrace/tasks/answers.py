@@ -41,7 +41,7 @@ async def answer(parts: Parts, asked: Asked, *, request_id: str, seed: int, prin
             requests = await asyncio.gather(*runs)
         except HeadraceError:
             for each in ids:
-                parts.gateway.abandon(each)
+                parts.admitted.abandon(each)
             raise
         try:
             found = await _read(parts, requests)

@@ -121,7 +121,7 @@ class BatchRun:
                 self._stop = "batch_cancelled"
         if self._stop is not None:
             for each in list(self._under_way):
-                await self._parts.gateway.cancel(each)
+                await self._parts.admitted.cancel(each)
 
     async def _look_at_time(self) -> None:
         if self._stop is None and await self._parts.backend.token_log.now() >= self._batch.expires_at:

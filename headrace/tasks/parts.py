@@ -8,9 +8,11 @@ from prometheus_client import CollectorRegistry
 
 from headrace.tasks.ends import Ends
 from producer_api.gateway.admit import Gateway
+from producer_api.gateway.admitted import Admitted
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys
 from producer_api.gateway.meter import Meter
+from producer_api.gateway.patience import Upkeep
 from producer_api.metrics import Metrics
 from shared.backend import Backend
 from shared.batches.records import Batches
@@ -25,6 +27,7 @@ class Parts:
     settings: Settings
     backend: Backend
     gateway: Gateway
+    admitted: Admitted
     files: Files
     batches: Batches
     ends: Ends
@@ -36,10 +39,15 @@ class Parts:
         metrics = Metrics(CollectorRegistry())  # nobody reads them
         keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + settings.result_ttl)
         catalog = Catalog(backend.registry, settings)
+        meter, upkeep = Meter.of(settings, backend.limits, metrics), Upkeep()
+        admitted = Admitted(backend, meter, upkeep)
         return cls(
             settings=settings,
             backend=backend,
-            gateway=Gateway(settings, backend, keys, catalog, Meter.of(settings, backend.limits, metrics)),
+            gateway=Gateway(
+                settings, backend, keys=keys, catalog=catalog, meter=meter, admitted=admitted, upkeep=upkeep
+            ),
+            admitted=admitted,
             files=Files.of(settings, backend),
             batches=Batches.of(settings, backend.server),
             ends=Ends(backend.token_log, backend.live),

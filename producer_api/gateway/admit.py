@@ -1,4 +1,4 @@
-"""Admission: the one way in for every API. Checks a request, names it, queues it; and the way out, cancelling.
+"""Admission: the one way in for every API. Checks a request, names it, queues it.
 
 It does not know which API asked, or how an answer is worded.
 """
@@ -6,20 +6,18 @@ It does not know which API asked, or how an answer is worded.
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import msgspec
-import structlog
 
+from producer_api.gateway.admitted import Admitted
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key, derived_id, derived_seed
 from producer_api.gateway.meter import Meter
+from producer_api.gateway.patience import Upkeep, patience
 from producer_api.gateway.principal import Principal
 from shared.backend import Backend
 from shared.config import Settings
@@ -28,18 +26,12 @@ from shared.errors import HeadraceError, NotFound, Unavailable
 from shared.keys import notify_channel
 from shared.limits import Limits, check_request, check_served, check_together
 from shared.protocol import Request, RequestState
-from shared.redis_client import RETRY_AFTER
-from shared.transports.base import Outlook
 from shared.webhooks.base import Hook, Webhook
 
-PATIENCE = 1.8  # seconds that one call may wait for Redis in all before its caller hears 503
 EXPIRED = 60.0  # seconds after which a key without a request has outlived it
 WEBHOOKS = notify_channel("webhooks")  # tells of ends that somebody is to be told of
 LOOK = 1.0  # seconds until a webhook is first looked at, unless its request ends sooner
 SETTLING = (0.01, 0.02, 0.05, 0.1, 0.2, 0.2)  # seconds to wait for one who took a key to queue its request
-REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class Admission:
 
 
 class Gateway:
-    """Admits requests to the queue and answers for them afterwards.
+    """Admits requests to the queue.
 
     Args:
         settings: the limits.
@@ -64,15 +56,20 @@ class Gateway:
         keys: the idempotency keys.
         catalog: the models that may be named.
         meter: charges what is admitted; None where nothing is limited or metered.
+        admitted: ends what is of no use after all.
+        upkeep: runs what nobody waits for.
     """
 
     def __init__(
         self,
         settings: Settings,
         backend: Backend,
+        *,
         keys: IdempotencyKeys,
         catalog: Catalog,
         meter: Meter | None,
+        admitted: Admitted,
+        upkeep: Upkeep,
     ) -> None:
         self._limits = Limits.of(settings)
         self._transport = backend.transport
@@ -81,7 +78,8 @@ class Gateway:
         self._catalog = catalog
         self._meter = meter
         self._webhooks = backend.webhooks
-        self._upkeep: set[asyncio.Task[None]] = set()
+        self._admitted = admitted
+        self._upkeep = upkeep
 
     async def submit(
         self,
@@ -131,7 +129,7 @@ class Gateway:
             try:
                 await queue(request)
             except BaseException:  # also our own time limit
-                self._in_background(self._token_log.forget(request.id))
+                self._upkeep.begin(self._token_log.forget(request.id))
                 raise
             return Admission(request)
 
@@ -179,11 +177,11 @@ class Gateway:
     def _take_back(self, requests: Sequence[Request], key: Key | None) -> None:
         """Cancel what is of no use without the rest, and free its key."""
         for each in requests:
-            self.abandon(each.id)
+            self._admitted.abandon(each.id)
         if key is not None:
             first = requests[0]
             held = Identity(first.id, first.created_at, first.params.seed, key.fingerprint)
-            self._in_background(self._keys.release(key, held))
+            self._upkeep.begin(self._keys.release(key, held))
 
     async def _submit_once(
         self,
@@ -304,7 +302,7 @@ class Gateway:
         except Unavailable:
             raise  # it may have been queued; what was not is found in the ledger
         except HeadraceError:
-            self._in_background(self._release(together))
+            self._upkeep.begin(self._release(together))
             raise
 
     async def _release(self, requests: Sequence[Request]) -> None:
@@ -314,65 +312,3 @@ class Gateway:
     async def _queued(self, record: RequestRecord) -> bool:
         """Whether it got as far as the queue."""
         return record.state is not RequestState.QUEUED or await self._transport.outlook(record.ticket) is not None
-
-    async def record(self, request_id: str, tenant: str) -> RequestRecord:
-        """Raises NotFound for an unknown id and for somebody else's alike."""
-        record = None
-        if REQUEST_ID.fullmatch(request_id):
-            async with patience():
-                record = await self._token_log.record(request_id)
-        if record is None or record.tenant != tenant:
-            raise NotFound(f"there is no job {request_id[:64]!r}, or its answer has expired")
-        return record
-
-    async def outlook(self, record: RequestRecord) -> Outlook | None:
-        """What a waiting request may expect; None once it left the queue."""
-        if record.state is not RequestState.QUEUED:
-            return None
-        async with patience():
-            return await self._transport.outlook(record.ticket)
-
-    async def cancel(self, request_id: str) -> None:
-        """End a request, wherever it is; an ended one stays as it is. Raises Unavailable."""
-        async with patience():
-            record = await self._token_log.close(request_id)
-            if record is not None and record.state is RequestState.QUEUED:
-                await self._transport.discard(record.ticket)
-
-    async def forget(self, request_id: str) -> None:
-        """End a request, wherever it is, and remove all that is known of it. Raises Unavailable."""
-        await self.cancel(request_id)
-        async with patience():
-            record = await self._token_log.record(request_id)
-            if record is not None and self._meter is not None:
-                await self._meter.settle(record)  # while it can be read what it took
-            await self._token_log.forget(request_id)
-
-    def abandon(self, request_id: str) -> None:
-        """Cancel a request whose client left, without waiting for it."""
-        self._in_background(self.cancel(request_id))
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._tolerantly(work))
-        self._upkeep.add(task)
-        task.add_done_callback(self._upkeep.discard)
-
-    async def _tolerantly(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Unavailable as error:  # the request's time to live, or its worker, ends it
-            log.warning("upkeep_failed", error=error.message)
-
-    async def close(self) -> None:
-        """Wait for what runs in the background; each has its own time limit."""
-        await asyncio.gather(*self._upkeep)
-
-
-@asynccontextmanager
-async def patience() -> AsyncIterator[None]:
-    """Raise Unavailable when what it holds takes longer than PATIENCE."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            yield
-    except TimeoutError as error:
-        raise Unavailable("Redis did not answer in time", retry_after=RETRY_AFTER) from error

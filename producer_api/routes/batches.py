@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from producer_api.body import json_answer, read_body
 from producer_api.context import Context
-from producer_api.gateway.admit import LOOK, patience
+from producer_api.gateway.admit import LOOK
 from producer_api.gateway.idempotency import Identity, Key
+from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller, Principal, Tenant
 from producer_api.headers import REPLAYED, idempotency_key
 from producer_api.hooks import hook_of, webhook_status

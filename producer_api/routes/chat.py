@@ -71,7 +71,7 @@ async def _answer(
     )
     admitted = admission.request
     reply = Reply(context, request, admission, lasting=key is not None)
-    if after >= 0 and nothing_after(await context.gateway.record(admitted.id, caller.tenant), after):
+    if after >= 0 and nothing_after(await context.admitted.record(admitted.id, caller.tenant), after):
         return Response(status_code=204)
     fingerprint = await context.gateway.fingerprint(admitted.model)
     if not stream:

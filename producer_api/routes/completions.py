@@ -54,7 +54,7 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
     if not stream:
         return await reply.whole(partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
     if resumed:
-        records = [await context.gateway.record(each.id, caller.tenant) for each in requests]
+        records = [await context.admitted.record(each.id, caller.tenant) for each in requests]
         if all(nothing_after(record, seq) for record, seq in zip(records, after, strict=True)):
             return Response(status_code=204)
         after = [before_end(record, seq) for record, seq in zip(records, after, strict=True)]

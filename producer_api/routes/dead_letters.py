@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from producer_api.body import json_answer
 from producer_api.context import Context
-from producer_api.gateway.admit import patience
+from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller, Principal
 from producer_api.headers import idempotency_key
 from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response

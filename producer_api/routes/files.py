@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 
 from producer_api.body import json_answer
 from producer_api.context import Context
-from producer_api.gateway.admit import patience
+from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Tenant
 from producer_api.openapi import Described, failures, parameter, struct_response
 from producer_api.paging import ORDER, Page, paging

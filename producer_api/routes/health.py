@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from producer_api.attend import stopping
 from producer_api.context import Context
-from producer_api.gateway.admit import patience
+from producer_api.gateway.patience import patience
 from producer_api.gateway.rules import PUBLIC
 from producer_api.openapi import struct_response
 from shared.errors import Unavailable

@@ -66,7 +66,7 @@ def jobs_router(context: Context) -> APIRouter:
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the job as it stands", Job)},
     )
     async def see(job_id: str, tenant: Tenant) -> Response:
-        return json_answer(await _describe(context, await context.gateway.record(job_id, tenant)))
+        return json_answer(await _describe(context, await context.admitted.record(job_id, tenant)))
 
     @router.delete(
         "/{job_id}",
@@ -74,9 +74,9 @@ def jobs_router(context: Context) -> APIRouter:
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the job, ended", Job)},
     )
     async def cancel(job_id: str, tenant: Tenant) -> Response:
-        await context.gateway.record(job_id, tenant)
-        await context.gateway.cancel(job_id)
-        return json_answer(await _describe(context, await context.gateway.record(job_id, tenant)))
+        await context.admitted.record(job_id, tenant)
+        await context.admitted.cancel(job_id)
+        return json_answer(await _describe(context, await context.admitted.record(job_id, tenant)))
 
     @router.get(
         "/{job_id}/events",
@@ -90,7 +90,7 @@ def jobs_router(context: Context) -> APIRouter:
     )
     async def events(request: Request, job_id: str, tenant: Tenant) -> Response:
         after = resume_point(request)
-        record = await context.gateway.record(job_id, tenant)
+        record = await context.admitted.record(job_id, tenant)
         if nothing_after(record, after):
             return Response(status_code=204)
         followed = context.backend.token_log.follow(job_id, after, idle=context.settings.keepalive)
@@ -104,7 +104,7 @@ async def accepted(context: Context, request: Request, admission: Admission) -> 
     made = admission.request
     context.note(request, made)
     if admission.joined:
-        return await joined(context, await context.gateway.record(made.id, made.tenant))
+        return await joined(context, await context.admitted.record(made.id, made.tenant))
     job = Job(
         id=made.id,
         model=made.model,
@@ -127,6 +127,6 @@ async def _describe(context: Context, record: RequestRecord) -> Job:
     if record.state.terminal:
         job = Job.ended(record, await read_all(context.backend.token_log, record.id))
     else:
-        job = Job.of(record, await context.gateway.outlook(record))
+        job = Job.of(record, await context.admitted.outlook(record))
     job.webhook = await webhook_status(context, record.id)
     return job

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from producer_api.context import Context
-from producer_api.gateway.admit import patience
+from producer_api.gateway.patience import patience
 from shared.errors import Unavailable
 
 log = structlog.get_logger(__name__)

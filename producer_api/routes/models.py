@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from producer_api.body import json_answer
 from producer_api.context import Context
-from producer_api.gateway.admit import patience
+from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller
 from producer_api.openapi import failures, struct_response
 from shared.registry import ModelInfo, Task

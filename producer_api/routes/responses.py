@@ -82,7 +82,7 @@ def responses_router(context: Context) -> APIRouter:
     @router.post("/{response_id}/cancel", summary="Cancel a stored response", responses=seen)
     async def cancel(response_id: str, tenant: Tenant) -> Response:
         found = await stored.find(context, response_id, tenant)
-        await context.gateway.cancel(found.record.id)
+        await context.admitted.cancel(found.record.id)
         return json_answer(await stored.describe(context, await stored.find(context, response_id, tenant)))
 
     @router.delete(
@@ -92,7 +92,7 @@ def responses_router(context: Context) -> APIRouter:
     )
     async def delete(response_id: str, tenant: Tenant) -> Response:
         found = await stored.find(context, response_id, tenant)
-        await context.gateway.forget(found.record.id)
+        await context.admitted.forget(found.record.id)
         return json_answer(ResponseDeleted(response_id))
 
     @router.get(

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from producer_api.body import read_body
 from producer_api.context import Context
-from producer_api.gateway.admit import patience
+from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller, Principal
 from producer_api.openapi import body_of, failures, struct_response
 from producer_api.reply import Reply

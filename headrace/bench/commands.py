@@ -220,13 +220,46 @@ def batching(
 def gateway(
     rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 300.0,
     seconds: Annotated[float, typer.Option(min=1, help="Of one run.")] = 8.0,
+    against: Annotated[
+        str, typer.Option(help="vllm: instead, a streamed token's CPU beside its server's; or none.")
+    ] = "none",
+    model: Annotated[str, typer.Option(help="Of both servers, with --against.")] = "smollm2",
+    concurrency: Annotated[str, typer.Option(help="Streams at a time, with --against.")] = "1,16,32",
     repeats: Repeats = 5,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """What keys, limits, usage records and the request log cost: the same API with and without them, in pairs."""
     from headrace.bench.gateway import measure_gateway
+    from headrace.bench.gateway_streams import measure_streams
 
-    result = measure_gateway(rate, seconds, repeats, Console(stderr=True))
+    result: Any
+    if against == "none":
+        result = measure_gateway(rate, seconds, repeats, Console(stderr=True))
+    else:
+        try:
+            streams = [int(part) for part in concurrency.split(",")]
+        except ValueError:
+            raise ConfigError(f"--concurrency is like 1,16,32, not {concurrency}") from None
+        result = measure_streams(model, against, streams, repeats, seed, Console(stderr=True))
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        Console().print(result.table())
+
+
+@app.command()
+def embeddings(
+    model: Annotated[str, typer.Option(help="Folder, Hugging Face id, or a name.")] = "all-minilm-l6-v2",
+    inputs: Annotated[str, typer.Option(help="Tokens of an input: 64, 32-128 or exp:MEAN:MOST.")] = "32-128",
+    repeats: Repeats = 3,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Inputs and tokens a second of /v1/embeddings, in pairs with transformers' plain forward pass."""
+    from headrace.bench.embeddings import measure_embeddings
+
+    result = measure_embeddings(model, inputs, repeats, seed, Console(stderr=True))
     if as_json:
         print(json.dumps(result.as_dict()))
     else:
@@ -292,7 +325,9 @@ def structured(
 ) -> None:
     """Structured outputs: whether answers fit their schemas, and what it costs a token at 16 at once."""
     from headrace.bench.structured import measure_structured
+    from workers.openmp import spin_briefly
 
+    spin_briefly()  # as a worker runs
     found = measure_structured(model, count, repeats, seed, Console(stderr=True), quantization=quantization)
     if as_json:
         print(json.dumps(found.as_dict()))

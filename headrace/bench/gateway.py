@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +28,7 @@ from headrace.bench.load import Load, Target, drive
 from headrace.bench.meter import foreign_load
 from headrace.bench.mix import WorkItem
 from headrace.bench.report import Report, Spread
+from headrace.bench.server import running
 from headrace.bench.stream import Sample
 from headrace.bench.whole import spent, whole_path
 from headrace.ports import probe
@@ -151,37 +150,15 @@ def _full(folder: Path, common: dict[str, Any]) -> Iterator[Side]:
     given = {**common, **FULL, "data_dir": folder / "accounts", "model": SCRIPTED, "port": probe("127.0.0.1", 0)}
     settings = load({**given, "default_plan": "all"}).settings
     environment = {f"{ENV_PREFIX}{name}".upper(): str(value) for name, value in given.items()}
-    with (folder / "api.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headrace", "api"],
-            stdin=subprocess.DEVNULL,
-            stderr=log,
-            env={**os.environ, **environment, "HEADRACE_DEFAULT_PLAN": "all"},
-        )
-    try:
-        url = f"http://127.0.0.1:{settings.port}"
-        _await(url)
+    url = f"http://127.0.0.1:{settings.port}"
+    command = [sys.executable, "-m", "headrace", "api"]
+    with running(command, url, limit=START, environment={**environment, "HEADRACE_DEFAULT_PLAN": "all"}) as process:
 
         async def key() -> str:
             async with Database.of(settings) as database:
                 return (await ApiKeys(database, pepper_of(settings)).create(tenant="bench", scopes=Scopes()))[1]
 
-        yield Side(Target(url, SCRIPTED, key=asyncio.run(key())), psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _await(url: str) -> None:
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline:
-        try:
-            httpx.get(f"{url}/health")
-        except httpx.ConnectError:
-            time.sleep(0.1)
-        else:
-            return
-    raise HeadraceError("the API did not start")
+        yield Side(Target(url, SCRIPTED, key=asyncio.run(key())), process)
 
 
 async def _pair(without: Side, full: Side, rate: float, seconds: float, *, swapped: bool) -> Pair:

@@ -18,8 +18,8 @@ import httpx
 
 from headrace.bench.mix import WorkItem, make_mix, peer_mix
 from headrace.bench.peers import peer_folder
+from headrace.bench.server import running
 from headrace.ports import probe
-from shared.errors import HeadraceError
 
 LENGTH = 512  # tokens of prompt and answer of one slot; the mix has fewer
 START = 120.0  # seconds that the server may take to load
@@ -41,19 +41,6 @@ def converted(folder: Path, peer: Path) -> Path:
     return target
 
 
-def wait_until_loaded(http: httpx.Client, server: subprocess.Popen[bytes]) -> None:
-    """Raises HeadraceError where the server ends, or takes too long."""
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if http.get("/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass  # it does not listen yet
-        time.sleep(0.1)
-    raise HeadraceError("llama-server did not start")
-
-
 def answer(http: httpx.Client, item: WorkItem) -> int:
     """Output tokens, by the server's own count."""
     body = {
@@ -72,20 +59,17 @@ def main(folder: str, seed: int, concurrency: int) -> None:
     command = [str(peer / "build/bin/llama-server"), "--model", str(converted(Path(folder), peer))]
     command += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(os.cpu_count() or 1)]
     command += ["--parallel", str(concurrency), "--ctx-size", str(LENGTH * concurrency)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr) as server:
-        try:
-            with (
-                httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER) as http,
-                ThreadPoolExecutor(concurrency) as clients,
-            ):
-                wait_until_loaded(http, server)
-                for item in make_mix(seed + 2, 2):
-                    answer(http, item)
-                begin = time.perf_counter()
-                tokens = sum(clients.map(lambda item: answer(http, item), peer_mix(seed, concurrency)))
-                seconds = time.perf_counter() - begin
-        finally:
-            server.terminate()
+    url = f"http://127.0.0.1:{port}"
+    with (
+        running(command, url, limit=START),
+        httpx.Client(base_url=url, timeout=ANSWER) as http,
+        ThreadPoolExecutor(concurrency) as clients,
+    ):
+        for item in make_mix(seed + 2, 2):
+            answer(http, item)
+        begin = time.perf_counter()
+        tokens = sum(clients.map(lambda item: answer(http, item), peer_mix(seed, concurrency)))
+        seconds = time.perf_counter() - begin
     print(json.dumps({"tokens": tokens, "rate": tokens / seconds}))
 
 

@@ -14,11 +14,14 @@ from typing import Any
 from headrace.bench.mix import make_mix, peer_mix
 
 LENGTH = 512  # tokens of prompt and answer; the mix has fewer
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB, as our own cache has
-os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # by itself it leaves a core idle, and two may be all
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, as our own cache has
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # by itself it leaves a core idle, and two may be all
+}
 
 
 def main(folder: str, seed: int, concurrency: int) -> None:
+    os.environ.update(ENVIRONMENT)
     from vllm import LLM, SamplingParams  # type: ignore[import-not-found]  # of another environment
 
     llm = LLM(

@@ -38,6 +38,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 class Report:
     """One run. Token counts are the server's own; a failed request counts as an error and nowhere else.
 
+    `events`: those with text, each of one token or of several.
     `interrupted`: requests in flight when it was stopped are in no figure.
     """
 
@@ -45,6 +46,7 @@ class Report:
     errors: dict[str, int]
     seconds: float
     output_tokens: int
+    events: int
     output_tokens_per_second: float
     requests_per_second: float
     ttft: Spread
@@ -61,6 +63,7 @@ class Report:
             errors=dict(Counter(sample.error for sample in samples if sample.error is not None)),
             seconds=seconds,
             output_tokens=tokens,
+            events=sum(len(sample.arrivals) for sample in good),
             output_tokens_per_second=tokens / seconds if seconds else 0.0,
             requests_per_second=len(good) / seconds if seconds else 0.0,
             ttft=Spread.of([sample.arrivals[0] - sample.scheduled for sample in good if sample.arrivals]),

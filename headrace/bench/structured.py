@@ -17,6 +17,7 @@ import jsonschema  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.table import Table
 
+from headrace.bench.meter import foreign_load
 from headrace.bench.schemas import Schema, make_schemas
 from headrace.llm import LLM, SamplingParams, StructuredOutputsParams
 
@@ -39,7 +40,7 @@ ROW = {
 class Found:
     """`valid`: of `schemas` answers; `wrong` says why the others are not: cut off, no JSON, or not fitting.
 
-    `speeds`: tokens/s of each pair of runs, free and held.
+    `speeds`: tokens/s of each pair of runs, free and held; `foreign`: the share of the cores that others had then.
     """
 
     schemas: int
@@ -47,6 +48,7 @@ class Found:
     tokens: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
     speeds: list[tuple[float, float]] = field(default_factory=list)
+    foreign: list[float] = field(default_factory=list)
 
     @property
     def slower(self) -> float | None:
@@ -59,7 +61,10 @@ class Found:
             "valid": self.valid,
             "tokens": self.tokens,
             "wrong": dict(self.wrong),
-            "pairs": [{"free": free, "held": held} for free, held in self.speeds],
+            "pairs": [
+                {"free": free, "held": held, "foreign": foreign}
+                for (free, held), foreign in zip(self.speeds, self.foreign, strict=True)
+            ],
             "slower": self.slower,
         }
 
@@ -69,8 +74,8 @@ class Found:
         table.add_row("tokens of an answer", f"{self.tokens / max(self.schemas, 1):.0f}")
         for why, count in self.wrong.items():
             table.add_row(why, str(count))
-        for free, held in self.speeds:
-            table.add_row("tokens/s, free and held", f"{free:.1f}, {held:.1f}")
+        for (free, held), foreign in zip(self.speeds, self.foreign, strict=True):
+            table.add_row("tokens/s, free and held; others", f"{free:.1f}, {held:.1f}; {foreign:.1%}")
         if self.slower is not None:
             table.add_row("longer a token, median of pairs", f"{self.slower:.1%}")
         return table
@@ -88,7 +93,10 @@ def measure_structured(model: str, count: int, repeats: int, seed: int, console:
         console.print(f"pair {number + 1} of {repeats}")
         if number == 0:
             _speed(llm, held=True)  # compiles
-        found.speeds.append((_speed(llm, held=False), _speed(llm, held=True)))
+        with foreign_load() as during:
+            speeds = {held: _speed(llm, held=held) for held in ((True, False) if number % 2 else (False, True))}
+        found.speeds.append((speeds[False], speeds[True]))
+        found.foreign.append(during.share)
     return found
 
 

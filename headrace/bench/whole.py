@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,11 +18,11 @@ from pathlib import Path
 
 import psutil
 
+from headrace.bench.server import stop
 from headrace.up import claim_port
 from shared.errors import HeadraceError
 
 START_LIMIT = 300.0
-STOP_LIMIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,11 @@ class WholePath:
 
 
 def spent(process: psutil.Process) -> float:
-    """Seconds that a process has computed so far, in user and system mode."""
-    times = process.cpu_times()
-    seconds: float = times.user + times.system
-    return seconds
+    """Seconds that a process has computed so far, in user and system mode, of all its threads.
+
+    By Linux' clock of the process (clock_getcpuclockid), since /proc counts in hundredths of a second.
+    """
+    return time.clock_gettime(~process.pid << 3 | 2)
 
 
 @contextlib.contextmanager
@@ -76,16 +76,7 @@ def whole_path(model: str, *options: str, settings: Mapping[str, object] | None 
             _await_ready(process, log)
             yield WholePath(f"http://127.0.0.1:{port}", process.pid)
         finally:
-            _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(STOP_LIMIT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            stop(process)
 
 
 def _await_ready(process: subprocess.Popen[bytes], log: Path) -> None:

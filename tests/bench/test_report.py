@@ -70,7 +70,7 @@ def test_json_has_one_shape_whatever_was_measured(given):
     found = json.loads(json.dumps(Report.of(given, 2.0).as_dict()), parse_constant=refuse)
 
     assert set(found) == {
-        "requests", "errors", "seconds", "output_tokens", "output_tokens_per_second", "requests_per_second",
-        "ttft", "inter_token", "end_to_end", "interrupted",
+        "requests", "errors", "seconds", "output_tokens", "events", "output_tokens_per_second",
+        "requests_per_second", "ttft", "inter_token", "end_to_end", "interrupted",
     }  # fmt: skip
     assert all(set(found[name]) == {"p50", "p95", "p99"} for name in ("ttft", "inter_token", "end_to_end"))

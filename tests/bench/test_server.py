@@ -31,6 +31,6 @@ def test_it_lives_from_its_health_to_the_end() -> None:
 
 
 def test_one_that_does_not_start_says_why() -> None:
-    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
+    command = [sys.executable, "-c", "raise SystemExit('no such ' + 'model')"]
     with pytest.raises(HeadraceError, match="no such model"), running(command, "http://127.0.0.1:9", limit=20):
         pass

@@ -26,6 +26,7 @@ from shared.errors import ConfigError, HeadraceError, InvalidRequest
 from shared.limits import Limits, check_params
 from shared.protocol import Message, Structured, Token
 from shared.repository import DEFAULT, ModelRepository
+from workers.engine.interface import Form
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
@@ -234,7 +235,7 @@ class LLM:
             raise InvalidRequest(
                 "xgrammar is not installed: pip install headrace[worker]", param="structured_outputs"
             )
-        return self._engine.constraints.start(params.structured_outputs).result().matcher
+        return self._engine.constraints.start(Form(params.structured_outputs)).result().matcher
 
     def _settled(self, params: protocol.SamplingParams) -> protocol.SamplingParams:
         """What the engine takes: checked, and with a seed. Raises InvalidRequest."""

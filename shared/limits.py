@@ -194,10 +194,6 @@ def _tool_chars(tools: Tools | None) -> int:
 def _check_tools(request: Request, tools: Tools, limits: Limits) -> None:
     if request.messages is None:
         raise InvalidRequest("tools go with messages", param="tools")
-    if request.params.structured_outputs is not None:
-        raise InvalidRequest(
-            "an answer is held to a format or may call tools, not both: leave out one", param="tools"
-        )
     _no_end(request.params, "tools")
     if not 0 < len(tools.functions) <= limits.tools:
         raise InvalidRequest(f"1 to {limits.tools} tools are allowed", param="tools")

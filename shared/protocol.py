@@ -92,6 +92,15 @@ class Tools(msgspec.Struct, frozen=True, omit_defaults=True):
         """The field that asked for them, for errors to name."""
         return "tools"
 
+    @property
+    def must(self) -> bool:
+        """The answer is a call."""
+        return self.required or self.named is not None
+
+    @property
+    def allowed(self) -> tuple[Function, ...]:
+        return tuple(each for each in self.functions if self.named in (None, each.name))
+
 
 class Structured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an answer must look like; exactly one of these is set.

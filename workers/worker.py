@@ -21,12 +21,12 @@ from shared.config import Settings
 from shared.delivery.base import OVERDUE, Append, Lease
 from shared.errors import EngineFailed, HeadraceError, InvalidRequest, Unavailable
 from shared.limits import check_task
-from shared.protocol import Request, Structured, Tools
+from shared.protocol import Request
 from shared.registry import WorkerInfo
 from shared.transports.base import Claim, Delivery, Room
 from workers.active import ActiveRequest, by_run
 from workers.encoding import encode
-from workers.engine.interface import Constraint, EngineOutput, Generator
+from workers.engine.interface import Constraint, EngineOutput, Form, Generator
 from workers.engine_loop import EngineLoop
 from workers.intake import RETRY, Intake, set_aside
 from workers.leases import LeaseKeeper
@@ -152,20 +152,20 @@ class Worker:
 
     async def _constrain(self, request: Request) -> Constraint | None:
         """What the answer is held to. Raises InvalidRequest where that cannot be had, or not in time."""
-        asked = form_of(request)
-        if asked is None:
+        form = form_of(request)
+        if form is None:
             return None
         if self._constraints is None:
             raise InvalidRequest(
-                "this worker cannot constrain answers: it has no grammar compiler", param=asked.param
+                "this worker cannot constrain answers: it has no grammar compiler", param=form.param
             )
         try:
             async with asyncio.timeout(COMPILE_LIMIT):
-                return await asyncio.wrap_future(self._constraints.start(asked))
+                return await asyncio.wrap_future(self._constraints.start(form))
         except TimeoutError:
             raise InvalidRequest(
                 f"the grammar was not compiled within {COMPILE_LIMIT:.0f} s: it is too complex, or too many are",
-                param=asked.param,
+                param=form.param,
             ) from None
 
     def _salt(self, tenant: str) -> bytes:
@@ -301,6 +301,7 @@ class Worker:
         )
 
 
-def form_of(request: Request) -> Structured | Tools | None:
+def form_of(request: Request) -> Form | None:
     """What its answer is held to, if to anything."""
-    return request.params.structured_outputs or request.tools
+    form = Form(request.params.structured_outputs, request.tools)
+    return None if form == Form(None) else form

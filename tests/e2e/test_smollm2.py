@@ -221,6 +221,23 @@ def test_a_model_may_answer_or_call(client: openai.OpenAI) -> None:
         assert River.model_validate_json(call.function.arguments)
 
 
+def test_a_model_calls_or_answers_in_the_form_asked_for(client: openai.OpenAI) -> None:
+    """Given tools and a format, expect each choice to be a call that fits, or the format's JSON; of a chat and of a
+    response.
+    """
+    chat = client.chat.completions.parse(
+        model="smollm2", messages=RIVER, tools=[LOOKUP], response_format=River, temperature=1.2, seed=2, n=4
+    )
+    for choice in chat.choices:
+        calls = choice.message.tool_calls or []
+        assert (choice.message.parsed is None) == bool(calls)
+        assert all(River.model_validate_json(call.function.arguments) for call in calls)
+    flat: Any = {"type": "function", **LOOKUP["function"]}
+    options: Any = {"tools": [flat], "extra_body": {"seed": 3}}
+    found = client.responses.parse(model="smollm2", input="A river?", text_format=River, **options)
+    assert found.output_parsed or River.model_validate_json(found.output[0].arguments)
+
+
 def test_what_cannot_be_compiled_is_a_400(client: openai.OpenAI) -> None:
     for given in ({"regex": "(a"}, {"grammar": "root ::= nothing"}, {"json": {"type": "thing"}}):
         with pytest.raises(openai.BadRequestError) as refused:

@@ -15,7 +15,7 @@ from shared.protocol import FinishReason, SamplingParams, Structured
 from tests.engine.driver import Answers, drain, load
 from workers.engine.constraints import Constraints
 from workers.engine.engine import Engine
-from workers.engine.interface import EngineRequest
+from workers.engine.interface import EngineRequest, Form
 
 PROMPT = tuple(b"a river runs to the mill, and the mill ")
 HOT = SamplingParams(temperature=1.5, seed=5, max_tokens=120)
@@ -39,7 +39,7 @@ def constrained(
     engine: Engine, name: str, asked: Structured, params: SamplingParams = HOT, **fields
 ) -> EngineRequest:
     assert isinstance(engine.constraints, Constraints)
-    made = engine.constraints.start(asked).result(10)
+    made = engine.constraints.start(Form(asked)).result(10)
     return EngineRequest(name, PROMPT, params, matcher=made.matcher, **fields)
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_compiled_is_refused(engine: Engine, asked: Structured, p
     assert engine.constraints is not None
     for _ in range(2):  # the refusal is not kept as a grammar
         with pytest.raises(InvalidRequest, match="cannot be compiled") as refused:
-            engine.constraints.start(asked).result(10)
+            engine.constraints.start(Form(asked)).result(10)
         assert refused.value.param == param
         assert "/cpp/" not in refused.value.message
 
@@ -155,7 +155,7 @@ def test_the_least_lately_used_grammars_are_dropped(engine: Engine, monkeypatch:
     monkeypatch.setattr("workers.engine.constraints.CACHE_BYTES", 60_000)
     assert isinstance(engine.constraints, Constraints)
     for number in range(20):
-        engine.constraints.start(Structured(regex=f"[a-f]{{{number + 1}}}[^x]*")).result(10)
+        engine.constraints.start(Form(Structured(regex=f"[a-f]{{{number + 1}}}[^x]*"))).result(10)
     kept = [key for key in engine.constraints._cache if b"[a-f]" in key]
     assert 0 < len(kept) < 20
     assert any(b"{20}" in key for key in kept)

@@ -15,6 +15,7 @@ from shared.protocol import Structured
 from tests.engine.driver import load
 from workers.engine.constraints import Constraints
 from workers.engine.engine import Engine
+from workers.engine.interface import Form
 
 OPEN = {"type": "object", "additionalProperties": {"type": "string"}}
 CASES: list[tuple[Any, list[Any], list[Any]]] = [
@@ -54,7 +55,7 @@ def engine(llama: Path) -> Engine:
 def fits(engine: Engine, schema: Any, value: Any, *, strict: bool = True) -> bool:
     assert isinstance(engine.constraints, Constraints)
     asked = Structured(json_schema=json.dumps(schema), strict=strict)
-    matcher = engine.constraints.start(asked).result(10).matcher()
+    matcher = engine.constraints.start(Form(asked)).result(10).matcher()
     text = json.dumps(value, ensure_ascii=False)
     return all(matcher.accept(token) for token in engine.tokenizer.encode(text)) and matcher.accept(257)
 

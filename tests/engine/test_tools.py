@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.protocol import CallDelta, FinishReason, Function, Message, SamplingParams, ToolCall, Tools
+from shared.protocol import CallDelta, FinishReason, Function, Message, SamplingParams, Structured, ToolCall, Tools
 from tests.engine.driver import Answers, drain, load
 from workers.engine.call_reader import CallReader
 from workers.engine.engine import Engine
-from workers.engine.interface import EngineRequest
+from workers.engine.interface import EngineRequest, Form
 from workers.engine.tool_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolFormat, tool_format
 
 FORMATS = (HERMES, LLAMA, MISTRAL_LIST, MISTRAL)
@@ -44,9 +44,9 @@ def written(form: ToolFormat, *calls: tuple[str, str]) -> str:
     return form.opening + form.separator.join(texts) + form.closing
 
 
-def told(form: ToolFormat, pieces: list[str]) -> tuple[str, list[CallDelta], bool]:
+def told(form: ToolFormat, pieces: list[str], first: tuple[str, ...] = ()) -> tuple[str, list[CallDelta], bool]:
     """What a reader makes of a text that comes in pieces."""
-    reader, said, deltas = CallReader(form), "", []
+    reader, said, deltas = CallReader(form, first), "", []
     for i, piece in enumerate(pieces):
         text, more = reader.feed(piece, last=i == len(pieces) - 1)
         said += text
@@ -93,9 +93,11 @@ def test_templates_without_tools_get_ours() -> None:
     assert tool_format("{{ tools }}<tool_call><function=") == (HERMES, False)
 
 
-def answer(engine: Engine, tools: Tools, params: SamplingParams = HOT, **fields: Any) -> Answers:
+def answer(
+    engine: Engine, tools: Tools, params: SamplingParams = HOT, structured: Structured | None = None, **fields: Any
+) -> Answers:
     assert engine.constraints is not None
-    made = engine.constraints.start(tools).result(10)
+    made = engine.constraints.start(Form(structured, tools)).result(10)
     engine.add(EngineRequest("r", (5, 6, 7), params, matcher=made.matcher, reader=made.reader, **fields))
     return drain(engine)
 
@@ -143,11 +145,81 @@ def test_a_call_that_was_begun_is_held_to_its_form(
     assert free.reason("r") in (FinishReason.LENGTH, FinishReason.STOP)
 
 
+ROW: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Oslo", "<tool_call>", "[TOOL_CALLS]"]}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
+FORM = Structured(json_schema=json.dumps(ROW))
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_an_answer_calls_or_has_its_form(engine: Engine, form: ToolFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given tools and a schema, expect either, as a biased model begins; and a call where there must be one."""
+    monkeypatch.setattr(engine.tokenizer, "tool_format", form)
+    tools = Tools(tagged(form), parallel=False)
+    says, calls = leaning(engine, "{O"), leaning(engine, form.first_call("time")[0] + "t")
+    answers = answer(engine, tools, says, FORM)
+    assert (answers.errors, calls_in(answers)) == ({}, [])
+    assert json.loads(answers.text("r"))["name"] == "Oslo"
+    assert answers.reason("r") is FinishReason.STOP
+    must = msgspec.structs.replace(tools, named="time")
+    for asked, params in ((tools, calls), (must, says)):
+        answers = answer(engine, asked, params, FORM)
+        [(name, arguments)] = calls_in(answers)
+        assert (name, answers.text("r")) == ("time", "")
+        assert json.loads(arguments)["city"] in ("Oslo", "a}]")
+        assert answers.reason("r") is FinishReason.TOOL_CALLS
+
+
+def leaning(engine: Engine, characters: str) -> SamplingParams:
+    """To one of these characters, wherever it may stand."""
+    return msgspec.structs.replace(HOT, logit_bias=dict.fromkeys(engine.tokenizer.encode(characters), 100.0))
+
+
+@pytest.mark.parametrize(
+    ("structured", "text"),
+    [
+        (Structured(json_object=True), '{"name": "Ada", "arguments": "<tool_call>"}'),
+        (Structured(choice=("yes", '<tool_call>\n{"name": "no')), '<tool_call>\n{"name": "no'),
+        (Structured(regex="[ab]+"), "abba"),
+        (Structured(grammar='root ::= "x"{3}'), "xxx"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_an_answer_of_its_form_is_told_whole(engine: Engine, structured: Structured, text: str, size: int) -> None:
+    """Given an answer that looks like a call and is none, expect it as text, however it comes."""
+    assert engine.constraints is not None
+    made = engine.constraints.start(Form(structured, Tools(FUNCTIONS))).result(10)
+    matcher = made.matcher()
+    assert all(matcher.accept(token) for token in engine.tokenizer.encode(text, special=False))
+    assert made.reader is not None
+    reader = made.reader()
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    read = [reader.feed(piece, last=i == len(pieces) - 1) for i, piece in enumerate(pieces)]
+    assert ("".join(said for said, _ in read), [c for _, calls in read for c in calls]) == (text, [])
+    assert not reader.called
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_first_calls_are_read_however_the_text_comes(form: ToolFormat, size: int) -> None:
+    calls = [("weather", '{"x": 1}'), ("time", "{}")][: 1 if form.single else 2]
+    text, first = written(form, *calls), tuple(form.first_call(name) for name in ("time", "weather"))
+    said, deltas, called = told(form, [text[at : at + size] for at in range(0, len(text), size)], first)
+    assert (said, called) == ("", True)
+    assert joined(deltas) == calls
+
+
+@pytest.mark.parametrize("structured", [None, FORM], ids=["alone", "or a form"])
 @pytest.mark.parametrize("done", [3, 30, 50])
-def test_a_takeover_goes_on_in_the_call(engine: Engine, done: int) -> None:
-    tools = Tools(FUNCTIONS, required=True)
-    whole = answer(engine, tools).tokens["r", 0]
-    rest = answer(engine, tools, resumed=(tuple(token.id for token in whole[:done]),)).tokens["r", 0]
+def test_a_takeover_goes_on_in_the_call(engine: Engine, done: int, structured: Structured | None) -> None:
+    """Given a random model that begins a call, by its bias where it may say something else."""
+    tools = Tools(FUNCTIONS, required=structured is None)
+    whole = answer(engine, tools, leaning(engine, "<"), structured).tokens["r", 0]
+    assert any(token.calls for token in whole)
+    ids = tuple(token.id for token in whole[:done])
+    rest = answer(engine, tools, leaning(engine, "<"), structured, resumed=(ids,)).tokens["r", 0]
     assert [(t.id, t.text, t.calls, t.finish_reason) for t in rest] == [
         (t.id, t.text, t.calls, t.finish_reason) for t in whole[done:]
     ]

@@ -105,7 +105,6 @@ SAMPLING = [  # for both APIs
     ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters"),
     ({"tools": [tool(parameters={"not": {}}, strict=True)]}, "tools[0].function.parameters"),
     ({"tools": [tool()], "tool_choice": NAMED}, "tool_choice"),
-    ({"tools": [tool()], "response_format": {"type": "json_object"}}, "tools"),
     ({"tools": [tool()], "ignore_eos": True}, "ignore_eos"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": NAMED}, "tool_choice"),

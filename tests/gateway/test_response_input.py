@@ -52,7 +52,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tools": [TOOL, TOOL]}, "tools"),
     ({"tools": [{**TOOL, "strict": True, "parameters": {"not": {}}}]}, "tools[0].parameters"),
     ({"tools": [{**TOOL, "parameters": "x"}]}, "tools[0].parameters"),
-    ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, "tools"),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice.function.type"),
     ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice.word"),

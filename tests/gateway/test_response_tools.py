@@ -176,9 +176,10 @@ async def test_parsed_by_the_package(sdk: AsyncOpenAI, worker: ScriptedWorker) -
         assert (await stream.get_final_response()).output_parsed == Weather(city="Bern", degrees=4)
 
     asked = asyncio.create_task(
-        sdk.responses.create(model=MODEL, input=INPUT, text={"format": {"type": "json_object"}})
+        sdk.responses.create(model=MODEL, input=INPUT, text={"format": {"type": "json_object"}}, tools=[TOOL])
     )
     request = await worker.answer("{}")
+    assert request.tools is not None
     assert request.params.structured_outputs is not None
     assert request.params.structured_outputs.json_object
     assert (await asked).text.format.type == "json_object"

@@ -208,6 +208,15 @@ async def test_choices(
     assert (request.tools.required, request.tools.named, request.tools.parallel) == (required, named, False)
 
 
+async def test_tools_and_a_format_reach_the_worker(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    form: Any = {"type": "json_object"}
+    request = await asked(sdk, worker, tools=[WEATHER], response_format=form)
+    assert request.tools is not None
+    assert request.params.structured_outputs == Structured(json_object=True, param="response_format")
+    request = await asked(sdk, worker, tools=[WEATHER], tool_choice="none", response_format=form)
+    assert (request.tools, request.params.structured_outputs is None) == (None, False)
+
+
 async def test_no_choice_is_no_tools(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     assert (await asked(sdk, worker, tools=[WEATHER], tool_choice="none")).tools is None
 
@@ -222,8 +231,9 @@ async def test_biases_reach_the_worker(sdk: AsyncOpenAI, worker: ScriptedWorker)
 
 async def test_jobs_take_and_tell_the_same(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     """Given a job with tools, expect its calls in its events and its result."""
-    made = (await client.post("/v1/jobs", json=chat(tools=[WEATHER, TIME], n=1))).json()
-    await call(worker)
+    form = {"type": "json_object"}
+    made = (await client.post("/v1/jobs", json=chat(tools=[WEATHER, TIME], n=1, response_format=form))).json()
+    assert (await call(worker)).params.structured_outputs is not None
     job = (await client.get(f"/v1/jobs/{made['id']}")).json()
     [choice] = job["choices"]
     assert [each["function"]["name"] for each in choice["tool_calls"]] == ["weather", "time"]

@@ -14,6 +14,8 @@ from workers.engine.tool_format import ToolFormat
 
 
 class _Place(Enum):
+    START = auto()
+    SAID = auto()
     TEXT = auto()
     NAME = auto()
     ARGUMENTS = auto()
@@ -22,11 +24,20 @@ class _Place(Enum):
 
 
 class CallReader:
-    """Of one choice. `called`: it has made a whole call."""
+    """Of one choice.
 
-    def __init__(self, form: ToolFormat) -> None:
+    Args:
+        first: what an answer begins with that calls; any other is text to its end. Where it is empty, calls may
+            stand anywhere.
+
+    Attributes:
+        called: it has made a whole call.
+    """
+
+    def __init__(self, form: ToolFormat, first: tuple[str, ...] = ()) -> None:
         self._form = form
-        self._place = _Place.TEXT
+        self._first = first
+        self._place = _Place.START if first else _Place.TEXT
         self._held = ""
         self._index = -1
         self._depth = 0
@@ -46,17 +57,33 @@ class CallReader:
 
     def _advance(self, last: bool) -> str | CallDelta | None:
         """The next thing in what is held; None where more text is needed."""
-        if self._place is _Place.TEXT:
-            return self._text(last)
-        if self._place is _Place.NAME:
-            return self._name()
-        if self._place is _Place.ARGUMENTS:
-            return self._arguments()
-        if self._place is _Place.AFTER:
-            return self._skip(self._form.after, _Place.LIST if self._form.opening else _Place.TEXT)
-        if self._held.startswith(self._form.closing):
-            return self._skip(self._form.closing, _Place.TEXT)
-        return self._skip(self._form.separator + self._form.before, _Place.NAME)
+        match self._place:
+            case _Place.START:
+                return self._start(last)
+            case _Place.SAID:
+                found, self._held = self._held or None, ""
+            case _Place.TEXT:
+                return self._text(last)
+            case _Place.NAME:
+                return self._name()
+            case _Place.ARGUMENTS:
+                return self._arguments()
+            case _Place.AFTER:
+                found = self._skip(self._form.after, _Place.LIST if self._form.opening else _Place.TEXT)
+            case _Place.LIST if self._held.startswith(self._form.closing):
+                found = self._skip(self._form.closing, _Place.TEXT)
+            case _Place.LIST:
+                found = self._skip(self._form.separator + self._form.before, _Place.NAME)
+        return found
+
+    def _start(self, last: bool) -> str | None:
+        if any(self._held.startswith(mark) for mark in self._first):
+            self._place = _Place.TEXT
+        elif last or not any(mark.startswith(self._held) for mark in self._first):
+            self._place = _Place.SAID
+        else:
+            return None
+        return ""
 
     def _text(self, last: bool) -> str | None:
         mark = self._form.opening + self._form.before

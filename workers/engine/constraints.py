@@ -1,33 +1,28 @@
-"""Compiles what requests hold their answers to, off the engine's thread: schemas, expressions, grammars, tool
-calls.
+"""Compiles what requests hold their answers to, off the engine's thread.
 
 What was compiled is kept, the least lately used dropped first, by its size. It knows nothing of scheduling.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 import xgrammar
 
 from shared.errors import EngineFailed, InvalidRequest
-from shared.protocol import Structured, Tools, encode
+from shared.protocol import encode
 from workers.engine.call_reader import CallReader
-from workers.engine.interface import Constraint
+from workers.engine.grammar import COMPLAINTS, grammar_of, refusal
+from workers.engine.interface import Constraint, Form
 from workers.engine.matcher import GrammarMatcher
-from workers.engine.schema import prepared_text
 from workers.engine.tokenizer import Tokenizer
 
 CACHE_BYTES = 256 * 2**20
 COMPILERS = 2  # grammars compiled at once
-ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
-PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")  # where in xgrammar's source a complaint arose
 
 
 class Constraints:
@@ -46,9 +41,11 @@ class Constraints:
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(COMPILERS)
 
-    def start(self, asked: Structured | Tools) -> Future[Constraint]:
+    def start(self, form: Form) -> Future[Constraint]:
         """Compile, or find, what is asked for; from any thread. It may end with InvalidRequest."""
-        reader = partial(CallReader, self._tokenizer.tool_format) if isinstance(asked, Tools) else None
+        if form.tools is not None and form.tools.must:
+            form = Form(None, form.tools)
+        reader = None if form.tools is None else partial(CallReader, self._tokenizer.tool_format, self._first(form))
         ready: Future[Constraint] = Future()
 
         def settle(compiled: Future[xgrammar.CompiledGrammar]) -> None:
@@ -60,28 +57,37 @@ class Constraints:
             make = partial(GrammarMatcher, compiled.result(), ends_by_token=bool(self._eos))
             ready.set_result(Constraint(make, reader))
 
-        self._compiled(asked).add_done_callback(settle)
+        self._compiled(form).add_done_callback(settle)
         return ready
 
-    def _compiled(self, asked: Structured | Tools) -> Future[xgrammar.CompiledGrammar]:
-        key = type(asked).__name__.encode() + encode(asked)
+    def _first(self, form: Form) -> tuple[str, ...]:
+        """What an answer begins with that calls, where any other has to be of its form."""
+        if form.structured is None or form.tools is None:
+            return ()
+        return tuple(self._tokenizer.tool_format.first_call(each.name) for each in form.tools.allowed)
+
+    def _compiled(self, form: Form) -> Future[xgrammar.CompiledGrammar]:
+        key = encode(form)
         with self._lock:
             found = self._cache.get(key)
             if found is None:
                 found = self._cache[key] = Future()
                 # a thread that nobody waits for at the end: a compilation cannot be stopped
-                threading.Thread(target=self._work, args=(key, asked, found), name="grammar", daemon=True).start()
+                threading.Thread(target=self._work, args=(key, form, found), name="grammar", daemon=True).start()
             self._cache.move_to_end(key)
         return found
 
-    def _work(self, key: bytes, asked: Structured | Tools, future: Future[xgrammar.CompiledGrammar]) -> None:
+    def _work(self, key: bytes, form: Form, future: Future[xgrammar.CompiledGrammar]) -> None:
         try:
             with self._slots:
-                compiled = self._compile(asked)
+                grammar = grammar_of(form.structured, form.tools, self._tokenizer.tool_format)
+                compiled = self._compiler.compile_grammar(grammar)
                 self._probe(compiled)
             future.set_result(compiled)
-        except (RuntimeError, ValueError, TypeError) as error:  # xgrammar's
-            future.set_exception(_refusal(error, asked))
+        except InvalidRequest as error:
+            future.set_exception(error)
+        except COMPLAINTS as error:
+            future.set_exception(refusal(error, form.param))
         finally:
             if not future.done():
                 future.set_exception(EngineFailed("the grammar compiler broke"))
@@ -108,20 +114,6 @@ class Constraints:
                 del self._cache[key]
                 over -= size
 
-    def _compile(self, asked: Structured | Tools) -> xgrammar.CompiledGrammar:
-        if isinstance(asked, Tools):
-            return self._compiler.compile_structural_tag(self._tokenizer.tool_format.structural_tag(asked))
-        if asked.json_schema is not None or asked.json_object:
-            schema = prepared_text(asked.json_schema) if asked.json_schema is not None else ANY_OBJECT
-            return self._compiler.compile_json_schema(schema, any_whitespace=False)
-        if asked.regex is not None:
-            return self._compiler.compile_regex(asked.regex)
-        if asked.grammar is not None:
-            return self._compiler.compile_grammar(asked.grammar)
-        options = [{"type": "const_string", "value": text} for text in asked.choice]
-        tag: dict[str, Any] = {"type": "structural_tag", "format": {"type": "or", "elements": options}}
-        return self._compiler.compile_structural_tag(tag)
-
     def _probe(self, compiled: xgrammar.CompiledGrammar) -> None:
         """Raises ValueError where nothing can be said in a grammar, as in one that only refers to itself."""
         bitmask = torch.empty(xgrammar.get_bitmask_shape(1, self._vocab_size), dtype=torch.int32)
@@ -146,9 +138,3 @@ class Constraints:
             add_prefix_space=found.add_prefix_space,
         )
         return xgrammar.GrammarCompiler(info, max_threads=COMPILERS, cache_enabled=False)
-
-
-def _refusal(error: Exception, asked: Structured | Tools) -> InvalidRequest:
-    """xgrammar's complaint, without its place in the source."""
-    said = PLACE.sub("", str(error).strip().partition("\n")[0])[:200]
-    return InvalidRequest(f"the grammar cannot be compiled: {said}", param=asked.param)

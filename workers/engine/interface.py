@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from shared.errors import HeadraceError, InvalidRequest
 from shared.protocol import CallDelta, Message, PriorityClass, Result, SamplingParams, Structured, Token, Tools
 from shared.registry import Task
@@ -142,6 +144,21 @@ class Encoder(Protocol):
         """A token as the vocabulary writes it."""
 
 
+class Form(msgspec.Struct, frozen=True):
+    """What an answer has to be: as `structured` says, or text that may call `tools`.
+
+    With both it is as `structured` says, or calls alone; where a tool must be called, calls alone.
+    """
+
+    structured: Structured | None
+    tools: Tools | None = None
+
+    @property
+    def param(self) -> str:
+        """The field of the request that asked for it, or for a part of it."""
+        return (self.structured or self.tools or Structured()).param
+
+
 @dataclass(frozen=True)
 class Constraint:
     """What an answer is held to: makes a choice's matcher, and what reads tool calls out of its text."""
@@ -153,7 +170,7 @@ class Constraint:
 class Constrainer(Protocol):
     """Makes what answers are held to; may be called from any thread."""
 
-    def start(self, asked: Structured | Tools) -> Future[Constraint]:
+    def start(self, form: Form) -> Future[Constraint]:
         """It ends with InvalidRequest for what cannot be compiled; it may take long."""
 
 

@@ -46,24 +46,34 @@ class ToolFormat:
         """All that stands around names and arguments."""
         return self.opening, self.before, self.middle, self.after, self.closing
 
-    def structural_tag(self, tools: Tools) -> dict[str, Any]:
-        """The grammar of an answer that may, or must, call these tools, as xgrammar reads it."""
-        allowed = [each for each in tools.functions if tools.named in (None, each.name)]
-        calls = [self._call(each.name, each.parameters) for each in allowed]
-        once = self.single or tools.named is not None or not tools.parallel
+    def calls(self, tools: Tools) -> dict[str, Any]:
+        """The structural tag of an answer that calls these tools and says nothing, as xgrammar reads it."""
         listed = {
             "type": "tags_with_separator",
-            "tags": calls,
+            "tags": self._calls(tools),
             "separator": self.separator,
             "at_least_one": True,
-            "stop_after_first": once,
+            "stop_after_first": self._once(tools),
         }
-        whole = {"type": "tag", "begin": self.opening, "content": listed, "end": self.closing}
-        if tools.required or tools.named is not None:
-            return _tag(whole if self.opening else listed)
-        tags = [whole] if self.opening else calls
-        found = {"type": "triggered_tags", "triggers": [self.trigger], "tags": tags}
-        return _tag({**found, "stop_after_first": once or bool(self.opening)})
+        if not self.opening:
+            return listed
+        return {"type": "tag", "begin": self.opening, "content": listed, "end": self.closing}
+
+    def text_with_calls(self, tools: Tools) -> dict[str, Any]:
+        """The same of an answer that may say something, call these tools, or both."""
+        tags = [self.calls(tools)] if self.opening else self._calls(tools)
+        once = self._once(tools) or bool(self.opening)
+        return {"type": "triggered_tags", "triggers": [self.trigger], "tags": tags, "stop_after_first": once}
+
+    def first_call(self, name: str) -> str:
+        """What an answer begins with that calls this function first."""
+        return self.opening + self.before + name + self.middle
+
+    def _once(self, tools: Tools) -> bool:
+        return self.single or tools.named is not None or not tools.parallel
+
+    def _calls(self, tools: Tools) -> list[dict[str, Any]]:
+        return [self._call(each.name, each.parameters) for each in tools.allowed]
 
     def _call(self, name: str, parameters: str) -> dict[str, Any]:
         schema = prepared(json.loads(parameters)) if parameters else ANY_ARGUMENTS
@@ -71,10 +81,6 @@ class ToolFormat:
             schema.setdefault("type", "object")
         arguments = {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 1}
         return {"type": "tag", "begin": self.before + name + self.middle, "content": arguments, "end": self.after}
-
-
-def _tag(content: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "structural_tag", "format": content}
 
 
 HERMES = ToolFormat(

@@ -99,7 +99,9 @@ async def _kafka(
         from workers.kafka.metrics import KafkaMetrics  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"{error}: install headrace[kafka]", param="kafka_bootstrap") from error
-    model = ModelInfo(name=info.model, max_model_len=info.max_model_len, created=0, task=info.task)
+    model = ModelInfo(
+        name=info.model, max_model_len=info.max_model_len, created=0, task=info.task, fingerprint=info.fingerprint
+    )
     intake = KafkaIntake(settings, backend, model, info.id, KafkaMetrics(metrics.registry))
     running = asyncio.create_task(intake.run())
     running.add_done_callback(lambda _: failed())  # a worker does not go on without it

@@ -70,6 +70,7 @@ def completion_of(job: Job) -> dict[str, Any]:
             for choice in job.choices or ()
         ],
         usage=job.usage or Usage(0, 0, 0),
+        system_fingerprint=job.system_fingerprint,
     )
     told: dict[str, Any] = msgspec.to_builtins(found)
     return told

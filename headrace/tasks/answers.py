@@ -48,7 +48,7 @@ async def answer(parts: Parts, asked: Asked, *, request_id: str, seed: int, prin
         except (NotFound, Unavailable):  # one expired unread, or was lost before it began: run it anew
             await asyncio.sleep(PAUSE)
             continue
-        return asked.word(requests, found)
+        return asked.word(requests, found, await parts.gateway.fingerprint(requests[0].model))
 
 
 async def _run(parts: Parts, draft: Request, request_id: str, seed: int, principal: Principal) -> Request:

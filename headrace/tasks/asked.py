@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,14 +29,14 @@ class Asked:
 
     Attributes:
         seed, timeout: the body's, if it has them.
-        word: their answer's object; raises what a request failed of.
+        word: their answer's object, with the fingerprint of their model; raises what a request failed of.
         classed: the body says in which class it waits.
     """
 
     drafts: tuple[Request, ...]
     seed: int | None
     timeout: float | None
-    word: Callable[[Sequence[Request], Answer], Any]
+    word: Callable[[Sequence[Request], Answer, str | None], Any]
     classed: bool
 
     def in_class(self, priority: PriorityClass) -> Asked:
@@ -56,8 +55,8 @@ def _chat(body: bytes, tenant: str) -> Asked:
     parsed = validate(body, ChatRequest)
     _not_streamed(parsed.stream)
 
-    def word(requests: Sequence[Request], answer: Answer) -> Any:
-        return completion(requests[0], answer)
+    def word(requests: Sequence[Request], answer: Answer, fingerprint: str | None) -> Any:
+        return completion(requests[0], answer, fingerprint)
 
     drafts = (parsed.to_request(tenant, stream=False),)
     return Asked(drafts, parsed.seed, parsed.timeout, word, "priority" in parsed.model_fields_set)
@@ -67,14 +66,17 @@ def _completion(body: bytes, tenant: str) -> Asked:
     parsed = validate(body, CompletionRequest)
     _not_streamed(parsed.stream)
     drafts = tuple(parsed.to_requests(tenant, stream=False))
-    word = partial(text_completion, echo=bool(parsed.echo))
+
+    def word(requests: Sequence[Request], answer: Answer, fingerprint: str | None) -> Any:
+        return text_completion(requests, answer, echo=bool(parsed.echo), fingerprint=fingerprint)
+
     return Asked(drafts, parsed.seed, parsed.timeout, word, "priority" in parsed.model_fields_set)
 
 
 def _embedding(body: bytes, tenant: str) -> Asked:
     parsed = validate(body, EmbeddingRequest)
 
-    def word(requests: Sequence[Request], answer: Answer) -> Any:
+    def word(requests: Sequence[Request], answer: Answer, _: str | None) -> Any:
         return embedding_list(requests[0], answer, base64=parsed.encoding_format == "base64")
 
     drafts = tuple(parsed.to_requests(tenant))
@@ -89,7 +91,7 @@ def _response(body: bytes, tenant: str) -> Asked:
             raise InvalidRequest(f"{name}: responses are not stored here", param=name)
     asked = msgspec.structs.replace(parsed.to_object(), store=False)
 
-    def word(requests: Sequence[Request], answer: Answer) -> Any:
+    def word(requests: Sequence[Request], answer: Answer, _: str | None) -> Any:
         return whole(admitted(asked, requests[0]), answer)
 
     drafts = (parsed.to_request(tenant, [item.to_item() for item in parsed.input]),)

@@ -125,7 +125,8 @@ async def joined(context: Context, record: RequestRecord) -> Response:
 
 async def _describe(context: Context, record: RequestRecord) -> Job:
     if record.state.terminal:
-        job = Job.ended(record, await read_all(context.backend.token_log, record.id))
+        answer = await read_all(context.backend.token_log, record.id)
+        job = Job.ended(record, answer, await context.gateway.fingerprint(record.model))
     else:
         job = Job.of(record, await context.admitted.outlook(record))
     job.webhook = await webhook_status(context, record.id)

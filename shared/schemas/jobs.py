@@ -146,8 +146,8 @@ class Job(msgspec.Struct, kw_only=True):
     """A job as it stands. Times are in seconds since the epoch.
 
     While it waits, `position` is its place in its queue, from 1, and `estimated_wait` the seconds until its turn by
-    the rate of late; both are estimates where several tenants take turns. `choices` and `error` are there once it
-    has ended.
+    the rate of late; both are estimates where several tenants take turns. `choices`, `error` and
+    `system_fingerprint` are there once it has ended.
     """
 
     id: str
@@ -165,6 +165,7 @@ class Job(msgspec.Struct, kw_only=True):
     usage: Usage | None = None
     choices: list[JobChoice] | None = None
     error: ErrorInfo | None = None
+    system_fingerprint: str | None = None
     webhook: WebhookStatus | msgspec.UnsetType = msgspec.UNSET
     links: Links
 
@@ -188,9 +189,10 @@ class Job(msgspec.Struct, kw_only=True):
         )
 
     @classmethod
-    def ended(cls, record: RequestRecord, answer: Answer) -> Job:
-        """With its whole answer."""
+    def ended(cls, record: RequestRecord, answer: Answer, fingerprint: str | None) -> Job:
+        """With its whole answer, and the fingerprint of its model."""
         job = cls.of(record)
+        job.system_fingerprint = fingerprint
         job.choices = [JobChoice.of(record.id, index, choice) for index, choice in answer.choices]
         job.error = answer.terminal.error if answer.terminal else None
         return job

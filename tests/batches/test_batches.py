@@ -65,6 +65,7 @@ async def test_a_batch_runs(client: BatchClient) -> None:
     assert first["error"] is None and first["response"]["status_code"] == 200
     assert first["response"]["body"]["object"] == "chat.completion"
     assert first["response"]["body"]["usage"]["completion_tokens"] == 4
+    assert first["response"]["body"]["system_fingerprint"] == "fp_scripted"
     file = await asyncio.to_thread(client.sdk.files.retrieve, batch.output_file_id)
     assert (file.purpose, file.status) == ("batch_output", "processed")
     listed = await asyncio.to_thread(client.sdk.batches.list, limit=1)

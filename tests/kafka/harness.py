@@ -131,7 +131,7 @@ class Bench:
 
     @asynccontextmanager
     async def intake(self, name: str = "a") -> AsyncIterator[KafkaIntake]:
-        model = ModelInfo(name=self.model, max_model_len=8192, created=0)
+        model = ModelInfo(name=self.model, max_model_len=8192, created=0, fingerprint="fp_scripted")
         registry = self._registries[name] = CollectorRegistry()
         intake = KafkaIntake(self.settings, self.backend, model, name, KafkaMetrics(registry))
         running = asyncio.create_task(intake.run())

@@ -63,6 +63,7 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
     for i in range(5):
         [job] = told[f"e{i}"]
         assert (job["state"], job["choices"][0]["text"]) == ("completed", answer(f"p{i}"))
+        assert job["system_fingerprint"] == "fp_scripted"
     [other] = [jobs for subject, jobs in told.items() if not subject.startswith("e")]
     assert other[0]["priority"] == "batch"
     found = {(letter.header("headrace-error-code"), letter.value) for letter in letters}

@@ -126,7 +126,9 @@ def test_a_result_names_its_request_and_carries_the_trace() -> None:
     body = KafkaRequest(model=MODEL, prompt="hi")
     order = read(came(request_record(TOPIC, body, event_id="e1", source="/me", key=b"k", extra=(TRACE,)), 7))
     job = Job.ended(
-        RequestRecord(order.request.id, MODEL, "t", PriorityClass.BATCH, RequestState.COMPLETED, 1.0), Answer()
+        RequestRecord(order.request.id, MODEL, "t", PriorityClass.BATCH, RequestState.COMPLETED, 1.0),
+        Answer(),
+        "fp",
     )
     result = came(result_record(order, job))
     assert (result.topic, result.key, read_result(result)) == (topics.RESULTS, b"k", job)

@@ -281,7 +281,8 @@ class KafkaIntake:
             self._came.set()
             return None
         order, short = flight.order, partial(_too_long, flight.order, record)
-        return Done(flight.taken, result_record(order, Job.ended(record, answer)), short)
+        job = Job.ended(record, answer, self._model.fingerprint or None)
+        return Done(flight.taken, result_record(order, job), short)
 
 
 def _too_long(order: Order, record: RequestRecord) -> Outgoing:

@@ -18,6 +18,7 @@ from producer_api.routes.dead_letters import dead_letters_router
 from producer_api.routes.health import alive_router
 from producer_api.routes.metrics import metrics_router
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
+from producer_api.sites import site_check
 from shared.schemas.jobs import Job
 
 CONNECTIONS = 64  # of one process
@@ -33,6 +34,7 @@ def create_admin_app(context: Context) -> FastAPI:
             Middleware(RequestId, proxies=Proxies(context.settings.trusted_proxies)),
             Middleware(SecurityHeaders),
             Middleware(RequestLog, metrics=context.metrics, told=context.told),
+            *site_check(context.settings),
             Middleware(ConnectionLimit, most=CONNECTIONS),
             Middleware(BodyLimit, most=context.settings.max_body_bytes, of_path={}),
         ],

@@ -37,6 +37,7 @@ from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.schemas.files import File, FileDeleted, FileList
 from producer_api.schemas.jobs import JobSubmission
+from producer_api.sites import site_check
 from producer_api.upload import OVERHEAD
 from shared.backend import Backend
 from shared.batches.records import Batches
@@ -74,6 +75,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             Middleware(SecurityHeaders),
             *_cors(settings),
             Middleware(RequestLog, metrics=metrics, told=context.told),
+            *site_check(settings),
             Middleware(LimitHeaders, meter=context.meter),
             Middleware(Drain, attendance=context.attendance),
             Middleware(ConnectionLimit, most=settings.max_connections),

@@ -141,6 +141,11 @@ class Settings(BaseModel):
         le=3600,
         description="seconds until a JSON body must have come, and that an upload may stand still",
     )
+    allowed_hosts: str = Field(
+        "",
+        description="names beside loopback by which the API and its admin port may be called, by commas; "
+        "*.example.com for all below, * for any; default: none without `auth`, any with it",
+    )
     cors_origins: str = Field(
         "", description="other sites whose pages may call, https://… by commas; * for all; default: none"
     )

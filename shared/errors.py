@@ -72,6 +72,22 @@ class PermissionDenied(HeadraceError):
     grpc_status = "PERMISSION_DENIED"
 
 
+class HostNotAllowed(HeadraceError):
+    """The server does not answer to the name in the Host header."""
+
+    code = "host_not_allowed"
+    status = 403
+    grpc_status = "PERMISSION_DENIED"
+
+
+class OriginNotAllowed(HeadraceError):
+    """A page of another site sent it, and nobody is asked for a key."""
+
+    code = "origin_not_allowed"
+    status = 403
+    grpc_status = "PERMISSION_DENIED"
+
+
 class NotFound(HeadraceError):
     """No such resource, or not the caller's."""
 

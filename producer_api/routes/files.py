@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -17,7 +16,6 @@ from producer_api.openapi import Described, failures, parameter, struct_response
 from producer_api.paging import ORDER, Page, paging
 from producer_api.schemas.files import FORM, File, FileDeleted, FileList, life_of, purpose_of
 from producer_api.upload import OVERHEAD, Upload
-from shared.errors import InvalidRequest
 from shared.files.content import new_file_id
 from shared.files.records import FileRecord
 from shared.files.store import Files
@@ -40,7 +38,6 @@ def files_router(context: Context, files: Files) -> APIRouter:
         },
     )
     async def upload(request: Request, tenant: Tenant) -> Response:
-        _same_site(request, context.settings.cors_origins)
         return json_answer(File.of(await _receive(context, files, tenant, request)))
 
     @router.get(
@@ -110,14 +107,6 @@ async def _receive(context: Context, files: Files, tenant: str, request: Request
         return await files.keep(draft, file_id, tenant=tenant, filename=form.filename, purpose=purpose, life=life)
     finally:
         draft.discard()
-
-
-def _same_site(request: Request, others: str) -> None:
-    """A browser sends forms for any page: only our own may, and those of the sites that CORS lets call."""
-    origin = request.headers.get("origin")
-    allowed = origin is None or origin in others.split(",") or others == "*"
-    if not allowed and urlsplit(origin).netloc != request.headers.get("host"):
-        raise InvalidRequest("files are not taken from another site's page", param="Origin")
 
 
 def _form() -> Described:

@@ -172,7 +172,7 @@ def calling(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:
     """Calls with an API key, without a socket."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
 
 def administering(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:

@@ -210,7 +210,7 @@ async def test_asking_for_nothing(client: httpx.AsyncClient, backend: Backend) -
     }
     response = await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x", "stop": None})
     assert response.status_code == 202
-    request = httpx.Request("POST", "http://test", json=chat(**nothing, **harmless))
+    request = httpx.Request("POST", "http://localhost", json=chat(**nothing, **harmless))
     from shared.schemas.chat import ChatRequest
 
     assert ChatRequest.model_validate_json(request.content).to_request("t", stream=False).params.n == 1
@@ -266,7 +266,7 @@ async def test_context_bound(client: httpx.AsyncClient) -> None:
 async def test_log_bound(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     """Given n choices that together overflow an answer's log, expect a 400 that names max_tokens."""
     app = create_app(settings.model_copy(update={"log_tokens": 100}), backend)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
         response = await http.post("/v1/chat/completions", json=chat(max_tokens=51, n=2))
         assert (response.status_code, response.json()["error"]["param"]) == (400, "max_tokens")
 
@@ -308,7 +308,7 @@ async def test_unexpected_failure(
     app = create_app(settings, backend)
     app.state.context.gateway._token_log = Broken()
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         response = await http.post("/v1/chat/completions", json=chat())
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal_error"

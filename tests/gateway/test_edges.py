@@ -59,7 +59,7 @@ async def trickle(port: int, begin: bytes, piece: bytes, *, most: float = 5.0) -
             return time.monotonic() - began, b""
 
 
-POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: applicat
     [
         pytest.param(b"", b"", id="nothing"),
         pytest.param(b"G", b"", id="a letter"),
-        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\na: ", b"a", id="a header by letters"),
-        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\n", b"a: b\r\n", id="headers"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\na: ", b"a", id="a header by letters"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\n", b"a: b\r\n", id="headers"),
         pytest.param(b"", b"\r\n", id="empty lines"),
-        pytest.param(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n", id="empty lines after a request"),
-        pytest.param(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"G", id="letters after a request"),
+        pytest.param(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"\r\n", id="empty lines after a request"),
+        pytest.param(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"G", id="letters after a request"),
     ],
 )
 async def test_a_head_that_does_not_end(port: int, begin: bytes, piece: bytes) -> None:
@@ -86,7 +86,7 @@ async def test_a_body_that_does_not_end(port: int) -> None:
     assert took < (BODY + 0.4) * 2
     assert b"400 Bad Request" in told
     assert b"malformed_body" in told
-    form = b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+    form = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=b\r\n"
     took, _ = await trickle(port, form + b"content-length: 100000\r\n\r\n--b\r\n", b"a")
     assert took < (BODY + 0.4) * 2
     took, told = await trickle(port, POST.replace(b"POST", b"DELETE") + b"content-length: 100000\r\n\r\n", b" ")
@@ -101,7 +101,7 @@ async def test_a_large_body_may_take_its_time(port: int) -> None:
         b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
         b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n' + content + b"\r\n--b--\r\n"
     )
-    head = b"POST /v1/files HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
     head += b"content-type: multipart/form-data; boundary=b\r\n"
     async with asyncio.timeout(10), connected(port) as (reader, writer):
         writer.write(head + b"content-length: %d\r\n\r\n" % len(form))
@@ -116,11 +116,11 @@ async def test_a_large_body_may_take_its_time(port: int) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 30 + b"\r\n", id="many"),
-        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 5000 + b"\r\n\r\n", id="one long value"),
-        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a" * 5000 + b": b\r\n\r\n", id="one long name"),
-        pytest.param(b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", id="a long path"),
-        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 10**6, id="a value without an end"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"a: b\r\n" * 30 + b"\r\n", id="many"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 5000 + b"\r\n\r\n", id="one long value"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"a" * 5000 + b": b\r\n\r\n", id="one long name"),
+        pytest.param(b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n", id="a long path"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 10**6, id="a value without an end"),
         pytest.param(b"GET /" + b"a" * 10**6, id="a path without an end"),
     ],
 )
@@ -152,7 +152,7 @@ async def test_a_flood_after_the_head(port: int, begin: bytes, piece: bytes) -> 
 async def test_good_clients_are_left_alone(port: int, worker: ScriptedWorker) -> None:
     """Given many requests over one connection, some at once, expect each answered, whatever they add up to."""
     async with connected(port) as (reader, writer):
-        request = b"GET /health HTTP/1.1\r\nhost: x\r\na: " + b"b" * 2000 + b"\r\n\r\n"
+        request = b"GET /health HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 2000 + b"\r\n\r\n"
         for _ in range(20):
             writer.write(request * 3)
             for _ in range(3):

@@ -128,7 +128,7 @@ async def test_ready(client: httpx.AsyncClient, settings: Settings, backend: Bac
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(settings, backend))  # its own cache
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return await http.get("/ready")
 
     assert (await ask()).json()["ready"] is True

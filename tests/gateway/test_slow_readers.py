@@ -25,7 +25,7 @@ def stalled(port: int, job_id: str) -> socket.socket:
     reader = socket.socket()
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.connect(("127.0.0.1", port))
-    reader.sendall(b"GET /v1/jobs/%b/events HTTP/1.1\r\nhost: x\r\n\r\n" % job_id.encode())
+    reader.sendall(b"GET /v1/jobs/%b/events HTTP/1.1\r\nhost: localhost\r\n\r\n" % job_id.encode())
     return reader
 
 

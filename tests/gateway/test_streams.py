@@ -163,7 +163,7 @@ async def test_slow_reader(settings: Settings, backend: Backend, worker: Scripte
             job_id = (
                 await http.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
             ).json()
-        writer.write(b"GET /v1/jobs/%b/events HTTP/1.1\r\nhost: x\r\n\r\n" % job_id["id"].encode())
+        writer.write(b"GET /v1/jobs/%b/events HTTP/1.1\r\nhost: localhost\r\n\r\n" % job_id["id"].encode())
         job = await worker.take()
         text = "x" * 100_000
         for _ in range(200):  # 20 MB

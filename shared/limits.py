@@ -88,6 +88,8 @@ def check_request(request: Request, limits: Limits) -> None:
         raise InvalidRequest("model must be a name of at most 128 letters, digits and ._:/-", param="model")
     if len(request.user) > limits.user_chars:
         raise InvalidRequest(f"user has more than {limits.user_chars} characters", param="user")
+    if "\0" in request.user:  # Postgres keeps no text with one, and so no record of it
+        raise InvalidRequest("user must not hold the character U+0000", param="user")
     if isinstance(request.work, Embed):
         _check_inputs(request.work, limits)
         return

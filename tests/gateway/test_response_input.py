@@ -45,6 +45,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"service_tier": "flex"}, "service_tier"),
     ({"max_tool_calls": 0}, "max_tool_calls"),
     ({"user": "x" * 513}, "user"),
+    ({"user": "a\x00b"}, "user"),
     ({"conversation": "conv_1"}, "conversation"),
     ({"prompt": {"id": "p"}}, "prompt"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),

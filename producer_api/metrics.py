@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shared.logs import lines_dropped
 from shared.protocol import TokenEvent
 from shared.transports.base import QueueDepth
 
@@ -41,6 +42,9 @@ class Metrics:
         )
         self.open_answers = Gauge(
             "headrace_api_open_streams", "Answers that clients are waiting for or reading", registry=registry
+        )
+        Gauge("headrace_api_log_lines_dropped", "Log lines that nobody took", registry=registry).set_function(
+            lines_dropped
         )
         self.redis_up = Gauge("headrace_api_redis_up", "1 if Redis answered at this scrape", registry=registry)
         self.waiting = Gauge("headrace_queue_waiting", "Requests that wait", ["model"], registry=registry)

@@ -1,4 +1,7 @@
-"""Structured logs on stderr: for people on a terminal, JSON elsewhere. No prompt or answer text goes in."""
+"""Structured logs on stderr: for people on a terminal, JSON elsewhere. No prompt or answer text goes in.
+
+Where nobody takes them lines are dropped, and counted, before anything waits.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,14 @@ import sys
 import structlog
 
 from shared.config import Settings
+from shared.lines import Lines
+
+_outlets: list[Lines] = []  # of this process
 
 
 def configure_logging(settings: Settings, *, process: str) -> None:
     """Set up structlog for this process; `process` (api, worker, …) is on every line."""
+    lines = Lines(sys.stderr.fileno())
     pretty = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -28,7 +35,13 @@ def configure_logging(settings: Settings, *, process: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[settings.log_level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(lines),  # type: ignore[arg-type]  # as much of a file as it uses
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
+    _outlets.append(lines)
+
+
+def lines_dropped() -> int:
+    """Lines that this process could not write."""
+    return sum(lines.dropped for lines in _outlets)

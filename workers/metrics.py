@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.delivery.base import Append, Lease
+from shared.logs import lines_dropped
 from shared.protocol import Request
 from workers.active import ActiveRequest
 from workers.engine.interface import EngineStats
@@ -39,6 +40,9 @@ class WorkerMetrics:
             ("model",),
             buckets=WAITS,
             registry=self.registry,
+        )
+        Gauge(f"{PREFIX}_log_lines_dropped", "Log lines that nobody took", registry=self.registry).set_function(
+            lines_dropped
         )
         self._gauges = {
             name: Gauge(f"{PREFIX}_{name}", text, registry=self.registry) for name, text in GAUGES.items()

@@ -262,3 +262,12 @@ NEED_MORE = {  # a model that embeds, a file, and a model that can be held to a 
     ("/v1/batches", None),
     ("/v1/chat/completions", "response_format"),
 }
+
+
+def test_an_unread_log_holds_nothing_up(valkey: EmbeddedServer) -> None:
+    """Given a process whose stderr is a pipe that nobody reads, expect it to answer past what the pipe holds."""
+    with running(valkey, log_level="debug") as (process, url), httpx.Client(base_url=url) as http:
+        for _ in range(400):  # of more than 200 bytes each; a pipe holds 64 KiB
+            assert http.get("/health", timeout=5).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0

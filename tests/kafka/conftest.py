@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 
 import pytest
 
 from headrace.bench import mock_kafka
+from shared.backend import Backend
 from shared.config import Settings
 from shared.embedded import EmbeddedServer
 from shared.kafka import topics
 from tests.kafka import mock
+from tests.kafka.harness import Bench
 from tests.kafka.mock import BROKER
 
 
@@ -27,3 +30,10 @@ def settings(settings: Settings, bootstrap: str) -> Settings:
     names = (topics.requests(model), topics.api_requests(model), f"results-{model}", topics.DEAD_LETTERS)
     mock.make_topics(bootstrap, *names)
     return settings.model_copy(update={**mock.address(bootstrap), "grace": 1, "served_model_name": model})
+
+
+@pytest.fixture
+def bench(settings: Settings, backend: Backend) -> Iterator[Bench]:
+    made = Bench(settings, backend)
+    yield made
+    made.close()

@@ -28,13 +28,6 @@ from workers.kafka.results import Results
 from workers.scripted import expected, text_of
 
 
-@pytest.fixture
-def bench(settings: Settings, backend: Backend) -> Iterator[Bench]:
-    made = Bench(settings, backend)
-    yield made
-    made.close()
-
-
 def answer(prompt: str, tokens: int = 3) -> str:
     return "".join(text_of(expected([ord(c) for c in prompt], 0, p)) for p in range(tokens))
 

@@ -1,0 +1,100 @@
+"""A marked text through Kafka, good and bad, every process at debug: none is in what the processes say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from headrace.ports import probe
+from shared.config import Settings
+from shared.kafka import topics
+from shared.kafka.message import Outgoing
+from tests.chaos.node import Node
+from tests.kafka.harness import Bench
+from tests.kafka.mock import headrace
+
+pytestmark = pytest.mark.slow
+
+TEXT = "canary-93ac-prompt"
+HOST = "127.0.0.1"
+
+
+@asynccontextmanager
+async def processes(settings: Settings, folder: Path) -> AsyncIterator[dict[str, int]]:
+    """An API that enqueues into Kafka and a worker that takes from it; their ports, by what is there."""
+    ports = {name: probe(HOST, 0) for name in ("port", "admin_port", "metrics_port")}
+    names = ("model", "lease", "served_model_name", "kafka_bootstrap", "kafka_api_version", "data_dir")
+    given = {name: getattr(settings, name) for name in names} | {"redis_url": settings.redis_url.get_secret_value()}
+    given |= {"queue": "kafka", "log_level": "debug", "log_format": "json", **ports}
+    environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+    nodes = [
+        Node(role, headrace(role), environment, ready, folder / f"{role}.log")
+        for role, ready in (("api", "listening"), ("worker", "worker_ready"))
+    ]
+    try:
+        await asyncio.gather(*(node.start() for node in nodes))
+        yield ports
+    finally:
+        for node in nodes:
+            if node.running:
+                node.kill()
+
+
+def records(bench: Bench) -> tuple[list[Outgoing], list[Outgoing]]:
+    """Requests, and what is none: each with the text."""
+    topic = topics.requests(bench.model)
+    good = [bench.ask(TEXT, event_id="good"), bench.ask(TEXT, event_id="stopped", stop=[TEXT])]
+    wrong: list[Any] = [
+        {"model": bench.model, "prompt": TEXT, "temperature": TEXT},
+        {"model": bench.model, "prompt": TEXT, "temperature": 9},
+        {"model": bench.model, "messages": [{"role": TEXT, "content": TEXT}]},
+        {"model": bench.model, "prompt": TEXT, "response_format": {"type": TEXT}},
+        [TEXT],
+    ]
+    values = [b'{"prompt": "' + TEXT.encode(), *(json.dumps(each).encode() for each in wrong)]
+    return good, [Outgoing(topic, secrets.token_bytes(4), value) for value in values]
+
+
+async def by_http(http: httpx.AsyncClient, model: str) -> None:
+    messages = [{"role": "user", "content": TEXT}]
+    asked = {"model": model, "messages": messages, "max_tokens": 3}
+    answer = await http.post("/v1/chat/completions", json=asked)
+    assert answer.status_code == 200, answer.text
+    streamed = await http.post("/v1/chat/completions", json={**asked, "stream": True})
+    assert b"[DONE]" in streamed.content
+    refused = await http.post("/v1/chat/completions", json={**asked, "temperature": TEXT})
+    assert refused.status_code == 400
+    assert TEXT not in refused.text
+    job = (await http.post("/v1/jobs", json={**asked, "max_tokens": 4000})).json()["id"]
+    await http.delete(f"/v1/jobs/{job}")
+
+
+async def test_no_process_tells_what_came_by_kafka(bench: Bench, settings: Settings, tmp_path: Path) -> None:
+    """Given marked prompts through topics and through the API's queue in Kafka, expect them in no log, metric or
+    refusal.
+    """
+    good, bad = records(bench)
+    async with processes(settings, tmp_path) as ports:
+        await bench.asend(*good, *bad)
+        assert len(await bench.told(len(good))) == len(good)
+        letters = await bench.letters(len(bad))
+        async with httpx.AsyncClient(base_url=f"http://{HOST}:{ports['port']}", timeout=60) as http:
+            await by_http(http, bench.model)
+            shown = [
+                (await http.get(f"http://{HOST}:{ports[name]}/metrics")).text
+                for name in ("admin_port", "metrics_port")
+            ]
+    assert "headrace_kafka_dead_letters" in shown[1]
+    logs = [file.read_text() for file in tmp_path.glob("*.log")]
+    assert all('"event"' in log for log in logs) and len(logs) == 2
+    reasons = [str(letter.header("headrace-error-message")) for letter in letters]
+    assert len(reasons) == len(bad)
+    assert not [each for each in (*shown, *logs, *reasons) if TEXT in each]

@@ -6,6 +6,7 @@ Where nobody takes them lines are dropped, and counted, before anything waits.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
@@ -18,7 +19,7 @@ _outlets: list[Lines] = []  # of this process
 
 def configure_logging(settings: Settings, *, process: str) -> None:
     """Set up structlog for this process; `process` (api, worker, …) is on every line."""
-    lines = Lines(sys.stderr.fileno())
+    lines = Lines(os.dup(sys.stderr.fileno()))  # whatever becomes of stderr
     pretty = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,25 @@ def test_what_cannot_be_compiled_is_refused(engine: Engine, asked: Structured, p
             engine.constraints.start(Form(asked)).result(10)
         assert refused.value.param == param
         assert "/cpp/" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Structured(regex=r"canary-\q[a-z]^\j"),
+        Structured(json_schema='{"type": "string", "pattern": "canary\\\\q", "contains": 1}', strict=False),
+        Structured(grammar="root ::= canary"),
+    ],
+)
+def test_the_compilers_warnings_quote_nobody(
+    engine: Engine, asked: Structured, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Given what xgrammar warns of on stderr by itself, expect nothing there, and stderr as before afterwards."""
+    assert engine.constraints is not None
+    grammar = engine.constraints.start(Form(asked))
+    grammar.exception(10)
+    os.write(2, b"ours\n")
+    assert capfd.readouterr() == ("", "ours\n")
 
 
 def test_special_tokens_are_no_text(engine: Engine) -> None:

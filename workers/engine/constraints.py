@@ -19,10 +19,12 @@ from workers.engine.call_reader import CallReader
 from workers.engine.grammar import COMPLAINTS, grammar_of, refusal
 from workers.engine.interface import Constraint, Form
 from workers.engine.matcher import GrammarMatcher
+from workers.engine.silence import Silence
 from workers.engine.tokenizer import Tokenizer
 
 CACHE_BYTES = 256 * 2**20
 COMPILERS = 2  # grammars compiled at once
+SILENCE = Silence()
 
 
 class Constraints:
@@ -79,7 +81,7 @@ class Constraints:
 
     def _work(self, key: bytes, form: Form, future: Future[xgrammar.CompiledGrammar]) -> None:
         try:
-            with self._slots:
+            with self._slots, SILENCE:
                 grammar = grammar_of(form.structured, form.tools, self._tokenizer.tool_format)
                 compiled = self._compiler.compile_grammar(grammar)
                 self._probe(compiled)

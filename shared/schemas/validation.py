@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from shared.errors import HeadraceError, InvalidRequest, MalformedBody
 
@@ -23,10 +24,17 @@ class InvalidFields(InvalidRequest):
     @classmethod
     def of(cls, error: ValidationError) -> HeadraceError:
         """pydantic's findings; a body that is no JSON at all becomes MalformedBody."""
-        found = error.errors(include_url=False, include_context=False, include_input=False)
+        found = error.errors(include_url=False, include_input=False)
         if found[0]["type"] == "json_invalid":
             return MalformedBody(found[0]["msg"])
-        return cls([(field_path(item["loc"]), item["msg"]) for item in found])
+        return cls([(field_path(item["loc"]), _message(item)) for item in found])
+
+
+def _message(found: ErrorDetails) -> str:
+    """pydantic's words, but for those that quote what was sent."""
+    if found["type"] == "union_tag_invalid":
+        return f"{found['ctx']['discriminator']} must be one of {found['ctx']['expected_tags']}"
+    return found["msg"]
 
 
 def field_path(loc: Sequence[int | str]) -> str:

@@ -132,6 +132,7 @@ def bad(http: httpx.Client) -> None:
         {"messages": messages, "max_tokens": 9000},
         {"messages": [{"role": "user", "content": TEXT * 2000}]},
         {"messages": messages, "tools": TEXT},
+        {"messages": messages, "response_format": {"type": TEXT}},
     ):
         answer = http.post("/v1/chat/completions", json={"model": MODEL, **body})
         assert answer.status_code == 400, answer.text

@@ -16,12 +16,12 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from headrace.batch.record import Record, of_completion, of_job, of_refusal
 from headrace.batch.source import CHAT, Line
-from headrace.kafka.reader import TopicReader, lost
+from headrace.kafka.reader import TopicReader
 from headrace.kafka.translate import completion_of, header, record_of, refusal_of
 from shared.config import Settings
 from shared.errors import HeadraceError, PayloadTooLarge
 from shared.kafka import topics
-from shared.kafka.connection import producer
+from shared.kafka.connection import producer, unavailable
 from shared.kafka.message import Outgoing, read_result
 from shared.kafka.message import Record as KafkaRecord
 from shared.schemas.jobs import Job
@@ -62,7 +62,7 @@ class OverKafka:
             self._producer = await asyncio.to_thread(producer, self._settings, linger_ms=5)
         except KafkaError as error:
             self._reader.close()
-            raise lost(error) from error
+            raise unavailable(error) from error
         self._reading = asyncio.create_task(self._read())
         return self
 
@@ -126,7 +126,7 @@ class OverKafka:
         except MessageSizeTooLargeError:
             raise PayloadTooLarge("the request is too long for Kafka's topic") from None
         except KafkaError as error:
-            raise lost(error) from error
+            raise unavailable(error) from error
 
     async def _read(self) -> None:
         while True:

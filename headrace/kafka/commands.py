@@ -101,10 +101,9 @@ def _send(
     """Each line with the id of its event and where it is, or with what is wrong. Raises Unavailable."""
     from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-    from headrace.kafka.reader import lost
     from headrace.kafka.translate import record_of
     from shared.errors import PayloadTooLarge
-    from shared.kafka.connection import producer
+    from shared.kafka.connection import producer, unavailable
 
     def settled(waiting: list[tuple[Line, str, Any]]) -> Iterator[tuple[Line, tuple[str, dict[str, Any]]]]:
         for line, event_id, delivery in waiting:
@@ -115,7 +114,7 @@ def _send(
     try:
         writer = producer(settings, linger_ms=5)
     except KafkaError as error:
-        raise lost(error) from error
+        raise unavailable(error) from error
     waiting: list[tuple[Line, str, Any]] = []
     try:
         for line in lines:
@@ -133,7 +132,7 @@ def _send(
                 yield from settled(waiting)
         yield from settled(waiting)
     except KafkaError as error:
-        raise lost(error) from error
+        raise unavailable(error) from error
     finally:
         writer.close(timeout=5)
 

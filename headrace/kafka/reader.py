@@ -11,8 +11,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from shared.config import Settings
-from shared.errors import Unavailable
-from shared.kafka.connection import consumer
+from shared.kafka.connection import consumer, unavailable
 from shared.kafka.message import Record
 
 REFRESH = 1.0  # seconds between looks for topics and partitions that are new
@@ -35,7 +34,7 @@ class TopicReader:
         try:
             self._consumer = consumer(settings, group_id=None, metadata_max_age_ms=int(REFRESH * 1000))
         except KafkaError as error:
-            raise lost(error) from error
+            raise unavailable(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +53,7 @@ class TopicReader:
             places = self._places()
             found = self._consumer.end_offsets(places) if places else {}
         except KafkaError as error:
-            raise lost(error) from error
+            raise unavailable(error) from error
         return {_name(place): offset for place, offset in found.items()}
 
     def poll(self, seconds: float) -> list[Record]:
@@ -66,7 +65,7 @@ class TopicReader:
                 return []
             found = self._consumer.poll(timeout_ms=int(seconds * 1000))
         except KafkaError as error:
-            raise lost(error) from error
+            raise unavailable(error) from error
         records = [Record.of(each) for batch in found.values() for each in batch]
         for record in records:
             self._positions[f"{record.topic}/{record.partition}"] = record.offset + 1
@@ -81,7 +80,7 @@ class TopicReader:
                 if (end := ends.get(_name(place), 0))
             ) and len(self._assigned) >= len(ends)
         except KafkaError as error:
-            raise lost(error) from error
+            raise unavailable(error) from error
 
     def _assign(self) -> None:
         if time.monotonic() < self._refresh_at:
@@ -101,10 +100,6 @@ class TopicReader:
             for topic in self._topics
             for partition in self._consumer.partitions_for_topic(topic)
         ]
-
-
-def lost(error: KafkaError) -> Unavailable:
-    return Unavailable(f"Kafka does not serve: {type(error).__name__}")
 
 
 def _name(place: TopicPartition) -> str:

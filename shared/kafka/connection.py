@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import ssl
+import time
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from shared.config import Settings
-from shared.errors import ConfigError
+from shared.errors import ConfigError, Unavailable
 
 HEADROOM = 64 * 1024  # bytes of a record beside its value
+FIRST = 10_000  # ms for a first answer of any broker
+RECENT = 15.0  # seconds for which a connection's failure explains others
+MOST_WORDS = 400
 
 
 class TokenFile(AbstractTokenProvider):  # type: ignore[misc]
@@ -28,23 +35,19 @@ class TokenFile(AbstractTokenProvider):  # type: ignore[misc]
 def connection(settings: Settings) -> dict[str, Any]:
     """The options that consumers, producers and admins of kafka-python share.
 
-    Raises ConfigError where settings are missing or contradict each other.
+    Raises ConfigError where settings are missing or contradict each other, or a file of theirs cannot be used.
     """
     if not settings.kafka_bootstrap:
         raise ConfigError("kafka_bootstrap names no broker", param="kafka_bootstrap")
     options: dict[str, Any] = {
         "bootstrap_servers": [part.strip() for part in settings.kafka_bootstrap.split(",")],
+        "bootstrap_timeout_ms": FIRST,
         "client_id": "headrace",
         "security_protocol": settings.kafka_security_protocol,
         **_sasl(settings),
     }
-    for option, path in (
-        ("ssl_cafile", settings.kafka_ssl_cafile),
-        ("ssl_certfile", settings.kafka_ssl_certfile),
-        ("ssl_keyfile", settings.kafka_ssl_keyfile),
-    ):
-        if path is not None:
-            options[option] = str(path)
+    if settings.kafka_security_protocol.endswith("SSL"):
+        options["ssl_context"] = _trust(settings)
     if settings.kafka_api_version is not None:
         options["api_version"] = tuple(int(part) for part in settings.kafka_api_version.split("."))
     return options
@@ -75,9 +78,53 @@ def _sasl(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _trust(settings: Settings) -> ssl.SSLContext:
+    param = "kafka_ssl_cafile"
+    try:
+        context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+        if settings.kafka_ssl_certfile is not None:
+            param = "kafka_ssl_certfile"
+            context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
+    except OSError as error:
+        raise ConfigError(f"{param} cannot be used: {error}", param=param) from error
+    return context
+
+
+class _Failures(logging.Handler):
+    """Why a connection failed last: kafka-python goes on trying until time is over, and tells only its log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._last, self._until = "", 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._last = record.getMessage().rpartition("Connection lost: ")[2]
+        self._until = time.monotonic() + RECENT
+
+    def last(self) -> str:
+        return self._last if time.monotonic() < self._until else ""
+
+
+_failures = _Failures()
+logging.getLogger("kafka.net.connection").addHandler(_failures)
+
+
+def explained(error: Exception) -> str:
+    """What went wrong, for whoever runs it; where time was over, and a connection failed lately, why that did."""
+    text = str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, KafkaTimeoutError) and (reason := _failures.last()):
+        text = f"{text}: {reason}"
+    return text[:MOST_WORDS]
+
+
+def unavailable(error: KafkaError) -> Unavailable:
+    """For whoever runs it."""
+    return Unavailable(f"Kafka does not serve: {explained(error)}")
+
+
 def producer(settings: Settings, **options: Any) -> KafkaProducer:
     """One that waits for all replicas and writes nothing twice. Raises ConfigError, kafka.errors.KafkaError."""
-    options = {"max_request_size": settings.max_body_bytes + HEADROOM, **options}
+    options = {"max_request_size": settings.max_body_bytes + HEADROOM, "max_block_ms": FIRST, **options}
     return KafkaProducer(**connection(settings), acks="all", enable_idempotence=True, **options)
 
 

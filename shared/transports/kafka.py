@@ -18,7 +18,7 @@ from kafka.errors import KafkaError
 from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import HeadraceError, Unavailable
-from shared.kafka.connection import producer
+from shared.kafka.connection import explained, producer, unavailable
 from shared.kafka.message import api_record
 from shared.protocol import Request
 from shared.redis_client import RedisServer
@@ -51,7 +51,7 @@ class KafkaTransport(RedisStreams):
             async with asyncio.timeout(WRITTEN):
                 await asyncio.to_thread(self._write, [each for each in requests if each.id in promised])
         except (KafkaError, TimeoutError) as error:
-            log.warning("kafka_write_failed", error=type(error).__name__)
+            log.warning("kafka_write_failed", error=explained(error))
             await self.confirm(list(promised.values()), written=False)
             raise Unavailable("Kafka cannot be reached", retry_after=RETRY_AFTER) from error
         await self.confirm(list(promised.values()), written=True)
@@ -70,7 +70,7 @@ async def through_kafka(backend: Backend, settings: Settings) -> AsyncIterator[B
     try:
         writer = await asyncio.to_thread(producer, settings, max_block_ms=BLOCKED)
     except KafkaError as error:
-        raise Unavailable(f"Kafka cannot be reached: {type(error).__name__}") from error
+        raise unavailable(error) from error
     try:
         transport = KafkaTransport(backend.server, bounds=Bounds.of(settings), lease=settings.lease, writer=writer)
         yield replace(backend, transport=transport)

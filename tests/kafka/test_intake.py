@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kafka.errors import MessageSizeTooLargeError
 from shared import keys
 from shared.backend import Backend
 from shared.config import Settings
+from shared.errors import ConfigError
 from shared.kafka import topics
 from shared.kafka.message import Outgoing
 from shared.registry import ModelInfo
@@ -216,3 +218,12 @@ async def test_an_intake_whose_thread_breaks_ends_with_the_reason(
     with pytest.raises(ExceptionGroup) as ended:
         await asyncio.wait_for(intake.run(), 10)
     assert ended.group_contains(ValueError)
+
+
+async def test_a_worker_does_not_start_with_settings_that_lead_to_no_broker(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(
+        update={"kafka_security_protocol": "SSL", "kafka_ssl_cafile": Path("/none")}
+    )
+    with pytest.raises(ConfigError, match="kafka_ssl_cafile"):
+        async with bench.intake():
+            pass

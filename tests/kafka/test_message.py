@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import load
 from shared.delivery.answer import Answer
 from shared.delivery.base import RequestRecord
-from shared.errors import ConfigError, HeadraceError
+from shared.errors import HeadraceError
 from shared.kafka import topics
-from shared.kafka.connection import connection
 from shared.kafka.message import (
     KafkaRequest,
     Order,
@@ -194,57 +192,3 @@ def test_the_window_closes_before_the_metadata_is_full() -> None:
         offsets.finish(even)
     assert len(offsets.metadata()) <= MOST_METADATA
     assert Offsets.parse(5, "by somebody else").metadata() == ""
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({}, {"security_protocol": "PLAINTEXT", "bootstrap_servers": ["a:1", "b:2"]}),
-        (
-            {
-                "kafka_security_protocol": "SASL_SSL",
-                "kafka_sasl_mechanism": "SCRAM-SHA-512",
-                "kafka_username": "u",
-                "kafka_password": "p",
-                "kafka_ssl_cafile": "/ca",
-                "kafka_api_version": "2.0",
-            },
-            {
-                "sasl_mechanism": "SCRAM-SHA-512",
-                "sasl_plain_username": "u",
-                "sasl_plain_password": "p",
-                "ssl_cafile": "/ca",
-                "api_version": (2, 0),
-            },
-        ),
-        ({"kafka_bootstrap": ""}, "kafka_bootstrap"),
-        ({"kafka_security_protocol": "SASL_SSL"}, "kafka_sasl_mechanism"),
-        ({"kafka_sasl_mechanism": "PLAIN"}, "kafka_sasl_mechanism"),
-        ({"kafka_security_protocol": "SASL_SSL", "kafka_sasl_mechanism": "PLAIN"}, "kafka_username"),
-        ({"kafka_security_protocol": "SASL_SSL", "kafka_sasl_mechanism": "OAUTHBEARER"}, "kafka_token_file"),
-    ],
-)
-def test_settings_become_a_connection(given: dict, told: dict | str) -> None:
-    settings = load({"kafka_bootstrap": "a:1, b:2", **given}).settings
-    if isinstance(told, str):
-        with pytest.raises(ConfigError) as refused:
-            connection(settings)
-        assert refused.value.param == told
-    else:
-        assert connection(settings).items() >= told.items()
-
-
-def test_a_bearer_token_is_read_for_each_connection(tmp_path) -> None:
-    path = tmp_path / "token"
-    settings = load(
-        {
-            "kafka_bootstrap": "a:1",
-            "kafka_security_protocol": "SASL_SSL",
-            "kafka_sasl_mechanism": "OAUTHBEARER",
-            "kafka_token_file": str(path),
-        }
-    ).settings
-    provider = connection(settings)["sasl_oauth_token_provider"]
-    for token in ("one", "two"):
-        path.write_text(f"{token}\n")
-        assert provider.token() == token

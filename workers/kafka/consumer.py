@@ -17,7 +17,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from shared.config import Settings
 from shared.kafka import topics
-from shared.kafka.connection import consumer
+from shared.kafka.connection import connection, consumer, explained
 from shared.kafka.message import Outgoing, Record
 from shared.kafka.offsets import Offsets
 from workers.kafka.metrics import KafkaMetrics
@@ -57,6 +57,8 @@ class Shuttle(threading.Thread):
         model: whose topics.
         taken: called in this thread with new records.
         broken: called in this thread with a bug, at its end.
+
+    Raises ConfigError for settings that lead to no broker.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Shuttle(threading.Thread):
         metrics: KafkaMetrics,
     ) -> None:
         super().__init__(name="kafka", daemon=True)
+        connection(settings)
         self._settings = settings
         self._model = model
         self._taken = taken
@@ -122,7 +125,7 @@ class Shuttle(threading.Thread):
                 self._write(polled)
             except (KafkaError, OSError) as error:
                 self._metrics.failures.inc()
-                log.warning("kafka_failed", error=f"{type(error).__name__}: {error}"[:300])
+                log.warning("kafka_failed", error=explained(error))
                 self._stopping.wait(PAUSE)
             finally:
                 self._forget(list(self._granted))

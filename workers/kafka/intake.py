@@ -67,6 +67,8 @@ class KafkaIntake:
     Args:
         model: as the worker announces it.
         worker: its id, which names the channel that its requests' ends are told on.
+
+    Raises ConfigError for settings that lead to no broker.
     """
 
     def __init__(

@@ -58,9 +58,12 @@ def bootstrap() -> str:
 
 @pytest.fixture(scope="session")
 def kafka_writer(bootstrap: str) -> Iterator[KafkaProducer]:
+    from shared.kafka import topics
     from shared.kafka.connection import producer
+    from tests.fakes import MODEL
     from tests.kafka import mock
 
+    mock.make_topics(bootstrap, topics.api_requests(MODEL))
     made = producer(load(mock.address(bootstrap)).settings)
     yield made
     made.close(timeout=2)

@@ -12,6 +12,7 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.embedded import EmbeddedServer
 from shared.kafka import topics
+from tests.fakes import MODEL
 from tests.kafka import mock
 from tests.kafka.harness import Bench
 from tests.kafka.mock import BROKER
@@ -27,8 +28,8 @@ def adapted(valkey: EmbeddedServer) -> None:
 def settings(settings: Settings, bootstrap: str) -> Settings:
     """Of a model that no test before had topics for."""
     model = f"m{secrets.token_hex(4)}"
-    names = (topics.requests(model), topics.api_requests(model), f"results-{model}", topics.DEAD_LETTERS)
-    mock.make_topics(bootstrap, *names)
+    own = (topics.requests(model), topics.api_requests(model), f"results-{model}")
+    mock.make_topics(bootstrap, *own, topics.api_requests(MODEL), topics.RESULTS, topics.DEAD_LETTERS)
     return settings.model_copy(update={**mock.address(bootstrap), "grace": 1, "served_model_name": model})
 
 

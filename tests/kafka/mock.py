@@ -1,4 +1,7 @@
-"""The brokers that tests meet: a mock in this process, or the real ones whose addresses are in TEST_KAFKA."""
+"""The brokers that tests meet: a mock in this process, or those whose addresses are in TEST_KAFKA.
+
+How those are spoken to, as by TLS and SASL, is in the environment's settings, HEADRACE_KAFKA_*.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from kafka import KafkaProducer
 
 from headrace.bench import kafka_place, mock_kafka
 from shared.backend import Backend
-from shared.config import Settings, load
+from shared.config import ENV_PREFIX, Settings, load
 from shared.errors import HeadraceError
 from shared.protocol import Request
 from shared.transports.base import Bounds, Ticket
@@ -19,12 +23,21 @@ from shared.transports.kafka import KafkaTransport
 from shared.transports.redis_streams import RedisStreams
 
 BROKER = os.environ.get("TEST_KAFKA", "")
+PREFIX = f"{ENV_PREFIX}KAFKA_"
+SPOKEN = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}  # tests lose it later
 
 
-def address(bootstrap: str) -> dict[str, str | None]:
-    """The settings that lead there."""
-    known = {"kafka_bootstrap": bootstrap, "kafka_api_version": None}
-    return known if BROKER else {**known, **mock_kafka.address(bootstrap)}
+def environment(bootstrap: str) -> dict[str, str]:
+    """The settings that lead there, for a process."""
+    if BROKER:
+        return {**SPOKEN, f"{PREFIX}BOOTSTRAP": bootstrap}
+    return {f"{ENV_PREFIX}{name.upper()}": value for name, value in mock_kafka.address(bootstrap).items()}
+
+
+def address(bootstrap: str) -> dict[str, Any]:
+    """The same, for this one."""
+    given = {name.removeprefix(ENV_PREFIX).lower(): value for name, value in environment(bootstrap).items()}
+    return load(given).settings.model_dump(include=set(given))
 
 
 def headrace(*arguments: str) -> list[str]:
@@ -33,9 +46,9 @@ def headrace(*arguments: str) -> list[str]:
 
 
 def make_topics(bootstrap: str, *names: str) -> None:
-    """On a real broker, of four partitions as the mock's; there they appear when used."""
+    """On real brokers, of four partitions as the mock's; there they appear when used."""
     if BROKER:
-        kafka_place.make_topics(load({"kafka_bootstrap": bootstrap}).settings, *names)
+        kafka_place.make_topics(load(address(bootstrap)).settings, *names)
 
 
 class Moved(KafkaTransport):

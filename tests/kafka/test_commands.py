@@ -18,7 +18,7 @@ from shared.backend import Backend
 from shared.config import Settings
 from tests.batch.conftest import chats, results, write
 from tests.kafka.harness import Bench
-from tests.kafka.mock import headrace
+from tests.kafka.mock import environment, headrace
 
 LIMIT = 60.0
 
@@ -31,12 +31,10 @@ def bench(settings: Settings, backend: Backend) -> Iterator[Bench]:
 
 
 def start(bench: Bench, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "HEADRACE_KAFKA_BOOTSTRAP": bench.settings.kafka_bootstrap}
-    environment |= {"HEADRACE_SERVED_MODEL_NAME": bench.model, "HEADRACE_MODEL": "scripted"}
-    if bench.settings.kafka_api_version is not None:
-        environment["HEADRACE_KAFKA_API_VERSION"] = bench.settings.kafka_api_version
+    own = {"HEADRACE_SERVED_MODEL_NAME": bench.model, "HEADRACE_MODEL": "scripted"}
+    given = {**os.environ, **own, **environment(bench.settings.kafka_bootstrap)}
     command = headrace(*arguments)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given)
 
 
 async def ended(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:

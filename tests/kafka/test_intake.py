@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaConsumer
 from kafka.errors import MessageSizeTooLargeError
 
 from shared import keys
@@ -19,10 +20,11 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import ConfigError
 from shared.kafka import topics
+from shared.kafka.connection import consumer
 from shared.kafka.message import Outgoing
 from shared.registry import ModelInfo
 from tests.kafka.harness import Bench
-from tests.kafka.mock import headrace
+from tests.kafka.mock import BROKER, environment, headrace
 from workers.kafka.consumer import Shuttle
 from workers.kafka.intake import KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
@@ -36,6 +38,7 @@ def answer(prompt: str, tokens: int = 3) -> str:
 
 async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench: Bench, backend: Backend) -> None:
     """Given requests, one of them twice, plain JSON and what is none, Expect each told once, as what it is."""
+    bench.settings = bench.settings.model_copy(update={"max_body_bytes": 100_000})  # brokers take 1 MB by default
     good = [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)]
     topic = topics.requests(bench.model)
     plain = b'{"model": "%s", "prompt": "plain", "max_tokens": 3}' % bench.model.encode()
@@ -159,6 +162,43 @@ async def test_owners_that_come_and_go_lose_and_repeat_nothing(bench: Bench) -> 
     assert {subject: len(jobs) for subject, jobs in told.items()} == {f"e{i}": 1 for i in range(60)}
 
 
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mock takes as long to share partitions as a session has; brokers may refuse one so short."""
+    if not BROKER:
+        monkeypatch.setattr("workers.kafka.consumer.SESSION", 2_500)
+
+
+@pytest.mark.slow
+async def test_a_joining_that_outlives_a_poll_comes_to_its_end(
+    bench: Bench, brisk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a leader of the group that joins anew, since partitions have appeared, Expect it to own them again."""
+    made: list[KafkaConsumer] = []
+
+    def kept(*given: Any, **options: Any) -> KafkaConsumer:
+        made.append(consumer(*given, **options))
+        return made[-1]
+
+    monkeypatch.setattr("workers.kafka.consumer.consumer", kept)
+    monkeypatch.setattr("workers.kafka.consumer.IDLE_POLL", 0.0)
+    async with bench.intake():
+        await bench.shows("watermark", lambda marks: len(marks) == 4)
+        made[0]._coordinator._assignment_snapshot = {}  # it shared before it knew of any
+        await bench.shows("watermark", lambda marks: not marks)
+        await bench.shows("watermark", lambda marks: len(marks) == 4)
+
+
+@pytest.mark.slow
+async def test_each_partition_has_one_owner_once_a_second_has_joined(bench: Bench, brisk: None) -> None:
+    """Given a group that takes its time to share, Expect the first to keep nothing that it gave up for that."""
+    async with bench.intake("a"):
+        await bench.shows("watermark", lambda marks: len(marks) == 4)
+        async with bench.intake("b"):
+            await bench.shows("watermark", lambda marks: len(marks) == 2, "b")
+            await bench.shows("watermark", lambda marks: len(marks) == 2, "a")
+
+
 async def trickle(bench: Bench, count: int) -> None:
     for i in range(count):
         await bench.asend(bench.ask(f"[pace 200] p{i}", event_id=f"e{i}"))
@@ -168,10 +208,11 @@ async def trickle(bench: Bench, count: int) -> None:
 @contextmanager
 def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """A whole worker; SIGKILLed at the end, if it still lives."""
-    names = ("model", "lease", "served_model_name", "kafka_bootstrap", "kafka_api_version")
+    names = ("model", "lease", "served_model_name")
     given = {name: getattr(settings, name) for name in names} | {"redis_url": settings.redis_url.get_secret_value()}
-    environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
-    started = subprocess.Popen(headrace("worker"), env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+    own = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items()}
+    own |= environment(settings.kafka_bootstrap)
+    started = subprocess.Popen(headrace("worker"), env={**os.environ, **own}, stderr=subprocess.DEVNULL)
     try:
         yield started
     finally:

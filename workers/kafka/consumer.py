@@ -150,6 +150,7 @@ class Shuttle(threading.Thread):
     def _round(self, polled: KafkaConsumer) -> None:
         room = self._steer(polled)
         _unpark(polled)
+        _rejoin(polled)
         busy = bool(self._done) or any(owned.unfinished for owned in list(self._owned.values()))
         found = polled.poll(timeout_ms=int((BUSY_POLL if busy else IDLE_POLL) * 1000), max_records=room)
         began = self._own(polled)
@@ -275,6 +276,16 @@ def _unpark(polled: KafkaConsumer) -> None:
     """
     if not polled._fetcher._next_partition_records:
         polled._fetcher._next_partition_records = None
+
+
+def _rejoin(polled: KafkaConsumer) -> None:
+    """Let this poll go on with a joining of the group that outlived the last one.
+
+    kafka-python (3.0.12) forgets one that began because partitions appeared, as at a start: it then owns nothing,
+    beats no more, and never says so.
+    """
+    if polled._coordinator.rejoining:
+        polled._coordinator.request_rejoin()
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]

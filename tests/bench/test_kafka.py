@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+from typing import cast
+
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from rich.console import Console
 
 from headrace.bench import kafka
-from headrace.bench.kafka import Flow, measure_kafka
+from headrace.bench.kafka import Churn, Flow, measure_kafka
 from headrace.bench.kafka_beside import measure_beside
+from headrace.bench.kafka_place import Installation
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +48,35 @@ def test_interactive_requests_are_answered_beside_a_backlog(monkeypatch: pytest.
     [pair] = measure_beside("scripted", "", 1, 0, {}, Console(quiet=True)).pairs
     assert min(pair.alone_p95, pair.loaded_p95) > 0
     assert pair.batch_rate > 0
+
+
+class Place:
+    """Where workers are processes that do nothing."""
+
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start_worker(self, **settings: object) -> subprocess.Popen[bytes]:
+        self.started.append(subprocess.Popen(["sleep", "60"]))
+        return self.started[-1]
+
+    def left(self) -> list[bool]:
+        return [worker.poll() is not None for worker in self.started]
+
+
+def test_a_second_worker_comes_and_goes_and_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka, "REBALANCE", 0.05)
+    place = Place()
+    churn = Churn(cast("Installation", place))
+    churn.look()
+    assert (churn.steps, place.left()) == (0, [])
+    for steps, left in ((1, [False]), (2, [True]), (3, [True, False])):
+        while churn.steps < steps:
+            churn.look()
+        assert place.left() == left
+    churn.stop()
+    churn.stop()
+    assert place.left() == [True, True]
 
 
 def test_growth_leaves_the_beginning_out() -> None:

@@ -33,7 +33,7 @@ from workers.leases import LeaseKeeper
 from workers.metrics import WorkerMetrics
 from workers.seats import room
 
-COMPILE_LIMIT = 10.0  # seconds that a request's grammar may take until it is ready
+COMPILE_LIMIT = 15.0  # seconds that a request's grammar may take until it is ready
 
 log = structlog.get_logger(__name__)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from shared.errors import InvalidRequest
@@ -40,7 +43,7 @@ def constrained(
     engine: Engine, name: str, asked: Structured, params: SamplingParams = HOT, **fields
 ) -> EngineRequest:
     assert isinstance(engine.constraints, Constraints)
-    made = engine.constraints.start(Form(asked)).result(10)
+    made = engine.constraints.start(Form(asked)).result(60)
     return EngineRequest(name, PROMPT, params, matcher=made.matcher, **fields)
 
 
@@ -130,7 +133,7 @@ def test_what_cannot_be_compiled_is_refused(engine: Engine, asked: Structured, p
     assert engine.constraints is not None
     for _ in range(2):  # the refusal is not kept as a grammar
         with pytest.raises(InvalidRequest, match="cannot be compiled") as refused:
-            engine.constraints.start(Form(asked)).result(10)
+            engine.constraints.start(Form(asked)).result(60)
         assert refused.value.param == param
         assert "/cpp/" not in refused.value.message
 
@@ -154,6 +157,40 @@ def test_the_compilers_warnings_quote_nobody(
     assert capfd.readouterr() == ("", "ours\n")
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Structured(grammar="root ::= " + " ".join(["[a-z]*"] * 9000)),
+        schema({"type": "object", "properties": {f"p{number}": {"type": "integer"} for number in range(1300)}}),
+    ],
+    ids=["time", "memory"],
+)
+def test_what_never_ends_is_refused_and_holds_up_nobody(
+    engine: Engine, asked: Structured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given grammars within all limits that take minutes and gigabytes, expect others served beside them, a
+    refusal, and no thread or process that goes on.
+    """
+    monkeypatch.setattr("workers.engine.trial.SECONDS", 1)
+    monkeypatch.setattr("workers.engine.trial.MARGIN", 1.0)
+    assert isinstance(engine.constraints, Constraints)
+    engine.constraints.start(Form(Structured(regex="warm"))).result(60)
+    stuck = engine.constraints.start(Form(asked))
+    engine.constraints.start(Form(Structured(regex=f"beside{len(asked.grammar or '')}"))).result(60)
+    with pytest.raises(InvalidRequest, match="too complex"):
+        stuck.result(60)
+    deadline = time.monotonic() + 10
+    while trying() or any(each.name == "grammar" for each in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def trying() -> list[psutil.Process]:
+    """Trials under way."""
+    [*processes] = psutil.Process().children()
+    return [trial for each in processes if "workers.engine.trial" in each.cmdline() for trial in each.children()]
+
+
 def test_special_tokens_are_no_text(engine: Engine) -> None:
     """<bos> could stand for a character of a string, and would not be seen."""
     params = msgspec.structs.replace(HOT, logit_bias={256: 100.0})
@@ -175,7 +212,7 @@ def test_the_least_lately_used_grammars_are_dropped(engine: Engine, monkeypatch:
     monkeypatch.setattr("workers.engine.constraints.CACHE_BYTES", 60_000)
     assert isinstance(engine.constraints, Constraints)
     for number in range(20):
-        engine.constraints.start(Form(Structured(regex=f"[a-f]{{{number + 1}}}[^x]*"))).result(10)
+        engine.constraints.start(Form(Structured(regex=f"[a-f]{{{number + 1}}}[^x]*"))).result(60)
     kept = [key for key in engine.constraints._cache if b"[a-f]" in key]
     assert 0 < len(kept) < 20
     assert any(b"{20}" in key for key in kept)

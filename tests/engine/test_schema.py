@@ -55,7 +55,7 @@ def engine(llama: Path) -> Engine:
 def fits(engine: Engine, schema: Any, value: Any, *, strict: bool = True) -> bool:
     assert isinstance(engine.constraints, Constraints)
     asked = Structured(json_schema=json.dumps(schema), strict=strict)
-    matcher = engine.constraints.start(Form(asked)).result(10).matcher()
+    matcher = engine.constraints.start(Form(asked)).result(60).matcher()
     text = json.dumps(value, ensure_ascii=False)
     return all(matcher.accept(token) for token in engine.tokenizer.encode(text)) and matcher.accept(257)
 

@@ -97,7 +97,7 @@ def answer(
     engine: Engine, tools: Tools, params: SamplingParams = HOT, structured: Structured | None = None, **fields: Any
 ) -> Answers:
     assert engine.constraints is not None
-    made = engine.constraints.start(Form(structured, tools)).result(10)
+    made = engine.constraints.start(Form(structured, tools)).result(60)
     engine.add(EngineRequest("r", (5, 6, 7), params, matcher=made.matcher, reader=made.reader, **fields))
     return drain(engine)
 
@@ -190,7 +190,7 @@ def leaning(engine: Engine, characters: str) -> SamplingParams:
 def test_an_answer_of_its_form_is_told_whole(engine: Engine, structured: Structured, text: str, size: int) -> None:
     """Given an answer that looks like a call and is none, expect it as text, however it comes."""
     assert engine.constraints is not None
-    made = engine.constraints.start(Form(structured, Tools(FUNCTIONS))).result(10)
+    made = engine.constraints.start(Form(structured, Tools(FUNCTIONS))).result(60)
     matcher = made.matcher()
     assert all(matcher.accept(token) for token in engine.tokenizer.encode(text, special=False))
     assert made.reader is not None

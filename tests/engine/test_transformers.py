@@ -96,7 +96,7 @@ def test_answers_are_held_to_a_grammar(kinds: Callable[[str], Path]) -> None:
     """Two at once, beside a free one, without and with the tokens that another worker had made."""
     engine = load(kinds("gpt2"))
     assert engine.constraints is not None
-    matcher = engine.constraints.start(Form(Structured(regex="[a-z]{3}-[0-9]{4}"))).result(10).matcher
+    matcher = engine.constraints.start(Form(Structured(regex="[a-z]{3}-[0-9]{4}"))).result(60).matcher
     hot = SamplingParams(temperature=1.5, seed=4, max_tokens=MAX_TOKENS, n=2)
     engine.add(EngineRequest("r", (5, 6), hot, matcher=matcher))
     engine.add(EngineRequest("free", (5, 6), hot))

@@ -10,10 +10,9 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from functools import cached_property, partial
 
-import torch
 import xgrammar
 
-from shared.errors import EngineFailed, InvalidRequest
+from shared.errors import EngineFailed, HeadraceError
 from shared.protocol import encode
 from workers.engine.call_reader import CallReader
 from workers.engine.grammar import COMPLAINTS, grammar_of, refusal
@@ -21,6 +20,7 @@ from workers.engine.interface import Constraint, Form
 from workers.engine.matcher import GrammarMatcher
 from workers.engine.silence import Silence
 from workers.engine.tokenizer import Tokenizer
+from workers.engine.trial import Trials
 
 CACHE_BYTES = 256 * 2**20
 COMPILERS = 2  # grammars compiled at once
@@ -41,6 +41,7 @@ class Constraints:
         self._eos = sorted(eos_token_ids)
         self._cache: OrderedDict[bytes, Future[xgrammar.CompiledGrammar]] = OrderedDict()
         self._lock = threading.Lock()
+        self._first_use = threading.Lock()
         self._slots = threading.BoundedSemaphore(COMPILERS)
 
     def start(self, form: Form) -> Future[Constraint]:
@@ -74,19 +75,17 @@ class Constraints:
             found = self._cache.get(key)
             if found is None:
                 found = self._cache[key] = Future()
-                # a thread that nobody waits for at the end: a compilation cannot be stopped
+                # a thread that nobody waits for at the end
                 threading.Thread(target=self._work, args=(key, form, found), name="grammar", daemon=True).start()
             self._cache.move_to_end(key)
         return found
 
     def _work(self, key: bytes, form: Form, future: Future[xgrammar.CompiledGrammar]) -> None:
         try:
-            with self._slots, SILENCE:
-                grammar = grammar_of(form.structured, form.tools, self._tokenizer.tool_format)
-                compiled = self._compiler.compile_grammar(grammar)
-                self._probe(compiled)
+            with self._slots:
+                compiled = self._compile(form)
             future.set_result(compiled)
-        except InvalidRequest as error:
+        except HeadraceError as error:
             future.set_exception(error)
         except COMPLAINTS as error:
             future.set_exception(refusal(error, form.param))
@@ -94,6 +93,15 @@ class Constraints:
             if not future.done():
                 future.set_exception(EngineFailed("the grammar compiler broke"))
             self._tidy(key, future)
+
+    def _compile(self, form: Form) -> xgrammar.CompiledGrammar:
+        """Raises InvalidRequest; what xgrammar raises."""
+        tool_format = self._tokenizer.tool_format
+        with self._first_use:
+            trials, compiler = self._trials, self._compiler
+        trials.check(form, tool_format)
+        with SILENCE:
+            return compiler.compile_grammar(grammar_of(form.structured, form.tools, tool_format))
 
     def _tidy(self, key: bytes, future: Future[xgrammar.CompiledGrammar]) -> None:
         """Forget a failure, and what there is no room for."""
@@ -116,15 +124,16 @@ class Constraints:
                 del self._cache[key]
                 over -= size
 
-    def _probe(self, compiled: xgrammar.CompiledGrammar) -> None:
-        """Raises ValueError where nothing can be said in a grammar, as in one that only refers to itself."""
-        bitmask = torch.empty(xgrammar.get_bitmask_shape(1, self._vocab_size), dtype=torch.int32)
-        GrammarMatcher(compiled, ends_by_token=bool(self._eos)).fill(bitmask, 0)
-        if not bitmask.any():
-            raise ValueError("no answer can fit it")
+    @cached_property
+    def _trials(self) -> Trials:
+        return Trials(self._info)
 
     @cached_property
     def _compiler(self) -> xgrammar.GrammarCompiler:
+        return xgrammar.GrammarCompiler(self._info, max_threads=COMPILERS, cache_enabled=False)
+
+    @cached_property
+    def _info(self) -> xgrammar.TokenizerInfo:
         """Made when first needed: it reads the whole vocabulary."""
         hf, vocab_size = self._tokenizer.hf, self._vocab_size
         found = xgrammar.TokenizerInfo.from_huggingface(hf, vocab_size=vocab_size, stop_token_ids=self._eos or None)
@@ -132,11 +141,10 @@ class Constraints:
         for token, index in hf.get_vocab().items():
             if index < vocab_size and index not in self._tokenizer.hidden_ids:  # special tokens are no text
                 vocabulary[index] = token
-        info = xgrammar.TokenizerInfo(
+        return xgrammar.TokenizerInfo(
             vocabulary,
             found.vocab_type,
             vocab_size=vocab_size,
             stop_token_ids=self._eos or None,
             add_prefix_space=found.add_prefix_space,
         )
-        return xgrammar.GrammarCompiler(info, max_threads=COMPILERS, cache_enabled=False)

@@ -1,6 +1,6 @@
 """What a request holds its answer to, as one of xgrammar's grammars.
 
-It compiles nothing, and knows no vocabulary.
+It compiles nothing.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 import xgrammar
 
 from shared.errors import InvalidRequest
 from shared.protocol import Structured, Tools
+from workers.engine.matcher import GrammarMatcher
 from workers.engine.schema import prepared_text
 from workers.engine.tool_format import ToolFormat
 
@@ -32,6 +34,14 @@ def grammar_of(structured: Structured | None, tools: Tools | None, form: ToolFor
     if structured is not None:
         parts.append(_read(structured, structured.param))
     return parts[0] if len(parts) == 1 else xgrammar.Grammar.union(*parts)
+
+
+def probe(compiled: xgrammar.CompiledGrammar, vocab_size: int, *, ends_by_token: bool) -> None:
+    """Raises ValueError where nothing can be said in a grammar, as in one that only refers to itself."""
+    bitmask = torch.empty(xgrammar.get_bitmask_shape(1, vocab_size), dtype=torch.int32)
+    GrammarMatcher(compiled, ends_by_token=ends_by_token).fill(bitmask, 0)
+    if not bitmask.any():
+        raise ValueError("no answer can fit it")
 
 
 def refusal(error: Exception, param: str) -> InvalidRequest:

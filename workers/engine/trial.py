@@ -1,0 +1,190 @@
+"""Tries grammars in a process apart, which can be ended: one that takes too much time or memory there is refused.
+
+No compilation can be stopped, and some of few characters take gigabytes and never end. So each is compiled first by
+a child of a small process that has the compiler ready; the system ends the child at its bounds. Only what is done
+within them is then compiled where it is used: a compiled grammar costs more to hand over than to make again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from concurrent.futures import Future
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import xgrammar
+
+from shared.errors import EngineFailed, HeadraceError, InvalidRequest
+from shared.protocol import ErrorInfo, encode
+from workers.engine.grammar import COMPLAINTS, grammar_of, probe, refusal
+from workers.engine.interface import Form
+from workers.engine.tool_format import ToolFormat
+
+SECONDS = 4  # that a trial may take
+BYTES = 768 * 2**20  # of memory that it may take beside what the process has
+START = 60.0  # seconds until the process must be ready: it loads torch
+STDOUT = 1
+MARGIN = 2.0  # seconds after a trial's time until its end must have been told
+BROKEN = EngineFailed("the grammar compiler broke")
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """One to make, within bounds."""
+
+    number: int
+    form: Form
+    tool_format: ToolFormat
+    seconds: int
+    bytes: int
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    number: int
+    error: ErrorInfo | None = None
+
+
+def too_complex(param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"the grammar takes more than {SECONDS} s or {BYTES >> 20} MiB to compile: it is too complex", param=param
+    )
+
+
+class Trials:
+    """Of one model's grammars; may be used from many threads. Its process is started when first needed.
+
+    Args:
+        info: its tokenizer.
+    """
+
+    def __init__(self, info: xgrammar.TokenizerInfo) -> None:
+        self._info = info
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+
+    def check(self, form: Form, tool_format: ToolFormat) -> None:
+        """Raises InvalidRequest for what cannot be compiled, or not within the bounds; EngineFailed."""
+        trial = Trial(next(self._numbers), form, tool_format, SECONDS, BYTES)
+        running = self._started()
+        running.ready.result(START)
+        try:
+            error = running.ask(trial).result(SECONDS + MARGIN)
+        except TimeoutError:
+            raise too_complex(form.param) from None
+        if error is not None:
+            raise error.to_error()
+
+    def _started(self) -> _Running:
+        with self._lock:
+            if self._running is None or self._running.ended:
+                self._running = _Running(self._info)
+            return self._running
+
+
+class _Running:
+    """The process, and who waits for it."""
+
+    def __init__(self, info: xgrammar.TokenizerInfo) -> None:
+        command = [sys.executable, "-m", "workers.engine.trial"]
+        # its own complaints quote what was asked
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        weakref.finalize(self, _end, self._process)
+        self.ready: Future[None] = Future()
+        self._waiting: dict[int, Future[ErrorInfo | None]] = {}
+        self._lock = threading.Lock()
+        assert self._process.stdout is not None
+        listening = (self._process.stdout, self.ready, self._waiting)
+        threading.Thread(target=_listen, args=listening, name="trials", daemon=True).start()
+        self._say(info.serialize_json().encode())
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def ask(self, trial: Trial) -> Future[ErrorInfo | None]:
+        told = self._waiting[trial.number] = Future()
+        told.add_done_callback(lambda _: self._waiting.pop(trial.number, None))
+        self._say(encode(trial))
+        return told
+
+    def _say(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            with self._lock:
+                self._process.stdin.write(line + b"\n")
+                self._process.stdin.flush()
+        except OSError:
+            raise BROKEN from None
+
+
+def _listen(said: IO[bytes], ready: Future[None], waiting: dict[int, Future[ErrorInfo | None]]) -> None:
+    """Hand out what the process says, until it ends."""
+    if said.readline():
+        ready.set_result(None)
+    else:
+        ready.set_exception(BROKEN)
+    for line in said:
+        outcome = msgspec.json.decode(line, type=Outcome)
+        if (told := waiting.get(outcome.number)) is not None:
+            told.set_result(outcome.error)
+    for told in list(waiting.values()):
+        told.set_exception(BROKEN)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+
+
+# in the process
+
+
+def serve() -> None:
+    """Read a tokenizer, then trials, each a line, until there are no more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for children
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: who started us ends us
+    info = xgrammar.TokenizerInfo.deserialize_json(sys.stdin.buffer.readline().decode())
+    compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+    os.write(STDOUT, b"ready\n")
+    for line in sys.stdin.buffer:
+        if os.fork() == 0:
+            _attempt(compiler, info, msgspec.json.decode(line, type=Trial))
+            os._exit(0)
+
+
+def _attempt(compiler: xgrammar.GrammarCompiler, info: xgrammar.TokenizerInfo, trial: Trial) -> None:
+    """Compile one grammar, and tell; the system ends us where that takes too long."""
+    signal.alarm(trial.seconds)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + trial.bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    error: HeadraceError | None = None
+    form = trial.form
+    try:
+        compiled = compiler.compile_grammar(grammar_of(form.structured, form.tools, trial.tool_format))
+        probe(compiled, info.vocab_size, ends_by_token=bool(info.stop_token_ids))
+    except InvalidRequest as complaint:
+        error = complaint
+    except MemoryError:
+        error = too_complex(form.param)
+    except COMPLAINTS as complaint:
+        error = too_complex(form.param) if "bad_alloc" in str(complaint) else refusal(complaint, form.param)
+    outcome = Outcome(trial.number, None if error is None else ErrorInfo.of(error))
+    os.write(STDOUT, encode(outcome) + b"\n")  # short enough to be of one piece
+
+
+if __name__ == "__main__":
+    serve()

@@ -178,7 +178,7 @@ async def test_what_is_refused_at_once(settings: Settings, backend: Backend, url
 
     async def post(used: Settings, body: dict[str, Any]) -> dict[str, Any]:
         transport = httpx.ASGITransport(create_app(used, backend), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             response = await http.post("/v1/jobs", json={"model": MODEL, "prompt": "x", "webhook": body})
         assert response.status_code == 400
         return response.json()

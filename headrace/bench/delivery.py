@@ -173,7 +173,7 @@ class Bench:
         assert lease is not None
         parts = urlsplit(self._path.url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        writer.write(f"GET /v1/jobs/{request.id}/events HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        writer.write(f"GET /v1/jobs/{request.id}/events HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
         times = []
         try:
@@ -210,7 +210,7 @@ class Bench:
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
             for number in todo:
                 body = json.dumps({"model": UNSERVED, "prompt": f"job {number}", "max_tokens": 8}).encode()
-                writer.write(b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n")
+                writer.write(b"POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n")
                 writer.write(b"content-length: %d\r\n\r\n%b" % (len(body), body))
                 answered = await reader.readuntil(b"\r\n\r\n")
                 if not answered.startswith(b"HTTP/1.1 202"):

@@ -19,7 +19,7 @@ from shared.kafka import topics
 from shared.kafka.message import Outgoing
 from tests.chaos.node import Node
 from tests.kafka.harness import Bench
-from tests.kafka.mock import headrace
+from tests.kafka.mock import environment, headrace
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +31,13 @@ HOST = "127.0.0.1"
 async def processes(settings: Settings, folder: Path) -> AsyncIterator[dict[str, int]]:
     """An API that enqueues into Kafka and a worker that takes from it; their ports, by what is there."""
     ports = {name: probe(HOST, 0) for name in ("port", "admin_port", "metrics_port")}
-    names = ("model", "lease", "served_model_name", "kafka_bootstrap", "kafka_api_version", "data_dir")
+    names = ("model", "lease", "served_model_name", "data_dir")
     given = {name: getattr(settings, name) for name in names} | {"redis_url": settings.redis_url.get_secret_value()}
     given |= {"queue": "kafka", "log_level": "debug", "log_format": "json", **ports}
-    environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+    own = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items()}
+    own |= environment(settings.kafka_bootstrap)
     nodes = [
-        Node(role, headrace(role), environment, ready, folder / f"{role}.log")
+        Node(role, headrace(role), own, ready, folder / f"{role}.log")
         for role, ready in (("api", "listening"), ("worker", "worker_ready"))
     ]
     try:

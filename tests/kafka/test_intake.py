@@ -263,7 +263,7 @@ async def test_an_intake_whose_thread_breaks_ends_with_the_reason(
 
 async def test_a_worker_does_not_start_with_settings_that_lead_to_no_broker(bench: Bench) -> None:
     bench.settings = bench.settings.model_copy(
-        update={"kafka_security_protocol": "SSL", "kafka_ssl_cafile": Path("/none")}
+        update={"kafka_security_protocol": "SSL", "kafka_sasl_mechanism": None, "kafka_ssl_cafile": Path("/none")}
     )
     with pytest.raises(ConfigError, match="kafka_ssl_cafile"):
         async with bench.intake():

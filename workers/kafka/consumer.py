@@ -150,7 +150,7 @@ class Shuttle(threading.Thread):
     def _round(self, polled: KafkaConsumer) -> None:
         room = self._steer(polled)
         _unpark(polled)
-        _rejoin(polled)
+        finish_joining(polled)
         busy = bool(self._done) or any(owned.unfinished for owned in list(self._owned.values()))
         found = polled.poll(timeout_ms=int((BUSY_POLL if busy else IDLE_POLL) * 1000), max_records=room)
         began = self._own(polled)
@@ -278,7 +278,7 @@ def _unpark(polled: KafkaConsumer) -> None:
         polled._fetcher._next_partition_records = None
 
 
-def _rejoin(polled: KafkaConsumer) -> None:
+def finish_joining(polled: KafkaConsumer) -> None:
     """Let this poll go on with a joining of the group that outlived the last one.
 
     kafka-python (3.0.12) forgets one that began because partitions appeared, as at a start: it then owns nothing,

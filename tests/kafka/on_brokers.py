@@ -1,0 +1,147 @@
+"""What a mock cannot show: results and offsets of one piece, what is aborted unseen, and past owners fenced.
+
+scripts/test-kafka runs these beside the tests that the mock can be held to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from kafka import ConsumerGroupMetadata, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
+
+from shared.config import Settings
+from shared.kafka import topics
+from shared.kafka.connection import connection, consumer
+from shared.kafka.message import Outgoing
+from tests.kafka.mock import BROKER
+from workers.kafka.consumer import finish_joining
+from workers.kafka.results import Results
+
+LIMIT = 40.0
+
+assert BROKER, "name brokers in TEST_KAFKA: the mock keeps no transactions"
+
+
+class Member:
+    """One of the model's group."""
+
+    def __init__(self, settings: Settings) -> None:
+        model = settings.served_model_name
+        assert model is not None
+        group = topics.group(model)
+        self.consumer = consumer(settings, group_id=group, session_timeout_ms=10_000, heartbeat_interval_ms=500)
+        self.consumer.subscribe([topics.requests(model)])
+
+    def poll(self) -> set[TopicPartition]:
+        finish_joining(self.consumer)
+        self.consumer.poll(timeout_ms=100)
+        return set(self.consumer.assignment())
+
+    def joined(self, count: int) -> ConsumerGroupMetadata:
+        """Once it owns so many partitions."""
+        deadline = time.monotonic() + LIMIT
+        while len(self.poll()) != count:
+            assert time.monotonic() < deadline
+        return self.consumer.group_metadata()
+
+
+@pytest.fixture
+def members(settings: Settings) -> Iterator[tuple[Member, Member]]:
+    """Of whom none has joined."""
+    made = Member(settings), Member(settings)
+    yield made
+    for member in made:
+        member.consumer.close(autocommit=False)
+
+
+@pytest.fixture
+def results(settings: Settings) -> Iterator[Results]:
+    made = Results(settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def place(settings: Settings) -> TopicPartition:
+    assert settings.served_model_name is not None
+    return TopicPartition(topics.requests(settings.served_model_name), 0)
+
+
+def result(settings: Settings, value: bytes) -> Outgoing:
+    return Outgoing(f"results-{settings.served_model_name}", b"one partition", value)
+
+
+def seen(settings: Settings, count: int, isolation: str = "read_committed") -> list[bytes]:
+    """The values of the results, once there are `count` of them, and what comes right after."""
+    options = {**connection(settings), "isolation_level": isolation, "auto_offset_reset": "earliest"}
+    reader = KafkaConsumer(f"results-{settings.served_model_name}", group_id=None, **options)
+    found: list[bytes] = []
+    deadline = time.monotonic() + LIMIT
+    try:
+        while len(found) < count and time.monotonic() < deadline:
+            found += _values(reader, 100)
+        return found + _values(reader, 500)
+    finally:
+        reader.close()
+
+
+def _values(reader: KafkaConsumer, wait: int) -> list[bytes]:
+    return [record.value for records in reader.poll(timeout_ms=wait).values() for record in records]
+
+
+def test_results_and_offsets_are_of_one_piece(
+    settings: Settings, members: tuple[Member, Member], results: Results, place: TopicPartition
+) -> None:
+    """Given a transaction between two that is aborted, Expect nobody to read it, and its offset not to be there."""
+    owner, _ = members
+    group = owner.joined(4)
+    results.write([result(settings, b"first")], {place: (1, "")}, group)
+    writer = results.open()
+    writer.begin_transaction()
+    writer.send(**result(settings, b"aborted").arguments())
+    writer.send_offsets_to_transaction({place: OffsetAndMetadata(2, "", -1)}, group)
+    writer.flush()
+    writer.abort_transaction()
+    assert owner.consumer.committed(place) == 1
+    results.write([result(settings, b"last")], {place: (3, "0,2-4")}, group)
+    committed = owner.consumer.committed(place, metadata=True)
+    assert (committed.offset, committed.metadata) == (3, "0,2-4")
+    assert seen(settings, 2) == [b"first", b"last"]
+    assert seen(settings, 3, "read_uncommitted") == [b"first", b"aborted", b"last"]
+
+
+def test_what_a_failed_writer_had_begun_is_given_up_by_the_one_made_anew(
+    settings: Settings, members: tuple[Member, Member], results: Results, place: TopicPartition
+) -> None:
+    owner, _ = members
+    group = owner.joined(4)
+    writer = results.open()
+    writer.begin_transaction()
+    writer.send(**result(settings, b"half").arguments()).get(10)
+    results._producer = None  # as if the connection was lost: nothing is aborted by it
+    results.write([result(settings, b"whole")], {place: (1, "")}, group)
+    with pytest.raises(KafkaError):
+        writer.commit_transaction()
+    writer.close(timeout=1)
+    assert seen(settings, 1) == [b"whole"]
+
+
+def test_an_owner_of_an_earlier_generation_writes_nothing(
+    settings: Settings, members: tuple[Member, Member], results: Results, place: TopicPartition
+) -> None:
+    """Given a group that a second has joined, Expect what the first had begun to be refused, and then its word."""
+    first, second = members
+    before = first.joined(4)
+    results.write([result(settings, b"first")], {place: (1, "")}, before)
+    deadline = time.monotonic() + LIMIT
+    while [len(first.poll()), len(second.poll())] != [2, 2]:
+        assert time.monotonic() < deadline
+    with pytest.raises(KafkaError):
+        results.write([result(settings, b"late")], {place: (2, "")}, before)
+    assert first.consumer.committed(place) == 1
+    results.write([result(settings, b"second")], {place: (2, "")}, first.consumer.group_metadata())
+    assert first.consumer.committed(place) == 2
+    assert seen(settings, 2) == [b"first", b"second"]

@@ -20,10 +20,10 @@ spin_briefly()  # tests share the cores with the servers that they start
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, those of a file together; slow ones after another, so that nothing disturbs them."""
+    """Fast tests first; those of a file together."""
     items.sort(key=_slow)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("slow" if _slow(item) else item.location[0]))
+        item.add_marker(pytest.mark.xdist_group(f"{item.location[0]}:{_slow(item)}"))
 
 
 def _slow(item: pytest.Item) -> bool:

@@ -245,18 +245,3 @@ def test_what_cannot_be_compiled_is_a_400(client: openai.OpenAI) -> None:
                 model="smollm2", messages=RIVER, extra_body={"structured_outputs": given}
             )
         assert refused.value.param == "structured_outputs"
-
-
-def test_json_outlives_its_worker(client: openai.OpenAI, up: Launched) -> None:
-    options: Any = {"model": "smollm2", "messages": RIVER, "temperature": 1, "seed": 7}
-    options["extra_body"] = {
-        "structured_outputs": {"json": {"type": "array", "items": River.model_json_schema(), "minItems": 6}}
-    }
-    options["max_tokens"] = 100
-    undisturbed = client.chat.completions.create(**options).choices[0].message.content
-    said = ""
-    for number, chunk in enumerate(client.chat.completions.create(**options, stream=True)):
-        said += chunk.choices[0].delta.content or ""
-        if number == 20:
-            up.kill("worker")
-    assert said == undisturbed

@@ -19,6 +19,7 @@ HEADROOM = 64 * 1024  # bytes of a record beside its value
 FIRST = 10_000  # ms for a first answer of any broker
 RECENT = 15.0  # seconds for which a connection's failure explains others
 MOST_WORDS = 400
+HANDSHAKE = 5.0  # seconds that TLS may take to agree with a broker
 
 
 class TokenFile(AbstractTokenProvider):  # type: ignore[misc]
@@ -87,7 +88,17 @@ def _trust(settings: Settings) -> ssl.SSLContext:
             context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
     except OSError as error:
         raise ConfigError(f"{param} cannot be used: {error}", param=param) from error
+    context.sslsocket_class = _Handshake
     return context
+
+
+class _Handshake(ssl.SSLSocket):
+    """Gives up a peer that says nothing, for which kafka-python (3.0.12) has no limit; its thread waits here."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        self.settimeout(HANDSHAKE)
+        super().do_handshake(block)
+        self.setblocking(False)
 
 
 class _Failures(logging.Handler):

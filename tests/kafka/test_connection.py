@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,13 @@ async def test_a_broker_whose_certificate_is_trusted_is_spoken_to(folder: Path, 
     reader.close()
 
 
-HURRIED = "from shared.kafka import connection; connection.FIRST = 500; from headrace.cli import main; main()"
+HURRIED = """
+from headrace.cli import main
+from shared.kafka import connection
+
+connection.FIRST, connection.HANDSHAKE = 500, 0.2
+main()
+"""
 
 
 async def tailed(settings: Settings) -> tuple[int | None, str]:
@@ -136,16 +143,33 @@ async def tailed(settings: Settings) -> tuple[int | None, str]:
     started = await asyncio.create_subprocess_exec(
         *command, env={**os.environ, **own}, stderr=asyncio.subprocess.PIPE
     )
-    _, told = await started.communicate()
+    try:
+        async with asyncio.timeout(30):
+            _, told = await started.communicate()
+    finally:
+        if started.returncode is None:
+            started.kill()
     return started.returncode, told.decode()
 
 
-async def test_a_broker_that_is_not_to_be_trusted_is_told_and_why(folder: Path, port: int, tmp_path: Path) -> None:
-    """Given another's CA, another name, or a broker without TLS, Expect the command to end with the reason."""
+@pytest.fixture
+def mute() -> Iterator[int]:
+    """The port of one who takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+async def test_a_broker_that_is_not_to_be_trusted_is_told_and_why(
+    folder: Path, port: int, mute: int, tmp_path: Path
+) -> None:
+    """Given another's CA, another name, a broker without TLS, or one that says nothing, Expect the command to end
+    with the reason.
+    """
     stranger = certificates.make(tmp_path, "localhost") / "ca.pem"
     cases = {
         "CERTIFICATE_VERIFY_FAILED": (f"localhost:{port}", stranger),
         "not valid for '127.0.0.1'": (f"127.0.0.1:{port}", folder / "ca.pem"),
+        "handshake operation timed out": (f"localhost:{mute}", folder / "ca.pem"),
         "Handshake failed": (mock_kafka.cluster().bootstrap, folder / "ca.pem"),
     }
     ends = await asyncio.gather(*(tailed(trusting(*case)) for case in cases.values()))

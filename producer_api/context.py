@@ -16,7 +16,6 @@ from producer_api.gateway.authenticate import Authenticator, authenticator
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys
 from producer_api.gateway.meter import Meter
-from producer_api.gateway.patience import Upkeep
 from producer_api.gateway.rules import Rule
 from producer_api.metrics import Metrics, Stopwatch
 from producer_api.middleware import Facts
@@ -39,7 +38,6 @@ class Context:
     catalog: Catalog
     gateway: Gateway
     admitted: Admitted
-    upkeep: Upkeep
     keys: IdempotencyKeys
     metrics: Metrics
     attendance: Attendance
@@ -55,17 +53,13 @@ class Context:
         kept = max(settings.result_ttl, settings.response_ttl)
         keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + kept)
         meter = None if backend.limits is None else Meter.of(settings, backend.limits, metrics)
-        upkeep = Upkeep()
-        admitted = Admitted(backend, meter, upkeep)
+        admitted = Admitted(backend, meter)
         return cls(
             settings=settings,
             backend=backend,
             catalog=catalog,
-            gateway=Gateway(
-                settings, backend, keys=keys, catalog=catalog, meter=meter, admitted=admitted, upkeep=upkeep
-            ),
+            gateway=Gateway(settings, backend, keys=keys, catalog=catalog, meter=meter, admitted=admitted),
             admitted=admitted,
-            upkeep=upkeep,
             keys=keys,
             metrics=metrics,
             attendance=Attendance(metrics.open_answers),
@@ -102,7 +96,7 @@ class Context:
 
     async def close(self) -> None:
         """Wait for what runs in the background, and let go of the database."""
-        await self.upkeep.close()
+        await self.admitted.upkeep.close()
         await self.authenticate.close()
         await self.database.close()
 

@@ -12,7 +12,6 @@ from producer_api.gateway.admitted import Admitted
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys
 from producer_api.gateway.meter import Meter
-from producer_api.gateway.patience import Upkeep
 from producer_api.metrics import Metrics
 from shared.backend import Backend
 from shared.batches.records import Batches
@@ -39,14 +38,12 @@ class Parts:
         metrics = Metrics(CollectorRegistry())  # nobody reads them
         keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + settings.result_ttl)
         catalog = Catalog(backend.registry, settings)
-        meter, upkeep = Meter.of(settings, backend.limits, metrics), Upkeep()
-        admitted = Admitted(backend, meter, upkeep)
+        meter = Meter.of(settings, backend.limits, metrics)
+        admitted = Admitted(backend, meter)
         return cls(
             settings=settings,
             backend=backend,
-            gateway=Gateway(
-                settings, backend, keys=keys, catalog=catalog, meter=meter, admitted=admitted, upkeep=upkeep
-            ),
+            gateway=Gateway(settings, backend, keys=keys, catalog=catalog, meter=meter, admitted=admitted),
             admitted=admitted,
             files=Files.of(settings, backend),
             batches=Batches.of(settings, backend.server),

@@ -17,7 +17,7 @@ from producer_api.gateway.admitted import Admitted
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key, derived_id, derived_seed
 from producer_api.gateway.meter import Meter
-from producer_api.gateway.patience import Upkeep, patience
+from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Principal
 from shared.backend import Backend
 from shared.config import Settings
@@ -56,8 +56,7 @@ class Gateway:
         keys: the idempotency keys.
         catalog: the models that may be named.
         meter: charges what is admitted; None where nothing is limited or metered.
-        admitted: ends what is of no use after all.
-        upkeep: runs what nobody waits for.
+        admitted: ends what is of no use after all, in the background.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class Gateway:
         catalog: Catalog,
         meter: Meter | None,
         admitted: Admitted,
-        upkeep: Upkeep,
     ) -> None:
         self._limits = Limits.of(settings)
         self._transport = backend.transport
@@ -79,7 +77,7 @@ class Gateway:
         self._meter = meter
         self._webhooks = backend.webhooks
         self._admitted = admitted
-        self._upkeep = upkeep
+        self._upkeep = admitted.upkeep
 
     async def submit(
         self,

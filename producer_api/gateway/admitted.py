@@ -24,14 +24,16 @@ class Admitted:
     Args:
         backend: the queue and the answers.
         meter: settles what is forgotten; None where nothing is limited or metered.
+
+    Attributes:
         upkeep: runs what nobody waits for.
     """
 
-    def __init__(self, backend: Backend, meter: Meter | None, upkeep: Upkeep) -> None:
+    def __init__(self, backend: Backend, meter: Meter | None) -> None:
         self._transport = backend.transport
         self._token_log = backend.token_log
         self._meter = meter
-        self._upkeep = upkeep
+        self.upkeep = Upkeep()
 
     async def record(self, request_id: str, tenant: str) -> RequestRecord:
         """Raises NotFound for an unknown id and for somebody else's alike."""
@@ -68,4 +70,4 @@ class Admitted:
 
     def abandon(self, request_id: str) -> None:
         """Cancel a request whose client left, without waiting for it."""
-        self._upkeep.begin(self.cancel(request_id))
+        self.upkeep.begin(self.cancel(request_id))

@@ -238,7 +238,7 @@ async def test_what_was_charged_and_never_queued_is_given_back(
         assert left(await post(api)) == (3, 2)
         full = await post(api)
         assert (full.status_code, full.json()["code"]) == (503, "queue_full")
-        await api.context.upkeep.close()  # what it does in the background
+        await api.context.admitted.upkeep.close()  # what it does in the background
         meter, dying = api.context.meter, [make_request(), make_request()]
         assert meter is not None
         for request in dying:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Sends requests of every kind that the OpenAPI document allows, and many that it does not, to a real API process.
 
     scripts/fuzz [--cases N] [--seed N]
@@ -14,14 +13,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.fuzz.run import fuzz  # noqa: E402  the path comes first
+from tests.fuzz.run import fuzz
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "scripts/fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=10_000, help="at least so many; default 10000")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()

@@ -37,7 +37,7 @@ from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.schemas.files import File, FileDeleted, FileList
 from producer_api.schemas.jobs import JobSubmission
-from producer_api.sites import site_check
+from producer_api.sites import listed, site_check
 from producer_api.upload import OVERHEAD
 from shared.backend import Backend
 from shared.batches.records import Batches
@@ -129,7 +129,7 @@ def _cors(settings: Settings) -> list[Middleware]:
     return [
         Middleware(
             CORSMiddleware,
-            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_origins=listed(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED,

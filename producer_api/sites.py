@@ -81,18 +81,19 @@ class SiteCheck:
 
 def site_check(settings: Settings) -> list[Middleware]:
     """None where each caller needs a key, unless names are set."""
-    names = _listed(settings.allowed_hosts.lower())
+    names = listed(settings.allowed_hosts.lower())
     if settings.auth and not names:
         return []
     sites = Sites(
         hosts=(*names, settings.host, settings.admin_host),
         addresses=settings.auth or settings.insecure,
-        origins=None if settings.auth else _listed(settings.cors_origins),
+        origins=None if settings.auth else listed(settings.cors_origins),
     )
     return [Middleware(SiteCheck, sites=sites)]
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a setting that has several, by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 

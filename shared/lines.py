@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import atexit
 import os
-import queue
 import threading
+import time
 
 MOST = 10_000  # lines that wait to be written; what comes then is dropped
+GATHER = (
+    0.01  # seconds for which lines gather before they are written: waking the thread costs more than a line does
+)
 FAREWELL = 1.0  # seconds that a process's end waits for the last of them
 
 
@@ -27,37 +30,45 @@ class Lines:
 
     def __init__(self, file: int, *, most: int = MOST) -> None:
         self._file = file
-        self._waiting: queue.Queue[str] = queue.Queue(most)
-        self._lock = threading.Lock()
+        self._most = most
+        self._waiting: list[str] = []
+        self._writing = False
+        self._changed = threading.Condition()
         self.dropped = 0
         threading.Thread(target=self._run, name="log", daemon=True).start()
         atexit.register(self.settle)
 
     def write(self, line: str) -> None:
-        try:
-            self._waiting.put_nowait(line)
-        except queue.Full:
-            self._drop()
+        with self._changed:
+            if len(self._waiting) >= self._most:
+                self.dropped += 1
+                return
+            self._waiting.append(line)
+            if not self._writing and len(self._waiting) == 1:
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Nothing is held back."""
 
     def settle(self, timeout: float = FAREWELL) -> None:
         """Wait until all is written, `timeout` seconds at most."""
-        with self._waiting.all_tasks_done:
-            self._waiting.all_tasks_done.wait_for(lambda: not self._waiting.unfinished_tasks, timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._waiting or self._writing), timeout)
 
     def _run(self) -> None:
         while True:
-            line = self._waiting.get()
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting)
+                self._writing = True
+            time.sleep(GATHER)
+            with self._changed:
+                lines, self._waiting = self._waiting, []
             try:
-                left = line.encode(errors="backslashreplace")
+                left = "".join(lines).encode(errors="backslashreplace")
                 while left:
                     left = left[os.write(self._file, left) :]
             except OSError:  # its reader has gone, or it is closed
-                self._drop()
-            self._waiting.task_done()
-
-    def _drop(self) -> None:
-        with self._lock:
-            self.dropped += 1
+                with self._changed:
+                    self.dropped += len(lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -32,6 +32,7 @@ from redis.exceptions import (
 from shared.errors import Unavailable
 from shared.redis_cluster import Cluster
 from shared.redis_node import Client, noticing, pack
+from shared.redis_pipe import Pipe
 from shared.redis_sentinel import Master, MasterConnection, SecureMasterConnection, Sentinels
 from shared.redis_url import Host, RedisURL
 
@@ -48,7 +49,6 @@ TROUBLE = (
 # How Valkey, and Redis, say that a script's caller may not run one of its commands.
 FORBIDDEN = ("ACL failure in script", "The user executing the script can't")
 RETRY_AFTER = 1.0
-CONNECTIONS = 64  # of one process to one server; more callers than that wait their turn
 # Neither retries nor a greeting: nothing is sent twice by itself, and the least ACL has no CLIENT SETINFO.
 QUIET: Mapping[str, Any] = {"protocol": 2, "driver_info": None, "socket_timeout": None}
 
@@ -86,7 +86,7 @@ class RedisServer:
             ) from error
         except TROUBLE as error:
             if isinstance(error, builtins.TimeoutError):
-                self.client.drop_idle()
+                self.client.drop_silent()
             raise Unavailable(
                 f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER
             ) from error
@@ -105,24 +105,22 @@ class RedisServer:
 def _client(url: RedisURL, timeout: float) -> Client:
     options = {**QUIET, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0), **url.options}
 
-    def pool(kind: type[Any], **place: Any) -> BlockingConnectionPool:
-        return BlockingConnectionPool(
-            connection_class=noticing(kind), max_connections=CONNECTIONS, timeout=timeout, **options, **place
-        )
+    def pipe(kind: type[Any], **place: Any) -> Pipe:
+        return Pipe(ConnectionPool(connection_class=noticing(kind), **options, **place), timeout)
 
-    def to(host: Host) -> BlockingConnectionPool:
-        return pool(SSLConnection if url.tls else Connection, host=host[0], port=host[1])
+    def to(host: Host) -> Pipe:
+        return pipe(SSLConnection if url.tls else Connection, host=host[0], port=host[1])
 
     if url.kind == "cluster":
         return Cluster(url.hosts, to, timeout)
     if url.kind == "socket":
-        return Client(pool(UnixDomainSocketConnection))
+        return Client(pipe(UnixDomainSocketConnection))
     if url.kind == "server":
         return Client(to(url.hosts[0]))
     asked = {**QUIET, "socket_connect_timeout": timeout, **url.tls_options, **url.sentinel}
     sentinels = Sentinels(url.hosts, url.service, asked, tls=url.tls, timeout=timeout)
     kind = SecureMasterConnection if url.tls else MasterConnection
-    return Master(pool(kind, find_master=sentinels.master), sentinels)
+    return Master(pipe(kind, find_master=sentinels.master), sentinels)
 
 
 class Script:

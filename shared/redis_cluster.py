@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.asyncio import Connection, ConnectionPool
+from redis.asyncio import Connection
 from redis.exceptions import (
     AskError,
     ClusterDownError,
@@ -26,7 +26,9 @@ from redis.exceptions import (
 )
 
 from shared.errors import ConfigError
-from shared.redis_node import Client, Command, Shared, connect, exchange, first_answer, pack
+from shared.redis_calls import Shared, first_answer
+from shared.redis_node import Client, Command, pack
+from shared.redis_pipe import Pipe, connect
 from shared.redis_url import Host
 
 SLOTS = 16_384
@@ -52,32 +54,25 @@ class Cluster(Client):
 
     Args:
         seeds: nodes to ask first for the slot table.
-        pool: makes the connections to one node.
+        pipe: makes the way to one node.
         timeout: seconds that reading the slot table may take.
     """
 
-    def __init__(self, seeds: Sequence[Host], pool: Callable[[Host], ConnectionPool], timeout: float) -> None:
-        self._make_pool = pool
-        self._pools = {host: pool(host) for host in seeds}
-        super().__init__(self._pools[seeds[0]])
+    def __init__(self, seeds: Sequence[Host], pipe: Callable[[Host], Pipe], timeout: float) -> None:
+        self._make_pipe = pipe
+        self._nodes = {host: pipe(host) for host in seeds}
+        super().__init__(self._nodes[seeds[0]])
         self._seeds = tuple(seeds)
         self._timeout = timeout
         self._slots: list[Host | None] = []
         self._refreshed = float("-inf")
         self._refresh = Shared(self._read_slots)
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
+    def _key_of(self, args: Sequence[Any]) -> str:
         name = str(args[0])
         if name in {"EVAL", "EVALSHA"}:
-            key = str(args[3]) if int(args[2]) else ""
-        else:
-            key = "" if name in KEYLESS else str(args[1])
-        [reply] = await self.exchange([(key, pack(*name.split(), *args[1:]))])
-        if isinstance(reply, Exception):
-            raise reply
-        options.pop("keys", None)
-        callback = self.response_callbacks.get(name)
-        return callback(reply, **options) if callback else reply
+            return str(args[3]) if int(args[2]) else ""
+        return "" if name in KEYLESS else str(args[1])
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """One write per node; what a node redirects is sent on until it is answered."""
@@ -120,11 +115,11 @@ class Cluster(Client):
         if asking:
             packed = [part for command in packed for part in (pack("ASKING"), command)]
         try:
-            replies = await exchange(self._pool(node), packed)
+            replies = await self._pipe_to(node).exchange(packed)
         except (RedisError, OSError, asyncio.CancelledError):
             self._refresh_soon()  # dead or silent: another may have taken its slots over
             raise
-        if any(isinstance(reply, ClusterDownError) for reply in replies):
+        if any(isinstance(reply, ClusterDownError | ConnectionError) for reply in replies):
             self._refresh_soon()
         return replies[1::2] if asking else replies
 
@@ -145,10 +140,10 @@ class Cluster(Client):
             raise ConnectionError("no node of the cluster serves that slot")
         return node
 
-    def _pool(self, node: Host) -> ConnectionPool:
-        if node not in self._pools:
-            self._pools[node] = self._make_pool(node)
-        return self._pools[node]
+    def _pipe_to(self, node: Host) -> Pipe:
+        if node not in self._nodes:
+            self._nodes[node] = self._make_pipe(node)
+        return self._nodes[node]
 
     def _refresh_soon(self) -> None:
         if time.monotonic() - self._refreshed > REFRESH:
@@ -157,15 +152,15 @@ class Cluster(Client):
     async def _read_slots(self) -> None:
         """Ask all known nodes at once; the first that answers decides."""
         self._refreshed = time.monotonic()
-        known = dict.fromkeys([*self._seeds, *self._pools])
+        known = dict.fromkeys([*self._seeds, *self._nodes])
         slots = await first_answer([self._table(node) for node in known], self._timeout)
         self._slots = slots
-        gone = set(self._pools) - set(slots) - set(self._seeds)
+        gone = set(self._nodes) - set(slots) - set(self._seeds)
         for node in gone:
-            await self._pools.pop(node).disconnect()
+            await self._nodes.pop(node).close()
 
     async def _table(self, node: Host) -> list[Host | None]:
-        [reply] = await exchange(self._pool(node), [pack("CLUSTER", "SLOTS")])
+        [reply] = await self._pipe_to(node).exchange([pack("CLUSTER", "SLOTS")])
         if isinstance(reply, ResponseError):
             if "cluster support disabled" in str(reply):
                 raise ConfigError(f"redis_url: {node[0]}:{node[1]} is no node of a Cluster", param="redis_url")
@@ -183,7 +178,7 @@ class Cluster(Client):
             await self._refresh()
         nodes = sorted({node for node in self._slots if node} or self._seeds)
         try:
-            return await connect(self._pool(random.choice(nodes)))  # noqa: S311  spreads load, guards nothing
+            return await connect(self._pipe_to(random.choice(nodes)).pool)  # noqa: S311  spreads load, guards nothing
         except (RedisError, OSError, asyncio.CancelledError):
             self._refresh_soon()
             raise
@@ -191,10 +186,10 @@ class Cluster(Client):
     async def primaries(self) -> list[Client]:
         if not self._slots:
             await self._refresh()
-        return [Client(self._pool(node)) for node in sorted({node for node in self._slots if node})]
+        return [Client(self._pipe_to(node)) for node in sorted({node for node in self._slots if node})]
 
-    def pools(self) -> list[ConnectionPool]:
-        return list(self._pools.values())
+    def _pipes(self) -> list[Pipe]:
+        return list(self._nodes.values())
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await self._refresh.stop()

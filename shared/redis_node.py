@@ -1,26 +1,22 @@
-"""Calls of one Redis or Valkey server: many commands in one round trip, and a connection of one's own.
+"""A client of one Redis or Valkey server: redis-py's commands, over the connection that all of the process share.
 
 It knows nothing of our keys, our scripts or our errors.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import hiredis
-import structlog
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
-from redis.asyncio import Connection, ConnectionPool, Redis
+from redis.asyncio import Connection, Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError, RedisError, ResponseError
+from redis.exceptions import ConnectionError
+
+from shared.redis_pipe import Pipe, connect
 
 Command = tuple[str, bytes]  # a key that it touches, "" if none, and the packed command
-
-T = TypeVar("T")
-
-log = structlog.get_logger(__name__)
 
 
 def pack(*parts: Any) -> bytes:
@@ -44,26 +40,6 @@ def noticing(kind: type[Connection]) -> type[Connection]:
     return type(kind.__name__, (NoticesResets, kind), {})
 
 
-async def exchange(pool: ConnectionPool, packed: Sequence[bytes]) -> list[Any]:
-    """Send all in one write and read as many replies, an error reply as the error that it stands for.
-
-    Straight on a connection: this is every token's path, and redis-py's pipeline costs several times it.
-    """
-    connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-    try:
-        await connection.send_packed_command(b"".join(packed))
-        return [await _reply(connection) for _ in packed]
-    finally:
-        await pool.release(connection)
-
-
-async def _reply(connection: Connection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
-
-
 async def arrived(connection: Connection, limit: float) -> list[Any]:
     """All replies that are there, waiting up to `limit` seconds for the first: one timer for a whole burst."""
     first = await connection.read_response(timeout=limit, disconnect_on_error=False)
@@ -76,51 +52,29 @@ async def arrived(connection: Connection, limit: float) -> list[Any]:
     return found
 
 
-async def connect(pool: ConnectionPool) -> Connection:
-    """A connection that the pool does not count."""
-    connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
-    await connection.connect()  # type: ignore[no-untyped-call]
-    return connection
-
-
-class Shared(Generic[T]):
-    """One call for all who ask while it runs; it goes on when some of them give up waiting."""
-
-    def __init__(self, call: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        self._call = call
-        self._task: asyncio.Task[T] | None = None
-
-    def start(self) -> asyncio.Task[T]:
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._call())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    async def __call__(self) -> T:
-        return await asyncio.shield(self.start())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Whoever waited has seen the error; asyncio complains about one that nobody waited for."""
-    if not task.cancelled():
-        task.exception()
-
-
 class Client(Redis):
-    """One server: redis-py's commands, and what it lacks."""
+    """One server's commands; no pipelines and no transactions."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        super().__init__(connection_pool=pool)
-        self._dropping = Shared(self._drop)
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__(connection_pool=pipe.pool)
+        self._pipe = pipe
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        name = str(args[0])
+        [reply] = await self.exchange([(self._key_of(args), pack(*name.split(), *args[1:]))])
+        if isinstance(reply, Exception):
+            raise reply
+        options.pop("keys", None)
+        callback = self.response_callbacks.get(name)
+        return callback(reply, **options) if callback else reply
+
+    def _key_of(self, args: Sequence[Any]) -> str:
+        """A key that the command touches; one server has them all."""
+        return ""
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """The replies of all, in their order, in one round trip; an error reply is the error, not raised."""
-        return await exchange(self.connection_pool, [packed for _, packed in commands])
+        return await self._pipe.exchange([packed for _, packed in commands])
 
     async def dedicated(self) -> Connection:
         """A connection that is the caller's, to disconnect in the end: for subscribing."""
@@ -130,45 +84,17 @@ class Client(Redis):
         """A client of each server that takes writes; they share this one's connections."""
         return [self]
 
-    def drop_idle(self) -> None:
-        """Close what waits in the pool, in the background: after a silence each may lead to a peer that is gone.
+    def drop_silent(self) -> None:
+        """Call over new connections where replies have been due for long, since the peer may be gone.
 
-        Otherwise every one of them would cost its user the whole timeout before it is found out.
+        Otherwise every caller would wait for it as long as it may, until the system finds out.
         """
-        self._dropping.start()
+        for pipe in self._pipes():
+            pipe.drop_silent()
 
-    async def _drop(self) -> None:
-        for pool in self.pools():
-            try:
-                await pool.disconnect(inuse_connections=False)
-            except (RedisError, OSError):
-                log.debug("redis_close_failed")  # it is closed all the same
-
-    def pools(self) -> list[ConnectionPool]:
-        return [self.connection_pool]
+    def _pipes(self) -> list[Pipe]:
+        return [self._pipe]
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        await self._dropping.stop()
-        for pool in self.pools():
-            await pool.disconnect()
-
-
-async def first_answer(questions: Iterable[Awaitable[T | None]], limit: float) -> T:
-    """The first answer that is not None; a hung or dead peer costs nothing while another answers.
-
-    Raises ConnectionError when nobody knows within `limit` seconds.
-    """
-    tasks = [asyncio.ensure_future(question) for question in questions]
-    try:
-        for answered in asyncio.as_completed(tasks, timeout=limit):
-            try:
-                answer = await answered
-            except (RedisError, OSError):
-                continue
-            if answer is not None:
-                return answer
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    raise ConnectionError("nobody that was asked knows")
+        for pipe in self._pipes():
+            await pipe.close()

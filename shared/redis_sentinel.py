@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Connection, ConnectionPool, SSLConnection
-from redis.exceptions import ReadOnlyError
 
-from shared.redis_node import Client, Shared, exchange, first_answer, noticing, pack
+from shared.redis_calls import Shared, first_answer
+from shared.redis_node import Client, noticing, pack
+from shared.redis_pipe import Pipe
 from shared.redis_url import Host
 
 
@@ -27,7 +28,9 @@ class Sentinels:
         self._service = service
         self._timeout = timeout
         kind = noticing(SSLConnection if tls else Connection)
-        self._sentinels = [ConnectionPool(kind, host=host, port=port, **options) for host, port in hosts]
+        self._sentinels = [
+            Pipe(ConnectionPool(kind, host=host, port=port, **options), timeout) for host, port in hosts
+        ]
         self._master = Shared(self._find)
 
     async def master(self) -> Host:
@@ -37,8 +40,8 @@ class Sentinels:
     async def _find(self) -> Host:
         return await first_answer([self._ask(sentinel) for sentinel in self._sentinels], self._timeout)
 
-    async def _ask(self, sentinel: ConnectionPool) -> Host | None:
-        [found] = await exchange(sentinel, [pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)])
+    async def _ask(self, sentinel: Pipe) -> Host | None:
+        [found] = await sentinel.exchange([pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)])
         if isinstance(found, Exception):
             raise found
         return (found[0].decode(), int(found[1])) if found else None
@@ -46,11 +49,11 @@ class Sentinels:
     async def close(self) -> None:
         await self._master.stop()
         for sentinel in self._sentinels:
-            await sentinel.disconnect()
+            await sentinel.close()
 
 
 class MasterConnection(Connection):
-    """Connects to whoever is the master at that moment, and leaves one that is the master no more."""
+    """Connects to whoever is the master at that moment."""
 
     def __init__(self, *, find_master: Callable[[], Awaitable[Host]], **options: Any) -> None:
         self._find_master = find_master
@@ -60,23 +63,16 @@ class MasterConnection(Connection):
         self.host, self.port = await self._find_master()
         await super()._connect()  # type: ignore[no-untyped-call]
 
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return await super().read_response(*args, **options)
-        except ReadOnlyError:
-            await self.disconnect(nowait=True)
-            raise
-
 
 class SecureMasterConnection(MasterConnection, SSLConnection):
     """The same with TLS."""
 
 
 class Master(Client):
-    """A client of the master that `sentinels` name; the pool makes MasterConnections."""
+    """A client of the master that `sentinels` name; the pipe's pool makes MasterConnections."""
 
-    def __init__(self, pool: ConnectionPool, sentinels: Sentinels) -> None:
-        super().__init__(pool)
+    def __init__(self, pipe: Pipe, sentinels: Sentinels) -> None:
+        super().__init__(pipe)
         self.sentinels = sentinels
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
+import uvloop
 from prometheus_client import start_http_server
 
 from shared.backend import Backend
@@ -48,7 +49,8 @@ def run(settings: Settings) -> None:
     """
     spin_briefly()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    asyncio.run(_serve(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:

@@ -22,8 +22,49 @@ local reserved, reserved_at = KEYS[13], KEYS[14] -- hash id -> confirmed:cost:cl
 local commands = {}
 
 local function lane_of(class, tenant) return ARGV[3] .. class .. ':' .. tenant end
-local function number(field) return tonumber(redis.call('HGET', counters, field) or 0) end
-local function set(field, value) redis.call('HSET', counters, field, string.format('%.17g', value)) end
+
+-- The counters as this call finds and leaves them: read together, as far as `read` is told of them ahead, and written
+-- together at its end, since a call of Redis costs several times what is computed here. What is 0 is not kept.
+local known, changed = {}, {}
+
+local function read(fields)
+  local found = redis.call('HMGET', counters, unpack(fields))
+  for i, field in ipairs(fields) do known[field] = tonumber(found[i] or 0) end
+end
+
+local function number(field)
+  if not known[field] then read({ field }) end
+  return known[field]
+end
+
+local function set(field, value) known[field], changed[field] = value, true end
+local function add(field, amount) set(field, number(field) + amount) end
+
+local function read_tenant(tenant)
+  if not known['n:' .. tenant] then read({ 'n:' .. tenant, 't:' .. tenant }) end
+end
+
+local function read_all()
+  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since' }
+  for class = 1, CLASSES do
+    for _, of in ipairs({ 'n#', 'v:', 'clock:', 'r:' }) do fields[#fields + 1] = of .. class end
+  end
+  read(fields)
+end
+
+local function write_back()
+  local kept, gone = {}, {}
+  for field in pairs(changed) do
+    if known[field] == 0 then
+      gone[#gone + 1] = field
+    else
+      kept[#kept + 1] = field
+      kept[#kept + 1] = string.format('%.17g', known[field])
+    end
+  end
+  if kept[1] then redis.call('HSET', counters, unpack(kept)) end
+  if gone[1] then redis.call('HDEL', counters, unpack(gone)) end
+end
 
 local function seconds()
   local time = redis.call('TIME')
@@ -32,18 +73,17 @@ end
 
 -- Change what counts against the bounds, by `sign` times one request of `cost` tokens.
 local function charge(tenant, sign, cost)
-  redis.call('HINCRBY', counters, 'n', sign)
-  redis.call('HINCRBY', counters, 't', sign * cost)
-  redis.call('HINCRBY', counters, 't:' .. tenant, sign * cost)
-  if redis.call('HINCRBY', counters, 'n:' .. tenant, sign) == 0 then
-    redis.call('HDEL', counters, 'n:' .. tenant, 't:' .. tenant)
+  read_tenant(tenant)
+  for _, whose in ipairs({ '', ':' .. tenant }) do
+    add('n' .. whose, sign)
+    add('t' .. whose, sign * cost)
   end
 end
 
 -- Change what is known to wait in lanes.
 local function count(class, tenant, sign, cost)
   charge(tenant, sign, cost)
-  redis.call('HINCRBY', counters, 'n#' .. class, sign)
+  add('n#' .. class, sign)
 end
 
 -- A reservation as confirmed ('1'), cost, class and tenant; nil where there is none.
@@ -64,7 +104,7 @@ local function unreserve(id)
 end
 
 -- A waiting request's cost, seats, time of arrival in ms and payload; nil when it does not wait.
-local function read(id)
+local function waiter(id)
   local value = redis.call('HGET', waiting, id)
   if not value then return nil end
   local cost, seats, born, at = string.match(value, '^(%d+):(%d+):(%d+):()')
@@ -157,14 +197,16 @@ end
 function commands.publish()
   local class, tenant, id, cost = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
   if redis.call('HEXISTS', waiting, id) == 1 then return { 0 } end
+  read_all()
+  read_tenant(tenant)
   local promised = unreserve(id)
   local refused = not promised and refusal(tenant, cost, { unpack(ARGV, 12) })
   if refused then return refused end
-  local ordinal = redis.call('HINCRBY', counters, 'ordinal', 1)
+  add('ordinal', 1)
   local born = string.format('%d', promised or seconds() * 1000)
   redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
-  redis.call('ZADD', lane_of(class, tenant), ordinal, id)
+  redis.call('ZADD', lane_of(class, tenant), number('ordinal'), id)
   if not redis.call('ZSCORE', lanes[class], tenant) then
     local rested = tonumber(redis.call('ZSCORE', resting[class], tenant) or 0)
     redis.call('ZREM', resting[class], tenant)
@@ -231,7 +273,7 @@ local function take(class, start, weight, room, capacity)
   local first = redis.call('ZRANGE', lanes[class], 0, 0, 'WITHSCORES')
   local tenant, began = first[1], tonumber(first[2])
   local id = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
-  local item = read(id)
+  local item = waiter(id)
   if item.seats > room[class] and room[class] < capacity then
     room[class] = 0
     return nil
@@ -252,6 +294,7 @@ end
 -- -> entries {class, id, payload, attempt}
 function commands.pull()
   local out, room, weight, taken, capacity = {}, {}, {}, {}, tonumber(ARGV[5])
+  read_all()
   for class = 1, CLASSES do
     weight[class], room[class], taken[class] = tonumber(ARGV[4 + 2 * class]), tonumber(ARGV[5 + 2 * class]), 0
   end
@@ -329,7 +372,7 @@ end
 
 -- group, lanes, class, tenant, request id
 function commands.discard()
-  local item = read(ARGV[6])
+  local item = waiter(ARGV[6])
   if not item then
     if unreserve(ARGV[6]) then redis.call('ZREM', overdue, ARGV[6]) end
     return
@@ -345,7 +388,7 @@ function commands.depth()
     held = held + redis.call('XLEN', streams[class])
     for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
       local first = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
-      local born = read(first).born
+      local born = waiter(first).born
       if not oldest or born < oldest then oldest = born end
     end
   end
@@ -408,4 +451,6 @@ function commands.tidy()
   return gone
 end
 
-return commands[ARGV[1]]()
+local reply = commands[ARGV[1]]()
+write_back()
+return reply

@@ -9,7 +9,6 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from redis.asyncio import ConnectionPool
 
 from headrace.acl import rule
 from headrace.redis_findings import examine_redis
@@ -19,7 +18,7 @@ from shared.delivery.base import Keepsake, Lease
 from shared.errors import ConfigError, Unavailable
 from shared.protocol import PriorityClass, TokenEvent
 from shared.redis_cluster import SLOTS, Cluster, slot_of
-from shared.redis_node import exchange
+from shared.redis_pipe import Pipe
 from shared.registry import WorkerInfo
 from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL, answer, make_request, submit, token_event
@@ -169,15 +168,16 @@ async def test_the_least_users_on_a_cluster(nodes: Nodes, tmp_path: Path) -> Non
 
 async def test_one_write_per_node(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
+    exchange = Pipe.exchange
 
-    async def counted(pool: ConnectionPool, packed: Sequence[bytes]) -> list[object]:
+    async def counted(pipe: Pipe, packed: Sequence[bytes]) -> list[object]:
         written.append(len(packed))
-        return await exchange(pool, packed)
+        return await exchange(pipe, packed)
 
     async with opened(settings) as backend:
         leases = [lease for _, lease in await hold(backend, 64)]
         assert all(await write(backend, leases, token_event(0, "a")))  # every node knows the script by now
-        monkeypatch.setattr("shared.redis_cluster.exchange", counted)
+        monkeypatch.setattr(Pipe, "exchange", counted)
         assert all(await write(backend, leases, token_event(1, "b")))
     assert (len(written), sum(written)) == (3, 64)
 

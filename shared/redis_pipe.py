@@ -1,0 +1,169 @@
+"""The connection to one Redis or Valkey server, shared by all callers of the process: commands go out as they come,
+and replies are told in their order.
+
+So nobody waits for a connection of their own, and what is asked at once shares reads and writes. No command may
+block the server's side of it. It knows nothing of keys, scripts or other servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
+from redis.asyncio import Connection, ConnectionPool
+from redis.exceptions import ConnectionError, ReadOnlyError
+
+from shared.redis_calls import Shared
+
+BUFFERED = 1 << 20  # bytes that wait to be written, beyond which callers wait too
+
+
+@dataclass
+class _Call:
+    """Commands that were sent together, and their replies so far."""
+
+    wanted: int
+    done: asyncio.Future[list[Any]]
+    replies: list[Any] = field(default_factory=list)
+
+
+class _Link(asyncio.Protocol):
+    """One connection, from its greeting to its loss."""
+
+    def __init__(self, connection: Any) -> None:
+        # a redis-py Connection, which has greeted; it has no public names for what we then read and write ourselves
+        self._connection = connection
+        self._parser = connection._parser._reader
+        self._transport: asyncio.Transport = connection._writer.transport
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Call] = deque()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._quiet_since = 0.0  # of what waits; by the loop's clock
+        self._retired = False
+        self._lost = asyncio.Event()
+        self._transport.set_write_buffer_limits(BUFFERED)
+        self._transport.set_protocol(self)
+
+    @property
+    def usable(self) -> bool:
+        return not (self._retired or self._transport.is_closing())
+
+    async def exchange(self, packed: Sequence[bytes]) -> list[Any]:
+        if not self._writable.is_set():
+            await self._writable.wait()
+        if not self.usable:
+            raise ConnectionError("the connection was lost")
+        call = _Call(len(packed), self._loop.create_future())
+        if not self._waiting:
+            self._quiet_since = self._loop.time()
+        self._waiting.append(call)
+        self._transport.write(b"".join(packed))
+        return await call.done
+
+    def silent(self, seconds: float) -> bool:
+        """Whether replies have been due for that long."""
+        return bool(self._waiting) and self._loop.time() - self._quiet_since >= seconds
+
+    def retire(self, within: float) -> None:
+        """Take no more calls, and close when all are answered, or as many seconds have passed."""
+        self._retired = True
+        if self._waiting:
+            self._loop.call_later(within, self._transport.abort)
+        else:
+            self._transport.close()
+
+    async def close(self) -> None:
+        self._transport.abort()
+        await self._lost.wait()
+
+    def data_received(self, data: bytes) -> None:
+        self._quiet_since = self._loop.time()
+        self._parser.feed(data)
+        while (reply := self._parser.gets()) is not NOT_ENOUGH_DATA:
+            self._take(reply)
+        if self._retired and not self._waiting:
+            self._transport.close()
+
+    def _take(self, reply: Any) -> None:
+        if not self._waiting:
+            self._transport.abort()  # an answer that nobody asked for: the next ones could be anybody's
+            return
+        if isinstance(reply, ReadOnlyError):  # a master that is one no more
+            self._retired = True
+        call = self._waiting[0]
+        call.replies.append(reply)
+        if len(call.replies) == call.wanted:
+            self._waiting.popleft()
+            if not call.done.done():  # else its caller has gone
+                call.done.set_result(call.replies)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connection._close()  # redis-py complains of one that it believes to be open
+        self._writable.set()
+        for call in self._waiting:
+            if not call.done.done():
+                call.done.set_exception(ConnectionError(f"the connection was lost: {error!r}"))
+        self._waiting.clear()
+        self._lost.set()
+
+
+class Pipe:
+    """Calls of one server, over a connection that is made when it is needed.
+
+    Args:
+        pool: makes the connection; it does not keep it.
+        timeout: seconds that this may take, and a call usually.
+    """
+
+    def __init__(self, pool: ConnectionPool, timeout: float) -> None:
+        self.pool = pool
+        self._timeout = timeout
+        self._link: _Link | None = None
+        self._linking = Shared(self._connect)
+
+    async def exchange(self, packed: Sequence[bytes]) -> list[Any]:
+        """The replies of all, in their order; an error reply is the error, not raised. Nothing is sent twice.
+
+        Raises redis' ConnectionError and OSError. Whoever stops waiting takes nothing from the others.
+        """
+        if not packed:
+            return []
+        link = self._link
+        if link is None or not link.usable:
+            link = await self._linking()
+        return await link.exchange(packed)
+
+    async def _connect(self) -> _Link:
+        async with asyncio.timeout(self._timeout):  # also of a peer that never answers the greeting
+            self._link = _Link(await connect(self.pool))
+        return self._link
+
+    def drop_silent(self) -> None:
+        """Call over another connection, if replies have been due for half of the time: the peer may be gone."""
+        if self._link is not None and self._link.silent(self._timeout / 2):
+            self._link.retire(self._timeout)
+            self._link = None
+
+    async def close(self) -> None:
+        await self._linking.stop()
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
+
+
+async def connect(pool: ConnectionPool) -> Connection:
+    """A connection that the pool does not count."""
+    connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
+    await connection.connect()  # type: ignore[no-untyped-call]
+    return connection

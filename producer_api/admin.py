@@ -14,6 +14,7 @@ from producer_api.gateway.errors import register_errors
 from producer_api.gateway.rules import check_rules
 from producer_api.middleware import BodyLimit, ConnectionLimit, RequestId, RequestLog, SecurityHeaders
 from producer_api.openapi import describe
+from producer_api.route import add_routes
 from producer_api.routes.dead_letters import dead_letters_router
 from producer_api.routes.health import alive_router
 from producer_api.routes.metrics import metrics_router
@@ -41,7 +42,7 @@ def create_admin_app(context: Context) -> FastAPI:
     )
     register_errors(app)
     for router in (alive_router(), metrics_router(context), dead_letters_router(context, admin=True)):
-        app.include_router(router)
+        add_routes(app, router)
     check_rules(app)
     describe(app, [], [Letter, LetterList, Removed, Job])
     return app

@@ -21,6 +21,7 @@ from producer_api.job_events import EndData, TokensData
 from producer_api.metrics import Metrics
 from producer_api.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
 from producer_api.openapi import describe
+from producer_api.route import add_routes
 from producer_api.routes.batches import batches_router
 from producer_api.routes.chat import chat_router
 from producer_api.routes.completions import completions_router
@@ -99,11 +100,11 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         ready_router(context),
         pages_router(),
     ):
-        app.include_router(router)
+        add_routes(app, router)
     if backend.server is not None:  # in memory there is no tasks process to share them with
         files = Files.of(settings, backend)
-        app.include_router(files_router(context, files))
-        app.include_router(batches_router(context, files, Batches.of(settings, backend.server)))
+        add_routes(app, files_router(context, files))
+        add_routes(app, batches_router(context, files, Batches.of(settings, backend.server)))
     check_rules(app)
     describe(
         app,

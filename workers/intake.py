@@ -59,6 +59,7 @@ class Intake:
         self._displace = displace
         self._interval = settings.lease / CLAIMS_PER_LEASE
         self._claim_at = 0.0
+        self._more = True  # something may wait that we have not been given
         self._suspect = ""  # the request at its last attempt that runs now, until it is cleared
         self._parked: deque[Delivery] = deque()
         self._changed = asyncio.Event()
@@ -75,16 +76,24 @@ class Intake:
 
     async def run(self) -> None:
         async with self._backend.live.subscribe(keys.wake_channel(self._model)) as woken:
-            while not self._closed:
-                self._changed.clear()
-                try:
-                    taken = await self._fill()
-                except Unavailable as error:
-                    log.warning("queue_unavailable", error=error.message)
-                    await asyncio.sleep(RETRY)
-                    continue
-                if not taken and not self._closed:
-                    await self._something(woken)
+            listening = asyncio.create_task(self._listen(woken))
+            try:
+                await self._pull_on()
+            finally:
+                listening.cancel()
+
+    async def _pull_on(self) -> None:
+        while not self._closed:
+            self._changed.clear()
+            try:
+                taken = await self._fill()
+            except Unavailable as error:
+                log.warning("queue_unavailable", error=error.message)
+                self._more = True
+                await asyncio.sleep(RETRY)
+                continue
+            if not (taken and self._more):
+                await self._change()
 
     async def _fill(self) -> int:
         room = self._room()
@@ -95,27 +104,27 @@ class Intake:
             self._claim_at = now + self._interval
             most = max(room.seats.values())
             found = await self._backend.transport.claim(self._model, self._worker, most)
-        if not found:
-            found = await self._backend.transport.pull(self._model, self._worker, room)
+        if not found and self._more:
+            self._more = False  # unless somebody says otherwise meanwhile
+            found, more = await self._backend.transport.pull(self._model, self._worker, room)
+            self._more |= more
         await self._take(found)
         return len(found)
 
-    async def _something(self, woken: Subscription) -> None:
-        """Until a message was published or released, room was made, or it is time to look by ourselves."""
-        limit = min(POLL, self._interval)
-        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._changed.wait())]
-        if any(self._room().seats.values()):
-            waits.append(asyncio.ensure_future(self._woken(woken, limit)))
+    async def _change(self) -> None:
+        """Until something was published or released, room was made, or it is time to look by ourselves."""
         try:
-            await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+            async with asyncio.timeout(min(POLL, self._interval)):
+                await self._changed.wait()
+        except TimeoutError:
+            self._more = True
 
-    async def _woken(self, woken: Subscription, limit: float) -> None:
-        message = await woken.get(limit)
-        if message is not None and message != b"published":  # released, or some were missed
-            self._claim_at = 0.0
+    async def _listen(self, woken: Subscription) -> None:
+        while True:
+            if await woken.get(None) != b"published":  # released, or some were missed
+                self._claim_at = 0.0
+            self._more = True
+            self._changed.set()
 
     async def _take(self, found: Sequence[Delivery | Undecodable]) -> None:
         """Acquire the log of each that can be run, and let go of what cannot."""

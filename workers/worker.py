@@ -34,6 +34,7 @@ from workers.metrics import WorkerMetrics
 from workers.seats import room
 
 COMPILE_LIMIT = 15.0  # seconds that a request's grammar may take until it is ready
+GATHER = 0.01  # seconds for which ends gather before they are acknowledged together
 
 log = structlog.get_logger(__name__)
 
@@ -221,6 +222,7 @@ class Worker:
         """Off the tokens' path. A message whose acknowledgement fails comes again, and is found to have ended."""
         while True:
             await self._ended.wait()
+            await asyncio.sleep(GATHER)
             self._ended.clear()
             done = list(self._done)
             try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import statistics
 import sys
 import tempfile
@@ -19,11 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from headrace.bench.jobs import submit_at_rate
 from headrace.bench.load import Load, Target, drive
 from headrace.bench.meter import foreign_load
 from headrace.bench.mix import WorkItem
@@ -44,7 +44,6 @@ from shared.repository import SCRIPTED
 STREAMS, TOKENS, PACE = 64, 200, 10  # at a time, of an answer, milliseconds between two
 START = 60.0  # seconds
 SETTLING = 1.0  # seconds in which the last requests end and their usage is written
-CONNECTIONS = 64
 JOB = {"model": SCRIPTED, "prompt": "What is a headrace, and where does it bring the water?", "max_tokens": 1}
 PLAN = {  # limits of every kind, none of them reached
     "requests": "100000/minute; 1000000/hour",
@@ -133,12 +132,13 @@ def measure_gateway(rate: float, seconds: float, repeats: int, console: Console)
             with (
                 whole_path(SCRIPTED, settings={**common, "usage": False}) as path,
                 _full(Path(folder), common) as full,
+                asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
             ):
                 without = Side(Target(path.url, SCRIPTED), path.process("api"))
                 pairs = []
                 for number in range(repeats):
                     console.print(f"pair {number + 1} of {repeats}")
-                    pairs.append(asyncio.run(_pair(without, full, rate, seconds, swapped=number % 2 == 1)))
+                    pairs.append(runner.run(_pair(without, full, rate, seconds, swapped=number % 2 == 1)))
         finally:
             server.stop()
     return GatewayCost(rate, pairs)
@@ -171,39 +171,14 @@ async def _pair(without: Side, full: Side, rate: float, seconds: float, *, swapp
 
 
 async def _run(side: Side, rate: float, seconds: float) -> Run:
-    await _submit(side, rate, 1.0)  # connections, scripts, caches
+    await submit_at_rate(side.target, JOB, rate, int(rate))  # scripts, caches
     begin = spent(side.process)
-    latencies = await _submit(side, rate, seconds)
+    latencies = await submit_at_rate(side.target, JOB, rate, int(rate * seconds))
     await asyncio.sleep(SETTLING)
     request = (spent(side.process) - begin) / len(latencies)
     begin = spent(side.process)
     streamed = await _drive(side, [WorkItem(f"[pace {PACE}]", 9, TOKENS)] * STREAMS, Load(STREAMS))
     return Run(Spread.of(latencies), request, (spent(side.process) - begin) / streamed.output_tokens)
-
-
-async def _submit(side: Side, rate: float, seconds: float) -> list[float]:
-    """Jobs at Poisson arrivals; seconds from each one's own time to its 202, whatever held the client up."""
-    chance = random.Random(0)  # noqa: S311  a benchmark must be repeatable
-    latencies: list[float] = []
-    headers = {"authorization": f"Bearer {side.target.key}"} if side.target.key else {}
-    pool = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-
-    async def one(http: httpx.AsyncClient, at: float) -> None:
-        response = await http.post("/v1/jobs", json=JOB)
-        if response.status_code != 202:
-            raise HeadraceError(f"a job was refused: {response.text[:200]}")
-        latencies.append(time.perf_counter() - at)
-
-    async with (
-        httpx.AsyncClient(base_url=side.target.url, headers=headers, limits=pool, timeout=30) as http,
-        asyncio.TaskGroup() as tasks,
-    ):
-        at = time.perf_counter()
-        for _ in range(int(rate * seconds)):
-            await asyncio.sleep(at - time.perf_counter())
-            tasks.create_task(one(http, at))
-            at += chance.expovariate(rate)
-    return latencies
 
 
 async def _drive(side: Side, items: list[WorkItem], load: Load) -> Report:

@@ -150,7 +150,7 @@ async def _submit(backend: Backend, number: int, size: int) -> None:
 
 async def _answer(backend: Backend, number: int, tokens: int, each: int) -> None:
     await _submit(backend, number, 1024)
-    found = await backend.transport.pull(MODEL, WORKER, Room.all(number))
+    found = (await backend.transport.pull(MODEL, WORKER, Room.all(number))).found
     held = [item for item in found if isinstance(item, Delivery)]
     leases = await backend.token_log.acquire([item.request.id for item in held], WORKER)
     for event in _events(tokens, each):

@@ -60,16 +60,16 @@ class Principal:
 ANONYMOUS = Principal("default", scopes=Scopes(admin=True))  # where the server asks nobody for a key
 
 
-async def _principal_of(request: Request) -> Principal:
-    """Who sent `request`; its route's rule has settled it. FastAPI calls what is not async in a thread."""
+def principal_of(request: Request) -> Principal:
+    """Who sent `request`; its route's rule has settled it."""
     found: Principal | None = request.state.facts.principal
     assert found is not None, "a public route has no caller"
     return replace(found, client=request.state.facts.client)
 
 
-async def _tenant_of(request: Request) -> str:
-    return (await _principal_of(request)).tenant
+def _tenant_of(request: Request) -> str:
+    return principal_of(request).tenant
 
 
-Caller = Annotated[Principal, Depends(_principal_of)]  # a route's parameter: who asks
+Caller = Annotated[Principal, Depends(principal_of)]  # a route's parameter: who asks
 Tenant = Annotated[str, Depends(_tenant_of)]  # the same: on whose behalf

@@ -18,6 +18,7 @@ from producer_api.headers import REPLAYED, idempotency_key
 from producer_api.hooks import hook_of, webhook_status
 from producer_api.openapi import IDEMPOTENCY, body_of, failures, struct_response
 from producer_api.paging import Page, paging
+from producer_api.route import Route
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest, window_seconds
 from shared.batches.records import Batch, Batches
 from shared.errors import HeadraceError, InvalidRequest, Unavailable
@@ -29,7 +30,9 @@ USUAL, MOST = 20, 100  # batches of one list
 
 
 def batches_router(context: Context, files: Files, batches: Batches) -> APIRouter:
-    router = APIRouter(prefix="/v1/batches", tags=["OpenAI"], dependencies=[context.allow("batches")])
+    router = APIRouter(
+        route_class=Route, prefix="/v1/batches", tags=["OpenAI"], dependencies=[context.allow("batches")]
+    )
 
     async def described(batch_id: str, tenant: str) -> BatchObject:
         async with patience():

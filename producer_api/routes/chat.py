@@ -19,6 +19,7 @@ from producer_api.gateway.principal import Caller, Principal
 from producer_api.headers import idempotency_key, resume_point
 from producer_api.openapi import ENDED, IDEMPOTENCY, RESUMING, body_of, failures, sse_response
 from producer_api.reply import Reply
+from producer_api.route import Route
 from shared.delivery.answer import nothing_after
 from shared.schemas.chat import ChatCompletion, ChatRequest
 
@@ -26,7 +27,7 @@ FAILURES = failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504)
 
 
 def chat_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/chat", tags=["OpenAI"], dependencies=[context.allow("chat")])
+    router = APIRouter(route_class=Route, prefix="/v1/chat", tags=["OpenAI"], dependencies=[context.allow("chat")])
     described = body_of(ChatRequest) | {"parameters": [IDEMPOTENCY, RESUMING]}
 
     @router.post(

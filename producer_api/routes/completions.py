@@ -14,13 +14,16 @@ from producer_api.gateway.principal import Caller, Principal
 from producer_api.headers import idempotency_key, resume_places
 from producer_api.openapi import ENDED, IDEMPOTENCY, PLACE, body_of, failures, sse_response
 from producer_api.reply import Reply
+from producer_api.route import Route
 from producer_api.text_completion import TextFraming, text_completion
 from shared.delivery.answer import before_end, nothing_after
 from shared.schemas.completions import Completion, CompletionRequest
 
 
 def completions_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/completions", tags=["OpenAI"], dependencies=[context.allow("completions")])
+    router = APIRouter(
+        route_class=Route, prefix="/v1/completions", tags=["OpenAI"], dependencies=[context.allow("completions")]
+    )
 
     @router.post(
         "",

@@ -15,6 +15,7 @@ from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller, Principal
 from producer_api.headers import idempotency_key
 from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response
+from producer_api.route import Route
 from producer_api.routes.jobs import accepted, joined
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from shared.delivery.dead_letters import DeadLetter
@@ -30,7 +31,10 @@ AFTER = parameter("after", "query", "only those older than the letter with this 
 def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
     """`admin`: over those of all tenants, for who may administer."""
     router = APIRouter(
-        prefix="/v1/dead-letters", tags=["Dead letters"], dependencies=[context.allow("dead-letters", admin=admin)]
+        route_class=Route,
+        prefix="/v1/dead-letters",
+        tags=["Dead letters"],
+        dependencies=[context.allow("dead-letters", admin=admin)],
     )
 
     def owner(caller: Principal) -> str | None:

@@ -15,11 +15,14 @@ from producer_api.gateway.principal import Caller
 from producer_api.headers import idempotency_key
 from producer_api.openapi import IDEMPOTENCY, body_of, failures, struct_response
 from producer_api.reply import Reply
+from producer_api.route import Route
 from shared.schemas.embeddings import EmbeddingList, EmbeddingRequest
 
 
 def embeddings_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/embeddings", tags=["OpenAI"], dependencies=[context.allow("embeddings")])
+    router = APIRouter(
+        route_class=Route, prefix="/v1/embeddings", tags=["OpenAI"], dependencies=[context.allow("embeddings")]
+    )
 
     @router.post(
         "",

@@ -14,6 +14,7 @@ from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Tenant
 from producer_api.openapi import Described, failures, parameter, struct_response
 from producer_api.paging import ORDER, Page, paging
+from producer_api.route import Route
 from producer_api.schemas.files import FORM, File, FileDeleted, FileList, life_of, purpose_of
 from producer_api.upload import OVERHEAD, Upload
 from shared.files.content import new_file_id
@@ -26,7 +27,7 @@ PREFIX = "/v1/files"
 
 
 def files_router(context: Context, files: Files) -> APIRouter:
-    router = APIRouter(prefix=PREFIX, tags=["OpenAI"], dependencies=[context.allow("files")])
+    router = APIRouter(route_class=Route, prefix=PREFIX, tags=["OpenAI"], dependencies=[context.allow("files")])
 
     @router.post(
         "",

@@ -25,6 +25,7 @@ from producer_api.openapi import (
     sse_response,
     struct_response,
 )
+from producer_api.route import Route
 from producer_api.schemas.jobs import JobSubmission
 from producer_api.sse import EventStream
 from shared.delivery.answer import nothing_after, read_all
@@ -35,7 +36,7 @@ AFTER = parameter("after", "query", "the same in the URL; the header counts firs
 
 
 def jobs_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/jobs", tags=["Jobs"], dependencies=[context.allow("jobs")])
+    router = APIRouter(route_class=Route, prefix="/v1/jobs", tags=["Jobs"], dependencies=[context.allow("jobs")])
 
     @router.post(
         "",

@@ -13,6 +13,7 @@ from producer_api.context import Context
 from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller
 from producer_api.openapi import failures, struct_response
+from producer_api.route import Route
 from shared.registry import ModelInfo, Task
 
 
@@ -37,7 +38,9 @@ class ModelList(msgspec.Struct):
 
 
 def models_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/models", tags=["OpenAI"], dependencies=[context.allow("models")])
+    router = APIRouter(
+        route_class=Route, prefix="/v1/models", tags=["OpenAI"], dependencies=[context.allow("models")]
+    )
 
     @router.get(
         "",

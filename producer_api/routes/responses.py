@@ -29,6 +29,7 @@ from producer_api.openapi import (
 from producer_api.paging import ORDER, Page, paging
 from producer_api.reply import Reply
 from producer_api.response_events import ResponseFraming, admitted, whole
+from producer_api.route import Route
 from producer_api.sse import EventStream
 from shared.errors import InvalidRequest
 from shared.schemas.response_object import ItemList, ResponseDeleted, ResponseObject
@@ -43,7 +44,9 @@ USUAL, MOST = 20, 100  # input items listed at once
 
 
 def responses_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/responses", tags=["OpenAI"], dependencies=[context.allow("responses")])
+    router = APIRouter(
+        route_class=Route, prefix="/v1/responses", tags=["OpenAI"], dependencies=[context.allow("responses")]
+    )
     seen = {**failures("openai", 404, 500, 503), 200: struct_response("as it stands", ResponseObject)}
 
     @router.post(

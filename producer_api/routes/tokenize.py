@@ -16,6 +16,7 @@ from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller, Principal
 from producer_api.openapi import body_of, failures, struct_response
 from producer_api.reply import Reply
+from producer_api.route import Route
 from shared.delivery.answer import Answer, result_of
 from shared.protocol import Request as Draft
 from shared.schemas.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
@@ -24,7 +25,7 @@ LIMIT = 30.0  # seconds until a worker must have had time for it
 
 
 def tokenize_router(context: Context) -> APIRouter:
-    router = APIRouter(tags=["Tokens"], dependencies=[context.allow("tokenize")])
+    router = APIRouter(route_class=Route, tags=["Tokens"], dependencies=[context.allow("tokenize")])
     refused = failures("openai", 400, 404, 409, 413, 415, 429, 500, 503, 504)
 
     @router.post(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shared.config import Settings
 from shared.errors import HeadraceError, QueueFull, TenantQueueFull
@@ -95,6 +95,13 @@ class Undecodable:
     reason: str
 
 
+class Pulled(NamedTuple):
+    """What a worker was handed, and whether more waits, for room or for its turn."""
+
+    found: list[Delivery | Undecodable]
+    more: bool
+
+
 @dataclass(frozen=True)
 class QueueDepth:
     """Requests of a model that wait, their tokens, those that workers hold; seconds that the oldest has waited."""
@@ -134,7 +141,7 @@ class Transport(Protocol):
         Where this raises Unavailable, some may be queued: to publish all again changes nothing for those.
         """
 
-    async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
+    async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         """The waiting messages whose turn it is, as many as there is room for. Does not block."""
 
     async def claim(self, model: str, worker: str, most: int) -> list[Delivery | Undecodable]:

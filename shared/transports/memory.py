@@ -22,6 +22,7 @@ from shared.transports.base import (
     Claim,
     Delivery,
     Outlook,
+    Pulled,
     QueueDepth,
     Room,
     Ticket,
@@ -165,14 +166,14 @@ class MemoryTransport:
                 excess = max(total / len(items) * max(1.0, depth / 10), total + cost - tokens)
                 raise refusal(request.model, whole_model=whole_model, wait=excess / speed if speed else None)
 
-    async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
+    async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         queue, seats = self._queue(model), dict(room.seats)
         queue.workers[worker] = self._clock()
         found: list[Delivery | Undecodable] = []
         while True:
             open_classes = [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]
             if not open_classes:
-                return found
+                return Pulled(found, bool(queue.waiting()))
             priority = min(open_classes, key=lambda p: queue.classes[p].start)
             if delivery := self._take(queue, priority, worker, seats, room.capacity):
                 found.append(delivery)

@@ -291,7 +291,7 @@ local function take(class, start, weight, room, capacity)
 end
 
 -- group, lanes, worker, its seats, then for each class its weight and the seats that are free for it
--- -> entries {class, id, payload, attempt}
+-- -> {entries {class, id, payload, attempt}, how many still wait}
 function commands.pull()
   local out, room, weight, taken, capacity = {}, {}, {}, {}, tonumber(ARGV[5])
   read_all()
@@ -312,7 +312,7 @@ function commands.pull()
       handed(out, class, reply[1][2], 1)
     end
   end
-  return out
+  return { out, number('n#1') + number('n#2') + number('n#3') }
 end
 
 -- group, lanes, worker, most, lease in ms -> entries whose holder was silent for that long

@@ -24,6 +24,7 @@ from shared.transports.base import (
     Claim,
     Delivery,
     Outlook,
+    Pulled,
     QueueDepth,
     Room,
     Ticket,
@@ -83,9 +84,10 @@ class RedisStreams:
         async with self._server.reaching("the queue"):
             await self._script.many("confirm", calls)
 
-    async def pull(self, model: str, worker: str, room: Room) -> list[Delivery | Undecodable]:
+    async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
-        return _deliveries(model, await self._run("pull", model, worker, room.capacity, *shares))
+        entries, more = await self._run("pull", model, worker, room.capacity, *shares)
+        return Pulled(_deliveries(model, entries), bool(more))
 
     async def claim(self, model: str, worker: str, most: int) -> list[Delivery | Undecodable]:
         return _deliveries(model, await self._run("claim", model, worker, most, self._lease_ms))

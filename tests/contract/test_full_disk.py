@@ -44,4 +44,4 @@ async def test_a_full_disk_makes_writes_unavailable_and_space_brings_them_back(
         with suppress(Unavailable):
             await on_redis.transport.publish(make_request())
             refused = False
-    assert await on_redis.transport.pull(MODEL, "a", ROOM)
+    assert (await on_redis.transport.pull(MODEL, "a", ROOM)).found

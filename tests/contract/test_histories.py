@@ -76,8 +76,9 @@ class Histories(RuleBasedStateMachine):
     @rule(worker=WORKERS, seats=st.integers(1, 3))
     def pull(self, worker: str, seats: int) -> None:
         waiting = [known for known in self.known.values() if known.claim is None and not known.gone]
-        found = self.run_async(self.backend.transport.pull(MODEL, worker, Room.all(seats)))
+        found, more = self.run_async(self.backend.transport.pull(MODEL, worker, Room.all(seats)))
         assert len(found) == min(seats, len(waiting))
+        assert more == (len(waiting) > seats)
         self._hold(worker, found, 1)
 
     @rule(worker=WORKERS)

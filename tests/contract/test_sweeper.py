@@ -56,7 +56,7 @@ async def test_what_no_worker_will_ever_run_ends(backend: Backend) -> None:
     young = make_request(created_at=await backend.token_log.now())
     for request in (half_run, held, ended, waiting):
         await submit(backend, request)
-    [running, _, done] = await backend.transport.pull(MODEL, "a", Room.all(3))
+    [running, _, done] = (await backend.transport.pull(MODEL, "a", Room.all(3))).found
     assert isinstance(running, Delivery)
     assert isinstance(done, Delivery)
     await backend.token_log.acquire([half_run.id, held.id], "a")

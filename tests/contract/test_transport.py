@@ -42,7 +42,7 @@ def transport(backend: Backend) -> Transport:
 
 
 async def pull(transport: Transport, room: int, worker: str = "a") -> list[Delivery]:
-    found = await transport.pull(MODEL, worker, Room.all(room))
+    found = (await transport.pull(MODEL, worker, Room.all(room))).found
     assert all(isinstance(item, Delivery) for item in found)
     return found
 
@@ -92,7 +92,7 @@ async def test_each_class_has_room_of_its_own_out_of_the_same_seats(transport: T
     for priority in (BATCH, INTERACTIVE, INTERACTIVE, STANDARD):
         await transport.publish(make_request(priority=priority))
 
-    found = await transport.pull(MODEL, "a", Room(4, {INTERACTIVE: 3, STANDARD: 1, BATCH: 1}))
+    found = (await transport.pull(MODEL, "a", Room(4, {INTERACTIVE: 3, STANDARD: 1, BATCH: 1}))).found
 
     assert sorted(item.claim.priority for item in found) == [INTERACTIVE, INTERACTIVE]
 
@@ -102,7 +102,7 @@ async def test_choices_need_a_seat_each_and_too_many_are_left_to_an_idle_worker(
     await transport.publish(wide)
     await transport.publish(narrow)
 
-    assert await transport.pull(MODEL, "a", Room(3, dict.fromkeys(PriorityClass, 2))) == []
+    assert await transport.pull(MODEL, "a", Room(3, dict.fromkeys(PriorityClass, 2))) == ([], True)
     assert ids(await pull(transport, 2)) == [wide.id]  # it is too wide for anybody: to be refused
 
 
@@ -245,7 +245,7 @@ async def test_what_neither_waits_nor_is_held_is_missing(transport: Transport) -
     first, second, done, unknown = (make_request() for _ in range(4))
     for request in (done, first, second):
         await transport.publish(request)
-    [finished, _] = await transport.pull(MODEL, "a", Room.all(2))
+    [finished, _] = (await transport.pull(MODEL, "a", Room.all(2))).found
     await transport.acknowledge([finished.claim])
     asked = [first.id, second.id, done.id, unknown.id]
     assert await transport.missing(MODEL, asked) == [done.id, unknown.id]
@@ -309,7 +309,7 @@ async def test_deadlines_are_told_whether_a_request_waits_or_is_held(transport: 
 
 async def test_a_message_that_is_no_request_is_told_apart(on_redis: Backend) -> None:
     await publish_garbage(on_redis, b'{"id": 5}')
-    [item] = await on_redis.transport.pull(MODEL, "a", Room.all(1))
+    [item] = (await on_redis.transport.pull(MODEL, "a", Room.all(1))).found
     assert isinstance(item, Undecodable)
     assert "id" in item.reason
     await on_redis.transport.acknowledge([item.claim])

@@ -50,7 +50,7 @@ class ScriptedWorker:
         """The next request, whenever it comes."""
         async with asyncio.timeout(10), self.backend.live.subscribe(keys.wake_channel(MODEL)) as wake:
             while True:
-                for delivery in await self.backend.transport.pull(MODEL, "w1", Room.all(1)):
+                for delivery in (await self.backend.transport.pull(MODEL, "w1", Room.all(1))).found:
                     assert isinstance(delivery, Delivery)
                     return delivery
                 await wake.get(1.0)

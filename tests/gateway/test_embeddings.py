@@ -141,7 +141,7 @@ async def test_another_worker_takes_over(
         asked = asyncio.create_task(http.post(PATH, json=body, headers=headers))
         taken = []
         while not taken:
-            taken = await backend.transport.pull(EMBEDDER, "w", Room.all(1))
+            taken = (await backend.transport.pull(EMBEDDER, "w", Room.all(1))).found
         request = taken[0].request
         assert request.work == Embed(("x", "y"))
         assert await backend.token_log.acquire([request.id], "w") != [None]

@@ -46,7 +46,7 @@ async def test_what_is_on_its_way_counts_and_is_known_and_can_be_taken_back(
         await api.transport.publish(make_request())
     assert [(await api.transport.outlook(ticket)).position for ticket in tickets] == [1, 2, 3]
     assert await api.transport.missing(MODEL, [first.id]) == []
-    assert await api.transport.pull(MODEL, "w", Room.all(9)) == []
+    assert (await api.transport.pull(MODEL, "w", Room.all(9))).found == []
     assert (await api.transport.depth(MODEL)).waiting == 3
     assert len(await api.transport.overdue(MODEL, 9)) == 3
 
@@ -54,7 +54,7 @@ async def test_what_is_on_its_way_counts_and_is_known_and_can_be_taken_back(
         await api.transport.discard(tickets[0])
     await api.transport.publish(make_request())
     await lanes.publish(second)  # as a worker does: its place was promised, though the queue is full
-    [delivery] = await api.transport.pull(MODEL, "w", Room.all(9))
+    [delivery] = (await api.transport.pull(MODEL, "w", Room.all(9))).found
     assert delivery.claim.request_id == second.id
     assert await api.transport.outlook(tickets[0]) is None
     assert (await api.transport.depth(MODEL)).waiting == 2

@@ -21,7 +21,7 @@ async def hold(backend: Backend, number: int = 1) -> list[tuple[Delivery, Lease]
     for _ in range(number):
         await submit(backend, make_request())
     held = []
-    for item in await backend.transport.pull(MODEL, "w", Room.all(number)):
+    for item in (await backend.transport.pull(MODEL, "w", Room.all(number))).found:
         assert isinstance(item, Delivery)
         [lease] = await backend.token_log.acquire([item.request.id], "w")
         assert lease is not None

@@ -238,7 +238,7 @@ async def begun(http: httpx.AsyncClient, job: str) -> None:
 
 async def lose(worker: Backend, number: int) -> None:
     """A worker takes requests and is never heard of again."""
-    held = await worker.transport.pull(MODEL, "dead", Room.all(number))
+    held = (await worker.transport.pull(MODEL, "dead", Room.all(number))).found
     await worker.token_log.acquire([item.request.id for item in held], "dead")
 
 

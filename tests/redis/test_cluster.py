@@ -156,7 +156,7 @@ async def test_the_least_users_on_a_cluster(nodes: Nodes, tmp_path: Path) -> Non
         await worker.registry.beat(WorkerInfo(id="w", pid=1, model=MODEL, state="ready"))
         assert [info.id for info in await api.registry.workers()] == ["w"]
         await submit(api, make_request())
-        [item] = await worker.transport.pull(MODEL, "w", Room.all(1))
+        [item] = (await worker.transport.pull(MODEL, "w", Room.all(1))).found
         assert isinstance(item, Delivery)
         [lease] = await worker.token_log.acquire([item.request.id], "w")
         assert lease is not None

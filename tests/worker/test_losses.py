@@ -58,7 +58,7 @@ async def test_an_echo_is_told_once(harness: Harness, backend: Backend) -> None:
 async def test_an_answer_that_only_lacks_its_end_gets_it(harness: Harness, backend: Backend) -> None:
     request = make_request(max_tokens=1)
     await submit(backend, request)
-    [delivery] = await backend.transport.pull(MODEL, "dead", Room.all(1))
+    [delivery] = (await backend.transport.pull(MODEL, "dead", Room.all(1))).found
     [lease] = await backend.token_log.acquire([request.id], "dead")
     assert lease is not None
     last = TokenEvent(0, (Token(0, 5, "x", FinishReason.LENGTH),))
@@ -149,7 +149,7 @@ async def test_suspects_run_one_at_a_time_until_they_are_cleared(harness: Harnes
     requests = [make_request(f"{i}") for i in range(3)]
     for request in requests:
         await submit(backend, request)
-    claims = [item.claim for item in await backend.transport.pull(MODEL, "dead", Room.all(3))]
+    claims = [item.claim for item in (await backend.transport.pull(MODEL, "dead", Room.all(3))).found]
     for attempt in (1, 2):
         await backend.token_log.acquire([request.id for request in requests], f"dead-{attempt}", [attempt] * 3)
         if attempt == 1:

@@ -28,6 +28,8 @@ request's state and log another.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from shared.protocol import PriorityClass
 
 GROUP = "workers"  # the consumer group of every queue
@@ -42,6 +44,7 @@ WEBHOOKS_DUE = "hr:{webhooks}:due"
 WEBHOOK_PREFIX = "hr:{webhooks}:of:"  # and the id of the work that it is about
 LEDGER = ("hr:{limits}:open", "hr:{limits}:due", "hr:{limits}:ended")
 LIMIT_PREFIX = "hr:{limits}:of:"  # and the limit's name: the script makes the key, in the same slot
+REMEMBERED = 256  # models whose keys are made once
 STATES = "hr:{req_*}:state"  # pattern of all states
 LIVE = "hr:live"  # nobody publishes to it: it keeps a connection without readers subscribed
 
@@ -50,13 +53,14 @@ def queue(model: str, priority: PriorityClass) -> str:
     return f"hr:{{q:{model}}}:{priority.value}"
 
 
-def transport(model: str) -> list[str]:
+@lru_cache(REMEMBERED)
+def transport(model: str) -> tuple[str, ...]:
     """All that a model's queue is made of, as its script expects it; per class, most urgent first."""
     prefix = f"hr:{{q:{model}}}"
     single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
     per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
     streams = [queue(model, priority) for priority in PriorityClass]
-    return [*single, *per_class, *streams, f"{prefix}:reserved", f"{prefix}:reserved-at"]
+    return (*single, *per_class, *streams, f"{prefix}:reserved", f"{prefix}:reserved-at")
 
 
 def lane_prefix(model: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import builtins
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -74,32 +74,50 @@ class RedisServer:
         """
         return cls(_client(RedisURL.parse(url), timeout), timeout)
 
-    @asynccontextmanager
-    async def reaching(self, what: str) -> AsyncIterator[None]:
+    def reaching(self, what: str) -> Reaching:
         """Raise Unavailable when the time is over or the server is in trouble, in a sentence about `what`."""
+        return Reaching(self, what)
+
+
+class Reaching:
+    """Holds a call, or several; a class, since this is every token's path."""
+
+    def __init__(self, server: RedisServer, what: str) -> None:
+        self._server = server
+        self._what = what
+        self._limit = asyncio.timeout(server.timeout)
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            async with asyncio.timeout(self.timeout):
-                yield
-        except AuthenticationError as error:
-            raise Unavailable(
-                f"{what} refuses the user or the password of redis_url", retry_after=RETRY_AFTER
-            ) from error
-        except TROUBLE as error:
-            if isinstance(error, builtins.TimeoutError):
-                self.client.drop_silent()
-            raise Unavailable(
-                f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER
-            ) from error
-        except ResponseError as error:
-            if isinstance(error, NoPermissionError) or any(words in str(error) for words in FORBIDDEN):
-                log.error("redis_permission", what=what, error=str(error))
-                raise Unavailable(
-                    f"{what} refuses a command: the Redis user lacks a permission", retry_after=RETRY_AFTER
-                ) from error
-            # a full disk under the append-only file, or a replica link that the server insists on
-            if str(error).startswith(("MISCONF", "NOREPLICAS")):
-                raise Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER) from error
-            raise
+            await self._limit.__aexit__(kind, error, trace)
+        except builtins.TimeoutError as late:
+            error = late
+        if isinstance(error, builtins.TimeoutError):
+            self._server.client.drop_silent()
+        if error is not None and (told := _told(self._what, error)) is not None:
+            raise told from error
+
+
+def _told(what: str, error: BaseException) -> Unavailable | None:
+    """What callers are told of trouble with the server; None for what is no such trouble."""
+    if isinstance(error, AuthenticationError):
+        return Unavailable(f"{what} refuses the user or the password of redis_url", retry_after=RETRY_AFTER)
+    if isinstance(error, TROUBLE):
+        return Unavailable(f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER)
+    if not isinstance(error, ResponseError):
+        return None
+    if isinstance(error, NoPermissionError) or any(words in str(error) for words in FORBIDDEN):
+        log.error("redis_permission", what=what, error=str(error))
+        return Unavailable(f"{what} refuses a command: the Redis user lacks a permission", retry_after=RETRY_AFTER)
+    # a full disk under the append-only file, or a replica link that the server insists on
+    if str(error).startswith(("MISCONF", "NOREPLICAS")):
+        return Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER)
+    return None
 
 
 def _client(url: RedisURL, timeout: float) -> Client:

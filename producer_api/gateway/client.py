@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.types import Scope
@@ -15,6 +16,7 @@ from shared.ledger.base import Standing
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 NO_TRACE = b"0" * 32
 SITE = 64  # bits that one IPv6 client's addresses share
+ADDRESSES = 4096  # that are remembered as parsed
 MOST_HOPS = 32  # addresses of X-Forwarded-For that are looked at, from the nearest
 
 Address = IPv4Address | IPv6Address
@@ -83,6 +85,7 @@ class Proxies:
         return any(address in network for network in self._trusted)
 
 
+@lru_cache(ADDRESSES)
 def _parsed(text: str) -> Address | None:
     try:
         address = ip_address(text)

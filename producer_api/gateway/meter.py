@@ -162,8 +162,10 @@ class Meter:
     def _check_size(self, charges: Sequence[Charge]) -> None:
         """Raises ExceedsRateLimit for what no wait makes room for."""
         for limit in charges[0].limits:
+            if limit.unit != "tokens":
+                continue
             cost = sum(each.cost for charge in charges for each in charge.limits if each.name == limit.name)
-            if cost > limit.amount and limit.unit == "tokens":
+            if cost > limit.amount:
                 self._count("too_large")
                 raise ExceedsRateLimit(
                     f"the request may take {cost} tokens, and {_worded(limit)} are all that is allowed"

@@ -26,9 +26,9 @@ local function fixed_used(limit)
   return tonumber(found[1] or 0), tonumber(found[2] or 0)
 end
 
-local function fixed_write(limit, from, used)
+local function fixed_write(limit, from, used, known)
   redis.call('HSET', key_of(limit), 'begin', from, 'used', math.max(0, used))
-  redis.call('PEXPIRE', key_of(limit), math.max(1, from + limit[PERIOD] - now))
+  if from ~= known then redis.call('PEXPIRE', key_of(limit), math.max(1, from + limit[PERIOD] - now)) end
 end
 
 local fixed = {}
@@ -38,12 +38,12 @@ function fixed.look(limit)
   local current = begin(now, limit[PERIOD])
   if from ~= current then used = 0 end
   local left = current + limit[PERIOD] - now
-  return limit[AMOUNT] - used, used > 0 and left or 0, used + limit[COST] > limit[AMOUNT] and left or 0, used
+  return limit[AMOUNT] - used, used > 0 and left or 0, used + limit[COST] > limit[AMOUNT] and left or 0, used, from
 end
 
-function fixed.take(limit, id, used)
+function fixed.take(limit, id, used, known)
   local current = begin(now, limit[PERIOD])
-  fixed_write(limit, current, used + limit[COST])
+  fixed_write(limit, current, used + limit[COST], known)
   return current + limit[PERIOD] - now
 end
 
@@ -52,9 +52,9 @@ function fixed.mend(limit, at, delta)
   local from, used = fixed_used(limit)
   local current = begin(now, limit[PERIOD])
   if from == begin(at, limit[PERIOD]) then
-    fixed_write(limit, from, used + delta)
+    fixed_write(limit, from, used + delta, from)
   elseif delta > 0 then
-    fixed_write(limit, current, (from == current and used or 0) + delta)
+    fixed_write(limit, current, (from == current and used or 0) + delta, from)
   end
 end
 
@@ -63,7 +63,7 @@ local day = { look = fixed.look, take = fixed.take }
 
 function day.mend(limit, at, delta)
   local from, used = fixed_used(limit)
-  if from == begin(at, limit[PERIOD]) then fixed_write(limit, from, used + delta) end
+  if from == begin(at, limit[PERIOD]) then fixed_write(limit, from, used + delta, from) end
 end
 
 -- sliding windows, counted: the last window weighs by how much of it the sliding one still covers
@@ -73,18 +73,18 @@ local sliding = {}
 local function sliding_used(limit)
   local found = redis.call('HMGET', key_of(limit), 'begin', 'used', 'before')
   local from, current = tonumber(found[1] or 0), begin(now, limit[PERIOD])
-  if from == current then return current, tonumber(found[2]), tonumber(found[3]) end
-  return current, 0, from == current - limit[PERIOD] and tonumber(found[2]) or 0
+  if from == current then return current, tonumber(found[2]), tonumber(found[3]), from end
+  return current, 0, from == current - limit[PERIOD] and tonumber(found[2]) or 0, from
 end
 
-local function sliding_write(limit, from, used, before)
+local function sliding_write(limit, from, used, before, known)
   redis.call('HSET', key_of(limit), 'begin', from, 'used', math.max(0, used), 'before', math.max(0, before))
-  redis.call('PEXPIRE', key_of(limit), 2 * limit[PERIOD])
+  if from ~= known then redis.call('PEXPIRE', key_of(limit), from + 2 * limit[PERIOD] - now) end
 end
 
 function sliding.look(limit)
   local amount, period, cost = limit[AMOUNT], limit[PERIOD], limit[COST]
-  local from, used, before = sliding_used(limit)
+  local from, used, before, known = sliding_used(limit)
   local passed, wait = now - from, 0
   local weight = before * (period - passed) / period + used
   if weight + cost > amount then
@@ -96,24 +96,24 @@ function sliding.look(limit)
     wait = math.max(1, wait)
   end
   local reset = used > 0 and 2 * period - passed or before > 0 and period - passed or 0
-  return amount - weight, reset, wait, used, before
+  return amount - weight, reset, wait, used, before, known
 end
 
-function sliding.take(limit, id, used, before)
+function sliding.take(limit, id, used, before, known)
   local from = begin(now, limit[PERIOD])
-  sliding_write(limit, from, used + limit[COST], before)
+  sliding_write(limit, from, used + limit[COST], before, known)
   return 2 * limit[PERIOD] - (now - from)
 end
 
 function sliding.mend(limit, at, delta)
-  local from, used, before = sliding_used(limit)
+  local from, used, before, known = sliding_used(limit)
   local charged = begin(at, limit[PERIOD])
   if charged == from - limit[PERIOD] then
     before = before + delta
   elseif charged == from or delta > 0 then
     used = used + delta
   end
-  sliding_write(limit, from, used, before)
+  sliding_write(limit, from, used, before, known)
 end
 
 -- moving windows: every charge by its time in a sorted set, its cost in a hash with their total
@@ -238,9 +238,9 @@ end
 local function look_at(limits, standing)
   local states = {}
   for i, limit in ipairs(limits) do
-    local room, reset, wait, first, second = strategies[limit[STRATEGY]].look(limit)
+    local room, reset, wait, first, second, third = strategies[limit[STRATEGY]].look(limit)
     if wait > 0 then states = nil end
-    if states then states[i] = { room, first, second } end
+    if states then states[i] = { room, first, second, third } end
     tell(standing, room, reset, wait)
   end
   return states
@@ -249,8 +249,8 @@ end
 -- Adds the same as it is then.
 local function take(id, limits, states, standing)
   for i, limit in ipairs(limits) do
-    local room, first, second = unpack(states[i])
-    tell(standing, room - limit[COST], strategies[limit[STRATEGY]].take(limit, id, first, second), 0)
+    local room, first, second, third = unpack(states[i], 1, 4)
+    tell(standing, room - limit[COST], strategies[limit[STRATEGY]].take(limit, id, first, second, third), 0)
   end
 end
 

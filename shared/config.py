@@ -122,6 +122,10 @@ class Settings(BaseModel):
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="share of a GPU's memory for weights and KV cache together"
     )
+    batch_invariant: bool = Field(
+        False,
+        description="a row has the same bits in any batch on a GPU too: each step is computed as the largest",
+    )
 
     queue_depth: int = Field(1024, ge=1, description="most requests waiting for one model")
     queue_tokens: int = Field(4_000_000, ge=1, description="most tokens, as estimated, waiting for one model")

@@ -1,15 +1,21 @@
-"""`python -m headrace.bench.peer_hf FOLDER SEED CONCURRENCY`: transformers' static batches on the mix, as JSON."""
+"""`python -m headrace.bench.peer_hf FOLDER SEED CONCURRENCY`: transformers' static batches on the mix, as JSON.
+
+On the device and in the dtype that the settings give our engine.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from headrace.bench.mix import WorkItem, peer_mix
+from shared.config import load
+from workers.engine.config import EngineConfig
 
 BATCH = 16
 
@@ -19,14 +25,16 @@ def generate(model: torch.nn.Module, tokenizer: object, items: list[WorkItem]) -
     chats = [[{"role": "user", "content": item.prompt}] for item in items]
     inputs = tokenizer.apply_chat_template(  # type: ignore[attr-defined]
         chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-    )
+    ).to(model.device)
     longest = max(item.output_tokens for item in items)
     model.generate(**inputs, min_new_tokens=longest, max_new_tokens=longest, do_sample=False)  # type: ignore[operator]
 
 
 def main(folder: str, seed: int, concurrency: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = EngineConfig.of(load().settings, Path(folder))
+    device = config.torch_device()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=config.torch_dtype(device, torch.float32)).to(device)
     generate(model, tokenizer, [WorkItem("warm up", 2, 4)])
     items, batch = peer_mix(seed, concurrency), min(BATCH, concurrency)
     begin = time.perf_counter()

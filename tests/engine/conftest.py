@@ -22,6 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where an engine runs by default
 SHAPE: dict[str, Any] = {
     "vocab_size": 272,
     "hidden_size": 48,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.engine.conftest import DEVICE
 from workers.engine.attention import LayerCache, paged_attention, reference_attention
 from workers.engine.step_inputs import Span, StepInputs
 
@@ -34,14 +35,14 @@ def make_step(spans: list[tuple[int, int]], block_size: int, num_blocks: int) ->
 def test_paged_attention(spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int) -> None:
     """Slots that no sequence has written hold NaN, as a freed block may."""
     torch.manual_seed(0)
-    step = make_step(spans, 8, 32)
-    keys, values = (torch.full((32, kv_heads, *shape), torch.nan) for shape in ((dim, 8), (8, dim)))
-    cache = LayerCache(keys, values)
+    step = make_step(spans, 8, 32).to(DEVICE)
+    shapes = (32, kv_heads, dim, 8), (32, kv_heads, 8, dim)
+    cache = LayerCache(*(torch.full(shape, torch.nan, device=DEVICE) for shape in shapes))
     for table, (first, rows) in zip(step.block_tables, spans, strict=True):
         for position in range(first + rows):
             block, slot = table[position // 8], position % 8
-            cache.keys[block, :, :, slot] = torch.randn(kv_heads, dim)
-            cache.values[block, :, slot] = torch.randn(kv_heads, dim)
-    queries = torch.randn(len(step.tokens), heads, dim)
+            cache.keys[block, :, :, slot] = torch.randn(kv_heads, dim).to(DEVICE)
+            cache.values[block, :, slot] = torch.randn(kv_heads, dim).to(DEVICE)
+    queries = torch.randn(len(step.tokens), heads, dim).to(DEVICE)
     expected = reference_attention(queries, cache, step)
     torch.testing.assert_close(paged_attention(queries, cache, step), expected, rtol=1e-4, atol=1e-5)

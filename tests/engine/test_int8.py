@@ -68,8 +68,9 @@ def test_a_row_is_whole_numbers_of_its_own_scale() -> None:
 @pytest.mark.parametrize("name", ["llama", "qwen3", "llama-biased"])
 def test_answers_are_those_of_the_twin(name: str, checkpoints: Callable[[str], Path]) -> None:
     prompts = [list(b"a river runs"), list(b"to the mill, and "), [7]]
-    compiled = run(load(checkpoints(name), quantization="int8"), prompts)
-    assert compiled == run(load(checkpoints(name), quantization="int8", cache_dir=None), prompts)
+    settings = {"quantization": "int8", "device": "cpu"}
+    compiled = run(load(checkpoints(name), **settings), prompts)
+    assert compiled == run(load(checkpoints(name), **settings, cache_dir=None), prompts)
 
 
 def test_int8_is_refused_where_it_is_not_computed(llama: Path) -> None:

@@ -22,7 +22,7 @@ def test_an_interrupted_step_can_be_run_again(
     params = SamplingParams(temperature=1.0, seed=3, n=2, max_tokens=12, ignore_eos=True)
     answers = []
     for interrupt in (False, True):
-        engine = load(llama, block_size=4, max_num_batched_tokens=16, **cache_dir)
+        engine = load(llama, device="cpu", block_size=4, max_num_batched_tokens=16, **cache_dir)
         compute = engine._runner.run
 
         def often(batch: ScheduledBatch, interrupted: object, compute=compute) -> torch.Tensor | None:

@@ -17,6 +17,10 @@ from tests.engine.driver import drain, load
 from workers.engine.interface import EngineRequest
 from workers.engine.scheduler import ScheduledBatch
 
+KINDS: dict[str, dict[str, Any]] = {
+    "none": {"batch_invariant": True},  # which a CPU is anyway
+    "int8": {"quantization": "int8", "device": "cpu"},
+}
 Rows = dict[tuple[str, int, int], Tensor]
 
 
@@ -66,7 +70,7 @@ def check(
     """`pool` blocks force preemption; `alone` requests are also computed by themselves."""
 
     def rows(case: Case, names: range, **settings: Any) -> Rows:
-        return logits(folder, case, names, monkeypatch, quantization=quantization, block_size=4, **settings)
+        return logits(folder, case, names, monkeypatch, **KINDS[quantization], block_size=4, **settings)
 
     everyone = range(len(case.prompts))
     together = rows(case, everyone)
@@ -83,7 +87,7 @@ def check(
     assert all(torch.equal(row, forked[key]) for key, row in recomputed.items())
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", KINDS)
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_tiny_models(
     name: str, quantization: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
@@ -93,7 +97,7 @@ def test_tiny_models(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", KINDS)
 def test_smollm2(smollm2: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(32, vocabulary=49_000, longest=12, length=6)
     check(smollm2, case, quantization, monkeypatch, pool=10, alone=1)

@@ -11,14 +11,16 @@ import structlog
 import torch
 from torch.nn.functional import linear
 
+from tests.engine.conftest import DEVICE
 from tests.engine.driver import load, run
 from tests.engine.test_attention import make_step
 from workers.engine.attention import LayerCache, reference_attention
 from workers.engine.config import EngineConfig
-from workers.engine.kernels import HeadLayout, build
+from workers.engine.kernels import HeadLayout, build, choose
 from workers.engine.kernels.build import BuildFailed, load_library
 from workers.engine.kernels.choose import choose_kernels
 from workers.engine.kernels.compiled import CompiledKernels
+from workers.engine.kernels.fused import FusedKernels
 from workers.engine.kernels.plain import PlainKernels
 
 PLAIN = PlainKernels()
@@ -158,10 +160,11 @@ def test_without_a_compiler_plain_torch_serves_and_says_so(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
 ) -> None:
     prompts = [list(b"a river"), list(b"mill")]
-    expected = run(load(llama, quantization=quantization), prompts)
+    settings = {"quantization": quantization, "device": "cpu"}
+    expected = run(load(llama, **settings), prompts)
     monkeypatch.setattr(build, "find_compiler", lambda: None)
     with structlog.testing.capture_logs() as logs:
-        engine = load(llama, cache_dir=tmp_path, quantization=quantization)
+        engine = load(llama, cache_dir=tmp_path, **settings)
     [warning] = [entry for entry in logs if entry["event"] == "kernels_unavailable"]
     assert "no C++ compiler" in warning["reason"]
     assert run(engine, prompts) == expected
@@ -173,6 +176,19 @@ def test_a_build_that_fails_is_told_with_its_reason(tmp_path: Path, monkeypatch:
         load_library(tmp_path)
     config = EngineConfig(Path(), cache_dir=tmp_path)
     assert isinstance(choose_kernels(config, torch.device("cpu"), torch.float32), PlainKernels)
+
+
+def test_on_cuda_triton_serves_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a Triton that finds no C compiler, plain torch serves and says so."""
+    assert isinstance(choose._for_cuda(DEVICE), FusedKernels)
+
+    def fails(kernels: FusedKernels, gate_up: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(FusedKernels, "silu_mul", fails)
+    with structlog.testing.capture_logs() as logs:
+        assert isinstance(choose._for_cuda(DEVICE), PlainKernels)
+    assert [entry["reason"] for entry in logs] == ["Failed to find C compiler"]
 
 
 def test_other_dtypes_and_no_folder_are_left_to_plain_torch() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from headrace.bench import rates
 from headrace.bench.mix import Lengths, make_mix
 from headrace.bench.perplexity import WINDOW, licence_text, measure_perplexity
 from headrace.bench.profile import Profile, profile
@@ -48,3 +50,15 @@ def test_a_profile_adds_up(llama: Path, monkeypatch: pytest.MonkeyPatch, quantiz
     assert {"matrix products", "output head", "attention", "sampling", "scheduling"} <= found.parts.keys()
     assert 0 < found.floor < found.total
     assert Profile(**dataclasses.asdict(found)).share_of_floor == found.share_of_floor
+
+
+def test_rates_are_of_all_tokens(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = make_mix(1, 6, prompts=Lengths(4, 16), outputs=Lengths(4, 20))
+    monkeypatch.setattr(rates, "make_mix", lambda seed, count: items[:count])
+    rates.main(str(llama), 2, 6, 0)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["tokens"] == sum(item.output_tokens for item in items)
+    assert found["rate"] > 0
+    assert found["first_token"] > 0

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared.protocol import SamplingParams
+from tests.engine.conftest import DEVICE
 from workers.engine import sampler
 from workers.engine.detokenizer import TextStream
 from workers.engine.sequence import Sequence
@@ -97,6 +98,14 @@ def test_the_extreme_of_the_noise_draws_nothing_that_was_filtered_out() -> None:
     params = SamplingParams(temperature=1.0, top_k=1, seed=seed)
     assert sampler.exponentials([sampler.noise_key(seed, 0, 0)], vocab, logits.device).min() > 0
     assert sampler.sample(logits, [make_sequence(params, [1], [])]) == [11]
+
+
+def test_draws_are_the_same_on_every_device() -> None:
+    logits = torch.randn(300, VOCAB, generator=torch.Generator().manual_seed(2)) * 3
+    kinds = [SamplingParams(temperature=0.7, top_p=0.9), SamplingParams(temperature=1.2, top_k=40, min_p=0.05)]
+    kinds.append(SamplingParams(temperature=1.0, repetition_penalty=1.3, logit_bias={5: 2.0}))
+    sequences = [make_sequence(msgspec.structs.replace(kinds[i % 3], seed=i), [1, 9], [3]) for i in range(300)]
+    assert sampler.sample(logits.clone().to(DEVICE), sequences) == sampler.sample(logits.clone(), sequences)
 
 
 def test_greedy_rows_beside_sampled_ones() -> None:

@@ -179,7 +179,7 @@ def test_a_row_has_the_same_bits_in_any_batch(quantization: str, kinds: Callable
     params = SamplingParams(temperature=0.0, max_tokens=6, logprobs=0)
     found = []
     for count, budget in ((1, 256), (7, 256), (7, 5)):
-        engine = load(kinds("phi"), max_num_batched_tokens=budget, quantization=quantization)
+        engine = load(kinds("phi"), device="cpu", max_num_batched_tokens=budget, quantization=quantization)
         for index, prompt in enumerate(prompts(7)[:count]):
             engine.add(EngineRequest(str(index), tuple(prompt), params))
         found.append([token.logprobs for token in drain(engine).tokens["0", 0]])
@@ -187,9 +187,9 @@ def test_a_row_has_the_same_bits_in_any_batch(quantization: str, kinds: Callable
 
 
 def test_a_step_can_be_given_up_between_layers(kinds: Callable[[str], Path]) -> None:
-    engine = load(kinds("gpt2"))
+    engine = load(kinds("gpt2"), device="cpu")
     asked = iter([False, True])
-    expected = run(load(kinds("gpt2")), prompts(1), GREEDY)
+    expected = run(load(kinds("gpt2"), device="cpu"), prompts(1), GREEDY)
     engine.add(EngineRequest("0", tuple(prompts(1)[0]), GREEDY, priority=PriorityClass.BATCH))
     engine.abandon_when(lambda: next(asked, False))
     assert engine.step() == []

@@ -35,6 +35,7 @@ class EngineConfig:
         prefix_caching: keep the computed beginnings of prompts for requests that begin alike.
         kv_cache_gib: memory for KV blocks on the CPU.
         gpu_memory_utilization: share of a GPU's memory for weights and KV blocks together.
+        batch_invariant: a row's logits are the same bits in any batch, on CUDA too.
         num_kv_blocks: number of KV blocks, instead of what memory allows.
         quantization: "none", or "int8": linear layers and output head with int8 weights, on the CPU.
         cache_dir: where compiled kernels are kept; None leaves all to plain torch.
@@ -54,6 +55,7 @@ class EngineConfig:
     prefix_caching: bool = True
     kv_cache_gib: float = 2.0
     gpu_memory_utilization: float = 0.9
+    batch_invariant: bool = False
     num_kv_blocks: int | None = None
     quantization: str = "none"
     cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))

@@ -18,7 +18,9 @@ from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, Head
 from shared.protocol import Token
 from shared.registry import Task
 from workers.engine.config import DTYPES, EngineConfig
+from workers.engine.device import on
 from workers.engine.echo import Echo, note_scores
+from workers.engine.graphs import graph_sizes
 from workers.engine.interface import (
     MAX_LOGPROBS,
     Constrainer,
@@ -105,15 +107,24 @@ class Engine:
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
         tokenizer = Tokenizer(config.model)
         size = size_cache(config, model_config, dtype, device)
-        model = load_model(
-            config.model,
-            model_config,
-            dtype=dtype,
-            device=device,
-            max_model_len=size.max_model_len,
-            kernels=choose_kernels(config, device, dtype),
-            progress=progress,
+        with on(device):
+            model = load_model(
+                config.model,
+                model_config,
+                dtype=dtype,
+                device=device,
+                max_model_len=size.max_model_len,
+                kernels=choose_kernels(config, device, dtype),
+                progress=progress,
+            )
+        runner = ModelRunner(
+            model,
+            size,
+            max_num_seqs=config.max_num_seqs,
+            graph_sizes=graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant),
         )
+        if config.batch_invariant and device.type != "cpu" and not runner.recorded:
+            raise ConfigError(f"this model cannot be batch_invariant on {device}", param="batch_invariant")
         _log.info(
             "engine_loaded",
             device=str(device),
@@ -127,13 +138,13 @@ class Engine:
             eos |= {tokenizer.eos_token_id}
         return cls(
             config,
-            ModelRunner(model, size.num_blocks, config.block_size),
+            runner,
             tokenizer,
             vocab_size=model_config.vocab_size,
             eos_token_ids=eos,
             max_model_len=size.max_model_len,
             num_blocks=size.num_blocks,
-            fingerprint=fingerprint(config.model, str(dtype), config.quantization, device.type),
+            fingerprint=fingerprint(config.model, device, str(dtype), config.quantization),
         )
 
     def add(self, request: EngineRequest) -> None:

@@ -48,9 +48,12 @@ def read_eos_token_ids(folder: Path, config: DecoderConfig) -> frozenset[int]:
     return frozenset(found or config.eos_token_ids)
 
 
-def fingerprint(folder: Path, *parts: str) -> str:
-    """The same for the same weights, torch and `parts`: a hash of config.json and of each file's size and head."""
-    digest = hashlib.blake2b(repr((PROTOCOL_VERSION, torch.__version__, parts)).encode(), digest_size=6)
+def fingerprint(folder: Path, device: torch.device, *parts: str) -> str:
+    """The same for the same weights, torch, kind of device and `parts`: a hash of config.json and of each file's
+    size and head.
+    """
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    digest = hashlib.blake2b(repr((PROTOCOL_VERSION, torch.__version__, kind, parts)).encode(), digest_size=6)
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         with path.open("rb") as file:
             digest.update(repr((path.name, path.stat().st_size)).encode() + file.read(HEAD))

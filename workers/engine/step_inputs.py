@@ -5,7 +5,7 @@ It knows nothing of weights; a row is described by its token, its position and i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,7 +45,8 @@ class StepInputs:
     spans: tuple[Span, ...]
 
     @classmethod
-    def of(cls, batch: ScheduledBatch, device: torch.device) -> StepInputs:
+    def of(cls, batch: ScheduledBatch) -> StepInputs:
+        """On the CPU."""
         tokens: list[int] = []
         spans: list[Span] = []
         sample_rows: list[int] = []
@@ -62,7 +63,7 @@ class StepInputs:
         offsets = np.array([span.position for span in spans]) - starts
 
         def put(array: list[int] | np.ndarray) -> Tensor:
-            return torch.as_tensor(np.asarray(array, np.int64)).to(device, non_blocking=True)
+            return torch.as_tensor(np.asarray(array, np.int64))
 
         return cls(
             tokens=put(tokens),
@@ -72,6 +73,10 @@ class StepInputs:
             sample_rows=put(sample_rows + score_rows),
             spans=tuple(spans),
         )
+
+    def to(self, device: torch.device) -> StepInputs:
+        names = ("tokens", "positions", "sequences", "block_tables", "sample_rows")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 def _block_tables(batch: ScheduledBatch) -> np.ndarray:

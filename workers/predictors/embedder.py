@@ -94,7 +94,7 @@ class EmbeddingEngine:
             dimensions=found.hidden,
             max_model_len=read_length(config.model, found, config.max_model_len),
             max_tokens=config.max_num_batched_tokens,
-            fingerprint=fingerprint(config.model, str(device.type), str(dtype), config.quantization),
+            fingerprint=fingerprint(config.model, device, str(dtype), config.quantization),
         )
         _log.info("embedder_loaded", device=str(device), dtype=str(dtype), max_model_len=engine.max_model_len)
         return engine

@@ -35,7 +35,13 @@ class Linear(Protocol):
 
 
 class Kernels(Protocol):
-    """Each works on T rows, none of which sees another except through the cache."""
+    """Each works on T rows, none of which sees another except through the cache.
+
+    `recordable`: none waits for the device or looks at `StepInputs.spans`, so that a CUDA graph can record them.
+    """
+
+    @property
+    def recordable(self) -> bool: ...
 
     def linear(self, weight: Tensor, bias: Tensor | None, *, keep: bool = False) -> Linear:
         """The layer of `weight` [out, in], in the form that is fast here. `keep`: its results outlive the step."""

@@ -50,6 +50,8 @@ class CompiledKernels:
         int8: whether linear layers are quantized.
     """
 
+    recordable = False
+
     def __init__(self, library: ctypes.CDLL, *, int8: bool) -> None:
         for name, signature in _SIGNATURES.items():
             function = getattr(library, name)

@@ -19,6 +19,8 @@ class PlainKernels:
         int8: whether linear layers are quantized, as the compiled ones are.
     """
 
+    recordable = False
+
     def __init__(self, *, int8: bool = False) -> None:
         self._int8 = int8
 

@@ -50,6 +50,10 @@ class Decoder(Protocol):
     def embedding(self) -> Tensor:
         """[vocab, hidden], on the model's device and in its dtype."""
 
+    @property
+    def recordable(self) -> bool:
+        """Whether `forward` never waits for the device, so that a CUDA graph can record it."""
+
     def forward(
         self, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool] = never
     ) -> Tensor | None:

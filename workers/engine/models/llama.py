@@ -53,6 +53,10 @@ class Llama:
     def embedding(self) -> Tensor:
         return self._weights.embedding
 
+    @property
+    def recordable(self) -> bool:
+        return self._kernels.recordable
+
     def forward(
         self, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool] = never
     ) -> Tensor | None:

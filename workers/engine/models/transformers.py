@@ -138,6 +138,10 @@ class TransformersDecoder:
         weight: Tensor = self._model.get_input_embeddings().weight
         return weight
 
+    @property
+    def recordable(self) -> bool:
+        return self._kernels.recordable
+
     def forward(
         self, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool] = never
     ) -> Tensor | None:

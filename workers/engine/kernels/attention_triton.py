@@ -1,0 +1,125 @@
+"""Attention over the paged cache on a GPU: a row knows its sequence and its position, and no more.
+
+A program takes one key-value head of up to ROWS rows that follow each other in one sequence: as many as fill the
+smallest matrix product. Positions are added up in tiles that begin at 0, so that among as many rows a row has the
+same bits, whoever stands beside it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["table_width", "num_rows", "span"])
+def attend(
+    queries,
+    keys,
+    values,
+    positions,
+    sequences,
+    tables,
+    table_width,
+    num_rows,
+    span,
+    scale,
+    out,
+    peaks,
+    totals,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    DIM: tl.constexpr,
+    DIM_WIDTH: tl.constexpr,
+    SLOTS: tl.constexpr,
+    RUN: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """`queries` and `out` are [rows, KV_HEADS * GROUP, DIM]; `scale` is that of scores, in powers of 2.
+
+    A program sees the `span` positions that its third number stands for. Where `peaks` and `totals`, [rows, heads,
+    splits], are given, `out` is [rows, heads, splits, DIM] float32 and to be merged.
+
+    RUN is the largest power of 2 that divides SLOTS: so many neighbours are in one block.
+    """
+    row, kv_head = tl.program_id(0), tl.program_id(1)
+    sequence, position = tl.load(sequences + row), tl.load(positions + row)
+    led = row > 0 and position % ROWS > 0
+    if led:
+        led = tl.load(sequences + row - 1) == sequence
+    if led:
+        return  # the program of a row before does it
+
+    part = tl.arange(0, ROWS * GROUP_WIDTH)
+    nth, member = part // GROUP_WIDTH, part % GROUP_WIDTH
+    rows, at = row.to(tl.int64) + nth, position + nth
+    mine = (rows < num_rows) & (position % ROWS + nth < ROWS)
+    mine &= tl.load(sequences + rows, mask=mine, other=-1) == sequence
+    mine &= tl.load(positions + rows, mask=mine, other=-1) == at
+    end = tl.max(tl.where(mine, at, 0)) + 1
+    begin = tl.program_id(2) * span
+    if begin >= end:
+        return
+    dims = tl.arange(0, DIM_WIDTH)
+    here = ((rows * KV_HEADS + kv_head) * GROUP + member)[:, None] * DIM + dims[None, :]
+    wanted = (mine & (member < GROUP))[:, None] & (dims < DIM)[None, :]
+    query = tl.load(queries + here, mask=wanted, other=0)
+
+    most = tl.full([ROWS * GROUP_WIDTH], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS * GROUP_WIDTH], tl.float32)
+    mixed = tl.zeros([ROWS * GROUP_WIDTH, DIM_WIDTH], tl.float32)
+    for start in range(begin, tl.minimum(end, begin + span), TILE):
+        seen = start + tl.arange(0, TILE)
+        block = tl.load(tables + sequence * table_width + seen // SLOTS, mask=seen < end, other=0).to(tl.int64)
+        head = (block * KV_HEADS + kv_head) * DIM * SLOTS
+        slot = seen % SLOTS
+        # no mask by length: what stands in other slots is not used, and RUN slots are read at once
+        key_at = tl.multiple_of(tl.max_contiguous(head + slot, RUN), RUN)
+        key_at = key_at[None, :] + dims[:, None] * SLOTS
+        key = tl.load(keys + key_at, mask=(dims < DIM)[:, None], other=0)
+        scores = tl.dot(query, key, input_precision="ieee") * scale
+        scores = tl.where(seen[None, :] <= at[:, None], scores, float("-inf"))
+        higher = tl.maximum(most, tl.max(scores, 1))
+        weights, kept = tl.exp2(scores - higher[:, None]), tl.exp2(most - higher)
+        value_at = (head + slot * DIM)[:, None] + dims[None, :]
+        # a slot that nobody wrote may hold NaN, which a weight of 0 would not hide
+        written = (seen < end)[:, None] & (dims < DIM)[None, :]
+        value = tl.load(values + value_at, mask=written, other=0)
+        mixed = mixed * kept[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
+        total = total * kept + tl.sum(weights, 1)
+        most = higher
+    if peaks is None:
+        tl.store(out + here, (mixed / total[:, None]).to(out.dtype.element_ty), mask=wanted)
+    else:
+        place = ((rows * KV_HEADS + kv_head) * GROUP + member) * tl.num_programs(2) + tl.program_id(2)
+        tl.store(out + place[:, None] * DIM + dims[None, :], mixed, mask=wanted)
+        tl.store(peaks + place, most, mask=mine & (member < GROUP))
+        tl.store(totals + place, total, mask=mine & (member < GROUP))
+
+
+@triton.jit(do_not_specialize=["splits", "span"])
+def merge(
+    mixed,
+    peaks,
+    totals,
+    positions,
+    splits,
+    span,
+    out,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    DIM_WIDTH: tl.constexpr,
+    SPLITS_WIDTH: tl.constexpr,
+):
+    """One program for one head of a row: what `attend` found in each span up to its position, weighed."""
+    head = tl.program_id(0) * HEADS + tl.program_id(1)
+    nth, dims = tl.arange(0, SPLITS_WIDTH), tl.arange(0, DIM_WIDTH)
+    seen = nth <= tl.load(positions + tl.program_id(0)) // span
+    place = head * splits + nth
+    peak = tl.load(peaks + place, mask=seen, other=float("-inf"))
+    weights = tl.exp2(peak - tl.max(peak, 0))
+    total = tl.sum(tl.load(totals + place, mask=seen, other=0) * weights, 0)
+    there = seen[:, None] & (dims < DIM)[None, :]
+    parts = tl.load(mixed + place[:, None] * DIM + dims[None, :], mask=there, other=0) * weights[:, None]
+    tl.store(out + head * DIM + dims, (tl.sum(parts, 0) / total).to(out.dtype.element_ty), mask=dims < DIM)

@@ -105,7 +105,7 @@ class Up:
         environment = self._environment()
         if self._server is not None:
             self._server.start()
-            environment[f"{ENV_PREFIX}REDIS_URL"] = self._server.url
+            environment[f"{ENV_PREFIX}REDIS_URL"] = self._server.local_url
         self._spawn("api", environment)
         for number in range(1, self._settings.workers + 1):
             self._spawn("worker", environment, f"-{number}")

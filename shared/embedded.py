@@ -13,11 +13,13 @@ import subprocess
 import time
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 from shared.errors import ConfigError, Unavailable
 from shared.processes import die_with_parent
 
 HOST = "127.0.0.1"
+LONGEST_SOCKET = 100  # bytes of a socket's path; Linux takes 107
 START_LIMIT = 30.0  # seconds; reading back a large append-only file takes its time
 STOP_LIMIT = 10.0
 LOG_BYTES = 10 * 2**20  # a longer log is moved aside at the next start
@@ -48,6 +50,18 @@ class EmbeddedServer:
     def url(self) -> str:
         """With the password: for environments, never for command lines or logs."""
         return f"redis://:{self._password}@{HOST}:{self._port}/0"
+
+    @property
+    def local_url(self) -> str:
+        """The same over its socket, which costs both sides less; `url` where the path is too long for one."""
+        path = str(self._socket)
+        if len(path.encode()) > LONGEST_SOCKET:
+            return self.url
+        return f"unix://:{self._password}@{quote(path)}?db=0"
+
+    @property
+    def _socket(self) -> Path:
+        return self.folder / "socket"
 
     @property
     def port(self) -> int:
@@ -137,6 +151,7 @@ class EmbeddedServer:
             [
                 f"bind {HOST}",
                 f"port {self._port}",
+                *([f'unixsocket "{self._socket}"', "unixsocketperm 700"] if self.local_url != self.url else []),
                 f"requirepass {self._password}",
                 f'dir "{self.folder}"',
                 "appendonly yes",

@@ -96,11 +96,14 @@ class Intake:
                 await self._change()
 
     async def _fill(self) -> int:
+        now = time.monotonic()
+        if not (self._more or self._parked or now >= self._claim_at):
+            return 0
         room = self._room()
         if not any(room.seats.values()):
             return 0
         found = await self._next_parked()
-        if not found and (now := time.monotonic()) >= self._claim_at:
+        if not found and now >= self._claim_at:
             self._claim_at = now + self._interval
             most = max(room.seats.values())
             found = await self._backend.transport.claim(self._model, self._worker, most)

@@ -25,7 +25,7 @@ from shared.protocol import Request
 from shared.registry import WorkerInfo
 from shared.transports.base import Claim, Delivery, Room
 from workers.active import ActiveRequest, by_run
-from workers.encoding import encode
+from workers.encoding import encode, is_brief
 from workers.engine.interface import Constraint, EngineOutput, Form, Generator
 from workers.engine_loop import EngineLoop
 from workers.intake import RETRY, Intake, set_aside
@@ -128,7 +128,11 @@ class Worker:
         request = held.delivery.request
         try:
             check_task(request, self._info.task)
-            encoded = await asyncio.to_thread(encode, self._encoder, request)
+            encoded = (
+                encode(self._encoder, request)
+                if is_brief(request)
+                else await asyncio.to_thread(encode, self._encoder, request)
+            )
             held.prompt, held.lengths = encoded.prompt, encoded.lengths
             constraint = await self._constrain(request)
         except HeadraceError as error:

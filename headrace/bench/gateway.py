@@ -127,7 +127,7 @@ def measure_gateway(rate: float, seconds: float, repeats: int, console: Console)
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         server = EmbeddedServer(Path(folder) / "valkey", appendfsync="no")  # the disk is not what is measured
         server.start()
-        common = {**SHARED, "redis_url": server.url}
+        common = {**SHARED, "redis_url": server.local_url}
         try:
             with (
                 whole_path(SCRIPTED, settings={**common, "usage": False}) as path,

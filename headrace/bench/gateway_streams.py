@@ -157,7 +157,7 @@ def _ours(model: str, seats: int) -> Iterator[Server]:
         server = EmbeddedServer(Path(folder) / "valkey")
         server.start()
         try:
-            with whole_path(model, settings={"redis_url": server.url, "max_num_seqs": seats}) as path:
+            with whole_path(model, settings={"redis_url": server.local_url, "max_num_seqs": seats}) as path:
                 yield Server(_target(path.url, model), path.process("api"), psutil.Process(server.pid))
         finally:
             server.stop()

@@ -33,6 +33,24 @@ def test_what_was_written_survives_a_kill(server: EmbeddedServer) -> None:
         assert client.get("key") == b"value"
 
 
+def test_its_socket_is_its_owners_alone_and_wants_the_password(server: EmbeddedServer, tmp_path: Path) -> None:
+    socket = tmp_path / "valkey" / "socket"
+    with redis.Redis.from_url(server.local_url) as client:
+        assert client.ping()
+    with redis.Redis(unix_socket_path=str(socket)) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o700
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket_does_without(tmp_path: Path) -> None:
+    made = EmbeddedServer(tmp_path / ("long" * 30))
+    made.start()
+    assert made.local_url == made.url
+    with redis.Redis.from_url(made.local_url) as client:
+        assert client.ping()
+    made.stop()
+
+
 def test_it_never_evicts_and_wants_its_password(server: EmbeddedServer, tmp_path: Path) -> None:
     with redis.Redis.from_url(server.url) as client:
         assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"

@@ -11,10 +11,13 @@ import pytest
 from shared.backend import Backend
 from shared.errors import EngineFailed
 from shared.protocol import PriorityClass, Request, RequestState, Structured, Tools
+from shared.transports.base import Pulled, Room
 from tests.fakes import MODEL, answer, make_request, publish_garbage, submit
 from tests.worker.harness import GatedEngine, Harness, foretold, tokens_of, told, until
 from workers.engine.interface import Constraint, EngineOutput, EngineRequest
 from workers.scripted import ScriptedEngine
+
+PATIENCE = 10.0  # seconds
 
 
 async def test_every_request_gets_its_whole_answer_once(harness: Harness, backend: Backend) -> None:
@@ -36,6 +39,14 @@ async def test_every_request_gets_its_whole_answer_once(harness: Harness, backen
     assert (depth.waiting, depth.held) == (0, 0)
 
 
+@pytest.fixture
+def no_clock(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers look at the queue only when they have cause to."""
+    monkeypatch.setattr("workers.intake.POLL", 2 * PATIENCE)
+    harness.settings = harness.settings.model_copy(update={"lease": 6 * PATIENCE})
+
+
+@pytest.mark.usefixtures("no_clock")
 async def test_a_worker_pulls_no_more_than_it_has_room_for(harness: Harness, backend: Backend) -> None:
     harness.settings = harness.settings.model_copy(update={"max_num_seqs": 2})
     engine = GatedEngine(limit=1)
@@ -47,8 +58,44 @@ async def test_a_worker_pulls_no_more_than_it_has_room_for(harness: Harness, bac
         depth = await backend.transport.depth(MODEL)
         assert (depth.waiting, depth.held) == (3, 2)
         engine.limit = 1000
-        for request in requests:
-            assert told(await answer(backend, request.id)) == foretold(request)
+        async with asyncio.timeout(PATIENCE):  # the rest is pulled when there is room, though nobody tells of it
+            for request in requests:
+                assert told(await answer(backend, request.id)) == foretold(request)
+
+
+async def test_a_worker_asks_the_queue_only_where_something_may_wait(
+    harness: Harness, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given requests one after the other, expect about one pull each: none after an end, nor twice."""
+    pulls = 0
+    pull = type(backend.transport).pull
+
+    async def counted(transport: object, model: str, worker: str, room: Room) -> Pulled:
+        nonlocal pulls
+        pulls += 1
+        return await pull(transport, model, worker, room)  # type: ignore[arg-type]  # whichever it is
+
+    monkeypatch.setattr(type(backend.transport), "pull", counted)
+    async with harness.worker():
+        for number in range(20):
+            request = make_request(f"{number}", max_tokens=1)
+            await submit(backend, request)
+            await answer(backend, request.id)
+    assert 20 <= pulls <= 30  # and some by the clock
+
+
+@pytest.mark.usefixtures("no_clock")
+async def test_what_came_while_there_was_no_room_is_pulled_with_it(harness: Harness, backend: Backend) -> None:
+    harness.settings = harness.settings.model_copy(update={"max_num_seqs": 1})
+    engine = GatedEngine(limit=1)
+    first, later = make_request("first", max_tokens=2), make_request("later", max_tokens=1)
+    async with harness.worker(engine):
+        await submit(backend, first)
+        await tokens_of(backend, first, 1)
+        await submit(backend, later)
+        engine.limit = 1000
+        async with asyncio.timeout(PATIENCE):
+            assert told(await answer(backend, later.id)) == foretold(later)
 
 
 async def test_a_cancelled_request_leaves_the_engine_and_the_queue(harness: Harness, backend: Backend) -> None:

@@ -28,8 +28,9 @@ from redis.exceptions import (
 from shared.errors import ConfigError
 from shared.redis_calls import Shared, first_answer
 from shared.redis_node import Client, Command, pack
-from shared.redis_pipe import Pipe, connect
+from shared.redis_pipe import Pipe
 from shared.redis_url import Host
+from shared.redis_wire import connect
 
 SLOTS = 16_384
 REDIRECTS = 8  # rounds; while slots move, a call may be sent on several times

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
-from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio import Connection, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError
 
-from shared.redis_pipe import Pipe, connect
+from shared.redis_pipe import Pipe
+from shared.redis_wire import connect
 
 Command = tuple[str, bytes]  # a key that it touches, "" if none, and the packed command
 
@@ -38,18 +38,6 @@ class NoticesResets(AbstractConnection):
 def noticing(kind: type[Connection]) -> type[Connection]:
     """A kind of connection, and it notices resets."""
     return type(kind.__name__, (NoticesResets, kind), {})
-
-
-async def arrived(connection: Connection, limit: float) -> list[Any]:
-    """All replies that are there, waiting up to `limit` seconds for the first: one timer for a whole burst."""
-    first = await connection.read_response(timeout=limit, disconnect_on_error=False)
-    if first is None:
-        return []
-    found: list[Any] = [first]
-    parser: Any = connection._parser._reader  # type: ignore[attr-defined]  # hiredis': redis-py has no name for it
-    while (reply := parser.gets()) is not NOT_ENOUGH_DATA:
-        found.append(reply)
-    return found
 
 
 class Client(Redis):

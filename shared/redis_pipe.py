@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio import Connection, ConnectionPool
 from redis.exceptions import ConnectionError, ReadOnlyError
 
 from shared.redis_calls import Shared
+from shared.redis_wire import Wire, connect
 
 BUFFERED = 1 << 20  # bytes that wait to be written, beyond which callers wait too
 
@@ -31,27 +31,20 @@ class _Call:
     replies: list[Any] = field(default_factory=list)
 
 
-class _Link(asyncio.Protocol):
-    """One connection, from its greeting to its loss."""
+class _Link(Wire):
+    """One connection's calls."""
 
-    def __init__(self, connection: Any) -> None:
-        # a redis-py Connection, which has greeted; it has no public names for what we then read and write ourselves
-        self._connection = connection
-        self._parser = connection._parser._reader
-        self._transport: asyncio.Transport = connection._writer.transport
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
         self._waiting: deque[_Call] = deque()
         self._writable = asyncio.Event()
         self._writable.set()
-        self._quiet_since = 0.0  # of what waits; by the loop's clock
         self._retired = False
-        self._lost = asyncio.Event()
         self._transport.set_write_buffer_limits(BUFFERED)
-        self._transport.set_protocol(self)
 
     @property
     def usable(self) -> bool:
-        return not (self._retired or self._transport.is_closing())
+        return self.open and not self._retired
 
     async def exchange(self, packed: Sequence[bytes]) -> list[Any]:
         if not self._writable.is_set():
@@ -60,38 +53,31 @@ class _Link(asyncio.Protocol):
             raise ConnectionError("the connection was lost")
         call = _Call(len(packed), self._loop.create_future())
         if not self._waiting:
-            self._quiet_since = self._loop.time()
+            self._heard = self._loop.time()  # nothing was to be heard before
         self._waiting.append(call)
-        self._transport.write(b"".join(packed))
+        self.send(b"".join(packed))
         return await call.done
 
     def silent(self, seconds: float) -> bool:
         """Whether replies have been due for that long."""
-        return bool(self._waiting) and self._loop.time() - self._quiet_since >= seconds
+        return bool(self._waiting) and self.quiet() >= seconds
 
     def retire(self, within: float) -> None:
         """Take no more calls, and close when all are answered, or as many seconds have passed."""
         self._retired = True
         if self._waiting:
-            self._loop.call_later(within, self._transport.abort)
+            self._loop.call_later(within, self.abort)
         else:
             self._transport.close()
 
-    async def close(self) -> None:
-        self._transport.abort()
-        await self._lost.wait()
-
     def data_received(self, data: bytes) -> None:
-        self._quiet_since = self._loop.time()
-        self._parser.feed(data)
-        while (reply := self._parser.gets()) is not NOT_ENOUGH_DATA:
-            self._take(reply)
+        super().data_received(data)
         if self._retired and not self._waiting:
             self._transport.close()
 
-    def _take(self, reply: Any) -> None:
+    def take(self, reply: Any) -> None:
         if not self._waiting:
-            self._transport.abort()  # an answer that nobody asked for: the next ones could be anybody's
+            self.abort()  # an answer that nobody asked for: the next ones could be anybody's
             return
         if isinstance(reply, ReadOnlyError):  # a master that is one no more
             self._retired = True
@@ -109,13 +95,12 @@ class _Link(asyncio.Protocol):
         self._writable.set()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._connection._close()  # redis-py complains of one that it believes to be open
+        super().connection_lost(error)
         self._writable.set()
         for call in self._waiting:
             if not call.done.done():
                 call.done.set_exception(ConnectionError(f"the connection was lost: {error!r}"))
         self._waiting.clear()
-        self._lost.set()
 
 
 class Pipe:
@@ -160,10 +145,3 @@ class Pipe:
         if self._link is not None:
             await self._link.close()
             self._link = None
-
-
-async def connect(pool: ConnectionPool) -> Connection:
-    """A connection that the pool does not count."""
-    connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
-    await connection.connect()  # type: ignore[no-untyped-call]
-    return connection

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,8 @@ from shared import keys
 from shared.delivery.subscription import Subscription
 from shared.errors import Unavailable
 from shared.redis_client import RETRY_AFTER, RedisServer
-from shared.redis_node import arrived
+from shared.redis_node import pack
+from shared.redis_wire import Wire
 
 SILENCE = 2.0  # seconds without a message after which the connection is probed
 BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)  # most seconds before a new attempt; at least half of it
@@ -51,6 +52,24 @@ class Channel:
                 reader.miss()
 
 
+class _Feed(Wire):
+    """One connection's messages; a refusal ends it.
+
+    Args:
+        handle: told of each.
+    """
+
+    def __init__(self, connection: Connection, handle: Callable[[Any], None]) -> None:
+        super().__init__(connection)
+        self._handle = handle
+
+    def take(self, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            self.abort(reply)
+        else:
+            self._handle(reply)
+
+
 class LiveFeed:
     """Subscribes on behalf of many readers over one connection, and reconnects with backoff.
 
@@ -63,7 +82,7 @@ class LiveFeed:
         self._timeout = server.timeout
         self._channels: dict[bytes, Channel] = {}
         self._asked: Counter[bytes] = Counter()  # SUBSCRIBEs that the server has not confirmed, by channel
-        self._connection: Connection | None = None
+        self._feed: _Feed | None = None
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -86,13 +105,13 @@ class LiveFeed:
             channel.readers.discard(reader)
             if not channel.readers and self._channels.get(key) is channel:
                 del self._channels[key]
-                await self._send("UNSUBSCRIBE", key)
+                self._send("UNSUBSCRIBE", key)
 
     async def _confirm(self, channel: Channel, new: bytes | None) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 if new is not None:
-                    await self._send("SUBSCRIBE", new)
+                    self._send("SUBSCRIBE", new)
                 await channel.confirmed.wait()
         except TimeoutError as error:
             raise Unavailable("live messages cannot be reached", retry_after=RETRY_AFTER) from error
@@ -102,52 +121,46 @@ class LiveFeed:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _send(self, command: str, key: bytes) -> None:
+    def _send(self, command: str, key: bytes) -> None:
         """Without a connection there is nothing to do: a new one subscribes to all channels that it finds."""
-        connection = self._connection
-        if connection is None:
-            return
-        if command == "SUBSCRIBE":
-            self._asked[key] += 1
-        try:
-            await connection.send_command(command, key)
-        except BaseException as error:
-            # redis-py has closed it, and would open it anew without our subscriptions if it were used again
-            if self._connection is connection:
-                self._connection = None
-            if not isinstance(error, RedisError | OSError):
-                raise
-            log.debug("live_feed_send_failed")  # the reading side meets the same trouble and reconnects
+        if self._feed is not None:
+            if command == "SUBSCRIBE":
+                self._asked[key] += 1
+            self._feed.send(pack(command, key))
 
     async def _run(self) -> None:
         failures = 0
         while True:
-            connection = None
             try:
                 async with asyncio.timeout(self._timeout):
                     connection = await self._redis.dedicated()
-                    self._connection = connection
-                    self._asked = Counter(self._channels.keys())
-                    await connection.send_command("SUBSCRIBE", keys.LIVE, *self._channels)
+                self._feed = _Feed(connection, self._handle)
+                self._asked = Counter(self._channels.keys())
+                self._feed.send(pack("SUBSCRIBE", keys.LIVE, *self._channels))
                 while True:
-                    await self._receive(connection)
+                    await self._watch(self._feed)
                     failures = 0
             except (RedisError, OSError) as error:
                 log.warning("live_feed_lost", error=type(error).__name__)
             finally:
-                self._connection = None
-                if connection is not None:
-                    await connection.disconnect(nowait=True)
+                feed, self._feed = self._feed, None
+                if feed is not None:
+                    await feed.close()
             for channel in self._channels.values():
                 channel.lose()
             wait = BACKOFF[min(failures, len(BACKOFF) - 1)]
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  so that replicas do not come at once
             failures += 1
 
-    async def _receive(self, connection: Connection) -> None:
-        """Handle what has arrived; after SILENCE, probe, so that a dead peer shows as a timeout."""
-        for reply in await arrived(connection, SILENCE) or [await self._probe(connection)]:
-            self._handle(reply)
+    async def _watch(self, feed: _Feed) -> None:
+        """Raise what ends the connection; after SILENCE, probe, so that a dead peer shows as a timeout."""
+        if (left := SILENCE - feed.quiet()) > 0:
+            await feed.stay(left)
+            return
+        feed.send(pack("PING"))
+        await feed.stay(self._timeout)
+        if feed.quiet() >= self._timeout:
+            raise TimeoutError("live messages' peer is silent")
 
     def _handle(self, reply: Any) -> None:
         kind = reply[0]
@@ -163,10 +176,3 @@ class LiveFeed:
                 reader.put(reply[2])
         elif kind == b"subscribe" and reply[1] not in self._asked:
             channel.confirm()  # else it was for a subscription that was given up in between
-
-    async def _probe(self, connection: Connection) -> Any:
-        if self._connection is not connection:
-            raise ConnectionError("closed by a failed send")
-        async with asyncio.timeout(self._timeout):
-            await connection.send_command("PING")
-            return await connection.read_response(disconnect_on_error=False)

@@ -23,7 +23,7 @@ from shared.errors import Unavailable
 from shared.ledger.base import Charge, End, Entry, Limit
 from shared.ledger.store import Ledger, Refused
 from shared.redis_client import RedisServer
-from shared.redis_pipe import connect
+from shared.redis_wire import connect
 from shared.registry import RedisRegistry, WorkerInfo
 from shared.sweeper import Sweeper
 from shared.transports.base import Room

@@ -77,5 +77,9 @@ class Wire(asyncio.Protocol):
 async def connect(pool: ConnectionPool) -> Connection:
     """A connection that the pool does not count."""
     connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
-    await connection.connect()  # type: ignore[no-untyped-call]
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:  # cancelled, it would leave the socket to the garbage collector
+        connection._close()  # type: ignore[no-untyped-call]
+        raise
     return connection

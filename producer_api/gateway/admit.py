@@ -17,7 +17,7 @@ from producer_api.gateway.admitted import Admitted
 from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys, Identity, Key, derived_id, derived_seed
 from producer_api.gateway.meter import Meter
-from producer_api.gateway.patience import patience
+from producer_api.gateway.patience import beside, patience
 from producer_api.gateway.principal import Principal
 from shared.backend import Backend
 from shared.config import Settings
@@ -213,6 +213,8 @@ class Gateway:
         except Unavailable:
             raise  # it may have been queued: whoever sends the key again finds out, or finishes it
         except HeadraceError:
+            if held == mine:
+                await self._token_log.forget(request.id)  # before the key may come again
             await self._keys.release(key, held)
             raise
         return Admission(request, joined=held != mine)
@@ -285,15 +287,23 @@ class Gateway:
         keepsake: Keepsake | None,
         others: Sequence[Request],
     ) -> None:
-        """The log comes before the queue: workers drop a queued request that has none. The webhook needs it too."""
+        """The log comes before the queue: workers drop a queued request that has none. The webhook needs it too.
+
+        It is made while the request is charged, in one wait; whoever is refused leaves it to be forgotten.
+        """
         together = [
             request,
             *(msgspec.structs.replace(draft, id=derived_id(request.id, i)) for i, draft in enumerate(others, 1)),
         ]
-        watcher = "" if self._meter is None else await self._meter.admit(together, principal)
         notify = WEBHOOKS if hook else ""
+        charges = [] if self._meter is None else self._meter.charges(together, principal)
+        if self._meter is None or not charges:
+            await self._token_log.create(request, notify=notify, watcher="", keepsake=keepsake)
+        else:
+            watcher = self._meter.channel
+            creating = self._token_log.create(request, notify=notify, watcher=watcher, keepsake=keepsake)
+            await beside(creating, self._meter.charge(charges, principal))
         try:
-            await self._token_log.create(request, notify=notify, watcher=watcher, keepsake=keepsake)
             if hook is not None:
                 await self._webhooks.add(Webhook(id=request.id, hook=hook, created_at=request.created_at), LOOK)
             await self._transport.publish(request)

@@ -55,22 +55,23 @@ class Meter:
     def of(cls, settings: Settings, server: RedisServer, metrics: Metrics) -> Self:
         return cls(settings, Ledger.of(settings, server), metrics)
 
-    async def admit(self, requests: Sequence[Request], principal: Principal) -> str:
-        """Charge requests that are asked together to all of their limits: as one request, with the tokens of all.
+    def charges(self, requests: Sequence[Request], principal: Principal) -> list[Charge]:
+        """What requests that are asked together are to be charged: as one request, with the tokens of all.
 
-        Returns the channel that is to hear of their ends, "" for none. Raises RateLimited, ExceedsRateLimit,
-        QuotaExceeded; Unavailable where what is asked for cannot be counted.
+        None where nothing is counted. Raises ExceedsRateLimit for what no wait makes room for.
         """
-        charges = [
-            self._charge(each, principal, self._limits(each, principal, counted=each is requests[0]))
-            for each in requests
-        ]
-        return await self._enter(charges, principal)
+        return self._countable(
+            [
+                self._charge(each, principal, self._limits(each, principal, counted=each is requests[0]))
+                for each in requests
+            ]
+        )
 
     async def admit_derived(self, request: Request, principal: Principal) -> None:
-        """Charge a request that was not admitted with others, to its key's budget alone. Raises as `admit` does."""
+        """Charge a request that was not admitted with others, to its key's budget alone. Raises as those do."""
         limits = _budget(self._plan(principal), _subject(principal), token_estimate(request))
-        await self._enter([self._charge(request, principal, limits)], principal)
+        if charges := self._countable([self._charge(request, principal, limits)]):
+            await self.charge(charges, principal)
 
     async def look(self, principal: Principal, client: Client) -> Sequence[Standing]:
         """Where the limits are of a caller who was charged nothing; nothing where they cannot be counted now."""
@@ -137,10 +138,11 @@ class Meter:
         )
         return Charge(request.id, entry, limits)
 
-    async def _enter(self, charges: Sequence[Charge], principal: Principal) -> str:
-        if not self._settings.usage and not any(charge.limits for charge in charges):
-            return ""
-        self._check_size(charges)
+    async def charge(self, charges: Sequence[Charge], principal: Principal) -> None:
+        """Charge all of them or none.
+
+        Raises RateLimited, QuotaExceeded; Unavailable where what is asked for cannot be counted.
+        """
         client = principal.client
         try:
             client.standings = await self._ledger.charge(*charges) or client.standings
@@ -156,8 +158,13 @@ class Meter:
                 raise
             self._count("uncounted")
             log.warning("request_not_metered", job=charges[0].request_id, error=error.message)
-            return ""
-        return self.channel
+
+    def _countable(self, charges: list[Charge]) -> list[Charge]:
+        """Those, if anything of them is to be counted. Raises ExceedsRateLimit."""
+        if not self._settings.usage and not any(charge.limits for charge in charges):
+            return []
+        self._check_size(charges)
+        return charges
 
     def _check_size(self, charges: Sequence[Charge]) -> None:
         """Raises ExceedsRateLimit for what no wait makes room for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,6 +25,18 @@ async def patience() -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise Unavailable("Redis did not answer in time", retry_after=RETRY_AFTER) from error
+
+
+async def beside(work: Coroutine[Any, Any, object], leading: Awaitable[None]) -> None:
+    """Both at once. Where `leading` fails, `work` is over too, whatever came of it."""
+    task = asyncio.create_task(work)
+    try:
+        await leading
+    except BaseException:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+    await task
 
 
 class Upkeep:

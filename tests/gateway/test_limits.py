@@ -242,11 +242,26 @@ async def test_what_was_charged_and_never_queued_is_given_back(
         meter, dying = api.context.meter, [make_request(), make_request()]
         assert meter is not None
         for request in dying:
-            await meter.admit([request], Principal("default"))
+            await meter.charge(meter.charges([request], Principal("default")), Principal("default"))
         await backend.token_log.create(dying[0])  # of the other not even that was done
         assert (await post(api)).json()["code"] == "rate_limit_exceeded"
         await api.sweep()
         assert (await post(api)).json()["code"] == "queue_full"
+
+
+async def test_a_refused_request_leaves_no_log(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
+    """Given a limit that is reached, expect nothing to be kept of what is refused, under a key or without, and the
+    key to be free again.
+    """
+    async with metered(planned(settings, {"requests": "1/day"}), backend) as api:
+        assert (await post(api)).status_code == 202
+        before = await backend.redis.keys("hr:{req_*}*")
+        for headers in ({}, {"idempotency-key": "k"}, {"idempotency-key": "k"}):
+            assert (await post(api, **headers)).status_code == 429
+        await api.context.admitted.upkeep.close()  # what it does in the background
+        assert sorted(await backend.redis.keys("hr:{req_*}*")) == sorted(before)
 
 
 async def test_a_request_that_joins_is_not_charged(

@@ -115,6 +115,7 @@ class Pipe:
         self.pool = pool
         self._timeout = timeout
         self._link: _Link | None = None
+        self._retired: list[_Link] = []
         self._linking = Shared(self._connect)
 
     async def exchange(self, packed: Sequence[bytes]) -> list[Any]:
@@ -138,10 +139,12 @@ class Pipe:
         """Call over another connection, if replies have been due for half of the time: the peer may be gone."""
         if self._link is not None and self._link.silent(self._timeout / 2):
             self._link.retire(self._timeout)
+            self._retired = [*(link for link in self._retired if link.open), self._link]
             self._link = None
 
     async def close(self) -> None:
         await self._linking.stop()
-        if self._link is not None:
-            await self._link.close()
-            self._link = None
+        for link in (*self._retired, self._link):
+            if link is not None:
+                await link.close()
+        self._retired, self._link = [], None

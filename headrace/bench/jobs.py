@@ -44,6 +44,8 @@ async def submit_at_rate(target: Target, job: Mapping[str, Any], rate: float, co
                 await asyncio.sleep(at - time.perf_counter())
                 tasks.create_task(one(at))
                 at += chance.expovariate(rate)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
     finally:
         sender.close()
     return latencies
@@ -62,6 +64,7 @@ class _Sender:
         )
         self._request = head.encode() + body
         self._seats = asyncio.Semaphore(CONNECTIONS)
+        self._made: list[Connection] = []
         self._idle: list[Connection] = []
 
     async def send(self) -> None:
@@ -79,8 +82,9 @@ class _Sender:
     async def _connect(self) -> Connection:
         to = self._target.endpoint
         async with asyncio.timeout(CONNECT_LIMIT):
-            return await asyncio.open_connection(to.host, to.port, ssl=to.tls)
+            self._made.append(await asyncio.open_connection(to.host, to.port, ssl=to.tls))
+        return self._made[-1]
 
     def close(self) -> None:
-        for _, writer in self._idle:
+        for _, writer in self._made:
             writer.close()

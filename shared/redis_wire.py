@@ -6,6 +6,7 @@ It knows nothing of what is asked, or told.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Any
 
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
@@ -13,7 +14,7 @@ from redis.asyncio import Connection, ConnectionPool
 from redis.exceptions import ConnectionError
 
 
-class Wire(asyncio.Protocol):
+class Wire(asyncio.Protocol, ABC):
     """One connection, from its greeting to its loss.
 
     Args:
@@ -38,9 +39,9 @@ class Wire(asyncio.Protocol):
         if self.open:
             self._transport.write(packed)
 
+    @abstractmethod
     def take(self, reply: Any) -> None:
         """A reply, an error reply as the error that it stands for."""
-        raise NotImplementedError
 
     def quiet(self) -> float:
         """Seconds since something was heard."""

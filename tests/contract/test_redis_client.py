@@ -20,63 +20,54 @@ TIMEOUT = 2.0
 Check = Callable[[FaultProxy, RedisServer], Coroutine[None, None, None]]
 
 
-def run(valkey: EmbeddedServer, check: Check, *, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """`check` with a client of the server behind a proxy."""
+def on_either_loop(check: Check) -> Callable[..., None]:
+    """A test of `check` with a client of the server behind a proxy, on asyncio's loop and on uvloop's."""
 
-    async def checked() -> None:
+    async def checked(valkey: EmbeddedServer) -> None:
         async with FaultProxy(HOST, valkey.port).listening() as proxy:
             server = RedisServer.connect(behind(proxy, valkey), timeout=TIMEOUT)
             await server.client.ping()
             await check(proxy, server)
             await server.client.aclose()
 
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(checked())
+    @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+    def test(valkey: EmbeddedServer, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(checked(valkey))
+
+    test.__doc__ = check.__doc__
+    return test
 
 
-either_loop = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@on_either_loop
+async def test_an_idle_connection_that_was_reset_costs_no_call(proxy: FaultProxy, server: RedisServer) -> None:
+    proxy.cut()
+    while proxy.connections:
+        await asyncio.sleep(0)
+    async with server.reaching("the queue"):
+        await server.client.ping()
 
 
-@either_loop
-def test_an_idle_connection_that_was_reset_costs_no_call(
-    valkey: EmbeddedServer, loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
-    async def check(proxy: FaultProxy, server: RedisServer) -> None:
-        proxy.cut()
-        while proxy.connections:
-            await asyncio.sleep(0)
-        async with server.reaching("the queue"):
-            await server.client.ping()
-
-    run(valkey, check, loop=loop)
-
-
-@either_loop
-def test_calls_under_way_on_a_connection_that_is_reset_are_unavailable_once(
-    valkey: EmbeddedServer, loop: Callable[[], asyncio.AbstractEventLoop]
+@on_either_loop
+async def test_calls_under_way_on_a_connection_that_is_reset_are_unavailable_once(
+    proxy: FaultProxy, server: RedisServer
 ) -> None:
     """Given calls whose replies are held back, if the connection is reset, each fails at once and the next goes."""
-
-    async def check(proxy: FaultProxy, server: RedisServer) -> None:
-        proxy.to_client.hold()
-        calls = [asyncio.create_task(ping(server)) for _ in range(3)]
-        while len(server.client._pipe._link._waiting) < 3:  # type: ignore[union-attr]
-            await asyncio.sleep(0)
-        proxy.cut()
-        for call in calls:
-            with pytest.raises(Unavailable, match="the queue cannot be reached: ConnectionError"):
-                await call
-        proxy.heal()
-        await ping(server)
-        assert proxy.connections == 1
-
-    run(valkey, check, loop=loop)
+    proxy.to_client.hold()
+    calls = [asyncio.create_task(ping(server)) for _ in range(3)]
+    while len(server.client._pipe._link._waiting) < 3:  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+    proxy.cut()
+    for call in calls:
+        with pytest.raises(Unavailable, match="the queue cannot be reached: ConnectionError"):
+            await call
+    proxy.heal()
+    await ping(server)
+    assert proxy.connections == 1
 
 
-@either_loop
-def test_each_caller_has_its_own_replies_whoever_gives_up(
-    valkey: EmbeddedServer, loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
+@on_either_loop
+async def test_each_caller_has_its_own_replies_whoever_gives_up(proxy: FaultProxy, server: RedisServer) -> None:
     """Given callers of one connection, every third cancelled on the way, expect the rest to have their own replies,
     in order, errors in their places.
     """
@@ -85,59 +76,44 @@ def test_each_caller_has_its_own_replies_whoever_gives_up(
         commands = [pack("ECHO", f"{number}.{part}") for part in range(number % 4)] + [pack("NO", "SUCH")]
         return await server.client.exchange([("", command) for command in commands])
 
-    async def check(proxy: FaultProxy, server: RedisServer) -> None:
-        proxy.to_client.split = 7
-        calls = [asyncio.create_task(ask(server, number)) for number in range(60)]
-        await asyncio.sleep(0)
-        for call in calls[::3]:
-            call.cancel()
-        for number, call in enumerate(calls):
-            if number % 3 == 0:
-                with pytest.raises(asyncio.CancelledError):
-                    await call
-                continue
-            *echoes, refused = await call
-            assert echoes == [f"{number}.{part}".encode() for part in range(number % 4)]
-            assert "unknown command" in str(refused)
-        assert await server.client.exchange([]) == []
-        assert proxy.connections == 1
-
-    run(valkey, check, loop=loop)
-
-
-@either_loop
-def test_a_peer_that_went_silent_is_left_for_a_new_connection(
-    valkey: EmbeddedServer, loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
-    """Given a half-open connection, expect the calls on it to time out, and those after them to go through."""
-
-    async def check(proxy: FaultProxy, server: RedisServer) -> None:
-        proxy.halve()
-        waiting = [asyncio.create_task(ping(server)) for _ in range(3)]
-        for call in waiting:
-            with pytest.raises(Unavailable, match="TimeoutError"):
+    proxy.to_client.split = 7
+    calls = [asyncio.create_task(ask(server, number)) for number in range(60)]
+    await asyncio.sleep(0)
+    for call in calls[::3]:
+        call.cancel()
+    for number, call in enumerate(calls):
+        if number % 3 == 0:
+            with pytest.raises(asyncio.CancelledError):
                 await call
-        proxy.to_server.lost = proxy.to_client.lost = False
-        await ping(server)
+            continue
+        *echoes, refused = await call
+        assert echoes == [f"{number}.{part}".encode() for part in range(number % 4)]
+        assert "unknown command" in str(refused)
+    assert await server.client.exchange([]) == []
+    assert proxy.connections == 1
 
-    run(valkey, check, loop=loop)
 
-
-@either_loop
-def test_a_slow_reply_costs_the_connection_nothing(
-    valkey: EmbeddedServer, loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
-    """Given one that gives up early while others are answered, expect the connection to be kept."""
-
-    async def check(proxy: FaultProxy, server: RedisServer) -> None:
-        before = await server.client.client_id()
-        proxy.to_client.hold()
+@on_either_loop
+async def test_a_peer_that_went_silent_is_left_for_a_new_connection(proxy: FaultProxy, server: RedisServer) -> None:
+    """Given a half-open connection, expect the calls on it to time out, and those after them to go through."""
+    proxy.halve()
+    waiting = [asyncio.create_task(ping(server)) for _ in range(3)]
+    for call in waiting:
         with pytest.raises(Unavailable, match="TimeoutError"):
-            await ping(RedisServer(server.client, timeout=0.05))
-        proxy.to_client.release()
-        assert await server.client.client_id() == before
+            await call
+    proxy.to_server.lost = proxy.to_client.lost = False
+    await ping(server)
 
-    run(valkey, check, loop=loop)
+
+@on_either_loop
+async def test_a_slow_reply_costs_the_connection_nothing(proxy: FaultProxy, server: RedisServer) -> None:
+    """Given one that gives up early while others are answered, expect the connection to be kept."""
+    before = await server.client.client_id()
+    proxy.to_client.hold()
+    with pytest.raises(Unavailable, match="TimeoutError"):
+        await ping(RedisServer(server.client, timeout=0.05))
+    proxy.to_client.release()
+    assert await server.client.client_id() == before
 
 
 def test_a_peer_that_never_answers_the_greeting_is_given_up(valkey: EmbeddedServer) -> None:

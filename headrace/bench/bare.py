@@ -50,9 +50,9 @@ def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tupl
     return tokens, tokens / seconds, [first[name] - started[name] for name in started]
 
 
-def load_engine(model: str, quantization: str | None = None, device: str | None = None) -> Engine:
+def load_engine(model: str, **given: object) -> Engine:
     """As the settings of environment and file say; what is given goes before theirs."""
-    settings = load({"model": model, "quantization": quantization, "device": device}).settings
+    settings = load({"model": model, **given}).settings
     return Engine.load(EngineConfig.of(settings, ModelRepository(settings).folder()))
 
 

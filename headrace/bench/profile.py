@@ -122,7 +122,7 @@ def profile(model: str, seed: int, concurrency: int, quantization: str | None = 
         return made[-1]
 
     with patch.object(engine_module, "choose_kernels", timed_kernels):
-        engine = load_engine(model, quantization, device="cpu")
+        engine = load_engine(model, quantization=quantization, device="cpu")
     [kernels] = made
     sampling = clock.timed("sampling", sample)
     step, schedule = clock.timed("the rest of a step", engine.step), engine._scheduler.schedule

@@ -10,17 +10,12 @@ import json
 import statistics
 import sys
 
-from headrace.bench.bare import run_mix
+from headrace.bench.bare import load_engine, run_mix
 from headrace.bench.mix import make_mix
-from shared.config import load
-from shared.repository import ModelRepository
-from workers.engine.config import EngineConfig
-from workers.engine.engine import Engine
 
 
 def main(model: str, concurrency: int, requests: int, seed: int) -> None:
-    settings = load({"model": model, "max_num_seqs": concurrency}).settings
-    engine = Engine.load(EngineConfig.of(settings, ModelRepository(settings).folder()))
+    engine = load_engine(model, max_num_seqs=concurrency)
     run_mix(engine, make_mix(seed + 1, concurrency), concurrency)
     tokens, rate, waits = run_mix(engine, make_mix(seed, requests), concurrency)
     print(json.dumps({"tokens": tokens, "rate": rate, "first_token": statistics.median(waits)}))

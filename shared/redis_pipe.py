@@ -53,7 +53,7 @@ class _Link(Wire):
             raise ConnectionError("the connection was lost")
         call = _Call(len(packed), self._loop.create_future())
         if not self._waiting:
-            self._heard = self._loop.time()  # nothing was to be heard before
+            self.heard = self._loop.time()  # nothing was to be heard before
         self._waiting.append(call)
         self.send(b"".join(packed))
         return await call.done

@@ -19,6 +19,9 @@ class Wire(asyncio.Protocol, ABC):
 
     Args:
         connection: redis-py's, which has no public names for what we then read and write ourselves.
+
+    Attributes:
+        heard: when something was read last, by the loop's clock.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -26,7 +29,7 @@ class Wire(asyncio.Protocol, ABC):
         self._parser = connection._parser._reader
         self._transport: asyncio.Transport = connection._writer.transport
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
+        self.heard = self._loop.time()
         self._lost: asyncio.Future[Exception] = self._loop.create_future()
         self._transport.set_protocol(self)
 
@@ -45,7 +48,7 @@ class Wire(asyncio.Protocol, ABC):
 
     def quiet(self) -> float:
         """Seconds since something was heard."""
-        return self._loop.time() - self._heard
+        return self._loop.time() - self.heard
 
     async def stay(self, seconds: float) -> None:
         """For as long. Raises the error with which the connection is lost meanwhile."""
@@ -64,7 +67,7 @@ class Wire(asyncio.Protocol, ABC):
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
+        self.heard = self._loop.time()
         self._parser.feed(data)
         while (reply := self._parser.gets()) is not NOT_ENOUGH_DATA:
             self.take(reply)

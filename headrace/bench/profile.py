@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from unittest.mock import patch
@@ -92,8 +92,8 @@ class TimedKernels:
         self.rope_and_cache = clock.timed(NORMS, kernels.rope_and_cache)
         self.silu_mul = clock.timed(NORMS, kernels.silu_mul)
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, keep: bool = False) -> Linear:
-        layer, size = self._kernels.linear(weight, bias, keep=keep), weight.shape[1]
+    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+        layer, size = self._kernels.linear(weights, bias, keep=keep), weights[0].shape[1]
         timed = self._clock.timed("output head" if keep else "matrix products", layer)
 
         def product(x: Tensor) -> Tensor:

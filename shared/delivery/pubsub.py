@@ -157,10 +157,13 @@ class LiveFeed:
         if (left := SILENCE - feed.quiet()) > 0:
             await feed.stay(left)
             return
+        before = feed.heard
         feed.send(pack("PING"))
-        await feed.stay(self._timeout)
-        if feed.quiet() >= self._timeout:
-            raise TimeoutError("live messages' peer is silent")
+        for _ in range(2):  # a machine that stood still meanwhile has slept through one wait, not through both
+            await feed.stay(self._timeout / 2)
+            if feed.heard > before:
+                return
+        raise TimeoutError("live messages' peer is silent")
 
     def _handle(self, reply: Any) -> None:
         kind = reply[0]

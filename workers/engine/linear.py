@@ -6,6 +6,8 @@ On the CPU a row of the product has the same bits whatever rows stand beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 import torch
 from torch import Tensor
@@ -99,6 +101,11 @@ def quantize_rows(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     whole = (x * torch.where(sound, steps / most, 0)[:, None]).round()
     scales = torch.where(sound | most.isnan(), most / steps, 0)
     return torch.where(sound[:, None], whole, 0), scales
+
+
+def join(weights: Sequence[Tensor]) -> Tensor:
+    """One [out, in] whose outputs are those of all."""
+    return torch.cat(tuple(weights)) if len(weights) > 1 else weights[0]
 
 
 def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:

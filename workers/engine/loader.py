@@ -88,7 +88,7 @@ def load_model(
         embedding,
         tuple(layers),
         reader.tensor("model.norm.weight", config.hidden_size),
-        kernels.linear(head, None, keep=True),
+        kernels.linear([head], None, keep=True),
     )
     reader.refuse_leftovers()
     cos, sin = (table.to(device) for table in rope_table(config.rope, config.head_dim, max_model_len))
@@ -210,7 +210,7 @@ class _WeightReader:
                     for b, weight in zip(biases, weights, strict=True)
                 ]
             )
-        return self._kernels.linear(torch.cat(weights) if len(weights) > 1 else weights[0], bias)
+        return self._kernels.linear(weights, bias)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Bert:
         return seen[0].transpose(0, 1).reshape(length, -1)
 
 
-def build(config: BertConfig, tensor: TensorOf, linear: Callable[[Tensor, Tensor], Linear]) -> Bert:
+def build(config: BertConfig, tensor: TensorOf, linear: Callable[[Sequence[Tensor], Tensor], Linear]) -> Bert:
     """Puts an encoder together; `tensor` gives a weight by its name and shape."""
     hidden = config.hidden
 
@@ -130,13 +130,13 @@ def build(config: BertConfig, tensor: TensorOf, linear: Callable[[Tensor, Tensor
         return Norm(tensor(f"{name}.weight", hidden), tensor(f"{name}.bias", hidden), config.eps)
 
     def dense(name: str, out: int, size: int) -> Linear:
-        return linear(tensor(f"{name}.weight", out, size), tensor(f"{name}.bias", out))
+        return linear([tensor(f"{name}.weight", out, size)], tensor(f"{name}.bias", out))
 
     def layer(index: int) -> Layer:
         name = f"encoder.layer.{index}"
         parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
         qkv = linear(
-            torch.cat([tensor(f"{part}.weight", hidden, hidden) for part in parts]),
+            [tensor(f"{part}.weight", hidden, hidden) for part in parts],
             torch.cat([tensor(f"{part}.bias", hidden) for part in parts]),
         )
         return Layer(

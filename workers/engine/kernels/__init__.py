@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,8 +44,11 @@ class Kernels(Protocol):
     @property
     def recordable(self) -> bool: ...
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, keep: bool = False) -> Linear:
-        """The layer of `weight` [out, in], in the form that is fast here. `keep`: its results outlive the step."""
+    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+        """The layer of `weights` [out, in] whose outputs are joined, in the form that is fast here.
+
+        `keep`: its results outlive the step.
+        """
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) * weight over the last dimension."""

@@ -6,6 +6,7 @@ Intermediate results live in buffers that the next layer, and the next step of t
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,9 +62,9 @@ class CompiledKernels:
         self._int8 = int8
         self._buffers = Buffers()
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, keep: bool = False) -> Linear:
+    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
         made = CompiledInt8Linear if self._int8 else CompiledLinear
-        return made(self._library, None if keep else self._buffers, weight.contiguous(), bias)
+        return made(self._library, None if keep else self._buffers, weights, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self._norm(None, x, weight, eps)
@@ -140,6 +141,11 @@ def _rows(step: StepInputs) -> tuple[int, int, int, int, int]:
     )
 
 
+def _row_pointers(weight: Tensor) -> Tensor:
+    """Where each row of `weight` [out, in] begins, [out] int64."""
+    return weight.data_ptr() + torch.arange(len(weight)) * weight.stride(0) * weight.element_size()
+
+
 class CompiledLinear:
     """A float32 weight in panels of columns; see product.cpp.
 
@@ -147,15 +153,18 @@ class CompiledLinear:
         buffers: where results are put, for the next call to use again; None makes each a tensor of its own.
     """
 
-    def __init__(self, library: ctypes.CDLL, buffers: Buffers | None, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, buffers: Buffers | None, weights: Sequence[Tensor], bias: Tensor | None
+    ) -> None:
         self._library = library
         self._buffers = buffers
-        self._outputs, self._inputs = weight.shape
+        self._outputs, self._inputs = sum(map(len, weights)), weights[0].shape[1]
         self._bias = bias
         self._bias_at = None if bias is None else bias.data_ptr()
         panel = library.hr_panel()
         self._columns = -(-self._outputs // panel) * panel
-        self._pack(weight)
+        whole = [weight.contiguous() for weight in weights]
+        self._pack(torch.cat([_row_pointers(weight) for weight in whole]))
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = len(x)
@@ -168,10 +177,10 @@ class CompiledLinear:
             return torch.empty(rows, self._outputs)
         return self._buffers.take(f"linear-{self._outputs}-{self._inputs}", rows, self._outputs)
 
-    def _pack(self, weight: Tensor) -> None:
+    def _pack(self, rows: Tensor) -> None:
         self._packed = torch.empty(self._columns * self._inputs)
         self._packed_at = self._packed.data_ptr()
-        self._library.hr_pack(weight.data_ptr(), self._packed_at, self._outputs, self._inputs)
+        self._library.hr_pack(rows.data_ptr(), self._packed_at, self._outputs, self._inputs)
 
     def _multiply(self, x: int, out: int, rows: int) -> None:
         self._library.hr_product(x, self._packed_at, self._bias_at, out, rows, self._inputs, self._outputs)
@@ -180,11 +189,11 @@ class CompiledLinear:
 class CompiledInt8Linear(CompiledLinear):
     """An int8 weight with a scale per output, activations int16 with a scale per row; see int8.cpp."""
 
-    def _pack(self, weight: Tensor) -> None:
+    def _pack(self, rows: Tensor) -> None:
         self._packed = torch.zeros(self._columns * (self._inputs + self._inputs % 2), dtype=torch.int8)
         self._scales = torch.empty(self._outputs)
         self._packed_at, self._scales_at = self._packed.data_ptr(), self._scales.data_ptr()
-        pointers = (weight.data_ptr(), self._packed_at, self._scales_at)
+        pointers = (rows.data_ptr(), self._packed_at, self._scales_at)
         self._library.hr_int8_pack(*pointers, self._outputs, self._inputs)
         panel = self._library.hr_panel()
         columns = self._packed.view(self._columns // panel, -1, panel, 2)

@@ -6,6 +6,7 @@ Where TRITON_INTERPRET=1 is set before Triton is imported they run on the CPU, s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from workers.engine.attention import LayerCache
 from workers.engine.kernels import HeadLayout, Linear
 from workers.engine.kernels.attention_triton import attend, merge
 from workers.engine.kernels.rows_triton import add_rms_norm, rope_and_cache, silu_mul
-from workers.engine.linear import PlainLinear
+from workers.engine.linear import PlainLinear, join
 from workers.engine.step_inputs import StepInputs
 
 _LEAST = 16  # rows, columns and depth of the smallest matrix product
@@ -31,8 +32,8 @@ class FusedKernels:
 
     recordable = True
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, keep: bool = False) -> Linear:
-        return PlainLinear(weight, bias)
+    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+        return PlainLinear(join(weights), bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _norm(None, x, weight, eps)

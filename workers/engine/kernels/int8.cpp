@@ -123,12 +123,12 @@ constexpr int64_t kRowBlock = 96, kAhead = 2, kNear = 4096;  // as in the float3
 extern "C" {
 
 // [outputs, inputs] as [panels, pairs of inputs, kPanel, 2], padded with zeros; scales [outputs].
-void hr_int8_pack(const float* weight, int8_t* packed, float* scales, int64_t outputs, int64_t inputs) {
+void hr_int8_pack(const float* const* weight, int8_t* packed, float* scales, int64_t outputs, int64_t inputs) {
   const int64_t pairs = count_tiles(inputs, 2);
   for_each(outputs, 1, [&](int64_t column) {
     static thread_local std::vector<int16_t> row;
     row.resize(inputs + 1);
-    scales[column] = quantize_row(weight + column * inputs, row.data(), inputs, kWeightLevels);
+    scales[column] = quantize_row(weight[column], row.data(), inputs, kWeightLevels);
     int8_t* to = packed + column / kPanel * pairs * 2 * kPanel + column % kPanel * 2;
     for (int64_t k = 0; k < 2 * pairs; ++k) to[k / 2 * 2 * kPanel + k % 2] = static_cast<int8_t>(row[k]);
   });

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
 from workers.engine.attention import LayerCache, paged_attention, write_cache
 from workers.engine.kernels import HeadLayout, Linear
-from workers.engine.linear import PlainInt8Linear, make_linear
+from workers.engine.linear import PlainInt8Linear, join, make_linear
 from workers.engine.step_inputs import StepInputs
 
 
@@ -24,7 +26,8 @@ class PlainKernels:
     def __init__(self, *, int8: bool = False) -> None:
         self._int8 = int8
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, keep: bool = False) -> Linear:
+    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+        weight = join(weights)
         return PlainInt8Linear(weight, bias) if self._int8 else make_linear(weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

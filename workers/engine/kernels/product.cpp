@@ -49,14 +49,14 @@ extern "C" {
 
 int64_t hr_panel() { return kPanel; }
 
-// [outputs, inputs] as [panels, inputs, kPanel], padded with zeros.
-void hr_pack(const float* weight, float* packed, int64_t outputs, int64_t inputs) {
+// `weight`'s rows, [outputs] of [inputs], as [panels, inputs, kPanel], padded with zeros.
+void hr_pack(const float* const* weight, float* packed, int64_t outputs, int64_t inputs) {
   for_each(count_tiles(outputs, kPanel), 1, [&](int64_t panel) {
     float* to = packed + panel * inputs * kPanel;
     const int64_t columns = std::min(kPanel, outputs - panel * kPanel);
     for (int64_t k = 0; k < inputs; ++k)
       for (int64_t c = 0; c < kPanel; ++c)
-        to[k * kPanel + c] = c < columns ? weight[(panel * kPanel + c) * inputs + k] : 0.0f;
+        to[k * kPanel + c] = c < columns ? weight[panel * kPanel + c][k] : 0.0f;
   });
 }
 

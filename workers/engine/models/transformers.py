@@ -201,7 +201,7 @@ def _replace_linears(model: nn.Module, kernels: Kernels) -> None:
             old: Any = child
             weight = old.weight if type(old) is nn.Linear else old.weight.T
             bias = None if old.bias is None else old.bias.detach()
-            setattr(parent, name, _RowsLinear(kernels.linear(weight.detach(), bias, keep=True)))
+            setattr(parent, name, _RowsLinear(kernels.linear([weight.detach()], bias, keep=True)))
 
 
 def _check_step(parts: list[tuple[list[int], int, int]], device: torch.device) -> StepInputs:

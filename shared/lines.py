@@ -11,9 +11,7 @@ import threading
 import time
 
 MOST = 10_000  # lines that wait to be written; what comes then is dropped
-GATHER = (
-    0.01  # seconds for which lines gather before they are written: waking the thread costs more than a line does
-)
+GATHER = 0.05  # seconds for which lines gather before they are written: waking the thread costs more than a line
 FAREWELL = 1.0  # seconds that a process's end waits for the last of them
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import tempfile
 import time
@@ -44,8 +43,8 @@ def running(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """As Ctrl-C does; kills what has not ended within STOP_LIMIT."""
-    process.send_signal(signal.SIGINT)
+    """Kill what has not ended within STOP_LIMIT of SIGTERM; what a background job starts ignores SIGINT."""
+    process.terminate()
     try:
         process.wait(STOP_LIMIT)
     except subprocess.TimeoutExpired:

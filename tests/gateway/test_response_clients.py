@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fakes import MODEL
@@ -19,16 +20,21 @@ async def test_langchain(api: str, worker: ScriptedWorker) -> None:
     """Given LangChain on responses, Expect answers, streams, a chain, calls of tools and models of pydantic."""
     from langchain_openai import ChatOpenAI
 
-    chat = ChatOpenAI(
-        model=MODEL,
-        base_url=f"{api}/v1",
-        api_key="none",
-        max_retries=0,
-        use_responses_api=True,
-        use_previous_response_id=True,
-        output_version="responses/v1",
-    )
+    async with httpx.AsyncClient() as http:  # one of its own it would never close
+        chat = ChatOpenAI(
+            model=MODEL,
+            base_url=f"{api}/v1",
+            api_key="none",
+            max_retries=0,
+            use_responses_api=True,
+            use_previous_response_id=True,
+            output_version="responses/v1",
+            http_async_client=http,
+        )
+        await converse(chat, worker)
 
+
+async def converse(chat: Any, worker: ScriptedWorker) -> None:
     async def answered(ask: Any, *texts: str) -> Any:
         asked = asyncio.create_task(ask)
         await worker.answer(*texts)

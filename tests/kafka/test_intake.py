@@ -36,6 +36,7 @@ def answer(prompt: str, tokens: int = 3) -> str:
     return "".join(text_of(expected([ord(c) for c in prompt], 0, p)) for p in range(tokens))
 
 
+@pytest.mark.slow
 async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench: Bench, backend: Backend) -> None:
     """Given requests, one of them twice, plain JSON and what is none, Expect each told once, as what it is."""
     bench.settings = bench.settings.model_copy(update={"max_body_bytes": 100_000})  # brokers take 1 MB by default
@@ -73,6 +74,7 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
     assert ("x", b"\xff") in next(letter for letter in letters if letter.value == b"{").headers
 
 
+@pytest.mark.slow
 async def test_only_what_is_too_long_for_its_topic_is_shortened(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

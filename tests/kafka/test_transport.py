@@ -104,6 +104,7 @@ async def test_the_sweeper_gives_back_what_nobody_confirmed_or_wants(
     assert (await api.transport.depth(MODEL)).waiting == 1
 
 
+@pytest.mark.slow
 async def test_a_job_by_http_runs_through_kafka_and_what_was_taken_back_never(
     settings: Settings, backend: Backend
 ) -> None:

@@ -23,7 +23,6 @@ from workers.engine.models.config import ARCHITECTURES, ModelConfig, token_ids
 from workers.engine.models.decoder import Decoder, DecoderConfig
 from workers.engine.models.llama import LayerWeights, Llama, LlamaWeights
 from workers.engine.models.rope import rope_table
-from workers.engine.models.transformers_config import load_transformers, read_transformers_config
 
 HEAD = 2**20  # bytes of a file that its fingerprint reads
 Progress = Callable[[float], None]
@@ -38,6 +37,8 @@ def read_model_config(folder: Path) -> DecoderConfig:
     raw = read_json(folder / "config.json")
     if set(raw.get("architectures") or ()) & set(ARCHITECTURES):
         return ModelConfig.parse(raw)
+    from workers.engine.models.transformers_config import read_transformers_config  # noqa: PLC0415  takes 2 s
+
     return read_transformers_config(folder, raw)
 
 
@@ -72,6 +73,8 @@ def load_model(
 ) -> Decoder:
     """Raises ConfigError where tensors are missing, left over or of another shape than config.json says."""
     if not isinstance(config, ModelConfig):
+        from workers.engine.models.transformers_config import load_transformers  # noqa: PLC0415  takes 2 s
+
         return load_transformers(folder, config, dtype=dtype, device=device, kernels=kernels)
     reader = _WeightReader(Checkpoint(folder), config, dtype, device, kernels)
     layers = []

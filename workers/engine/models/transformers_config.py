@@ -26,10 +26,10 @@ from workers.engine.models.transformers import (
     run,
     unsupported,
 )
+from workers.engine.tokenizer import SAFE
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # of the others a row's angle depends on the longest row
 LAYER_TYPES = ("full_attention", "sliding_attention")
-SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # of a checkpoint no code is run
 
 
 def read_transformers_config(folder: Path, raw: dict[str, Any]) -> DecoderConfig:

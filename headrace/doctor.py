@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 
-from headrace.finding import Finding
+from headrace.finding import Finding, Status
 from headrace.ports import probe
 from headrace.redis_findings import examine_redis
 from shared.accounts.pepper import pepper_of, to_be_made
@@ -26,7 +26,7 @@ def examine(loaded: Loaded) -> list[Finding]:
     """All findings, in the order of a start."""
     settings = loaded.settings
     findings = [_python(), *_parts(), _model(settings), _port(settings), _exposure(settings), _pepper(settings)]
-    findings += [_disk(settings), _compiler()]
+    findings += [_disk(settings), _compiler(), _device(settings)]
     if loaded.origin["redis_url"] == "default":
         findings.append(Finding("Redis", "ok", "none given: `headrace up` starts its own"))
     else:
@@ -118,3 +118,30 @@ def _compiler() -> Finding:
         return Finding("compiler", "ok", found)
     remedy = "install g++: without it the engine runs plain torch, at about half the speed, and int8 gains nothing"
     return Finding("compiler", "warning", "no C++ compiler", remedy)
+
+
+def _device(settings: Settings) -> Finding:
+    """What the engine will compute on. torch, which takes seconds, is loaded only where there may be a GPU."""
+    asked = settings.device.startswith("cuda")
+    if not asked and (settings.device == "cpu" or shutil.which("nvidia-smi") is None):
+        return Finding("device", "ok", "the CPU")
+    if importlib.util.find_spec("torch") is None:
+        return Finding("device", "warning", "not known without torch", "pip install 'headrace[worker]'")
+    import torch
+
+    if not torch.cuda.is_available():
+        status: Status = "failed" if asked else "warning"
+        remedy = "install torch's build for CUDA and a driver that it knows, or set device = cpu"
+        return Finding("device", status, f"torch {torch.__version__} finds no GPU", remedy)
+    name = torch.cuda.get_device_name(settings.device if asked else None)
+    if lacking := _lacking_for_triton():
+        found = f"{name}, at a small part of its speed: no {lacking}"
+        return Finding("device", "warning", found, f"install {lacking}")
+    return Finding("device", "ok", name)
+
+
+def _lacking_for_triton() -> str:
+    """The engine's kernels for GPUs are in it, and it compiles them when they are first used."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton"
+    return "" if shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") else "C compiler"

@@ -15,27 +15,36 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from producer_api.gateway.errors import error_response
 from shared.config import Settings
-from shared.errors import HeaderTooLarge, HeadraceError, InvalidRequest
+from shared.errors import HeaderTooLarge, HeadraceError, InvalidRequest, Unavailable
 
 LINGER = 2.0  # seconds for which a client may go on sending what is not wanted, so that it reads the answer
 LEAST_RATE = 4096  # bytes a second that a body must come at
 MARGIN = 1.0  # seconds after a route's own limit on its body's time, so that its answer comes first
-SPARE = 64  # connections over the bound on those that are answered
+SPARE = 64  # connections over the bound that are told so
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of one request: bytes and number of its header lines, seconds until they are whole, seconds of its body."""
+    """Of one request: bytes and number of its header lines, seconds until they are whole, seconds of its body.
 
+    Attributes:
+        connections: whose requests are taken; those of SPARE more are refused, and others are not heard.
+    """
+
+    connections: int
     head_bytes: int
     headers: int
     head_time: float
     body_time: float
 
     @classmethod
-    def of(cls, settings: Settings) -> Bounds:
+    def of(cls, settings: Settings, connections: int) -> Bounds:
         return cls(
-            settings.max_header_bytes, settings.max_headers, settings.head_timeout, settings.body_timeout + MARGIN
+            connections,
+            settings.max_header_bytes,
+            settings.max_headers,
+            settings.head_timeout,
+            settings.body_timeout + MARGIN,
         )
 
 
@@ -55,12 +64,15 @@ class Connection(HttpToolsProtocol):
         self._count = 0  # header lines, and those after the body
         self._body = 0  # bytes since the timer was set
         self._refusal: HeadraceError | None = None
+        self._surplus = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency + SPARE:
+        surplus = len(self.connections) - self._bounds.connections
+        if surplus > SPARE:
             transport.abort()
         else:
+            self._surplus = surplus > 0
             self._after(self._bounds.head_time, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -95,6 +107,8 @@ class Connection(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self._bounds.head_bytes:
             self._fail(self._too_large())
+        if self._surplus:
+            self._fail(Unavailable(f"{self._bounds.connections} connections are open already", retry_after=1))
         self._in_head = False
         self._progress += 1
         super().on_headers_complete()

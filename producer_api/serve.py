@@ -32,7 +32,7 @@ from shared.logs import configure_logging
 from shared.sweeper import Sweeper
 
 BACKLOG = 2048
-HEADROOM = 64  # connections over the bound on requests, so that the refusal of one can be worded
+HEADROOM = 64  # connections over the bound on requests, so that refusals are counted and logged as such
 FAREWELL = 1  # seconds before the end of the grace time, for the last frames
 TICK = 0.05
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
@@ -193,7 +193,7 @@ class AdminServer(uvicorn.Server):
 def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=partial(Connection, bounds=Bounds.of(settings)),  # type: ignore[arg-type]
+        http=partial(Connection, bounds=Bounds.of(settings, connections + HEADROOM)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
@@ -201,7 +201,6 @@ def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Confi
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        limit_concurrency=connections + HEADROOM,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=FAREWELL,
     )

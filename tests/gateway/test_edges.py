@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
@@ -194,3 +194,28 @@ async def test_other_sites_pages(settings: Settings, backend: Backend, worker: S
             other = await client.get("/v1/models", headers={"origin": "https://evil.test"})
             assert "access-control-allow-origin" not in other.headers
         await app.state.context.close()
+
+
+async def test_more_connections_than_are_taken(
+    settings: Settings, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given connections over the bound, expect a few told so in our words, others closed, and the first served."""
+    monkeypatch.setattr("producer_api.serve.HEADROOM", 1)
+    monkeypatch.setattr(connection, "SPARE", 1)
+    ask = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    async with (
+        asyncio.timeout(10),
+        serving(settings.model_copy(update={"max_connections": 1}), backend) as url,
+        AsyncExitStack() as stack,
+    ):
+        made = [await stack.enter_async_context(connected(int(url.rsplit(":", 1)[1]))) for _ in range(4)]
+        for _, writer in reversed(made[:3]):
+            writer.write(ask)
+        first, second, third, fourth = (reader for reader, _ in made)
+        assert await fourth.read() == b""
+        told = await third.read()
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert b'"code":"unavailable"' in told
+        assert b"retry-after: 1" in told
+        for reader in (first, second):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")

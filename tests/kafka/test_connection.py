@@ -130,7 +130,7 @@ HURRIED = """
 from headrace.cli import main
 from shared.kafka import connection
 
-connection.FIRST, connection.HANDSHAKE = 500, 0.2
+connection.FIRST, connection.HANDSHAKE = 3_000, 1.0
 main()
 """
 
@@ -159,6 +159,7 @@ def mute() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 async def test_a_broker_that_is_not_to_be_trusted_is_told_and_why(
     folder: Path, port: int, mute: int, tmp_path: Path
 ) -> None:

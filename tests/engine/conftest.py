@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,6 +22,9 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from xgrammar import TokenizerInfo
+
+from workers.engine import trial
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where an engine runs by default
 SHAPE: dict[str, Any] = {
@@ -86,6 +90,21 @@ def save_checkpoint(folder: Path, config: PreTrainedConfig, **save: Any) -> Path
     model.save_pretrained(folder, **save)
     byte_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trial_processes() -> Iterator[None]:
+    """One for all engines with the same tokenizer: each takes seconds to start."""
+    start, started = trial._Running, dict[str, trial._Running]()
+
+    def running(info: TokenizerInfo) -> trial._Running:
+        name = info.serialize_json()
+        if name not in started or started[name].ended:
+            started[name] = start(info)
+        return started[name]
+
+    with patch.object(trial, "_Running", running):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -129,11 +129,12 @@ def _device(settings: Settings) -> Finding:
         return Finding("device", "warning", "not known without torch", "pip install 'headrace[worker]'")
     import torch
 
-    if not torch.cuda.is_available():
+    index = (torch.device(settings.device).index if asked else None) or 0
+    if index >= (count := torch.cuda.device_count()):
         status: Status = "failed" if asked else "warning"
-        remedy = "install torch's build for CUDA and a driver that it knows, or set device = cpu"
-        return Finding("device", status, f"torch {torch.__version__} finds no GPU", remedy)
-    name = torch.cuda.get_device_name(settings.device if asked else None)
+        remedy = "install torch's build for CUDA and a driver that it knows, or set another device"
+        return Finding("device", status, f"torch {torch.__version__} finds {count} GPUs", remedy)
+    name = torch.cuda.get_device_name(index)
     if lacking := _lacking_for_triton():
         found = f"{name}, at a small part of its speed: no {lacking}"
         return Finding("device", "warning", found, f"install {lacking}")

@@ -37,25 +37,28 @@ def test_a_machine_without_a_gpu(folder: Path) -> None:
     assert device() == device(device="cpu") == Finding("device", "ok", "the CPU")
 
 
-@pytest.mark.parametrize(("given", "status"), [({}, "warning"), ({"device": "cuda:1"}, "failed")])
+@pytest.mark.parametrize(
+    ("given", "count", "status"),
+    [({}, 0, "warning"), ({"device": "cuda"}, 0, "failed"), ({"device": "cuda:1"}, 1, "failed")],
+)
 def test_a_gpu_that_torch_does_not_find(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], status: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], count: int, status: str
 ) -> None:
     program(folder, "nvidia-smi")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     found = device(**given)
-    assert (found.status, found.found) == (status, f"torch {torch.__version__} finds no GPU")
+    assert (found.status, found.found) == (status, f"torch {torch.__version__} finds {count} GPUs")
     assert "CUDA" in found.remedy
     assert device(device="cpu").status == "ok"
 
 
 def test_a_gpu_with_and_without_what_triton_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(folder, "nvidia-smi")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"{CARD} {device}")
-    assert device(device="cuda:1").found == f"{CARD} cuda:1, at a small part of its speed: no C compiler"
+    assert device(device="cuda:1").found == f"{CARD} 1, at a small part of its speed: no C compiler"
     program(folder, "cc")
-    assert device() == Finding("device", "ok", f"{CARD} None")
+    assert device() == Finding("device", "ok", f"{CARD} 0")
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else there(name))
     found = device()

@@ -83,6 +83,10 @@ def test_files_that_are_not_what_they_should_be_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"not tensors at all")
     with pytest.raises(ConfigError, match="cannot be read"):
         load(copy)
+    for broken in ("{broken", "[1]", '{"tokenizer_class": 3}'):
+        (copy / "tokenizer_config.json").write_text(broken)
+        with pytest.raises(ConfigError, match="tokenizer"):
+            load(copy)
     (copy / "config.json").write_text("{broken")
     with pytest.raises(ConfigError, match="cannot be read"):
         load(copy)

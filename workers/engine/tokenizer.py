@@ -36,7 +36,7 @@ class Tokenizer:
         """Raises ConfigError where the folder has no tokenizer that can be used."""
         try:
             self.hf = AutoTokenizer.from_pretrained(folder, config=_config(folder), **SAFE)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
             raise ConfigError(f"{folder} has no tokenizer that can be loaded: {error}") from error
         backend = getattr(self.hf, "backend_tokenizer", None)
         if backend is None:

@@ -67,21 +67,16 @@ async def test_answers_of_a_real_model_outlive_their_worker(
     figures |= {"kills": kills, "tokens of the answers": sum(answer.seq for answer in undisturbed)}
 
 
-ROWS = {
-    "type": "array",
-    "minItems": 1,
-    "maxItems": 1,
-    "items": {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string", "minLength": 4, "maxLength": 16},
-            "day": {"type": "string", "format": "date"},
-            "size": {"type": "integer", "minimum": 1, "maximum": 999},
-            "kind": {"enum": ["river", "mill", None]},
-        },
-        "required": ["name", "day", "size", "kind"],
-        "additionalProperties": False,
+ROW = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 4, "maxLength": 16},
+        "day": {"type": "string", "format": "date"},
+        "size": {"type": "integer", "minimum": 1, "maximum": 999},
+        "kind": {"enum": ["river", "mill", None]},
     },
+    "required": ["name", "day", "size", "kind"],
+    "additionalProperties": False,
 }
 
 
@@ -90,7 +85,9 @@ async def test_json_outlives_its_worker(
     smollm2: Path, scale: Scale, figures: dict[str, Any], tmp_path: Path
 ) -> None:
     """Given JSON under way, if its worker dies, then the next goes on with the JSON of an undisturbed run."""
-    kills, fields = scale(1, 20), {"structured_outputs": {"json": ROWS}}
+    kills, count = scale(1, 20), scale(1, 2)
+    rows = {"type": "array", "minItems": count, "maxItems": count, "items": ROW}
+    fields = {"structured_outputs": {"json": rows}}
     sampled = {**fields, "temperature": 1.0, "seed": 3, "n": 2}
     cases = [("Rivers and mills:", {**fields, "temperature": 0.0}), ("List:", sampled)]
     settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100}
@@ -98,7 +95,7 @@ async def test_json_outlives_its_worker(
         client, [worker] = Client(cluster.urls, "smollm2"), cluster.workers
         undisturbed = [await _answer(client, prompt, 400, **fields) for prompt, fields in cases]
         for text in (text for answer in undisturbed for text in answer.texts):
-            jsonschema.validate(json.loads(text), ROWS, format_checker=jsonschema.FormatChecker())
+            jsonschema.validate(json.loads(text), rows, format_checker=jsonschema.FormatChecker())
         for kill in range(kills):
             answers = await _through_a_death(client, worker, cases, 400, reached=10 + kill % 40)
             assert [answer.texts for answer in answers] == [answer.texts for answer in undisturbed]

@@ -30,7 +30,12 @@ def settings(settings: Settings, bootstrap: str) -> Settings:
     model = f"m{secrets.token_hex(4)}"
     own = (topics.requests(model), topics.api_requests(model), f"results-{model}")
     mock.make_topics(bootstrap, *own, topics.api_requests(MODEL), topics.RESULTS, topics.DEAD_LETTERS)
-    return settings.model_copy(update={**mock.address(bootstrap), "grace": 1, "served_model_name": model})
+    own_settings = {
+        "grace": 1,
+        "served_model_name": model,
+        "redis_timeout": 5,
+    }  # joining a group holds the machine up
+    return settings.model_copy(update={**mock.address(bootstrap), **own_settings})
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def _device(settings: Settings) -> Finding:
         return Finding("device", "warning", "not known without torch", "pip install 'headrace[worker]'")
     import torch
 
-    index = (torch.device(settings.device).index if asked else None) or 0
+    index = torch.device(settings.device if asked else "cuda").index or 0
     if index >= (count := torch.cuda.device_count()):
         status: Status = "failed" if asked else "warning"
         remedy = "install torch's build for CUDA and a driver that it knows, or set another device"

@@ -82,8 +82,9 @@ class _Sender:
     async def _connect(self) -> Connection:
         to = self._target.endpoint
         async with asyncio.timeout(CONNECT_LIMIT):
-            self._made.append(await asyncio.open_connection(to.host, to.port, ssl=to.tls))
-        return self._made[-1]
+            made = await asyncio.open_connection(to.host, to.port, ssl=to.tls)
+        self._made.append(made)
+        return made
 
     def close(self) -> None:
         for _, writer in self._made:

@@ -296,13 +296,11 @@ class Gateway:
             *(msgspec.structs.replace(draft, id=derived_id(request.id, i)) for i, draft in enumerate(others, 1)),
         ]
         notify = WEBHOOKS if hook else ""
-        charges = [] if self._meter is None else self._meter.charges(together, principal)
-        if self._meter is None or not charges:
-            await self._token_log.create(request, notify=notify, watcher="", keepsake=keepsake)
+        create = partial(self._token_log.create, request, notify=notify, keepsake=keepsake)
+        if self._meter is not None and (charges := self._meter.charges(together, principal)):
+            await beside(create(watcher=self._meter.channel), self._meter.charge(charges, principal))
         else:
-            watcher = self._meter.channel
-            creating = self._token_log.create(request, notify=notify, watcher=watcher, keepsake=keepsake)
-            await beside(creating, self._meter.charge(charges, principal))
+            await create()
         try:
             if hook is not None:
                 await self._webhooks.add(Webhook(id=request.id, hook=hook, created_at=request.created_at), LOOK)

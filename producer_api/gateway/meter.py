@@ -58,7 +58,7 @@ class Meter:
     def charges(self, requests: Sequence[Request], principal: Principal) -> list[Charge]:
         """What requests that are asked together are to be charged: as one request, with the tokens of all.
 
-        None where nothing is counted. Raises ExceedsRateLimit for what no wait makes room for.
+        Nothing where none of it is counted. Raises ExceedsRateLimit for what no wait makes room for.
         """
         return self._countable(
             [
@@ -66,6 +66,27 @@ class Meter:
                 for each in requests
             ]
         )
+
+    async def charge(self, charges: Sequence[Charge], principal: Principal) -> None:
+        """Charge all of them or none.
+
+        Raises RateLimited, QuotaExceeded; Unavailable where what is asked for cannot be counted.
+        """
+        client = principal.client
+        try:
+            client.standings = await self._ledger.charge(*charges) or client.standings
+        except Refused as refused:
+            client.standings = refused.first
+            raise self._refusal(refused.standings) from None
+        except Behind:
+            self._count("backlog")
+            raise Unavailable("usage records cannot be written at present", retry_after=BACKLOG_WAIT) from None
+        except Unavailable as error:
+            if self._settings.rate_limit_failure == "closed":
+                self._count("unavailable")
+                raise
+            self._count("uncounted")
+            log.warning("request_not_metered", job=charges[0].request_id, error=error.message)
 
     async def admit_derived(self, request: Request, principal: Principal) -> None:
         """Charge a request that was not admitted with others, to its key's budget alone. Raises as those do."""
@@ -137,27 +158,6 @@ class Meter:
             channel=self.channel,
         )
         return Charge(request.id, entry, limits)
-
-    async def charge(self, charges: Sequence[Charge], principal: Principal) -> None:
-        """Charge all of them or none.
-
-        Raises RateLimited, QuotaExceeded; Unavailable where what is asked for cannot be counted.
-        """
-        client = principal.client
-        try:
-            client.standings = await self._ledger.charge(*charges) or client.standings
-        except Refused as refused:
-            client.standings = refused.first
-            raise self._refusal(refused.standings) from None
-        except Behind:
-            self._count("backlog")
-            raise Unavailable("usage records cannot be written at present", retry_after=BACKLOG_WAIT) from None
-        except Unavailable as error:
-            if self._settings.rate_limit_failure == "closed":
-                self._count("unavailable")
-                raise
-            self._count("uncounted")
-            log.warning("request_not_metered", job=charges[0].request_id, error=error.message)
 
     def _countable(self, charges: list[Charge]) -> list[Charge]:
         """Those, if anything of them is to be counted. Raises ExceedsRateLimit."""

@@ -163,7 +163,7 @@ class CompiledLinear:
         self._bias_at = None if bias is None else bias.data_ptr()
         panel = library.hr_panel()
         self._columns = -(-self._outputs // panel) * panel
-        whole = [weight.contiguous() for weight in weights]
+        whole = [weight.contiguous() for weight in weights]  # kept until they are packed
         self._pack(torch.cat([_row_pointers(weight) for weight in whole]))
 
     def __call__(self, x: Tensor) -> Tensor:

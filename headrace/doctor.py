@@ -10,12 +10,12 @@ import shutil
 import sys
 
 from headrace.finding import Finding, Status
-from headrace.ports import probe
 from headrace.redis_findings import examine_redis
 from shared.accounts.pepper import pepper_of, to_be_made
 from shared.config import Loaded, Settings
 from shared.errors import ConfigError
 from shared.exposure import check_exposure, loopback
+from shared.ports import check_port
 from shared.repository import DEFAULT, SCRIPTED, ModelRepository
 
 LEAST_DISK = 2 * 2**30
@@ -71,7 +71,7 @@ def _model(settings: Settings) -> Finding:
 def _port(settings: Settings) -> Finding:
     where = f"{settings.host}:{settings.port}"
     try:
-        probe(settings.host, settings.port)
+        check_port(settings.host, settings.port)
         return Finding("port", "ok", f"{where} is free")
     except OSError as error:
         return Finding("port", "warning", f"{where}: {error.strerror}", "a Headrace may be running; or set --port")

@@ -20,13 +20,13 @@ from rich.panel import Panel
 from rich.text import Text
 
 from headrace.client import HeadraceClient
-from headrace.ports import probe
 from headrace.supervisor import Child, Supervisor
 from headrace.tasks.broker import broker_url
 from shared.config import ENV_PREFIX, Settings
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
 from shared.exposure import check_exposure
+from shared.ports import check_port, free_port
 from shared.repository import SCRIPTED, ModelRepository, embedding_settings
 
 TICK = 0.1
@@ -233,7 +233,10 @@ class Up:
 def claim_port(host: str, port: int) -> int:
     """`port` if it is free, or a free one for 0. Raises ConfigError."""
     try:
-        return probe(host, port)
+        if port == 0:
+            return free_port(host)
+        check_port(host, port)
+        return port
     except OSError as error:
         raise ConfigError(
             f"port {port} on {host} cannot be used ({error.strerror}): stop what uses it, or choose --port",

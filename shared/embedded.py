@@ -16,6 +16,7 @@ from typing import IO
 from urllib.parse import quote
 
 from shared.errors import ConfigError, Unavailable
+from shared.ports import free_port
 from shared.processes import die_with_parent
 
 HOST = "127.0.0.1"
@@ -82,7 +83,7 @@ class EmbeddedServer:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._acquire()
         self._password = self._secret()
-        self._port = self._port or _free_port()
+        self._port = self._port or free_port(HOST)
         log = self.folder / "valkey.log"
         if log.exists() and log.stat().st_size > LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
@@ -193,10 +194,3 @@ def bundled() -> str:
     except ImportError:
         raise ConfigError("the embedded Valkey is not installed: install headrace[embedded]") from None
     return str(get_binary_path())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

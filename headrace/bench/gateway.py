@@ -31,7 +31,6 @@ from headrace.bench.report import Report, Spread
 from headrace.bench.server import running
 from headrace.bench.stream import Sample
 from headrace.bench.whole import spent, whole_path
-from headrace.ports import probe
 from shared.accounts.database import Database
 from shared.accounts.keys import ApiKeys
 from shared.accounts.pepper import pepper_of
@@ -39,6 +38,7 @@ from shared.accounts.scopes import Scopes
 from shared.config import ENV_PREFIX, load
 from shared.embedded import EmbeddedServer
 from shared.errors import HeadraceError
+from shared.ports import free_port
 from shared.repository import SCRIPTED
 
 STREAMS, TOKENS, PACE = 64, 200, 10  # at a time, of an answer, milliseconds between two
@@ -147,7 +147,7 @@ def measure_gateway(rate: float, seconds: float, repeats: int, console: Console)
 @contextmanager
 def _full(folder: Path, common: dict[str, Any]) -> Iterator[Side]:
     """An API process with all of it, and a key of its own. The log goes to a file."""
-    given = {**common, **FULL, "data_dir": folder / "accounts", "model": SCRIPTED, "port": probe("127.0.0.1", 0)}
+    given = {**common, **FULL, "data_dir": folder / "accounts", "model": SCRIPTED, "port": free_port("127.0.0.1")}
     settings = load({**given, "default_plan": "all"}).settings
     environment = {f"{ENV_PREFIX}{name}".upper(): str(value) for name, value in given.items()}
     url = f"http://127.0.0.1:{settings.port}"

@@ -30,10 +30,10 @@ from headrace.bench.report import Report
 from headrace.bench.serve import measure
 from headrace.bench.server import running
 from headrace.bench.whole import spent, whole_path
-from headrace.ports import probe
 from shared.config import load
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, HeadraceError
+from shared.ports import free_port
 from shared.repository import ModelRepository
 
 PEER = "vllm"
@@ -166,7 +166,7 @@ def _ours(model: str, seats: int) -> Iterator[Server]:
 @contextmanager
 def _vllm(model: str, python: str, seats: int) -> Iterator[Server]:
     """vLLM's own server. The process started is the one that speaks HTTP; its engine is a child."""
-    port = probe("127.0.0.1", 0)
+    port = free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     folder = ModelRepository(load({"model": model}).settings).folder()
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]

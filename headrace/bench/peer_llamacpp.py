@@ -19,7 +19,7 @@ import httpx
 from headrace.bench.mix import WorkItem, make_mix, peer_mix
 from headrace.bench.peers import peer_folder
 from headrace.bench.server import running
-from headrace.ports import probe
+from shared.ports import free_port
 
 LENGTH = 512  # tokens of prompt and answer of one slot; the mix has fewer
 START = 120.0  # seconds that the server may take to load
@@ -55,7 +55,7 @@ def answer(http: httpx.Client, item: WorkItem) -> int:
 
 def main(folder: str, seed: int, concurrency: int) -> None:
     peer = peer_folder("llamacpp")
-    port = probe("127.0.0.1", 0)
+    port = free_port("127.0.0.1")
     command = [str(peer / "build/bin/llama-server"), "--model", str(converted(Path(folder), peer))]
     command += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(os.cpu_count() or 1)]
     command += ["--parallel", str(concurrency), "--ctx-size", str(LENGTH * concurrency)]

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from headrace.bench.server import running
-from headrace.ports import probe
 from shared.errors import HeadraceError
+from shared.ports import free_port
 
 WELL = """
 import http.server, os, sys
@@ -23,7 +23,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 def test_it_lives_from_its_health_to_the_end() -> None:
-    port = probe("127.0.0.1", 0)
+    port = free_port("127.0.0.1")
     command = [sys.executable, "-c", WELL, str(port)]
     with running(command, f"http://127.0.0.1:{port}", limit=20, environment={"GIVEN": "1"}) as process:
         assert process.is_running()

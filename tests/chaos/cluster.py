@@ -15,8 +15,8 @@ from typing import Any
 
 import redis
 
-from headrace.ports import probe
 from shared.embedded import HOST, EmbeddedServer
+from shared.ports import free_ports
 from tests.chaos.node import LOOK, Node
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.streams import Client
@@ -137,11 +137,10 @@ async def running(
             ports[role] = link.port
         common = {"model": "scripted", "lease": 1, "grace": 5, "keepalive": 1, "log_format": "json", **settings}
         stack.callback(_end, cluster)
-        for role in ["api"] * apis + ["worker"] * workers:
-            own: dict[str, Any] = {"redis_url": _at_port(cluster.store, ports[role])}
-            if role == "api":
-                own["port"] = probe(HOST, 0)
-                cluster.urls.append(f"http://{HOST}:{own['port']}")
+        listening = free_ports(HOST, apis)
+        cluster.urls += [f"http://{HOST}:{port}" for port in listening]
+        for role, port in [*(("api", port) for port in listening), *[("worker", 0)] * workers]:
+            own = {"redis_url": _at_port(cluster.store, ports[role]), "port": port}
             variables = {f"HEADRACE_{name.upper()}": str(value) for name, value in (common | own).items()}
             cluster.add(role, variables | dict(environment.get(role, {}))).spawn()
         await asyncio.gather(*(node.serving() for node in cluster.nodes))

@@ -15,6 +15,7 @@ from headrace import AsyncHeadraceClient
 from producer_api.serve import Server, listen
 from shared.backend import Backend
 from shared.config import Settings
+from shared.ports import free_port
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, chat, frames
 
@@ -162,9 +163,7 @@ async def test_how_streams_are_sent_away(settings: Settings, backend: Backend, w
 @pytest.fixture
 def shared_port(settings: Settings) -> Settings:
     """Settings of replicas that listen on one port."""
-    with listen(settings) as free:
-        port = free.getsockname()[1]
-    return settings.model_copy(update={"reuse_port": True, "port": port})
+    return settings.model_copy(update={"reuse_port": True, "port": free_port(settings.host)})
 
 
 async def test_replicas_of_one_port_follow_each_other(

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from headrace.ports import probe
 from shared.config import Settings
 from shared.kafka import topics
 from shared.kafka.message import Outgoing
+from shared.ports import free_ports
 from tests.chaos.node import Node
 from tests.kafka.harness import Bench
 from tests.kafka.mock import environment, headrace
@@ -30,7 +30,7 @@ HOST = "127.0.0.1"
 @asynccontextmanager
 async def processes(settings: Settings, folder: Path) -> AsyncIterator[dict[str, int]]:
     """An API that enqueues into Kafka and a worker that takes from it; their ports, by what is there."""
-    ports = {name: probe(HOST, 0) for name in ("port", "admin_port", "metrics_port")}
+    ports = dict(zip(("port", "admin_port", "metrics_port"), free_ports(HOST, 3), strict=True))
     names = ("model", "lease", "served_model_name", "data_dir")
     given = {name: getattr(settings, name) for name in names} | {"redis_url": settings.redis_url.get_secret_value()}
     given |= {"queue": "kafka", "log_level": "debug", "log_format": "json", **ports}

@@ -18,13 +18,13 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from headrace.ports import probe
 from shared import keys
 from shared.accounts.database import Database
 from shared.accounts.tables import usage
 from shared.backend import Backend
 from shared.config import load
 from shared.embedded import EmbeddedServer
+from shared.ports import free_ports
 from tests.fakes import MODEL
 from tests.gateway.conftest import PROMPT_TOKENS, ScriptedWorker
 
@@ -53,7 +53,7 @@ async def replicas(valkey: EmbeddedServer, folder: Path, **more: str) -> AsyncIt
     place = {"REDIS_URL": valkey.url, "DATA_DIR": str(folder), "MODEL": MODEL, "LOG_LEVEL": "error"}
     settings = {**place, "QUEUE_DEPTH": "9999", "TENANT_QUEUE_DEPTH": "9999", **more}
     environment = {**os.environ, **{f"HEADRACE_{name}": value for name, value in settings.items()}}
-    ports = [probe("127.0.0.1", 0) for _ in range(PROCESSES)]
+    ports = free_ports("127.0.0.1", PROCESSES)
     command = [sys.executable, "-m", "headrace", "api", "--port"]
     made = [
         Replica(

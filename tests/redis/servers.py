@@ -18,29 +18,18 @@ import redis
 from shared.backend import Backend
 from shared.config import Settings, load
 from shared.embedded import bundled
+from shared.ports import free_port
 from shared.processes import die_with_parent
 
 HOST = "127.0.0.1"
 SOON = 15.0
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports that are free now, all different."""
-    probes = [socket.socket() for _ in range(number)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
 class Node:
     """One server process, configured by lines of a valkey.conf."""
 
     def __init__(self, folder: Path, *config: str, port: int = 0, sentinel: bool = False) -> None:
-        self.port = port or free_ports(1)[0]
+        self.port = port or free_port(HOST)
         self.folder = folder
         self.credentials: dict[str, str] = {}  # of `admin`
         self._sentinel = sentinel

@@ -14,7 +14,6 @@ import pytest
 from celery import Celery
 
 from headrace.acl import COMMANDS, Role, lacking, rule
-from headrace.ports import probe
 from producer_api.app import create_app
 from shared.backend import Backend
 from shared.config import Settings
@@ -22,6 +21,7 @@ from shared.delivery.base import Adoption
 from shared.errors import Unavailable
 from shared.ledger.base import Charge, End, Entry, Limit
 from shared.ledger.store import Ledger, Refused
+from shared.ports import free_port
 from shared.redis_client import RedisServer
 from shared.redis_wire import connect
 from shared.registry import RedisRegistry, WorkerInfo
@@ -264,7 +264,7 @@ async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_
 async def test_a_batch_and_a_task_by_the_three_users(node: Node, tmp_path: Path) -> None:
     """Given each process with its own user, If a batch and a task are run, Expect nothing refused."""
     common = {"model": "scripted", "lease": 1, "grace": 0, "log_format": "json", "files_dir": tmp_path / "files"}
-    port = probe(HOST, 0)
+    port = free_port(HOST)
     processes = []
     for role, ready in (("api", "listening"), ("worker", "worker_ready"), ("tasks", "tasks_ready")):
         url = f"redis://headrace-{role}:secret@{HOST}:{node.port}/0"

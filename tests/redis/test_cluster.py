@@ -16,6 +16,7 @@ from shared import keys
 from shared.config import Settings
 from shared.delivery.base import Keepsake, Lease
 from shared.errors import ConfigError, Unavailable
+from shared.ports import free_ports
 from shared.protocol import PriorityClass, TokenEvent
 from shared.redis_cluster import SLOTS, Cluster, slot_of
 from shared.redis_pipe import Pipe
@@ -23,7 +24,7 @@ from shared.registry import WorkerInfo
 from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL, answer, make_request, submit, token_event
 from tests.redis.path import DONE, cancelled, collect, hold, whole_path, write
-from tests.redis.servers import HOST, Node, free_ports, opened, running, settings_for, until
+from tests.redis.servers import HOST, Node, opened, running, settings_for, until
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,7 @@ class Nodes:
     """Three primaries with a third of the slots each, and a replica of the last."""
 
     def __init__(self, folder: Path) -> None:
-        ports = free_ports(8)
+        ports = free_ports(HOST, 8)
         self.all = [
             Node(
                 folder / str(port),

@@ -14,7 +14,8 @@ from headrace.cli import app
 from headrace.finding import Finding
 from headrace.redis_findings import _version, examine_redis
 from headrace.sizing import MEASURED
-from tests.redis.servers import HOST, Node, free_ports, running, settings_for
+from shared.ports import free_port
+from tests.redis.servers import HOST, Node, running, settings_for
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ async def test_snapshots_are_not_enough(node: Node, tmp_path: Path) -> None:
 
 
 async def test_a_replica_takes_no_writes(node: Node, tmp_path: Path) -> None:
-    node.call("REPLICAOF", HOST, free_ports(1)[0])
+    node.call("REPLICAOF", HOST, free_port(HOST))
     assert (await examined(node.url, tmp_path))["topology"].status == "failed"
 
 

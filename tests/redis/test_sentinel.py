@@ -13,10 +13,11 @@ from headrace.redis_findings import examine_redis
 from shared.backend import Backend
 from shared.config import Settings
 from shared.errors import Unavailable
+from shared.ports import free_port, free_ports
 from shared.protocol import TokenEvent
 from tests.fakes import token_event
 from tests.redis.path import DONE, collect, hold, whole_path, write
-from tests.redis.servers import HOST, Node, free_ports, opened, running, settings_for, until
+from tests.redis.servers import HOST, Node, opened, running, settings_for, until
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ class Group:
             "sentinel down-after-milliseconds main 400",
             "sentinel failover-timeout main 2000",
         ]
-        ports = free_ports(2)
+        ports = free_ports(HOST, 2)
         self.sentinels = [Node(folder / f"s{port}", *watch, port=port, sentinel=True) for port in ports]
 
     def url(self, *first: str) -> str:
@@ -62,7 +63,7 @@ def group(tmp_path: Path) -> Iterator[Group]:
 
 @pytest.fixture
 def settings(group: Group, tmp_path: Path) -> Settings:
-    dead = f"{HOST}:{free_ports(1)[0]}"
+    dead = f"{HOST}:{free_port(HOST)}"
     return settings_for(group.url(dead), tmp_path, redis_timeout=0.5)
 
 
@@ -120,7 +121,7 @@ async def test_a_master_that_became_a_replica_is_left(group: Group, settings: Se
 
 async def test_without_sentinels_or_without_the_service_it_is_unavailable(group: Group, tmp_path: Path) -> None:
     unknown = group.url().replace("/main", "/other")
-    dead = f"redis+sentinel://{HOST}:{free_ports(1)[0]}/main"
+    dead = f"redis+sentinel://{HOST}:{free_port(HOST)}/main"
     for url in (unknown, dead):
         async with opened(settings_for(url, tmp_path, redis_timeout=0.5)) as backend:
             began = time.monotonic()

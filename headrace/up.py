@@ -26,7 +26,7 @@ from shared.config import ENV_PREFIX, Settings
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
 from shared.exposure import check_exposure
-from shared.ports import check_port, free_port
+from shared.ports import check_port, free_port, url_of
 from shared.repository import SCRIPTED, ModelRepository, embedding_settings
 
 TICK = 0.1
@@ -60,13 +60,13 @@ class Up:
         )
         self._supervisor = Supervisor(self._say)
         self._signals = 0
-        self._admin = f"http://{settings.admin_host}"  # once its port is claimed, with it
         self.port = settings.port
+        self._admin_port = settings.admin_port or 0
 
     @property
     def url(self) -> str:
         host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
-        return f"http://{host}:{self.port}"
+        return url_of(host, self.port)
 
     def run(self, ask: str | None = None) -> None:
         """Start all, and stay until a signal; or, with `ask`, until that question is answered.
@@ -96,8 +96,7 @@ class Up:
     def _start(self) -> None:
         check_exposure(self._settings)
         self.port = claim_port(self._settings.host, self._settings.port)
-        admin_port = claim_port(self._settings.admin_host, self._settings.admin_port or 0)
-        self._admin = f"{self._admin}:{admin_port}"
+        self._admin_port = claim_port(self._settings.admin_host, self._admin_port)
         if self._settings.model != SCRIPTED:
             self._set_up(self._model)
         if self._embedding is not None:
@@ -145,7 +144,7 @@ class Up:
             share = max(1, (os.cpu_count() or 1) // workers)
             environment[f"{ENV_PREFIX}THREADS"] = str(share)
         environment[f"{ENV_PREFIX}PORT"] = str(self.port)
-        environment[f"{ENV_PREFIX}ADMIN_PORT"] = self._admin.rpartition(":")[2]
+        environment[f"{ENV_PREFIX}ADMIN_PORT"] = str(self._admin_port)
         return environment
 
     def _spawn(self, role: str, environment: dict[str, str], suffix: str = "") -> None:
@@ -174,6 +173,9 @@ class Up:
                 status.update(f"{self._model.served_name}: {found['reason']} ({found['progress']:.0%})")
         raise Unavailable(f"{self._model.served_name} was not ready within {READY_LIMIT:.0f} s: see {self._logs()}")
 
+    def _metrics(self) -> str:
+        return f"{url_of(self._settings.admin_host, self._admin_port)}/metrics"
+
     def _logs(self) -> Path:
         return self._settings.data_dir / "logs"
 
@@ -196,7 +198,7 @@ class Up:
                 ("Playground  ", "bold"), (f"{self.url}/", "cyan"), "\n",
                 ("OpenAI API  ", "bold"), (f"{self.url}/v1", "cyan"), f"   model {model}\n",
                 ("Terminal    ", "bold"), (chat, "cyan"), "\n",
-                ("Metrics     ", "bold"), (f"{self._admin}/metrics", "cyan"), "\n",
+                ("Metrics     ", "bold"), (f"{self._metrics()}", "cyan"), "\n",
                 ("Logs        ", "bold"), f"{self._logs()}\n",
                 ("Keys        ", "bold"), self._asks(),
             )  # fmt: skip
@@ -207,7 +209,7 @@ class Up:
         else:
             for line in (
                 f"ready: {self.url}/  model {model}",
-                f"metrics: {self._admin}/metrics",
+                f"metrics: {self._metrics()}",
                 f"keys: {self._asks()}",
                 curl,
             ):

@@ -29,6 +29,7 @@ from shared.errors import ConfigError
 from shared.exposure import check_exposure
 from shared.garbage import settle
 from shared.logs import configure_logging
+from shared.ports import url_of
 from shared.sweeper import Sweeper
 
 BACKLOG = 2048
@@ -84,22 +85,17 @@ async def _listen(backend: Backend, settings: Settings) -> None:
         server, sender = Server(settings, backend), WebhookSender(settings, backend)
         await server.context.start()
         settle()
-        log.info("listening", message=f"Headrace API on {_url(listener)}")
+        log.info("listening", message=f"Headrace API on {url_of(*listener.getsockname()[:2])}")
         async with asyncio.TaskGroup() as tasks:
             upkeep = [tasks.create_task(work) for work in (server.sweeper().run(), sender.run(), server.settle())]
             if settings.admin_port is not None:
                 admin_listener = stack.enter_context(bind(settings, "admin_host", "admin_port"))
-                log.info("listening", message=f"administration on {_url(admin_listener)}")
+                log.info("listening", message=f"administration on {url_of(*admin_listener.getsockname()[:2])}")
                 admin = AdminServer(server.context)
                 upkeep.append(tasks.create_task(admin.serve(sockets=[admin_listener])))
             await server.serve(sockets=[listener])
             for task in upkeep:
                 task.cancel()
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def listen(settings: Settings) -> socket.socket:

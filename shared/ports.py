@@ -1,4 +1,4 @@
-"""Ports of this machine that a process started later can listen on, and listen on again when it is restarted."""
+"""Addresses of this machine to listen on: by whom they are reached, and ports that nobody else can have."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def check_port(host: str, port: int) -> None:
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+
+
+def url_of(host: str, port: int) -> str:
+    """The URL of what listens there; `host` is a name or an address of IPv4 or 6."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def free_port(host: str) -> int:

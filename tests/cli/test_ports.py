@@ -49,6 +49,11 @@ def test_a_port_is_claimed_on_each_kind_of_host(host: str) -> None:
     assert claim_port(host, port) == port
 
 
+@pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:8"), ("::1", "http://[::1]:8")])
+def test_the_url_of_each_kind_of_host(host: str, url: str) -> None:
+    assert ports.url_of(host, 8) == url
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
 def test_a_host_of_another_machine_is_refused(host: str) -> None:
     with pytest.raises(ConfigError) as refused:

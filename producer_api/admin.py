@@ -34,7 +34,7 @@ def create_admin_app(context: Context) -> FastAPI:
         middleware=[
             Middleware(RequestId, proxies=Proxies(context.settings.trusted_proxies)),
             Middleware(SecurityHeaders),
-            Middleware(RequestLog, metrics=context.metrics, told=context.told),
+            Middleware(RequestLog, journal=context.journal),
             *site_check(context.settings),
             Middleware(ConnectionLimit, most=CONNECTIONS),
             Middleware(BodyLimit, most=context.settings.max_body_bytes, of_path={}),

@@ -75,7 +75,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             Middleware(RequestId, proxies=Proxies(settings.trusted_proxies)),
             Middleware(SecurityHeaders),
             *_cors(settings),
-            Middleware(RequestLog, metrics=metrics, told=context.told),
+            Middleware(RequestLog, journal=context.journal),
             *site_check(settings),
             Middleware(LimitHeaders, meter=context.meter),
             Middleware(Drain, attendance=context.attendance),

@@ -58,23 +58,27 @@ class Attendance:
             if not stop.done() and (resumable or not resumable_only):
                 stop.set_result(None)
 
-    async def attend(self, receive: Receive, work: Coroutine[Any, Any, Result], *, resumable: bool) -> Result:
+    async def attend(
+        self, leaving: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Result], *, resumable: bool
+    ) -> Result:
         """The result of `work`, unless ClientGone or Stopping comes first: then `work` is cancelled.
 
-        `resumable`: its client can come back for the rest.
+        Args:
+            leaving: ends when the client has left.
+            resumable: its client can come back for the rest.
         """
         with self._counted(resumable) as stop:
             task = asyncio.create_task(work)
-            leaving = asyncio.create_task(_disconnect(receive))
+            left = asyncio.create_task(leaving)
             try:
-                await asyncio.wait((task, leaving, stop), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((task, left, stop), return_when=asyncio.FIRST_COMPLETED)
                 if task.done():
                     return task.result()
                 raise Stopping if stop.done() else ClientGone
             finally:
                 task.cancel()
-                leaving.cancel()
-                await asyncio.gather(task, leaving, return_exceptions=True)
+                left.cancel()
+                await asyncio.gather(task, left, return_exceptions=True)
 
     @contextmanager
     def _counted(self, resumable: bool) -> Iterator[asyncio.Future[None]]:
@@ -90,6 +94,7 @@ class Attendance:
             self._gauge.dec()
 
 
-async def _disconnect(receive: Receive) -> None:
+async def disconnect(receive: Receive) -> None:
+    """Until the client of an HTTP request has left."""
     while (await receive())["type"] != "http.disconnect":
         pass

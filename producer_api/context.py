@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from fastapi import Depends
 from fastapi.params import Depends as Dependency
-from starlette.requests import Request
 
 from producer_api.attend import Attendance
 from producer_api.gateway.admit import Gateway
@@ -17,8 +16,8 @@ from producer_api.gateway.catalog import Catalog
 from producer_api.gateway.idempotency import IdempotencyKeys
 from producer_api.gateway.meter import Meter
 from producer_api.gateway.rules import Rule
+from producer_api.journal import Facts, Journal
 from producer_api.metrics import Metrics, Stopwatch
-from producer_api.middleware import Facts
 from producer_api.settler import Settler
 from producer_api.told import Told
 from shared.accounts.database import Database
@@ -26,7 +25,7 @@ from shared.accounts.usage import UsageRecords
 from shared.backend import Backend
 from shared.config import Settings
 from shared.ledger.store import Ledger
-from shared.protocol import Request as InferenceRequest
+from shared.protocol import Request
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Context:
     database: Database
     authenticate: Authenticator
     told: Told
+    journal: Journal
     meter: Meter | None
 
     @classmethod
@@ -54,6 +54,7 @@ class Context:
         keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + kept)
         meter = None if backend.limits is None else Meter.of(settings, backend.limits, metrics)
         admitted = Admitted(backend, meter)
+        told = Told()
         return cls(
             settings=settings,
             backend=backend,
@@ -65,7 +66,8 @@ class Context:
             attendance=Attendance(metrics.open_answers),
             database=database,
             authenticate=authenticator(settings, database),
-            told=Told(),
+            told=told,
+            journal=Journal(metrics, told),
             meter=meter,
         )
 
@@ -100,14 +102,12 @@ class Context:
         await self.authenticate.close()
         await self.database.close()
 
-    def note(self, request: Request, admitted: InferenceRequest) -> Facts:
+    def note(self, facts: Facts, admitted: Request) -> None:
         """Tell the request log what was admitted."""
-        facts: Facts = request.state.facts
         facts.model, facts.job = admitted.model, admitted.id
         facts.prompt = excerpt(admitted, self.settings.log_prompts)
-        return facts
 
-    def time(self, facts: Facts, requests: Sequence[InferenceRequest], *, lasting: bool) -> Stopwatch:
+    def time(self, facts: Facts, requests: Sequence[Request], *, lasting: bool) -> Stopwatch:
         """Start to time the answer that `requests` have together. `lasting`: it goes on without its client."""
         facts.answer, facts.lasting = Stopwatch(self.metrics, facts.model, facts.started), lasting
         facts.awaited = tuple(each.id for each in requests)
@@ -116,7 +116,7 @@ class Context:
         return facts.answer
 
 
-def excerpt(request: InferenceRequest, most: int) -> str:
+def excerpt(request: Request, most: int) -> str:
     """The first `most` characters of what was asked; none for 0."""
     if not most:
         return ""

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,15 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from producer_api.attend import Attendance, ClientGone, stopping
 from producer_api.gateway.client import Client, Proxies, trace_id
 from producer_api.gateway.errors import error_response
-from producer_api.gateway.principal import Principal
-from producer_api.metrics import Metrics, Stopwatch
-from producer_api.told import Told
+from producer_api.journal import CLIENT_CLOSED, QUIET, Facts, Journal
 from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
 
 CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer
-OUTCOMES = {CLIENT_CLOSED: "left", 503: "unavailable"}
-QUIET = ("/health", "/ready", "/metrics")  # asked every few seconds by machines: logged at debug
 
 CSP_API = b"default-src 'none'; frame-ancestors 'none'"
 CSP_PAGE = (
@@ -42,22 +36,6 @@ SECURITY = [
 log = structlog.get_logger(__name__)
 
 
-@dataclass
-class Facts:
-    """What the layers and a route know of one request; the log tells of it."""
-
-    client: Client
-    started: float  # by time.perf_counter
-    send: Send  # the server's own: a stream's frames, after its head, need not pass through every layer
-    principal: Principal | None = None  # nobody, until the route's rule has settled it
-    model: str = ""
-    job: str = ""
-    prompt: str = ""  # as much of it as the log may show
-    answer: Stopwatch | None = None
-    awaited: tuple[str, ...] = ()  # the ids of what has that answer
-    lasting: bool = False  # the answer goes on without its client
-
-
 class RequestId:
     """Gives each request an id, or takes the client's where it is a sane one, and tells it in the answer."""
 
@@ -72,8 +50,14 @@ class RequestId:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given if CLIENT_ID.fullmatch(given) else secrets.token_hex(16).encode()
-        client = Client(self._proxies.address(scope, headers), request_id.decode(), trace_id(headers))
-        scope.setdefault("state", {})["facts"] = Facts(client, time.perf_counter(), send)
+        client = Client(
+            self._proxies.address((scope.get("client") or ("",))[0], headers),
+            request_id.decode(),
+            trace_id(headers),
+        )
+        state = scope.setdefault("state", {})
+        state["facts"] = Facts(client, time.perf_counter())
+        state["send"] = send  # the server's own: a stream's frames, after its head, need not pass every layer
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -86,10 +70,9 @@ class RequestId:
 class RequestLog:
     """One line and one count per request; an unexpected error is logged here, and told without its insides."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, told: Told) -> None:
+    def __init__(self, app: ASGIApp, journal: Journal) -> None:
         self._app = app
-        self._metrics = metrics
-        self._told = told
+        self._journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -115,31 +98,8 @@ class RequestLog:
             failure = HeadraceError("the server failed; its log knows more by the request id")
             await error_response(failure, scope["path"])(scope, receive, send_noting_status)
         finally:
-            self._note(scope, facts, status)
-
-    def _note(self, scope: Scope, facts: Facts, status: int) -> None:
-        route = getattr(scope.get("route"), "path", "")
-        answer = facts.answer
-        outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
-        self._metrics.requests.labels(facts.model, route, outcome).inc()
-        write: Callable[..., None] = log.debug if route in QUIET else log.info
-        told: dict[str, object] = {"model": facts.model, "job": facts.job, "prompt": facts.prompt}
-        told["trace_id"] = facts.client.trace_id
-        if facts.principal is not None:
-            told |= {"tenant": facts.principal.tenant, "key": facts.principal.key_id}
-        if answer is not None:
-            told |= answer.summary()
-            for request_id in facts.awaited:
-                self._told.end(request_id, goes_on=facts.lasting and not answer.ended)
-        write(
-            "request",
-            request_id=facts.client.request_id,
-            method=scope["method"],
-            route=route,
-            status=status,
-            seconds=round(time.perf_counter() - facts.started, 4),
-            **{name: value for name, value in told.items() if value not in ("", None)},
-        )
+            route = getattr(scope.get("route"), "path", "")
+            self._journal.write(facts, method=scope["method"], route=route, status=status)
 
 
 class SecurityHeaders:

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.attend import ClientGone, Stopping, stopping
+from producer_api.attend import ClientGone, Stopping, disconnect, stopping
 from producer_api.body import json_answer
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
@@ -35,9 +35,8 @@ class Reply:
         self._context = context
         self._request = request
         self._requests = admission.requests
-        self._stopwatch = context.time(
-            context.note(request, admission.request), admission.requests, lasting=lasting
-        )
+        context.note(request.state.facts, admission.request)
+        self._stopwatch = context.time(request.state.facts, admission.requests, lasting=lasting)
         self._lasting = lasting
         self._headers = REPLAYED if admission.joined else {}
 
@@ -55,7 +54,9 @@ class Reply:
         """All of it, once it has ended, as `word` words it. Raises what `word` raises, Unavailable."""
         attend = self._context.attendance.attend
         try:
-            answer = await attend(self._request.receive, collect(self._events(-1)), resumable=self._lasting)
+            answer = await attend(
+                disconnect(self._request.receive), collect(self._events(-1)), resumable=self._lasting
+            )
         except (ClientGone, Stopping, HeadraceError) as error:
             if not self._lasting:
                 self._abandon()

@@ -13,7 +13,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from producer_api.attend import Attendance, ClientGone, Stopping, stopping
+from producer_api.attend import Attendance, ClientGone, Stopping, disconnect, stopping
 from shared.delivery.answer import ending
 from shared.errors import HeadraceError
 from shared.protocol import TokenEvent
@@ -78,9 +78,11 @@ class EventStream(Response):
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        frames: Send = scope["state"]["facts"].send
+        frames: Send = scope["state"]["send"]
         try:
-            await self._attendance.attend(receive, self._write(send, frames), resumable=self._abandon is None)
+            await self._attendance.attend(
+                disconnect(receive), self._write(send, frames), resumable=self._abandon is None
+            )
         except ClientGone:
             self._leave()
             raise

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from starlette.types import Scope
-
 from shared.errors import ConfigError
 from shared.ledger.base import Standing
 
@@ -61,9 +59,9 @@ class Proxies:
         except ValueError as error:
             raise ConfigError(f"trusted_proxies: {error}", param="trusted_proxies") from None
 
-    def address(self, scope: Scope, headers: Mapping[bytes, bytes]) -> str:
-        """The address nearest to us that is no trusted proxy."""
-        nearest = _parsed((scope.get("client") or ("",))[0])
+    def address(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
+        """The address nearest to us, `peer` or one that `headers` tell of, that is no trusted proxy."""
+        nearest = _parsed(peer)
         if nearest is None:
             return ""
         if self._trusts(nearest):

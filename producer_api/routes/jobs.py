@@ -103,7 +103,7 @@ def jobs_router(context: Context) -> APIRouter:
 async def accepted(context: Context, request: Request, admission: Admission) -> Response:
     """202 with the job that was made, or that its key stands for already."""
     made = admission.request
-    context.note(request, made)
+    context.note(request.state.facts, made)
     if admission.joined:
         return await joined(context, await context.admitted.record(made.id, made.tenant))
     job = Job(

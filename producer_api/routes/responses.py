@@ -142,7 +142,7 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
 async def _accepted(context: Context, request: Request, admission: Admission, asked: ResponseObject) -> Response:
     """The response as it stands."""
     made = admission.request
-    context.note(request, made)
+    context.note(request.state.facts, made)
     if not admission.joined:
         return json_answer(asked)
     return json_answer(

@@ -304,7 +304,8 @@ async def test_unexpected_failure(
             raise ZeroDivisionError("a secret")
 
     logged = CapturingLogger()
-    monkeypatch.setattr("producer_api.middleware.log", logged)
+    for module in ("middleware", "journal"):
+        monkeypatch.setattr(f"producer_api.{module}.log", logged)
     app = create_app(settings, backend)
     app.state.context.gateway._token_log = Broken()
     transport = httpx.ASGITransport(app)

@@ -15,7 +15,7 @@ COPY producer_api producer_api
 COPY workers workers
 
 FROM base AS api
-RUN pip install -c constraints.txt ".[api]"
+RUN pip install -c constraints.txt ".[grpc]"
 USER headrace
 # `headrace keys create` in this container makes the first key: docs/security.md
 ENV HEADRACE_HOST=0.0.0.0 HEADRACE_AUTH=true

@@ -43,6 +43,7 @@ err = Console(stderr=True)
 
 Host = Annotated[str | None, typer.Option(help="Address the API listens on.")]
 Port = Annotated[int | None, typer.Option(help="Port the API listens on; 0 picks a free one.")]
+GrpcPort = Annotated[int | None, typer.Option(help="Port of the same by gRPC; 0 picks a free one.")]
 RedisUrl = Annotated[str | None, typer.Option(help="Redis or Valkey to use.")]
 Model = Annotated[str | None, typer.Option(help="Folder, Hugging Face id, smollm2 or all-minilm-l6-v2.")]
 EmbeddingModel = Annotated[
@@ -82,6 +83,7 @@ def up(
     config: Config = None,
     host: Host = None,
     port: Port = None,
+    grpc_port: GrpcPort = None,
     model: Model = None,
     served_model_name: ServedName = None,
     embedding_model: EmbeddingModel = None,
@@ -100,6 +102,7 @@ def up(
         config,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         model=model,
         served_model_name=served_model_name,
         embedding_model=embedding_model,
@@ -115,9 +118,15 @@ def up(
 
 
 @app.command()
-def api(config: Config = None, host: Host = None, port: Port = None, redis_url: RedisUrl = None) -> None:
+def api(
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    grpc_port: GrpcPort = None,
+    redis_url: RedisUrl = None,
+) -> None:
     """Run one API process."""
-    settings = _load(config, host=host, port=port, redis_url=redis_url).settings
+    settings = _load(config, host=host, port=port, grpc_port=grpc_port, redis_url=redis_url).settings
     serve = _part("producer_api.serve", "serve", "api")
     serve(settings)
 

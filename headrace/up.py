@@ -62,6 +62,7 @@ class Up:
         self._signals = 0
         self.port = settings.port
         self._admin_port = settings.admin_port or 0
+        self._grpc_port = settings.grpc_port
 
     @property
     def url(self) -> str:
@@ -97,6 +98,8 @@ class Up:
         check_exposure(self._settings)
         self.port = claim_port(self._settings.host, self._settings.port)
         self._admin_port = claim_port(self._settings.admin_host, self._admin_port)
+        if self._grpc_port is not None:
+            self._grpc_port = claim_port(self._settings.host, self._grpc_port)
         if self._settings.model != SCRIPTED:
             self._set_up(self._model)
         if self._embedding is not None:
@@ -145,6 +148,8 @@ class Up:
             environment[f"{ENV_PREFIX}THREADS"] = str(share)
         environment[f"{ENV_PREFIX}PORT"] = str(self.port)
         environment[f"{ENV_PREFIX}ADMIN_PORT"] = str(self._admin_port)
+        if self._grpc_port is not None:
+            environment[f"{ENV_PREFIX}GRPC_PORT"] = str(self._grpc_port)
         return environment
 
     def _spawn(self, role: str, environment: dict[str, str], suffix: str = "") -> None:
@@ -193,10 +198,12 @@ class Up:
         key = "-H 'authorization: Bearer YOUR_KEY' " if self._settings.auth else ""
         curl = f"curl -N {self.url}/v1/chat/completions {key}-H 'content-type: application/json' -d '{body}'"
         chat = f"headrace chat --url {self.url}"
+        grpc = f"{self._settings.host}:{self._grpc_port}" if self._grpc_port is not None else ""
         if self._console.is_terminal:
             text = Text.assemble(
                 ("Playground  ", "bold"), (f"{self.url}/", "cyan"), "\n",
                 ("OpenAI API  ", "bold"), (f"{self.url}/v1", "cyan"), f"   model {model}\n",
+                *((("gRPC        ", "bold"), (grpc, "cyan"), "\n") if grpc else ()),
                 ("Terminal    ", "bold"), (chat, "cyan"), "\n",
                 ("Metrics     ", "bold"), (f"{self._metrics()}", "cyan"), "\n",
                 ("Logs        ", "bold"), f"{self._logs()}\n",
@@ -209,6 +216,7 @@ class Up:
         else:
             for line in (
                 f"ready: {self.url}/  model {model}",
+                *([f"grpc: {grpc}"] if grpc else []),
                 f"metrics: {self._metrics()}",
                 f"keys: {self._asks()}",
                 curl,

@@ -59,26 +59,27 @@ class Attendance:
                 stop.set_result(None)
 
     async def attend(
-        self, leaving: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Result], *, resumable: bool
+        self, work: Coroutine[Any, Any, Result], leaving: Coroutine[Any, Any, None] | None, *, resumable: bool
     ) -> Result:
         """The result of `work`, unless ClientGone or Stopping comes first: then `work` is cancelled.
 
         Args:
-            leaving: ends when the client has left.
+            leaving: ends when the client has left; None where the caller is cancelled then.
             resumable: its client can come back for the rest.
         """
         with self._counted(resumable) as stop:
             task = asyncio.create_task(work)
-            left = asyncio.create_task(leaving)
+            others: list[asyncio.Future[Any]] = [] if leaving is None else [asyncio.create_task(leaving)]
+            ends: list[asyncio.Future[Any]] = [task, stop, *others]
             try:
-                await asyncio.wait((task, left, stop), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if task.done():
                     return task.result()
                 raise Stopping if stop.done() else ClientGone
             finally:
-                task.cancel()
-                left.cancel()
-                await asyncio.gather(task, left, return_exceptions=True)
+                for each in (task, *others):
+                    each.cancel()
+                await asyncio.gather(task, *others, return_exceptions=True)
 
     @contextmanager
     def _counted(self, resumable: bool) -> Iterator[asyncio.Future[None]]:

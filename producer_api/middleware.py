@@ -5,8 +5,6 @@ Pure ASGI, so that streams pass through untouched. It knows nothing of what a ro
 
 from __future__ import annotations
 
-import re
-import secrets
 import time
 from collections.abc import Mapping
 
@@ -14,12 +12,10 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.attend import Attendance, ClientGone, stopping
-from producer_api.gateway.client import Client, Proxies, trace_id
+from producer_api.gateway.client import Proxies
 from producer_api.gateway.errors import error_response
 from producer_api.journal import CLIENT_CLOSED, QUIET, Facts, Journal
 from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
-
-CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 CSP_API = b"default-src 'none'; frame-ancestors 'none'"
 CSP_PAGE = (
@@ -48,13 +44,8 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given if CLIENT_ID.fullmatch(given) else secrets.token_hex(16).encode()
-        client = Client(
-            self._proxies.address((scope.get("client") or ("",))[0], headers),
-            request_id.decode(),
-            trace_id(headers),
-        )
+        client = self._proxies.client((scope.get("client") or ("",))[0], headers)
+        request_id = client.request_id.encode()
         state = scope.setdefault("state", {})
         state["facts"] = Facts(client, time.perf_counter())
         state["send"] = send  # the server's own: a stream's frames, after its head, need not pass every layer

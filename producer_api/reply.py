@@ -18,6 +18,7 @@ from producer_api.body import json_answer
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
 from producer_api.headers import REPLAYED
+from producer_api.journal import Facts
 from producer_api.sse import Events, EventStream, Framing
 from shared.delivery.answer import Answer, collect, ending
 from shared.delivery.merge import follow_all
@@ -31,12 +32,11 @@ class Reply:
         lasting: the answer goes on without its client.
     """
 
-    def __init__(self, context: Context, request: Request, admission: Admission, *, lasting: bool) -> None:
+    def __init__(self, context: Context, facts: Facts, admission: Admission, *, lasting: bool) -> None:
         self._context = context
-        self._request = request
         self._requests = admission.requests
-        context.note(request.state.facts, admission.request)
-        self._stopwatch = context.time(request.state.facts, admission.requests, lasting=lasting)
+        context.note(facts, admission.request)
+        self._stopwatch = context.time(facts, admission.requests, lasting=lasting)
         self._lasting = lasting
         self._headers = REPLAYED if admission.joined else {}
 
@@ -44,26 +44,25 @@ class Reply:
         self, framing: Framing, *, after: int | Sequence[int] = -1, eager: bool = False, again: bool = False
     ) -> Response:
         """What comes after seq `after`, or after each request's; `eager` is EventStream's, `again` follow_all's."""
-        leave = None if self._lasting else self._abandon
+        leave = None if self._lasting else self.abandon
         attendance = self._context.attendance
         return EventStream(
-            self._events(after, again=again), framing, attendance, eager=eager, abandon=leave, headers=self._headers
+            self.events(after, again=again), framing, attendance, eager=eager, abandon=leave, headers=self._headers
         )
 
-    async def whole(self, word: Callable[[Answer], Any]) -> Response:
-        """All of it, once it has ended, as `word` words it. Raises what `word` raises, Unavailable."""
+    async def whole(self, request: Request, word: Callable[[Answer], Any]) -> Response:
+        """All of it to `request`, once it has ended, as `word` words it. Raises what `word` raises, Unavailable."""
         attend = self._context.attendance.attend
         try:
-            answer = await attend(
-                disconnect(self._request.receive), collect(self._events(-1)), resumable=self._lasting
-            )
+            answer = await attend(collect(self.events(-1)), disconnect(request.receive), resumable=self._lasting)
         except (ClientGone, Stopping, HeadraceError) as error:
             if not self._lasting:
-                self._abandon()
+                self.abandon()
             raise (stopping() if isinstance(error, Stopping) else error) from None
         return json_answer(word(answer), headers=self._headers)
 
-    def _events(self, after: int | Sequence[int], *, again: bool = False) -> Events:
+    def events(self, after: int | Sequence[int], *, again: bool = False) -> Events:
+        """What comes after seq `after`, or after each request's; `again` is follow_all's."""
         context = self._context
         places = [after] * len(self._requests) if isinstance(after, int) else after
         followed = follow_all(
@@ -80,7 +79,8 @@ class Reply:
                     self._cancel()
                 yield event
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
+        """The client has left an answer that is no use to anybody else."""
         self._stopwatch.finish = "abandoned"
         self._cancel()
 

@@ -50,7 +50,8 @@ def serve(settings: Settings) -> None:
     """
     check_exposure(settings)
     configure_logging(settings, process="api")
-    logging.getLogger("uvicorn").addHandler(_ToStructlog(logging.WARNING))
+    for name in ("uvicorn", "grpc"):
+        logging.getLogger(name).addHandler(_ToStructlog(logging.WARNING))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
 
@@ -93,9 +94,25 @@ async def _listen(backend: Backend, settings: Settings) -> None:
                 log.info("listening", message=f"administration on {url_of(*admin_listener.getsockname()[:2])}")
                 admin = AdminServer(server.context)
                 upkeep.append(tasks.create_task(admin.serve(sockets=[admin_listener])))
-            await server.serve(sockets=[listener])
+            async with _rpc(server.context):
+                await server.serve(sockets=[listener])
             for task in upkeep:
                 task.cancel()
+
+
+@asynccontextmanager
+async def _rpc(context: Context) -> AsyncIterator[None]:
+    """The same by gRPC, where the settings ask for it."""
+    if context.settings.grpc_port is None:
+        yield
+        return
+    try:
+        from producer_api.rpc.server import serving  # noqa: PLC0415  grpcio is there only where it is used
+    except ImportError as error:
+        raise ConfigError(f"{error}: install headrace[grpc]", param="grpc_port") from error
+    async with serving(context, farewell=FAREWELL) as port:
+        log.info("listening", message=f"gRPC on {context.settings.host}:{port}")
+        yield
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -203,7 +220,9 @@ def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Confi
 
 
 class _ToStructlog(logging.Handler):
-    """uvicorn's own warnings, in our log."""
+    """The servers' own warnings, in our log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log.log(record.levelno, "uvicorn", message=record.getMessage(), exc_info=record.exc_info)
+        log.log(
+            record.levelno, record.name.partition(".")[0], message=record.getMessage(), exc_info=record.exc_info
+        )

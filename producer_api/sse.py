@@ -81,7 +81,7 @@ class EventStream(Response):
         frames: Send = scope["state"]["send"]
         try:
             await self._attendance.attend(
-                disconnect(receive), self._write(send, frames), resumable=self._abandon is None
+                self._write(send, frames), disconnect(receive), resumable=self._abandon is None
             )
         except ClientGone:
             self._leave()

@@ -40,6 +40,9 @@ class Settings(BaseModel):
         le=65535,
         description="port of the API's /metrics and of administration; 0 picks one; default: none",
     )
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="port of the same jobs by gRPC, on `host`; 0 picks one; default: none"
+    )
     reuse_port: bool = Field(
         False, description="let several API processes listen on one port, so that one can follow another"
     )

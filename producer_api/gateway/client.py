@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,7 @@ from shared.errors import ConfigError
 from shared.ledger.base import Standing
 
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+OWN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 NO_TRACE = b"0" * 32
 SITE = 64  # bits that one IPv6 client's addresses share
 ADDRESSES = 4096  # that are remembered as parsed
@@ -38,7 +40,7 @@ class Client:
     standings: Sequence[Standing] = ()
 
 
-def trace_id(headers: Mapping[bytes, bytes]) -> str:
+def _trace_id(headers: Mapping[bytes, bytes]) -> str:
     """W3C Trace Context, "traceparent"."""
     found = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
     return "" if found is None or found[1] == NO_TRACE else found[1].decode()
@@ -59,7 +61,13 @@ class Proxies:
         except ValueError as error:
             raise ConfigError(f"trusted_proxies: {error}", param="trusted_proxies") from None
 
-    def address(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
+    def client(self, peer: str, headers: Mapping[bytes, bytes]) -> Client:
+        """Of a request with `headers` that came from the address `peer`; it may give its own id, if a sane one."""
+        given = headers.get(b"x-request-id", b"")
+        request_id = given.decode() if OWN_ID.fullmatch(given) else secrets.token_hex(16)
+        return Client(self._address(peer, headers), request_id, _trace_id(headers))
+
+    def _address(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
         """The address nearest to us, `peer` or one that `headers` tell of, that is no trusted proxy."""
         nearest = _parsed(peer)
         if nearest is None:

@@ -71,12 +71,12 @@ async def _answer(
         resuming=after >= 0,
     )
     admitted = admission.request
-    reply = Reply(context, request, admission, lasting=key is not None)
+    reply = Reply(context, request.state.facts, admission, lasting=key is not None)
     if after >= 0 and nothing_after(await context.admitted.record(admitted.id, caller.tenant), after):
         return Response(status_code=204)
     fingerprint = await context.gateway.fingerprint(admitted.model)
     if not stream:
-        return await reply.whole(partial(completion, admitted, fingerprint=fingerprint))
+        return await reply.whole(request, partial(completion, admitted, fingerprint=fingerprint))
     framing = ChatFraming(
         admitted,
         include_usage=body.include_usage,

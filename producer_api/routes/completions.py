@@ -52,10 +52,10 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
         drafts, principal=caller, seed=body.seed, within=body.timeout, key=key, resuming=resumed
     )
     requests = admission.requests
-    reply = Reply(context, request, admission, lasting=key is not None)
+    reply = Reply(context, request.state.facts, admission, lasting=key is not None)
     fingerprint = await context.gateway.fingerprint(body.model)
     if not stream:
-        return await reply.whole(partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
+        return await reply.whole(request, partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
     if resumed:
         records = [await context.admitted.record(each.id, caller.tenant) for each in requests]
         if all(nothing_after(record, seq) for record, seq in zip(records, after, strict=True)):

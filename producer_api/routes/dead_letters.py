@@ -14,9 +14,10 @@ from producer_api.context import Context
 from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller, Principal
 from producer_api.headers import idempotency_key
+from producer_api.jobs import describe
 from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response
 from producer_api.route import Route
-from producer_api.routes.jobs import accepted, joined
+from producer_api.routes.jobs import accepted, told
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from shared.delivery.dead_letters import DeadLetter
 from shared.errors import InvalidRequest, NotFound
@@ -99,7 +100,7 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
         except NotFound:  # it was replayed before, maybe under this key
             if key is None or (before := await context.gateway.known(key, owner(caller))) is None:
                 raise
-            return await joined(context, before)
+            return told(await describe(context, before), joined=True)
         admission = await context.gateway.submit(draft, principal=caller, seed=draft.params.seed, key=key)
         async with patience():
             await context.backend.dead_letters.remove([letter_id])

@@ -39,8 +39,8 @@ def embeddings_router(context: Context) -> APIRouter:
         admission = await context.gateway.submit_all(
             body.to_requests(caller.tenant), principal=caller, seed=0, within=body.timeout, key=key
         )
-        reply = Reply(context, request, admission, lasting=key is not None)
+        reply = Reply(context, request.state.facts, admission, lasting=key is not None)
         base64 = body.encoding_format == "base64"
-        return await reply.whole(partial(embedding_list, admission.request, base64=base64))
+        return await reply.whole(request, partial(embedding_list, admission.request, base64=base64))
 
     return router

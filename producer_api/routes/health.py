@@ -63,14 +63,14 @@ def ready_router(context: Context) -> APIRouter:
         },
     )
     async def ready() -> Response:
-        found = await _readiness(context)
+        found = await readiness(context)
         headers = {} if found.ready else {"retry-after": "1"}
         return Response(msgspec.json.encode(found), 200 if found.ready else 503, headers, "application/json")
 
     return router
 
 
-async def _readiness(context: Context) -> Readiness:
+async def readiness(context: Context) -> Readiness:
     model = context.catalog.served_model
     if context.attendance.draining:
         return Readiness(False, model, 1.0, [], stopping().message)

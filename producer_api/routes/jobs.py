@@ -9,12 +9,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer_api import jobs
 from producer_api.body import json_answer, read_body
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
+from producer_api.gateway.idempotency import HEADER
 from producer_api.gateway.principal import Caller, Tenant
-from producer_api.headers import REPLAYED, idempotency_key, resume_point
-from producer_api.hooks import hook_of, webhook_status
+from producer_api.headers import REPLAYED, resume_point
 from producer_api.job_events import JobFraming
 from producer_api.openapi import (
     IDEMPOTENCY,
@@ -28,9 +29,8 @@ from producer_api.openapi import (
 from producer_api.route import Route
 from producer_api.schemas.jobs import JobSubmission
 from producer_api.sse import EventStream
-from shared.delivery.answer import nothing_after, read_all
-from shared.delivery.base import RequestRecord
-from shared.schemas.jobs import Job, Links
+from shared.delivery.answer import nothing_after
+from shared.schemas.jobs import Job
 
 AFTER = parameter("after", "query", "the same in the URL; the header counts first", type="integer", minimum=-1)
 
@@ -50,16 +50,8 @@ def jobs_router(context: Context) -> APIRouter:
     )
     async def submit(request: Request, caller: Caller) -> Response:
         body = await read_body(request, JobSubmission)
-        key = idempotency_key(request, tenant=caller.tenant, kind="job", body=body.model_dump_json())
-        admission = await context.gateway.submit(
-            body.to_request(caller.tenant),
-            principal=caller,
-            seed=body.seed,
-            within=body.timeout,
-            key=key,
-            hook=hook_of(context.settings, body.webhook),
-        )
-        return await accepted(context, request, admission)
+        key = jobs.job_key(request.headers.getlist(HEADER), caller, body)
+        return await accepted(context, request, await jobs.submit(context, body, caller, key))
 
     @router.get(
         "/{job_id}",
@@ -67,7 +59,7 @@ def jobs_router(context: Context) -> APIRouter:
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the job as it stands", Job)},
     )
     async def see(job_id: str, tenant: Tenant) -> Response:
-        return json_answer(await _describe(context, await context.admitted.record(job_id, tenant)))
+        return json_answer(await jobs.see(context, job_id, tenant))
 
     @router.delete(
         "/{job_id}",
@@ -75,9 +67,7 @@ def jobs_router(context: Context) -> APIRouter:
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the job, ended", Job)},
     )
     async def cancel(job_id: str, tenant: Tenant) -> Response:
-        await context.admitted.record(job_id, tenant)
-        await context.admitted.cancel(job_id)
-        return json_answer(await _describe(context, await context.admitted.record(job_id, tenant)))
+        return json_answer(await jobs.cancel(context, job_id, tenant))
 
     @router.get(
         "/{job_id}/events",
@@ -102,33 +92,10 @@ def jobs_router(context: Context) -> APIRouter:
 
 async def accepted(context: Context, request: Request, admission: Admission) -> Response:
     """202 with the job that was made, or that its key stands for already."""
-    made = admission.request
-    context.note(request.state.facts, made)
-    if admission.joined:
-        return await joined(context, await context.admitted.record(made.id, made.tenant))
-    job = Job(
-        id=made.id,
-        model=made.model,
-        priority=made.priority.value,
-        state="queued",
-        created_at=made.created_at,
-        deadline=made.deadline,
-        links=Links.of(made.id),
-    )
-    return json_answer(job, 202, {"location": job.links.self})
+    context.note(request.state.facts, admission.request)
+    return told(await jobs.admitted(context, admission), joined=admission.joined)
 
 
-async def joined(context: Context, record: RequestRecord) -> Response:
-    """202 with a job that came before under the same key, as it stands."""
-    job = await _describe(context, record)
-    return json_answer(job, 202, {"location": job.links.self, **REPLAYED})
-
-
-async def _describe(context: Context, record: RequestRecord) -> Job:
-    if record.state.terminal:
-        answer = await read_all(context.backend.token_log, record.id)
-        job = Job.ended(record, answer, await context.gateway.fingerprint(record.model))
-    else:
-        job = Job.of(record, await context.admitted.outlook(record))
-    job.webhook = await webhook_status(context, record.id)
-    return job
+def told(job: Job, *, joined: bool) -> Response:
+    """202 with a job; `joined`: it came before, under the same key."""
+    return json_answer(job, 202, {"location": job.links.self, **(REPLAYED if joined else {})})

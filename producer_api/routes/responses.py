@@ -132,11 +132,11 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
     if body.background and not body.stream:
         return await _accepted(context, request, admission, asked)
     lasting = bool(body.background) or key is not None
-    reply = Reply(context, request, admission, lasting=lasting)
+    reply = Reply(context, request.state.facts, admission, lasting=lasting)
     if body.stream:
         framing = ResponseFraming(asked, after=after, resumable=lasting)
         return reply.stream(framing, eager=bool(body.background) or after >= 0)
-    return await reply.whole(partial(whole, asked))
+    return await reply.whole(request, partial(whole, asked))
 
 
 async def _accepted(context: Context, request: Request, admission: Admission, asked: ResponseObject) -> Response:

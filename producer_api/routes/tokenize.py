@@ -45,7 +45,7 @@ def tokenize_router(context: Context) -> APIRouter:
             strings = list(found.pieces) if body.return_token_strs else None
             return Tokens(len(found.tokens), limit, list(found.tokens), strings)
 
-        return await reply.whole(word)
+        return await reply.whole(request, word)
 
     @router.post(
         "/detokenize",
@@ -56,11 +56,11 @@ def tokenize_router(context: Context) -> APIRouter:
     async def detokenize(request: Request, caller: Caller) -> Response:
         body = await read_body(request, DetokenizeRequest)
         reply = await _ask(context, request, caller, body.to_request(caller.tenant))
-        return await reply.whole(lambda answer: Detokenized(result_of(answer).text))
+        return await reply.whole(request, lambda answer: Detokenized(result_of(answer).text))
 
     return router
 
 
 async def _ask(context: Context, request: Request, caller: Principal, draft: Draft) -> Reply:
     admission = await context.gateway.submit(draft, principal=caller, seed=0, within=LIMIT)
-    return Reply(context, request, admission, lasting=False)
+    return Reply(context, request.state.facts, admission, lasting=False)

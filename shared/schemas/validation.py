@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -43,6 +43,14 @@ def field_path(loc: Sequence[int | str]) -> str:
     for part in loc:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
+
+
+def validate_plain(value: dict[str, Any], schema: type[Model]) -> Model:
+    """What JSON with that `value` would be. Raises InvalidFields with the fields at fault."""
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        raise InvalidFields.of(error) from None
 
 
 def validate(data: bytes, schema: type[Model]) -> Model:

@@ -1,0 +1,1 @@
+"""The front end by gRPC: the same jobs, through the same admission."""

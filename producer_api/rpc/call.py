@@ -1,0 +1,99 @@
+"""One call of a method: who makes it, what it sent, and what it is told.
+
+It knows nothing of what a method does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import grpc
+from google.protobuf.message import Message
+
+from producer_api.context import Context
+from producer_api.gateway.principal import Principal
+from producer_api.gateway.standing import headers_of
+from producer_api.journal import Facts
+from producer_api.rpc.read import parse
+from shared.errors import InvalidRequest, MalformedBody
+
+Proto = TypeVar("Proto", bound=Message)
+Servicer = grpc.aio.ServicerContext[Any, bytes]  # reads bytes, or the end
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Call:
+    """Made anew for each.
+
+    Args:
+        rpc: gRPC's side of it.
+        charged: its answer tells where the caller's limits are.
+    """
+
+    def __init__(self, context: Context, rpc: Servicer, facts: Facts, *, charged: bool) -> None:
+        self.facts = facts
+        self._context = context
+        self._rpc = rpc
+        self._charged = charged
+        self._more: dict[str, str] = {}
+        self._begun = False
+
+    @property
+    def caller(self) -> Principal:
+        assert self.facts.principal is not None
+        return replace(self.facts.principal, client=self.facts.client)
+
+    def given(self, name: str) -> list[str]:
+        """All that the metadata have by that name."""
+        return [str(value) for key, value in self._rpc.invocation_metadata() or () if key == name]
+
+    async def read(self, kind: type[Proto]) -> Proto:
+        """The message that it sent. Raises MalformedBody, InvalidRequest."""
+        limit = self._context.settings.body_timeout
+        try:
+            async with asyncio.timeout(limit):
+                data = await self._rpc.read()
+                if data is grpc.aio.EOF:
+                    raise MalformedBody("a message is needed")
+                if await self._rpc.read() is not grpc.aio.EOF:
+                    raise InvalidRequest("only one message is taken")
+        except TimeoutError:
+            raise MalformedBody(f"the message did not arrive within {limit:.0f} s") from None
+        return parse(data, kind)
+
+    def add(self, metadata: Mapping[str, str]) -> None:
+        """To what goes with its answer."""
+        self._more |= metadata
+
+    async def write(self, message: Message) -> None:
+        """At the client's pace."""
+        if not self._begun:
+            self._begun = True
+            await self._rpc.send_initial_metadata(await self.metadata())
+        await self._rpc.write(message.SerializeToString())
+
+    async def metadata(self) -> Metadata:
+        """What goes with its answer: the request's id, and where limits are."""
+        client, principal, meter = self.facts.client, self.facts.principal, self._context.meter
+        standings = client.standings
+        if self._charged and meter is not None and principal is not None and not standings:  # nothing was charged
+            standings = await meter.look(principal, client)
+        limits = headers_of(standings) if self._charged else []
+        told = ((name.decode(), value.decode()) for name, value in limits)
+        return (("x-request-id", client.request_id), *self._more.items(), *told)
+
+
+def address_of(peer: str) -> str:
+    """Of gRPC's name of a peer, ipv4:1.2.3.4:5 or ipv6:[::1]:5; empty for others."""
+    kind, _, place = unquote(peer).partition(":")
+    return place.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
+
+
+def headers(rpc: Servicer) -> dict[bytes, bytes]:
+    """A call's metadata as HTTP has them."""
+    found: Sequence[tuple[str, Any]] = tuple(rpc.invocation_metadata() or ())
+    return {key.encode(): value.encode() for key, value in found if isinstance(value, str)}

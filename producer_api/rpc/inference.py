@@ -1,0 +1,112 @@
+"""The service headrace.v1.Inference: jobs, and the models that they may name."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from producer_api import jobs
+from producer_api.attend import Stopping, stopping
+from producer_api.context import Context
+from producer_api.gateway.admit import Admission
+from producer_api.gateway.idempotency import HEADER
+from producer_api.gateway.patience import patience
+from producer_api.headers import REPLAYED
+from producer_api.reply import Reply
+from producer_api.rpc import inference_pb2 as pb
+from producer_api.rpc.call import Call
+from producer_api.rpc.endpoint import Method
+from producer_api.rpc.read import seen, submission
+from producer_api.rpc.tell import event_messages, job_message, model_message
+from producer_api.sse import Events
+from shared.delivery.answer import before_end, ending
+from shared.errors import InvalidRequest
+from shared.protocol import Terminal
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["Inference"].full_name
+KEY = HEADER.lower()  # metadata's names are in lower case
+
+
+class Inference:
+    """Its methods; `methods` is what they are called."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def methods(self) -> list[Method]:
+        return [
+            Method("Submit", "jobs", self._submit, charged=True),
+            Method("Generate", "jobs", self._generate, charged=True),
+            Method("Follow", "jobs", self._follow),
+            Method("GetJob", "jobs", self._get),
+            Method("CancelJob", "jobs", self._cancel),
+            Method("ListModels", "models", self._models),
+        ]
+
+    async def _submit(self, call: Call) -> None:
+        body = submission(await call.read(pb.JobRequest))
+        key = jobs.job_key(call.given(KEY), call.caller, body)
+        admission = await jobs.submit(self._context, body, call.caller, key)
+        self._context.note(call.facts, admission.request)
+        await call.write(await self._job(call, admission))
+
+    async def _generate(self, call: Call) -> None:
+        message = await call.read(pb.GenerateRequest)
+        after, body = seen(message), submission(message.job)
+        key = jobs.job_key(call.given(KEY), call.caller, body)
+        if after >= 0 and key is None:
+            raise InvalidRequest(f"from_seq resumes an answer that was begun with an {KEY}", param="from_seq")
+        admission = await jobs.submit(self._context, body, call.caller, key, resuming=after >= 0)
+        reply = Reply(self._context, call.facts, admission, lasting=key is not None)
+        try:
+            job = await self._job(call, admission)
+            await call.write(pb.Event(job=job))
+            end = await self._tell(call, reply.events(after), resumable=key is not None)
+        except BaseException:  # also a client that left, and the end of the server
+            if key is None:
+                reply.abandon()
+            raise
+        if (error := ending(end)) is not None:
+            raise error
+
+    async def _follow(self, call: Call) -> None:
+        message = await call.read(pb.FollowRequest)
+        record = await self._context.admitted.record(message.id, call.caller.tenant)
+        after = before_end(record, seen(message))
+        followed = self._context.backend.token_log.follow(record.id, after, idle=self._context.settings.keepalive)
+        await self._tell(call, followed, resumable=True)
+
+    async def _get(self, call: Call) -> None:
+        message = await call.read(pb.GetJobRequest)
+        await call.write(job_message(await jobs.see(self._context, message.id, call.caller.tenant)))
+
+    async def _cancel(self, call: Call) -> None:
+        message = await call.read(pb.CancelJobRequest)
+        await call.write(job_message(await jobs.cancel(self._context, message.id, call.caller.tenant)))
+
+    async def _models(self, call: Call) -> None:
+        await call.read(pb.ListModelsRequest)
+        async with patience():
+            found = await self._context.catalog.models()
+        told = [model_message(info) for info in found if call.caller.may_use(info.name)]
+        await call.write(pb.ListModelsResponse(models=told))
+
+    async def _job(self, call: Call, admission: Admission) -> pb.Job:
+        call.add(REPLAYED if admission.joined else {})
+        return job_message(await jobs.admitted(self._context, admission))
+
+    async def _tell(self, call: Call, events: Events, *, resumable: bool) -> Terminal:
+        """Write them, at the client's pace; the last. Raises Unavailable where the server stops."""
+        try:
+            return await self._context.attendance.attend(_written(call, events), None, resumable=resumable)
+        except Stopping:
+            raise stopping() from None
+
+
+async def _written(call: Call, events: Events) -> Terminal:
+    async with aclosing(events):
+        async for event in events:
+            for message in event_messages(event) if event is not None else ():
+                await call.write(message)
+            if event is not None and event.terminal is not None:
+                return event.terminal
+    raise AssertionError("an answer ends by its terminal event")

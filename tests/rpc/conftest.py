@@ -49,15 +49,17 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, backend: Backend) -> AsyncIterator[tuple[Context, Client]]:
+async def serving(settings: Settings, backend: Backend, port: int = 0) -> AsyncIterator[tuple[Context, Client]]:
     """An API's parts behind gRPC, and a client of them."""
-    context: Context = create_app(settings.model_copy(update={"grpc_port": 0}), backend).state.context
-    async with (
-        serving_rpc(context, farewell=0.1) as port,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        yield context, Client(channel, port)
-    await context.close()
+    context: Context = create_app(settings.model_copy(update={"grpc_port": port}), backend).state.context
+    try:
+        async with (
+            serving_rpc(context, farewell=0.1) as bound,
+            grpc.aio.insecure_channel(f"{settings.host}:{bound}") as channel,
+        ):
+            yield context, Client(channel, bound)
+    finally:
+        await context.close()
 
 
 @pytest.fixture

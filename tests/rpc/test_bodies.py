@@ -187,6 +187,7 @@ def test_wrong_fields_are_named(fields: dict[str, Any], params: list[str]) -> No
     [
         ({"tools": [function(), function(parameters="{")]}, "tools[1].function.parameters"),
         ({"tools": [function(parameters="[" * 100_000)]}, "tools[0].function.parameters"),
+        ({"tools": [function(parameters='{"default": NaN}')]}, "tools[0].function.parameters"),
         ({"tool_choice": pb.ToolChoice(mode="required"), "prompt": "a"}, "tool_choice"),
     ],
 )

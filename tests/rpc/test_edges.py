@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,11 +14,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from structlog.testing import capture_logs
 
-from producer_api.app import create_app
 from producer_api.rpc import inference_pb2 as pb
 from producer_api.rpc.inference import Inference
 from producer_api.rpc.server import HEADROOM
-from producer_api.rpc.server import serving as serving_rpc
 from shared.accounts.database import Database
 from shared.accounts.keys import ApiKeys
 from shared.accounts.pepper import pepper_of
@@ -112,8 +109,10 @@ async def test_limits_are_charged_and_told(settings: Settings, backend: Backend,
             await call
             left.append(dict(await call.initial_metadata())["x-ratelimit-remaining-requests"])
         refused = await refusal(client.Generate(pb.GenerateRequest(job=chat())))
+        uncharged = await refusal(client.Submit(pb.JobRequest()))
 
     assert left == ["1", "0"]
+    assert dict(uncharged.trailing_metadata())["x-ratelimit-limit-requests"] == "2"
     assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     found = details(refused)
     assert found["ErrorInfo"].reason == "rate_limit_exceeded"
@@ -343,16 +342,17 @@ async def test_it_tells_of_itself(client: Client) -> None:
     assert b"CancelJob" in answers[1].file_descriptor_response.file_descriptor_proto[0]
 
 
-async def test_a_port_that_is_taken(settings: Settings, backend: Backend) -> None:
-    with socket.create_server((HOST, 0)) as taken:
-        context = create_app(
-            settings.model_copy(update={"grpc_port": taken.getsockname()[1]}), backend
-        ).state.context
-        with pytest.raises(ConfigError) as caught:
-            async with serving_rpc(context, farewell=0.1):
+async def test_a_port_is_shared_by_a_setting_alone(settings: Settings, backend: Backend) -> None:
+    """Given a server, Expect a second one on its port refused; with `reuse_port` both are there."""
+    async with serving(settings, backend) as (_, client):
+        with pytest.raises(ConfigError) as refused:
+            async with serving(settings, backend, port=client.port):
                 pass
-        await context.close()
-    assert caught.value.param == "grpc_port"
+    shared = settings.model_copy(update={"reuse_port": True})
+    async with serving(shared, backend) as (_, client), serving(shared, backend, port=client.port) as (_, second):
+        assert second.port == client.port
+
+    assert refused.value.param == "grpc_port"
 
 
 async def test_connections_are_bounded(settings: Settings, backend: Backend) -> None:

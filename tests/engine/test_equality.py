@@ -15,6 +15,10 @@ from tests.engine.driver import GREEDY, load, run
 MAX_TOKENS = 24
 
 
+COMPILED = pytest.param({}, id="compiled")
+PLAIN = pytest.param({"cache_dir": None}, id="plain", marks=pytest.mark.slow)
+
+
 def prompts(count: int) -> list[list[int]]:
     rng = random.Random(count)
     return [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(count)]
@@ -35,7 +39,10 @@ def expected(checkpoints: Callable[[str], Path]) -> Callable[[str, int], list[li
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("kernels", [{}, {"cache_dir": None}], ids=["compiled", "plain"])
+@pytest.mark.parametrize(
+    "kernels",
+    [pytest.param({}, id="compiled"), pytest.param({"cache_dir": None}, id="plain", marks=pytest.mark.slow)],
+)
 def test_every_architecture(
     name: str,
     kernels: dict[str, None],

@@ -65,7 +65,7 @@ def test_sizes_end_with_the_largest_step_or_where_steps_are_large_anyway() -> No
 
 
 @pytest.mark.parametrize("budget", [1, 13, 48])
-@pytest.mark.parametrize("invariant", [False, True])
+@pytest.mark.parametrize("invariant", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_answers_are_the_same(llama: Path, recorded: Loader, budget: int, invariant: bool) -> None:
     """With preemptions, block copies of forked choices, and steps of every size up to the budget."""
     expected = run(load(llama, device="cpu"), prompts(12))

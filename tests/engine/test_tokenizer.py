@@ -41,6 +41,7 @@ def test_it_is_the_one_of_transformers(
     assert ours.encode(TEXT) == theirs.encode(TEXT)
 
 
+@pytest.mark.slow
 def test_a_model_of_ours_is_loaded_without_the_models_of_transformers(llama: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LOAD, str(llama)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -86,6 +86,7 @@ async def worker_done(api: Metered, job: str) -> None:
         assert "event: done" in (await api.http.get(f"/v1/jobs/{job}/events")).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["requests", "tokens"])
 async def test_over_the_limit_a_client_hears_when_to_come_again(
     settings: Settings, backend: Backend, worker: ScriptedWorker, unit: str

@@ -55,6 +55,7 @@ def unconfigured_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer_api.serve.configure_logging", lambda settings, process: None)
 
 
+@pytest.mark.slow
 def test_process(valkey: EmbeddedServer) -> None:
     """Given the API as a process, expect it small when idle, and exit 0 upon SIGTERM."""
     with running(valkey) as (process, url):
@@ -65,6 +66,7 @@ def test_process(valkey: EmbeddedServer) -> None:
         assert process.wait(timeout=10) == 0
 
 
+@pytest.mark.slow
 def test_no_prompt_in_logs(valkey: EmbeddedServer) -> None:
     """Given prompts with a canary, good, bad and no JSON, expect lines in the log, and no canary in them."""
     canary = "canary-71c"
@@ -264,6 +266,7 @@ NEED_MORE = {  # a model that embeds, a file, and a model that can be held to a 
 }
 
 
+@pytest.mark.slow
 def test_an_unread_log_holds_nothing_up(valkey: EmbeddedServer) -> None:
     """Given a process whose stderr is a pipe that nobody reads, expect it to answer past what the pipe holds."""
     with running(valkey, log_level="debug") as (process, url), httpx.Client(base_url=url) as http:

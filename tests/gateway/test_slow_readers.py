@@ -7,6 +7,7 @@ import socket
 
 import httpx
 import psutil
+import pytest
 
 from shared.delivery.base import Append
 from shared.embedded import EmbeddedServer
@@ -30,14 +31,15 @@ def stalled(port: int, job_id: str) -> socket.socket:
 
 
 async def write_all(job: Job) -> None:
-    for start in range(0, EVENTS, 500):
+    for start in range(job.seq, job.seq + EVENTS, 500):
         events = [TokenEvent(seq, (Token(0, seq, TEXT),)) for seq in range(start, start + 500)]
         written = await job.backend.token_log.append([Append(job.lease, event, PROMPT_TOKENS) for event in events])
         assert all(written)
-    job.seq = EVENTS
+    job.seq += EVENTS
     await job.end()
 
 
+@pytest.mark.slow
 async def test_memory_of_stalled_readers_is_bounded(valkey: EmbeddedServer, worker: ScriptedWorker) -> None:
     """Given readers that take nothing of a long answer, Expect less memory for all than the answer has for two."""
     with running(valkey) as (process, url):

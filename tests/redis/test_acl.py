@@ -247,6 +247,7 @@ def test_the_document_has_these_rules() -> None:
     assert [rule(role) for role in COMMANDS] == [line for line in lines if line.startswith("ACL SETUSER")]
 
 
+@pytest.mark.slow
 async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_path: Path) -> None:
     api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
     async with opened(api_settings) as api, opened(worker_settings) as worker:

@@ -86,6 +86,7 @@ async def test_tls_trusts_the_right_server_only(
                     await backend.start()
 
 
+@pytest.mark.slow
 async def test_a_hung_server_is_unavailable_in_time_and_heals(node: Node, tmp_path: Path) -> None:
     async with opened(settings_for(node.url, tmp_path, redis_timeout=LIMIT)) as backend:
         [(item, lease)] = await hold(backend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
 from producer_api.gateway.idempotency import Key
@@ -15,7 +17,7 @@ from shared.schemas.jobs import Job, Links
 KIND = "job"  # of what an idempotency key stands for
 
 
-def job_key(given: list[str], caller: Principal, body: JobSubmission) -> Key | None:
+def job_key(given: Sequence[str], caller: Principal, body: JobSubmission) -> Key | None:
     """The key that the client gave for this `body`, None for none. Raises InvalidRequest."""
     return Key.of(given, tenant=caller.tenant, kind=KIND, body=body.model_dump_json())
 

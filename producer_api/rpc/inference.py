@@ -19,7 +19,7 @@ from producer_api.rpc.read import seen, submission
 from producer_api.rpc.tell import event_messages, job_message, model_message
 from producer_api.sse import Events
 from shared.delivery.answer import before_end, ending
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, Unavailable
 from shared.protocol import Terminal
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["Inference"].full_name
@@ -58,8 +58,10 @@ class Inference:
         admission = await jobs.submit(self._context, body, call.caller, key, resuming=after >= 0)
         reply = Reply(self._context, call.facts, admission, lasting=key is not None)
         try:
-            job = await self._job(call, admission)
-            await call.write(pb.Event(job=job))
+            await call.write(pb.Event(job=await self._job(call, admission)))
+            if after >= 0:
+                record = await self._context.admitted.record(admission.request.id, call.caller.tenant)
+                after = before_end(record, after)
             end = await self._tell(call, reply.events(after), resumable=key is not None)
         except BaseException:  # also a client that left, and the end of the server
             if key is None:
@@ -109,4 +111,4 @@ async def _written(call: Call, events: Events) -> Terminal:
                 await call.write(message)
             if event is not None and event.terminal is not None:
                 return event.terminal
-    raise AssertionError("an answer ends by its terminal event")
+    raise Unavailable("the answer ended where its reader could not hear of it: ask again", retry_after=0)

@@ -175,5 +175,7 @@ class TokenLog(Protocol):
     def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         """Each event after `after`, as it is written, until the terminal one: gapless, without repeats.
 
+        Who follows from beyond the end is told of the end when it comes, and of nothing where it has come.
+
         Yields None after each `idle` seconds of silence. Raises NotFound when the request is not known (any more).
         """

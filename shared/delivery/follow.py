@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from shared import keys
-from shared.delivery.base import Live, TokenLog
+from shared.delivery.base import Live, LogPage, TokenLog
 from shared.errors import Unavailable
 from shared.protocol import TokenEvent, decode_event
 
@@ -43,12 +43,14 @@ async def follow(
     Once it has read the log, it waits out an outage of the store of up to OUTAGE seconds, as silence.
     """
     async with live.subscribe(keys.live_channel(request_id)) as subscription:
-        seen, behind = after, True
+        seen, behind, waited = after, True, False
         outage = Outage()
         while True:
             if behind:
                 try:
                     page = await log.read(request_id, seen)
+                    if waited and page.complete and not page.events:
+                        page = await _end(log, request_id)
                 except Unavailable as error:
                     outage.bear(error)
                     yield None
@@ -60,7 +62,7 @@ async def follow(
                     yield event
                 if page.complete:
                     return
-                behind = bool(page.events)
+                behind, waited = bool(page.events), True
                 continue
             message = await subscription.get(idle)
             if message is None:
@@ -68,8 +70,16 @@ async def follow(
             live_event = decode_event(message) if isinstance(message, bytes) else None
             if live_event is None or live_event.seq > seen + 1:
                 behind = True
-            elif live_event.last_seq > seen:
+            elif live_event.last_seq <= seen:
+                behind = live_event.terminal is not None  # it began beyond the end
+            else:
                 yield live_event.after(seen)
                 seen = live_event.last_seq
                 if live_event.terminal:
                     return
+
+
+async def _end(log: TokenLog, request_id: str) -> LogPage:
+    """The last event of an answer that has ended, for a reader from beyond it. Raises NotFound, Unavailable."""
+    record = await log.record(request_id)
+    return await log.read(request_id, -1 if record is None else record.completion_tokens - 1)

@@ -192,6 +192,37 @@ async def test_a_reader_sees_appends_as_they_are_made(backend: Backend, request_
             assert event == token_event(i, "x")
 
 
+async def test_a_reader_from_beyond_the_end_is_told_of_it(backend: Backend, request_: Request) -> None:
+    lease = await acquire(backend, request_)
+    await append(backend, lease, token_event(0, "a"))
+    async with aclosing(backend.token_log.follow(request_.id, 9, idle=0.01)) as events:
+        assert await anext(events) is None  # it has read the log by now
+        await append(backend, lease, TokenEvent(1, token_event(1, "b").tokens, DONE))
+        assert [event async for event in events if event is not None] == [TokenEvent(2, (), DONE)]
+    async with aclosing(backend.token_log.follow(request_.id, 9, idle=0.01)) as events:
+        assert [event async for event in events] == []
+
+
+async def test_a_reader_from_beyond_the_end_hears_of_it_live(
+    backend: Backend, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await acquire(backend, request_)
+    read, waiting = backend.token_log.read, asyncio.Event()
+
+    async def noting(request_id: str, after: int = -1) -> LogPage:
+        page = await read(request_id, after)
+        waiting.set()
+        return page
+
+    monkeypatch.setattr(backend.token_log, "read", noting)
+    async with asyncio.timeout(10), aclosing(backend.token_log.follow(request_.id, 9, idle=60)) as events:
+        last = asyncio.ensure_future(anext(events))
+        await waiting.wait()
+        await append(backend, lease, token_event(0, "a"))
+        await append(backend, lease, TokenEvent(1, (), DONE))
+        assert await last == TokenEvent(1, (), DONE)
+
+
 async def test_a_slow_reader_reads_the_log_instead_of_growing(backend: Backend, request_: Request) -> None:
     lease = await acquire(backend, request_)
     total = max(PAGE, BACKLOG) * 2 + 5

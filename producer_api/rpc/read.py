@@ -7,24 +7,28 @@ from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 from pydantic_core import from_json
 
 from producer_api.rpc.inference_pb2 import FollowRequest, GenerateRequest, JobRequest
 from producer_api.schemas.jobs import JobSubmission
 from shared.errors import InvalidRequest, MalformedBody
+from shared.schemas.bounds import ARRAYS
 from shared.schemas.validation import field_path, validate_plain
 
 Proto = TypeVar("Proto", bound=Message)
+Place = tuple[int | str, ...]
 
 
 def parse(data: bytes, kind: type[Proto]) -> Proto:
-    """`data` as a message that has nothing but known fields. Raises MalformedBody, InvalidRequest."""
+    """`data` as a message of known fields: none is passed over in silence. Raises MalformedBody, InvalidRequest."""
     try:
         message = kind.FromString(data)
     except DecodeError:
         raise MalformedBody(f"the message is no {kind.DESCRIPTOR.full_name}") from None
-    _check_known(message, ())
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    if message.ByteSize() != size:
+        raise InvalidRequest(f"{kind.DESCRIPTOR.full_name} has a field, or one within, that is unknown here")
     return message
 
 
@@ -66,27 +70,18 @@ def _json(text: str, param: str) -> Any:
         raise InvalidRequest(f"{param} is no JSON", param=param) from None
 
 
-def _plain(message: Message) -> dict[str, Any]:
-    """What is set in it, by name."""
-    return {field.name: _value(field, value) for field, value in message.ListFields()}
+def _plain(message: Message, place: Place = ()) -> dict[str, Any]:
+    """What is set in it, by name. Raises InvalidRequest for more of a field than may be."""
+    return {field.name: _value(field, value, (*place, field.name)) for field, value in message.ListFields()}
 
 
-def _value(field: FieldDescriptor, value: Any) -> Any:
+def _value(field: FieldDescriptor, value: Any, place: Place) -> Any:
     if field.message_type is None:
         return list(value) if field.is_repeated else value
     if field.message_type.GetOptions().map_entry:
         return dict(value)
-    return [_plain(each) for each in value] if field.is_repeated else _plain(value)
-
-
-def _check_known(message: Message, path: tuple[int | str, ...]) -> None:
-    """Raises InvalidRequest for a field that we do not know: nothing is passed over in silence."""
-    unknown = UnknownFieldSet(message)
-    if len(unknown):
-        where = field_path(path) or message.DESCRIPTOR.name
-        raise InvalidRequest(f"{where} has a field {unknown[0].field_number} that is unknown here", param=where)
-    for field, value in message.ListFields():
-        if field.message_type is None or field.message_type.GetOptions().map_entry:
-            continue
-        for i, each in enumerate(value) if field.is_repeated else ((None, value),):
-            _check_known(each, (*path, field.name) if i is None else (*path, field.name, i))
+    if not field.is_repeated:
+        return _plain(value, place)
+    if len(value) > (most := ARRAYS[field.name]["maxItems"]):
+        raise InvalidRequest(f"{field_path(place)}: at most {most} are allowed", param=field_path(place))
+    return [_plain(each, (*place, i)) for i, each in enumerate(value)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ MOST_N = 128  # of the setting max_n
 MOST_PARTS = 1024  # of one content
 SCHEMA_KEYS = 10_000  # more do not fit the characters that a schema may have
 
+Element = TypeVar("Element")
+# Its first wrong element is told alone: a body of millions of them would take seconds to find and tell all.
+Items = Annotated[list[Element], Field(fail_fast=True)]
 Short = Annotated[str, Field(max_length=512)]  # an id or a name of the client's, told again or unused
 
 Node = dict[str, Any]

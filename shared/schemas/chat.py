@@ -15,7 +15,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
 from shared.schemas.body import asking_for_nothing
 from shared.schemas.bounds import Short
-from shared.schemas.fields import ChatMessage, Metadata, Priority, StreamFields, Submission, Usage, priority_class
+from shared.schemas.fields import Messages, Metadata, Priority, StreamFields, Submission, Usage, priority_class
 from shared.schemas.tools import AnswerCall, DeltaCall, ToolFields
 
 # fields that OpenAI has and we do not, with the values that ask for nothing
@@ -38,7 +38,7 @@ NotYet = Annotated[Any, Field(description="not supported: refused unless it asks
 class ChatRequest(Submission, StreamFields, ToolFields):
     """The body of a chat completion."""
 
-    messages: list[ChatMessage]
+    messages: Messages
     max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens")
     logprobs: bool | None = Field(None, description="tell each token's log-probability")
     top_logprobs: int | None = Field(None, description="and those of the likeliest tokens; 0 to 20; with logprobs")

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, SamplingParams
 from shared.schemas.body import Body, Text
-from shared.schemas.bounds import Short
+from shared.schemas.bounds import LIMITS, Items, Short
 from shared.schemas.structured import StructuredFields
 from shared.schemas.tools import PastCall
 
@@ -48,7 +48,7 @@ Metadata = Annotated[
     dict[str, str] | None, AfterValidator(_small), WithJsonSchema({"anyOf": [_METADATA, {"type": "null"}]})
 ]
 Stop = Annotated[
-    list[str] | None,
+    Items[str] | None,
     BeforeValidator(_strings),
     WithJsonSchema(
         {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
@@ -60,7 +60,7 @@ class ChatMessage(Body):
     """One turn. What an SDK's own answer carries beside may come back with it, if it is empty."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    tool_calls: list[PastCall] | None = Field(None, description="the calls that this answer made")
+    tool_calls: Items[PastCall] | None = Field(None, description="the calls that this answer made")
     content: Annotated[Text | None, Field(validate_default=True)] = None
     tool_call_id: Short | None = Field(None, validate_default=True, description="of the call that a tool answers")
     name: Short | None = Field(None, description="of who speaks; for chat templates that tell it")
@@ -98,6 +98,9 @@ class ChatMessage(Body):
             tool_call_id=self.tool_call_id,
             name=self.name,
         )
+
+
+Messages = Annotated[Items[ChatMessage], Field(max_length=LIMITS.messages)]
 
 
 class SamplingFields(Body):

@@ -13,7 +13,7 @@ from shared.delivery.answer import Answer, Choice
 from shared.delivery.base import RequestRecord
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Request, Token
-from shared.schemas.fields import ChatMessage, Priority, Submission, Usage, priority_class
+from shared.schemas.fields import Messages, Priority, Submission, Usage, priority_class
 from shared.schemas.tools import AnswerCall, ToolFields, calls_of
 from shared.transports.base import Outlook
 from shared.webhooks.base import Webhook
@@ -40,7 +40,7 @@ Prompt = Annotated[
 class JobRequest(Submission, ToolFields):
     """The body of POST /v1/jobs. Sampling parameters are flat, by the names of a chat completion."""
 
-    messages: list[ChatMessage] | None = Field(None, description="a chat; either this or prompt")
+    messages: Messages | None = Field(None, description="a chat; either this or prompt")
     prompt: Prompt = Field(None, description="text or token ids, taken as they are; either this or messages")
     priority: Priority = Field("standard", description="the queue it waits in")
     deadline: float | None = Field(

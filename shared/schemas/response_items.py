@@ -15,7 +15,7 @@ from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
 
 from shared.protocol import Message, ToolCall
 from shared.schemas.body import Body
-from shared.schemas.bounds import LIMITS, MOST_PARTS, Short
+from shared.schemas.bounds import LIMITS, MOST_PARTS, Items, Short
 from shared.schemas.chat import TokenLogprob
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -118,7 +118,7 @@ def _items(given: Any) -> Any:
     return [{"role": "user", "content": given}] if isinstance(given, str) else given
 
 
-_Parts = Annotated[list[InputPart], Field(min_length=1, max_length=MOST_PARTS)]
+_Parts = Annotated[Items[InputPart], Field(min_length=1, max_length=MOST_PARTS)]
 Parts = Annotated[_Parts, BeforeValidator(_parts, json_schema_input_type=str | _Parts)]
 
 
@@ -186,7 +186,7 @@ InputItem = Annotated[
     | Annotated[InputOutput, Tag("function_call_output")],
     Discriminator(_kind),
 ]
-_Input = Annotated[list[InputItem], Field(min_length=1)]
+_Input = Annotated[Items[InputItem], Field(min_length=1, max_length=LIMITS.messages)]
 Input = Annotated[_Input, BeforeValidator(_items, json_schema_input_type=str | _Input)]
 
 

@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag
 
 from shared.protocol import Structured, Tools
 from shared.schemas.body import Body
+from shared.schemas.bounds import Items
 from shared.schemas.structured import ObjectFormat, SchemaFormat, TextFormat
 from shared.schemas.tools import FunctionDefinition, FunctionName, Word, tools_of
 
@@ -62,7 +63,7 @@ class TextOptions(Body):
 class ToolFields(Body):
     """The fields of a response that say what its answer may call, and must look like."""
 
-    tools: list[FunctionTool] | None = Field(None, description="functions of yours; there are no hosted tools")
+    tools: Items[FunctionTool] | None = Field(None, description="functions of yours; there are no hosted tools")
     tool_choice: ToolChoice = Field(
         None, description="whether it may, must, or which it must call; default with tools: auto"
     )

@@ -13,7 +13,7 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, Request, SamplingParams
 from shared.schemas.body import Body, asking_for_nothing
-from shared.schemas.bounds import Short
+from shared.schemas.bounds import Items, Short
 from shared.schemas.fields import SEEDS, Metadata, Priority, priority_class
 from shared.schemas.response_items import Input, Item, messages_of
 from shared.schemas.response_object import ResponseObject, TextConfig
@@ -74,7 +74,7 @@ class ResponseRequest(ToolFields):
     temperature: float | None = Field(None, description="0 to 2; 0 takes the likeliest token; default 1")
     top_p: float | None = Field(None, description="above 0, to 1; default 1")
     top_logprobs: int | None = Field(None, description=f"0 to 20; with {LOGPROBS} in include")
-    include: list[Includable] | None = Field(
+    include: Items[Includable] | None = Field(
         None, max_length=8, description="there are no others than logprobs to include"
     )
     reasoning: ReasoningOptions | None = Field(None, description="models here do not reason")

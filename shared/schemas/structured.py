@@ -14,6 +14,7 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import Structured
 from shared.schemas.body import Body
+from shared.schemas.bounds import Items
 
 
 class SchemaFormat(Body):
@@ -52,7 +53,7 @@ class StructuredOutputs(Body):
     )
     json_object: bool | None = Field(None, description="any JSON object")
     regex: str | None = Field(None, description="a regular expression for the whole answer")
-    choice: list[str] | None = Field(None, description="one of these texts")
+    choice: Items[str] | None = Field(None, description="one of these texts")
     grammar: str | None = Field(None, description="EBNF as llama.cpp's GBNF has it, with a rule root")
 
 

@@ -10,7 +10,8 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import Detokenize, PriorityClass, Request, Tokenize
 from shared.schemas.body import Body
-from shared.schemas.fields import ChatMessage
+from shared.schemas.bounds import Items
+from shared.schemas.fields import Messages
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -20,7 +21,7 @@ class TokenizeRequest(Body):
 
     model: str
     prompt: str | None = Field(None, description="a text; either this or messages")
-    messages: list[ChatMessage] | None = Field(None, description="a chat; either this or prompt")
+    messages: Messages | None = Field(None, description="a chat; either this or prompt")
     add_special_tokens: bool | None = Field(
         None,
         description="with those that the tokenizer puts around a text; default: for a prompt, not for messages, "
@@ -51,7 +52,7 @@ class DetokenizeRequest(Body):
     """The body of POST /detokenize."""
 
     model: str
-    tokens: list[TokenId] = Field(description="token ids", min_length=1)
+    tokens: Items[TokenId] = Field(description="token ids", min_length=1)
 
     def to_request(self, tenant: str) -> Request:
         return Request(

@@ -16,7 +16,7 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import CallDelta, Function, Token, ToolCall, Tools
 from shared.schemas.body import Body
-from shared.schemas.bounds import Short
+from shared.schemas.bounds import Items, Short
 
 Word = Literal["none", "auto", "required"]
 
@@ -52,7 +52,7 @@ class NamedTool(Body):
 class ToolFields(Body):
     """The fields of a request that say what its answer may call."""
 
-    tools: list[Tool] | None = Field(None, description="functions that the model may call")
+    tools: Items[Tool] | None = Field(None, description="functions that the model may call")
     tool_choice: Word | NamedTool | None = Field(
         None, description="whether it may, must, or which it must call; default with tools: auto"
     )

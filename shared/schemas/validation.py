@@ -10,6 +10,8 @@ from pydantic_core import ErrorDetails
 
 from shared.errors import HeadraceError, InvalidRequest, MalformedBody
 
+MOST_ERRORS = 1000  # that are told one by one
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -24,6 +26,8 @@ class InvalidFields(InvalidRequest):
     @classmethod
     def of(cls, error: ValidationError) -> HeadraceError:
         """pydantic's findings; a body that is no JSON at all becomes MalformedBody."""
+        if (count := error.error_count()) > MOST_ERRORS:
+            return InvalidRequest(f"{count} fields are wrong or unknown")
         found = error.errors(include_url=False, include_input=False)
         if found[0]["type"] == "json_invalid":
             return MalformedBody(found[0]["msg"])

@@ -5,7 +5,6 @@ It knows nothing of HTTP or of tokens: whether a prompt fits the context is the 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ ROLES = ("system", "user", "assistant", "tool")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_SEED = 2**63 - 1
+SHOWN = 32  # characters of a wrong number that are told again
 
 
 @dataclass(frozen=True)
@@ -293,8 +293,8 @@ def check_params(params: SamplingParams, limits: Limits) -> None:
 
 
 def _range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    """`above` leaves out the low end."""
-    ok = math.isfinite(value) and (low < value if above else low <= value) and value <= high
+    """`above` leaves out the low end. An int may have thousands of digits, which no float can tell."""
+    ok = (low < value if above else low <= value) and value <= high  # NaN is neither
     if not ok:
         bound = f"above {low}" if above else f"at least {low}"
-        raise InvalidRequest(f"{name} must be {bound} and at most {high}, not {value}", param=name)
+        raise InvalidRequest(f"{name} must be {bound} and at most {high}, not {str(value)[:SHOWN]}", param=name)

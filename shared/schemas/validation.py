@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from shared.errors import HeadraceError, InvalidRequest, MalformedBody
 
+SHOWN = 64  # characters of a name
 MOST_ERRORS = 1000  # that are told one by one
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,10 +43,10 @@ def _message(found: ErrorDetails) -> str:
 
 
 def field_path(loc: Sequence[int | str]) -> str:
-    """('messages', 0, 'role') as messages[0].role."""
+    """('messages', 0, 'role') as messages[0].role. Names may be the client's, of any length: they are cut."""
     path = ""
     for part in loc:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        path += f"[{part}]" if isinstance(part, int) else f".{part[:SHOWN]}" if path else part[:SHOWN]
     return path
 
 

@@ -111,6 +111,7 @@ async def test_refusals(sdk: AsyncOpenAI) -> None:
         ({"input": [30_522]}, "invalid_request", "input"),
         ({"input": "x", "dimensions": 385}, "invalid_request", "dimensions"),
         ({"input": "x", "dimensions": 0}, "invalid_request", "dimensions"),
+        ({"input": "x", "dimensions": 10**400}, "invalid_request", "dimensions"),
         ({"input": "x", "encoding_format": "int8"}, "invalid_request", "encoding_format"),
         ({"input": "x", "model": MODEL}, "invalid_request", "model"),
     ):

@@ -28,6 +28,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"instructions": 3}, "instructions"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"max_output_tokens": 5000}, "max_output_tokens"),
+    ({"max_output_tokens": 10**400}, "max_output_tokens"),
     ({"temperature": 3}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"top_logprobs": 21, "include": [LOGPROBS]}, "top_logprobs"),

@@ -26,7 +26,7 @@ from shared.config import ENV_PREFIX, Settings
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
 from shared.exposure import check_exposure
-from shared.ports import check_port, free_port, url_of
+from shared.ports import check_port, free_port, place_of, url_of
 from shared.repository import SCRIPTED, ModelRepository, embedding_settings
 
 TICK = 0.1
@@ -198,14 +198,14 @@ class Up:
         key = "-H 'authorization: Bearer YOUR_KEY' " if self._settings.auth else ""
         curl = f"curl -N {self.url}/v1/chat/completions {key}-H 'content-type: application/json' -d '{body}'"
         chat = f"headrace chat --url {self.url}"
-        grpc = f"{self._settings.host}:{self._grpc_port}" if self._grpc_port is not None else ""
+        grpc = "" if self._grpc_port is None else place_of(self._settings.host, self._grpc_port)
         if self._console.is_terminal:
             text = Text.assemble(
                 ("Playground  ", "bold"), (f"{self.url}/", "cyan"), "\n",
                 ("OpenAI API  ", "bold"), (f"{self.url}/v1", "cyan"), f"   model {model}\n",
                 *((("gRPC        ", "bold"), (grpc, "cyan"), "\n") if grpc else ()),
                 ("Terminal    ", "bold"), (chat, "cyan"), "\n",
-                ("Metrics     ", "bold"), (f"{self._metrics()}", "cyan"), "\n",
+                ("Metrics     ", "bold"), (self._metrics(), "cyan"), "\n",
                 ("Logs        ", "bold"), f"{self._logs()}\n",
                 ("Keys        ", "bold"), self._asks(),
             )  # fmt: skip

@@ -29,7 +29,7 @@ from shared.errors import ConfigError
 from shared.exposure import check_exposure
 from shared.garbage import settle
 from shared.logs import configure_logging
-from shared.ports import url_of
+from shared.ports import place_of, url_of
 from shared.sweeper import Sweeper
 
 BACKLOG = 2048
@@ -111,7 +111,7 @@ async def _rpc(context: Context) -> AsyncIterator[None]:
     except ImportError as error:
         raise ConfigError(f"{error}: install headrace[grpc]", param="grpc_port") from error
     async with serving(context, farewell=FAREWELL) as port:
-        log.info("listening", message=f"gRPC on {context.settings.host}:{port}")
+        log.info("listening", message=f"gRPC on {place_of(context.settings.host, port)}")
         yield
 
 

@@ -19,9 +19,14 @@ def check_port(host: str, port: int) -> None:
         listener.bind(address)
 
 
+def place_of(host: str, port: int) -> str:
+    """Both as one text; `host` is a name or an address of IPv4 or 6."""
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def url_of(host: str, port: int) -> str:
-    """The URL of what listens there; `host` is a name or an address of IPv4 or 6."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    """The URL of what listens there."""
+    return f"http://{place_of(host, port)}"
 
 
 def free_port(host: str) -> int:

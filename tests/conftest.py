@@ -18,6 +18,8 @@ from workers.openmp import spin_briefly
 
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: a GPU's kernels run on the CPU
+# read when gRPC begins: what it does at a fork aborts one in ten of the children that only execute a program
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 spin_briefly()  # tests share the cores with the servers that they start
 
 

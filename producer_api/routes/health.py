@@ -71,6 +71,7 @@ def ready_router(context: Context) -> APIRouter:
 
 
 async def readiness(context: Context) -> Readiness:
+    """Whether the default model is served, and by whom; while the process stops, it is not."""
     model = context.catalog.served_model
     if context.attendance.draining:
         return Readiness(False, model, 1.0, [], stopping().message)

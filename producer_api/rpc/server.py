@@ -17,6 +17,7 @@ from producer_api.rpc.endpoint import Endpoints
 from producer_api.rpc.inference import SERVICE, Inference
 from shared.config import Settings
 from shared.errors import ConfigError
+from shared.ports import place_of
 
 HEADROOM = 64  # calls over the bound, so that refusals are told, counted and logged as such
 STREAMS = 1024  # calls at a time over one connection
@@ -54,9 +55,9 @@ async def serving(context: Context, *, farewell: float) -> AsyncIterator[int]:
 
 
 def _bind(server: grpc.aio.Server, settings: Settings) -> int:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    assert settings.grpc_port is not None
     try:
-        return server.add_insecure_port(f"{host}:{settings.grpc_port}")
+        return server.add_insecure_port(place_of(settings.host, settings.grpc_port))
     except RuntimeError:
         raise ConfigError(
             f"grpc_port {settings.grpc_port} on {settings.host} cannot be listened on; choose another",

@@ -31,6 +31,8 @@ from tests.gateway.conftest import PROMPT_TOKENS, ScriptedWorker
 PROCESSES, CALLERS = 4, 3
 AMOUNT, PERIOD = 100, 2.0
 LONG = 4 * PERIOD  # seconds of fire
+# what a dead process was to write is another's 3 s later, not 30
+RUN = "from shared.ledger import store; store.WRITE_LEASE = 3.0; from headrace.cli import main; main()"
 JOB = {"model": MODEL, "prompt": "x", "max_tokens": 1}
 
 
@@ -54,7 +56,7 @@ async def replicas(valkey: EmbeddedServer, folder: Path, **more: str) -> AsyncIt
     settings = {**place, "QUEUE_DEPTH": "9999", "TENANT_QUEUE_DEPTH": "9999", **more}
     environment = {**os.environ, **{f"HEADRACE_{name}": value for name, value in settings.items()}}
     ports = free_ports("127.0.0.1", PROCESSES)
-    command = [sys.executable, "-m", "headrace", "api", "--port"]
+    command = [sys.executable, "-c", RUN, "api", "--port"]
     made = [
         Replica(
             subprocess.Popen([*command, str(port)], env=environment),

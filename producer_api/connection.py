@@ -20,6 +20,7 @@ from shared.errors import HeaderTooLarge, HeadraceError, InvalidRequest, Unavail
 LINGER = 2.0  # seconds for which a client may go on sending what is not wanted, so that it reads the answer
 LEAST_RATE = 4096  # bytes a second that a body must come at
 MARGIN = 1.0  # seconds after a route's own limit on its body's time, so that its answer comes first
+HEADROOM = 64  # connections over the bound on requests, so that refusals are counted and logged as such
 SPARE = 64  # connections over the bound that are told so
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -12,6 +12,7 @@ from producer_api.gateway.client import Client
 from producer_api.gateway.principal import Principal
 from producer_api.metrics import Metrics, Stopwatch
 from producer_api.told import Told
+from shared.errors import HeadraceError
 
 CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer
 OUTCOMES = {CLIENT_CLOSED: "left", 503: "unavailable"}
@@ -34,6 +35,12 @@ class Facts:
     awaited: tuple[str, ...] = ()  # the ids of what has that answer
     lasting: bool = False  # the answer goes on without its client
 
+    @property
+    def caller(self) -> Principal:
+        """Who sent it, and from where; the route's rule has settled it."""
+        assert self.principal is not None, "a public route has no caller"
+        return replace(self.principal, client=self.client)
+
 
 class Journal:
     """Of one process.
@@ -46,6 +53,11 @@ class Journal:
     def __init__(self, metrics: Metrics, told: Told) -> None:
         self._metrics = metrics
         self._told = told
+
+    def failure(self, facts: Facts) -> HeadraceError:
+        """Logs the unexpected error at hand; what its client is told of it, which is nothing of its insides."""
+        log.exception("request_failed", request_id=facts.client.request_id)
+        return HeadraceError("the server failed; its log knows more by the request id")
 
     def write(self, facts: Facts, *, method: str, route: str, status: int, **more: object) -> None:
         """Once the request is over; `status` is HTTP's, or what it would be, `more` is for the line alone."""

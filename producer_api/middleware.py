@@ -15,7 +15,7 @@ from producer_api.attend import Attendance, ClientGone, stopping
 from producer_api.gateway.client import Proxies
 from producer_api.gateway.errors import error_response
 from producer_api.journal import CLIENT_CLOSED, QUIET, Facts, Journal
-from shared.errors import HeadraceError, PayloadTooLarge, Unavailable
+from shared.errors import PayloadTooLarge, Unavailable
 
 CSP_API = b"default-src 'none'; frame-ancestors 'none'"
 CSP_PAGE = (
@@ -83,10 +83,9 @@ class RequestLog:
         except ClientGone:
             status = CLIENT_CLOSED
         except Exception:
-            log.exception("request_failed", request_id=facts.client.request_id)
+            failure = self._journal.failure(facts)
             if status:
                 raise  # too late for an answer: the server closes the connection
-            failure = HeadraceError("the server failed; its log knows more by the request id")
             await error_response(failure, scope["path"])(scope, receive, send_noting_status)
         finally:
             route = getattr(scope.get("route"), "path", "")

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 
 from producer_api.admin import CONNECTIONS, create_admin_app
 from producer_api.app import create_app
-from producer_api.connection import Bounds, Connection
+from producer_api.connection import HEADROOM, Bounds, Connection
 from producer_api.context import Context
 from producer_api.webhooks import WebhookSender
 from shared.backend import Backend
@@ -29,11 +29,10 @@ from shared.errors import ConfigError
 from shared.exposure import check_exposure
 from shared.garbage import settle
 from shared.logs import configure_logging
-from shared.ports import place_of, url_of
+from shared.ports import place_of, unbound, url_of
 from shared.sweeper import Sweeper
 
 BACKLOG = 2048
-HEADROOM = 64  # connections over the bound on requests, so that refusals are counted and logged as such
 FAREWELL = 1  # seconds before the end of the grace time, for the last frames
 TICK = 0.05
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
@@ -125,14 +124,10 @@ def bind(settings: Settings, host_name: str, port_name: str, *, shared: bool = F
     """A listening socket at the address of two settings; `shared` with other processes. Raises ConfigError."""
     host, port = getattr(settings, host_name), getattr(settings, port_name)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+        listener, address = unbound(host, port)
     except OSError as error:
         raise ConfigError(f"{host_name} {host} cannot be listened on: {error.strerror}", param=host_name) from None
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)

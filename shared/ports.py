@@ -5,17 +5,25 @@ from __future__ import annotations
 import errno
 import socket
 from random import SystemRandom
+from typing import Any
 
 SPAN = range(12_000, 22_768)  # these, and these + 10,000 (a cluster's bus), no system gives to what connects out
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises OSError where `port` cannot be listened on now."""
+def unbound(host: str, port: int) -> tuple[socket.socket, Any]:
+    """A socket to listen with, and the address to bind it to. Raises OSError for a `host` that is none."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return listener, address
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises OSError where `port` cannot be listened on now."""
+    listener, address = unbound(host, port)
+    with listener:
         listener.bind(address)
 
 

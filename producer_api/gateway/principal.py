@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends
@@ -61,10 +61,9 @@ ANONYMOUS = Principal("default", scopes=Scopes(admin=True))  # where the server 
 
 
 def principal_of(request: Request) -> Principal:
-    """Who sent `request`; its route's rule has settled it."""
-    found: Principal | None = request.state.facts.principal
-    assert found is not None, "a public route has no caller"
-    return replace(found, client=request.state.facts.client)
+    """Who sent `request`."""
+    found: Principal = request.state.facts.caller
+    return found
 
 
 def _tenant_of(request: Request) -> str:

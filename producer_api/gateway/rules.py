@@ -5,7 +5,7 @@ It does not know the routes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fastapi import FastAPI
 from fastapi.params import Depends
@@ -13,11 +13,12 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.requests import Request
 
 from producer_api.gateway.authenticate import Authenticator
+from producer_api.journal import Facts
 from shared.accounts.scopes import ROUTES
 
 
 class Rule:
-    """A dependency of a route: settles who calls, and refuses those that may not use the route's group.
+    """Of a route or a method: settles who calls, and refuses those that may not use its group.
 
     Args:
         group: one of ROUTES.
@@ -33,8 +34,11 @@ class Rule:
 
     async def __call__(self, request: Request) -> None:
         """Raises Unauthenticated, PermissionDenied, Unavailable."""
-        facts = request.state.facts
-        facts.principal = await self._authenticate(request.headers.getlist("authorization"))
+        await self.settle(request.state.facts, request.headers.getlist("authorization"))
+
+    async def settle(self, facts: Facts, given: Sequence[str]) -> None:
+        """The same, by the Authorization headers that were `given`."""
+        facts.principal = await self._authenticate(given)
         facts.principal.check_route(self.group, admin=self.admin)
 
 

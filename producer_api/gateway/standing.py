@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.gateway.meter import Meter
+from producer_api.journal import Facts
 from shared.ledger.base import Standing
 
 CHARGED = (
@@ -19,6 +20,14 @@ CHARGED = (
     "/tokenize",
     "/detokenize",
 )
+
+
+async def limit_headers(meter: Meter, facts: Facts) -> list[tuple[bytes, bytes]]:
+    """Where the limits are of whoever sent a request, charged or not."""
+    standings = facts.client.standings
+    if not standings and facts.principal is not None:  # nothing was charged
+        standings = await meter.look(facts.principal, facts.client)
+    return headers_of(standings)
 
 
 def headers_of(standings: Sequence[Standing]) -> list[tuple[bytes, bytes]]:
@@ -59,10 +68,7 @@ class LimitHeaders:
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                standings = facts.client.standings
-                if not standings and facts.principal is not None:  # nothing was charged
-                    standings = await meter.look(facts.principal, facts.client)
-                message["headers"] = [*message["headers"], *headers_of(standings)]
+                message["headers"] = [*message["headers"], *await limit_headers(meter, facts)]
             await send(message)
 
         await self._app(scope, receive, send_with_limits)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -16,7 +15,7 @@ from google.protobuf.message import Message
 
 from producer_api.context import Context
 from producer_api.gateway.principal import Principal
-from producer_api.gateway.standing import headers_of
+from producer_api.gateway.standing import limit_headers
 from producer_api.journal import Facts
 from producer_api.rpc.read import parse
 from shared.errors import InvalidRequest, MalformedBody
@@ -44,8 +43,7 @@ class Call:
 
     @property
     def caller(self) -> Principal:
-        assert self.facts.principal is not None
-        return replace(self.facts.principal, client=self.facts.client)
+        return self.facts.caller
 
     def given(self, name: str) -> list[str]:
         """All that the metadata have by that name."""
@@ -78,13 +76,10 @@ class Call:
 
     async def metadata(self) -> Metadata:
         """What goes with its answer: the request's id, and where limits are."""
-        client, principal, meter = self.facts.client, self.facts.principal, self._context.meter
-        standings = client.standings
-        if self._charged and meter is not None and principal is not None and not standings:  # nothing was charged
-            standings = await meter.look(principal, client)
-        limits = headers_of(standings) if self._charged else []
+        meter = self._context.meter if self._charged else None
+        limits = [] if meter is None else await limit_headers(meter, self.facts)
         told = ((name.decode(), value.decode()) for name, value in limits)
-        return (("x-request-id", client.request_id), *self._more.items(), *told)
+        return (("x-request-id", self.facts.client.request_id), *self._more.items(), *told)
 
 
 def address_of(peer: str) -> str:

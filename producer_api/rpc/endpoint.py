@@ -13,18 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import structlog
 
 from producer_api.attend import stopping
 from producer_api.context import Context
 from producer_api.gateway.client import Proxies
+from producer_api.gateway.rules import Rule
 from producer_api.journal import CLIENT_CLOSED, Facts
 from producer_api.rpc.call import Call, Servicer, address_of, headers
 from producer_api.rpc.errors import status_of
-from shared.accounts.scopes import ROUTES
 from shared.errors import HeadraceError, Unavailable
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,6 @@ class Method:
     group: str
     answer: Callable[[Call], Awaitable[None]]
     charged: bool = False
-
-    def __post_init__(self) -> None:
-        assert self.group in ROUTES, f"{self.group} is none of the groups of routes"
 
 
 class Endpoints:
@@ -64,27 +58,27 @@ class Endpoints:
 
     def handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         """As streams of bytes, also where it is one message: then the time that it takes is ours to bound."""
+        rule = Rule(method.group, self._context.authenticate)
 
         async def handle(_: object, rpc: Servicer) -> None:
-            await self._handle(method, rpc)
+            await self._handle(method, rule, rpc)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def _handle(self, method: Method, rpc: Servicer) -> None:
+    async def _handle(self, method: Method, rule: Rule, rpc: Servicer) -> None:
         facts = Facts(self._proxies.client(address_of(rpc.peer()), headers(rpc)), time.perf_counter())
         call = Call(self._context, rpc, facts, charged=method.charged)
         status, refusal = 200, None
         try:
             with self._place():
-                await self._answer(method, call)
+                await self._answer(method, rule, call)
         except HeadraceError as error:
             refusal = error
         except asyncio.CancelledError:
             status = CLIENT_CLOSED
             raise
-        except Exception:
-            log.exception("request_failed", request_id=facts.client.request_id)
-            refusal = HeadraceError("the server failed; its log knows more by the request id")
+        except Exception:  # noqa: BLE001  it is logged
+            refusal = self._context.journal.failure(facts)
         finally:
             route = f"/{self._service}/{method.name}"
             self._context.journal.write(
@@ -94,11 +88,10 @@ class Endpoints:
             told = status_of(refusal)
             await rpc.abort(told.code, told.details, (*await call.metadata(), *told.trailing_metadata))
 
-    async def _answer(self, method: Method, call: Call) -> None:
+    async def _answer(self, method: Method, rule: Rule, call: Call) -> None:
         if self._context.attendance.draining:
             raise stopping()
-        call.facts.principal = await self._context.authenticate(call.given("authorization"))
-        call.facts.principal.check_route(method.group, admin=False)
+        await rule.settle(call.facts, call.given("authorization"))
         await method.answer(call)
 
     @contextmanager

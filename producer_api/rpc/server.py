@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
-import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from producer_api.connection import HEADROOM
 from producer_api.context import Context
 from producer_api.routes.health import readiness
 from producer_api.rpc.endpoint import Endpoints
@@ -19,15 +19,12 @@ from shared.config import Settings
 from shared.errors import ConfigError
 from shared.ports import place_of
 
-HEADROOM = 64  # calls over the bound, so that refusals are told, counted and logged as such
 STREAMS = 1024  # calls at a time over one connection
 HANDSHAKE = 10_000  # milliseconds that a connection may take to begin
 IDLE = 300_000  # milliseconds that a connection without calls is kept
 PING, PONG = 30_000, 20_000  # milliseconds until a silent peer is asked whether it lives, and may take to answer
 OFTEN = 10_000  # least milliseconds between a client's own pings
 LOOK = 1.0  # seconds between looks at what health tells
-
-log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager

@@ -71,9 +71,9 @@ def _end(seq: int, end: Terminal) -> pb.End:
         seq=seq,
         state=end.state.value,
         usage=pb.Usage(**msgspec.structs.asdict(used)),
-        error=None if end.error is None else error_message(end.error),
+        error=None if end.error is None else _error(end.error),
     )
 
 
-def error_message(error: ErrorInfo) -> pb.Error:
+def _error(error: ErrorInfo) -> pb.Error:
     return pb.Error(code=error.code, message=error.message, param=error.param)

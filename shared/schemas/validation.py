@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,7 @@ SHOWN = 64  # characters of a name
 MOST_ERRORS = 1000  # that are told one by one
 
 Model = TypeVar("Model", bound=BaseModel)
+Given = TypeVar("Given")
 
 
 class InvalidFields(InvalidRequest):
@@ -52,15 +53,16 @@ def field_path(loc: Sequence[int | str]) -> str:
 
 def validate_plain(value: dict[str, Any], schema: type[Model]) -> Model:
     """What JSON with that `value` would be. Raises InvalidFields with the fields at fault."""
-    try:
-        return schema.model_validate(value)
-    except ValidationError as error:
-        raise InvalidFields.of(error) from None
+    return _checked(schema.model_validate, value)
 
 
 def validate(data: bytes, schema: type[Model]) -> Model:
     """`data` as `schema`. Raises MalformedBody where it is no JSON, InvalidFields with the fields at fault."""
+    return _checked(schema.model_validate_json, data)
+
+
+def _checked(check: Callable[[Given], Model], given: Given) -> Model:
     try:
-        return schema.model_validate_json(data)
+        return check(given)
     except ValidationError as error:
         raise InvalidFields.of(error) from None

@@ -14,9 +14,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from structlog.testing import capture_logs
 
+from producer_api.connection import HEADROOM
 from producer_api.rpc import inference_pb2 as pb
 from producer_api.rpc.inference import Inference
-from producer_api.rpc.server import HEADROOM
 from shared.accounts.database import Database
 from shared.accounts.keys import ApiKeys
 from shared.accounts.pepper import pepper_of

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.attend import Attendance, ClientGone, stopping
@@ -28,8 +27,6 @@ SECURITY = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-frame-options", b"DENY"),
 ]
-
-log = structlog.get_logger(__name__)
 
 
 class RequestId:

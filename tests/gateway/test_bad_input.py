@@ -309,8 +309,7 @@ async def test_unexpected_failure(
             raise ZeroDivisionError("a secret")
 
     logged = CapturingLogger()
-    for module in ("middleware", "journal"):
-        monkeypatch.setattr(f"producer_api.{module}.log", logged)
+    monkeypatch.setattr("producer_api.journal.log", logged)
     app = create_app(settings, backend)
     app.state.context.gateway._token_log = Broken()
     transport = httpx.ASGITransport(app)

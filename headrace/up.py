@@ -13,6 +13,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pydantic import SecretStr
 from rich.console import Console
@@ -22,7 +23,7 @@ from rich.text import Text
 from headrace.client import HeadraceClient
 from headrace.supervisor import Child, Supervisor
 from headrace.tasks.broker import broker_url
-from shared.config import ENV_PREFIX, Settings
+from shared.config import Settings, to_environment
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
 from shared.exposure import check_exposure
@@ -104,27 +105,22 @@ class Up:
             self._set_up(self._model)
         if self._embedding is not None:
             self._set_up(self._embedding)
-        environment = self._environment()
         if self._server is not None:
             self._server.start()
-            environment[f"{ENV_PREFIX}REDIS_URL"] = self._server.local_url
-        self._spawn("api", environment)
-        for number in range(1, self._settings.workers + 1):
-            self._spawn("worker", environment, f"-{number}")
+        settings = self._child_settings()
+        self._spawn("api", settings)
+        for number in range(1, settings.workers + 1):
+            self._spawn("worker", settings, f"-{number}")
         if self._embedding is not None:
-            self._spawn("worker", environment | self._to_embed(), "-embedding")
-        self._start_tasks(environment)
+            embedding = embedding_settings(settings).model_copy(update={"metrics_port": None})
+            self._spawn("worker", embedding, "-embedding")
+        self._start_tasks(settings)
 
     def _set_up(self, model: ModelRepository) -> None:
         with self._console.status(f"setting up the model {model.served_name} (once)"):
             model.folder()
 
-    def _to_embed(self) -> dict[str, str]:
-        """What the worker of the embedding model reads otherwise."""
-        model = embedding_settings(self._settings).model
-        return {f"{ENV_PREFIX}MODEL": model, f"{ENV_PREFIX}SERVED_MODEL_NAME": "", f"{ENV_PREFIX}METRICS_PORT": ""}
-
-    def _start_tasks(self, environment: dict[str, str]) -> None:
+    def _start_tasks(self, settings: Settings) -> None:
         """Where Celery is installed, and can use the Redis."""
         try:
             if self._server is None:
@@ -134,28 +130,28 @@ class Up:
         except ConfigError as error:
             self._say(f"no batches: {error.message}")
         else:
-            self._spawn("tasks", environment)
+            self._spawn("tasks", settings)
 
-    def _environment(self) -> dict[str, str]:
-        """All settings as environment variables; each child checks them again."""
-        environment = {
-            f"{ENV_PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            for name, value in self._settings.model_dump(exclude_none=True).items()
+    def _child_settings(self) -> Settings:
+        """Return the settings of the children, with the ports and threads that this launcher chose."""
+        threads, workers = self._settings.threads, self._settings.workers + (self._embedding is not None)
+        if threads is None and workers > 1:
+            threads = max(1, (os.cpu_count() or 1) // workers)
+        chosen: dict[str, Any] = {
+            "port": self.port,
+            "admin_port": self._admin_port,
+            "grpc_port": self._grpc_port,
+            "threads": threads,
         }
-        workers = self._settings.workers + (self._embedding is not None)
-        if self._settings.threads is None and workers > 1:
-            share = max(1, (os.cpu_count() or 1) // workers)
-            environment[f"{ENV_PREFIX}THREADS"] = str(share)
-        environment[f"{ENV_PREFIX}PORT"] = str(self.port)
-        environment[f"{ENV_PREFIX}ADMIN_PORT"] = str(self._admin_port)
-        if self._grpc_port is not None:
-            environment[f"{ENV_PREFIX}GRPC_PORT"] = str(self._grpc_port)
-        return environment
+        if self._server is not None:
+            chosen["redis_url"] = SecretStr(self._server.local_url)
+        return self._settings.model_copy(update=chosen)
 
-    def _spawn(self, role: str, environment: dict[str, str], suffix: str = "") -> None:
-        log = None if self._verbose else self._settings.data_dir / "logs" / f"{role}{suffix}.log"
-        command = [sys.executable, "-m", "headrace", role]
-        self._supervisor.add(Child(f"{role}{suffix}", command, environment, log))
+    def _spawn(self, role: str, settings: Settings, suffix: str = "") -> None:
+        log = None if self._verbose else self._logs() / f"{role}{suffix}.log"
+        # No settings file: this process has read it, and the child's environment holds every setting.
+        command = [sys.executable, "-m", "headrace", role, "--config", os.devnull]
+        self._supervisor.add(Child(f"{role}{suffix}", command, to_environment(settings), log))
 
     def _tick(self) -> None:
         if self._server is not None and self._server.pid is None:

@@ -5,13 +5,14 @@ Each field is documented by its description, from which `headrace config show` a
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from shared.errors import ConfigError
 from shared.plans import Plans, Windows
@@ -264,6 +265,19 @@ class Settings(BaseModel):
         "auto", description="auto is console on a terminal, else json"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Drop empty strings: an environment variable cannot tell "empty" from "not set", so no source may."""
+        return {name: value for name, value in values.items() if value != ""}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_nul(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("must not contain a NUL character")
+        return value
+
     @model_validator(mode="after")
     def _known_plan(self) -> Settings:
         if self.default_plan and self.default_plan not in self.plans:
@@ -327,8 +341,30 @@ def _from_file(file: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
+def to_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment variables from which `load` reads equal settings, secrets included.
+
+    Each setting has a variable; it is empty for None, so that an inherited variable does not count.
+    """
+    dumped = settings.model_dump(mode="json")
+    return {_variable(name): _as_text(getattr(settings, name), dumped[name]) for name in dumped}
+
+
+def _as_text(value: Any, dumped: Any) -> str:
+    """Return the text of one value; `dumped` is its JSON form."""
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(dumped) if isinstance(dumped, dict | list) else str(value)
+
+
+def _variable(name: str) -> str:
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
 def _from_environment() -> dict[str, Any]:
-    known = {f"{ENV_PREFIX}{name}".upper(): name for name in Settings.model_fields}
+    known = {_variable(name): name for name in Settings.model_fields}
     found = {}
     for variable, value in os.environ.items():
         if not variable.startswith(ENV_PREFIX) or not value or variable in OF_CLIENTS:

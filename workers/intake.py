@@ -21,9 +21,11 @@ from shared.delivery.subscription import Subscription
 from shared.errors import HeadraceError, RequestAbandoned, Unavailable
 from shared.protocol import ErrorInfo, Request
 from shared.transports.base import Claim, Delivery, Room, Undecodable
+from workers.solitude import Solitude
 
 POLL = 1.0  # seconds after which the queue is looked at although nobody said that there is something
 CLAIMS_PER_LEASE = 3  # looks, within a lease, for what others lost
+PROOF = 2  # workers lost in a row with one request alone; one may have been killed by something else
 RETRY = 0.25
 
 log = structlog.get_logger(__name__)
@@ -37,6 +39,7 @@ class Intake:
         room: what the engine can take now.
         begin: called with all that was taken in one round.
         displace: told of a request that comes again; what is left of an earlier run of it must go.
+        solitude: records whether what is taken runs alone.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Intake:
         room: Callable[[], Room],
         begin: Callable[[Sequence[tuple[Delivery, Lease]]], Awaitable[None]],
         displace: Callable[[str], object],
+        solitude: Solitude,
     ) -> None:
         self._backend = backend
         self._max_attempts = settings.max_attempts
@@ -57,6 +61,7 @@ class Intake:
         self._room = room
         self._begin = begin
         self._displace = displace
+        self._solitude = solitude
         self._interval = settings.lease / CLAIMS_PER_LEASE
         self._claim_at = 0.0
         self._more = True  # something may wait that we have not been given
@@ -141,20 +146,29 @@ class Intake:
             self._displace(item.request.id)
             if self._may_run(item):
                 wanted.append(item)
-        leases = await self._backend.token_log.acquire(
-            [item.request.id for item in wanted], self._worker, [item.attempt for item in wanted]
-        )
-        taken: list[tuple[Delivery, Lease]] = []
-        for item, lease in zip(wanted, leases, strict=True):
-            if lease is not None and lease.losses < self._max_attempts:
-                taken.append((item, lease))
-                continue
-            if lease is not None:
-                await self._abandon(item, lease)
-            done.append(item.claim)
-            self.cleared(item.request.id)
-        await self._begin(taken)
+        async with self._solitude.taking(len(wanted)) as alone:
+            leases = await self._backend.token_log.acquire(
+                [item.request.id for item in wanted], self._worker, [item.attempt for item in wanted], alone=alone
+            )
+            taken: list[tuple[Delivery, Lease]] = []
+            for item, lease in zip(wanted, leases, strict=True):
+                if lease is not None and not self._is_lethal(lease):
+                    taken.append((item, lease))
+                    continue
+                if lease is not None:
+                    await self._abandon(item, lease)
+                done.append(item.claim)
+                self.cleared(item.request.id)
+            await self._begin(taken)
         await self._backend.transport.acknowledge(done)
+
+    def _is_lethal(self, lease: Lease) -> bool:
+        """Return True if the request may not run again.
+
+        Its last attempt would run it apart, to find out; where it was alone before, that is known already.
+        """
+        known = lease.lost_alone >= PROOF
+        return lease.losses >= self._max_attempts - known
 
     def _may_run(self, item: Delivery) -> bool:
         """What comes for its last attempt runs one at a time, until it is cleared: it may be what killed the rest.
@@ -186,7 +200,8 @@ class Intake:
         return []
 
     async def _abandon(self, item: Delivery, lease: Lease) -> None:
-        error = RequestAbandoned(f"set aside: {lease.losses} workers were lost while they ran it")
+        alone = " and nothing else" if lease.lost_alone >= PROOF else ""
+        error = RequestAbandoned(f"set aside: {lease.losses} workers were lost while they ran it{alone}")
         await set_aside(self._backend, item.request, error, lease.losses)
         await self._backend.token_log.close(item.request.id, error)
 

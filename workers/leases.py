@@ -11,6 +11,7 @@ from shared.backend import Backend
 from shared.errors import Unavailable
 from shared.registry import WorkerInfo
 from workers.active import ActiveRequest
+from workers.solitude import Solitude
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +24,7 @@ class LeaseKeeper:
         heartbeat: this worker, with its load now.
         held: the requests that it holds.
         lost: called with each that somebody else holds by now.
+        solitude: records which request runs alone.
     """
 
     def __init__(
@@ -32,12 +34,15 @@ class LeaseKeeper:
         heartbeat: Callable[[], WorkerInfo],
         held: Callable[[], list[ActiveRequest]],
         lost: Callable[[ActiveRequest], None],
+        *,
+        solitude: Solitude,
     ) -> None:
         self._backend = backend
         self._interval = lease / 3
         self._heartbeat = heartbeat
         self._held = held
         self._lost = lost
+        self._solitude = solitude
 
     async def run(self) -> None:
         while True:
@@ -56,3 +61,4 @@ class LeaseKeeper:
         for claim in gone:
             if held[claim].run in runs:
                 self._lost(held[claim])
+        await self._solitude.note()

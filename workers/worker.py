@@ -32,6 +32,7 @@ from workers.intake import RETRY, Intake, set_aside
 from workers.leases import LeaseKeeper
 from workers.metrics import WorkerMetrics
 from workers.seats import room
+from workers.solitude import Solitude
 
 COMPILE_LIMIT = 15.0  # seconds that a request's grammar may take until it is ready
 GATHER = 0.01  # seconds for which ends gather before they are acknowledged together
@@ -66,7 +67,10 @@ class Worker:
         self._ended = asyncio.Event()
         self._draining = asyncio.Event()
         self._secret = secrets.token_bytes(32)  # the prefix cache lives and dies with this process
-        self._leases = LeaseKeeper(backend, settings.lease, self._heartbeat, self._held, self._lost)
+        solitude = Solitude(backend.token_log, self._held)
+        self._leases = LeaseKeeper(
+            backend, settings.lease, self._heartbeat, self._held, self._lost, solitude=solitude
+        )
         self._intake = Intake(
             backend,
             settings,
@@ -75,6 +79,7 @@ class Worker:
             room=self._room,
             begin=self._begin,
             displace=self._drop,  # it may be ours from before our lease passed
+            solitude=solitude,
         )
 
     async def run(self) -> None:

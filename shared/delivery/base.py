@@ -46,7 +46,9 @@ class Lease:
 
     `history` is what is in the log already: an answer is continued after it, never begun anew. `losses` counts the
     workers that were lost while they ran it, since it last proved innocent. `acquired_at`, and `started_at` of its
-    first worker, are in seconds since the epoch, by the server's clock.
+    first worker, are in seconds since the epoch, by the server's clock. `lost_alone` is evidence against the
+    request: if its last worker was lost and gave no token, how many workers in a row, up to that one, ran nothing
+    else when they were lost; otherwise 0.
     """
 
     request_id: str
@@ -56,6 +58,7 @@ class Lease:
     history: tuple[TokenEvent, ...] = ()
     losses: int = 0
     started_at: float = 0.0
+    lost_alone: int = 0
 
     @property
     def next_seq(self) -> int:
@@ -134,12 +137,19 @@ class TokenLog(Protocol):
         """Remove a request, its log and its keepsake: it could not be published, or nobody wants it any more."""
 
     async def acquire(
-        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = ()
+        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
     ) -> list[Lease | None]:
         """Take the next epoch of each, in one round trip. None when it has ended, or is not known any more.
 
         `attempts` are those of the deliveries: a later one than before means that the worker before was lost. A
-        request past its deadline ends here, with DeadlineExceeded: it is never run.
+        request past its deadline ends here, with DeadlineExceeded: it is never run. `alone`: `owner` runs nothing
+        else, as by `note_alone`.
+        """
+
+    async def note_alone(self, lease: Lease, alone: bool) -> bool:
+        """Record whether the lease's worker runs nothing else: evidence if that worker is lost.
+
+        False: this worker lost the lease, or the request has ended.
         """
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:

@@ -57,6 +57,8 @@ class _Answer:
     losses: int = 0
     attempt: int = 0
     seq_then: int = 0
+    alone: bool = False
+    lost_alone: int = 0
     notify: str = ""
     watcher: str = ""
     carrier: str = ""
@@ -138,12 +140,12 @@ class MemoryTokenLog:
         self._answers.pop(request_id, None)
 
     async def acquire(
-        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = ()
+        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
     ) -> list[Lease | None]:
         tried = attempts or [1] * len(request_ids)
-        return [self._acquire(each, owner, attempt) for each, attempt in zip(request_ids, tried, strict=True)]
+        return [self._acquire(*pair, owner, alone) for pair in zip(request_ids, tried, strict=True)]
 
-    def _acquire(self, request_id: str, owner: str, attempt: int) -> Lease | None:
+    def _acquire(self, request_id: str, attempt: int, owner: str, alone: bool) -> Lease | None:
         answer, now = self._find(request_id), self._clock()
         if answer is None or answer.record.state.terminal:
             return None
@@ -155,15 +157,32 @@ class MemoryTokenLog:
         answer.expires = now + self._request_ttl
         started = answer.record.started_at or now
         answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
-        self._count_losses(answer, attempt)
-        return Lease(request_id, owner, answer.epoch, now, tuple(answer.events), answer.losses, started)
+        lost_alone = self._count_losses(answer, attempt, alone)
+        history = tuple(answer.events)
+        return Lease(request_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone)
 
-    def _count_losses(self, answer: _Answer, attempt: int) -> None:
-        """At its last attempt a request runs apart from others like it: a token it gives proves it innocent."""
+    def _count_losses(self, answer: _Answer, attempt: int, alone: bool) -> int:
+        """Count the lost workers, and return `lost_alone` of the new lease.
+
+        At its last attempt a request runs apart from others like it: a token it gives proves it innocent.
+        """
+        evidence = 0
         if answer.attempt and attempt > answer.attempt:
-            innocent = answer.losses == self._max_attempts - 1 and answer.seq > answer.seq_then
-            answer.losses = (0 if innocent else answer.losses) + 1
-        answer.attempt, answer.seq_then = attempt, answer.seq
+            gave = answer.seq > answer.seq_then
+            answer.losses = (0 if gave and answer.losses == self._max_attempts - 1 else answer.losses) + 1
+            answer.lost_alone = answer.lost_alone + 1 if answer.alone else 0
+            evidence = 0 if gave else answer.lost_alone
+        answer.attempt, answer.seq_then, answer.alone = attempt, answer.seq, alone
+        return evidence
+
+    async def note_alone(self, lease: Lease, alone: bool) -> bool:
+        answer = self._find(lease.request_id)
+        if answer is None or (answer.epoch, answer.owner) != (lease.epoch, lease.owner):
+            return False
+        if answer.record.state.terminal:
+            return False
+        answer.alone = alone
+        return True
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
         return [self._append(append) for append in appends]

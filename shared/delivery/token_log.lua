@@ -77,22 +77,27 @@ function commands.adopt()
   return redis.call('HGETALL', state)
 end
 
--- How many workers were lost with the request; one more if this is a later attempt than the last that acquired it.
+-- Count the workers lost with the request: one more if this is a later attempt than the last that acquired it.
 -- At its last attempt a request runs apart from others like it: a token it then gives proves it innocent.
-local function losses(attempt, most)
-  local known = redis.call('HMGET', state, 'losses', 'attempt', 'seq', 'seq_then')
-  local count = tonumber(known[1] or 0)
+-- -> losses; and if one was counted now, without a token from it: how many of the last in a row ran nothing else
+local function losses(attempt, most, alone)
+  local known = redis.call('HMGET', state, 'losses', 'attempt', 'seq', 'seq_then', 'alone', 'lost_alone')
+  local count, lost_alone, evidence = tonumber(known[1] or 0), tonumber(known[6] or 0), 0
   if known[2] and attempt > tonumber(known[2]) then
-    local innocent = count == most - 1 and tonumber(known[3]) > tonumber(known[4])
-    count = (innocent and 0 or count) + 1
+    local gave = tonumber(known[3]) > tonumber(known[4])
+    count = (gave and count == most - 1 and 0 or count) + 1
+    lost_alone = known[5] == '1' and lost_alone + 1 or 0
+    evidence = gave and 0 or lost_alone
   end
-  redis.call('HSET', state, 'losses', count, 'attempt', attempt, 'seq_then', known[3])
-  return count
+  redis.call('HSET', state, 'losses', count, 'attempt', attempt, 'seq_then', known[3], 'alone', alone,
+    'lost_alone', lost_alone)
+  return count, evidence
 end
 
 -- owner, ttl in ms, then for a request whose time is over: error as JSON, channel, result ttl in ms; then which
--- attempt this is, and how many workers it may lose
--- -> {epoch, time, log entries, workers lost, when the first worker began}, or nil when it has ended or is unknown
+-- attempt this is, how many workers it may lose, and 1 if its worker runs nothing else
+-- -> {epoch, time, log entries, workers lost, when the first worker began, those of the lost in a row that ran nothing
+-- else}, or nil when it has ended or is unknown
 function commands.acquire()
   local known = redis.call('HMGET', state, 'state', 'deadline')
   if not known[1] or ended(known[1]) then return nil end
@@ -105,8 +110,17 @@ function commands.acquire()
   local time = now()
   redis.call('HSETNX', state, 'started_at', time)
   for _, key in ipairs({ state, log, keepsake() }) do redis.call('PEXPIRE', key, ARGV[3]) end
-  local lost = losses(tonumber(ARGV[7]), tonumber(ARGV[8]))
-  return { epoch, time, redis.call('XRANGE', log, '-', '+'), lost, redis.call('HGET', state, 'started_at') }
+  local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9])
+  local started = redis.call('HGET', state, 'started_at')
+  return { epoch, time, redis.call('XRANGE', log, '-', '+'), lost, started, lost_alone }
+end
+
+-- epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
+function commands.note_alone()
+  local known = redis.call('HMGET', state, 'epoch', 'owner', 'state')
+  if known[1] ~= ARGV[2] or known[2] ~= ARGV[3] or ended(known[3]) then return 0 end
+  redis.call('HSET', state, 'alone', ARGV[4])
+  return 1
 end
 
 -- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms, owner,

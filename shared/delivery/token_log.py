@@ -96,16 +96,20 @@ class RedisTokenLog:
             await self._redis.delete(keys.state(request_id), keys.log(request_id), keys.keepsake(request_id))
 
     async def acquire(
-        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = ()
+        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
     ) -> list[Lease | None]:
         overdue = encode(ErrorInfo.of(OVERDUE))
         calls = []
         for each, attempt in zip(request_ids, attempts or [1] * len(request_ids), strict=True):
             ended = (overdue, keys.live_channel(each), self._result_ttl)
-            calls.append((_keys(each), (owner, self._request_ttl, *ended, attempt, self._max_attempts)))
+            calls.append((_keys(each), (owner, self._request_ttl, *ended, attempt, self._max_attempts, int(alone))))
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("acquire", calls)
         return [_lease(each, owner, reply) for each, reply in zip(request_ids, replies, strict=True)]
+
+    async def note_alone(self, lease: Lease, alone: bool) -> bool:
+        reply = await self._run("note_alone", lease.request_id, lease.epoch, lease.owner, int(alone))
+        return bool(reply == 1)
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
         async with self._server.reaching("the answer log"):
@@ -216,8 +220,8 @@ def _asked(request: Request) -> list[str]:
 def _lease(request_id: str, owner: str, reply: Any) -> Lease | None:
     if reply is None:
         return None
-    epoch, now, entries, losses, started = reply
-    return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)), losses, float(started))
+    epoch, now, entries, losses, started, alone = reply
+    return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)), losses, float(started), alone)
 
 
 def _page(after: int, status: bytes, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> LogPage:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 HOUR = 3600
 SLACK = 2.0  # seconds over the lease that a takeover may cost a stream
 TIMEOUT = 1.5  # seconds
-MOST_LOST = 3  # workers that one request may take with it
+LOST = (2, 3)  # workers that one request takes with it: two if it was alone with them
 
 
 @pytest.mark.case("poison", "a request that kills every worker")
@@ -43,8 +43,8 @@ async def test_a_poisonous_request_is_set_aside(scale: Scale, figures: dict[str,
         deaths += sum(worker.births for worker in cluster.workers)
     figures |= {"poisonous": poisons, "workers lost": deaths, "others finished": len(load.answers)}
     figures |= {"stall max s": max(longest(load.answers))}
-    assert deaths == MOST_LOST * poisons
-    assert [letter["attempts"] for letter in letters] == [MOST_LOST] * poisons
+    assert deaths == sum(letter["attempts"] for letter in letters)
+    assert [letter["attempts"] in LOST for letter in letters] == [True] * poisons
 
 
 @pytest.mark.case("idempotency", "the same Idempotency-Key from 100 clients")

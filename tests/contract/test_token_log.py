@@ -434,6 +434,46 @@ async def test_a_token_given_apart_proves_a_request_innocent(backend: Backend, r
     assert lease.losses == 1
 
 
+async def lost(backend: Backend, request: Request, attempt: int, *, alone: bool = False) -> Lease:
+    """The lease of that attempt, whose worker is lost afterwards."""
+    [lease] = await backend.token_log.acquire([request.id], f"w{attempt}", [attempt], alone=alone)
+    assert lease is not None
+    return lease
+
+
+async def test_workers_lost_alone_are_counted_in_a_row(backend: Backend, request_: Request) -> None:
+    told = [
+        (await lost(backend, request_, n, alone=alone)).lost_alone for n, alone in enumerate([1, 0, 1, 1, 1], 1)
+    ]
+    assert told == [0, 1, 0, 1, 2]
+
+
+async def test_a_token_from_the_last_worker_clears_the_evidence(backend: Backend, request_: Request) -> None:
+    """Given a token before the first loss, Expect it not to count; given one before the second, no evidence."""
+    assert await append(backend, await lost(backend, request_, 1, alone=True), token_event(0, "a"))
+    second = await lost(backend, request_, 2, alone=True)
+    assert second.lost_alone == 0
+    assert (await lost(backend, request_, 3, alone=True)).lost_alone == 2
+    fourth = await lost(backend, request_, 4, alone=True)
+    assert await append(backend, fourth, token_event(1, "b"))
+    fifth = await lost(backend, request_, 5, alone=True)
+    handed_over = await lost(backend, request_, 5, alone=True)
+    assert (fourth.lost_alone, fifth.lost_alone, handed_over.lost_alone) == (3, 0, 0)
+
+
+async def test_who_runs_alone_is_noted_by_the_holder_only(backend: Backend, request_: Request) -> None:
+    first = await lost(backend, request_, 1)
+    assert await backend.token_log.note_alone(first, alone=True)
+    second = await lost(backend, request_, 2, alone=True)
+    assert not await backend.token_log.note_alone(first, alone=False)
+    third = await lost(backend, request_, 3, alone=True)
+    assert await backend.token_log.note_alone(third, alone=False)
+    fourth = await lost(backend, request_, 4)
+    assert [lease.lost_alone for lease in (second, third, fourth)] == [1, 2, 0]
+    await backend.token_log.close(request_.id)
+    assert not await backend.token_log.note_alone(fourth, alone=True)
+
+
 async def test_an_epoch_given_twice_is_its_last_owners(backend: Backend, request_: Request) -> None:
     """Given a store that lost its last second, so that two workers hold one epoch, then one of them is refused."""
     lease = await acquire(backend, request_, "a")

@@ -7,9 +7,10 @@ import asyncio
 import msgspec
 import pytest
 
+from shared import keys
 from shared.backend import Backend
 from shared.delivery.base import Append
-from shared.protocol import FinishReason, Token, TokenEvent
+from shared.protocol import FinishReason, Request, Token, TokenEvent
 from shared.transports.base import Claim, Room
 from tests.fakes import MODEL, answer, make_request, submit
 from tests.worker.harness import GatedEngine, Harness, foretold, tokens_of, told, until
@@ -86,6 +87,65 @@ async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harnes
     assert end.terminal.error.code == "request_abandoned"
     [letter] = await backend.dead_letters.list()
     assert (letter.request, letter.reason, letter.attempts) == (request, end.terminal.error, 1)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_request_that_was_alone_twice_gets_no_third_worker(
+    harness: Harness, backend: Backend, alone: bool
+) -> None:
+    """Given two workers lost with a request, Expect it set aside if they ran nothing else, and answered if not."""
+    request = make_request()
+    await submit(backend, request)
+    [delivery] = (await backend.transport.pull(MODEL, "dead-1", Room.all(1))).found
+    await backend.token_log.acquire([request.id], "dead-1", [1], alone=alone)
+    await lapse(backend, "dead-2", [delivery.claim])
+    await backend.token_log.acquire([request.id], "dead-2", [2], alone=alone)
+
+    async with harness.worker():
+        events = await answer(backend, request.id)
+
+    end, letters = events[-1].terminal, await backend.dead_letters.list()
+    assert end is not None
+    if alone:
+        assert end.error is not None
+        assert end.error.code == "request_abandoned"
+        assert [(letter.id, letter.attempts) for letter in letters] == [(request.id, 2)]
+    else:
+        assert (told(events), letters) == (foretold(request), [])
+
+
+async def alone(backend: Backend, request: Request, expected: bytes) -> None:
+    """Until the record says so."""
+    async with asyncio.timeout(10):
+        while await backend.redis.hget(keys.state(request.id), "alone") != expected:
+            await asyncio.sleep(0)
+
+
+async def test_a_request_is_alone_until_another_joins(harness: Harness, backend: Backend) -> None:
+    first, second = make_request("first"), make_request("second")
+    engine = GatedEngine(limit=0)
+    async with harness.worker(engine):
+        await submit(backend, first)
+        await alone(backend, first, b"1")
+        await submit(backend, second)
+        await until(lambda: engine.stats().running == 2)
+        for request in (first, second):
+            assert await backend.redis.hget(keys.state(request.id), "alone") == b"0"
+        engine.limit = 1000
+
+
+async def test_the_last_one_left_is_alone(harness: Harness, backend: Backend) -> None:
+    """Given two requests taken together, If one ends, Expect the other to be recorded as alone at a heartbeat."""
+    short, long = make_request("short", max_tokens=1), make_request("long", max_tokens=20)
+    engine = GatedEngine(limit=0)
+    await submit(backend, short)
+    await submit(backend, long)
+    async with harness.worker(engine):
+        await until(lambda: engine.stats().running == 2)
+        assert await backend.redis.hget(keys.state(long.id), "alone") == b"0"
+        engine.limit = 1
+        await alone(backend, long, b"1")
+        engine.limit = 1000
 
 
 async def test_a_draining_worker_hands_on_what_it_cannot_finish(harness: Harness, backend: Backend) -> None:

@@ -5,34 +5,42 @@ Settings reach the children through their environment. It knows nothing of what 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import sys
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import structlog
 from pydantic import SecretStr
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
 from headrace.client import HeadraceClient
-from headrace.supervisor import Child, Supervisor
+from headrace.server_keeper import ServerKeeper
+from headrace.supervisor import Child, Death, Supervisor
 from headrace.tasks.broker import broker_url
+from shared.backend import Backend
 from shared.config import Settings, to_environment
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
 from shared.exposure import check_exposure
 from shared.ports import check_port, free_port, place_of, url_of
+from shared.registry import WorkerExit
 from shared.repository import SCRIPTED, ModelRepository, embedding_settings
 
 TICK = 0.1
 READY_LIMIT = 900.0  # seconds; a first start may download and convert a model
 STOP_MARGIN = 5.0  # on top of the children's own grace
+
+log = structlog.get_logger(__name__)
 
 
 class Stopped(Exception):
@@ -59,7 +67,9 @@ class Up:
         self._server = (
             EmbeddedServer(settings.data_dir / "valkey", appendfsync=settings.appendfsync) if own_server else None
         )
-        self._supervisor = Supervisor(self._say)
+        self._keeper: ServerKeeper | None = None
+        self._supervisor = Supervisor(self._say, self._on_death)
+        self._models: dict[str, str] = {}  # by the name of the worker that serves it
         self._signals = 0
         self.port = settings.port
         self._admin_port = settings.admin_port or 0
@@ -73,13 +83,14 @@ class Up:
     def run(self, ask: str | None = None) -> None:
         """Start all, and stay until a signal; or, with `ask`, until that question is answered.
 
-        Raises HeadraceError where something cannot be started, or dies again and again.
+        Raises HeadraceError where something cannot be started, or dies again and again before all was ready once.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         try:
             self._start()
             self._await_ready()
+            self._supervisor.settle()
             if ask is None:
                 self._welcome()
                 while True:
@@ -107,6 +118,7 @@ class Up:
             self._set_up(self._embedding)
         if self._server is not None:
             self._server.start()
+            self._keeper = ServerKeeper(self._server, self._say)
         settings = self._child_settings()
         self._spawn("api", settings)
         for number in range(1, settings.workers + 1):
@@ -151,14 +163,21 @@ class Up:
         log = None if self._verbose else self._logs() / f"{role}{suffix}.log"
         # No settings file: this process has read it, and the child's environment holds every setting.
         command = [sys.executable, "-m", "headrace", role, "--config", os.devnull]
+        if role == "worker":
+            self._models[f"{role}{suffix}"] = ModelRepository(settings).served_name
         self._supervisor.add(Child(f"{role}{suffix}", command, to_environment(settings), log))
 
     def _tick(self) -> None:
-        if self._server is not None and self._server.pid is None:
-            self._say("the embedded Valkey died, starting it again")
-            self._server.start()
+        if self._signals:  # it may have been raised where somebody else's code handled it
+            raise Stopped
+        if self._keeper is not None:
+            self._keeper.check()
         self._supervisor.check()
         time.sleep(TICK)
+
+    def _on_death(self, death: Death) -> None:
+        if (model := self._models.get(death.child.name)) is not None:
+            asyncio.run(note_exit(self._child_settings(), model, death))
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_LIMIT
@@ -181,12 +200,13 @@ class Up:
         return self._settings.data_dir / "logs"
 
     def _answer(self, question: str) -> None:
-        """The answer alone on stdout."""
-        body = {"model": self._model.served_name, "messages": [{"role": "user", "content": question}]}
-        with HeadraceClient(self.url) as client:
-            for text in client.chat_text({**body, "temperature": 0, "max_tokens": 512}):
-                print(text, end="", flush=True)
-        print()
+        """Print the answer alone on stdout, while the processes are looked after."""
+        answering = Answering(self.url, self._model.served_name, question)
+        answering.start()
+        while answering.is_alive():
+            self._tick()
+        if answering.failure is not None:
+            raise answering.failure
 
     def _welcome(self) -> None:
         model = self._model.served_name
@@ -234,6 +254,38 @@ class Up:
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+class Answering(threading.Thread):
+    """Prints the answer to a question; a `failure` is kept for the thread that started it."""
+
+    def __init__(self, url: str, model: str, question: str) -> None:
+        super().__init__(name="answering", daemon=True)  # Ctrl-C does not wait for it
+        self._url = url
+        self._body = {"model": model, "messages": [{"role": "user", "content": question}]}
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with HeadraceClient(self._url) as client:
+                for text in client.chat_text({**self._body, "temperature": 0, "max_tokens": 512}):
+                    print(text, end="", flush=True)
+            print()
+        except Exception as error:  # noqa: BLE001  raised again in the thread that waits for the answer
+            self.failure = error
+
+
+async def note_exit(settings: Settings, model: str, death: Death) -> None:
+    """Record a worker's death, so that /ready explains itself; while Redis is away, /ready reports that instead."""
+    backend = Backend.open(settings)
+    try:
+        at = await backend.token_log.now()
+        exit_ = WorkerExit(status=death.status, at=at, restart_at=at + death.pause)
+        await backend.registry.note_exit(model, exit_)
+    except Unavailable as error:
+        log.warning("exit_not_recorded", error=error.message)
+    finally:
+        await backend.close()
 
 
 def claim_port(host: str, port: int) -> int:

@@ -17,6 +17,7 @@ request's state and log another.
 | keepsake | string per stored response: what was asked, and its conversation | API: create | with its state |
 | worker | JSON per worker | that worker's heartbeat | three heartbeats |
 | model | JSON per model | any of its workers | a day after the last worker |
+| worker_exit | JSON per model: the last end of a worker | `headrace up` | until shortly after the restart |
 | WORKERS, MODELS | sets of the ids and names | the same | until a reader finds the entry gone |
 | hold | string per name: leaders, idempotency keys | whoever asks first | the time it asked for |
 | files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | until deleted or expired |
@@ -112,6 +113,10 @@ def worker(worker_id: str) -> str:
 def control_channel(worker_id: str) -> str:
     """Carries ids of requests that the worker must stop."""
     return f"hr:worker:{worker_id}:control"
+
+
+def worker_exit(model_name: str) -> str:
+    return f"hr:worker-exit:{model_name}"
 
 
 def hold(name: str) -> str:

@@ -15,6 +15,7 @@ from shared import keys
 from shared.redis_client import RedisServer
 from shared.redis_node import Command, pack
 
+EXIT_KEPT_S = 30.0  # beyond the announced restart; until then the next worker, if it lives, has announced itself
 MODEL_TTL = 86_400  # a model is known, and its requests queue up, a day after its last worker was seen
 
 
@@ -52,6 +53,22 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     blocks_total: int = 0
 
 
+class WorkerExit(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a worker process, as its supervisor saw it.
+
+    `status` is the exit status, negative for a signal. Times are in seconds since the epoch, by the server's clock.
+    """
+
+    status: int
+    at: float
+    restart_at: float
+
+    @property
+    def kept(self) -> float:
+        """Seconds for which it is worth telling."""
+        return self.restart_at - self.at + EXIT_KEPT_S
+
+
 class Registry(Protocol):
     """Who lives and serves what. Every call may raise Unavailable."""
 
@@ -66,6 +83,12 @@ class Registry(Protocol):
 
     async def models(self) -> list[ModelInfo]:
         """The models known now, by name."""
+
+    async def note_exit(self, model: str, exit_: WorkerExit) -> None:
+        """Record that a worker of the model ended and will be started again."""
+
+    async def last_exit(self, model: str) -> WorkerExit | None:
+        """Return the last recorded one; None once the restart is some time ago."""
 
 
 def _model(worker: WorkerInfo) -> ModelInfo:
@@ -117,6 +140,15 @@ class RedisRegistry:
         found = await self._members(keys.MODELS, keys.model)
         return sorted((msgspec.json.decode(data, type=ModelInfo) for data in found), key=lambda info: info.name)
 
+    async def note_exit(self, model: str, exit_: WorkerExit) -> None:
+        key, ttl_ms = keys.worker_exit(model), int(exit_.kept * 1000)
+        await self._exchange([(key, pack("SET", key, msgspec.json.encode(exit_), "PX", ttl_ms))])
+
+    async def last_exit(self, model: str) -> WorkerExit | None:
+        key = keys.worker_exit(model)
+        [found] = await self._exchange([(key, pack("GET", key))])
+        return None if found is None else msgspec.json.decode(found, type=WorkerExit)
+
     async def _members(self, index: str, key: Callable[[str], str]) -> list[bytes]:
         [members] = await self._exchange([(index, pack("SMEMBERS", index))])
         names = [name.decode() for name in members]
@@ -141,6 +173,7 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self._workers: dict[str, WorkerInfo] = {}
         self._models: dict[str, ModelInfo] = {}
+        self._exits: dict[str, tuple[WorkerExit, float]] = {}  # by model, each with the time until which it is kept
 
     async def beat(self, worker: WorkerInfo) -> None:
         self._workers[worker.id] = worker
@@ -155,3 +188,10 @@ class MemoryRegistry:
 
     async def models(self) -> list[ModelInfo]:
         return sorted(self._models.values(), key=lambda info: info.name)
+
+    async def note_exit(self, model: str, exit_: WorkerExit) -> None:
+        self._exits[model] = exit_, time.monotonic() + exit_.kept
+
+    async def last_exit(self, model: str) -> WorkerExit | None:
+        exit_, until = self._exits.get(model, (None, 0.0))
+        return exit_ if time.monotonic() < until else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -12,7 +14,7 @@ from producer_api.gateway.patience import patience
 from producer_api.gateway.rules import PUBLIC
 from producer_api.openapi import struct_response
 from shared.errors import Unavailable
-from shared.registry import WorkerInfo
+from shared.registry import WorkerExit, WorkerInfo
 
 
 class WorkerState(msgspec.Struct):
@@ -78,9 +80,26 @@ async def readiness(context: Context) -> Readiness:
     try:
         async with patience():
             workers = await context.catalog.workers(model)
+            reason = f"{model} is loading" if workers else await _absence(context, model)
     except Unavailable as error:
         return Readiness(False, model, 0.0, [], error.message)
-    ready = any(worker.state == "ready" for worker in workers)
-    progress = 1.0 if ready else max((worker.progress for worker in workers), default=0.0)
-    reason = None if ready else f"{model} is loading" if workers else f"no worker for {model} is alive"
-    return Readiness(ready, model, progress, [WorkerState.of(worker) for worker in workers], reason)
+    states = [WorkerState.of(worker) for worker in workers]
+    if any(worker.state == "ready" for worker in workers):
+        return Readiness(True, model, 1.0, states)
+    progress = max((worker.progress for worker in workers), default=0.0)
+    return Readiness(False, model, progress, states, reason)
+
+
+async def _absence(context: Context, model: str) -> str:
+    """Return why no worker serves the model, as far as its supervisor has recorded it. Raises Unavailable."""
+    absence = f"no worker serves {model}"
+    last = await context.backend.registry.last_exit(model)
+    return absence if last is None else f"{absence}; {_described(last, await context.backend.token_log.now())}"
+
+
+def _described(last: WorkerExit, now: float) -> str:
+    """Return the last exit in words, without anything of the process."""
+    end = f"exited with code {last.status}" if last.status >= 0 else f"was killed by signal {-last.status}"
+    left = math.ceil(last.restart_at - now)
+    restart = f"restart in {left} s" if left > 0 else "restarting now"
+    return f"the last one {end} {max(0, round(now - last.at))} s ago, {restart}"

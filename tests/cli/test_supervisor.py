@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from headrace.supervisor import MOST_DEATHS, Child, ChildFailed, Supervisor
+from headrace.server_keeper import ServerKeeper
+from headrace.supervisor import (
+    HEALTHY_S,
+    MAX_EARLY_DEATHS,
+    MAX_PAUSE_S,
+    Backoff,
+    Child,
+    ChildFailed,
+    Death,
+    Supervisor,
+)
+from shared.errors import ConfigError, Unavailable
 
 LIVE = "import signal; signal.signal(signal.SIGTERM, lambda *_: exit(0)); print('up', flush=True); signal.pause()"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
@@ -50,16 +61,138 @@ def test_a_dead_child_is_started_again_and_told_of(supervisor: Supervisor, tmp_p
 
     until(again)
     assert worker.process.pid != first
-    assert "worker died (status -9)" in supervisor.reports[0]  # type: ignore[attr-defined]
+    assert "worker died (SIGKILL), restart in 0.2 s" in supervisor.reports[0]  # type: ignore[attr-defined]
 
 
-def test_a_child_that_will_not_live_is_given_up_with_its_last_words(
-    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_pauses_double_up_to_a_ceiling_and_begin_anew_after_a_healthy_life() -> None:
+    backoff, now = Backoff(), 1000.0
+    pauses = [backoff.died(now, now + HEALTHY_S - 1) for _ in range(10)]
+    assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, MAX_PAUSE_S, MAX_PAUSE_S]
+    assert backoff.died(now, now + HEALTHY_S) == 0.2
+    assert backoff.due == now + HEALTHY_S + 0.2
+
+
+@pytest.fixture
+def deaths() -> list[Death]:
+    return []
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def timed(clock: Clock, deaths: list[Death]) -> Iterator[Supervisor]:
+    """A supervisor by that clock, which records each death."""
+    made = Supervisor(lambda line: None, deaths.append, clock=clock)
+    yield made
+    made.stop(0)
+
+
+def pass_by(supervisor: Supervisor, clock: Clock, one: Child) -> None:
+    """Let a child die, be noticed, and its pause pass."""
+    assert one.process is not None
+    one.process.wait(20)
+    supervisor.check()
+    clock.now = one.backoff.due
+    supervisor.check()
+
+
+def test_a_settled_child_is_restarted_for_ever(
+    timed: Supervisor, clock: Clock, deaths: list[Death], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("headrace.supervisor.BACKOFF", (0.0,) * (MOST_DEATHS - 1))
-    supervisor.add(child("api", "import sys; sys.exit('no such thing')", tmp_path))
-    with pytest.raises(ChildFailed, match=r"api died 6 times in a row \(status 1\): no such thing"):
-        until(lambda: supervisor.check() is not None)
+    """Given a child that dies at once, Expect growing pauses, and no start before the pause is over."""
+    worker = child("worker", "import sys; sys.exit(2)", tmp_path)
+    timed.add(worker)
+    timed.settle()
+    for _ in range(MAX_EARLY_DEATHS + 1):
+        pass_by(timed, clock, worker)
+    assert worker.process is not None
+    worker.process.wait(20)
+    timed.check()
+    clock.now = worker.backoff.due - 0.01
+    timed.check()
+    assert not worker.running
+    assert [death.pause for death in deaths] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6]
+    assert {death.status for death in deaths} == {2}
+
+
+def test_a_child_that_never_lived_is_given_up_with_its_last_words(
+    timed: Supervisor, clock: Clock, tmp_path: Path
+) -> None:
+    api = child("api", "import sys; sys.exit('error: no such thing')", tmp_path)
+    timed.add(api)
+    with pytest.raises(ChildFailed, match=r"api died 6 times in a row \(exit status 1\): no such thing"):
+        for _ in range(MAX_EARLY_DEATHS):
+            pass_by(timed, clock, api)
+
+
+def test_refused_settings_end_the_start_at_once(timed: Supervisor, clock: Clock, tmp_path: Path) -> None:
+    code = "import sys; print('error: model x has no config.json', flush=True); sys.exit(2)"
+    worker = child("worker", code, tmp_path)
+    timed.add(worker)
+    with pytest.raises(ConfigError, match=r"worker cannot start: model x has no config\.json"):
+        pass_by(timed, clock, worker)
+
+
+def test_a_start_that_fails_is_tried_again(timed: Supervisor, clock: Clock, tmp_path: Path) -> None:
+    """Given a log folder that goes away and comes back, Expect the child to run again."""
+    folder = tmp_path / "logs"
+    worker = child("worker", LIVE, folder)
+    timed.add(worker)
+    timed.settle()
+    until(lambda: worker.last_words() == "up")
+    folder.rename(tmp_path / "away")
+    folder.write_text("")
+    assert worker.process is not None
+    worker.process.kill()
+    pass_by(timed, clock, worker)
+    assert (worker.running, worker.backoff.deaths) == (False, 2)
+    folder.unlink()
+    clock.now = worker.backoff.due
+    timed.check()
+    assert worker.running
+
+
+class FailingServer:
+    """A server that dies when told to, and fails to start as long as told to."""
+
+    def __init__(self) -> None:
+        self.pid: int | None = 1
+        self.failures = 0
+
+    def start(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("no space left")
+        self.pid = 2
+
+
+def test_a_server_that_cannot_start_is_tried_again_after_growing_pauses(clock: Clock) -> None:
+    server, reports = FailingServer(), []
+    keeper = ServerKeeper(server, reports.append, clock=clock)
+    keeper.check()
+    server.pid, server.failures = None, 2
+    for _ in range(40):
+        keeper.check()
+        clock.now += 0.1
+    assert server.pid == 2
+    assert reports == [
+        "the embedded Valkey died, restart in 0.2 s",
+        "the embedded Valkey cannot be started (no space left), next attempt in 0.4 s",
+        "the embedded Valkey cannot be started (no space left), next attempt in 0.8 s",
+    ]
 
 
 def test_stopping_ends_the_willing_and_kills_the_rest(supervisor: Supervisor, tmp_path: Path) -> None:

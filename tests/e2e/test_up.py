@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import secrets
 import signal
 import subprocess
@@ -69,6 +70,66 @@ def test_answers_survive_the_death_of_a_process(scripted_up: Launched, role: str
         scripted_up.await_ready()
         for prompt, answer in zip(prompts, following, strict=True):
             assert answer.result(timeout=60) == foretold(prompt)
+
+
+def test_requests_that_kill_their_worker_do_not_end_the_launcher(tmp_path: Path) -> None:
+    """Given one worker and requests that kill it, Expect each set aside after two, and others answered."""
+    launched = Launched(tmp_path / "data", "--model", "scripted", "--workers", "1")
+    try:
+        launched.await_line("^ready: ")
+        lasting = [launched.child(role).pid for role in ("api", "valkey")]
+        with HeadraceClient(launched.url) as client:
+            for number in range(2):
+                poison = client.submit(body(f"[die 2] {number}"))["id"]
+                *_, end = client.events(poison)
+                assert (end.name, end.data["error"]["code"]) == ("error", "request_abandoned")
+                assert httpx.get(f"{launched.url}/health").status_code == 200
+            job = client.submit(body("an ordinary one"))["id"]
+            assert follow(launched.url, job) == foretold("an ordinary one")
+            letters = client.dead_letters()
+        assert [letter["attempts"] for letter in letters] == [2, 2]
+        assert sum("worker-1 died (exit status 1), restart in" in line for line in launched.lines) == 4
+        assert [launched.child(role).pid for role in ("api", "valkey")] == lasting
+    finally:
+        launched.stop()
+
+
+def test_a_child_that_refuses_its_settings_ends_the_start(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "headrace", "up", "--model", "scripted", "--port", "0"]
+    environment = {**os.environ, "HEADRACE_DATABASE_URL": "nonsense://", "HEADRACE_AUTH": "true"}
+    ended = subprocess.run(
+        [*command, "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=environment,
+    )
+    assert ended.returncode == 2
+    assert "api cannot start: " in ended.stderr
+
+
+PLANS = """
+default_plan = "free"
+user_requests = "60/minute"
+
+[plans.free]
+requests = "10/second; 500/hour"
+concurrent = 4
+
+[plans.paid]
+tokens_per_day = 1000000
+"""
+
+
+def test_plans_in_the_settings_file_reach_every_process(tmp_path: Path) -> None:
+    (tmp_path / "headrace.toml").write_text(PLANS)
+    command = [sys.executable, "-m", "headrace", "up", "--model", "scripted", "--port", "0", "--ask", "hi"]
+    answered = subprocess.run(
+        [*command, "--data-dir", "data"], capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path
+    )
+    assert answered.returncode == 0, answered.stderr
+    assert len(answered.stdout.split()) == 512
 
 
 def test_ctrl_c_stops_everything_and_a_second_start_finds_the_answers(tmp_path: Path) -> None:

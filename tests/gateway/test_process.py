@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from shared.backend import Backend
 from shared.config import Settings
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
+from shared.registry import WorkerExit
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, administering, chat
 from tests.worker.harness import Harness
@@ -136,10 +138,29 @@ async def test_ready(client: httpx.AsyncClient, settings: Settings, backend: Bac
     assert (await ask()).json()["ready"] is True
     await backend.redis.flushall()
     response = await ask()
-    assert (response.status_code, response.json()["reason"]) == (503, f"no worker for {MODEL} is alive")
+    assert (response.status_code, response.json()["reason"]) == (503, f"no worker serves {MODEL}")
     await ScriptedWorker(backend).announce("loading", 0.4)
     response = await ask()
     assert (response.status_code, response.json()["progress"]) == (503, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("status", "pause", "told"),
+    [
+        (1, 900, r"exited with code 1 1\d\d s ago, restart in [78]\d\d s"),
+        (-9, 0, r"was killed by signal 9 1\d\d s ago, restarting now"),
+    ],
+)
+async def test_ready_tells_how_the_last_worker_ended(
+    app: FastAPI, backend: Backend, status: int, pause: float, told: str
+) -> None:
+    await backend.redis.flushall()
+    at = await backend.token_log.now() - 100
+    await backend.registry.note_exit(MODEL, WorkerExit(status=status, at=at, restart_at=at + pause))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        response = await http.get("/ready")
+    assert response.status_code == 503
+    assert re.fullmatch(f"no worker serves {MODEL}; the last one {told}", response.json()["reason"])
 
 
 async def test_loading_model_queues(client: httpx.AsyncClient, backend: Backend) -> None:

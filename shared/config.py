@@ -164,7 +164,12 @@ class Settings(BaseModel):
     response_ttl: float = Field(86_400, gt=0, description="seconds a stored response is kept after its end")
     keepalive: float = Field(15, gt=0, le=15, description="seconds of silence before an SSE comment")
     lease: float = Field(3, ge=0.5, le=300, description="seconds without a heartbeat after which work moves on")
-    max_attempts: int = Field(3, ge=1, le=100, description="workers a request may lose before it is set aside")
+    max_attempts: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="workers a request may lose before it is set aside; one less if the last two ran nothing else",
+    )
     grace: float = Field(30, ge=0, le=3600, description="seconds that a stopping process may take to finish")
 
     plans: Plans = Field(

@@ -152,25 +152,26 @@ class MemoryTokenLog:
         if answer.record.deadline is not None and now >= answer.record.deadline:
             self._end(answer, RequestState.FAILED, ErrorInfo.of(OVERDUE))
             return None
+        moved, answer.owner = answer.owner != owner, owner
         answer.epoch += 1
-        answer.owner = owner
         answer.expires = now + self._request_ttl
         started = answer.record.started_at or now
         answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
-        lost_alone = self._count_losses(answer, attempt, alone)
+        lost_alone = self._count_losses(answer, attempt, alone, moved)
         history = tuple(answer.events)
         return Lease(request_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone)
 
-    def _count_losses(self, answer: _Answer, attempt: int, alone: bool) -> int:
+    def _count_losses(self, answer: _Answer, attempt: int, alone: bool, moved: bool) -> int:
         """Count the lost workers, and return `lost_alone` of the new lease.
 
-        At its last attempt a request runs apart from others like it: a token it gives proves it innocent.
+        At its last attempt a request runs apart from others like it: a token it gives proves it innocent. Where it
+        has not moved, its worker lives and only lost time, which is no evidence.
         """
         evidence = 0
         if answer.attempt and attempt > answer.attempt:
             gave = answer.seq > answer.seq_then
             answer.losses = (0 if gave and answer.losses == self._max_attempts - 1 else answer.losses) + 1
-            answer.lost_alone = answer.lost_alone + 1 if answer.alone else 0
+            answer.lost_alone = answer.lost_alone + 1 if answer.alone and moved else 0
             evidence = 0 if gave else answer.lost_alone
         answer.attempt, answer.seq_then, answer.alone = attempt, answer.seq, alone
         return evidence

@@ -79,14 +79,15 @@ end
 
 -- Count the workers lost with the request: one more if this is a later attempt than the last that acquired it.
 -- At its last attempt a request runs apart from others like it: a token it then gives proves it innocent.
+-- Where it has not moved, its worker lives and only lost time, which is no evidence.
 -- -> losses; and if one was counted now, without a token from it: how many of the last in a row ran nothing else
-local function losses(attempt, most, alone)
+local function losses(attempt, most, alone, moved)
   local known = redis.call('HMGET', state, 'losses', 'attempt', 'seq', 'seq_then', 'alone', 'lost_alone')
   local count, lost_alone, evidence = tonumber(known[1] or 0), tonumber(known[6] or 0), 0
   if known[2] and attempt > tonumber(known[2]) then
     local gave = tonumber(known[3]) > tonumber(known[4])
     count = (gave and count == most - 1 and 0 or count) + 1
-    lost_alone = known[5] == '1' and lost_alone + 1 or 0
+    lost_alone = known[5] == '1' and moved and lost_alone + 1 or 0
     evidence = gave and 0 or lost_alone
   end
   redis.call('HSET', state, 'losses', count, 'attempt', attempt, 'seq_then', known[3], 'alone', alone,
@@ -99,7 +100,7 @@ end
 -- -> {epoch, time, log entries, workers lost, when the first worker began, those of the lost in a row that ran nothing
 -- else}, or nil when it has ended or is unknown
 function commands.acquire()
-  local known = redis.call('HMGET', state, 'state', 'deadline')
+  local known = redis.call('HMGET', state, 'state', 'deadline', 'owner')
   if not known[1] or ended(known[1]) then return nil end
   if known[2] and tonumber(now()) >= tonumber(known[2]) then
     close('failed', ARGV[4], ARGV[5], ARGV[6])
@@ -110,7 +111,7 @@ function commands.acquire()
   local time = now()
   redis.call('HSETNX', state, 'started_at', time)
   for _, key in ipairs({ state, log, keepsake() }) do redis.call('PEXPIRE', key, ARGV[3]) end
-  local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9])
+  local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], known[3] ~= ARGV[2])
   local started = redis.call('HGET', state, 'started_at')
   return { epoch, time, redis.call('XRANGE', log, '-', '+'), lost, started, lost_alone }
 end

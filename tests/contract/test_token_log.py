@@ -461,6 +461,16 @@ async def test_a_token_from_the_last_worker_clears_the_evidence(backend: Backend
     assert (fourth.lost_alone, fifth.lost_alone, handed_over.lost_alone) == (3, 0, 0)
 
 
+async def test_a_worker_that_lives_is_no_evidence(backend: Backend, request_: Request) -> None:
+    """Given a worker that takes its own request again, Expect the attempt to count, but not as one lost alone."""
+    leases = [
+        lease
+        for attempt in (1, 2, 3)
+        for lease in await backend.token_log.acquire([request_.id], "a", [attempt], alone=True)
+    ]
+    assert [(lease.losses, lease.lost_alone) for lease in leases if lease] == [(0, 0), (1, 0), (2, 0)]
+
+
 async def test_who_runs_alone_is_noted_by_the_holder_only(backend: Backend, request_: Request) -> None:
     first = await lost(backend, request_, 1)
     assert await backend.token_log.note_alone(first, alone=True)

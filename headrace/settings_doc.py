@@ -7,8 +7,8 @@ from shared.config import CONFIG_FILE, ENV_PREFIX, Settings
 HEAD = f"""# Settings
 
 Flags of the command line count over the environment, that over `{CONFIG_FILE}` in the current folder (or the file
-of `--config`), that over the defaults. A variable is `{ENV_PREFIX}` and the setting's name in capitals. All are
-checked at the start; `headrace config show` tells each value and where it came from.
+of `--config`), that over the defaults. A variable is `{ENV_PREFIX}` and the setting's name in capitals. An empty
+value means the default. All are checked at the start; `headrace config show` tells each value and its source.
 
 | setting | default | what it is |
 | --- | --- | --- |

@@ -16,6 +16,7 @@ from shared.processes import die_with_parent
 
 FIRST_PAUSE_S = 0.2
 MAX_PAUSE_S = 30.0
+MOST_DOUBLINGS = 20  # beyond MAX_PAUSE_S by far; keeps the power small however many deaths there are
 HEALTHY_S = 60.0  # after a life this long the pauses begin anew
 MAX_EARLY_DEATHS = 6  # in a row, before the installation was ready for the first time
 BAD_SETTINGS = 2  # exit status of a process that refused its settings: another start changes nothing
@@ -41,12 +42,8 @@ class Backoff:
     def died(self, born: float, now: float) -> float:
         """Count a death, and return the pause until the next start, which is at `due`."""
         self.deaths = 1 if now - born >= HEALTHY_S else self.deaths + 1
-        pause = FIRST_PAUSE_S
-        for _ in range(self.deaths - 1):
-            if pause >= MAX_PAUSE_S:
-                break
-            pause *= 2
-        pause = min(pause, MAX_PAUSE_S)
+        doublings = min(self.deaths - 1, MOST_DOUBLINGS)
+        pause = min(FIRST_PAUSE_S * 2.0**doublings, MAX_PAUSE_S)
         self.due = now + pause
         return pause
 

@@ -66,8 +66,7 @@ async def _serve(settings: Settings) -> None:
         )
         metrics = WorkerMetrics()
         if settings.metrics_port is not None:
-            server, _ = start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
-            log.info("metrics", port=server.server_port)
+            _serve_metrics(settings.metrics_port, settings.host, metrics)
         engine = await _load(settings, repository, backend, info)
         info = msgspec.structs.replace(
             info,
@@ -82,6 +81,18 @@ async def _serve(settings: Settings) -> None:
             await _work(worker, intake, info)
     finally:
         await backend.close()
+
+
+def _serve_metrics(port: int, host: str, metrics: WorkerMetrics) -> None:
+    """Raises ConfigError."""
+    try:
+        server, _ = start_http_server(port, host, registry=metrics.registry)
+    except OSError as error:
+        raise ConfigError(
+            f"metrics_port {port} on {host} cannot be used ({error.strerror}): choose another, or 0",
+            param="metrics_port",
+        ) from None
+    log.info("metrics", port=server.server_port)
 
 
 @asynccontextmanager

@@ -74,7 +74,7 @@ class Clock:
         return self.now
 
 
-def test_pauses_double_up_to_a_ceiling_and_begin_anew_after_a_healthy_life() -> None:
+def test_pauses_double_and_start_over_after_a_healthy_life() -> None:
     backoff, now = Backoff(), 1000.0
     pauses = [backoff.died(now, now + HEALTHY_S - 1) for _ in range(10)]
     assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, MAX_PAUSE_S, MAX_PAUSE_S]
@@ -128,9 +128,7 @@ def test_a_settled_child_is_restarted_for_ever(
     assert {death.status for death in deaths} == {2}
 
 
-def test_a_child_that_never_lived_is_given_up_with_its_last_words(
-    timed: Supervisor, clock: Clock, tmp_path: Path
-) -> None:
+def test_a_child_that_never_lived_ends_with_its_last_words(timed: Supervisor, clock: Clock, tmp_path: Path) -> None:
     api = child("api", "import sys; sys.exit('error: no such thing')", tmp_path)
     timed.add(api)
     with pytest.raises(ChildFailed, match=r"api died 6 times in a row \(exit status 1\): no such thing"):
@@ -179,7 +177,7 @@ class FailingServer:
         self.pid = 2
 
 
-def test_a_server_that_cannot_start_is_tried_again_after_growing_pauses(clock: Clock) -> None:
+def test_a_server_that_cannot_start_is_tried_again(clock: Clock) -> None:
     server, reports = FailingServer(), []
     keeper = ServerKeeper(server, reports.append, clock=clock)
     keeper.check()

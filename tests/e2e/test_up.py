@@ -94,19 +94,19 @@ def test_requests_that_kill_their_worker_do_not_end_the_launcher(tmp_path: Path)
         launched.stop()
 
 
-def test_a_child_that_refuses_its_settings_ends_the_start(tmp_path: Path) -> None:
+def test_a_child_that_refuses_its_settings_ends_the_start(scripted_up: Launched, tmp_path: Path) -> None:
+    """Given a port for the worker's metrics that is in use, Expect one clear error, soon."""
     command = [sys.executable, "-m", "headrace", "up", "--model", "scripted", "--port", "0"]
-    environment = {**os.environ, "HEADRACE_DATABASE_URL": "nonsense://", "HEADRACE_AUTH": "true"}
     ended = subprocess.run(
         [*command, "--data-dir", str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
-        env=environment,
+        timeout=120,
+        env={**os.environ, "HEADRACE_METRICS_PORT": str(scripted_up.port)},
     )
     assert ended.returncode == 2
-    assert "api cannot start: " in ended.stderr
+    assert f"worker-1 cannot start: metrics_port {scripted_up.port} on 127.0.0.1 cannot be used" in ended.stderr
 
 
 PLANS = """

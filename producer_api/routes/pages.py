@@ -1,8 +1,9 @@
-"""The pages, the playground and the API's description, and their files, kept in memory."""
+"""The two pages, the playground and the API reference, and the files they load; all are kept in memory."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -12,29 +13,58 @@ from starlette.responses import Response
 from producer_api.gateway.rules import PUBLIC
 
 WEB = Path(__file__).parent.parent / "web"
-PAGES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/docs": ("docs.html", "text/html; charset=utf-8"),
+HTML = "text/html; charset=utf-8"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+FILES = {
+    "/": ("index.html", HTML),
+    "/docs": ("docs.html", HTML),
     "/web/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/web/docs.css": ("docs.css", "text/css; charset=utf-8"),
     "/web/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/web/answer.js": ("answer.js", "text/javascript; charset=utf-8"),
     "/web/app.css": ("app.css", "text/css; charset=utf-8"),
     "/favicon.ico": ("icon.svg", "image/svg+xml"),
 }
 
 
+@dataclass(frozen=True)
+class StaticFile:
+    """One file with its headers.
+
+    A 304 carries the same headers as the 200: a browser replaces those that it cached by those of the 304
+    (RFC 9111, section 3.2), so a policy that is missing or different there changes the page it shows.
+    """
+
+    content: bytes
+    media_type: str
+
+    @property
+    def etag(self) -> str:
+        return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {"content-type": self.media_type, "etag": self.etag, "cache-control": "no-cache"}
+        return headers | ({"content-security-policy": PAGE_POLICY} if self.media_type == HTML else {})
+
+    async def respond(self, request: Request) -> Response:
+        """Return the file, or a 304 where the client's copy is current."""
+        if _lists(request.headers.getlist("if-none-match"), self.etag):
+            return Response(status_code=304, headers=self.headers)
+        return Response(self.content, headers=self.headers)
+
+
 def pages_router() -> APIRouter:
     router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
-    for path, (name, media_type) in PAGES.items():
-        _serve(router, path, (WEB / name).read_bytes(), media_type)
+    for path, (name, media_type) in FILES.items():
+        router.add_api_route(path, StaticFile((WEB / name).read_bytes(), media_type).respond, methods=["GET"])
     return router
 
 
-def _serve(router: APIRouter, path: str, content: bytes, media_type: str) -> None:
-    headers = {"etag": f'"{hashlib.sha256(content).hexdigest()[:16]}"', "cache-control": "no-cache"}
-
-    @router.get(path)
-    async def page(request: Request) -> Response:
-        if request.headers.get("if-none-match") == headers["etag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=media_type)
+def _lists(given: list[str], etag: str) -> bool:
+    """Return whether an If-None-Match names `etag`; a proxy that compresses makes it a weak one (`W/"…"`)."""
+    tags = [tag.strip().removeprefix("W/") for value in given for tag in value.split(",")]
+    return etag in tags or "*" in tags

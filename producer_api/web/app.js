@@ -1,10 +1,11 @@
-// The playground: a chat over /v1/chat/completions. It knows nothing that a client could not know.
+// The playground: a chat over the public API. A reload shows the same chat and resumes the answer being streamed.
+
+import { eventsOf, forgetAnswer, loadAnswer, loadTurns, newAnswer, saveAnswer, saveTurns } from "/web/answer.js";
 
 const $ = (id) => document.getElementById(id);
-let turns = []; // {role, content}; a new chat begins a new array
+let turns = loadTurns(); // {role, content}; a new chat begins a new array
 let listing = null; // the promise of the list of models
 let running = null; // the AbortController of the answer being streamed
-const MOST_FAILURES = 10; // in a row
 
 // --- what the server says of itself ---------------------------------------------------------------
 
@@ -89,79 +90,25 @@ function requestBody(messages) {
   };
 }
 
-// The events of a stream, each whole: its id comes with its last frame.
-async function* eventsOf(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  let chunks = [];
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    rest += value;
-    const frames = rest.split("\n\n");
-    rest = frames.pop();
-    for (const frame of frames) {
-      const field = (name) => frame.split("\n").find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
-      const data = field("data");
-      if (data === undefined) continue; // a comment
-      if (data !== "[DONE]") chunks.push(JSON.parse(data));
-      const id = field("id");
-      if (id === undefined && !chunks.at(-1)?.error) continue;
-      yield { id, chunks, last: data === "[DONE]" };
-      chunks = [];
-    }
-  }
+function ask(text) {
+  turns.push({ role: "user", content: text });
+  show("user", text);
+  const answer = newAnswer(requestBody(turns));
+  saveTurns(turns);
+  saveAnswer(answer);
+  follow(answer);
 }
 
-// All chunks of an answer, through lost connections and servers that stop: the same key, after the last event seen.
-async function* chunksOf(body, signal) {
-  const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  const headers = { "content-type": "application/json", "idempotency-key": key };
-  for (let failures = 0; ; failures += 1) {
-    if (failures) await pause(failures, signal);
-    try {
-      const response = await call("/v1/chat/completions", { method: "POST", headers, body, signal });
-      if (response.status === 204) return;
-      if (!response.ok) {
-        const message = (await response.json()).error.message;
-        if (![429, 503].includes(response.status) || failures >= MOST_FAILURES) throw new Error(message);
-        continue;
-      }
-      for await (const event of eventsOf(response)) {
-        $("reconnecting").hidden = true;
-        yield* event.chunks;
-        if (event.last) return;
-        headers["last-event-id"] = event.id;
-        failures = 0;
-      }
-    } catch (error) {
-      if (error.name !== "TypeError" || failures >= MOST_FAILURES) throw error; // fetch's and a stream's broken line
-    }
-    if (failures >= MOST_FAILURES) throw new Error("the answer broke off");
-  }
-}
-
-async function pause(failures, signal) {
-  $("reconnecting").hidden = false;
-  const wait = Math.min(200 * 2 ** failures, 3000) * (0.5 + Math.random() / 2);
-  await new Promise((resolve, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-    setTimeout(resolve, wait);
-  });
-}
-
-async function ask(text) {
+// Streams `answer`, a new one or one that the page had before a reload, to its end.
+async function follow(answer) {
   hideError();
   const chat = turns;
-  chat.push({ role: "user", content: text });
-  const question = show("user", text);
-  const bubble = show("assistant", "");
+  const bubble = show("assistant", answer.content);
   bubble.classList.add("live");
   setRunning(new AbortController());
-  const answer = { role: "assistant", content: "" };
   let note = "";
   try {
-    note = await stream(chat, answer, bubble);
+    note = await stream(answer, bubble);
   } catch (error) {
     note = error.name === "AbortError" ? "stopped" : "";
     if (!note) showError(error.message);
@@ -170,59 +117,74 @@ async function ask(text) {
   $("reconnecting").hidden = true;
   setRunning(null);
   if (answer.content) {
-    chat.push(answer);
+    chat.push({ role: "assistant", content: answer.content });
     if (note) bubble.append(Object.assign(document.createElement("span"), { className: "note", textContent: note }));
   } else {
-    chat.pop();
-    bubble.remove();
-    question.remove();
-    $("empty").hidden = chat.length > 0;
-    $("prompt").value ||= text; // for another try
-    figures({ ttft: "–" });
+    giveBack(chat.pop(), bubble);
+  }
+  if (chat === turns) {
+    saveTurns(chat);
+    forgetAnswer();
   }
   $("prompt").focus();
 }
 
-// Streams into `answer` and `bubble`; returns what is to be noted of its end.
-async function stream(chat, answer, bubble) {
-  const began = performance.now();
-  let first = null;
-  let pieces = 0;
-  let reason = "";
-  figures({ ttft: "…", rate: "–", completion: "–", prompted: "–" });
-  const text = document.createTextNode("");
-  bubble.append(text);
-  const controller = running;
-  for await (const chunk of chunksOf(JSON.stringify(requestBody(chat)), controller.signal)) {
-    if (chunk.error) throw new Error(chunk.error.message);
-    if (first === null) controller.signal.addEventListener("abort", () => cancel(chunk.id));
-    const now = performance.now();
-    if (chunk.usage) {
-      const made = chunk.usage.completion_tokens;
-      figures({ completion: made, prompted: chunk.usage.prompt_tokens });
-      if (made > 1 && now > first) figures({ rate: ((made - 1) / ((now - first) / 1000)).toFixed(1) });
-    }
-    const choice = chunk.choices[0];
-    if (!choice) continue;
-    reason = choice.finish_reason ?? reason;
-    if (first === null) {
-      first = now;
-      figures({ ttft: milliseconds(first - began) });
-    }
-    if (!choice.delta.content) continue;
-    answer.content += choice.delta.content;
-    pieces += 1;
-    const stay = atBottom();
-    text.data = answer.content;
-    if (stay) toBottom();
-    figures({ completion: pieces });
-    if (pieces > 1) figures({ rate: ((pieces - 1) / ((now - first) / 1000)).toFixed(1) });
-  }
-  if (!reason) throw new Error("the answer broke off");
-  return reason === "length" ? "ended at the most tokens allowed" : "";
+// A question without an answer returns to the prompt, for another try.
+function giveBack(question, bubble) {
+  bubble.previousElementSibling?.remove();
+  bubble.remove();
+  $("empty").hidden = document.querySelector(".turn") !== null;
+  $("prompt").value ||= question.content;
+  grow();
+  figures({ ttft: "–" });
 }
 
-// A keyed answer goes on without its reader, so it has to be told.
+// Streams into `answer` and `bubble`; returns the note to show below it.
+async function stream(answer, bubble) {
+  const clock = { timed: answer.lastId === null, began: performance.now(), first: null };
+  figures({ ttft: clock.timed ? "…" : "–", rate: "–", completion: answer.pieces || "–", prompted: "–" });
+  const text = bubble.firstChild;
+  const { signal } = running;
+  signal.addEventListener("abort", () => { if (answer.id) cancel(answer.id); });
+  for await (const chunks of eventsOf(answer, call, signal, (lost) => { $("reconnecting").hidden = !lost; })) {
+    for (const chunk of chunks) {
+      if (chunk.error) throw new Error(chunk.error.message);
+      const follows = atBottom();
+      take(chunk, answer, clock);
+      text.data = answer.content;
+      if (follows) toBottom();
+    }
+  }
+  if (!answer.reason) throw new Error("the stream ended before the answer was complete");
+  return answer.reason === "length" ? "cut at the maximum number of tokens" : "";
+}
+
+// Adds a chunk to `answer` and shows its figures; times are those of an answer that this page saw from its start.
+function take(chunk, answer, clock) {
+  const now = performance.now();
+  const rate = (tokens) => {
+    if (clock.timed && tokens > 1 && now > clock.first) figures({ rate: ((tokens - 1) / ((now - clock.first) / 1000)).toFixed(1) });
+  };
+  answer.id = chunk.id;
+  if (chunk.usage) {
+    figures({ completion: chunk.usage.completion_tokens, prompted: chunk.usage.prompt_tokens });
+    rate(chunk.usage.completion_tokens);
+  }
+  const choice = chunk.choices[0];
+  if (!choice) return;
+  answer.reason = choice.finish_reason ?? answer.reason;
+  if (clock.first === null) {
+    clock.first = now;
+    if (clock.timed) figures({ ttft: milliseconds(now - clock.began) });
+  }
+  if (!choice.delta.content) return;
+  answer.content += choice.delta.content;
+  answer.pieces += 1;
+  figures({ completion: answer.pieces });
+  rate(answer.pieces);
+}
+
+// A request with an idempotency key continues without its reader, so stopping it takes a call.
 function cancel(completion) {
   call(`/v1/jobs/${completion.replace("chatcmpl-", "req_")}`, { method: "DELETE" }).catch(() => {});
 }
@@ -306,6 +268,8 @@ $("stop").addEventListener("click", () => running?.abort());
 $("clear").addEventListener("click", () => {
   running?.abort();
   turns = [];
+  saveTurns(turns);
+  forgetAnswer();
   for (const turn of document.querySelectorAll(".turn")) turn.remove();
   $("empty").hidden = false;
   hideError();
@@ -316,4 +280,7 @@ $("temperature").addEventListener("input", () => { $("temperature-value").value 
 $("copy").addEventListener("click", () => copyCurl().catch(() => showError(curl())));
 for (const idea of document.querySelectorAll(".idea")) idea.addEventListener("click", () => ask(idea.textContent));
 if (matchMedia("(max-width: 820px)").matches) $("settings").open = false;
+for (const turn of turns) show(turn.role, turn.content);
+const interrupted = loadAnswer();
+if (interrupted) follow(interrupted);
 watchReadiness();

@@ -22,6 +22,12 @@ function operations(document) {
   );
 }
 
+// A path that wraps after its slashes.
+function breakable(path) {
+  const parts = path.split(/(?<=\/)/).flatMap((part) => [part, element("wbr")]);
+  return element("span", {}, ...parts);
+}
+
 function anchor({ method, path }) {
   return `${method}${path.replaceAll(/[^a-z0-9]+/gi, "-")}`;
 }
@@ -177,14 +183,14 @@ async function show() {
   const contents = document.querySelector("#contents");
   const routes = document.querySelector("#routes");
   const response = await fetch("/openapi.json");
-  if (!response.ok) throw new Error(`the description cannot be had: ${response.status}`);
+  if (!response.ok) throw new Error(`openapi.json cannot be loaded: status ${response.status}`);
   const root = await response.json();
   document.querySelector("#about").textContent = `${root.info.version} · ${root.info.description ?? ""}`;
   routes.replaceChildren();
   for (const [tag, found] of grouped(operations(root))) {
     contents.append(element("h2", {}, tag));
     for (const each of found) {
-      contents.append(element("a", { href: `#${anchor(each)}` }, element("span", { class: `method ${each.method}` }, each.method), each.path));
+      contents.append(element("a", { href: `#${anchor(each)}` }, element("span", { class: `method ${each.method}` }, each.method), breakable(each.path)));
       routes.append(route(each, root));
     }
   }

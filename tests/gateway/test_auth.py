@@ -24,7 +24,11 @@ from shared.protocol import ErrorInfo
 from tests.fakes import MODEL, make_request
 from tests.gateway.conftest import ScriptedWorker, administering, calling, chat, serving
 
-PAGES = {"/", "/web/app.js", "/web/app.css", "/docs", "/web/docs.js", "/web/docs.css", "/favicon.ico"}
+PAGES = {
+    *("/", "/web/app.js", "/web/answer.js", "/web/app.css"),
+    *("/docs", "/web/docs.js", "/web/docs.css"),
+    "/favicon.ico",
+}
 OPEN = {"/health", "/ready", *PAGES}  # and /openapi.json
 
 

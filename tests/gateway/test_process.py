@@ -16,6 +16,7 @@ import psutil
 import pytest
 from fastapi import FastAPI
 
+from producer_api.routes.pages import FILES
 from producer_api.serve import listen, serve
 from shared.backend import Backend
 from shared.config import Settings
@@ -241,13 +242,26 @@ async def test_playground(client: httpx.AsyncClient) -> None:
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    for path in ("/web/app.js", "/web/app.css", "/favicon.ico"):
-        assert f'"{path}"' in page.text
-        found = await client.get(path)
-        assert found.status_code == 200
-        again = await client.get(path, headers={"if-none-match": found.headers["etag"]})
-        assert again.status_code == 304
+    script = (await client.get("/web/app.js")).text
+    for path in ("/web/app.js", "/web/answer.js", "/web/app.css", "/favicon.ico"):
+        assert f'"{path}"' in page.text + script
+        assert (await client.get(path)).status_code == 200
     assert "http://" not in page.text + (await client.get("/web/app.js")).text.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
+async def test_a_304_has_the_headers_of_its_200(client: httpx.AsyncClient, path: str, form: str) -> None:
+    """A browser replaces the headers that it cached by those of the 304, its policy too."""
+    found = await client.get(path)
+    again = await client.get(path, headers={"if-none-match": form.format(found.headers["etag"])})
+    assert (found.status_code, again.status_code, again.content) == (200, 304, b"")
+    own = {"content-length", "x-request-id"}  # of the 200's body, and of each exchange
+    assert [each for each in again.headers.multi_items() if each[0] not in own] == [
+        each for each in found.headers.multi_items() if each[0] not in own
+    ]
+    changed = await client.get(path, headers={"if-none-match": '"other"'})
+    assert changed.status_code == 200
 
 
 async def test_docs_page(client: httpx.AsyncClient) -> None:

@@ -1,0 +1,88 @@
+"""Debian's Chromium, driven by Playwright, with every error of a page collected."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
+
+from tests.e2e.conftest import Launched
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
+
+
+@dataclass
+class Watch:
+    """Errors of one page: console errors, uncaught exceptions, failed requests and error statuses.
+
+    Attributes:
+        aborted: paths of requests that the test cuts off by a reload.
+    """
+
+    page: Page
+    aborted: set[str] = field(default_factory=set)
+    errors: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+        self.page.on("requestfailed", self._on_failed)
+        self.page.on("response", self._on_response)
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(f"console: {message.text}")
+
+    def _on_failed(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED" or not any(request.url.endswith(path) for path in self.aborted):
+            self.errors.append(f"failed: {request.url}: {request.failure}")
+
+    def _on_response(self, response: Response) -> None:
+        if response.status >= 400:
+            self.errors.append(f"status {response.status}: {response.url}")
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """A browser with an empty profile. A machine without one fails: these tests never skip."""
+    path = next((found for name in NAMES if (found := shutil.which(name))), None)
+    assert path is not None, "no Chromium is installed; scripts/setup says how to install one"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=sorted(SIZES))
+def watch(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Watch]:
+    """A new page in each size; the test fails on any error that the page had."""
+    width, height = SIZES[request.param]
+    with browser.new_context(viewport={"width": width, "height": height}) as context:
+        watched = Watch(context.new_page())
+        yield watched
+        assert watched.errors == []
+
+
+@pytest.fixture(scope="package")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """A whole Headrace on the scripted engine, with a worker to take over from another."""
+    made = Launched(tmp_path_factory.mktemp("browser") / "data", "--model", "scripted", "--workers", "2")
+    try:
+        made.await_line("^ready: ")
+        yield made
+    finally:
+        made.stop()

@@ -1,0 +1,159 @@
+"""The playground and the API reference in a real browser, from a real server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import Watch
+from tests.e2e.conftest import LIMIT, Launched
+from workers.scripted import expected, text_of
+
+pytestmark = pytest.mark.slow
+
+TOKENS = 256  # the playground's default
+CHAT = "/v1/chat/completions"
+WAIT_MS = LIMIT * 1000
+
+
+def foretold(*turns: tuple[str, str]) -> str:
+    """The scripted engine's answer to these turns."""
+    prompt = [ord(character) for role, content in turns for character in f"{role}:{content}\n"]
+    return "".join(text_of(expected(prompt, 0, position)) for position in range(TOKENS))
+
+
+def open_playground(page: Page, up: Launched) -> None:
+    page.goto(up.url)
+    expect(page.locator("#status")).to_have_text("scripted is ready")
+    expect(page.locator("#model")).to_have_value("scripted")
+
+
+def ask(page: Page, question: str) -> None:
+    page.locator("#prompt").fill(question)
+    page.locator("#prompt").press("Enter")
+
+
+def last_answer(page: Page) -> Locator:
+    return page.locator(".turn.assistant").last
+
+
+def finished_text(page: Page) -> str:
+    """The text of the last answer, without its note, once it has ended."""
+    expect(last_answer(page).locator(".note")).to_have_text("cut at the maximum number of tokens", timeout=WAIT_MS)
+    text: str = last_answer(page).evaluate("bubble => bubble.firstChild.data")
+    return text
+
+
+def await_text(page: Page, count: int) -> None:
+    """Until the last answer has `count` characters, and while it still grows."""
+    page.wait_for_function(
+        "count => [...document.querySelectorAll('.turn.assistant.live')].at(-1)?.textContent.length >= count",
+        arg=count,
+        timeout=WAIT_MS,
+    )
+
+
+def busy_worker(up: Launched) -> int:
+    """The process id of the worker that runs the one request there is, from its name in /ready."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        for worker in httpx.get(f"{up.url}/ready").json()["workers"]:
+            if worker["running"]:
+                return int(worker["id"].split("-")[-2])
+        time.sleep(0.02)
+    raise AssertionError("no worker runs a request")
+
+
+def fits(page: Page) -> bool:
+    """Whether nothing sticks out of the window sideways."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+def test_playground_streams_before_and_after_a_reload(watch: Watch, up: Launched) -> None:
+    page = watch.page
+    open_playground(page, up)
+    ask(page, "one")
+    first = foretold(("user", "one"))
+    assert finished_text(page) == first
+    assert fits(page)
+
+    page.reload()
+    expect(page.locator("#status")).to_have_text("scripted is ready")
+    assert page.locator("body").evaluate("body => getComputedStyle(body).display") == "flex"
+    assert page.locator(".turn").all_text_contents() == ["one", first]  # the chat is still there
+    expect(page.locator("#model")).to_have_value("scripted")
+    ask(page, "two")
+    assert finished_text(page) == foretold(("user", "one"), ("assistant", first), ("user", "two"))
+    assert fits(page)
+
+
+def test_playground_resumes_an_answer_after_a_reload(watch: Watch, up: Launched) -> None:
+    page = watch.page
+    watch.aborted.add(CHAT)
+    open_playground(page, up)
+    ask(page, "[pace 10] resume")
+    await_text(page, 60)
+    with page.expect_request(f"{up.url}{CHAT}") as resumed:
+        page.reload()
+    assert int(resumed.value.headers["last-event-id"]) > 0
+    assert finished_text(page) == foretold(("user", "[pace 10] resume"))
+    assert page.locator(".turn").count() == 2
+    page.reload()
+    expect(page.locator("#status")).to_have_text("scripted is ready")
+    assert page.locator(".turn.live").count() == 0
+
+
+@pytest.mark.parametrize("watch", ["desktop"], indirect=True)
+def test_reloaded_playground_resumes_beyond_a_killed_worker(watch: Watch, up: Launched) -> None:
+    page = watch.page
+    watch.aborted.add(CHAT)
+    open_playground(page, up)
+    up.await_idle()
+    ask(page, "[pace 40] takeover")
+    await_text(page, 60)
+    completion: str = page.evaluate("JSON.parse(sessionStorage.getItem('headrace-answer')).id")
+    os.kill(busy_worker(up), signal.SIGKILL)
+    page.reload()
+
+    text = finished_text(page)
+    up.await_line("(?i)worker.* died")
+    job = httpx.get(f"{up.url}/v1/jobs/{completion.replace('chatcmpl-', 'req_')}").json()
+    assert text == job["choices"][0]["text"]
+    assert text == foretold(("user", "[pace 40] takeover"))
+
+
+@pytest.mark.parametrize("watch", ["desktop"], indirect=True)
+def test_stop_after_a_reload_cancels_the_request(watch: Watch, up: Launched) -> None:
+    page = watch.page
+    watch.aborted.add(CHAT)
+    open_playground(page, up)
+    ask(page, "[pace 200] stop")
+    await_text(page, 20)
+    page.reload()
+    await_text(page, 30)
+    with page.expect_response(lambda response: response.request.method == "DELETE") as cancelled:
+        page.locator("#stop").click()
+    expect(last_answer(page).locator(".note")).to_have_text("stopped")
+    assert httpx.get(cancelled.value.url).json()["state"] == "cancelled"
+
+
+def test_api_reference_survives_a_reload(watch: Watch, up: Launched) -> None:
+    page = watch.page
+    page.goto(f"{up.url}/docs")
+    for _ in range(2):
+        section = page.locator("#post-v1-chat-completions")
+        expect(section).to_be_visible()
+        assert page.locator("#routes section").count() > 20
+        assert fits(page)
+        page.reload()
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/ready", "/v1/models"])
+def test_an_api_answer_opens_without_errors(path: str, watch: Watch, up: Launched) -> None:
+    with watch.page.expect_response(f"{up.url}{path}"):
+        watch.page.goto(f"{up.url}{path}")

@@ -22,6 +22,7 @@ from producer_api.admin import CONNECTIONS, create_admin_app
 from producer_api.app import create_app
 from producer_api.connection import HEADROOM, Bounds, Connection
 from producer_api.context import Context
+from producer_api.uvicorn_internals import forget_signals
 from producer_api.webhooks import WebhookSender
 from shared.backend import Backend
 from shared.config import Settings
@@ -184,7 +185,7 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         with super().capture_signals():
             yield
-            self._captured_signals.clear()
+            forget_signals(self)
 
 
 class AdminServer(uvicorn.Server):

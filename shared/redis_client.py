@@ -31,9 +31,10 @@ from redis.exceptions import (
 
 from shared.errors import Unavailable
 from shared.redis_cluster import Cluster
+from shared.redis_internals import MasterConnection, SecureMasterConnection
 from shared.redis_node import Client, noticing, pack
 from shared.redis_pipe import Pipe
-from shared.redis_sentinel import Master, MasterConnection, SecureMasterConnection, Sentinels
+from shared.redis_sentinel import Master, Sentinels
 from shared.redis_url import Host, RedisURL
 
 TROUBLE = (

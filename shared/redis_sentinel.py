@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Connection, ConnectionPool, SSLConnection
@@ -50,22 +50,6 @@ class Sentinels:
         await self._master.stop()
         for sentinel in self._sentinels:
             await sentinel.close()
-
-
-class MasterConnection(Connection):
-    """Connects to whoever is the master at that moment."""
-
-    def __init__(self, *, find_master: Callable[[], Awaitable[Host]], **options: Any) -> None:
-        self._find_master = find_master
-        super().__init__(**options)
-
-    async def _connect(self) -> None:
-        self.host, self.port = await self._find_master()
-        await super()._connect()  # type: ignore[no-untyped-call]
-
-
-class SecureMasterConnection(MasterConnection, SSLConnection):
-    """The same with TLS."""
 
 
 class Master(Client):

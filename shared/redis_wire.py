@@ -9,16 +9,17 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import Any
 
-from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio import Connection, ConnectionPool
 from redis.exceptions import ConnectionError
+
+from shared.redis_internals import NOT_ENOUGH_DATA, mark_closed, reply_reader, transport_of
 
 
 class Wire(asyncio.Protocol, ABC):
     """One connection, from its greeting to its loss.
 
     Args:
-        connection: redis-py's, which has no public names for what we then read and write ourselves.
+        connection: a greeted one of redis-py; its reader and transport are taken over.
 
     Attributes:
         heard: when something was read last, by the loop's clock.
@@ -26,8 +27,8 @@ class Wire(asyncio.Protocol, ABC):
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._parser = connection._parser._reader
-        self._transport: asyncio.Transport = connection._writer.transport
+        self._parser = reply_reader(connection)
+        self._transport = transport_of(connection)
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
         self._lost: asyncio.Future[Exception] = self._loop.create_future()
@@ -73,7 +74,7 @@ class Wire(asyncio.Protocol, ABC):
             self.take(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._connection._close()  # redis-py complains of one that it believes to be open
+        mark_closed(self._connection)  # redis-py complains of one that it believes to be open
         if not self._lost.done():
             self._lost.set_result(ConnectionError(f"the connection was lost: {error!r}"))
 
@@ -84,6 +85,6 @@ async def connect(pool: ConnectionPool) -> Connection:
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException:  # cancelled, it would leave the socket to the garbage collector
-        connection._close()  # type: ignore[no-untyped-call]
+        mark_closed(connection)
         raise
     return connection

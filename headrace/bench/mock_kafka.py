@@ -17,8 +17,8 @@ import msgspec
 import redis
 from confluent_kafka import Producer
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata
-from kafka.coordinator.base import BaseCoordinator
-from kafka.errors import InvalidRequestError, RebalanceInProgressError
+
+from shared.kafka.client_internals import rebalance_on_invalid_sync
 
 VERSION = "2.0"  # of the protocol that kafka-python and the mock both speak
 FETCH = 50  # ms
@@ -47,21 +47,8 @@ def address(bootstrap: str) -> dict[str, str]:
 def adapt(redis_url: str) -> None:
     """Make up, in this process and from now on, for what the mock lacks."""
     KafkaConsumer.DEFAULT_CONFIG |= {"check_crcs": False, "fetch_max_wait_ms": FETCH}
-    _sync_again()
+    rebalance_on_invalid_sync()
     _keep_offsets(redis.Redis.from_url(redis_url))
-
-
-def _sync_again() -> None:
-    """The mock calls it an invalid request where a member syncs late, and brokers answer."""
-    process = BaseCoordinator._process_sync_group_response
-
-    def processed(self: BaseCoordinator, *args: Any) -> Any:
-        try:
-            return process(self, *args)
-        except InvalidRequestError as error:
-            raise RebalanceInProgressError(str(error)) from error
-
-    BaseCoordinator._process_sync_group_response = processed
 
 
 def _keep_offsets(store: redis.Redis) -> None:

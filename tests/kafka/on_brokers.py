@@ -14,10 +14,10 @@ from kafka.errors import KafkaError
 
 from shared.config import Settings
 from shared.kafka import topics
+from shared.kafka.client_internals import finish_joining
 from shared.kafka.connection import connection, consumer
 from shared.kafka.message import Outgoing
 from tests.kafka.mock import BROKER
-from workers.kafka.consumer import finish_joining
 from workers.kafka.results import Results
 
 LIMIT = 40.0

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from workers.engine.kernels import Linear
+from workers.engine.onednn_internals import can_pack, pack, packed_linear
 
 _PROBED_ROWS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 17, 24, 32, 33, 48)
 _TYPICAL_ROWS = 32  # oneDNN chooses a layout for the weight by it
@@ -40,7 +41,7 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
+        self._weight = pack(weight, _TYPICAL_ROWS)
         self._bias = bias
         self._min_rows = self._probe(weight.shape[1], weight.dtype)
 
@@ -51,8 +52,7 @@ class PackedLinear:
         return self._product(x)
 
     def _product(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-        return out
+        return packed_linear(x, self._weight, self._bias)
 
     def _probe(self, size: int, dtype: torch.dtype) -> int:
         """The fewest rows from which on a row's bits do not depend on the number of rows."""
@@ -110,13 +110,6 @@ def join(weights: Sequence[Tensor]) -> Tensor:
 
 def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
     """The fast form for the weight's device and dtype; weight is [out, in]."""
-    if weight.device.type == "cpu" and _can_pack(weight.dtype):
+    if weight.device.type == "cpu" and can_pack(weight.dtype):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
-
-
-def _can_pack(dtype: torch.dtype) -> bool:
-    """oneDNN has no bfloat16 on CPUs without AVX-512."""
-    if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

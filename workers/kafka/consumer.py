@@ -17,6 +17,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from shared.config import Settings
 from shared.kafka import topics
+from shared.kafka.client_internals import finish_joining, release_used_up_records
 from shared.kafka.connection import connection, consumer, explained
 from shared.kafka.message import Outgoing, Record
 from shared.kafka.offsets import Offsets
@@ -149,7 +150,7 @@ class Shuttle(threading.Thread):
 
     def _round(self, polled: KafkaConsumer) -> None:
         room = self._steer(polled)
-        _unpark(polled)
+        release_used_up_records(polled)
         finish_joining(polled)
         busy = bool(self._done) or any(owned.unfinished for owned in list(self._owned.values()))
         found = polled.poll(timeout_ms=int((BUSY_POLL if busy else IDLE_POLL) * 1000), max_records=room)
@@ -266,26 +267,6 @@ class Shuttle(threading.Thread):
         self._metrics.in_flight.set(sum(owned.unfinished for owned in list(self._owned.values())))
         for place, owned in list(self._owned.items()):
             self._metrics.show(place.topic, place.partition, owned.watermark, polled.highwater(place))
-
-
-def _unpark(polled: KafkaConsumer) -> None:
-    """Let a partition that is resumed give what had been fetched of it when it was paused.
-
-    kafka-python (3.0.12) looks for that only where nothing is in line, and takes what is in line and used up for
-    something: then the partition is neither given nor fetched again.
-    """
-    if not polled._fetcher._next_partition_records:
-        polled._fetcher._next_partition_records = None
-
-
-def finish_joining(polled: KafkaConsumer) -> None:
-    """Let this poll go on with a joining of the group that outlived the last one.
-
-    kafka-python (3.0.12) forgets one that began because partitions appeared, as at a start: it then owns nothing,
-    beats no more, and never says so.
-    """
-    if polled._coordinator.rejoining:
-        polled._coordinator.request_rejoin()
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -1,0 +1,48 @@
+"""The private attributes of kafka-python that Headrace uses; tests/kafka/test_internals.py covers each.
+
+They work around faults of kafka-python 3.0.12, or of librdkafka's mock cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kafka import KafkaConsumer
+from kafka.coordinator.base import BaseCoordinator
+from kafka.errors import InvalidRequestError, RebalanceInProgressError
+
+
+def release_used_up_records(consumer: KafkaConsumer) -> None:
+    """Let a resumed partition return what was fetched for it before it was paused.
+
+    kafka-python looks for such records only when no records are next in line, and counts an exhausted batch as next
+    in line: the partition is then neither returned nor fetched again.
+    """
+    if not consumer._fetcher._next_partition_records:
+        consumer._fetcher._next_partition_records = None
+
+
+def finish_joining(consumer: KafkaConsumer) -> None:
+    """Let the next poll continue a group join that outlived the last one.
+
+    kafka-python forgets a join that began because partitions appeared, as at a start: the consumer then owns
+    nothing, sends no heartbeats, and reports neither.
+    """
+    if consumer._coordinator.rejoining:
+        consumer._coordinator.request_rejoin()
+
+
+def rebalance_on_invalid_sync() -> None:
+    """Treat an invalid-request answer to SyncGroup as a rebalance, in this process from now on.
+
+    A broker reports a member that syncs late as a rebalance; the mock cluster calls its request invalid.
+    """
+    process = BaseCoordinator._process_sync_group_response
+
+    def processed(self: BaseCoordinator, *args: Any) -> Any:
+        try:
+            return process(self, *args)
+        except InvalidRequestError as error:
+            raise RebalanceInProgressError(str(error)) from error
+
+    BaseCoordinator._process_sync_group_response = processed

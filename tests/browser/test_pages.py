@@ -18,7 +18,6 @@ pytestmark = pytest.mark.slow
 
 TOKENS = 256  # the playground's default
 CHAT = "/v1/chat/completions"
-WAIT_MS = LIMIT * 1000
 
 
 def foretold(*turns: tuple[str, str]) -> str:
@@ -44,7 +43,7 @@ def last_answer(page: Page) -> Locator:
 
 def finished_text(page: Page) -> str:
     """The text of the last answer, without its note, once it has ended."""
-    expect(last_answer(page).locator(".note")).to_have_text("cut at the maximum number of tokens", timeout=WAIT_MS)
+    expect(last_answer(page).locator(".note")).to_have_text("cut at the maximum number of tokens")
     text: str = last_answer(page).evaluate("bubble => bubble.firstChild.data")
     return text
 
@@ -54,7 +53,6 @@ def await_text(page: Page, count: int) -> None:
     page.wait_for_function(
         "count => [...document.querySelectorAll('.turn.assistant.live')].at(-1)?.textContent.length >= count",
         arg=count,
-        timeout=WAIT_MS,
     )
 
 
@@ -94,7 +92,6 @@ def test_playground_streams_before_and_after_a_reload(watch: Watch, up: Launched
 
 def test_playground_resumes_an_answer_after_a_reload(watch: Watch, up: Launched) -> None:
     page = watch.page
-    watch.aborted.add(CHAT)
     open_playground(page, up)
     ask(page, "[pace 10] resume")
     await_text(page, 60)
@@ -111,7 +108,6 @@ def test_playground_resumes_an_answer_after_a_reload(watch: Watch, up: Launched)
 @pytest.mark.parametrize("watch", ["desktop"], indirect=True)
 def test_reloaded_playground_resumes_beyond_a_killed_worker(watch: Watch, up: Launched) -> None:
     page = watch.page
-    watch.aborted.add(CHAT)
     open_playground(page, up)
     up.await_idle()
     ask(page, "[pace 40] takeover")
@@ -130,7 +126,6 @@ def test_reloaded_playground_resumes_beyond_a_killed_worker(watch: Watch, up: La
 @pytest.mark.parametrize("watch", ["desktop"], indirect=True)
 def test_stop_after_a_reload_cancels_the_request(watch: Watch, up: Launched) -> None:
     page = watch.page
-    watch.aborted.add(CHAT)
     open_playground(page, up)
     ask(page, "[pace 200] stop")
     await_text(page, 20)

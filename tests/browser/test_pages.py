@@ -148,7 +148,17 @@ def test_api_reference_survives_a_reload(watch: Watch, up: Launched) -> None:
         page.reload()
 
 
+ICON = """() => new Promise((resolve) => {
+    const icon = new Image();
+    icon.onload = () => resolve(true);
+    icon.onerror = () => resolve(false);
+    icon.src = "/favicon.ico";
+})"""
+
+
 @pytest.mark.parametrize("path", ["/openapi.json", "/ready", "/v1/models"])
-def test_an_api_answer_opens_without_errors(path: str, watch: Watch, up: Launched) -> None:
-    with watch.page.expect_response(f"{up.url}{path}"):
-        watch.page.goto(f"{up.url}{path}")
+@pytest.mark.parametrize("watch", ["desktop"], indirect=True)
+def test_an_api_answer_opens_with_its_icon(path: str, watch: Watch, up: Launched) -> None:
+    """A window shows the icon of an API answer; without one, as here, the answer's policy is tried by an image."""
+    watch.page.goto(f"{up.url}{path}")
+    assert watch.page.evaluate(ICON)

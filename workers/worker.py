@@ -34,7 +34,6 @@ from workers.metrics import WorkerMetrics
 from workers.seats import room
 from workers.solitude import Solitude
 
-COMPILE_LIMIT = 15.0  # seconds that a request's grammar may take until it is ready
 GATHER = 0.01  # seconds for which ends gather before they are acknowledged together
 
 log = structlog.get_logger(__name__)
@@ -139,7 +138,7 @@ class Worker:
                 else await asyncio.to_thread(encode, self._encoder, request)
             )
             held.prompt, held.lengths = encoded.prompt, encoded.lengths
-            constraint = await self._constrain(request)
+            constraint = await self._constrain(held)
         except HeadraceError as error:
             await self._append([(held, [EngineOutput(held.run, finished=True, error=error)])])
             return
@@ -160,23 +159,19 @@ class Worker:
             left = held.time_left(request.deadline)
             held.alarm = self._loop.call_later(left, self._engine.abort, held.run, OVERDUE)
 
-    async def _constrain(self, request: Request) -> Constraint | None:
-        """What the answer is held to. Raises InvalidRequest where that cannot be had, or not in time."""
-        form = form_of(request)
+    async def _constrain(self, held: ActiveRequest) -> Constraint | None:
+        """Return what the answer is held to. Raises InvalidRequest, EngineFailed where its grammar has no compiler.
+
+        An answer that has begun was held to its grammar before, so that no limit of compiling refuses it now.
+        """
+        form = form_of(held.delivery.request)
         if form is None:
             return None
         if self._constraints is None:
             raise InvalidRequest(
                 "this worker cannot constrain answers: it has no grammar compiler", param=form.param
             )
-        try:
-            async with asyncio.timeout(COMPILE_LIMIT):
-                return await asyncio.wrap_future(self._constraints.start(form))
-        except TimeoutError:
-            raise InvalidRequest(
-                f"the grammar was not compiled within {COMPILE_LIMIT:.0f} s: it is too complex, or too many are",
-                param=form.param,
-            ) from None
+        return await asyncio.wrap_future(self._constraints.start(form, proven=bool(held.history)))
 
     def _salt(self, tenant: str) -> bytes:
         """What keeps a tenant's cached prefixes from being found by another's."""

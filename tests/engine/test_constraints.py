@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
 
-from shared.errors import InvalidRequest
+from shared.errors import EngineFailed, InvalidRequest
 from shared.protocol import FinishReason, SamplingParams, Structured
 from tests.engine.driver import Answers, drain, load
 from workers.engine.constraints import Constraints
@@ -171,24 +173,92 @@ def test_what_never_ends_is_refused_and_holds_up_nobody(
     """Given grammars within all limits that take minutes and gigabytes, expect others served beside them, a
     refusal, and no thread or process that goes on.
     """
-    monkeypatch.setattr("workers.engine.trial.SECONDS", 1)
-    monkeypatch.setattr("workers.engine.trial.MARGIN", 1.0)
+    monkeypatch.setattr("workers.engine.trial.MAX_CPU_S", 1)
     assert isinstance(engine.constraints, Constraints)
     engine.constraints.start(Form(Structured(regex="warm"))).result(60)
     stuck = engine.constraints.start(Form(asked))
     engine.constraints.start(Form(Structured(regex=f"beside{len(asked.grammar or '')}"))).result(60)
     with pytest.raises(InvalidRequest, match="too complex"):
         stuck.result(60)
-    deadline = time.monotonic() + 10
-    while trying() or any(each.name == "grammar" for each in threading.enumerate()):
+    until(lambda: not trying() and all(each.name != "grammar" for each in threading.enumerate()))
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
+def trial_process() -> psutil.Process:
+    [found] = [each for each in psutil.Process().children() if "workers.engine.trial" in each.cmdline()]
+    return found
+
+
 def trying() -> list[psutil.Process]:
-    """Trials under way."""
-    [*processes] = psutil.Process().children()
-    return [trial for each in processes if "workers.engine.trial" in each.cmdline() for trial in each.children()]
+    """The processes that compile, each a child of the one that watches it."""
+    found = []
+    for watching in trial_process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            found += watching.children()
+    return found
+
+
+def endless(name: str) -> Structured:
+    return Structured(grammar="root ::= " + f'"{name}" ' + " ".join(["[a-z]*"] * 9000))
+
+
+def test_time_in_which_a_trial_does_not_run_is_not_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a limit of 1 s of CPU time, a grammar whose trial is kept from running for longer is accepted."""
+    monkeypatch.setattr("workers.engine.trial.MAX_CPU_S", 1)
+    assert engine.constraints is not None
+    engine.constraints.start(Form(Structured(regex="warm"))).result(60)
+    trials = trial_process()
+    trials.suspend()
+    try:
+        held_up = engine.constraints.start(Form(Structured(regex="held up")))
+        assert wait([held_up], 2.5).not_done  # twice the limit, and more
+    finally:
+        trials.resume()
+    held_up.result(60)
+
+
+def test_a_trial_that_hangs_is_ended_without_a_refusal(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a trial that is stopped and so uses no CPU time, it fails as the compiler's fault, and is gone."""
+    monkeypatch.setattr("workers.engine.trial.MAX_CPU_S", 600)
+    monkeypatch.setattr("workers.engine.trial.PATIENCE_S", 2.0)
+    assert engine.constraints is not None
+    engine.constraints.start(Form(Structured(regex="warm"))).result(60)
+    stuck = engine.constraints.start(Form(endless("hang")))
+    until(trying)
+    for trial in trying():
+        trial.suspend()
+    with pytest.raises(EngineFailed, match="did not answer"):
+        stuck.result(60)
+    until(lambda: not trying())
+
+
+def test_a_proven_grammar_needs_no_trial(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a trial that would refuse, a grammar of an answer that has begun is compiled, also if it joins one."""
+    refused = InvalidRequest("too complex")
+    asked, passed = threading.Event(), threading.Event()
+
+    def check(*_: object) -> None:
+        asked.set()
+        assert passed.wait(60)
+        raise refused
+
+    monkeypatch.setattr("workers.engine.trial.Trials.check", check)
+    assert engine.constraints is not None
+    engine.constraints.start(Form(Structured(regex="begun")), proven=True).result(60)
+    first = engine.constraints.start(Form(Structured(regex="both")))
+    assert asked.wait(60)
+    joined = engine.constraints.start(Form(Structured(regex="both")), proven=True)
+    passed.set()
+    joined.result(60)
+    first.result(60)
+    with pytest.raises(InvalidRequest):
+        engine.constraints.start(Form(Structured(regex="new"))).result(60)
 
 
 def test_special_tokens_are_no_text(engine: Engine) -> None:

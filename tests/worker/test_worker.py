@@ -9,13 +9,14 @@ import msgspec
 import pytest
 
 from shared.backend import Backend
+from shared.delivery.base import Append
 from shared.errors import EngineFailed
-from shared.protocol import PriorityClass, Request, RequestState, Structured, Tools
+from shared.protocol import PriorityClass, Request, RequestState, Structured, Token, TokenEvent, Tools
 from shared.transports.base import Pulled, Room
 from tests.fakes import MODEL, answer, make_request, publish_garbage, submit
 from tests.worker.harness import GatedEngine, Harness, foretold, tokens_of, told, until
 from workers.engine.interface import Constraint, EngineOutput, EngineRequest
-from workers.scripted import ScriptedEngine
+from workers.scripted import ScriptedEngine, text_of
 
 PATIENCE = 10.0  # seconds
 
@@ -262,13 +263,15 @@ async def test_an_urgent_request_is_taken_although_batch_work_has_all_seats(
 
 
 class Compiler:
-    """Compiles nothing until it is told to."""
+    """Compiles nothing until it is told to; `proven` of each call."""
 
     def __init__(self) -> None:
         self.started: list[Future[Constraint]] = []
+        self.proven: list[bool] = []
 
-    def start(self, asked: Structured | Tools) -> Future[Constraint]:
+    def start(self, asked: Structured | Tools, *, proven: bool = False) -> Future[Constraint]:
         self.started.append(Future())
+        self.proven.append(proven)
         return self.started[-1]
 
 
@@ -277,23 +280,39 @@ def held_to(request: Request) -> Request:
     return msgspec.structs.replace(request, params=params)
 
 
-async def test_a_grammar_that_takes_long_keeps_nobody_waiting_and_is_given_up(
-    harness: Harness, backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("workers.worker.COMPILE_LIMIT", 0.3)
+async def test_a_slow_grammar_delays_no_other_request(harness: Harness, backend: Backend) -> None:
     engine = ToldEngine()
     engine.constraints = Compiler()
-    slow, other = held_to(make_request()), make_request()
+    slow, other = held_to(make_request("slow")), make_request("other")
     async with harness.worker(engine):
         await submit(backend, slow)
         await until(lambda: len(engine.constraints.started) == 1)
         await submit(backend, other)
         assert told(await answer(backend, other.id)) == foretold(other)
-        [end] = [event.terminal for event in await answer(backend, slow.id)]
-    assert end is not None
-    assert end.error is not None
-    assert (end.error.code, end.error.param) == ("invalid_request", "structured_outputs")
-    assert [request.id for request in engine.told] == [f"{other.id}:1"]
+        engine.constraints.started[0].set_result(Constraint(lambda: None))
+        assert told(await answer(backend, slow.id)) == foretold(slow)
+    assert engine.constraints.proven == [False]
+
+
+async def test_a_resumed_answers_grammar_counts_as_proven(harness: Harness, backend: Backend) -> None:
+    """Given two requests of a lost worker, then only the one whose log has tokens skips the compiler's limits."""
+    begun, new = held_to(make_request("begun")), held_to(make_request("new"))
+    for request in (begun, new):
+        await submit(backend, request)
+    await backend.transport.pull(MODEL, "dead", Room.all(2))
+    [lease, _] = await backend.token_log.acquire([begun.id, new.id], "dead")
+    assert lease is not None
+    token = foretold(begun)[0]
+    await backend.token_log.append([Append(lease, TokenEvent(0, (Token(0, token, text_of(token)),)), 5)])
+    engine = ToldEngine()
+    engine.constraints = compiler = Compiler()
+    async with harness.worker(engine):
+        await until(lambda: len(compiler.started) == 2)
+        for started in compiler.started:
+            started.set_result(Constraint(lambda: None))
+        for request in (begun, new):
+            assert told(await answer(backend, request.id)) == foretold(request)
+    assert sorted(compiler.proven) == [False, True]
 
 
 async def test_what_is_cancelled_while_its_grammar_is_compiled_is_not_run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import xgrammar
@@ -27,6 +28,18 @@ COMPILERS = 2  # grammars compiled at once
 SILENCE = Silence()
 
 
+@dataclass
+class _Entry:
+    """A grammar, compiled or on its way.
+
+    Attributes:
+        proven: it was compiled within the limits before, so that no limit ends it now.
+    """
+
+    proven: bool
+    compiled: Future[xgrammar.CompiledGrammar] = field(default_factory=Future)
+
+
 class Constraints:
     """Of one model.
 
@@ -39,13 +52,13 @@ class Constraints:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos = sorted(eos_token_ids)
-        self._cache: OrderedDict[bytes, Future[xgrammar.CompiledGrammar]] = OrderedDict()
+        self._cache: OrderedDict[bytes, _Entry] = OrderedDict()
         self._lock = threading.Lock()
         self._first_use = threading.Lock()
         self._slots = threading.BoundedSemaphore(COMPILERS)
 
-    def start(self, form: Form) -> Future[Constraint]:
-        """Compile, or find, what is asked for; from any thread. It may end with InvalidRequest."""
+    def start(self, form: Form, *, proven: bool = False) -> Future[Constraint]:
+        """See Constrainer."""
         if form.tools is not None and form.tools.must:
             form = Form(None, form.tools)
         reader = None if form.tools is None else partial(CallReader, self._tokenizer.tool_format, self._first(form))
@@ -60,7 +73,7 @@ class Constraints:
             make = partial(GrammarMatcher, compiled.result(), ends_by_token=bool(self._eos))
             ready.set_result(Constraint(make, reader))
 
-        self._compiled(form).add_done_callback(settle)
+        self._compiled(form, proven).add_done_callback(settle)
         return ready
 
     def _first(self, form: Form) -> tuple[str, ...]:
@@ -69,21 +82,23 @@ class Constraints:
             return ()
         return tuple(self._tokenizer.tool_format.first_call(each.name) for each in form.tools.allowed)
 
-    def _compiled(self, form: Form) -> Future[xgrammar.CompiledGrammar]:
+    def _compiled(self, form: Form, proven: bool) -> Future[xgrammar.CompiledGrammar]:
         key = encode(form)
         with self._lock:
             found = self._cache.get(key)
             if found is None:
-                found = self._cache[key] = Future()
+                found = self._cache[key] = _Entry(proven)
                 # a thread that nobody waits for at the end
                 threading.Thread(target=self._work, args=(key, form, found), name="grammar", daemon=True).start()
+            found.proven |= proven
             self._cache.move_to_end(key)
-        return found
+        return found.compiled
 
-    def _work(self, key: bytes, form: Form, future: Future[xgrammar.CompiledGrammar]) -> None:
+    def _work(self, key: bytes, form: Form, entry: _Entry) -> None:
+        future = entry.compiled
         try:
             with self._slots:
-                compiled = self._compile(form)
+                compiled = self._compile(form, entry)
             future.set_result(compiled)
         except HeadraceError as error:
             future.set_exception(error)
@@ -94,12 +109,17 @@ class Constraints:
                 future.set_exception(EngineFailed("the grammar compiler broke"))
             self._tidy(key, future)
 
-    def _compile(self, form: Form) -> xgrammar.CompiledGrammar:
-        """Raises InvalidRequest; what xgrammar raises."""
+    def _compile(self, form: Form, entry: _Entry) -> xgrammar.CompiledGrammar:
+        """Raises InvalidRequest, EngineFailed; what xgrammar raises."""
         tool_format = self._tokenizer.tool_format
         with self._first_use:
             trials, compiler = self._trials, self._compiler
-        trials.check(form, tool_format)
+        if not entry.proven:
+            try:
+                trials.check(form, tool_format)
+            except HeadraceError:
+                if not entry.proven:  # it may be by now
+                    raise
         with SILENCE:
             return compiler.compile_grammar(grammar_of(form.structured, form.tools, tool_format))
 
@@ -112,9 +132,10 @@ class Constraints:
 
     def _shrink(self) -> None:
         with self._lock:
+            kept = {key: entry.compiled for key, entry in self._cache.items()}
             sizes = {
                 key: each.result().memory_size_bytes
-                for key, each in self._cache.items()
+                for key, each in kept.items()
                 if each.done() and each.exception() is None
             }
             over = sum(sizes.values()) - CACHE_BYTES

@@ -170,8 +170,14 @@ class Constraint:
 class Constrainer(Protocol):
     """Makes what answers are held to; may be called from any thread."""
 
-    def start(self, form: Form) -> Future[Constraint]:
-        """It ends with InvalidRequest for what cannot be compiled; it may take long."""
+    def start(self, form: Form, *, proven: bool = False) -> Future[Constraint]:
+        """Compile, or find, a grammar.
+
+        It may take long, and always ends: with InvalidRequest for what cannot be compiled within the limits.
+
+        Args:
+            proven: it was compiled within the limits before, by any worker: they do not apply again.
+        """
 
 
 class Generator(Protocol):

@@ -1,8 +1,12 @@
-"""Tries grammars in a process apart, which can be ended: one that takes too much time or memory there is refused.
+"""Tries grammars in a process apart, which can be ended: one that takes too much CPU time or memory is refused.
 
 No compilation can be stopped, and some of few characters take gigabytes and never end. So each is compiled first by
 a child of a small process that has the compiler ready; the system ends the child at its bounds. Only what is done
 within them is then compiled where it is used: a compiled grammar costs more to hand over than to make again.
+
+The limit is on CPU time, so that a loaded machine accepts the same grammars as an idle one. Each child has a parent
+of its own that waits for it and reports how it ended. A child that takes longer than `PATIENCE_S` without using up
+its CPU time hangs: it is killed, and the error is the compiler's, not the request's.
 """
 
 from __future__ import annotations
@@ -14,10 +18,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import msgspec
 import xgrammar
@@ -28,22 +35,25 @@ from workers.engine.grammar import COMPLAINTS, grammar_of, probe, refusal
 from workers.engine.interface import Form
 from workers.engine.tool_format import ToolFormat
 
-SECONDS = 4  # that a trial may take
-BYTES = 768 * 2**20  # of memory that it may take beside what the process has
-START = 60.0  # seconds until the process must be ready: it loads torch
+MAX_CPU_S = 4  # CPU time of one trial
+MAX_BYTES = 768 * 2**20  # memory of one trial, beside what the process has
+PATIENCE_S = 120.0  # wall time of one trial: 4 s of CPU time even at a thirtieth of a core
+START_S = 300.0  # wall time until the process is ready: it loads torch
+REPORT_S = 30.0  # wall time, after a trial has been killed, until that is reported
 STDOUT = 1
-MARGIN = 2.0  # seconds after a trial's time until its end must have been told
 BROKEN = EngineFailed("the grammar compiler broke")
+HUNG = EngineFailed("the grammar compiler did not answer")
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """One to make, within bounds."""
+    """A grammar to compile within bounds."""
 
     number: int
     form: Form
     tool_format: ToolFormat
-    seconds: int
+    cpu_s: int
     bytes: int
+    patience_s: float
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -53,7 +63,9 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def too_complex(param: str) -> InvalidRequest:
     return InvalidRequest(
-        f"the grammar takes more than {SECONDS} s or {BYTES >> 20} MiB to compile: it is too complex", param=param
+        f"the grammar takes more than {MAX_CPU_S} s of CPU time or {MAX_BYTES >> 20} MiB to compile: "
+        "it is too complex",
+        param=param,
     )
 
 
@@ -71,14 +83,14 @@ class Trials:
         self._running: _Running | None = None
 
     def check(self, form: Form, tool_format: ToolFormat) -> None:
-        """Raises InvalidRequest for what cannot be compiled, or not within the bounds; EngineFailed."""
-        trial = Trial(next(self._numbers), form, tool_format, SECONDS, BYTES)
+        """Raise InvalidRequest for what cannot be compiled within the bounds, EngineFailed for no answer."""
+        trial = Trial(next(self._numbers), form, tool_format, MAX_CPU_S, MAX_BYTES, PATIENCE_S)
         running = self._started()
-        running.ready.result(START)
         try:
-            error = running.ask(trial).result(SECONDS + MARGIN)
+            running.ready.result(START_S)
+            error = running.ask(trial).result(PATIENCE_S + REPORT_S)
         except TimeoutError:
-            raise too_complex(form.param) from None
+            raise HUNG from None
         if error is not None:
             raise error.to_error()
 
@@ -154,20 +166,55 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def serve() -> None:
     """Read a tokenizer, then trials, each a line, until there are no more."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for children
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children report by themselves
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: who started us ends us
     info = xgrammar.TokenizerInfo.deserialize_json(sys.stdin.buffer.readline().decode())
     compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
     os.write(STDOUT, b"ready\n")
     for line in sys.stdin.buffer:
+        trial = msgspec.json.decode(line, type=Trial)
         if os.fork() == 0:
-            _attempt(compiler, info, msgspec.json.decode(line, type=Trial))
-            os._exit(0)
+            _run(partial(_watch, partial(_attempt, compiler, info, trial), trial))
+
+
+def _run(work: Callable[[], None]) -> NoReturn:
+    """Do `work` as all that this forked process does; its status says whether it was done."""
+    status = 1
+    try:
+        work()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _watch(attempt: Callable[[], None], trial: Trial) -> None:
+    """Make the attempt in a child, and report for one that is killed, by its limits or because it hangs."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    child = os.fork()
+    if child == 0:
+        _run(attempt)
+    hung = not _ends(child, trial.patience_s)
+    if hung:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        _report(trial, HUNG if hung else too_complex(trial.form.param))
+
+
+def _ends(child: int, patience_s: float) -> bool:
+    """Return whether the child ends in time; a SIGCHLD may also mean that it was stopped."""
+    deadline = time.monotonic() + patience_s
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        left = deadline - time.monotonic()
+        if left <= 0 or signal.sigtimedwait([signal.SIGCHLD], left) is None:
+            return False
+    return True
 
 
 def _attempt(compiler: xgrammar.GrammarCompiler, info: xgrammar.TokenizerInfo, trial: Trial) -> None:
-    """Compile one grammar, and tell; the system ends us where that takes too long."""
-    signal.alarm(trial.seconds)
+    """Compile one grammar and report; the system ends this process at the limits."""
+    resource.setrlimit(resource.RLIMIT_CPU, (trial.cpu_s, trial.cpu_s))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + trial.bytes
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -182,6 +229,10 @@ def _attempt(compiler: xgrammar.GrammarCompiler, info: xgrammar.TokenizerInfo, t
         error = too_complex(form.param)
     except COMPLAINTS as complaint:
         error = too_complex(form.param) if "bad_alloc" in str(complaint) else refusal(complaint, form.param)
+    _report(trial, error)
+
+
+def _report(trial: Trial, error: HeadraceError | None) -> None:
     outcome = Outcome(trial.number, None if error is None else ErrorInfo.of(error))
     os.write(STDOUT, encode(outcome) + b"\n")  # short enough to be of one piece
 

@@ -115,7 +115,7 @@ def test_batch_rows_stay_out_while_a_more_urgent_prompt_is_computed() -> None:
 
 def test_the_least_served_tenant_goes_first() -> None:
     """Given one tenant with many prompts and one with two, they take turns; each tenant's go by arrival."""
-    scheduler = make_scheduler(budget=10)
+    scheduler = make_scheduler(budget=10, seats=1)
     for order in range(4):
         scheduler.add(make_sequence(order, 10, tenant="many"))
     for order in (4, 5):
@@ -128,19 +128,72 @@ def test_the_least_served_tenant_goes_first() -> None:
 
 
 def test_a_tenants_weight_is_its_share() -> None:
-    scheduler = make_scheduler(budget=10, heavy=3.0)
-    for order in range(40):
-        scheduler.add(make_sequence(order, 10, tenant="heavy" if order % 2 else "light"))
-    begun = []
-    for _ in range(20):
-        begun += step(scheduler)
-        scheduler.remove(list(scheduler.running))
-    assert sum(order % 2 for order in begun) == 15
+    scheduler = make_scheduler(blocks=1000, budget=12, heavy=3.0)
+    for order in range(80):
+        scheduler.add(make_sequence(order, 240, tenant="heavy" if order % 2 else "light"))
+    done: list[Sequence] = []
+    while len(done) < 40:
+        compute(scheduler)
+        ended = [sequence for sequence in scheduler.running if sequence.num_output_tokens]
+        scheduler.remove(ended)
+        done += ended
+    assert sum(sequence.tenant == "heavy" for sequence in done) in (29, 30, 31)
+
+
+def test_a_short_prompt_does_not_wait_for_another_tenants_long_one() -> None:
+    """Given a long prompt that is computed, another tenant's is in the next step, and its own tenant's waits."""
+    scheduler = make_scheduler()
+    scheduler.add(make_sequence(0, 100, tenant="long"))
+    assert step(scheduler) == {0: 16}
+    scheduler.add(make_sequence(1, 6, tenant="long"))
+    scheduler.add(make_sequence(2, 6, tenant="short"))
+    assert step(scheduler) == {0: 10, 2: 6}
+    assert step(scheduler) == {0: 15, 2: 1}
+
+
+def test_two_tenants_long_prompts_share_a_step() -> None:
+    scheduler = make_scheduler()
+    for order, tenant in enumerate("ab"):
+        scheduler.add(make_sequence(order, 24, tenant=tenant))
+    assert [step(scheduler) for _ in range(3)] == [{0: 8, 1: 8}] * 3
+
+
+def test_one_tenants_prompts_are_not_cut_to_share() -> None:
+    scheduler = make_scheduler()
+    for order in range(3):
+        scheduler.add(make_sequence(order, 16))
+    assert step(scheduler) == {0: 16}
+    assert step(scheduler) == {0: 1, 1: 15}
+
+
+def test_a_more_urgent_class_does_not_share_with_a_lower_one() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_sequence(0, 40, INTERACTIVE, tenant="a"))
+    scheduler.add(make_sequence(1, 4, STANDARD, tenant="b"))
+    assert step(scheduler) == {0: 16}
+    assert step(scheduler) == {0: 16}
+    assert step(scheduler) == {0: 8, 1: 4}
+
+
+def test_a_short_prompt_waits_at_most_three_chunks_however_many_long_ones_wait() -> None:
+    """Given a long prompt of each of 20 tenants, few are cut, and a newcomer has its first token in three steps."""
+    scheduler = make_scheduler(blocks=1000)
+    for order in range(20):
+        scheduler.add(make_sequence(order, 100, tenant=f"long-{order}"))
+    for order in range(20, 60):
+        for _ in range(3):
+            assert sum(tokens > 1 for tokens in step(scheduler).values()) <= 3
+        newcomer = make_sequence(order, 1 + order % 8, tenant=f"short-{order}")
+        scheduler.add(newcomer)
+        for _ in range(3):
+            compute(scheduler)
+        assert newcomer.num_output_tokens > 0
+        scheduler.remove([s for s in scheduler.running if s.num_output_tokens])
 
 
 def test_who_was_away_has_saved_nothing_up() -> None:
     """Given a tenant that was served much while another had nothing to do, they share from then on."""
-    scheduler = make_scheduler(budget=10)
+    scheduler = make_scheduler(budget=10, seats=1)
     for order in range(8):
         scheduler.add(make_sequence(order, 10, tenant="early"))
     for _ in range(6):

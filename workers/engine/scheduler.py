@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.protocol import PriorityClass
+from workers.engine.chunks import share
 from workers.engine.kv_cache import KVCacheManager
 from workers.engine.policies import Continuous, Policy
 from workers.engine.sequence import Sequence
@@ -56,9 +57,9 @@ class Scheduler:
     """The most urgent first, under a budget of tokens a step.
 
     Order: class, then arrival. Sequences whose last token alone is missing get a row each, so that a long prompt
-    does not stall running answers; the rest of the budget goes to chunks of prompts, most urgent first. While a
-    more urgent class computes a prompt, rows of the batch class are left out: each of them would lengthen the step,
-    and with it the wait for the first token.
+    does not stall running answers; the rest of the budget goes to chunks of prompts, which the tenants of a class
+    share (chunks.py). While a more urgent class computes a prompt, rows of the batch class are left out: each of
+    them would lengthen the step, and with it the wait for the first token.
 
     Where blocks or seats run out, the least urgent class gives way first, and in it the youngest; for blocks to
     anybody more urgent, for a seat to a more urgent class only. Whoever gives way keeps what blocks nobody needs,
@@ -79,7 +80,8 @@ class Scheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._policy = policy or Continuous()
         self.running: list[Sequence] = []  # most urgent first
-        self._waiting = WaitingQueue(tenant_weights)
+        self._weights = tenant_weights or {}
+        self._waiting = WaitingQueue(self._weights)
         self.num_preemptions = 0
 
     @property
@@ -116,16 +118,14 @@ class Scheduler:
         rows = self._rows()
         items: list[ScheduledSequence] = []
         budget = self._max_num_batched_tokens
-        decodes = sum(sequence.num_uncomputed_tokens == 1 for sequence in rows)
-        chunks = max(1, budget - decodes)  # what prompts may use
+        prompts = [sequence for sequence in rows if sequence.num_uncomputed_tokens > 1]
+        chunks = share(prompts, max(1, budget - (len(rows) - len(prompts))), self._weights)
         for sequence in rows:
-            missing = sequence.num_uncomputed_tokens
-            num_new = min(missing, budget, budget if missing == 1 else chunks)
+            num_new = min(chunks.get(sequence, 1), budget)
             gave_way = sequence in self._waiting or (sequence.ended and not sequence.block_table)
             if num_new and not gave_way and self._reserve(sequence, num_new):
                 items.append(ScheduledSequence(sequence, num_new))
                 budget -= num_new
-                chunks -= num_new if missing > 1 else 0
         return ScheduledBatch(items, self._cache.take_copies())
 
     def advance(self, batch: ScheduledBatch) -> None:
@@ -150,14 +150,20 @@ class Scheduler:
     def _admit(self) -> None:
         """Start waiting sequences while there are tokens, seats and blocks."""
         quota = self._policy.quota(len(self.running), len(self._waiting))
-        while quota > 0 and (sequence := self._waiting.head()) is not None:
-            ahead = sum(other.num_uncomputed_tokens for other in self.running if other.rank <= sequence.rank)
-            if ahead >= self._max_num_batched_tokens or not self._make_room(sequence):
+        while quota > 0 and (sequence := self._waiting.head(self._has_share)) is not None:
+            if not self._make_room(sequence):
                 return
             self._waiting.take(sequence)
             self._run(sequence)
             self._policy.started(1)
             quota -= 1
+
+    def _has_share(self, sequence: Sequence) -> bool:
+        """Return whether a waiting sequence would be computed beside those that run and are as urgent."""
+        ahead = [other for other in self.running if other.rank <= sequence.rank]
+        prompts = [other for other in ahead if other.num_uncomputed_tokens > 1]
+        chunks = self._max_num_batched_tokens - (len(ahead) - len(prompts))
+        return share([*prompts, sequence], chunks, self._weights)[sequence] > 0
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Seats and blocks for a waiting sequence; False, and nothing has changed, where it must wait."""

@@ -1,6 +1,7 @@
 """Who is next of those that wait: by class, then whoever gave way, then the least served tenant, then arrival.
 
-Finding the next costs the same however many wait. It knows nothing of blocks or seats.
+Finding the next costs the same however many wait, and a little more for each tenant that is passed over. It knows
+nothing of blocks or seats.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import bisect
 import heapq
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from shared.protocol import PriorityClass
 from workers.engine.sequence import Sequence
@@ -64,9 +65,21 @@ class FairQueue:
             if not self._waiting:
                 self._forget()
 
-    def head(self) -> Sequence | None:
-        if self.preempted:
+    def head(self, fits: Callable[[Sequence], bool] = lambda sequence: True) -> Sequence | None:
+        """Return the next sequence that fits: the first that gave way, or a tenant's first."""
+        if self.preempted and fits(self.preempted[0]):
             return self.preempted[0]
+        passed: list[tuple[float, int, str]] = []
+        try:
+            return self._least_served(fits, passed)
+        finally:
+            for entry in passed:
+                heapq.heappush(self._heap, entry)
+
+    def _least_served(
+        self, fits: Callable[[Sequence], bool], passed: list[tuple[float, int, str]]
+    ) -> Sequence | None:
+        """Move the entries of tenants whose first sequence does not fit from the heap to `passed`."""
         while self._heap:  # entries only ever grow: one that is up to date and on top is the least
             tenant = self._heap[0][2]
             queue = self._tenants[tenant]
@@ -76,9 +89,12 @@ class FairQueue:
                 continue
             first = next(iter(queue))
             entry = (self._served[tenant], first.order, tenant)
-            if self._heap[0] == entry:
+            if self._heap[0] != entry:
+                heapq.heapreplace(self._heap, entry)
+            elif fits(first):
                 return first
-            heapq.heapreplace(self._heap, entry)
+            else:
+                passed.append(heapq.heappop(self._heap))
         return None
 
     def take(self, sequence: Sequence) -> None:
@@ -129,9 +145,10 @@ class WaitingQueue:
         """Count a generated token."""
         self._classes[sequence.priority].charge(sequence.tenant, 1)
 
-    def head(self) -> Sequence | None:
-        """Whoever is next, or None; nobody else may go before."""
-        return next((head for queue in self._classes.values() if (head := queue.head()) is not None), None)
+    def head(self, fits: Callable[[Sequence], bool]) -> Sequence | None:
+        """Return the next that fits, of the most urgent class in which any wait."""
+        queue = next((queue for queue in self._classes.values() if len(queue)), None)
+        return None if queue is None else queue.head(fits)
 
     def preempted(self) -> list[Sequence]:
         """Those that gave way and may still hold blocks, most urgent first."""

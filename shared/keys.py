@@ -11,6 +11,7 @@ request's state and log another.
 | overdue | sorted set per model: request ids by deadline | publish, acknowledge, sweeper | until it ends |
 | reserved | hash, and sorted set, per model: on the way through Kafka | API: reserve; worker: publish | till then |
 | queue | stream per model and class: what workers hold | worker: pull, acknowledge | entry until acknowledged |
+| pullers | hash per model: worker -> its seats | pull | until another finds it silent, or `tidy` |
 | counters | hash per model | publish, pull, discard | for ever, one per model |
 | state | hash per request | API: create, cancel; worker: acquire, append | result TTL after the end |
 | log | stream per request, entry id = last seq + 1 | worker: append; API: cancel | with its state |
@@ -61,7 +62,7 @@ def transport(model: str) -> tuple[str, ...]:
     single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
     per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
     streams = [queue(model, priority) for priority in PriorityClass]
-    return (*single, *per_class, *streams, f"{prefix}:reserved", f"{prefix}:reserved-at")
+    return (*single, *per_class, *streams, f"{prefix}:reserved", f"{prefix}:reserved-at", f"{prefix}:pullers")
 
 
 def lane_prefix(model: str) -> str:

@@ -20,6 +20,7 @@ from shared.delivery.dead_letters import DeadLetter
 from shared.delivery.subscription import Subscription
 from shared.errors import HeadraceError, RequestAbandoned, Unavailable
 from shared.protocol import ErrorInfo, Request
+from shared.transports import base
 from shared.transports.base import Claim, Delivery, Room, Undecodable
 from workers.solitude import Solitude
 
@@ -65,6 +66,7 @@ class Intake:
         self._interval = settings.lease / CLAIMS_PER_LEASE
         self._claim_at = 0.0
         self._more = True  # something may wait that we have not been given
+        self._spared = False  # some of that is left to less loaded workers, for a moment
         self._suspect = ""  # the request at its last attempt that runs now, until it is cleared
         self._parked: deque[Delivery] = deque()
         self._changed = asyncio.Event()
@@ -97,11 +99,12 @@ class Intake:
                 self._more = True
                 await asyncio.sleep(RETRY)
                 continue
-            if not (taken and self._more):
+            if not (taken and self._more) or self._spared:
                 await self._change()
 
     async def _fill(self) -> int:
         now = time.monotonic()
+        self._spared = False
         if not (self._more or self._parked or now >= self._claim_at):
             return 0
         room = self._room()
@@ -114,7 +117,7 @@ class Intake:
             found = await self._backend.transport.claim(self._model, self._worker, most)
         if not found and self._more:
             self._more = False  # unless somebody says otherwise meanwhile
-            found, more = await self._backend.transport.pull(self._model, self._worker, room)
+            found, more, self._spared = await self._backend.transport.pull(self._model, self._worker, room)
             self._more |= more
         await self._take(found)
         return len(found)
@@ -122,7 +125,7 @@ class Intake:
     async def _change(self) -> None:
         """Until something was published or released, room was made, or it is time to look by ourselves."""
         try:
-            async with asyncio.timeout(min(POLL, self._interval)):
+            async with asyncio.timeout(min(base.SPARE_S if self._spared else POLL, self._interval)):
                 await self._changed.wait()
         except TimeoutError:
             self._more = True

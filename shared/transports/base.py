@@ -16,6 +16,7 @@ from shared.protocol import PriorityClass, Request
 
 # Tokens that a class is served while all wait, against each other: urgent ones first, and nobody starves.
 CLASS_WEIGHTS = {PriorityClass.INTERACTIVE: 16, PriorityClass.STANDARD: 4, PriorityClass.BATCH: 1}
+SPARE_S = 0.05  # seconds for which a worker leaves requests to less loaded ones, until it takes them itself
 STRANGER = 600.0  # seconds of silence after which a worker without work is struck off
 LEAST_WAIT, MOST_WAIT, UNKNOWN_WAIT = 1.0, 120.0, 5.0  # seconds that a refused client is asked to wait
 
@@ -96,10 +97,14 @@ class Undecodable:
 
 
 class Pulled(NamedTuple):
-    """What a worker was handed, and whether more waits, for room or for its turn."""
+    """What a worker was handed, and whether more waits, for room or for its turn.
+
+    `spared`: some was left to less loaded workers. It is this worker's if they have not taken it after SPARE_S.
+    """
 
     found: list[Delivery | Undecodable]
     more: bool
+    spared: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,11 @@ class Transport(Protocol):
         """
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
-        """The waiting messages whose turn it is, as many as there is room for. Does not block."""
+        """The waiting messages whose turn it is, as many as there is room for. Does not block.
+
+        Workers that pull share what waits, so that an equal part of their seats is taken: a more loaded worker
+        leaves requests to the others, for at most SPARE_S.
+        """
 
     async def claim(self, model: str, worker: str, most: int) -> list[Delivery | Undecodable]:
         """At most `most` messages whose holder let the lease pass without a heartbeat, or released them."""

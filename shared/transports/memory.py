@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from shared.delivery.memory import MemoryLive
 from shared.errors import HeadraceError, QueueFull, TenantQueueFull
 from shared.limits import token_estimate
 from shared.protocol import PriorityClass, Request
+from shared.transports import base
 from shared.transports.base import (
     CLASS_WEIGHTS,
     STRANGER,
@@ -81,6 +83,8 @@ class _Queue:
         self.held: dict[str, _Held] = {}
         self.overdue: dict[str, float] = {}
         self.workers: dict[str, float] = {}
+        self.pullers: dict[str, int] = {}  # seats by worker
+        self.spared: float | None = None  # since when requests are left to less loaded workers, and none was taken
         self.clock = 0.0
         self.deliveries = 0
         self.tokens = 0.0
@@ -94,6 +98,15 @@ class _Queue:
             if tenant in (None, name)
             for item in lane.requests.values()
         ]
+
+    def less_loaded(self, worker: str) -> dict[str, int]:
+        """Return how many requests each less loaded worker takes until its load is that of `worker`."""
+        if len(self.pullers) == 1:
+            return {}
+        held = Counter(each.worker for each in self.held.values())
+        load = min(1.0, held[worker] / self.pullers[worker])
+        owed = {name: math.ceil(load * seats) - held[name] for name, seats in self.pullers.items()}
+        return {name: requests for name, requests in owed.items() if requests > 0 and name != worker}
 
     def leave(self, priority: PriorityClass, tenant: str, request_id: str) -> _Waiting | None:
         found = self.classes[priority]
@@ -169,14 +182,25 @@ class MemoryTransport:
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         queue, seats = self._queue(model), dict(room.seats)
         queue.workers[worker] = self._clock()
+        queue.pullers[worker] = room.capacity
         found: list[Delivery | Undecodable] = []
-        while True:
-            open_classes = [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]
-            if not open_classes:
-                return Pulled(found, bool(queue.waiting()))
+        spared, now = False, self._clock()
+        while open_classes := [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]:
+            less_loaded = queue.less_loaded(worker)
+            if len(queue.waiting()) <= sum(less_loaded.values()):
+                if queue.spared is None or now - queue.spared < base.SPARE_S:
+                    spared = True
+                    break
+                for silent in less_loaded:
+                    del queue.pullers[silent]
             priority = min(open_classes, key=lambda p: queue.classes[p].start)
             if delivery := self._take(queue, priority, worker, seats, room.capacity):
                 found.append(delivery)
+        if found or not queue.waiting():
+            queue.spared = None
+        if spared and queue.spared is None:
+            queue.spared = now
+        return Pulled(found, bool(queue.waiting()), spared)
 
     def _take(
         self,
@@ -303,6 +327,7 @@ class MemoryTransport:
         gone = [name for name, seen in queue.workers.items() if name not in busy and now - seen > STRANGER]
         for name in gone:
             del queue.workers[name]
+            queue.pullers.pop(name, None)
         return len(gone)
 
     def _queue(self, model: str) -> _Queue:

@@ -9,6 +9,7 @@
 -- counters: ordinal        requests ever published
 --           n, t           requests and tokens that wait; n#<class>; n:<tenant>, t:<tenant> while there are any
 --           clock:<class>  virtual time of the class's lanes; clock: that of the classes; v:<class> a class's own
+--           spared         since when workers have left requests to less loaded ones, and none was taken
 --           r:<class>, rt, at, since   requests by class and tokens pulled, decayed; when last; since when
 
 local CLASSES = 3
@@ -19,6 +20,7 @@ for class = 1, CLASSES do
   lanes[class], resting[class], streams[class] = KEYS[3 + class], KEYS[6 + class], KEYS[9 + class]
 end
 local reserved, reserved_at = KEYS[13], KEYS[14] -- hash id -> confirmed:cost:class:tenant; ids by time in ms
+local pullers = KEYS[#KEYS] -- hash worker -> its seats
 local commands = {}
 
 local function lane_of(class, tenant) return ARGV[3] .. class .. ':' .. tenant end
@@ -45,7 +47,7 @@ local function read_tenant(tenant)
 end
 
 local function read_all()
-  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since' }
+  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared' }
   for class = 1, CLASSES do
     for _, of in ipairs({ 'n#', 'v:', 'clock:', 'r:' }) do fields[#fields + 1] = of .. class end
   end
@@ -290,19 +292,82 @@ local function take(class, start, weight, room, capacity)
   return true
 end
 
--- group, lanes, worker, its seats, then for each class its weight and the seats that are free for it
--- -> {entries {class, id, payload, attempt}, how many still wait}
+-- Requests that each worker holds, by name; those that hold none are left out.
+local function held_by_worker()
+  local held = {}
+  for class = 1, CLASSES do
+    local found = redis.pcall('XPENDING', streams[class], ARGV[2])
+    for _, consumer in ipairs(found[4] or {}) do -- no stream, no workers
+      held[consumer[1]] = (held[consumer[1]] or 0) + tonumber(consumer[2])
+    end
+  end
+  return held
+end
+
+-- What a worker holds, and the other workers that pull: {name, held, capacity} each.
+local function loads(worker, capacity)
+  local all, others, known = redis.call('HGETALL', pullers), {}, nil
+  for i = 1, #all, 2 do
+    if all[i] == worker then
+      known = tonumber(all[i + 1])
+    else
+      others[#others + 1] = { name = all[i], capacity = tonumber(all[i + 1]) or 0 }
+    end
+  end
+  if known ~= capacity then redis.call('HSET', pullers, worker, capacity) end
+  if not others[1] then return 0, others end
+  local held = held_by_worker()
+  for _, other in ipairs(others) do other.held = held[other.name] or 0 end
+  return held[worker] or 0, others
+end
+
+-- How many requests the less loaded workers take until their load, the part of their seats that is taken, is `load`.
+local function owed(others, load)
+  local sum = 0
+  for _, other in ipairs(others) do
+    local level = math.ceil(math.min(1, load) * other.capacity)
+    sum = sum + math.max(0, level - other.held)
+  end
+  return sum
+end
+
+-- Strike off the less loaded workers, which have not taken what was left to them, until they pull again.
+local function strike_off(others, load)
+  for _, other in ipairs(others) do
+    if other.held < load * other.capacity then redis.call('HDEL', pullers, other.name) end
+  end
+end
+
+-- group, lanes, worker, its seats, then for each class its weight and the seats that are free for it, then the
+-- ms for which requests are left to less loaded workers
+-- -> {entries {class, id, payload, attempt}, how many still wait, 1 if some of these are left to others}
 function commands.pull()
   local out, room, weight, taken, capacity = {}, {}, {}, {}, tonumber(ARGV[5])
   read_all()
   for class = 1, CLASSES do
     weight[class], room[class], taken[class] = tonumber(ARGV[4 + 2 * class]), tonumber(ARGV[5 + 2 * class]), 0
   end
+  local held, others = loads(ARGV[4], capacity)
+  local since, some, spared = number('spared'), false, false
+  local patient = since == 0 or (seconds() - since) * 1000 < tonumber(ARGV[6 + 2 * CLASSES])
   local class, start = next_class(room)
   while class do
-    if take(class, start, weight[class], room, capacity) then taken[class] = taken[class] + 1 end
+    if number('n#1') + number('n#2') + number('n#3') <= owed(others, held / capacity) then
+      if patient then
+        spared = true
+        break
+      end
+      strike_off(others, held / capacity)
+      others = {}
+    end
+    if take(class, start, weight[class], room, capacity) then
+      taken[class], held, some = taken[class] + 1, held + 1, true
+    end
     class, start = next_class(room)
   end
+  local left = number('n#1') + number('n#2') + number('n#3')
+  if some or left == 0 then set('spared', 0) end
+  if spared and number('spared') == 0 then set('spared', seconds()) end
   for class = 1, CLASSES do
     if taken[class] > 0 then
       local reply = grouped(class, function()
@@ -312,7 +377,7 @@ function commands.pull()
       handed(out, class, reply[1][2], 1)
     end
   end
-  return { out, number('n#1') + number('n#2') + number('n#3') }
+  return { out, left, spared and 1 or 0 }
 end
 
 -- group, lanes, worker, most, lease in ms -> entries whose holder was silent for that long
@@ -444,6 +509,7 @@ function commands.tidy()
       for i = 1, #consumer, 2 do fact[consumer[i]] = consumer[i + 1] end
       if fact.pending == 0 and fact.idle > tonumber(ARGV[4]) then
         redis.call('XGROUP', 'DELCONSUMER', streams[class], ARGV[2], fact.name)
+        redis.call('HDEL', pullers, fact.name)
         gone = gone + 1
       end
     end

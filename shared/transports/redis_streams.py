@@ -17,6 +17,7 @@ from shared.errors import HeadraceError
 from shared.limits import token_estimate
 from shared.protocol import PriorityClass, Request, decode_request, encode
 from shared.redis_client import RedisServer, Script
+from shared.transports import base
 from shared.transports.base import (
     CLASS_WEIGHTS,
     STRANGER,
@@ -86,8 +87,10 @@ class RedisStreams:
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
-        entries, more = await self._run("pull", model, worker, room.capacity, *shares)
-        return Pulled(_deliveries(model, entries), bool(more))
+        entries, more, spared = await self._run(
+            "pull", model, worker, room.capacity, *shares, int(base.SPARE_S * 1000)
+        )
+        return Pulled(_deliveries(model, entries), bool(more), bool(spared))
 
     async def claim(self, model: str, worker: str, most: int) -> list[Delivery | Undecodable]:
         return _deliveries(model, await self._run("claim", model, worker, most, self._lease_ms))

@@ -102,8 +102,61 @@ async def test_choices_need_a_seat_each_and_too_many_are_left_to_an_idle_worker(
     await transport.publish(wide)
     await transport.publish(narrow)
 
-    assert await transport.pull(MODEL, "a", Room(3, dict.fromkeys(PriorityClass, 2))) == ([], True)
+    assert await transport.pull(MODEL, "a", Room(3, dict.fromkeys(PriorityClass, 2))) == ([], True, False)
     assert ids(await pull(transport, 2)) == [wide.id]  # it is too wide for anybody: to be refused
+
+
+async def registered(transport: Transport, *workers: str) -> None:
+    """Let workers be known to pull; nothing waits yet."""
+    for worker in workers:
+        assert await pull(transport, 10, worker) == []
+
+
+async def test_workers_share_what_waits(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.transports.base.SPARE_S", 600.0)
+    await registered(transport, "a", "b")
+    for _ in range(4):
+        await transport.publish(make_request())
+
+    assert len(await pull(transport, 10, "a")) == 2
+    assert len(await pull(transport, 10, "b")) == 2
+
+
+async def test_a_loaded_worker_leaves_requests_to_an_idle_one(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.transports.base.SPARE_S", 600.0)
+    await registered(transport, "a", "b")
+    await transport.publish(make_request())
+    assert len(await pull(transport, 10, "a")) == 1  # at once: none is less loaded
+    await transport.publish(make_request())
+
+    assert await transport.pull(MODEL, "a", Room.all(10)) == ([], True, True)
+    assert len(await pull(transport, 10, "b")) == 1
+
+
+async def test_a_loaded_worker_takes_what_an_idle_one_leaves(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an idle worker that is gone, then only the first request waits for it."""
+    monkeypatch.setattr("shared.transports.base.SPARE_S", 0.0)
+    await registered(transport, "a", "gone")
+    for waits in (False, True, False, False):
+        await transport.publish(make_request())
+        if waits:
+            assert await transport.pull(MODEL, "a", Room.all(10)) == ([], True, True)
+        assert len(await pull(transport, 10, "a")) == 1
+
+
+async def test_requests_are_not_left_to_a_full_worker(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.transports.base.SPARE_S", 600.0)
+    assert await pull(transport, 1, "small") == []
+    assert await pull(transport, 2, "large") == []
+    for worker in ("small", "large", "large"):
+        await transport.publish(make_request())
+        assert len(await pull(transport, 1 if worker == "small" else 2, worker)) == 1
 
 
 async def shares(backend: Backend, publish: Callable[[int], Request], rounds: int) -> list[Request]:
@@ -346,5 +399,5 @@ async def test_nothing_is_left_behind_by_tenants_that_are_gone(on_redis: Backend
         await on_redis.transport.acknowledge([item.claim])
     left = {*await on_redis.redis.keys("*")} - before
     counters = await on_redis.redis.hgetall("hr:{q:scripted}:counters")
-    assert sorted(left) == [b"hr:{q:scripted}:counters", b"hr:{q:scripted}:standard"]
+    assert sorted(left) == [b"hr:{q:scripted}:" + name for name in (b"counters", b"pullers", b"standard")]
     assert not [name for name in counters if b"t0" in name]

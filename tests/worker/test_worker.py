@@ -86,6 +86,40 @@ async def test_a_worker_asks_the_queue_only_where_something_may_wait(
 
 
 @pytest.mark.usefixtures("no_clock")
+async def test_two_idle_workers_share_the_load(
+    harness: Harness, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given answers that take long, half of 16 requests run on each worker, whichever looks first."""
+    monkeypatch.setattr("shared.transports.base.SPARE_S", 2 * PATIENCE)
+    pulled: set[str] = set()
+    awake = asyncio.Event()
+    awake.set()
+    pull = type(backend.transport).pull
+
+    async def held_up(transport: object, model: str, worker: str, room: Room) -> Pulled:
+        await awake.wait()
+        found = await pull(transport, model, worker, room)  # type: ignore[arg-type]  # whichever it is
+        pulled.add(worker)
+        return found
+
+    monkeypatch.setattr(type(backend.transport), "pull", held_up)
+    engines = [GatedEngine(limit=0), GatedEngine(limit=0)]
+    requests = [make_request(f"{i}") for i in range(16)]
+    async with harness.worker(engines[0], "a"), harness.worker(engines[1], "b"):
+        await until(lambda: pulled == {"a", "b"})
+        awake.clear()
+        for request in requests:
+            await submit(backend, request)
+        awake.set()
+        await until(lambda: sum(engine.stats().running for engine in engines) == 16)
+        assert [engine.stats().running for engine in engines] == [8, 8]
+        for engine in engines:
+            engine.limit = 1000
+        for request in requests:
+            assert told(await answer(backend, request.id)) == foretold(request)
+
+
+@pytest.mark.usefixtures("no_clock")
 async def test_what_came_while_there_was_no_room_is_pulled_with_it(harness: Harness, backend: Backend) -> None:
     harness.settings = harness.settings.model_copy(update={"max_num_seqs": 1})
     engine = GatedEngine(limit=1)

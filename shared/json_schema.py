@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shared.errors import InvalidRequest
+from shared.json_text import encodable
 
 Schema = dict[str, Any] | bool
 
@@ -73,6 +74,10 @@ def parse_schema(text: str, param: str, *, depth: int) -> Schema:
         raise InvalidRequest("a JSON schema is an object or a boolean", param=param)
     if _depth(schema) > depth:
         raise InvalidRequest(f"the schema is nested deeper than {depth}", param=param)
+    if not encodable(schema):
+        raise InvalidRequest(
+            r"the schema must not contain a lone surrogate, an escape between \ud800 and \udfff", param=param
+        )
     return schema
 
 

@@ -261,7 +261,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(cls, error: HeadraceError) -> ErrorInfo:
-        return cls(error.code, error.message, error.param)
+        """Made fit for JSON: a message may quote text with a lone surrogate."""
+        return cls(error.code, error.message.encode(errors="replace").decode(), error.param)
 
     def to_error(self) -> HeadraceError:
         """The error as what it was raised as; an unknown code becomes the base class."""
@@ -357,7 +358,12 @@ def decode_event(data: bytes) -> TokenEvent:
 
 def decode_request(data: bytes) -> Request:
     """Raises msgspec.ValidationError or msgspec.DecodeError where `data` is not a Request."""
-    return _request_decoder.decode(data)
+    try:
+        return _request_decoder.decode(data)
+    except UnicodeDecodeError:
+        raise msgspec.DecodeError("not UTF-8") from None
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deep") from None
 
 
 def new_request_id() -> str:

@@ -17,6 +17,7 @@ from shared.protocol import Message, ToolCall
 from shared.schemas.body import Body
 from shared.schemas.bounds import LIMITS, MOST_PARTS, Items, Short
 from shared.schemas.chat import TokenLogprob
+from shared.schemas.tools import Arguments
 
 Role = Literal["system", "developer", "user", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -151,7 +152,7 @@ class InputCall(_GivenItem):
     type: Literal["function_call"]
     call_id: CallId
     name: Short
-    arguments: str = Field(description="JSON, as the model wrote it")
+    arguments: Arguments
     caller: None = None
     namespace: None = None
     async_: Annotated[None, Field(validation_alias=AliasChoices("async", "async_"))] = None

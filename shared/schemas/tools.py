@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
+from shared.json_text import fault
 from shared.protocol import CallDelta, Function, Token, ToolCall, Tools
 from shared.schemas.body import Body
 from shared.schemas.bounds import Items, Short
@@ -83,9 +85,18 @@ def tools_of(
     )
 
 
+def _sound(arguments: str) -> str:
+    if (found := fault(arguments)) is not None:
+        raise PydanticCustomError("arguments", "{fault}", {"fault": found})
+    return arguments
+
+
+Arguments = Annotated[str, AfterValidator(_sound), Field(description="JSON, as the model wrote it")]
+
+
 class CalledFunction(Body):
     name: str
-    arguments: str = Field(description="JSON, as the model wrote it")
+    arguments: Arguments
 
 
 class PastCall(Body):

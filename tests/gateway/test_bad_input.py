@@ -22,6 +22,7 @@ JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "hi"}
 TOOL = {"role": "tool", "content": "x", "tool_call_id": "c"}
 CALLS = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+ARGUMENTS = ('{"a":"\\ud800"}', "[" * 1200, '{"a":' * 3000)  # JSON that no template can be given
 NAMED = {"type": "function", "function": {"name": "g"}}
 UNHOLDABLE = [
     {"not": {"type": "null"}},
@@ -41,6 +42,11 @@ UNHOLDABLE = [
 
 def tool(**fields: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", **fields}}
+
+
+def called(arguments: str) -> list[dict[str, Any]]:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [USER, {"role": "assistant", "content": None, "tool_calls": [call]}, TOOL]
 
 
 def schema_format(**fields: Any) -> dict[str, Any]:
@@ -101,6 +107,7 @@ SAMPLING = [  # for both APIs
     ({"messages": [USER | {"tool_calls": CALLS}]}, "messages[0].tool_calls"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"id": "c"}]}]}, "messages[0].tool_calls[0].type"),
     ({"messages": [{"role": "assistant", "tool_calls": CALLS * 129}]}, "messages[0].tool_calls"),
+    *(({"messages": called(each)}, "messages[1].tool_calls[0].function.arguments") for each in ARGUMENTS),
     ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [tool(name="no spaces")]}, "tools[0].function.name"),
@@ -132,6 +139,7 @@ SAMPLING = [  # for both APIs
     ({"structured_outputs": {"choice": ["a"] * 1025}}, "structured_outputs"),
     ({"structured_outputs": {"json": "{"}}, "structured_outputs"),
     ({"structured_outputs": {"json": "[" * 100_000}}, "structured_outputs"),
+    ({"structured_outputs": {"json": '{"const": "\\ud800"}'}}, "structured_outputs"),
     ({"structured_outputs": {"lark": "a"}}, "structured_outputs.lark"),
     ({"logit_bias": {"5": 101}}, "logit_bias"),
     ({"logit_bias": {"-5": 1}}, "logit_bias"),

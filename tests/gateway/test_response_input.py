@@ -13,6 +13,7 @@ from tests.gateway.conftest import ScriptedWorker
 from tests.gateway.test_responses import INPUT, LOGPROBS, TOOL
 
 OUTPUT = {"type": "function_call_output", "output": "x"}
+CALL = {"type": "function_call", "call_id": "c", "name": "f"}
 FORMAT = {"type": "json_schema", "name": "n", "strict": True}
 
 
@@ -25,6 +26,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].message.content[0].type"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
     ({"input": [{"type": "reasoning", "summary": []}]}, "input[0]"),
+    ({"input": [{**CALL, "arguments": '{"a":"\\ud800"}'}]}, "input[0].function_call.arguments"),
+    ({"input": [{**CALL, "arguments": "[" * 1200}]}, "input[0].function_call.arguments"),
     ({"instructions": 3}, "instructions"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"max_output_tokens": 5000}, "max_output_tokens"),

@@ -33,6 +33,7 @@ from tests.fakes import MODEL, make_request
 
 INFO = ModelInfo(name=MODEL, max_model_len=100, created=0)
 TOPIC = topics.requests(MODEL)
+ARGUMENTS = "messages[0].tool_calls[0].function.arguments"
 TRACE = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 
 
@@ -47,6 +48,11 @@ def read(record: Record, now: float = 100.0) -> Order:
 def plain(**fields: object) -> Record:
     body = {"model": MODEL, "prompt": "hi", **fields}
     return Record(TOPIC, 0, 0, None, json.dumps(body).encode())
+
+
+def called(arguments: str) -> list[dict[str, object]]:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [{"role": "assistant", "content": None, "tool_calls": [call]}]
 
 
 def test_a_request_is_read_as_it_was_written_and_its_id_is_its_events() -> None:
@@ -83,10 +89,14 @@ def test_plain_json_is_a_batch_request_of_its_place() -> None:
         (plain(deadline=99.0), "deadline_exceeded", None),
         (plain(timeout=1e9), "invalid_request", "timeout"),
         (plain(prompt=None), "invalid_request", "messages"),
+        (plain(prompt=None, messages=called("[" * 1200)), "invalid_request", ARGUMENTS),
+        (plain(prompt=None, messages=called('{"a":"\\ud800"}')), "invalid_request", ARGUMENTS),
         (Record(TOPIC, 0, 0, None, b""), "malformed_body", None),
         (Record(TOPIC, 0, 0, None, b"\xff"), "malformed_body", None),
         (Record(TOPIC, 0, 0, None, b" " * 10_001), "payload_too_large", None),
         (Record(topics.api_requests(MODEL), 0, 0, None, b"{}"), "malformed_body", None),
+        (Record(topics.api_requests(MODEL), 0, 0, None, b'{"x":' + b"[" * 9000), "malformed_body", None),
+        (Record(topics.api_requests(MODEL), 0, 0, None, b'{"id":"\xff"}'), "malformed_body", None),
     ],
 )
 def test_what_is_no_request_is_refused_by_its_type(record: Record, code: str, param: str | None) -> None:

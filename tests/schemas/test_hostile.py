@@ -25,6 +25,7 @@ Place = tuple[int | str, ...]
 HOSTILE: list[Any] = [
     *(None, True, 0, -1, 0.5, -0.0, 1e308, -1e308, 10**400, 2**31, 2**64, float("nan"), float("inf")),
     *("", "x", "\0", "\ud800", "x" * 70_000, "{}", "[", "null", "auto"),
+    *("[" * 1200, '{"a":' * 3000, '{"a":"\\ud800"}'),
     *([], [[]], ["x"], [None], [1, "x"]),
     *({}, {"": ""}, {"a": {"b": [{}]}}, {"type": "object"}, {"type": "text"}, {"type": "function"}),
     {"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}},

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from shared.json_text import fault
 from shared.protocol import Function, Message, ToolCall, Tools
 
 INSTRUCTIONS = """# Tools
@@ -72,7 +73,9 @@ def _described(function: Function) -> Turn:
 
 
 def _arguments(call: ToolCall) -> Any:
-    """As an object; as they are where an answer was cut off in them."""
+    """As an object; as they are where an answer was cut off in them, or where the object would break a template."""
+    if fault(call.arguments) is not None:
+        return call.arguments
     try:
         return json.loads(call.arguments)
     except ValueError:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from shared.errors import HeadraceError
+from shared.errors import EngineFailed, HeadraceError
 from shared.protocol import PriorityClass
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, Generator
+from workers.engine.stage import Stage
 
 OUTBOX = 64  # steps whose outputs may be waiting to be written
 GATHER = 0.001  # seconds between looks at a batch that waits for more requests
@@ -126,7 +127,15 @@ class EngineLoop:
                 if self._engine.abort(command.request_id) and command.error is not None:
                     refused.append(EngineOutput(command.request_id, finished=True, error=command.error))
             elif isinstance(command, EngineRequest):
-                try:
-                    self._engine.add(command)
-                except HeadraceError as error:
-                    refused.append(EngineOutput(command.id, finished=True, error=error))
+                refused += self._add(command)
+
+    def _add(self, request: EngineRequest) -> list[EngineOutput]:
+        """Hand a request to the engine; the end of one that it refuses, or that makes it fail."""
+        try:
+            with Stage("admission to the engine", request.id):
+                self._engine.add(request)
+        except HeadraceError as error:
+            if isinstance(error, EngineFailed):
+                self._engine.abort(request.id)  # it may have been half taken in
+            return [EngineOutput(request.id, finished=True, error=error)]
+        return []

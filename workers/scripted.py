@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import FinishReason, Message, Token, Tools
 from shared.registry import Task
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, too_long
 
 VOCABULARY = 50_000
 CONTEXT = 8192  # tokens, unless a setting says otherwise
@@ -51,7 +51,11 @@ class ScriptedTokenizer:
 
     vocab_size = VOCABULARY
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
+    def encode(
+        self, text: str, *, special: bool = True, most_tokens: int | None = None, param: str = "prompt"
+    ) -> list[int]:
+        if most_tokens is not None and len(text) > most_tokens:
+            raise too_long(len(text), "characters", most_tokens, param)
         return [ord(character) % VOCABULARY for character in text]
 
     def encode_chat(
@@ -61,8 +65,10 @@ class ScriptedTokenizer:
         *,
         generation_prompt: bool = True,
         special: bool = False,
+        most_tokens: int | None = None,
     ) -> list[int]:
-        return self.encode("".join(f"{message.role}:{message.content}\n" for message in messages))
+        text = "".join(f"{message.role}:{message.content}\n" for message in messages)
+        return self.encode(text, most_tokens=most_tokens, param="messages")
 
     def decode_all(self, ids: Sequence[int]) -> str:
         return "".join(map(self.entry, ids))

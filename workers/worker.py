@@ -25,8 +25,9 @@ from shared.protocol import Request
 from shared.registry import WorkerInfo
 from shared.transports.base import Claim, Delivery, Room
 from workers.active import ActiveRequest, by_run
-from workers.encoding import encode, is_brief
-from workers.engine.interface import Constraint, EngineOutput, Form, Generator
+from workers.encoding import Encoding
+from workers.engine.interface import Constraint, EngineOutput, EngineRequest, Form, Generator
+from workers.engine.stage import Stage
 from workers.engine_loop import EngineLoop
 from workers.intake import RETRY, Intake, set_aside
 from workers.leases import LeaseKeeper
@@ -54,9 +55,9 @@ class Worker:
         self._backend = backend
         self._settings = settings
         self._metrics = metrics
-        self._encoder = engine.tokenizer
+        self._encoding = Encoding(engine.tokenizer, engine.max_model_len)
         self._constraints = engine.constraints
-        self._constraining: set[asyncio.Task[None]] = set()
+        self._admitting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._outputs = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -97,10 +98,11 @@ class Worker:
                 await self._draining.wait()
                 await taking  # it ends between two rounds, so that none is left half begun
                 await self._finish()
-                for task in (*background, *self._constraining):
+                for task in (*background, *self._admitting):
                     task.cancel()
             await self._hand_over()
         finally:
+            self._encoding.close()
             await asyncio.to_thread(self._engine.stop)
 
     def drain(self) -> None:
@@ -115,49 +117,47 @@ class Worker:
         return room((held.delivery.request for held in self._held()), self._settings.max_num_seqs)
 
     async def _begin(self, taken: Sequence[tuple[Delivery, Lease]]) -> None:
-        begun = [ActiveRequest(delivery, lease) for delivery, lease in taken]
-        for held in begun:
-            self._active[held.id] = held
-            self._metrics.started(held.delivery.request, held.lease)
-        await asyncio.gather(*(self._admit(held) for held in begun if form_of(held.delivery.request) is None))
-        for held in begun:
-            if (
-                form_of(held.delivery.request) is not None
-            ):  # a grammar that takes long to compile keeps nobody waiting
-                task = self._tasks.create_task(self._admit(held))
-                self._constraining.add(task)
-                task.add_done_callback(self._constraining.discard)
+        """Take each in, in order, and wait for none: neither for its text nor for its grammar."""
+        for delivery, lease in taken:
+            held = self._active[delivery.request.id] = ActiveRequest(delivery, lease)
+            self._metrics.started(delivery.request, lease)
+            task = self._tasks.create_task(self._admit(held))
+            self._admitting.add(task)
+            task.add_done_callback(self._admitting.discard)
 
     async def _admit(self, held: ActiveRequest) -> None:
-        request = held.delivery.request
         try:
-            check_task(request, self._info.task)
-            encoded = (
-                encode(self._encoder, request)
-                if is_brief(request)
-                else await asyncio.to_thread(encode, self._encoder, request)
-            )
-            held.prompt, held.lengths = encoded.prompt, encoded.lengths
-            constraint = await self._constrain(held)
+            with Stage("preparation", held.id):
+                ready = await self._prepare(held)
         except HeadraceError as error:
-            await self._append([(held, [EngineOutput(held.run, finished=True, error=error)])])
-            return
+            ready = EngineOutput(held.run, finished=True, error=error)
         if self._active.get(held.id) is not held:  # it was cancelled, or lost, meanwhile
             return
-        if encoded.result is not None:
-            await self._append([(held, [EngineOutput(held.run, finished=True, result=encoded.result)])])
+        if isinstance(ready, EngineOutput):
+            await self._append([(held, [ready])])
             return
+        self._engine.add(ready)
+        deadline = held.delivery.request.deadline
+        if deadline is not None:
+            held.alarm = self._loop.call_later(held.time_left(deadline), self._engine.abort, held.run, OVERDUE)
+
+    async def _prepare(self, held: ActiveRequest) -> EngineRequest | EngineOutput:
+        """What the engine is to do, or the end of a request that it has nothing to do for. Raises HeadraceError."""
+        request = held.delivery.request
+        check_task(request, self._info.task)
+        if not held.prompt:  # otherwise an earlier run has recorded it
+            encoded = await self._encoding.encode(request)
+            if encoded.result is not None:
+                return EngineOutput(held.run, finished=True, result=encoded.result)
+            held.prompt, held.lengths = encoded.prompt, encoded.lengths
+        constraint = await self._constrain(held)
         rest = self._info.max_model_len - len(held.prompt)
         resumed = held.resume(min(rest * request.params.n, self._settings.log_tokens), self._salt(request.tenant))
         if resumed is None:
-            await self._append([(held, [EngineOutput(held.run, finished=True)])])
-            return
+            return EngineOutput(held.run, finished=True)
         if constraint is not None:
             resumed = dataclasses.replace(resumed, matcher=constraint.matcher, reader=constraint.reader)
-        self._engine.add(resumed)
-        if request.deadline is not None:
-            left = held.time_left(request.deadline)
-            held.alarm = self._loop.call_later(left, self._engine.abort, held.run, OVERDUE)
+        return resumed
 
     async def _constrain(self, held: ActiveRequest) -> Constraint | None:
         """Return what the answer is held to. Raises InvalidRequest, EngineFailed where its grammar has no compiler.
@@ -257,7 +257,8 @@ class Worker:
 
     def _lost(self, held: ActiveRequest) -> None:
         log.warning("lease_lost", request_id=held.id, epoch=held.lease.epoch)
-        self._drop(held.id)
+        if self._active.get(held.id) is held:  # and not a later run
+            self._drop(held.id)
 
     def _drop(self, request_id: str) -> ActiveRequest | None:
         held = self._forget(request_id)

@@ -36,6 +36,7 @@ from shared.transports.base import (
 CLASSES = tuple(PriorityClass)
 UNCONFIRMED = 10.0  # seconds after which a reservation that nobody confirmed is given back
 MOST_SEATS = 4096  # choices of one request that count
+MOST_MS = 2**53  # a deadline beyond it is one that never comes; Lua counts so far exactly
 
 
 class RedisStreams:
@@ -153,7 +154,7 @@ def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
 
 def _published(request: Request) -> tuple[Any, ...]:
     """What `publish` says of a request beside its place."""
-    seats = min(request.params.n, MOST_SEATS)
+    seats = max(1, min(request.params.n, MOST_SEATS))
     return seats, _deadline(request), encode(request), keys.wake_channel(request.model)
 
 
@@ -171,7 +172,7 @@ def _class(priority: PriorityClass) -> int:
 
 def _deadline(request: Request) -> int | str:
     """In ms on the wire of the script; empty where there is none."""
-    return "" if request.deadline is None else int(request.deadline * 1000)
+    return "" if request.deadline is None else int(min(request.deadline * 1000, MOST_MS))
 
 
 def _place(what: Ticket | Request) -> tuple[int, str, str]:

@@ -235,6 +235,22 @@ def test_a_failing_computation_ends_its_offender_alone(llama: Path, monkeypatch:
     assert answers.ids("a") == answers.ids("b") == good
 
 
+def test_a_model_that_can_compute_nothing_ends_the_engine(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given several requests that fail together and alone, Expect the failure to be the engine's, not theirs."""
+    engine = load(llama)
+
+    def failing(batch, interrupted):
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(engine._runner, "run", failing)
+    engine.add(EngineRequest("alone", PROMPT, SAMPLED))
+    assert isinstance(drain(engine).errors["alone"], EngineFailed)
+    for name in ("a", "b"):
+        engine.add(EngineRequest(name, PROMPT, SAMPLED))
+    with pytest.raises(EngineFailed, match="could not compute"):
+        engine.step()
+
+
 def test_what_cannot_finish_is_refused(llama: Path) -> None:
     engine = load(llama, num_kv_blocks=4, block_size=16)
     assert engine.max_model_len == 64

@@ -71,6 +71,27 @@ def test_a_logged_token_that_does_not_fit_is_an_error(llama: Path) -> None:
     assert not engine.has_work()
 
 
+@pytest.mark.parametrize("method", ["fill", "accept"])
+def test_a_matcher_that_raises_ends_its_request_alone(llama: Path, method: str) -> None:
+    class Raising(Parities):
+        def fill(self, bitmask: torch.Tensor, row: int) -> None:
+            if method == "fill":
+                raise KeyError
+            super().fill(bitmask, row)
+
+        def accept(self, token_id: int) -> bool:
+            raise KeyError
+
+    engine = load(llama)
+    engine.add(EngineRequest("good", PROMPT, msgspec.structs.replace(PARAMS, n=1)))
+    good = drain(engine).ids("good")
+    for name, matcher in (("before", None), ("bad", Raising), ("after", None)):
+        engine.add(EngineRequest(name, PROMPT, msgspec.structs.replace(PARAMS, n=1), matcher=matcher))
+    answers = drain(engine)
+    assert isinstance(answers.errors["bad"], EngineFailed)
+    assert answers.ids("before") == answers.ids("after") == good
+
+
 def test_a_matcher_that_allows_what_it_refuses_ends_its_request_alone(llama: Path) -> None:
     class Broken(Parities):
         def fill(self, bitmask: torch.Tensor, row: int) -> None:

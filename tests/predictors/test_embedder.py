@@ -110,15 +110,16 @@ def test_the_urgent_go_first_and_the_aborted_go(embedder: EmbeddingEngine) -> No
     assert list(drain(embedder)) == ["batch"]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyError("x")])
 def test_a_failing_step_fails_its_offender_alone(
-    embedder: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
+    embedder: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     forward = embedder._model.forward
     bad = embedder.tokenizer.encode("bad")[1]
 
     def fail(tokens, lengths, pooling):
         if bad in tokens:
-            raise RuntimeError("out of memory")
+            raise error
         return forward(tokens, lengths, pooling)
 
     monkeypatch.setattr(embedder._model, "forward", fail)
@@ -127,6 +128,12 @@ def test_a_failing_step_fails_its_offender_alone(
     found = drain(embedder)
     assert isinstance(found["bad"].error, EngineFailed)
     assert found["good"].result is not None
+    for name in ("all", "bad too"):
+        embedder.add(request(embedder, name, "bad"))
+    with pytest.raises(EngineFailed):  # there is no single offender
+        embedder.step()
+    for name in ("all", "bad too"):
+        embedder.abort(name)
 
 
 def test_folders(minilm: Path, tmp_path: Path) -> None:

@@ -40,12 +40,17 @@ from workers.engine.prefix_cache import PrefixCache
 from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
+from workers.engine.stage import Stage
 from workers.engine.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from workers.engine.matcher import Mask, MaskFiller
+    from workers.engine.matcher import MaskFiller
 
 _log = structlog.get_logger(__name__)
+
+
+class ModelFailed(EngineFailed):
+    """The model could not compute a step."""
 
 
 class Engine:
@@ -203,62 +208,87 @@ class Engine:
 
     def _run(self, batch: ScheduledBatch) -> list[EngineOutput]:
         drawing = [item.sequence for item in batch.items if item.samples and not item.sequence.ended]
+        try:
+            with Stage("step", " ".join(item.sequence.request_id for item in batch.items)):
+                drawn = self._draw(batch, drawing)
+        except HeadraceError as error:
+            return self._isolate(batch, error)
+        return [] if drawn is None else self._collect(batch, drawing, *drawn)
+
+    def _draw(self, batch: ScheduledBatch, drawing: list[Sequence]) -> tuple[list[int | None], LogProbs] | None:
+        """Compute a batch and draw the next tokens; None where it was interrupted.
+
+        Nothing but the cache's contents has changed when it raises, so that parts of the batch can be run again.
+        """
         mask = self._masks.begin(drawing) if self._masks else None
         try:
-            logits = self._runner.run(batch, self._urgent if batch.interruptible else None)
-        except RuntimeError as error:  # torch's, out-of-memory among them
+            logits = self._compute(batch)
+        finally:
             if mask is not None:
-                mask.wait()
-            return self._isolate(batch, error)
+                mask.settle()
         if mask is not None:
-            mask.wait()
-        return [] if logits is None else self._collect(batch, logits, drawing, mask)
-
-    def _isolate(self, batch: ScheduledBatch, error: RuntimeError) -> list[EngineOutput]:
-        """Compute the sequences of a failed batch one by one, so that the failure ends its offender alone."""
-        _log.error("step_failed", rows=len(batch.items), error=type(error).__name__)
-        if len(batch.items) == 1:
-            failed = batch.items[0].sequence.request_id
-            return [self._fail(failed, EngineFailed("the engine could not compute this request"))]
-        outputs = []
-        for index, item in enumerate(batch.items):
-            if item.sequence.request_id in self._unfinished:
-                outputs += self._run(ScheduledBatch([item], batch.copies if index == 0 else []))
-        return outputs
-
-    def _collect(
-        self, batch: ScheduledBatch, logits: Tensor, sampled: list[Sequence], mask: Mask | None
-    ) -> list[EngineOutput]:
-        """Sample, append, and end what is at its end."""
+            mask.check()
+        if logits is None:
+            return None
         sampling = [item.sequence for item in batch.items if item.samples]
         if len(logits) > len(sampling):
             note_scores(batch, logits[len(sampling) :], self.tokenizer.piece)
             logits = logits[: len(sampling)]
-        if len(sampled) < len(sampling):  # padding
+        if len(drawing) < len(sampling):  # padding
             logits = logits[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
+        log_probs = LogProbs(logits, drawing, self.tokenizer.piece)
+        return sample(logits, drawing, mask), log_probs
+
+    def _compute(self, batch: ScheduledBatch) -> Tensor | None:
+        """Raises ModelFailed; EngineFailed where the batch alone is too large for the device."""
+        try:
+            return self._runner.run(batch, self._urgent if batch.interruptible else None)
+        except torch.OutOfMemoryError as error:
+            raise EngineFailed("the engine has not enough memory for this request") from error
+        except Exception as error:
+            raise ModelFailed("the engine could not compute this request") from error
+
+    def _isolate(self, batch: ScheduledBatch, error: HeadraceError) -> list[EngineOutput]:
+        """Run the sequences of a failed batch one by one, so that the failure ends its offender alone.
+
+        Raises the error where the model can compute none of several requests: then the engine is at fault.
+        """
+        _log.error("step_failed", rows=len(batch.items), error=type(error.__cause__ or error).__name__)
+        if len(batch.items) == 1:
+            return [self._fail(batch.items[0].sequence.request_id, error)]
+        requests = {item.sequence.request_id for item in batch.items}
+        outputs = []
+        for index, item in enumerate(batch.items):
+            if item.sequence.request_id in self._unfinished:
+                outputs += self._run(ScheduledBatch([item], batch.copies if index == 0 else []))
+        broken = {output.request_id for output in outputs if isinstance(output.error, ModelFailed)}
+        if len(requests) > 1 and broken == requests:
+            raise error
+        return outputs
+
+    def _collect(
+        self, batch: ScheduledBatch, drawing: list[Sequence], drawn: list[int | None], log_probs: LogProbs
+    ) -> list[EngineOutput]:
+        """Append what was drawn, and end what is at its end."""
         self._scheduler.advance(batch)
         tokens: dict[str, list[Token]] = {}
         echoes: dict[str, tuple[Token, ...]] = {}
         failed: dict[str, HeadraceError] = {}
-        log_probs = LogProbs(logits, sampled, self.tokenizer.piece)
-        for row, (sequence, token_id) in enumerate(zip(sampled, sample(logits, sampled, mask), strict=True)):
-            if token_id is None:
-                failed[sequence.request_id] = EngineFailed(
-                    "the model's output is not a number, or no token fits the grammar"
-                )
-                continue
+        for row, (sequence, token_id) in enumerate(zip(drawing, drawn, strict=True)):
+            name = sequence.request_id
             try:
-                token = sequence.accept(token_id, log_probs.of(row, token_id))
+                with Stage("decoding of a token", name):
+                    token = _accepted(sequence, token_id, log_probs, row)
+                    if sequence.echo is not None:
+                        echoes[name] = sequence.echo.tokens(self.tokenizer.texts, sequence.choice)
+                        sequence.echo = None
             except HeadraceError as error:
-                failed[sequence.request_id] = error
+                failed[name] = error
                 continue
-            tokens.setdefault(sequence.request_id, []).append(token)
-            if sequence.echo is not None:
-                echoes[sequence.request_id] = sequence.echo.tokens(self.tokenizer.texts, sequence.choice)
-                sequence.echo = None
+            tokens.setdefault(name, []).append(token)
             if sequence.finish_reason is not None:
                 self._scheduler.finish(sequence)
-                self._unfinished[sequence.request_id].remove(sequence)
+                self._unfinished[name].remove(sequence)
         outputs = [self._fail(request_id, error) for request_id, error in failed.items()]
         for request_id in tokens.keys() - failed.keys():
             finished = not self._unfinished[request_id]
@@ -282,17 +312,17 @@ class Engine:
             raise InvalidRequest(f"n must be at most {self._config.max_num_seqs} on this worker", param="n")
         if params.logprobs is not None and not 0 <= params.logprobs <= MAX_LOGPROBS:
             raise InvalidRequest(f"logprobs must be at least 0 and at most {MAX_LOGPROBS}", param="logprobs")
-        check_vocabulary(chain(prompt, *request.resumed), self._vocab_size, "prompt")
-        if any(token_id >= self._vocab_size for token_id in params.logit_bias):
-            raise InvalidRequest(
-                f"logit_bias has a token outside the vocabulary of {self._vocab_size}", param="logit_bias"
-            )
         if len(prompt) + (params.max_tokens or 1) > self.max_model_len:
             raise ContextLengthExceeded(
                 f"this model's maximum context length is {self.max_model_len} tokens, but the request asks for "
                 f"{len(prompt) + (params.max_tokens or 1)}: {len(prompt)} in the prompt and "
                 f"{params.max_tokens or 'at least 1'} in the answer",
                 param="max_tokens" if params.max_tokens else "messages",
+            )
+        check_vocabulary(chain(prompt, *request.resumed), self._vocab_size, "prompt")
+        if any(token_id >= self._vocab_size for token_id in params.logit_bias):
+            raise InvalidRequest(
+                f"logit_bias has a token outside the vocabulary of {self._vocab_size}", param="logit_bias"
             )
 
     def _sequence(self, request: EngineRequest, choice: int) -> Sequence:
@@ -316,6 +346,13 @@ class Engine:
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
             sequence.accept(token_id)
         return sequence
+
+
+def _accepted(sequence: Sequence, token_id: int | None, log_probs: LogProbs, row: int) -> Token:
+    """Append the token of row `row` to its sequence. Raises EngineFailed for none, or one that does not fit."""
+    if token_id is None:
+        raise EngineFailed("the model's output is not a number, or no token fits the grammar")
+    return sequence.accept(token_id, log_probs.of(row, token_id))
 
 
 def _constraining(

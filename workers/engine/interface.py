@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from shared.errors import HeadraceError, InvalidRequest
+from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest
 from shared.protocol import CallDelta, Message, PriorityClass, Result, SamplingParams, Structured, Token, Tools
 from shared.registry import Task
 
@@ -118,14 +118,28 @@ def check_vocabulary(ids: Iterable[int], vocab_size: int, param: str) -> None:
             raise InvalidRequest(f"token {token_id} is outside the vocabulary of {vocab_size}", param=param)
 
 
+def too_long(size: int, unit: str, most_tokens: int, param: str) -> ContextLengthExceeded:
+    """Return the refusal of a text of `size` units that cannot fit a context of `most_tokens`."""
+    return ContextLengthExceeded(
+        f"this model's maximum context length is {most_tokens} tokens, and a text of {size} {unit} has more",
+        param=param,
+    )
+
+
 class Encoder(Protocol):
     """Text to token ids and back, from any thread. Raises InvalidRequest for what it cannot encode."""
 
     @property
     def vocab_size(self) -> int: ...
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """With the `special` tokens that the tokenizer puts around a plain text, if any."""
+    def encode(
+        self, text: str, *, special: bool = True, most_tokens: int | None = None, param: str = "prompt"
+    ) -> list[int]:
+        """With the `special` tokens that the tokenizer puts around a plain text, if any.
+
+        A text that is certain to have more than `most_tokens` is not tokenized: ContextLengthExceeded is raised.
+        Errors name `param`.
+        """
 
     def encode_chat(
         self,
@@ -134,8 +148,12 @@ class Encoder(Protocol):
         *,
         generation_prompt: bool = True,
         special: bool = False,
+        most_tokens: int | None = None,
     ) -> list[int]:
-        """By the chat template: up to where the answer begins, if `generation_prompt`."""
+        """By the chat template: up to where the answer begins, if `generation_prompt`.
+
+        `most_tokens` is that of `encode`.
+        """
 
     def decode_all(self, ids: Sequence[int]) -> str:
         """With special tokens as they are written."""

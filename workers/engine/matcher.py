@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence as Ordered
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
@@ -61,8 +61,12 @@ class Mask:
     bitmask: Tensor
     filling: tuple[Future[None], ...]
 
-    def wait(self) -> None:
-        """Until no thread looks at a matcher any more."""
+    def settle(self) -> None:
+        """Wait until no thread looks at a matcher any more."""
+        wait(self.filling)
+
+    def check(self) -> None:
+        """Raise what the filling of a settled mask raised."""
         for part in self.filling:
             part.result()
 

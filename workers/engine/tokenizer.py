@@ -16,7 +16,9 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from shared.errors import ConfigError, InvalidRequest
 from shared.protocol import Message, Tools
+from workers.engine.byte_bound import ByteBound
 from workers.engine.detokenizer import Detokenizer, TextStream
+from workers.engine.interface import too_long
 from workers.engine.tool_format import tool_format
 from workers.engine.turns import native_turns, plain_turns
 
@@ -44,6 +46,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._bound = ByteBound.from_tokenizer(backend)
         self.tool_format, self._knows_tools = tool_format(self._template(with_tools=True))
         self.hidden_ids = frozenset(
             index
@@ -68,9 +71,23 @@ class Tokenizer:
         size: int = self._backend.get_vocab_size()
         return size
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """With the `special` tokens that the tokenizer puts around a plain text, if any."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
+    def encode(
+        self, text: str, *, special: bool = True, most_tokens: int | None = None, param: str = "prompt"
+    ) -> list[int]:
+        """With the `special` tokens that the tokenizer puts around a plain text, if any.
+
+        Raises ContextLengthExceeded, before any work, for a text that is certain to have more than `most_tokens`;
+        InvalidRequest for a lone surrogate. Both name `param`.
+        """
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest("must not contain a lone surrogate", param=param) from None
+        if most_tokens is not None and self._bound and self._bound.least_tokens(data) > most_tokens:
+            raise too_long(len(data), "bytes", most_tokens, param)
+        # a batch of one: it releases the GIL, as `encode` of the library does not
+        [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=special)
+        ids: list[int] = encoding.ids
         return ids
 
     def encode_chat(
@@ -80,10 +97,12 @@ class Tokenizer:
         *,
         generation_prompt: bool = True,
         special: bool = False,
+        most_tokens: int | None = None,
     ) -> list[int]:
         """The chat as the model was trained to read it, up to where its answer begins.
 
-        Raises InvalidRequest where there is no chat template, or the template refuses the messages.
+        Raises InvalidRequest where there is no chat template, or the template refuses the messages; and what
+        `encode` raises.
         """
         template = self._template(with_tools=tools is not None)
         if not template:
@@ -104,7 +123,7 @@ class Tokenizer:
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        return self.encode(text, special=special)
+        return self.encode(text, special=special, most_tokens=most_tokens, param="messages")
 
     def decode(self, ids: list[int]) -> str:
         """Without special tokens."""

@@ -30,6 +30,7 @@ from shared.limits import Limits
 from shared.protocol import ErrorInfo, RequestState
 from shared.registry import ModelInfo
 from shared.schemas.jobs import Job
+from workers.engine.stage import Stage
 from workers.kafka.consumer import Done, Shuttle, Taken
 from workers.kafka.metrics import KafkaMetrics
 
@@ -190,7 +191,8 @@ class KafkaIntake:
         """What is no request is a dead letter."""
         record = taken.record
         try:
-            order = read_request(record, self._model, self._limits, self._most_bytes, now)
+            with Stage("reading of a record", record.source):
+                order = read_request(record, self._model, self._limits, self._most_bytes, now)
         except HeadraceError as error:
             log.warning("kafka_dead_letter", source=record.source, code=error.code)
             short = partial(dead_letter, record, error, whole=False)

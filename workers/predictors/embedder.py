@@ -16,13 +16,14 @@ import structlog
 import torch
 from torch.nn.functional import normalize
 
-from shared.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest
 from shared.protocol import PriorityClass, Result
 from shared.registry import Task
 from workers.engine.config import EngineConfig
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, check_vocabulary
 from workers.engine.kernels.choose import choose_kernels
 from workers.engine.loader import fingerprint
+from workers.engine.stage import Stage
 from workers.engine.tokenizer import Tokenizer
 from workers.predictors.bert import Bert, Pooling
 from workers.predictors.folder import load_bert, read_config, read_length, read_pooling
@@ -137,13 +138,12 @@ class EmbeddingEngine:
         """Where a batch cannot be computed, its requests are one by one, so that the offender fails alone."""
         requests = list(dict.fromkeys(batch))
         try:
-            self._compute(batch)
-        except RuntimeError as error:  # torch's, out-of-memory among them
+            with Stage("step", requests[0].request.id):
+                self._compute(batch)
+        except HeadraceError as error:
             if len(requests) > 1:
-                return [output for one in requests for output in self._run([each for each in batch if each is one])]
-            _log.error("step_failed", rows=len(batch), error=type(error).__name__)
-            failure = EngineFailed("the engine could not compute this request")
-            outputs = [EngineOutput(requests[0].request.id, finished=True, error=failure)]
+                return self._isolate(batch, requests, error)
+            outputs = [EngineOutput(requests[0].request.id, finished=True, error=error)]
         else:
             outputs = [
                 EngineOutput(each.request.id, finished=True, result=Result(vectors=tuple(each.vectors)))
@@ -152,6 +152,15 @@ class EmbeddingEngine:
             ]
         for output in outputs:
             self.abort(output.request_id)
+        return outputs
+
+    def _isolate(
+        self, batch: list[_Embedding], requests: list[_Embedding], error: HeadraceError
+    ) -> list[EngineOutput]:
+        """Raises the error where none of several requests can be computed: then the engine is at fault."""
+        outputs = [output for one in requests for output in self._run([each for each in batch if each is one])]
+        if sum(output.error is not None for output in outputs) == len(requests):
+            raise error
         return outputs
 
     def _next(self) -> list[_Embedding]:

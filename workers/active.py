@@ -28,6 +28,7 @@ class ActiveRequest:
 
     def __post_init__(self) -> None:
         self.next_seq = self.lease.next_seq
+        self.prompt = self.lease.prompt
 
     @property
     def id(self) -> str:
@@ -85,7 +86,15 @@ class ActiveRequest:
         self.next_seq += len(tokens)
         if last.finished:
             event = msgspec.structs.replace(event, terminal=self._end(last))
-        return Append(self.lease, event, len(self.prompt))
+        return Append(self.lease, event, len(self.prompt), () if last.finished else self._record(event))
+
+    def _record(self, event: TokenEvent) -> tuple[int, ...]:
+        """The prompt's ids, with the first tokens of a chat: rendered again, its template may give others.
+
+        A template may contain the time, and the next worker may have another version of it.
+        """
+        first = event.seq == 0 and event.tokens
+        return self.prompt if first and self.delivery.request.messages is not None else ()
 
     def _end(self, last: EngineOutput) -> Terminal:
         error = last.error

@@ -48,7 +48,8 @@ class Lease:
     workers that were lost while they ran it, since it last proved innocent. `acquired_at`, and `started_at` of its
     first worker, are in seconds since the epoch, by the server's clock. `lost_alone` is evidence against the
     request: if its last worker was lost and gave no token, how many workers in a row, up to that one, ran nothing
-    else when they were lost; otherwise 0.
+    else when they were lost; otherwise 0. `prompt` has the token ids that the first worker recorded with its first
+    tokens; empty where it recorded none.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class Lease:
     losses: int = 0
     started_at: float = 0.0
     lost_alone: int = 0
+    prompt: tuple[int, ...] = ()
 
     @property
     def next_seq(self) -> int:
@@ -67,11 +69,16 @@ class Lease:
 
 @dataclass(frozen=True)
 class Append:
-    """One append: `event` under `lease`, with the prompt's exact token count, which the worker alone knows."""
+    """One append: `event` under `lease`, with the prompt's exact token count, which the worker alone knows.
+
+    With the event of seq 0, `prompt` may have the prompt's token ids. They are kept for the next worker until the
+    request ends.
+    """
 
     lease: Lease
     event: TokenEvent
     prompt_tokens: int
+    prompt: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class _Answer:
     watcher: str = ""
     carrier: str = ""
     keepsake: Keepsake | None = None
+    prompt: tuple[int, ...] = ()
     events: list[TokenEvent] = field(default_factory=list)
 
 
@@ -158,8 +159,8 @@ class MemoryTokenLog:
         started = answer.record.started_at or now
         answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
         lost_alone = self._count_losses(answer, attempt, alone, moved)
-        history = tuple(answer.events)
-        return Lease(request_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone)
+        history, prompt = tuple(answer.events), answer.prompt
+        return Lease(request_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone, prompt)
 
     def _count_losses(self, answer: _Answer, attempt: int, alone: bool, moved: bool) -> int:
         """Count the lost workers, and return `lost_alone` of the new lease.
@@ -203,6 +204,8 @@ class MemoryTokenLog:
             answer.record, prompt_tokens=append.prompt_tokens, first_token_at=first, finish=finish
         )
         self._write(answer, event)
+        if event.seq == 0:
+            answer.prompt = append.prompt
         if event.terminal is not None:
             self._finish(answer, event.terminal.state)
         return True
@@ -271,6 +274,7 @@ class MemoryTokenLog:
 
     def _finish(self, answer: _Answer, state: RequestState) -> None:
         now = self._clock()
+        answer.prompt = ()
         answer.record = replace(answer.record, state=state, finished_at=now)
         answer.expires = now + (answer.keepsake.ttl if answer.keepsake is not None else self._result_ttl)
         for channel in filter(None, (answer.notify, answer.watcher, answer.carrier)):

@@ -7,6 +7,9 @@ local commands = {}
 -- what its API keeps with a request, in the same slot
 local function keepsake() return (string.gsub(state, 'state$', 'keepsake')) end
 
+-- the prompt's token ids, for the next worker, in the same slot
+local function prompt() return (string.gsub(state, 'state$', 'prompt')) end
+
 local function now()
   local time = redis.call('TIME')
   return string.format('%d.%06d', time[1], time[2])
@@ -23,6 +26,7 @@ local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
   ttl = redis.call('HGET', state, 'keep') or ttl
   for _, key in ipairs({ state, log, keepsake() }) do redis.call('PEXPIRE', key, ttl) end
+  redis.call('DEL', prompt())
   for _, name in ipairs({ 'notify', 'watcher', 'carrier' }) do
     local channel = redis.call('HGET', state, name)
     if channel then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
@@ -98,7 +102,7 @@ end
 -- owner, ttl in ms, then for a request whose time is over: error as JSON, channel, result ttl in ms; then which
 -- attempt this is, how many workers it may lose, and 1 if its worker runs nothing else
 -- -> {epoch, time, log entries, workers lost, when the first worker began, those of the lost in a row that ran nothing
--- else}, or nil when it has ended or is unknown
+-- else, prompt or nil}, or nil when it has ended or is unknown
 function commands.acquire()
   local known = redis.call('HMGET', state, 'state', 'deadline', 'owner')
   if not known[1] or ended(known[1]) then return nil end
@@ -110,10 +114,10 @@ function commands.acquire()
   redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running')
   local time = now()
   redis.call('HSETNX', state, 'started_at', time)
-  for _, key in ipairs({ state, log, keepsake() }) do redis.call('PEXPIRE', key, ARGV[3]) end
+  for _, key in ipairs({ state, log, keepsake(), prompt() }) do redis.call('PEXPIRE', key, ARGV[3]) end
   local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], known[3] ~= ARGV[2])
-  local started = redis.call('HGET', state, 'started_at')
-  return { epoch, time, redis.call('XRANGE', log, '-', '+'), lost, started, lost_alone }
+  local started, entries = redis.call('HGET', state, 'started_at'), redis.call('XRANGE', log, '-', '+')
+  return { epoch, time, entries, lost, started, lost_alone, redis.call('GET', prompt()) }
 end
 
 -- epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
@@ -125,7 +129,7 @@ function commands.note_alone()
 end
 
 -- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms, owner,
--- why a choice or the request ended, or ''.
+-- why a choice or the request ended, or '', prompt or ''.
 -- The owner counts too: a store that lost its last second may give an epoch a second time.
 -- -> 1 written (now, or by the same call before), 0 refused
 function commands.append()
@@ -142,6 +146,7 @@ function commands.append()
   if tokens > 0 and not known[3] then redis.call('HSET', state, 'first_token_at', now()) end
   if ARGV[13] ~= '' then redis.call('HSET', state, 'finish', ARGV[13]) end
   if first == 0 then redis.call('PEXPIRE', log, ARGV[10]) end
+  if first == 0 and ARGV[14] ~= '' then redis.call('SET', prompt(), ARGV[14], 'PX', ARGV[10]) end
   if terminal then finish(ARGV[9], ARGV[11]) end
   return 1
 end

@@ -5,6 +5,7 @@ It knows nothing of queues or engines. The stream is the truth; live messages sa
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -93,7 +94,7 @@ class RedisTokenLog:
 
     async def forget(self, request_id: str) -> None:
         async with self._server.reaching("the answer log"):
-            await self._redis.delete(keys.state(request_id), keys.log(request_id), keys.keepsake(request_id))
+            await self._redis.delete(*_keys(request_id), keys.keepsake(request_id), keys.prompt(request_id))
 
     async def acquire(
         self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
@@ -131,6 +132,7 @@ class RedisTokenLog:
             self._result_ttl,
             append.lease.owner,
             event.finish,
+            _packed(append.prompt),
         )
 
     async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
@@ -220,8 +222,24 @@ def _asked(request: Request) -> list[str]:
 def _lease(request_id: str, owner: str, reply: Any) -> Lease | None:
     if reply is None:
         return None
-    epoch, now, entries, losses, started, alone = reply
-    return Lease(request_id, owner, epoch, float(now), tuple(_events(entries)), losses, float(started), alone)
+    epoch, now, entries, losses, started, alone, prompt = reply
+    history = tuple(_events(entries))
+    return Lease(
+        request_id, owner, epoch, float(now), history, losses, float(started), alone, _unpacked(prompt or b"")
+    )
+
+
+def _packed(prompt: Sequence[int]) -> bytes:
+    """Token ids in two or four bytes each, little-endian, after the letter that says which."""
+    if not prompt:
+        return b""
+    letter = "H" if max(prompt) < 2**16 else "I"
+    return letter.encode() + struct.pack(f"<{len(prompt)}{letter}", *prompt)
+
+
+def _unpacked(data: bytes) -> tuple[int, ...]:
+    letter, ids = data[:1].decode(), data[1:]
+    return struct.unpack(f"<{len(ids) // struct.calcsize('<' + letter)}{letter}", ids) if letter else ()
 
 
 def _page(after: int, status: bytes, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> LogPage:

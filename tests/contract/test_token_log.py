@@ -43,6 +43,11 @@ async def append(backend: Backend, lease: Lease, event: TokenEvent) -> bool:
     return written
 
 
+async def recorded(backend: Backend, lease: Lease, event: TokenEvent, prompt: tuple[int, ...]) -> bool:
+    [written] = await backend.token_log.append([Append(lease, event, len(prompt), prompt)])
+    return written
+
+
 async def test_an_answer_is_read_as_it_was_written(backend: Backend, request_: Request) -> None:
     lease = await acquire(backend, request_)
     written = [token_event(0, "a"), token_event(1, "b", "c"), TokenEvent(3, (), DONE)]
@@ -126,6 +131,38 @@ async def test_the_worker_that_lost_its_lease_writes_nothing_and_the_next_goes_o
     assert not await append(backend, first, token_event(1, "x"))
     assert not await append(backend, first, token_event(0, "a"))
     assert await append(backend, second, token_event(1, "b"))
+
+
+async def test_the_next_worker_gets_the_prompt_that_the_first_recorded(backend: Backend, request_: Request) -> None:
+    first = await acquire(backend, request_, "a")
+    assert first.prompt == ()
+    assert await recorded(backend, first, token_event(0, "a"), (7, 65_535))
+    second = await acquire(backend, request_, "b")
+    assert second.prompt == (7, 65_535)
+    assert not await recorded(backend, first, token_event(0, "a"), (8,))  # fenced
+    assert await append(backend, second, token_event(1, "b"))
+    assert (await acquire(backend, request_, "c")).prompt == (7, 65_535)
+
+
+async def test_a_prompt_of_large_ids_is_kept_whole(backend: Backend, request_: Request) -> None:
+    prompt = (0, 65_536, 2**31 - 1)
+    assert await recorded(backend, await acquire(backend, request_), token_event(0, "a"), prompt)
+    assert (await acquire(backend, request_)).prompt == prompt
+
+
+@pytest.mark.parametrize("how", ["finish", "close", "forget"])
+async def test_a_prompt_is_kept_no_longer_than_its_request_runs(on_redis: Backend, how: str) -> None:
+    request = await created(on_redis)
+    lease = await acquire(on_redis, request)
+    assert await recorded(on_redis, lease, token_event(0, "a"), (7,))
+    lives = [await on_redis.redis.pttl(key(request.id)) for key in (keys.log, keys.prompt)]
+    assert abs(lives[0] - lives[1]) < 1000
+    assert lives[1] > 0
+    if how == "finish":
+        assert await append(on_redis, lease, TokenEvent(1, (), DONE))
+    else:
+        await getattr(on_redis.token_log, how)(request.id)
+    assert not await on_redis.redis.exists(keys.prompt(request.id))
 
 
 async def test_closing_ends_the_answer_and_fences_and_tells_its_worker(backend: Backend, request_: Request) -> None:

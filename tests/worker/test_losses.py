@@ -10,12 +10,14 @@ import pytest
 from shared import keys
 from shared.backend import Backend
 from shared.delivery.base import Append
-from shared.protocol import FinishReason, Request, Token, TokenEvent
+from shared.protocol import FinishReason, Message, Request, Token, TokenEvent
 from shared.transports.base import Claim, Room
+from tests.engine.conftest import CONFIGS, byte_tokenizer
 from tests.fakes import MODEL, answer, make_request, submit
 from tests.worker.harness import GatedEngine, Harness, foretold, tokens_of, told, until
-from workers.engine.interface import EngineOutput
-from workers.scripted import ScriptedEngine, text_of
+from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.tokenizer import Tokenizer
+from workers.scripted import ScriptedEngine, expected, text_of
 
 
 async def test_an_answer_goes_on_where_a_dead_worker_left_it(harness: Harness, backend: Backend) -> None:
@@ -34,6 +36,53 @@ async def test_an_answer_goes_on_where_a_dead_worker_left_it(harness: Harness, b
     end = events[-1].terminal
     assert end is not None
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (12, 18)
+
+
+CLOCK = "{{ strftime_now('%f') }}{% for m in messages %}{{ m.content }}{% endfor %}"  # another prompt each time
+
+
+@pytest.fixture(scope="module")
+def clocked(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A real chat template that tells the time."""
+    folder = tmp_path_factory.mktemp("clocked")
+    made = byte_tokenizer()
+    made.chat_template = CLOCK
+    made.save_pretrained(folder)
+    CONFIGS["llama"].save_pretrained(folder)
+    return Tokenizer(folder)
+
+
+class Recording(GatedEngine):
+    """Keeps what it is asked."""
+
+    def __init__(self, tokenizer: Tokenizer, limit: int) -> None:
+        super().__init__(limit)
+        self.tokenizer = tokenizer
+        self.asked: list[EngineRequest] = []
+
+    def add(self, request: EngineRequest) -> None:
+        self.asked.append(request)
+        super().add(request)
+
+
+async def test_a_takeover_goes_on_with_the_prompt_that_was_rendered_first(
+    harness: Harness, backend: Backend, clocked: Tokenizer
+) -> None:
+    """Given a template that tells the time, and a worker lost in the midst, Expect the first run's ids again."""
+    chat = (Message("user", "what time is it?"),)
+    assert clocked.encode_chat(chat) != clocked.encode_chat(chat)
+    harness.settings = harness.settings.model_copy(update={"grace": 0.05})
+    request = msgspec.structs.replace(make_request(max_tokens=9), prompt=None, messages=chat)
+    first, second = Recording(clocked, 3), Recording(clocked, 1000)
+    await submit(backend, request)
+    async with harness.worker(first, "a"):
+        await tokens_of(backend, request, 3)
+    async with harness.worker(second, "b"):
+        events = await answer(backend, request.id)
+    [asked], [again] = first.asked, second.asked
+    assert again.prompt == asked.prompt
+    assert [len(ids) for ids in again.resumed] == [3]
+    assert told(events) == [expected(asked.prompt, 0, position) for position in range(9)]
 
 
 async def test_an_echo_is_told_once(harness: Harness, backend: Backend) -> None:

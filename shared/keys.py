@@ -16,7 +16,7 @@ request's state and log another.
 | state | hash per request | API: create, cancel; worker: acquire, append | result TTL after the end |
 | log | stream per request, entry id = last seq + 1 | worker: append; API: cancel | with its state |
 | keepsake | string per stored response: what was asked, and its conversation | API: create | with its state |
-| prompt | string per running chat: the token ids of its prompt | worker: append | until it ends |
+| prompt | hash per running chat: the token ids of its prompt | worker: append | until it ends |
 | worker | JSON per worker | that worker's heartbeat | three heartbeats |
 | model | JSON per model | any of its workers | a day after the last worker |
 | worker_exit | JSON per model: the last end of a worker | `headrace up` | until shortly after the restart |

@@ -7,7 +7,7 @@ local commands = {}
 -- what its API keeps with a request, in the same slot
 local function keepsake() return (string.gsub(state, 'state$', 'keepsake')) end
 
--- the prompt's token ids, for the next worker, in the same slot
+-- the prompt's token ids, for the next worker, in the same slot; a hash, since workers' users may not GET
 local function prompt() return (string.gsub(state, 'state$', 'prompt')) end
 
 local function now()
@@ -117,7 +117,7 @@ function commands.acquire()
   for _, key in ipairs({ state, log, keepsake(), prompt() }) do redis.call('PEXPIRE', key, ARGV[3]) end
   local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], known[3] ~= ARGV[2])
   local started, entries = redis.call('HGET', state, 'started_at'), redis.call('XRANGE', log, '-', '+')
-  return { epoch, time, entries, lost, started, lost_alone, redis.call('GET', prompt()) }
+  return { epoch, time, entries, lost, started, lost_alone, redis.call('HGET', prompt(), 'ids') }
 end
 
 -- epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
@@ -146,7 +146,10 @@ function commands.append()
   if tokens > 0 and not known[3] then redis.call('HSET', state, 'first_token_at', now()) end
   if ARGV[13] ~= '' then redis.call('HSET', state, 'finish', ARGV[13]) end
   if first == 0 then redis.call('PEXPIRE', log, ARGV[10]) end
-  if first == 0 and ARGV[14] ~= '' then redis.call('SET', prompt(), ARGV[14], 'PX', ARGV[10]) end
+  if first == 0 and ARGV[14] ~= '' then
+    redis.call('HSET', prompt(), 'ids', ARGV[14])
+    redis.call('PEXPIRE', prompt(), ARGV[10])
+  end
   if terminal then finish(ARGV[9], ARGV[11]) end
   return 1
 end

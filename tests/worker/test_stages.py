@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import msgspec
 import pytest
 
 from shared.backend import Backend
+from shared.embedded import EmbeddedServer
 from shared.protocol import (
     Detokenize,
     Embed,
@@ -29,7 +32,7 @@ from shared.protocol import (
 )
 from tests.engine.conftest import CONFIGS, save_checkpoint
 from tests.engine.driver import load, run
-from tests.fakes import answer, make_request, submit
+from tests.fakes import MODEL, answer, make_request, submit
 from tests.worker.harness import Harness, tokens_of, told
 from workers.engine import engine as engine_module
 from workers.engine.detokenizer import TextStream
@@ -68,12 +71,10 @@ def engine(folder: Path) -> Engine:
 
 
 class Neighbour:
-    """A worker, and a stream in it that others must not disturb."""
+    """Asks beside a stream that must not be disturbed."""
 
-    def __init__(self, backend: Backend, stream: Request, running: asyncio.Task[None]) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.stream = stream
-        self.running = running
 
     async def end_of(self, request: Request) -> Terminal:
         """How a request ends beside the stream."""
@@ -105,7 +106,7 @@ async def neighbour(
     stream = streaming()
     await submit(backend, stream)
     await tokens_of(backend, stream, 1)
-    yield Neighbour(backend, stream, running)
+    yield Neighbour(backend)
     async with asyncio.timeout(60):
         assert told(await answer(backend, stream.id)) == alone
     assert not running.done()
@@ -274,15 +275,31 @@ HOSTILE: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture
+def process(folder: Path, valkey: EmbeddedServer) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process with the tiny model."""
+    given = {"MODEL": str(folder), "SERVED_MODEL_NAME": MODEL, "REDIS_URL": valkey.url}
+    environment = {**os.environ, **{f"HEADRACE_{name}": value for name, value in given.items()}}
+    started = subprocess.Popen([sys.executable, "-m", "headrace", "worker"], env=environment)
+    yield started
+    started.terminate()
+    started.wait(60)
+
+
 @pytest.mark.slow
-async def test_hostile_requests_end_and_disturb_nobody(neighbour: Neighbour) -> None:
-    """Given requests that no front end admits, put into the queue, Expect an end of each, and the stream whole."""
-    requests = [asking(**fields) for fields in HOSTILE]
+async def test_hostile_requests_end_and_disturb_nobody(
+    process: subprocess.Popen[bytes], backend: Backend, alone: list[int]
+) -> None:
+    """Given requests that no front end admits, Expect an end of each, a stream whole, and the worker alive."""
+    stream, requests = streaming(), [asking(**fields) for fields in HOSTILE]
+    neighbour = Neighbour(backend)
+    await submit(backend, stream)
+    async with asyncio.timeout(120):
+        await tokens_of(backend, stream, 1)
     ends = await asyncio.gather(*(neighbour.end_of(request) for request in requests))
-    codes = {request.id: end.error.code if end.error else "" for request, end in zip(requests, ends, strict=True)}
-    unforeseen = [
-        fields for fields, request in zip(HOSTILE, requests, strict=True) if codes[request.id] == "engine_failed"
-    ]
-    assert unforeseen == []
-    assert set(codes.values()) >= {"", "invalid_request", "context_length_exceeded", "deadline_exceeded"}
-    json.dumps([msgspec.to_builtins(end) for end in ends]).encode()
+    assert told(await answer(backend, stream.id)) == alone
+    assert process.poll() is None
+    assert [worker.pid for worker in await backend.registry.workers()] == [process.pid]
+    codes = [end.error.code if end.error else "" for end in ends]
+    assert [fields for fields, code in zip(HOSTILE, codes, strict=True) if code == "engine_failed"] == []
+    assert set(codes) >= {"", "invalid_request", "context_length_exceeded", "deadline_exceeded"}

@@ -48,7 +48,7 @@ def run(settings: Settings) -> None:
         EngineFailed: the engine broke; what it held is left to other workers.
     """
     spin_briefly()
-    # Each text is tokenized by the thread that asks: in the library's own pool a short one would wait for long ones.
+    # Each text is tokenized by the thread that asks: in the library's pool a short one would wait for long ones.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.setswitchinterval(SWITCH_INTERVAL)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

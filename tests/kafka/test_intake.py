@@ -22,14 +22,16 @@ from shared.errors import ConfigError
 from shared.kafka import topics
 from shared.kafka.connection import consumer
 from shared.kafka.message import Outgoing
+from shared.protocol import Message, Tools
 from shared.registry import ModelInfo
 from tests.kafka.harness import Bench
 from tests.kafka.mock import BROKER, environment, headrace
+from tests.worker.harness import GatedEngine
 from workers.kafka.consumer import Shuttle
 from workers.kafka.intake import KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
 from workers.kafka.results import Results
-from workers.scripted import expected, text_of
+from workers.scripted import ScriptedTokenizer, expected, text_of
 
 
 def answer(prompt: str, tokens: int = 3) -> str:
@@ -119,6 +121,35 @@ async def test_a_long_request_delays_nobody_and_its_next_owner_repeats_nothing(
         told = await bench.told(7)
     assert {subject: len(jobs) for subject, jobs in told.items()} == {"long": 1, **{f"e{i}": 1 for i in range(6)}}
     assert told["long"][0]["state"] == "cancelled"
+
+
+class Counting(ScriptedTokenizer):
+    """Renders a chat to another prompt each time, as a template that tells the time does."""
+
+    rendered = 0
+
+    def encode_chat(self, messages: Sequence[Message], tools: Tools | None = None, **how: Any) -> list[int]:
+        Counting.rendered += 1
+        return self.encode(f"{Counting.rendered}")
+
+
+@pytest.mark.slow
+async def test_a_chat_goes_on_with_the_prompt_that_was_rendered_first(bench: Bench, backend: Backend) -> None:
+    """Given a worker lost in the midst of a chat from a topic, Expect the answer of the first rendering."""
+    chat = [{"role": "user", "content": "x"}]
+    await bench.asend(bench.ask(None, event_id="chat", messages=chat, max_tokens=9))  # type: ignore[arg-type]
+    engines = [GatedEngine(limit) for limit in (3, 1000)]
+    for engine in engines:
+        engine.tokenizer = Counting()
+    async with bench.worker(engines[0]):
+        await bench.shows("in_flight", lambda counts: counts == [1])
+        [running] = [record async for found in backend.token_log.unfinished() for record in found]
+        async for event in backend.token_log.follow(running.id, idle=5):
+            if event and event.last_seq >= 2:
+                break
+    async with bench.worker(engines[1], "b"):
+        told = await bench.told(1)
+    assert told["chat"][0]["choices"][0]["text"] == answer("1", 9)
 
 
 @pytest.mark.slow

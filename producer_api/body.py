@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from producer_api.attend import ClientGone
+from producer_api.threads import Threads
 from shared.errors import MalformedBody, UnsupportedMediaType
+from shared.protocol import Request as Draft
 from shared.schemas.validation import Model, validate
+
+Result = TypeVar("Result")
 
 
 async def read_body(request: Request, schema: type[Model]) -> Model:
@@ -33,7 +39,26 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
         raise ClientGone from None
     except TimeoutError:
         raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
-    return validate(data, schema)
+    return await off_loop(request, partial(validate, data, schema))
+
+
+async def off_loop(request: Request, work: Callable[[], Result]) -> Result:
+    """The result of `work` on a body that was read: of a thread, where the body is large."""
+    size = len(await request.body())
+    threads: Threads = request.app.state.context.threads
+    return await threads.run(size, work)
+
+
+async def drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> Sequence[Draft]:
+    """The drafts of a body that was read, within bounds. Raises InvalidRequest."""
+    gateway = request.app.state.context.gateway
+
+    def checked() -> Sequence[Draft]:
+        made = make()
+        gateway.check_together(made)
+        return made
+
+    return await off_loop(request, checked)
 
 
 def json_answer(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from producer_api.gateway.errors import error_response
 from shared.config import Settings
@@ -21,6 +23,7 @@ LINGER = 2.0  # seconds for which a client may go on sending what is not wanted,
 LEAST_RATE = 4096  # bytes a second that a body must come at
 MARGIN = 1.0  # seconds after a route's own limit on its body's time, so that its answer comes first
 HEADROOM = 64  # connections over the bound on requests, so that refusals are counted and logged as such
+PEER_LOOK_S = 0.1  # between looks at whether a client that sends no more has closed its connection wholly
 SPARE = 64  # connections over the bound that are told so
 
 
@@ -94,6 +97,34 @@ class Connection(HttpToolsProtocol):
         elif self._timer is None and self._in_head and (self.cycle is None or self.cycle.response_complete):
             self._after(self._bounds.head_time, self.transport.close)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio keeps a connection open on True
+        """Go on with the requests of a client that has closed its sending side only (RFC 9112, 9.6)."""
+        cycle = self.cycle
+        if self._refusal is not None or cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        self._probe()
+        self._after(PEER_LOOK_S, self._look_at_peer)
+        return True
+
+    def _probe(self) -> None:
+        """Write what means nothing: the system of a client that has closed both sides answers it with a reset."""
+        cycle = self.cycle
+        if self.pipeline or self.transport.is_closing() or cycle.scope["http_version"] != "1.1":
+            return
+        if not cycle.response_started:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif cycle.chunked_encoding:
+            self.transport.write(b"0")  # a leading zero of the size of the chunk that is next
+
+    def _look_at_peer(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self._after(PEER_LOOK_S, self._look_at_peer)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._count = 0
@@ -113,6 +144,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._progress += 1
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.__class__ = ClosingCycle
         self._await_body()
 
     def on_body(self, body: bytes) -> None:
@@ -167,7 +200,8 @@ class Connection(HttpToolsProtocol):
         """Answer, unless an answer has begun, and close; what still comes is dropped."""
         self._refusal = refusal
         self.logger.warning("Refused: %s", refusal.message)
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or self._unanswered(cycle):
             path = getattr(self, "url", b"").partition(b"?")[0].decode("ascii", "replace")
             answer = error_response(refusal, path)
             extra = [(b"x-request-id", secrets.token_hex(16).encode()), (b"connection", b"close")]
@@ -175,5 +209,28 @@ class Connection(HttpToolsProtocol):
             self.transport.write(STATUS_LINE[answer.status_code] + lines + b"\r\n" + bytes(answer.body))
             self.transport.write_eof()
             self._after(LINGER, self.transport.close)
-        else:
+        elif cycle.more_body:
             self.transport.close()
+        else:
+            cycle.keep_alive = (
+                False  # it came whole before what is refused: it is answered, then the connection ends
+            )
+
+    def _unanswered(self, cycle: RequestResponseCycle) -> bool:
+        """Whether what is refused is in this request's body, before its answer began; then its route is ended."""
+        if not cycle.more_body or cycle.response_started or self.pipeline:
+            return False
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return True
+
+
+class ClosingCycle(RequestResponseCycle):
+    """uvicorn's, for HTTP/1.0, which has no chunks: a body without a length ends with the connection."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            self.chunked_encoding = False
+        elif message["type"] == "http.response.body":
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)

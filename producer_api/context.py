@@ -19,6 +19,7 @@ from producer_api.gateway.rules import Rule
 from producer_api.journal import Facts, Journal
 from producer_api.metrics import Metrics, Stopwatch
 from producer_api.settler import Settler
+from producer_api.threads import Threads
 from producer_api.told import Told
 from shared.accounts.database import Database
 from shared.accounts.usage import UsageRecords
@@ -45,6 +46,7 @@ class Context:
     told: Told
     journal: Journal
     meter: Meter | None
+    threads: Threads
 
     @classmethod
     def of(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Context:
@@ -69,6 +71,7 @@ class Context:
             told=told,
             journal=Journal(metrics, told),
             meter=meter,
+            threads=Threads(),
         )
 
     def settler(self) -> Settler | None:
@@ -101,6 +104,7 @@ class Context:
         await self.admitted.upkeep.close()
         await self.authenticate.close()
         await self.database.close()
+        self.threads.close()
 
     def note(self, facts: Facts, admitted: Request) -> None:
         """Tell the request log what was admitted."""

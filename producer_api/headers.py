@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+from pydantic import BaseModel
 from starlette.requests import Request
 
+from producer_api.body import off_loop
 from producer_api.gateway.idempotency import HEADER, Key
 from shared.errors import InvalidRequest
 
@@ -15,9 +17,12 @@ MOST_SEQ = 2**53  # beyond it a browser could not count
 REPLAYED = {"idempotent-replayed": "true"}  # tells a client that its request came before
 
 
-def idempotency_key(request: Request, *, tenant: str, kind: str, body: str) -> Key | None:
+async def idempotency_key(request: Request, *, tenant: str, kind: str, body: BaseModel) -> Key | None:
     """The key that the client gave for this `kind` of request and `body`. Raises InvalidRequest."""
-    return Key.of(request.headers.getlist(HEADER), tenant=tenant, kind=kind, body=body)
+    given = request.headers.getlist(HEADER)
+    if not given:
+        return None
+    return await off_loop(request, lambda: Key.of(given, tenant=tenant, kind=kind, body=body.model_dump_json()))
 
 
 def resume_point(request: Request, query: str = "after", *, resumable: bool = True) -> int:

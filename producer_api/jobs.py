@@ -12,6 +12,7 @@ from producer_api.hooks import hook_of, webhook_status
 from producer_api.schemas.jobs import JobSubmission
 from shared.delivery.answer import read_all
 from shared.delivery.base import RequestRecord
+from shared.protocol import Request
 from shared.schemas.jobs import Job, Links
 
 KIND = "job"  # of what an idempotency key stands for
@@ -19,15 +20,23 @@ KIND = "job"  # of what an idempotency key stands for
 
 def job_key(given: Sequence[str], caller: Principal, body: JobSubmission) -> Key | None:
     """The key that the client gave for this `body`, None for none. Raises InvalidRequest."""
+    if not given:
+        return None
     return Key.of(given, tenant=caller.tenant, kind=KIND, body=body.model_dump_json())
 
 
 async def submit(
-    context: Context, body: JobSubmission, caller: Principal, key: Key | None, *, resuming: bool = False
+    context: Context,
+    body: JobSubmission,
+    draft: Request,
+    caller: Principal,
+    key: Key | None,
+    *,
+    resuming: bool = False,
 ) -> Admission:
-    """As Gateway.submit, which says what it raises."""
+    """As Gateway.submit, which says what it raises; `draft` is made of `body`."""
     return await context.gateway.submit(
-        body.to_request(caller.tenant),
+        draft,
         principal=caller,
         seed=body.seed,
         within=body.timeout,

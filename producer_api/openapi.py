@@ -155,7 +155,7 @@ def describe(
             schemas = found.setdefault("components", {}).setdefault("schemas", {})
             schemas |= models_json_schema(
                 [(body, "validation") for body in bodies], ref_template=REF.format("{model}")
-            )[1]["$defs"]
+            )[1].get("$defs", {})
             schemas |= msgspec.json.schema_components(structs, ref_template=REF.format("{name}"))[1]
             schemas |= ERRORS
             _secure(found, app)

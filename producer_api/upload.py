@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import PurePath
 
 from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
@@ -55,7 +55,7 @@ class Upload:
             async for chunk in _chunks(request):
                 parser.write(chunk)
                 await self._flush()
-        except (MultipartParseError, UnicodeDecodeError) as error:
+        except (FormParserError, UnicodeDecodeError) as error:
             raise MalformedBody(f"the form is malformed: {error}") from None
         if not self._ended:
             raise MalformedBody("the form has no end")

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 from shared.errors import InvalidRequest
@@ -45,6 +46,9 @@ BY_TYPE = {
 }
 ALONE = ("$ref", "anyOf", "oneOf", "allOf")  # a grammar takes one of these for all of its schema
 KNOWN = ANNOTATIONS.union(*BY_TYPE.values(), ALONE, ("type", "enum", "const"))
+MAX_PARTS = 5_000  # subschemas of one request: each is looked at before it is answered
+MAX_PAIRED = 16  # schemas of one oneOf that are compared in pairs
+DECIMALS = 6  # places that a grammar gives to a number within a range
 UNSAFE = re.compile(r'["]|\\[\\nrtfv0xuc"]')  # in a pattern: characters that JSON writes in another way
 
 _NUMBER, _SCHEMA = (int, float), (dict, bool)
@@ -59,6 +63,7 @@ SHAPES: dict[str, type | tuple[type, ...]] = {
     "type": (str, list),
 }
 
+_NOT_EMPTY = ("anyOf", "oneOf", "allOf", "enum", "type")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _ONES = ("items", "additionalProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties", "not")
@@ -96,33 +101,46 @@ def _depth(value: Any) -> int:
     return deepest
 
 
-def check_schema(schema: Schema, param: str, *, strict: bool) -> None:
-    """Raise InvalidRequest for a keyword's value that is none, for a reference out of the schema, and, if `strict`,
-    for what a grammar cannot hold.
+def check_schema(schema: Schema, param: str, *, strict: bool) -> int:
+    """Raise InvalidRequest for a keyword's value of the wrong type, for more than MAX_PARTS subschemas, for a
+    reference out of the schema, and, if `strict`, for what a grammar cannot hold.
+
+    Returns:
+        The number of subschemas, the schema itself included; booleans do not count.
     """
+    count = 0
     for part in subschemas(schema):
+        count += 1
+        check_parts(count, param)
         _check_shapes(part, param)
         if "$ref" in part:
             _check_reference(part["$ref"], schema, param)
         if strict:
             _check_keywords(part, param)
+    return count
+
+
+def check_parts(count: int, param: str) -> None:
+    """Raise InvalidRequest for more subschemas than one request may have."""
+    if count > MAX_PARTS:
+        raise InvalidRequest(f"the schemas of a request may have {MAX_PARTS} subschemas in all", param=param)
 
 
 def subschemas(schema: Schema) -> Iterator[dict[str, Any]]:
-    """The schema and all schemas in it, outermost first; those that are booleans are left out."""
-    if not isinstance(schema, dict):
-        return
-    yield schema
-    for name in _ONES:
-        yield from subschemas(schema.get(name, True))
-    for name in _LISTS:
-        if isinstance(found := schema.get(name), list):
-            for part in found:
-                yield from subschemas(part)
-    for name in _MAPS:
-        if isinstance(found := schema.get(name), dict):
-            for part in found.values():
-                yield from subschemas(part)
+    """The schema and all schemas in it, each before those within; those that are booleans are left out."""
+    pending: list[Any] = [schema]
+    while pending:
+        part = pending.pop()
+        if not isinstance(part, dict):
+            continue
+        yield part
+        for name, value in part.items():
+            if name in _ONES:
+                pending.append(value)
+            elif name in _LISTS and isinstance(value, list):
+                pending += value
+            elif name in _MAPS and isinstance(value, dict):
+                pending += value.values()
 
 
 def types_of(schema: dict[str, Any]) -> list[str]:
@@ -134,19 +152,54 @@ def types_of(schema: dict[str, Any]) -> list[str]:
 
 
 def _check_shapes(schema: dict[str, Any], param: str) -> None:
-    for name, shape in SHAPES.items():
-        value = schema.get(name)
-        if name in schema and (
-            not isinstance(value, shape) or (shape in (int, _NUMBER) and isinstance(value, bool))
-        ):
+    value: Any
+    for name, value in schema.items():
+        shape = SHAPES.get(name)
+        if shape is None:
+            continue
+        if not isinstance(value, shape) or (shape in (int, _NUMBER) and isinstance(value, bool)):
             raise InvalidRequest(f"{name} of the schema has a value of the wrong type", param=param)
-    words = [*(schema.get("required") or ()), *(types_of(schema))]
+        parts = _parts(name, value)
+        if not all(isinstance(part, dict | bool) for part in parts):
+            raise InvalidRequest(f"{name} of the schema has a part that is not a schema", param=param)
+        if name in _NOT_EMPTY and not value:
+            raise InvalidRequest(f"{name} of the schema must not be empty", param=param)
+    if not schema.keys().isdisjoint(BY_TYPE["number"]):
+        _check_range(schema, param)
+    words = [*(schema.get("required") or ()), *types_of(schema)]
     if not all(isinstance(word, str) for word in words):
         raise InvalidRequest("required and type of a schema list words", param=param)
-    parts = [part for name in _LISTS for part in schema.get(name) or ()]
-    parts += [part for name in _MAPS for part in (schema.get(name) or {}).values()]
-    if not all(isinstance(part, dict | bool) for part in parts):
-        raise InvalidRequest("a schema has a part that is no schema", param=param)
+
+
+def _parts(name: str, value: Any) -> Iterable[Any]:
+    """The schemas that the keyword `name` lists, or names."""
+    if name in _LISTS:
+        listed: list[Any] = value
+        return listed
+    return value.values() if name in _MAPS else ()
+
+
+def _check_range(schema: dict[str, Any], param: str) -> None:
+    """A grammar writes numbers with DECIMALS places: a range without such a number has no answer."""
+    low = max(_bounds(schema, "minimum", "exclusiveMinimum", rounding=ROUND_CEILING), default=None)
+    high = min(_bounds(schema, "maximum", "exclusiveMaximum", rounding=ROUND_FLOOR), default=None)
+    if low is not None and high is not None and low > high:
+        raise InvalidRequest(
+            f"no number with {DECIMALS} decimal places is between the minimum and the maximum of the schema",
+            param=param,
+        )
+
+
+def _bounds(schema: dict[str, Any], inclusive: str, exclusive: str, *, rounding: str) -> list[Decimal]:
+    """Of one side, in units of the last place, with the nearest number inside the range."""
+    inward = 1 if rounding == ROUND_CEILING else -1
+    found = []
+    for name in (inclusive, exclusive):
+        if name in schema:
+            exact = Decimal(str(schema[name])).scaleb(DECIMALS)
+            inside = exact.to_integral_value(rounding)
+            found.append(inside + inward if name == exclusive and inside == exact else inside)
+    return found
 
 
 def _check_reference(reference: str, root: Schema, param: str) -> None:
@@ -208,31 +261,75 @@ def _check_object(schema: dict[str, Any], refuse: Any) -> None:
         raise refuse("minProperties above 1 with additionalProperties")
 
 
-def _apart(options: Any) -> bool:
+def _apart(options: list[Any]) -> bool:
     """Whether no value fits two of the schemas, by their types or by a required property's constants."""
-    return all(isinstance(option, dict) for option in options) and all(
-        _disjoint(a, b) for i, a in enumerate(options) for b in options[:i]
+    if not all(isinstance(option, dict) for option in options):
+        return False
+    kinds = [_kinds(option) if "type" in option else set() for option in options]
+    if not all(len(each) == 1 for each in kinds):
+        return _alike_apart(options)
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for option, [kind] in zip(options, kinds, strict=True):
+        by_kind.setdefault(kind, []).append(option)
+    return all(len(alike) == 1 or _alike_apart(alike) for alike in by_kind.values())
+
+
+def _alike_apart(options: list[dict[str, Any]]) -> bool:
+    """The same, in linear time where one property keeps all of them apart; others are compared in pairs."""
+    kept = [_constants_of(option) for option in options]
+    if any(_all_differ([each.get(name) for each in kept]) for name in kept[0]):
+        return True
+    return len(options) <= MAX_PAIRED and all(
+        _disjoint(a, b) or _differ(kept[i], kept[j])
+        for i, a in enumerate(options)
+        for j, b in enumerate(options[:i])
     )
 
 
+Constants = dict[str | None, frozenset[Any]]  # by the required property that has them; None: the value itself
+
+
+def _constants_of(schema: dict[str, Any]) -> Constants:
+    properties = schema.get("properties")
+    named = properties if isinstance(properties, dict) else {}
+    required = schema.get("required")
+    places: list[tuple[str | None, Any]] = [(None, schema)]
+    places += [(name, named[name]) for name in required if name in named] if isinstance(required, list) else []
+    return {name: found for name, part in places if (found := _constants(part)) is not None}
+
+
+def _all_differ(sets: list[frozenset[Any] | None]) -> bool:
+    """Whether each is known, and no constant is in two of them."""
+    known = [each for each in sets if each is not None]
+    return len(known) == len(sets) and len(frozenset().union(*known)) == sum(map(len, known))
+
+
+def _differ(a: Constants, b: Constants) -> bool:
+    return any(a[name].isdisjoint(b[name]) for name in a.keys() & b.keys())
+
+
 def _disjoint(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    for one, other in ((a, b), (b, a)):
-        if (mine := _constants(one)) is not None and (theirs := _constants(other)) is not None:
-            return not any(value in theirs for value in mine)
-        kinds = {"number" if kind == "integer" else kind for kind in types_of(one)}
-        others = {"number" if kind == "integer" else kind for kind in types_of(other)}
-        if "type" in one and "type" in other and not kinds & others:
-            return True
-    shared = set(a.get("required") or ()) & set(b.get("required") or ())
-    first, second = a.get("properties") or {}, b.get("properties") or {}
-    for name in shared & first.keys() & second.keys():
-        mine, theirs = _constants(first[name]), _constants(second[name])
-        if mine is not None and theirs is not None and not any(value in theirs for value in mine):
-            return True
-    return False
+    """By the types that both name."""
+    return "type" in a and "type" in b and not _kinds(a) & _kinds(b)
 
 
-def _constants(schema: Any) -> list[Any] | None:
+def _kinds(schema: dict[str, Any]) -> set[str]:
+    return {"number" if kind == "integer" else kind for kind in types_of(schema)}
+
+
+def _constants(schema: Any) -> frozenset[Any] | None:
     if not isinstance(schema, dict):
         return None
-    return [schema["const"]] if "const" in schema else schema.get("enum")
+    found = [schema["const"]] if "const" in schema else schema.get("enum")
+    return frozenset(map(_hashable, found)) if isinstance(found, list) else None
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for two values that JSON Schema takes for equal: 1 and 1.0, but not 1 and true."""
+    if isinstance(value, bool):
+        return ("boolean", value)
+    if isinstance(value, list):
+        return ("array", *map(_hashable, value))
+    if isinstance(value, dict):
+        return ("object", frozenset((name, _hashable(each)) for name, each in value.items()))
+    return value

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shared.config import Settings
 from shared.errors import ContextLengthExceeded, InvalidRequest
-from shared.json_schema import check_schema, parse_schema
+from shared.json_schema import Schema, check_parts, check_schema, parse_schema
 from shared.protocol import (
     Detokenize,
     Embed,
@@ -29,6 +30,8 @@ ROLES = ("system", "user", "assistant", "tool")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_SEED = 2**63 - 1
+MIN_REPETITION_PENALTY = 1e-5  # logits are divided by it, and must stay finite
+SCHEMAS = 256  # checked ones that are remembered, of 64 KiB at most
 SHOWN = 32  # characters of a wrong number that are told again
 
 
@@ -206,20 +209,35 @@ def _check_tools(request: Request, tools: Tools, limits: Limits) -> None:
         raise InvalidRequest("two tools have the same name", param="tools")
     if tools.named is not None and tools.named not in names:
         raise InvalidRequest("tool_choice names a function that is not in tools", param="tool_choice")
+    parts = 0
     for i, function in enumerate(tools.functions):
-        _check_function(function, f"tools[{i}].function", limits)
+        parts += _check_function(function, f"tools[{i}].function", limits)
+        check_parts(parts, f"tools[{i}].function.parameters")
 
 
-def _check_function(function: Function, param: str, limits: Limits) -> None:
+def _check_function(function: Function, param: str, limits: Limits) -> int:
+    """The subschemas of its parameters."""
     if not FUNCTION_NAME.fullmatch(function.name):
         raise InvalidRequest("a name has 1 to 64 letters, digits, - and _", param=f"{param}.name")
     if not function.parameters:
-        return
-    _sized(function.parameters, f"{param}.parameters", limits)
-    schema = parse_schema(function.parameters, f"{param}.parameters", depth=limits.schema_depth)
-    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-        raise InvalidRequest("the schema of parameters is of type object", param=f"{param}.parameters")
-    check_schema(schema, f"{param}.parameters", strict=function.strict)
+        return 0
+    param = f"{param}.parameters"
+    _sized(function.parameters, param, limits)
+    return _check_json_schema(
+        function.parameters, param, depth=limits.schema_depth, strict=function.strict, of_object=True
+    )
+
+
+@lru_cache(SCHEMAS)
+def _check_json_schema(text: str, param: str, *, depth: int, strict: bool, of_object: bool = False) -> int:
+    """The subschemas in a schema. Raises InvalidRequest.
+
+    Remembered, since all prompts of one request share a schema, and requests tend to come with the same one.
+    """
+    schema: Schema = parse_schema(text, param, depth=depth)
+    if of_object and (not isinstance(schema, dict) or schema.get("type", "object") != "object"):
+        raise InvalidRequest("the schema of parameters is of type object", param=param)
+    return check_schema(schema, param, strict=strict)
 
 
 def check_structured(structured: Structured, limits: Limits) -> None:
@@ -236,8 +254,7 @@ def check_structured(structured: Structured, limits: Limits) -> None:
         raise InvalidRequest("one of json, json_object, regex, choice and grammar is needed", param=param)
     if structured.json_schema is not None:
         _sized(structured.json_schema, param, limits)
-        schema = parse_schema(structured.json_schema, param, depth=limits.schema_depth)
-        check_schema(schema, param, strict=structured.strict)
+        _check_json_schema(structured.json_schema, param, depth=limits.schema_depth, strict=structured.strict)
     for text in (structured.regex, structured.grammar):
         _sized(text or "", param, limits)
     if len(structured.choice) > limits.choices or not all(structured.choice):
@@ -269,7 +286,7 @@ def check_params(params: SamplingParams, limits: Limits) -> None:
     _range("min_p", params.min_p, 0.0, 1.0)
     _range("presence_penalty", params.presence_penalty, -2.0, 2.0)
     _range("frequency_penalty", params.frequency_penalty, -2.0, 2.0)
-    _range("repetition_penalty", params.repetition_penalty, 0.0, 2.0, above=True)
+    _range("repetition_penalty", params.repetition_penalty, MIN_REPETITION_PENALTY, 2.0)
     _range("top_k", params.top_k, 0, 1_000_000)
     _range("n", params.n, 1, limits.n)
     _range("seed", params.seed, 0, MAX_SEED)

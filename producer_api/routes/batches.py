@@ -51,7 +51,7 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
     async def create(request: Request, caller: Caller) -> Response:
         caller.check_class(PriorityClass.BATCH)
         body = await read_body(request, BatchRequest)
-        key = idempotency_key(request, tenant=caller.tenant, kind="batch", body=body.model_dump_json())
+        key = await idempotency_key(request, tenant=caller.tenant, kind="batch", body=body)
         hook = hook_of(context.settings, body.webhook)
         async with patience():
             batch, joined = await _create(context, files, batches, caller, body=body, hook=hook, key=key)

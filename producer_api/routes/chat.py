@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import read_body
+from producer_api.body import drafts, read_body
 from producer_api.completion import ChatFraming, completion
 from producer_api.context import Context
 from producer_api.gateway.principal import Caller, Principal
@@ -60,10 +60,11 @@ def chat_router(context: Context) -> APIRouter:
 async def _answer(
     context: Context, request: Request, caller: Principal, body: ChatRequest, *, stream: bool
 ) -> Response:
-    key = idempotency_key(request, tenant=caller.tenant, kind="chat", body=body.model_dump_json())
+    key = await idempotency_key(request, tenant=caller.tenant, kind="chat", body=body)
     after = resume_point(request, resumable=stream and key is not None)
+    [draft] = await drafts(request, lambda: [body.to_request(caller.tenant, stream=stream)])
     admission = await context.gateway.submit(
-        body.to_request(caller.tenant, stream=stream),
+        draft,
         principal=caller,
         seed=body.seed,
         within=body.timeout,

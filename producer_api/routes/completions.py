@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import read_body
+from producer_api.body import drafts, read_body
 from producer_api.context import Context
 from producer_api.gateway.principal import Caller, Principal
 from producer_api.headers import idempotency_key, resume_places
@@ -44,12 +44,12 @@ def completions_router(context: Context) -> APIRouter:
 
 async def _answer(context: Context, request: Request, caller: Principal, body: CompletionRequest) -> Response:
     stream, echo = bool(body.stream), bool(body.echo)
-    drafts = body.to_requests(caller.tenant, stream=stream)
-    key = idempotency_key(request, tenant=caller.tenant, kind="completion", body=body.model_dump_json())
-    after = resume_places(request, len(drafts), resumable=stream and key is not None)
+    made = await drafts(request, lambda: body.to_requests(caller.tenant, stream=stream))
+    key = await idempotency_key(request, tenant=caller.tenant, kind="completion", body=body)
+    after = resume_places(request, len(made), resumable=stream and key is not None)
     resumed = max(after) >= 0
     admission = await context.gateway.submit_all(
-        drafts, principal=caller, seed=body.seed, within=body.timeout, key=key, resuming=resumed
+        made, principal=caller, seed=body.seed, within=body.timeout, key=key, resuming=resumed
     )
     requests = admission.requests
     reply = Reply(context, request.state.facts, admission, lasting=key is not None)

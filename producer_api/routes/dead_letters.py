@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from producer_api.body import json_answer
 from producer_api.context import Context
+from producer_api.gateway.idempotency import HEADER, Key
 from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller, Principal
-from producer_api.headers import idempotency_key
 from producer_api.jobs import describe
 from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response
 from producer_api.route import Route
@@ -94,7 +94,7 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
         },
     )
     async def replay(request: Request, letter_id: str, caller: Caller) -> Response:
-        key = idempotency_key(request, tenant=caller.tenant, kind="replay", body=letter_id)
+        key = Key.of(request.headers.getlist(HEADER), tenant=caller.tenant, kind="replay", body=letter_id)
         try:
             draft = msgspec.structs.replace((await _find(context, letter_id, owner(caller))).request, deadline=None)
         except NotFound:  # it was replayed before, maybe under this key

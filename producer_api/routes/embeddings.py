@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import read_body
+from producer_api.body import drafts, read_body
 from producer_api.context import Context
 from producer_api.embedding import embedding_list
 from producer_api.gateway.principal import Caller
@@ -35,10 +35,9 @@ def embeddings_router(context: Context) -> APIRouter:
     )
     async def create(request: Request, caller: Caller) -> Response:
         body = await read_body(request, EmbeddingRequest)
-        key = idempotency_key(request, tenant=caller.tenant, kind="embedding", body=body.model_dump_json())
-        admission = await context.gateway.submit_all(
-            body.to_requests(caller.tenant), principal=caller, seed=0, within=body.timeout, key=key
-        )
+        key = await idempotency_key(request, tenant=caller.tenant, kind="embedding", body=body)
+        made = await drafts(request, lambda: body.to_requests(caller.tenant))
+        admission = await context.gateway.submit_all(made, principal=caller, seed=0, within=body.timeout, key=key)
         reply = Reply(context, request.state.facts, admission, lasting=key is not None)
         base64 = body.encoding_format == "base64"
         return await reply.whole(request, partial(embedding_list, admission.request, base64=base64))

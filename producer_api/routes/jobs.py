@@ -10,12 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api import jobs
-from producer_api.body import json_answer, read_body
+from producer_api.body import drafts, json_answer, read_body
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
-from producer_api.gateway.idempotency import HEADER
 from producer_api.gateway.principal import Caller, Tenant
-from producer_api.headers import REPLAYED, resume_point
+from producer_api.headers import REPLAYED, idempotency_key, resume_point
 from producer_api.job_events import JobFraming
 from producer_api.openapi import (
     IDEMPOTENCY,
@@ -50,8 +49,9 @@ def jobs_router(context: Context) -> APIRouter:
     )
     async def submit(request: Request, caller: Caller) -> Response:
         body = await read_body(request, JobSubmission)
-        key = jobs.job_key(request.headers.getlist(HEADER), caller, body)
-        return await accepted(context, request, await jobs.submit(context, body, caller, key))
+        key = await idempotency_key(request, tenant=caller.tenant, kind=jobs.KIND, body=body)
+        [draft] = await drafts(request, lambda: [body.to_request(caller.tenant)])
+        return await accepted(context, request, await jobs.submit(context, body, draft, caller, key))
 
     @router.get(
         "/{job_id}",

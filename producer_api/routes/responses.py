@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api import responses as stored
-from producer_api.body import json_answer, read_body
+from producer_api.body import drafts, json_answer, off_loop, read_body
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
 from producer_api.gateway.principal import Caller, Principal, Tenant
@@ -113,14 +113,15 @@ def responses_router(context: Context) -> APIRouter:
 
 
 async def _create(context: Context, request: Request, caller: Principal, body: ResponseRequest) -> Response:
-    key = idempotency_key(request, tenant=caller.tenant, kind="response", body=body.model_dump_json())
+    key = await idempotency_key(request, tenant=caller.tenant, kind="response", body=body)
     after = resume_point(request, resumable=bool(body.stream) and key is not None)
     body.check()
     items = await stored.conversation(context, body.previous_response_id, caller.tenant)
-    items += [item.to_item() for item in body.input]
+    items += await off_loop(request, lambda: [item.to_item() for item in body.input])
     asked = body.to_object()
+    [draft] = await drafts(request, lambda: [body.to_request(caller.tenant, items)])
     admission = await context.gateway.submit(
-        body.to_request(caller.tenant, items),
+        draft,
         principal=caller,
         seed=body.seed,
         within=body.timeout,

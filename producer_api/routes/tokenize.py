@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import read_body
+from producer_api.body import drafts, read_body
 from producer_api.context import Context
 from producer_api.gateway.patience import patience
 from producer_api.gateway.principal import Caller, Principal
@@ -18,7 +18,6 @@ from producer_api.openapi import body_of, failures, struct_response
 from producer_api.reply import Reply
 from producer_api.route import Route
 from shared.delivery.answer import Answer, result_of
-from shared.protocol import Request as Draft
 from shared.schemas.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
 
 LIMIT = 30.0  # seconds until a worker must have had time for it
@@ -36,7 +35,7 @@ def tokenize_router(context: Context) -> APIRouter:
     )
     async def tokenize(request: Request, caller: Caller) -> Response:
         body = await read_body(request, TokenizeRequest)
-        reply = await _ask(context, request, caller, body.to_request(caller.tenant))
+        reply = await _ask(context, request, caller, body)
         async with patience():
             limit = (await context.catalog.find(body.model)).max_model_len or None
 
@@ -55,12 +54,15 @@ def tokenize_router(context: Context) -> APIRouter:
     )
     async def detokenize(request: Request, caller: Caller) -> Response:
         body = await read_body(request, DetokenizeRequest)
-        reply = await _ask(context, request, caller, body.to_request(caller.tenant))
+        reply = await _ask(context, request, caller, body)
         return await reply.whole(request, lambda answer: Detokenized(result_of(answer).text))
 
     return router
 
 
-async def _ask(context: Context, request: Request, caller: Principal, draft: Draft) -> Reply:
+async def _ask(
+    context: Context, request: Request, caller: Principal, body: TokenizeRequest | DetokenizeRequest
+) -> Reply:
+    [draft] = await drafts(request, lambda: [body.to_request(caller.tenant)])
     admission = await context.gateway.submit(draft, principal=caller, seed=0, within=LIMIT)
     return Reply(context, request.state.facts, admission, lasting=False)

@@ -6,7 +6,8 @@ It knows nothing of what a method does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -21,6 +22,7 @@ from producer_api.rpc.read import parse
 from shared.errors import InvalidRequest, MalformedBody
 
 Proto = TypeVar("Proto", bound=Message)
+Result = TypeVar("Result")
 Servicer = grpc.aio.ServicerContext[Any, bytes]  # reads bytes, or the end
 Metadata = tuple[tuple[str, str], ...]
 
@@ -40,6 +42,7 @@ class Call:
         self._charged = charged
         self._more: dict[str, str] = {}
         self._begun = False
+        self._size = 0  # of the message, in bytes
 
     @property
     def caller(self) -> Principal:
@@ -61,7 +64,12 @@ class Call:
                     raise InvalidRequest("only one message is taken")
         except TimeoutError:
             raise MalformedBody(f"the message did not arrive within {limit:.0f} s") from None
-        return parse(data, kind)
+        self._size = len(data)
+        return await self.off_loop(partial(parse, data, kind))
+
+    async def off_loop(self, work: Callable[[], Result]) -> Result:
+        """The result of `work` on the message that was read: of a thread, where that is large."""
+        return await self._context.threads.run(self._size, work)
 
     def add(self, metadata: Mapping[str, str]) -> None:
         """To what goes with its answer."""

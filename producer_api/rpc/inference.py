@@ -8,7 +8,7 @@ from producer_api import jobs
 from producer_api.attend import Stopping, stopping
 from producer_api.context import Context
 from producer_api.gateway.admit import Admission
-from producer_api.gateway.idempotency import HEADER
+from producer_api.gateway.idempotency import HEADER, Key
 from producer_api.gateway.patience import patience
 from producer_api.headers import REPLAYED
 from producer_api.reply import Reply
@@ -17,10 +17,11 @@ from producer_api.rpc.call import Call
 from producer_api.rpc.endpoint import Method
 from producer_api.rpc.read import seen, submission
 from producer_api.rpc.tell import event_messages, job_message, model_message
+from producer_api.schemas.jobs import JobSubmission
 from producer_api.sse import Events
 from shared.delivery.answer import before_end, ending
 from shared.errors import InvalidRequest, Unavailable
-from shared.protocol import Terminal
+from shared.protocol import Request, Terminal
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 KEY = HEADER.lower()  # metadata's names are in lower case
@@ -43,19 +44,14 @@ class Inference:
         ]
 
     async def _submit(self, call: Call) -> None:
-        body = submission(await call.read(pb.JobRequest))
-        key = jobs.job_key(call.given(KEY), call.caller, body)
-        admission = await jobs.submit(self._context, body, call.caller, key)
+        admission, _ = await self._submitted(call, await call.read(pb.JobRequest))
         self._context.note(call.facts, admission.request)
         await call.write(await self._job(call, admission))
 
     async def _generate(self, call: Call) -> None:
         message = await call.read(pb.GenerateRequest)
-        after, body = seen(message), submission(message.job)
-        key = jobs.job_key(call.given(KEY), call.caller, body)
-        if after >= 0 and key is None:
-            raise InvalidRequest(f"from_seq resumes an answer that was begun with an {KEY}", param="from_seq")
-        admission = await jobs.submit(self._context, body, call.caller, key, resuming=after >= 0)
+        after = seen(message)
+        admission, key = await self._submitted(call, message.job, resuming=after >= 0)
         reply = Reply(self._context, call.facts, admission, lasting=key is not None)
         try:
             await call.write(pb.Event(job=await self._job(call, admission)))
@@ -69,6 +65,22 @@ class Inference:
             raise
         if (error := ending(end)) is not None:
             raise error
+
+    async def _submitted(
+        self, call: Call, message: pb.JobRequest, *, resuming: bool = False
+    ) -> tuple[Admission, Key | None]:
+        """The job that the message asks for, and its key. Raises InvalidRequest, and as jobs.submit."""
+
+        def read() -> tuple[JobSubmission, Request, Key | None]:
+            body = submission(message)
+            draft = body.to_request(call.caller.tenant)
+            self._context.gateway.check_together([draft])
+            return body, draft, jobs.job_key(call.given(KEY), call.caller, body)
+
+        body, draft, key = await call.off_loop(read)
+        if resuming and key is None:
+            raise InvalidRequest(f"from_seq resumes an answer that was begun with an {KEY}", param="from_seq")
+        return await jobs.submit(self._context, body, draft, call.caller, key, resuming=resuming), key
 
     async def _follow(self, call: Call) -> None:
         message = await call.read(pb.FollowRequest)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
-from shared.limits import MAX_SEED, Limits
+from shared.limits import MAX_SEED, MIN_REPETITION_PENALTY, Limits
 
 LIMITS = Limits()
 MOST_N = 128  # of the setting max_n
@@ -46,7 +46,7 @@ NUMBERS: Mapping[str, Bounds] = {
     "top_k": _between(0, 1_000_000),
     "presence_penalty": _between(-2, 2),
     "frequency_penalty": _between(-2, 2),
-    "repetition_penalty": {"exclusiveMinimum": 0, "maximum": 2},
+    "repetition_penalty": _between(MIN_REPETITION_PENALTY, 2),
     "seed": _between(0, MAX_SEED),
     "n": _between(1, MOST_N),
     "best_of": _between(1, MOST_N),

@@ -5,7 +5,7 @@ Reference: OpenAI API, "Create completion (legacy)". What we cannot honour is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
+from shared.schemas.bounds import LIMITS
 from shared.schemas.fields import Priority, StreamFields, Submission, Usage, priority_class
 
 MAX_TOKENS = 16  # OpenAI's default
@@ -23,39 +24,45 @@ Prompt = str | tuple[int, ...]
 
 def is_tokens(value: Any) -> bool:
     """Whether it is a list of token ids."""
-    return isinstance(value, list) and all(type(token) is int and 0 <= token < 2**31 for token in value)
+    if not isinstance(value, list) or not set(map(type, value)) <= {int}:
+        return False
+    return not value or (min(value) >= 0 and max(value) < 2**31)
 
 
-def _prompts(value: Any) -> list[Prompt]:
-    """One prompt or several, each a text or token ids."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and value:
-        if is_tokens(value):
-            return [tuple(value)]
-        if all(isinstance(each, str) for each in value):
-            return value
-        if all(is_tokens(each) for each in value):
-            return [tuple(each) for each in value]
-    raise PydanticCustomError("prompt", "must be a text, token ids, or a list of either, which is not empty")
+def _prompts(most: int) -> Callable[[Any], list[Prompt]]:
+    """A reader of one prompt or several, each a text or token ids. It counts them before it looks at any."""
+
+    def read(value: Any) -> list[Prompt]:
+        if isinstance(value, str):
+            return [value]
+        if isinstance(value, list) and value:
+            if isinstance(value[0], int) and is_tokens(value):
+                return [tuple(value)]
+            if len(value) > most:
+                raise PydanticCustomError("prompt", "at most {most} are allowed", {"most": most})
+            if all(isinstance(each, str) for each in value):
+                return value
+            if all(is_tokens(each) for each in value):
+                return [tuple(each) for each in value]
+        raise PydanticCustomError("prompt", "must be a text, token ids, or a list of either, which is not empty")
+
+    return read
 
 
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
 _TEXT = {"type": "string", "minLength": 1}
-Prompts = Annotated[
-    Any,
-    BeforeValidator(_prompts),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _TEXT,
-                {"type": "array", "items": _TEXT, "minItems": 1},
-                _IDS,
-                {"type": "array", "items": _IDS, "minItems": 1},
-            ]
-        }
-    ),
-]
+_TOLD = WithJsonSchema(
+    {
+        "anyOf": [
+            _TEXT,
+            {"type": "array", "items": _TEXT, "minItems": 1},
+            _IDS,
+            {"type": "array", "items": _IDS, "minItems": 1},
+        ]
+    }
+)
+Prompts = Annotated[Any, BeforeValidator(_prompts(LIMITS.prompts)), _TOLD]
+Inputs = Annotated[Any, BeforeValidator(_prompts(LIMITS.inputs)), _TOLD]  # to embed
 
 
 class CompletionRequest(Submission, StreamFields):

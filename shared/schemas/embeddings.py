@@ -15,7 +15,7 @@ from pydantic import Field
 from shared.protocol import Embed, Request
 from shared.schemas.body import Body
 from shared.schemas.bounds import Short
-from shared.schemas.completions import Prompts
+from shared.schemas.completions import Inputs
 from shared.schemas.fields import Priority, priority_class
 
 INPUTS = 32  # of one request of the queue: many workers share what is asked at once, and no result is large
@@ -25,7 +25,7 @@ class EmbeddingRequest(Body):
     """The body of POST /v1/embeddings."""
 
     model: str
-    input: Prompts = Field(description="a text, token ids, or a list of either, up to 2048; none is cut")
+    input: Inputs = Field(description="a text, token ids, or a list of either, up to 2048; none is cut")
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="base64: of little-endian float32; default float"
     )

@@ -115,7 +115,7 @@ class SamplingFields(Body):
     min_p: float | None = Field(None, description="0 to 1: least share of the likeliest token's probability")
     presence_penalty: float | None = Field(None, description="-2 to 2; default 0")
     frequency_penalty: float | None = Field(None, description="-2 to 2; default 0")
-    repetition_penalty: float | None = Field(None, description="above 0, to 2; default 1: none")
+    repetition_penalty: float | None = Field(None, description="0.00001 to 2; default 1: none")
     stop: Stop = Field(None, description="up to 16 strings that end a choice and are not part of it")
     seed: int | None = Field(None, description=SEEDS)
     n: int | None = Field(None, description="number of choices; default 1")

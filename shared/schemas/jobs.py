@@ -13,6 +13,7 @@ from shared.delivery.answer import Answer, Choice
 from shared.delivery.base import RequestRecord
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Request, Token
+from shared.schemas.completions import is_tokens
 from shared.schemas.fields import Messages, Priority, Submission, Usage, priority_class
 from shared.schemas.tools import AnswerCall, ToolFields, calls_of
 from shared.transports.base import Outlook
@@ -23,7 +24,7 @@ def _prompt(prompt: Any) -> Any:
     """A text, or token ids."""
     if prompt is None or isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, list) and all(type(token) is int and 0 <= token < 2**31 for token in prompt):
+    if is_tokens(prompt):
         return tuple(prompt)
     raise PydanticCustomError("prompt", "must be a string or a list of token ids")
 

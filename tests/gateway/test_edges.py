@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +15,7 @@ from producer_api import connection
 from producer_api.app import create_app
 from shared.backend import Backend
 from shared.config import Settings
+from shared.protocol import RequestState
 from tests.gateway.conftest import ScriptedWorker, calling, chat, serving
 
 HEAD, BODY = 0.4, 0.4  # seconds
@@ -23,6 +25,12 @@ HEAD, BODY = 0.4, 0.4  # seconds
 def settings(settings: Settings) -> Settings:
     bounds = {"head_timeout": HEAD, "body_timeout": BODY, "max_header_bytes": 4096, "max_headers": 20}
     return settings.model_copy(update=bounds)
+
+
+def asking(**fields: object) -> bytes:
+    """A small chat request, byte for byte."""
+    body = json.dumps(chat(**fields)).encode()
+    return POST + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
 @pytest.fixture
@@ -176,6 +184,97 @@ async def test_what_is_not_http(port: int) -> None:
             told = await reader.read()
         assert told.startswith(b"HTTP/1.1 400 ")
         assert b'"code":"invalid_request"' in told
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"zz\r\n", b"-1\r\n", b"5\r\nabcdefgh", b"ffffffffffffffffff\r\n", b"1;\0\r\n", b"\r\n"]
+)
+async def test_a_bad_chunk_is_answered_with_400(port: int, chunk: bytes) -> None:
+    for begin in (POST, POST.replace(b"/v1/chat/completions", b"/v1/files")):
+        async with asyncio.timeout(5), connected(port) as (reader, writer):
+            writer.write(begin + b"transfer-encoding: chunked\r\n\r\n")
+            await writer.drain()
+            writer.write(b"2\r\n{ \r\n" + chunk)
+            told = await reader.read()
+        assert told.startswith(b"HTTP/1.1 4"), told
+        assert told.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_request_before_garbage_is_answered(port: int, worker: ScriptedWorker) -> None:
+    async with asyncio.timeout(10), connected(port) as (reader, writer):
+        writer.write(asking() + b"\x16\x03 garbage\r\n\r\n")
+        await worker.answer("a", "b")
+        told = await reader.read()
+    assert told.startswith(b"HTTP/1.1 200 ")
+    assert b'"content":"ab"' in told
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_client_that_half_closes_is_answered(
+    port: int, worker: ScriptedWorker, stream: bool, version: bytes
+) -> None:
+    async with asyncio.timeout(10), connected(port) as (reader, writer):
+        writer.write(asking(stream=stream).replace(b"HTTP/1.1", b"HTTP/" + version, 1))
+        job = await worker.take()
+        await job.say("a")
+        begun = await reader.readuntil(b'content":"a"') if stream else b""
+        writer.write_eof()
+        await asyncio.sleep(connection.PEER_LOOK_S * 2)  # nothing tells when the server has seen the end
+        await job.say("b")
+        await job.end()
+        told = begun + await reader.read()
+    assert b"HTTP/1.1 200 OK" in told
+    assert told.endswith(b"data: [DONE]\n\n" if version == b"1.0" else b"0\r\n\r\n") or not stream
+    assert (b'"content":"b"' if stream else b'"content":"ab"') in told
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_client_that_closes_wholly_cancels(
+    port: int, backend: Backend, worker: ScriptedWorker, stream: bool, begun: bool
+) -> None:
+    async with asyncio.timeout(10):
+        async with connected(port) as (reader, writer):
+            writer.write(asking(stream=stream))
+            job = await worker.take()
+            if begun:
+                await job.say("a")
+            if begun and stream:
+                await reader.readuntil(b'content":"a"')
+        while True:
+            record = await backend.token_log.record(job.request.id)
+            if record is None or record.state is RequestState.CANCELLED:
+                break
+            await asyncio.sleep(0.02)
+
+
+async def test_http_1_0_gets_a_stream_without_chunks(port: int, worker: ScriptedWorker) -> None:
+    async with asyncio.timeout(10), connected(port) as (reader, writer):
+        writer.write(asking(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        await worker.answer("a", "b")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    assert all(line.startswith((b"data: ", b"id: ", b": ")) for line in body.split(b"\n") if line)
+    assert body.endswith(b"data: [DONE]\n\n")
+    for ask, status in ((b"GET /health", b"200"), (b"HEAD /health", b"405"), (b"GET /absent", b"404")):
+        async with asyncio.timeout(10), connected(port) as (reader, writer):
+            writer.write(ask + b" HTTP/1.0\r\nhost: localhost\r\n\r\n")
+            told = await reader.read()
+        assert told.split()[1] == status
+        assert b"transfer-encoding" not in told.lower()
+
+
+@pytest.mark.parametrize("boundary", [b"b" * 20_000, b"b" * 257, b'"\xff"', b'"a b"', b'""'])
+async def test_an_odd_boundary_is_refused(settings: Settings, backend: Backend, boundary: bytes) -> None:
+    head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary="
+    wide = settings.model_copy(update={"max_header_bytes": 32_768})
+    async with serving(wide, backend) as url, asyncio.timeout(5), connected(int(url.rsplit(":", 1)[1])) as ends:
+        reader, writer = ends
+        writer.write(head + boundary + b"\r\nconnection: close\r\ncontent-length: 2\r\n\r\nab")
+        told = await reader.read()
+    assert told.startswith(b"HTTP/1.1 4"), told
 
 
 async def test_other_sites_pages(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:

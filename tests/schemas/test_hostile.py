@@ -24,10 +24,13 @@ Place = tuple[int | str, ...]
 
 HOSTILE: list[Any] = [
     *(None, True, 0, -1, 0.5, -0.0, 1e308, -1e308, 10**400, 2**31, 2**64, float("nan"), float("inf")),
+    *(5e-324, -5e-324, 1e-300, 2.0**-149, 1 - 2**-53),
     *("", "x", "\0", "\ud800", "x" * 70_000, "{}", "[", "null", "auto"),
     *("[" * 1200, '{"a":' * 3000, '{"a":"\\ud800"}'),
     *([], [[]], ["x"], [None], [1, "x"]),
     *({}, {"": ""}, {"a": {"b": [{}]}}, {"type": "object"}, {"type": "text"}, {"type": "function"}),
+    *({"anyOf": []}, {"oneOf": []}, {"allOf": []}, {"enum": []}, {"type": []}),
+    *({"minimum": 1e-300, "maximum": 1e-299}, {"oneOf": [{"const": i} for i in range(100)]}, {"anyOf": [{}] * 200}),
     {"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}},
 ]
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}

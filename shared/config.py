@@ -44,6 +44,9 @@ class Settings(BaseModel):
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="port of the same jobs by gRPC, on `host`; 0 picks one; default: none"
     )
+    grpc_reflection: bool | None = Field(
+        None, description="let anyone read the gRPC service's definition (reflection); default: only without `auth`"
+    )
     reuse_port: bool = Field(
         False, description="let several API processes listen on one port, so that one can follow another"
     )

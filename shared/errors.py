@@ -64,6 +64,14 @@ class InvalidApiKey(Unauthenticated):
     code = "invalid_api_key"
 
 
+class TooManyFailures(HeadraceError):
+    """The client's address sent wrong credentials too often."""
+
+    code = "too_many_failures"
+    status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
 class PermissionDenied(HeadraceError):
     """The caller is known, and may not do this."""
 

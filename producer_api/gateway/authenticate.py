@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from producer_api.gateway.failures import Failures
 from producer_api.gateway.principal import ANONYMOUS, Principal
 from producer_api.gateway.tokens import Tokens
 from shared.accounts.database import Database
@@ -21,13 +22,17 @@ from shared.errors import InvalidApiKey, Unauthenticated
 
 SCHEME = "bearer"
 PREFIX = "hr_"  # of keys
+NO_DIGEST = "-" * 64  # of no key, and as long as any
 
 
 class Authenticator(Protocol):
     """Tells the caller by the Authorization headers of a request."""
 
-    async def __call__(self, given: Sequence[str]) -> Principal:
-        """Raises Unauthenticated, PermissionDenied, and Unavailable where it cannot be told now."""
+    async def __call__(self, given: Sequence[str], address: str) -> Principal:
+        """The caller, who calls from the client `address`.
+
+        Raises Unauthenticated, TooManyFailures, PermissionDenied, and Unavailable where it cannot be told now.
+        """
 
     async def close(self) -> None: ...
 
@@ -35,7 +40,7 @@ class Authenticator(Protocol):
 class Nobody:
     """Asks for nothing: every caller is ANONYMOUS."""
 
-    async def __call__(self, given: Sequence[str]) -> Principal:
+    async def __call__(self, given: Sequence[str], address: str) -> Principal:
         return ANONYMOUS
 
     async def close(self) -> None:
@@ -56,19 +61,27 @@ class Callers:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._pepper = pepper_of(settings)
         self._known = KnownKeys(ApiKeys(database, self._pepper).find, settings.key_life)
+        self._failures = Failures()
         self._tokens = None if settings.jwt_jwks is None else Tokens(settings)
 
-    async def __call__(self, given: Sequence[str]) -> Principal:
-        text = credential(given)
+    async def __call__(self, given: Sequence[str], address: str) -> Principal:
+        try:
+            return await self._caller(credential(given))
+        except InvalidApiKey:
+            self._failures.count(address)
+            raise
+
+    async def _caller(self, text: str) -> Principal:
         if self._tokens is not None and not text.startswith(PREFIX):
             return await self._tokens(text)
         return await self._by_key(text)
 
     async def _by_key(self, text: str) -> Principal:
         found = KEY.fullmatch(text)
-        key = await self._known.get(found[1]) if found else None
-        # compared also where there is no such id, so that the time tells nothing
-        proven = hmac.compare_digest(digest(self._pepper, text), key.digest if key else "")
+        proof = digest(self._pepper, text)
+        # a wrong key costs one look-up and one comparison whether or not there is its id: the time tells nothing
+        key = await self._known.get(found[1], proof) if found else None
+        proven = hmac.compare_digest(proof, key.digest if key else NO_DIGEST)
         if key is None or not proven:
             raise InvalidApiKey("this is no API key of this server")
         if (why := key.ended(time.time())) is not None:

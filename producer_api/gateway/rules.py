@@ -33,12 +33,12 @@ class Rule:
         self._authenticate = authenticate
 
     async def __call__(self, request: Request) -> None:
-        """Raises Unauthenticated, PermissionDenied, Unavailable."""
+        """Raises Unauthenticated, TooManyFailures, PermissionDenied, Unavailable."""
         await self.settle(request.state.facts, request.headers.getlist("authorization"))
 
     async def settle(self, facts: Facts, given: Sequence[str]) -> None:
         """The same, by the Authorization headers that were `given`."""
-        facts.principal = await self._authenticate(given)
+        facts.principal = await self._authenticate(given, facts.client.address)
         facts.principal.check_route(self.group, admin=self.admin)
 
 

@@ -7,6 +7,7 @@ everywhere once its life is over. There is one look-up at a time, of all keys th
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -49,9 +50,14 @@ class KnownKeys:
         self._wanted: dict[str, asyncio.Future[ApiKey | None]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    async def get(self, key_id: str) -> ApiKey | None:
-        """The key, ended or not. Raises Unavailable when it cannot be looked up."""
+    async def get(self, key_id: str, digest: str) -> ApiKey | None:
+        """The key, ended or not. Raises Unavailable when it cannot be looked up.
+
+        It comes from memory only for its own `digest`: for a wrong one it is looked up, as an unknown id is.
+        """
         found = self._known.get(key_id)
+        if found is not None and not hmac.compare_digest(found.key.digest, digest):
+            found = None
         age = 0.0 if found is None else asyncio.get_running_loop().time() - found.at
         if found is None or age >= self._life:
             return await asyncio.shield(self._want(key_id))  # others may wait for the same

@@ -59,35 +59,35 @@ async def test_a_key_in_use_is_looked_up_ahead(now: list[float]) -> None:
     store = Store("a")
     keys = KnownKeys(store.find, life=4)
     for _ in range(3):
-        assert await keys.get("a") == store.keys["a"]
+        assert await keys.get("a", "") == store.keys["a"]
     assert store.asked == [["a"]]
     store.gate.clear()
     now[0] += 2
-    assert await keys.get("a") == store.keys["a"]
+    assert await keys.get("a", "") == store.keys["a"]
     await asyncio.sleep(0)
     assert store.asked == [["a"]] * 2
     now[0] += 1.9
-    assert await keys.get("a") == store.keys["a"], "the look-up is still under way"
+    assert await keys.get("a", "") == store.keys["a"], "the look-up is still under way"
     del store.keys["a"]
     store.gate.set()
     while len(keys._wanted):
         await asyncio.sleep(0)
-    assert await keys.get("a") is None
+    assert await keys.get("a", "") is None
 
 
 async def test_no_key_outlives_its_life(now: list[float]) -> None:
     """Given a database that is away, expect a known key to count for its life and not longer, and then again."""
     store = Store("a")
     keys = KnownKeys(store.find, life=4)
-    await keys.get("a")
+    await keys.get("a", "")
     store.away = True
     now[0] += 3.9
-    assert await keys.get("a") is not None
+    assert await keys.get("a", "") is not None
     now[0] += 0.1
     with pytest.raises(Unavailable):
-        await keys.get("a")
+        await keys.get("a", "")
     store.away = False
-    assert await keys.get("a") is not None
+    assert await keys.get("a", "") is not None
 
 
 async def test_one_look_up_at_a_time() -> None:
@@ -95,10 +95,10 @@ async def test_one_look_up_at_a_time() -> None:
     store = Store(*map(str, range(50)))
     store.gate.clear()
     keys = KnownKeys(store.find, life=4)
-    first = asyncio.create_task(keys.get("0"))
+    first = asyncio.create_task(keys.get("0", ""))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    rest = [asyncio.create_task(keys.get(str(number))) for number in [*range(50), *range(50), 99]]
+    rest = [asyncio.create_task(keys.get(str(number), "")) for number in [*range(50), *range(50), 99]]
     await asyncio.sleep(0)
     rest[0].cancel()  # others wait for the same
     store.gate.set()
@@ -116,12 +116,25 @@ async def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store("a", "b", "c")
     keys = KnownKeys(store.find, life=4)
     for key_id in "abc":
-        await keys.get(key_id)
+        await keys.get(key_id, "")
     assert list(keys._known) == ["b", "c"]
     store.gate.clear()
-    waiting = [asyncio.create_task(keys.get(key_id)) for key_id in "xyz"]
+    waiting = [asyncio.create_task(keys.get(key_id, "")) for key_id in "xyz"]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="too many"):
-        await keys.get("w")
+        await keys.get("w", "")
     await keys.close()
     assert all(isinstance(each, Unavailable) for each in await asyncio.gather(*waiting, return_exceptions=True))
+
+
+async def test_a_wrong_key_is_looked_up_each_time(now: list[float]) -> None:
+    """Given a remembered key and a wrong one with its id, expect a look-up as for an unknown id."""
+    store = Store("a")
+    keys = KnownKeys(store.find, life=4)
+    await keys.get("a", "")
+    for key_id in ("a", "b"):
+        for _ in range(3):
+            await keys.get(key_id, "wrong")
+    assert store.asked == [["a"]] * 4 + [["b"]] * 3
+    await keys.get("a", "")
+    assert len(store.asked) == 7, "the right one comes from memory"

@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 from structlog.testing import capture_logs
 
 from producer_api.connection import HEADROOM
+from producer_api.gateway import failures
 from producer_api.rpc import inference_pb2 as pb
 from producer_api.rpc.inference import Inference
 from shared.accounts.database import Database
@@ -340,6 +341,35 @@ async def test_it_tells_of_itself(client: Client) -> None:
 
     assert SERVICE.full_name in [each.name for each in answers[0].list_services_response.service]
     assert b"CancelJob" in answers[1].file_descriptor_response.file_descriptor_proto[0]
+
+
+@pytest.mark.parametrize(("given", "there"), [(None, False), (True, True)])
+async def test_reflection_needs_a_setting_where_auth_is_on(
+    settings: Settings, backend: Backend, given: bool | None, there: bool
+) -> None:
+    asked = settings.model_copy(update={"auth": True, "grpc_reflection": given})
+    async with serving(asked, backend) as (_, client):
+        stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        code = grpc.StatusCode.OK
+        try:
+            assert [each async for each in stub.ServerReflectionInfo(iter([request]), timeout=20)]
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+    assert code == (grpc.StatusCode.OK if there else grpc.StatusCode.UNIMPLEMENTED)
+
+
+async def test_repeated_wrong_keys_are_slowed(
+    settings: Settings, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "MAX_FAILURES", 2)
+    codes = []
+    async with serving(settings.model_copy(update={"auth": True}), backend) as (_, client):
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await client.having(f"hr_{'0' * 12}_{'0' * 64}").ListModels(pb.ListModelsRequest())
+            codes.append(refused.value.code())
+    assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 2 + [grpc.StatusCode.RESOURCE_EXHAUSTED]
 
 
 async def test_a_port_is_shared_by_a_setting_alone(settings: Settings, backend: Backend) -> None:

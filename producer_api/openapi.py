@@ -179,4 +179,4 @@ def _secure(document: Described, app: FastAPI) -> None:
         for method in route.methods or ():
             operation = document["paths"][route.path_format][method.lower()]
             operation["security"] = [{"key": []}]
-            operation["responses"] |= {str(status): told for status, told in failures(shape, 401, 403).items()}
+            operation["responses"] |= {str(status): told for status, told in failures(shape, 401, 403, 429).items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
 import torch
 
+from shared.limits import MIN_REPETITION_PENALTY, Limits, check_params
 from shared.protocol import SamplingParams
 from tests.engine.conftest import DEVICE
 from workers.engine import sampler
@@ -134,3 +136,26 @@ def test_rows_that_are_not_numbers_are_told_apart() -> None:
         assert drawn[1:4] == [None, None, None]
         assert drawn[0] is not None
         assert drawn[4] == 9
+
+
+EXTREMES: dict[str, list[Any]] = {
+    "temperature": [0.0, 5e-324, sampler.GREEDY_BELOW, 2.0],
+    "top_p": [5e-324, 1 - 2**-53],
+    "min_p": [5e-324, 1.0],
+    "top_k": [1, 1_000_000],
+    "presence_penalty": [-2.0, -5e-324, 5e-324, 2.0],
+    "frequency_penalty": [-2.0, 5e-324, 2.0],
+    "repetition_penalty": [MIN_REPETITION_PENALTY, 1 - 2**-53, 2.0],
+    "logit_bias": [{5: -100.0}, {5: 5e-324}, {5: 100.0}],
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_extreme_parameters_leave_a_token(name: str) -> None:
+    """Given the extremes that requests may ask for, expect a token, at the lowest temperature too."""
+    logits = torch.randn(1, VOCAB, device=DEVICE) * 50
+    for value, temperature in itertools.product(EXTREMES[name], (1.0, sampler.GREEDY_BELOW)):
+        params = SamplingParams(**{"seed": 1, "temperature": temperature, name: value})
+        check_params(params, Limits())
+        [token] = sampler.sample(logits.clone(), [make_sequence(params, [1, 2, 3], [4, 5])])
+        assert token is not None, (name, value)

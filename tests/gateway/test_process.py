@@ -191,6 +191,17 @@ async def test_metrics(app: FastAPI, client: httpx.AsyncClient, worker: Scripted
         assert line in text
 
 
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"].rsplit("/", 1)[1]
+        for inner in node.values():
+            yield from references(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from references(inner)
+
+
 async def test_openapi(client: httpx.AsyncClient) -> None:
     """Given the document, expect every route in it and every reference to lead somewhere."""
     document = (await client.get("/openapi.json")).json()
@@ -222,18 +233,20 @@ async def test_openapi(client: httpx.AsyncClient) -> None:
         "/health",
         "/ready",
     }
-
-    def references(node: object) -> Iterator[str]:
-        if isinstance(node, dict):
-            if isinstance(node.get("$ref"), str):
-                yield node["$ref"].rsplit("/", 1)[1]
-            for inner in node.values():
-                yield from references(inner)
-        elif isinstance(node, list):
-            for inner in node:
-                yield from references(inner)
-
     assert set(references(document)) <= set(document["components"]["schemas"])
+
+
+async def test_openapi_of_the_admin_port(app: FastAPI) -> None:
+    async with administering(app) as client:
+        answer = await client.get("/openapi.json")
+    assert answer.status_code == 200
+    document = answer.json()
+    assert document["openapi"].startswith("3.")
+    letters = {f"/v1/dead-letters{rest}" for rest in ("", "/{letter_id}", "/{letter_id}/replay")}
+    assert set(document["paths"]) == {"/health", "/metrics", *letters}
+    assert set(references(document)) <= set(document["components"]["schemas"])
+    for methods in document["paths"].values():
+        assert all(operation["responses"] for operation in methods.values())
 
 
 async def test_playground(client: httpx.AsyncClient) -> None:

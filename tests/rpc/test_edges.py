@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker
 from tests.gateway.metered import planned
 from tests.rpc.conftest import SERVICE, Client, chat, refusal, serving, told
+from tests.support.loop_watchdog import MAX_HELD_S, watching_loop
 
 SUBMIT = f"/{SERVICE.full_name}/Submit"
 Keyed = tuple[Client, ApiKeys]
@@ -341,6 +343,41 @@ async def test_it_tells_of_itself(client: Client) -> None:
 
     assert SERVICE.full_name in [each.name for each in answers[0].list_services_response.service]
     assert b"CancelJob" in answers[1].file_descriptor_response.file_descriptor_proto[0]
+
+
+HOSTILE: dict[str, pb.JobRequest] = {
+    "ids": pb.JobRequest(model="absent", prompt_ids=pb.TokenIds(ids=[1] * 1_000_000)),
+    "branches": pb.JobRequest(
+        model="absent",
+        prompt="x",
+        structured_outputs=pb.StructuredOutputs(json=json.dumps({"oneOf": [{"const": i} for i in range(3_900)]})),
+    ),
+    "subschemas": pb.JobRequest(
+        model="absent",
+        messages=[pb.Message(role="user", content="x")],
+        tools=[
+            pb.Tool(function=pb.FunctionDefinition(name=f"f{i}", parameters=json.dumps({"anyOf": [{}] * 15_000})))
+            for i in range(4)
+        ],
+    ),
+    "messages": pb.JobRequest(model="absent", messages=[pb.Message(role="user", content="x")] * 200_000),
+    "biases": pb.JobRequest(model="absent", prompt="x", logit_bias=dict.fromkeys(range(200_000), 1.0)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_no_message_holds_the_loop(settings: Settings, backend: Backend, name: str) -> None:
+    data = HOSTILE[name].SerializeToString()
+    assert len(data) <= settings.max_body_bytes
+    async with serving(settings, backend) as (_, client):
+        submit = client.channel.unary_unary(f"/{SERVICE.full_name}/Submit")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await submit(pb.JobRequest(model="absent", prompt="x").SerializeToString(), timeout=20)
+        with watching_loop() as held, pytest.raises(grpc.aio.AioRpcError) as refused:
+            await submit(data, timeout=30)
+    assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+    assert held.longest < MAX_HELD_S, held
 
 
 @pytest.mark.parametrize(("given", "there"), [(None, False), (True, True)])

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
+MAX_HELD_S = 0.05  # CPU time for which one callback may hold the loop
+
 
 @dataclass
 class Held:

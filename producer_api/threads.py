@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-SMALL_BYTES = 16 * 2**10  # a body up to this size is read on the loop: within 5 ms, where a thread costs 0.1 ms
+SMALL_BYTES = 4 * 2**10  # a body up to this size is read on the loop: within 10 ms, where a thread costs 0.1 ms
 THREADS = 2  # more would not help: they share the interpreter with the loop
 
 

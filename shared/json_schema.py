@@ -46,7 +46,7 @@ BY_TYPE = {
 }
 ALONE = ("$ref", "anyOf", "oneOf", "allOf")  # a grammar takes one of these for all of its schema
 KNOWN = ANNOTATIONS.union(*BY_TYPE.values(), ALONE, ("type", "enum", "const"))
-MAX_PARTS = 5_000  # subschemas of one request: each is looked at before it is answered
+MAX_PARTS = 5_000  # subschemas of one schema, or of all tools: each is looked at before the request is queued
 MAX_PAIRED = 16  # schemas of one oneOf that are compared in pairs
 DECIMALS = 6  # places that a grammar gives to a number within a range
 UNSAFE = re.compile(r'["]|\\[\\nrtfv0xuc"]')  # in a pattern: characters that JSON writes in another way
@@ -121,9 +121,9 @@ def check_schema(schema: Schema, param: str, *, strict: bool) -> int:
 
 
 def check_parts(count: int, param: str) -> None:
-    """Raise InvalidRequest for more subschemas than one request may have."""
+    """Raise InvalidRequest for more subschemas than one schema, or those of all tools, may have."""
     if count > MAX_PARTS:
-        raise InvalidRequest(f"the schemas of a request may have {MAX_PARTS} subschemas in all", param=param)
+        raise InvalidRequest(f"a schema, or those of all tools, may have {MAX_PARTS} subschemas", param=param)
 
 
 def subschemas(schema: Schema) -> Iterator[dict[str, Any]]:

@@ -38,7 +38,7 @@ async def serving(context: Context, *, farewell: float) -> AsyncIterator[int]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     told = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(told, server)
-    if settings.grpc_reflection if settings.grpc_reflection is not None else not settings.auth:
+    if settings.grpc_reflection or (settings.grpc_reflection is None and not settings.auth):
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _bind(server, settings)
     await _tell_health(context, told)

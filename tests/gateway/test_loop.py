@@ -23,7 +23,7 @@ MIXED = {
 ENUMS = {"oneOf": [{"enum": list(range(5000))}, {"enum": list(range(5000, 9000))}]}
 EMPTY = {"anyOf": [{}] * 15_000}
 FULL = {"anyOf": [{}] * 4_900}
-HUGE = {"a": [{}] * 1_000_000}
+HUGE = {"a": [{}] * 300_000}
 NOTHING = {"anyOf": []}
 
 
@@ -58,33 +58,33 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "branches of four tools": (CHAT, chat(**tools(ONE_OF, 4))),
     "subschemas of five tools": (CHAT, chat(**tools({"anyOf": [{}] * 9_000}, 5))),
     "a huge schema": (CHAT, chat(**held_to(HUGE))),
-    "unknown fields": (CHAT, chat(**{str(i): 0 for i in range(200_000)})),
-    "wrong messages": (CHAT, {"messages": [1] * 1_000_000}),
-    "messages": (CHAT, {"messages": chat()["messages"] * 80_000}),
+    "unknown fields": (CHAT, chat(**{str(i): 0 for i in range(100_000)})),
+    "wrong messages": (CHAT, {"messages": [1] * 300_000}),
+    "messages": (CHAT, {"messages": chat()["messages"] * 30_000}),
     "wrong parts": (CHAT, {"messages": [{"role": "user", "content": [[]] * 1000}] * 1000}),
     "parts": (CHAT, chat(messages=[{"role": "user", "content": [{"type": "text", "text": "x"}] * 999}] * 90)),
-    "biases": (CHAT, chat(logit_bias={str(i): 0 for i in range(200_000)})),
-    "wrong biases": (CHAT, chat(logit_bias={str(i): "a" for i in range(200_000)})),
-    "metadata": (CHAT, chat(metadata={str(i): "a" for i in range(200_000)})),
-    "unsupported": (CHAT, chat(functions=[{}] * 1_000_000)),
-    "prompts of ids": (TEXT, {"prompt": [[1]] * 500_000}),
+    "biases": (CHAT, chat(logit_bias={str(i): 0 for i in range(100_000)})),
+    "wrong biases": (CHAT, chat(logit_bias={str(i): "a" for i in range(100_000)})),
+    "metadata": (CHAT, chat(metadata={str(i): "a" for i in range(100_000)})),
+    "unsupported": (CHAT, chat(functions=[{}] * 300_000)),
+    "prompts of ids": (TEXT, {"prompt": [[1]] * 200_000}),
     "a long prompt in a list": (TEXT, {"prompt": [[1] * 1_000_000]}),
     "long prompts of ids": (TEXT, {"prompt": [[1] * 15_000] * 64}),
-    "prompts of texts": (TEXT, {"prompt": ["a"] * 800_000}),
+    "prompts of texts": (TEXT, {"prompt": ["a"] * 300_000}),
     "ids": (TEXT, {"prompt": [1] * 1_000_000}),
     "one schema for 64 prompts": (TEXT, {"prompt": ["a"] * 64, **held_to(FULL)}),
-    "stop strings": (TEXT, {"prompt": "a", "stop": ["a"] * 800_000}),
-    "inputs of ids": (EMBED, {"input": [[1]] * 500_000}),
+    "stop strings": (TEXT, {"prompt": "a", "stop": ["a"] * 300_000}),
+    "inputs of ids": (EMBED, {"input": [[1]] * 200_000}),
     "a long input in a list": (EMBED, {"input": [[1] * 1_000_000]}),
-    "inputs of texts": (EMBED, {"input": ["a"] * 800_000}),
+    "inputs of texts": (EMBED, {"input": ["a"] * 300_000}),
     "long inputs of ids": (EMBED, {"input": [[1] * 488] * 2048}),
     "ids of a job": (JOBS, {"prompt": [1] * 1_000_000}),
-    "lists in a job": (JOBS, {"prompt": [[1]] * 500_000}),
+    "lists in a job": (JOBS, {"prompt": [[1]] * 200_000}),
     "branches of a job": (JOBS, {"prompt": "a", "structured_outputs": {"json": ONE_OF}}),
-    "choices": (JOBS, {"prompt": "a", "structured_outputs": {"choice": ["a"] * 800_000}}),
+    "choices": (JOBS, {"prompt": "a", "structured_outputs": {"choice": ["a"] * 300_000}}),
     "tokens": ("/detokenize", {"tokens": [-1] * 1_000_000}),
-    "messages to tokenize": ("/tokenize", {"messages": chat()["messages"] * 80_000}),
-    "items": (RESPONSES, {"input": chat()["messages"] * 80_000}),
+    "messages to tokenize": ("/tokenize", {"messages": chat()["messages"] * 30_000}),
+    "items": (RESPONSES, {"input": chat()["messages"] * 30_000}),
     "parts of items": (
         RESPONSES,
         {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}] * 999}] * 80},
@@ -97,7 +97,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         RESPONSES,
         {"input": "x", "tools": [{"type": "function", "name": "f", "parameters": HUGE}]},
     ),
-    "a batch": ("/v1/batches", {"metadata": {str(i): "a" for i in range(200_000)}}),
+    "a batch": ("/v1/batches", {"metadata": {str(i): "a" for i in range(100_000)}}),
 }
 
 

@@ -212,9 +212,7 @@ class Connection(HttpToolsProtocol):
         elif cycle.more_body:
             self.transport.close()
         else:
-            cycle.keep_alive = (
-                False  # it came whole before what is refused: it is answered, then the connection ends
-            )
+            cycle.keep_alive = False  # it came whole before: it is answered, then the connection ends
 
     def _unanswered(self, cycle: RequestResponseCycle) -> bool:
         """Whether what is refused is in this request's body, before its answer began; then its route is ended."""

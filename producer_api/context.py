@@ -50,6 +50,8 @@ class Context:
 
     @classmethod
     def of(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Context:
+        if backend.server is not None:
+            metrics.registry.register(backend.server.foreign)
         catalog = Catalog(backend.registry, settings)
         database = Database.of(settings)
         kept = max(settings.result_ttl, settings.response_ttl)

@@ -89,7 +89,7 @@ class Settler:
             while True:
                 message = await ended.get(None)
                 if isinstance(message, bytes) and not self._heard.full():
-                    self._heard.put_nowait(message.decode())
+                    self._heard.put_nowait(message.decode(errors="replace"))
 
     async def _settle_heard(self) -> None:
         while True:

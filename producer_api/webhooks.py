@@ -92,7 +92,7 @@ class WebhookSender:
             task.add_done_callback(self._tasks.discard)
         message = await ended.get(ROUND)
         while isinstance(message, bytes):
-            await self._webhooks.wake(message.decode())
+            await self._webhooks.wake(message.decode(errors="replace"))
             message = None if len(self._tasks) >= AT_ONCE else await ended.get(0)
 
     async def _attend(self, claim: Claim) -> None:

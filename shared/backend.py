@@ -62,7 +62,7 @@ class Backend:
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=RedisWebhooks(server, keep=settings.result_ttl),
             server=server,
-            limits=replace(limits, timeout=settings.rate_limit_timeout),
+            limits=replace(limits, timeout=settings.rate_limit_timeout, foreign=server.foreign),
         )
 
     @classmethod

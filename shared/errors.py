@@ -247,7 +247,7 @@ class RequestAbandoned(HeadraceError):
 
 
 class RequestLost(HeadraceError):
-    """The store came back without the request's place in the queue: it lost its last writes."""
+    """The store lost the request's place in the queue or a part of its answer, or another program deleted it."""
 
     code = "request_lost"
     status = 503

@@ -30,7 +30,7 @@ class RedisHolds:
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
-        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "holds", Path(__file__).with_suffix(".lua"))
 
     async def hold(self, name: str, value: bytes, ttl: float) -> bytes:
         async with self._server.reaching("the store"):

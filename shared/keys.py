@@ -10,6 +10,8 @@ request's state and log another.
 | lanes, resting | sorted sets per model and class: tenants by served tokens | the same | until nobody waits |
 | overdue | sorted set per model: request ids by deadline | publish, acknowledge, sweeper | until it ends |
 | reserved | hash, and sorted set, per model: on the way through Kafka | API: reserve; worker: publish | till then |
+| accepted | hash per model: id -> where it waits or is held | publish, pull, acknowledge | until it ends |
+| foreign | stream per slot: what another program wrote there and was set aside | any script | a week, 100 entries |
 | queue | stream per model and class: what workers hold | worker: pull, acknowledge | entry until acknowledged |
 | pullers | hash per model: worker -> its seats | pull | until another finds it silent, or `tidy` |
 | counters | hash per model | publish, pull, discard | for ever, one per model |
@@ -63,7 +65,8 @@ def transport(model: str) -> tuple[str, ...]:
     single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
     per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
     streams = [queue(model, priority) for priority in PriorityClass]
-    return (*single, *per_class, *streams, f"{prefix}:reserved", f"{prefix}:reserved-at", f"{prefix}:pullers")
+    rest = [f"{prefix}:{kind}" for kind in ("reserved", "reserved-at", "accepted", "pullers")]
+    return (*single, *per_class, *streams, *rest)
 
 
 def lane_prefix(model: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +30,7 @@ from redis.exceptions import (
 )
 
 from shared.errors import Unavailable
+from shared.foreign import ForeignEntries
 from shared.redis_cluster import Cluster
 from shared.redis_internals import MasterConnection, SecureMasterConnection
 from shared.redis_node import Client, noticing, pack
@@ -50,8 +51,19 @@ TROUBLE = (
 # How Valkey, and Redis, say that a script's caller may not run one of its commands.
 FORBIDDEN = ("ACL failure in script", "The user executing the script can't")
 RETRY_AFTER = 1.0
+MOST_ERROR = 300  # characters of a server's error that are logged
 # Neither retries nor a greeting: nothing is sent twice by itself, and the least ACL has no CLIENT SETINFO.
 QUIET: Mapping[str, Any] = {"protocol": 2, "driver_info": None, "socket_timeout": None}
+
+GUARD = Path(__file__).with_name("guard.lua")
+SCRIPT = """%s
+local reply = (function()
+%s
+end)()
+if foreign[1] then return { MARK, foreign, reply } end
+return reply
+"""
+MARK = b"hr:foreign"  # as in guard.lua
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +78,7 @@ class RedisServer:
 
     client: Client
     timeout: float
+    foreign: ForeignEntries = field(default_factory=ForeignEntries)
 
     @classmethod
     def connect(cls, url: str, *, timeout: float) -> RedisServer:
@@ -118,7 +131,9 @@ def _told(what: str, error: BaseException) -> Unavailable | None:
     # a full disk under the append-only file, or a replica link that the server insists on
     if str(error).startswith(("MISCONF", "NOREPLICAS")):
         return Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER)
-    return None
+    # a key of another type, or a script that fails over what another program wrote: no reason for a process to end
+    log.error("redis_refused", what=what, error=str(error)[:MOST_ERROR])
+    return Unavailable(f"{what} holds data that cannot be read", retry_after=RETRY_AFTER)
 
 
 def _client(url: RedisURL, timeout: float) -> Client:
@@ -145,12 +160,14 @@ def _client(url: RedisURL, timeout: float) -> Client:
 class Script:
     """A Lua file whose first argument names one of its commands; loaded again after a server restart.
 
-    The keys of one call share a slot.
+    The keys of one call share a slot. What a call had to set aside is noted as foreign entries of `structure`.
     """
 
-    def __init__(self, redis: Client, path: Path) -> None:
-        self._redis = redis
-        self._text = path.read_text(encoding="utf-8")
+    def __init__(self, server: RedisServer, structure: str, path: Path) -> None:
+        self._redis = server.client
+        self._foreign = server.foreign
+        self._structure = structure
+        self._text = SCRIPT % (GUARD.read_text(encoding="utf-8"), path.read_text(encoding="utf-8"))
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, command: str, keys: Sequence[str], *args: Any) -> Any:
@@ -171,7 +188,15 @@ class Script:
         for result in results:
             if isinstance(result, Exception):
                 raise result
-        return results
+        return [self._reported(result) for result in results]
+
+    def _reported(self, result: Any) -> Any:
+        """The command's own reply, once what it set aside is noted."""
+        if not isinstance(result, list) or not result or result[0] != MARK:
+            return result
+        for place, reason in result[1]:
+            self._foreign.note(self._structure, place, reason.decode())
+        return result[2] if len(result) > 2 else None  # a nil ends a reply of Lua
 
     async def _run(
         self, how: str, script: str, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]

@@ -101,11 +101,16 @@ def _model(worker: WorkerInfo) -> ModelInfo:
     )
 
 
+_decode_worker = msgspec.json.Decoder(WorkerInfo).decode
+_decode_model = msgspec.json.Decoder(ModelInfo).decode
+
+
 class RedisRegistry:
     """Reads and writes the heartbeats; entries expire by the server's clock. Every call may raise Unavailable."""
 
     def __init__(self, server: RedisServer, *, ttl: float) -> None:
         self._server = server
+        self._foreign = server.foreign
         self._ttl_ms = int(ttl * 1000)
 
     async def beat(self, worker: WorkerInfo) -> None:
@@ -133,12 +138,12 @@ class RedisRegistry:
     async def workers(self) -> list[WorkerInfo]:
         """The workers that live; ids whose entries expired are dropped on the way."""
         found = await self._members(keys.WORKERS, keys.worker)
-        return [msgspec.json.decode(data, type=WorkerInfo) for data in found]
+        return self._foreign.read_all("registry", found, _decode_worker)
 
     async def models(self) -> list[ModelInfo]:
         """The models known now, by name."""
         found = await self._members(keys.MODELS, keys.model)
-        return sorted((msgspec.json.decode(data, type=ModelInfo) for data in found), key=lambda info: info.name)
+        return sorted(self._foreign.read_all("registry", found, _decode_model), key=lambda info: info.name)
 
     async def note_exit(self, model: str, exit_: WorkerExit) -> None:
         key, ttl_ms = keys.worker_exit(model), int(exit_.kept * 1000)
@@ -147,24 +152,38 @@ class RedisRegistry:
     async def last_exit(self, model: str) -> WorkerExit | None:
         key = keys.worker_exit(model)
         [found] = await self._exchange([(key, pack("GET", key))])
-        return None if found is None else msgspec.json.decode(found, type=WorkerExit)
+        if found is None:
+            return None
+        return self._foreign.read("registry", key, lambda: msgspec.json.decode(found, type=WorkerExit))
 
-    async def _members(self, index: str, key: Callable[[str], str]) -> list[bytes]:
+    async def _members(self, index: str, key: Callable[[str], str]) -> list[tuple[bytes, bytes]]:
+        """The values by the keys that hold them."""
         [members] = await self._exchange([(index, pack("SMEMBERS", index))])
-        names = [name.decode() for name in members]
+        names = self._foreign.read_all("registry", zip(members, members, strict=True), bytes.decode)
         values = await self._exchange([(key(name), pack("GET", key(name))) for name in names])
         if gone := [name for name, value in zip(names, values, strict=True) if value is None]:
             await self._exchange([(index, pack("SREM", index, *gone))])
-        return [value for value in values if value is not None]
+        return [(key(name).encode(), value) for name, value in zip(names, values, strict=True) if value is not None]
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         """In one round trip; each command has a slot of its own, so nothing of this is atomic."""
         async with self._server.reaching("Redis"):
             replies = await self._server.client.exchange(commands)
+            if foreign := [i for i, reply in enumerate(replies) if str(reply).startswith("WRONGTYPE")]:
+                await self._remove([commands[i][0] for i in foreign])
+                again = await self._server.client.exchange([commands[i] for i in foreign])
+                for i, reply in zip(foreign, again, strict=True):
+                    replies[i] = reply
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply
         return replies
+
+    async def _remove(self, names: Sequence[str]) -> None:
+        """Remove keys of another type, which another program wrote."""
+        await self._server.client.exchange([(name, pack("DEL", name)) for name in names])
+        for name in names:
+            self._foreign.note("registry", name.encode(), "wrong type of key")
 
 
 class MemoryRegistry:

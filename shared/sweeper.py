@@ -16,18 +16,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import structlog
 
 from shared.backend import Backend
-from shared.delivery.base import OVERDUE
+from shared.delivery.base import LOST, OVERDUE
 from shared.delivery.subscription import MISSED, Subscription
-from shared.errors import RequestLost, Unavailable
+from shared.errors import Unavailable
 from shared.protocol import PriorityClass, RequestState
 from shared.transports.base import Ticket
 
 LOCK = "sweeper"
 ROUND = 1.0  # seconds between rounds, and so the delay with which a deadline is seen
 TIDY_EVERY = 60  # rounds
+LOST_EVERY = 3  # rounds between looks for requests whose place in the queue was deleted
 MOST = 256  # requests ended at once
 SETTLED = 5.0  # seconds after which a request is queued, or will not be by whoever began to
-LOST = RequestLost("the store lost the request's place in the queue; send it again")
 
 Models = Callable[[], Awaitable[Sequence[str]]]
 
@@ -67,6 +67,8 @@ class Sweeper:
     async def _round(self, connection: Subscription) -> None:
         if await self._leads():
             await self.sweep(tidy=self._rounds % TIDY_EVERY == 0)
+            if self._rounds % LOST_EVERY == 0:
+                await self.end_lost()
             self._rounds += 1
             if self._doubted_at is not None and time.monotonic() - self._doubted_at > SETTLED:
                 await self.reconcile()
@@ -103,6 +105,14 @@ class Sweeper:
         record = await self._token_log.close(request_id, OVERDUE)
         if record is not None:
             await self._transport.discard(record.ticket)
+
+    async def end_lost(self) -> None:
+        """End the requests whose place in the queue another program deleted. Raises Unavailable."""
+        for model in await self._models():
+            if request_ids := await self._transport.lost(model):
+                for request_id in request_ids:
+                    await self._give_up(request_id)
+                await self._transport.forget(model, request_ids)
 
     async def reconcile(self) -> None:
         """End every answer that no worker will ever begin or go on with. Raises Unavailable.

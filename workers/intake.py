@@ -21,7 +21,7 @@ from shared.delivery.subscription import Subscription
 from shared.errors import HeadraceError, RequestAbandoned, Unavailable
 from shared.protocol import ErrorInfo, Request
 from shared.transports import base
-from shared.transports.base import Claim, Delivery, Room, Undecodable
+from shared.transports.base import Claim, Delivery, Room
 from workers.solitude import Solitude
 
 POLL = 1.0  # seconds after which the queue is looked at although nobody said that there is something
@@ -137,15 +137,11 @@ class Intake:
             self._more = True
             self._changed.set()
 
-    async def _take(self, found: Sequence[Delivery | Undecodable]) -> None:
+    async def _take(self, found: Sequence[Delivery]) -> None:
         """Acquire the log of each that can be run, and let go of what cannot."""
         done: list[Claim] = []
         wanted: list[Delivery] = []
         for item in found:
-            if isinstance(item, Undecodable):
-                log.error("undecodable_message", entry=item.claim.entry, reason=item.reason)
-                done.append(item.claim)
-                continue
             self._displace(item.request.id)
             if self._may_run(item):
                 wanted.append(item)
@@ -194,7 +190,7 @@ class Intake:
             if self._parked:
                 self._changed.set()
 
-    async def _next_parked(self) -> list[Delivery | Undecodable]:
+    async def _next_parked(self) -> list[Delivery]:
         """One that waited to be run apart, and is still ours."""
         while self._parked and not self._suspect:
             item = self._parked.popleft()

@@ -67,6 +67,8 @@ async def _serve(settings: Settings) -> None:
             state="loading",
         )
         metrics = WorkerMetrics()
+        if backend.server is not None:
+            metrics.registry.register(backend.server.foreign)
         if settings.metrics_port is not None:
             _serve_metrics(settings.metrics_port, settings.host, metrics)
         engine = await _load(settings, repository, backend, info)

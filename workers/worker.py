@@ -242,7 +242,7 @@ class Worker:
         async with self._backend.live.subscribe(keys.control_channel(self._info.id)) as cancelled:
             while True:
                 message = await cancelled.get(None)
-                if isinstance(message, bytes) and (held := self._drop(message.decode())):
+                if isinstance(message, bytes) and (held := self._drop(message.decode(errors="replace"))):
                     self._metrics.cancelled(held)
                     self._let_go(held)
 

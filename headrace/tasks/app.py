@@ -12,9 +12,11 @@ from celery import Celery, Task
 
 from headrace.tasks.broker import broker_url
 from headrace.tasks.host import Host
+from headrace.tasks.redis_transport import tolerate
 from producer_api.attend import Stopping
 from shared.config import Settings
 from shared.errors import Unavailable
+from shared.foreign import ForeignEntries
 
 QUEUE = "headrace"
 PREFIX = "hr:celery:"  # of all keys: the Redis user may touch none but hr:*
@@ -28,6 +30,7 @@ def make_app(settings: Settings, host: Host) -> Celery:
     """The application of one tasks process. Raises ConfigError for a Redis that Celery cannot use."""
     broker = broker_url(settings)
     result = settings.tasks_result_url
+    tolerate(ForeignEntries())
     app = Celery("headrace", set_as_current=False)
     app.conf.update(
         broker_url=broker,

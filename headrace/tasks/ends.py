@@ -55,7 +55,7 @@ class Ends:
 
     async def _take(self, message: object) -> None:
         if isinstance(message, bytes):
-            self._resolve(message.decode())
+            self._resolve(message.decode(errors="replace"))
         else:  # silence, or some were missed
             await self.look(list(self._awaited))
 

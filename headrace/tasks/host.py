@@ -125,7 +125,7 @@ class Host:
                     while True:
                         message = await messages.get(None)
                         if isinstance(message, bytes):  # what was missed, upkeep finds
-                            await asyncio.to_thread(wake, message.decode())
+                            await asyncio.to_thread(wake, message.decode(errors="replace"))
             except Unavailable as error:
                 log.warning("tasks_not_woken", error=error.message)
                 await asyncio.sleep(RETRY)

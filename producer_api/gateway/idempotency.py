@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shared.errors import IdempotencyKeyReused, InvalidRequest
+from shared.foreign import UNREADABLE
 from shared.holds import Holds
 from shared.protocol import Request, new_request_id
 
@@ -78,7 +79,10 @@ class IdempotencyKeys:
 
     async def take(self, key: Key, identity: Identity) -> Identity:
         """Whose the key is: `identity`, if it was free. Raises IdempotencyKeyReused, Unavailable."""
-        held = self._decode(await self._holds.hold(key.name, msgspec.json.encode(identity), self._ttl))
+        try:
+            held = self._decode(await self._holds.hold(key.name, msgspec.json.encode(identity), self._ttl))
+        except UNREADABLE:  # another program took the name
+            held = Identity("", 0.0, 0)
         if held.fingerprint != key.fingerprint:
             raise IdempotencyKeyReused(f"this {HEADER} came before, with another request", param=HEADER)
         return held

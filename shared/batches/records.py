@@ -6,6 +6,7 @@ It knows nothing of files' content or of how a line is run. An item is `validate
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,8 @@ class Batches:
 
     def __init__(self, server: RedisServer, *, most_open: int, ttl: float, lease: float) -> None:
         self._server = server
-        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._foreign = server.foreign
+        self._script = Script(server, "batches", Path(__file__).with_suffix(".lua"))
         self._most_open = most_open
         self._ttl = int(ttl * 1000)
         self._lease = int(lease * 1000)
@@ -130,7 +132,7 @@ class Batches:
     async def get(self, batch_id: str, tenant: str | None = None) -> BatchRecord:
         """Raises NotFound for an unknown id, and for one of another than `tenant`, if that is given."""
         fields = await self._run("get", batch_id)
-        record = _record(fields) if fields else None
+        record = self._known(fields) if fields else None
         if record is None or tenant not in (None, record.batch.tenant):
             raise NotFound(f"there is no batch {batch_id[:64]!r}")
         return record
@@ -141,7 +143,11 @@ class Batches:
         found = await self._run("list", "", after, most, prefix, suffix, tenant=tenant)
         if found is None:
             raise NotFound(f"there is no batch {after[:64]!r}", param="after")
-        return [_record(fields) for fields in found]
+        return [record for fields in found if (record := self._known(fields)) is not None]
+
+    def _known(self, reply: Sequence[bytes]) -> BatchRecord | None:
+        """None where the record is not one that was written here."""
+        return self._foreign.read("batches", hashlib.sha256(b"".join(reply)).digest(), lambda: _record(reply))
 
     async def cancel(self, batch_id: str) -> None:
         """Raises Conflict where it goes to its end already."""
@@ -152,11 +158,11 @@ class Batches:
     async def idle(self) -> Sequence[str]:
         """The batches that have an item which nobody holds."""
         prefix, suffix = keys.batch("*")[1].split("*")
-        return [batch_id.decode() for batch_id in await self._run("idle", "", prefix, suffix)]
+        return [batch_id.decode(errors="replace") for batch_id in await self._run("idle", "", prefix, suffix)]
 
     async def open(self) -> Sequence[str]:
         """All that have not ended."""
-        return [batch_id.decode() for batch_id in await self._run("open", "")]
+        return [batch_id.decode(errors="replace") for batch_id in await self._run("open", "")]
 
     async def claim(self, batch_id: str) -> Item | None:
         """An item that nobody holds, if there is one."""

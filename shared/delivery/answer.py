@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from shared.delivery.base import RequestRecord, TokenLog
+from shared.delivery.base import LOST, RequestRecord, TokenLog
 from shared.errors import Conflict, HeadraceError, NotFound
 from shared.protocol import FinishReason, RequestState, Result, Terminal, Token, TokenEvent
 
@@ -56,7 +56,8 @@ def ending(terminal: Terminal) -> HeadraceError | None:
 
 def end_of(answer: Answer) -> Terminal:
     """How a whole answer ended. Raises what its request failed of."""
-    assert answer.terminal is not None
+    if answer.terminal is None:  # another program deleted it
+        raise LOST
     if (error := ending(answer.terminal)) is not None:
         raise error
     return answer.terminal
@@ -65,7 +66,8 @@ def end_of(answer: Answer) -> Terminal:
 def result_of(answer: Answer) -> Result:
     """What a request gave that asked for other work than text. Raises what it failed of."""
     found = end_of(answer).result
-    assert found is not None
+    if found is None:
+        raise LOST
     return found
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.delivery.subscription import Subscription
-from shared.errors import DeadlineExceeded, HeadraceError
+from shared.errors import DeadlineExceeded, HeadraceError, RequestLost
 from shared.protocol import PriorityClass, Request, RequestState, TokenEvent
 from shared.transports.base import Ticket
 
 OVERDUE = DeadlineExceeded("the request's time was over before its answer was whole")
+LOST = RequestLost("the store lost the request or a part of its answer; send it again")
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,29 @@ function commands.add()
   redis.call('PEXPIRE', letters, ARGV[6])
 end
 
--- id of the letter before, or '', most letters -> letters, newest first
+-- id of the letter before, or '', most letters -> id, letter …, newest first
 function commands.list()
   local rank = -1
   if ARGV[2] ~= '' then rank = redis.call('ZREVRANK', index, ARGV[2]) end
   if not rank then return {} end
   local found = {}
   for _, id in ipairs(redis.call('ZREVRANGE', index, rank + 1, rank + ARGV[3])) do
-    found[#found + 1] = redis.call('HGET', letters, id)
+    found[#found + 1] = id
+    found[#found + 1] = redis.call('HGET', letters, id) or ''
   end
   return found
 end
 
 -- id -> letter or nil
 function commands.get() return redis.call('HGET', letters, ARGV[2]) end
+
+-- id …: no letters, but of another program
+function commands.refuse()
+  for i = 2, #ARGV do
+    set_aside(index, letters .. ':' .. ARGV[i], 'not a dead letter', redis.call('HGET', letters, ARGV[i]) or '')
+    drop({ ARGV[i] })
+  end
+end
 
 -- id … -> how many there were
 function commands.remove() return drop({ unpack(ARGV, 2) }) end

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from shared import keys
+from shared.foreign import UNREADABLE
 from shared.protocol import ErrorInfo, Request
 from shared.redis_client import RedisServer, Script
 
@@ -30,6 +31,15 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(DeadLetter)
+
+
+def _letter(letter_id: bytes, data: bytes) -> DeadLetter | None:
+    """None where it is not one that was written here."""
+    try:
+        letter = _decoder.decode(data)
+    except UNREADABLE:
+        return None
+    return letter if letter.id.encode(errors="replace") == letter_id else None
 
 
 class DeadLetters(Protocol):
@@ -60,7 +70,7 @@ class RedisDeadLetters:
 
     def __init__(self, server: RedisServer, *, most: int, ttl: float) -> None:
         self._server = server
-        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "dead_letters", Path(__file__).with_suffix(".lua"))
         self._most = most
         self._ttl_ms = int(ttl * 1000)
 
@@ -69,11 +79,20 @@ class RedisDeadLetters:
         await self._run("add", letter.id, int(letter.at * 1000), data, self._most, self._ttl_ms)
 
     async def list(self, *, after: str = "", most: int = 100) -> Sequence[DeadLetter]:
-        return [_decoder.decode(data) for data in await self._run("list", after, most)]
+        while True:
+            parts = iter(await self._run("list", after, most))
+            found = {letter_id: _letter(letter_id, data) for letter_id, data in zip(parts, parts, strict=True)}
+            if not (foreign := [letter_id for letter_id, letter in found.items() if letter is None]):
+                return [letter for letter in found.values() if letter is not None]
+            await self._run("refuse", *foreign)
 
     async def get(self, letter_id: str) -> DeadLetter | None:
         data = await self._run("get", letter_id)
-        return None if data is None else _decoder.decode(data)
+        if data is None:
+            return None
+        if (letter := _letter(letter_id.encode(), data)) is None:
+            await self._run("refuse", letter_id)
+        return letter
 
     async def remove(self, letter_ids: Sequence[str]) -> int:
         removed: int = await self._run("remove", *letter_ids)

@@ -10,9 +10,11 @@ import time
 from collections.abc import AsyncGenerator
 
 from shared import keys
-from shared.delivery.base import Live, LogPage, TokenLog
-from shared.errors import Unavailable
-from shared.protocol import TokenEvent, decode_event
+from shared.delivery.answer import nothing_after
+from shared.delivery.base import LOST, Live, LogPage, TokenLog
+from shared.errors import NotFound, Unavailable
+from shared.foreign import UNREADABLE
+from shared.protocol import ErrorInfo, RequestState, Terminal, TokenEvent, Usage, decode_event
 
 OUTAGE = 60.0  # seconds that a reader waits for the store to come back before it gives up
 RETRY = 0.5
@@ -40,7 +42,8 @@ async def follow(
 ) -> AsyncGenerator[TokenEvent | None]:
     """TokenLog.follow, over any log's `read`.
 
-    Once it has read the log, it waits out an outage of the store of up to OUTAGE seconds, as silence.
+    Once it has read the log, it waits out an outage of the store of up to OUTAGE seconds, as silence. What another
+    program deleted of the log ends the answer with LOST.
     """
     async with live.subscribe(keys.live_channel(request_id)) as subscription:
         seen, behind, waited = after, True, False
@@ -48,9 +51,7 @@ async def follow(
         while True:
             if behind:
                 try:
-                    page = await log.read(request_id, seen)
-                    if waited and page.complete and not page.events:
-                        page = await _end(log, request_id)
+                    page = await _read(log, request_id, seen, waited=waited)
                 except Unavailable as error:
                     outage.bear(error)
                     yield None
@@ -66,8 +67,10 @@ async def follow(
                 continue
             message = await subscription.get(idle)
             if message is None:
+                behind = True  # the log may have been deleted
                 yield None
-            live_event = decode_event(message) if isinstance(message, bytes) else None
+                continue
+            live_event = _decode(message)
             if live_event is None or live_event.seq > seen + 1:
                 behind = True
             elif live_event.last_seq <= seen:
@@ -79,7 +82,44 @@ async def follow(
                     return
 
 
-async def _end(log: TokenLog, request_id: str) -> LogPage:
+def _decode(message: object) -> TokenEvent | None:
+    """None where the log is to be read instead: messages were missed, or this is not one of an answer."""
+    try:
+        return decode_event(message) if isinstance(message, bytes) else None
+    except UNREADABLE:
+        return None
+
+
+async def _read(log: TokenLog, request_id: str, seen: int, *, waited: bool) -> LogPage:
+    """The next page. Raises NotFound for a request that is not known from the start, Unavailable.
+
+    A request that is deleted while it is followed, and an answer with a gap, end with LOST.
+    """
+    try:
+        page = await log.read(request_id, seen)
+        if page.complete and not page.events:
+            return await _end(log, request_id, seen, waited=waited)
+    except NotFound:
+        if not waited:
+            raise
+        return _lost(seen)
+    for i, event in enumerate(page.events):
+        if event.seq != seen + 1 and (event.terminal is None or event.terminal.error is None):
+            return LogPage((*page.events[:i], *_lost(seen).events), complete=True)
+        seen = event.last_seq
+    return page
+
+
+async def _end(log: TokenLog, request_id: str, seen: int, *, waited: bool) -> LogPage:
     """The last event of an answer that has ended, for a reader from beyond it. Raises NotFound, Unavailable."""
     record = await log.record(request_id)
-    return await log.read(request_id, -1 if record is None else record.completion_tokens - 1)
+    if record is None or (nothing_after(record, seen) and not waited):
+        return LogPage((), complete=True)
+    page = await log.read(request_id, record.completion_tokens - 1)
+    return page if page.events else _lost(seen)
+
+
+def _lost(seen: int) -> LogPage:
+    """The end of an answer that is not in its log any more."""
+    end = Terminal(RequestState.FAILED, Usage(0, seen + 1), ErrorInfo.of(LOST))
+    return LogPage((TokenEvent(seen + 1, (), end),), complete=True)

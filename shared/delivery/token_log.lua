@@ -17,19 +17,53 @@ end
 
 local function ended(status) return status == 'completed' or status == 'failed' or status == 'cancelled' end
 
-local function write(last_seq, payload, channel)
-  redis.call('XADD', log, (last_seq + 1) .. '-0', 'e', payload)
+local function whole(text) return text and string.match(text, '^%d+$') and #text <= 15 end
+
+-- Whether a state is one that was made here, by the fields that all of this depends on.
+local function intact(status, epoch, seq)
+  return (ended(status) or status == 'queued' or status == 'running') and whole(epoch) and whole(seq)
+end
+
+-- Remove a state that another program wrote, and wake readers to find that the request is not known.
+local function unknown(channel)
+  if redis.call('EXISTS', state) == 1 then
+    set_aside(state, state, 'not the state of a request')
+    redis.call('DEL', state, log, keepsake(), prompt())
+  end
+  if channel then redis.call('PUBLISH', channel, '') end
+end
+
+-- Whether there is a state that was made here.
+local function known_here(channel)
+  local found = redis.call('HMGET', state, 'state', 'epoch', 'seq')
+  if intact(found[1], found[2], found[3]) then return true end
+  unknown(channel)
+  return false
+end
+
+-- Append an entry. `begins`: it may be the log's first. -> false where another program deleted the log, or added to it
+local function write(last_seq, payload, channel, begins)
+  local id, reply = (last_seq + 1) .. '-0', nil
+  if begins then
+    reply = redis.pcall('XADD', log, id, 'e', payload)
+  else
+    reply = redis.pcall('XADD', log, 'NOMKSTREAM', id, 'e', payload)
+  end
+  if type(reply) == 'table' and not string.find(reply.err, 'smaller', 1, true) then error(reply) end
+  if type(reply) ~= 'string' then return false end
   redis.call('PUBLISH', channel, payload)
+  return true
 end
 
 local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
-  ttl = redis.call('HGET', state, 'keep') or ttl
+  local keep = redis.call('HGET', state, 'keep')
+  ttl = whole(keep) and keep or ttl
   for _, key in ipairs({ state, log, keepsake() }) do redis.call('PEXPIRE', key, ttl) end
   redis.call('DEL', prompt())
   for _, name in ipairs({ 'notify', 'watcher', 'carrier' }) do
     local channel = redis.call('HGET', state, name)
-    if channel then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
+    if channel and string.find(channel, '^hr:') then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
   end
 end
 
@@ -38,12 +72,16 @@ local function close(status, failure, channel, ttl)
   local before = redis.call('HGETALL', state)
   local known = {}
   for i = 1, #before, 2 do known[before[i]] = before[i + 1] end
-  if known.seq and not ended(known.state) then
-    local waited = known.started_at and known.started_at - known.created_at or 0
+  if intact(known.state, known.epoch, known.seq) and not ended(known.state) then
+    local started, created = tonumber(known.started_at or ''), tonumber(known.created_at or '')
+    local waited = started and created and started - created or 0
     local payload = string.format(
       '[%d,[],{"state":"%s","usage":{"prompt_tokens":%d,"completion_tokens":%d},"waited":%.4f%s}]',
-      known.seq, status, known.prompt_tokens or 0, known.seq, waited, failure ~= '' and ',"error":' .. failure or '')
-    write(tonumber(known.seq), payload, channel)
+      known.seq, status, tonumber(known.prompt_tokens or 0) or 0, known.seq, waited, failure ~= '' and ',"error":' .. failure or '')
+    if not write(tonumber(known.seq), payload, channel, true) then
+      redis.call('DEL', log)
+      write(tonumber(known.seq), payload, channel, true)
+    end
     local reason = failure ~= '' and cjson.decode(failure).code or status
     redis.call('HSET', state, 'seq', known.seq + 1, 'finish', reason)
     redis.call('HINCRBY', state, 'epoch', 1)
@@ -56,7 +94,7 @@ end
 -- the end, and, with a keepsake, `keep`, the ttl that it and the answer then have
 -- -> 1, or 0 where it is there already; seq is the next seq to be written
 function commands.create()
-  if redis.call('EXISTS', state) == 1 then return 0 end
+  if known_here() then return 0 end
   redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 4))
   redis.call('PEXPIRE', state, ARGV[2])
   if ARGV[3] ~= '' then redis.call('SET', keepsake(), ARGV[3], 'PX', ARGV[2]) end
@@ -67,8 +105,9 @@ end
 -- -> the state as field, value …; nil when it is unknown. What has another source is left as it is. With a source the
 -- channel is that of its carrier, who is told beside whoever asked.
 function commands.adopt()
+  local here = known_here()
   local found = redis.call('HMGET', state, 'seq', 'source')
-  if not found[1] then
+  if not here then
     if ARGV[3] ~= '1' then return nil end
     redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 6))
     redis.call('PEXPIRE', state, ARGV[2])
@@ -87,9 +126,10 @@ end
 -- -> losses; and if one was counted now, without a token from it: how many of the last in a row ran nothing else
 local function losses(attempt, most, alone, moved)
   local known = redis.call('HMGET', state, 'losses', 'attempt', 'seq', 'seq_then', 'alone', 'lost_alone')
-  local count, lost_alone, evidence = tonumber(known[1] or 0), tonumber(known[6] or 0), 0
-  if known[2] and attempt > tonumber(known[2]) then
-    local gave = tonumber(known[3]) > tonumber(known[4])
+  local count, before = tonumber(known[1] or 0) or 0, tonumber(known[2] or '')
+  local lost_alone, evidence = tonumber(known[6] or 0) or 0, 0
+  if before and attempt > before then
+    local gave = tonumber(known[3]) > (tonumber(known[4] or 0) or 0)
     count = (gave and count == most - 1 and 0 or count) + 1
     lost_alone = known[5] == '1' and moved and lost_alone + 1 or 0
     evidence = gave and 0 or lost_alone
@@ -101,12 +141,14 @@ end
 
 -- owner, ttl in ms, then for a request whose time is over: error as JSON, channel, result ttl in ms; then which
 -- attempt this is, how many workers it may lose, and 1 if its worker runs nothing else
--- -> {epoch, time, log entries, workers lost, when the first worker began, those of the lost in a row that ran nothing
--- else, prompt or nil}, or nil when it has ended or is unknown
+-- -> {epoch, time, log entries, workers lost, when the first worker began, next seq, those of the lost in a row that ran
+-- nothing else, prompt or nil}, or nil when it has ended or is unknown
 function commands.acquire()
-  local known = redis.call('HMGET', state, 'state', 'deadline', 'owner')
-  if not known[1] or ended(known[1]) then return nil end
-  if known[2] and tonumber(now()) >= tonumber(known[2]) then
+  if not known_here(ARGV[5]) then return nil end
+  local known = redis.call('HMGET', state, 'state', 'deadline', 'seq', 'owner')
+  if ended(known[1]) then return nil end
+  local deadline = tonumber(known[2] or '')
+  if deadline and tonumber(now()) >= deadline then
     close('failed', ARGV[4], ARGV[5], ARGV[6])
     return nil
   end
@@ -115,9 +157,9 @@ function commands.acquire()
   local time = now()
   redis.call('HSETNX', state, 'started_at', time)
   for _, key in ipairs({ state, log, keepsake(), prompt() }) do redis.call('PEXPIRE', key, ARGV[3]) end
-  local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], known[3] ~= ARGV[2])
+  local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], known[4] ~= ARGV[2])
   local started, entries = redis.call('HGET', state, 'started_at'), redis.call('XRANGE', log, '-', '+')
-  return { epoch, time, entries, lost, started, lost_alone, redis.call('HGET', prompt(), 'ids') }
+  return { epoch, time, entries, lost, started, tonumber(known[3]), lost_alone, redis.call('HGET', prompt(), 'ids') }
 end
 
 -- epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
@@ -131,17 +173,21 @@ end
 -- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms, owner,
 -- why a choice or the request ended, or '', prompt or ''.
 -- The owner counts too: a store that lost its last second may give an epoch a second time.
--- -> 1 written (now, or by the same call before), 0 refused
+-- -> 1 written (now, or by the same call before), 0 refused, 2 where another program deleted the log or added to it
 function commands.append()
   local known = redis.call('HMGET', state, 'epoch', 'seq', 'first_token_at', 'state', 'owner')
   local first, tokens = tonumber(ARGV[3]), tonumber(ARGV[4])
   local terminal = ARGV[9] ~= ''
   local last = first + tokens - 1 + (terminal and 1 or 0)
+  if not intact(known[4], known[1], known[2]) then
+    unknown(ARGV[7])
+    return 0
+  end
   if known[1] ~= ARGV[2] or known[5] ~= ARGV[12] then return 0 end
   local seq = tonumber(known[2])
   if last < seq then return 1 end
   if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
-  write(last, ARGV[6], ARGV[7])
+  if not write(last, ARGV[6], ARGV[7], first == 0) then return 2 end
   redis.call('HSET', state, 'seq', last + 1, 'prompt_tokens', ARGV[8])
   if tokens > 0 and not known[3] then redis.call('HSET', state, 'first_token_at', now()) end
   if ARGV[13] ~= '' then redis.call('HSET', state, 'finish', ARGV[13]) end
@@ -157,8 +203,8 @@ end
 -- status, error as JSON or '', channel, result ttl in ms, format of control channels, request id
 -- -> the state from before, as field, value …; nil if unknown
 function commands.close()
+  if not known_here(ARGV[4]) then return nil end
   local before, known = close(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
-  if #before == 0 then return nil end
   if known.owner and not ended(known.state) then
     redis.call('PUBLISH', string.format(ARGV[6], known.owner), ARGV[7])
   end
@@ -167,19 +213,18 @@ end
 
 -- -> the state as field, value …; nil when it has ended or is unknown
 function commands.unfinished()
-  local status = redis.call('HGET', state, 'state')
-  if not status or ended(status) then return nil end
+  if not known_here() or ended(redis.call('HGET', state, 'state')) then return nil end
   return redis.call('HGETALL', state)
 end
 
 -- -> the state as field, value …; empty when it is unknown
-function commands.record() return redis.call('HGETALL', state) end
+function commands.record() return known_here() and redis.call('HGETALL', state) or {} end
 
 -- after, most seqs -> {status, entries after that seq}; nil when the request is unknown. An entry that is larger than
 -- the page comes alone.
 function commands.read()
+  if not known_here() then return nil end
   local status = redis.call('HGET', state, 'state')
-  if not status then return nil end
   local first, last = '(' .. (ARGV[2] + 1) .. '-0', (ARGV[2] + 1 + ARGV[3]) .. '-0'
   local entries = redis.call('XRANGE', log, first, last)
   if #entries == 0 then entries = redis.call('XRANGE', log, first, '+', 'COUNT', 1) end

@@ -14,7 +14,7 @@ from redis.utils import str_if_bytes
 
 from shared import keys
 from shared.clock import ServerClock
-from shared.delivery.base import OVERDUE, Adoption, Append, Keepsake, Lease, Live, LogPage, RequestRecord
+from shared.delivery.base import LOST, OVERDUE, Adoption, Append, Keepsake, Lease, Live, LogPage, RequestRecord
 from shared.delivery.follow import follow
 from shared.errors import HeadraceError, NotFound
 from shared.protocol import (
@@ -29,7 +29,10 @@ from shared.protocol import (
 from shared.redis_client import RedisServer, Script
 
 SCAN = 500  # keys that one look for unfinished requests passes
+DAMAGED = 2  # the script's reply to an append where another program deleted the log or added to it
 PAGE = 256  # seqs that one read covers, and so what a reader holds in memory; an entry may hold hundreds of tokens
+
+Entry = tuple[bytes, Sequence[bytes]]
 
 
 class RedisTokenLog:
@@ -55,8 +58,9 @@ class RedisTokenLog:
     ) -> None:
         self._server = server
         self._redis = server.client
+        self._foreign = server.foreign
         self._live = live
-        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "answers", Path(__file__).with_suffix(".lua"))
         self._clock = ServerClock(self._time)
         self._most_tokens = most_tokens
         self._max_attempts = max_attempts
@@ -88,7 +92,7 @@ class RedisTokenLog:
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("adopt", calls)
         return [
-            None if reply is None else _record(each.request.id, _fields(reply))
+            None if reply is None else self._record(each.request.id, reply)
             for each, reply in zip(adoptions, replies, strict=True)
         ]
 
@@ -106,7 +110,20 @@ class RedisTokenLog:
             calls.append((_keys(each), (owner, self._request_ttl, *ended, attempt, self._max_attempts, int(alone))))
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("acquire", calls)
-        return [_lease(each, owner, reply) for each, reply in zip(request_ids, replies, strict=True)]
+        return [await self._lease(each, owner, reply) for each, reply in zip(request_ids, replies, strict=True)]
+
+    async def _lease(self, request_id: str, owner: str, reply: Any) -> Lease | None:
+        """None where there is none, or where the answer so far is not whole: then the request ends."""
+        if reply is None:
+            return None
+        epoch, now, entries, losses, started, next_seq, alone, ids = reply
+        history = tuple(self._events(request_id, entries))
+        begun = self._foreign.read("answers", keys.state(request_id), lambda: float(started))
+        if begun is None or not _is_whole(history, next_seq):
+            await self.close(request_id, LOST)
+            return None
+        prompt = self._foreign.read("answers", keys.prompt(request_id), lambda: _unpacked(ids or b"")) or ()
+        return Lease(request_id, owner, epoch, float(now), history, losses, begun, alone, prompt)
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
         reply = await self._run("note_alone", lease.request_id, lease.epoch, lease.owner, int(alone))
@@ -115,6 +132,9 @@ class RedisTokenLog:
     async def append(self, appends: Sequence[Append]) -> list[bool]:
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("append", [self._append_call(append) for append in appends])
+        for append, reply in zip(appends, replies, strict=True):
+            if reply == DAMAGED:
+                await self.close(append.lease.request_id, LOST)
         return [reply == 1 for reply in replies]
 
     def _append_call(self, append: Append) -> tuple[Sequence[str], Sequence[Any]]:
@@ -146,21 +166,17 @@ class RedisTokenLog:
             keys.control_channel("%s"),
             request_id,
         )
-        if reply is None:
-            return None
-        return _record(request_id, _fields(reply))
+        return None if reply is None else self._record(request_id, reply)
 
     async def record(self, request_id: str) -> RequestRecord | None:
-        async with self._server.reaching("the answer log"):
-            fields = cast(dict[bytes, bytes], await self._redis.hgetall(keys.state(request_id)))
-        return _record(request_id, fields) if fields else None
+        [record] = await self.records([request_id])
+        return record
 
     async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("record", [(_keys(each), ()) for each in request_ids])
         return [
-            _record(each, _fields(reply)) if reply else None
-            for each, reply in zip(request_ids, replies, strict=True)
+            self._record(each, reply) if reply else None for each, reply in zip(request_ids, replies, strict=True)
         ]
 
     async def keepsake(self, request_id: str) -> bytes | None:
@@ -180,7 +196,8 @@ class RedisTokenLog:
     async def _of_unfinished(self, request_ids: Sequence[str]) -> list[RequestRecord]:
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("unfinished", [(_keys(each), ()) for each in request_ids])
-        return [_record(each, _fields(reply)) for each, reply in zip(request_ids, replies, strict=True) if reply]
+        found = [self._record(each, reply) for each, reply in zip(request_ids, replies, strict=True) if reply]
+        return [record for record in found if record is not None]
 
     async def read(self, request_id: str, after: int = -1) -> LogPage:
         [page] = await self.read_many({request_id: after})
@@ -192,7 +209,24 @@ class RedisTokenLog:
         calls = [(_keys(request_id), (seq, PAGE)) for request_id, seq in after.items()]
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("read", calls)
-        return [reply and _page(seq, *reply) for seq, reply in zip(after.values(), replies, strict=True)]
+        return [
+            reply and self._page(each, seq, *reply)
+            for (each, seq), reply in zip(after.items(), replies, strict=True)
+        ]
+
+    def _page(self, request_id: str, after: int, status: bytes, entries: Sequence[Entry]) -> LogPage:
+        events = tuple(event.after(after) for event in self._events(request_id, entries))
+        ended = RequestState(status.decode()).terminal
+        return LogPage(events, complete=ended and (not events or events[-1].terminal is not None))
+
+    def _events(self, request_id: str, entries: Sequence[Entry]) -> list[TokenEvent]:
+        """Without the entries that another program added."""
+        log = keys.log(request_id).encode()
+        places = ((log + b":" + entry, fields) for entry, fields in entries)
+        return self._foreign.read_all("answers", places, _event)
+
+    def _record(self, request_id: str, reply: Sequence[bytes]) -> RequestRecord | None:
+        return self._foreign.read("answers", keys.state(request_id), lambda: _record(request_id, _fields(reply)))
 
     def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         return follow(self, self._live, request_id, after, idle=idle)
@@ -200,6 +234,24 @@ class RedisTokenLog:
     async def _run(self, command: str, request_id: str, *args: Any) -> Any:
         async with self._server.reaching("the answer log"):
             return await self._script(command, _keys(request_id), *args)
+
+
+def _event(fields: Sequence[bytes]) -> TokenEvent:
+    """Raises UNREADABLE."""
+    name, data = fields
+    if name != b"e":
+        raise ValueError("not an entry of a log")
+    return decode_event(data)
+
+
+def _is_whole(events: Sequence[TokenEvent], next_seq: int) -> bool:
+    """Whether the events cover each seq below `next_seq`."""
+    seq = 0
+    for event in events:
+        if event.seq != seq:
+            return False
+        seq = event.last_seq + 1
+    return seq == next_seq
 
 
 def _keys(request_id: str) -> list[str]:
@@ -219,16 +271,6 @@ def _asked(request: Request) -> list[str]:
     return [part for pair in fields.items() for part in pair]
 
 
-def _lease(request_id: str, owner: str, reply: Any) -> Lease | None:
-    if reply is None:
-        return None
-    epoch, now, entries, losses, started, alone, prompt = reply
-    history = tuple(_events(entries))
-    return Lease(
-        request_id, owner, epoch, float(now), history, losses, float(started), alone, _unpacked(prompt or b"")
-    )
-
-
 def _packed(prompt: Sequence[int]) -> bytes:
     """Token ids in two or four bytes each, little-endian, after the letter that says which."""
     if not prompt:
@@ -240,16 +282,6 @@ def _packed(prompt: Sequence[int]) -> bytes:
 def _unpacked(data: bytes) -> tuple[int, ...]:
     letter, ids = data[:1].decode(), data[1:]
     return struct.unpack(f"<{len(ids) // struct.calcsize('<' + letter)}{letter}", ids) if letter else ()
-
-
-def _page(after: int, status: bytes, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> LogPage:
-    events = tuple(event.after(after) for event in _events(entries))
-    ended = RequestState(status.decode()).terminal
-    return LogPage(events, complete=ended and (not events or events[-1].terminal is not None))
-
-
-def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[TokenEvent]:
-    return [decode_event(fields[1]) for _, fields in entries]
 
 
 def _fields(reply: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -4,22 +4,24 @@
 local records, sizes, ends, of_tenant = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local commands = {}
 
+local function used_bytes() return tonumber(redis.call('HGET', sizes, '') or 0) or 0 end
+
 -- id, made at, ends at in ms, bytes, most bytes of all, record -> 1, or 0 where there is no room; the same id again
 -- changes nothing
 function commands.add()
   if redis.call('HEXISTS', records, ARGV[2]) == 1 then return 1 end
-  local used = tonumber(redis.call('HGET', sizes, '') or 0)
+  local used = used_bytes()
   if used + ARGV[5] > tonumber(ARGV[6]) then return 0 end
   redis.call('HSET', records, ARGV[2], ARGV[7])
   redis.call('HSET', sizes, ARGV[2], ARGV[5])
-  redis.call('HINCRBY', sizes, '', ARGV[5])
+  redis.call('HSET', sizes, '', used + ARGV[5])
   redis.call('ZADD', ends, ARGV[4], ARGV[2])
   redis.call('ZADD', of_tenant, ARGV[3], ARGV[2])
   return 1
 end
 
 -- -> bytes of all
-function commands.used() return tonumber(redis.call('HGET', sizes, '') or 0) end
+function commands.used() return used_bytes() end
 
 -- id -> record or nil
 function commands.get() return redis.call('HGET', records, ARGV[2]) end
@@ -30,13 +32,13 @@ function commands.remove()
   if not size then return 0 end
   redis.call('HDEL', records, ARGV[2])
   redis.call('HDEL', sizes, ARGV[2])
-  redis.call('HINCRBY', sizes, '', -size)
+  redis.call('HSET', sizes, '', math.max(0, used_bytes() - (tonumber(size) or 0)))
   redis.call('ZREM', ends, ARGV[2])
   redis.call('ZREM', of_tenant, ARGV[2])
   return 1
 end
 
--- id of the file before, or '', most, 1 for the oldest first -> records; nil when there is no such file before
+-- id of the file before, or '', most, 1 for the oldest first -> id, record …; nil when there is no such file before
 function commands.list()
   local oldest = ARGV[4] == '1'
   local first = 0
@@ -47,18 +49,29 @@ function commands.list()
   end
   local found = {}
   for _, id in ipairs(redis.call(oldest and 'ZRANGE' or 'ZREVRANGE', of_tenant, first, first + ARGV[3] - 1)) do
-    found[#found + 1] = redis.call('HGET', records, id)
+    found[#found + 1] = id
+    found[#found + 1] = redis.call('HGET', records, id) or ''
   end
   return found
 end
 
--- time in ms, most -> records whose end has come
+-- time in ms, most -> id, record … of those whose end has come
 function commands.ended()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
-    found[#found + 1] = redis.call('HGET', records, id)
+    found[#found + 1] = id
+    found[#found + 1] = redis.call('HGET', records, id) or ''
   end
   return found
+end
+
+-- id …: no files, but of another program
+function commands.refuse()
+  for i = 2, #ARGV do
+    set_aside(records, records .. ':' .. ARGV[i], 'not the record of a file', redis.call('HGET', records, ARGV[i]) or '')
+    for _, hash in ipairs({ records, sizes }) do redis.call('HDEL', hash, ARGV[i]) end
+    for _, ids in ipairs({ ends, of_tenant }) do redis.call('ZREM', ids, ARGV[i]) end
+  end
 end
 
 return commands[ARGV[1]]()

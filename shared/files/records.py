@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import msgspec
 
 from shared import keys
 from shared.errors import NotFound, StorageFull
+from shared.foreign import UNREADABLE
 from shared.redis_client import RedisServer, Script
 
 
@@ -37,7 +38,7 @@ class FileRecords:
 
     def __init__(self, server: RedisServer, *, most_bytes: int) -> None:
         self._server = server
-        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "files", Path(__file__).with_suffix(".lua"))
         self._most_bytes = most_bytes
 
     async def add(self, record: FileRecord) -> None:
@@ -58,17 +59,28 @@ class FileRecords:
     async def get(self, file_id: str, tenant: str, now: float) -> FileRecord:
         """Raises NotFound for an unknown id, one that has expired, and somebody else's alike."""
         data = await self._run("get", tenant, file_id)
-        record = None if data is None else _decode(data)
+        record = None if data is None else _record(file_id.encode(), data)
         if record is None or record.tenant != tenant or record.expires_at <= now:
             raise NotFound(f"there is no file {file_id[:64]!r}")
         return record
 
     async def list(self, tenant: str, *, after: str, most: int, oldest_first: bool) -> Sequence[FileRecord]:
         """Those that come after the file `after`. Raises NotFound where there is none of that id."""
-        found = await self._run("list", tenant, after, most, int(oldest_first))
-        if found is None:
-            raise NotFound(f"there is no file {after[:64]!r}", param="after")
-        return [_decode(data) for data in found]
+        while True:
+            found = await self._run("list", tenant, after, most, int(oldest_first))
+            if found is None:
+                raise NotFound(f"there is no file {after[:64]!r}", param="after")
+            records = await self._known(tenant, found)
+            if 2 * len(records) == len(found):
+                return records
+
+    async def _known(self, tenant: str, reply: Iterable[bytes]) -> Sequence[FileRecord]:
+        """The records of id, record …; what is none is set aside."""
+        parts = iter(reply)
+        found = {file_id: _record(file_id, data) for file_id, data in zip(parts, parts, strict=True)}
+        if foreign := [file_id for file_id, record in found.items() if record is None]:
+            await self._run("refuse", tenant, *foreign)
+        return [record for record in found.values() if record is not None]
 
     async def remove(self, record: FileRecord) -> bool:
         """Whether it was there."""
@@ -80,8 +92,17 @@ class FileRecords:
 
     async def ended(self, now: float, most: int) -> Sequence[FileRecord]:
         """Some of those whose end has come."""
-        return [_decode(data) for data in await self._run("ended", "", int(now * 1000), most)]
+        return await self._known("", await self._run("ended", "", int(now * 1000), most))
 
     async def _run(self, command: str, tenant: str, *args: Any) -> Any:
         async with self._server.reaching("the files"):
             return await self._script(command, [*keys.FILES, keys.files_of(tenant)], *args)
+
+
+def _record(file_id: bytes, data: bytes) -> FileRecord | None:
+    """None where it is not one that was written here."""
+    try:
+        record = _decode(data)
+    except UNREADABLE:
+        return None
+    return record if record.id.encode(errors="replace") == file_id else None

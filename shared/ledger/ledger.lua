@@ -12,6 +12,12 @@ local commands, strategies = {}, {}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- A finite number; 0 for what is none.
+local function num(text)
+  local value = tonumber(text or 0)
+  return value and value == value and math.abs(value) < 1e300 and value or 0
+end
+
 local function key_of(limit) return ARGV[2] .. limit[KEY] end
 
 local function begin(at, period) return at - at % period end
@@ -23,7 +29,7 @@ local function begin(at, period) return at - at % period end
 
 local function fixed_used(limit)
   local found = redis.call('HMGET', key_of(limit), 'begin', 'used')
-  return tonumber(found[1] or 0), tonumber(found[2] or 0)
+  return num(found[1] or 0), num(found[2] or 0)
 end
 
 local function fixed_write(limit, from, used, known)
@@ -72,9 +78,9 @@ local sliding = {}
 
 local function sliding_used(limit)
   local found = redis.call('HMGET', key_of(limit), 'begin', 'used', 'before')
-  local from, current = tonumber(found[1] or 0), begin(now, limit[PERIOD])
-  if from == current then return current, tonumber(found[2]), tonumber(found[3]), from end
-  return current, 0, from == current - limit[PERIOD] and tonumber(found[2]) or 0, from
+  local from, current = num(found[1] or 0), begin(now, limit[PERIOD])
+  if from == current then return current, num(found[2]), num(found[3]), from end
+  return current, 0, from == current - limit[PERIOD] and num(found[2]) or 0, from
 end
 
 local function sliding_write(limit, from, used, before, known)
@@ -124,10 +130,10 @@ local function costs_of(limit) return key_of(limit) .. ':costs' end
 
 local function moving_total(limit)
   local key, costs = key_of(limit), costs_of(limit)
-  local total = tonumber(redis.call('HGET', costs, 'total') or 0)
+  local total = num(redis.call('HGET', costs, 'total') or 0)
   local old = redis.call('ZRANGEBYSCORE', key, '-inf', now - limit[PERIOD], 'LIMIT', 0, EXPIRE_MOST)
   for _, id in ipairs(old) do
-    total = total - tonumber(redis.call('HGET', costs, id) or 0)
+    total = total - num(redis.call('HGET', costs, id) or 0)
     redis.call('HDEL', costs, id)
     redis.call('ZREM', key, id)
   end
@@ -152,11 +158,11 @@ function moving.look(limit)
     local oldest = redis.call('ZRANGE', key, 0, EXPIRE_MOST, 'WITHSCORES')
     for i = 1, #oldest, 2 do
       if short <= 0 then break end
-      short = short - tonumber(redis.call('HGET', costs_of(limit), oldest[i]) or 0)
-      wait = math.max(1, tonumber(oldest[i + 1]) + limit[PERIOD] - now)
+      short = short - num(redis.call('HGET', costs_of(limit), oldest[i]) or 0)
+      wait = math.max(1, num(oldest[i + 1]) + limit[PERIOD] - now)
     end
   end
-  return limit[AMOUNT] - total, newest[2] and tonumber(newest[2]) + limit[PERIOD] - now or 0, wait, total
+  return limit[AMOUNT] - total, newest[2] and num(newest[2]) + limit[PERIOD] - now or 0, wait, total
 end
 
 function moving.take(limit, id, total)
@@ -166,7 +172,7 @@ end
 
 function moving.mend(limit, at, delta, id)
   local total = moving_total(limit)
-  local cost = tonumber(redis.call('HGET', costs_of(limit), id) or 0)
+  local cost = num(redis.call('HGET', costs_of(limit), id) or 0)
   if cost > 0 then
     moving_write(limit, id, math.max(0, cost + delta), total + math.max(-cost, delta))
   elseif delta > 0 then
@@ -181,8 +187,8 @@ local bucket = {}
 local function bucket_level(limit)
   local found = redis.call('HMGET', key_of(limit), 'level', 'at')
   if not found[1] then return limit[AMOUNT] end
-  local refill = (now - tonumber(found[2])) * limit[AMOUNT] / limit[PERIOD]
-  return math.min(limit[AMOUNT], tonumber(found[1]) + refill)
+  local refill = (now - num(found[2])) * limit[AMOUNT] / limit[PERIOD]
+  return math.min(limit[AMOUNT], num(found[1]) + refill)
 end
 
 local function until_level(limit, level, wanted) return (wanted - level) * limit[PERIOD] / limit[AMOUNT] end
@@ -261,6 +267,44 @@ function commands.look()
   return standing
 end
 
+local function decoded(text)
+  local fine, parts = pcall(cjson.decode, text)
+  return fine and type(parts) == 'table' and parts or {}
+end
+
+-- A request of another program: nothing is known of it any more.
+local function refuse(id)
+  set_aside(open, open .. ':' .. id, 'not a charge', redis.call('HGET', open, id) or redis.call('HGET', ended, id) or '')
+  redis.call('HDEL', open, id)
+  redis.call('HDEL', ended, id)
+  redis.call('ZREM', due, id)
+end
+
+-- What is known of a request, where it was written here and its parts have these types; nil otherwise.
+local function stored(hash, id, ...)
+  local text = redis.call('HGET', hash, id)
+  if not text then return nil end
+  local parts = decoded(text)
+  for i, wanted in ipairs({ ... }) do
+    if type(parts[i]) ~= wanted then
+      refuse(id)
+      return nil
+    end
+  end
+  return parts
+end
+
+local function limits_of(text)
+  local limits = {}
+  for _, limit in ipairs(decoded(text)) do
+    local known = type(limit) == 'table' and strategies[limit[STRATEGY]] and type(limit[KEY]) == 'string'
+    if known and type(limit[AMOUNT]) == 'number' and type(limit[PERIOD]) == 'number' and type(limit[COST]) == 'number' then
+      limits[#limits + 1] = limit
+    end
+  end
+  return limits
+end
+
 -- What a request took of its limits, or '' where it never began, in place of what it was charged at the time `at`.
 local function mend(id, limits, at, tokens)
   for _, limit in ipairs(limits) do
@@ -280,7 +324,7 @@ end
 -- and room, reset, wait of each of its limits; 'refused' with the number and the same of that which has no room, and
 -- then the same of the first.
 function commands.charge()
-  if redis.call('HLEN', ended) >= tonumber(ARGV[3]) then return { 'behind' } end
+  if redis.call('HLEN', ended) >= num(ARGV[3]) then return { 'behind' } end
   local charged, standing = {}, { 'charged', 0 }
   for i = 4, #ARGV, 3 do
     local id, limits = ARGV[i], cjson.decode(ARGV[i + 2])
@@ -315,10 +359,10 @@ end
 -- -> its entry, once; nil to all who come later
 function commands.settle()
   local id = ARGV[3]
-  local found = redis.call('HGET', open, id)
+  local found = stored(open, id, 'number', 'string', 'string')
   if not found then return nil end
-  local at, entry, limits = unpack(cjson.decode(found))
-  mend(id, cjson.decode(limits), at, ARGV[4])
+  local at, entry, limits = unpack(found)
+  mend(id, limits_of(limits), at, ARGV[4])
   redis.call('HDEL', open, id)
   if ARGV[5] == '' then
     redis.call('ZREM', due, id)
@@ -333,20 +377,23 @@ end
 function commands.claim()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, ARGV[3])) do
-    local held, left = redis.call('HGET', open, id), redis.call('HGET', ended, id)
+    local held, left = stored(open, id, 'number', 'string', 'string'), stored(ended, id, 'string', 'string')
     if held then
-      local at, entry = unpack(cjson.decode(held))
+      local at, entry = unpack(held)
       redis.call('ZADD', due, now + math.min(LAST_LOOK, math.max(FIRST_LOOK, (now - at) / 8)), id)
       found[#found + 1] = { id, now - at, entry, '' }
     elseif left then
       redis.call('ZADD', due, now + ARGV[4], id)
-      found[#found + 1] = { id, 0, unpack(cjson.decode(left)) }
+      found[#found + 1] = { id, 0, unpack(left) }
     else
       redis.call('ZREM', due, id)
     end
   end
   return found
 end
+
+-- id: no charge, but of another program
+function commands.refuse() refuse(ARGV[3]) end
 
 -- ids … of ends that are written
 function commands.written()

@@ -11,6 +11,7 @@ bucket, cannot give tokens back, and keeps a moving window's tokens one by one. 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ import msgspec
 
 from shared import keys
 from shared.config import Settings
+from shared.foreign import UNREADABLE
 from shared.ledger.base import Charge, Due, End, Entry, Limit, Standing
 from shared.redis_client import RedisServer, Script
 
@@ -52,7 +54,8 @@ class Ledger:
 
     def __init__(self, server: RedisServer, *, most_unwritten: int) -> None:
         self._server = server
-        self._script = Script(server.client, Path(__file__).with_name("ledger.lua"))
+        self._foreign = server.foreign
+        self._script = Script(server, "ledger", Path(__file__).with_name("ledger.lua"))
         self._most_unwritten = most_unwritten
 
     @classmethod
@@ -95,15 +98,22 @@ class Ledger:
             for request_id, tokens, end in ends
         ]
         replies = await self._many("settle", calls)
-        return [None if reply is None else _entry(reply) for reply in replies]
+        entries: list[Entry | None] = []
+        for (request_id, *_), reply in zip(ends, replies, strict=True):
+            decode = partial(_entry, reply)
+            entries.append(None if reply is None else self._foreign.read("ledger", request_id, decode))
+        return entries
 
     async def claim(self, most: int) -> list[Due]:
         """What is due, given to nobody else for a while."""
         found = await self._run("claim", most, int(WRITE_LEASE * 1000))
-        return [
-            Due(request_id.decode(), age / 1000, _entry(entry), _end(end) if end else None)
-            for request_id, age, entry, end in found
-        ]
+        due = []
+        for request_id, age, entry, end in found:
+            try:
+                due.append(Due(request_id.decode(), age / 1000, _entry(entry), _end(end) if end else None))
+            except UNREADABLE:
+                await self._run("refuse", request_id)
+        return due
 
     async def written(self, request_ids: Sequence[str]) -> None:
         """Their ends are in the database."""

@@ -68,7 +68,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker holds; `request_id` is empty for a message that is no request."""
+    """A message that a worker holds."""
 
     request_id: str
     model: str
@@ -88,21 +88,13 @@ class Delivery:
     attempt: int
 
 
-@dataclass(frozen=True)
-class Undecodable:
-    """A message that is no request: kept out of the engine, and out of the queue."""
-
-    claim: Claim
-    reason: str
-
-
 class Pulled(NamedTuple):
     """What a worker was handed, and whether more waits, for room or for its turn.
 
     `spared`: some was left to less loaded workers. It is this worker's if they have not taken it after SPARE_S.
     """
 
-    found: list[Delivery | Undecodable]
+    found: list[Delivery]
     more: bool
     spared: bool = False
 
@@ -131,6 +123,8 @@ class Outlook:
 class Transport(Protocol):
     """A durable queue per model; classes share it by weight, tenants of a class in turn, both counted in tokens.
 
+    A message that is no request, left by another program, is set aside and handed to nobody.
+
     Every call raises Unavailable when the queue cannot be reached in time.
     """
 
@@ -153,7 +147,7 @@ class Transport(Protocol):
         leaves requests to the others, for at most SPARE_S.
         """
 
-    async def claim(self, model: str, worker: str, most: int) -> list[Delivery | Undecodable]:
+    async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
         """At most `most` messages whose holder let the lease pass without a heartbeat, or released them."""
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
@@ -187,6 +181,9 @@ class Transport(Protocol):
 
         Returns the ids of those that have been on their way for long.
         """
+
+    async def lost(self, model: str) -> list[str]:
+        """Some of the requests whose place in the queue another program deleted, until `forget` is called."""
 
     async def tidy(self, model: str) -> int:
         """Strike off workers that hold nothing and were silent for long; how many there were."""

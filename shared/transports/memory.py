@@ -28,7 +28,6 @@ from shared.transports.base import (
     QueueDepth,
     Room,
     Ticket,
-    Undecodable,
     refusal,
 )
 
@@ -183,7 +182,7 @@ class MemoryTransport:
         queue, seats = self._queue(model), dict(room.seats)
         queue.workers[worker] = self._clock()
         queue.pullers[worker] = room.capacity
-        found: list[Delivery | Undecodable] = []
+        found: list[Delivery] = []
         spared, now = False, self._clock()
         while open_classes := [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]:
             less_loaded = queue.less_loaded(worker)
@@ -247,10 +246,10 @@ class MemoryTransport:
         seen = WINDOW * (1 - math.exp(-max(now - queue.since, 1) / WINDOW))
         return math.exp(-(now - queue.at) / WINDOW) / seen
 
-    async def claim(self, model: str, worker: str, most: int) -> list[Delivery | Undecodable]:
+    async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
         queue, now = self._queue(model), self._clock()
         queue.workers[worker] = now
-        found: list[Delivery | Undecodable] = []
+        found: list[Delivery] = []
         for entry, held in queue.held.items():
             if len(found) < most and now - held.beat >= self._lease:
                 held.worker, held.beat = worker, now
@@ -320,6 +319,9 @@ class MemoryTransport:
 
     async def lapsed(self, model: str) -> list[str]:
         return []  # nothing is on its way
+
+    async def lost(self, model: str) -> list[str]:
+        return []  # no other program reaches this memory
 
     async def tidy(self, model: str) -> int:
         queue, now = self._queue(model), self._clock()

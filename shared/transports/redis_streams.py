@@ -6,14 +6,14 @@ the server's clock. It does not know the answers' log.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from shared import keys
 from shared.errors import HeadraceError
+from shared.foreign import UNREADABLE
 from shared.limits import token_estimate
 from shared.protocol import PriorityClass, Request, decode_request, encode
 from shared.redis_client import RedisServer, Script
@@ -29,7 +29,6 @@ from shared.transports.base import (
     QueueDepth,
     Room,
     Ticket,
-    Undecodable,
     refusal,
 )
 
@@ -37,6 +36,8 @@ CLASSES = tuple(PriorityClass)
 UNCONFIRMED = 10.0  # seconds after which a reservation that nobody confirmed is given back
 MOST_SEATS = 4096  # choices of one request that count
 MOST_MS = 2**53  # a deadline beyond it is one that never comes; Lua counts so far exactly
+MOST_LOST = 256  # lost requests that one call reports
+REQUEST_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
 
 class RedisStreams:
@@ -49,7 +50,7 @@ class RedisStreams:
     """
 
     def __init__(self, server: RedisServer, *, bounds: Bounds, lease: float) -> None:
-        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "queue", Path(__file__).with_suffix(".lua"))
         self._server = server
         self._bounds = bounds
         self._lease_ms = int(lease * 1000)
@@ -91,10 +92,22 @@ class RedisStreams:
         entries, more, spared = await self._run(
             "pull", model, worker, room.capacity, *shares, int(base.SPARE_S * 1000)
         )
-        return Pulled(_deliveries(model, entries), bool(more), bool(spared))
+        return Pulled(await self._deliveries(model, entries), bool(more), bool(spared))
 
-    async def claim(self, model: str, worker: str, most: int) -> list[Delivery | Undecodable]:
-        return _deliveries(model, await self._run("claim", model, worker, most, self._lease_ms))
+    async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
+        return await self._deliveries(model, await self._run("claim", model, worker, most, self._lease_ms))
+
+    async def _deliveries(self, model: str, reply: Iterable[Any]) -> list[Delivery]:
+        """The requests among the entries; what is none is set aside."""
+        found = []
+        for index, entry, payload, attempt in reply:
+            try:
+                request = _request(model, payload)
+            except UNREADABLE as error:
+                await self._run("refuse", model, index, entry, f"not a request: {type(error).__name__}")
+                continue
+            found.append(Delivery(request, Claim(request.id, model, CLASSES[index - 1], entry.decode()), attempt))
+        return found
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         if not claims:
@@ -133,6 +146,9 @@ class RedisStreams:
 
     async def missing(self, model: str, request_ids: Sequence[str]) -> list[str]:
         return [request_id.decode() for request_id in await self._run("missing", model, *request_ids)]
+
+    async def lost(self, model: str) -> list[str]:
+        return [request_id.decode() for request_id in await self._run("lost", model, MOST_LOST)]
 
     async def tidy(self, model: str) -> int:
         struck: int = await self._run("tidy", model, int(STRANGER * 1000))
@@ -184,14 +200,9 @@ def _entries(claims: Iterable[Claim]) -> list[str | int]:
     return [part for claim in claims for part in (_class(claim.priority), claim.entry)]
 
 
-def _deliveries(model: str, reply: list[Any]) -> list[Delivery | Undecodable]:
-    found: list[Delivery | Undecodable] = []
-    for index, entry, payload, attempt in reply:
-        priority, place = CLASSES[index - 1], entry.decode()
-        try:
-            request = decode_request(payload)
-        except msgspec.DecodeError as error:
-            found.append(Undecodable(Claim("", model, priority, place), str(error)))
-        else:
-            found.append(Delivery(request, Claim(request.id, model, priority, place), attempt))
-    return found
+def _request(model: str, payload: bytes) -> Request:
+    """Raises UNREADABLE for what no API queued for that model."""
+    request = decode_request(payload)
+    if request.model != model or not REQUEST_ID.fullmatch(request.id):
+        raise ValueError("the entry is not of this queue")
+    return request

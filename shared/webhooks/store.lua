@@ -29,17 +29,18 @@ function commands.wake()
   end
 end
 
--- prefix of the hashes, most, lease in ms -> {webhook, epoch} …
+-- prefix of the hashes, most, lease in ms -> {id, webhook, epoch} …
 function commands.claim()
   local time, found = now(), {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', time, 'LIMIT', 0, ARGV[3])) do
     local key = ARGV[2] .. id
     local webhook = redis.call('HGET', key, 'w')
     if webhook then
+      if not tonumber(redis.call('HGET', key, 'epoch') or '') then redis.call('HSET', key, 'epoch', 0) end
       local epoch = redis.call('HINCRBY', key, 'epoch', 1)
       redis.call('HSET', key, 'claimed', 1)
       redis.call('ZADD', due, time + ARGV[4], id)
-      found[#found + 1] = { webhook, epoch }
+      found[#found + 1] = { id, webhook, epoch }
     else
       redis.call('ZREM', due, id)
     end
@@ -67,6 +68,14 @@ function commands.drop()
   if redis.call('HGET', hook, 'epoch') ~= ARGV[3] then return end
   redis.call('ZREM', due, ARGV[2])
   redis.call('DEL', hook)
+end
+
+-- prefix of the hashes, id: no webhook, but of another program
+function commands.refuse()
+  local key = ARGV[2] .. ARGV[3]
+  set_aside(due, key, 'not a webhook', redis.call('HGET', key, 'w') or '')
+  redis.call('ZREM', due, ARGV[3])
+  redis.call('DEL', key)
 end
 
 return commands[ARGV[1]]()

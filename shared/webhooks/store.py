@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from shared import keys
+from shared.foreign import UNREADABLE
 from shared.redis_client import RedisServer, Script
 from shared.webhooks.base import Claim, Webhook
 
@@ -24,7 +25,7 @@ class RedisWebhooks:
 
     def __init__(self, server: RedisServer, *, keep: float) -> None:
         self._server = server
-        self._script = Script(server.client, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "webhooks", Path(__file__).with_suffix(".lua"))
         self._keep = int(keep * 1000)
 
     async def add(self, webhook: Webhook, wait: float) -> None:
@@ -32,7 +33,7 @@ class RedisWebhooks:
 
     async def get(self, webhook_id: str) -> Webhook | None:
         found = await self._run("get", webhook_id)
-        return None if found is None else _decode(found)
+        return None if found is None else await self._known(webhook_id.encode(), found)
 
     async def wake(self, webhook_id: str) -> None:
         await self._run("wake", webhook_id)
@@ -40,7 +41,8 @@ class RedisWebhooks:
     async def claim(self, most: int, lease: float) -> Sequence[Claim]:
         async with self._server.reaching("the webhooks"):
             found = await self._script("claim", [keys.WEBHOOKS_DUE], keys.WEBHOOK_PREFIX, most, int(lease * 1000))
-        return [Claim(_decode(webhook), epoch) for webhook, epoch in found]
+        known = [(await self._known(webhook_id, data), epoch) for webhook_id, data, epoch in found]
+        return [Claim(webhook, epoch) for webhook, epoch in known if webhook is not None]
 
     async def update(self, claim: Claim, webhook: Webhook, wait: float | None) -> bool:
         due = "" if wait is None else int(wait * 1000)
@@ -55,3 +57,19 @@ class RedisWebhooks:
             return await self._script(
                 command, [keys.WEBHOOKS_DUE, keys.WEBHOOK_PREFIX + webhook_id], webhook_id, *args
             )
+
+    async def _known(self, webhook_id: bytes, data: bytes) -> Webhook | None:
+        """None where it is not one that was written here, which is set aside."""
+        if (webhook := _webhook(webhook_id, data)) is None:
+            async with self._server.reaching("the webhooks"):
+                await self._script("refuse", [keys.WEBHOOKS_DUE], keys.WEBHOOK_PREFIX, webhook_id)
+        return webhook
+
+
+def _webhook(webhook_id: bytes, data: bytes) -> Webhook | None:
+    """None where it is not one that was written here."""
+    try:
+        webhook = _decode(data)
+    except UNREADABLE:
+        return None
+    return webhook if webhook.id.encode(errors="replace") == webhook_id else None

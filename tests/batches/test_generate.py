@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
@@ -117,3 +118,37 @@ async def test_a_task_outlives_its_process(app: Celery, cluster: Cluster) -> Non
     await first.start()
     assert answer["usage"]["completion_tokens"] == 30
     assert len(cluster.requests() - before) == 1
+
+
+async def test_junk_in_celerys_keys_stops_no_task(app: Celery, cluster: Cluster) -> None:
+    """Given messages that are none before a real task, Expect its answer, and no process ended."""
+    before = [process.pid for process in cluster.tasks]
+    junk = [
+        b"\xff\xfe",
+        b"{",
+        b"5",
+        b"[" * 5000,
+        b"{}",
+        b'{"properties": {}}',
+        b'{"properties": {"delivery_tag": "a", "body_encoding": "rot13"}, "body": "x"}',
+        b'{"properties": {"delivery_tag": "b", "delivery_info": {"exchange": "", "routing_key": "headrace"}}, '
+        b'"headers": {"task": "headrace.generate"}, "content-type": "application/json", "body": "5"}',
+        b'{"properties": {"delivery_tag": "c", "delivery_info": {"exchange": "", "routing_key": "headrace"}}, '
+        b'"headers": {"task": ["x"], "id": 5}, "content-type": "application/json", "body": "5"}',
+    ]
+    with redis.Redis.from_url(cluster.store.url) as client:
+        client.lpush("hr:celery:headrace", *junk)
+        client.hset("hr:celery:unacked", "junk", "{")
+        client.zadd("hr:celery:unacked_index", {"junk": 1})
+        other_type = "hr:celery:headrace\x06\x163"  # the list of another priority
+        client.set(other_type, "a string")
+        async with asyncio.timeout(LIMIT):
+            while client.exists(other_type):
+                await asyncio.sleep(0.1)
+        answer = await asyncio.to_thread(send(app, body("after junk")).get, LIMIT)
+        assert answer["object"] == "chat.completion"
+        async with asyncio.timeout(LIMIT):
+            while client.hexists("hr:celery:unacked", "junk"):
+                await asyncio.sleep(0.1)
+    assert [process.pid for process in cluster.tasks] == before
+    assert all(process.running for process in cluster.tasks)

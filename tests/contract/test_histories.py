@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shared.config import Settings
 from shared.delivery.base import Append, Lease
 from shared.protocol import PriorityClass, Request, RequestState, Terminal, TokenEvent, Usage
-from shared.transports.base import Claim, Delivery, Room, Ticket
+from shared.transports.base import SPARE_S, Claim, Delivery, Room, Ticket
 from tests.contract.conftest import opened
 from tests.fakes import MODEL, answer, make_request, token_event
 
@@ -76,10 +76,20 @@ class Histories(RuleBasedStateMachine):
     @rule(worker=WORKERS, seats=st.integers(1, 3))
     def pull(self, worker: str, seats: int) -> None:
         waiting = [known for known in self.known.values() if known.claim is None and not known.gone]
-        found, more = self.run_async(self.backend.transport.pull(MODEL, worker, Room.all(seats)))
+        found, more = self._pull(worker, seats)
         assert len(found) == min(seats, len(waiting))
         assert more == (len(waiting) > seats)
         self._hold(worker, found, 1)
+
+    def _pull(self, worker: str, seats: int) -> tuple[list[Delivery], bool]:
+        """Pull until nothing is left to less loaded workers: what the others do not take, this one gets."""
+        found, more, spared = self.run_async(self.backend.transport.pull(MODEL, worker, Room.all(seats)))
+        while spared:
+            self.run_async(asyncio.sleep(SPARE_S))
+            room = Room(seats, dict.fromkeys(PriorityClass, seats - len(found)))
+            rest, more, spared = self.run_async(self.backend.transport.pull(MODEL, worker, room))
+            found += rest
+        return found, more
 
     @rule(worker=WORKERS)
     def take_over(self, worker: str) -> None:

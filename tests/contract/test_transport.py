@@ -12,7 +12,7 @@ from shared.config import Settings
 from shared.errors import QueueFull, TenantQueueFull
 from shared.limits import token_estimate
 from shared.protocol import PriorityClass, Request
-from shared.transports.base import CLASS_WEIGHTS, Delivery, Room, Transport, Undecodable
+from shared.transports.base import CLASS_WEIGHTS, Delivery, Room, Transport
 from tests.contract.conftest import opened
 from tests.fakes import MODEL, make_request, publish_garbage
 from tests.kafka.mock import moved
@@ -47,7 +47,7 @@ async def pull(transport: Transport, room: int, worker: str = "a") -> list[Deliv
     return found
 
 
-def ids(found: Sequence[Delivery | Undecodable]) -> list[str]:
+def ids(found: Sequence[Delivery]) -> list[str]:
     return [item.claim.request_id for item in found]
 
 
@@ -360,13 +360,12 @@ async def test_deadlines_are_told_whether_a_request_waits_or_is_held(transport: 
     assert await transport.overdue(MODEL, 10) == []
 
 
-async def test_a_message_that_is_no_request_is_told_apart(on_redis: Backend) -> None:
+async def test_a_message_that_is_no_request_is_set_aside(on_redis: Backend) -> None:
     await publish_garbage(on_redis, b'{"id": 5}')
-    [item] = (await on_redis.transport.pull(MODEL, "a", Room.all(1))).found
-    assert isinstance(item, Undecodable)
-    assert "id" in item.reason
-    await on_redis.transport.acknowledge([item.claim])
+    assert (await on_redis.transport.pull(MODEL, "a", Room.all(1))).found == []
     assert await counts(on_redis.transport) == (0, 0)
+    assert on_redis.server is not None
+    assert on_redis.server.foreign.found == {"queue": 1}
 
 
 async def test_the_script_survives_a_server_that_forgot_it(on_redis: Backend) -> None:

@@ -301,3 +301,17 @@ async def test_a_worker_does_not_start_with_settings_that_lead_to_no_broker(benc
     with pytest.raises(ConfigError, match="kafka_ssl_cafile"):
         async with bench.intake():
             pass
+
+
+@pytest.mark.slow
+async def test_junk_in_a_topic_stops_no_request_behind_it(bench: Bench) -> None:
+    """Given records that are no requests before a request of the same partition, Expect its result, and letters."""
+    topic = topics.requests(bench.model)
+    values = [b"\xff\xfe", b"[" * 5_000, b"{" * 5_000, b"5", b"null", b"", b'{"model": "\xff"}', b'{"\\ud800": 1}']
+    junk = [Outgoing(topic, b"one", value, (("ce_id", b"\xff"), ("reply-topic", b"\xff"))) for value in values]
+    await bench.asend(*junk, replace(bench.ask("real", event_id="real"), key=b"one"))
+    async with bench.worker():
+        told = await bench.told(1)
+        letters = await bench.letters(len(values))
+    assert told["real"][0]["choices"][0]["text"] == answer("real")
+    assert sorted(letter.value or b"" for letter in letters) == sorted(values)

@@ -131,7 +131,7 @@ class KafkaIntake:
                     while True:
                         message = await told.get(max(0.01, look_at - time.monotonic()))
                         if isinstance(message, bytes):
-                            self._note(message.decode())
+                            self._note(message.decode(errors="replace"))
                         if not isinstance(message, bytes) or time.monotonic() >= look_at:
                             await self._look()
                             look_at = time.monotonic() + LOOK

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from kafka import KafkaProducer
 
@@ -14,6 +15,7 @@ from shared.backend import Backend
 from shared.config import Settings, load
 from shared.embedded import EmbeddedServer
 from shared.repository import MINILM, ModelRepository
+from tests.waiting import LIMIT_S
 from workers.openmp import spin_briefly
 
 if shutil.which("nvidia-smi") is None:
@@ -21,6 +23,11 @@ if shutil.which("nvidia-smi") is None:
 # read when gRPC begins: what it does at a fork aborts one in ten of the children that only execute a program
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 spin_briefly()  # tests share the cores with the servers that they start
+# Hypothesis' own limits are on an example's wall time
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -76,9 +83,15 @@ def kafka_writer(bootstrap: str) -> Iterator[KafkaProducer]:
 
 @pytest.fixture
 def settings(valkey: EmbeddedServer, tmp_path: Path) -> Settings:
-    return load(
-        {"redis_url": valkey.url, "port": 0, "data_dir": tmp_path / "data", "model": "scripted", "lease": 1}
-    ).settings
+    """Of a lease and of time limits that a stalled machine does not reach; tests of expiry set their own."""
+    given = {"redis_url": valkey.url, "port": 0, "data_dir": tmp_path / "data", "model": "scripted"}
+    return load({**given, "lease": LIMIT_S, "redis_timeout": 30, "rate_limit_timeout": 30}).settings
+
+
+@pytest.fixture(autouse=True)
+def patient_admission(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Admission in this process gives up on Redis as late as tests give up on anything."""
+    monkeypatch.setattr("producer_api.gateway.patience.PATIENCE", LIMIT_S)
 
 
 @pytest.fixture

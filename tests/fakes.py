@@ -6,6 +6,7 @@ from shared import keys
 from shared.backend import Backend
 from shared.protocol import PriorityClass, Request, SamplingParams, Token, TokenEvent, new_request_id
 from shared.transports.base import Ticket
+from tests.waiting import LIMIT_S
 
 MODEL = "scripted"
 
@@ -44,7 +45,18 @@ async def submit(backend: Backend, request: Request) -> Ticket:
 
 async def answer(backend: Backend, request_id: str) -> list[TokenEvent]:
     """All events of a request, followed from the start to its end."""
-    return [event async for event in backend.token_log.follow(request_id, idle=5) if event is not None]
+    return [event async for event in backend.token_log.follow(request_id, idle=LIMIT_S) if event is not None]
+
+
+async def lapse(backend: Backend, model: str = MODEL) -> None:
+    """Make the holders of all that is held as silent as a lapsed lease, without waiting for it."""
+    idle_ms = 3_600_000
+    for stream in (keys.queue(model, priority) for priority in PriorityClass):
+        if not await backend.redis.exists(stream):
+            continue
+        for held in await backend.redis.xpending_range(stream, keys.GROUP, "-", "+", 1000):
+            entry, holder = held["message_id"], held["consumer"]
+            await backend.redis.xclaim(stream, keys.GROUP, holder, 0, [entry], idle=idle_ms, justid=True)
 
 
 async def publish_garbage(backend: Backend, payload: bytes) -> Ticket:

@@ -23,6 +23,7 @@ from shared.foreign import UNREADABLE
 from shared.ledger.base import Charge, Due, End, Entry, Limit, Standing
 from shared.redis_client import RedisServer, Script
 
+SCRIPT = Path(__file__).with_name("ledger.lua")
 WRITE_LEASE = 30.0  # seconds after which an end that is not written is another's to write
 
 _encode = msgspec.json.Encoder().encode
@@ -55,7 +56,7 @@ class Ledger:
     def __init__(self, server: RedisServer, *, most_unwritten: int) -> None:
         self._server = server
         self._foreign = server.foreign
-        self._script = Script(server, "ledger", Path(__file__).with_name("ledger.lua"))
+        self._script = Script(server, "ledger", SCRIPT)
         self._most_unwritten = most_unwritten
 
     @classmethod

@@ -16,8 +16,7 @@ import pytest_asyncio
 import redis
 
 from tests.chaos.cluster import Cluster, running
-
-LIMIT = 60.0  # seconds for whatever is waited for
+from tests.waiting import LIMIT_S
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
@@ -42,7 +41,7 @@ class Command:
 
     async def done(self, count: int) -> None:
         """Until the output has that many lines."""
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + LIMIT_S
         while not self.out.exists() or self.out.read_bytes().count(b"\n") < count:
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline
@@ -50,7 +49,7 @@ class Command:
 
     async def ended(self, status: int = 0) -> dict[str, Any]:
         """Its summary."""
-        out, err = await asyncio.to_thread(self.process.communicate, timeout=LIMIT)
+        out, err = await asyncio.to_thread(self.process.communicate, timeout=LIMIT_S)
         assert self.process.returncode == status, err
         assert "Traceback" not in err
         return json.loads(out) if out else {"error": err}

@@ -32,7 +32,7 @@ async def test_an_end_is_told_whoever_falls(tmp_path: Path) -> None:
     watched = {"PYTHONPATH": paths, "FALL_AT": " ".join(POINTS), "FALL_FILE": str(named)}
     hooks = {"webhook_secrets": SECRET, "webhook_allow_http": True, "webhook_allow_private": True}
     async with (
-        with_tasks(tmp_path, tasks=1, webhook_timeout=1, environment={"api": watched}, **hooks) as cluster,
+        with_tasks(tmp_path, tasks=1, webhook_timeout=2, environment={"api": watched}, **hooks) as cluster,
         cluster.reviving(),
         receiving() as receiver,
     ):

@@ -21,10 +21,9 @@ from shared.files.content import new_file_id
 from shared.files.store import Files
 from tests.batches.conftest import line
 from tests.chaos.cluster import Cluster
+from tests.waiting import LIMIT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
-
-LIMIT = 40
 
 
 @pytest.fixture
@@ -47,11 +46,11 @@ def send(app: Celery, asked: dict[str, Any], **options: Any) -> Any:
 async def test_called_by_name(app: Celery) -> None:
     """Given a user's application, Expect the completion as JSON, or the error by its name; pickle is not read."""
     send(app, body("pickled"), serializer="pickle")
-    answer = await asyncio.to_thread(send(app, body("hello")).get, LIMIT)
+    answer = await asyncio.to_thread(send(app, body("hello")).get, LIMIT_S)
     assert answer["object"] == "chat.completion"
     assert answer["usage"]["completion_tokens"] == 4
     with pytest.raises(Exception, match="temperature") as caught:
-        await asyncio.to_thread(send(app, body("hello", temperature=9)).get, LIMIT)
+        await asyncio.to_thread(send(app, body("hello", temperature=9)).get, LIMIT_S)
     assert type(caught.value).__name__ == "InvalidRequest"
 
 
@@ -60,9 +59,9 @@ async def test_the_same_task_is_the_same_request(app: Celery, cluster: Cluster) 
     task_id, before = str(uuid.uuid4()), cluster.requests()
     asked = body("again", max_tokens=20, temperature=1)
     results = [send(app, asked, task_id=task_id) for _ in range(2)]
-    answers = [await asyncio.to_thread(result.get, LIMIT) for result in results]
+    answers = [await asyncio.to_thread(result.get, LIMIT_S) for result in results]
     assert answers[0] == answers[1]
-    again = await asyncio.to_thread(send(app, asked, task_id=task_id).get, LIMIT)
+    again = await asyncio.to_thread(send(app, asked, task_id=task_id).get, LIMIT_S)
     assert again["id"] == answers[0]["id"]
     assert len(cluster.requests() - before) == 1
 
@@ -78,7 +77,7 @@ async def test_a_chain(app: Celery) -> None:
     with start_worker(app, pool="solo", perform_ping_check=False, queues=["user"]):
         first = app.signature("headrace.generate", (body("first"),), queue="headrace")
         chained = first | text.s().set(queue="user")
-        assert (await asyncio.to_thread(chained.apply_async().get, LIMIT)).startswith(" ")
+        assert (await asyncio.to_thread(chained.apply_async().get, LIMIT_S)).startswith(" ")
 
 
 async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, t
         entries = app.conf.beat_schedule.values()
         [entry] = [each for each in entries if each["task"] == "headrace.upkeep"]
         await asyncio.to_thread(app.tasks[entry["task"]].apply_async, **entry["options"])
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(LIMIT_S):
         while left.exists() or await files.records.known(old):
             await asyncio.sleep(0.02)
     with pytest.raises(NotFound):
@@ -114,7 +113,7 @@ async def test_a_task_outlives_its_process(app: Celery, cluster: Cluster) -> Non
     while not cluster.requests() - before:
         await asyncio.sleep(0.05)
     await asyncio.gather(second.start(), first.stop())
-    answer = await asyncio.to_thread(result.get, LIMIT)
+    answer = await asyncio.to_thread(result.get, LIMIT_S)
     await first.start()
     assert answer["usage"]["completion_tokens"] == 30
     assert len(cluster.requests() - before) == 1
@@ -142,12 +141,12 @@ async def test_junk_in_celerys_keys_stops_no_task(app: Celery, cluster: Cluster)
         client.zadd("hr:celery:unacked_index", {"junk": 1})
         other_type = "hr:celery:headrace\x06\x163"  # the list of another priority
         client.set(other_type, "a string")
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(LIMIT_S):
             while client.exists(other_type):
                 await asyncio.sleep(0.1)
-        answer = await asyncio.to_thread(send(app, body("after junk")).get, LIMIT)
+        answer = await asyncio.to_thread(send(app, body("after junk")).get, LIMIT_S)
         assert answer["object"] == "chat.completion"
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(LIMIT_S):
             while client.hexists("hr:celery:unacked", "junk"):
                 await asyncio.sleep(0.1)
     assert [process.pid for process in cluster.tasks] == before

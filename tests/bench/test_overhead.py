@@ -94,7 +94,7 @@ def test_a_pair_through_the_whole_path():
     found = _pair(BareRun(tokens, 1000.0, 0.001, 0.0), "scripted", 0, console)
 
     assert found.queue_rate > 0
-    assert 0 < found.queue_ttft < 1
+    assert found.queue_ttft > 0
     assert 20 < found.api_rss_mib < 150
     with pytest.raises(HeadraceError, match="not the same work"):
         _pair(BareRun(tokens + 1, 1000.0, 0.001, 0.0), "scripted", 0, console)

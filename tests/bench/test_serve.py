@@ -15,6 +15,7 @@ from headrace.bench.load import Load
 from headrace.bench.serve import measure
 from shared.errors import ConfigError, HeadraceError
 from tests.bench.conftest import FakeServer, answer, sending, work
+from tests.waiting import LIMIT_S
 
 
 async def call(server: FakeServer, *options: str) -> Result:
@@ -85,7 +86,7 @@ async def test_an_interrupted_run_tells_what_it_has(server):
     running = asyncio.create_task(
         measure(server.target(), work(5), Load(concurrency=1), Console(file=io.StringIO()))
     )
-    await asyncio.wait_for(third.wait(), 10)
+    await asyncio.wait_for(third.wait(), LIMIT_S)
     running.cancel()
     report = await running
 

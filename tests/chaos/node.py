@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 
 from shared.processes import die_with_parent
+from tests.waiting import LIMIT_S
 
-LIMIT = 60.0  # seconds that a process may take to say that it is ready, or to end
 LOOK = 0.01  # seconds between looks at a process or its log
 
 
@@ -68,7 +68,7 @@ class Node:
 
     async def logged(self, event: str, count: int = 1) -> None:
         """Until its log has `event` that many times."""
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + LIMIT_S
         while self.count(event) < count:
             assert self.running, f"{self.name} ended: {self.tail()}"
             assert time.monotonic() < deadline, f"{self.name} did not log {event}: {self.tail()}"
@@ -112,7 +112,7 @@ class Node:
 
     async def ended(self) -> int:
         assert self._process is not None
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + LIMIT_S
         while (status := self._process.poll()) is None:
             assert time.monotonic() < deadline, f"{self.name} does not end: {self.tail()}"
             await asyncio.sleep(LOOK)

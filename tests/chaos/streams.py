@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.wire import Frame, exchange
+from tests.waiting import LIMIT_S
 from workers.scripted import expected, text_of
 
-PATIENCE = 60.0  # seconds without anything new after which a client gives up
+PATIENCE = LIMIT_S  # without anything new, a client gives up
 PAUSE = 0.05  # seconds between tries
 SILENCE = 5.0  # seconds without a byte after which a client takes its connection for dead
 ENDINGS = ("done", "error", "cancelled")
@@ -120,14 +121,14 @@ class Client:
         async with exchange(url or self.url(), "POST", "/v1/jobs", body=body, headers=headers) as response:
             return response.status, await response.json()
 
-    async def submit(self, prompt: str, tokens: int, **fields: Any) -> Answer:
+    async def submit(self, prompt: str, tokens: int, key: str | None = None, **fields: Any) -> Answer:
         """Submit until a replica accepts: one job for all tries. Violated for a refusal that no fault explains."""
         body = self.body(prompt, tokens, **fields)
-        key = {"idempotency-key": secrets.token_hex(16)}
+        headers = {"idempotency-key": key or secrets.token_hex(16)}
         begin = time.monotonic()
         while (now := time.monotonic()) - begin < PATIENCE:
             try:
-                status, said = await self.post(body, headers=key)
+                status, said = await self.post(body, headers=headers)
             except OSError:
                 status, said = 0, {}
             if status == 202:

@@ -34,7 +34,8 @@ async def test_streams_outlive_their_workers(
     stalls = longest(load.answers)
     figures |= {"kills": kills, "answers": len(load.answers), "tokens": sum(a.seq for a in load.answers)}
     figures |= {"stall p50 s": percentile(stalls, 50), "p99 s": percentile(stalls, 99), "max s": max(stalls)}
-    assert percentile(stalls, 99) <= scale.lease + SLACK
+    if scale.full:
+        assert percentile(stalls, 99) <= scale.lease + SLACK
 
 
 @pytest.mark.case("worker-pause", "worker SIGSTOP, then CONT")

@@ -16,6 +16,7 @@ from headrace.client.calls import Calls, ChatReader
 from headrace.client.flow import Clock, Emit, Flow, Pause, Read, Replicas, Reply, Run, Send
 from headrace.client.sse import Parser
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest, NotFound, Unavailable
+from tests.waiting import LIMIT_S
 
 KEEPALIVE = b": keepalive\n"
 CUT = Unavailable("cut")
@@ -222,7 +223,7 @@ def test_frames_are_parsed_however_they_are_cut() -> None:
 
 def test_importing_the_package_imports_no_http() -> None:
     code = "import headrace, sys; assert 'httpx' not in sys.modules; headrace.HeadraceClient; headrace.__version__"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)
     with pytest.raises(AttributeError):
         import headrace
 

@@ -23,6 +23,7 @@ from headrace.supervisor import (
     Supervisor,
 )
 from shared.errors import ConfigError, Unavailable
+from tests.waiting import LIMIT_S
 
 LIVE = "import signal; signal.signal(signal.SIGTERM, lambda *_: exit(0)); print('up', flush=True); signal.pause()"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
@@ -42,9 +43,10 @@ def child(name: str, code: str, folder: Path) -> Child:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_dead_child_is_started_again_and_told_of(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -198,9 +200,9 @@ def test_stopping_ends_the_willing_and_kills_the_rest(supervisor: Supervisor, tm
     for one in (willing, deaf):
         supervisor.add(one)
         until(lambda one=one: one.last_words() == "up")
-    supervisor.stop(0.3)
     assert willing.process is not None
     assert deaf.process is not None
+    supervisor.stop(LIMIT_S, hurry=lambda: not willing.running)
     assert (willing.process.returncode, deaf.process.returncode) == (0, -signal.SIGKILL)
 
 
@@ -208,9 +210,8 @@ def test_a_second_signal_hurries(supervisor: Supervisor, tmp_path: Path) -> None
     deaf = child("deaf", DEAF, tmp_path)
     supervisor.add(deaf)
     until(lambda: deaf.last_words() == "up")
-    begin = time.monotonic()
-    supervisor.stop(60, hurry=lambda: True)
-    assert time.monotonic() - begin < 30
+    supervisor.stop(100 * LIMIT_S, hurry=lambda: True)
+    assert not deaf.running
 
 
 def test_settings_travel_in_the_environment_and_output_goes_to_the_log(

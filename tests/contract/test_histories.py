@@ -23,6 +23,7 @@ from shared.protocol import PriorityClass, Request, RequestState, Terminal, Toke
 from shared.transports.base import SPARE_S, Claim, Delivery, Room, Ticket
 from tests.contract.conftest import opened
 from tests.fakes import MODEL, answer, make_request, token_event
+from tests.waiting import LIMIT_S
 
 HISTORIES = int(os.environ.get("HISTORIES", "40"))
 LEASE = 0.002  # seconds: whatever is held can be claimed by the next worker
@@ -184,7 +185,7 @@ class Histories(RuleBasedStateMachine):
     def _check_answer(self, known: Known) -> None:
         if known.ended is None:
             self.run_async(self.backend.token_log.close(known.request.id))
-        events = self.run_async(asyncio.wait_for(answer(self.backend, known.request.id), 10))
+        events = self.run_async(asyncio.wait_for(answer(self.backend, known.request.id), LIMIT_S))
         assert [event.seq + i for event in events for i in range(event.count)] == list(range(known.tokens + 1))
         assert {token.text for event in events for token in event.tokens} <= {"x"}
         assert [event.terminal is not None for event in events] == [False] * (len(events) - 1) + [True]

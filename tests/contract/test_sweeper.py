@@ -17,6 +17,7 @@ from shared.protocol import ErrorInfo, RequestState, decode_event
 from shared.sweeper import Sweeper
 from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL, answer, make_request, submit
+from tests.waiting import LIMIT_S
 
 
 def sweeper(backend: Backend) -> Sweeper:
@@ -67,7 +68,7 @@ async def test_what_no_worker_will_ever_run_ends(backend: Backend) -> None:
 
     async with backend.live.subscribe(keys.live_channel(orphan.id)) as reader:
         await sweeper(backend).reconcile()
-        heard = await reader.get(5)
+        heard = await reader.get(LIMIT_S)
 
     assert isinstance(heard, bytes)
     for end in (decode_event(heard), *await answer(backend, half_run.id)):
@@ -97,7 +98,7 @@ async def test_a_lost_connection_makes_the_sweeper_look_again(
         orphan = make_request()
         await on_redis.token_log.create(orphan)
         with suppress(NotFound):  # forgotten before it could be read
-            [end] = await asyncio.wait_for(answer(on_redis, orphan.id), 10)
+            [end] = await asyncio.wait_for(answer(on_redis, orphan.id), LIMIT_S)
             assert end.terminal is not None
         await on_redis.redis.client_kill_filter(_type="pubsub")
     task.cancel()
@@ -114,7 +115,7 @@ async def test_a_running_sweeper_survives_what_it_meets(backend: Backend) -> Non
     request = make_request(deadline=1.0)
     await submit(backend, request)
     task = asyncio.create_task(sweeper(backend).run())
-    [end] = await asyncio.wait_for(answer(backend, request.id), 5)
+    [end] = await asyncio.wait_for(answer(backend, request.id), LIMIT_S)
     assert end.terminal is not None
     task.cancel()
 
@@ -126,7 +127,7 @@ async def test_a_name_belongs_to_whoever_asks_first_for_as_long_as_it_says(backe
     await holds.release("name", b"b")
     assert await holds.hold("name", b"b", 60) == b"a"
     assert await holds.hold("name", b"a", 0.02) == b"a"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         while await holds.hold("name", b"b", 60) != b"b":
             pass
     await holds.release("name", b"b")

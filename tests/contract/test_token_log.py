@@ -17,6 +17,7 @@ from shared.embedded import EmbeddedServer
 from shared.errors import DeadlineExceeded, EngineFailed, NotFound, Unavailable
 from shared.protocol import ErrorInfo, FinishReason, Request, RequestState, Terminal, Token, TokenEvent, Usage
 from tests.fakes import answer, make_request, token_event
+from tests.waiting import LIMIT_S
 
 DONE = Terminal(RequestState.COMPLETED, Usage(3, 2))
 
@@ -103,7 +104,7 @@ async def test_all_who_want_to_know_hear_of_the_end(backend: Backend, how: str) 
             await token_log.close(asked.id)
         else:
             assert await append(backend, await acquire(backend, asked), TokenEvent(0, (), DONE))
-        assert [await heard.get(5) for heard in others] == [asked.id.encode()] * 3
+        assert [await heard.get(LIMIT_S) for heard in others] == [asked.id.encode()] * 3
         assert await first.get(0.01) is None
 
 
@@ -171,7 +172,7 @@ async def test_closing_ends_the_answer_and_fences_and_tells_its_worker(backend: 
 
     async with backend.live.subscribe(keys.control_channel("a")) as told:
         before = await backend.token_log.close(request_.id)
-        assert await told.get(5) == request_.id.encode()
+        assert await told.get(LIMIT_S) == request_.id.encode()
 
     assert before is not None
     assert before.state is RequestState.RUNNING
@@ -213,7 +214,7 @@ async def test_a_reader_may_start_after_any_seq_also_within_an_append(backend: B
     await append(backend, lease, TokenEvent(3, token_event(3, "d").tokens, DONE))
 
     for after in range(-1, 7):
-        events = [e async for e in backend.token_log.follow(request_.id, after, idle=5)]
+        events = [e async for e in backend.token_log.follow(request_.id, after, idle=LIMIT_S)]
         seqs = [event.seq + i for event in events for i in range(event.count)]
         assert seqs == list(range(after + 1, 5))
 
@@ -252,7 +253,7 @@ async def test_a_reader_from_beyond_the_end_hears_of_it_live(
         return page
 
     monkeypatch.setattr(backend.token_log, "read", noting)
-    async with asyncio.timeout(10), aclosing(backend.token_log.follow(request_.id, 9, idle=60)) as events:
+    async with asyncio.timeout(LIMIT_S), aclosing(backend.token_log.follow(request_.id, 9, idle=LIMIT_S)) as events:
         last = asyncio.ensure_future(anext(events))
         await waiting.wait()
         await append(backend, lease, token_event(0, "a"))
@@ -313,7 +314,7 @@ async def test_many_are_read_at_once(backend: Backend) -> None:
 async def test_a_reader_outlives_the_loss_of_its_live_connection(on_redis: Backend) -> None:
     request_ = await created(on_redis)
     lease = await acquire(on_redis, request_)
-    async with aclosing(on_redis.token_log.follow(request_.id, idle=5)) as events:
+    async with aclosing(on_redis.token_log.follow(request_.id, idle=LIMIT_S)) as events:
         await append(on_redis, lease, token_event(0, "a"))
         assert await anext(events) == token_event(0, "a")
         await on_redis.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
@@ -327,7 +328,7 @@ async def test_what_is_written_while_live_messages_are_lost_is_read_once_they_co
     monkeypatch.setattr("shared.delivery.pubsub.BACKOFF", (0.5,))
     request_ = await created(on_redis)
     lease = await acquire(on_redis, request_)
-    async with aclosing(on_redis.token_log.follow(request_.id, idle=60)) as events:
+    async with aclosing(on_redis.token_log.follow(request_.id, idle=LIMIT_S)) as events:
         await append(on_redis, lease, token_event(0, "a"))
         assert await anext(events) == token_event(0, "a")
         last = asyncio.ensure_future(anext(events))
@@ -337,7 +338,7 @@ async def test_what_is_written_while_live_messages_are_lost_is_read_once_they_co
             await asyncio.sleep(0.001)
         await asyncio.gather(*(on_redis.token_log.read(request_.id) for _ in range(5)))  # a reader told now is done
         await append(on_redis, lease, TokenEvent(1, (), DONE))
-        assert await asyncio.wait_for(last, 10) == TokenEvent(1, (), DONE)
+        assert await asyncio.wait_for(last, LIMIT_S) == TokenEvent(1, (), DONE)
 
 
 async def test_a_reader_waits_out_a_restart_of_the_server_but_does_not_begin_in_one(
@@ -548,7 +549,7 @@ async def test_whoever_ends_a_request_tells_the_channel_that_asked(backend: Back
             else:
                 await backend.token_log.acquire([request.id], "a")
         await backend.token_log.close(asked.id)
-        assert await told.get(5) == asked.id.encode()
+        assert await told.get(LIMIT_S) == asked.id.encode()
         assert await told.get(0.05) is None
 
 
@@ -571,5 +572,5 @@ async def test_an_adopted_request_is_its_first_sources(backend: Backend) -> None
     async with backend.live.subscribe("hr:x") as before, backend.live.subscribe("hr:y") as now:
         for request in (made, given):
             await backend.token_log.close(request.id)
-        assert await now.get(5) == made.id.encode()
-        assert await before.get(5) == given.id.encode()
+        assert await now.get(LIMIT_S) == made.id.encode()
+        assert await before.get(LIMIT_S) == given.id.encode()

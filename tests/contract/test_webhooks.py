@@ -8,6 +8,7 @@ import msgspec
 
 from shared.backend import Backend
 from shared.webhooks.base import Claim, Hook, Webhook, WebhookState
+from tests.waiting import LIMIT_S
 
 
 def make(name: str) -> Webhook:
@@ -15,7 +16,7 @@ def make(name: str) -> Webhook:
 
 
 async def due(backend: Backend, lease: float = 60.0) -> Claim:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         while not (found := await backend.webhooks.claim(1, lease)):
             await asyncio.sleep(0.01)
     return found[0]

@@ -19,9 +19,10 @@ import psutil
 import pytest
 
 from headrace.up import claim_port
+from tests.waiting import LIMIT_S
 
-LIMIT = 120.0
-HEARTBEATS = 0.8  # seconds: two of them, at the lease of 1 s
+LEASE_S = 3  # the default: a worker that computes beside others must not lose its leases
+HEARTBEATS_S = 1.2 * LEASE_S * 2 / 3  # two of them
 
 
 class Launched:
@@ -40,7 +41,7 @@ class Launched:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "HEADRACE_LEASE": "1", "HEADRACE_GRACE": "5", **given},
+            env={**os.environ, "HEADRACE_LEASE": str(LEASE_S), "HEADRACE_GRACE": "5", **given},
         )
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read)
@@ -60,7 +61,7 @@ class Launched:
         with self._changed:
             found = self._changed.wait_for(
                 lambda: sum(bool(re.search(pattern, line)) for line in self.lines) >= count or not self.running,
-                LIMIT,
+                LIMIT_S,
             )
         assert found and self.running, self.lines
 
@@ -80,21 +81,23 @@ class Launched:
         self.await_line(rf"(?i){role}.* died")
 
     def await_ready(self) -> None:
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/ready").status_code == 200:
+                if httpx.get(f"{self.url}/ready", timeout=LIMIT_S).status_code == 200:
                     return
+            time.sleep(0.05)
         raise AssertionError("not ready")
 
     def await_idle(self) -> None:
         """Until every worker says that it holds no KV block, and goes on to say so over more than a heartbeat."""
-        deadline, since = time.monotonic() + LIMIT, None
-        while since is None or time.monotonic() - since < HEARTBEATS:
-            found = httpx.get(f"{self.url}/ready").json()
+        deadline, since = time.monotonic() + LIMIT_S, None
+        while since is None or time.monotonic() - since < HEARTBEATS_S:
+            found = httpx.get(f"{self.url}/ready", timeout=LIMIT_S).json()
             held = [worker["blocks_used"] for worker in found["workers"]]
             since = None if any(held) else since or time.monotonic()
             assert time.monotonic() < deadline, f"KV blocks are still in use: {held}"
+            time.sleep(0.1)
 
     def stop(self) -> int:
         """Ctrl-C; its exit status, once no process of it is left."""
@@ -103,17 +106,17 @@ class Launched:
             return self.process.wait()
         children = psutil.Process(self.process.pid).children(recursive=True) if self.running else []
         self.process.send_signal(signal.SIGINT)
-        status = self.process.wait(60)
+        status = self.process.wait(LIMIT_S)
         self._reader.join()
         self.process.stderr.close()
-        assert not psutil.wait_procs(children, timeout=10)[1]
+        assert not psutil.wait_procs(children, timeout=LIMIT_S)[1]
         return status
 
 
 def new_key(folder: Path, *words: str) -> str:
     """An API key of the installation whose data are in `folder`."""
     command = [sys.executable, "-m", "headrace", "keys", "create", "--data-dir", str(folder), "--json", *words]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S).stdout
     found: str = json.loads(told)["key"]
     return found
 

@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.conftest import LIMIT, Launched, new_key
+from tests.e2e.conftest import Launched, new_key
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +94,7 @@ def good(http: httpx.Client, webhook: str) -> None:
     line = {"custom_id": TEXT, "method": "POST", "url": "/v1/chat/completions"}
     lines = [{**line, "body": asked}, {**line, "custom_id": "x", "body": {**asked, "temperature": TEXT}}]
     batch = begin(http, lines)
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + LIMIT_S
     while (found := http.get(f"/v1/batches/{batch}").json())["status"] != "completed":
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
@@ -160,10 +161,10 @@ def test_no_process_tells_what_it_was_told(up: Launched, receiver: http.server.H
     key, admin = new_key(folder), new_key(folder, "--admin")
     secret = key.rsplit("_", 1)[1]
     wrong = f"hr_{'0' * 12}_{'c' * 64}"
-    with httpx.Client(base_url=up.url, headers={"authorization": f"Bearer {key}"}, timeout=60) as http:
+    with httpx.Client(base_url=up.url, headers={"authorization": f"Bearer {key}"}, timeout=LIMIT_S) as http:
         good(http, f"http://127.0.0.1:{receiver.server_port}/hook?{TEXT}")
         bad(http)
-        assert receiver.called.wait(LIMIT)  # type: ignore[attr-defined]
+        assert receiver.called.wait(LIMIT_S)  # type: ignore[attr-defined]
         for given in (f"Bearer {wrong}", f"Basic {secret}", f"Bearer {key}x", f"Bearer {key} {key}"):
             answer = http.get("/v1/models", headers={"authorization": given})
             assert answer.status_code == 401

@@ -11,6 +11,7 @@ from headrace.client import HeadraceClient
 from headrace.options import first_model
 from shared.repository import MINILM
 from tests.e2e.conftest import Launched
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +23,7 @@ def test_a_second_model_embeds(tmp_path: Path, minilm: Path) -> None:
         launched.await_line("^ready: ")
         with HeadraceClient(launched.url) as ours:
             assert first_model(ours) == "scripted", "what chats by default is no model that embeds"
-        with OpenAI(base_url=f"{launched.url}/v1", api_key="none", timeout=60) as sdk:
+        with OpenAI(base_url=f"{launched.url}/v1", api_key="none", timeout=LIMIT_S) as sdk:
             assert {model.id for model in sdk.models.list()} == {"scripted", MINILM.name}
             found = sdk.embeddings.create(model=MINILM.name, input=["a mill", "a wheel"])
             assert [len(each.embedding) for each in found.data] == [384, 384]

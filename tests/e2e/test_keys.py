@@ -16,7 +16,8 @@ import pytest
 
 from headrace.client import HeadraceClient
 from shared.errors import InvalidApiKey, Unauthenticated
-from tests.e2e.conftest import LIMIT, Launched, new_key
+from tests.e2e.conftest import Launched, new_key
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 
@@ -24,13 +25,13 @@ pytestmark = pytest.mark.slow
 def headrace(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "headrace", *words]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environ}
+        command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env={**os.environ, **environ}
     )
 
 
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Launched]:
-    launched = Launched(tmp_path / "data", "--model", "scripted", "--auth")
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    launched = Launched(tmp_path_factory.mktemp("keys") / "data", "--model", "scripted", "--auth")
     try:
         launched.await_line("^ready: ")
         yield launched
@@ -50,7 +51,7 @@ def test_no_key_no_other_address(tmp_path: Path) -> None:
 def test_commands_send_the_key(up: Launched, tmp_path: Path) -> None:
     """Given a server with keys, expect it to say so, and commands and clients served with one and not without."""
     up.await_line("asked of every caller")
-    key, at = new_key(tmp_path / "data"), ("--url", up.url)
+    key, at = new_key(up.data_dir), ("--url", up.url)
     without = headrace("models", *at)
     assert without.returncode == 1
     assert "an API key is needed" in without.stderr
@@ -65,21 +66,21 @@ def test_commands_send_the_key(up: Launched, tmp_path: Path) -> None:
         client.models()
     with HeadraceClient(up.url, api_key="hr_x", patience=1) as client, pytest.raises(InvalidApiKey):
         client.models()
-    listed = json.loads(headrace("keys", "list", "--json", "--data-dir", str(tmp_path / "data")).stdout)
-    assert [each["id"] for each in listed] == [key.rsplit("_", 1)[0]]
+    listed = json.loads(headrace("keys", "list", "--json", "--data-dir", str(up.data_dir)).stdout)
+    assert key.rsplit("_", 1)[0] in [each["id"] for each in listed]
 
 
-def test_a_batch_may_what_its_key_may(up: Launched, tmp_path: Path) -> None:
+def test_a_batch_may_what_its_key_may(up: Launched) -> None:
     """Given a batch of a key for other models, expect its lines refused by 403, and others to see nothing."""
     sdk, other = (
-        openai.OpenAI(base_url=f"{up.url}/v1", api_key=new_key(tmp_path / "data", "--tenant", tenant, *scope))
+        openai.OpenAI(base_url=f"{up.url}/v1", api_key=new_key(up.data_dir, "--tenant", tenant, *scope))
         for tenant, scope in (("a", ("--models", "else")), ("b", ()))
     )
     body = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
     line = {"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": body}
     file = sdk.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
     batch = sdk.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + LIMIT_S
     while batch.status != "completed":
         assert time.monotonic() < deadline, batch
         time.sleep(0.05)

@@ -27,15 +27,9 @@ def up(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laun
     try:
         launched.await_line("^ready: ")
         yield launched
+        launched.await_idle()  # no block is left by any of the tests
     finally:
         assert launched.stop() == 0
-
-
-@pytest.fixture(autouse=True)
-def no_block_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if "up" in request.fixturenames:
-        request.getfixturevalue("up").await_idle()
 
 
 @pytest.fixture
@@ -115,6 +109,7 @@ def test_a_stream_outlives_its_worker_and_says_what_it_would_have_said(client: o
     options = {"model": "smollm2", "messages": FRANCE, "temperature": 1, "seed": 11, "max_tokens": 120}
     options["extra_body"] = {"ignore_eos": True}
     undisturbed = client.chat.completions.create(**options).choices[0].message.content
+    up.await_idle()  # before this worker is gone
     said = ""
     for number, chunk in enumerate(client.chat.completions.create(**options, stream=True)):
         said += chunk.choices[0].delta.content or ""

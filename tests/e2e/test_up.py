@@ -24,8 +24,9 @@ from shared.config import load
 from shared.errors import ContextLengthExceeded, ModelNotFound
 from shared.kafka import topics
 from tests.batches.conftest import BatchClient, line
-from tests.e2e.conftest import LIMIT, Launched
+from tests.e2e.conftest import Launched
 from tests.kafka.mock import address, make_topics
+from tests.waiting import LIMIT_S
 from workers.scripted import expected
 
 pytestmark = pytest.mark.slow
@@ -64,12 +65,12 @@ def test_answers_survive_the_death_of_a_process(scripted_up: Launched, role: str
     with HeadraceClient(scripted_up.url) as client, concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
         jobs = [client.submit(body(prompt))["id"] for prompt in prompts]
         following = [pool.submit(follow, scripted_up.url, job, begun) for job in jobs]
-        assert begun.wait(30)
+        assert begun.wait(LIMIT_S)
         assert not all(answer.done() for answer in following)
         scripted_up.kill(role)
         scripted_up.await_ready()
         for prompt, answer in zip(prompts, following, strict=True):
-            assert answer.result(timeout=60) == foretold(prompt)
+            assert answer.result(timeout=LIMIT_S) == foretold(prompt)
 
 
 def test_requests_that_kill_their_worker_do_not_end_the_launcher(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_ctrl_c_stops_everything_and_a_second_start_finds_the_answers(tmp_path: 
 
 def completed(client: BatchClient, batch: openai.types.Batch) -> openai.types.Batch:
     """As it stands once it is."""
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + LIMIT_S
     while batch.status != "completed":
         assert time.monotonic() < deadline, batch
         time.sleep(0.05)
@@ -193,7 +194,7 @@ def test_children_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
         children = psutil.Process(launched.process.pid).children(recursive=True)
         assert len(children) == 4  # Valkey, API, worker, tasks
         launched.process.send_signal(signal.SIGKILL)
-        assert not psutil.wait_procs(children, timeout=30)[1]
+        assert not psutil.wait_procs(children, timeout=LIMIT_S)[1]
     finally:
         launched.stop()
 
@@ -201,7 +202,7 @@ def test_children_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
 def test_a_second_launcher_on_the_same_data_or_port_is_refused(scripted_up: Launched, tmp_path: Path) -> None:
     def launch(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "headrace", "up", "--model", "scripted", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
 
     same_port = launch("--data-dir", str(tmp_path / "other"), "--port", str(scripted_up.port))
     same_data = launch("--data-dir", str(scripted_up.data_dir), "--port", "0")
@@ -229,7 +230,7 @@ def test_the_worker_tells_metrics_and_refuses_with_types(scripted_up: Launched) 
 def test_commands_work_against_a_running_server(scripted_up: Launched) -> None:
     def headrace(*words: str) -> str:
         command = [sys.executable, "-m", "headrace", *words, "--url", scripted_up.url]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S).stdout
 
     assert headrace("models").split() == ["scripted"]
     said = headrace("submit", "hi", "--max-tokens", "5", "--follow")

@@ -16,6 +16,7 @@ from headrace import LLM, SamplingParams, StructuredOutputsParams
 from shared import protocol
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
 from tests.engine.driver import GREEDY, load, run
+from tests.waiting import LIMIT_S
 
 PROMPTS = ["water", "a mill by the river", "é"]
 VLLM_NAMES = """
@@ -190,7 +191,7 @@ def test_parameters_have_vllms_names() -> None:
 
 def test_parameters_need_no_torch() -> None:
     code = "import sys, headrace; headrace.SamplingParams(); headrace.LLM; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)
 
 
 def test_the_documents_example_runs(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:

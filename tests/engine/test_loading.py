@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT_S
+
 LOAD = """
 import json, re, sys
 from pathlib import Path
@@ -38,6 +40,6 @@ def test_peak_while_loading(smollm2: Path, quantization: str, packed: float) -> 
     """The peak counts mapped pages too: it is at most 1.3 times the weights, and the packed copy."""
     weights = (smollm2 / "model.safetensors").stat().st_size
     command = [sys.executable, "-c", LOAD, str(smollm2), quantization]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)
     peak = json.loads(done.stdout.splitlines()[-1])
     assert 0.2 * weights < peak <= (1.3 + packed) * weights, f"{peak / weights:.2f} times the weights"

@@ -14,6 +14,7 @@ import httpx
 
 from tests.chaos.cluster import running
 from tests.fakes import MODEL
+from tests.waiting import LIMIT_S
 
 CHECKS = (
     "not_a_server_error",
@@ -81,7 +82,7 @@ async def _run(folder: Path, url: str, cases: int, seed: int, coverage: bool) ->
 
 async def _made(url: str) -> dict[str, list[str]]:
     """Something of each kind that has an id."""
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
         body = {"model": MODEL, "prompt": "x", "max_tokens": 4}
         jobs = [(await http.post("/v1/jobs", json=body)).json()["id"] for _ in range(3)]
         line = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": body}

@@ -23,6 +23,7 @@ from shared.registry import WorkerInfo
 from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL
 from tests.kafka.mock import moved
+from tests.waiting import LIMIT_S
 
 PROMPT_TOKENS = 5
 
@@ -48,7 +49,7 @@ class ScriptedWorker:
 
     async def pull(self) -> Delivery:
         """The next request, whenever it comes."""
-        async with asyncio.timeout(10), self.backend.live.subscribe(keys.wake_channel(MODEL)) as wake:
+        async with asyncio.timeout(LIMIT_S), self.backend.live.subscribe(keys.wake_channel(MODEL)) as wake:
             while True:
                 for delivery in (await self.backend.transport.pull(MODEL, "w1", Room.all(1))).found:
                     assert isinstance(delivery, Delivery)

@@ -18,6 +18,7 @@ from shared import keys
 from shared.accounts.usage import Filters, UsageRecords
 from shared.backend import Backend
 from shared.config import Settings, load
+from tests.waiting import LIMIT_S
 
 LIMITS = {"default_plan": "free", "rate_limit_strategy": "fixed-window"}
 
@@ -33,7 +34,7 @@ class Metered:
 
     async def settled(self) -> None:
         """Once every end that was published is settled, and written."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_S):
             while await self.context.backend.redis.exists(*keys.LEDGER):
                 await asyncio.sleep(0.01)
 
@@ -78,7 +79,7 @@ async def metered(settings: Settings, backend: Backend, *, settling: bool = True
         tasks.append(asyncio.create_task(settler.run()))
     url = "http://{}:{}".format(*listener.getsockname())
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
             yield Metered(url, http, context, settler)
     finally:
         if settling:

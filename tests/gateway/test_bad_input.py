@@ -17,6 +17,7 @@ from shared.backend import Backend
 from shared.config import Settings
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, chat, serving
+from tests.waiting import LIMIT_S
 
 JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "hi"}
@@ -261,7 +262,7 @@ async def test_chunked_body_over_the_limit(api: str) -> None:
         for _ in range(100):
             yield b" " * 2**16
 
-    async with httpx.AsyncClient(base_url=api) as http:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         response = await http.post("/v1/chat/completions", content=endless(), headers=JSON)
         assert response.status_code == 413
         assert response.json()["error"]["code"] == "payload_too_large"
@@ -332,7 +333,7 @@ async def test_unexpected_failure(
 async def test_too_many_connections(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     """Given a bound of one open request, if a second comes, expect 503 with Retry-After."""
     narrow = settings.model_copy(update={"max_connections": 1})
-    async with serving(narrow, backend) as url, httpx.AsyncClient(base_url=url) as http:
+    async with serving(narrow, backend) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
         job_id = (await http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).json()["id"]
         async with http.stream("GET", f"/v1/jobs/{job_id}/events"):
             refused = await http.get("/v1/models")
@@ -396,5 +397,7 @@ def test_import_hygiene(tmp_path: Path) -> None:
         "heavy = ('torch', 'transformers', 'tokenizers', 'numpy', 'workers', 'headrace');"
         "print([name for name in heavy if name in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S
+    )
     assert found.stdout.strip() == "[]"

@@ -16,6 +16,7 @@ from shared.errors import ContextLengthExceeded
 from shared.protocol import ErrorInfo, FinishReason, RequestState, Token, TokenEvent, TokenLogprobs
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, frames, serving
+from tests.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")
 PATH = "/v1/completions"
@@ -36,7 +37,7 @@ async def sdk(api: str):
 
 @pytest.fixture
 async def http(api: str):
-    async with httpx.AsyncClient(base_url=api, timeout=10) as opened:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
         yield opened
 
 
@@ -171,7 +172,9 @@ async def test_one_refused_prompt_ends_all(sdk: AsyncOpenAI, worker: ScriptedWor
         with pytest.raises(openai.BadRequestError) as caught:
             await asked
         assert caught.value.code == "context_length_exceeded"
-        ended = [event async for event in backend.token_log.follow(first.request.id, idle=5) if event is not None]
+        ended = [
+            event async for event in backend.token_log.follow(first.request.id, idle=LIMIT_S) if event is not None
+        ]
         assert ended[-1].terminal.state is RequestState.CANCELLED
 
 
@@ -179,12 +182,12 @@ async def test_all_are_queued_or_none(settings: Settings, backend: Backend, work
     """Given a queue with room for one, if two prompts are sent, Expect 503, and one taken back, its key free."""
     tight = settings.model_copy(update={"queue_depth": 1})
     full = Backend.open(tight)
-    async with serving(tight, full) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
+    async with serving(tight, full) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
         for headers in ({}, {"idempotency-key": "k"}):
             refused = await http.post(PATH, json=body(["a", "b"]), headers=headers)
             assert refused.status_code == 503
             assert refused.json()["error"]["code"] == "queue_full"
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(LIMIT_S):
                 while (await backend.transport.depth(MODEL)).waiting:
                     await asyncio.sleep(0)
         asked = asyncio.create_task(http.post(PATH, json=body("a"), headers={"idempotency-key": "k"}))
@@ -220,13 +223,15 @@ async def test_a_client_that_leaves_cancels_all(api: str, worker: ScriptedWorker
         async with http.stream("POST", PATH, json=body(["a", "b"], stream=True)) as response:
             await anext(frames(response))
 
-    async with httpx.AsyncClient(base_url=api) as http:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         reading = asyncio.create_task(read_one(http))
         jobs = await take(worker, 2)
         await jobs[0].say("x")
         await reading
         for job in jobs:
-            told = [event async for event in backend.token_log.follow(job.request.id, idle=5) if event is not None]
+            told = [
+                event async for event in backend.token_log.follow(job.request.id, idle=LIMIT_S) if event is not None
+            ]
             assert told[-1].terminal.state is RequestState.CANCELLED
 
 

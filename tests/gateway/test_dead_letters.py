@@ -19,6 +19,7 @@ from shared.errors import NotFound, RequestAbandoned
 from shared.protocol import ErrorInfo
 from tests.fakes import MODEL, make_request
 from tests.gateway.conftest import ScriptedWorker
+from tests.waiting import LIMIT_S
 
 REASON = ErrorInfo.of(RequestAbandoned("it lost 3 workers"))
 
@@ -39,7 +40,7 @@ async def letters(backend: Backend) -> list[DeadLetter]:
 
 @pytest.fixture
 async def http(api: str):
-    async with httpx.AsyncClient(base_url=api, timeout=10) as opened:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
         yield opened
 
 

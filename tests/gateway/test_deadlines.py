@@ -15,6 +15,7 @@ from shared.delivery.base import OVERDUE
 from shared.protocol import Token
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, chat, frames
+from tests.waiting import LIMIT_S
 
 
 async def test_a_timeout_becomes_a_deadline_by_the_servers_clock(
@@ -23,7 +24,7 @@ async def test_a_timeout_becomes_a_deadline_by_the_servers_clock(
     """Given a timeout or a deadline, Expect it in the request and in the job; given none, none."""
     now = await backend.token_log.now()
     for fields, least, most in (
-        ({"timeout": 60}, now + 60, now + 70),
+        ({"timeout": 60}, now + 60, now + 60 + LIMIT_S),
         ({"deadline": now + 60}, now + 60, now + 60),
     ):
         job = (await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x", **fields})).json()
@@ -64,7 +65,7 @@ async def test_whoever_waits_past_it_gets_a_504(api: str, worker: ScriptedWorker
 
 async def test_a_stream_under_way_ends_with_the_error(api: str, worker: ScriptedWorker, backend: Backend) -> None:
     """Given streams that began, if their time is over, Expect an error event each, and the job failed of it."""
-    async with httpx.AsyncClient(base_url=api) as http:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         speaking = asyncio.create_task(worker.take())
         asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat(stream=True, timeout=50)))
         chat_job = await speaking

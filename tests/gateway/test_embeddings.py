@@ -19,8 +19,9 @@ from shared.config import Settings
 from shared.protocol import Embed, RequestState, Result, Terminal, TokenEvent, Usage
 from shared.registry import WorkerInfo
 from shared.transports.base import Room
-from tests.fakes import MODEL
+from tests.fakes import MODEL, lapse
 from tests.gateway.conftest import ScriptedWorker, chat
+from tests.waiting import LIMIT_S
 from tests.worker.harness import Harness
 from workers.engine.config import EngineConfig
 from workers.predictors.embedder import EmbeddingEngine
@@ -83,7 +84,7 @@ async def test_many_inputs(sdk: AsyncOpenAI, backend: Backend) -> None:
 
 async def test_its_tokens(sdk: AsyncOpenAI, api: str) -> None:
     """Given what `/tokenize` says of a text, Expect the same vector of it; and the way back."""
-    async with httpx.AsyncClient(base_url=api) as http:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         found = (await http.post("/tokenize", json={"model": EMBEDDER, "prompt": "A mill"})).json()
         back = await http.post("/detokenize", json={"model": EMBEDDER, "tokens": found["tokens"]})
     assert (found["count"], found["max_model_len"]) == (4, 256)
@@ -138,7 +139,7 @@ async def test_another_worker_takes_over(
     info = WorkerInfo(id="w", pid=1, model=EMBEDDER, state="ready", max_model_len=256, task="embed")
     await backend.registry.beat(info)
     body, headers = {"model": EMBEDDER, "input": ["x", "y"]}, {"idempotency-key": "k"}
-    async with httpx.AsyncClient(base_url=api, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         asked = asyncio.create_task(http.post(PATH, json=body, headers=headers))
         taken = []
         while not taken:
@@ -146,13 +147,14 @@ async def test_another_worker_takes_over(
         request = taken[0].request
         assert request.work == Embed(("x", "y"))
         assert await backend.token_log.acquire([request.id], "w") != [None]
+        await lapse(backend, EMBEDDER)
         async with Harness(backend, settings).worker(engine, "other", EMBEDDER):
             answer = await asked
             again = await http.post(PATH, json=body, headers=headers)
     assert answer.status_code == again.status_code == 200
     assert answer.content == again.content
     assert again.headers["idempotent-replayed"] == "true"
-    told = [event async for event in backend.token_log.follow(request.id, idle=5) if event is not None]
+    told = [event async for event in backend.token_log.follow(request.id, idle=LIMIT_S) if event is not None]
     assert [(event.seq, event.tokens) for event in told] == [(0, ())]
 
 

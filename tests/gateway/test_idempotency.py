@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from producer_api.gateway.admit import EXPIRED, SETTLING
+from producer_api.gateway.admit import EXPIRED
 from producer_api.gateway.idempotency import Identity, Key
 from producer_api.schemas.jobs import JobSubmission
 from shared.backend import Backend
@@ -17,6 +17,7 @@ from shared.config import Settings
 from shared.protocol import RequestState
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, chat, serving
+from tests.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")
 
@@ -26,7 +27,9 @@ KEYED = {"idempotency-key": "k1"}
 
 @pytest.fixture
 async def http(api: str):
-    async with httpx.AsyncClient(base_url=api, timeout=10, limits=httpx.Limits(max_connections=None)) as opened:
+    async with httpx.AsyncClient(
+        base_url=api, timeout=LIMIT_S, limits=httpx.Limits(max_connections=None)
+    ) as opened:
         yield opened
 
 
@@ -87,7 +90,7 @@ async def test_a_refusal_gives_the_key_back(
     assert (await http.post("/v1/jobs", json={**BODY, "model": "nobody"}, headers=KEYED)).status_code == 404
     assert (await http.post("/v1/jobs", json=BODY, headers=KEYED)).status_code == 202
     full = Backend.open(settings.model_copy(update={"queue_depth": 1}))
-    async with serving(settings, full) as url, httpx.AsyncClient(base_url=url) as other:
+    async with serving(settings, full) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as other:
         headers = {"idempotency-key": "k2"}
         assert (await other.post("/v1/jobs", json=BODY, headers=headers)).status_code == 503
         await worker.answer("x")
@@ -144,10 +147,13 @@ async def test_whoever_finds_it_finishes_an_admission(
     assert record.state is RequestState.COMPLETED
 
 
-async def test_a_key_that_outlived_its_answer_begins_anew(http: httpx.AsyncClient, backend: Backend) -> None:
+async def test_a_key_that_outlived_its_answer_begins_anew(
+    http: httpx.AsyncClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Given a key whose answer has expired, Expect a new request at once."""
+    monkeypatch.setattr("producer_api.gateway.admit.SETTLING", (10 * LIMIT_S,) * 2)
     old = await Died(backend).hold(age=EXPIRED + 1)
-    async with asyncio.timeout(sum(SETTLING)):
+    async with asyncio.timeout(LIMIT_S):
         new = (await http.post("/v1/jobs", json=BODY, headers=KEYED)).json()["id"]
     assert new != old.id
 
@@ -166,7 +172,7 @@ async def test_a_stream_goes_on_at_every_frame_on_another_replica(
     ids = [int(line[4:]) for line in whole.split(b"\n") if line.startswith(b"id: ")]
     assert ids == [0, 3, 5, 6]
     second = Backend.open(settings)
-    async with serving(settings, second) as url, httpx.AsyncClient(base_url=url) as other:
+    async with serving(settings, second) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as other:
         for seq in ids:
             headers = {**KEYED, "last-event-id": str(seq)}
             rest = await other.post("/v1/chat/completions", json=body, headers=headers)

@@ -12,13 +12,14 @@ from shared.errors import EngineFailed
 from shared.protocol import ErrorInfo, PriorityClass, RequestState, Token, TokenLogprobs
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, frames
+from tests.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")
 
 
 @pytest.fixture
 async def http(api: str):
-    async with httpx.AsyncClient(base_url=api, timeout=10) as opened:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
         yield opened
 
 

@@ -17,6 +17,7 @@ from shared.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from shared.protocol import ErrorInfo, FinishReason, PriorityClass, RequestState, Token, TokenLogprobs
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, chat, frames, serving
+from tests.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")
 
@@ -57,7 +58,7 @@ async def test_silence_in_the_midst_of_an_answer(
     async with (
         serving(quick, backend) as url,
         AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as sdk,
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
     ):
         asked = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))
         job = await worker.take()
@@ -157,7 +158,7 @@ async def test_choices(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
 
 async def test_wire_format(api: str, worker: ScriptedWorker) -> None:
     """Given the route that always streams, if it is read raw, expect frames with ids, then [DONE]."""
-    async with httpx.AsyncClient(base_url=api) as raw:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as raw:
         answering = asyncio.create_task(worker.answer("a", "b"))
         async with raw.stream("POST", "/v1/chat/completions/stream", json=chat()) as response:
             assert response.headers["content-type"] == "text/event-stream; charset=utf-8"

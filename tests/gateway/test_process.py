@@ -25,6 +25,7 @@ from shared.errors import ConfigError, Unavailable
 from shared.registry import WorkerExit
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, administering, chat
+from tests.waiting import LIMIT_S
 from tests.worker.harness import Harness
 
 MIB = 2**20
@@ -66,7 +67,7 @@ def test_process(valkey: EmbeddedServer) -> None:
             assert httpx.get(url + path).status_code == 200
         assert psutil.Process(process.pid).memory_info().rss < 150 * MIB
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=LIMIT_S) == 0
 
 
 @pytest.mark.slow
@@ -74,7 +75,7 @@ def test_no_prompt_in_logs(valkey: EmbeddedServer) -> None:
     """Given prompts with a canary, good, bad and no JSON, expect lines in the log, and no canary in them."""
     canary = "canary-71c"
     messages = [{"role": "user", "content": canary}]
-    with running(valkey) as (process, url), httpx.Client(base_url=url) as http:
+    with running(valkey) as (process, url), httpx.Client(base_url=url, timeout=LIMIT_S) as http:
         assert http.post("/v1/jobs", json={"model": MODEL, "messages": messages}).status_code == 202
         assert http.post("/v1/jobs", json={"model": MODEL, "messages": messages, "seed": canary}).status_code == 400
         assert (
@@ -100,7 +101,7 @@ try:
 except ZeroDivisionError:
     structlog.get_logger().exception("failed")
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S)
     assert "ZeroDivisionError" in told.stderr
     assert "canary-71c" not in told.stderr
 
@@ -317,8 +318,8 @@ NEED_MORE = {  # a model that embeds, a file, and a model that can be held to a 
 @pytest.mark.slow
 def test_an_unread_log_holds_nothing_up(valkey: EmbeddedServer) -> None:
     """Given a process whose stderr is a pipe that nobody reads, expect it to answer past what the pipe holds."""
-    with running(valkey, log_level="debug") as (process, url), httpx.Client(base_url=url) as http:
+    with running(valkey, log_level="debug") as (process, url), httpx.Client(base_url=url, timeout=LIMIT_S) as http:
         for _ in range(400):  # of more than 200 bytes each; a pipe holds 64 KiB
             assert http.get("/health", timeout=5).status_code == 200
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=LIMIT_S) == 0

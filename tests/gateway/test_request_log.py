@@ -14,6 +14,7 @@ from shared.config import Settings
 from tests.fakes import MODEL
 from tests.gateway.conftest import PROMPT_TOKENS, Job, ScriptedWorker, chat
 from tests.gateway.metered import changed, metered
+from tests.waiting import LIMIT_S
 
 JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -116,7 +117,7 @@ async def begin(worker: ScriptedWorker) -> Job:
 
 
 async def left(lines: Lines, job: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         while not told(lines, job):
             await asyncio.sleep(0.01)
 

@@ -12,6 +12,7 @@ from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker
 from tests.gateway.test_response_tools import Weather, call
 from tests.gateway.test_responses import TOOL
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow  # to import them takes seconds
 
@@ -20,7 +21,7 @@ async def test_langchain(api: str, worker: ScriptedWorker) -> None:
     """Given LangChain on responses, Expect answers, streams, a chain, calls of tools and models of pydantic."""
     from langchain_openai import ChatOpenAI
 
-    async with httpx.AsyncClient() as http:  # one of its own it would never close
+    async with httpx.AsyncClient(timeout=LIMIT_S) as http:  # one of its own it would never close
         chat = ChatOpenAI(
             model=MODEL,
             base_url=f"{api}/v1",

@@ -11,6 +11,7 @@ from openai.types.responses import Response as SDKResponse
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker
 from tests.gateway.test_responses import INPUT, LOGPROBS, TOOL
+from tests.waiting import LIMIT_S
 
 OUTPUT = {"type": "function_call_output", "output": "x"}
 CALL = {"type": "function_call", "call_id": "c", "name": "f"}
@@ -81,7 +82,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 async def test_bad_input(client: httpx.AsyncClient) -> None:
     for fields, param in BAD:
-        async with asyncio.timeout(5):  # what is not refused waits for a worker
+        async with asyncio.timeout(LIMIT_S):  # what is not refused waits for a worker
             response = await client.post("/v1/responses", json={"model": MODEL, "input": INPUT, **fields})
         assert response.status_code == 400, (param, response.text)
         error = response.json()["error"]

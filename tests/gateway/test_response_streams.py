@@ -20,6 +20,7 @@ from shared.protocol import ErrorInfo, FinishReason, RequestState, Token, TokenL
 from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, frames, serving
 from tests.gateway.test_streams import ended
+from tests.waiting import LIMIT_S
 
 BODY: dict[str, Any] = {"model": MODEL, "input": "hi", "stream": True}
 TEXT = [
@@ -32,7 +33,7 @@ SDK_EVENT: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 
 @pytest.fixture
 async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=api, timeout=10) as opened:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
         yield opened
 
 
@@ -139,7 +140,7 @@ async def test_every_suffix_is_the_same_bytes(
         job = await worker.take()
         await write(job, "a", "b", "c")
         other = Backend.open(settings)
-        async with serving(settings, other) as url, httpx.AsyncClient(base_url=url) as second:
+        async with serving(settings, other) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as second:
             if joined:
                 await job.end()
             whole = (await asked).content if joined else None
@@ -238,7 +239,7 @@ async def test_silence(settings: Settings, backend: Backend, worker: ScriptedWor
     quick = settings.model_copy(update={"keepalive": 0.05})
     async with (
         serving(quick, backend) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
         http.stream("POST", "/v1/responses", json=BODY) as response,
     ):
         stream = frames(response)

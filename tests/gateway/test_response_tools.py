@@ -19,6 +19,7 @@ from tests.fakes import MODEL
 from tests.gateway.conftest import Job, ScriptedWorker, frames
 from tests.gateway.test_response_streams import BODY, checked
 from tests.gateway.test_responses import INPUT, TOOL, answered, said
+from tests.waiting import LIMIT_S
 
 OUTPUT = {"type": "function_call_output", "output": "it is"}
 
@@ -133,7 +134,7 @@ async def test_logprobs_beside_a_call(sdk: AsyncOpenAI, worker: ScriptedWorker) 
 
 
 async def test_events_of_calls(api: str, sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    async with httpx.AsyncClient(base_url=api) as http:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         asked = asyncio.create_task(http.post("/v1/responses", json={**BODY, "tools": [TOOL]}))
         await call(await worker.take(), text="see", calls=2)
         whole = await asked

@@ -20,6 +20,7 @@ from shared.errors import ContextLengthExceeded, EngineFailed
 from shared.protocol import ErrorInfo, FinishReason, PriorityClass, Request, RequestState, Token, TokenLogprobs
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, serving
+from tests.waiting import LIMIT_S
 
 INPUT = "hi"
 LOGPROBS = "message.output_text.logprobs"
@@ -260,7 +261,7 @@ async def test_sent_again(sdk: AsyncOpenAI, worker: ScriptedWorker, api: str) ->
         await sdk.responses.create(model=MODEL, input=INPUT, background=True, extra_headers=keyed) for _ in range(2)
     ]
     await worker.answer("y")
-    async with httpx.AsyncClient(base_url=api) as http:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         body = {"model": MODEL, "input": INPUT, "background": True}
         again = await http.post("/v1/responses", json=body, headers=keyed)
     assert again.headers["idempotent-replayed"] == "true"

@@ -12,6 +12,7 @@ from producer_api.app import create_app
 from shared.backend import Backend
 from shared.config import Settings
 from tests.gateway.conftest import ScriptedWorker, administering, calling, chat, serving
+from tests.waiting import LIMIT_S
 
 LOOPBACK = [
     "localhost",
@@ -105,7 +106,7 @@ async def test_forms_of_other_sites(settings: Settings, backend: Backend) -> Non
 
 
 async def test_over_a_socket(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    async with serving(settings, backend) as url, httpx.AsyncClient() as client:
+    async with serving(settings, backend) as url, httpx.AsyncClient(timeout=LIMIT_S) as client:
         refused = await client.post(f"{url}/v1/chat/completions", json=chat(), headers={"host": "evil.test"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "host_not_allowed")
         assert (await client.get(f"{url}/health")).status_code == 200

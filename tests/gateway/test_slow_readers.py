@@ -15,6 +15,7 @@ from shared.protocol import Token, TokenEvent
 from tests.fakes import MODEL
 from tests.gateway.conftest import PROMPT_TOKENS, Job, ScriptedWorker
 from tests.gateway.test_process import MIB, running
+from tests.waiting import LIMIT_S
 
 READERS = 20
 EVENTS, TEXT = 5_000, "x" * 1_000
@@ -44,7 +45,7 @@ async def test_memory_of_stalled_readers_is_bounded(valkey: EmbeddedServer, work
     """Given readers that take nothing of a long answer, Expect less memory for all than the answer has for two."""
     with running(valkey) as (process, url):
         port = int(url.rsplit(":", 1)[1])
-        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
             job_id = (await http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).json()["id"]
             job = await worker.take()
             before = psutil.Process(process.pid).memory_info().rss

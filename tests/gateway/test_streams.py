@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 
 import httpx
 import pytest
@@ -18,12 +17,13 @@ from shared.embedded import EmbeddedServer
 from shared.protocol import RequestState
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, administering, chat, frames, serving
+from tests.waiting import LIMIT_S, ticking
 
 
 async def ended(backend: Backend, request_id: str) -> RequestRecord:
     """Wait for a request's end, and return its record."""
-    async with asyncio.timeout(5):
-        async for _ in backend.token_log.follow(request_id, idle=1):
+    async with asyncio.timeout(LIMIT_S):
+        async for _ in backend.token_log.follow(request_id, idle=LIMIT_S):
             pass
     record = await backend.token_log.record(request_id)
     assert record is not None
@@ -32,7 +32,7 @@ async def ended(backend: Backend, request_id: str) -> RequestRecord:
 
 async def test_leaving_a_stream_cancels(api: str, worker: ScriptedWorker, backend: Backend) -> None:
     """Given a client that reads a stream, if it leaves, expect the request cancelled and its worker fenced."""
-    async with httpx.AsyncClient(base_url=api) as http:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         job_taken = asyncio.create_task(worker.take())
         opening = http.stream("POST", "/v1/chat/completions", json=chat(stream=True))
         speaking = asyncio.create_task(_say_first(job_taken))
@@ -52,9 +52,12 @@ async def _say_first(taken):
 @pytest.mark.parametrize("stream", [False, True])
 async def test_leaving_the_queue_cancels(api: str, worker: ScriptedWorker, backend: Backend, stream: bool) -> None:
     """Given a client whose request waits, if it leaves, expect the request out of the queue."""
-    async with backend.live.subscribe(keys.wake_channel(MODEL)) as wake, httpx.AsyncClient(base_url=api) as http:
+    async with (
+        backend.live.subscribe(keys.wake_channel(MODEL)) as wake,
+        httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http,
+    ):
         asking = asyncio.create_task(http.post("/v1/chat/completions", json=chat(stream=stream)))
-        await wake.get(5)
+        await wake.get(LIMIT_S)
         (key,) = await backend.redis.keys("hr:{req_*}:state")
         asking.cancel()
     request_id = key.decode().split("{")[1].split("}")[0]
@@ -68,7 +71,7 @@ async def test_keepalive(settings: Settings, backend: Backend, worker: ScriptedW
     quick = settings.model_copy(update={"keepalive": 0.05})
     async with (
         serving(quick, backend) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
         http.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as response,
     ):
         assert response.status_code == 200
@@ -83,7 +86,7 @@ async def test_keepalive(settings: Settings, backend: Backend, worker: ScriptedW
 async def test_queue_full(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     """Given a queue of two, if a third is sent, expect 503, Retry-After and nothing left behind."""
     bounded = Backend.open(settings.model_copy(update={"queue_depth": 2}))
-    async with serving(settings, bounded) as url, httpx.AsyncClient(base_url=url) as http:
+    async with serving(settings, bounded) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
         for _ in range(2):
             assert (await http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).status_code == 202
         for path, body in (("/v1/jobs", {"model": MODEL, "prompt": "x"}), ("/v1/chat/completions", chat())):
@@ -103,17 +106,17 @@ async def test_redis_killed(settings: Settings, tmp_path) -> None:
     await backend.start()
     worker = ScriptedWorker(backend)
     await worker.announce()
-    async with serving(settings, backend) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+    async with serving(settings, backend) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
         server.stop()
         for method, path, body in (
             ("POST", "/v1/chat/completions", chat()),
             ("POST", "/v1/jobs", {"model": MODEL, "prompt": "x"}),
             ("GET", "/ready", None),
         ):
-            began = time.monotonic()
-            response = await http.request(method, path, json=body)
+            async with ticking() as ticks:
+                response = await http.request(method, path, json=body)
             assert response.status_code == 503, response.text
-            assert time.monotonic() - began < 2
+            assert ticks.seconds < 2
             assert response.headers["retry-after"]
         assert (await http.get("/health")).status_code == 200
         async with administering(create_app(settings, backend)) as admin:
@@ -134,7 +137,7 @@ def _secret(settings: Settings, url: str):
 async def test_stopping_server(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     """Given open streams, if the server stops, expect both told so at the end of the grace time, not cut off."""
     hurried = settings.model_copy(update={"grace": 1.0})
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=LIMIT_S) as http:
         async with serving(hurried, backend) as url:
             job_id = (await http.post(f"{url}/v1/jobs", json={"model": MODEL, "prompt": "x"})).json()["id"]
             events = asyncio.create_task(http.get(f"{url}/v1/jobs/{job_id}/events"))
@@ -159,7 +162,7 @@ async def test_slow_reader(settings: Settings, backend: Backend, worker: Scripte
         host, port = url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
         body = json.dumps({"model": MODEL, "prompt": "x"}).encode()
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
             job_id = (
                 await http.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
             ).json()

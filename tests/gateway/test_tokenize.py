@@ -13,6 +13,7 @@ from shared.config import Settings
 from shared.protocol import Detokenize, RequestState
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker
+from tests.waiting import LIMIT_S
 from tests.worker.harness import Harness
 
 
@@ -61,7 +62,7 @@ async def test_it_is_bounded(
     asked = asyncio.create_task(client.post("/detokenize", json={"model": MODEL, "tokens": [1]}))
     delivery = await worker.pull()
     assert delivery.request.work == Detokenize()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         while await backend.token_log.acquire([delivery.request.id], "w1") != [None]:
             pass
     assert (await asked).status_code == 504

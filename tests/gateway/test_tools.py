@@ -21,6 +21,7 @@ from shared.protocol import CallDelta, FinishReason, Request, SamplingParams, St
 from shared.schemas.validation import validate
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, chat, frames, serving
+from tests.waiting import LIMIT_S
 
 MESSAGES: Any = [{"role": "user", "content": "Weather in Oslo?"}]
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -41,7 +42,7 @@ PIECES: list[tuple[str, tuple[CallDelta, ...]]] = [
 
 @pytest.fixture
 async def sdk(api: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="unused", max_retries=0, timeout=20) as client:
+    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="unused", max_retries=0, timeout=LIMIT_S) as client:
         yield client
 
 
@@ -140,7 +141,7 @@ async def test_resumed_calls_have_the_same_bytes(
     """Given a stream of calls, if it is resumed after any frame on another replica, expect the very same rest."""
     body, headers = chat(tools=[WEATHER, TIME]), {"idempotency-key": "k"}
     answering = asyncio.create_task(call(worker))
-    async with serving(settings, backend) as other, httpx.AsyncClient() as client:
+    async with serving(settings, backend) as other, httpx.AsyncClient(timeout=LIMIT_S) as client:
         whole = (await client.post(f"{api}/v1/chat/completions/stream", json=body, headers=headers)).content
         await answering
         for seq in range(len(PIECES)):

@@ -21,6 +21,7 @@ from shared.ledger.store import Ledger
 from tests.fakes import MODEL
 from tests.gateway.conftest import PROMPT_TOKENS, ScriptedWorker, chat
 from tests.gateway.metered import Metered, changed, metered
+from tests.waiting import LIMIT_S
 
 JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}
 
@@ -52,7 +53,7 @@ async def test_each_request_that_ended_is_one_row(
         chatted = (await worker.answer("a")).id
         assert (await going).status_code == 200
         await submit(api)  # and one that goes on
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_S):
             while len(found := await rows(api)) < 4:
                 await asyncio.sleep(0.02)
 
@@ -164,7 +165,7 @@ async def test_old_records_go(settings: Settings, backend: Backend, worker: Scri
                 update(usage).where(usage.c.request_id == old).values(created_at=time.time() - 101)
             )
         tidying = asyncio.create_task(api.settler.tidy())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             while old in await rows(api):
                 await asyncio.sleep(0.01)
         tidying.cancel()

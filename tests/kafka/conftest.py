@@ -24,6 +24,13 @@ def adapted(valkey: EmbeddedServer) -> None:
         mock_kafka.adapt(valkey.url)
 
 
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short sessions: the mock takes as long to share partitions as a session has. Brokers may refuse them."""
+    if not BROKER:
+        monkeypatch.setattr("workers.kafka.consumer.SESSION", 2_500)
+
+
 @pytest.fixture
 def settings(settings: Settings, bootstrap: str) -> Settings:
     """Of a model that no test before had topics for."""
@@ -32,6 +39,7 @@ def settings(settings: Settings, bootstrap: str) -> Settings:
     mock.make_topics(bootstrap, *own, topics.api_requests(MODEL), topics.RESULTS, topics.DEAD_LETTERS)
     own_settings = {
         "grace": 1,
+        "lease": 3,  # workers are killed
         "served_model_name": model,
         "redis_timeout": 5,
     }  # joining a group holds the machine up

@@ -18,14 +18,13 @@ from shared.kafka import topics
 from shared.kafka.connection import consumer, producer
 from shared.kafka.message import KafkaRequest, Outgoing, Record, request_record
 from shared.registry import ModelInfo, WorkerInfo
+from tests.waiting import LIMIT_S
 from workers.engine.interface import Generator
 from workers.kafka.intake import KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
 from workers.metrics import WorkerMetrics
 from workers.scripted import ScriptedEngine
 from workers.worker import Worker
-
-LIMIT = 40.0
 
 
 def _polled(reader: KafkaConsumer, seconds: float) -> list[Record]:
@@ -64,7 +63,7 @@ class Bench:
 
     def send(self, records: Sequence[Outgoing]) -> None:
         for future in [self.producer.send(**record.arguments()) for record in records]:
-            future.get(10)
+            future.get(LIMIT_S)
 
     async def asend(self, *records: Outgoing) -> None:
         await asyncio.to_thread(self.send, records)
@@ -74,7 +73,7 @@ class Bench:
         try:
             reader.subscribe([topic])
             found: list[Record] = []
-            deadline = time.monotonic() + LIMIT
+            deadline = time.monotonic() + LIMIT_S
             while len(found) < count and time.monotonic() < deadline:
                 found += filter(ours, _polled(reader, 0.1))
             return [*found, *filter(ours, _polled(reader, linger))]
@@ -125,7 +124,7 @@ class Bench:
 
     async def shows(self, metric: str, wanted: Callable[[list[float]], bool], name: str = "a") -> None:
         """Until a metric has such values."""
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(LIMIT_S):
             while not wanted(self.measured(metric, name)):
                 await asyncio.sleep(0.02)
 

@@ -20,6 +20,7 @@ from shared.ports import free_ports
 from tests.chaos.node import Node
 from tests.kafka.harness import Bench
 from tests.kafka.mock import environment, headrace
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ async def test_no_process_tells_what_came_by_kafka(bench: Bench, settings: Setti
         await bench.asend(*good, *bad)
         assert len(await bench.told(len(good))) == len(good)
         letters = await bench.letters(len(bad))
-        async with httpx.AsyncClient(base_url=f"http://{HOST}:{ports['port']}", timeout=60) as http:
+        async with httpx.AsyncClient(base_url=f"http://{HOST}:{ports['port']}", timeout=LIMIT_S) as http:
             await by_http(http, bench.model)
             shown = [
                 (await http.get(f"http://{HOST}:{ports[name]}/metrics")).text

@@ -19,8 +19,7 @@ from shared.config import Settings
 from tests.batch.conftest import chats, results, write
 from tests.kafka.harness import Bench
 from tests.kafka.mock import environment, headrace
-
-LIMIT = 60.0
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -38,14 +37,14 @@ def start(bench: Bench, *arguments: str) -> subprocess.Popen[str]:
 
 
 async def ended(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
-    out, err = await asyncio.to_thread(process.communicate, timeout=LIMIT)
+    out, err = await asyncio.to_thread(process.communicate, timeout=LIMIT_S)
     assert process.returncode == status, err
     assert "Traceback" not in err
     return out, err
 
 
 async def done(process: subprocess.Popen[str], out: Path, count: int) -> None:
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + LIMIT_S
     while not out.exists() or out.read_bytes().count(b"\n") < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

@@ -18,6 +18,7 @@ from shared.config import Settings, load
 from shared.errors import ConfigError
 from shared.kafka.connection import FIRST, connection, consumer
 from tests import certificates
+from tests.waiting import LIMIT_S
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ async def tailed(settings: Settings) -> tuple[int | None, str]:
         *command, env={**os.environ, **own}, stderr=asyncio.subprocess.PIPE
     )
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT_S):
             _, told = await started.communicate()
     finally:
         if started.returncode is None:

@@ -25,7 +25,8 @@ from shared.kafka.message import Outgoing
 from shared.protocol import Message, Tools
 from shared.registry import ModelInfo
 from tests.kafka.harness import Bench
-from tests.kafka.mock import BROKER, environment, headrace
+from tests.kafka.mock import environment, headrace
+from tests.waiting import LIMIT_S
 from tests.worker.harness import GatedEngine
 from workers.kafka.consumer import Shuttle
 from workers.kafka.intake import KafkaIntake
@@ -159,7 +160,7 @@ async def test_no_more_is_taken_than_the_window(bench: Bench, backend: Backend) 
     await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(12)))
     most = 0
     async with bench.intake():
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while (await backend.transport.depth(bench.model)).waiting < 4:
                 await asyncio.sleep(0.05)
         for _ in range(20):  # rounds of the poll, each of which could take more
@@ -189,22 +190,15 @@ async def test_owners_that_come_and_go_lose_and_repeat_nothing(bench: Bench) -> 
     sent = asyncio.create_task(trickle(bench, 60))
     async with bench.worker():
         async with bench.intake("b"):
-            await asyncio.sleep(3)  # the mock may take longer to let both in, and then this shows less
+            await bench.shows("watermark", lambda marks: len(marks) == 2, "b")
         await sent
         told = await bench.told(60)
     assert {subject: len(jobs) for subject, jobs in told.items()} == {f"e{i}": 1 for i in range(60)}
 
 
-@pytest.fixture
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mock takes as long to share partitions as a session has; brokers may refuse one so short."""
-    if not BROKER:
-        monkeypatch.setattr("workers.kafka.consumer.SESSION", 2_500)
-
-
 @pytest.mark.slow
 async def test_a_joining_that_outlives_a_poll_comes_to_its_end(
-    bench: Bench, brisk: None, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a leader of the group that joins anew, since partitions have appeared, Expect it to own them again."""
     made: list[KafkaConsumer] = []
@@ -223,7 +217,7 @@ async def test_a_joining_that_outlives_a_poll_comes_to_its_end(
 
 
 @pytest.mark.slow
-async def test_each_partition_has_one_owner_once_a_second_has_joined(bench: Bench, brisk: None) -> None:
+async def test_each_partition_has_one_owner_once_a_second_has_joined(bench: Bench) -> None:
     """Given a group that takes its time to share, Expect the first to keep nothing that it gave up for that."""
     async with bench.intake("a"):
         await bench.shows("watermark", lambda marks: len(marks) == 4)
@@ -261,7 +255,7 @@ async def test_a_worker_killed_in_the_midst_costs_no_result(
     prompts = [f"[pace 150] p{i}" for i in range(30)]
     with process(settings) as first:
         await bench.asend(*(bench.ask(p, event_id=p, max_tokens=20) for p in prompts))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT_S):
             while not await begun(backend, 30):
                 await asyncio.sleep(0.05)
         first.kill()
@@ -290,7 +284,7 @@ async def test_an_intake_whose_thread_breaks_ends_with_the_reason(
     metrics = KafkaMetrics(bench.metrics.registry)
     intake = KafkaIntake(bench.settings, bench.backend, model, "a", metrics)
     with pytest.raises(ExceptionGroup) as ended:
-        await asyncio.wait_for(intake.run(), 10)
+        await asyncio.wait_for(intake.run(), LIMIT_S)
     assert ended.group_contains(ValueError)
 
 

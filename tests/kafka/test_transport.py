@@ -20,6 +20,7 @@ from shared.transports.redis_streams import RedisStreams
 from tests.fakes import MODEL, answer, make_request
 from tests.gateway.conftest import serving
 from tests.kafka.harness import Bench
+from tests.waiting import LIMIT_S
 from tests.webhooks.conftest import SECRET
 from tests.worker.harness import foretold, told
 
@@ -114,7 +115,7 @@ async def test_a_job_by_http_runs_through_kafka_and_what_was_taken_back_never(
         backend.live.subscribe(WEBHOOKS) as heard,
         through_kafka(backend, settings) as through,
         serving(settings, through) as url,
-        httpx.AsyncClient(base_url=url, timeout=30) as http,
+        httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
     ):
         body = {"model": bench.model, "prompt": "hi", "max_tokens": 3, "priority": "interactive"}
         cancelled = (await http.post("/v1/jobs", json=body)).json()["id"]
@@ -124,7 +125,7 @@ async def test_a_job_by_http_runs_through_kafka_and_what_was_taken_back_never(
         request = make_request("hi", max_tokens=3)
         async with bench.worker():
             assert told(await answer(backend, job)) == foretold(request)
-            assert await heard.get(5) == job.encode()
+            assert await heard.get(LIMIT_S) == job.encode()
         assert (await backend.transport.depth(bench.model)).waiting == 0
         record = await backend.token_log.record(job)
         assert record is not None

@@ -20,9 +20,9 @@ from shared.config import Settings, load
 from shared.embedded import bundled
 from shared.ports import free_port
 from shared.processes import die_with_parent
+from tests.waiting import LIMIT_S
 
 HOST = "127.0.0.1"
-SOON = 15.0
 
 
 class Node:
@@ -63,7 +63,9 @@ class Node:
             return False
 
     def admin(self) -> redis.Redis:
-        return redis.Redis(host=HOST, port=self.port, socket_timeout=5, decode_responses=True, **self.credentials)
+        return redis.Redis(
+            host=HOST, port=self.port, socket_timeout=LIMIT_S, decode_responses=True, **self.credentials
+        )
 
     def call(self, *command: str | int) -> object:
         with self.admin() as client:
@@ -90,7 +92,7 @@ class Node:
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for another process."""
-    deadline = time.monotonic() + SOON
+    deadline = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.02)
@@ -108,7 +110,7 @@ def running(*nodes: Node) -> Iterator[None]:
 
 
 def settings_for(url: str, folder: Path, **more: object) -> Settings:
-    flags = {"redis_url": url, "port": 0, "data_dir": folder / "data", "model": "scripted", "lease": 1}
+    flags = {"redis_url": url, "port": 0, "data_dir": folder / "data", "model": "scripted", "lease": LIMIT_S}
     return load(flags | more).settings
 
 

@@ -33,6 +33,7 @@ from tests.chaos.node import Node as Process
 from tests.fakes import MODEL, make_request
 from tests.gateway.conftest import administering, chat, serving
 from tests.redis.servers import HOST, Node, opened, running, settings_for
+from tests.waiting import LIMIT_S
 from tests.worker.harness import GatedEngine, Harness
 
 DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
@@ -55,7 +56,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def settings_of(node: Node, role: Role, folder: Path) -> Settings:
     user = f"headrace-{role}:secret"
     url = f"unix://{user}@{folder}/v.sock" if role == "worker" else f"redis://{user}@{HOST}:{node.port}/0"
-    return settings_for(url, folder, redis_timeout=1, lease=0.5, queue_depth=3, max_attempts=1, grace=0)
+    return settings_for(url, folder, redis_timeout=5, lease=3, queue_depth=3, max_attempts=1, grace=0)
 
 
 class Commands:
@@ -95,7 +96,7 @@ async def monitored(node: Node) -> AsyncIterator[Commands]:
     try:
         yield found
         node.call("ECHO", "the end")
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), LIMIT_S)
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
@@ -115,7 +116,7 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
     async with (
         serving(api_settings, api) as url,
         administering(create_app(api_settings, api)) as admin,
-        httpx.AsyncClient(base_url=url, timeout=20) as http,
+        httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
     ):
         jobs = [await submit(http) for _ in range(3)]
         assert (await post(http, "/v1/jobs", prompt="x")).status_code == 503  # full
@@ -187,7 +188,7 @@ async def counted(api: Backend, settings: Settings) -> None:
     assert api.limits is not None
     ledger = Ledger.of(settings, api.limits)
     for strategy in ("fixed-window", "sliding-window-counter", "moving-window", "token-bucket", "day", "slots"):
-        limits = [Limit(strategy, strategy, 1, 100, 1, 1)]
+        limits = [Limit(strategy, strategy, 1, 3_600_000, 1, 1)]
         for name, tokens in (("a", None), ("b", 9)):
             await ledger.charge(Charge(name, Entry("default", MODEL), limits))
             if tokens is None:
@@ -195,8 +196,11 @@ async def counted(api: Backend, settings: Settings) -> None:
                     await ledger.charge(Charge("c", Entry("default", MODEL), limits))
             await ledger.settle([(name, tokens, None)])
             await ledger.look(limits)
-            await asyncio.sleep(0.1)
-        await ledger.look(limits)
+        passing = [Limit(strategy, f"{strategy} passing", 1, 100, 1)]
+        await ledger.charge(Charge("p", Entry("default", MODEL), passing))
+        await ledger.settle([("p", 1, None)])
+        while (await ledger.look(passing))[0].remaining < 1:
+            await asyncio.sleep(0.02)
     await ledger.charge(Charge("d", Entry("default", MODEL), []))
     await ledger.settle([("d", 1, End("completed", "stop", 1, 0, 1.0, None, None, 2.0))])
     await ledger.claim(1)
@@ -252,7 +256,7 @@ async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_
     api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
     async with opened(api_settings) as api, opened(worker_settings) as worker:
         async with monitored(node) as commands:
-            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), 30)
+            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), LIMIT_S)
         used = commands.by
     for role in ROLES:
         assert sorted(set(COMMANDS[role]) - used[role] - RARE[role]) == [], f"needless for the {role}"
@@ -278,7 +282,7 @@ async def test_a_batch_and_a_task_by_the_three_users(node: Node, tmp_path: Path)
             await process.start()
         client = BatchClient(f"http://{HOST}:{port}")
         made = await asyncio.to_thread(client.start, [line(f"c{number}") for number in range(100)])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT_S):
             while (await asyncio.to_thread(client.sdk.batches.retrieve, made.id)).status != "completed":
                 await asyncio.sleep(0.05)
         admin = f"redis://admin:root@{HOST}:{node.port}/0"

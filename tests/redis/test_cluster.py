@@ -25,6 +25,7 @@ from shared.transports.base import Delivery, Room
 from tests.fakes import MODEL, answer, make_request, submit, token_event
 from tests.redis.path import DONE, cancelled, collect, hold, whole_path, write
 from tests.redis.servers import HOST, Node, opened, running, settings_for, until
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ class Nodes:
                 folder / str(port),
                 "cluster-enabled yes",
                 f"cluster-port {bus}",
-                "cluster-node-timeout 500",
+                "cluster-node-timeout 1500",
                 "cluster-replica-validity-factor 0",
                 "repl-diskless-sync-delay 0",
                 "appendonly yes",
@@ -97,7 +98,7 @@ def nodes(formed: Nodes) -> Nodes:
 
 @pytest.fixture
 def settings(nodes: Nodes, tmp_path: Path) -> Settings:
-    return settings_for(nodes.url, tmp_path, redis_timeout=0.5)
+    return settings_for(nodes.url, tmp_path, redis_timeout=1.5)
 
 
 def test_slots_are_those_of_the_specification(nodes: Nodes) -> None:
@@ -248,7 +249,7 @@ async def test_a_dead_primary_is_replaced_by_its_replica(nodes: Nodes, settings:
         assert nodes.primaries[2].call("WAIT", 1, 5000) == 1
         nodes.primaries[2].kill()
         refused = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             for event in (token_event(1, "b"), TokenEvent(2, (), DONE)):
                 while not await accepted(backend, leases, event):
                     refused += 1

@@ -18,6 +18,7 @@ from shared.backend import Backend
 from shared.config import Settings
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker
+from tests.waiting import LIMIT_S
 
 [SERVICE] = pb.DESCRIPTOR.services_by_name.values()
 
@@ -40,7 +41,7 @@ class Client:
         )
 
         def begin(message: Any, *more: tuple[str, str], **options: Any) -> Any:
-            return call(message, metadata=(*self._metadata, *more), timeout=20, **options)
+            return call(message, metadata=(*self._metadata, *more), timeout=LIMIT_S, **options)
 
         return begin
 

@@ -32,6 +32,7 @@ from tests.gateway.conftest import ScriptedWorker
 from tests.gateway.metered import planned
 from tests.rpc.conftest import SERVICE, Client, chat, refusal, serving, told
 from tests.support.loop_watchdog import MAX_HELD_S, watching_loop
+from tests.waiting import LIMIT_S
 
 SUBMIT = f"/{SERVICE.full_name}/Submit"
 Keyed = tuple[Client, ApiKeys]
@@ -157,7 +158,7 @@ async def test_a_key_that_is_none(client: Client) -> None:
 async def test_no_message_and_more_than_one(client: Client) -> None:
     """Given a call that sends nothing, or two messages, Expect INVALID_ARGUMENT, and nothing queued."""
     for messages in ([], [chat().SerializeToString()] * 2, [b"\xff"]):
-        call = client.channel.stream_unary(SUBMIT)(iter(messages), timeout=20)
+        call = client.channel.stream_unary(SUBMIT)(iter(messages), timeout=LIMIT_S)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -166,7 +167,7 @@ async def test_no_message_and_more_than_one(client: Client) -> None:
 async def test_a_message_that_does_not_come(settings: Settings, backend: Backend) -> None:
     """Given a caller that opens a call and sends nothing, Expect it refused after `body_timeout`."""
     async with serving(settings.model_copy(update={"body_timeout": 0.2}), backend) as (_, client):
-        call = client.channel.stream_unary(SUBMIT)(timeout=20)
+        call = client.channel.stream_unary(SUBMIT)(timeout=LIMIT_S)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
     assert "did not arrive within" in (caught.value.details() or "")
@@ -286,7 +287,7 @@ async def test_a_call_is_one_line(settings: Settings, backend: Backend, worker: 
             await worker.take()
             assert (await left.read()).HasField("job")
             left.cancel()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(LIMIT_S):
                 while len([line for line in lines if line["event"] == "request"]) < 4:
                     await asyncio.sleep(0.01)
         counts = {
@@ -313,7 +314,7 @@ async def test_health_is_readiness(settings: Settings, backend: Backend, worker:
     """Given a worker that is ready, Expect SERVING, and NOT_SERVING while the server drains; both without a key."""
     async with serving(settings.model_copy(update={"auth": True}), backend) as (context, client):
         health = health_pb2_grpc.HealthStub(client.channel)
-        watched = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE.full_name), timeout=20)
+        watched = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE.full_name), timeout=LIMIT_S)
         seen = [(await watched.read()).status]
         overall = await health.Check(health_pb2.HealthCheckRequest())
         context.attendance.drain()
@@ -339,7 +340,7 @@ async def test_it_tells_of_itself(client: Client) -> None:
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE.full_name),
     ]
-    answers = [each async for each in stub.ServerReflectionInfo(iter(requests), timeout=20)]
+    answers = [each async for each in stub.ServerReflectionInfo(iter(requests), timeout=LIMIT_S)]
 
     assert SERVICE.full_name in [each.name for each in answers[0].list_services_response.service]
     assert b"CancelJob" in answers[1].file_descriptor_response.file_descriptor_proto[0]

@@ -17,12 +17,13 @@ from tests.fakes import MODEL
 from tests.gateway.conftest import PROMPT_TOKENS, ScriptedWorker
 from tests.gateway.conftest import serving as serving_http
 from tests.rpc.conftest import Client, chat, refusal, told
+from tests.waiting import LIMIT_S
 
 KEY = ("idempotency-key", "mine")
 
 
 async def until(backend: Backend, job_id: str, state: RequestState) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         while (record := await backend.token_log.record(job_id)) is None or record.state is not state:
             await asyncio.sleep(0.01)
 
@@ -104,7 +105,7 @@ async def test_a_deadline_of_the_call_cancels_its_job(
     call = client.channel.unary_stream(
         "/headrace.v1.Inference/Generate", request_serializer=pb.GenerateRequest.SerializeToString
     )
-    events = call(pb.GenerateRequest(job=chat()), timeout=0.5)
+    events = call(pb.GenerateRequest(job=chat()), timeout=2)
     job = await worker.take()
 
     assert (await refusal(events)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -137,7 +138,7 @@ async def test_a_key_is_one_job_on_every_transport(
 ) -> None:
     """Given the same body under one key by HTTP and by gRPC, Expect one job; another body is refused."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5, "stop": ["x"]}
-    async with serving_http(settings, backend) as url, httpx.AsyncClient(base_url=url) as http:
+    async with serving_http(settings, backend) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
         first = await http.post("/v1/jobs", json=body, headers={"idempotency-key": "mine"})
     made = await client.Submit(chat(temperature=0.5, stop=["x"]), KEY)
     other = await refusal(client.Submit(chat(temperature=0.6, stop=["x"]), KEY))

@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 from shared.backend import Backend
 from shared.config import Settings
 from tests.gateway.conftest import serving
+from tests.waiting import LIMIT_S
 from tests.worker.harness import Harness
 from workers.engine.config import EngineConfig
 from workers.predictors.embedder import EmbeddingEngine
@@ -46,5 +47,5 @@ async def sdk(api: str) -> AsyncIterator[AsyncOpenAI]:
 
 @pytest.fixture
 async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=api, timeout=20) as opened:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
         yield opened

@@ -17,6 +17,7 @@ from shared.errors import EngineFailed
 from shared.protocol import ErrorInfo, RequestState
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, serving
+from tests.waiting import LIMIT_S
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": "hi"}
@@ -98,7 +99,11 @@ async def test_not_now(settings: Settings, backend: Backend, worker: ScriptedWor
     ):
         tight = settings.model_copy(update={bound: 1})
         small = Backend.open(tight)
-        async with serving(tight, small) as url, client(url) as sdk, httpx.AsyncClient(base_url=url) as http:
+        async with (
+            serving(tight, small) as url,
+            client(url) as sdk,
+            httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
+        ):
             job = (await http.post("/v1/jobs", json=TEXT)).json()
             for call in calls(sdk):
                 with pytest.raises(kind) as full:

@@ -9,8 +9,7 @@ import pytest
 
 from tests.fakes import MODEL
 from tests.sdk.conftest import EMBEDDER
-
-LIMIT = 60.0  # seconds: they take long to import
+from tests.waiting import LIMIT_S
 
 
 @pytest.mark.slow
@@ -19,7 +18,7 @@ async def test_it_works_unchanged(package: str, api: str) -> None:
     command = [sys.executable, "-m", "tests.sdk.frameworks", package, api, MODEL, EMBEDDER]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(LIMIT_S):
             _, told = await process.communicate()
     finally:
         if process.returncode is None:

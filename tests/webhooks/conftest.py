@@ -13,6 +13,7 @@ import pytest
 
 from shared.config import Settings
 from shared.webhooks.signing import PREFIX
+from tests.waiting import LIMIT_S
 
 SECRET = PREFIX + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = PREFIX + "b" * 40
@@ -57,7 +58,7 @@ class Receiver:
         writer.close()
 
     async def until(self, count: int) -> list[Received]:
-        async with asyncio.timeout(20), self._changed:
+        async with asyncio.timeout(LIMIT_S), self._changed:
             await self._changed.wait_for(lambda: len(self.received) >= count)
         return self.received
 
@@ -85,5 +86,5 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     secrets = type(settings.webhook_secrets)(f"{SECRET} {OTHER}")
-    allowed = {"webhook_allow_http": True, "webhook_allow_private": True, "webhook_timeout": 2.0}
+    allowed = {"webhook_allow_http": True, "webhook_allow_private": True, "webhook_timeout": 60.0}
     return settings.model_copy(update={"webhook_secrets": secrets, **allowed})

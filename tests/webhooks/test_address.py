@@ -14,6 +14,7 @@ from shared.errors import Unavailable
 from shared.webhooks.address import AddressRules, ForbiddenAddress
 from shared.webhooks.post import Poster
 from tests.certificates import make
+from tests.waiting import LIMIT_S
 from tests.webhooks.conftest import Receiver, status
 
 STRICT, OPEN = AddressRules(), AddressRules(http=True, private=True)
@@ -91,7 +92,7 @@ async def test_the_address_that_was_checked_is_connected_to(
 ) -> None:
     """Given a name that leads elsewhere at a second look, Expect one look, that address, and the name in Host."""
     names = Names(monkeypatch, a_example=[["127.0.0.1"], ["192.0.2.1"]])
-    poster = Poster(OPEN, timeout=2)
+    poster = Poster(OPEN, timeout=LIMIT_S)
     monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:1")
     outcome = await poster.post(receiver.url("a.example"), {}, b"{}")
     assert outcome.delivered, outcome
@@ -111,7 +112,7 @@ async def test_over_tls_the_certificate_must_be_the_names(
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=context)
     receiver.port = server.sockets[0].getsockname()[1]
     Names(monkeypatch, a_example=[["127.0.0.1"]], b_example=[["127.0.0.1"]])
-    poster = Poster(OPEN, timeout=5)
+    poster = Poster(OPEN, timeout=LIMIT_S)
     outcome = await poster.post(f"https://a.example:{receiver.port}/", {}, b"{}")
     assert outcome.delivered, outcome
     assert (await poster.post(f"https://b.example:{receiver.port}/", {}, b"{}")).error == "ConnectError"
@@ -130,7 +131,7 @@ class Here(AddressRules):
 
 async def test_redirects_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
     Names(monkeypatch, inside_example=[["10.0.0.1"]])
-    poster = Poster(Here(http=True), timeout=2)
+    poster = Poster(Here(http=True), timeout=LIMIT_S)
     receiver.answers = [status(307, "location: /next"), status(308, f"location: {receiver.url()}"), status(200)]
     assert (await poster.post(receiver.url(), {"webhook-id": "m"}, b"{}")).status == 200
     assert [each.path for each in receiver.received] == ["/hook", "/next", "/hook"]
@@ -150,14 +151,15 @@ async def test_redirects_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch
 
 async def test_nothing_of_an_answer_holds_it_up(receiver: Receiver) -> None:
     """Given an endless body, silence, nonsense and a closed port, Expect a status or an error, in time."""
-    poster = Poster(OPEN, timeout=0.5)
+    poster, hurried = Poster(OPEN, timeout=LIMIT_S), Poster(OPEN, timeout=0.5)
     receiver.answers = [
         b"HTTP/1.1 200 x\r\ncontent-length: 99999999999\r\n\r\n" + b"x" * 100_000,
         None,
         b"nonsense\r\n\r\n",
     ]
     assert (await poster.post(receiver.url(), {}, b"{}")).delivered
-    assert (await poster.post(receiver.url(), {}, b"{}")).error == "timeout"
+    assert (await hurried.post(receiver.url(), {}, b"{}")).error == "timeout"
+    await hurried.close()
     assert (await poster.post(receiver.url(), {}, b"{}")).error == "RemoteProtocolError"
     assert (await poster.post("http://127.0.0.1:1/", {}, b"{}")).error == "ConnectError"
     receiver.answers = [status(503, "retry-after: 77"), status(503, "retry-after: Fri, 31 Dec 2999 23:59:59 GMT")]

@@ -23,6 +23,7 @@ from shared.webhooks.post import Outcome
 from tests.chaos.cluster import running
 from tests.fakes import MODEL
 from tests.gateway.conftest import ScriptedWorker, api, worker
+from tests.waiting import LIMIT_S
 from tests.webhooks.conftest import SECRET, Receiver, status
 from tests.webhooks.test_signing import documented
 
@@ -54,7 +55,7 @@ async def submit(http: httpx.AsyncClient, url: str, **more: Any) -> str:
 
 
 async def until(http: httpx.AsyncClient, work: str, state: str, kind: str = "jobs") -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         while (found := (await http.get(f"/v1/{kind}/{work}")).json()["webhook"])["state"] != state:
             await asyncio.sleep(0.02)
     return found
@@ -62,7 +63,7 @@ async def until(http: httpx.AsyncClient, work: str, state: str, kind: str = "job
 
 @pytest.fixture
 async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=api, timeout=10) as opened:
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
         yield opened
 
 
@@ -122,7 +123,7 @@ async def test_an_end_that_nobody_heard_of_is_found(
     await worker.answer("a")
     async with sending(settings, backend):
         await until(http, job, "delivered")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_S):
             while await backend.webhooks.get("req_ghost") is not None:
                 await asyncio.sleep(0.02)
     assert len(receiver.received) == 1
@@ -220,8 +221,8 @@ async def test_through_the_death_of_the_api(tmp_path: Path, receiver: Receiver) 
     options = {"webhook_secrets": SECRET, "webhook_allow_http": True, "webhook_allow_private": True}
     receiver.answers = [None]
     async with (
-        running(tmp_path, apis=1, workers=1, webhook_timeout=1, **options) as cluster,
-        httpx.AsyncClient(base_url=cluster.urls[0], timeout=10) as http,
+        running(tmp_path, apis=1, workers=1, webhook_timeout=3, **options) as cluster,
+        httpx.AsyncClient(base_url=cluster.urls[0], timeout=LIMIT_S) as http,
     ):
         quick = await submit(http, receiver.url())
         slow = await http.post(

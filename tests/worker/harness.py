@@ -12,6 +12,7 @@ from shared.config import Settings
 from shared.protocol import Request, TokenEvent
 from shared.registry import WorkerInfo
 from tests.fakes import MODEL
+from tests.waiting import LIMIT_S
 from workers.engine.interface import EngineOutput, Generator
 from workers.metrics import WorkerMetrics
 from workers.scripted import ScriptedEngine, expected
@@ -76,13 +77,13 @@ class GatedEngine(ScriptedEngine):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.005)
 
 
 async def tokens_of(backend: Backend, request: Request, count: int) -> None:
     """Until the log holds `count` tokens."""
-    async for event in backend.token_log.follow(request.id, idle=5):
+    async for event in backend.token_log.follow(request.id, idle=LIMIT_S):
         if event and event.last_seq >= count - 1:
             return

@@ -11,19 +11,25 @@ from shared import keys
 from shared.backend import Backend
 from shared.delivery.base import Append
 from shared.protocol import FinishReason, Message, Request, Token, TokenEvent
-from shared.transports.base import Claim, Room
+from shared.transports.base import Room
 from tests.engine.conftest import CONFIGS, byte_tokenizer
-from tests.fakes import MODEL, answer, make_request, submit
+from tests.fakes import MODEL, answer, lapse, make_request, submit
 from tests.worker.harness import GatedEngine, Harness, foretold, tokens_of, told, until
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.tokenizer import Tokenizer
 from workers.scripted import ScriptedEngine, expected, text_of
 
 
+async def taken(backend: Backend, count: int = 1) -> None:
+    """Have requests taken by a worker that is not heard of again."""
+    assert len((await backend.transport.pull(MODEL, "dead", Room.all(count))).found) == count
+    await lapse(backend)
+
+
 async def test_an_answer_goes_on_where_a_dead_worker_left_it(harness: Harness, backend: Backend) -> None:
     request = make_request("take me over", max_tokens=9, n=2)
     await submit(backend, request)
-    await backend.transport.pull(MODEL, "dead", Room.all(1))
+    await taken(backend)
     [lease] = await backend.token_log.acquire([request.id], "dead")
     assert lease is not None
     said = [Token(c, foretold(request, c)[p], text_of(foretold(request, c)[p])) for p in range(3) for c in range(2)]
@@ -91,7 +97,7 @@ async def test_an_echo_is_told_once(harness: Harness, backend: Backend) -> None:
         request = make_request(f"echo {written}", max_tokens=4)
         request = msgspec.structs.replace(request, params=msgspec.structs.replace(request.params, echo=True))
         await submit(backend, request)
-        await backend.transport.pull(MODEL, "dead", Room.all(1))
+        await taken(backend)
         [lease] = await backend.token_log.acquire([request.id], "dead")
         assert lease is not None
         prompt = tuple(Token(0, ord(letter), letter) for letter in f"echo {written}")
@@ -125,7 +131,7 @@ async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harnes
     harness.settings = harness.settings.model_copy(update={"max_attempts": 1})
     request = make_request()
     await submit(backend, request)
-    await backend.transport.pull(MODEL, "dead", Room.all(1))
+    await taken(backend)
     await backend.token_log.acquire([request.id], "dead", [1])
 
     async with harness.worker():
@@ -165,7 +171,7 @@ async def test_a_request_that_was_alone_twice_gets_no_third_worker(
 
 async def alone(backend: Backend, request: Request, expected: bytes) -> None:
     """Until the record says so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         while await backend.redis.hget(keys.state(request.id), "alone") != expected:
             await asyncio.sleep(0)
 
@@ -249,6 +255,7 @@ async def test_a_broken_engine_stops_its_worker_and_the_request_lives_on(
     await submit(backend, request)
     with pytest.raises(ExceptionGroup, match="unhandled"):
         await harness.make(BrokenEngine()).run()
+    await lapse(backend)
     async with harness.worker(name="b"):
         assert told(await answer(backend, request.id)) == foretold(request)
 
@@ -258,11 +265,12 @@ async def test_suspects_run_one_at_a_time_until_they_are_cleared(harness: Harnes
     requests = [make_request(f"{i}") for i in range(3)]
     for request in requests:
         await submit(backend, request)
-    claims = [item.claim for item in (await backend.transport.pull(MODEL, "dead", Room.all(3))).found]
+    await taken(backend, 3)
     for attempt in (1, 2):
         await backend.token_log.acquire([request.id for request in requests], f"dead-{attempt}", [attempt] * 3)
         if attempt == 1:
-            await lapse(backend, "dead-2", claims)
+            assert len(await backend.transport.claim(MODEL, "dead-2", 3)) == 3
+            await lapse(backend)
     engine = GatedEngine(limit=0)
     async with harness.worker(engine) as worker:
         await until(lambda: len(worker._intake._parked) == 2)
@@ -271,11 +279,3 @@ async def test_suspects_run_one_at_a_time_until_they_are_cleared(harness: Harnes
         for request in requests:
             assert told(await answer(backend, request.id)) == foretold(request)
     assert await backend.dead_letters.list() == []
-
-
-async def lapse(backend: Backend, taker: str, claims: list[Claim]) -> None:
-    """Until `taker` could claim all, since their holder was silent for a lease."""
-    found = 0
-    async with asyncio.timeout(10):
-        while found < len(claims):
-            found += len(await backend.transport.claim(MODEL, taker, 10))

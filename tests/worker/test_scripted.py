@@ -7,6 +7,7 @@ import sys
 import time
 
 from shared.protocol import SamplingParams
+from tests.waiting import LIMIT_S
 from workers.engine.interface import EngineRequest
 from workers.scripted import ScriptedEngine, expected
 
@@ -55,5 +56,7 @@ def test_a_fatal_prompt_ends_its_process_at_its_token() -> None:
         "engine.add(request('[die 2] x', 5))\n"
         "while True: print(len(engine.step()), flush=True)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=LIMIT_S
+    )
     assert (done.returncode, done.stdout.split()) == (1, ["1", "1"])

@@ -1,0 +1,44 @@
+"""How long tests wait, and how they measure a wait without depending on the machine's speed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+# Guards against a hang, and nothing else: no test comes near it unless something is broken. Below pytest's own
+# timeout, so that the failure names what was waited for.
+LIMIT_S = 120.0
+TICK_S = 0.02
+
+
+class Ticks:
+    """Seconds that passed for the event loop: a loop that is kept from running counts nothing meanwhile."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    @property
+    def seconds(self) -> float:
+        return self._count * TICK_S
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._count += 1
+
+
+@asynccontextmanager
+async def ticking() -> AsyncIterator[Ticks]:
+    """Count the loop's time beside the body.
+
+    A timeout of the same loop that is due ends its wait in the iteration in which the next tick is counted. So a
+    bound on `seconds` holds on a machine that stalls, and still fails where the code waits twice as long.
+    """
+    ticks = Ticks()
+    task = asyncio.create_task(ticks.run())
+    try:
+        yield ticks
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -31,7 +31,7 @@ from workers.scripted import expected
 
 pytestmark = pytest.mark.slow
 
-TOKENS = 8000
+TOKENS = 2000
 
 
 def body(prompt: str, **fields: object) -> dict[str, object]:
@@ -60,7 +60,7 @@ def follow(url: str, job_id: str, begun: threading.Event | None = None) -> list[
 @pytest.mark.parametrize("role", ["worker", "api", "valkey"])
 def test_answers_survive_the_death_of_a_process(scripted_up: Launched, role: str) -> None:
     """Given streams under way, if a process is killed, then each answer is whole."""
-    prompts = [f"prompt {i}" for i in range(12)]
+    prompts = [f"prompt {i} [pace 3]" for i in range(12)]  # they end after the death
     begun = threading.Event()
     with HeadraceClient(scripted_up.url) as client, concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
         jobs = [client.submit(body(prompt))["id"] for prompt in prompts]
@@ -218,7 +218,7 @@ def test_the_worker_tells_metrics_and_refuses_with_types(scripted_up: Launched) 
             client.submit({**body("x"), "model": "other"})
         with pytest.raises(ContextLengthExceeded, match="8192"):
             client.submit(body("x", max_tokens=9000))
-        job = client.submit(body("x" * 6000))["id"]
+        job = client.submit(body("x" * 6000, max_tokens=8000))["id"]
         [end] = client.events(job)
     assert (end.name, end.data["error"]["code"]) == ("error", "context_length_exceeded")
     scripted_up.await_line("^metrics: ")

@@ -128,13 +128,13 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     try:
         made.await_line("^ready: ")
         yield made
+        made.await_idle()  # no test left anything running
     finally:
         made.stop()
 
 
 @pytest.fixture
 def scripted_up(launched: Launched) -> Iterator[Launched]:
-    """The same for all tests, which leave it ready and idle."""
+    """The same for all tests, which leave it ready."""
     yield launched
     launched.await_ready()
-    launched.await_idle()

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, expect, sync_playwright
 
-from tests.e2e.conftest import LIMIT, Launched
+from tests.e2e.conftest import Launched
+from tests.waiting import LIMIT_S
 
 LEASE_S = 3
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -23,7 +24,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-LIMIT_MS = LIMIT * 1000
+LIMIT_MS = LIMIT_S * 1000
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
 

@@ -11,7 +11,8 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Watch
-from tests.e2e.conftest import LIMIT, Launched
+from tests.e2e.conftest import Launched
+from tests.waiting import LIMIT_S
 from workers.scripted import expected, text_of
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,7 @@ def await_text(page: Page, count: int) -> None:
 
 def busy_worker(up: Launched) -> int:
     """The process id of the worker that runs the one request there is, from its name in /ready."""
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         for worker in httpx.get(f"{up.url}/ready").json()["workers"]:
             if worker["running"]:

@@ -17,7 +17,7 @@ def test_loopback(host: str) -> None:
     check_exposure(load({"host": host, "admin_host": host, "admin_port": 0}).settings)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "2001:db8::1", "no.such.name.invalid"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "no.such.name.invalid"])
 def test_not_without_keys(host: str) -> None:
     """Given an address that others reach, expect a refusal with the ways out, and each of them to work."""
     with pytest.raises(ConfigError, match=r"auth = true.*headrace keys create.*insecure = true") as refusal:
@@ -28,6 +28,12 @@ def test_not_without_keys(host: str) -> None:
     with pytest.raises(ConfigError, match="admin_host"):
         check_exposure(load({"admin_host": host, "admin_port": 0}).settings)
     check_exposure(load({"admin_host": host}).settings)  # there is no admin port
+
+
+def test_an_empty_address_is_not_loopback() -> None:
+    """A socket bound to it listens on all addresses; as a setting, an empty text means the default."""
+    assert not loopback("")
+    assert load({"host": ""}).settings.host == "127.0.0.1"
 
 
 def test_the_admin_port_names_its_settings() -> None:

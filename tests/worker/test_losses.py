@@ -14,6 +14,7 @@ from shared.protocol import FinishReason, Message, Request, Token, TokenEvent
 from shared.transports.base import Room
 from tests.engine.conftest import CONFIGS, byte_tokenizer
 from tests.fakes import MODEL, answer, lapse, make_request, submit
+from tests.waiting import LIMIT_S
 from tests.worker.harness import GatedEngine, Harness, foretold, tokens_of, told, until
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.tokenizer import Tokenizer

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared import protocol
-from shared.config import Settings, load
 from shared.errors import ConfigError, HeadraceError, InvalidRequest
-from shared.limits import Limits, check_params
+from shared.models.model_store import DEFAULT, ModelRepository
 from shared.protocol import Message, Structured, Token
-from shared.repository import DEFAULT, ModelRepository
+from shared.settings import Settings, load
+from shared.validation.request_limits import Limits, check_params
 from workers.engine.interface import Form
 
 if TYPE_CHECKING:

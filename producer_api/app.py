@@ -10,18 +10,19 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from producer_api.context import Context
-from producer_api.examples import Examples, examples
-from producer_api.gateway.catalog import Catalog
-from producer_api.gateway.client import Proxies
-from producer_api.gateway.errors import register_errors
-from producer_api.gateway.rules import check_rules, routes_of
-from producer_api.gateway.standing import LimitHeaders
-from producer_api.job_events import EndData, TokensData
-from producer_api.metrics import Metrics
-from producer_api.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
-from producer_api.openapi import describe
-from producer_api.route import add_routes
+from producer_api.admission.model_catalog import Catalog
+from producer_api.answers.job_events import EndData, TokensData
+from producer_api.auth.client_address import Proxies
+from producer_api.http.access import check_rules, routes_of
+from producer_api.http.endpoint import add_routes
+from producer_api.http.errors import register_errors
+from producer_api.http.host_check import listed, site_check
+from producer_api.http.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
+from producer_api.http.multipart import OVERHEAD
+from producer_api.http.ratelimit_headers import LimitHeaders
+from producer_api.observability.metrics import Metrics
+from producer_api.openapi.document import describe
+from producer_api.openapi.examples import Examples, examples
 from producer_api.routes.batches import batches_router
 from producer_api.routes.chat import chat_router
 from producer_api.routes.completions import completions_router
@@ -38,20 +39,19 @@ from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.schemas.files import File, FileDeleted, FileList
 from producer_api.schemas.jobs import JobSubmission
-from producer_api.sites import listed, site_check
-from producer_api.upload import OVERHEAD
+from producer_api.services import Context
 from shared.backend import Backend
-from shared.batches.records import Batches
-from shared.config import Settings
+from shared.batches.store import Batches
 from shared.files.store import Files
-from shared.repository import MINILM
-from shared.schemas.chat import ChatCompletion, ChatRequest, Chunk
-from shared.schemas.completions import Completion, CompletionRequest
-from shared.schemas.embeddings import EmbeddingList, EmbeddingRequest
-from shared.schemas.jobs import Job
-from shared.schemas.response_object import ItemList, ResponseDeleted, ResponseObject
-from shared.schemas.responses import ResponseRequest
-from shared.schemas.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
+from shared.models.model_store import MINILM
+from shared.schemas.native.jobs import Job
+from shared.schemas.native.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
+from shared.schemas.openai.chat import ChatCompletion, ChatRequest, Chunk
+from shared.schemas.openai.completions import Completion, CompletionRequest
+from shared.schemas.openai.embeddings import EmbeddingList, EmbeddingRequest
+from shared.schemas.openai.response_object import ItemList, ResponseDeleted, ResponseObject
+from shared.schemas.openai.responses import ResponseRequest
+from shared.settings import Settings
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"

@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 
 from redis.asyncio import Redis
 
-from shared.config import Settings
-from shared.delivery.base import Live, TokenLog
-from shared.delivery.dead_letters import DeadLetters, RedisDeadLetters
-from shared.delivery.memory import MemoryDeadLetters, MemoryHolds, MemoryLive, MemoryTokenLog
-from shared.delivery.pubsub import LiveFeed
-from shared.delivery.token_log import RedisTokenLog
-from shared.holds import Holds, RedisHolds
-from shared.redis_client import RedisServer
-from shared.registry import MemoryRegistry, RedisRegistry, Registry
-from shared.transports.base import Bounds, Transport
-from shared.transports.memory import MemoryTransport
-from shared.transports.redis_streams import RedisStreams
-from shared.webhooks.base import Webhooks
+from shared.dead_letters.store import DeadLetters, RedisDeadLetters
+from shared.locks.locks import Holds, RedisHolds
+from shared.models.worker_registry import MemoryRegistry, RedisRegistry, Registry
+from shared.queue.interface import Bounds, Transport
+from shared.queue.memory import MemoryTransport
+from shared.queue.redis_streams import RedisStreams
+from shared.redis.client import RedisServer
+from shared.settings import Settings
+from shared.token_log.interface import Live, TokenLog
+from shared.token_log.live_feed import LiveFeed
+from shared.token_log.memory import MemoryDeadLetters, MemoryHolds, MemoryLive, MemoryTokenLog
+from shared.token_log.redis import RedisTokenLog
+from shared.webhooks.interface import Webhooks
 from shared.webhooks.memory import MemoryWebhooks
 from shared.webhooks.store import RedisWebhooks
 

@@ -12,11 +12,11 @@ import pytest
 from kafka import KafkaProducer
 
 from shared.backend import Backend
-from shared.config import Settings, load
-from shared.embedded import EmbeddedServer
-from shared.repository import MINILM, ModelRepository
-from tests.waiting import LIMIT_S
-from workers.openmp import spin_briefly
+from shared.models.model_store import MINILM, ModelRepository
+from shared.redis.embedded import EmbeddedServer
+from shared.settings import Settings, load
+from tests.support.waiting import LIMIT_S
+from workers.openmp_env import spin_briefly
 
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: a GPU's kernels run on the CPU
@@ -62,21 +62,21 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 @pytest.fixture(scope="session")
 def bootstrap() -> str:
     """Kafka's brokers: the mock, or those that TEST_KAFKA names."""
-    from headrace.bench import mock_kafka
-    from tests.kafka import mock
+    from headrace.bench.kafka import mock_kafka
+    from tests.support import kafka_mock
 
-    return mock.BROKER or mock_kafka.cluster().bootstrap
+    return kafka_mock.BROKER or mock_kafka.cluster().bootstrap
 
 
 @pytest.fixture(scope="session")
 def kafka_writer(bootstrap: str) -> Iterator[KafkaProducer]:
     from shared.kafka import topics
     from shared.kafka.connection import producer
-    from tests.fakes import MODEL
-    from tests.kafka import mock
+    from tests.support import kafka_mock
+    from tests.support.fakes import MODEL
 
-    mock.make_topics(bootstrap, topics.api_requests(MODEL))
-    made = producer(load(mock.address(bootstrap)).settings)
+    kafka_mock.make_topics(bootstrap, topics.api_requests(MODEL))
+    made = producer(load(kafka_mock.address(bootstrap)).settings)
     yield made
     made.close(timeout=2)
 
@@ -91,7 +91,7 @@ def settings(valkey: EmbeddedServer, tmp_path: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def patient_admission(monkeypatch: pytest.MonkeyPatch) -> None:
     """Admission in this process gives up on Redis as late as tests give up on anything."""
-    monkeypatch.setattr("producer_api.gateway.patience.PATIENCE", LIMIT_S)
+    monkeypatch.setattr("producer_api.admission.deadline.PATIENCE", LIMIT_S)
 
 
 @pytest.fixture

@@ -18,15 +18,15 @@ import uvloop
 from prometheus_client import start_http_server
 
 from shared.backend import Backend
-from shared.config import Settings
 from shared.errors import ConfigError, EngineFailed, Unavailable
-from shared.garbage import settle
-from shared.registry import ModelInfo, WorkerInfo
-from shared.repository import SCRIPTED, ModelRepository
+from shared.models.model_store import SCRIPTED, ModelRepository
+from shared.models.worker_registry import ModelInfo, WorkerInfo
+from shared.runtime.gc_tuning import settle
+from shared.settings import Settings
 from workers.engine.interface import Generator
 from workers.metrics import WorkerMetrics
-from workers.openmp import spin_briefly
-from workers.scripted import CONTEXT, ScriptedEngine
+from workers.openmp_env import spin_briefly
+from workers.scripted_engine import CONTEXT, ScriptedEngine
 from workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -181,9 +181,9 @@ def _build(settings: Settings, repository: ModelRepository, note: Callable[[floa
         return ScriptedEngine(max_model_len=settings.max_model_len or CONTEXT, max_num_seqs=settings.max_num_seqs)
     try:
         from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is imported only where it is used
+        from workers.engine.embedding_engine import EmbeddingEngine  # noqa: PLC0415
         from workers.engine.engine import Engine  # noqa: PLC0415
-        from workers.predictors.embedder import EmbeddingEngine  # noqa: PLC0415
-        from workers.predictors.folder import embeds  # noqa: PLC0415
+        from workers.engine.models.bert_loader import embeds  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
     config = EngineConfig.of(settings, repository.folder(note))

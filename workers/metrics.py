@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.delivery.base import Append, Lease
-from shared.logs import lines_dropped
 from shared.protocol import Request
-from workers.active import ActiveRequest
+from shared.runtime.logging import lines_dropped
+from shared.token_log.interface import Append, Lease
+from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineStats
 
 WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)

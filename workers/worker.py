@@ -15,25 +15,25 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
-from shared import keys
 from shared.backend import Backend
-from shared.config import Settings
-from shared.delivery.base import OVERDUE, Append, Lease
 from shared.errors import EngineFailed, HeadraceError, InvalidRequest, Unavailable
-from shared.limits import check_task
+from shared.models.worker_registry import WorkerInfo
 from shared.protocol import Request
-from shared.registry import WorkerInfo
-from shared.transports.base import Claim, Delivery, Room
-from workers.active import ActiveRequest, by_run
-from workers.encoding import Encoding
+from shared.queue.interface import Claim, Delivery, Room
+from shared.redis import keys
+from shared.settings import Settings
+from shared.token_log.interface import OVERDUE, Append, Lease
+from shared.validation.request_limits import check_task
+from workers.active_request import ActiveRequest, by_run
 from workers.engine.interface import Constraint, EngineOutput, EngineRequest, Form, Generator
 from workers.engine.stage import Stage
-from workers.engine_loop import EngineLoop
-from workers.intake import RETRY, Intake, set_aside
-from workers.leases import LeaseKeeper
+from workers.engine_thread import EngineLoop
+from workers.lease_keeper import LeaseKeeper
 from workers.metrics import WorkerMetrics
-from workers.seats import room
-from workers.solitude import Solitude
+from workers.prompt_encoding import Encoding
+from workers.puller import RETRY, Intake, set_aside
+from workers.seat_allocation import room
+from workers.sole_request import Solitude
 
 GATHER = 0.01  # seconds for which ends gather before they are acknowledged together
 

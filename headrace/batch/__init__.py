@@ -1,4 +1,5 @@
-"""`headrace batch`: a file of requests in, a file of results out, from the side of a client.
+"""Batch runs from the command line: a JSONL file of requests in, a file of results out.
 
-It knows the HTTP API, or Kafka's topics, alone: nothing of Redis or of engines.
+The runner sends lines over HTTP or Kafka and journals what is done, so that an interrupted run resumes without
+a lost or repeated line. Only `headrace.cli` and `headrace.bench` import it.
 """

@@ -17,8 +17,8 @@ from typing import IO
 
 import msgspec
 
-from headrace.batch.record import ID, Head, Record
-from headrace.batch.source import Defaults, Source
+from headrace.batch.input_file import Defaults, Source
+from headrace.batch.output_record import ID, Head, Record
 from shared.errors import ConfigError, HeadraceError
 
 MOST_RECORD = 256 * 2**20  # bytes; a longer line is none of ours

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from headrace.batch.record import Record
+from headrace.batch.output_record import Record
 
 
 @dataclass

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Iterator
 from typing import Protocol
 
+from headrace.batch.input_file import Line
 from headrace.batch.journal import Journal
+from headrace.batch.output_record import Record, of_bad_line
 from headrace.batch.progress import Meter
-from headrace.batch.record import Record, of_bad_line
-from headrace.batch.source import Line
 from shared.errors import HeadraceError
 
 

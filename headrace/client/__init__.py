@@ -5,6 +5,6 @@ It knows HTTP alone: nothing of Redis or of engines.
 
 from headrace.client.asynchronous import AsyncHeadraceClient
 from headrace.client.blocking import HeadraceClient
-from headrace.client.calls import JobEvent
+from headrace.client.operations import JobEvent
 
 __all__ = ["AsyncHeadraceClient", "HeadraceClient", "JobEvent"]

@@ -10,9 +10,9 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from headrace.client.calls import Body, Calls, ChatReader, JobEvent, Json, text_of
-from headrace.client.flow import Clock, Command, Emit, Flow, Pause, Read, Replicas, Reply, Run, Send
-from headrace.client.wire import LIMITS, TIMEOUT, TROUBLE, credentials, lost
+from headrace.client.httpx_config import LIMITS, TIMEOUT, TROUBLE, credentials, lost
+from headrace.client.operations import Body, Calls, ChatReader, JobEvent, Json, text_of
+from headrace.client.sans_io import Clock, Command, Emit, Flow, Pause, Read, Replicas, Reply, Run, Send
 
 Result = TypeVar("Result")
 

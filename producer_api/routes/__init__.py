@@ -1,1 +1,5 @@
-"""One file per API; each makes a router from what it is handed."""
+"""HTTP routes, one module per API.
+
+A module declares its endpoints and calls `answers` and `admission`. Only `producer_api.app` and
+`producer_api.admin_app` import this package.
+"""

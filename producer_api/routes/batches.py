@@ -8,23 +8,23 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import json_answer, read_body
-from producer_api.context import Context
-from producer_api.gateway.admit import LOOK
-from producer_api.gateway.idempotency import Identity, Key
-from producer_api.gateway.patience import patience
-from producer_api.gateway.principal import Caller, Principal, Tenant
-from producer_api.headers import REPLAYED, idempotency_key
-from producer_api.hooks import hook_of, webhook_status
-from producer_api.openapi import IDEMPOTENCY, body_of, failures, struct_response
-from producer_api.paging import Page, paging
-from producer_api.route import Route
+from producer_api.admission.deadline import patience
+from producer_api.admission.gateway import LOOK
+from producer_api.admission.idempotency import Identity, Key
+from producer_api.auth.principal import Caller, Principal, Tenant
+from producer_api.http.endpoint import Route
+from producer_api.http.headers import REPLAYED, idempotency_key
+from producer_api.http.json_body import json_answer, read_body
+from producer_api.openapi.document import IDEMPOTENCY, body_of, failures, struct_response
+from producer_api.openapi.pagination import Page, paging
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest, window_seconds
-from shared.batches.records import Batch, Batches
+from producer_api.services import Context
+from producer_api.webhooks.subscription import hook_of, webhook_status
+from shared.batches.store import Batch, Batches
 from shared.errors import HeadraceError, InvalidRequest, Unavailable
 from shared.files.store import Files
 from shared.protocol import PriorityClass
-from shared.webhooks.base import Hook, Webhook
+from shared.webhooks.interface import Hook, Webhook
 
 USUAL, MOST = 20, 100  # batches of one list
 

@@ -12,16 +12,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import drafts, read_body
-from producer_api.completion import ChatFraming, completion
-from producer_api.context import Context
-from producer_api.gateway.principal import Caller, Principal
-from producer_api.headers import idempotency_key, resume_point
-from producer_api.openapi import ENDED, IDEMPOTENCY, RESUMING, body_of, failures, sse_response
-from producer_api.reply import Reply
-from producer_api.route import Route
-from shared.delivery.answer import nothing_after
-from shared.schemas.chat import ChatCompletion, ChatRequest
+from producer_api.answers.chat import ChatFraming, completion
+from producer_api.answers.reply import Reply
+from producer_api.auth.principal import Caller, Principal
+from producer_api.http.endpoint import Route
+from producer_api.http.headers import idempotency_key, resume_point
+from producer_api.http.json_body import drafts, read_body
+from producer_api.openapi.document import ENDED, IDEMPOTENCY, RESUMING, body_of, failures, sse_response
+from producer_api.services import Context
+from shared.schemas.openai.chat import ChatCompletion, ChatRequest
+from shared.token_log.answer import nothing_after
 
 FAILURES = failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504)
 

@@ -8,16 +8,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import drafts, read_body
-from producer_api.context import Context
-from producer_api.gateway.principal import Caller, Principal
-from producer_api.headers import idempotency_key, resume_places
-from producer_api.openapi import ENDED, IDEMPOTENCY, PLACE, body_of, failures, sse_response
-from producer_api.reply import Reply
-from producer_api.route import Route
-from producer_api.text_completion import TextFraming, text_completion
-from shared.delivery.answer import before_end, nothing_after
-from shared.schemas.completions import Completion, CompletionRequest
+from producer_api.answers.completions import TextFraming, text_completion
+from producer_api.answers.reply import Reply
+from producer_api.auth.principal import Caller, Principal
+from producer_api.http.endpoint import Route
+from producer_api.http.headers import idempotency_key, resume_places
+from producer_api.http.json_body import drafts, read_body
+from producer_api.openapi.document import ENDED, IDEMPOTENCY, PLACE, body_of, failures, sse_response
+from producer_api.services import Context
+from shared.schemas.openai.completions import Completion, CompletionRequest
+from shared.token_log.answer import before_end, nothing_after
 
 
 def completions_router(context: Context) -> APIRouter:

@@ -9,19 +9,19 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import json_answer
-from producer_api.context import Context
-from producer_api.gateway.idempotency import HEADER, Key
-from producer_api.gateway.patience import patience
-from producer_api.gateway.principal import Caller, Principal
-from producer_api.jobs import describe
-from producer_api.openapi import IDEMPOTENCY, failures, parameter, struct_response
-from producer_api.route import Route
+from producer_api.admission.deadline import patience
+from producer_api.admission.idempotency import HEADER, Key
+from producer_api.answers.jobs import describe
+from producer_api.auth.principal import Caller, Principal
+from producer_api.http.endpoint import Route
+from producer_api.http.json_body import json_answer
+from producer_api.openapi.document import IDEMPOTENCY, failures, parameter, struct_response
 from producer_api.routes.jobs import accepted, told
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
-from shared.delivery.dead_letters import DeadLetter
+from producer_api.services import Context
+from shared.dead_letters.store import DeadLetter
 from shared.errors import InvalidRequest, NotFound
-from shared.schemas.jobs import Job
+from shared.schemas.native.jobs import Job
 
 USUAL, MOST = 100, 1000  # letters of one list
 PAGE = 200

@@ -8,15 +8,15 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import drafts, read_body
-from producer_api.context import Context
-from producer_api.embedding import embedding_list
-from producer_api.gateway.principal import Caller
-from producer_api.headers import idempotency_key
-from producer_api.openapi import IDEMPOTENCY, body_of, failures, struct_response
-from producer_api.reply import Reply
-from producer_api.route import Route
-from shared.schemas.embeddings import EmbeddingList, EmbeddingRequest
+from producer_api.answers.embeddings import embedding_list
+from producer_api.answers.reply import Reply
+from producer_api.auth.principal import Caller
+from producer_api.http.endpoint import Route
+from producer_api.http.headers import idempotency_key
+from producer_api.http.json_body import drafts, read_body
+from producer_api.openapi.document import IDEMPOTENCY, body_of, failures, struct_response
+from producer_api.services import Context
+from shared.schemas.openai.embeddings import EmbeddingList, EmbeddingRequest
 
 
 def embeddings_router(context: Context) -> APIRouter:

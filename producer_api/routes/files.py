@@ -8,15 +8,15 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from producer_api.body import json_answer
-from producer_api.context import Context
-from producer_api.gateway.patience import patience
-from producer_api.gateway.principal import Tenant
-from producer_api.openapi import Described, failures, parameter, struct_response
-from producer_api.paging import ORDER, Page, paging
-from producer_api.route import Route
+from producer_api.admission.deadline import patience
+from producer_api.auth.principal import Tenant
+from producer_api.http.endpoint import Route
+from producer_api.http.json_body import json_answer
+from producer_api.http.multipart import OVERHEAD, Upload
+from producer_api.openapi.document import Described, failures, parameter, struct_response
+from producer_api.openapi.pagination import ORDER, Page, paging
 from producer_api.schemas.files import FORM, File, FileDeleted, FileList, life_of, purpose_of
-from producer_api.upload import OVERHEAD, Upload
+from producer_api.services import Context
 from shared.files.content import new_file_id
 from shared.files.records import FileRecord
 from shared.files.store import Files

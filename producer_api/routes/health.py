@@ -8,13 +8,13 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from producer_api.attend import stopping
-from producer_api.context import Context
-from producer_api.gateway.patience import patience
-from producer_api.gateway.rules import PUBLIC
-from producer_api.openapi import struct_response
+from producer_api.admission.deadline import patience
+from producer_api.http.access import PUBLIC
+from producer_api.http.open_streams import stopping
+from producer_api.openapi.document import struct_response
+from producer_api.services import Context
 from shared.errors import Unavailable
-from shared.registry import WorkerExit, WorkerInfo
+from shared.models.worker_registry import WorkerExit, WorkerInfo
 
 
 class WorkerState(msgspec.Struct):

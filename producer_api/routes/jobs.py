@@ -9,14 +9,15 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api import jobs
-from producer_api.body import drafts, json_answer, read_body
-from producer_api.context import Context
-from producer_api.gateway.admit import Admission
-from producer_api.gateway.principal import Caller, Tenant
-from producer_api.headers import REPLAYED, idempotency_key, resume_point
-from producer_api.job_events import JobFraming
-from producer_api.openapi import (
+from producer_api.admission.gateway import Admission
+from producer_api.answers import jobs
+from producer_api.answers.job_events import JobFraming
+from producer_api.auth.principal import Caller, Tenant
+from producer_api.http.endpoint import Route
+from producer_api.http.headers import REPLAYED, idempotency_key, resume_point
+from producer_api.http.json_body import drafts, json_answer, read_body
+from producer_api.http.sse import EventStream
+from producer_api.openapi.document import (
     IDEMPOTENCY,
     RESUMING,
     body_of,
@@ -25,11 +26,10 @@ from producer_api.openapi import (
     sse_response,
     struct_response,
 )
-from producer_api.route import Route
 from producer_api.schemas.jobs import JobSubmission
-from producer_api.sse import EventStream
-from shared.delivery.answer import nothing_after
-from shared.schemas.jobs import Job
+from producer_api.services import Context
+from shared.schemas.native.jobs import Job
+from shared.token_log.answer import nothing_after
 
 AFTER = parameter("after", "query", "the same in the URL; the header counts first", type="integer", minimum=-1)
 

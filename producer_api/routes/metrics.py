@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
-from producer_api.context import Context
-from producer_api.gateway.patience import patience
+from producer_api.admission.deadline import patience
+from producer_api.services import Context
 from shared.errors import Unavailable
 
 log = structlog.get_logger(__name__)

@@ -8,13 +8,13 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from producer_api.body import json_answer
-from producer_api.context import Context
-from producer_api.gateway.patience import patience
-from producer_api.gateway.principal import Caller
-from producer_api.openapi import failures, struct_response
-from producer_api.route import Route
-from shared.registry import ModelInfo, Task
+from producer_api.admission.deadline import patience
+from producer_api.auth.principal import Caller
+from producer_api.http.endpoint import Route
+from producer_api.http.json_body import json_answer
+from producer_api.openapi.document import failures, struct_response
+from producer_api.services import Context
+from shared.models.worker_registry import ModelInfo, Task
 
 
 class Model(msgspec.Struct):

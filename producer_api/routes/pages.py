@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.gateway.rules import PUBLIC
+from producer_api.http.access import PUBLIC
 
 WEB = Path(__file__).parent.parent / "web"
 HTML = "text/html; charset=utf-8"

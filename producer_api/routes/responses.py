@@ -11,13 +11,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api import responses as stored
-from producer_api.body import drafts, json_answer, off_loop, read_body
-from producer_api.context import Context
-from producer_api.gateway.admit import Admission
-from producer_api.gateway.principal import Caller, Principal, Tenant
-from producer_api.headers import REPLAYED, idempotency_key, resume_point
-from producer_api.openapi import (
+from producer_api.admission.gateway import Admission
+from producer_api.answers import stored_responses as stored
+from producer_api.answers.reply import Reply
+from producer_api.answers.response_stream import ResponseFraming, admitted, whole
+from producer_api.auth.principal import Caller, Principal, Tenant
+from producer_api.http.endpoint import Route
+from producer_api.http.headers import REPLAYED, idempotency_key, resume_point
+from producer_api.http.json_body import drafts, json_answer, off_loop, read_body
+from producer_api.http.sse import EventStream
+from producer_api.openapi.document import (
     IDEMPOTENCY,
     RESUMING,
     body_of,
@@ -26,14 +29,11 @@ from producer_api.openapi import (
     sse_response,
     struct_response,
 )
-from producer_api.paging import ORDER, Page, paging
-from producer_api.reply import Reply
-from producer_api.response_events import ResponseFraming, admitted, whole
-from producer_api.route import Route
-from producer_api.sse import EventStream
+from producer_api.openapi.pagination import ORDER, Page, paging
+from producer_api.services import Context
 from shared.errors import InvalidRequest
-from shared.schemas.response_object import ItemList, ResponseDeleted, ResponseObject
-from shared.schemas.responses import ResponseRequest
+from shared.schemas.openai.response_object import ItemList, ResponseDeleted, ResponseObject
+from shared.schemas.openai.responses import ResponseRequest
 
 STARTING_AFTER = "starting_after"
 STREAM = parameter("stream", "query", "tell its events, from the first on", type="boolean")

@@ -10,15 +10,15 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.body import drafts, read_body
-from producer_api.context import Context
-from producer_api.gateway.patience import patience
-from producer_api.gateway.principal import Caller, Principal
-from producer_api.openapi import body_of, failures, struct_response
-from producer_api.reply import Reply
-from producer_api.route import Route
-from shared.delivery.answer import Answer, result_of
-from shared.schemas.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
+from producer_api.admission.deadline import patience
+from producer_api.answers.reply import Reply
+from producer_api.auth.principal import Caller, Principal
+from producer_api.http.endpoint import Route
+from producer_api.http.json_body import drafts, read_body
+from producer_api.openapi.document import body_of, failures, struct_response
+from producer_api.services import Context
+from shared.schemas.native.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
+from shared.token_log.answer import Answer, result_of
 
 LIMIT = 30.0  # seconds until a worker must have had time for it
 

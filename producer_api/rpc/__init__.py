@@ -1,1 +1,4 @@
-"""The front end by gRPC: the same jobs, through the same admission."""
+"""The gRPC front end: the service `headrace.v1.Inference`, health and reflection.
+
+Messages become the same bodies that HTTP takes. Only `producer_api.server` imports this package.
+"""

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import Message
 
-from producer_api.context import Context
-from producer_api.gateway.principal import Principal
-from producer_api.gateway.standing import limit_headers
-from producer_api.journal import Facts
-from producer_api.rpc.read import parse
+from producer_api.auth.principal import Principal
+from producer_api.http.ratelimit_headers import limit_headers
+from producer_api.observability.request_log import Facts
+from producer_api.rpc.requests import parse
+from producer_api.services import Context
 from shared.errors import InvalidRequest, MalformedBody
 
 Proto = TypeVar("Proto", bound=Message)

@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from shared.errors import HeadraceError, InvalidRequest
-from shared.schemas.validation import InvalidFields
+from shared.schemas.parsing import InvalidFields
 
 DOMAIN = "headrace"
 

@@ -10,14 +10,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from producer_api.connection import HEADROOM
-from producer_api.context import Context
+from producer_api.http.protocol import HEADROOM
 from producer_api.routes.health import readiness
-from producer_api.rpc.endpoint import Endpoints
-from producer_api.rpc.inference import SERVICE, Inference
-from shared.config import Settings
+from producer_api.rpc.handler import Endpoints
+from producer_api.rpc.service import SERVICE, Inference
+from producer_api.services import Context
 from shared.errors import ConfigError
-from shared.ports import place_of
+from shared.runtime.sockets import place_of
+from shared.settings import Settings
 
 STREAMS = 1024  # calls at a time over one connection
 HANDSHAKE = 10_000  # milliseconds that a connection may take to begin

@@ -1,1 +1,4 @@
-"""What the front end alone returns; what other ways in share is in shared.schemas."""
+"""Request and response bodies that only the front end has: batches, files, dead letters.
+
+`answers` and everything above it import this package; bodies that workers also read are in `shared.schemas`.
+"""

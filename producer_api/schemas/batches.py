@@ -13,12 +13,12 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from producer_api.schemas.files import ExpiresAfter
-from producer_api.schemas.webhooks import BatchWebhookFields
-from shared.batches.records import BatchRecord
-from shared.schemas.body import Body
-from shared.schemas.bounds import Short
-from shared.schemas.fields import Metadata
-from shared.schemas.jobs import WebhookStatus
+from producer_api.webhooks.request_fields import BatchWebhookFields
+from shared.batches.store import BatchRecord
+from shared.schemas.base import Body
+from shared.schemas.common_fields import Metadata
+from shared.schemas.native.jobs import WebhookStatus
+from shared.schemas.openapi_bounds import Short
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 RESPONSES = "/v1/responses"

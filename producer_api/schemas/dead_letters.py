@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from shared.delivery.dead_letters import DeadLetter
+from shared.dead_letters.store import DeadLetter
 from shared.protocol import Embed, ErrorInfo, Request
 
 

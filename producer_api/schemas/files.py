@@ -13,7 +13,7 @@ from pydantic import Field
 
 from shared.errors import InvalidRequest
 from shared.files.records import FileRecord
-from shared.schemas.body import Body
+from shared.schemas.base import Body
 
 UPLOADED = ("batch", "user_data")  # purposes of files that come from clients
 PRODUCED = "batch_output"

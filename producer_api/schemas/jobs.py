@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from producer_api.schemas.webhooks import WebhookFields
-from shared.schemas.jobs import JobRequest
+from producer_api.webhooks.request_fields import WebhookFields
+from shared.schemas.native.jobs import JobRequest
 
 
 class JobSubmission(JobRequest):

@@ -1,1 +1,4 @@
-"""Who may call, and what it is allowed: kept in a database beside Redis, and off every request's way."""
+"""API keys, scopes and usage records in a SQL database.
+
+`producer_api` and `headrace` import this package; workers do not.
+"""

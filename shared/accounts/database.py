@@ -20,8 +20,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.accounts.tables import MIGRATIONS, metadata, schema_version
-from shared.config import Settings
 from shared.errors import ConfigError, Unavailable
+from shared.settings import Settings
 
 FILE = "accounts.db"
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}

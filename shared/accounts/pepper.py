@@ -6,8 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
-from shared.config import Settings
 from shared.errors import ConfigError
+from shared.settings import Settings
 
 FILE = "key-pepper"
 LEAST = 32  # characters

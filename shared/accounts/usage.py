@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.accounts.database import Database
 from shared.accounts.tables import usage
-from shared.ledger.base import End, Entry
+from shared.ledger.types import End, Entry
 
 GROUPS = ("tenant", "key", "user", "model", "day", "state")
 MOST_GROUPS = 100_000  # sums of one report

@@ -1,1 +1,4 @@
-"""Batches of requests: where each is in its life, and who works on which part of it."""
+"""Records of OpenAI batches in Redis.
+
+`producer_api` imports this package.
+"""

@@ -1,1 +1,4 @@
-"""Uploaded and produced files: their content on disk, what is known of each in Redis."""
+"""Uploaded files: their records in Redis and their content on disk.
+
+`producer_api` imports this package.
+"""

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from shared import keys
 from shared.errors import NotFound, StorageFull
-from shared.foreign import UNREADABLE
-from shared.redis_client import RedisServer, Script
+from shared.redis import keys
+from shared.redis.client import RedisServer, Script
+from shared.redis.foreign import UNREADABLE
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True):

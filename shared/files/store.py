@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from shared.backend import Backend
-from shared.config import Settings
 from shared.errors import StorageFull
 from shared.files.content import Contents, Draft
 from shared.files.records import FileRecord, FileRecords
+from shared.settings import Settings
 
 PAGE = 1000  # records read at once
 MOST = 256  # files ended at once

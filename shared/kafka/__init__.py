@@ -1,1 +1,4 @@
-"""Requests and results as records of Kafka: names, connection, format. Who moves them is not known here."""
+"""Kafka: connections, topics, offsets and the format of records.
+
+Every top-level package may import this one.
+"""

@@ -1,4 +1,5 @@
-"""The private attributes of kafka-python that Headrace uses; tests/kafka/test_internals.py covers each.
+"""The private attributes of kafka-python that Headrace uses; tests/shared/kafka/test_client_internals.py covers
+each.
 
 They work around faults of kafka-python 3.0.12, or of librdkafka's mock cluster.
 """

@@ -12,8 +12,8 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
-from shared.config import Settings
 from shared.errors import ConfigError, Unavailable
+from shared.settings import Settings
 
 HEADROOM = 64 * 1024  # bytes of a record beside its value
 FIRST = 10_000  # ms for a first answer of any broker

@@ -25,12 +25,12 @@ from shared.errors import (
     UnsupportedMediaType,
 )
 from shared.kafka import topics
-from shared.limits import Limits, check_request, check_served
+from shared.models.worker_registry import ModelInfo
 from shared.protocol import PriorityClass, Request, decode_request, encode
-from shared.registry import ModelInfo
-from shared.schemas.fields import Priority
-from shared.schemas.jobs import Job, JobRequest
-from shared.schemas.validation import validate
+from shared.schemas.common_fields import Priority
+from shared.schemas.native.jobs import Job, JobRequest
+from shared.schemas.parsing import validate
+from shared.validation.request_limits import Limits, check_request, check_served
 
 REQUEST_TYPE = "dev.headrace.request.v1"
 RESULT_TYPE = "dev.headrace.result.v1"

@@ -1,1 +1,4 @@
-"""What requests are charged for, until their ends are known and written down."""
+"""The ledger of rate limits and budgets: atomic charges and refunds in Redis.
+
+`producer_api` imports this package.
+"""

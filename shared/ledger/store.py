@@ -17,11 +17,11 @@ from typing import Any, Self
 
 import msgspec
 
-from shared import keys
-from shared.config import Settings
-from shared.foreign import UNREADABLE
-from shared.ledger.base import Charge, Due, End, Entry, Limit, Standing
-from shared.redis_client import RedisServer, Script
+from shared.ledger.types import Charge, Due, End, Entry, Limit, Standing
+from shared.redis import keys
+from shared.redis.client import RedisServer, Script
+from shared.redis.foreign import UNREADABLE
+from shared.settings import Settings
 
 SCRIPT = Path(__file__).with_name("ledger.lua")
 WRITE_LEASE = 30.0  # seconds after which an end that is not written is another's to write

@@ -1,1 +1,4 @@
-"""What a request's submission and its result look like, the same on HTTP, in Kafka and in a batch's lines."""
+"""Bodies of requests and answers that both the front end and other ways in use.
+
+`openai` has the shapes of OpenAI's API, `native` our own. They validate through `shared.validation`.
+"""

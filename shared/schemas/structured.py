@@ -1,7 +1,7 @@
 """What an answer must look like, as OpenAI's `response_format` and vLLM's `structured_outputs` say it.
 
 References: OpenAI API, "Structured model outputs"; vLLM, "Structured Outputs". What a schema may say is for
-shared.json_schema.
+shared.validation.json_schema.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pydantic import Field
 
 from shared.errors import InvalidRequest
 from shared.protocol import Structured
-from shared.schemas.body import Body
-from shared.schemas.bounds import Items
+from shared.schemas.base import Body
+from shared.schemas.openapi_bounds import Items
 
 
 class SchemaFormat(Body):

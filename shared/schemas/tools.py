@@ -15,10 +15,10 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
-from shared.json_text import fault
 from shared.protocol import CallDelta, Function, Token, ToolCall, Tools
-from shared.schemas.body import Body
-from shared.schemas.bounds import Items, Short
+from shared.schemas.base import Body
+from shared.schemas.openapi_bounds import Items, Short
+from shared.validation.json_text import fault
 
 Word = Literal["none", "auto", "required"]
 

@@ -1,1 +1,4 @@
-"""Webhooks: what is told to whom when work ends, signed, to an address that was checked, from a durable list."""
+"""Subscriptions to webhooks and their deliveries, in Redis and in memory.
+
+`producer_api.webhooks` imports this package.
+"""

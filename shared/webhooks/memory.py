@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shared.webhooks.base import Claim, Webhook
+from shared.webhooks.interface import Claim, Webhook
 
 
 @dataclass

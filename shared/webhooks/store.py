@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from shared import keys
-from shared.foreign import UNREADABLE
-from shared.redis_client import RedisServer, Script
-from shared.webhooks.base import Claim, Webhook
+from shared.redis import keys
+from shared.redis.client import RedisServer, Script
+from shared.redis.foreign import UNREADABLE
+from shared.webhooks.interface import Claim, Webhook
 
 _decode = msgspec.json.Decoder(Webhook).decode
 

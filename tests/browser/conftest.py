@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, expect, sync_playwright
 
 from tests.e2e.conftest import Launched
-from tests.waiting import LIMIT_S
+from tests.support.waiting import LIMIT_S
 
 LEASE_S = 3
 NAMES = ("chromium", "chromium-browser", "google-chrome")

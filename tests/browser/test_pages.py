@@ -12,8 +12,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Watch
 from tests.e2e.conftest import Launched
-from tests.waiting import LIMIT_S
-from workers.scripted import expected, text_of
+from tests.support.waiting import LIMIT_S
+from workers.scripted_engine import expected, text_of
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.chaos.cluster import Cluster, running
 from tests.chaos.report import Report, Row
 from tests.chaos.scale import Scale
+from tests.support.cluster import Cluster, running
 
 FULL_LIMIT = 3600.0  # seconds that one case may take at full scale, the soak aside
 SEED = 20_26

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from shared.embedded import HOST
-from tests.chaos.cluster import Cluster, running
-from tests.chaos.load import Load, longest, percentile
-from tests.chaos.proxy import FaultProxy
+from shared.redis.embedded import HOST
 from tests.chaos.scale import Scale
-from tests.chaos.streams import PAUSE, Answer, Client, until
-from tests.chaos.wire import exchange
+from tests.support.cluster import Cluster, running
+from tests.support.proxy import FaultProxy
+from tests.support.raw_http import exchange
+from tests.support.stream_client import PAUSE, Answer, Client, until
+from tests.support.stream_load import Load, longest, percentile
 
 pytestmark = pytest.mark.slow
 

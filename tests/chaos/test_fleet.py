@@ -14,10 +14,10 @@ from typing import Any, Self
 import pytest
 import redis
 
-from tests.chaos.cluster import Cluster, running
-from tests.chaos.load import Load, longest, median, percentile
 from tests.chaos.scale import Scale
-from tests.chaos.streams import until
+from tests.support.cluster import Cluster, running
+from tests.support.stream_client import until
+from tests.support.stream_load import Load, longest, median, percentile
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.chaos.proxy import FaultProxy
+from tests.support.proxy import FaultProxy
 
 Pair = tuple[FaultProxy, asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.cluster import Cluster, running
-from tests.chaos.load import Load, longest
 from tests.chaos.scale import Scale
+from tests.support.cluster import Cluster, running
+from tests.support.stream_load import Load, longest
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ async def test_wrong_clocks_change_nothing(scale: Scale, figures: dict[str, Any]
 
 def _shifted(seconds: int) -> dict[str, str]:
     """The environment of a process whose wall clock is off."""
-    folder = Path(__file__).parent / "shifted"
+    folder = Path(__file__).parents[1] / "support" / "shifted"
     return {
         "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         "CLOCK_SHIFT": str(seconds),

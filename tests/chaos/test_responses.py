@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.cluster import Cluster
 from tests.chaos.scale import Scale
-from tests.chaos.streams import PAUSE, scripted, until
-from tests.chaos.wire import exchange
+from tests.support.cluster import Cluster
+from tests.support.raw_http import exchange
+from tests.support.stream_client import PAUSE, scripted, until
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.chaos.cluster import Cluster, running
-from tests.chaos.disk import Journal, full_disk
-from tests.chaos.load import Load, Submits
 from tests.chaos.scale import Scale
-from tests.chaos.streams import until
+from tests.support.cluster import Cluster, running
+from tests.support.disk import Journal, full_disk
+from tests.support.stream_client import until
+from tests.support.stream_load import Load, Submits
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.cluster import Cluster
-from tests.chaos.load import Load, longest, percentile
 from tests.chaos.scale import Scale
-from tests.chaos.streams import until
+from tests.support.cluster import Cluster
+from tests.support.stream_client import until
+from tests.support.stream_load import Load, longest, percentile
 
 pytestmark = pytest.mark.slow
 

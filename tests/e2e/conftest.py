@@ -18,8 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from headrace.up import claim_port
-from tests.waiting import LIMIT_S
+from headrace.launcher.up import claim_port
+from tests.support.waiting import LIMIT_S
 
 LEASE_S = 3  # the default: a worker that computes beside others must not lose its leases
 HEARTBEATS_S = 1.2 * LEASE_S * 2 / 3  # two of them

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import Launched, new_key
-from tests.waiting import LIMIT_S
+from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 

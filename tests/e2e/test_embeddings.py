@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from headrace.cli.options import first_model
 from headrace.client import HeadraceClient
-from headrace.options import first_model
-from shared.repository import MINILM
+from shared.models.model_store import MINILM
 from tests.e2e.conftest import Launched
-from tests.waiting import LIMIT_S
+from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Launched
-from workers.scripted import expected
+from workers.scripted_engine import expected
 
 pytestmark = pytest.mark.slow
 

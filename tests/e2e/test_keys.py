@@ -17,7 +17,7 @@ import pytest
 from headrace.client import HeadraceClient
 from shared.errors import InvalidApiKey, Unauthenticated
 from tests.e2e.conftest import Launched, new_key
-from tests.waiting import LIMIT_S
+from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 

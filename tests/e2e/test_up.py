@@ -18,16 +18,16 @@ import openai
 import psutil
 import pytest
 
+from headrace.batch.kafka_reader import TopicReader
 from headrace.client import HeadraceClient
-from headrace.kafka.reader import TopicReader
-from shared.config import load
 from shared.errors import ContextLengthExceeded, ModelNotFound
 from shared.kafka import topics
-from tests.batches.conftest import BatchClient, line
+from shared.settings import load
 from tests.e2e.conftest import Launched
-from tests.kafka.mock import address, make_topics
-from tests.waiting import LIMIT_S
-from workers.scripted import expected
+from tests.producer_api.batch_runner.conftest import BatchClient, line
+from tests.support.kafka_mock import address, make_topics
+from tests.support.waiting import LIMIT_S
+from workers.scripted_engine import expected
 
 pytestmark = pytest.mark.slow
 

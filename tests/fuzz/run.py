@@ -12,9 +12,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.chaos.cluster import running
-from tests.fakes import MODEL
-from tests.waiting import LIMIT_S
+from tests.support.cluster import running
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
 
 CHECKS = (
     "not_a_server_error",

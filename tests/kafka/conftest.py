@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace.bench import mock_kafka
+from headrace.bench.kafka import mock_kafka
 from shared.backend import Backend
-from shared.config import Settings
-from shared.embedded import EmbeddedServer
 from shared.kafka import topics
-from tests.fakes import MODEL
-from tests.kafka import mock
-from tests.kafka.harness import Bench
-from tests.kafka.mock import BROKER
+from shared.redis.embedded import EmbeddedServer
+from shared.settings import Settings
+from tests.support import kafka_mock
+from tests.support.fakes import MODEL
+from tests.support.kafka_bench import Bench
+from tests.support.kafka_mock import BROKER
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,7 +28,7 @@ def adapted(valkey: EmbeddedServer) -> None:
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short sessions: the mock takes as long to share partitions as a session has. Brokers may refuse them."""
     if not BROKER:
-        monkeypatch.setattr("workers.kafka.consumer.SESSION", 2_500)
+        monkeypatch.setattr("workers.kafka.consumer_thread.SESSION", 2_500)
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def settings(settings: Settings, bootstrap: str) -> Settings:
     """Of a model that no test before had topics for."""
     model = f"m{secrets.token_hex(4)}"
     own = (topics.requests(model), topics.api_requests(model), f"results-{model}")
-    mock.make_topics(bootstrap, *own, topics.api_requests(MODEL), topics.RESULTS, topics.DEAD_LETTERS)
+    kafka_mock.make_topics(bootstrap, *own, topics.api_requests(MODEL), topics.RESULTS, topics.DEAD_LETTERS)
     own_settings = {
         "grace": 1,
         "lease": 3,  # workers are killed
         "served_model_name": model,
         "redis_timeout": 5,
     }  # joining a group holds the machine up
-    return settings.model_copy(update={**mock.address(bootstrap), **own_settings})
+    return settings.model_copy(update={**kafka_mock.address(bootstrap), **own_settings})
 
 
 @pytest.fixture

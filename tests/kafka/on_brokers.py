@@ -12,13 +12,13 @@ import pytest
 from kafka import ConsumerGroupMetadata, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 
-from shared.config import Settings
 from shared.kafka import topics
 from shared.kafka.client_internals import finish_joining
 from shared.kafka.connection import connection, consumer
 from shared.kafka.message import Outgoing
-from tests.kafka.mock import BROKER
-from workers.kafka.results import Results
+from shared.settings import Settings
+from tests.support.kafka_mock import BROKER
+from workers.kafka.transactional_writer import Results
 
 LIMIT = 40.0
 

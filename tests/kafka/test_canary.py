@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.config import Settings
 from shared.kafka import topics
 from shared.kafka.message import Outgoing
-from shared.ports import free_ports
-from tests.chaos.node import Node
-from tests.kafka.harness import Bench
-from tests.kafka.mock import environment, headrace
-from tests.waiting import LIMIT_S
+from shared.runtime.sockets import free_ports
+from shared.settings import Settings
+from tests.support.kafka_bench import Bench
+from tests.support.kafka_mock import environment, headrace
+from tests.support.node import Node
+from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 

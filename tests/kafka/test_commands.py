@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from shared.backend import Backend
-from shared.config import Settings
-from tests.batch.conftest import chats, results, write
-from tests.kafka.harness import Bench
-from tests.kafka.mock import environment, headrace
-from tests.waiting import LIMIT_S
+from shared.settings import Settings
+from tests.headrace.batch.conftest import chats, results, write
+from tests.support.kafka_bench import Bench
+from tests.support.kafka_mock import environment, headrace
+from tests.support.waiting import LIMIT_S
 
 
 @pytest.fixture

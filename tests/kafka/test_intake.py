@@ -15,24 +15,24 @@ import pytest
 from kafka import KafkaConsumer
 from kafka.errors import MessageSizeTooLargeError
 
-from shared import keys
 from shared.backend import Backend
-from shared.config import Settings
 from shared.errors import ConfigError
 from shared.kafka import topics
 from shared.kafka.connection import consumer
 from shared.kafka.message import Outgoing
+from shared.models.worker_registry import ModelInfo
 from shared.protocol import Message, Tools
-from shared.registry import ModelInfo
-from tests.kafka.harness import Bench
-from tests.kafka.mock import environment, headrace
-from tests.waiting import LIMIT_S
-from tests.worker.harness import GatedEngine
-from workers.kafka.consumer import Shuttle
+from shared.redis import keys
+from shared.settings import Settings
+from tests.support.kafka_bench import Bench
+from tests.support.kafka_mock import environment, headrace
+from tests.support.waiting import LIMIT_S
+from tests.support.worker_harness import GatedEngine
+from workers.kafka.consumer_thread import Shuttle
 from workers.kafka.intake import KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
-from workers.kafka.results import Results
-from workers.scripted import ScriptedTokenizer, expected, text_of
+from workers.kafka.transactional_writer import Results
+from workers.scripted_engine import ScriptedTokenizer, expected, text_of
 
 
 def answer(prompt: str, tokens: int = 3) -> str:
@@ -207,8 +207,8 @@ async def test_a_joining_that_outlives_a_poll_comes_to_its_end(
         made.append(consumer(*given, **options))
         return made[-1]
 
-    monkeypatch.setattr("workers.kafka.consumer.consumer", kept)
-    monkeypatch.setattr("workers.kafka.consumer.IDLE_POLL", 0.0)
+    monkeypatch.setattr("workers.kafka.consumer_thread.consumer", kept)
+    monkeypatch.setattr("workers.kafka.consumer_thread.IDLE_POLL", 0.0)
     async with bench.intake():
         await bench.shows("watermark", lambda marks: len(marks) == 4)
         made[0]._coordinator._assignment_snapshot = {}  # it shared before it knew of any

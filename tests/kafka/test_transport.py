@@ -9,20 +9,20 @@ import pytest
 from kafka.errors import KafkaTimeoutError
 from pydantic import SecretStr
 
-from producer_api.gateway.admit import WEBHOOKS
+from producer_api.admission.gateway import WEBHOOKS
+from producer_api.admission.kafka_queue import KafkaTransport, through_kafka
+from producer_api.background.sweeper import Sweeper
 from shared.backend import Backend
-from shared.config import Settings
 from shared.errors import QueueFull, Unavailable
-from shared.sweeper import Sweeper
-from shared.transports.base import Room
-from shared.transports.kafka import KafkaTransport, through_kafka
-from shared.transports.redis_streams import RedisStreams
-from tests.fakes import MODEL, answer, make_request
-from tests.gateway.conftest import serving
-from tests.kafka.harness import Bench
-from tests.waiting import LIMIT_S
-from tests.webhooks.conftest import SECRET
-from tests.worker.harness import foretold, told
+from shared.queue.interface import Room
+from shared.queue.redis_streams import RedisStreams
+from shared.settings import Settings
+from tests.producer_api.conftest import serving
+from tests.producer_api.webhooks.conftest import SECRET
+from tests.support.fakes import MODEL, answer, make_request
+from tests.support.kafka_bench import Bench
+from tests.support.waiting import LIMIT_S
+from tests.support.worker_harness import foretold, told
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_a_request_that_was_not_written_gives_its_place_back(
 async def test_the_sweeper_gives_back_what_nobody_confirmed_or_wants(
     api: Backend, lanes: RedisStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.transports.redis_streams.UNCONFIRMED", -1.0)
+    monkeypatch.setattr("shared.queue.redis_streams.UNCONFIRMED", -1.0)
     died, wanted, gone = (make_request() for _ in range(3))
     await lanes.reserve([died])  # by one that died before it came to the brokers
     for request in (wanted, gone):

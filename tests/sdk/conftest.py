@@ -11,12 +11,12 @@ import pytest
 from openai import AsyncOpenAI
 
 from shared.backend import Backend
-from shared.config import Settings
-from tests.gateway.conftest import serving
-from tests.waiting import LIMIT_S
-from tests.worker.harness import Harness
+from shared.settings import Settings
+from tests.producer_api.conftest import serving
+from tests.support.waiting import LIMIT_S
+from tests.support.worker_harness import Harness
 from workers.engine.config import EngineConfig
-from workers.predictors.embedder import EmbeddingEngine
+from workers.engine.embedding_engine import EmbeddingEngine
 
 EMBEDDER = "minilm"
 

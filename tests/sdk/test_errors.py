@@ -11,13 +11,13 @@ import pytest
 from openai import AsyncOpenAI
 
 from shared.backend import Backend
-from shared.config import Settings
-from shared.delivery.base import OVERDUE
 from shared.errors import EngineFailed
 from shared.protocol import ErrorInfo, RequestState
-from tests.fakes import MODEL
-from tests.gateway.conftest import ScriptedWorker, serving
-from tests.waiting import LIMIT_S
+from shared.settings import Settings
+from shared.token_log.interface import OVERDUE
+from tests.producer_api.conftest import ScriptedWorker, serving
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": "hi"}

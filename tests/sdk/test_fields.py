@@ -10,10 +10,10 @@ import pytest
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
-from shared.schemas.chat import NOT_YET, ChatRequest
-from shared.schemas.completions import CompletionRequest
-from shared.schemas.embeddings import EmbeddingRequest
-from shared.schemas.validation import InvalidFields, validate
+from shared.schemas.openai.chat import NOT_YET, ChatRequest
+from shared.schemas.openai.completions import CompletionRequest
+from shared.schemas.openai.embeddings import EmbeddingRequest
+from shared.schemas.parsing import InvalidFields, validate
 
 DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from tests.fakes import MODEL
 from tests.sdk.conftest import EMBEDDER
-from tests.waiting import LIMIT_S
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from typing import get_args
 
 import torch
 
-from shared.config import Settings, user_folder
 from shared.errors import ConfigError
-from workers.engine.policies import Scheduling
+from shared.settings import Settings, user_folder
+from workers.engine.scheduling.batching_policies import Scheduling
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("none", "int8")

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, HeadraceError, InvalidRequest
+from shared.models.worker_registry import Task
 from shared.protocol import Token
-from shared.registry import Task
+from workers.engine.cache.kv_cache import BlockPool, KVCacheManager
+from workers.engine.cache.prefix_cache import PrefixCache
+from workers.engine.cache_sizing import size_cache
 from workers.engine.config import DTYPES, EngineConfig
-from workers.engine.device import on
-from workers.engine.echo import Echo, note_scores
-from workers.engine.graphs import graph_sizes
+from workers.engine.execution.cuda_graphs import graph_sizes
+from workers.engine.execution.device import on
 from workers.engine.interface import (
     MAX_LOGPROBS,
     Constrainer,
@@ -29,22 +31,20 @@ from workers.engine.interface import (
     EngineStats,
     check_vocabulary,
 )
-from workers.engine.kernels.choose import choose_kernels
-from workers.engine.kv_cache import BlockPool, KVCacheManager
-from workers.engine.loader import Progress, fingerprint, load_model, read_eos_token_ids, read_model_config
-from workers.engine.logprobs import LogProbs
-from workers.engine.memory import size_cache
+from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner
-from workers.engine.policies import make_policy
-from workers.engine.prefix_cache import PrefixCache
-from workers.engine.sampler import sample
-from workers.engine.scheduler import ScheduledBatch, Scheduler
+from workers.engine.models.loader import Progress, fingerprint, load_model, read_eos_token_ids, read_model_config
+from workers.engine.sampling.logprobs import LogProbs
+from workers.engine.sampling.prompt_logprobs import Echo, note_scores
+from workers.engine.sampling.sampler import sample
+from workers.engine.scheduling.batching_policies import make_policy
+from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.stage import Stage
-from workers.engine.tokenizer import Tokenizer
+from workers.engine.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from workers.engine.matcher import MaskFiller
+    from workers.engine.grammar.matcher import MaskFiller
 
 _log = structlog.get_logger(__name__)
 
@@ -360,8 +360,8 @@ def _constraining(
 ) -> tuple[Constrainer | None, MaskFiller | None]:
     """What grammars need; nothing where xgrammar is not installed."""
     try:
-        from workers.engine.constraints import Constraints  # noqa: PLC0415  xgrammar need not be there
-        from workers.engine.matcher import MaskFiller  # noqa: PLC0415
+        from workers.engine.grammar.compiler import Constraints  # noqa: PLC0415  xgrammar need not be there
+        from workers.engine.grammar.matcher import MaskFiller  # noqa: PLC0415
     except ImportError as error:
         _log.warning("no_grammars", missing=error.name)
         return None, None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest
+from shared.models.worker_registry import Task
 from shared.protocol import CallDelta, Message, PriorityClass, Result, SamplingParams, Structured, Token, Tools
-from shared.registry import Task
 
 if TYPE_CHECKING:  # an engine without weights runs where there is no torch
     from torch import Tensor

@@ -11,13 +11,13 @@ import structlog
 import torch
 from torch import Tensor
 
-from workers.engine.attention import LayerCache, make_layer_caches
-from workers.engine.device import on
-from workers.engine.graphs import StepGraphs
-from workers.engine.memory import CacheSize
+from workers.engine.cache_sizing import CacheSize
+from workers.engine.execution.cuda_graphs import StepGraphs
+from workers.engine.execution.device import on
+from workers.engine.execution.paged_attention import LayerCache, make_layer_caches
+from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.models.decoder import Decoder, never
-from workers.engine.scheduler import ScheduledBatch
-from workers.engine.step_inputs import StepInputs
+from workers.engine.scheduling.scheduler import ScheduledBatch
 
 _log = structlog.get_logger(__name__)
 

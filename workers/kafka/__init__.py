@@ -1,1 +1,4 @@
-"""A worker's second way in: requests from Kafka's topics into the model's lanes, and their results back."""
+"""Requests from Kafka's topics, and results written in the transaction that commits their offsets.
+
+Only `workers.main` imports this package.
+"""

@@ -17,21 +17,21 @@ from functools import partial
 import msgspec
 import structlog
 
-from shared import keys
 from shared.backend import Backend
-from shared.config import Settings
-from shared.delivery.answer import Answer, read_whole
-from shared.delivery.base import Adoption, RequestRecord
 from shared.errors import HeadraceError, PayloadTooLarge, QueueFull, Unavailable
 from shared.kafka.message import Order, Outgoing, dead_letter, read_request, result_record
-from shared.ledger.base import Charge, Entry
 from shared.ledger.store import Behind, Ledger
-from shared.limits import Limits
+from shared.ledger.types import Charge, Entry
+from shared.models.worker_registry import ModelInfo
 from shared.protocol import ErrorInfo, RequestState
-from shared.registry import ModelInfo
-from shared.schemas.jobs import Job
+from shared.redis import keys
+from shared.schemas.native.jobs import Job
+from shared.settings import Settings
+from shared.token_log.answer import Answer, read_whole
+from shared.token_log.interface import Adoption, RequestRecord
+from shared.validation.request_limits import Limits
 from workers.engine.stage import Stage
-from workers.kafka.consumer import Done, Shuttle, Taken
+from workers.kafka.consumer_thread import Done, Shuttle, Taken
 from workers.kafka.metrics import KafkaMetrics
 
 LOOK = 5.0  # seconds between looks at everything in flight, for ends that nobody told

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from workers.engine.attention import LayerCache
-from workers.engine.step_inputs import StepInputs
+from workers.engine.execution.paged_attention import LayerCache
+from workers.engine.execution.step_inputs import StepInputs
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Kernels(Protocol):
         """
 
     def attention(self, queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
-        """See `workers.engine.attention.paged_attention`."""
+        """See `workers.engine.execution.paged_attention.paged_attention`."""
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up, from [T, 2 * n] to [T, n]."""

@@ -1,1 +1,4 @@
-"""Model code, one file per family."""
+"""Model architectures: decoders, BERT, and their checkpoints.
+
+The model runner and the embedding engine import this package.
+"""

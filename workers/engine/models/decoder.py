@@ -8,8 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from workers.engine.attention import LayerCache
-from workers.engine.step_inputs import StepInputs
+from workers.engine.execution.paged_attention import LayerCache
+from workers.engine.execution.step_inputs import StepInputs
 
 
 def never() -> bool:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from workers.engine.attention import LayerCache
+from workers.engine.execution.paged_attention import LayerCache
+from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout, Kernels, Linear
 from workers.engine.models.config import ModelConfig
 from workers.engine.models.decoder import never
-from workers.engine.step_inputs import StepInputs
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from shared.errors import ConfigError
-from workers.engine.attention import LayerCache, make_layer_caches, write_cache
+from workers.engine.execution.paged_attention import LayerCache, make_layer_caches, write_cache
+from workers.engine.execution.step_inputs import Span, StepInputs
 from workers.engine.kernels import Kernels, Linear
 from workers.engine.models.decoder import DecoderConfig, never
-from workers.engine.step_inputs import Span, StepInputs
 
 ATTENTION = "headrace_paged"  # the attention function's name among transformers'
 # what its code may raise for an input that it does not take

@@ -26,7 +26,7 @@ from workers.engine.models.transformers import (
     run,
     unsupported,
 )
-from workers.engine.tokenizer import SAFE
+from workers.engine.text.tokenizer import SAFE
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # of the others a row's angle depends on the longest row
 LAYER_TYPES = ("full_attention", "sliding_attention")

@@ -1,0 +1,149 @@
+"""`headrace bench embeddings`: /v1/embeddings against transformers' forward pass of the same model, in pairs.
+
+Ours goes through HTTP, queue and log, one request at a time; transformers runs in a process of its own, which
+tokenizes, pads, computes, pools and normalizes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from headrace.bench.gateway.overhead import served_name
+from headrace.bench.harness.cpu_contention import foreign_load
+from headrace.bench.harness.full_stack import whole_path
+from headrace.bench.harness.subprocess_run import run_side
+from headrace.bench.harness.workload import Lengths, make_mix
+from shared.errors import HeadraceError
+from shared.models.model_store import ModelRepository
+from shared.settings import load
+
+BATCHES = (1, 16, 128)  # inputs of a request
+SECONDS = 6.0  # of one measurement
+TIMEOUT = 120.0  # seconds for one request
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One side with one size of batch: inputs and tokens in a second, and the tokens of one batch.
+
+    `foreign`: the share of the cores that others had meanwhile.
+    """
+
+    inputs: float
+    tokens: float
+    work: int
+    foreign: float
+
+
+Side = dict[int, Speed]  # by the size of the batch
+
+
+@dataclass(frozen=True)
+class Pair:
+    ours: Side
+    plain: Side
+
+    def ratio(self, batch: int) -> float:
+        return self.ours[batch].inputs / self.plain[batch].inputs
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """All pairs; a ratio is the median over them."""
+
+    pairs: list[Pair]
+
+    def ratio(self, batch: int) -> float:
+        return statistics.median(pair.ratio(batch) for pair in self.pairs)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "ratios": {batch: self.ratio(batch) for batch in self.pairs[0].ours},
+        }
+
+    def table(self) -> Table:
+        table = Table("pair", "batch", "inputs/s", "transformers", "ratio", "tokens/s", "transformers", "others")
+        for number, pair in enumerate(self.pairs, 1):
+            for batch, ours in pair.ours.items():
+                plain = pair.plain[batch]
+                table.add_row(
+                    *(str(number), str(batch), f"{ours.inputs:.1f}", f"{plain.inputs:.1f}"),
+                    *(f"{pair.ratio(batch):.2f}", f"{ours.tokens:.0f}", f"{plain.tokens:.0f}"),
+                    f"{max(ours.foreign, plain.foreign):.1%}",
+                )
+        table.add_section()
+        for batch in self.pairs[0].ours:
+            table.add_row("median", str(batch), "", "", f"{self.ratio(batch):.2f}")
+        return table
+
+
+def measure_embeddings(model: str, prompts: str, repeats: int, seed: int, console: Console) -> Embeddings:
+    """Raises HeadraceError where a side fails, or both do not count the same tokens."""
+    folder = str(ModelRepository(load({"model": model}).settings).folder())
+    pairs = []
+    with whole_path(model) as path, httpx.Client(base_url=path.url, timeout=TIMEOUT) as http:
+        sides: dict[str, Callable[[], Side]] = {
+            "ours": lambda: _ours(http, served_name(model), prompts, seed),
+            "plain": lambda: _plain(folder, prompts, seed),
+        }
+        for number in range(repeats):
+            console.print(f"pair {number + 1} of {repeats}")
+            found = {name: sides[name]() for name in (reversed(sides) if number % 2 else sides)}
+            pairs.append(pair_of(found["ours"], found["plain"]))
+    return Embeddings(pairs)
+
+
+def pair_of(ours: Side, plain: Side) -> Pair:
+    """Raises HeadraceError where the sides did not do the same work."""
+    for batch, speed in ours.items():
+        if speed.work != plain[batch].work:
+            raise HeadraceError(f"not the same work: {speed.work} tokens, transformers {plain[batch].work}")
+    return Pair(ours, plain)
+
+
+def speeds(embed: Callable[[list[str]], int], prompts: str, seed: int) -> Side:
+    """Of a call that embeds a batch and says how many tokens it had. Raises ValueError for no lengths."""
+    return {
+        batch: _speed(embed, [item.prompt for item in make_mix(seed, batch, prompts=Lengths.parse(prompts))])
+        for batch in BATCHES
+    }
+
+
+def _speed(embed: Callable[[list[str]], int], inputs: list[str]) -> Speed:
+    """The first calls are not counted."""
+    embed(inputs)
+    tokens = embed(inputs)
+    begin, calls, seconds = time.perf_counter(), 0, 0.0
+    with foreign_load() as during:
+        while seconds < SECONDS:  # at least once, however slow the machine
+            embed(inputs)
+            calls += 1
+            seconds = time.perf_counter() - begin
+    return Speed(calls * len(inputs) / seconds, calls * tokens / seconds, tokens, during.share)
+
+
+def _ours(http: httpx.Client, model: str, prompts: str, seed: int) -> Side:
+    def embed(inputs: list[str]) -> int:
+        body = {"model": model, "input": inputs, "encoding_format": "base64"}  # as OpenAI's package asks
+        response = http.post("/v1/embeddings", json=body)
+        if response.status_code != 200:
+            raise HeadraceError(f"a request failed: {response.text[:200]}")
+        return int(response.json()["usage"]["prompt_tokens"])
+
+    return speeds(embed, prompts, seed)
+
+
+def _plain(folder: str, prompts: str, seed: int) -> Side:
+    found = run_side(
+        "headrace.bench.engine.peer_embeddings", folder, prompts, seed
+    )  # beside our server, which is idle
+    return {int(batch): Speed(**speed) for batch, speed in found.items()}

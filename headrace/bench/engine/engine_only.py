@@ -1,0 +1,70 @@
+"""`python -m headrace.bench.engine.engine_only MODEL SEED`: the engine alone on the mix, as JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from headrace.bench.gateway.overhead import CONCURRENCY, BareRun, alone_mix, warmup_mix
+from headrace.bench.harness.cpu_contention import foreign_load
+from headrace.bench.harness.workload import WorkItem, make_mix
+from shared.models.model_store import ModelRepository
+from shared.protocol import Message, SamplingParams
+from shared.settings import load
+from workers.engine.config import EngineConfig
+from workers.engine.engine import Engine
+from workers.engine.interface import EngineRequest
+
+
+def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tuple[int, float, list[float]]:
+    """Output tokens, tokens/s, and each request's seconds to its first token, `concurrency` requests at a time."""
+    todo = enumerate(items)
+    started: dict[str, float] = {}
+    first: dict[str, float] = {}
+    tokens = 0
+    begin = time.perf_counter()
+
+    def add() -> None:
+        for number, item in todo:
+            started[str(number)] = time.perf_counter()
+            prompt = engine.tokenizer.encode_chat([Message("user", item.prompt)])
+            params = SamplingParams(max_tokens=item.output_tokens, temperature=0, ignore_eos=True)
+            engine.add(EngineRequest(str(number), tuple(prompt), params))
+            return
+
+    for _ in range(concurrency):
+        add()
+    while engine.has_work():
+        for output in engine.step():
+            if output.error:
+                raise output.error
+            tokens += len(output.tokens)
+            first.setdefault(output.request_id, time.perf_counter())
+            if output.finished:
+                add()
+    seconds = time.perf_counter() - begin
+    return tokens, tokens / seconds, [first[name] - started[name] for name in started]
+
+
+def load_engine(model: str, **given: object) -> Engine:
+    """As the settings of environment and file say; what is given goes before theirs."""
+    settings = load({"model": model, **given}).settings
+    return Engine.load(EngineConfig.of(settings, ModelRepository(settings).folder()))
+
+
+def main(model: str, seed: int) -> None:
+    engine = load_engine(model)
+    run_mix(engine, warmup_mix(seed), 2)
+    with foreign_load() as during:
+        tokens, rate, _ = run_mix(engine, make_mix(seed), CONCURRENCY)
+        _, _, waits = run_mix(engine, alone_mix(seed), 1)
+    found = BareRun(tokens, rate, statistics.median(waits), during.share)
+    print(json.dumps(asdict(found)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

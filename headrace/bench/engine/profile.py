@@ -1,0 +1,150 @@
+"""`python -m headrace.bench.engine.profile MODEL SEED CONCURRENCY QUANTIZATION`: where a mix's time goes, as JSON.
+
+On the CPU: a GPU runs behind the clock's back. The floor is the same matrix products, of the same shapes in the
+same order, alone in the same process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from headrace.bench.engine.engine_only import load_engine, run_mix
+from headrace.bench.gateway.overhead import warmup_mix
+from headrace.bench.harness.workload import peer_mix
+from workers.engine import engine as engine_module
+from workers.engine.config import EngineConfig
+from workers.engine.kernels import Kernels, Linear
+from workers.engine.kernels.select import choose_kernels
+from workers.engine.sampling.sampler import sample
+
+NORMS = "norms, rope, activation"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Seconds by part, all of them, those of the floor; tokens/s while being timed."""
+
+    parts: dict[str, float]
+    total: float
+    floor: float
+    rate: float
+
+    @property
+    def share_of_floor(self) -> float:
+        return self.floor / self.total
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "share_of_floor": self.share_of_floor}
+
+    def table(self) -> Table:
+        table = Table("part", "seconds", "share")
+        for part, seconds in self.parts.items():
+            table.add_row(part, f"{seconds:.2f}", f"{seconds / self.total:.1%}")
+        table.add_section()
+        table.add_row("all", f"{self.total:.2f}", f"{self.rate:.1f} tokens/s")
+        table.add_row("floor: the products alone", f"{self.floor:.2f}", f"{self.share_of_floor:.1%}")
+        return table
+
+
+class Clock:
+    """Seconds by part. What is timed within a timed part counts for the inner one alone."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = defaultdict(float)
+        self._inner = 0.0
+
+    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            outer, self._inner = self._inner, 0.0
+            begin = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                spent = time.perf_counter() - begin
+                self.parts[part] += spent - self._inner
+                self._inner = outer + spent
+
+        return run
+
+
+class TimedKernels:
+    """Kernels by a clock, which also remember each product's layer and number of rows."""
+
+    def __init__(self, kernels: Kernels, clock: Clock) -> None:
+        self._kernels = kernels
+        self._clock = clock
+        self.recordable = kernels.recordable
+        self.products: list[tuple[Linear, int, int]] = []
+        self.attention = clock.timed("attention", kernels.attention)
+        self.rms_norm = clock.timed(NORMS, kernels.rms_norm)
+        self.add_rms_norm = clock.timed(NORMS, kernels.add_rms_norm)
+        self.rope_and_cache = clock.timed(NORMS, kernels.rope_and_cache)
+        self.silu_mul = clock.timed(NORMS, kernels.silu_mul)
+
+    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+        layer, size = self._kernels.linear(weights, bias, keep=keep), weights[0].shape[1]
+        timed = self._clock.timed("output head" if keep else "matrix products", layer)
+
+        def product(x: Tensor) -> Tensor:
+            self.products.append((layer, len(x), size))
+            out: Tensor = timed(x)
+            return out
+
+        return product
+
+    def floor(self) -> float:
+        """Seconds of all products that were made, once more and alone."""
+        sizes = {(rows, size) for _, rows, size in self.products}
+        inputs = {(rows, size): torch.rand(rows, size) for rows, size in sizes}
+        begin = time.perf_counter()
+        for layer, rows, size in self.products:
+            layer(inputs[rows, size])
+        return time.perf_counter() - begin
+
+
+def profile(model: str, seed: int, concurrency: int, quantization: str | None = None) -> Profile:
+    clock = Clock()
+    made: list[TimedKernels] = []
+
+    def timed_kernels(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> TimedKernels:
+        made.append(TimedKernels(choose_kernels(config, device, dtype), clock))
+        return made[-1]
+
+    with patch.object(engine_module, "choose_kernels", timed_kernels):
+        engine = load_engine(model, quantization=quantization, device="cpu")
+    [kernels] = made
+    sampling = clock.timed("sampling", sample)
+    step, schedule = clock.timed("the rest of a step", engine.step), engine._scheduler.schedule
+    run, decode = engine._runner.run, engine.tokenizer.decode
+    with (
+        patch.object(engine_module, "sample", sampling),
+        patch.object(engine, "step", step),
+        patch.object(engine._scheduler, "schedule", clock.timed("scheduling", schedule)),
+        patch.object(engine._runner, "run", clock.timed("the rest of the forward", run)),
+        patch.object(engine.tokenizer, "decode", clock.timed("detokenizing", decode)),
+    ):
+        run_mix(engine, warmup_mix(seed), 2)
+        clock.parts.clear()
+        kernels.products.clear()
+        begin = time.perf_counter()
+        _, rate, _ = run_mix(engine, peer_mix(seed, concurrency), concurrency)
+        total = time.perf_counter() - begin
+    parts = dict(sorted(clock.parts.items(), key=lambda item: -item[1]))
+    parts["between steps (tokenizing, driver)"] = total - sum(parts.values())
+    with torch.inference_mode():
+        return Profile(parts, total, kernels.floor(), rate)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(profile(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))))

@@ -1,0 +1,169 @@
+"""`headrace bench overhead`: the same work on the bare engine and through the whole path, in pairs.
+
+The bare engine runs in a process of its own with the concurrency that the clients have; the whole path is
+`headrace up` with a fresh data folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from headrace.bench.gateway.serve import measure
+from headrace.bench.harness.cpu_contention import QUIET, foreign_load
+from headrace.bench.harness.full_stack import whole_path
+from headrace.bench.harness.load import Load, Target
+from headrace.bench.harness.report import Report
+from headrace.bench.harness.subprocess_run import run_side
+from headrace.bench.harness.workload import WorkItem, make_mix
+from shared.errors import HeadraceError
+from shared.models.model_store import ModelRepository
+from shared.settings import load
+from workers.openmp_env import spin_briefly
+
+CONCURRENCY = 32
+ALONE = 24  # requests sent one by one, for the time to the first token
+
+
+@dataclass(frozen=True)
+class BareRun:
+    """The bare engine's side. `foreign`: the share of the cores that others had meanwhile."""
+
+    tokens: int
+    rate: float
+    ttft: float
+    foreign: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One run of each; rates in output tokens/s, times in seconds, `foreign` the worse of both sides."""
+
+    bare_rate: float
+    queue_rate: float
+    bare_ttft: float
+    queue_ttft: float
+    api_rss_mib: float
+    foreign: float
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """All pairs, and the medians over them: none is left out, so that nobody can choose."""
+
+    pairs: list[Pair]
+
+    @property
+    def rate_ratio(self) -> float:
+        return statistics.median(pair.queue_rate / pair.bare_rate for pair in self.pairs)
+
+    @property
+    def added_ttft(self) -> float:
+        return statistics.median(pair.queue_ttft - pair.bare_ttft for pair in self.pairs)
+
+    @property
+    def api_rss_mib(self) -> float:
+        return statistics.median(pair.api_rss_mib for pair in self.pairs)
+
+    @property
+    def disturbed(self) -> str:
+        """Why the figures cannot be trusted, or nothing. An engine that shares its cores slows down many times."""
+        shares = [pair.foreign for pair in self.pairs if pair.foreign > QUIET]
+        if not shares:
+            return ""
+        return f"{len(shares)} of {len(self.pairs)} pairs shared the cores with others (up to {max(shares):.0%})"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "rate_ratio": self.rate_ratio,
+            "added_ttft": self.added_ttft,
+            "api_rss_mib": self.api_rss_mib,
+            "disturbed": self.disturbed,
+        }
+
+    def table(self) -> Table:
+        table = Table(
+            "pair",
+            "bare tokens/s",
+            "queue tokens/s",
+            "ratio",
+            "bare TTFT",
+            "queue TTFT",
+            "added",
+            "API MiB",
+            "others",
+        )
+        for number, pair in enumerate(self.pairs, 1):
+            table.add_row(
+                str(number),
+                f"{pair.bare_rate:.1f}",
+                f"{pair.queue_rate:.1f}",
+                f"{pair.queue_rate / pair.bare_rate:.3f}",
+                f"{pair.bare_ttft * 1000:.1f} ms",
+                f"{pair.queue_ttft * 1000:.1f} ms",
+                f"{(pair.queue_ttft - pair.bare_ttft) * 1000:.1f} ms",
+                f"{pair.api_rss_mib:.0f}",
+                f"{pair.foreign:.1%}",
+            )
+        table.add_section()
+        table.add_row(
+            "median", "", "", f"{self.rate_ratio:.3f}", "", "", f"{self.added_ttft * 1000:.1f} ms",
+            f"{self.api_rss_mib:.0f}", "",
+        )  # fmt: skip
+        return table
+
+
+def measure_overhead(model: str, repeats: int, seed: int, console: Console) -> Overhead:
+    """Raises HeadraceError where a side cannot be started or a request fails."""
+    spin_briefly()  # both sides inherit it, as a worker runs
+    pairs = []
+    for number in range(repeats):
+        console.print(f"pair {number + 1} of {repeats}: the bare engine")
+        bare = BareRun(**run_side("headrace.bench.engine.engine_only", model, seed))
+        console.print(f"pair {number + 1} of {repeats}: through the queue")
+        pairs.append(_pair(bare, model, seed, console))
+    return Overhead(pairs)
+
+
+def _pair(bare: BareRun, model: str, seed: int, console: Console) -> Pair:
+    with whole_path(model) as path:
+        rss = path.rss_mib("api")
+        target = Target(path.url, served_name(model), extra={"ignore_eos": True})
+        asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
+        with foreign_load() as during:
+            full = asyncio.run(measure(target, make_mix(seed), Load(CONCURRENCY), console))
+            alone = asyncio.run(measure(target, alone_mix(seed), Load(1), console))
+    for report in (full, alone):
+        refuse_unfit(report)
+    if full.output_tokens != bare.tokens:
+        raise HeadraceError(f"not the same work: {bare.tokens} tokens bare, {full.output_tokens} through the queue")
+    return Pair(
+        bare.rate, full.output_tokens_per_second, bare.ttft, alone.ttft.p50, rss, max(bare.foreign, during.share)
+    )
+
+
+def served_name(model: str) -> str:
+    return ModelRepository(load({"model": model}).settings).served_name
+
+
+def alone_mix(seed: int) -> list[WorkItem]:
+    """Requests for the time to the first token: the usual prompts, two tokens of answer."""
+    return [WorkItem(item.prompt, item.prompt_tokens, 2) for item in make_mix(seed + 1, ALONE)]
+
+
+def warmup_mix(seed: int) -> list[WorkItem]:
+    return make_mix(seed + 2, 2)
+
+
+def refuse_unfit(report: Report) -> None:
+    """Raises HeadraceError for a run that lacks requests, and KeyboardInterrupt for one that was stopped."""
+    if report.interrupted:
+        raise KeyboardInterrupt
+    if report.errors:
+        raise HeadraceError(f"requests failed, so there is nothing to compare: {report.errors}")

@@ -1,0 +1,57 @@
+"""`headrace bench serve`: load on a running server, ours or any OpenAI-compatible one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from headrace.bench.harness.load import Load, Target, drive, send
+from headrace.bench.harness.report import Report
+from headrace.bench.harness.timed_stream import Sample
+from headrace.bench.harness.workload import WorkItem
+
+
+async def measure(
+    target: Target, items: Iterable[WorkItem], load: Load, console: Console, *, warmup: Sequence[WorkItem] = ()
+) -> Report:
+    """Send `warmup` one by one, unmeasured, then `items`. Ctrl-C ends early with what was measured so far.
+
+    Raises ConfigError for an address that is none.
+    """
+    _ = target.endpoint  # a wrong address is the user's error, not the server's
+    for item in warmup:
+        await send(target, item, time.perf_counter())
+    samples: list[Sample] = []
+    tokens = 0
+    interrupted = False
+    with _progress(console) as progress:
+        bar = progress.add_task(target.model, total=len(items) if isinstance(items, list) else None, speed="-")
+        start = time.perf_counter()
+
+        def seen(sample: Sample) -> None:
+            nonlocal tokens
+            samples.append(sample)
+            tokens += sample.output_tokens
+            progress.update(bar, advance=1, speed=f"{tokens / (time.perf_counter() - start):.0f}")
+
+        try:
+            await drive(target, items, load, seen)
+        except asyncio.CancelledError:
+            interrupted = True
+    return Report.of(samples, time.perf_counter() - start, interrupted=interrupted)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]} tokens/s"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

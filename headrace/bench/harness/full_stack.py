@@ -1,0 +1,88 @@
+"""The whole path under measurement: `headrace up` with a fresh data folder, and what its processes cost.
+
+It does not know what is sent through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from headrace.bench.harness.server import stop
+from headrace.launcher.up import claim_port
+from shared.errors import HeadraceError
+
+START_LIMIT = 300.0
+
+
+@dataclass(frozen=True)
+class WholePath:
+    """A running Headrace: its address, and the launcher's process id."""
+
+    url: str
+    supervisor: int
+
+    def process(self, role: str) -> psutil.Process:
+        """The process of that role: api or worker."""
+        for child in psutil.Process(self.supervisor).children():
+            if role in child.cmdline():
+                return child
+        raise HeadraceError(f"there is no {role} process")
+
+    def rss_mib(self, role: str) -> float:
+        rss: int = self.process(role).memory_info().rss
+        return rss / 2**20
+
+    def cpu_seconds(self, role: str) -> float:
+        """Time that the process of that role has computed so far, in user and system mode."""
+        return spent(self.process(role))
+
+
+def spent(process: psutil.Process) -> float:
+    """Seconds that a process has computed so far, in user and system mode, of all its threads.
+
+    By Linux' clock of the process (clock_getcpuclockid), since /proc counts in hundredths of a second.
+    """
+    return time.clock_gettime(~process.pid << 3 | 2)
+
+
+@contextlib.contextmanager
+def whole_path(model: str, *options: str, settings: Mapping[str, object] | None = None) -> Iterator[WholePath]:
+    """`headrace up`, ready. `settings` go into its environment."""
+    port = claim_port("127.0.0.1", 0)
+    environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in (settings or {}).items()}
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        command = [sys.executable, "-m", "headrace", "up", "--port", str(port), "--model", model]
+        log = Path(folder) / "up.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "--data-dir", folder, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "HEADRACE_LOG_LEVEL": "warning", **environment},
+            )
+        try:
+            _await_ready(process, log)
+            yield WholePath(f"http://127.0.0.1:{port}", process.pid)
+        finally:
+            stop(process)
+
+
+def _await_ready(process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline and process.poll() is None:
+        if re.search(rb"^ready: ", log.read_bytes(), re.MULTILINE):
+            return
+        time.sleep(0.1)
+    raise HeadraceError(f"headrace up did not become ready: {log.read_text()[-500:]}")

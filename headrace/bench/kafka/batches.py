@@ -1,0 +1,209 @@
+"""`headrace bench batches`: the lines of a batch as a batch, and the same requests straight in the queue, in pairs.
+
+The engine is scripted and takes a token's time for each token, so that what differs is what a batch costs: its
+validation, its window, its files. Occupancy is the share of the worker's seats that are taken while it lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from headrace.bench.harness.cpu_contention import foreign_load
+from headrace.bench.harness.full_stack import whole_path
+from producer_api.batch_runner.completion_listener import Ends
+from shared.backend import Backend
+from shared.errors import HeadraceError
+from shared.protocol import Message, PriorityClass, Request, SamplingParams, new_request_id
+from shared.redis.embedded import EmbeddedServer
+from shared.settings import Settings, load
+
+MODEL, CHAT = "scripted", "/v1/chat/completions"
+SEATS, TOKENS = 64, 40  # sequences at a time, tokens of an answer
+AT_ONCE = 64  # submits under way
+LIMIT = 300.0  # seconds
+LOOK = 0.05
+
+
+@dataclass(frozen=True)
+class Run:
+    """One side: seconds from the submit to the last answer, and the mean share of seats taken meanwhile."""
+
+    seconds: float
+    occupancy: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    straight: Run
+    batch: Run
+    foreign: float
+
+    @property
+    def ratio(self) -> float:
+        return self.batch.seconds / self.straight.seconds
+
+
+@dataclass(frozen=True)
+class BatchCost:
+    """All pairs, and the medians over them."""
+
+    lines: int
+    pairs: list[Pair]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "lines": self.lines,
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "ratio": statistics.median(pair.ratio for pair in self.pairs),
+            "occupancy": statistics.median(pair.batch.occupancy for pair in self.pairs),
+        }
+
+    def table(self) -> Table:
+        table = Table("pair", "straight", "seats taken", "batch", "seats taken", "ratio", "others")
+        for number, pair in enumerate(self.pairs, 1):
+            table.add_row(
+                str(number),
+                f"{pair.straight.seconds:.2f} s",
+                f"{pair.straight.occupancy:.1%}",
+                f"{pair.batch.seconds:.2f} s",
+                f"{pair.batch.occupancy:.1%}",
+                f"{pair.ratio:.3f}",
+                f"{pair.foreign:.1%}",
+            )
+        found = self.as_dict()
+        table.add_section()
+        table.add_row("median", "", "", "", f"{found['occupancy']:.1%}", f"{found['ratio']:.3f}", "")
+        return table
+
+
+def measure_batches(lines: int, pace: int, repeats: int, console: Console) -> BatchCost:
+    """Raises HeadraceError where a side does not give every answer.
+
+    Args:
+        pace: milliseconds that the engine takes for a token.
+    """
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        server = EmbeddedServer(Path(folder))
+        server.start()
+        own = {"redis_url": server.url, "queue_depth": lines, "tenant_queue_depth": lines, "max_num_seqs": SEATS}
+        try:
+            with whole_path(MODEL, settings=own) as path:
+                settings = load({**own, "model": MODEL}).settings
+                return asyncio.run(_pairs(settings, path.url, _prompts(lines, pace), repeats, console))
+        finally:
+            server.stop()
+
+
+async def _pairs(settings: Settings, url: str, prompts: list[str], repeats: int, console: Console) -> BatchCost:
+    backend = Backend.open(settings)
+    pairs = []
+    try:
+        await _straight(backend, prompts[:SEATS])  # connections, and the scripts
+        await _batch(url, prompts[:SEATS])
+        for number in range(repeats):
+            console.print(f"pair {number + 1} of {repeats}")
+            with foreign_load() as during:
+                straight = await _run(backend, _straight(backend, prompts))
+                batch = await _run(backend, _batch(url, prompts))
+            pairs.append(Pair(straight, batch, during.share))
+    finally:
+        await backend.close()
+    return BatchCost(len(prompts), pairs)
+
+
+async def _run(backend: Backend, work: Coroutine[Any, Any, None]) -> Run:
+    taken: list[float] = []
+
+    async def look() -> None:
+        while True:
+            taken.append((await backend.transport.depth(MODEL)).held / SEATS)
+            await asyncio.sleep(LOOK)
+
+    looking = asyncio.create_task(look())
+    started = time.perf_counter()
+    try:
+        await asyncio.wait_for(work, LIMIT)
+        seconds = time.perf_counter() - started
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+    busy = [i for i, share in enumerate(taken) if share]
+    return Run(seconds, statistics.fmean(min(1.0, share) for share in taken[busy[0] : busy[-1] + 1]))
+
+
+async def _straight(backend: Backend, prompts: list[str]) -> None:
+    """Every request in the queue as soon as it goes, and its end awaited as a batch awaits it."""
+    room = asyncio.Semaphore(AT_ONCE)
+    async with _hearing(backend) as ends, asyncio.TaskGroup() as group:
+        for prompt in prompts:
+            group.create_task(_ask(backend, ends, room, prompt))
+
+
+async def _ask(backend: Backend, ends: Ends, room: asyncio.Semaphore, prompt: str) -> None:
+    request_id = new_request_id()
+    with ends.awaiting(request_id) as ended:
+        async with room:
+            request = Request(
+                id=request_id,
+                model=MODEL,
+                messages=(Message("user", prompt),),
+                params=SamplingParams(max_tokens=TOKENS),
+                priority=PriorityClass.BATCH,
+                created_at=await backend.token_log.now(),
+            )
+            await backend.token_log.create(request, notify=ends.channel)
+            await backend.transport.publish(request)
+        await ended
+
+
+@asynccontextmanager
+async def _hearing(backend: Backend) -> AsyncIterator[Ends]:
+    ends = Ends(backend.token_log, backend.live)
+    listening = asyncio.create_task(ends.listen())
+    try:
+        yield ends
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def _batch(url: str, prompts: list[str]) -> None:
+    """Upload, run, and wait until the batch says that its output is there."""
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        content = b"".join(json.dumps(_line(prompt)).encode() + b"\n" for prompt in prompts)
+        file = await http.post("/v1/files", files={"file": ("in.jsonl", content)}, data={"purpose": "batch"})
+        body = {"input_file_id": file.json()["id"], "endpoint": CHAT, "completion_window": "24h"}
+        batch = (await http.post("/v1/batches", json=body)).json()
+        while not batch["output_file_id"]:
+            if batch["status"] == "failed":
+                raise HeadraceError(f"the batch failed: {batch['errors']}")
+            await asyncio.sleep(LOOK)
+            batch = (await http.get(f"/v1/batches/{batch['id']}")).json()
+    if batch["request_counts"] != {"total": len(prompts), "completed": len(prompts), "failed": 0}:
+        raise HeadraceError(f"not every line was answered: {batch['request_counts']}")
+
+
+def _line(prompt: str) -> dict[str, Any]:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": TOKENS,
+    }
+    return {"custom_id": prompt, "method": "POST", "url": CHAT, "body": body}
+
+
+def _prompts(number: int, pace: int) -> list[str]:
+    return [f"[pace {pace}] request {index}" for index in range(number)]

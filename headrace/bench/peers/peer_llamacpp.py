@@ -1,0 +1,78 @@
+"""`python -m headrace.bench.peers.peer_llamacpp FOLDER SEED CONCURRENCY`: llama.cpp's server, Q8_0, on the mix,
+as JSON.
+
+The model is converted once, beside the server that scripts/peers built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from headrace.bench.harness.server import running
+from headrace.bench.harness.workload import WorkItem, make_mix, peer_mix
+from headrace.bench.peers.peers import peer_folder
+from shared.runtime.sockets import free_port
+
+LENGTH = 512  # tokens of prompt and answer of one slot; the mix has fewer
+START = 120.0  # seconds that the server may take to load
+ANSWER = 600.0  # seconds that one request may take
+
+
+def converted(folder: Path, peer: Path) -> Path:
+    """The Q8_0 file of a model folder, made when first asked for."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    target = peer / "models" / f"{folder.name}-{name}-q8_0.gguf"
+    if not target.is_file():
+        target.parent.mkdir(exist_ok=True)
+        made = target.with_suffix(".part")
+        script = peer / "llama.cpp" / "convert_hf_to_gguf.py"
+        command = [sys.executable, str(script), str(folder), "--outtype", "q8_0", "--outfile", str(made)]
+        environment = {**os.environ, "PYTHONPATH": str(peer / "python")}
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment)
+        made.rename(target)
+    return target
+
+
+def answer(http: httpx.Client, item: WorkItem) -> int:
+    """Output tokens, by the server's own count."""
+    body = {
+        "messages": [{"role": "user", "content": item.prompt}],
+        "max_tokens": item.output_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+    }
+    response = http.post("/v1/chat/completions", json=body).raise_for_status()
+    return int(response.json()["usage"]["completion_tokens"])
+
+
+def main(folder: str, seed: int, concurrency: int) -> None:
+    peer = peer_folder("llamacpp")
+    port = free_port("127.0.0.1")
+    command = [str(peer / "build/bin/llama-server"), "--model", str(converted(Path(folder), peer))]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(os.cpu_count() or 1)]
+    command += ["--parallel", str(concurrency), "--ctx-size", str(LENGTH * concurrency)]
+    url = f"http://127.0.0.1:{port}"
+    with (
+        running(command, url, limit=START),
+        httpx.Client(base_url=url, timeout=ANSWER) as http,
+        ThreadPoolExecutor(concurrency) as clients,
+    ):
+        for item in make_mix(seed + 2, 2):
+            answer(http, item)
+        begin = time.perf_counter()
+        tokens = sum(clients.map(lambda item: answer(http, item), peer_mix(seed, concurrency)))
+        seconds = time.perf_counter() - begin
+    print(json.dumps({"tokens": tokens, "rate": tokens / seconds}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,49 @@
+"""`PYTHON -m headrace.bench.peers.peer_vllm FOLDER SEED CONCURRENCY`: vLLM on the mix, compiled, as JSON on stdout.
+
+It runs in vLLM's own environment (scripts/peers) and imports nothing of ours but the work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from headrace.bench.harness.workload import make_mix, peer_mix
+
+LENGTH = 512  # tokens of prompt and answer; the mix has fewer
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, as our own cache has
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # by itself it leaves a core idle, and two may be all
+}
+
+
+def main(folder: str, seed: int, concurrency: int) -> None:
+    os.environ.update(ENVIRONMENT)
+    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]  # of another environment
+
+    llm = LLM(
+        model=folder,
+        dtype="float32",
+        max_model_len=LENGTH,
+        max_num_seqs=concurrency,
+        enable_prefix_caching=True,
+    )
+
+    def answer(items: list[Any]) -> int:
+        chats = [[{"role": "user", "content": item.prompt}] for item in items]
+        params = [SamplingParams(temperature=0, max_tokens=item.output_tokens, ignore_eos=True) for item in items]
+        answers = llm.chat(chats, params, use_tqdm=False)
+        return sum(len(answer.outputs[0].token_ids) for answer in answers)
+
+    answer(make_mix(seed + 2, 2))
+    items = peer_mix(seed, concurrency)
+    begin = time.perf_counter()
+    tokens = answer(items)
+    print(json.dumps({"tokens": tokens, "rate": tokens / (time.perf_counter() - begin)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

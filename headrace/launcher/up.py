@@ -1,0 +1,302 @@
+"""`headrace up`: queue, API and workers on this machine, each a process of its own, until Ctrl-C.
+
+Settings reach the children through their environment. It knows nothing of what the children compute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+from pydantic import SecretStr
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from headrace.client import HeadraceClient
+from headrace.launcher.server_keeper import ServerKeeper
+from headrace.launcher.supervisor import Child, Death, Supervisor
+from producer_api.batch_runner.broker import broker_url
+from shared.backend import Backend
+from shared.errors import ConfigError, Unavailable
+from shared.models.model_store import SCRIPTED, ModelRepository, embedding_settings
+from shared.models.worker_registry import WorkerExit
+from shared.redis.embedded import EmbeddedServer
+from shared.runtime.bind_safety import check_exposure
+from shared.runtime.sockets import check_port, free_port, place_of, url_of
+from shared.settings import Settings, to_environment
+
+TICK = 0.1
+READY_LIMIT = 900.0  # seconds; a first start may download and convert a model
+STOP_MARGIN = 5.0  # on top of the children's own grace
+
+log = structlog.get_logger(__name__)
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM came."""
+
+
+class Up:
+    """One run of the launcher.
+
+    Args:
+        settings: of all processes.
+        own_server: start the embedded server; otherwise `settings.redis_url` is used.
+        verbose: let the children write to the terminal instead of log files.
+        console: stderr; what is shown to people.
+    """
+
+    def __init__(self, settings: Settings, *, own_server: bool, verbose: bool, console: Console) -> None:
+        self._settings = settings
+        self._console = console
+        self._verbose = verbose
+        self._model = ModelRepository(settings)
+        embeds = settings.embedding_model is not None
+        self._embedding = ModelRepository(embedding_settings(settings)) if embeds else None
+        self._server = (
+            EmbeddedServer(settings.data_dir / "valkey", appendfsync=settings.appendfsync) if own_server else None
+        )
+        self._keeper: ServerKeeper | None = None
+        self._supervisor = Supervisor(self._say, self._on_death)
+        self._models: dict[str, str] = {}  # by the name of the worker that serves it
+        self._signals = 0
+        self.port = settings.port
+        self._admin_port = settings.admin_port or 0
+        self._grpc_port = settings.grpc_port
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
+        return url_of(host, self.port)
+
+    def run(self, ask: str | None = None) -> None:
+        """Start all, and stay until a signal; or, with `ask`, until that question is answered.
+
+        Raises HeadraceError where something cannot be started, or dies again and again before all was ready once.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        try:
+            self._start()
+            self._await_ready()
+            self._supervisor.settle()
+            if ask is None:
+                self._welcome()
+                while True:
+                    self._tick()
+            self._answer(ask)
+        except Stopped:
+            self._say("stopping")
+        finally:
+            self._stop()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            raise Stopped
+
+    def _start(self) -> None:
+        check_exposure(self._settings)
+        self.port = claim_port(self._settings.host, self._settings.port)
+        self._admin_port = claim_port(self._settings.admin_host, self._admin_port)
+        if self._grpc_port is not None:
+            self._grpc_port = claim_port(self._settings.host, self._grpc_port)
+        if self._settings.model != SCRIPTED:
+            self._set_up(self._model)
+        if self._embedding is not None:
+            self._set_up(self._embedding)
+        if self._server is not None:
+            self._server.start()
+            self._keeper = ServerKeeper(self._server, self._say)
+        settings = self._child_settings()
+        self._spawn("api", settings)
+        for number in range(1, settings.workers + 1):
+            self._spawn("worker", settings, f"-{number}")
+        if self._embedding is not None:
+            embedding = embedding_settings(settings).model_copy(update={"metrics_port": None})
+            self._spawn("worker", embedding, "-embedding")
+        self._start_tasks(settings)
+
+    def _set_up(self, model: ModelRepository) -> None:
+        with self._console.status(f"setting up the model {model.served_name} (once)"):
+            model.folder()
+
+    def _start_tasks(self, settings: Settings) -> None:
+        """Where Celery is installed, and can use the Redis."""
+        try:
+            if self._server is None:
+                broker_url(self._settings)
+            if find_spec("celery") is None:
+                raise ConfigError("Celery is not installed: install headrace[tasks]")
+        except ConfigError as error:
+            self._say(f"no batches: {error.message}")
+        else:
+            self._spawn("tasks", settings)
+
+    def _child_settings(self) -> Settings:
+        """Return the settings of the children, with the ports and threads that this launcher chose."""
+        threads, workers = self._settings.threads, self._settings.workers + (self._embedding is not None)
+        if threads is None and workers > 1:
+            threads = max(1, (os.cpu_count() or 1) // workers)
+        chosen: dict[str, Any] = {
+            "port": self.port,
+            "admin_port": self._admin_port,
+            "grpc_port": self._grpc_port,
+            "threads": threads,
+        }
+        if self._server is not None:
+            chosen["redis_url"] = SecretStr(self._server.local_url)
+        return self._settings.model_copy(update=chosen)
+
+    def _spawn(self, role: str, settings: Settings, suffix: str = "") -> None:
+        log = None if self._verbose else self._logs() / f"{role}{suffix}.log"
+        # No settings file: this process has read it, and the child's environment holds every setting.
+        command = [sys.executable, "-m", "headrace", role, "--config", os.devnull]
+        if role == "worker":
+            self._models[f"{role}{suffix}"] = ModelRepository(settings).served_name
+        self._supervisor.add(Child(f"{role}{suffix}", command, to_environment(settings), log))
+
+    def _tick(self) -> None:
+        if self._signals:  # it may have been raised where somebody else's code handled it
+            raise Stopped
+        if self._keeper is not None:
+            self._keeper.check()
+        self._supervisor.check()
+        time.sleep(TICK)
+
+    def _on_death(self, death: Death) -> None:
+        if (model := self._models.get(death.child.name)) is not None:
+            asyncio.run(note_exit(self._child_settings(), model, death))
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + READY_LIMIT
+        with HeadraceClient(self.url) as client, self._console.status("starting") as status:
+            while time.monotonic() < deadline:
+                self._tick()
+                try:
+                    found = client.ready()
+                except Unavailable:
+                    continue
+                if found["ready"]:
+                    return
+                status.update(f"{self._model.served_name}: {found['reason']} ({found['progress']:.0%})")
+        raise Unavailable(f"{self._model.served_name} was not ready within {READY_LIMIT:.0f} s: see {self._logs()}")
+
+    def _metrics(self) -> str:
+        return f"{url_of(self._settings.admin_host, self._admin_port)}/metrics"
+
+    def _logs(self) -> Path:
+        return self._settings.data_dir / "logs"
+
+    def _answer(self, question: str) -> None:
+        """Print the answer alone on stdout, while the processes are looked after."""
+        answering = Answering(self.url, self._model.served_name, question)
+        answering.start()
+        while answering.is_alive():
+            self._tick()
+        if answering.failure is not None:
+            raise answering.failure
+
+    def _welcome(self) -> None:
+        model = self._model.served_name
+        body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
+        key = "-H 'authorization: Bearer YOUR_KEY' " if self._settings.auth else ""
+        curl = f"curl -N {self.url}/v1/chat/completions {key}-H 'content-type: application/json' -d '{body}'"
+        chat = f"headrace chat --url {self.url}"
+        grpc = "" if self._grpc_port is None else place_of(self._settings.host, self._grpc_port)
+        if self._console.is_terminal:
+            text = Text.assemble(
+                ("Playground  ", "bold"), (f"{self.url}/", "cyan"), "\n",
+                ("OpenAI API  ", "bold"), (f"{self.url}/v1", "cyan"), f"   model {model}\n",
+                *((("gRPC        ", "bold"), (grpc, "cyan"), "\n") if grpc else ()),
+                ("Terminal    ", "bold"), (chat, "cyan"), "\n",
+                ("Metrics     ", "bold"), (self._metrics(), "cyan"), "\n",
+                ("Logs        ", "bold"), f"{self._logs()}\n",
+                ("Keys        ", "bold"), self._asks(),
+            )  # fmt: skip
+            self._console.print(Panel(text, title="Headrace is ready", expand=False, border_style="green"))
+            self._console.print("Try it:", style="bold")
+            self._console.print(curl, soft_wrap=True, highlight=False, markup=False)
+            self._console.print("\nCtrl-C stops everything.", style="dim")
+        else:
+            for line in (
+                f"ready: {self.url}/  model {model}",
+                *([f"grpc: {grpc}"] if grpc else []),
+                f"metrics: {self._metrics()}",
+                f"keys: {self._asks()}",
+                curl,
+            ):
+                self._say(line)
+
+    def _asks(self) -> str:
+        """Whom the API serves, in a sentence."""
+        if self._settings.auth:
+            return "asked of every caller; `headrace keys create` makes one"
+        if self._settings.insecure:
+            return "nobody is asked for one, and others may reach this machine: insecure is set"
+        return "nobody is asked for one: only this machine can reach it; --auth asks"
+
+    def _stop(self) -> None:
+        self._supervisor.stop(self._settings.grace + STOP_MARGIN, lambda: self._signals > 1)
+        if self._server is not None:
+            self._server.stop()
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+class Answering(threading.Thread):
+    """Prints the answer to a question; a `failure` is kept for the thread that started it."""
+
+    def __init__(self, url: str, model: str, question: str) -> None:
+        super().__init__(name="answering", daemon=True)  # Ctrl-C does not wait for it
+        self._url = url
+        self._body = {"model": model, "messages": [{"role": "user", "content": question}]}
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with HeadraceClient(self._url) as client:
+                for text in client.chat_text({**self._body, "temperature": 0, "max_tokens": 512}):
+                    print(text, end="", flush=True)
+            print()
+        except Exception as error:  # noqa: BLE001  raised again in the thread that waits for the answer
+            self.failure = error
+
+
+async def note_exit(settings: Settings, model: str, death: Death) -> None:
+    """Record a worker's death, so that /ready explains itself; while Redis is away, /ready reports that instead."""
+    backend = Backend.open(settings)
+    try:
+        at = await backend.token_log.now()
+        exit_ = WorkerExit(status=death.status, at=at, restart_at=at + death.pause)
+        await backend.registry.note_exit(model, exit_)
+    except Unavailable as error:
+        log.warning("exit_not_recorded", error=error.message)
+    finally:
+        await backend.close()
+
+
+def claim_port(host: str, port: int) -> int:
+    """`port` if it is free, or a free one for 0. Raises ConfigError."""
+    try:
+        if port == 0:
+            return free_port(host)
+        check_port(host, port)
+        return port
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} on {host} cannot be used ({error.strerror}): stop what uses it, or choose --port",
+            param="port",
+        ) from None

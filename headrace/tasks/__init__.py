@@ -1,1 +1,0 @@
-"""What is long and no token stream, run by Celery: batches, `headrace.generate`, upkeep."""

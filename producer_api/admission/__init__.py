@@ -1,0 +1,5 @@
+"""Admission of a request: limits, deadlines, idempotency, backpressure, and the queue.
+
+The gateway charges a request to its caller and puts it into the queue. `answers`, `routes`, `rpc` and
+`batch_runner` import this package.
+"""

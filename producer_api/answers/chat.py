@@ -1,0 +1,128 @@
+"""An answer as OpenAI's chat completion, whole and in chunks. It knows nothing of HTTP.
+
+Reference: OpenAI API, "The chat completion object" and "The chat completion chunk object".
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from producer_api.answers.openai_chunks import by_choice, frames, interruption, usage_of
+from producer_api.http.errors import openai_error
+from shared.errors import HeadraceError
+from shared.protocol import Request, TokenEvent
+from shared.protocol import Usage as TokenUsage
+from shared.schemas.openai.chat import (
+    AnswerMessage,
+    ChatCompletion,
+    Choice,
+    Chunk,
+    ChunkChoice,
+    Delta,
+    Logprobs,
+)
+from shared.schemas.tools import DeltaCall, calls_of
+from shared.token_log.answer import Answer, end_of, ending
+
+
+def completion_id(request: Request) -> str:
+    return "chatcmpl-" + request.id.removeprefix("req_")
+
+
+def completion(request: Request, answer: Answer, fingerprint: str | None = None) -> ChatCompletion:
+    """The whole answer in OpenAI's shape; `fingerprint` is its model's. Raises what the request failed of."""
+    terminal = end_of(answer)
+    return ChatCompletion(
+        id=completion_id(request),
+        created=int(request.created_at),
+        model=request.model,
+        choices=[
+            Choice(
+                index,
+                AnswerMessage.of(choice.text, calls_of(choice.tokens, request.id, index)),
+                choice.finish_reason or "stop",
+                Logprobs.of(choice.tokens),
+            )
+            for index, choice in answer.choices
+        ],
+        usage=usage_of(terminal.usage),
+        system_fingerprint=fingerprint,
+    )
+
+
+class ChatFraming:
+    """OpenAI's chunks: for each choice a role, text and tool calls, a finish reason; then maybe the usage; then
+    [DONE].
+
+    What an event's frames say depends on the request and the event alone, so that any replica goes on with the same
+    bytes.
+
+    Args:
+        fingerprint: of the request's model.
+        after: the seq after which the client wants the stream: the roles come at its start alone.
+        resumable: the client can come back for the rest.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        include_usage: bool,
+        fingerprint: str | None = None,
+        after: int = -1,
+        resumable: bool = False,
+    ) -> None:
+        self._id = request.id
+        self._n = request.params.n
+        self._logprobs = request.params.logprobs is not None
+        self._begun = after >= 0
+        self._resumable = resumable
+        self._include_usage = include_usage
+        usage = None if include_usage else msgspec.UNSET
+        self._chunk = Chunk(
+            completion_id(request),
+            int(request.created_at),
+            request.model,
+            [],
+            system_fingerprint=fingerprint,
+            usage=usage,
+        )
+        self._encode = msgspec.json.Encoder().encode
+
+    def opening(self) -> bytes:
+        return b""
+
+    def event(self, event: TokenEvent) -> bytes:
+        chunks: list[bytes] = []
+        if not self._begun and event.tokens:
+            self._begun = True
+            chunks += [self._choice(i, Delta(content="", role="assistant")) for i in range(self._n)]
+        for index, tokens in by_choice(event.tokens):
+            text = tokens[0].text if len(tokens) == 1 else "".join([token.text for token in tokens])
+            logprobs = Logprobs.of(tokens) if self._logprobs else None
+            if text or logprobs is not None:
+                chunks.append(self._choice(index, Delta(text), logprobs=logprobs))
+            for call in (call for token in tokens for call in token.calls):
+                chunks.append(self._choice(index, Delta(tool_calls=[DeltaCall.of(call, self._id, index)])))
+        for token in event.tokens:
+            if token.finish_reason is not None:
+                chunks.append(self._choice(token.choice, Delta(), token.finish_reason.value))
+        if event.terminal is not None:
+            if (error := ending(event.terminal)) is not None:
+                return frames(event.place, [*chunks, self._encode(openai_error(error))])
+            if self._include_usage:
+                chunks.append(self._usage_chunk(event.terminal.usage))
+            chunks.append(b"[DONE]")
+        return frames(event.place, chunks)
+
+    def interruption(self, error: HeadraceError) -> bytes:
+        return interruption(error, resumable=self._resumable)
+
+    def _choice(
+        self, index: int, delta: Delta, finish_reason: str | None = None, logprobs: Logprobs | None = None
+    ) -> bytes:
+        self._chunk.choices = [ChunkChoice(index, delta, finish_reason, logprobs)]
+        return self._encode(self._chunk)
+
+    def _usage_chunk(self, usage: TokenUsage) -> bytes:
+        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=usage_of(usage)))

@@ -1,0 +1,137 @@
+"""Answers as OpenAI's completions of plain texts, whole and in chunks. It knows nothing of HTTP.
+
+Several prompts are several requests; choice c of prompt i has the index i * n + c.
+
+Reference: OpenAI API, "The completion object (legacy)".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from producer_api.answers.openai_chunks import by_choice, frames, interruption, usage_of
+from producer_api.http.errors import openai_error
+from shared.errors import HeadraceError
+from shared.protocol import Request, Token, TokenEvent, Usage
+from shared.schemas.openai.completions import Completion, TextChoice, TextLogprobs, text_of
+from shared.token_log.answer import Answer, end_of, ending
+from shared.token_log.answer import Choice as AnsweredChoice
+
+
+def completion_id(request: Request) -> str:
+    return "cmpl-" + request.id.removeprefix("req_")
+
+
+def text_completion(
+    requests: Sequence[Request], answer: Answer, *, echo: bool, fingerprint: str | None = None
+) -> Completion:
+    """The whole answer in OpenAI's shape; `fingerprint` is its model's. Raises what a request failed of."""
+    terminal = end_of(answer)
+    n, found = requests[0].params.n, dict(answer.choices)
+    choices = []
+    for index, choice in sorted(found.items()):
+        request = requests[index // n]
+        prompt = found[index - index % n].prompt
+        choices.append(_choice(index, request, choice, prompt, echo=echo))
+    first = requests[0]
+    usage = usage_of(terminal.usage)
+    return Completion(
+        completion_id(first), int(first.created_at), first.model, choices, usage, system_fingerprint=fingerprint
+    )
+
+
+def _choice(
+    index: int, request: Request, choice: AnsweredChoice, prompt: Sequence[Token], *, echo: bool
+) -> TextChoice:
+    before = _echo(request, prompt) if echo else ""
+    logprobs = None
+    if request.params.logprobs is not None:
+        logprobs = TextLogprobs.of([*prompt, *choice.tokens], 0)
+    return TextChoice(
+        index, before + choice.text, choice.finish_reason.value if choice.finish_reason else "stop", logprobs
+    )
+
+
+def _echo(request: Request, prompt: Sequence[Token]) -> str:
+    """The prompt's text: as it was given, or as its tokens say."""
+    return request.prompt if isinstance(request.prompt, str) else text_of(prompt)
+
+
+class TextFraming:
+    """OpenAI's chunks: for each choice its prompt, if it is echoed, and text; then maybe the usage; then [DONE].
+
+    Args:
+        after: the seq of each request after which the client wants it: what was told is counted, not told again.
+        resumable: the client can come back for the rest.
+        fingerprint: of the requests' model.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        *,
+        echo: bool,
+        include_usage: bool,
+        after: Sequence[int],
+        resumable: bool,
+        fingerprint: str | None = None,
+    ) -> None:
+        first = requests[0]
+        self._requests = requests
+        self._n = first.params.n
+        self._logprobs = first.params.logprobs is not None
+        self._echo = echo
+        self._after = after
+        self._resumable = resumable
+        self._include_usage = include_usage
+        self._offsets = [0] * (len(requests) * self._n)
+        usage = None if include_usage else msgspec.UNSET
+        self._chunk = Completion(
+            completion_id(first), int(first.created_at), first.model, [], usage, system_fingerprint=fingerprint
+        )
+        self._encode = msgspec.json.Encoder().encode
+
+    def opening(self) -> bytes:
+        return b""
+
+    def event(self, event: TokenEvent) -> bytes:
+        chunks = self._texts(event) if event.tokens else []
+        if event.terminal is None:
+            return frames(event.place, chunks)
+        if (error := ending(event.terminal)) is not None:
+            return frames(event.place, [*chunks, self._encode(openai_error(error))])
+        if self._include_usage:
+            chunks.append(self._usage_chunk(event.terminal.usage))
+        return frames(event.place, [*chunks, b"[DONE]"])
+
+    def interruption(self, error: HeadraceError) -> bytes:
+        return interruption(error, resumable=self._resumable)
+
+    def _texts(self, event: TokenEvent) -> list[bytes]:
+        part = event.tokens[0].choice // self._n
+        new = event.after(self._after[part])
+        echoes = self._echoes(part, event.prompt) if self._echo and event.seq == 0 else []
+        chunks = echoes if new.seq == 0 else []
+        for token in event.tokens[: len(event.tokens) - len(new.tokens)]:
+            self._offsets[token.choice] += len(token.text)
+        for index, tokens in by_choice(new.tokens):
+            reason = tokens[-1].finish_reason
+            text = text_of(tokens)
+            if text or self._logprobs or reason is not None:
+                chunks.append(self._choice(index, text, tokens, reason.value if reason else None))
+        return chunks
+
+    def _echoes(self, part: int, prompt: Sequence[Token]) -> list[bytes]:
+        text = _echo(self._requests[part], prompt)
+        return [self._choice(part * self._n + c, text, prompt, None) for c in range(self._n)]
+
+    def _choice(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> bytes:
+        logprobs = TextLogprobs.of(tokens, self._offsets[index]) if self._logprobs else None
+        self._offsets[index] += len(text)
+        self._chunk.choices = [TextChoice(index, text, reason, logprobs)]
+        return self._encode(self._chunk)
+
+    def _usage_chunk(self, usage: Usage) -> bytes:
+        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=usage_of(usage)))

@@ -1,0 +1,16 @@
+"""The vectors of a request as OpenAI's list of embeddings. It knows nothing of HTTP."""
+
+from __future__ import annotations
+
+from shared.protocol import Request
+from shared.schemas.openai.embeddings import Embedding, EmbeddingList, EmbeddingUsage
+from shared.token_log.answer import Answer, result_of
+
+
+def embedding_list(request: Request, answer: Answer, *, base64: bool) -> EmbeddingList:
+    """Raises what the request failed of."""
+    vectors = result_of(answer).vectors
+    assert answer.terminal is not None
+    tokens = answer.terminal.usage.prompt_tokens
+    data = [Embedding.of(index, vector, base64=base64) for index, vector in enumerate(vectors)]
+    return EmbeddingList(data, request.model, EmbeddingUsage(tokens, tokens))

@@ -1,0 +1,81 @@
+"""An answer as a job's server-sent events. It knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import msgspec
+
+from producer_api.http.sse import RETRY
+from shared.errors import HeadraceError
+from shared.protocol import ErrorInfo, RequestState, Token, TokenEvent
+from shared.schemas.common_fields import Usage
+from shared.schemas.native.jobs import Logprobs
+
+ENDINGS = {RequestState.COMPLETED: b"done", RequestState.FAILED: b"error", RequestState.CANCELLED: b"cancelled"}
+
+
+class EventCall(msgspec.Struct, omit_defaults=True):
+    """More of tool call number `index`; the first has its name."""
+
+    index: int
+    arguments: str
+    name: str | None = None
+
+
+class EventToken(msgspec.Struct, omit_defaults=True):
+    """One token: its id in the vocabulary and the text, or the pieces of tool calls, that it added.
+
+    `logprobs` where they were asked for.
+    """
+
+    choice: int
+    id: int
+    text: str
+    finish_reason: str | None = None
+    logprobs: Logprobs | None = None
+    tool_calls: list[EventCall] | None = None
+
+    @classmethod
+    def of(cls, token: Token) -> EventToken:
+        calls = [EventCall(call.index, call.arguments, call.name or None) for call in token.calls]
+        return cls(token.choice, token.id, token.text, token.finish_reason, Logprobs.of(token), calls or None)
+
+
+class TokensData(msgspec.Struct):
+    """Data of a `token` event: tokens seq, seq + 1, …"""
+
+    seq: int
+    tokens: list[EventToken]
+
+
+class EndData(msgspec.Struct, omit_defaults=True):
+    """Data of the last event."""
+
+    seq: int
+    state: str
+    usage: Usage
+    error: ErrorInfo | None = None
+
+
+class JobFraming:
+    """One `token` event per append, its id the last seq; then one that tells the end."""
+
+    def __init__(self) -> None:
+        self._encode = msgspec.json.Encoder().encode
+
+    def opening(self) -> bytes:
+        return b""
+
+    def event(self, event: TokenEvent) -> bytes:
+        frame = b""
+        if event.tokens:
+            data = TokensData(event.seq, [EventToken.of(token) for token in event.tokens])
+            last = event.seq + len(event.tokens) - 1
+            frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(data))
+        if (end := event.terminal) is not None:
+            usage = Usage.of(end.usage.prompt_tokens, end.usage.completion_tokens)
+            told = self._encode(EndData(event.last_seq, end.state.value, usage, end.error))
+            frame += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.last_seq, ENDINGS[end.state], told)
+        return frame
+
+    def interruption(self, error: HeadraceError) -> bytes:
+        return RETRY + b"event: interrupted\ndata: %b\n\n" % self._encode(ErrorInfo.of(error))

@@ -1,0 +1,125 @@
+"""The items of a response as its tokens make them, and each change, for a stream to tell of.
+
+Text makes a message, and each call an item of its own; an item ends where the next begins. It knows nothing of
+frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.protocol import CallDelta, Token
+from shared.schemas.openai.chat import TokenLogprob
+from shared.schemas.openai.response_items import FunctionCallItem, MessageItem, OutputItem, OutputText, Status
+from shared.schemas.tools import call_id
+
+Kind = Literal["begun", "text", "arguments", "done"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened to item number `index`: it was begun, got `delta` as its text or arguments, or is done."""
+
+    kind: Kind
+    index: int
+    item: OutputItem
+    delta: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Output:
+    """Grows token by token. An item that is not done has no text or arguments yet.
+
+    Args:
+        request_id: from which all ids are made, the same on every replica.
+    """
+
+    def __init__(self, request_id: str) -> None:
+        self.items: list[OutputItem] = []
+        self._request_id = request_id
+        self._name = request_id.removeprefix("req_")
+        self._pieces: list[str] = []  # of the last item
+        self._logprobs: list[TokenLogprob] = []  # the same
+        self._pending: list[TokenLogprob] = []  # of tokens whose text is held back
+
+    @classmethod
+    def whole(cls, request_id: str, tokens: Iterable[Token], status: Status) -> list[OutputItem]:
+        """The items of an answer that has ended."""
+        made = cls(request_id)
+        for token in tokens:
+            list(made.feed(token))
+        list(made.end(status))
+        return made.items
+
+    def feed(self, token: Token) -> Iterator[Change]:
+        if token.logprobs is not None:
+            self._pending.append(TokenLogprob.of(token))
+        if token.text:
+            yield from self._say(token.text)
+        for delta in token.calls:
+            yield from self._call(delta)
+
+    def end(self, status: Status) -> Iterator[Change]:
+        """The last item ends as the answer did; a whole answer has one, if with no text."""
+        if self._pending and isinstance(self._last, MessageItem):
+            yield from self._say("")
+        if not self.items and status == "completed":
+            yield self._begin(self._message())
+        yield from self._finish(status)
+
+    @property
+    def _last(self) -> OutputItem | None:
+        return self.items[-1] if self.items else None
+
+    def _say(self, text: str) -> Iterator[Change]:
+        if not isinstance(self._last, MessageItem):
+            yield from self._finish("completed")
+            yield self._begin(self._message())
+        logprobs, self._pending = self._pending, []
+        self._logprobs += logprobs
+        self._pieces.append(text)
+        yield self._change("text", text, tuple(logprobs))
+
+    def _call(self, delta: CallDelta) -> Iterator[Change]:
+        self._pending = []
+        if delta.name:
+            yield from self._finish("completed")
+            yield self._begin(self._function(delta))
+        if delta.arguments:
+            self._pieces.append(delta.arguments)
+            yield self._change("arguments", delta.arguments)
+
+    def _message(self) -> MessageItem:
+        suffix = f"_{len(self.items)}" if self.items else ""
+        return MessageItem(id=f"msg_{self._name}{suffix}", status="in_progress", role="assistant", content=[])
+
+    def _function(self, delta: CallDelta) -> FunctionCallItem:
+        return FunctionCallItem(
+            id=f"fc_{self._name}_{delta.index}",
+            status="in_progress",
+            call_id=call_id(self._request_id, 0, delta.index),
+            name=delta.name,
+            arguments="",
+        )
+
+    def _begin(self, item: OutputItem) -> Change:
+        self.items.append(item)
+        self._pieces, self._logprobs = [], []
+        return self._change("begun")
+
+    def _finish(self, status: Status) -> Iterator[Change]:
+        last = self._last
+        if last is None:
+            return
+        last.status = status
+        text = "".join(self._pieces)
+        if isinstance(last, MessageItem):
+            last.content = [OutputText(text, logprobs=self._logprobs)]
+        else:
+            last.arguments = text
+        yield self._change("done")
+
+    def _change(self, kind: Kind, delta: str = "", logprobs: tuple[TokenLogprob, ...] = ()) -> Change:
+        return Change(kind, len(self.items) - 1, self.items[-1], delta, logprobs)

@@ -1,0 +1,26 @@
+"""Where Celery's broker is, by the settings. It imports no Celery, so that anybody may ask."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode
+
+from shared.errors import ConfigError
+from shared.redis.url import RedisURL
+from shared.settings import Settings
+
+
+def broker_url(settings: Settings) -> str:
+    """In Celery's words. Raises ConfigError for a Redis that Celery cannot use."""
+    if settings.tasks_broker_url is not None:
+        return settings.tasks_broker_url.get_secret_value()
+    given = settings.redis_url.get_secret_value()
+    url = RedisURL.parse(given)
+    if url.kind == "server":
+        return given
+    if url.kind == "socket":
+        user, password = (quote(str(url.options.get(name, "")), safe="") for name in ("username", "password"))
+        at = f"{user}:{password}@" if user or password else ""
+        return f"redis+socket://{at}{url.options['path']}?{urlencode({'virtual_host': url.options.get('db', 0)})}"
+    raise ConfigError(
+        f"Celery cannot use a {url.kind} of Redis by redis_url: set tasks_broker_url", param="tasks_broker_url"
+    )

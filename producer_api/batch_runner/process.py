@@ -1,0 +1,75 @@
+"""A tasks process, from its settings to its end: a Celery worker on threads, with beat in one of them.
+
+Threads, not Celery's solo pool: a solo worker would take nothing else while it runs a batch, neither the upkeep
+that finds what others lost nor `headrace.generate`. The work itself is on the host's one event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import structlog
+from celery import signals
+from celery.beat import EmbeddedService, Scheduler
+from kombu.exceptions import OperationalError
+
+from producer_api.batch_runner.celery_app import TIDY_EVERY, make_app
+from producer_api.batch_runner.event_loop_host import Host
+from shared.runtime.logging import configure_logging
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serve tasks until SIGTERM or SIGINT, then give back what is under way.
+
+    Raises:
+        ConfigError: the broker cannot be used.
+        Unavailable: Redis does not answer at the start.
+    """
+    configure_logging(settings, process="tasks")
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    host = Host(settings)
+    app = make_app(settings, host)
+
+    def wake(batch_id: str) -> None:
+        try:
+            app.send_task("headrace.batch.run", (batch_id,), expires=TIDY_EVERY)
+        except OperationalError as error:  # the next look for idle batches finds it
+            log.warning("batch_not_woken", batch=batch_id, error=str(error))
+
+    host.start(wake)
+    beat = EmbeddedService(app, thread=True, scheduler_cls=Scheduler)
+
+    def ready(**_: Any) -> None:
+        beat.start()
+        log.info("tasks_ready", message="Headrace tasks are run")
+
+    def stop(**_: Any) -> None:
+        host.drain()
+
+    # strong references: Celery keeps weak ones
+    signals.setup_logging.connect(_keep_logging, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_shutting_down.connect(stop, weak=False)
+    worker = app.Worker(
+        pool="threads",
+        concurrency=settings.tasks_concurrency,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    try:
+        worker.start()
+    finally:
+        if beat.is_alive():
+            beat.stop()
+        host.close()
+    log.info("tasks_stopped")
+
+
+def _keep_logging(**_: Any) -> None:
+    """Celery leaves the logs as they are when somebody says that they are set up."""

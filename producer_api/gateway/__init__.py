@@ -1,1 +1,0 @@
-"""Admission: what every request passes, whichever API it came by."""

@@ -1,0 +1,66 @@
+"""JSON bodies: a request's read into its schema, an answer's written. It knows nothing of what the fields mean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from producer_api.http.open_streams import ClientGone
+from producer_api.http.threads import Threads
+from shared.errors import MalformedBody, UnsupportedMediaType
+from shared.protocol import Request as Draft
+from shared.schemas.parsing import Model, validate
+
+Result = TypeVar("Result")
+
+
+async def read_body(request: Request, schema: type[Model]) -> Model:
+    """The body as `schema`.
+
+    Insisting on the content type also keeps other sites' pages out: browsers do not send that unasked.
+
+    Raises:
+        UnsupportedMediaType, MalformedBody, InvalidFields (the fields at fault), ClientGone.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.split(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType("content-type must be application/json")
+    limit = request.app.state.context.settings.body_timeout
+    try:
+        async with asyncio.timeout(limit):
+            data = await request.body()
+    except ClientDisconnect:
+        raise ClientGone from None
+    except TimeoutError:
+        raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
+    return await off_loop(request, partial(validate, data, schema))
+
+
+async def off_loop(request: Request, work: Callable[[], Result]) -> Result:
+    """The result of `work` on a body that was read: of a thread, where the body is large."""
+    size = len(await request.body())
+    threads: Threads = request.app.state.context.threads
+    return await threads.run(size, work)
+
+
+async def drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> Sequence[Draft]:
+    """The drafts of a body that was read, within bounds. Raises InvalidRequest."""
+    gateway = request.app.state.context.gateway
+
+    def checked() -> Sequence[Draft]:
+        made = make()
+        gateway.check_together(made)
+        return made
+
+    return await off_loop(request, checked)
+
+
+def json_answer(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer that says `value`."""
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")

@@ -1,0 +1,178 @@
+"""What surrounds every route, outermost first: request id, log, security headers, bounds on connections and bodies.
+
+Pure ASGI, so that streams pass through untouched. It knows nothing of what a route does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from producer_api.auth.client_address import Proxies
+from producer_api.http.errors import error_response
+from producer_api.http.open_streams import Attendance, ClientGone, stopping
+from producer_api.observability.request_log import CLIENT_CLOSED, QUIET, Facts, Journal
+from shared.errors import PayloadTooLarge, Unavailable
+
+# for an answer that declares none; a browser shows its own icon request as blocked unless images are allowed
+DEFAULT_POLICY = b"default-src 'none'; img-src 'self'; frame-ancestors 'none'"
+SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+]
+
+
+class RequestId:
+    """Gives each request an id, or takes the client's where it is a sane one, and tells it in the answer."""
+
+    def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
+        self._app = app
+        self._proxies = proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        client = self._proxies.client((scope.get("client") or ("",))[0], headers)
+        request_id = client.request_id.encode()
+        state = scope.setdefault("state", {})
+        state["facts"] = Facts(client, time.perf_counter())
+        state["send"] = send  # the server's own: a stream's frames, after its head, need not pass every layer
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class RequestLog:
+    """One line and one count per request; an unexpected error is logged here, and told without its insides."""
+
+    def __init__(self, app: ASGIApp, journal: Journal) -> None:
+        self._app = app
+        self._journal = journal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        facts: Facts = scope["state"]["facts"]
+        status = 0
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting_status)
+        except ClientGone:
+            status = CLIENT_CLOSED
+        except Exception:
+            failure = self._journal.failure(facts)
+            if status:
+                raise  # too late for an answer: the server closes the connection
+            await error_response(failure, scope["path"])(scope, receive, send_noting_status)
+        finally:
+            route = getattr(scope.get("route"), "path", "")
+            self._journal.write(facts, method=scope["method"], route=route, status=status)
+
+
+class SecurityHeaders:
+    """Adds what keeps a browser from misreading an answer, and DEFAULT_POLICY where a route declares no policy."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"], *SECURITY]
+                if all(name != b"content-security-policy" for name, _ in headers):
+                    headers.append((b"content-security-policy", DEFAULT_POLICY))
+                message["headers"] = headers
+            await send(message)
+
+        await self._app(scope, receive, send_secured)
+
+
+class Drain:
+    """While the server stops: takes no more work, says so, and lets each connection end with its answer."""
+
+    def __init__(self, app: ASGIApp, attendance: Attendance) -> None:
+        self._app = app
+        self._attendance = attendance
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._attendance.draining:
+            await self._app(scope, receive, send)
+            return
+
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        if scope["path"] in QUIET:
+            await self._app(scope, receive, send_closing)
+        else:
+            await error_response(stopping(), scope["path"])(scope, receive, send_closing)
+
+
+class ConnectionLimit:
+    """Refuses more than `most` requests at a time."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._open >= self._most:
+            refusal = Unavailable(f"{self._most} connections are open already", retry_after=1)
+            await error_response(refusal, scope["path"])(scope, receive, send)
+            return
+        self._open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open -= 1
+
+
+class BodyLimit:
+    """Refuses a body of more than `most` bytes, or those of its path: by its declared length, or as it comes."""
+
+    def __init__(self, app: ASGIApp, most: int, of_path: Mapping[str, int]) -> None:
+        self._app = app
+        self._most = most
+        self._of_path = of_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = self._of_path.get(scope["path"], self._most)
+        refusal = PayloadTooLarge(f"the body is larger than {most} bytes")
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if int(declared) > most:  # the HTTP parser has checked that it is a number
+            await error_response(refusal, scope["path"])(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > most:
+                raise refusal
+            return message
+
+        await self._app(scope, receive_counted, send)

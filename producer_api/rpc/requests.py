@@ -1,0 +1,87 @@
+"""gRPC's messages as the bodies that HTTP takes, so that one validator sees both. It knows nothing of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from pydantic_core import from_json
+
+from producer_api.rpc.inference_pb2 import FollowRequest, GenerateRequest, JobRequest
+from producer_api.schemas.jobs import JobSubmission
+from shared.errors import InvalidRequest, MalformedBody
+from shared.schemas.openapi_bounds import ARRAYS
+from shared.schemas.parsing import field_path, validate_plain
+
+Proto = TypeVar("Proto", bound=Message)
+Place = tuple[int | str, ...]
+
+
+def parse(data: bytes, kind: type[Proto]) -> Proto:
+    """`data` as a message of known fields: none is passed over in silence. Raises MalformedBody, InvalidRequest."""
+    try:
+        message = kind.FromString(data)
+    except DecodeError:
+        raise MalformedBody(f"the message is no {kind.DESCRIPTOR.full_name}") from None
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    if message.ByteSize() != size:
+        raise InvalidRequest(f"{kind.DESCRIPTOR.full_name} has a field, or one within, that is unknown here")
+    return message
+
+
+def submission(message: JobRequest) -> JobSubmission:
+    """The body of POST /v1/jobs that says the same. Raises InvalidFields, by the names that both have."""
+    body = _plain(message)
+    if "prompt_ids" in body:
+        body["prompt"] = body.pop("prompt_ids").get("ids", [])
+    for i, each in enumerate(body.get("tools", ())):
+        each["type"] = "function"
+        function = each.get("function", {})
+        if "parameters" in function:
+            function["parameters"] = _json(function["parameters"], f"tools[{i}].function.parameters")
+    for said in body.get("messages", ()):
+        for call in said.get("tool_calls", ()):
+            call["type"] = "function"
+    if "tool_choice" in body:
+        body["tool_choice"] = _choice(body["tool_choice"])
+    return validate_plain(body, JobSubmission)
+
+
+def seen(message: GenerateRequest | FollowRequest) -> int:
+    """The last seq that the client has, -1 for none. Raises InvalidRequest."""
+    if message.from_seq < 0:
+        raise InvalidRequest("from_seq must be 0 or more", param="from_seq")
+    return message.from_seq - 1
+
+
+def _choice(given: Mapping[str, str]) -> Any:
+    if "function" in given:
+        return {"type": "function", "function": {"name": given["function"]}}
+    return given.get("mode", "")
+
+
+def _json(text: str, param: str) -> Any:
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError:
+        raise InvalidRequest(f"{param} is no JSON", param=param) from None
+
+
+def _plain(message: Message, place: Place = ()) -> dict[str, Any]:
+    """What is set in it, by name. Raises InvalidRequest for more of a field than may be."""
+    return {field.name: _value(field, value, (*place, field.name)) for field, value in message.ListFields()}
+
+
+def _value(field: FieldDescriptor, value: Any, place: Place) -> Any:
+    if field.message_type is None:
+        return list(value) if field.is_repeated else value
+    if field.message_type.GetOptions().map_entry:
+        return dict(value)
+    if not field.is_repeated:
+        return _plain(value, place)
+    if len(value) > (most := ARRAYS[field.name]["maxItems"]):
+        raise InvalidRequest(f"{field_path(place)}: at most {most} are allowed", param=field_path(place))
+    return [_plain(each, (*place, i)) for i, each in enumerate(value)]

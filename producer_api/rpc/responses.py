@@ -1,0 +1,79 @@
+"""Jobs, models and the events of an answer as gRPC's messages. It knows nothing of requests."""
+
+from __future__ import annotations
+
+import msgspec
+from google.protobuf.json_format import ParseDict
+
+from producer_api.rpc import inference_pb2 as pb
+from shared.models.worker_registry import ModelInfo
+from shared.protocol import CallDelta, ErrorInfo, Terminal, Token, TokenEvent
+from shared.schemas.common_fields import Usage
+from shared.schemas.native.jobs import Job
+
+BY_HTTP = ("object", "links")  # of a job
+
+
+def job_message(job: Job) -> pb.Job:
+    told = {name: value for name, value in msgspec.to_builtins(job).items() if name not in BY_HTTP}
+    for choice in told.get("choices") or ():
+        for call in choice.get("tool_calls", ()):
+            del call["type"]
+    return ParseDict(told, pb.Job())
+
+
+def model_message(info: ModelInfo) -> pb.Model:
+    return pb.Model(
+        id=info.name,
+        created=info.created,
+        owned_by="headrace",
+        max_model_len=info.max_model_len or None,
+        task=info.task,
+    )
+
+
+def event_messages(event: TokenEvent) -> list[pb.Event]:
+    """Its tokens, then its end; what it has of both."""
+    found = []
+    if event.tokens:
+        tokens = pb.Tokens(seq=event.seq, tokens=[_token(each) for each in event.tokens])
+        found.append(pb.Event(tokens=tokens))
+    if event.terminal is not None:
+        found.append(pb.Event(end=_end(event.last_seq, event.terminal)))
+    return found
+
+
+def _token(token: Token) -> pb.Token:
+    return pb.Token(
+        choice=token.choice,
+        id=token.id,
+        text=token.text,
+        finish_reason=token.finish_reason,
+        logprobs=_logprobs(token),
+        tool_calls=[_call(each) for each in token.calls],
+    )
+
+
+def _call(delta: CallDelta) -> pb.ToolCallDelta:
+    return pb.ToolCallDelta(index=delta.index, arguments=delta.arguments, name=delta.name or None)
+
+
+def _logprobs(token: Token) -> pb.Logprobs | None:
+    if (found := token.logprobs) is None:
+        return None
+    top = [pb.TopToken(id=token_id, text=text, logprob=logprob) for token_id, logprob, text in found.top]
+    return pb.Logprobs(text=found.piece, logprob=found.logprob, top=top)
+
+
+def _end(seq: int, end: Terminal) -> pb.End:
+    used = Usage.of(end.usage.prompt_tokens, end.usage.completion_tokens)
+    return pb.End(
+        seq=seq,
+        state=end.state.value,
+        usage=pb.Usage(**msgspec.structs.asdict(used)),
+        error=None if end.error is None else _error(end.error),
+    )
+
+
+def _error(error: ErrorInfo) -> pb.Error:
+    return pb.Error(code=error.code, message=error.message, param=error.param)

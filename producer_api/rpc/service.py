@@ -1,0 +1,126 @@
+"""The service headrace.v1.Inference: jobs, and the models that they may name."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from producer_api.admission.deadline import patience
+from producer_api.admission.gateway import Admission
+from producer_api.admission.idempotency import HEADER, Key
+from producer_api.answers import jobs
+from producer_api.answers.reply import Reply
+from producer_api.http.headers import REPLAYED
+from producer_api.http.open_streams import Stopping, stopping
+from producer_api.http.sse import Events
+from producer_api.rpc import inference_pb2 as pb
+from producer_api.rpc.call import Call
+from producer_api.rpc.handler import Method
+from producer_api.rpc.requests import seen, submission
+from producer_api.rpc.responses import event_messages, job_message, model_message
+from producer_api.schemas.jobs import JobSubmission
+from producer_api.services import Context
+from shared.errors import InvalidRequest, Unavailable
+from shared.protocol import Request, Terminal
+from shared.token_log.answer import before_end, ending
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["Inference"].full_name
+KEY = HEADER.lower()  # metadata's names are in lower case
+
+
+class Inference:
+    """Its methods; `methods` is what they are called."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def methods(self) -> list[Method]:
+        return [
+            Method("Submit", "jobs", self._submit, charged=True),
+            Method("Generate", "jobs", self._generate, charged=True),
+            Method("Follow", "jobs", self._follow),
+            Method("GetJob", "jobs", self._get),
+            Method("CancelJob", "jobs", self._cancel),
+            Method("ListModels", "models", self._models),
+        ]
+
+    async def _submit(self, call: Call) -> None:
+        admission, _ = await self._submitted(call, await call.read(pb.JobRequest))
+        self._context.note(call.facts, admission.request)
+        await call.write(await self._job(call, admission))
+
+    async def _generate(self, call: Call) -> None:
+        message = await call.read(pb.GenerateRequest)
+        after = seen(message)
+        admission, key = await self._submitted(call, message.job, resuming=after >= 0)
+        reply = Reply(self._context, call.facts, admission, lasting=key is not None)
+        try:
+            await call.write(pb.Event(job=await self._job(call, admission)))
+            if after >= 0:
+                record = await self._context.admitted.record(admission.request.id, call.caller.tenant)
+                after = before_end(record, after)
+            end = await self._tell(call, reply.events(after), resumable=key is not None)
+        except BaseException:  # also a client that left, and the end of the server
+            if key is None:
+                reply.abandon()
+            raise
+        if (error := ending(end)) is not None:
+            raise error
+
+    async def _submitted(
+        self, call: Call, message: pb.JobRequest, *, resuming: bool = False
+    ) -> tuple[Admission, Key | None]:
+        """The job that the message asks for, and its key. Raises InvalidRequest, and as jobs.submit."""
+
+        def read() -> tuple[JobSubmission, Request, Key | None]:
+            body = submission(message)
+            draft = body.to_request(call.caller.tenant)
+            self._context.gateway.check_together([draft])
+            return body, draft, jobs.job_key(call.given(KEY), call.caller, body)
+
+        body, draft, key = await call.off_loop(read)
+        if resuming and key is None:
+            raise InvalidRequest(f"from_seq resumes an answer that was begun with an {KEY}", param="from_seq")
+        return await jobs.submit(self._context, body, draft, call.caller, key, resuming=resuming), key
+
+    async def _follow(self, call: Call) -> None:
+        message = await call.read(pb.FollowRequest)
+        record = await self._context.admitted.record(message.id, call.caller.tenant)
+        after = before_end(record, seen(message))
+        followed = self._context.backend.token_log.follow(record.id, after, idle=self._context.settings.keepalive)
+        await self._tell(call, followed, resumable=True)
+
+    async def _get(self, call: Call) -> None:
+        message = await call.read(pb.GetJobRequest)
+        await call.write(job_message(await jobs.see(self._context, message.id, call.caller.tenant)))
+
+    async def _cancel(self, call: Call) -> None:
+        message = await call.read(pb.CancelJobRequest)
+        await call.write(job_message(await jobs.cancel(self._context, message.id, call.caller.tenant)))
+
+    async def _models(self, call: Call) -> None:
+        await call.read(pb.ListModelsRequest)
+        async with patience():
+            found = await self._context.catalog.models()
+        told = [model_message(info) for info in found if call.caller.may_use(info.name)]
+        await call.write(pb.ListModelsResponse(models=told))
+
+    async def _job(self, call: Call, admission: Admission) -> pb.Job:
+        call.add(REPLAYED if admission.joined else {})
+        return job_message(await jobs.admitted(self._context, admission))
+
+    async def _tell(self, call: Call, events: Events, *, resumable: bool) -> Terminal:
+        """Write them, at the client's pace; the last. Raises Unavailable where the server stops."""
+        try:
+            return await self._context.attendance.attend(_written(call, events), None, resumable=resumable)
+        except Stopping:
+            raise stopping() from None
+
+
+async def _written(call: Call, events: Events) -> Terminal:
+    async with aclosing(events):
+        async for event in events:
+            for message in event_messages(event) if event is not None else ():
+                await call.write(message)
+            if event is not None and event.terminal is not None:
+                return event.terminal
+    raise Unavailable("the answer ended where its reader could not hear of it: ask again", retry_after=0)

@@ -1,0 +1,224 @@
+"""Runs the front end as a process: binds, serves until it is told to stop, then lets open answers end.
+
+It knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from producer_api.admin_app import CONNECTIONS, create_admin_app
+from producer_api.app import create_app
+from producer_api.background.sweeper import Sweeper
+from producer_api.http.protocol import HEADROOM, Bounds, Connection
+from producer_api.http.uvicorn_internals import forget_signals
+from producer_api.services import Context
+from producer_api.webhooks.sender import WebhookSender
+from shared.backend import Backend
+from shared.errors import ConfigError
+from shared.runtime.bind_safety import check_exposure
+from shared.runtime.gc_tuning import settle
+from shared.runtime.logging import configure_logging
+from shared.runtime.sockets import place_of, unbound, url_of
+from shared.settings import Settings
+
+BACKLOG = 2048
+FAREWELL = 1  # seconds before the end of the grace time, for the last frames
+TICK = 0.05
+KEEP_ALIVE = 30  # seconds that an idle connection is kept
+
+log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then finish within `settings.grace` seconds.
+
+    Raises:
+        ConfigError: the address cannot be listened on, or may not be without keys.
+        Unavailable: Redis does not answer at the start.
+    """
+    check_exposure(settings)
+    configure_logging(settings, process="api")
+    for name in ("uvicorn", "grpc"):
+        logging.getLogger(name).addHandler(_ToStructlog(logging.WARNING))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    redis = Backend.open(settings)
+    try:
+        await redis.start()
+        async with _queued(redis, settings) as backend:
+            await _listen(backend, settings)
+    finally:
+        await redis.close()
+
+
+@asynccontextmanager
+async def _queued(backend: Backend, settings: Settings) -> AsyncIterator[Backend]:
+    """With the queue that the settings ask for."""
+    if settings.queue == "redis":
+        yield backend
+        return
+    try:
+        from producer_api.admission.kafka_queue import through_kafka  # noqa: PLC0415  kafka-python is there only where it is used
+    except ImportError as error:
+        raise ConfigError(f"{error}: install headrace[kafka]", param="queue") from error
+    async with through_kafka(backend, settings) as through:
+        yield through
+
+
+async def _listen(backend: Backend, settings: Settings) -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(settings))
+        server, sender = Server(settings, backend), WebhookSender(settings, backend)
+        await server.context.start()
+        settle()
+        log.info("listening", message=f"Headrace API on {url_of(*listener.getsockname()[:2])}")
+        async with asyncio.TaskGroup() as tasks:
+            upkeep = [tasks.create_task(work) for work in (server.sweeper().run(), sender.run(), server.settle())]
+            if settings.admin_port is not None:
+                admin_listener = stack.enter_context(bind(settings, "admin_host", "admin_port"))
+                log.info("listening", message=f"administration on {url_of(*admin_listener.getsockname()[:2])}")
+                admin = AdminServer(server.context)
+                upkeep.append(tasks.create_task(admin.serve(sockets=[admin_listener])))
+            async with _rpc(server.context):
+                await server.serve(sockets=[listener])
+            for task in upkeep:
+                task.cancel()
+
+
+@asynccontextmanager
+async def _rpc(context: Context) -> AsyncIterator[None]:
+    """The same by gRPC, where the settings ask for it."""
+    if context.settings.grpc_port is None:
+        yield
+        return
+    try:
+        from producer_api.rpc.server import serving  # noqa: PLC0415  grpcio is there only where it is used
+    except ImportError as error:
+        raise ConfigError(f"{error}: install headrace[grpc]", param="grpc_port") from error
+    async with serving(context, farewell=FAREWELL) as port:
+        log.info("listening", message=f"gRPC on {place_of(context.settings.host, port)}")
+        yield
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The API's bound socket. Raises ConfigError, naming the setting."""
+    check_exposure(settings)
+    return bind(settings, "host", "port", shared=settings.reuse_port)
+
+
+def bind(settings: Settings, host_name: str, port_name: str, *, shared: bool = False) -> socket.socket:
+    """A listening socket at the address of two settings; `shared` with other processes. Raises ConfigError."""
+    host, port = getattr(settings, host_name), getattr(settings, port_name)
+    try:
+        listener, address = unbound(host, port)
+    except OSError as error:
+        raise ConfigError(f"{host_name} {host} cannot be listened on: {error.strerror}", param=host_name) from None
+    try:
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"{port_name} {port} on {host} cannot be listened on: {error.strerror}; choose another", param=port_name
+        ) from None
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn, ending open answers in good time when it stops, and then leaving by a return, not by the signal."""
+
+    def __init__(self, settings: Settings, backend: Backend) -> None:
+        app = create_app(settings, backend)
+        self.context: Context = app.state.context
+        self._grace = settings.grace
+        self._reuse_port = settings.reuse_port
+        super().__init__(_config(app, settings, settings.max_connections))
+
+    def sweeper(self) -> Sweeper:
+        backend, catalog = self.context.backend, self.context.catalog
+
+        async def models() -> list[str]:
+            return [info.name for info in await catalog.models()]
+
+        return Sweeper(backend, models)
+
+    async def settle(self) -> None:
+        """Settle what ends, until cancelled."""
+        if (settler := self.context.settler()) is not None:
+            await settler.run()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Send away at once who can go on elsewhere, give the others until the end of the grace time, then end.
+
+        Meanwhile whoever connects is told so; with `reuse_port` nobody does: the others on the port take over.
+        """
+        attendance = self.context.attendance
+        attendance.drain()
+        if self._reuse_port:
+            for server in self.servers:
+                server.close()
+        end = time.monotonic() + self._grace - FAREWELL
+        while attendance and not self.force_exit and time.monotonic() < end:  # noqa: ASYNC110  a signal sets force_exit
+            await asyncio.sleep(TICK)
+        attendance.stop()
+        await super().shutdown(sockets)
+        await self.context.close()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            forget_signals(self)
+
+
+class AdminServer(uvicorn.Server):
+    """The admin port, until it is cancelled; the API's server is who hears signals."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(_config(create_admin_app(context), context.settings, CONNECTIONS))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=partial(Connection, bounds=Bounds.of(settings, connections + HEADROOM)),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=FAREWELL,
+    )
+
+
+class _ToStructlog(logging.Handler):
+    """The servers' own warnings, in our log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(
+            record.levelno, record.name.partition(".")[0], message=record.getMessage(), exc_info=record.exc_info
+        )

@@ -1,0 +1,107 @@
+"""Requests that were set aside, with the reason: to be looked at, run again, or thrown away.
+
+It knows nothing of workers: whoever gives a request up adds it here before ending its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from shared.protocol import ErrorInfo, Request
+from shared.redis import keys
+from shared.redis.client import RedisServer, Script
+from shared.redis.foreign import UNREADABLE
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """One request, why it was set aside, after how many workers, and when (seconds, by the server's clock)."""
+
+    request: Request
+    reason: ErrorInfo
+    attempts: int
+    at: float
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+
+_decoder = msgspec.json.Decoder(DeadLetter)
+
+
+def _letter(letter_id: bytes, data: bytes) -> DeadLetter | None:
+    """None where it is not one that was written here."""
+    try:
+        letter = _decoder.decode(data)
+    except UNREADABLE:
+        return None
+    return letter if letter.id.encode(errors="replace") == letter_id else None
+
+
+class DeadLetters(Protocol):
+    """Bounded in number and age: the oldest go. Every call raises Unavailable when it cannot be reached in time."""
+
+    async def add(self, letter: DeadLetter) -> None:
+        """Idempotent by id."""
+
+    async def list(self, *, after: str = "", most: int = 100) -> Sequence[DeadLetter]:
+        """Newest first, those older than the letter `after`."""
+
+    async def get(self, letter_id: str) -> DeadLetter | None: ...
+
+    async def remove(self, letter_ids: Sequence[str]) -> int:
+        """How many of them there were."""
+
+    async def purge(self) -> int:
+        """Throw all away; how many there were."""
+
+
+class RedisDeadLetters:
+    """DeadLetters in a sorted set of ids by time and a hash of letters.
+
+    Args:
+        most: letters kept.
+        ttl: seconds that one is kept.
+    """
+
+    def __init__(self, server: RedisServer, *, most: int, ttl: float) -> None:
+        self._server = server
+        self._script = Script(server, "dead_letters", Path(__file__).with_suffix(".lua"))
+        self._most = most
+        self._ttl_ms = int(ttl * 1000)
+
+    async def add(self, letter: DeadLetter) -> None:
+        data = msgspec.json.encode(letter)
+        await self._run("add", letter.id, int(letter.at * 1000), data, self._most, self._ttl_ms)
+
+    async def list(self, *, after: str = "", most: int = 100) -> Sequence[DeadLetter]:
+        while True:
+            parts = iter(await self._run("list", after, most))
+            found = {letter_id: _letter(letter_id, data) for letter_id, data in zip(parts, parts, strict=True)}
+            if not (foreign := [letter_id for letter_id, letter in found.items() if letter is None]):
+                return [letter for letter in found.values() if letter is not None]
+            await self._run("refuse", *foreign)
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        data = await self._run("get", letter_id)
+        if data is None:
+            return None
+        if (letter := _letter(letter_id.encode(), data)) is None:
+            await self._run("refuse", letter_id)
+        return letter
+
+    async def remove(self, letter_ids: Sequence[str]) -> int:
+        removed: int = await self._run("remove", *letter_ids)
+        return removed
+
+    async def purge(self) -> int:
+        removed: int = await self._run("purge")
+        return removed
+
+    async def _run(self, command: str, *args: str | int | bytes) -> Any:
+        async with self._server.reaching("the dead letters"):
+            return await self._script(command, [keys.DEAD_INDEX, keys.DEAD_LETTERS], *args)

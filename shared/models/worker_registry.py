@@ -1,0 +1,216 @@
+"""Which workers live and which models they serve, as each worker's heartbeat tells.
+
+It knows nothing of how a worker is chosen or what it runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from shared.redis import keys
+from shared.redis.client import RedisServer
+from shared.redis.node import Command, pack
+
+EXIT_KEPT_S = 30.0  # beyond the announced restart; until then the next worker, if it lives, has announced itself
+MODEL_TTL = 86_400  # a model is known, and its requests queue up, a day after its last worker was seen
+
+
+Task = Literal["generate", "embed"]  # what a model does
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A served model; `created` in seconds since the epoch, `max_model_len` in tokens.
+
+    `fingerprint`: what of weights, precision and version decides an answer, in short; empty while nobody knows it,
+    as `task` is None then.
+    """
+
+    name: str
+    max_model_len: int
+    created: int
+    fingerprint: str = ""
+    task: Task | None = None
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's last heartbeat; `progress` of loading goes from 0 to 1."""
+
+    id: str
+    pid: int
+    model: str
+    state: Literal["loading", "ready", "draining"]
+    progress: float = 0.0
+    max_model_len: int = 0
+    task: Task = "generate"
+    fingerprint: str = ""
+    running: int = 0
+    waiting: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+
+
+class WorkerExit(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a worker process, as its supervisor saw it.
+
+    `status` is the exit status, negative for a signal. Times are in seconds since the epoch, by the server's clock.
+    """
+
+    status: int
+    at: float
+    restart_at: float
+
+    @property
+    def kept(self) -> float:
+        """Seconds for which it is worth telling."""
+        return self.restart_at - self.at + EXIT_KEPT_S
+
+
+class Registry(Protocol):
+    """Who lives and serves what. Every call may raise Unavailable."""
+
+    async def beat(self, worker: WorkerInfo) -> None:
+        """Announce a worker, and with it its model once that is loaded."""
+
+    async def leave(self, worker_id: str) -> None:
+        """Take a worker off the list at once."""
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers that live."""
+
+    async def models(self) -> list[ModelInfo]:
+        """The models known now, by name."""
+
+    async def note_exit(self, model: str, exit_: WorkerExit) -> None:
+        """Record that a worker of the model ended and will be started again."""
+
+    async def last_exit(self, model: str) -> WorkerExit | None:
+        """Return the last recorded one; None once the restart is some time ago."""
+
+
+def _model(worker: WorkerInfo) -> ModelInfo:
+    return ModelInfo(
+        name=worker.model,
+        max_model_len=worker.max_model_len,
+        created=int(time.time()),
+        fingerprint=worker.fingerprint,
+        task=worker.task,
+    )
+
+
+_decode_worker = msgspec.json.Decoder(WorkerInfo).decode
+_decode_model = msgspec.json.Decoder(ModelInfo).decode
+
+
+class RedisRegistry:
+    """Reads and writes the heartbeats; entries expire by the server's clock. Every call may raise Unavailable."""
+
+    def __init__(self, server: RedisServer, *, ttl: float) -> None:
+        self._server = server
+        self._foreign = server.foreign
+        self._ttl_ms = int(ttl * 1000)
+
+    async def beat(self, worker: WorkerInfo) -> None:
+        """Announce a worker, and with it its model once that is loaded."""
+        key = keys.worker(worker.id)
+        commands = [
+            (key, pack("SET", key, msgspec.json.encode(worker), "PX", self._ttl_ms)),
+            (keys.WORKERS, pack("SADD", keys.WORKERS, worker.id)),
+        ]
+        if worker.state != "loading":
+            key = keys.model(worker.model)
+            commands += [
+                (key, pack("SET", key, msgspec.json.encode(_model(worker)), "EX", MODEL_TTL)),
+                (keys.MODELS, pack("SADD", keys.MODELS, worker.model)),
+            ]
+        await self._exchange(commands)
+
+    async def leave(self, worker_id: str) -> None:
+        """Take a worker off the list at once."""
+        key = keys.worker(worker_id)
+        await self._exchange(
+            [(key, pack("DEL", key)), (keys.WORKERS, pack("SREM", keys.WORKERS, worker_id))],
+        )
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers that live; ids whose entries expired are dropped on the way."""
+        found = await self._members(keys.WORKERS, keys.worker)
+        return self._foreign.read_all("registry", found, _decode_worker)
+
+    async def models(self) -> list[ModelInfo]:
+        """The models known now, by name."""
+        found = await self._members(keys.MODELS, keys.model)
+        return sorted(self._foreign.read_all("registry", found, _decode_model), key=lambda info: info.name)
+
+    async def note_exit(self, model: str, exit_: WorkerExit) -> None:
+        key, ttl_ms = keys.worker_exit(model), int(exit_.kept * 1000)
+        await self._exchange([(key, pack("SET", key, msgspec.json.encode(exit_), "PX", ttl_ms))])
+
+    async def last_exit(self, model: str) -> WorkerExit | None:
+        key = keys.worker_exit(model)
+        [found] = await self._exchange([(key, pack("GET", key))])
+        if found is None:
+            return None
+        return self._foreign.read("registry", key, lambda: msgspec.json.decode(found, type=WorkerExit))
+
+    async def _members(self, index: str, key: Callable[[str], str]) -> list[tuple[bytes, bytes]]:
+        """The values by the keys that hold them."""
+        [members] = await self._exchange([(index, pack("SMEMBERS", index))])
+        names = self._foreign.read_all("registry", zip(members, members, strict=True), bytes.decode)
+        values = await self._exchange([(key(name), pack("GET", key(name))) for name in names])
+        if gone := [name for name, value in zip(names, values, strict=True) if value is None]:
+            await self._exchange([(index, pack("SREM", index, *gone))])
+        return [(key(name).encode(), value) for name, value in zip(names, values, strict=True) if value is not None]
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """In one round trip; each command has a slot of its own, so nothing of this is atomic."""
+        async with self._server.reaching("Redis"):
+            replies = await self._server.client.exchange(commands)
+            if foreign := [i for i, reply in enumerate(replies) if str(reply).startswith("WRONGTYPE")]:
+                await self._remove([commands[i][0] for i in foreign])
+                again = await self._server.client.exchange([commands[i] for i in foreign])
+                for i, reply in zip(foreign, again, strict=True):
+                    replies[i] = reply
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    async def _remove(self, names: Sequence[str]) -> None:
+        """Remove keys of another type, which another program wrote."""
+        await self._server.client.exchange([(name, pack("DEL", name)) for name in names])
+        for name in names:
+            self._foreign.note("registry", name.encode(), "wrong type of key")
+
+
+class MemoryRegistry:
+    """The same for workers of this process, which need no heartbeat to be known alive."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, WorkerInfo] = {}
+        self._models: dict[str, ModelInfo] = {}
+        self._exits: dict[str, tuple[WorkerExit, float]] = {}  # by model, each with the time until which it is kept
+
+    async def beat(self, worker: WorkerInfo) -> None:
+        self._workers[worker.id] = worker
+        if worker.state != "loading":
+            self._models.setdefault(worker.model, _model(worker))
+
+    async def leave(self, worker_id: str) -> None:
+        self._workers.pop(worker_id, None)
+
+    async def workers(self) -> list[WorkerInfo]:
+        return list(self._workers.values())
+
+    async def models(self) -> list[ModelInfo]:
+        return sorted(self._models.values(), key=lambda info: info.name)
+
+    async def note_exit(self, model: str, exit_: WorkerExit) -> None:
+        self._exits[model] = exit_, time.monotonic() + exit_.kept
+
+    async def last_exit(self, model: str) -> WorkerExit | None:
+        exit_, until = self._exits.get(model, (None, 0.0))
+        return exit_ if time.monotonic() < until else None

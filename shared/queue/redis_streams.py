@@ -1,0 +1,208 @@
+"""The queue on Redis: lanes of waiting requests, and one stream with a consumer group per model and class.
+
+A worker holds a stream's entry while the entry's idle time, which its heartbeat resets, is below the lease, all by
+the server's clock. It does not know the answers' log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.errors import HeadraceError
+from shared.protocol import PriorityClass, Request, decode_request, encode
+from shared.queue import interface
+from shared.queue.interface import (
+    CLASS_WEIGHTS,
+    STRANGER,
+    Bounds,
+    Claim,
+    Delivery,
+    Outlook,
+    Pulled,
+    QueueDepth,
+    Room,
+    Ticket,
+    refusal,
+)
+from shared.redis import keys
+from shared.redis.client import RedisServer, Script
+from shared.redis.foreign import UNREADABLE
+from shared.validation.request_limits import token_estimate
+
+CLASSES = tuple(PriorityClass)
+UNCONFIRMED = 10.0  # seconds after which a reservation that nobody confirmed is given back
+MOST_SEATS = 4096  # choices of one request that count
+MOST_MS = 2**53  # a deadline beyond it is one that never comes; Lua counts so far exactly
+MOST_LOST = 256  # lost requests that one call reports
+REQUEST_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
+
+
+class RedisStreams:
+    """A Transport.
+
+    Args:
+        server: holds the queues.
+        bounds: what may wait.
+        lease: seconds of silence after which a held message may be claimed.
+    """
+
+    def __init__(self, server: RedisServer, *, bounds: Bounds, lease: float) -> None:
+        self._script = Script(server, "queue", Path(__file__).with_suffix(".lua"))
+        self._server = server
+        self._bounds = bounds
+        self._lease_ms = int(lease * 1000)
+
+    async def publish(self, request: Request) -> Ticket:
+        [place] = await self.publish_many([request])
+        if isinstance(place, HeadraceError):
+            raise place
+        return place
+
+    async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
+        return await self._place("publish", requests, _published)
+
+    async def reserve(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
+        """Promise each a place, under the bounds of `publish`, which will take the promise up."""
+        return await self._place("reserve", requests, lambda request: (_deadline(request),))
+
+    async def _place(
+        self, command: str, requests: Sequence[Request], details: Callable[[Request], Iterable[Any]]
+    ) -> list[Ticket | HeadraceError]:
+        """Run what takes a place under the bounds."""
+        bounds = self._bounds
+        limits = (bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens)
+        calls = [
+            _call(each.model, *_place(each), token_estimate(each), *details(each), *limits) for each in requests
+        ]
+        async with self._server.reaching("the queue"):
+            replies = await self._script.many(command, calls)
+        return [_placed(request, *reply) for request, reply in zip(requests, replies, strict=True)]
+
+    async def confirm(self, tickets: Sequence[Ticket], *, written: bool) -> None:
+        """They are on their way, so that their reservations hold; or they are not, and these are given back."""
+        calls = [_call(ticket.model, ticket.request_id, int(written)) for ticket in tickets]
+        async with self._server.reaching("the queue"):
+            await self._script.many("confirm", calls)
+
+    async def pull(self, model: str, worker: str, room: Room) -> Pulled:
+        shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
+        entries, more, spared = await self._run(
+            "pull", model, worker, room.capacity, *shares, int(interface.SPARE_S * 1000)
+        )
+        return Pulled(await self._deliveries(model, entries), bool(more), bool(spared))
+
+    async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
+        return await self._deliveries(model, await self._run("claim", model, worker, most, self._lease_ms))
+
+    async def _deliveries(self, model: str, reply: Iterable[Any]) -> list[Delivery]:
+        """The requests among the entries; what is none is set aside."""
+        found = []
+        for index, entry, payload, attempt in reply:
+            try:
+                request = _request(model, payload)
+            except UNREADABLE as error:
+                await self._run("refuse", model, index, entry, f"not a request: {type(error).__name__}")
+                continue
+            found.append(Delivery(request, Claim(request.id, model, CLASSES[index - 1], entry.decode()), attempt))
+        return found
+
+    async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
+        if not claims:
+            return []
+        lost = iter(await self._run("renew", model, worker, *_entries(claims)))
+        gone = {(CLASSES[int(index) - 1], entry.decode()) for index, entry in zip(lost, lost, strict=True)}
+        return [claim for claim in claims if (claim.priority, claim.entry) in gone]
+
+    async def release(self, model: str, worker: str, claims: Sequence[Claim]) -> None:
+        if claims:
+            wake = keys.wake_channel(model)
+            await self._run("release", model, worker, self._lease_ms, wake, *_entries(claims))
+
+    async def acknowledge(self, claims: Sequence[Claim]) -> None:
+        if claims:
+            done = [part for claim in claims for part in (_class(claim.priority), claim.entry, claim.request_id)]
+            await self._run("acknowledge", claims[0].model, *done)
+
+    async def discard(self, ticket: Ticket) -> None:
+        await self._run("discard", ticket.model, *_place(ticket))
+
+    async def depth(self, model: str) -> QueueDepth:
+        waiting, tokens, held, age_ms = await self._run("depth", model)
+        return QueueDepth(waiting, tokens, held, age_ms / 1000)
+
+    async def outlook(self, ticket: Ticket) -> Outlook | None:
+        reply = await self._run("outlook", ticket.model, *_place(ticket))
+        return None if reply is None else Outlook(reply[0], float(reply[1]) if reply[1] else None)
+
+    async def overdue(self, model: str, most: int) -> list[str]:
+        return [request_id.decode() for request_id in await self._run("overdue", model, most)]
+
+    async def forget(self, model: str, request_ids: Sequence[str]) -> None:
+        if request_ids:
+            await self._run("forget", model, *request_ids)
+
+    async def missing(self, model: str, request_ids: Sequence[str]) -> list[str]:
+        return [request_id.decode() for request_id in await self._run("missing", model, *request_ids)]
+
+    async def lost(self, model: str) -> list[str]:
+        return [request_id.decode() for request_id in await self._run("lost", model, MOST_LOST)]
+
+    async def tidy(self, model: str) -> int:
+        struck: int = await self._run("tidy", model, int(STRANGER * 1000))
+        return struck
+
+    async def lapsed(self, model: str) -> list[str]:
+        return [request_id.decode() for request_id in await self._run("lapsed", model, int(UNCONFIRMED * 1000))]
+
+    async def _run(self, command: str, model: str, *args: Any) -> Any:
+        async with self._server.reaching("the queue"):
+            [reply] = await self._script.many(command, [_call(model, *args)])
+        return reply
+
+
+def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
+    """A call of the script: its keys, and what its commands begin with."""
+    return keys.transport(model), (keys.GROUP, keys.lane_prefix(model), *args)
+
+
+def _published(request: Request) -> tuple[Any, ...]:
+    """What `publish` says of a request beside its place."""
+    seats = max(1, min(request.params.n, MOST_SEATS))
+    return seats, _deadline(request), encode(request), keys.wake_channel(request.model)
+
+
+def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | HeadraceError:
+    """What a reply about a place means: which bound was met, 0 for none, and seconds until there is room."""
+    if which:
+        return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
+    return Ticket(request.id, request.model, request.priority, request.tenant)
+
+
+def _class(priority: PriorityClass) -> int:
+    """A class on the wire of the script: a number from 1, the most urgent."""
+    return CLASSES.index(priority) + 1
+
+
+def _deadline(request: Request) -> int | str:
+    """In ms on the wire of the script; empty where there is none."""
+    return "" if request.deadline is None else int(min(request.deadline * 1000, MOST_MS))
+
+
+def _place(what: Ticket | Request) -> tuple[int, str, str]:
+    request_id = what.request_id if isinstance(what, Ticket) else what.id
+    return _class(what.priority), what.tenant, request_id
+
+
+def _entries(claims: Iterable[Claim]) -> list[str | int]:
+    return [part for claim in claims for part in (_class(claim.priority), claim.entry)]
+
+
+def _request(model: str, payload: bytes) -> Request:
+    """Raises UNREADABLE for what no API queued for that model."""
+    request = decode_request(payload)
+    if request.model != model or not REQUEST_ID.fullmatch(request.id):
+        raise ValueError("the entry is not of this queue")
+    return request

@@ -1,0 +1,150 @@
+"""The connection to one Redis or Valkey server, shared by all callers of the process: commands go out as they come,
+and replies are told in their order.
+
+So nobody waits for a connection of their own, and what is asked at once shares reads and writes. No command may
+block the server's side of it. It knows nothing of keys, scripts or other servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Connection, ConnectionPool
+from redis.exceptions import ConnectionError, ReadOnlyError
+
+from shared.redis.single_flight import Shared
+from shared.redis.wire import Wire, connect
+
+BUFFERED = 1 << 20  # bytes that wait to be written, beyond which callers wait too
+
+
+@dataclass
+class _Call:
+    """Commands that were sent together, and their replies so far."""
+
+    wanted: int
+    done: asyncio.Future[list[Any]]
+    replies: list[Any] = field(default_factory=list)
+
+
+class _Link(Wire):
+    """One connection's calls."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._waiting: deque[_Call] = deque()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._retired = False
+        self._transport.set_write_buffer_limits(BUFFERED)
+
+    @property
+    def usable(self) -> bool:
+        return self.open and not self._retired
+
+    async def exchange(self, packed: Sequence[bytes]) -> list[Any]:
+        if not self._writable.is_set():
+            await self._writable.wait()
+        if not self.usable:
+            raise ConnectionError("the connection was lost")
+        call = _Call(len(packed), self._loop.create_future())
+        if not self._waiting:
+            self.heard = self._loop.time()  # nothing was to be heard before
+        self._waiting.append(call)
+        self.send(b"".join(packed))
+        return await call.done
+
+    def silent(self, seconds: float) -> bool:
+        """Whether replies have been due for that long."""
+        return bool(self._waiting) and self.quiet() >= seconds
+
+    def retire(self, within: float) -> None:
+        """Take no more calls, and close when all are answered, or as many seconds have passed."""
+        self._retired = True
+        if self._waiting:
+            self._loop.call_later(within, self.abort)
+        else:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._retired and not self._waiting:
+            self._transport.close()
+
+    def take(self, reply: Any) -> None:
+        if not self._waiting:
+            self.abort()  # an answer that nobody asked for: the next ones could be anybody's
+            return
+        if isinstance(reply, ReadOnlyError):  # a master that is one no more
+            self._retired = True
+        call = self._waiting[0]
+        call.replies.append(reply)
+        if len(call.replies) == call.wanted:
+            self._waiting.popleft()
+            if not call.done.done():  # else its caller has gone
+                call.done.set_result(call.replies)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._writable.set()
+        for call in self._waiting:
+            if not call.done.done():
+                call.done.set_exception(ConnectionError(f"the connection was lost: {error!r}"))
+        self._waiting.clear()
+
+
+class Pipe:
+    """Calls of one server, over a connection that is made when it is needed.
+
+    Args:
+        pool: makes the connection; it does not keep it.
+        timeout: seconds that this may take, and a call usually.
+    """
+
+    def __init__(self, pool: ConnectionPool, timeout: float) -> None:
+        self.pool = pool
+        self._timeout = timeout
+        self._link: _Link | None = None
+        self._retired: list[_Link] = []
+        self._linking = Shared(self._connect)
+
+    async def exchange(self, packed: Sequence[bytes]) -> list[Any]:
+        """The replies of all, in their order; an error reply is the error, not raised. Nothing is sent twice.
+
+        Raises redis' ConnectionError and OSError. Whoever stops waiting takes nothing from the others.
+        """
+        if not packed:
+            return []
+        link = self._link
+        if link is None or not link.usable:
+            link = await self._linking()
+        return await link.exchange(packed)
+
+    async def _connect(self) -> _Link:
+        async with asyncio.timeout(self._timeout):  # also of a peer that never answers the greeting
+            self._link = _Link(await connect(self.pool))
+        return self._link
+
+    def drop_silent(self) -> None:
+        """Call over another connection, if replies have been due for half of the time: the peer may be gone."""
+        if self._link is not None and self._link.silent(self._timeout / 2):
+            self._link.retire(self._timeout)
+            self._retired = [*(link for link in self._retired if link.open), self._link]
+            self._link = None
+
+    async def close(self) -> None:
+        await self._linking.stop()
+        for link in (*self._retired, self._link):
+            if link is not None:
+                await link.close()
+        self._retired, self._link = [], None

@@ -1,0 +1,4 @@
+"""Bodies of our own API: jobs and tokenization.
+
+`producer_api`, `shared.kafka` and `headrace` import this package.
+"""

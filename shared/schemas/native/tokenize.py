@@ -1,0 +1,78 @@
+"""Tokenizing and detokenizing, as vLLM's servers accept and return them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from pydantic import Field
+
+from shared.errors import InvalidRequest
+from shared.protocol import Detokenize, PriorityClass, Request, Tokenize
+from shared.schemas.base import Body
+from shared.schemas.common_fields import Messages
+from shared.schemas.openapi_bounds import Items
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class TokenizeRequest(Body):
+    """The body of POST /tokenize: a prompt, or messages."""
+
+    model: str
+    prompt: str | None = Field(None, description="a text; either this or messages")
+    messages: Messages | None = Field(None, description="a chat; either this or prompt")
+    add_special_tokens: bool | None = Field(
+        None,
+        description="with those that the tokenizer puts around a text; default: for a prompt, not for messages, "
+        "whose template writes its own",
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="of messages: up to where an answer begins; default true"
+    )
+    return_token_strs: bool = Field(False, description="tell each token as the vocabulary writes it, too")
+
+    def to_request(self, tenant: str) -> Request:
+        """The draft that admission completes. Raises InvalidRequest where fields contradict each other."""
+        if self.messages is None and self.add_generation_prompt is not None:
+            raise InvalidRequest("add_generation_prompt: only with messages", param="add_generation_prompt")
+        special = self.messages is None if self.add_special_tokens is None else self.add_special_tokens
+        return Request(
+            id="",
+            model=self.model,
+            prompt=self.prompt,
+            messages=None if self.messages is None else tuple(each.to_message() for each in self.messages),
+            work=Tokenize(special, self.add_generation_prompt is not False, self.return_token_strs),
+            priority=PriorityClass.INTERACTIVE,
+            tenant=tenant,
+        )
+
+
+class DetokenizeRequest(Body):
+    """The body of POST /detokenize."""
+
+    model: str
+    tokens: Items[TokenId] = Field(description="token ids", min_length=1)
+
+    def to_request(self, tenant: str) -> Request:
+        return Request(
+            id="",
+            model=self.model,
+            prompt=tuple(self.tokens),
+            work=Detokenize(),
+            priority=PriorityClass.INTERACTIVE,
+            tenant=tenant,
+        )
+
+
+class Tokens(msgspec.Struct):
+    """`max_model_len` is the model's context in tokens, null while no worker has loaded it."""
+
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class Detokenized(msgspec.Struct):
+    prompt: str

@@ -1,0 +1,117 @@
+"""What a request's events add up to: each choice's text and reason, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from shared.errors import Conflict, HeadraceError, NotFound
+from shared.protocol import FinishReason, RequestState, Result, Terminal, Token, TokenEvent
+from shared.token_log.interface import LOST, RequestRecord, TokenLog
+
+CANCELLED = Conflict("the request was cancelled")
+
+
+@dataclass
+class Choice:
+    """One choice so far; `prompt` has the echoed prompt's tokens, with the first choice of each prompt."""
+
+    tokens: list[Token] = field(default_factory=list)
+    prompt: tuple[Token, ...] = ()
+    finish_reason: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens)
+
+
+class Answer:
+    """Grows event by event."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, Choice] = {}
+        self.terminal: Terminal | None = None
+
+    def add(self, event: TokenEvent) -> None:
+        for token in event.tokens:
+            choice = self._choices.setdefault(token.choice, Choice())
+            choice.tokens.append(token)
+            choice.finish_reason = token.finish_reason or choice.finish_reason
+        if event.prompt:
+            self._choices[event.prompt[0].choice].prompt = event.prompt
+        self.terminal = event.terminal
+
+    @property
+    def choices(self) -> list[tuple[int, Choice]]:
+        return sorted(self._choices.items())
+
+
+def ending(terminal: Terminal) -> HeadraceError | None:
+    """The error that a request's end is to a client that waits for its answer."""
+    if terminal.error is not None:
+        return terminal.error.to_error()
+    return CANCELLED if terminal.state is RequestState.CANCELLED else None
+
+
+def end_of(answer: Answer) -> Terminal:
+    """How a whole answer ended. Raises what its request failed of."""
+    if answer.terminal is None:  # another program deleted it
+        raise LOST
+    if (error := ending(answer.terminal)) is not None:
+        raise error
+    return answer.terminal
+
+
+def result_of(answer: Answer) -> Result:
+    """What a request gave that asked for other work than text. Raises what it failed of."""
+    found = end_of(answer).result
+    if found is None:
+        raise LOST
+    return found
+
+
+def nothing_after(record: RequestRecord, seq: int) -> bool:
+    """A reader that has seen `seq` has all of the answer, which has ended."""
+    return record.state.terminal and seq >= record.completion_tokens  # the seq of the end
+
+
+def before_end(record: RequestRecord, seq: int) -> int:
+    """`seq`, or the last from which the end is still to come."""
+    return min(seq, record.completion_tokens - 1) if record.state.terminal else seq
+
+
+async def collect(events: AsyncGenerator[TokenEvent | None]) -> Answer:
+    """The whole of an answer."""
+    answer = Answer()
+    async with aclosing(events):
+        async for event in events:
+            if event is not None:
+                answer.add(event)
+    return answer
+
+
+async def read_all(token_log: TokenLog, request_id: str) -> Answer:
+    """The whole of an answer that has ended, out of its log. Raises NotFound, Unavailable."""
+    [answer] = await read_whole(token_log, [request_id])
+    if answer is None:
+        raise NotFound(f"no request {request_id}, or its answer has expired")
+    return answer
+
+
+async def read_whole(token_log: TokenLog, request_ids: Sequence[str]) -> list[Answer | None]:
+    """As `read_all`, of each, a page of all in one round trip. None where there is no log."""
+    answers = {each: Answer() for each in request_ids}
+    after = dict.fromkeys(request_ids, -1)
+    unknown = set()
+    while after:
+        pages = await token_log.read_many(after)
+        for request_id, page in zip(tuple(after), pages, strict=True):
+            if page is None:
+                unknown.add(request_id)
+            for event in page.events if page else ():
+                answers[request_id].add(event)
+                after[request_id] = event.last_seq
+            if page is None or page.complete or not page.events:
+                del after[request_id]
+    return [None if each in unknown else answers[each] for each in request_ids]

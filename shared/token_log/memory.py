@@ -1,0 +1,346 @@
+"""Answers in this process's memory, under the same contract: for tests, and for embedding without a server.
+
+Every call is done before it returns control, so that none sees another half done. Nothing outlives the process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from shared.dead_letters.store import DeadLetter
+from shared.errors import HeadraceError, NotFound
+from shared.protocol import ErrorInfo, Request, RequestState, Terminal, TokenEvent, Usage, encode
+from shared.redis import keys
+from shared.token_log.interface import OVERDUE, Adoption, Append, Keepsake, Lease, LogPage, RequestRecord
+from shared.token_log.reader import follow
+from shared.token_log.subscription import Subscription
+
+SWEEP = 60.0  # seconds between looks for what expired
+
+
+class MemoryLive:
+    """Live messages to readers of this process."""
+
+    def __init__(self) -> None:
+        self._readers: dict[str, set[Subscription]] = {}
+
+    @asynccontextmanager
+    async def subscribe(self, name: str) -> AsyncIterator[Subscription]:
+        reader = Subscription()
+        readers = self._readers.setdefault(name, set())
+        readers.add(reader)
+        try:
+            yield reader
+        finally:
+            reader.close()
+            readers.discard(reader)
+            if not readers and self._readers.get(name) is readers:
+                del self._readers[name]
+
+    def publish(self, name: str, message: bytes) -> None:
+        for reader in self._readers.get(name, ()):
+            reader.put(message)
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class _Answer:
+    record: RequestRecord
+    expires: float
+    epoch: int = 0
+    owner: str = ""
+    seq: int = 0
+    losses: int = 0
+    attempt: int = 0
+    seq_then: int = 0
+    alone: bool = False
+    lost_alone: int = 0
+    notify: str = ""
+    watcher: str = ""
+    carrier: str = ""
+    keepsake: Keepsake | None = None
+    prompt: tuple[int, ...] = ()
+    events: list[TokenEvent] = field(default_factory=list)
+
+
+class MemoryTokenLog:
+    """A TokenLog.
+
+    Args:
+        live: whom to tell of appends.
+        most_tokens, max_attempts, request_ttl, result_ttl: as RedisTokenLog's.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        live: MemoryLive,
+        *,
+        most_tokens: int,
+        max_attempts: int,
+        request_ttl: float,
+        result_ttl: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._live = live
+        self._most_tokens = most_tokens
+        self._max_attempts = max_attempts
+        self._request_ttl = request_ttl
+        self._result_ttl = result_ttl
+        self._clock = clock
+        self._answers: dict[str, _Answer] = {}
+        self._swept = 0.0
+
+    async def now(self) -> float:
+        return self._clock()
+
+    async def create(
+        self, request: Request, *, notify: str = "", watcher: str = "", keepsake: Keepsake | None = None
+    ) -> bool:
+        self._sweep()
+        if self._find(request.id) is not None:
+            return False
+        made = self._make(request)
+        made.notify, made.watcher, made.keepsake = notify, watcher, keepsake
+        return True
+
+    async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
+        return [self._adopt(each, notify) for each in adoptions]
+
+    def _adopt(self, adoption: Adoption, notify: str) -> RequestRecord | None:
+        answer = self._find(adoption.request.id)
+        if answer is None:
+            if not adoption.create:
+                return None
+            answer = self._make(adoption.request)
+        if not adoption.source:
+            answer.notify = notify
+        elif answer.record.source in ("", adoption.source):
+            answer.record = replace(answer.record, source=adoption.source)
+            answer.carrier = notify
+        return answer.record
+
+    def _make(self, request: Request) -> _Answer:
+        record = RequestRecord(
+            id=request.id,
+            model=request.model,
+            tenant=request.tenant,
+            priority=request.priority,
+            state=RequestState.QUEUED,
+            created_at=request.created_at,
+            deadline=request.deadline,
+        )
+        answer = self._answers[request.id] = _Answer(record, self._clock() + self._request_ttl)
+        return answer
+
+    async def forget(self, request_id: str) -> None:
+        self._answers.pop(request_id, None)
+
+    async def acquire(
+        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
+    ) -> list[Lease | None]:
+        tried = attempts or [1] * len(request_ids)
+        return [self._acquire(*pair, owner, alone) for pair in zip(request_ids, tried, strict=True)]
+
+    def _acquire(self, request_id: str, attempt: int, owner: str, alone: bool) -> Lease | None:
+        answer, now = self._find(request_id), self._clock()
+        if answer is None or answer.record.state.terminal:
+            return None
+        if answer.record.deadline is not None and now >= answer.record.deadline:
+            self._end(answer, RequestState.FAILED, ErrorInfo.of(OVERDUE))
+            return None
+        moved, answer.owner = answer.owner != owner, owner
+        answer.epoch += 1
+        answer.expires = now + self._request_ttl
+        started = answer.record.started_at or now
+        answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
+        lost_alone = self._count_losses(answer, attempt, alone, moved)
+        history, prompt = tuple(answer.events), answer.prompt
+        return Lease(request_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone, prompt)
+
+    def _count_losses(self, answer: _Answer, attempt: int, alone: bool, moved: bool) -> int:
+        """Count the lost workers, and return `lost_alone` of the new lease.
+
+        At its last attempt a request runs apart from others like it: a token it gives proves it innocent. Where it
+        has not moved, its worker lives and only lost time, which is no evidence.
+        """
+        evidence = 0
+        if answer.attempt and attempt > answer.attempt:
+            gave = answer.seq > answer.seq_then
+            answer.losses = (0 if gave and answer.losses == self._max_attempts - 1 else answer.losses) + 1
+            answer.lost_alone = answer.lost_alone + 1 if answer.alone and moved else 0
+            evidence = 0 if gave else answer.lost_alone
+        answer.attempt, answer.seq_then, answer.alone = attempt, answer.seq, alone
+        return evidence
+
+    async def note_alone(self, lease: Lease, alone: bool) -> bool:
+        answer = self._find(lease.request_id)
+        if answer is None or (answer.epoch, answer.owner) != (lease.epoch, lease.owner):
+            return False
+        if answer.record.state.terminal:
+            return False
+        answer.alone = alone
+        return True
+
+    async def append(self, appends: Sequence[Append]) -> list[bool]:
+        return [self._append(append) for append in appends]
+
+    def _append(self, append: Append) -> bool:
+        event, answer = append.event, self._find(append.lease.request_id)
+        if answer is None or (answer.epoch, answer.owner) != (append.lease.epoch, append.lease.owner):
+            return False
+        if event.last_seq < answer.seq:
+            return True
+        too_long = event.seq + len(event.tokens) > self._most_tokens
+        if answer.record.state.terminal or answer.seq != event.seq or too_long:
+            return False
+        first = answer.record.first_token_at or (self._clock() if event.tokens else None)
+        finish = event.finish or answer.record.finish
+        answer.record = replace(
+            answer.record, prompt_tokens=append.prompt_tokens, first_token_at=first, finish=finish
+        )
+        self._write(answer, event)
+        if event.seq == 0:
+            answer.prompt = append.prompt
+        if event.terminal is not None:
+            self._finish(answer, event.terminal.state)
+        return True
+
+    async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+        answer = self._find(request_id)
+        if answer is None:
+            return None
+        before = answer.record
+        if not before.state.terminal:
+            state = RequestState.FAILED if error else RequestState.CANCELLED
+            self._end(answer, state, ErrorInfo.of(error) if error else None)
+            if answer.owner:
+                self._live.publish(keys.control_channel(answer.owner), request_id.encode())
+        return before
+
+    async def record(self, request_id: str) -> RequestRecord | None:
+        answer = self._find(request_id)
+        return answer.record if answer else None
+
+    async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
+        return [await self.record(request_id) for request_id in request_ids]
+
+    async def keepsake(self, request_id: str) -> bytes | None:
+        answer = self._find(request_id)
+        return answer.keepsake.content if answer is not None and answer.keepsake is not None else None
+
+    async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
+        records = [answer.record for request_id in self._answers if (answer := self._find(request_id))]
+        yield [record for record in records if not record.state.terminal]
+
+    async def read(self, request_id: str, after: int = -1) -> LogPage:
+        page = self._read(request_id, after)
+        if page is None:
+            raise NotFound(f"no request {request_id}, or its answer has expired")
+        return page
+
+    async def read_many(self, after: Mapping[str, int]) -> list[LogPage | None]:
+        return [self._read(request_id, seq) for request_id, seq in after.items()]
+
+    def _read(self, request_id: str, after: int) -> LogPage | None:
+        answer = self._find(request_id)
+        if answer is None:
+            return None
+        events = tuple(event.after(after) for event in answer.events if event.last_seq > after)
+        return LogPage(events, complete=answer.record.state.terminal)
+
+    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
+        return follow(self, self._live, request_id, after, idle=idle)
+
+    def _end(self, answer: _Answer, state: RequestState, error: ErrorInfo | None) -> None:
+        usage = Usage(answer.record.prompt_tokens, answer.seq)
+        started, created = answer.record.started_at, answer.record.created_at
+        waited = 0.0 if started is None else started - created
+        self._write(answer, TokenEvent(answer.seq, (), Terminal(state, usage, error, waited)))
+        answer.epoch += 1
+        answer.record = replace(answer.record, finish=error.code if error else state.value)
+        self._finish(answer, state)
+
+    def _write(self, answer: _Answer, event: TokenEvent) -> None:
+        answer.events.append(event)
+        answer.seq = event.last_seq + 1
+        completed = answer.seq - (event.terminal is not None)
+        answer.record = replace(answer.record, completion_tokens=completed)
+        self._live.publish(keys.live_channel(answer.record.id), encode(event))
+
+    def _finish(self, answer: _Answer, state: RequestState) -> None:
+        now = self._clock()
+        answer.prompt = ()
+        answer.record = replace(answer.record, state=state, finished_at=now)
+        answer.expires = now + (answer.keepsake.ttl if answer.keepsake is not None else self._result_ttl)
+        for channel in filter(None, (answer.notify, answer.watcher, answer.carrier)):
+            self._live.publish(channel, answer.record.id.encode())
+
+    def _find(self, request_id: str) -> _Answer | None:
+        answer = self._answers.get(request_id)
+        return answer if answer is not None and answer.expires > self._clock() else None
+
+    def _sweep(self) -> None:
+        """Drop what expired, once in SWEEP."""
+        now = self._clock()
+        if now - self._swept > SWEEP:
+            self._answers = {key: answer for key, answer in self._answers.items() if answer.expires > now}
+            self._swept = now
+
+
+class MemoryHolds:
+    """Holds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._held: dict[str, tuple[bytes, float]] = {}
+
+    async def hold(self, name: str, value: bytes, ttl: float) -> bytes:
+        now = self._clock()
+        self._held = {key: held for key, held in self._held.items() if held[1] > now}
+        found, _ = self._held.get(name, (value, 0.0))
+        if found == value:
+            self._held[name] = (value, now + ttl)
+        return found
+
+    async def release(self, name: str, value: bytes) -> None:
+        if self._held.get(name, (b"", 0.0))[0] == value:
+            del self._held[name]
+
+
+class MemoryDeadLetters:
+    """DeadLetters."""
+
+    def __init__(self, *, most: int, ttl: float, clock: Callable[[], float] = time.time) -> None:
+        self._most = most
+        self._ttl = ttl
+        self._clock = clock
+        self._letters: dict[str, DeadLetter] = {}
+
+    async def add(self, letter: DeadLetter) -> None:
+        self._letters.pop(letter.id, None)
+        self._letters[letter.id] = letter
+        newest = list(self._letters.values())[-self._most :]
+        self._letters = {each.id: each for each in newest if each.at > letter.at - self._ttl}
+
+    async def list(self, *, after: str = "", most: int = 100) -> Sequence[DeadLetter]:
+        newest = list(self._letters.values())[::-1]
+        if after:
+            ids = [letter.id for letter in newest]
+            newest = newest[ids.index(after) + 1 :] if after in ids else []
+        return newest[:most]
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        return self._letters.get(letter_id)
+
+    async def remove(self, letter_ids: Sequence[str]) -> int:
+        return sum(self._letters.pop(letter_id, None) is not None for letter_id in letter_ids)
+
+    async def purge(self) -> int:
+        count = len(self._letters)
+        self._letters.clear()
+        return count

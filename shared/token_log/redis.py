@@ -1,0 +1,324 @@
+"""The durable answer on Redis: a state hash and a stream per request, written by Lua, read from any seq.
+
+It knows nothing of queues or engines. The stream is the truth; live messages save a reader from polling it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from redis.utils import str_if_bytes
+
+from shared.errors import HeadraceError, NotFound
+from shared.protocol import (
+    ErrorInfo,
+    PriorityClass,
+    Request,
+    RequestState,
+    TokenEvent,
+    decode_event,
+    encode,
+)
+from shared.redis import keys
+from shared.redis.client import RedisServer, Script
+from shared.redis.server_clock import ServerClock
+from shared.token_log.interface import (
+    LOST,
+    OVERDUE,
+    Adoption,
+    Append,
+    Keepsake,
+    Lease,
+    Live,
+    LogPage,
+    RequestRecord,
+)
+from shared.token_log.reader import follow
+
+SCAN = 500  # keys that one look for unfinished requests passes
+DAMAGED = 2  # the script's reply to an append where another program deleted the log or added to it
+PAGE = 256  # seqs that one read covers, and so what a reader holds in memory; an entry may hold hundreds of tokens
+
+Entry = tuple[bytes, Sequence[bytes]]
+
+
+class RedisTokenLog:
+    """A TokenLog.
+
+    Args:
+        server: holds the answers.
+        live: the process's live messages.
+        most_tokens: bound on one log; an append beyond it is refused.
+        max_attempts: workers that a request may lose.
+        request_ttl, result_ttl: seconds that an unfinished and a finished request are kept.
+    """
+
+    def __init__(
+        self,
+        server: RedisServer,
+        live: Live,
+        *,
+        most_tokens: int,
+        max_attempts: int,
+        request_ttl: float,
+        result_ttl: float,
+    ) -> None:
+        self._server = server
+        self._redis = server.client
+        self._foreign = server.foreign
+        self._live = live
+        self._script = Script(server, "answers", Path(__file__).with_suffix(".lua"))
+        self._clock = ServerClock(self._time)
+        self._most_tokens = most_tokens
+        self._max_attempts = max_attempts
+        self._request_ttl = int(request_ttl * 1000)
+        self._result_ttl = int(result_ttl * 1000)
+
+    async def now(self) -> float:
+        return await self._clock.now()
+
+    async def _time(self) -> float:
+        async with self._server.reaching("the answer log"):
+            seconds, micros = await self._redis.time()
+        return seconds + micros / 1e6
+
+    async def create(
+        self, request: Request, *, notify: str = "", watcher: str = "", keepsake: Keepsake | None = None
+    ) -> bool:
+        kept, keep = (keepsake.content, int(keepsake.ttl * 1000)) if keepsake else (b"", "")
+        told = {"notify": notify, "watcher": watcher, "keep": keep}
+        parts = [part for name, value in told.items() if value for part in (name, value)]
+        made: int = await self._run("create", request.id, self._request_ttl, kept, *_asked(request), *parts)
+        return made == 1
+
+    async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
+        calls = []
+        for each in adoptions:
+            args = (self._request_ttl, int(each.create), each.source, notify, *_asked(each.request))
+            calls.append((_keys(each.request.id), args))
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("adopt", calls)
+        return [
+            None if reply is None else self._record(each.request.id, reply)
+            for each, reply in zip(adoptions, replies, strict=True)
+        ]
+
+    async def forget(self, request_id: str) -> None:
+        async with self._server.reaching("the answer log"):
+            await self._redis.delete(*_keys(request_id), keys.keepsake(request_id), keys.prompt(request_id))
+
+    async def acquire(
+        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
+    ) -> list[Lease | None]:
+        overdue = encode(ErrorInfo.of(OVERDUE))
+        calls = []
+        for each, attempt in zip(request_ids, attempts or [1] * len(request_ids), strict=True):
+            ended = (overdue, keys.live_channel(each), self._result_ttl)
+            calls.append((_keys(each), (owner, self._request_ttl, *ended, attempt, self._max_attempts, int(alone))))
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("acquire", calls)
+        return [await self._lease(each, owner, reply) for each, reply in zip(request_ids, replies, strict=True)]
+
+    async def _lease(self, request_id: str, owner: str, reply: Any) -> Lease | None:
+        """None where there is none, or where the answer so far is not whole: then the request ends."""
+        if reply is None:
+            return None
+        epoch, now, entries, losses, started, next_seq, alone, ids = reply
+        history = tuple(self._events(request_id, entries))
+        begun = self._foreign.read("answers", keys.state(request_id), lambda: float(started))
+        if begun is None or not _is_whole(history, next_seq):
+            await self.close(request_id, LOST)
+            return None
+        prompt = self._foreign.read("answers", keys.prompt(request_id), lambda: _unpacked(ids or b"")) or ()
+        return Lease(request_id, owner, epoch, float(now), history, losses, begun, alone, prompt)
+
+    async def note_alone(self, lease: Lease, alone: bool) -> bool:
+        reply = await self._run("note_alone", lease.request_id, lease.epoch, lease.owner, int(alone))
+        return bool(reply == 1)
+
+    async def append(self, appends: Sequence[Append]) -> list[bool]:
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("append", [self._append_call(append) for append in appends])
+        for append, reply in zip(appends, replies, strict=True):
+            if reply == DAMAGED:
+                await self.close(append.lease.request_id, LOST)
+        return [reply == 1 for reply in replies]
+
+    def _append_call(self, append: Append) -> tuple[Sequence[str], Sequence[Any]]:
+        event, request_id = append.event, append.lease.request_id
+        return _keys(request_id), (
+            append.lease.epoch,
+            event.seq,
+            len(event.tokens),
+            self._most_tokens,
+            encode(event),
+            keys.live_channel(request_id),
+            append.prompt_tokens,
+            event.terminal.state.value if event.terminal else "",
+            self._request_ttl,
+            self._result_ttl,
+            append.lease.owner,
+            event.finish,
+            _packed(append.prompt),
+        )
+
+    async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+        reply = await self._run(
+            "close",
+            request_id,
+            (RequestState.FAILED if error else RequestState.CANCELLED).value,
+            encode(ErrorInfo.of(error)) if error else "",
+            keys.live_channel(request_id),
+            self._result_ttl,
+            keys.control_channel("%s"),
+            request_id,
+        )
+        return None if reply is None else self._record(request_id, reply)
+
+    async def record(self, request_id: str) -> RequestRecord | None:
+        [record] = await self.records([request_id])
+        return record
+
+    async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("record", [(_keys(each), ()) for each in request_ids])
+        return [
+            self._record(each, reply) if reply else None for each, reply in zip(request_ids, replies, strict=True)
+        ]
+
+    async def keepsake(self, request_id: str) -> bytes | None:
+        async with self._server.reaching("the answer log"):
+            return cast(bytes | None, await self._redis.get(keys.keepsake(request_id)))
+
+    async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
+        async with self._server.reaching("the answer log"):
+            primaries = await self._redis.primaries()
+        for primary in primaries:
+            cursor = None
+            while cursor != 0:
+                async with self._server.reaching("the answer log"):
+                    cursor, names = await primary.scan(cursor or 0, match=keys.STATES, count=SCAN)
+                yield await self._of_unfinished([keys.request_of(str_if_bytes(name)) for name in names])
+
+    async def _of_unfinished(self, request_ids: Sequence[str]) -> list[RequestRecord]:
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("unfinished", [(_keys(each), ()) for each in request_ids])
+        found = [self._record(each, reply) for each, reply in zip(request_ids, replies, strict=True) if reply]
+        return [record for record in found if record is not None]
+
+    async def read(self, request_id: str, after: int = -1) -> LogPage:
+        [page] = await self.read_many({request_id: after})
+        if page is None:
+            raise NotFound(f"no request {request_id}, or its answer has expired")
+        return page
+
+    async def read_many(self, after: Mapping[str, int]) -> list[LogPage | None]:
+        calls = [(_keys(request_id), (seq, PAGE)) for request_id, seq in after.items()]
+        async with self._server.reaching("the answer log"):
+            replies = await self._script.many("read", calls)
+        return [
+            reply and self._page(each, seq, *reply)
+            for (each, seq), reply in zip(after.items(), replies, strict=True)
+        ]
+
+    def _page(self, request_id: str, after: int, status: bytes, entries: Sequence[Entry]) -> LogPage:
+        events = tuple(event.after(after) for event in self._events(request_id, entries))
+        ended = RequestState(status.decode()).terminal
+        return LogPage(events, complete=ended and (not events or events[-1].terminal is not None))
+
+    def _events(self, request_id: str, entries: Sequence[Entry]) -> list[TokenEvent]:
+        """Without the entries that another program added."""
+        log = keys.log(request_id).encode()
+        places = ((log + b":" + entry, fields) for entry, fields in entries)
+        return self._foreign.read_all("answers", places, _event)
+
+    def _record(self, request_id: str, reply: Sequence[bytes]) -> RequestRecord | None:
+        return self._foreign.read("answers", keys.state(request_id), lambda: _record(request_id, _fields(reply)))
+
+    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
+        return follow(self, self._live, request_id, after, idle=idle)
+
+    async def _run(self, command: str, request_id: str, *args: Any) -> Any:
+        async with self._server.reaching("the answer log"):
+            return await self._script(command, _keys(request_id), *args)
+
+
+def _event(fields: Sequence[bytes]) -> TokenEvent:
+    """Raises UNREADABLE."""
+    name, data = fields
+    if name != b"e":
+        raise ValueError("not an entry of a log")
+    return decode_event(data)
+
+
+def _is_whole(events: Sequence[TokenEvent], next_seq: int) -> bool:
+    """Whether the events cover each seq below `next_seq`."""
+    seq = 0
+    for event in events:
+        if event.seq != seq:
+            return False
+        seq = event.last_seq + 1
+    return seq == next_seq
+
+
+def _keys(request_id: str) -> list[str]:
+    return [keys.state(request_id), keys.log(request_id)]
+
+
+def _asked(request: Request) -> list[str]:
+    """What the state tells of a request, as field, value …"""
+    fields = {
+        "model": request.model,
+        "tenant": request.tenant,
+        "priority": request.priority.value,
+        "created_at": f"{request.created_at:.6f}",
+    }
+    if request.deadline is not None:
+        fields["deadline"] = f"{request.deadline:.6f}"
+    return [part for pair in fields.items() for part in pair]
+
+
+def _packed(prompt: Sequence[int]) -> bytes:
+    """Token ids in two or four bytes each, little-endian, after the letter that says which."""
+    if not prompt:
+        return b""
+    letter = "H" if max(prompt) < 2**16 else "I"
+    return letter.encode() + struct.pack(f"<{len(prompt)}{letter}", *prompt)
+
+
+def _unpacked(data: bytes) -> tuple[int, ...]:
+    letter, ids = data[:1].decode(), data[1:]
+    return struct.unpack(f"<{len(ids) // struct.calcsize('<' + letter)}{letter}", ids) if letter else ()
+
+
+def _fields(reply: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A hash as a script gives it: field, value …"""
+    parts = iter(reply)
+    return dict(zip(parts, parts, strict=True))
+
+
+def _record(request_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
+    state = RequestState(fields[b"state"].decode())
+
+    def time(name: bytes) -> float | None:
+        return float(fields[name]) if name in fields else None
+
+    return RequestRecord(
+        id=request_id,
+        model=fields[b"model"].decode(),
+        tenant=fields[b"tenant"].decode(),
+        priority=PriorityClass(fields[b"priority"].decode()),
+        state=state,
+        created_at=float(fields[b"created_at"]),
+        started_at=time(b"started_at"),
+        first_token_at=time(b"first_token_at"),
+        finished_at=time(b"finished_at"),
+        deadline=time(b"deadline"),
+        prompt_tokens=int(fields.get(b"prompt_tokens", 0)),
+        completion_tokens=int(fields[b"seq"]) - state.terminal,
+        source=fields.get(b"source", b"").decode(),
+        finish=fields.get(b"finish", b"").decode(),
+    )

@@ -1,1 +1,0 @@
-"""Queues that carry requests from the front end to the workers."""

@@ -1,0 +1,58 @@
+"""`headrace bench engine`: which peers run, and what their figures become."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace.bench.engine.engine_throughput import OURS, Comparison
+from headrace.bench.harness.subprocess_run import run_side
+from headrace.bench.harness.workload import ALONE, make_mix, peer_mix
+from headrace.bench.peers.peers import find_peers
+from shared.errors import ConfigError, HeadraceError
+
+
+def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Given vLLM set up and llama.cpp half way, Expect the one with its interpreter, and the other named."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("vllm", "llamacpp"):
+        (tmp_path / "headrace" / "peers" / name).mkdir(parents=True)
+    (tmp_path / "headrace" / "peers" / "vllm" / "ready").write_text("1")
+
+    peers, missing = find_peers("hf,vllm,llamacpp")
+
+    assert [peer.name for peer in peers] == ["hf", "vllm"]
+    assert [peer.python for peer in peers] == [sys.executable, str(tmp_path / "headrace/peers/vllm/bin/python")]
+    assert missing == ["llamacpp"]
+    assert find_peers("none") == ([], [])
+    with pytest.raises(ConfigError, match="not tgi"):
+        find_peers("hf,tgi")
+
+
+def test_ratios_are_medians_of_pairs() -> None:
+    comparison = Comparison({OURS: [100, 50, 100], "vllm": [50, 50, 80], "llamacpp": [100, 10, 50]})
+    assert comparison.as_dict()["ratios"] == {"vllm": 1.25, "llamacpp": 2.0}
+    assert comparison.table().row_count == 3
+
+
+def test_one_at_a_time_is_the_beginning_of_the_mix() -> None:
+    assert peer_mix(3, 1) == make_mix(3)[:ALONE]
+    assert peer_mix(3, 32) == make_mix(3)
+
+
+def test_a_sides_figures_are_found_among_what_else_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "noisy.py").write_text("""print('{"rate": 2}'); print("INFO shutting down")""")
+    (tmp_path / "mute.py").write_text("print('nothing')")
+    monkeypatch.chdir(tmp_path)
+    assert run_side("noisy") == {"rate": 2}
+    with pytest.raises(HeadraceError, match="no figures"):
+        run_side("mute")
+
+
+def test_a_side_that_fails_says_why() -> None:
+    with pytest.raises(HeadraceError, match="No module named"):
+        run_side("headrace.bench.nothing")

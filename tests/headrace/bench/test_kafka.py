@@ -1,0 +1,84 @@
+"""Requests through Kafka and back, on a small scale: all are told once, and the figures are there."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import cast
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer
+from rich.console import Console
+
+from headrace.bench.kafka import kafka_throughput
+from headrace.bench.kafka.kafka_cluster import Installation
+from headrace.bench.kafka.kafka_interference import measure_beside
+from headrace.bench.kafka.kafka_throughput import Churn, Flow, measure_kafka
+
+
+@pytest.fixture(autouse=True)
+def own_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offsets that a measurement keeps in its own server are kept in the tests' again after it."""
+    for owner, name in (
+        (KafkaConsumer, "committed"),
+        (KafkaProducer, "send_offsets_to_transaction"),
+        (KafkaProducer, "commit_transaction"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+
+
+@pytest.mark.slow
+def test_every_request_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_throughput, "WARM", 20)
+    monkeypatch.setattr(kafka_throughput, "MANY", 1)
+    flows = measure_kafka(300, "", 1, Console(quiet=True), churn=False)
+    found = flows.as_dict()
+    assert (found["lost"], found["repeated"]) == (0, 0)
+    [run] = flows.runs
+    assert run.rate == pytest.approx(300 / run.seconds)
+    assert run.rss_mib[0] > 10
+    assert min(run.worker_us, run.redis_us) > 0
+
+
+@pytest.mark.slow
+def test_interactive_requests_are_answered_beside_a_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.bench.gateway.priorities.REQUESTS", 24)
+    monkeypatch.setattr("headrace.bench.gateway.priorities.RATE", 4.0)  # longer than a worker takes to join
+    monkeypatch.setattr("headrace.bench.gateway.priorities.SETTLE", 0.0)
+    monkeypatch.setattr("headrace.bench.kafka.kafka_interference.BACKLOG", 300)
+    [pair] = measure_beside("scripted", "", 1, 0, {}, Console(quiet=True)).pairs
+    assert min(pair.alone_p95, pair.loaded_p95) > 0
+    assert pair.batch_rate > 0
+
+
+class Place:
+    """Where workers are processes that do nothing."""
+
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start_worker(self, **settings: object) -> subprocess.Popen[bytes]:
+        self.started.append(subprocess.Popen(["sleep", "60"]))
+        return self.started[-1]
+
+    def left(self) -> list[bool]:
+        return [worker.poll() is not None for worker in self.started]
+
+
+def test_a_second_worker_comes_and_goes_and_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_throughput, "REBALANCE", 0.05)
+    place = Place()
+    churn = Churn(cast("Installation", place))
+    churn.look()
+    assert (churn.steps, place.left()) == (0, [])
+    for steps, left in ((1, [False]), (2, [True]), (3, [True, False])):
+        while churn.steps < steps:
+            churn.look()
+        assert place.left() == left
+    churn.stop()
+    churn.stop()
+    assert place.left() == [True, True]
+
+
+def test_growth_leaves_the_beginning_out() -> None:
+    assert Flow(1, rss_mib=[50.0, 70.0, 71.0, 74.0]).growth == 4.0
+    assert Flow(1, rss_mib=[70.0]).growth == 0.0

@@ -1,0 +1,203 @@
+"""The load client against a server that behaves and one that does not."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import socket
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from headrace.bench.harness import load as load_module
+from headrace.bench.harness.load import Load, Target, drive, send
+from headrace.bench.harness.timed_stream import Sample
+from shared.errors import ConfigError
+from tests.headrace.bench.conftest import (
+    ANSWER,
+    USAGE,
+    FakeServer,
+    Respond,
+    answer,
+    chunked,
+    cut,
+    sending,
+    text,
+    work,
+)
+from tests.support.waiting import LIMIT_S
+
+
+async def run(server: FakeServer, count: int, load: Load, **target: object) -> list[Sample]:
+    samples: list[Sample] = []
+    async with asyncio.timeout(LIMIT_S):
+        await drive(server.target(**target), work(count), load, samples.append)
+    return samples
+
+
+def once_all_are_there(count: int, then: Respond = answer) -> Respond:
+    """Answers nobody before `count` requests wait at once."""
+    barrier = asyncio.Barrier(count)
+
+    async def respond(number: int, writer: asyncio.StreamWriter) -> None:
+        await barrier.wait()
+        await then(number, writer)
+
+    return respond
+
+
+async def test_a_closed_loop_keeps_its_number_of_requests_going(server):
+    """Given a server that answers once three requests wait,
+    If three clients send twelve,
+    Expect all answered, and never a fourth at once.
+    """
+    server.respond = once_all_are_there(3)
+
+    samples = await run(server, 12, Load(concurrency=3))
+
+    assert [sample.error for sample in samples] == [None] * 12
+    assert sum(sample.output_tokens for sample in samples) == 24
+    assert server.most_open == 3
+
+
+async def test_an_open_loop_waits_for_nobody(server):
+    """Given a server that answers once all twenty wait, If they arrive in an open loop, Expect all answered."""
+    server.respond = once_all_are_there(20)
+
+    samples = await run(server, 20, Load(rate=2000))
+
+    assert [sample.error for sample in samples] == [None] * 20
+
+
+async def test_a_stalled_loop_is_in_the_latencies(server):
+    """Given a stall of 0.3 s while requests are due,
+    If they arrive in an open loop,
+    Expect their schedule as seeded, and the stall in the time to their first token.
+    """
+
+    async def stall(number: int, writer: asyncio.StreamWriter) -> None:
+        if number == 0:
+            time.sleep(0.3)  # the client shares this loop, and can send nothing meanwhile
+        await answer(number, writer)
+
+    server.respond = stall
+    samples = sorted(await run(server, 10, Load(rate=200, seed=3)), key=lambda sample: sample.scheduled)
+
+    chance = random.Random(3)
+    due = [0.0, *itertools.accumulate(chance.expovariate(200) for _ in range(9))]
+    offsets = [sample.scheduled - samples[0].scheduled for sample in samples]
+    assert offsets == pytest.approx(due, abs=1e-6)
+    assert due[-1] < 0.3
+    assert all(
+        sample.arrivals[0] - sample.scheduled >= 0.3 - at - 0.05 for sample, at in zip(samples, due, strict=True)
+    )
+
+
+async def test_an_open_loop_bounds_what_is_in_flight(server, monkeypatch):
+    """Given room for two and a server that answers once two wait, If six arrive at once, Expect four errors."""
+    monkeypatch.setattr(load_module, "MOST_IN_FLIGHT", 2)
+    server.respond = once_all_are_there(2)
+
+    samples = await run(server, 6, Load(rate=1e9))
+
+    assert sorted(str(sample.error) for sample in samples) == ["None"] * 2 + ["too many in flight"] * 4
+
+
+@pytest.mark.parametrize("load", [Load(concurrency=2, seconds=0.2), Load(rate=100, seconds=0.2)])
+async def test_a_duration_ends_endless_work(server, load, monkeypatch):
+    """Given work without end, If a duration is given, Expect an end after it, and each begun request answered."""
+    samples: list[Sample] = []
+    looks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: next(looks) / 1000)  # a millisecond passes at each look
+    monkeypatch.setattr(load_module, "time", clock)
+    async with asyncio.timeout(LIMIT_S):
+        await drive(server.target(), itertools.cycle(work(1)), load, samples.append)
+    assert len(samples) > 1
+    assert all(sample.error is None for sample in samples)
+    assert all(sample.scheduled < 0.2 + 0.002 for sample in samples)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", "HTTP 503"),
+        (chunked(text("a"), b'data: {"error": {"code": "engine_failed"}}\n\n'), "stream error engine_failed"),
+        (cut(text("a")), "connection cut"),
+        (b"", "connection cut"),
+        (cut(text("a"), USAGE), "connection cut"),
+    ],
+)  # fmt: skip
+async def test_one_failure_in_three_is_counted_and_hangs_nobody(server, data, kind):
+    """Given a server that fails every third request, Expect these errors, and the others answered."""
+
+    async def respond(number: int, writer: asyncio.StreamWriter) -> None:
+        await sending(data if number % 3 == 0 else ANSWER)(number, writer)
+
+    server.respond = respond
+    samples = await run(server, 9, Load(concurrency=2))
+
+    errors = sorted(str(sample.error) for sample in samples)
+    assert errors == sorted([kind] * 3 + ["None"] * 6)
+
+
+async def test_a_server_that_says_nothing_is_given_up(server):
+    """Given a server that takes a request and is silent, or stops mid-answer, Expect a timeout for both."""
+
+    async def respond(number: int, writer: asyncio.StreamWriter) -> None:
+        if number:
+            writer.write(cut(text("a")))
+            await writer.drain()
+        await asyncio.Event().wait()
+
+    server.respond = respond
+    samples = await run(server, 2, Load(concurrency=1), timeout=0.2)
+
+    assert [sample.error for sample in samples] == ["timeout", "timeout"]
+
+
+async def test_nobody_there_is_an_error_of_each_request():
+    """Given a port that nobody listens on, Expect that as the kind of error."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        target = Target(f"http://127.0.0.1:{unused.getsockname()[1]}", "fake")
+        sample = await send(target, work(1)[0], 0.0)
+
+    assert sample.error == "ConnectionRefusedError"
+
+
+async def test_what_is_asked_is_what_was_meant(server):
+    """Given each API, Expect its path and body, lengths forced only where that was said."""
+    await run(server, 1, Load(concurrency=1), extra={"ignore_eos": True})
+    await run(server, 1, Load(concurrency=1), api="completions")
+
+    chat, completion = server.bodies
+    assert server.paths == ["/v1/chat/completions", "/v1/completions"]
+    assert chat["messages"] == [{"role": "user", "content": "secret prompt 0"}]
+    assert completion["prompt"] == "secret prompt 0"
+    assert (chat["max_tokens"], chat["stream_options"]) == (2, {"include_usage": True})
+    assert (chat.get("ignore_eos"), completion.get("ignore_eos")) == (True, None)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://[::1"])
+def test_an_address_that_is_none_is_refused(url):
+    """Given something else than an http address, Expect a setting's error."""
+    with pytest.raises(ConfigError):
+        _ = Target(url, "fake").endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "authority"),
+    [
+        ("http://h:1", "/v1/chat/completions", "h:1"),
+        ("http://h:1/v1/", "/v1/chat/completions", "h:1"),
+        ("http://me:secret@h/prefix/v1", "/prefix/v1/chat/completions", "h"),
+        ("http://[::1]:8", "/v1/chat/completions", "[::1]:8"),
+    ],
+)
+def test_an_address_may_carry_a_path(url, path, authority):
+    """Given addresses as people paste them, Expect the API's path below them, and no password in a header."""
+    endpoint = Target(url, "fake").endpoint
+
+    assert (endpoint.path, endpoint.authority) == (path, authority)

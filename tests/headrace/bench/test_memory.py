@@ -1,0 +1,21 @@
+"""What a request takes in Redis is what docs/redis.md and `headrace doctor` say."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.bench.engine.memory import measure_memory
+from headrace.doctor.redis_sizing import MEASURED, PROMPT, TOKENS, Linear
+
+
+def test_a_line_goes_through_its_points() -> None:
+    line = Linear.through([(0, 100.0), (10, 120.0), (30, 160.0)])
+    assert (line.base, line.each, line(20)) == pytest.approx((100, 2, 140))
+
+
+@pytest.mark.slow
+def test_the_formulas_are_what_is_measured() -> None:
+    found = measure_memory(150)
+    assert found.sizing.waiting(PROMPT) == pytest.approx(MEASURED.waiting(PROMPT), rel=0.2)
+    assert found.sizing.finished(TOKENS) == pytest.approx(MEASURED.finished(TOKENS), rel=0.2)
+    assert 0 < found.batched < found.sizing.finished(TOKENS)

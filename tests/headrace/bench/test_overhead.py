@@ -1,0 +1,100 @@
+"""What makes a comparison of queue and bare engine a fair one."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from headrace.bench.gateway.overhead import CONCURRENCY, BareRun, Overhead, Pair, _pair, refuse_unfit
+from headrace.bench.harness import cpu_contention
+from headrace.bench.harness.report import Report
+from headrace.bench.harness.timed_stream import Sample
+from headrace.bench.harness.workload import make_mix
+from shared.errors import HeadraceError
+from workers.scripted_engine import ScriptedEngine
+
+
+def pair(bare: float, queue: float, *, added: float = 0.005, foreign: float = 0.0) -> Pair:
+    return Pair(bare, queue, 0.080, 0.080 + added, 70.0, foreign)
+
+
+def test_medians_are_of_pairs():
+    """Given three pairs, one of them in a slow spell of the machine, Expect the median of their own ratios."""
+    overhead = Overhead([pair(100, 95, added=0.004), pair(50, 46, added=0.009), pair(100, 90, added=0.006)])
+
+    assert overhead.rate_ratio == pytest.approx(0.92)
+    assert overhead.added_ttft == pytest.approx(0.006)
+
+
+def test_shared_cores_are_told():
+    """Given a pair that others disturbed, Expect it said, and the pair neither dropped nor hidden."""
+    overhead = Overhead([pair(100, 95), pair(9, 190, foreign=0.44)])
+
+    assert overhead.disturbed == "1 of 2 pairs shared the cores with others (up to 44%)"
+    assert overhead.as_dict()["disturbed"]
+    assert len(overhead.as_dict()["pairs"]) == 2
+    assert Overhead([pair(100, 95, foreign=0.01)]).disturbed == ""
+
+
+def test_foreign_load_is_what_is_busy_and_not_ours(monkeypatch):
+    """Given two cores busy for 3 s together within 2 s, 1 s of it ours, Expect half of the machine with others."""
+    busy, own, clock = iter([10.0, 13.0]), iter([1.0, 2.0]), iter([100.0, 102.0])
+    monkeypatch.setattr(cpu_contention, "_busy", lambda: next(busy))
+    monkeypatch.setattr(cpu_contention, "_own", lambda: next(own))
+    monkeypatch.setattr(cpu_contention.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(cpu_contention.psutil, "cpu_count", lambda: 2)
+
+    with cpu_contention.foreign_load() as found:
+        pass
+
+    assert found.share == 0.5
+
+
+def test_a_run_that_is_not_whole_is_no_comparison():
+    """Given a run with failures, or a stopped one, Expect neither compared."""
+    failed = Report.of([Sample(0.0, error="HTTP 503")], 1.0)
+
+    with pytest.raises(HeadraceError, match="HTTP 503"):
+        refuse_unfit(failed)
+    with pytest.raises(KeyboardInterrupt):
+        refuse_unfit(Report.of([], 1.0, interrupted=True))
+
+
+def test_the_bare_side_does_all_the_work_under_its_concurrency():
+    """Given an engine that counts what runs in it, Expect the mix's exact tokens and never more at once."""
+    from headrace.bench.engine.engine_only import run_mix
+
+    engine = ScriptedEngine()
+    most = 0
+    step = engine.step
+
+    def counting():
+        nonlocal most
+        most = max(most, engine.stats().running)
+        return step()
+
+    engine.step = counting
+    items = make_mix(0)
+    tokens, rate, waits = run_mix(engine, items, CONCURRENCY)
+
+    assert tokens == sum(item.output_tokens for item in items)
+    assert (most, len(waits)) == (CONCURRENCY, len(items))
+    assert rate > 0
+    assert all(wait > 0 for wait in waits)
+
+
+@pytest.mark.slow
+def test_a_pair_through_the_whole_path():
+    """Given the scripted model through `headrace up`, Expect the mix's tokens compared, others refused."""
+    tokens = sum(item.output_tokens for item in make_mix(0))
+    console = Console(file=io.StringIO())
+
+    found = _pair(BareRun(tokens, 1000.0, 0.001, 0.0), "scripted", 0, console)
+
+    assert found.queue_rate > 0
+    assert found.queue_ttft > 0
+    assert 20 < found.api_rss_mib < 150
+    with pytest.raises(HeadraceError, match="not the same work"):
+        _pair(BareRun(tokens + 1, 1000.0, 0.001, 0.0), "scripted", 0, console)

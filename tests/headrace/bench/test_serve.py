@@ -1,0 +1,102 @@
+"""`headrace bench serve` as it is called."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from headrace.bench.gateway.serve import measure
+from headrace.bench.harness.load import Load
+from headrace.cli.bench import app
+from shared.errors import ConfigError, HeadraceError
+from tests.headrace.bench.conftest import FakeServer, answer, sending, work
+from tests.support.waiting import LIMIT_S
+
+
+async def call(server: FakeServer, *options: str) -> Result:
+    """The command in a thread, while the server answers in this loop."""
+    return await asyncio.to_thread(CliRunner().invoke, app, ["serve", "--url", server.url, *options])
+
+
+async def test_json_is_all_that_goes_to_stdout(server):
+    """Given a server, If eight requests are sent with --json, Expect one JSON object, warm-up not in it."""
+    result = await call(server, "--requests", "8", "--warmup", "3", "--json")
+
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["requests"], found["output_tokens"], found["errors"]) == (0, 8, 16, {})
+    assert len(server.bodies) == 11
+
+
+async def test_no_prompt_is_shown(server):
+    """Given the table and JSON, Expect no prompt in either."""
+    results = [await call(server, "--requests", "4", *options) for options in ([], ["--json"])]
+
+    prompts = [str(body["messages"][0]["content"]) for body in server.bodies]
+    assert all(" ".join(prompt.split()[:3]) not in result.output for prompt in prompts for result in results)
+
+
+async def test_the_measured_prompts_are_new_to_the_server(server):
+    """Given a warm-up, Expect none of its prompts measured, and the same work for the same seed."""
+    await call(server, "--requests", "4", "--warmup", "2", "--concurrency", "1", "--seed", "5")
+    await call(server, "--requests", "4", "--warmup", "0", "--concurrency", "1", "--seed", "5")
+
+    prompts = [body["messages"][0]["content"] for body in server.bodies]
+    assert prompts[2:6] == prompts[6:]
+    assert not set(prompts[:2]) & set(prompts[2:])
+
+
+async def test_failed_requests_fail_the_command(server):
+    """Given a server that refuses, Expect the figures shown first, then an error."""
+    server.respond = sending(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")
+
+    result = await call(server, "--requests", "3", "--json")
+
+    assert json.loads(result.stdout)["errors"] == {"HTTP 503": 3}
+    assert isinstance(result.exception, HeadraceError)
+
+
+async def test_a_wrong_length_is_a_wrong_setting(server):
+    """Given a length that is none, Expect a setting's error, and nothing sent."""
+    result = await call(server, "--outputs", "many")
+
+    assert isinstance(result.exception, ConfigError)
+    assert server.bodies == []
+
+
+async def test_an_interrupted_run_tells_what_it_has(server):
+    """Given a server that answers two requests and is silent at the third,
+    If the run is stopped there,
+    Expect two requests in the report, marked as interrupted.
+    """
+    third = asyncio.Event()
+
+    async def respond(number: int, writer: asyncio.StreamWriter) -> None:
+        if number < 2:
+            await answer(number, writer)
+        else:
+            third.set()
+            await asyncio.Event().wait()
+
+    server.respond = respond
+    running = asyncio.create_task(
+        measure(server.target(), work(5), Load(concurrency=1), Console(file=io.StringIO()))
+    )
+    await asyncio.wait_for(third.wait(), LIMIT_S)
+    running.cancel()
+    report = await running
+
+    assert (report.requests, report.output_tokens, report.errors, report.interrupted) == (2, 4, {}, True)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_progress_is_for_terminals(server, terminal):
+    """Given a terminal or a pipe, Expect a progress bar on the first only."""
+    shown = io.StringIO()
+    await measure(server.target(), work(3), Load(1), Console(file=shown, force_terminal=terminal, width=100))
+
+    assert ("3/3" in shown.getvalue()) is terminal

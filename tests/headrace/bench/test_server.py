@@ -1,0 +1,36 @@
+"""A server as a process of a benchmark: it is awaited, ended, and quoted where it does not start."""
+
+from __future__ import annotations
+
+import sys
+
+import psutil
+import pytest
+
+from headrace.bench.harness.server import running
+from shared.errors import HeadraceError
+from shared.runtime.sockets import free_port
+
+WELL = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+assert os.environ["GIVEN"] == "1"
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_it_lives_from_its_health_to_the_end() -> None:
+    port = free_port("127.0.0.1")
+    command = [sys.executable, "-c", WELL, str(port)]
+    with running(command, f"http://127.0.0.1:{port}", limit=20, environment={"GIVEN": "1"}) as process:
+        assert process.is_running()
+    assert not psutil.pid_exists(process.pid)
+
+
+def test_one_that_does_not_start_says_why() -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no such ' + 'model')"]
+    with pytest.raises(HeadraceError, match="no such model"), running(command, "http://127.0.0.1:9", limit=20):
+        pass

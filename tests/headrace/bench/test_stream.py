@@ -1,0 +1,88 @@
+"""How one streamed answer is read, whatever way its bytes come."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.bench.harness.timed_stream import AnswerStream, Sample, StreamFailed
+from tests.headrace.bench.conftest import DONE, ROLE, USAGE, chunked, text
+
+
+def read(data: bytes, size: int | None = None) -> Sample:
+    sample = Sample(scheduled=0.0)
+    stream = AnswerStream(sample)
+    step = size or len(data)
+    for at in range(0, len(data), step):
+        stream.feed(data[at : at + step])
+    return sample
+
+
+@pytest.mark.parametrize("size", [None, 1, 2, 3, 7])
+def test_the_same_is_read_however_the_bytes_are_cut(size):
+    """Given an answer with characters of several bytes, comments and an empty first chunk,
+    If it comes in pieces of any size,
+    Expect the same two arrivals and the server's own counts.
+    """
+    data = chunked(b": keepalive\n\n", ROLE, text("Grüße"), b": keepalive\n\n", text(" 水車🎡"), USAGE, DONE)
+
+    sample = read(data, size)
+
+    assert (len(sample.arrivals), sample.output_tokens, sample.prompt_tokens) == (2, 2, 7)
+
+
+def test_lines_may_end_as_in_http():
+    """Given a server that ends its lines with CR LF, Expect the same."""
+    sample = read(chunked((text("a") + text("b") + USAGE + DONE).replace(b"\n", b"\r\n")))
+
+    assert (len(sample.arrivals), sample.output_tokens) == (2, 2)
+
+
+def test_completions_carry_text_instead_of_a_delta():
+    """Given chunks of the older API, Expect their texts counted."""
+    sample = read(chunked(b'data: {"choices": [{"text": "a"}]}\n\n', USAGE, DONE))
+
+    assert len(sample.arrivals) == 1
+
+
+def test_a_token_without_text_is_no_failure():
+    """Given an answer whose one token shows nothing, Expect its count and no arrival."""
+    sample = read(chunked(ROLE, USAGE, DONE))
+
+    assert (sample.arrivals, sample.output_tokens) == ([], 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"HTTP/1.1 503 Busy\r\ncontent-length: 5\r\n\r\nlater", "HTTP 503"),
+        (
+            chunked(text("a"), b'data: {"error": {"code": "engine_failed", "message": "x"}}\n\n'),
+            "stream error engine_failed",
+        ),
+        (chunked(text("a"), b'data: {"error": "x"}\n\n'), "stream error"),
+        (chunked(text("a"), b"data: {oops\n\n"), "malformed event"),
+        (chunked(text("a"), b'data: {"choices": 3}\n\n'), "malformed event"),
+        (chunked(text("a"), USAGE), "stream without [DONE]"),
+        (chunked(text("a"), DONE), "no usage"),
+        (chunked(b"data: " + b"x" * (2**20 + 1)), "oversized event"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "malformed HTTP"),
+    ],
+)  # fmt: skip
+def test_failures_have_kinds(data, kind):
+    """Given an answer that fails, Expect its kind, and nothing of the server's message."""
+    with pytest.raises(StreamFailed) as failure:
+        read(data)
+
+    assert str(failure.value) == kind
+
+
+def test_an_answer_is_complete_at_its_end_only():
+    """Given a whole answer but its last byte, Expect it incomplete until that came."""
+    data = chunked(text("a"), USAGE, DONE)
+    stream = AnswerStream(Sample(0.0))
+
+    stream.feed(data[:-1])
+    before = stream.complete
+    stream.feed(data[-1:])
+
+    assert (before, stream.complete) == (False, True)

@@ -1,0 +1,54 @@
+"""Structured outputs by a real model, on a small scale: every answer fits its schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+from rich.console import Console
+
+from headrace.bench.engine import structured
+from headrace.bench.engine.schemas import make_schemas
+from headrace.bench.engine.structured import _wrong, measure_structured
+from shared.validation.json_schema import KNOWN, check_schema, subschemas
+
+
+@pytest.mark.slow
+def test_all_answers_fit(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structured, "TOKENS", 8)
+    found = measure_structured(str(smollm2), 6, 1, 1, Console(quiet=True))
+    assert not found.wrong
+    assert found.valid == 6
+    assert found.slower is not None
+
+
+def test_schemas_are_varied_and_can_be_held() -> None:
+    """Given the generated schemas, expect every one to be a schema, held strictly, and nearly all keywords used."""
+    schemas = make_schemas(300, 0)
+    assert schemas == make_schemas(300, 0)
+    used = set()
+    for schema in schemas:
+        jsonschema.Draft202012Validator.check_schema(schema)
+        check_schema(schema, "schema", strict=True)
+        for part in subschemas(schema):
+            used |= part.keys() & KNOWN
+    assert len({str(schema) for schema in schemas}) > 290
+    assert used >= {
+        "oneOf",
+        "anyOf",
+        "$ref",
+        "prefixItems",
+        "patternProperties",
+        "propertyNames",
+        "multipleOf",
+        "format",
+    }
+
+
+def test_wrong_answers_are_counted_as_such() -> None:
+    schema = {"type": "string", "format": "date"}
+    assert _wrong(schema, '"2024-02-29"', "stop") is None
+    assert _wrong(schema, '"2023-02-29"', "stop") == "does not fit: format"
+    assert _wrong(schema, '"2023', "length") == "ended by length"
+    assert _wrong(schema, "{", "stop") == "no JSON"

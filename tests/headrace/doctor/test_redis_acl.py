@@ -1,0 +1,325 @@
+"""The two users of docs/redis.md: all that Headrace does, on a server where nobody else may do anything."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from celery import Celery
+
+from headrace.doctor.redis_acl import COMMANDS, Role, lacking, rule
+from producer_api.app import create_app
+from producer_api.background.sweeper import Sweeper
+from shared.backend import Backend
+from shared.errors import Unavailable
+from shared.ledger.store import Ledger, Refused
+from shared.ledger.types import Charge, End, Entry, Limit
+from shared.models.worker_registry import RedisRegistry, WorkerInfo
+from shared.queue.interface import Room
+from shared.redis.client import RedisServer
+from shared.redis.wire import connect
+from shared.runtime.sockets import free_port
+from shared.settings import Settings
+from shared.token_log.interface import Adoption
+from shared.webhooks.interface import Hook, Webhook
+from tests.producer_api.batch_runner.conftest import BatchClient, line
+from tests.producer_api.conftest import administering, chat, serving
+from tests.support.fakes import MODEL, make_request
+from tests.support.node import Node as Process
+from tests.support.redis_servers import HOST, Node, opened, running, settings_for
+from tests.support.waiting import LIMIT_S
+from tests.support.worker_harness import GatedEngine, Harness
+
+DOCS = Path(__file__).parents[3] / "docs" / "redis.md"
+ROLES: tuple[Role, ...] = ("api", "worker")
+# Allowed, and used only where the path below does not lead: the sweeper strikes off workers long silent.
+RARE: dict[Role, set[str]] = {"api": {"xgroup|delconsumer"}, "worker": set()}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    socket = f"unixsocket {tmp_path}/v.sock"
+    made = Node(tmp_path / "node", socket, "user default off", "user admin on >root ~* &* +@all")
+    made.credentials = {"username": "admin", "password": "root"}
+    with running(made):
+        for role in COMMANDS:
+            made.call(*rule(role).replace("PASSWORD", "secret").split())
+        yield made
+
+
+def settings_of(node: Node, role: Role, folder: Path) -> Settings:
+    user = f"headrace-{role}:secret"
+    url = f"unix://{user}@{folder}/v.sock" if role == "worker" else f"redis://{user}@{HOST}:{node.port}/0"
+    return settings_for(url, folder, redis_timeout=5, lease=3, queue_depth=3, max_attempts=1, grace=0)
+
+
+class Commands:
+    """What each user ran, by MONITOR: a script's commands count as its caller's. The worker came by the socket."""
+
+    def __init__(self) -> None:
+        self.by: dict[Role, set[str]] = {"api": set(), "worker": set()}
+        self._caller: Role = "api"
+
+    def note(self, line: str) -> None:
+        found = re.match(r'[\d.]+ \[\d+ (\S+)\] "([^"]+)"(?: "([^"]*)")?', line)
+        if found is None:
+            return
+        address, command, sub = found[1], found[2].lower(), found[3] or ""
+        if address != "lua":
+            self._caller = "worker" if address.startswith("unix:") else "api"
+        name = f"{command}|{sub.lower()}" if command in {"xgroup", "xinfo", "script", "client"} else command
+        if name not in {"auth", "echo", "hello", "client|setinfo"}:  # never forbidden; the administrator's
+            self.by[self._caller].add(name)
+
+
+@asynccontextmanager
+async def monitored(node: Node) -> AsyncIterator[Commands]:
+    server = RedisServer.connect(f"redis://admin:root@{HOST}:{node.port}", timeout=5)
+    connection = await connect(server.client.connection_pool)
+    found, ended = Commands(), asyncio.Event()
+
+    async def listen() -> None:
+        while not ended.is_set():
+            line = (await connection.read_response()).decode()
+            found.note(line)
+            if '"ECHO" "the end"' in line:
+                ended.set()
+
+    await connection.send_command("MONITOR")
+    listening = asyncio.create_task(listen())
+    try:
+        yield found
+        node.call("ECHO", "the end")
+        await asyncio.wait_for(ended.wait(), LIMIT_S)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await connection.disconnect()
+        await server.client.aclose()
+
+
+async def everything(api: Backend, worker: Backend, api_settings: Settings, worker_settings: Settings) -> None:
+    """Submit until the queue is full, cancel what waits and what runs, lose a worker, drain one, read it all."""
+    info = WorkerInfo(id="w", pid=1, model=MODEL, state="ready", max_model_len=8192)
+    await api.start()
+    await worker.start()
+    await worker.registry.beat(info)
+    assert worker.server is not None
+    await RedisRegistry(worker.server, ttl=0.05).beat(WorkerInfo(id="gone", pid=1, model=MODEL, state="ready"))
+    harness = Harness(worker, worker_settings)
+    async with (
+        serving(api_settings, api) as url,
+        administering(create_app(api_settings, api)) as admin,
+        httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
+    ):
+        jobs = [await submit(http) for _ in range(3)]
+        assert (await post(http, "/v1/jobs", prompt="x")).status_code == 503  # full
+        assert (await http.delete(f"/v1/jobs/{jobs[0]}")).json().get("state") == "cancelled"
+        assert "headrace" in (await admin.get("/metrics")).text
+        assert (await http.get(f"/v1/jobs/{jobs[2]}")).json()["state"] == "queued"
+        await lose(worker, 2)
+        await overdue(api, http)
+        await told(api)
+        await counted(api, api_settings)
+        async with harness.worker(name="a"):
+            assert "request_abandoned" in (await http.get(f"/v1/jobs/{jobs[1]}/events")).text
+            assert "[DONE]" in (await post(http, "/v1/chat/completions", **chat(stream=True, max_tokens=4))).text
+            for path in ("/ready", "/v1/models", f"/v1/jobs/{jobs[1]}"):
+                assert (await http.get(path)).status_code == 200
+            await letters(http, jobs[1])
+        engine = GatedEngine(limit=0)
+        async with harness.worker(engine, name="b"):
+            running_job, handed_over = await submit(http, max_tokens=5000), await submit(http, max_tokens=500)
+            stepping = asyncio.create_task(step_slowly(engine))
+            for job in (running_job, handed_over):
+                await begun(http, job)
+            stepping.cancel()
+            await http.delete(f"/v1/jobs/{running_job}")
+            assert "event: cancelled" in (await http.get(f"/v1/jobs/{running_job}/events")).text
+        async with harness.worker(name="c"):
+            assert "event: done" in (await http.get(f"/v1/jobs/{handed_over}/events")).text
+    taken = make_request()  # as from a topic
+    await worker.token_log.adopt([Adoption(taken, "t/0/0", create=True)], "hr:notify:w")
+    assert worker.limits is not None
+    await Ledger.of(worker_settings, worker.limits).charge(Charge(taken.id, Entry("default", MODEL), ()))
+    await worker.transport.publish(taken)
+    await worker.token_log.read(taken.id)
+    await worker.registry.leave("w")
+
+
+async def overdue(api: Backend, http: httpx.AsyncClient) -> None:
+    """No worker lives: the sweeper of the API ends what is late, and tidies up."""
+
+    async def models() -> list[str]:
+        return [MODEL]
+
+    late = await submit(http, timeout=0.1)
+    sweeper = Sweeper(api, models)
+    running = asyncio.create_task(sweeper.run())
+    try:
+        assert "deadline" in (await http.get(f"/v1/jobs/{late}/events")).text
+        await sweeper.reconcile()
+    finally:
+        running.cancel()
+
+
+async def told(api: Backend) -> None:
+    """All that is done with webhooks, whoever they are for."""
+    for name in ("a", "b"):
+        await api.webhooks.add(Webhook(id=name, hook=Hook("https://example.com"), created_at=0.0), 60)
+        await api.webhooks.wake(name)
+    delivered, dropped = await api.webhooks.claim(9, 60)
+    await api.webhooks.wake("a")
+    assert await api.webhooks.update(delivered, delivered.webhook, 60)
+    [delivered] = await api.webhooks.claim(1, 60)
+    assert await api.webhooks.update(delivered, delivered.webhook, None)
+    await api.webhooks.drop(dropped)
+    assert await api.webhooks.get("a") is not None
+
+
+async def counted(api: Backend, settings: Settings) -> None:
+    """A request under limits of every kind, from its charge to the row that is written."""
+    assert api.limits is not None
+    ledger = Ledger.of(settings, api.limits)
+    for strategy in ("fixed-window", "sliding-window-counter", "moving-window", "token-bucket", "day", "slots"):
+        limits = [Limit(strategy, strategy, 1, 3_600_000, 1, 1)]
+        for name, tokens in (("a", None), ("b", 9)):
+            await ledger.charge(Charge(name, Entry("default", MODEL), limits))
+            if tokens is None:
+                with pytest.raises(Refused):
+                    await ledger.charge(Charge("c", Entry("default", MODEL), limits))
+            await ledger.settle([(name, tokens, None)])
+            await ledger.look(limits)
+        passing = [Limit(strategy, f"{strategy} passing", 1, 100, 1)]
+        await ledger.charge(Charge("p", Entry("default", MODEL), passing))
+        await ledger.settle([("p", 1, None)])
+        while (await ledger.look(passing))[0].remaining < 1:
+            await asyncio.sleep(0.02)
+    await ledger.charge(Charge("d", Entry("default", MODEL), []))
+    await ledger.settle([("d", 1, End("completed", "stop", 1, 0, 1.0, None, None, 2.0))])
+    await ledger.claim(1)
+    await ledger.written(["d"])
+
+
+async def letters(http: httpx.AsyncClient, job: str) -> None:
+    """See the request that was set aside, run it again, and throw the others away."""
+    for path in ("", f"/{job}", f"?after={job}"):
+        assert (await http.get(f"/v1/dead-letters{path}")).status_code == 200
+    again = await http.post(f"/v1/dead-letters/{job}/replay", headers={"idempotency-key": "k"})
+    assert "event: done" in (await http.get(f"/v1/jobs/{again.json()['id']}/events")).text
+    assert (await http.delete("/v1/dead-letters")).status_code == 200
+
+
+async def submit(http: httpx.AsyncClient, **body: object) -> str:
+    response = await post(http, "/v1/jobs", **{"prompt": "x", "max_tokens": 5, **body})
+    assert response.status_code == 202, response.text
+    return response.json()["id"]
+
+
+async def post(http: httpx.AsyncClient, path: str, **body: object) -> httpx.Response:
+    return await http.post(path, json={"model": MODEL, **body})
+
+
+async def step_slowly(engine: GatedEngine) -> None:
+    """So that nothing ends before it was looked at."""
+    while True:
+        engine.limit = 1
+        await asyncio.sleep(0.01)
+
+
+async def begun(http: httpx.AsyncClient, job: str) -> None:
+    async with http.stream("GET", f"/v1/jobs/{job}/events") as response:
+        async for line in response.aiter_lines():
+            if line.startswith("event: token"):
+                return
+
+
+async def lose(worker: Backend, number: int) -> None:
+    """A worker takes requests and is never heard of again."""
+    held = (await worker.transport.pull(MODEL, "dead", Room.all(number))).found
+    await worker.token_log.acquire([item.request.id for item in held], "dead")
+
+
+def test_the_document_has_these_rules() -> None:
+    lines = DOCS.read_text(encoding="utf-8").splitlines()
+    assert [rule(role) for role in COMMANDS] == [line for line in lines if line.startswith("ACL SETUSER")]
+
+
+@pytest.mark.slow
+async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_path: Path) -> None:
+    api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
+    async with opened(api_settings) as api, opened(worker_settings) as worker:
+        async with monitored(node) as commands:
+            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), LIMIT_S)
+        used = commands.by
+    for role in ROLES:
+        assert sorted(set(COMMANDS[role]) - used[role] - RARE[role]) == [], f"needless for the {role}"
+        assert sorted(used[role] - set(COMMANDS[role])) == []
+    with node.admin() as admin:
+        assert admin.acl_log() == []
+
+
+@pytest.mark.slow
+async def test_a_batch_and_a_task_by_the_three_users(node: Node, tmp_path: Path) -> None:
+    """Given each process with its own user, If a batch and a task are run, Expect nothing refused."""
+    common = {"model": "scripted", "lease": 1, "grace": 0, "log_format": "json", "files_dir": tmp_path / "files"}
+    port = free_port(HOST)
+    processes = []
+    for role, ready in (("api", "listening"), ("worker", "worker_ready"), ("tasks", "tasks_ready")):
+        url = f"redis://headrace-{role}:secret@{HOST}:{node.port}/0"
+        own = {f"HEADRACE_{name.upper()}": str(value) for name, value in common.items()}
+        environment = {**own, "HEADRACE_REDIS_URL": url, "HEADRACE_PORT": str(port)}
+        command = [sys.executable, "-m", "headrace", role]
+        processes.append(Process(role, command, environment, ready, tmp_path / f"{role}.log"))
+    try:
+        for process in processes:
+            await process.start()
+        client = BatchClient(f"http://{HOST}:{port}")
+        made = await asyncio.to_thread(client.start, [line(f"c{number}") for number in range(100)])
+        async with asyncio.timeout(LIMIT_S):
+            while (await asyncio.to_thread(client.sdk.batches.retrieve, made.id)).status != "completed":
+                await asyncio.sleep(0.05)
+        admin = f"redis://admin:root@{HOST}:{node.port}/0"
+        prefix = {"global_keyprefix": "hr:celery:"}
+        user = Celery("user", broker=admin, backend=admin, set_as_current=False)
+        user.conf.update(broker_transport_options=prefix, result_backend_transport_options=prefix)
+        sent = user.send_task("headrace.generate", (line("x")["body"],), queue="headrace")
+        assert (await asyncio.to_thread(sent.get, 20))["object"] == "chat.completion"
+        assert await processes[-1].stop() == 0
+    finally:
+        for process in processes:
+            if process.running:
+                process.kill()
+    with node.admin() as admin_client:
+        assert admin_client.acl_log() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("role", "taken"), [("api", "xadd"), ("api", "subscribe"), ("worker", "publish")])
+async def test_without_one_of_its_commands_a_user_cannot(
+    node: Node, tmp_path: Path, role: Role, taken: str
+) -> None:
+    node.call("ACL", "SETUSER", f"headrace-{role}", f"-{taken}")
+    api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
+    async with opened(api_settings) as api, opened(worker_settings) as worker:
+        with pytest.raises((AssertionError, Unavailable, TimeoutError, ExceptionGroup)):
+            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), 3)
+
+
+@pytest.mark.parametrize("role", COMMANDS)
+async def test_a_server_says_which_command_is_lacking(node: Node, tmp_path: Path, role: Role) -> None:
+    async with opened(settings_of(node, role, tmp_path)) as backend:
+        assert await lacking(backend.redis, role) == []
+        for command in COMMANDS[role]:
+            node.call("ACL", "SETUSER", f"headrace-{role}", f"-{command}")
+            assert await lacking(backend.redis, role) == [command]
+            node.call("ACL", "SETUSER", f"headrace-{role}", f"+{command}")
+        node.call("ACL", "SETUSER", f"headrace-{role}", "resetkeys", "resetchannels")
+        assert {"xadd", "publish"} <= set(await lacking(backend.redis, role))
+        assert node.call("DBSIZE") == 0  # asking changed nothing

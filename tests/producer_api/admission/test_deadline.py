@@ -1,0 +1,85 @@
+"""Deadlines as clients set them and meet them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from shared.backend import Backend
+from shared.protocol import Token
+from shared.token_log.interface import OVERDUE
+from tests.producer_api.conftest import ScriptedWorker, chat, frames
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
+
+
+async def test_a_timeout_becomes_a_deadline_by_the_servers_clock(
+    client: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
+) -> None:
+    """Given a timeout or a deadline, Expect it in the request and in the job; given none, none."""
+    now = await backend.token_log.now()
+    for fields, least, most in (
+        ({"timeout": 60}, now + 60, now + 60 + LIMIT_S),
+        ({"deadline": now + 60}, now + 60, now + 60),
+    ):
+        job = (await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x", **fields})).json()
+        request = (await worker.take()).request
+        assert least <= request.deadline <= most
+        assert job["deadline"] == request.deadline
+        seen = (await client.get(f"/v1/jobs/{job['id']}")).json()["deadline"]
+        assert seen == pytest.approx(request.deadline, abs=1e-5)
+    asked = [asyncio.create_task(client.post("/v1/chat/completions", json=chat(**f))) for f in ({"timeout": 9}, {})]
+    deadlines = [(await worker.answer("x")).deadline for _ in asked]
+    await asyncio.gather(*asked)
+    assert {deadline is None for deadline in deadlines} == {False, True}
+
+
+async def test_whoever_waits_past_it_gets_a_504(api: str, worker: ScriptedWorker, backend: Backend) -> None:
+    """Given a request that was not run in time, Expect 504 that the SDK does not retry, streamed or not."""
+    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=3) as sdk:
+        for stream in (False, True):
+            asked = asyncio.create_task(
+                sdk.chat.completions.create(
+                    model=MODEL,
+                    messages=[{"role": "user", "content": "x"}],
+                    stream=stream,
+                    extra_body={"timeout": 0.05},
+                )
+            )
+            delivery = await worker.pull()
+            while await backend.token_log.now() < delivery.request.deadline:
+                pass
+            assert await backend.token_log.acquire([delivery.request.id], "w1") == [None]
+            with pytest.raises(openai.InternalServerError) as late:
+                await asked
+            assert late.value.status_code == 504
+            assert late.value.code == "deadline_exceeded"
+            assert late.value.response.headers["x-should-retry"] == "false"
+    assert (await backend.transport.depth(MODEL)).waiting == 0
+
+
+async def test_a_stream_under_way_ends_with_the_error(api: str, worker: ScriptedWorker, backend: Backend) -> None:
+    """Given streams that began, if their time is over, Expect an error event each, and the job failed of it."""
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
+        speaking = asyncio.create_task(worker.take())
+        asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat(stream=True, timeout=50)))
+        chat_job = await speaking
+        await chat_job.write(Token(0, 1, "a"))
+        await backend.token_log.close(chat_job.request.id, OVERDUE)
+        answer = await asked
+        assert answer.status_code == 200
+        assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "deadline_exceeded"
+        assert "[DONE]" not in answer.text
+
+        job_id = (await http.post("/v1/jobs", json={"model": MODEL, "prompt": "x", "timeout": 50})).json()["id"]
+        async with http.stream("GET", f"/v1/jobs/{job_id}/events") as events:
+            await backend.token_log.close(job_id, OVERDUE)
+            [frame] = [frame async for frame in frames(events)]
+        assert (frame["event"], json.loads(frame["data"])["error"]["code"]) == ("error", "deadline_exceeded")
+        job = (await http.get(f"/v1/jobs/{job_id}")).json()
+        assert (job["state"], job["error"]["code"]) == ("failed", "deadline_exceeded")

@@ -1,0 +1,232 @@
+"""Tokens of an issuer: which count, and what they allow."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from producer_api.app import create_app
+from producer_api.auth import jwks as key_set
+from producer_api.auth.jwks import KeySet
+from producer_api.auth.jwt import Tokens, scopes_of
+from shared.accounts.scopes import Scopes
+from shared.backend import Backend
+from shared.errors import ConfigError, InvalidApiKey, PermissionDenied, Unavailable
+from shared.settings import Settings
+from tests.producer_api.conftest import ScriptedWorker, calling
+
+ISSUER, AUDIENCE = "https://issuer.test/", "headrace"
+PRIVATE = {
+    "RS256": rsa.generate_private_key(65537, 2048),
+    "ES256": ec.generate_private_key(ec.SECP256R1()),
+    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
+}
+
+
+def public(algorithm: str, **fields: str) -> dict[str, Any]:
+    made = jwt.get_algorithm_by_name(algorithm).to_jwk(PRIVATE[algorithm].public_key(), as_dict=True)
+    return {**made, "kid": algorithm, **fields}
+
+
+def token(algorithm: str = "ES256", key: Any = None, head: dict[str, Any] | None = None, **claims: Any) -> str:
+    now = int(time.time())
+    told = {"iss": ISSUER, "aud": AUDIENCE, "exp": now + 60, "nbf": now - 1, "sub": "user", "tenant": "acme"}
+    told = {name: value for name, value in (told | claims).items() if value is not None}
+    return jwt.encode(told, key or PRIVATE[algorithm], algorithm, headers={"kid": algorithm, **(head or {})})
+
+
+@pytest.fixture
+def jwks(tmp_path: Path) -> Path:
+    file = tmp_path / "jwks.json"
+    secret = {"kty": "oct", "kid": "HS256", "k": base64.urlsafe_b64encode(b"k" * 32).decode()}
+    file.write_text(json.dumps({"keys": [*map(public, PRIVATE), secret]}))
+    return file
+
+
+@pytest.fixture
+def settings(settings: Settings, jwks: Path) -> Settings:
+    given = {"jwt_jwks": str(jwks), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+    return settings.model_copy(update={"auth": True, **given})
+
+
+@pytest.mark.parametrize("algorithm", PRIVATE)
+async def test_a_token_tells_who_calls(settings: Settings, algorithm: str) -> None:
+    """Given a token of each kind of signature, expect its tenant, plan and scopes, its subject told by no id."""
+    scope = "openid headrace:admin headrace:model:a headrace:model:b headrace:route:jobs headrace:class:batch"
+    found = await Tokens(settings)(token(algorithm, scope=scope, plan="gold"))
+    assert (found.tenant, found.plan) == ("acme", "gold")
+    assert found.scopes == Scopes.of(admin=True, models=["a", "b"], routes=["jobs"], classes=["batch"])
+    assert found.key_id.startswith("jwt_")
+    assert "user" not in found.key_id
+    assert (await Tokens(settings)(token(algorithm))).scopes == Scopes()
+
+
+def unsigned(**head: Any) -> str:
+    def part(fields: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
+
+    now = int(time.time())
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "exp": now + 60, "tenant": "acme"}
+    return f"{part(head)}.{part(claims)}"
+
+
+def signed_with_what_is_public(algorithm: str, secret: bytes) -> str:
+    """An HMAC whose secret everybody knows."""
+    text = unsigned(alg="HS256", kid=algorithm)
+    signature = hmac.digest(secret, text.encode(), hashlib.sha256)
+    return f"{text}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+async def test_tokens_that_do_not_count(settings: Settings) -> None:
+    """Given tokens unsigned, wrongly signed, of another, early, late, or without what they must say, expect 401."""
+    known = Tokens(settings)
+    await known(token())
+    pem = PRIVATE["RS256"].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    now = int(time.time())
+    good = token()
+    bad = {
+        "unsigned": f"{unsigned(alg='none')}.",
+        "unsigned, by a key": f"{unsigned(alg='none', kid='ES256')}.",
+        "public key as secret": signed_with_what_is_public("RS256", pem),
+        "a secret of the set": signed_with_what_is_public("HS256", b"k" * 32),
+        "another's key": token(key=ec.generate_private_key(ec.SECP256R1())),
+        "another kind of key": token("ES256", head={"kid": "RS256"}),
+        "an algorithm not named": token("RS256", head={"alg": "RS512"}),
+        "no such key": token(head={"kid": "other"}),
+        "a kid of another type": f"{unsigned(alg='ES256', kid=7)}.x",
+        "an algorithm of another curve": f"{unsigned(alg='ES384')}.x",
+        "another issuer": token(iss="https://other.test/"),
+        "another audience": token(aud="other"),
+        "expired": token(exp=now - 1),
+        "early": token(nbf=now + 60),
+        "no end": token(exp=None),
+        "no issuer": token(iss=None),
+        "no audience": token(aud=None),
+        "changed": good[:-5] + ("AAAAA" if good[-5:] != "AAAAA" else "BBBBB"),
+        "cut": good.rpartition(".")[0],
+        "nothing": "x.y.z",
+        "long": token(more="x" * 9000),
+    }
+    for what, given in bad.items():
+        with pytest.raises(InvalidApiKey):
+            pytest.fail(f"{what} counts: {await known(given)}")
+    strict = Tokens(settings.model_copy(update={"jwt_require_nbf": True}))
+    await strict(token())
+    await known(token(nbf=None))
+    with pytest.raises(InvalidApiKey):
+        await strict(token(nbf=None))
+
+
+async def test_tokens_that_allow_nothing(settings: Settings) -> None:
+    """Given good tokens that name no tenant, or a scope of ours that is none, expect 403."""
+    for claims in ({"tenant": None}, {"tenant": ["a"]}, {"tenant": "{x}"}, {"scope": "headrace:modell:a"}):
+        with pytest.raises(PermissionDenied):
+            await Tokens(settings)(token(**claims))
+    with pytest.raises(PermissionDenied, match="cannot be a route"):
+        scopes_of(["headrace:route:all"])
+    assert scopes_of("admin model:a") == Scopes(), "those are another's"
+
+
+async def test_over_http(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """Given a server that takes tokens, expect a good one served, a bad one 401, and keys to go on as before."""
+    app = create_app(settings, backend)
+    for given, status in ((token(), 200), (token(aud="x"), 401), (token(tenant=None), 403), ("hr_x", 401)):
+        async with calling(app, given) as client:
+            assert (await client.get("/v1/models")).status_code == status
+    await app.state.context.close()
+
+
+def test_settings_that_do_not_do(settings: Settings) -> None:
+    for wrong in (
+        {"jwt_issuer": ""},
+        {"jwt_audience": ""},
+        {"jwt_algorithms": "RS256,HS256"},
+        {"jwt_algorithms": "none"},
+        {"jwt_jwks": "http://issuer.test/keys"},
+        {"jwt_jwks": "/no/such/file"},
+    ):
+        with pytest.raises(ConfigError):
+            Tokens(settings.model_copy(update=wrong))
+
+
+class Issuer:
+    """Serves a set of keys, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.keys = [public("ES256")]
+        self.asked = 0
+        self.status = "200 OK"
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked += 1
+        body = json.dumps({"keys": self.keys}).encode()
+        writer.write(f"HTTP/1.1 {self.status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[tuple[Issuer, KeySet]]:
+    made = Issuer()
+    server = await asyncio.start_server(made.answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield made, KeySet(f"http://127.0.0.1:{port}/jwks.json")
+
+
+async def test_a_set_is_asked_for_within_bounds(
+    issuer: tuple[Issuer, KeySet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given tokens of unknown keys, expect one more look at the issuer; after the cooldown, its new keys."""
+    served, keys = issuer
+    for _ in range(3):
+        assert await keys.find("ES256", "ES256") is not None
+        assert await keys.find("RS256", "RS256") is None
+    assert served.asked == 1
+    served.keys.append(public("RS256", alg="RS256", use="sig"))
+    monkeypatch.setattr(key_set, "COOLDOWN", 0.0)
+    assert await keys.find("RS256", "RS256") is not None
+    assert await keys.find("RS256", "PS256") is None, "the key says what it is for"
+    served.keys = [public("ES256", use="enc")]
+    monkeypatch.setattr(key_set, "LIFE", 0.0)
+    keys._life = 0.0
+    assert await keys.find("ES256", "ES256") is None
+
+
+async def test_an_issuer_that_is_away(issuer: tuple[Issuer, KeySet], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given an issuer that fails, expect its last keys to count for a while, and then nothing."""
+    served, keys = issuer
+    served.status = "500 Internal Server Error"
+    with pytest.raises(Unavailable):
+        await keys.find("ES256", "ES256")
+    monkeypatch.setattr(key_set, "COOLDOWN", 0.0)
+    served.status = "200 OK"
+    assert await keys.find("ES256", "ES256") is not None
+    served.status, keys._life = "302 Found", 0.0
+    assert await keys.find("ES256", "ES256") is not None
+    monkeypatch.setattr(key_set, "STALE", 0.0)
+    with pytest.raises(Unavailable):
+        await keys.find("ES256", "ES256")
+
+
+async def test_a_file_is_read_again(jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = KeySet(str(jwks))
+    assert await keys.find("ES256", "ES256") is not None
+    jwks.write_text(json.dumps({"keys": [public("ES256", kid="new")]}))
+    keys._life = 0.0
+    assert await keys.find("new", "ES256") is not None
+    assert await keys.find("ES256", "ES256") is None
+    assert await keys.find(None, "ES256") is not None, "it is the only one"

@@ -1,0 +1,320 @@
+"""Batches as the `openai` package drives them, through real processes, which are killed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from shared.models.model_store import MINILM
+from tests.producer_api.batch_runner.conftest import ENDED, BatchClient, ids, jsonl, line
+from tests.producer_api.webhooks.conftest import receiving
+from tests.support.cluster import Cluster
+from tests.support.fakes import MODEL
+from tests.support.node import Node
+from tests.support.waiting import LIMIT_S
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
+
+SLOW = 228  # lines beside ten quick ones: a second chunk of them that comes first leaves seats for the quick ones
+MIB = 2**20
+LOOK = 0.05
+
+
+async def until(client: BatchClient, batch_id: str, reached: Callable[[Any], bool]) -> Any:
+    """The batch once it has `reached` something."""
+    deadline = time.monotonic() + LIMIT_S
+    while not reached(batch := await asyncio.to_thread(client.sdk.batches.retrieve, batch_id)):
+        assert time.monotonic() < deadline, batch
+        await asyncio.sleep(LOOK)
+    return batch
+
+
+async def ended(client: BatchClient, batch_id: str) -> Any:
+    return await until(client, batch_id, lambda batch: batch.status in ENDED)
+
+
+async def start(client: BatchClient, lines: list[Any], window: str = "24h") -> Any:
+    return await asyncio.to_thread(client.start, lines, window)
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> BatchClient:
+    return BatchClient(cluster.urls[0])
+
+
+async def test_a_batch_runs(client: BatchClient) -> None:
+    """Given good lines and one that the model refuses, Expect each in its file, in order, and the counts."""
+    lines = [line(f"c{number}", f"prompt {number}") for number in range(150)]
+    lines.insert(70, line("hot", temperature=9))
+    lines.insert(71, line("unknown", model="nobody"))
+    lines.insert(72, line("streamed", stream=True))
+    batch = await ended(client, (await start(client, lines)).id)
+    assert batch.status == "completed"
+    assert batch.request_counts.to_dict() == {"total": 153, "completed": 150, "failed": 3}
+    output, errors = await asyncio.to_thread(client.results, batch)
+    assert [each["custom_id"] for each in output] == [f"c{number}" for number in range(150)]
+    assert [each["custom_id"] for each in errors] == ["hot", "unknown", "streamed"]
+    assert [each["response"]["status_code"] for each in errors] == [400, 404, 400]
+    assert errors[0]["response"]["body"]["error"]["param"] == "temperature"
+    [first, *_] = output
+    assert first["error"] is None and first["response"]["status_code"] == 200
+    assert first["response"]["body"]["object"] == "chat.completion"
+    assert first["response"]["body"]["usage"]["completion_tokens"] == 4
+    assert first["response"]["body"]["system_fingerprint"] == "fp_scripted"
+    file = await asyncio.to_thread(client.sdk.files.retrieve, batch.output_file_id)
+    assert (file.purpose, file.status) == ("batch_output", "processed")
+    listed = await asyncio.to_thread(client.sdk.batches.list, limit=1)
+    assert listed.data[0].id == batch.id
+
+
+async def test_the_end_is_told(client: BatchClient) -> None:
+    async with receiving() as receiver:
+        hook = {"url": receiver.url()}
+        made = await asyncio.to_thread(client.start, [line("a"), line("b")], webhook=hook)
+        [told] = await receiver.until(1)
+        batch = await until(client, made.id, lambda batch: batch.webhook["state"] == "delivered")
+    data = told.json["data"]
+    assert (told.json["type"], data["id"], data["output_file_id"]) == (
+        "batch.completed",
+        made.id,
+        batch.output_file_id,
+    )
+    assert data["request_counts"] == batch.request_counts.to_dict() == {"total": 2, "completed": 2, "failed": 0}
+
+
+async def test_completions(client: BatchClient) -> None:
+    """Given lines of several prompts each, Expect OpenAI's indices in each line, and one that is refused whole."""
+    url = "/v1/completions"
+    bodies = {"two": {"prompt": ["a", "b"], "n": 2}, "one": {"prompt": [1, 2], "echo": True}, "bad": {"prompt": []}}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": {"model": MODEL, "max_tokens": 3, **fields}}
+        for name, fields in bodies.items()
+    ]
+    batch = await ended(client, (await asyncio.to_thread(client.start, lines, "24h", url)).id)
+    assert batch.request_counts.to_dict() == {"total": 3, "completed": 2, "failed": 1}
+    output, [bad] = await asyncio.to_thread(client.results, batch)
+    two, one = (each["response"]["body"] for each in output)
+    assert [choice["index"] for choice in two["choices"]] == [0, 1, 2, 3]
+    assert two["usage"] == {"prompt_tokens": 2, "completion_tokens": 12, "total_tokens": 14}
+    assert one["choices"][0]["text"].startswith("\x01\x02")
+    assert (bad["response"]["status_code"], bad["response"]["body"]["error"]["param"]) == (400, "prompt")
+
+
+async def test_responses(client: BatchClient) -> None:
+    """Given lines of responses, Expect each, not stored; one that would have to be is refused by name."""
+    url = "/v1/responses"
+    bodies = {"good": {"input": "a"}, "stored": {"input": "a", "store": True}, "long": {"max_output_tokens": 10**6}}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": {"model": MODEL, "input": "b", **fields}}
+        for name, fields in bodies.items()
+    ]
+    batch = await ended(client, (await asyncio.to_thread(client.start, lines, "24h", url)).id)
+    [good], refused = await asyncio.to_thread(client.results, batch)
+    response = good["response"]["body"]
+    assert (response["object"], response["status"], response["store"]) == ("response", "incomplete", False)
+    assert response["output"][0]["content"][0]["text"]
+    params = [each["response"]["body"]["error"]["param"] for each in refused]
+    assert params == ["store", "max_output_tokens"]
+    with pytest.raises(openai.NotFoundError):
+        await asyncio.to_thread(client.sdk.responses.retrieve, response["id"])
+
+
+async def test_embeddings(client: BatchClient, cluster: Cluster, minilm: Path) -> None:
+    """Given a worker that embeds beside the other, Expect the vectors of all lines, and the queue's as by HTTP."""
+    url, model = "/v1/embeddings", MINILM.name
+    environment = dict(cluster.workers[0].environment)
+    node = cluster.add("worker", environment | {"HEADRACE_MODEL": str(minilm), "HEADRACE_THREADS": "1"})
+    await node.start()
+    texts = {"many": [f"mill {number}" for number in range(40)], "one": ["mill 0"]}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": {"model": model, "input": given, "dimensions": 8}}
+        for name, given in texts.items()
+    ]
+    batch = await ended(client, (await asyncio.to_thread(client.start, lines, "24h", url)).id)
+    assert batch.status == "completed", batch
+    output, errors = await asyncio.to_thread(client.results, batch)
+    many, one = (each["response"]["body"]["data"] for each in output)
+    assert errors == []
+    assert [each["index"] for each in many] == list(range(40))
+    assert many[0]["embedding"] == one[0]["embedding"]
+    told = await asyncio.to_thread(client.sdk.embeddings.create, model=model, input="mill 0", dimensions=8)
+    assert told.data[0].embedding == one[0]["embedding"]
+    await node.stop()
+    cluster.workers.remove(node)
+
+
+async def test_an_upload_takes_no_memory(client: BatchClient, cluster: Cluster, tmp_path: Path) -> None:
+    """Given a large file, If it is uploaded and read, Expect the API as small as before at its largest."""
+    path = tmp_path / "large"
+    path.write_bytes(b"0123456789abcdef" * (4 * MIB))
+    [api] = cluster.apis
+    largest = before = api.rss
+
+    def transfer() -> int:
+        with path.open("rb") as content:
+            made = client.sdk.files.create(file=("large", content), purpose="user_data")
+        read = client.sdk.files.content(made.id).content
+        assert read == path.read_bytes()
+        client.sdk.files.delete(made.id)
+        return made.bytes
+
+    transferring = asyncio.create_task(asyncio.to_thread(transfer))
+    while not transferring.done():
+        largest = max(largest, api.rss)
+        await asyncio.sleep(0.01)
+    assert await transferring == 64 * MIB
+    assert largest - before < 16 * MIB
+
+
+async def test_a_custom_id_may_repeat_across_batches(client: BatchClient) -> None:
+    """Given the same file twice, Expect two whole answers, of requests of their own."""
+    batches = [await start(client, [line("same", "x")]) for _ in range(2)]
+    found = []
+    for batch in batches:
+        [answer], _ = await asyncio.to_thread(client.results, await ended(client, batch.id))
+        found.append(answer)
+    assert found[0]["custom_id"] == found[1]["custom_id"] == "same"
+    assert found[0]["response"]["request_id"] != found[1]["response"]["request_id"]
+
+
+async def test_a_wrong_file_is_refused_line_by_line(client: BatchClient) -> None:
+    """Given lines that are no requests, Expect a failed batch which names each, and nothing run."""
+    good = line("a")
+    content = jsonl([good, {**good, "url": "/v1/embeddings"}, {**good, "method": "GET"}, good, {"custom_id": "b"}])
+    content += b"{not json\n\n" + jsonl([{**line(""), "custom_id": ""}, {**line("c"), "body": []}])
+    sdk = client.sdk
+    file = await asyncio.to_thread(sdk.files.create, file=("in.jsonl", content), purpose="batch")
+    made = await asyncio.to_thread(
+        sdk.batches.create, input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    batch = await ended(client, made.id)
+    assert batch.status == "failed" and batch.failed_at
+    assert [(each.line, each.code) for each in batch.errors.data] == [
+        (2, "invalid_url"),
+        (3, "invalid_method"),
+        (4, "duplicate_custom_id"),
+        (5, "missing_required_parameter"),
+        (6, "invalid_json_line"),
+        (8, "invalid_custom_id"),
+        (9, "invalid_body"),
+    ]
+    assert batch.output_file_id is None and batch.request_counts.total == 0
+
+
+async def test_what_cannot_be_a_batch(client: BatchClient) -> None:
+    """Given wrong requests for a batch, Expect OpenAI's error classes, with the field."""
+    sdk = client.sdk
+    file = await asyncio.to_thread(sdk.files.create, file=("x", b"{}"), purpose="user_data")
+    good: dict[str, Any] = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    for wrong, param in (
+        ({"endpoint": "/v1/images/generations"}, "endpoint"),
+        ({"endpoint": "/v1/jobs"}, "endpoint"),
+        ({"completion_window": "25h"}, "completion_window"),
+        ({"completion_window": "soon"}, "completion_window"),
+        ({"metadata": {"k" * 65: "v"}}, "metadata"),
+        ({}, "input_file_id"),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await asyncio.to_thread(sdk.batches.create, input_file_id=file.id, **(good | wrong))
+        assert caught.value.param == param
+    with pytest.raises(openai.NotFoundError):
+        await asyncio.to_thread(sdk.batches.create, input_file_id="file-none", **good)
+    for call in (sdk.batches.retrieve, sdk.batches.cancel):
+        with pytest.raises(openai.NotFoundError):
+            await asyncio.to_thread(call, "batch_none")
+
+
+async def test_cancelling_keeps_what_has_run(client: BatchClient) -> None:
+    """Given a batch part of which has run, If it is cancelled, Expect that part, and the rest as cancelled."""
+    lines = [line(f"quick{number}") for number in range(10)]
+    lines += [line(f"slow{number}", "[pace 1000]", 60) for number in range(SLOW)]
+    made = await start(client, lines)
+    await until(client, made.id, lambda batch: batch.request_counts.completed >= 10)
+    cancelling = await asyncio.to_thread(client.sdk.batches.cancel, made.id)
+    assert cancelling.status == "cancelling" and cancelling.cancelling_at
+    batch = await ended(client, made.id)
+    assert batch.status == "cancelled" and batch.cancelled_at
+    output, errors = await asyncio.to_thread(client.results, batch)
+    assert ids(output) == ids(lines[:10])
+    assert ids(output, errors) == ids(lines)
+    assert {each["error"]["code"] for each in errors} == {"batch_cancelled"}
+    with pytest.raises(openai.ConflictError):
+        await asyncio.to_thread(client.sdk.batches.cancel, made.id)
+
+
+async def test_a_batch_whose_window_ends(client: BatchClient) -> None:
+    """Given a window that is too short, Expect what has run, and the rest as expired."""
+    lines = [line(f"quick{number}") for number in range(10)]
+    lines += [line(f"slow{number}", "[pace 1000]", 60) for number in range(SLOW)]
+    batch = await ended(client, (await start(client, lines, "3s")).id)
+    assert batch.status == "expired" and batch.expired_at >= batch.expires_at
+    output, errors = await asyncio.to_thread(client.results, batch)
+    assert ids(output) <= ids(lines[:10])
+    assert len(output) == batch.request_counts.completed
+    assert ids(output, errors) == ids(lines)
+    assert {each["error"]["code"] for each in errors} == {"batch_expired"}
+
+
+async def test_the_input_may_be_deleted_meanwhile(client: BatchClient, cluster: Cluster) -> None:
+    """Given a batch that runs, If its input is deleted, Expect it to go on; nothing is left on the disk."""
+    made = await start(client, [line(f"c{number}", "[pace 100]", 10) for number in range(100)])
+    await until(client, made.id, lambda batch: batch.status == "in_progress")
+    await asyncio.to_thread(client.sdk.files.delete, made.input_file_id)
+    batch = await ended(client, made.id)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 100)
+    deadline = time.monotonic() + LIMIT_S
+    while list((cluster.folder / "files" / "batches").iterdir()):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(LOOK)
+
+
+async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchClient, cluster: Cluster) -> None:
+    """Given a long batch, If each kind of process is killed in its course, Expect every line exactly once."""
+    lines = [line(f"c{number}", f"[pace 80] {number}", 20) for number in range(1600)]
+    known = cluster.requests()
+    made = await start(client, lines)
+
+    async def kill_after(completed: int, victim: Node) -> None:
+        batch = await until(client, made.id, lambda batch: batch.request_counts.completed >= completed)
+        assert batch.status == "in_progress"
+        victim.kill()
+        victim.spawn()  # the next fault does not wait for it: the batch would end meanwhile on a slow machine
+
+    before = [node.count("batch_left") for node in cluster.tasks]
+    for completed, victim in (
+        (50, cluster.tasks[0]),
+        (150, cluster.apis[0]),
+        (250, cluster.workers[0]),
+        (350, cluster.tasks[1]),
+    ):
+        await kill_after(completed, victim)
+    batch = await ended(client, made.id)
+    assert batch.status == "completed"
+    assert batch.request_counts.to_dict() == {"total": 1600, "completed": 1600, "failed": 0}
+    output, errors = await asyncio.to_thread(client.results, batch)
+    assert errors == []
+    assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]
+    assert len(cluster.requests() - known) == 1600  # whoever went on with a line found its request
+    for node, count in zip(cluster.tasks, before, strict=True):
+        await node.logged("batch_left", count + 1)  # both had a part in it
+
+
+async def test_a_stopping_process_hands_its_chunks_over(client: BatchClient, cluster: Cluster) -> None:
+    """Given a batch, If the tasks process that runs it is told to stop, Expect another to finish it at once."""
+    first, second = cluster.tasks
+    await second.stop()
+    lines = [line(f"c{number}", f"[pace 20] {number}", 20) for number in range(800)]
+    made = await start(client, lines)
+    await until(client, made.id, lambda batch: batch.request_counts.completed >= 50)
+    await second.start()
+    assert await first.stop() == 0
+    batch = await ended(client, made.id)
+    await first.start()
+    output, _ = await asyncio.to_thread(client.results, batch)
+    assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]

@@ -1,0 +1,153 @@
+"""`headrace.generate`, as any Celery user calls it: by name, from an application that knows nothing of Headrace."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+from producer_api.batch_runner.celery_app import make_app
+from producer_api.batch_runner.event_loop_host import Host
+from shared.backend import Backend
+from shared.errors import NotFound
+from shared.files.content import new_file_id
+from shared.files.store import Files
+from shared.settings import load
+from tests.producer_api.batch_runner.conftest import line
+from tests.support.cluster import Cluster
+from tests.support.waiting import LIMIT_S
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
+
+
+@pytest.fixture
+def app(cluster: Cluster) -> Celery:
+    prefix = {"global_keyprefix": "hr:celery:"}
+    user = Celery("user", broker=cluster.store.url, backend=cluster.store.url, set_as_current=False)
+    user.conf.update(broker_transport_options=prefix, result_backend_transport_options=prefix)
+    return user
+
+
+def body(content: str, **fields: Any) -> dict[str, Any]:
+    asked: dict[str, Any] = line("x", content, **fields)["body"]
+    return asked
+
+
+def send(app: Celery, asked: dict[str, Any], **options: Any) -> Any:
+    return app.send_task("headrace.generate", (asked,), queue="headrace", **options)
+
+
+async def test_called_by_name(app: Celery) -> None:
+    """Given a user's application, Expect the completion as JSON, or the error by its name; pickle is not read."""
+    send(app, body("pickled"), serializer="pickle")
+    answer = await asyncio.to_thread(send(app, body("hello")).get, LIMIT_S)
+    assert answer["object"] == "chat.completion"
+    assert answer["usage"]["completion_tokens"] == 4
+    with pytest.raises(Exception, match="temperature") as caught:
+        await asyncio.to_thread(send(app, body("hello", temperature=9)).get, LIMIT_S)
+    assert type(caught.value).__name__ == "InvalidRequest"
+
+
+async def test_the_same_task_is_the_same_request(app: Celery, cluster: Cluster) -> None:
+    """Given a task that is delivered twice, Expect one request run."""
+    task_id, before = str(uuid.uuid4()), cluster.requests()
+    asked = body("again", max_tokens=20, temperature=1)
+    results = [send(app, asked, task_id=task_id) for _ in range(2)]
+    answers = [await asyncio.to_thread(result.get, LIMIT_S) for result in results]
+    assert answers[0] == answers[1]
+    again = await asyncio.to_thread(send(app, asked, task_id=task_id).get, LIMIT_S)
+    assert again["id"] == answers[0]["id"]
+    assert len(cluster.requests() - before) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's own, in its worker
+async def test_a_chain(app: Celery) -> None:
+    """Given a chain, Expect the next task of the user's own to get the answer."""
+
+    @app.task(name="user.text")
+    def text(answer: dict[str, Any]) -> str:
+        return answer["choices"][0]["message"]["content"]
+
+    with start_worker(app, pool="solo", perform_ping_check=False, queues=["user"]):
+        first = app.signature("headrace.generate", (body("first"),), queue="headrace")
+        chained = first | text.s().set(queue="user")
+        assert (await asyncio.to_thread(chained.apply_async().get, LIMIT_S)).startswith(" ")
+
+
+async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, tmp_path: Path) -> None:
+    """Given what has ended, If beat's hour comes, Expect a tasks process to remove it."""
+    given = {"redis_url": cluster.store.url, "files_dir": cluster.folder / "files", "data_dir": tmp_path}
+    settings = load(given).settings
+    left = settings.files / "batches" / "batch_of_old"
+    left.mkdir(parents=True)
+    backend = Backend.open(settings)
+    files = Files.of(settings, backend)
+    old = new_file_id()
+    draft = files.contents.draft(old)
+    draft.write(b"{}")
+    await files.keep(draft, old, tenant="default", filename="x", purpose="batch", life=0.0)
+
+    with make_app(settings, Host(settings)) as app:
+        entries = app.conf.beat_schedule.values()
+        [entry] = [each for each in entries if each["task"] == "headrace.upkeep"]
+        await asyncio.to_thread(app.tasks[entry["task"]].apply_async, **entry["options"])
+    async with asyncio.timeout(LIMIT_S):
+        while left.exists() or await files.records.known(old):
+            await asyncio.sleep(0.02)
+    with pytest.raises(NotFound):
+        files.contents.find(old)
+    await backend.close()
+
+
+async def test_a_task_outlives_its_process(app: Celery, cluster: Cluster) -> None:
+    """Given a task that runs, If its process is told to stop, Expect another to go on with the same request."""
+    [first, second], before = cluster.tasks, cluster.requests()
+    await second.stop()
+    result = send(app, body("[pace 100]", max_tokens=30))
+    while not cluster.requests() - before:
+        await asyncio.sleep(0.05)
+    await asyncio.gather(second.start(), first.stop())
+    answer = await asyncio.to_thread(result.get, LIMIT_S)
+    await first.start()
+    assert answer["usage"]["completion_tokens"] == 30
+    assert len(cluster.requests() - before) == 1
+
+
+async def test_junk_in_celerys_keys_stops_no_task(app: Celery, cluster: Cluster) -> None:
+    """Given messages that are none before a real task, Expect its answer, and no process ended."""
+    before = [process.pid for process in cluster.tasks]
+    junk = [
+        b"\xff\xfe",
+        b"{",
+        b"5",
+        b"[" * 5000,
+        b"{}",
+        b'{"properties": {}}',
+        b'{"properties": {"delivery_tag": "a", "body_encoding": "rot13"}, "body": "x"}',
+        b'{"properties": {"delivery_tag": "b", "delivery_info": {"exchange": "", "routing_key": "headrace"}}, '
+        b'"headers": {"task": "headrace.generate"}, "content-type": "application/json", "body": "5"}',
+        b'{"properties": {"delivery_tag": "c", "delivery_info": {"exchange": "", "routing_key": "headrace"}}, '
+        b'"headers": {"task": ["x"], "id": 5}, "content-type": "application/json", "body": "5"}',
+    ]
+    with redis.Redis.from_url(cluster.store.url) as client:
+        client.lpush("hr:celery:headrace", *junk)
+        client.hset("hr:celery:unacked", "junk", "{")
+        client.zadd("hr:celery:unacked_index", {"junk": 1})
+        other_type = "hr:celery:headrace\x06\x163"  # the list of another priority
+        client.set(other_type, "a string")
+        async with asyncio.timeout(LIMIT_S):
+            while client.exists(other_type):
+                await asyncio.sleep(0.1)
+        answer = await asyncio.to_thread(send(app, body("after junk")).get, LIMIT_S)
+        assert answer["object"] == "chat.completion"
+        async with asyncio.timeout(LIMIT_S):
+            while client.hexists("hr:celery:unacked", "junk"):
+                await asyncio.sleep(0.1)
+    assert [process.pid for process in cluster.tasks] == before
+    assert all(process.running for process in cluster.tasks)

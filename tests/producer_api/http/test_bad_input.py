@@ -1,0 +1,403 @@
+"""Everything wrong that a client can send, in the words of the API it was sent to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import CapturingLogger
+
+from producer_api.app import create_app
+from shared.backend import Backend
+from shared.settings import Settings
+from tests.producer_api.conftest import ScriptedWorker, chat, serving
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
+
+JSON = {"content-type": "application/json"}
+USER = {"role": "user", "content": "hi"}
+TOOL = {"role": "tool", "content": "x", "tool_call_id": "c"}
+CALLS = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+ARGUMENTS = ('{"a":"\\ud800"}', "[" * 1200, '{"a":' * 3000)  # JSON that no template can be given
+NAMED = {"type": "function", "function": {"name": "g"}}
+UNHOLDABLE = [
+    {"not": {"type": "null"}},
+    {"type": "array", "uniqueItems": True},
+    {"type": "number", "multipleOf": 0.1},
+    {"type": "string", "format": "regex"},
+    {"type": "string", "pattern": 'a"b'},
+    {"type": "string", "pattern": "a", "maxLength": 3},
+    {"allOf": [{"type": "integer"}, {"minimum": 3}]},
+    {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+    {"type": "object", "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    {"type": "object", "required": ["a"], "additionalProperties": False},
+    {"enum": ["a", "b"], "maxLength": 1},
+    {"properties": {"a": {"if": {}, "then": {}}}},
+]
+
+
+def tool(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **fields}}
+
+
+def called(arguments: str) -> list[dict[str, Any]]:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [USER, {"role": "assistant", "content": None, "tool_calls": [call]}, TOOL]
+
+
+def schema_format(**fields: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", **fields}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        schema = {"items": schema}
+    return schema
+
+
+SAMPLING = [  # for both APIs
+    ({"temperature": 2.1}, "temperature"),
+    ({"temperature": -1}, "temperature"),
+    ({"temperature": "1"}, "temperature"),
+    ({"temperature": float("nan")}, "temperature"),
+    ({"temperature": float("inf")}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_p": 1.1}, "top_p"),
+    ({"top_k": -1}, "top_k"),
+    ({"top_k": 1.5}, "top_k"),
+    ({"min_p": 2}, "min_p"),
+    ({"presence_penalty": 3}, "presence_penalty"),
+    ({"frequency_penalty": -3}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": 1025}, "max_tokens"),
+    ({"max_tokens": 10**30}, "max_tokens"),
+    ({"max_tokens": 10**4000}, "max_tokens"),
+    ({"top_k": -(10**400)}, "top_k"),
+    ({"n": 10**400}, "n"),
+    ({"logit_bias": {"9" * 400: 1}}, "logit_bias"),
+    ({"max_tokens": True}, "max_tokens"),
+    ({"n": 0}, "n"),
+    ({"n": 9}, "n"),
+    ({"seed": -1}, "seed"),
+    ({"seed": 2**63}, "seed"),
+    ({"stop": ""}, "stop"),
+    ({"stop": ["x"] * 17}, "stop"),
+    ({"stop": ["a", 1]}, "stop[1]"),
+    ({"stop": "x" * 257}, "stop"),
+    ({"ignore_eos": "yes"}, "ignore_eos"),
+    ({"priority": "urgent"}, "priority"),
+    ({"model": 1}, "model"),
+    ({"model": "no such/name!"}, "model"),
+    ({"model": ""}, "model"),
+    ({"nonsense": 1}, "nonsense"),
+    ({"x" * 100_000: 1}, "x" * 64),
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+    ({"messages": [TOOL]}, "messages[0].tool_call_id"),
+    ({"messages": [USER | {"tool_call_id": "c"}]}, "messages[0].tool_call_id"),
+    ({"messages": [USER | {"tool_calls": CALLS}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "c"}]}]}, "messages[0].tool_calls[0].type"),
+    ({"messages": [{"role": "assistant", "tool_calls": CALLS * 129}]}, "messages[0].tool_calls"),
+    *(({"messages": called(each)}, "messages[1].tool_calls[0].function.arguments") for each in ARGUMENTS),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [tool(name="no spaces")]}, "tools[0].function.name"),
+    ({"tools": [tool(), tool()]}, "tools"),
+    ({"tools": [tool(name=f"f{i}") for i in range(129)]}, "tools"),
+    ({"tools": [tool(description="x" * 262_145)]}, "tools"),
+    ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters"),
+    ({"tools": [tool(parameters={"not": {}}, strict=True)]}, "tools[0].function.parameters"),
+    ({"tools": [tool()], "tool_choice": NAMED}, "tool_choice"),
+    ({"tools": [tool()], "ignore_eos": True}, "ignore_eos"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": NAMED}, "tool_choice"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.json_schema"),
+    ({"response_format": schema_format(name="no spaces")}, "response_format.json_schema.json_schema.name"),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+    ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ({"response_format": schema_format(schema={"title": "x" * 65_536})}, "response_format"),
+    ({"response_format": schema_format(schema=nested(65))}, "response_format"),
+    ({"response_format": schema_format(schema={"$ref": "https://example.com/schema"})}, "response_format"),
+    ({"response_format": schema_format(schema={"$ref": "#/$defs/none"})}, "response_format"),
+    ({"response_format": schema_format(schema={"properties": [1]})}, "response_format"),
+    ({"response_format": schema_format(schema={"required": [1]})}, "response_format"),
+    *(({"response_format": schema_format(schema=schema, strict=True)}, "response_format") for schema in UNHOLDABLE),
+    ({"structured_outputs": {}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": "a" * 65_537}}, "structured_outputs"),
+    ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs"),
+    ({"structured_outputs": {"choice": ["a"] * 1025}}, "structured_outputs"),
+    ({"structured_outputs": {"json": "{"}}, "structured_outputs"),
+    ({"structured_outputs": {"json": "[" * 100_000}}, "structured_outputs"),
+    ({"structured_outputs": {"json": '{"const": "\\ud800"}'}}, "structured_outputs"),
+    ({"structured_outputs": {"lark": "a"}}, "structured_outputs.lark"),
+    ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"-5": 1}}, "logit_bias"),
+    ({"logit_bias": {"five": 1}}, "logit_bias.five.[key]"),
+    ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
+    ({"messages": [USER] * 1025}, "messages"),
+]
+TIMES = [({"timeout": value}, "timeout") for value in (0, -1, 86_401, "5", float("inf"), float("nan"))]
+CHAT = [
+    ({"max_completion_tokens": 5, "max_tokens": 6}, "max_completion_tokens"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": False, "top_logprobs": 0}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
+    ({"deadline": 5.0}, "deadline"),
+    ({"modalities": ["text", "audio"]}, "modalities"),
+    ({"store": True}, "store"),
+    ({"service_tier": "flex"}, "service_tier"),
+    ({"prompt": "hi"}, "prompt"),
+]
+JOBS = [
+    ({"messages": None, "prompt": ""}, "prompt"),
+    ({"messages": None, "prompt": [1, -1]}, "prompt"),
+    ({"messages": None, "prompt": 5}, "prompt"),
+    ({"messages": None, "prompt": [1.5]}, "prompt"),
+    ({"stream": True}, "stream"),
+    ({"logprobs": True}, "logprobs"),
+    ({"logprobs": -1}, "logprobs"),
+    ({"timeout": 5, "deadline": 2e9}, "deadline"),
+    ({"deadline": 1e9}, "timeout"),
+    ({"deadline": 1e12}, "timeout"),
+]
+
+
+def dump(body: dict) -> bytes:
+    return json.dumps(body).encode()  # writes NaN and Infinity as clients in Python do
+
+
+@pytest.mark.parametrize(("fields", "param"), SAMPLING + TIMES + CHAT)
+async def test_chat_fields(client: httpx.AsyncClient, fields: dict, param: str) -> None:
+    """Given a wrong field, expect OpenAI's error object that names it."""
+    response = await client.post("/v1/chat/completions", content=dump(chat(**fields)), headers=JSON)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(("fields", "param"), SAMPLING + TIMES + JOBS)
+async def test_job_fields(client: httpx.AsyncClient, fields: dict, param: str) -> None:
+    """Given a wrong field, expect a problem that names it."""
+    response = await client.post("/v1/jobs", content=dump(chat(**fields)), headers=JSON)
+    assert response.status_code == 400, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["param"] == param
+    assert (problem["type"], problem["title"], problem["status"]) == ("about:blank", "Bad Request", 400)
+    assert problem["instance"] == "/v1/jobs"
+
+
+async def test_asking_for_nothing(client: httpx.AsyncClient, backend: Backend) -> None:
+    """Given fields we lack at values that ask for nothing, expect the request queued."""
+    nothing = {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "logprobs": False}
+    harmless = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "stop": None,
+        "n": None,
+    }
+    response = await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x", "stop": None})
+    assert response.status_code == 202
+    request = httpx.Request("POST", "http://localhost", json=chat(**nothing, **harmless))
+    from shared.schemas.openai.chat import ChatRequest
+
+    assert ChatRequest.model_validate_json(request.content).to_request("t", stream=False).params.n == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/jobs"])
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "code"),
+    [
+        (b"{", JSON, 400, "malformed_body"),
+        (b"", JSON, 400, "malformed_body"),
+        (b"\xff\xfe", JSON, 400, "malformed_body"),
+        (b'"\\ud800"', JSON, 400, "malformed_body"),
+        (b"[" * 100_000, JSON, 400, "malformed_body"),
+        (b"[]", JSON, 400, "invalid_request"),
+        (b"null", JSON, 400, "invalid_request"),
+        (b"{}", {}, 415, "unsupported_media_type"),
+        (b"{}", {"content-type": "text/plain"}, 415, "unsupported_media_type"),
+        (b"{}", {"content-type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
+        (b"{}" + b" " * 2**22, JSON, 413, "payload_too_large"),
+    ],
+)
+async def test_bodies(client, path: str, content: bytes, headers: dict, status: int, code: str) -> None:
+    """Given a body that is no JSON object, or too large, expect its status in the API's shape."""
+    response = await client.post(path, content=content, headers=headers)
+    assert response.status_code == status, response.text
+    found = response.json()
+    assert found.get("error", found)["code"] == code
+
+
+async def test_chunked_body_over_the_limit(api: str) -> None:
+    """Given a body without a length, if it grows over the limit, expect 413 as it comes."""
+
+    async def endless():
+        for _ in range(100):
+            yield b" " * 2**16
+
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
+        response = await http.post("/v1/chat/completions", content=endless(), headers=JSON)
+        assert response.status_code == 413
+        assert response.json()["error"]["code"] == "payload_too_large"
+        assert response.headers["x-request-id"]
+
+
+async def test_context_bound(client: httpx.AsyncClient) -> None:
+    """Given max_tokens over the context, expect both numbers told."""
+    response = await client.post("/v1/chat/completions", json=chat(max_tokens=2000))
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert "2000" in response.text
+    assert "1024" in response.text
+
+
+async def test_log_bound(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """Given n choices that together overflow an answer's log, expect a 400 that names max_tokens."""
+    app = create_app(settings.model_copy(update={"log_tokens": 100}), backend)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        response = await http.post("/v1/chat/completions", json=chat(max_tokens=51, n=2))
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "max_tokens")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("PUT", "/v1/jobs", 405),
+        ("POST", "/v1/models", 405),
+        ("POST", "/health", 405),
+    ],
+)
+async def test_routes(client: httpx.AsyncClient, method: str, path: str, status: int) -> None:
+    """Given a wrong path or method, expect the API's shape, a request id and the security headers."""
+    response = await client.request(method, path)
+    assert response.status_code == status
+    openai = path.startswith("/v1/") and not path.startswith("/v1/jobs")
+    assert ("error" in response.json()) == openai
+    assert response.headers["x-request-id"]
+    assert response.headers["x-content-type-options"] == "nosniff"
+    if status == 405:
+        assert response.headers["allow"]
+
+
+async def test_unexpected_failure(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a bug, expect a 500 in the API's shape without its insides, and the log told."""
+
+    class Broken:
+        def __getattr__(self, name: str):
+            raise ZeroDivisionError("a secret")
+
+    logged = CapturingLogger()
+    monkeypatch.setattr("producer_api.observability.request_log.log", logged)
+    app = create_app(settings, backend)
+    app.state.context.gateway._token_log = Broken()
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        response = await http.post("/v1/chat/completions", json=chat())
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+    assert "secret" not in response.text
+    assert [call.method_name for call in logged.calls] == ["exception", "info"]
+
+
+async def test_too_many_connections(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """Given a bound of one open request, if a second comes, expect 503 with Retry-After."""
+    narrow = settings.model_copy(update={"max_connections": 1})
+    async with serving(narrow, backend) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
+        job_id = (await http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).json()["id"]
+        async with http.stream("GET", f"/v1/jobs/{job_id}/events"):
+            refused = await http.get("/v1/models")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
+NAMES = [
+    *chat(),
+    "temperature",
+    "n",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "structured_outputs",
+    "logit_bias",
+]
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+BODIES = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), ANY_JSON, max_size=6)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=BODIES)
+def test_fuzzed_bodies(body: dict) -> None:
+    """Given any JSON object, expect it to be either a draft or a refusal of ours, never a crash."""
+    from pydantic import ValidationError
+
+    from shared.errors import HeadraceError
+    from shared.schemas.native.jobs import JobRequest
+    from shared.schemas.openai.chat import ChatRequest
+    from shared.schemas.parsing import InvalidFields
+    from shared.validation.request_limits import Limits, check_request
+
+    for schema in (ChatRequest, JobRequest):
+        for content in (dump(body), dump(chat(**body))):
+            try:
+                parsed = schema.model_validate_json(content)
+                draft = parsed.to_request("t", stream=True) if schema is ChatRequest else parsed.to_request("t")
+                check_request(draft, Limits())
+            except ValidationError as error:
+                assert InvalidFields.of(error).status == 400
+            except HeadraceError as error:
+                assert error.status == 400
+
+
+def test_import_hygiene(tmp_path: Path) -> None:
+    """Given a fresh interpreter, if the front end is imported, expect no engine in it."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, producer_api.server, producer_api.app;"
+        "heavy = ('torch', 'transformers', 'tokenizers', 'numpy', 'workers', 'headrace');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S
+    )
+    assert found.stdout.strip() == "[]"

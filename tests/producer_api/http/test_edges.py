@@ -1,0 +1,328 @@
+"""What a client may send, and how slowly, before it is known: over a socket, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+import pytest
+
+from producer_api.app import create_app
+from producer_api.http import protocol
+from shared.backend import Backend
+from shared.protocol import RequestState
+from shared.settings import Settings
+from tests.producer_api.conftest import ScriptedWorker, calling, chat, serving
+from tests.support.waiting import LIMIT_S, ticking
+
+HEAD, BODY, MARGIN = 0.4, 0.4, 1.0  # seconds
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    bounds = {"head_timeout": HEAD, "body_timeout": BODY, "max_header_bytes": 4096, "max_headers": 20}
+    return settings.model_copy(update=bounds)
+
+
+def asking(**fields: object) -> bytes:
+    """A small chat request, byte for byte."""
+    body = json.dumps(chat(**fields)).encode()
+    return POST + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.fixture
+async def port(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[int]:
+    monkeypatch.setattr(protocol, "MARGIN", MARGIN)
+    monkeypatch.setattr(protocol, "LINGER", 0.2)
+    async with serving(settings, backend) as url:
+        yield int(url.rsplit(":", 1)[1])
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def trickle(port: int, begin: bytes, piece: bytes) -> tuple[float, bytes]:
+    """Sends `begin`, then a `piece` every 20 ms, until the server ends it; the seconds, and what it said.
+
+    The seconds are those of the event loop, which the server shares.
+    """
+    told = bytearray()
+    async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer), ticking() as ticks:
+        hearing = asyncio.create_task(hear(reader, told))
+        writer.write(begin)
+        while not hearing.done():
+            writer.write(piece)
+            await asyncio.sleep(0.02)
+        return ticks.seconds, bytes(told)
+
+
+async def hear(reader: asyncio.StreamReader, told: bytearray) -> None:
+    """Read to the end, or until the connection is reset: the server closes it while bytes still come."""
+    with contextlib.suppress(ConnectionResetError):
+        while data := await reader.read(65_536):
+            told += data
+
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(b"G", b"", id="a letter"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\na: ", b"a", id="a header by letters"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\n", b"a: b\r\n", id="headers"),
+        pytest.param(b"", b"\r\n", id="empty lines"),
+        pytest.param(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"\r\n", id="empty lines after a request"),
+        pytest.param(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"G", id="letters after a request"),
+    ],
+)
+async def test_a_head_that_does_not_end(port: int, begin: bytes, piece: bytes) -> None:
+    """Given a client that goes on with its head for ever, expect it given up after the time for it."""
+    took, _ = await trickle(port, begin, piece)
+    assert took < HEAD * 3
+
+
+async def test_a_body_that_does_not_end(port: int) -> None:
+    """Given a body by letters, expect 400 in the API's shape where it is read, and the end in any case."""
+    took, told = await trickle(port, POST + b"content-length: 100000\r\n\r\n{", b" ")
+    assert took < (BODY + MARGIN) * 1.5
+    assert b"400 Bad Request" in told
+    assert b"malformed_body" in told
+    form = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+    took, _ = await trickle(port, form + b"content-length: 100000\r\n\r\n--b\r\n", b"a")
+    assert took < (BODY + MARGIN) * 1.5
+    took, told = await trickle(port, POST.replace(b"POST", b"DELETE") + b"content-length: 100000\r\n\r\n", b" ")
+    assert b"405 Method Not Allowed" in told, "nobody reads its body"
+    assert took < (BODY + MARGIN) * 1.5
+
+
+async def test_a_large_body_may_take_its_time(port: int) -> None:
+    """Given an upload that takes several times the limit, at a good rate, expect it taken."""
+    content = b"x" * 2**20
+    form = (
+        b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+        b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n' + content + b"\r\n--b--\r\n"
+    )
+    head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    head += b"content-type: multipart/form-data; boundary=b\r\n"
+    async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
+        writer.write(head + b"content-length: %d\r\n\r\n" % len(form))
+        step = len(form) // 40
+        for start in range(0, len(form), step):
+            writer.write(form[start : start + step])
+            await writer.drain()
+            await asyncio.sleep(BODY / 10)
+        assert b"200 OK" in await reader.read()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"a: b\r\n" * 30 + b"\r\n", id="many"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 5000 + b"\r\n\r\n", id="one long value"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"a" * 5000 + b": b\r\n\r\n", id="one long name"),
+        pytest.param(b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n", id="a long path"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 10**6, id="a value without an end"),
+        pytest.param(b"GET /" + b"a" * 10**6, id="a path without an end"),
+    ],
+)
+async def test_a_flood_of_headers(port: int, head: bytes) -> None:
+    """Given more headers, or larger ones, than are allowed, expect 431 at once, with an id, and the end."""
+    async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
+        writer.write(head)
+        told = (await reader.read()).lower()
+    assert told.startswith(b"http/1.1 431 ")
+    assert b'"code":"header_too_large"' in told
+    assert b"x-request-id: " in told
+    assert b"connection: close" in told
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        pytest.param(b"0\r\n", b"a: b\r\n" * 10, id="headers after the body"),
+        pytest.param(b"0\r\na: ", b"b" * 1000, id="a long header after the body"),
+        pytest.param(b"1;a=", b"b" * 1000, id="a chunk's extension"),
+    ],
+)
+async def test_a_flood_after_the_head(port: int, begin: bytes, piece: bytes) -> None:
+    """Given what holds memory and is no body, expect the end before its time is over."""
+    took, _ = await trickle(port, POST + b"transfer-encoding: chunked\r\n\r\n" + begin, piece)
+    assert took < BODY
+
+
+async def test_good_clients_are_left_alone(port: int, worker: ScriptedWorker) -> None:
+    """Given many requests over one connection, some at once, expect each answered, whatever they add up to."""
+    async with connected(port) as (reader, writer):
+        request = b"GET /health HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 2000 + b"\r\n\r\n"
+        for _ in range(20):
+            writer.write(request * 3)
+            for _ in range(3):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                await reader.readexactly(len(b'{"status":"ok"}'))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as http:
+        asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat()))
+        job = await worker.take()
+        await asyncio.sleep(HEAD + BODY)  # an answer may take longer than any of the limits
+        await job.say("slow")
+        await job.end()
+        assert (await asked).json()["choices"][0]["message"]["content"] == "slow"
+
+
+async def test_what_is_not_http(port: int) -> None:
+    """Given bytes that are no request, expect 400 in our words."""
+    for data in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\nx\r\n\r\n"):
+        async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
+            writer.write(data)
+            told = await reader.read()
+        assert told.startswith(b"HTTP/1.1 400 ")
+        assert b'"code":"invalid_request"' in told
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"zz\r\n", b"-1\r\n", b"5\r\nabcdefgh", b"ffffffffffffffffff\r\n", b"1;\0\r\n", b"\r\n"]
+)
+async def test_a_bad_chunk_is_answered_with_400(port: int, chunk: bytes) -> None:
+    for begin in (POST, POST.replace(b"/v1/chat/completions", b"/v1/files")):
+        async with asyncio.timeout(5), connected(port) as (reader, writer):
+            writer.write(begin + b"transfer-encoding: chunked\r\n\r\n")
+            await writer.drain()
+            writer.write(b"2\r\n{ \r\n" + chunk)
+            told = await reader.read()
+        assert told.startswith(b"HTTP/1.1 4"), told
+        assert told.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_request_before_garbage_is_answered(port: int, worker: ScriptedWorker) -> None:
+    async with asyncio.timeout(10), connected(port) as (reader, writer):
+        writer.write(asking() + b"\x16\x03 garbage\r\n\r\n")
+        await worker.answer("a", "b")
+        told = await reader.read()
+    assert told.startswith(b"HTTP/1.1 200 ")
+    assert b'"content":"ab"' in told
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_client_that_half_closes_is_answered(
+    port: int, worker: ScriptedWorker, stream: bool, version: bytes
+) -> None:
+    async with asyncio.timeout(10), connected(port) as (reader, writer):
+        writer.write(asking(stream=stream).replace(b"HTTP/1.1", b"HTTP/" + version, 1))
+        job = await worker.take()
+        await job.say("a")
+        begun = await reader.readuntil(b'content":"a"') if stream else b""
+        writer.write_eof()
+        await asyncio.sleep(protocol.PEER_LOOK_S * 2)  # nothing tells when the server has seen the end
+        await job.say("b")
+        await job.end()
+        told = begun + await reader.read()
+    assert b"HTTP/1.1 200 OK" in told
+    assert told.endswith(b"data: [DONE]\n\n" if version == b"1.0" else b"0\r\n\r\n") or not stream
+    assert (b'"content":"b"' if stream else b'"content":"ab"') in told
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_client_that_closes_wholly_cancels(
+    port: int, backend: Backend, worker: ScriptedWorker, stream: bool, begun: bool
+) -> None:
+    async with asyncio.timeout(10):
+        async with connected(port) as (reader, writer):
+            writer.write(asking(stream=stream))
+            job = await worker.take()
+            if begun:
+                await job.say("a")
+            if begun and stream:
+                await reader.readuntil(b'content":"a"')
+        while True:
+            record = await backend.token_log.record(job.request.id)
+            if record is None or record.state is RequestState.CANCELLED:
+                break
+            await asyncio.sleep(0.02)
+
+
+async def test_http_1_0_gets_a_stream_without_chunks(port: int, worker: ScriptedWorker) -> None:
+    async with asyncio.timeout(10), connected(port) as (reader, writer):
+        writer.write(asking(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        await worker.answer("a", "b")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    assert all(line.startswith((b"data: ", b"id: ", b": ")) for line in body.split(b"\n") if line)
+    assert body.endswith(b"data: [DONE]\n\n")
+    for ask, status in ((b"GET /health", b"200"), (b"HEAD /health", b"405"), (b"GET /absent", b"404")):
+        async with asyncio.timeout(10), connected(port) as (reader, writer):
+            writer.write(ask + b" HTTP/1.0\r\nhost: localhost\r\n\r\n")
+            told = await reader.read()
+        assert told.split()[1] == status
+        assert b"transfer-encoding" not in told.lower()
+
+
+@pytest.mark.parametrize("boundary", [b"b" * 20_000, b"b" * 257, b'"\xff"', b'"a b"', b'""'])
+async def test_an_odd_boundary_is_refused(settings: Settings, backend: Backend, boundary: bytes) -> None:
+    head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary="
+    wide = settings.model_copy(update={"max_header_bytes": 32_768})
+    async with serving(wide, backend) as url, asyncio.timeout(5), connected(int(url.rsplit(":", 1)[1])) as ends:
+        reader, writer = ends
+        writer.write(head + boundary + b"\r\nconnection: close\r\ncontent-length: 2\r\n\r\nab")
+        told = await reader.read()
+    assert told.startswith(b"HTTP/1.1 4"), told
+
+
+async def test_other_sites_pages(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """Given pages of other sites, expect them let in only where the settings name them, also to their refusals."""
+    asks = {"origin": "https://app.test", "access-control-request-method": "POST"}
+    given = settings.model_copy(update={"auth": True, "cors_origins": "https://app.test, https://b.test"})
+    for each, allowed in ((settings, None), (given, "https://app.test")):
+        app = create_app(each, backend)
+        async with calling(app) as client:
+            before = await client.options("/v1/chat/completions", headers=asks)
+            assert before.headers.get("access-control-allow-origin") == allowed
+            assert before.status_code == (200 if allowed else 405)
+            refused = await client.get("/v1/models", headers={"origin": "https://app.test"})
+            assert refused.headers.get("access-control-allow-origin") == allowed
+            assert "access-control-allow-credentials" not in refused.headers
+            other = await client.get("/v1/models", headers={"origin": "https://evil.test"})
+            assert "access-control-allow-origin" not in other.headers
+        await app.state.context.close()
+
+
+async def test_more_connections_than_are_taken(
+    settings: Settings, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given connections over the bound, expect a few told so in our words, others closed, and the first served."""
+    monkeypatch.setattr("producer_api.server.HEADROOM", 1)
+    monkeypatch.setattr(protocol, "SPARE", 1)
+    ask = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    async with (
+        asyncio.timeout(LIMIT_S),
+        serving(settings.model_copy(update={"max_connections": 1}), backend) as url,
+        AsyncExitStack() as stack,
+    ):
+        made = [await stack.enter_async_context(connected(int(url.rsplit(":", 1)[1]))) for _ in range(4)]
+        for _, writer in reversed(made[:3]):
+            writer.write(ask)
+        first, second, third, fourth = (reader for reader, _ in made)
+        assert await fourth.read() == b""
+        told = await third.read()
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert b'"code":"unavailable"' in told
+        assert b"retry-after: 1" in told
+        for reader in (first, second):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")

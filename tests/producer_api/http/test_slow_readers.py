@@ -1,0 +1,59 @@
+"""Readers that do not read: what each costs the API is bounded, however long the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import httpx
+import psutil
+import pytest
+
+from shared.protocol import Token, TokenEvent
+from shared.redis.embedded import EmbeddedServer
+from shared.token_log.interface import Append
+from tests.producer_api.conftest import PROMPT_TOKENS, Job, ScriptedWorker
+from tests.producer_api.test_server import MIB, running
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
+
+READERS = 20
+EVENTS, TEXT = 5_000, "x" * 1_000
+MOST = 2 * MIB  # of one stalled reader: a page of the log, the live messages, the socket's buffer
+
+
+def stalled(port: int, job_id: str) -> socket.socket:
+    """A reader of a job that asks and then takes nothing."""
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    reader.connect(("127.0.0.1", port))
+    reader.sendall(b"GET /v1/jobs/%b/events HTTP/1.1\r\nhost: localhost\r\n\r\n" % job_id.encode())
+    return reader
+
+
+async def write_all(job: Job) -> None:
+    for start in range(job.seq, job.seq + EVENTS, 500):
+        events = [TokenEvent(seq, (Token(0, seq, TEXT),)) for seq in range(start, start + 500)]
+        written = await job.backend.token_log.append([Append(job.lease, event, PROMPT_TOKENS) for event in events])
+        assert all(written)
+    job.seq += EVENTS
+    await job.end()
+
+
+@pytest.mark.slow
+async def test_memory_of_stalled_readers_is_bounded(valkey: EmbeddedServer, worker: ScriptedWorker) -> None:
+    """Given readers that take nothing of a long answer, Expect less memory for all than the answer has for two."""
+    with running(valkey) as (process, url):
+        port = int(url.rsplit(":", 1)[1])
+        async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
+            job_id = (await http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).json()["id"]
+            job = await worker.take()
+            before = psutil.Process(process.pid).memory_info().rss
+            readers = [stalled(port, job_id) for _ in range(READERS)]
+            whole = asyncio.create_task(http.get(f"/v1/jobs/{job_id}/events"))
+            await write_all(job)
+            assert (await whole).text.count("event: token") == EVENTS, "a reader that reads gets all of it"
+            grown = psutil.Process(process.pid).memory_info().rss - before
+        for reader in readers:
+            reader.close()
+    assert grown < READERS * MOST

@@ -1,0 +1,163 @@
+"""Limits under fire: API processes on one server, asked at once for more than is allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from shared.accounts.database import Database
+from shared.accounts.tables import usage
+from shared.backend import Backend
+from shared.redis import keys
+from shared.redis.embedded import EmbeddedServer
+from shared.runtime.sockets import free_ports
+from shared.settings import load
+from tests.producer_api.conftest import PROMPT_TOKENS, ScriptedWorker
+from tests.support.fakes import MODEL
+from tests.support.ledger_clock import Clock, clocked_script
+from tests.support.waiting import LIMIT_S
+
+PROCESSES, CALLERS, EACH = 2, 6, 10  # together more requests than are allowed
+AMOUNT, HOUR_S = 100, 3600
+# what each strategy lets through of such a volley, at four times half an hour apart
+ALLOWED = {
+    "fixed-window": [AMOUNT, 0, AMOUNT, 0],
+    "sliding-window-counter": [AMOUNT, 0, 0, AMOUNT // 2],
+    "moving-window": [AMOUNT, 0, AMOUNT, 0],
+    "token-bucket": [AMOUNT, AMOUNT // 2, AMOUNT // 2, AMOUNT // 2],
+}
+# what a dead process was to write is another's 3 s later, not 30
+RUN = """
+import os
+from pathlib import Path
+from shared.ledger import store
+store.WRITE_LEASE = 3.0
+store.SCRIPT = Path(os.environ.pop("LEDGER_SCRIPT", store.SCRIPT))
+from producer_api.gateway import patience
+patience.PATIENCE = 60.0
+from headrace.cli.main import main
+main()
+"""
+JOB = {"model": MODEL, "prompt": "x", "max_tokens": 1}
+
+
+async def volley(asked: list[Replica]) -> Counter[int]:
+    """Every caller's requests, one after another, all callers at once: how often each status came."""
+
+    async def ask(http: httpx.AsyncClient) -> list[int]:
+        return [(await http.post("/v1/jobs", json=JOB)).status_code for _ in range(EACH)]
+
+    found = await asyncio.gather(*(ask(each.http) for each in asked for _ in range(CALLERS)))
+    return Counter(status for statuses in found for status in statuses)
+
+
+@dataclass
+class Replica:
+    """An API process, and its client."""
+
+    process: subprocess.Popen[bytes]
+    http: httpx.AsyncClient
+
+
+@asynccontextmanager
+async def replicas(
+    valkey: EmbeddedServer, folder: Path, count: int, environment: dict[str, str], **more: str
+) -> AsyncIterator[list[Replica]]:
+    """API processes, with `more` settings by their names in capitals, and more environment."""
+    place = {"REDIS_URL": valkey.url, "DATA_DIR": str(folder), "MODEL": MODEL, "LOG_LEVEL": "error"}
+    bounds = {"QUEUE_DEPTH": "9999", "TENANT_QUEUE_DEPTH": "9999", "REDIS_TIMEOUT": "30"}
+    settings = {**place, **bounds, **more}
+    environment = {**os.environ, **environment, **{f"HEADRACE_{name}": value for name, value in settings.items()}}
+    ports = free_ports("127.0.0.1", count)
+    command = [sys.executable, "-c", RUN, "api", "--port"]
+    made = [
+        Replica(
+            subprocess.Popen([*command, str(port)], env=environment),
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S),
+        )
+        for port in ports
+    ]
+    try:
+        await asyncio.gather(*(healthy(each.http) for each in made))
+        yield made
+    finally:
+        for each in made:
+            await each.http.aclose()
+            each.process.kill()
+            each.process.wait()
+
+
+async def healthy(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            try:
+                await http.get("/health")
+            except httpx.ConnectError:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ALLOWED)
+async def test_processes_together_let_through_exactly_what_is_allowed(
+    valkey: EmbeddedServer, backend: Backend, tmp_path: Path, strategy: str
+) -> None:
+    """Given processes that are asked at once for more than is allowed, Expect not one more, and not one less."""
+    clock = Clock(backend)
+    await clock.advance(0)
+    plan = json.dumps({"free": {"requests": f"{AMOUNT}/hour"}})
+    limits = {"PLANS": plan, "DEFAULT_PLAN": "free", "RATE_LIMIT_STRATEGY": strategy, "RATE_LIMIT_TIMEOUT": "30"}
+    script = {"LEDGER_SCRIPT": str(clocked_script(tmp_path))}
+    admitted = []
+    async with replicas(valkey, tmp_path, PROCESSES, script, **limits) as asked:
+        for _ in range(4):
+            statuses = await volley(asked)
+            assert set(statuses) <= {202, 429}
+            admitted.append(statuses[202])
+            await clock.advance(HOUR_S / 2)
+    assert admitted == ALLOWED[strategy]
+    assert await backend.redis.hlen(keys.LEDGER[0]) == sum(admitted)
+
+
+@pytest.mark.slow
+async def test_no_usage_is_lost_or_counted_twice_when_processes_are_killed(
+    valkey: EmbeddedServer, backend: Backend, tmp_path: Path
+) -> None:
+    """Given answers that end while API processes are killed, Expect each request's tokens in one row."""
+    worker = ScriptedWorker(backend)
+    await worker.announce()
+    asked: dict[str, int] = {}
+
+    async def answer(replica: Replica, times: int) -> None:
+        for number in range(times):
+            job = (await replica.http.post("/v1/jobs", json=JOB)).json()["id"]
+            asked[job] = number % 5 + 1
+            await worker.answer(*"abcde"[: asked[job]])
+
+    async with replicas(valkey, tmp_path, 4, {}) as processes:
+        first, second, third, last = processes
+        for replica, times in ((first, 40), (second, 7), (third, 20)):
+            await answer(replica, times)
+            replica.process.kill()  # some of its ends are settled, some are written, and some were not heard of
+        await answer(last, 10)
+        async with asyncio.timeout(LIMIT_S):
+            while await backend.redis.exists(*keys.LEDGER):
+                await asyncio.sleep(0.1)
+
+    async with Database.of(load({"data_dir": tmp_path}).settings) as database, database.reading() as connection:
+        rows = (await connection.execute(select(usage))).mappings().all()
+    assert {row["request_id"]: row["completion_tokens"] for row in rows} == asked
+    assert {row["prompt_tokens"] for row in rows} == {PROMPT_TOKENS}

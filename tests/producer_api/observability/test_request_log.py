@@ -1,0 +1,163 @@
+"""The request log: one line for each request, whatever became of it, and nothing of what was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from shared.backend import Backend
+from shared.settings import Settings
+from tests.producer_api.conftest import PROMPT_TOKENS, Job, ScriptedWorker, chat
+from tests.support.fakes import MODEL
+from tests.support.metered import changed, metered
+from tests.support.waiting import LIMIT_S
+
+JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+HEADERS = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "x-request-id": "mine"}
+CANARY = "canary-71c"
+
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with structlog.testing.capture_logs() as found:
+        yield found
+
+
+def told(lines: Lines, job: str) -> Lines:
+    """What was told of one answer, beside how it was submitted."""
+    return [line for line in lines if line.get("job") == job and line.get("status") != 202]
+
+
+async def test_a_stream_is_told_at_its_end(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines
+) -> None:
+    async with metered(settings, backend) as api:
+        going = asyncio.create_task(api.http.post("/v1/chat/completions/stream", json=chat(), headers=HEADERS))
+        job = (await worker.answer("a", "b")).id
+        await going
+        await api.settled()
+
+    [line] = told(lines, job)
+    assert line["event"] == "request"
+    times = [line.pop(name) for name in ("queue_seconds", "first_token_seconds", "seconds")]
+    assert times == sorted(times)
+    expected = {
+        "request_id": "mine",
+        "trace_id": TRACE,
+        "tenant": "default",
+        "model": MODEL,
+        "route": "/v1/chat/completions/stream",
+        "status": 200,
+        "prompt_tokens": PROMPT_TOKENS,
+        "completion_tokens": 2,
+        "finish": "stop",
+    }
+    assert line.items() >= expected.items()
+
+
+async def test_a_job_is_told_at_its_end_once(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines
+) -> None:
+    async with metered(settings, backend) as api, metered(settings, backend) as other:
+        job = (await api.http.post("/v1/jobs", json=JOB, headers=HEADERS)).json()["id"]
+        assert [line["status"] for line in lines if line.get("job") == job] == [202]
+        await worker.answer("a", "b")
+        await asyncio.gather(api.settled(), other.sweep(), api.sweep())
+
+    [line] = told(lines, job)
+    expected = {
+        "event": "request_ended",
+        "request_id": "mine",
+        "trace_id": TRACE,
+        "tenant": "default",
+        "model": MODEL,
+        "state": "completed",
+        "finish": "stop",
+        "prompt_tokens": PROMPT_TOKENS,
+        "completion_tokens": 2,
+    }
+    assert line.items() >= expected.items()
+    assert 0 <= line["queue_seconds"] <= line["first_token_seconds"] <= line["seconds"]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_a_client_that_leaves(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines, key: str | None
+) -> None:
+    """Expect one line where its leaving ends the answer, and another at the end of one that goes on."""
+    headers = {} if key is None else {"idempotency-key": key}
+    async with metered(settings, backend) as api:
+        working = asyncio.create_task(begin(worker))
+        async with api.http.stream("POST", "/v1/chat/completions/stream", json=chat(), headers=headers) as response:
+            await anext(response.aiter_lines())
+        work = await working
+        await left(lines, work.request.id)
+        if key is not None:
+            await work.end()
+        await api.settled()
+
+    seen = [(line["event"], line.get("status"), line.get("finish")) for line in told(lines, work.request.id)]
+    if key is None:
+        assert seen == [("request", 499, "abandoned")]
+    else:
+        assert seen == [("request", 499, None), ("request_ended", None, None)]
+
+
+async def begin(worker: ScriptedWorker) -> Job:
+    work = await worker.take()
+    await work.say("a")
+    return work
+
+
+async def left(lines: Lines, job: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not told(lines, job):
+            await asyncio.sleep(0.01)
+
+
+async def test_the_end_of_a_chat_whose_process_died_is_told(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines
+) -> None:
+    async with metered(settings, backend, settling=False) as dead:
+        going = asyncio.create_task(dead.http.post("/v1/chat/completions", json=chat()))
+        work = await worker.take()
+        await work.end()
+        await going
+        async with metered(settings, backend, settling=False) as other:
+            lines.clear()  # that of the HTTP request was never written
+            await other.sweep()
+    [line] = told(lines, work.request.id)
+    assert (line["event"], line["state"]) == ("request_ended", "completed")
+
+
+@pytest.mark.parametrize(("most", "shown"), [(0, None), (14, "user: canary-7"), (1000, f"user: {CANARY}")])
+async def test_prompts_are_told_only_if_asked_for(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines, most: int, shown: str | None
+) -> None:
+    messages = [{"role": "user", "content": CANARY}]
+    async with metered(changed(settings, log_prompts=most), backend) as api:
+        job = (await api.http.post("/v1/jobs", json={"model": MODEL, "messages": messages})).json()["id"]
+        await worker.answer("a")
+        await api.settled()
+    [line] = [line for line in lines if line.get("job") == job and line.get("status") == 202]
+    assert line.get("prompt") == shown
+    assert CANARY not in str([each for each in lines if each is not line])
+
+
+@pytest.mark.parametrize(
+    "given", ["", "00-xyz", f"00-{TRACE}-00f067aa0ba902b7", f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-{TRACE}\n"]
+)
+async def test_a_trace_that_is_none_is_not_told(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines, given: str
+) -> None:
+    async with metered(settings, backend, settling=False) as api:
+        await api.http.get("/health", headers={"traceparent": given.strip()})
+    [line] = [line for line in lines if line.get("route") == "/health"]
+    assert "trace_id" not in line

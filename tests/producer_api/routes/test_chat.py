@@ -1,0 +1,297 @@
+"""OpenAI's API through OpenAI's own package, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from shared.backend import Backend
+from shared.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from shared.protocol import ErrorInfo, FinishReason, PriorityClass, RequestState, Token, TokenLogprobs
+from shared.settings import Settings
+from tests.producer_api.conftest import ScriptedWorker, chat, frames, serving
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
+
+QUEUES = ("redis", "kafka")
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+async def sdk(api: str):
+    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+async def test_whole_answer(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given a worker, if a chat is asked for whole, expect OpenAI's object with exact usage."""
+    asked = asyncio.create_task(
+        sdk.chat.completions.create(model=MODEL, messages=MESSAGES, seed=0, temperature=0.5)
+    )
+    request = await worker.answer("Hel", "lo", " world")
+    answer = await asked
+    assert answer.object == "chat.completion"
+    assert answer.id == "chatcmpl-" + request.id.removeprefix("req_")
+    assert answer.model == MODEL
+    assert answer.choices[0].message.content == "Hello world"
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].finish_reason == "stop"
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (5, 3, 8)
+    assert request.params.seed == 0, "0 is a seed"
+    assert request.params.temperature == 0.5
+    assert request.priority is PriorityClass.INTERACTIVE
+    assert request.created_at > 0
+
+
+async def test_silence_in_the_midst_of_an_answer(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
+    """Given a stream that is silent for some keepalives after its first token, expect the package to read on."""
+    quick = settings.model_copy(update={"keepalive": 0.05})
+    async with (
+        serving(quick, backend) as url,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as sdk,
+        httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
+    ):
+        asked = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))
+        job = await worker.take()
+        await job.say("a")
+        stream = await asked
+        async with http.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as witness:
+            silences = [frame async for frame in until_silent(frames(witness), 4)]
+        await job.say("b")
+        await job.end()
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+    assert (len(silences), text) == (4, "ab")
+
+
+async def until_silent(found: AsyncIterator[dict[str, str]], times: int) -> AsyncIterator[dict[str, str]]:
+    """As many keepalives, which take as long for every other stream."""
+    seen = 0
+    async for frame in found:
+        if frame == {"": "keepalive"}:
+            seen += 1
+            yield frame
+        if seen == times:
+            return
+
+
+def test_sync_client(valkey, settings: Settings) -> None:
+    """Given the blocking client, if it streams, expect the same text."""
+
+    def ask(url: str) -> str:
+        with (
+            OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as blocking,
+            blocking.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True) as stream,
+        ):
+            return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    async def run() -> str:
+        backend = Backend.open(settings)
+        worker = ScriptedWorker(backend)
+        async with serving(settings, backend) as url:
+            asked = asyncio.create_task(asyncio.to_thread(ask, url))
+            await worker.answer("a", "b", "c")
+            text = await asked
+        await backend.close()
+        return text
+
+    assert asyncio.run(run()) == "abc"
+
+
+async def test_stream(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given a stream, if tokens come, expect each while the answer is still being made, then the usage."""
+    opening = asyncio.create_task(
+        sdk.chat.completions.create(
+            model=MODEL, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    job = await worker.take()
+    await job.say("one")
+    stream = await opening
+    first = await anext(stream)
+    assert first.choices[0].delta.role == "assistant"
+    assert first.choices[0].delta.content == ""
+    second = await anext(stream)
+    assert second.choices[0].delta.content == "one"
+    assert second.object == "chat.completion.chunk"
+    assert second.usage is None
+    await job.write(Token(0, 1, ""), Token(0, 2, " two"), Token(0, 3, "", FinishReason.LENGTH))
+    await job.end()
+    rest = [chunk async for chunk in stream]
+    assert rest[0].choices[0].delta.content == " two"
+    assert rest[1].choices[0].finish_reason == "length"
+    assert rest[1].choices[0].delta.content is None
+    assert rest[2].choices == []
+    assert rest[2].usage.completion_tokens == 4
+    assert len(rest) == 3
+    assert {chunk.id for chunk in rest} == {first.id}
+
+
+async def test_choices(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given n = 2, if both choices grow in turn, expect each under its index, streamed and whole."""
+    whole = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, n=2))
+    await worker.answer("x", "y", n=2)
+    assert [(c.index, c.message.content, c.finish_reason) for c in (await whole).choices] == [
+        (0, "xy", "stop"),
+        (1, "xy", "stop"),
+    ]
+    opening = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, n=2, stream=True))
+    await worker.answer("x", "y", n=2)
+    texts, roles, reasons = {0: "", 1: ""}, [], []
+    async for chunk in await opening:
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        roles += [choice.index] * (choice.delta.role == "assistant")
+        reasons += [choice.index] * (choice.finish_reason == "stop")
+    assert texts == {0: "xy", 1: "xy"}
+    assert roles == [0, 1]
+    assert reasons == [0, 1]
+
+
+async def test_wire_format(api: str, worker: ScriptedWorker) -> None:
+    """Given the route that always streams, if it is read raw, expect frames with ids, then [DONE]."""
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as raw:
+        answering = asyncio.create_task(worker.answer("a", "b"))
+        async with raw.stream("POST", "/v1/chat/completions/stream", json=chat()) as response:
+            assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+            assert response.headers["x-request-id"]
+            found = [frame async for frame in frames(response)]
+        await answering
+    assert found[-1]["data"] == "[DONE]"
+    assert [frame["id"] for frame in found if "id" in frame] == ["0", "1", "2"]
+    chunk = json.loads(found[0]["data"])
+    assert list(chunk) == ["id", "created", "model", "choices", "object", "system_fingerprint"]
+
+
+async def test_worker_refuses(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given a prompt that only the worker can measure, if it is too long, expect a real 400, streamed or not."""
+    for stream in (False, True):
+        asked = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=stream))
+        job = await worker.take()
+        refusal = ContextLengthExceeded("2000 tokens, context has 1024", param="messages")
+        await job.end(RequestState.FAILED, ErrorInfo.of(refusal))
+        with pytest.raises(openai.BadRequestError) as caught:
+            await asked
+        assert caught.value.code == "context_length_exceeded"
+        assert caught.value.param == "messages"
+
+
+async def test_worker_refuses_a_field(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """Given a worker's own InvalidRequest, Expect it told as such, not as one of the body's."""
+    asked = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+    job = await worker.take()
+    await job.end(RequestState.FAILED, ErrorInfo.of(InvalidRequest("no such token", param="logit_bias")))
+    assert (await asked).status_code == 400
+    assert (await asked).json()["error"]["param"] == "logit_bias"
+
+
+async def test_logprobs(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given logprobs asked for, Expect each token's in OpenAI's shape, streamed and whole, with text held back."""
+    heart = TokenLogprobs(-0.5, ((7, -0.5, "♥"), (9, -1.5, "x")), "♥")
+    tokens = [Token(0, 7, "", None, heart), Token(0, 8, "♥!", FinishReason.STOP, TokenLogprobs(-2.0, (), "!"))]
+    for stream in (False, True):
+        asked = asyncio.create_task(
+            sdk.chat.completions.create(
+                model=MODEL, messages=MESSAGES, logprobs=True, top_logprobs=2, stream=stream
+            )
+        )
+        job = await worker.take()
+        assert job.request.params.logprobs == 2
+        for token in tokens:
+            await job.write(token)
+        await job.end()
+        answer = await asked
+        if stream:
+            chunks = [chunk.choices[0] async for chunk in answer]
+            found = [each for choice in chunks if choice.logprobs for each in choice.logprobs.content]
+            assert [choice.delta.content for choice in chunks] == ["", "", "♥!", None]
+        else:
+            found = answer.choices[0].logprobs.content
+        assert [(each.token, each.logprob, each.bytes) for each in found] == [
+            ("♥", -0.5, [0xE2, 0x99, 0xA5]),
+            ("!", -2.0, [0x21]),
+        ]
+        assert [(top.token, top.logprob, top.bytes) for top in found[0].top_logprobs] == [
+            ("♥", -0.5, [0xE2, 0x99, 0xA5]),
+            ("x", -1.5, [0x78]),
+        ]
+        assert found[1].top_logprobs == []
+
+
+async def test_error_after_begin(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given a stream that began, if its engine fails, expect the SDK to raise after what had come."""
+    opening = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))
+    job = await worker.take()
+    await job.say("begun")
+    stream = await opening
+    await job.end(RequestState.FAILED, ErrorInfo.of(EngineFailed("the engine failed")))
+    seen = []
+    with pytest.raises(openai.APIError, match="the engine failed"):
+        async for chunk in stream:
+            seen.append(chunk.choices[0].delta.content)
+    assert seen == ["", "begun"]
+
+
+async def test_cancelled_elsewhere(sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend) -> None:
+    """Given a waiting client, if somebody cancels its request, expect an error and no retry of it."""
+    asked = asyncio.create_task(
+        sdk.with_options(max_retries=2).chat.completions.create(model=MODEL, messages=MESSAGES)
+    )
+    job = await worker.take()
+    await backend.token_log.close(job.request.id)
+    with pytest.raises(openai.ConflictError):
+        await asked
+
+
+async def test_sdk_errors(sdk: AsyncOpenAI) -> None:
+    """Given wrong requests, if the SDK sends them, expect its own exception classes."""
+    with pytest.raises(openai.NotFoundError) as missing:
+        await sdk.chat.completions.create(model="nobody", messages=MESSAGES)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        await sdk.chat.completions.create(model=MODEL, messages=MESSAGES, temperature=9)
+    assert wrong.value.param == "temperature"
+    assert wrong.value.type == "invalid_request_error"
+    with pytest.raises(openai.BadRequestError) as unsupported:
+        await sdk.chat.completions.create(model=MODEL, messages=MESSAGES, store=True)
+    assert unsupported.value.param == "store"
+
+
+async def test_models(sdk: AsyncOpenAI) -> None:
+    """Given a worker, if models are listed, expect its model, listed and alone."""
+    listed = [model async for model in sdk.models.list()]
+    assert [model.id for model in listed] == [MODEL]
+    assert (await sdk.models.retrieve(MODEL)).id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        await sdk.models.retrieve("nobody")
+
+
+async def test_echoed_answer(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given an answer, if its message is sent back as the SDK dumps it, expect it accepted; developer is system."""
+    asked = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES))
+    await worker.answer("x")
+    message = (await asked).choices[0].message
+    again = [
+        {"role": "developer", "content": [{"type": "text", "text": "be"}, {"type": "text", "text": " kind"}]},
+        *MESSAGES,
+        message.model_dump(),
+        message,
+    ]
+    asked = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=again, stop="END", user="me"))
+    request = await worker.answer("y")
+    await asked
+    assert [(m.role, m.content) for m in request.messages] == [
+        ("system", "be kind"),
+        ("user", "hi"),
+        ("assistant", "x"),
+        ("assistant", "x"),
+    ]
+    assert request.params.stop == ("END",)

@@ -1,0 +1,259 @@
+"""Completions of plain texts through OpenAI's package, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from shared.backend import Backend
+from shared.errors import ContextLengthExceeded
+from shared.protocol import ErrorInfo, FinishReason, RequestState, Token, TokenEvent, TokenLogprobs
+from shared.settings import Settings
+from tests.producer_api.conftest import Job, ScriptedWorker, frames, serving
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
+
+QUEUES = ("redis", "kafka")
+PATH = "/v1/completions"
+
+
+def body(prompt: object = "hi", **fields: object) -> dict[str, object]:
+    return {"model": MODEL, "prompt": prompt, **fields}
+
+
+MANY = body(["a", "b"], stream=True, logprobs=1)
+
+
+@pytest.fixture
+async def sdk(api: str):
+    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def http(api: str):
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
+        yield opened
+
+
+async def take(worker: ScriptedWorker, count: int) -> list[Job]:
+    """As many jobs, by their prompts."""
+    jobs = [await worker.take() for _ in range(count)]
+    return sorted(jobs, key=lambda job: str(job.request.prompt))
+
+
+async def test_one_prompt(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given a text, Expect OpenAI's object, its default of 16 tokens, and exact usage."""
+    asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt="hi", n=2, best_of=2, seed=5, stop="E"))
+    request = await worker.answer("a", "b", n=2)
+    found = await asked
+    assert (found.object, found.id) == ("text_completion", "cmpl-" + request.id.removeprefix("req_"))
+    assert [(c.index, c.text, c.finish_reason, c.logprobs) for c in found.choices] == [
+        (0, "ab", "stop", None),
+        (1, "ab", "stop", None),
+    ]
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens, found.usage.total_tokens) == (5, 4, 9)
+    assert (request.prompt, request.params.max_tokens, request.params.seed) == ("hi", 16, 5)
+    assert request.params.stop == ("E",)
+
+
+@pytest.mark.parametrize("prompts", [["a", "b"], [[1, 2], [3]]])
+async def test_many_prompts(sdk: AsyncOpenAI, worker: ScriptedWorker, prompts: list) -> None:
+    """Given two prompts and two choices each, Expect OpenAI's indices, and the usage of all."""
+    asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt=prompts, n=2))
+    first, second = await take(worker, 2)
+    assert first.request.params.seed != second.request.params.seed, "nobody gave one"
+    for job, text in ((second, "y"), (first, "x")):
+        for choice in range(2):
+            await job.write(Token(choice, 7, f"{text}{choice}", FinishReason.STOP))
+        await job.end()
+    found = await asked
+    assert [(choice.index, choice.text) for choice in found.choices] == [(0, "x0"), (1, "x1"), (2, "y0"), (3, "y1")]
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (10, 4)
+
+
+async def test_streams_interleave(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given two prompts streamed, Expect what comes as it comes, by index, then one usage for all."""
+    opening = asyncio.create_task(
+        sdk.completions.create(
+            model=MODEL, prompt=["a", "b"], seed=3, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    first, second = await take(worker, 2)
+    assert first.request.params.seed == second.request.params.seed == 3
+    await second.say("two")
+    stream = await opening
+    assert [(c.index, c.text) for c in (await anext(stream)).choices] == [(1, "two")]
+    await first.write(Token(0, 7, "one", FinishReason.STOP))
+    assert [(c.index, c.text, c.finish_reason) for c in (await anext(stream)).choices] == [(0, "one", "stop")]
+    await first.end()
+    await second.write(Token(0, 8, "", FinishReason.LENGTH))
+    await second.end()
+    last, usage = [chunk async for chunk in stream]
+    assert [(c.index, c.text, c.finish_reason) for c in last.choices] == [(1, "", "length")]
+    assert (usage.choices, usage.usage.prompt_tokens, usage.usage.completion_tokens) == ([], 10, 3)
+
+
+async def test_a_stream_of_many_goes_on(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """Given a keyed stream of two prompts with log-probabilities, from any frame on Expect the same rest."""
+    headers = {"idempotency-key": "k"}
+    asked = asyncio.create_task(http.post(PATH, json=MANY, headers=headers))
+    first, second = await take(worker, 2)
+    for job in (first, second, first, second):
+        await job.write(Token(0, job.seq, "xy", None, TokenLogprobs(-0.5, ((9, -0.5, "xy"),), "xy")))
+    for job in (second, first):
+        await job.write(Token(0, 9, "z", FinishReason.STOP, TokenLogprobs(-0.1, (), "z")))
+        await job.end()
+    told = events(await asked)
+    offsets = [chunk["logprobs"]["text_offset"] for _, chunk in told if chunk["index"] == 1]
+    assert offsets == [[0], [2], [4]]
+    for at, (place, _) in enumerate(told):
+        again = await http.post(PATH, json=MANY, headers={**headers, "last-event-id": place})
+        rest = [chunk for _, chunk in events(again)]
+        for index in range(2):
+            wanted = [chunk for _, chunk in told[at + 1 :] if chunk["index"] == index]
+            assert [chunk for chunk in rest if chunk["index"] == index] == wanted
+    done = await http.post(PATH, json=MANY, headers={**headers, "last-event-id": "3.3"})
+    assert done.status_code == 204
+    for wrong in ("3", "1.2.3", "x.y", "3.-2"):
+        refused = await http.post(PATH, json=MANY, headers={**headers, "last-event-id": wrong})
+        assert refused.status_code == 400
+
+
+def events(response: httpx.Response) -> list[tuple[str, dict]]:
+    """Each chunk's choice with the id of its frame; the stream is whole."""
+    assert response.status_code == 200
+    found = [
+        dict(line.split(": ", 1) for line in frame.splitlines()) for frame in response.text.split("\n\n") if frame
+    ]
+    assert found[-1]["data"] == "[DONE]"
+    return [(frame["id"], json.loads(frame["data"])["choices"][0]) for frame in found[:-1]]
+
+
+async def test_echo(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given echo, Expect each choice to begin with its prompt; with logprobs, the prompt's own."""
+    asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt="hi", echo=True))
+    request = await worker.answer("!")
+    assert not request.params.echo, "it is known here"
+    assert (await asked).choices[0].text == "hi!"
+    prompt = (Token(0, 1, "h"), Token(0, 2, "i", None, TokenLogprobs(-1.0, ((3, -0.2, "o"),), "i")))
+    first = Token(0, 4, "!", FinishReason.STOP, TokenLogprobs(-0.1, (), "!"))
+    for stream in (False, True):
+        asked = asyncio.create_task(
+            sdk.completions.create(model=MODEL, prompt=[1, 2], echo=True, logprobs=1, stream=stream)
+        )
+        job = await worker.take()
+        assert (job.request.params.echo, job.request.params.logprobs) == (True, 1)
+        await job._append(TokenEvent(0, (first,), None, prompt))
+        await job.end()
+        answer = await asked
+        found = [chunk.choices[0] async for chunk in answer] if stream else answer.choices
+        assert "".join(choice.text for choice in found) == "hi!"
+        assert found[-1].finish_reason == "stop"
+        told = [choice.logprobs for choice in found]
+        assert [token for each in told for token in each.tokens] == ["h", "i", "!"]
+        assert [value for each in told for value in each.token_logprobs] == [None, -1.0, -0.1]
+        assert [top for each in told for top in each.top_logprobs] == [None, {"i": -1.0, "o": -0.2}, {"!": -0.1}]
+        assert [at for each in told for at in each.text_offset] == [0, 1, 2]
+
+
+async def test_one_refused_prompt_ends_all(sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend) -> None:
+    """Given two prompts of which a worker refuses one, Expect a real 400, and the other cancelled."""
+    for stream in (False, True):
+        asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt=["a", "b"], stream=stream))
+        first, second = await take(worker, 2)
+        refusal = ContextLengthExceeded("too long", param="prompt")
+        await second.end(RequestState.FAILED, ErrorInfo.of(refusal))
+        with pytest.raises(openai.BadRequestError) as caught:
+            await asked
+        assert caught.value.code == "context_length_exceeded"
+        ended = [
+            event async for event in backend.token_log.follow(first.request.id, idle=LIMIT_S) if event is not None
+        ]
+        assert ended[-1].terminal.state is RequestState.CANCELLED
+
+
+async def test_all_are_queued_or_none(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """Given a queue with room for one, if two prompts are sent, Expect 503, and one taken back, its key free."""
+    tight = settings.model_copy(update={"queue_depth": 1})
+    full = Backend.open(tight)
+    async with serving(tight, full) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
+        for headers in ({}, {"idempotency-key": "k"}):
+            refused = await http.post(PATH, json=body(["a", "b"]), headers=headers)
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "queue_full"
+            async with asyncio.timeout(LIMIT_S):
+                while (await backend.transport.depth(MODEL)).waiting:
+                    await asyncio.sleep(0)
+        asked = asyncio.create_task(http.post(PATH, json=body("a"), headers={"idempotency-key": "k"}))
+        await worker.answer("x")
+        assert (await asked).status_code == 200, "the key was left free for another body"
+    await full.close()
+
+
+async def test_a_key_finishes_what_was_left_half_queued(
+    http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
+) -> None:
+    """Given two prompts under a key, of which one got to the queue, Expect the same POST to queue the other."""
+    headers = {"idempotency-key": "k"}
+    asked = asyncio.create_task(http.post(PATH, json=body(["a", "b"]), headers=headers))
+    first, second = await take(worker, 2)
+    for job in (first, second):
+        await backend.transport.acknowledge([job.delivery.claim])
+    asked.cancel()
+    await backend.token_log.forget(second.request.id)  # as if its API process had died before it
+    again = asyncio.create_task(http.post(PATH, json=body(["a", "b"]), headers=headers))
+    other = await worker.take()
+    assert (other.request.id, other.request.params) == (second.request.id, second.request.params)
+    for job, text in ((first, "x"), (other, "y")):
+        await job.write(Token(0, 1, text, FinishReason.STOP))
+        await job.end()
+    assert [choice["text"] for choice in (await again).json()["choices"]] == ["x", "y"]
+
+
+async def test_a_client_that_leaves_cancels_all(api: str, worker: ScriptedWorker, backend: Backend) -> None:
+    """Given two prompts streamed, if the client leaves, Expect both cancelled."""
+
+    async def read_one(http: httpx.AsyncClient) -> None:
+        async with http.stream("POST", PATH, json=body(["a", "b"], stream=True)) as response:
+            await anext(frames(response))
+
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
+        reading = asyncio.create_task(read_one(http))
+        jobs = await take(worker, 2)
+        await jobs[0].say("x")
+        await reading
+        for job in jobs:
+            told = [
+                event async for event in backend.token_log.follow(job.request.id, idle=LIMIT_S) if event is not None
+            ]
+            assert told[-1].terminal.state is RequestState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": ["a", [1]]}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": ["a"] * 65}, "prompt"),
+        ({"stream_options": {}}, "stream_options"),
+        ({"max_tokens": 0}, "max_tokens"),
+    ],
+)
+async def test_refused_by_name(client: httpx.AsyncClient, fields: dict, param: str) -> None:
+    refused = await client.post(PATH, json=body(**fields))
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)

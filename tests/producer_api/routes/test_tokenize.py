@@ -1,0 +1,70 @@
+"""Tokenizing and detokenizing by a real worker behind a real server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+from producer_api.routes import tokenize
+from shared.backend import Backend
+from shared.protocol import Detokenize, RequestState
+from shared.settings import Settings
+from tests.producer_api.conftest import ScriptedWorker
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
+from tests.support.worker_harness import Harness
+
+
+@pytest.fixture
+async def served(client: httpx.AsyncClient, backend: Backend, settings: Settings):
+    async with Harness(backend, settings).worker():
+        yield client
+
+
+async def test_there_and_back(served: httpx.AsyncClient) -> None:
+    """Given a text, Expect its ids, how many, and the model's context; and from them the text."""
+    found = (await served.post("/tokenize", json={"model": MODEL, "prompt": "né"})).json()
+    assert found == {"count": 2, "max_model_len": 8192, "tokens": [110, 233], "token_strs": None}
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "return_token_strs": True}
+    chat = (await served.post("/tokenize", json=asked)).json()
+    assert "".join(chat["token_strs"]) == "user:hi\n"
+    assert chat["count"] == len(chat["tokens"]) == 8
+    back = await served.post("/detokenize", json={"model": MODEL, "tokens": found["tokens"]})
+    assert back.json() == {"prompt": "né"}
+    assert back.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/tokenize", {}, "messages"),
+        ("/tokenize", {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}, "messages"),
+        ("/tokenize", {"prompt": "x", "add_generation_prompt": True}, "add_generation_prompt"),
+        ("/tokenize", {"prompt": ""}, "prompt"),
+        ("/detokenize", {"tokens": []}, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("/detokenize", {"tokens": [49_999, 50_000]}, "tokens"),
+    ],
+)
+async def test_refused_by_name(served: httpx.AsyncClient, path: str, fields: dict, param: str) -> None:
+    """Given what cannot be encoded, the worker's own refusals too, Expect OpenAI's error, naming the field."""
+    refused = await served.post(path, json={"model": MODEL, **fields})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+async def test_it_is_bounded(
+    client: httpx.AsyncClient, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given workers without time, Expect 504 once the limit is over; a client that leaves takes it along."""
+    monkeypatch.setattr(tokenize, "LIMIT", 0.05)
+    asked = asyncio.create_task(client.post("/detokenize", json={"model": MODEL, "tokens": [1]}))
+    delivery = await worker.pull()
+    assert delivery.request.work == Detokenize()
+    async with asyncio.timeout(LIMIT_S):
+        while await backend.token_log.acquire([delivery.request.id], "w1") != [None]:
+            pass
+    assert (await asked).status_code == 504
+    record = await backend.token_log.record(delivery.request.id)
+    assert record is not None and record.state is RequestState.FAILED

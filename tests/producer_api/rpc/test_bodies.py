@@ -1,0 +1,277 @@
+"""What gRPC's messages say is what HTTP's bodies say, and is refused for the same reasons."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from producer_api.rpc import inference_pb2 as pb
+from producer_api.rpc.requests import parse, submission
+from producer_api.schemas.jobs import JobSubmission
+from shared.errors import HeadraceError, InvalidRequest, MalformedBody
+from shared.schemas.parsing import InvalidFields, validate
+from shared.validation.request_limits import Limits, check_request
+
+ROOT = Path(__file__).parents[3]
+NOT_HERE = {"response_format"}  # structured_outputs says all of it
+SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}}'
+USER = pb.Message(role="user", content="hi")
+HI = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def function(**fields: Any) -> pb.Tool:
+    return pb.Tool(function=pb.FunctionDefinition(name="f", **fields))
+
+
+SAMPLING = {
+    "max_tokens": 0,
+    "temperature": 0,
+    "top_p": 0.5,
+    "top_k": 3,
+    "min_p": 0.25,
+    "presence_penalty": -1,
+    "frequency_penalty": 1,
+    "repetition_penalty": 1.5,
+    "stop": ["a", "b"],
+    "seed": -(2**62),
+    "n": 2,
+    "ignore_eos": True,
+    "logprobs": 0,
+    "timeout": 3,
+    "user": "u",
+}
+SAME = [
+    ({"messages": [USER]}, HI),
+    ({"prompt": ""}, {"prompt": ""}),
+    ({"prompt": "a", "priority": "batch", "deadline": 9.5}, {"prompt": "a", "priority": "batch", "deadline": 9.5}),
+    ({"prompt_ids": pb.TokenIds(ids=[1, 2])}, {"prompt": [1, 2]}),
+    ({"messages": [USER], **SAMPLING, "logit_bias": {5: -1.5}}, {**HI, **SAMPLING, "logit_bias": {"5": -1.5}}),
+    (
+        {
+            "messages": [USER],
+            "tools": [function(description="d", parameters=SCHEMA, strict=True)],
+            "tool_choice": pb.ToolChoice(function="f"),
+            "parallel_tool_calls": False,
+        },
+        {
+            **HI,
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "f",
+                        "description": "d",
+                        "parameters": msgspec.json.decode(SCHEMA),
+                        "strict": True,
+                    },
+                }
+            ],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+            "parallel_tool_calls": False,
+        },
+    ),
+    (
+        {"messages": [USER], "tools": [function()], "tool_choice": pb.ToolChoice(mode="required")},
+        {**HI, "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
+    ),
+    (
+        {
+            "messages": [
+                pb.Message(
+                    role="assistant",
+                    tool_calls=[pb.ToolCall(id="c", function=pb.Function(name="f", arguments="{}"))],
+                ),
+                pb.Message(role="tool", content="r", tool_call_id="c", name="n"),
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+                },
+                {"role": "tool", "content": "r", "tool_call_id": "c", "name": "n"},
+            ]
+        },
+    ),
+    *(
+        (
+            {"messages": [USER], "structured_outputs": pb.StructuredOutputs(**given)},
+            {**HI, "structured_outputs": given},
+        )
+        for given in (
+            {"json": SCHEMA},
+            {"json_object": True},
+            {"regex": "a"},
+            {"choice": ["a"]},
+            {"grammar": "root"},
+        )
+    ),
+    (
+        {"prompt": "a", "webhook": pb.Webhook(url="https://x.example", events=["job.failed"])},
+        {"prompt": "a", "webhook": {"url": "https://x.example", "events": ["job.failed"]}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "body"), SAME, ids=range(len(SAME)))
+def test_a_message_says_what_a_body_says(fields: dict[str, Any], body: dict[str, Any]) -> None:
+    """Given each field, Expect what HTTP's validator makes of the same body, and so the same idempotency key."""
+    sent = pb.JobRequest(model="m", **fields).SerializeToString()
+    read = submission(parse(sent, pb.JobRequest))
+    same = validate(msgspec.json.encode({"model": "m", **body}), JobSubmission)
+
+    assert read == same
+    assert read.model_dump_json() == same.model_dump_json()
+
+
+def test_every_field_is_there() -> None:
+    """Given what a job may say by HTTP, Expect it of gRPC by the same name."""
+    theirs = {field.name for field in pb.JobRequest.DESCRIPTOR.fields} - {"prompt_ids"}
+    tried = {name for fields, _ in SAME for name in fields} - {"prompt_ids"}
+
+    assert theirs == set(JobSubmission.model_fields) - NOT_HERE
+    assert tried | {"model"} == theirs
+
+
+@pytest.mark.parametrize(
+    ("fields", "params"),
+    [
+        ({}, ["model"]),
+        ({"model": "m", "messages": [pb.Message(content="hi")]}, ["messages[0].role"]),
+        ({"model": "m", "messages": [USER, pb.Message(role="root", content="x")]}, ["messages[1].role"]),
+        ({"model": "m", "temperature": float("nan"), "top_p": float("inf")}, ["temperature", "top_p"]),
+        ({"model": "m", "prompt_ids": pb.TokenIds(ids=[-1])}, ["prompt"]),
+        ({"model": "m", "priority": "now"}, ["priority"]),
+        ({"model": "m", "tools": [function(), pb.Tool()]}, ["tools[1].function"]),
+        ({"model": "m", "tools": [function(parameters="[1]")]}, ["tools[0].function.parameters"]),
+        ({"model": "m", "webhook": pb.Webhook(url="https://x.example", events=["x"])}, ["webhook.events[0]"]),
+    ],
+)
+def test_wrong_fields_are_named(fields: dict[str, Any], params: list[str]) -> None:
+    with pytest.raises(InvalidFields) as caught:
+        submission(pb.JobRequest(**fields))
+    assert [param for param, _ in caught.value.fields] == params
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [function(), function(parameters="{")]}, "tools[1].function.parameters"),
+        ({"tools": [function(parameters="[" * 100_000)]}, "tools[0].function.parameters"),
+        ({"tools": [function(parameters='{"default": NaN}')]}, "tools[0].function.parameters"),
+        ({"tool_choice": pb.ToolChoice(mode="required"), "prompt": "a"}, "tool_choice"),
+    ],
+)
+def test_what_contradicts_or_is_no_json_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        submission(pb.JobRequest(model="m", **fields)).to_request("t")
+    assert caught.value.param == param
+
+
+def test_an_empty_choice_is_refused() -> None:
+    with pytest.raises(InvalidFields):
+        submission(pb.JobRequest(model="m", prompt="a", tool_choice=pb.ToolChoice()))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"\xff", MalformedBody, "no headrace.v1.JobRequest"),
+        (b"\x0a\x02\xff\xfe", MalformedBody, "no headrace.v1.JobRequest"),  # a text that is no UTF-8
+        (b"\xa2\x06\x01x", InvalidRequest, "JobRequest has a field"),
+        (pb.JobRequest(messages=[USER]).SerializeToString() + b"\x12\x04\xa2\x06\x01x", InvalidRequest, "within"),
+    ],
+)
+def test_what_is_no_message_of_ours_is_refused(data: bytes, error: type[HeadraceError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        parse(data, pb.JobRequest)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [USER] * 1025}, "messages"),
+        ({"messages": [USER], "tools": [function()] * 129}, "tools"),
+        ({"messages": [USER, pb.Message(tool_calls=[pb.ToolCall()] * 129)]}, "messages[1].tool_calls"),
+    ],
+)
+def test_too_many_are_not_even_looked_at(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest, match="at most") as caught:
+        submission(pb.JobRequest(model="m", **fields))
+    assert caught.value.param == param
+
+
+WORDS = st.text(max_size=20) | st.sampled_from(
+    ["user", "assistant", "tool", "batch", "auto", "{}", '{"type": 1}', "[[", "req_"]
+)
+VALUES = {
+    FieldDescriptor.TYPE_STRING: WORDS,
+    FieldDescriptor.TYPE_BOOL: st.booleans(),
+    FieldDescriptor.TYPE_DOUBLE: st.floats(),
+    FieldDescriptor.TYPE_INT32: st.integers(-(2**31), 2**31 - 1),
+    FieldDescriptor.TYPE_INT64: st.integers(-(2**63), 2**63 - 1),
+}
+
+
+def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
+    """Any message of a kind."""
+
+    def field(described: FieldDescriptor) -> st.SearchStrategy[Any]:
+        kind = described.message_type
+        if kind is not None and kind.GetOptions().map_entry:
+            return st.dictionaries(VALUES[kind.fields[0].type], VALUES[kind.fields[1].type], max_size=3)
+        value = VALUES[described.type] if kind is None else messages(kind)
+        return st.lists(value, max_size=3) if described.is_repeated else value
+
+    fields = st.fixed_dictionaries({}, optional={each.name: field(each) for each in descriptor.fields})
+    return fields.map(lambda given: GetMessageClass(descriptor)(**given))
+
+
+@given(message=messages(pb.JobRequest.DESCRIPTOR))
+@settings(max_examples=300, deadline=None)
+def test_any_message_is_a_request_or_refused_with_a_reason(message: Message) -> None:
+    """Given whatever fits the definition, Expect a request within the limits, or an error of ours."""
+    try:
+        request = submission(parse(message.SerializeToString(), pb.JobRequest)).to_request("t")
+        check_request(msgspec.structs.replace(request, id="req_x"), Limits())
+    except HeadraceError as error:
+        assert error.status < 500
+
+
+@given(data=st.binary(max_size=200), known=st.sampled_from(SAME), at=st.integers(0, 300))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_a_message_or_refused_with_a_reason(data: bytes, known: Any, at: int) -> None:
+    """Given bytes of no plan, alone and in the midst of a message, Expect no error but ours."""
+    sent = pb.JobRequest(model="m", **known[0]).SerializeToString()
+    for each in (data, sent[:at] + data + sent[at:]):
+        try:
+            submission(parse(each, pb.JobRequest)).to_request("t")
+        except HeadraceError as error:
+            assert error.status < 500
+
+
+def test_the_generated_code_is_of_the_definition(tmp_path: Path) -> None:
+    """Given the definition, Expect the compiler to make what is here."""
+    source = tmp_path / "producer_api/rpc"
+    source.mkdir(parents=True)
+    shutil.copy(ROOT / "producer_api/rpc/inference.proto", source)
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--python_out=.", "--pyi_out=."]
+    subprocess.run([*command, "producer_api/rpc/inference.proto"], cwd=tmp_path, check=True)
+
+    for name in ("inference_pb2.py", "inference_pb2.pyi"):
+        assert filecmp.cmp(source / name, ROOT / "producer_api/rpc" / name, shallow=False), (
+            f"run scripts/proto: {name}"
+        )

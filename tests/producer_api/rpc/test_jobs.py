@@ -1,0 +1,197 @@
+"""Jobs by gRPC: submitted, read from any point, resumed and cancelled, and the same jobs that HTTP has."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import httpx
+import pytest
+from grpc_status import rpc_status
+
+from producer_api.rpc import inference_pb2 as pb
+from shared.backend import Backend
+from shared.protocol import CallDelta, ErrorInfo, FinishReason, RequestState, Token, TokenLogprobs
+from shared.settings import Settings
+from tests.producer_api.conftest import PROMPT_TOKENS, ScriptedWorker
+from tests.producer_api.conftest import serving as serving_http
+from tests.producer_api.rpc.conftest import Client, chat, refusal, told
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
+
+KEY = ("idempotency-key", "mine")
+
+
+async def until(backend: Backend, job_id: str, state: RequestState) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while (record := await backend.token_log.record(job_id)) is None or record.state is not state:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_answer_is_streamed(client: Client, worker: ScriptedWorker) -> None:
+    """Given one call, Expect the job, its tokens numbered from 0, and the end with exact usage."""
+    events = client.Generate(pb.GenerateRequest(job=chat(seed=7, max_tokens=9)))
+    request = await worker.answer("a", "b", "c")
+    texts, seen = await told(events)
+
+    assert (request.params.seed, request.params.max_tokens) == (7, 9)
+    assert request.messages is not None
+    assert request.messages[0].content == "hi"
+    assert texts == ["a", "b", "c"]
+    assert [event.WhichOneof("event") for event in seen] == ["job", *["tokens"] * 3, "end"]
+    assert (seen[0].job.id, seen[0].job.state) == (request.id, "queued")
+    assert [event.tokens.seq for event in seen[1:-1]] == [0, 1, 2]
+    assert seen[-2].tokens.tokens[0].finish_reason == "stop"
+    usage = pb.Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=3, total_tokens=PROMPT_TOKENS + 3)
+    assert seen[-1].end == pb.End(seq=3, state="completed", usage=usage)
+
+
+async def test_tokens_carry_all_that_http_tells(client: Client, worker: ScriptedWorker) -> None:
+    """Given log-probabilities and a tool's call, Expect both in the stream and in the ended job."""
+    events = client.Generate(pb.GenerateRequest(job=chat()))
+    job = await worker.take()
+    logprobs = TokenLogprobs(-0.5, ((4, -0.5, "x"), (5, -1.5, "y")), "x")
+    await job.write(Token(0, 4, "x", None, logprobs))
+    await job.write(Token(0, 6, "", FinishReason.TOOL_CALLS, None, (CallDelta(0, name="f", arguments='{"a":1}'),)))
+    await job.end()
+    _, seen = await told(events)
+    ended = await client.GetJob(pb.GetJobRequest(id=job.request.id))
+
+    first, second = (event.tokens.tokens[0] for event in seen[1:3])
+    top = [pb.TopToken(id=4, text="x", logprob=-0.5), pb.TopToken(id=5, text="y", logprob=-1.5)]
+    assert first.logprobs == pb.Logprobs(text="x", logprob=-0.5, top=top)
+    assert second.tool_calls == [pb.ToolCallDelta(index=0, arguments='{"a":1}', name="f")]
+    [choice] = ended.choices
+    assert (choice.text, choice.finish_reason, choice.logprobs) == ("x", "tool_calls", [first.logprobs])
+    [call] = choice.tool_calls
+    assert call.id.startswith("call_")
+    assert call.function == pb.Function(name="f", arguments='{"a":1}')
+
+
+async def test_what_a_job_failed_of_is_the_status(client: Client, worker: ScriptedWorker) -> None:
+    """Given a job that fails, Expect its tokens and its end, then the error; who only reads it sees no error."""
+    events = client.Generate(pb.GenerateRequest(job=chat()))
+    job = await worker.take()
+    await job.say("a")
+    await job.end(RequestState.FAILED, ErrorInfo("engine_failed", "the engine broke"))
+    seen = []
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for event in events:
+            seen.append(event)
+    texts, followed = await told(client.Follow(pb.FollowRequest(id=job.request.id)))
+
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "the engine broke"
+    assert seen[-1].end.error == pb.Error(code="engine_failed", message="the engine broke")
+    assert texts == ["a"]
+    assert followed == seen[1:]
+
+
+async def test_a_client_that_leaves_cancels_its_job(
+    client: Client, worker: ScriptedWorker, backend: Backend
+) -> None:
+    events = client.Generate(pb.GenerateRequest(job=chat()))
+    job = await worker.take()
+    await job.say("a")
+    assert [(await events.read()).WhichOneof("event") for _ in range(2)] == ["job", "tokens"]
+    events.cancel()
+
+    await until(backend, job.request.id, RequestState.CANCELLED)
+
+
+async def test_a_deadline_of_the_call_cancels_its_job(
+    client: Client, worker: ScriptedWorker, backend: Backend
+) -> None:
+    call = client.channel.unary_stream(
+        "/headrace.v1.Inference/Generate", request_serializer=pb.GenerateRequest.SerializeToString
+    )
+    events = call(pb.GenerateRequest(job=chat()), timeout=2)
+    job = await worker.take()
+
+    assert (await refusal(events)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await until(backend, job.request.id, RequestState.CANCELLED)
+
+
+async def test_with_a_key_the_answer_goes_on(client: Client, worker: ScriptedWorker) -> None:
+    """Given a key, If the client leaves, Expect the same call to go on after what it had, and the job made once."""
+    request = pb.GenerateRequest(job=chat())
+    events = client.Generate(request, KEY)
+    job = await worker.take()
+    await job.say("a")
+    assert [(await events.read()).WhichOneof("event") for _ in range(2)] == ["job", "tokens"]
+    events.cancel()
+    await job.say("b")
+
+    request.from_seq = 1
+    again = client.Generate(request, KEY)
+    await job.say("c")
+    await job.end()
+    texts, seen = await told(again)
+
+    assert texts == ["b", "c"]
+    assert seen[0].job.id == job.request.id
+    assert dict(await again.initial_metadata())["idempotent-replayed"] == "true"
+
+
+async def test_a_key_is_one_job_on_every_transport(
+    client: Client, worker: ScriptedWorker, settings: Settings, backend: Backend
+) -> None:
+    """Given the same body under one key by HTTP and by gRPC, Expect one job; another body is refused."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5, "stop": ["x"]}
+    async with serving_http(settings, backend) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
+        first = await http.post("/v1/jobs", json=body, headers={"idempotency-key": "mine"})
+    made = await client.Submit(chat(temperature=0.5, stop=["x"]), KEY)
+    other = await refusal(client.Submit(chat(temperature=0.6, stop=["x"]), KEY))
+
+    assert made.id == first.json()["id"]
+    assert other.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "Idempotency-Key" in (other.details() or "")
+
+
+async def test_an_answer_is_read_from_any_point(client: Client, worker: ScriptedWorker) -> None:
+    """Given a job, Expect its tokens from any seq on, while it is made and after; past its end the end alone."""
+    made = await client.Submit(chat())
+    job = await worker.take()
+    await job.say_all(["a", "b", "c"])
+    reading = client.Follow(pb.FollowRequest(id=made.id, from_seq=1))
+    assert [token.text for token in (await reading.read()).tokens.tokens] == ["b", "c"]
+    await job.say("d")
+    await job.end()
+    rest, _ = await told(reading)
+    whole = [(await told(client.Follow(pb.FollowRequest(id=made.id, from_seq=i)))) for i in (0, 3, 4, 5, 9)]
+
+    assert rest == ["d"]
+    assert [texts for texts, _ in whole] == [["a", "b", "c", "d"], ["d"], [], [], []]
+    assert [seen[-1].end.seq for _, seen in whole] == [4] * 5
+
+
+async def test_a_job_is_seen_and_cancelled(client: Client, worker: ScriptedWorker, backend: Backend) -> None:
+    made = await client.Submit(chat(priority="interactive", timeout=60))
+    waiting = await client.GetJob(pb.GetJobRequest(id=made.id))
+    cancelled = [await client.CancelJob(pb.CancelJobRequest(id=made.id)) for _ in range(2)]
+
+    assert (made.state, made.priority) == ("queued", "interactive")
+    assert made.deadline == pytest.approx(made.created_at + 60)
+    assert (waiting.state, waiting.position) == ("queued", 1)
+    assert [each.state for each in cancelled] == ["cancelled"] * 2
+    assert not cancelled[0].HasField("error")
+
+
+async def test_a_job_whose_reader_waits_for_a_cancelled_one(client: Client, worker: ScriptedWorker) -> None:
+    """Given a job that is cancelled by somebody, Expect its caller to be told so by the status."""
+    events = client.Generate(pb.GenerateRequest(job=chat()))
+    job = await worker.take()
+    await client.CancelJob(pb.CancelJobRequest(id=job.request.id))
+    refused = await refusal(events)
+
+    status = rpc_status.from_call(refused)
+    assert status is not None
+    assert refused.details() == "the request was cancelled"
+
+
+async def test_models_are_listed(client: Client) -> None:
+    found = await client.ListModels(pb.ListModelsRequest())
+
+    assert [(model.id, model.max_model_len, model.owned_by) for model in found.models] == [
+        (MODEL, 1024, "headrace")
+    ]

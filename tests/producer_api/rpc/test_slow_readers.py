@@ -1,0 +1,49 @@
+"""Readers by gRPC that do not read: what each costs the API is bounded, however long the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import grpc
+import psutil
+import pytest
+
+from producer_api.rpc import inference_pb2 as pb
+from shared.redis.embedded import HOST, EmbeddedServer
+from shared.runtime.sockets import free_port
+from tests.producer_api.conftest import ScriptedWorker
+from tests.producer_api.http.test_slow_readers import EVENTS, MOST, READERS, write_all
+from tests.producer_api.rpc.conftest import Client, chat, told
+from tests.producer_api.test_server import running
+
+pytestmark = pytest.mark.slow
+
+
+async def test_memory_of_stalled_readers_is_bounded(valkey: EmbeddedServer, worker: ScriptedWorker) -> None:
+    """Given readers that take nothing of a long answer, Expect less memory for all than the answer has for two."""
+    port = free_port(HOST)
+    with running(valkey, grpc_port=str(port)) as (process, _):
+        async with AsyncExitStack() as opened:
+
+            async def client() -> Client:
+                options = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
+                channel = grpc.aio.insecure_channel(f"{HOST}:{port}", options=options)
+                return Client(await opened.enter_async_context(channel), port)
+
+            reading, *stalled = [await client() for _ in range(READERS + 1)]
+            made = await reading.Submit(chat(), wait_for_ready=True)
+            job = await worker.take()
+            await job.say("begun")
+            streams = [each.Follow(pb.FollowRequest(id=made.id)) for each in stalled]
+            for stream in streams:
+                assert (await stream.read()).tokens.seq == 0
+            before = psutil.Process(process.pid).memory_info().rss
+            whole = asyncio.create_task(told(reading.Follow(pb.FollowRequest(id=made.id))))
+            await write_all(job)
+            texts, _ = await whole
+            grown = psutil.Process(process.pid).memory_info().rss - before
+            for stream in streams:
+                stream.cancel()
+    assert len(texts) == EVENTS + 1, "a reader that reads gets all of it"
+    assert grown < READERS * MOST

@@ -1,0 +1,325 @@
+"""The front end as a process and as seen by those who watch it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import psutil
+import pytest
+from fastapi import FastAPI
+
+from producer_api.routes.pages import FILES
+from producer_api.server import listen, serve
+from shared.backend import Backend
+from shared.errors import ConfigError, Unavailable
+from shared.models.worker_registry import WorkerExit
+from shared.redis.embedded import EmbeddedServer
+from shared.settings import Settings
+from tests.producer_api.conftest import ScriptedWorker, administering, chat
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
+from tests.support.worker_harness import Harness
+
+MIB = 2**20
+RUN = "from shared.settings import load; from producer_api.server import serve; serve(load().settings)"
+
+
+@contextmanager
+def running(valkey: EmbeddedServer, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The API in a process of its own, and its URL, read from what it says; `environ` are more settings."""
+    environment = {
+        **os.environ,
+        "HEADRACE_REDIS_URL": valkey.url,
+        "HEADRACE_PORT": "0",
+        "HEADRACE_MODEL": MODEL,
+        "HEADRACE_LOG_FORMAT": "json",
+        **{f"HEADRACE_{name}".upper(): value for name, value in environ.items()},
+    }
+    process = subprocess.Popen([sys.executable, "-c", RUN], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "http://" in line)
+        yield process, "http://" + line.split("http://")[1].split('"')[0]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve` in this process must not set up the logs of all other tests."""
+    monkeypatch.setattr("producer_api.server.configure_logging", lambda settings, process: None)
+
+
+@pytest.mark.slow
+def test_process(valkey: EmbeddedServer) -> None:
+    """Given the API as a process, expect it small when idle, and exit 0 upon SIGTERM."""
+    with running(valkey) as (process, url):
+        for path in ("/health", "/openapi.json", "/"):
+            assert httpx.get(url + path).status_code == 200
+        assert psutil.Process(process.pid).memory_info().rss < 150 * MIB
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=LIMIT_S) == 0
+
+
+@pytest.mark.slow
+def test_no_prompt_in_logs(valkey: EmbeddedServer) -> None:
+    """Given prompts with a canary, good, bad and no JSON, expect lines in the log, and no canary in them."""
+    canary = "canary-71c"
+    messages = [{"role": "user", "content": canary}]
+    with running(valkey) as (process, url), httpx.Client(base_url=url, timeout=LIMIT_S) as http:
+        assert http.post("/v1/jobs", json={"model": MODEL, "messages": messages}).status_code == 202
+        assert http.post("/v1/jobs", json={"model": MODEL, "messages": messages, "seed": canary}).status_code == 400
+        assert (
+            http.post("/v1/chat/completions", content=canary, headers={"x-request-id": "mine"}).status_code == 415
+        )
+        process.send_signal(signal.SIGTERM)
+        told = process.stderr.read()
+    assert '"request_id": "mine"' in told
+    assert canary not in told
+
+
+def test_no_locals_in_tracebacks() -> None:
+    """Given a traceback on the console, expect it without the local variables, which may hold a prompt."""
+    code = """
+import structlog
+from shared.settings import Settings
+from shared.runtime.logging import configure_logging
+configure_logging(Settings(log_format="console"), process="api")
+def fail(prompt):
+    raise ZeroDivisionError
+try:
+    fail("canary" + "-71c")
+except ZeroDivisionError:
+    structlog.get_logger().exception("failed")
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S)
+    assert "ZeroDivisionError" in told.stderr
+    assert "canary-71c" not in told.stderr
+
+
+def test_port_in_use(settings: Settings) -> None:
+    """Given a port that is taken, expect an error that names the setting."""
+    with listen(settings) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=str(port)) as caught:
+            serve(settings.model_copy(update={"port": port}))
+    assert caught.value.param == "port"
+
+
+def test_bad_host(settings: Settings) -> None:
+    """Given a host that is not of this machine, expect an error that names it."""
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1"):
+        serve(settings.model_copy(update={"host": "192.0.2.1"}))
+
+
+def test_redis_down_at_start(settings: Settings) -> None:
+    """Given no Redis, expect one clear error."""
+    nowhere = type(settings.redis_url)("redis://127.0.0.1:1/0")
+    with pytest.raises(Unavailable, match="Redis cannot be reached"):
+        serve(settings.model_copy(update={"redis_url": nowhere}))
+
+
+async def test_ready(client: httpx.AsyncClient, settings: Settings, backend: Backend) -> None:
+    """Given a served model, expect ready; given a server without a worker or with a loading one, expect 503."""
+    from producer_api.app import create_app
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(settings, backend))  # its own cache
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            return await http.get("/ready")
+
+    assert (await ask()).json()["ready"] is True
+    await backend.redis.flushall()
+    response = await ask()
+    assert (response.status_code, response.json()["reason"]) == (503, f"no worker serves {MODEL}")
+    await ScriptedWorker(backend).announce("loading", 0.4)
+    response = await ask()
+    assert (response.status_code, response.json()["progress"]) == (503, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("status", "pause", "told"),
+    [
+        (1, 900, r"exited with code 1 1\d\d s ago, restart in [78]\d\d s"),
+        (-9, 0, r"was killed by signal 9 1\d\d s ago, restarting now"),
+    ],
+)
+async def test_ready_tells_how_the_last_worker_ended(
+    app: FastAPI, backend: Backend, status: int, pause: float, told: str
+) -> None:
+    await backend.redis.flushall()
+    at = await backend.token_log.now() - 100
+    await backend.registry.note_exit(MODEL, WorkerExit(status=status, at=at, restart_at=at + pause))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        response = await http.get("/ready")
+    assert response.status_code == 503
+    assert re.fullmatch(f"no worker serves {MODEL}; the last one {told}", response.json()["reason"])
+
+
+async def test_loading_model_queues(client: httpx.AsyncClient, backend: Backend) -> None:
+    """Given the configured model and no worker at all, expect a job for it to be queued."""
+    await backend.redis.flushall()
+    assert (await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).status_code == 202
+
+
+async def test_metrics(app: FastAPI, client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """Given an answered request and a waiting one, expect both in the metrics."""
+    asked = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+    await worker.answer("a", "b", "c")
+    await asked
+    await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})
+    async with administering(app) as admin:
+        text = (await admin.get("/metrics")).text
+    for line in (
+        f'headrace_api_requests_total{{model="{MODEL}",outcome="ok",route="/v1/chat/completions"}} 1.0',
+        f'headrace_api_tokens_total{{kind="prompt",model="{MODEL}"}} 5.0',
+        f'headrace_api_tokens_total{{kind="completion",model="{MODEL}"}} 3.0',
+        f'headrace_api_time_to_first_token_seconds_count{{model="{MODEL}"}} 1.0',
+        f'headrace_api_inter_token_seconds_count{{model="{MODEL}"}} 2.0',
+        f'headrace_queue_waiting{{model="{MODEL}"}} 1.0',
+        "headrace_api_open_streams 0.0",
+        "headrace_api_redis_up 1.0",
+    ):
+        assert line in text
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"].rsplit("/", 1)[1]
+        for inner in node.values():
+            yield from references(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from references(inner)
+
+
+async def test_openapi(client: httpx.AsyncClient) -> None:
+    """Given the document, expect every route in it and every reference to lead somewhere."""
+    document = (await client.get("/openapi.json")).json()
+    assert set(document["paths"]) == {
+        "/v1/completions",
+        "/v1/embeddings",
+        "/tokenize",
+        "/detokenize",
+        "/v1/chat/completions",
+        "/v1/chat/completions/stream",
+        "/v1/responses",
+        "/v1/responses/{response_id}",
+        "/v1/responses/{response_id}/cancel",
+        "/v1/responses/{response_id}/input_items",
+        "/v1/jobs",
+        "/v1/jobs/{job_id}",
+        "/v1/jobs/{job_id}/events",
+        "/v1/dead-letters",
+        "/v1/dead-letters/{letter_id}",
+        "/v1/dead-letters/{letter_id}/replay",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/files",
+        "/v1/files/{file_id}",
+        "/v1/files/{file_id}/content",
+        "/v1/batches",
+        "/v1/batches/{batch_id}",
+        "/v1/batches/{batch_id}/cancel",
+        "/health",
+        "/ready",
+    }
+    assert set(references(document)) <= set(document["components"]["schemas"])
+
+
+async def test_openapi_of_the_admin_port(app: FastAPI) -> None:
+    async with administering(app) as client:
+        answer = await client.get("/openapi.json")
+    assert answer.status_code == 200
+    document = answer.json()
+    assert document["openapi"].startswith("3.")
+    letters = {f"/v1/dead-letters{rest}" for rest in ("", "/{letter_id}", "/{letter_id}/replay")}
+    assert set(document["paths"]) == {"/health", "/metrics", *letters}
+    assert set(references(document)) <= set(document["components"]["schemas"])
+    for methods in document["paths"].values():
+        assert all(operation["responses"] for operation in methods.values())
+
+
+async def test_playground(client: httpx.AsyncClient) -> None:
+    """Given the page, expect it whole from here, under a policy that lets nothing else in."""
+    page = await client.get("/")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    script = (await client.get("/web/app.js")).text
+    for path in ("/web/app.js", "/web/answer.js", "/web/app.css", "/favicon.ico"):
+        assert f'"{path}"' in page.text + script
+        assert (await client.get(path)).status_code == 200
+    assert "http://" not in page.text + (await client.get("/web/app.js")).text.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
+async def test_a_304_has_the_headers_of_its_200(client: httpx.AsyncClient, path: str, form: str) -> None:
+    """A browser replaces the headers that it cached by those of the 304, its policy too."""
+    found = await client.get(path)
+    again = await client.get(path, headers={"if-none-match": form.format(found.headers["etag"])})
+    assert (found.status_code, again.status_code, again.content) == (200, 304, b"")
+    own = {"content-length", "x-request-id"}  # of the 200's body, and of each exchange
+    assert [each for each in again.headers.multi_items() if each[0] not in own] == [
+        each for each in found.headers.multi_items() if each[0] not in own
+    ]
+    changed = await client.get(path, headers={"if-none-match": '"other"'})
+    assert changed.status_code == 200
+
+
+async def test_docs_page(client: httpx.AsyncClient) -> None:
+    """Given the description's page, Expect it whole from here, and all that it is made from in the document."""
+    page = await client.get("/docs")
+    assert "unsafe" not in page.headers["content-security-policy"]
+    for path in ("/web/docs.js", "/web/docs.css", "/web/app.css", "/favicon.ico"):
+        assert f'"{path}"' in page.text
+        assert (await client.get(path)).status_code == 200
+    assert "http" not in page.text + (await client.get("/web/docs.js")).text
+    document = (await client.get("/openapi.json")).json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation["summary"], path
+            assert operation["responses"], path
+            json_body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            assert json_body is None or json_body["examples"], f"{method} {path} has no example"
+
+
+async def test_examples_can_be_sent(client: httpx.AsyncClient, backend: Backend, settings: Settings) -> None:
+    """Given each example of the document, Expect it answered as it is; what needs another model is told so."""
+    document = (await client.get("/openapi.json")).json()
+    async with Harness(backend, settings).worker():
+        for path, methods in document["paths"].items():
+            content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+            for name, example in content.get("application/json", {}).get("examples", {}).items():
+                answer = await client.post(path, json=example["value"])
+                if answer.status_code >= 300:
+                    error = answer.json()["error"]
+                    assert (path, error["param"]) in NEED_MORE, f"{path}, {name}: {error}"
+
+
+NEED_MORE = {  # a model that embeds, a file, and a model that can be held to a grammar
+    ("/v1/embeddings", "model"),
+    ("/v1/batches", None),
+    ("/v1/chat/completions", "response_format"),
+}
+
+
+@pytest.mark.slow
+def test_an_unread_log_holds_nothing_up(valkey: EmbeddedServer) -> None:
+    """Given a process whose stderr is a pipe that nobody reads, expect it to answer past what the pipe holds."""
+    with running(valkey, log_level="debug") as (process, url), httpx.Client(base_url=url, timeout=LIMIT_S) as http:
+        for _ in range(400):  # of more than 200 bytes each; a pipe holds 64 KiB
+            assert http.get("/health", timeout=5).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=LIMIT_S) == 0

@@ -1,0 +1,172 @@
+"""Keys in their database, and their pepper."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import stat
+import time
+
+import pytest
+from sqlalchemy import select, text, update
+
+from shared.accounts import database as databases
+from shared.accounts.api_keys import KEY, ApiKeys, digest, id_of
+from shared.accounts.database import Database
+from shared.accounts.pepper import pepper_of
+from shared.accounts.scopes import Scopes, checked_tenant
+from shared.accounts.tables import api_keys, schema_version
+from shared.errors import ConfigError, NotFound, Unavailable
+from shared.settings import Settings, load
+
+
+async def test_a_key_is_kept_as_its_digest(keys: ApiKeys, settings: Settings, database: Database) -> None:
+    """Given a new key, expect it found by its id, its secret nowhere in the files, and these for us alone."""
+    scopes = Scopes.of(admin=True, models=["a", "b"], routes=["chat"], classes=["batch"])
+    made, key = await keys.create(tenant="t", scopes=scopes, label="l", plan="p", expires_at=time.time() + 60)
+    assert KEY.fullmatch(key)
+    assert made.id in key
+    assert (await keys.find([made.id, "0" * 12])) == {made.id: made}
+    assert made.digest == digest(pepper_of(settings), key)
+    await database.close()
+    for file in settings.data_dir.iterdir():
+        assert key.rsplit("_", 1)[1].encode() not in file.read_bytes()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_list(keys: ApiKeys) -> None:
+    """Given keys of two tenants, one revoked, expect them found by the beginning of an id, by tenant, by state."""
+    one, _ = await keys.create(tenant="one", scopes=Scopes())
+    two, _ = await keys.create(tenant="two", scopes=Scopes())
+    await keys.revoke(one.id)
+    assert [key.id for key in await keys.list()] == [two.id]
+    assert [key.id for key in await keys.list(ended=True)] == [two.id, one.id]
+    assert [key.id for key in await keys.list(tenant="one", ended=True)] == [one.id]
+    assert [key.id for key in await keys.list(prefix=two.id[:5])] == [two.id]
+    assert await keys.list(prefix="%") == []
+
+
+async def test_revoke(keys: ApiKeys) -> None:
+    """Given a revoked key, expect it ended for good, the same when it is revoked again, and others unknown."""
+    made, _ = await keys.create(tenant="t", scopes=Scopes())
+    assert made.ended(time.time()) is None
+    revoked = await keys.revoke(made.id)
+    assert revoked.ended(time.time()) == "was revoked"
+    assert await keys.revoke(made.id) == revoked
+    with pytest.raises(NotFound, match="hr_000000000000"):
+        await keys.revoke("0" * 12)
+    with pytest.raises(ConfigError, match="was revoked"):
+        await keys.rotate(made.id, overlap=0)
+
+
+async def test_rotate(keys: ApiKeys) -> None:
+    """Given a rotated key, expect another with the same rights and life; the old one ends after the overlap."""
+    scopes = Scopes.of(models=["a"])
+    old, _ = await keys.create(tenant="t", scopes=scopes, label="l", plan="p", expires_at=time.time() + 1000)
+    made, key = await keys.rotate(old.id, overlap=60)
+    assert KEY.fullmatch(key)
+    assert (made.tenant, made.scopes, made.label, made.plan) == ("t", scopes, "l", "p")
+    assert made.expires_at == pytest.approx(time.time() + 1000, abs=5)
+    found = (await keys.find([old.id]))[old.id]
+    assert found.replaced_by == made.id
+    assert found.ended(time.time()) is None
+    assert found.ended(time.time() + 61) == "has expired"
+    with pytest.raises(ConfigError, match="rotated"):
+        await keys.rotate(old.id, overlap=0)
+
+
+def test_what_is_no_name() -> None:
+    """Given names that nothing has, expect each refused with what it is."""
+    with pytest.raises(ConfigError, match="'x y' cannot be a model"):
+        Scopes.of(models=["x y"])
+    with pytest.raises(ConfigError, match="cannot be a route: one of chat"):
+        Scopes.of(routes=["keys"])
+    with pytest.raises(ConfigError, match="interactive, standard, batch"):
+        Scopes.of(classes=["urgent"])
+    for tenant in ("", "a b", "-x", "x" * 129, "{x}", "x*"):
+        with pytest.raises(ConfigError, match="tenant"):
+            checked_tenant(tenant)
+    assert checked_tenant("auth0|5f7c") == "auth0|5f7c"
+
+
+def test_ids_in_what_is_pasted() -> None:
+    """Given an id, its beginning, or a whole key, expect the id; expect other text refused."""
+    key_id = "0123456789ab"
+    assert {id_of(given) for given in (key_id, f"hr_{key_id}", f"hr_{key_id}_{'f' * 64}", f" {key_id}\n")} == {
+        key_id
+    }
+    assert id_of("hr_01") == "01"
+    for given in ("", "hr_", "sk-abc", "hr_xyz"):
+        with pytest.raises(ConfigError):
+            id_of(given)
+
+
+def test_pepper(settings: Settings) -> None:
+    """Given none, expect one made for good, for its owner alone; expect one of the settings to count first."""
+    first = pepper_of(settings)
+    assert re.fullmatch(rb"[0-9a-f]{64}", first)
+    assert pepper_of(settings) == first
+    file = settings.data_dir / "key-pepper"
+    file.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        pepper_of(settings)
+    given = {"data_dir": settings.data_dir, "key_pepper": "x" * 32}
+    assert pepper_of(load(given).settings) == b"x" * 32
+    with pytest.raises(ConfigError, match="32 characters"):
+        pepper_of(load(given | {"key_pepper": "short"}).settings)
+    with pytest.raises(ConfigError, match="openssl rand"):
+        pepper_of(load({"database_url": "postgresql://db/headrace"}).settings)
+
+
+async def test_two_begin_at_once(settings: Settings) -> None:
+    """Given processes that first use a database at the same time, expect one schema, and all of them served."""
+    async with Database.of(settings) as one, Database.of(settings) as two:
+        pepper = pepper_of(settings)
+        made = await asyncio.gather(
+            *(ApiKeys(each, pepper).create(tenant="t", scopes=Scopes()) for each in (one, two) for _ in range(4))
+        )
+        assert len(await ApiKeys(one, pepper).list()) == len(made)
+
+
+async def test_schema_of_another_version(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a database of an earlier version, expect it changed once, its keys kept; of a later one, a refusal."""
+    keys = ApiKeys(database, pepper_of(settings))
+    made, _ = await keys.create(tenant="t", scopes=Scopes())
+    monkeypatch.setattr(databases, "MIGRATIONS", (("ALTER TABLE api_keys ADD COLUMN motto TEXT",),))
+    for _ in range(2):
+        async with Database.of(settings) as newer:
+            assert (await ApiKeys(newer, b"").find([made.id]))[made.id] == made
+            async with newer.writing() as connection:
+                await connection.execute(text("UPDATE api_keys SET motto = 'x'"))
+                assert (await connection.execute(select(schema_version.c.version))).scalar_one() == 2
+    async with database.writing() as connection:
+        await connection.execute(update(schema_version).values(version=9))
+    async with Database.of(settings) as older:
+        with pytest.raises(ConfigError, match="version 9"):
+            await ApiKeys(older, b"").list()
+
+
+async def test_a_write_is_whole_or_not_at_all(database: Database, keys: ApiKeys) -> None:
+    """Given a transaction that fails half way, expect nothing of it."""
+    made, _ = await keys.create(tenant="t", scopes=Scopes())
+    with pytest.raises(ZeroDivisionError):
+        async with database.writing() as connection:
+            await connection.execute(update(api_keys).values(tenant="other"))
+            raise ZeroDivisionError
+    assert (await keys.find([made.id]))[made.id].tenant == "t"
+
+
+async def test_a_database_that_is_away(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Given no database at the URL, expect Unavailable; given a URL of none, ConfigError; no password in either."""
+    folder = tmp_path_factory.mktemp("away")
+    (folder / "accounts.db").mkdir()
+    async with Database.of(load({"data_dir": folder}).settings) as database:
+        with pytest.raises(Unavailable, match="accounts' database"):
+            async with database.reading():
+                pass
+    for url in ("mysql://u:hush@h/d", "nonsense", "postgresql://u:hush@h/d"):
+        with pytest.raises(ConfigError) as refusal:
+            Database.of(load({"database_url": url}).settings)
+        assert "hush" not in str(refusal.value)

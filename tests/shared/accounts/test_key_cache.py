@@ -1,0 +1,140 @@
+"""The memory of keys: when it asks, and when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+import pytest
+
+from producer_api.auth import key_cache
+from producer_api.auth.key_cache import KnownKeys
+from shared.accounts.api_keys import ApiKey
+from shared.accounts.scopes import Scopes
+from shared.errors import Unavailable
+
+
+class Store:
+    """Keys by id, each look-up noted; it answers when `gate` is open."""
+
+    def __init__(self, *ids: str) -> None:
+        self.keys = {key_id: ApiKey(key_id, "t", Scopes(), 0.0) for key_id in ids}
+        self.asked: list[list[str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.away = False
+
+    async def find(self, ids: Collection[str]) -> dict[str, ApiKey]:
+        self.asked.append(list(ids))
+        await self.gate.wait()
+        if self.away:
+            raise Unavailable("away")
+        return {key_id: self.keys[key_id] for key_id in ids if key_id in self.keys}
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The event loop's time as the memory sees it."""
+    time = [1000.0]
+
+    class Loop:
+        def time(self) -> float:
+            return time[0]
+
+        def create_future(self) -> asyncio.Future[object]:
+            return asyncio.get_running_loop().create_future()
+
+    class Asyncio:
+        get_running_loop = staticmethod(Loop)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(asyncio, name)
+
+    monkeypatch.setattr(key_cache, "asyncio", Asyncio())
+    return time
+
+
+async def test_a_key_in_use_is_looked_up_ahead(now: list[float]) -> None:
+    """Given a key in use, expect one look-up in its first half life, then one that nobody waits for."""
+    store = Store("a")
+    keys = KnownKeys(store.find, life=4)
+    for _ in range(3):
+        assert await keys.get("a", "") == store.keys["a"]
+    assert store.asked == [["a"]]
+    store.gate.clear()
+    now[0] += 2
+    assert await keys.get("a", "") == store.keys["a"]
+    await asyncio.sleep(0)
+    assert store.asked == [["a"]] * 2
+    now[0] += 1.9
+    assert await keys.get("a", "") == store.keys["a"], "the look-up is still under way"
+    del store.keys["a"]
+    store.gate.set()
+    while len(keys._wanted):
+        await asyncio.sleep(0)
+    assert await keys.get("a", "") is None
+
+
+async def test_no_key_outlives_its_life(now: list[float]) -> None:
+    """Given a database that is away, expect a known key to count for its life and not longer, and then again."""
+    store = Store("a")
+    keys = KnownKeys(store.find, life=4)
+    await keys.get("a", "")
+    store.away = True
+    now[0] += 3.9
+    assert await keys.get("a", "") is not None
+    now[0] += 0.1
+    with pytest.raises(Unavailable):
+        await keys.get("a", "")
+    store.away = False
+    assert await keys.get("a", "") is not None
+
+
+async def test_one_look_up_at_a_time() -> None:
+    """Given many keys wanted at once, expect them looked up together, a key that nobody has among them."""
+    store = Store(*map(str, range(50)))
+    store.gate.clear()
+    keys = KnownKeys(store.find, life=4)
+    first = asyncio.create_task(keys.get("0", ""))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    rest = [asyncio.create_task(keys.get(str(number), "")) for number in [*range(50), *range(50), 99]]
+    await asyncio.sleep(0)
+    rest[0].cancel()  # others wait for the same
+    store.gate.set()
+    assert await first == store.keys["0"]
+    found = await asyncio.gather(*rest, return_exceptions=True)
+    assert [key.id for key in found[1:-1]] == [*map(str, range(1, 50)), *map(str, range(50))]
+    assert found[-1] is None
+    assert len(store.asked) == 2
+
+
+async def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given more keys than are remembered or waited for, expect the oldest forgotten, and a refusal."""
+    monkeypatch.setattr(key_cache, "MOST", 2)
+    monkeypatch.setattr(key_cache, "MOST_WANTED", 3)
+    store = Store("a", "b", "c")
+    keys = KnownKeys(store.find, life=4)
+    for key_id in "abc":
+        await keys.get(key_id, "")
+    assert list(keys._known) == ["b", "c"]
+    store.gate.clear()
+    waiting = [asyncio.create_task(keys.get(key_id, "")) for key_id in "xyz"]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="too many"):
+        await keys.get("w", "")
+    await keys.close()
+    assert all(isinstance(each, Unavailable) for each in await asyncio.gather(*waiting, return_exceptions=True))
+
+
+async def test_a_wrong_key_is_looked_up_each_time(now: list[float]) -> None:
+    """Given a remembered key and a wrong one with its id, expect a look-up as for an unknown id."""
+    store = Store("a")
+    keys = KnownKeys(store.find, life=4)
+    await keys.get("a", "")
+    for key_id in ("a", "b"):
+        for _ in range(3):
+            await keys.get(key_id, "wrong")
+    assert store.asked == [["a"]] * 4 + [["b"]] * 3
+    await keys.get("a", "")
+    assert len(store.asked) == 7, "the right one comes from memory"

@@ -1,0 +1,204 @@
+"""Records as requests: ids that follow from them, and every refusal by its type."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import HeadraceError
+from shared.kafka import topics
+from shared.kafka.message import (
+    KafkaRequest,
+    Order,
+    Outgoing,
+    Record,
+    api_record,
+    dead_letter,
+    read_request,
+    read_result,
+    request_record,
+    result_record,
+)
+from shared.kafka.offsets import MOST_METADATA, Offsets
+from shared.models.worker_registry import ModelInfo
+from shared.protocol import PriorityClass, RequestState
+from shared.schemas.native.jobs import Job
+from shared.token_log.answer import Answer
+from shared.token_log.interface import RequestRecord
+from shared.validation.request_limits import Limits
+from tests.support.fakes import MODEL, make_request
+
+INFO = ModelInfo(name=MODEL, max_model_len=100, created=0)
+TOPIC = topics.requests(MODEL)
+ARGUMENTS = "messages[0].tool_calls[0].function.arguments"
+TRACE = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+
+
+def came(out: Outgoing, offset: int = 0, partition: int = 0) -> Record:
+    return Record(out.topic, partition, offset, out.key, out.value, out.headers)
+
+
+def read(record: Record, now: float = 100.0) -> Order:
+    return read_request(record, INFO, Limits(), 10_000, now)
+
+
+def plain(**fields: object) -> Record:
+    body = {"model": MODEL, "prompt": "hi", **fields}
+    return Record(TOPIC, 0, 0, None, json.dumps(body).encode())
+
+
+def called(arguments: str) -> list[dict[str, object]]:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [{"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
+def test_a_request_is_read_as_it_was_written_and_its_id_is_its_events() -> None:
+    body = KafkaRequest(model=MODEL, prompt="hi", tenant="t", priority="standard", timeout=5.0)
+    out = request_record(TOPIC, body, event_id="e1", source="/me", reply_topic="mine", extra=(TRACE,))
+    first, again = read(came(out, 3)), read(came(out, 9, 1), 200.0)
+    assert out.key == b"t"
+    assert (first.request.tenant, first.request.priority, first.reply) == ("t", PriorityClass.STANDARD, "mine")
+    assert (first.request.created_at, first.request.deadline) == (100.0, 105.0)
+    assert (again.request.id, again.request.params.seed) == (first.request.id, first.request.params.seed)
+    others = [
+        request_record(TOPIC, body.model_copy(update={"tenant": "u"}), event_id="e1", source="/me"),
+        request_record(TOPIC, body, event_id="e2", source="/me"),
+    ]
+    assert len({first.request.id, *(read(came(other)).request.id for other in others)}) == 3
+
+
+def test_plain_json_is_a_batch_request_of_its_place() -> None:
+    order = read(plain())
+    assert (order.request.priority, order.request.tenant) == (PriorityClass.BATCH, "default")
+    assert order.reply == topics.RESULTS
+    moved = Record(TOPIC, 0, 1, None, order.record.value)
+    assert read(moved).request.id != order.request.id == read(plain()).request.id
+
+
+@pytest.mark.parametrize(
+    ("record", "code", "param"),
+    [
+        (plain(model="other"), "model_not_found", "model"),
+        (plain(model=5), "invalid_request", "model"),
+        (plain(tenant="a b"), "invalid_request", "tenant"),
+        (plain(temperature=9), "invalid_request", "temperature"),
+        (plain(max_tokens=101), "context_length_exceeded", "max_tokens"),
+        (plain(deadline=99.0), "deadline_exceeded", None),
+        (plain(timeout=1e9), "invalid_request", "timeout"),
+        (plain(prompt=None), "invalid_request", "messages"),
+        (plain(prompt=None, messages=called("[" * 1200)), "invalid_request", ARGUMENTS),
+        (plain(prompt=None, messages=called('{"a":"\\ud800"}')), "invalid_request", ARGUMENTS),
+        (Record(TOPIC, 0, 0, None, b""), "malformed_body", None),
+        (Record(TOPIC, 0, 0, None, b"\xff"), "malformed_body", None),
+        (Record(TOPIC, 0, 0, None, b" " * 10_001), "payload_too_large", None),
+        (Record(topics.api_requests(MODEL), 0, 0, None, b"{}"), "malformed_body", None),
+        (Record(topics.api_requests(MODEL), 0, 0, None, b'{"x":' + b"[" * 9000), "malformed_body", None),
+        (Record(topics.api_requests(MODEL), 0, 0, None, b'{"id":"\xff"}'), "malformed_body", None),
+    ],
+)
+def test_what_is_no_request_is_refused_by_its_type(record: Record, code: str, param: str | None) -> None:
+    with pytest.raises(HeadraceError) as refused:
+        read(record)
+    assert (refused.value.code, refused.value.param) == (code, param)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("content-type", b"application/cloudevents+json", "unsupported_media_type"),
+        ("ce_specversion", b"0.3", "invalid_request"),
+        ("ce_type", b"other", "invalid_request"),
+        ("ce_id", b"", "invalid_request"),
+        ("ce_id", b"\xff", "invalid_request"),
+        ("ce_id", b"x" * 1025, "invalid_request"),
+        ("priority", b"urgent", "invalid_request"),
+        ("reply-topic", b"a/b", "invalid_request"),
+    ],
+)
+def test_headers_are_checked_by_name(name: str, value: bytes, code: str) -> None:
+    with pytest.raises(HeadraceError) as refused:
+        read(Record(TOPIC, 0, 0, None, plain().value, ((name, value),)))
+    assert refused.value.code == code
+
+
+def test_what_the_api_admitted_is_taken_as_it_is_and_wants_no_result() -> None:
+    request = make_request(priority=PriorityClass.INTERACTIVE)
+    order = read(came(api_record(request)))
+    assert (order.request, order.reply, order.by_api) == (request, None, True)
+
+
+def test_a_result_names_its_request_and_carries_the_trace() -> None:
+    body = KafkaRequest(model=MODEL, prompt="hi")
+    order = read(came(request_record(TOPIC, body, event_id="e1", source="/me", key=b"k", extra=(TRACE,)), 7))
+    job = Job.ended(
+        RequestRecord(order.request.id, MODEL, "t", PriorityClass.BATCH, RequestState.COMPLETED, 1.0),
+        Answer(),
+        "fp",
+    )
+    result = came(result_record(order, job))
+    assert (result.topic, result.key, read_result(result)) == (topics.RESULTS, b"k", job)
+    assert TRACE in result.headers
+    told = {name: result.header(name) for name in ("ce_subject", "ce_id", "ce_type", "headrace-source")}
+    assert told == {
+        "ce_subject": "e1",
+        "ce_id": f"{order.request.id}.result",
+        "ce_type": "dev.headrace.result.v1",
+        "headrace-source": f"{TOPIC}/0/7",
+    }
+
+
+def test_a_dead_letter_is_the_record_and_the_reason() -> None:
+    record = Record(TOPIC, 2, 7, b"k", b"\xff", (("x", b"\x00"),))
+    with pytest.raises(HeadraceError) as refused:
+        read(record)
+    letter = came(dead_letter(record, refused.value))
+    assert (letter.key, letter.value, letter.headers[0]) == (b"k", b"\xff", ("x", b"\x00"))
+    assert letter.header("headrace-error-code") == "malformed_body"
+    assert [letter.header(f"headrace-{name}") for name in ("topic", "partition", "offset")] == [TOPIC, "2", "7"]
+    short = came(dead_letter(record, refused.value, whole=False))
+    assert (short.value, short.header("headrace-truncated")) == (b"", "1")
+
+
+def test_every_model_has_a_topic_of_its_own() -> None:
+    assert topics.requests("smollm2") == "headrace.requests.smollm2"
+    names = {topics.requests(name) for name in ("a/b", "a:b", "a_b", "x" * 128)}
+    assert len(names) == 4
+    assert all(topics.is_topic(name) for name in names)
+
+
+@given(st.lists(st.integers(0, 30), unique=True), st.data())
+def test_after_a_crash_exactly_what_was_not_done_is_taken_again(order: list[int], data: st.DataObject) -> None:
+    """Given offsets with gaps, done in any order, if another goes on from any commit, Expect the rest, once."""
+    first = Offsets(0)
+    offsets = sorted(order)
+    for offset in offsets:
+        assert first.take(offset)
+        assert not first.take(offset)
+    done = data.draw(st.permutations(offsets))[: data.draw(st.integers(0, len(offsets)))]
+    then = first.once(done)
+    for offset in done:
+        first.finish(offset)
+    assert (first.watermark, first.metadata()) == then
+    second = Offsets.parse(first.watermark, first.metadata())
+    taken = [offset for offset in offsets if offset >= second.watermark and second.take(offset)]
+    assert taken == [offset for offset in offsets if offset not in done]
+    for offset in taken:
+        second.finish(offset)
+    assert (second.watermark, second.metadata()) == (max(offsets, default=-1) + 1, "")
+
+
+def test_the_window_closes_before_the_metadata_is_full() -> None:
+    offsets = Offsets(0)
+    offset = 0
+    while offsets.room > 0:
+        assert offsets.take(offset)
+        if offset % 2:
+            offsets.finish(offset)
+        offset += 1
+    for even in range(2, offset, 4):
+        offsets.finish(even)
+    assert len(offsets.metadata()) <= MOST_METADATA
+    assert Offsets.parse(5, "by somebody else").metadata() == ""

@@ -1,0 +1,89 @@
+"""Where models come from, and what is said when they do not."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ConfigError
+from shared.models import model_store
+from shared.models.model_store import ModelRepository
+from shared.settings import Settings, load
+
+
+def settings_of(tmp_path: Path, model: str, **more: object) -> Settings:
+    return load({"model": model, "cache_dir": tmp_path / "cache", **more}).settings
+
+
+def make_model(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+def test_a_folder_is_served_by_its_name(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "tiny-llama")
+    found = ModelRepository(settings_of(tmp_path, str(folder)))
+    assert (found.folder(), found.served_name) == (folder, "tiny-llama")
+    named = ModelRepository(settings_of(tmp_path, str(folder), served_model_name="mine"))
+    assert named.served_name == "mine"
+
+
+def test_what_is_no_model_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        ModelRepository(settings_of(tmp_path, str(empty))).folder()
+    (empty / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="safetensors"):
+        ModelRepository(settings_of(tmp_path, str(empty))).folder()
+    with pytest.raises(ConfigError, match="no model folder"):
+        ModelRepository(settings_of(tmp_path, "/no/such/folder", served_model_name="x")).folder()
+    with pytest.raises(ConfigError, match="served_model_name"):
+        ModelRepository(settings_of(tmp_path, "a model"))
+
+
+@pytest.fixture
+def fake_conversion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """Instead of pip and transformers; each call of the converter is noted."""
+    calls: list[Path] = []
+
+    def convert(gguf: Path, target: Path) -> None:
+        calls.append(target)
+        make_model(target)
+
+    monkeypatch.setattr(model_store, "_download", lambda model, work: work / "model.whl")
+    monkeypatch.setattr(model_store, "_convert", convert)
+    return calls
+
+
+def test_the_default_model_is_converted_once_however_many_ask(tmp_path: Path, fake_conversion: list[Path]) -> None:
+    settings = settings_of(tmp_path, "smollm2")
+    asking = [threading.Thread(target=ModelRepository(settings).folder) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert len(fake_conversion) == 1
+    assert ModelRepository(settings).folder() == tmp_path / "cache" / "models" / "smollm2"
+
+
+def test_half_a_conversion_does_not_count(
+    tmp_path: Path, fake_conversion: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(tmp_path, "smollm2")
+    make_model(tmp_path / "cache" / "models" / "smollm2")  # as a killed copy would leave it: no revision
+    ModelRepository(settings).folder()
+    assert len(fake_conversion) == 1
+
+    def broken(gguf: Path, target: Path) -> None:
+        raise ConfigError("no memory")
+
+    monkeypatch.setattr(model_store, "_convert", broken)
+    monkeypatch.setattr(model_store, "REVISION", "2")
+    with pytest.raises(ConfigError):
+        ModelRepository(settings).folder()
+    assert [path.name for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()] == ["smollm2"]

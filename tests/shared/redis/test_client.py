@@ -1,0 +1,144 @@
+"""The connection to Redis by itself, which all callers share: what goes wrong with it, and for whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+
+import pytest
+import uvloop
+
+from shared.errors import Unavailable
+from shared.redis.client import RedisServer
+from shared.redis.embedded import HOST, EmbeddedServer
+from shared.redis.node import pack
+from tests.support.proxy import FaultProxy
+
+TIMEOUT = 2.0
+
+Check = Callable[[FaultProxy, RedisServer], Coroutine[None, None, None]]
+
+
+def on_either_loop(check: Check) -> Callable[..., None]:
+    """A test of `check` with a client of the server behind a proxy, on asyncio's loop and on uvloop's."""
+
+    async def checked(valkey: EmbeddedServer) -> None:
+        async with FaultProxy(HOST, valkey.port).listening() as proxy:
+            server = RedisServer.connect(behind(proxy, valkey), timeout=TIMEOUT)
+            await server.client.ping()
+            await check(proxy, server)
+            await server.client.aclose()
+
+    @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+    def test(valkey: EmbeddedServer, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(checked(valkey))
+
+    test.__doc__ = check.__doc__
+    return test
+
+
+@on_either_loop
+async def test_an_idle_connection_that_was_reset_costs_no_call(proxy: FaultProxy, server: RedisServer) -> None:
+    proxy.cut()
+    while proxy.connections:
+        await asyncio.sleep(0)
+    async with server.reaching("the queue"):
+        await server.client.ping()
+
+
+@on_either_loop
+async def test_calls_under_way_on_a_connection_that_is_reset_are_unavailable_once(
+    proxy: FaultProxy, server: RedisServer
+) -> None:
+    """Given calls whose replies are held back, if the connection is reset, each fails at once and the next goes."""
+    proxy.to_client.hold()
+    calls = [asyncio.create_task(ping(server)) for _ in range(3)]
+    while len(server.client._pipe._link._waiting) < 3:  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+    proxy.cut()
+    for call in calls:
+        with pytest.raises(Unavailable, match="the queue cannot be reached: ConnectionError"):
+            await call
+    proxy.heal()
+    await ping(server)
+    assert proxy.connections == 1
+
+
+@on_either_loop
+async def test_each_caller_has_its_own_replies_whoever_gives_up(proxy: FaultProxy, server: RedisServer) -> None:
+    """Given callers of one connection, every third cancelled on the way, expect the rest to have their own replies,
+    in order, errors in their places.
+    """
+
+    async def ask(server: RedisServer, number: int) -> list[object]:
+        commands = [pack("ECHO", f"{number}.{part}") for part in range(number % 4)] + [pack("NO", "SUCH")]
+        return await server.client.exchange([("", command) for command in commands])
+
+    proxy.to_client.split = 7
+    calls = [asyncio.create_task(ask(server, number)) for number in range(60)]
+    await asyncio.sleep(0)
+    for call in calls[::3]:
+        call.cancel()
+    for number, call in enumerate(calls):
+        if number % 3 == 0:
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            continue
+        *echoes, refused = await call
+        assert echoes == [f"{number}.{part}".encode() for part in range(number % 4)]
+        assert "unknown command" in str(refused)
+    assert await server.client.exchange([]) == []
+    assert proxy.connections == 1
+
+
+@on_either_loop
+async def test_a_peer_that_went_silent_is_left_for_a_new_connection(proxy: FaultProxy, server: RedisServer) -> None:
+    """Given a half-open connection, expect the calls on it to time out, and those after them to go through."""
+    proxy.halve()
+    waiting = [asyncio.create_task(ping(server)) for _ in range(3)]
+    for call in waiting:
+        with pytest.raises(Unavailable, match="TimeoutError"):
+            await call
+    proxy.to_server.lost = proxy.to_client.lost = False
+    await ping(server)
+
+
+@on_either_loop
+async def test_a_slow_reply_costs_the_connection_nothing(proxy: FaultProxy, server: RedisServer) -> None:
+    """Given one that gives up early while others are answered, expect the connection to be kept."""
+    before = await server.client.client_id()
+    proxy.to_client.hold()
+    with pytest.raises(Unavailable, match="TimeoutError"):
+        await ping(RedisServer(server.client, timeout=0.05))
+    proxy.to_client.release()
+    assert await server.client.client_id() == before
+
+
+def test_a_peer_that_never_answers_the_greeting_is_given_up(valkey: EmbeddedServer) -> None:
+    """Given a connection whose greeting is lost, expect Unavailable in time, and later calls on a new one."""
+
+    async def checked() -> None:
+        async with FaultProxy(HOST, valkey.port).listening() as proxy:
+            proxy.halve()
+            server = RedisServer.connect(behind(proxy, valkey), timeout=0.2)
+            with pytest.raises(Unavailable, match="the queue cannot be reached: TimeoutError"):
+                await ping(server)
+            proxy.to_server.lost = proxy.to_client.lost = False
+            patient = RedisServer(server.client, timeout=TIMEOUT)
+            with suppress(Unavailable):  # it may have joined the attempt that was about to be given up
+                await ping(patient)
+            await ping(patient)
+            await server.client.aclose()
+
+    asyncio.run(checked())
+
+
+async def ping(server: RedisServer) -> None:
+    async with server.reaching("the queue"):
+        await server.client.ping()
+
+
+def behind(proxy: FaultProxy, valkey: EmbeddedServer) -> str:
+    return valkey.url.replace(f":{valkey.port}/", f":{proxy.port}/")

@@ -1,0 +1,24 @@
+"""The server's clock, without a question each time."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.redis.server_clock import FRESH, ServerClock
+
+
+async def test_it_asks_once_in_a_while_and_goes_on_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, server, asked = 10.0, 5000.0, 0
+    monkeypatch.setattr("shared.redis.server_clock.time.monotonic", lambda: ours)
+
+    async def ask() -> float:
+        nonlocal asked
+        asked += 1
+        return server
+
+    clock = ServerClock(ask)
+    assert await clock.now() == 5000.0
+    ours += FRESH / 2
+    assert (await clock.now(), asked) == (5000.0 + FRESH / 2, 1)
+    ours, server = ours + FRESH, 6000.0  # the server changed, or its clock was set
+    assert (await clock.now(), asked) == (6000.0, 2)

@@ -1,0 +1,268 @@
+"""Every field of every body has a bound: its JSON Schema tells it, and what is over it is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from producer_api.schemas.batches import BatchRequest
+from producer_api.schemas.jobs import JobSubmission
+from shared.errors import HeadraceError, InvalidRequest
+from shared.kafka.message import KafkaRequest
+from shared.protocol import Request
+from shared.schemas.base import Body
+from shared.schemas.native.tokenize import DetokenizeRequest, TokenizeRequest
+from shared.schemas.openai.chat import NOT_YET, ChatRequest
+from shared.schemas.openai.completions import CompletionRequest
+from shared.schemas.openai.embeddings import EmbeddingRequest
+from shared.schemas.openai.responses import REFUSED, ResponseRequest
+from shared.schemas.openapi_bounds import BOUNDING
+from shared.schemas.parsing import validate
+from shared.validation.request_limits import Limits, check_together
+
+# Why these have none: the setting max_timeout is it; one value alone is taken; dropped unread.
+EXCEPTIONS = {"timeout", "deadline", *NOT_YET, *REFUSED, "logprobs[]"}
+LIMITS = Limits()
+
+MODEL = {"model": "m"}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+MESSAGES = [
+    {"role": "user", "content": "x", "name": "n"},
+    {"role": "user", "content": [{"type": "text", "text": "x"}]},
+    {"role": "assistant", "tool_calls": [CALL], "annotations": []},
+    {"role": "tool", "content": "x", "tool_call_id": "c"},
+]
+SCHEMA = {"type": "object", "properties": {}}
+FUNCTION = {"name": "f", "description": "x", "parameters": SCHEMA}
+TOOLS = {
+    "tools": [{"type": "function", "function": FUNCTION}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+}
+NUMBERS = {"temperature": 1, "top_p": 0.5, "presence_penalty": 0, "frequency_penalty": 0}
+SAMPLING = {
+    **{**NUMBERS, "top_k": 1, "min_p": 0, "repetition_penalty": 1, "seed": 1, "n": 1, "max_tokens": 1},
+    **{"logit_bias": {"1": 1}, "stop": ["x"], "user": "u", "timeout": 1},
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "description": "x", "schema": SCHEMA}}
+FORMATS = [
+    {"response_format": FORMAT},
+    *({"structured_outputs": each} for each in ({"json": SCHEMA}, {"json": "{}"}, {"regex": "x"})),
+    *({"structured_outputs": each} for each in ({"choice": ["x"]}, {"grammar": 'root ::= "x"'})),
+]
+UNUSED = {
+    **{"safety_identifier": "x", "prompt_cache_key": "x", "metadata": {"k": "v"}},
+}
+JOB = {**MODEL, **SAMPLING, "logprobs": 1}
+PART = {"type": "input_text", "text": "x", "logprobs": [1], "annotations": []}
+INPUT = [
+    {"role": "user", "content": "x", "id": "i"},
+    {"role": "user", "content": [PART]},
+    {"type": "function_call", "id": "i", "call_id": "c", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "id": "i", "call_id": "c", "output": "x", "name": "f"},
+    {"type": "function_call", "call_id": "d", "name": "f", "arguments": "{}"},
+    {
+        "type": "function_call_output",
+        "call_id": "d",
+        "output": [PART],
+    },
+]
+RESPONSE = {
+    **{**MODEL, "instructions": "x", "previous_response_id": "x", "max_output_tokens": 1, "temperature": 1},
+    **{"top_p": 1, "top_logprobs": 1, "include": ["message.output_text.logprobs"], "max_tool_calls": 1},
+    **{"user": "u", "seed": 1, "timeout": 1, **UNUSED},
+}
+FLAT = {"type": "function", "name": "f", "description": "x", "parameters": SCHEMA}
+HELD = {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "description": "x"}}
+PROMPTS = ("x", ["x"], [1], [[1]])
+
+GOOD: dict[type[Body], list[dict[str, Any]]] = {
+    ChatRequest: [
+        {**MODEL, **SAMPLING, **UNUSED, **TOOLS, "messages": MESSAGES, "logprobs": True, "top_logprobs": 1},
+        {**MODEL, "messages": MESSAGES, "max_completion_tokens": 1, "stop": "x", "prompt_cache_retention": "x"},
+        *({**MODEL, "messages": MESSAGES, **each} for each in FORMATS),
+    ],
+    CompletionRequest: [
+        *({**MODEL, **SAMPLING, "logprobs": 1, "best_of": 1, "prompt": prompt} for prompt in PROMPTS),
+        *({**MODEL, "prompt": "x", "stop": "x", **each} for each in FORMATS),
+    ],
+    ResponseRequest: [
+        {**RESPONSE, "input": INPUT, "tools": [FLAT], "tool_choice": {"type": "function", "name": "f"}},
+        {**RESPONSE, "input": "x", "text": HELD},
+    ],
+    EmbeddingRequest: [
+        {**MODEL, "input": prompt, "dimensions": 1, "user": "u", "timeout": 1} for prompt in PROMPTS
+    ],
+    TokenizeRequest: [{**MODEL, "prompt": "x"}, {**MODEL, "messages": MESSAGES}],
+    DetokenizeRequest: [{**MODEL, "tokens": [1]}],
+    JobSubmission: [
+        {**JOB, **TOOLS, "messages": MESSAGES, "webhook": {"url": "https://a.test", "events": ["job.failed"]}},
+        {**MODEL, "prompt": "x", "stop": "x", "deadline": 1},
+        {**MODEL, "prompt": [1]},
+        *({**MODEL, "prompt": "x", **each} for each in FORMATS),
+    ],
+    KafkaRequest: [
+        {**JOB, **TOOLS, "messages": MESSAGES, "tenant": "t"},
+        {**MODEL, "prompt": "x", "stop": "x", "deadline": 1},
+        {**MODEL, "prompt": [1]},
+        *({**MODEL, "prompt": "x", **each} for each in FORMATS),
+    ],
+    BatchRequest: [
+        {
+            **{"input_file_id": "f", "endpoint": "/v1/completions", "completion_window": "24h"},
+            **{"metadata": {"k": "v"}, "output_expires_after": {"anchor": "created_at", "seconds": 3600}},
+            "webhook": {"url": "https://a.test", "events": ["batch.failed"]},
+        }
+    ],
+}
+TYPES = {"string": str, "integer": int, "number": int | float, "array": list, "object": dict}
+
+Step = str | None  # a property; None: every item, or every value
+Path = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One place in a body that may hold a value of a type."""
+
+    path: Path
+    kind: str
+    schema: dict[str, Any]
+
+    @property
+    def bounded(self) -> bool:
+        """A number below and above; what has a pattern is as long as that allows."""
+        if self.kind in ("integer", "number"):
+            return len(BOUNDING & self.schema.keys()) == 2
+        return bool(BOUNDING & self.schema.keys())
+
+    def __str__(self) -> str:
+        return ".".join("[]" if step is None else step for step in self.path).replace(".[]", "[]") + f":{self.kind}"
+
+
+def leaves(node: dict[str, Any], definitions: dict[str, Any], path: Path = ()) -> Iterator[Leaf]:
+    """All of a JSON Schema but booleans, nulls and constants."""
+    if "$ref" in node:
+        node = definitions[node["$ref"].rsplit("/", 1)[1]]
+    branches = [each for kind in ("anyOf", "oneOf", "allOf") for each in node.get(kind, ())]
+    for each in branches:
+        yield from leaves(each, definitions, path)
+    if "enum" in node or "const" in node or branches:
+        return
+    kind = node.get("type", "any")
+    fixed = kind == "object" and node.get("additionalProperties") is False
+    if kind not in ("null", "boolean") and not fixed:
+        yield Leaf(path, kind, node)
+    if node.get("maxItems") != 0 and isinstance(node.get("items"), dict):
+        yield from leaves(node["items"], definitions, (*path, None))
+    if isinstance(node.get("additionalProperties"), dict):
+        yield from leaves(node["additionalProperties"], definitions, (*path, None))
+    for name, each in node.get("properties", {}).items():
+        yield from leaves(each, definitions, (*path, name))
+
+
+def leaves_of(body: type[Body]) -> list[Leaf]:
+    schema = body.model_json_schema()
+    return list(leaves(schema, schema.get("$defs", {})))
+
+
+@pytest.mark.parametrize("body", GOOD, ids=lambda body: body.__name__)
+def test_every_field_has_a_bound(body: type[Body]) -> None:
+    """Given a body's JSON Schema, expect a bound at each string, number, list and mapping but the exceptions."""
+    open_ended = {str(leaf).split(":")[0].split(".")[-1] for leaf in leaves_of(body) if not leaf.bounded}
+    assert open_ended <= EXCEPTIONS
+
+
+def refusal(body: type[Body], fields: dict[str, Any]) -> HeadraceError | None:
+    """As each way in checks a body before it asks the server's state."""
+    try:
+        check_together([seeded(each, fields.get("seed", 0)) for each in drafts(body, fields)], LIMITS)
+    except HeadraceError as error:
+        return error
+    return None
+
+
+def drafts(body: type[Body], fields: dict[str, Any]) -> list[Request]:
+    parsed = validate(json.dumps(fields).encode(), body)
+    if isinstance(parsed, BatchRequest):
+        return []
+    if isinstance(parsed, ChatRequest):
+        return [parsed.to_request("t", stream=False)]
+    if isinstance(parsed, CompletionRequest):
+        return parsed.to_requests("t", stream=False)
+    if isinstance(parsed, ResponseRequest):
+        return [parsed.to_request("t", [each.to_item() for each in parsed.input])]
+    if isinstance(parsed, EmbeddingRequest):
+        return parsed.to_requests("t")
+    return [parsed.to_request("t")]  # type: ignore[attr-defined]
+
+
+def seeded(draft: Request, seed: int) -> Request:
+    """As admission completes it."""
+    return msgspec.structs.replace(draft, id="r", params=msgspec.structs.replace(draft.params, seed=seed))
+
+
+def places(value: Any, path: Path) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of all that is at `path`."""
+    step, rest = path[0], path[1:]
+    keys: list[Any] = []
+    if isinstance(value, dict):
+        keys = list(value) if step is None else [step] if step in value else []
+    elif isinstance(value, list) and step is None:
+        keys = list(range(len(value)))
+    for key in keys:
+        if rest:
+            yield from places(value[key], rest)
+        else:
+            yield value, key
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    """Whether a leaf's schema is what `value` was given for, by its type and those of its items."""
+    kind, items = schema.get("type"), schema.get("items", {})
+    if kind not in TYPES or not isinstance(value, TYPES[kind]) or isinstance(value, bool):
+        return False
+    return kind != "array" or not value or items.get("type") not in TYPES or fits(value[0], items)
+
+
+def beyond(leaf: Leaf, value: Any) -> Iterator[Any]:
+    """Values over each bound of a leaf that holds `value`."""
+    bounds = leaf.schema
+    if "pattern" in bounds:
+        yield "\x00"
+    if "maxLength" in bounds:
+        yield "x" * (bounds["maxLength"] + 1)
+    if "maxItems" in bounds:
+        yield (value or [1])[:1] * (bounds["maxItems"] + 1)
+    if "maxProperties" in bounds:
+        inner = next(iter(value.values()), 1)
+        yield {str(number): inner for number in range(bounds["maxProperties"] + 1)}
+    for name, by in (("maximum", 1), ("minimum", -1), ("exclusiveMaximum", 0), ("exclusiveMinimum", 0)):
+        if name in bounds:
+            yield bounds[name] + by
+
+
+@pytest.mark.parametrize("body", GOOD, ids=lambda body: body.__name__)
+def test_what_is_over_a_bound_is_refused(body: type[Body]) -> None:
+    """Given good bodies with one value over the bound that is told, each in turn, expect each refused for it."""
+    for good in GOOD[body]:
+        assert refusal(body, good) is None, good
+    tried, wanted = set(), {str(leaf) for leaf in leaves_of(body) if leaf.bounded}
+    for leaf in leaves_of(body):
+        for good in GOOD[body] if leaf.bounded else ():
+            changed = copy.deepcopy(good)
+            for container, key in places(changed, leaf.path):
+                before = container[key]
+                if not fits(before, leaf.schema):
+                    continue
+                for over in beyond(leaf, before):
+                    container[key] = over
+                    assert isinstance(refusal(body, changed), InvalidRequest), (str(leaf), str(over)[:60])
+                    tried.add(str(leaf))
+                container[key] = before
+    assert tried == wanted

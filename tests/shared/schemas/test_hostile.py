@@ -1,0 +1,132 @@
+"""Bodies whose every part is replaced by what nobody expects: a request within the limits, or an error of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.errors import HeadraceError
+from shared.protocol import Request, SamplingParams
+from shared.schemas.base import Body
+from shared.schemas.native.jobs import JobRequest
+from shared.schemas.native.tokenize import DetokenizeRequest, TokenizeRequest
+from shared.schemas.openai.chat import ChatRequest
+from shared.schemas.openai.completions import CompletionRequest
+from shared.schemas.openai.embeddings import EmbeddingRequest
+from shared.schemas.parsing import validate
+from shared.validation.request_limits import Limits, check_request, check_together
+
+Place = tuple[int | str, ...]
+
+HOSTILE: list[Any] = [
+    *(None, True, 0, -1, 0.5, -0.0, 1e308, -1e308, 10**400, 2**31, 2**64, float("nan"), float("inf")),
+    *(5e-324, -5e-324, 1e-300, 2.0**-149, 1 - 2**-53),
+    *("", "x", "\0", "\ud800", "x" * 70_000, "{}", "[", "null", "auto"),
+    *("[" * 1200, '{"a":' * 3000, '{"a":"\\ud800"}'),
+    *([], [[]], ["x"], [None], [1, "x"]),
+    *({}, {"": ""}, {"a": {"b": [{}]}}, {"type": "object"}, {"type": "text"}, {"type": "function"}),
+    *({"anyOf": []}, {"oneOf": []}, {"allOf": []}, {"enum": []}, {"type": []}),
+    *({"minimum": 1e-300, "maximum": 1e-299}, {"oneOf": [{"const": i} for i in range(100)]}, {"anyOf": [{}] * 200}),
+    {"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}},
+]
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CHAT = [
+    {"role": "user", "content": [{"type": "text", "text": "u"}], "name": "n"},
+    {"role": "assistant", "content": "a", "tool_calls": [CALL]},
+    {"role": "tool", "content": "r", "tool_call_id": "c"},
+]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "a": {"type": "integer", "minimum": 1},
+        "d": {"enum": [1, "x"]},
+        "b": {"type": "string", "pattern": "a+"},
+        "c": {"type": "array", "items": {"anyOf": [{"type": "null"}, {"const": 1}]}, "minItems": 1},
+    },
+    "required": ["a", "b", "c", "d"],
+    "additionalProperties": False,
+}
+SAMPLING = {
+    "temperature": 1,
+    "top_p": 0.5,
+    "top_k": 3,
+    "min_p": 0.1,
+    "presence_penalty": 0,
+    "repetition_penalty": 1,
+    "stop": ["a"],
+    "seed": 1,
+    "n": 1,
+    "logit_bias": {"5": 1},
+    "timeout": 5,
+    "user": "u",
+}
+TOOLS = {
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA, "strict": False}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "parallel_tool_calls": True,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}}
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+BODIES: list[tuple[type[Body], dict[str, Any]]] = [
+    (JobRequest, {"messages": CHAT, **SAMPLING, **TOOLS, "max_tokens": 5, "logprobs": 1, "priority": "batch"}),
+    (JobRequest, {"prompt": [1, 2], "structured_outputs": {"choice": ["a", "b"]}}),
+    (JobRequest, {"prompt": "x", "structured_outputs": {"json": SCHEMA}}),
+    (ChatRequest, {"messages": CHAT, **STREAM, "response_format": FORMAT, "logprobs": True, "top_logprobs": 2}),
+    (ChatRequest, {"messages": CHAT, "max_completion_tokens": 5, "metadata": {"a": "b"}, "store": False}),
+    (CompletionRequest, {"prompt": ["a", "b"], **SAMPLING, **STREAM, "echo": False, "logprobs": 1, "best_of": 1}),
+    (EmbeddingRequest, {"input": ["a", "b"], "encoding_format": "float", "dimensions": 5}),
+    (TokenizeRequest, {"messages": CHAT, "add_special_tokens": True, "add_generation_prompt": True}),
+    (DetokenizeRequest, {"tokens": [1]}),
+]
+DRAFTS: dict[type[Body], Callable[[Any], list[Request]]] = {
+    ChatRequest: lambda body: [body.to_request("t", stream=bool(body.stream))],
+    CompletionRequest: lambda body: body.to_requests("t", stream=bool(body.stream)),
+    EmbeddingRequest: lambda body: body.to_requests("t"),
+}
+
+
+def places(node: Any, at: Place = ()) -> Iterator[Place]:
+    yield at
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from places(value, (*at, key))
+
+
+def put(body: Any, at: Place, value: Any) -> Any:
+    if not at:
+        return value
+    changed = body.copy()
+    changed[at[0]] = put(body[at[0]], at[1:], value)
+    return changed
+
+
+def seeded_of(draft: Request) -> SamplingParams:
+    return msgspec.structs.replace(draft.params, seed=1)
+
+
+def admit(schema: type[Body], data: bytes) -> None:
+    """All that is done to a body before the server's state is asked. Raises HeadraceError."""
+    body = validate(data, schema)
+    body.model_dump_json()
+    drafts = DRAFTS.get(schema, lambda each: [each.to_request("t")])(body)
+    seeded = [msgspec.structs.replace(each, id="req_x", params=seeded_of(each)) for each in drafts]
+    check_together(seeded, Limits())
+    for request in seeded:
+        check_request(request, Limits())
+        msgspec.json.encode(request)
+
+
+@pytest.mark.parametrize(("schema", "fields"), BODIES, ids=[schema.__name__ for schema, _ in BODIES])
+def test_any_part_may_be_anything(schema: type[Body], fields: dict[str, Any]) -> None:
+    body = {"model": "m", **fields}
+    admit(schema, json.dumps(body).encode())
+    for at in places(body):
+        for value in HOSTILE:
+            try:
+                admit(schema, json.dumps(put(body, at, value)).encode())
+            except HeadraceError as error:
+                assert error.status < 500, (at, value)

@@ -1,0 +1,157 @@
+"""Headrace as a user runs it on one machine: a Valkey, API replicas, workers; each a process, each breakable.
+
+The one module that knows how the server under test is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import redis
+
+from shared.redis.embedded import HOST, EmbeddedServer
+from shared.runtime.sockets import free_ports
+from tests.support.node import LOOK, Node
+from tests.support.proxy import FaultProxy
+from tests.support.stream_client import Client
+
+ROLES = ("api", "worker")
+
+
+class Cluster:
+    """Made by `running`; all faults are done to its parts.
+
+    Attributes:
+        store: the Valkey.
+        apis, workers, tasks: the other processes.
+        links: what stands between them and the store, by role, if asked for.
+    """
+
+    def __init__(self, folder: Path, appendfsync: str) -> None:
+        self.folder = folder
+        self.store = EmbeddedServer(folder / "valkey", appendfsync=appendfsync)
+        self.apis: list[Node] = []
+        self.workers: list[Node] = []
+        self.tasks: list[Node] = []
+        self.urls: list[str] = []
+        self.links: dict[str, FaultProxy] = {}
+
+    @property
+    def client(self) -> Client:
+        return Client(self.urls)
+
+    @property
+    def nodes(self) -> list[Node]:
+        return self.apis + self.workers + self.tasks
+
+    def subscriptions(self) -> int:
+        """How many channels the store has listeners on."""
+        with self._redis() as store:
+            return len(store.pubsub_channels())
+
+    def store_size(self) -> tuple[int, int]:
+        """Its keys, and its memory in bytes. Raises redis.RedisError while it is down."""
+        with self._redis() as store:
+            return store.dbsize(), store.info("memory")["used_memory"]
+
+    def requests(self) -> set[str]:
+        """The ids of all that the store has something of, finished or not."""
+        with self._redis() as store:
+            found = store.scan_iter("hr:{req_*", count=1000)
+            return {key.decode().split("{")[1].split("}")[0] for key in found}
+
+    def _redis(self) -> redis.Redis:
+        """Past all proxies."""
+        return redis.Redis.from_url(self.store.url)
+
+    async def restart_store(self) -> None:
+        """Start the store again after its end, while everything else goes on."""
+        await asyncio.to_thread(self.store.start)
+
+    @asynccontextmanager
+    async def reviving(self) -> AsyncIterator[None]:
+        """Start every part again that ends, as a supervisor does."""
+
+        async def revive() -> None:
+            while True:
+                if self.store.pid is None:
+                    await self.restart_store()
+                for node in self.nodes:
+                    if not node.running:
+                        node.spawn()
+                await asyncio.sleep(LOOK)
+
+        task = asyncio.create_task(revive())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def add(self, role: str, environment: Mapping[str, str]) -> Node:
+        """One more process, not started yet."""
+        siblings, ready = {
+            "api": (self.apis, "listening"),
+            "worker": (self.workers, "worker_ready"),
+            "tasks": (self.tasks, "tasks_ready"),
+        }[role]
+        name = f"{role}-{len(siblings) + 1}"
+        command = [sys.executable, "-m", "headrace", role]
+        siblings.append(Node(name, command, environment, ready, self.folder / f"{name}.log"))
+        return siblings[-1]
+
+
+@asynccontextmanager
+async def running(
+    folder: Path,
+    *,
+    apis: int = 2,
+    workers: int = 2,
+    appendfsync: str = "everysec",
+    proxied: bool = False,
+    environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    **settings: Any,
+) -> AsyncIterator[Cluster]:
+    """A cluster that serves, ended with all its processes afterwards.
+
+    Args:
+        proxied: put a FaultProxy before the store for the APIs, and one for the workers.
+        environment: more environment by role.
+        settings: of all processes, by the settings' names.
+    """
+    cluster = Cluster(folder, appendfsync)
+    folder.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        cluster.store.start()
+        stack.callback(cluster.store.stop)
+        ports = dict.fromkeys(ROLES, cluster.store.port)
+        for role in ROLES if proxied else ():
+            link = FaultProxy(HOST, cluster.store.port)
+            cluster.links[role] = await stack.enter_async_context(link.listening())
+            ports[role] = link.port
+        common = {"model": "scripted", "lease": 1, "grace": 5, "keepalive": 1, "log_format": "json", **settings}
+        stack.callback(_end, cluster)
+        listening = free_ports(HOST, apis)
+        cluster.urls += [f"http://{HOST}:{port}" for port in listening]
+        for role, port in [*(("api", port) for port in listening), *[("worker", 0)] * workers]:
+            own = {"redis_url": _at_port(cluster.store, ports[role]), "port": port}
+            variables = {f"HEADRACE_{name.upper()}": str(value) for name, value in (common | own).items()}
+            cluster.add(role, variables | dict(environment.get(role, {}))).spawn()
+        await asyncio.gather(*(node.serving() for node in cluster.nodes))
+        yield cluster
+
+
+def _at_port(store: EmbeddedServer, port: int) -> str:
+    return store.url.replace(f":{store.port}/", f":{port}/")
+
+
+def _end(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        if node.running:
+            node.kill()

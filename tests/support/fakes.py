@@ -1,0 +1,67 @@
+"""Hand-made requests and answers."""
+
+from __future__ import annotations
+
+from shared.backend import Backend
+from shared.protocol import PriorityClass, Request, SamplingParams, Token, TokenEvent, new_request_id
+from shared.queue.interface import Ticket
+from shared.redis import keys
+from tests.support.waiting import LIMIT_S
+
+MODEL = "scripted"
+
+
+def make_request(
+    prompt: str = "hello",
+    *,
+    max_tokens: int | None = 8,
+    n: int = 1,
+    priority: PriorityClass = PriorityClass.STANDARD,
+    created_at: float = 0.0,
+    deadline: float | None = None,
+    tenant: str = "default",
+) -> Request:
+    params = SamplingParams(max_tokens=max_tokens, n=n, seed=7)
+    return Request(
+        id=new_request_id(),
+        model=MODEL,
+        prompt=prompt,
+        params=params,
+        priority=priority,
+        created_at=created_at,
+        deadline=deadline,
+        tenant=tenant,
+    )
+
+
+def token_event(seq: int, *texts: str) -> TokenEvent:
+    return TokenEvent(seq, tuple(Token(0, 100 + seq + i, text) for i, text in enumerate(texts)))
+
+
+async def submit(backend: Backend, request: Request) -> Ticket:
+    await backend.token_log.create(request)
+    return await backend.transport.publish(request)
+
+
+async def answer(backend: Backend, request_id: str) -> list[TokenEvent]:
+    """All events of a request, followed from the start to its end."""
+    return [event async for event in backend.token_log.follow(request_id, idle=LIMIT_S) if event is not None]
+
+
+async def lapse(backend: Backend, model: str = MODEL) -> None:
+    """Make the holders of all that is held as silent as a lapsed lease, without waiting for it."""
+    idle_ms = 3_600_000
+    for stream in (keys.queue(model, priority) for priority in PriorityClass):
+        if not await backend.redis.exists(stream):
+            continue
+        for held in await backend.redis.xpending_range(stream, keys.GROUP, "-", "+", 1000):
+            entry, holder = held["message_id"], held["consumer"]
+            await backend.redis.xclaim(stream, keys.GROUP, holder, 0, [entry], idle=idle_ms, justid=True)
+
+
+async def publish_garbage(backend: Backend, payload: bytes) -> Ticket:
+    """A message that is no request, as another version's client might leave it in the queue."""
+    ticket = await backend.transport.publish(make_request())
+    [_, waiting, *_] = keys.transport(MODEL)
+    await backend.redis.hset(waiting, ticket.request_id, b"1:1:0:" + payload)
+    return ticket

@@ -1,0 +1,145 @@
+"""One process of the server under test: started, stopped, broken, and watched through its log.
+
+It knows nothing of what the process does; its log is lines of JSON with an `event` each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from shared.runtime.processes import die_with_parent
+from tests.support.waiting import LIMIT_S
+
+LOOK = 0.01  # seconds between looks at a process or its log
+
+
+class Node:
+    """A process that can be started again and again.
+
+    Args:
+        ready: the log event that says that it serves.
+        environment: added to ours.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], ready: str, log: Path
+    ) -> None:
+        self.name = name
+        self._command = list(command)
+        self.environment = environment
+        self._ready = ready
+        self._log = log
+        self._read = 0  # bytes of the log that are counted already
+        self._counts: Counter[str] = Counter()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.births = 0
+
+    def spawn(self) -> None:
+        """Start it without waiting for it."""
+        assert not self.running, f"{self.name} runs already"
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  a single prctl call, no locks
+            )
+        self.births += 1
+
+    async def start(self) -> None:
+        """Start it, and wait until it says that it serves."""
+        self.spawn()
+        await self.serving()
+
+    async def serving(self) -> None:
+        await self.logged(self._ready, self.births)
+
+    async def logged(self, event: str, count: int = 1) -> None:
+        """Until its log has `event` that many times."""
+        deadline = time.monotonic() + LIMIT_S
+        while self.count(event) < count:
+            assert self.running, f"{self.name} ended: {self.tail()}"
+            assert time.monotonic() < deadline, f"{self.name} did not log {event}: {self.tail()}"
+            await asyncio.sleep(LOOK)
+
+    def count(self, event: str) -> int:
+        """How often its log has `event`, over all its lives."""
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            lines = log.read().splitlines(keepends=True)
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            self._read += len(line)
+            if line.startswith(b"{"):
+                self._counts[json.loads(line).get("event", "")] += 1
+        return self._counts[event]
+
+    def tail(self) -> str:
+        return self._log.read_bytes()[-2000:].decode(errors="replace")
+
+    # faults
+
+    def kill(self) -> None:
+        """End it at once, as the kernel would when memory is out."""
+        self._signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def pause(self) -> None:
+        """Stop its clock, as a suspended machine does."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    async def stop(self) -> int:
+        """Ask it to end, and wait; its exit status."""
+        self._signal(signal.SIGTERM)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        assert self._process is not None
+        deadline = time.monotonic() + LIMIT_S
+        while (status := self._process.poll()) is None:
+            assert time.monotonic() < deadline, f"{self.name} does not end: {self.tail()}"
+            await asyncio.sleep(LOOK)
+        return status
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    # use of the machine
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def rss(self) -> int:
+        """Resident memory in bytes."""
+        return psutil.Process(self.pid).memory_info().rss
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU since its last start."""
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system

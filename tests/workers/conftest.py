@@ -1,0 +1,14 @@
+"""The worker's harness."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.backend import Backend
+from shared.settings import Settings
+from tests.support.worker_harness import Harness
+
+
+@pytest.fixture
+def harness(backend: Backend, settings: Settings) -> Harness:
+    return Harness(backend, settings)

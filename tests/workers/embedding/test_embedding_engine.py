@@ -1,0 +1,161 @@
+"""Vectors are transformers' own, whatever stands beside an input; what cannot be embedded is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
+from shared.protocol import PriorityClass, SamplingParams
+from workers.engine.config import EngineConfig
+from workers.engine.embedding_engine import EmbeddingEngine
+from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.models.bert import BertConfig
+from workers.engine.models.bert_loader import embeds, read_length, read_pooling
+
+TEXTS = [
+    "A river runs to the mill.",
+    "x",
+    "Wasser läuft über das Rad, und das Rad dreht sich.",
+    "The mill wheel turns in the head race, and the miller sleeps. " * 12,
+    "水は水車へ流れる",
+]
+
+
+def request(engine: EmbeddingEngine, name: str, *texts: str, **fields: object) -> EngineRequest:
+    parts = [engine.tokenizer.encode(text) for text in texts]
+    prompt = tuple(token for part in parts for token in part)
+    return EngineRequest(name, prompt, SamplingParams(), lengths=tuple(map(len, parts)), **fields)
+
+
+def drain(engine: EmbeddingEngine) -> dict[str, EngineOutput]:
+    found = {}
+    while engine.has_work():
+        for output in engine.step():
+            assert output.finished and output.request_id not in found
+            found[output.request_id] = output
+    return found
+
+
+def vectors(output: EngineOutput) -> np.ndarray:
+    assert output.result is not None
+    return np.stack([np.frombuffer(vector, "<f4") for vector in output.result.vectors])
+
+
+def reference(folder: Path, engine: EmbeddingEngine, text: str) -> np.ndarray:
+    """As sentence-transformers has it: transformers' model, the mean over the tokens, length 1."""
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+    with torch.inference_mode():
+        hidden = model(torch.tensor([engine.tokenizer.encode(text)])).last_hidden_state[0]
+    return torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()
+
+
+def test_vectors_are_transformers_own(embedder: EmbeddingEngine, minilm: Path) -> None:
+    """Given inputs of several requests and lengths, over several steps, Expect the reference's vectors."""
+    embedder.add(request(embedder, "a", *TEXTS[:3]))
+    embedder.add(request(embedder, "b", *TEXTS[3:]))
+    found = drain(embedder)
+    told = np.concatenate([vectors(found["a"]), vectors(found["b"])])
+    for vector, text in zip(told, TEXTS, strict=True):
+        np.testing.assert_allclose(vector, reference(minilm, embedder, text), atol=1e-5)
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+
+
+def test_neighbours_change_no_bit(embedder: EmbeddingEngine) -> None:
+    """Given an input alone, and among others in any order, Expect the same bits."""
+    for index, text in enumerate(TEXTS):
+        embedder.add(request(embedder, str(index), text))
+        [alone] = drain(embedder).values()
+        others = [*TEXTS[index + 1 :], *TEXTS[:index]]
+        embedder.add(request(embedder, "others", *others))
+        embedder.add(request(embedder, "it", text, *others))
+        assert (vectors(drain(embedder)["it"])[0] == vectors(alone)[0]).all()
+
+
+def test_dimensions_are_cut_and_normalized(embedder: EmbeddingEngine) -> None:
+    embedder.add(request(embedder, "whole", TEXTS[0]))
+    embedder.add(request(embedder, "cut", TEXTS[0], dimensions=8))
+    found = drain(embedder)
+    whole, cut = vectors(found["whole"])[0][:8], vectors(found["cut"])[0]
+    np.testing.assert_allclose(cut, whole / np.linalg.norm(whole), atol=1e-6)
+
+
+def test_what_cannot_be_embedded_is_refused(embedder: EmbeddingEngine) -> None:
+    """Given an input of 256 tokens, it is embedded; a longer one, or a wrong one, is refused, never cut."""
+    assert embedder.max_model_len == 256
+    embedder.add(request(embedder, "fits", "a " * 254))
+    assert set(drain(embedder)) == {"fits"}
+    with pytest.raises(ContextLengthExceeded, match="257"):
+        embedder.add(request(embedder, "long", "x", "a " * 255))
+    with pytest.raises(InvalidRequest, match="at most 384"):
+        embedder.add(request(embedder, "wide", "x", dimensions=385))
+    with pytest.raises(InvalidRequest, match="vocabulary"):
+        embedder.add(EngineRequest("unknown", (30_522,), SamplingParams(), lengths=(1,)))
+    assert not embedder.has_work()
+
+
+def test_the_urgent_go_first_and_the_aborted_go(embedder: EmbeddingEngine) -> None:
+    """Given more than a step holds, Expect the most urgent class first, and nothing of what was aborted."""
+    embedder.add(request(embedder, "batch", *["a " * 30] * 4, priority=PriorityClass.BATCH))
+    embedder.add(request(embedder, "gone", "x", priority=PriorityClass.INTERACTIVE))
+    embedder.add(request(embedder, "now", "a " * 30, priority=PriorityClass.INTERACTIVE))
+    assert embedder.abort("gone") and not embedder.abort("gone")
+    assert [output.request_id for output in embedder.step()] == ["now"]
+    assert list(drain(embedder)) == ["batch"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyError("x")])
+def test_a_failing_step_fails_its_offender_alone(
+    embedder: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    forward = embedder._model.forward
+    bad = embedder.tokenizer.encode("bad")[1]
+
+    def fail(tokens, lengths, pooling):
+        if bad in tokens:
+            raise error
+        return forward(tokens, lengths, pooling)
+
+    monkeypatch.setattr(embedder._model, "forward", fail)
+    embedder.add(request(embedder, "good", "good"))
+    embedder.add(request(embedder, "bad", "bad"))
+    found = drain(embedder)
+    assert isinstance(found["bad"].error, EngineFailed)
+    assert found["good"].result is not None
+    for name in ("all", "bad too"):
+        embedder.add(request(embedder, name, "bad"))
+    with pytest.raises(EngineFailed):  # there is no single offender
+        embedder.step()
+    for name in ("all", "bad too"):
+        embedder.abort(name)
+
+
+def test_folders(minilm: Path, tmp_path: Path) -> None:
+    """Given what a folder says of itself, Expect it read, and refused where it asks for something else."""
+    assert embeds(minilm)
+    copy = tmp_path / "copy"
+    shutil.copytree(minilm, copy)
+    config = json.loads((copy / "config.json").read_text())
+    assert read_pooling(copy) == "mean"
+    parsed = BertConfig.parse(config)
+    assert (read_length(copy, parsed, None), read_length(copy, parsed, 9)) == (256, 9)
+    (copy / "sentence_bert_config.json").unlink()
+    assert read_length(copy, parsed, None) == 512
+    (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert read_pooling(copy) == "cls"
+    (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
+    with pytest.raises(ConfigError, match="max_tokens"):
+        read_pooling(copy)
+    for change in ({"hidden_act": "relu"}, {"hidden_size": None}, {"num_attention_heads": 7}):
+        with pytest.raises(ConfigError):
+            BertConfig.parse(config | change)
+    config["intermediate_size"] = 7
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="shape"):
+        EmbeddingEngine.load(EngineConfig(copy))

@@ -1,0 +1,53 @@
+"""The KV cache is as large as the settings and the device allow, and says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.errors import ConfigError
+from tests.support.engine_driver import load
+from workers.engine.cache_sizing import left_for_cache, size_cache, weight_bytes
+from workers.engine.config import EngineConfig
+from workers.engine.models.loader import read_model_config
+
+GIB = 2**30
+
+
+def test_a_gpu_keeps_its_share_for_weights_and_cache() -> None:
+    assert left_for_cache(80 * GIB, 79 * GIB, 16 * GIB, 0.9) == 56 * GIB
+    assert left_for_cache(80 * GIB, 40 * GIB, 16 * GIB, 0.9) == 24 * GIB, "what others use is not there"
+    with pytest.raises(ConfigError, match=r"weights take 16\.0 GiB.*no room for a KV cache"):
+        left_for_cache(16 * GIB, 16 * GIB, 16 * GIB, 0.9)
+
+
+def test_on_a_gpu_the_device_is_asked(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a device with room for 10 blocks beside the weights, there are 10; the size in GiB plays no part."""
+    model, device = read_model_config(llama), torch.device("cuda")
+    block = 2 * 3 * 2 * 8 * 4 * 16
+    total = 2 * (weight_bytes(llama, model, torch.float32) + 10 * block)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (total, total))
+    config = EngineConfig(llama, gpu_memory_utilization=0.5, kv_cache_gib=0.001)
+    size = size_cache(config, model, torch.float32, device)
+    assert (size.num_blocks, size.max_model_len) == (10, 160)
+
+
+def test_weights_are_counted_in_the_dtype_that_they_will_have(llama: Path) -> None:
+    model, stored = read_model_config(llama), (llama / "model.safetensors").stat().st_size
+    assert weight_bytes(llama, model, torch.float32) == stored
+    assert weight_bytes(llama, model, torch.bfloat16) == stored // 2
+
+
+def test_the_start_says_how_many_full_sequences_fit(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load(llama, num_kv_blocks=40, max_model_len=256)
+    line = capsys.readouterr().out
+    assert "blocks=40" in line
+    assert "full_length_sequences=2.5" in line
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, float("nan")])
+def test_a_share_must_be_a_share(share: float, llama: Path) -> None:
+    with pytest.raises(ConfigError, match="gpu_memory_utilization"):
+        EngineConfig(llama, gpu_memory_utilization=share)

@@ -1,0 +1,48 @@
+"""Every attention against the slow, obvious one, over random sequences, chunks and block tables."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.workers.engine.conftest import DEVICE
+from workers.engine.execution.paged_attention import LayerCache, paged_attention, reference_attention
+from workers.engine.execution.step_inputs import Span, StepInputs
+
+
+def make_step(spans: list[tuple[int, int]], block_size: int, num_blocks: int) -> StepInputs:
+    """Rows for (first position, number of rows) of each sequence, over shuffled blocks."""
+    order = torch.randperm(num_blocks).tolist()
+    width = max(-(-(first + rows) // block_size) for first, rows in spans)
+    tables = torch.zeros(len(spans), width, dtype=torch.int64)
+    positions: list[int] = []
+    sequences: list[int] = []
+    flat: list[Span] = []
+    for index, (first, rows) in enumerate(spans):
+        for slot in range(-(-(first + rows) // block_size)):
+            tables[index, slot] = order.pop()
+        flat.append(Span(len(positions), rows, first))
+        positions += range(first, first + rows)
+        sequences += [index] * rows
+    zeros = torch.zeros(len(positions), dtype=torch.int64)
+    return StepInputs(zeros, torch.tensor(positions), torch.tensor(sequences), tables, zeros[:0], tuple(flat))
+
+
+@pytest.mark.parametrize(
+    "spans", [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(0, 9)], [(5, 1), (3, 8), (30, 1), (0, 33)]]
+)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (4, 4, 64), (9, 3, 24)])
+def test_paged_attention(spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int) -> None:
+    """Slots that no sequence has written hold NaN, as a freed block may."""
+    torch.manual_seed(0)
+    step = make_step(spans, 8, 32).to(DEVICE)
+    shapes = (32, kv_heads, dim, 8), (32, kv_heads, 8, dim)
+    cache = LayerCache(*(torch.full(shape, torch.nan, device=DEVICE) for shape in shapes))
+    for table, (first, rows) in zip(step.block_tables, spans, strict=True):
+        for position in range(first + rows):
+            block, slot = table[position // 8], position % 8
+            cache.keys[block, :, :, slot] = torch.randn(kv_heads, dim).to(DEVICE)
+            cache.values[block, :, slot] = torch.randn(kv_heads, dim).to(DEVICE)
+    queries = torch.randn(len(step.tokens), heads, dim).to(DEVICE)
+    expected = reference_attention(queries, cache, step)
+    torch.testing.assert_close(paged_attention(queries, cache, step), expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,198 @@
+"""The compiled kernels against their plain-torch twins, at awkward sizes; and how they are built and kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import structlog
+import torch
+from torch.nn.functional import linear
+
+from tests.support.engine_driver import load, run
+from tests.workers.engine.conftest import DEVICE
+from tests.workers.engine.execution.test_paged_attention import make_step
+from workers.engine.config import EngineConfig
+from workers.engine.execution.paged_attention import LayerCache, reference_attention
+from workers.engine.kernels import HeadLayout, build, select
+from workers.engine.kernels.build import BuildFailed, load_library
+from workers.engine.kernels.cpp_kernels import CompiledKernels
+from workers.engine.kernels.select import choose_kernels
+from workers.engine.kernels.torch_kernels import PlainKernels
+from workers.engine.kernels.triton_kernels import FusedKernels
+
+PLAIN = PlainKernels()
+SPANS = [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(0, 9)], [(5, 1), (3, 8), (30, 1), (0, 33)], [(20, 19)]]
+
+
+@pytest.fixture(scope="module")
+def compiled() -> CompiledKernels:
+    cache = EngineConfig(Path()).cache_dir
+    assert cache is not None
+    return CompiledKernels(load_library(cache / "kernels"), int8=False)
+
+
+def near(mine: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(mine, theirs, rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 70])
+@pytest.mark.parametrize("size", [8, 24, 33, 576])
+def test_norms_and_activation(compiled: CompiledKernels, rows: int, size: int) -> None:
+    torch.manual_seed(size)
+    x, residual, weight = torch.randn(rows, size), torch.randn(rows, size), torch.randn(size)
+    near(compiled.rms_norm(x, weight, 1e-5), PLAIN.rms_norm(x, weight, 1e-5))
+    mine, theirs = residual.clone(), residual.clone()
+    near(compiled.add_rms_norm(x, mine, weight, 1e-5), PLAIN.add_rms_norm(x, theirs, weight, 1e-5))
+    near(mine, theirs)
+    gate_up = torch.randn(rows, 2 * size) * 20
+    near(compiled.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
+
+
+def test_what_is_no_number_stays_in_its_row(compiled: CompiledKernels) -> None:
+    x = torch.randn(4, 40)
+    x[1, 7], x[2, 39] = torch.nan, torch.inf
+    weight = torch.ones(40)
+    for kernels in (compiled, PLAIN):
+        normed = kernels.rms_norm(x, weight, 1e-5)
+        assert normed[1].isnan().all()
+        assert normed[2].isnan().any()
+        assert normed[[0, 3]].isfinite().all()
+        activated = kernels.silu_mul(x)
+        assert activated[1, 7].isnan()
+        assert activated[[0, 3]].isfinite().all()
+    product = compiled.linear([torch.randn(9, 40)], None)(x)
+    assert [row.isfinite().all().item() for row in product] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("extreme", [-1e30, -200.0, -88.0, 88.0, 200.0, 1e30])
+def test_activation_of_extremes(compiled: CompiledKernels, extreme: float) -> None:
+    gate_up = torch.tensor([[extreme, 2.0]])
+    near(compiled.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
+
+
+@pytest.mark.parametrize("spans", SPANS)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (4, 4, 64), (9, 3, 24), (8, 1, 12)])
+@pytest.mark.parametrize("block_size", [5, 8, 16])
+@pytest.mark.parametrize("normed", [False, True])
+def test_rope_cache_and_attention(
+    compiled: CompiledKernels,
+    spans: list[tuple[int, int]],
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    block_size: int,
+    normed: bool,
+) -> None:
+    """Given former positions in the cache and NaN in all other slots, both write and attend alike."""
+    torch.manual_seed(dim)
+    step = make_step(spans, block_size, 32)
+    angles = torch.rand(64, dim // 2) * 6
+    layout = HeadLayout(heads, kv_heads, dim, angles.cos(), angles.sin(), 1e-6)
+    shapes = (32, kv_heads, dim, block_size), (32, kv_heads, block_size, dim)
+    first = LayerCache(*(torch.full(shape, torch.nan) for shape in shapes))
+    for table, (former, _) in zip(step.block_tables, spans, strict=True):
+        for position in range(former):
+            block, slot = table[position // block_size], position % block_size
+            first.keys[block, :, :, slot] = torch.randn(kv_heads, dim)
+            first.values[block, :, slot] = torch.randn(kv_heads, dim)
+    second = LayerCache(first.keys.clone(), first.values.clone())
+    qkv = torch.randn(len(step.positions), (heads + 2 * kv_heads) * dim)
+    norms = (torch.randn(dim), torch.randn(dim)) if normed else None
+    mine = compiled.rope_and_cache(qkv, layout, norms, first, step)
+    theirs = PLAIN.rope_and_cache(qkv, layout, norms, second, step)
+    near(mine, theirs)
+    near(first.keys, second.keys)
+    assert torch.equal(first.values.nan_to_num(9), second.values.nan_to_num(9))
+    near(compiled.attention(mine, first, step), reference_attention(theirs, second, step))
+
+
+@pytest.mark.parametrize("size", [(576, 960), (1536, 576), (48, 80), (33, 7), (1, 1)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_product(compiled: CompiledKernels, size: tuple[int, int], biased: bool) -> None:
+    torch.manual_seed(1)
+    weight, x = torch.randn(size[1], size[0]) * 0.02, torch.randn(203, size[0])
+    bias = torch.randn(size[1]) if biased else None
+    parts = torch.tensor_split(weight, 3) if size[1] > 1 else [weight]
+    layer = compiled.linear(parts, bias, keep=True)
+    together = layer(x)
+    torch.testing.assert_close(together, linear(x, weight, bias), rtol=1e-4, atol=1e-5)
+    for rows in (1, 2, 3, 4, 5, 6, 7, 32, 33, 97):
+        assert torch.equal(layer(x[-rows:].contiguous()), together[-rows:]), f"{rows} rows"
+    assert layer(x[:0]).shape == (0, size[1])
+
+
+def test_buffers_are_used_again_but_a_kept_result_is_not(compiled: CompiledKernels) -> None:
+    weight, x = torch.randn(8, 8), torch.randn(3, 8)
+    reused, kept = compiled.linear([weight], None), compiled.linear([weight], None, keep=True)
+    assert reused(x).data_ptr() == reused(x).data_ptr()
+    first, second = kept(x), kept(-x)
+    assert torch.equal(first, -second)
+
+
+@pytest.mark.slow
+def test_two_processes_build_once(tmp_path: Path) -> None:
+    """Given an empty folder, if two start, one builds, both load, and nothing else is left there."""
+    code = (
+        "import sys; from pathlib import Path; from workers.engine.kernels.build import load_library;"
+        "load_library(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = "".join(process.communicate(timeout=120)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert said.count("kernels_built") == 1
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".so"]
+
+
+def test_another_source_or_flag_is_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = build.find_compiler()
+    assert compiler is not None
+    before = build._key(compiler)
+    assert build._key(compiler) == before
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
+    assert build._key(compiler) != before
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_without_a_compiler_plain_torch_serves_and_says_so(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
+) -> None:
+    prompts = [list(b"a river"), list(b"mill")]
+    settings = {"quantization": quantization, "device": "cpu"}
+    expected = run(load(llama, **settings), prompts)
+    monkeypatch.setattr(build, "find_compiler", lambda: None)
+    with structlog.testing.capture_logs() as logs:
+        engine = load(llama, cache_dir=tmp_path, **settings)
+    [warning] = [entry for entry in logs if entry["event"] == "kernels_unavailable"]
+    assert "no C++ compiler" in warning["reason"]
+    assert run(engine, prompts) == expected
+
+
+def test_a_build_that_fails_is_told_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FLAGS", ("-fno-such-flag",))
+    with pytest.raises(BuildFailed, match="no-such-flag"):
+        load_library(tmp_path)
+    config = EngineConfig(Path(), cache_dir=tmp_path)
+    assert isinstance(choose_kernels(config, torch.device("cpu"), torch.float32), PlainKernels)
+
+
+def test_on_cuda_triton_serves_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a Triton that finds no C compiler, plain torch serves and says so."""
+    assert isinstance(select._for_cuda(DEVICE), FusedKernels)
+
+    def fails(kernels: FusedKernels, gate_up: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(FusedKernels, "silu_mul", fails)
+    with structlog.testing.capture_logs() as logs:
+        assert isinstance(select._for_cuda(DEVICE), PlainKernels)
+    assert [entry["reason"] for entry in logs] == ["Failed to find C compiler"]
+
+
+def test_other_dtypes_and_no_folder_are_left_to_plain_torch() -> None:
+    cpu = torch.device("cpu")
+    assert isinstance(choose_kernels(EngineConfig(Path()), cpu, torch.bfloat16), PlainKernels)
+    assert isinstance(choose_kernels(EngineConfig(Path(), cache_dir=None), cpu, torch.float32), PlainKernels)

@@ -1,0 +1,23 @@
+"""What workers/engine/kernels/onednn_internals.py expects of torch; a release that changes it fails here first."""
+
+from __future__ import annotations
+
+import torch
+
+from workers.engine.kernels.onednn_internals import can_pack, pack, packed_linear
+
+
+def test_torch_has_the_packed_layer() -> None:
+    """can_pack is False where the operator is gone, so that a silent fallback would cost half of the speed."""
+    assert torch.backends.mkldnn.is_available()
+    assert can_pack(torch.float32)
+    assert isinstance(can_pack(torch.bfloat16), bool)
+    assert not can_pack(torch.float64)
+
+
+def test_a_packed_product_is_the_plain_one() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, x = (torch.randn(size, generator=generator) for size in ((24, 16), (32, 16)))
+    for bias in (None, torch.randn(24, generator=generator)):
+        product = packed_linear(x, pack(weight, 32), bias)
+        torch.testing.assert_close(product, torch.nn.functional.linear(x, weight, bias))

@@ -1,0 +1,116 @@
+"""The kernels for a GPU against their plain-torch twins; where there is no GPU, Triton's interpreter runs them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.workers.engine.conftest import DEVICE
+from tests.workers.engine.execution.test_paged_attention import make_step
+from workers.engine.execution.paged_attention import LayerCache, reference_attention
+from workers.engine.execution.step_inputs import StepInputs
+from workers.engine.kernels import HeadLayout, triton_kernels
+from workers.engine.kernels.torch_kernels import PlainKernels
+from workers.engine.kernels.triton_kernels import FusedKernels
+
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the interpreter's, of NaN
+FUSED, PLAIN = FusedKernels(), PlainKernels()
+LAYOUTS = [(6, 2, 16), (4, 4, 64), (9, 3, 24), (20, 1, 12)]  # heads, key-value heads, dim
+BLOCKS = 32
+
+
+def near(mine: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(mine, theirs, rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
+def rows(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape).to(DEVICE)
+
+
+def make_cache(kv_heads: int, dim: int, block_size: int, step: StepInputs, lengths: list[int]) -> LayerCache:
+    """NaN but for the first `lengths` positions of each sequence."""
+    shapes = (BLOCKS, kv_heads, dim, block_size), (BLOCKS, kv_heads, block_size, dim)
+    cache = LayerCache(*(torch.full(shape, torch.nan) for shape in shapes))
+    for table, length in zip(step.block_tables, lengths, strict=True):
+        for position in range(length):
+            block, slot = table[position // block_size], position % block_size
+            cache.keys[block, :, :, slot] = torch.randn(kv_heads, dim)
+            cache.values[block, :, slot] = torch.randn(kv_heads, dim)
+    return LayerCache(cache.keys.to(DEVICE), cache.values.to(DEVICE))
+
+
+@pytest.mark.parametrize("size", [8, 33, 576])
+def test_norms_and_activation(size: int) -> None:
+    torch.manual_seed(size)
+    x, residual, weight = rows(5, size), rows(5, size), rows(size)
+    near(FUSED.rms_norm(x, weight, 1e-5), PLAIN.rms_norm(x, weight, 1e-5))
+    mine, theirs = residual.clone(), residual.clone()
+    near(FUSED.add_rms_norm(x, mine, weight, 1e-5), PLAIN.add_rms_norm(x, theirs, weight, 1e-5))
+    near(mine, theirs)
+    gate_up = rows(5, 2 * size) * 20
+    near(FUSED.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
+
+
+def test_what_is_no_number_stays_in_its_row() -> None:
+    x = rows(4, 40)
+    x[1, 7], x[2, 39] = torch.nan, torch.inf
+    normed = FUSED.rms_norm(x, torch.ones(40, device=DEVICE), 1e-5)
+    assert normed[1].isnan().all()
+    assert normed[2].isnan().any()
+    assert normed[[0, 3]].isfinite().all()
+    activated = FUSED.silu_mul(x)
+    assert activated[1, 7].isnan()
+    assert activated[[0, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize("spans", [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(5, 1), (3, 7), (0, 5)]])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), LAYOUTS)
+@pytest.mark.parametrize(("block_size", "normed"), [(5, True), (16, False)])
+def test_rope_cache_and_attention(
+    spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, block_size: int, normed: bool
+) -> None:
+    """Given former positions in the cache and NaN in all other slots, both write and attend alike."""
+    check_layer(spans, heads, kv_heads, dim, block_size, normed=normed)
+
+
+@pytest.mark.parametrize("few", [128, 1])
+def test_long_sequences_are_attended_to_in_parts(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where there are many rows, more of a prompt's at once."""
+    monkeypatch.setattr(triton_kernels, "_SPAN", 32)
+    monkeypatch.setattr(triton_kernels, "_FEW", few)
+    assert triton_kernels._split(8, 112) == (2, 64)
+    check_layer([(63, 1), (60, 9), (2, 1), (109, 3)], 6, 2, 16, 16, normed=False)
+
+
+def check_layer(
+    spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, block_size: int, *, normed: bool
+) -> None:
+    torch.manual_seed(dim)
+    step = make_step(spans, block_size, BLOCKS)
+    first = make_cache(kv_heads, dim, block_size, step, [former for former, _ in spans])
+    step, second = step.to(DEVICE), LayerCache(first.keys.clone(), first.values.clone())
+    angles = torch.rand(128, dim // 2).to(DEVICE) * 6
+    layout = HeadLayout(heads, kv_heads, dim, angles.cos(), angles.sin(), 1e-6)
+    qkv = rows(len(step.positions), (heads + 2 * kv_heads) * dim)
+    norms = (rows(dim), rows(dim)) if normed else None
+    mine = FUSED.rope_and_cache(qkv, layout, norms, first, step)
+    theirs = PLAIN.rope_and_cache(qkv, layout, norms, second, step)
+    near(mine, theirs)
+    near(first.keys, second.keys)
+    assert torch.equal(first.values.nan_to_num(9), second.values.nan_to_num(9))
+    near(FUSED.attention(mine, first, step), reference_attention(theirs, second, step))
+
+
+def test_a_row_attends_to_the_same_bits_in_any_chunk() -> None:
+    """Given one sequence of 41 positions, its rows come out the same whether 41, 5 or 1 are computed at once."""
+    heads, kv_heads, dim = LAYOUTS[0]
+    torch.manual_seed(1)
+    whole = make_step([(0, 41)], 4, BLOCKS)
+    cache = make_cache(kv_heads, dim, 4, whole, [41])
+    queries = rows(41, heads, dim)
+    together = FUSED.attention(queries, cache, whole.to(DEVICE))
+    for start, count in ((36, 5), (3, 6), (0, 1), (40, 1)):
+        part = make_step([(start, count)], 4, BLOCKS)
+        part.block_tables[:] = whole.block_tables[:, : part.block_tables.shape[1]]
+        alone = FUSED.attention(queries[start : start + count].contiguous(), cache, part.to(DEVICE))
+        assert torch.equal(alone, together[start : start + count])

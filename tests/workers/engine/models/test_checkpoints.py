@@ -1,0 +1,136 @@
+"""A checkpoint is loaded right or refused with a message that says why."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from shared.errors import ConfigError
+from tests.support.engine_driver import load, run
+from tests.workers.engine.conftest import DYNAMIC, LINEAR, LLAMA3, SHAPE, YARN, edit_config
+from workers.engine.models.config import ModelConfig
+from workers.engine.models.rope import rope_table
+
+PROMPT = list(b"water")
+
+
+@pytest.fixture
+def copy(llama: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(llama, tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported"),
+        ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM is not supported"),
+        ({"architectures": None, "model_type": "odd"}, "odd"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized .gptq"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"num_local_experts": 8}, "mixture-of-experts"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope type longrope"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "needs a factor"),
+        ({"partial_rotary_factor": 0.5}, "partial"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ by layer"),
+        ({"num_key_value_heads": 4}, "do not fit"),
+        ({"hidden_size": "big"}, "hidden_size"),
+        ({"hidden_size": 24, "head_dim": 8}, "has shape"),
+        ({"num_hidden_layers": 2}, "tensors that its architecture does not"),
+        ({"num_hidden_layers": 4}, "no tensor model.layers.3"),
+        ({"dtype": "float8_e4m3fn"}, "float8_e4m3fn"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 64}, "max_model_len to at most 64"),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 64},
+            "sliding window",
+        ),
+        ({"architectures": ["Qwen3ForCausalLM"]}, "no tensor .*q_norm"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused(copy: Path, changes: dict[str, Any], message: str) -> None:
+    edit_config(copy, **changes)
+    with pytest.raises(ConfigError, match=message):
+        load(copy)
+
+
+def test_a_sliding_window_longer_than_the_sequences_is_served(copy: Path, llama: Path) -> None:
+    edit_config(copy, architectures=["MistralForCausalLM"], sliding_window=64)
+    assert run(load(copy, max_model_len=64), [PROMPT]) == run(load(llama), [PROMPT])
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", "no config.json"),
+        ("model.safetensors", "no model.safetensors"),
+        ("tokenizer.json", "tokenizer"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_is_refused(copy: Path, missing: str, message: str) -> None:
+    (copy / missing).unlink()
+    with pytest.raises(ConfigError, match=message):
+        load(copy)
+
+
+def test_files_that_are_not_what_they_should_be_are_refused(copy: Path) -> None:
+    (copy / "model.safetensors").write_bytes(b"not tensors at all")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(copy)
+    for broken in ("{broken", "[1]", '{"tokenizer_class": 3}'):
+        (copy / "tokenizer_config.json").write_text(broken)
+        with pytest.raises(ConfigError, match="tokenizer"):
+            load(copy)
+    (copy / "config.json").write_text("{broken")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(copy)
+    with pytest.raises(ConfigError, match="not a folder"):
+        load(copy / "nowhere")
+
+
+def test_an_index_cannot_point_outside_its_folder(copy: Path) -> None:
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/weights.safetensors"}}')
+    with pytest.raises(ConfigError, match="outside"):
+        load(copy)
+
+
+def test_integer_weights_are_refused(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int8)
+    save_file(weights, copy / "model.safetensors")
+    with pytest.raises(ConfigError, match="int8"):
+        load(copy)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_answers(dtype: str, checkpoints: Callable[[str], Path]) -> None:
+    """Given half precision, the first greedy token is the one of float32."""
+    folder = checkpoints("qwen2")
+    half, full = (run(load(folder, dtype=name), [PROMPT])[0] for name in (dtype, "float32"))
+    assert half[0] == full[0]
+    assert len(half) == len(full)
+
+
+@pytest.mark.parametrize("rope", [LINEAR, DYNAMIC, LLAMA3, YARN, {**YARN, "mscale": 0.7, "mscale_all_dim": 1.1}])
+def test_rope_tables_are_those_of_transformers(rope: dict[str, Any]) -> None:
+    reference = LlamaConfig(**SHAPE, head_dim=32, rope_parameters=dict(rope))
+    angles = LlamaRotaryEmbedding(reference)(torch.zeros(1), torch.arange(512)[None])
+    raw = {**SHAPE, "head_dim": 32, "architectures": ["LlamaForCausalLM"]}
+    both_spellings = [
+        {**raw, "rope_parameters": dict(rope)},
+        {
+            **raw,
+            "rope_theta": rope["rope_theta"],
+            "rope_scaling": {k: v for k, v in rope.items() if k != "rope_theta"},
+        },
+    ]
+    for config in both_spellings:
+        table = rope_table(ModelConfig.parse(config).rope, 32, 512)
+        for mine, theirs in zip(table, angles, strict=True):
+            torch.testing.assert_close(mine, theirs[0, :, :16], rtol=1e-5, atol=2e-5)

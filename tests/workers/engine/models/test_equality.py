@@ -1,0 +1,104 @@
+"""Given the same weights and prompts, the engine answers as transformers' generate does, token for token."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared.protocol import Message, SamplingParams
+from tests.support.engine_driver import GREEDY, load, run
+from tests.workers.engine.conftest import CONFIGS, hf_greedy, hf_model
+
+MAX_TOKENS = 24
+
+
+COMPILED = pytest.param({}, id="compiled")
+PLAIN = pytest.param({"cache_dir": None}, id="plain", marks=pytest.mark.slow)
+
+
+def prompts(count: int) -> list[list[int]]:
+    rng = random.Random(count)
+    return [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoints: Callable[[str], Path]) -> Callable[[str, int], list[list[int]]]:
+    """transformers' answers to `prompts(32)[:count]`, computed once for each checkpoint."""
+    known: dict[str, list[list[int]]] = {}
+
+    def answers(name: str, count: int) -> list[list[int]]:
+        if name not in known:
+            model = hf_model(checkpoints(name))
+            known[name] = [hf_greedy(model, prompt, MAX_TOKENS) for prompt in prompts(32)]
+        return known[name][:count]
+
+    return answers
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "kernels",
+    [pytest.param({}, id="compiled"), pytest.param({"cache_dir": None}, id="plain", marks=pytest.mark.slow)],
+)
+def test_every_architecture(
+    name: str,
+    kernels: dict[str, None],
+    checkpoints: Callable[[str], Path],
+    expected: Callable[[str, int], list[list[int]]],
+) -> None:
+    engine = load(checkpoints(name), max_num_batched_tokens=48, **kernels)
+    assert run(engine, prompts(32)) == expected(name, 32)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize("batch", [1, 7, 32])
+@pytest.mark.parametrize("budget", [1, 16, 256])
+@pytest.mark.parametrize("blocks", [None, 24])
+def test_batches_budgets_and_preemption(
+    name: str,
+    batch: int,
+    budget: int,
+    blocks: int | None,
+    checkpoints: Callable[[str], Path],
+    expected: Callable[[str, int], list[list[int]]],
+) -> None:
+    """`blocks` is a pool that holds one or two of the sequences, in blocks of 4."""
+    small = {} if blocks is None else {"num_kv_blocks": blocks, "block_size": 4, "max_model_len": 96}
+    engine = load(checkpoints(name), max_num_batched_tokens=budget, **small)
+    assert run(engine, prompts(32)[:batch]) == expected(name, batch)
+
+
+def test_preemption_really_happens(checkpoints: Callable[[str], Path]) -> None:
+    """Given a pool for two whole sequences, if eight start, some give blocks up and the answers are the same."""
+    params = SamplingParams(temperature=0.0, max_tokens=60, ignore_eos=True)
+    short = [prompt[:6] for prompt in prompts(8)]
+    roomy = run(load(checkpoints("llama")), short, params)
+    engine = load(checkpoints("llama"), num_kv_blocks=36, block_size=4, max_num_batched_tokens=16)
+    assert run(engine, short, params) == roomy
+    assert engine.stats().preemptions > 3
+
+
+@pytest.mark.slow
+def test_smollm2_on_real_prompts(smollm2: Path) -> None:
+    questions = [
+        "What is the capital of France?",
+        "Write a haiku about rivers.",
+        "Explain photosynthesis in two sentences.",
+        "List three prime numbers.",
+        "Translate 'good morning' to Spanish.",
+        "Who wrote Hamlet?",
+        "What is 12 times 12?",
+        "Describe a water mill.",
+        "Give a synonym for quick.",
+        "Why is the sky blue?",
+        "Name the planets.",
+        "¿Qué hora es? Answer in Spanish, with emojis 🙂.",
+    ]
+    engine = load(smollm2, num_kv_blocks=200, max_model_len=512)
+    chats = [engine.tokenizer.encode_chat([Message("user", question)]) for question in questions]
+    model = hf_model(smollm2)
+    expected = [hf_greedy(model, chat, MAX_TOKENS) for chat in chats]
+    assert run(engine, chats, GREEDY) == expected

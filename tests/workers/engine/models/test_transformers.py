@@ -1,0 +1,197 @@
+"""Architectures without a file of ours: transformers' code over the paged cache answers as its generate does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BloomConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    MambaConfig,
+    MixtralConfig,
+    OPTConfig,
+    PhiConfig,
+    PreTrainedConfig,
+    T5Config,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+
+from shared.errors import ConfigError
+from shared.protocol import PriorityClass, SamplingParams, Structured
+from tests.support.engine_driver import drain, load, run
+from tests.workers.engine.conftest import SHAPE, byte_tokenizer, hf_greedy, hf_model, save_checkpoint
+from tests.workers.engine.models.test_equality import prompts
+from workers.engine.interface import EngineRequest, Form
+from workers.engine.models.transformers import Census
+
+MAX_TOKENS = 12
+GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+SMALL = {**SHAPE, "num_hidden_layers": 2}
+GPT2: dict[str, Any] = {"n_embd": 48, "n_layer": 2, "n_head": 6, "n_positions": 512, "tie_word_embeddings": True}
+KINDS: dict[str, PreTrainedConfig] = {
+    "gpt2": GPT2Config(**SMALL | GPT2),
+    "gemma": GemmaConfig(**SMALL, head_dim=16),
+    "gemma3": Gemma3TextConfig(
+        **SMALL, head_dim=16, query_pre_attn_scalar=24, sliding_window=128, sliding_window_pattern=2
+    ),
+    "phi": PhiConfig(**SMALL | {"num_key_value_heads": 6}, partial_rotary_factor=0.5),
+    "neox": GPTNeoXConfig(**SMALL, rotary_pct=0.25),
+    "opt": OPTConfig(**SMALL, ffn_dim=80, word_embed_proj_dim=48),
+}
+REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
+    "softcap": (Gemma2Config(**SMALL, head_dim=16), "softcap"),
+    "alibi": (BloomConfig(**SMALL, n_head=6, n_layer=2), "cannot be exchanged"),
+    "experts": (MixtralConfig(**SMALL), "mixture-of-experts"),
+    "state": (MambaConfig(**SMALL), "attention"),
+    "encoder": (T5Config(vocab_size=272, d_model=48, num_layers=1), "encoder"),
+    "dynamic": (
+        PhiConfig(**SMALL | {"num_key_value_heads": 6}, rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
+        "rope type dynamic",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def checkpoint(name: str) -> Path:
+        if name not in made:
+            made[name] = save_checkpoint(tmp_path_factory.mktemp(name), KINDS[name])
+        return made[name]
+
+    return checkpoint
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_greedy_answers_are_those_of_generate(name: str, kinds: Callable[[str], Path]) -> None:
+    """In batches of 1 and 7, with budgets of 1 and 16 tokens, and where sequences give way to each other."""
+    folder = kinds(name)
+    model = hf_model(folder)
+    asked = prompts(7)
+    expected = [hf_greedy(model, prompt, MAX_TOKENS) for prompt in asked]
+    for budget in (1, 16):
+        engine = load(folder, max_model_len=96, max_num_batched_tokens=budget)
+        assert run(engine, asked[:1], GREEDY) == expected[:1]
+        assert run(engine, asked, GREEDY) == expected
+    scarce = load(folder, max_model_len=80, max_num_batched_tokens=16, num_kv_blocks=21, block_size=4)
+    assert run(scarce, asked, GREEDY) == expected
+    assert scarce.stats().preemptions > 0
+
+
+def test_answers_are_held_to_a_grammar(kinds: Callable[[str], Path]) -> None:
+    """Two at once, beside a free one, without and with the tokens that another worker had made."""
+    engine = load(kinds("gpt2"))
+    assert engine.constraints is not None
+    matcher = engine.constraints.start(Form(Structured(regex="[a-z]{3}-[0-9]{4}"))).result(60).matcher
+    hot = SamplingParams(temperature=1.5, seed=4, max_tokens=MAX_TOKENS, n=2)
+    engine.add(EngineRequest("r", (5, 6), hot, matcher=matcher))
+    engine.add(EngineRequest("free", (5, 6), hot))
+    answers = drain(engine)
+    for choice in range(2):
+        assert re.fullmatch("[a-z]{3}-[0-9]{4}", answers.text("r", choice))
+    engine.add(
+        EngineRequest("r", (5, 6), hot, tuple(tuple(answers.ids("r", c)[:4]) for c in range(2)), matcher=matcher)
+    )
+    rest = drain(engine)
+    assert [rest.ids("r", c) for c in range(2)] == [answers.ids("r", c)[4:] for c in range(2)]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_right_is_refused(name: str, tmp_path: Path) -> None:
+    """Only config.json is looked at: nothing is loaded first."""
+    config, message = REFUSED[name]
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "T5ForConditionalGeneration")]
+    config.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gpt2", {"quantization_config": {"quant_method": "awq"}}, "is quantized"),
+        ("gpt2", {"vision_config": {"hidden_size": 8}}, "made of several models"),
+        ("gemma3", {"layer_types": ["linear_attention", "full_attention"]}, "layers of linear_attention"),
+        ("gpt2", {"attention_chunk_size": 64}, "chunked attention"),
+        ("neox", {"max_position_embeddings": "many"}, "config.json is not as"),
+        ("neox", {"max_position_embeddings": 0}, "does not say max_position_embeddings"),
+    ],
+)
+def test_what_a_checkpoint_says_of_itself_is_looked_at(
+    name: str, changes: dict[str, Any], message: str, kinds: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(kinds(name), tmp_path / "model"))
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(ConfigError, match=message):
+        load(folder)
+
+
+def test_attention_that_the_cache_does_not_compute_is_seen() -> None:
+    census = Census()
+    census.examine(torch.nn.Module(), {"sliding_window": 5})
+    assert census.windows == {5}
+    with pytest.raises(ConfigError, match="5 heads do not fit 2 key-value heads"):
+        census.attend(0, torch.zeros(3, 5, 8), torch.zeros(3, 2, 8), torch.zeros(3, 2, 8))
+
+
+def test_sequences_longer_than_a_sliding_window_are_refused(kinds: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match="max_model_len to at most 128"):
+        load(kinds("gemma3"))
+
+
+def test_weights_that_do_not_fit_are_refused(kinds: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(kinds("gpt2"), tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("c_fc.weight"))
+    for changed in ({k: v for k, v in weights.items() if k != name}, {**weights, "extra": torch.ones(2)}):
+        save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ConfigError, match="does not fit"):
+            load(folder)
+
+
+def test_a_model_that_mixes_rows_is_refused(kinds: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given code that lets a row see its neighbour outside of attention, Expect a refusal at load."""
+    mlp = GPT2MLP.forward
+    monkeypatch.setattr(GPT2MLP, "forward", lambda self, x: mlp(self, x + x.roll(1, dims=1)))
+    with pytest.raises(ConfigError, match="computes something else"):
+        load(kinds("gpt2"))
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_row_has_the_same_bits_in_any_batch(quantization: str, kinds: Callable[[str], Path]) -> None:
+    """Given logprobs as the witness of every bit, Expect those of a prompt alone in a batch of 7 and in chunks."""
+    params = SamplingParams(temperature=0.0, max_tokens=6, logprobs=0)
+    found = []
+    for count, budget in ((1, 256), (7, 256), (7, 5)):
+        engine = load(kinds("phi"), device="cpu", max_num_batched_tokens=budget, quantization=quantization)
+        for index, prompt in enumerate(prompts(7)[:count]):
+            engine.add(EngineRequest(str(index), tuple(prompt), params))
+        found.append([token.logprobs for token in drain(engine).tokens["0", 0]])
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_step_can_be_given_up_between_layers(kinds: Callable[[str], Path]) -> None:
+    engine = load(kinds("gpt2"), device="cpu")
+    asked = iter([False, True])
+    expected = run(load(kinds("gpt2"), device="cpu"), prompts(1), GREEDY)
+    engine.add(EngineRequest("0", tuple(prompts(1)[0]), GREEDY, priority=PriorityClass.BATCH))
+    engine.abandon_when(lambda: next(asked, False))
+    assert engine.step() == []
+    assert next(asked, None) is None, "both layers asked"
+    assert drain(engine).ids("0") == expected[0]

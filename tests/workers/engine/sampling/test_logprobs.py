@@ -1,0 +1,120 @@
+"""Log-probabilities are transformers' own, and a resumed answer's go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from shared.errors import InvalidRequest
+from shared.protocol import SamplingParams, decode_event, encode
+from shared.protocol import TokenEvent as Event
+from tests.support.engine_driver import drain, load
+from tests.workers.engine.conftest import hf_model
+from workers.engine.interface import EngineRequest
+from workers.engine.sampling.logprobs import LEAST, LogProbs
+
+PROMPT = tuple(b"a river runs to the mill, and the mill ")
+PENALIZED = SamplingParams(temperature=1.4, top_p=0.9, repetition_penalty=1.2, seed=3, max_tokens=12, logprobs=5)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_they_agree_with_transformers(name: str, checkpoints: Callable[[str], Path]) -> None:
+    """Given temperature, filters and penalties, what is reported is the raw distribution of each position."""
+    engine = load(checkpoints(name))
+    engine.add(EngineRequest("r", PROMPT, PENALIZED))
+    engine.add(EngineRequest("other", PROMPT[:9], msgspec.structs.replace(PENALIZED, logprobs=None)))
+    answers = drain(engine)
+    ids = answers.ids("r")
+    with torch.inference_mode():
+        logits = hf_model(checkpoints(name))(torch.tensor([[*PROMPT, *ids]])).logits[0]
+    expected = logits[len(PROMPT) - 1 : -1].log_softmax(-1)
+    for token, row in zip(answers.tokens["r", 0], expected, strict=True):
+        assert token.logprobs is not None
+        assert token.logprobs.logprob == pytest.approx(row[token.id].item(), abs=1e-4)
+        assert token.logprobs.piece == engine.tokenizer.piece(token.id)
+        best = row.topk(5)
+        assert [top[0] for top in token.logprobs.top] == best.indices.tolist()
+        assert [top[1] for top in token.logprobs.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+    assert all(token.logprobs is None for token in answers.tokens["other", 0])
+
+
+def test_zero_gives_the_tokens_own_and_more_than_twenty_is_refused(llama: Path) -> None:
+    engine = load(llama)
+    engine.add(EngineRequest("r", PROMPT, msgspec.structs.replace(PENALIZED, logprobs=0)))
+    for token in drain(engine).tokens["r", 0]:
+        assert token.logprobs is not None
+        assert token.logprobs.top == ()
+        assert token.logprobs.logprob < 0
+    for count in (-1, 21):
+        with pytest.raises(InvalidRequest, match="logprobs"):
+            engine.add(EngineRequest("r", PROMPT, msgspec.structs.replace(PENALIZED, logprobs=count)))
+
+
+def test_a_resumed_answer_has_the_same(llama: Path) -> None:
+    """And they survive the log: what was written is read back as it was."""
+    engine = load(llama)
+    params = msgspec.structs.replace(PENALIZED, n=2)
+    engine.add(EngineRequest("whole", PROMPT, params))
+    whole = drain(engine).tokens
+    resumed = tuple(tuple(t.id for t in whole["whole", c][:5]) for c in range(2))
+    engine.add(EngineRequest("rest", PROMPT, params, resumed))
+    rest = drain(engine).tokens
+    for choice in range(2):
+        for got, wanted in zip(rest["rest", choice], whole["whole", choice][5:], strict=True):
+            assert (got.id, got.text) == (wanted.id, wanted.text)
+            assert got.logprobs is not None and wanted.logprobs is not None
+            assert got.logprobs.logprob == pytest.approx(wanted.logprobs.logprob, abs=1e-5)
+        event = Event(0, tuple(rest["rest", choice]))
+        assert decode_event(encode(event)) == event
+
+
+def test_an_impossible_token_can_still_be_written() -> None:
+    from tests.workers.engine.sampling.test_sampler import make_sequence
+
+    sequence = make_sequence(SamplingParams(logprobs=3), [1], [])
+    logits = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    found = LogProbs(logits, [sequence], str).of(0, 0)
+    assert found is not None
+    assert found.top[0] == (0, 0.0, "0")
+    assert [value for _, value, _ in found.top[1:]] == [LEAST, LEAST]
+
+
+@pytest.mark.parametrize("chunk", [512, 7])
+def test_an_echoed_prompt_is_scored(llama: Path, chunk: int) -> None:
+    """Given a prompt that is cached already, in chunks, beside another, Expect transformers' scores, told once."""
+    engine = load(llama, max_num_batched_tokens=chunk)
+    params = SamplingParams(temperature=0.0, max_tokens=4, logprobs=2, n=2)
+    engine.add(EngineRequest("plain", PROMPT, params))
+    plain = drain(engine).ids("plain")
+    engine.add(EngineRequest("other", PROMPT[3:], params))
+    engine.add(EngineRequest("r", PROMPT, msgspec.structs.replace(params, echo=True)))
+    outputs = []
+    while engine.has_work():
+        outputs += [output for output in engine.step() if output.request_id == "r"]
+    assert [token.id for output in outputs for token in output.tokens if token.choice == 0] == plain
+    [told] = [output.prompt for output in outputs if output.prompt]
+    assert outputs[0].prompt == told, "with the first token"
+    assert [token.id for token in told] == list(PROMPT)
+    assert "".join(token.text for token in told) == engine.tokenizer.decode(list(PROMPT))
+    with torch.inference_mode():
+        logits = hf_model(llama)(torch.tensor([PROMPT])).logits[0, :-1].log_softmax(-1)
+    assert told[0].logprobs is None
+    for token, row in zip(told[1:], logits, strict=True):
+        assert token.logprobs is not None
+        assert token.logprobs.logprob == pytest.approx(row[token.id].item(), abs=1e-4)
+        assert [top[0] for top in token.logprobs.top] == row.topk(2).indices.tolist()
+    assert engine.stats().blocks_used == 0
+
+
+def test_an_echo_needs_no_scores(llama: Path) -> None:
+    engine = load(llama)
+    text = "<bos>né<eos>"
+    prompt = tuple(engine.tokenizer.encode(text))
+    engine.add(EngineRequest("r", prompt, SamplingParams(temperature=0.0, max_tokens=1, echo=True)))
+    [output] = engine.step()
+    assert "".join(token.text for token in output.prompt) == text
+    assert all(token.logprobs is None for token in output.prompt)

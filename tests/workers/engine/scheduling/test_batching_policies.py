@@ -1,0 +1,130 @@
+"""Continuous, dynamic and static batches differ in when a sequence starts and leaves, never in its answer."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared.errors import ConfigError
+from shared.protocol import SamplingParams
+from tests.support.engine_driver import GREEDY, Answers, drain, load, run, step
+from workers.engine.engine import Engine
+from workers.engine.interface import EngineRequest
+from workers.engine.scheduling.batching_policies import Batches, Scheduling
+from workers.engine_thread import EngineLoop
+
+PROMPT = tuple(b"a river runs to the mill")
+
+
+def ask(engine: Engine, name: str, max_tokens: int) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+    engine.add(EngineRequest(name, PROMPT, params))
+
+
+def rows_by_step(engine: Engine, late: int) -> list[int]:
+    """How many rows each step computes of three answers of 2, 4 and 6 tokens, and of one of 3 that comes later."""
+    rows: list[int] = []
+    compute = engine._runner.run
+
+    def counted(batch, interrupted):
+        rows.append(len(batch.items))
+        return compute(batch, interrupted)
+
+    engine._runner.run = counted
+    for name, max_tokens in (("a", 2), ("b", 4), ("c", 6)):
+        ask(engine, name, max_tokens)
+    answers = Answers()
+    while engine.has_work():
+        if len(rows) == late and "late" not in answers.finished:
+            ask(engine, "late", 3)
+            late = -1
+        step(engine, answers)
+    assert answers.finished == {"a", "b", "c", "late"}
+    assert engine.stats().blocks_used == 0
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "rows"),
+    [
+        ("continuous", [3, 3, 3, 3, 2, 1]),
+        ("dynamic", [3, 3, 2, 2, 1, 1, 1, 1, 1]),
+        ("static", [3, 3, 3, 3, 3, 3, 1, 1, 1]),
+    ],
+)
+def test_when_sequences_start_and_leave(scheduling: Scheduling, rows: list[int], llama: Path) -> None:
+    engine = load(llama, scheduling=scheduling, batch_wait=0.0)
+    assert rows_by_step(engine, late=2) == rows
+
+
+@pytest.mark.parametrize("scheduling", ["dynamic", "static"])
+def test_answers_are_the_same(scheduling: Scheduling, llama: Path) -> None:
+    """Also where blocks run out, sequences have several choices, and some are aborted."""
+    prompts = [list(PROMPT[: 3 + index]) for index in range(12)]
+    alone = run(load(llama), prompts)
+    engine = load(llama, scheduling=scheduling, batch_wait=0.0, num_kv_blocks=30, block_size=4, max_num_seqs=5)
+    assert run(engine, prompts) == alone
+    assert engine.stats().preemptions > 0
+    params = msgspec.structs.replace(GREEDY, n=3)
+    for name in "abc":
+        engine.add(EngineRequest(name, PROMPT, params))
+    answers = Answers()
+    for _ in range(4):
+        step(engine, answers)
+    assert engine.abort("a")
+    rest = drain(engine)
+    assert rest.finished == {"b", "c"}
+
+
+def test_an_aborted_rest_ends_the_padding(llama: Path) -> None:
+    engine = load(llama, scheduling="static")
+    ask(engine, "short", 1)
+    ask(engine, "long", 50)
+    answers = Answers()
+    step(engine, answers)
+    assert answers.finished == {"short"}
+    assert engine.stats().running == 2
+    assert engine.abort("long")
+    assert not engine.has_work()
+    assert engine.stats().blocks_used == 0
+
+
+def test_a_dynamic_batch_starts_when_it_is_full_or_has_waited() -> None:
+    now = 0.0
+    policy = Batches(4, 1.0, pads=False, clock=lambda: now)
+    assert policy.quota(0, 0) == 0
+    assert policy.quota(0, 2) == 0
+    now = 0.5
+    assert policy.quota(0, 3) == 0
+    now = 1.0
+    assert policy.quota(0, 3) == 3
+    policy.started(2)
+    assert policy.quota(2, 5) == 1, "those that came later wait for the next batch"
+    policy.started(1)
+    now = 1.5
+    assert policy.quota(3, 4) == 0
+    assert policy.quota(0, 4) == 4, "a full one waits for nothing"
+    policy.started(4)
+    policy.started(-1)
+    assert policy.quota(3, 1) == 1, "who gave way may go on"
+
+
+def test_the_loop_waits_for_a_batch_to_gather(llama: Path) -> None:
+    done = threading.Event()
+    loop = EngineLoop(load(llama, scheduling="dynamic", batch_wait=0.05), done.set)
+    loop.start()
+    try:
+        loop.add(EngineRequest("a", PROMPT, msgspec.structs.replace(GREEDY, max_tokens=1)))
+        assert done.wait(20)
+        assert [output.finished for output in loop.take()] == [True]
+    finally:
+        loop.stop()
+
+
+def test_settings_that_make_no_sense_are_refused(llama: Path) -> None:
+    for settings in ({"scheduling": "random"}, {"batch_wait": -1.0}, {"tenant_weights": {"a": 0.0}}):
+        with pytest.raises(ConfigError, match=next(iter(settings)).replace("tenant_weights", "weight of a")):
+            load(llama, **settings)

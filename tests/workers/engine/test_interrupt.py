@@ -1,0 +1,41 @@
+"""A step that is given up between two layers changes nothing that its repetition does not set right."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.protocol import SamplingParams
+from tests.support.engine_driver import drain, load
+from workers.engine.interface import EngineRequest
+from workers.engine.scheduling.scheduler import ScheduledBatch
+
+
+@pytest.mark.parametrize("cache_dir", [{}, {"cache_dir": None}])
+def test_an_interrupted_step_can_be_run_again(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, cache_dir: dict[str, None]
+) -> None:
+    """Given forked choices and chunks, if every step is first given up before each of its layers, answers stay."""
+    params = SamplingParams(temperature=1.0, seed=3, n=2, max_tokens=12, ignore_eos=True)
+    answers = []
+    for interrupt in (False, True):
+        engine = load(llama, device="cpu", block_size=4, max_num_batched_tokens=16, **cache_dir)
+        compute = engine._runner.run
+
+        def often(batch: ScheduledBatch, interrupted: object, compute=compute) -> torch.Tensor | None:
+            for layer in range(3):
+                asked = count()
+                assert compute(batch, lambda asked=asked, layer=layer: next(asked) == layer) is None
+                assert next(asked) == layer + 1
+            return compute(batch)
+
+        if interrupt:
+            monkeypatch.setattr(engine._runner, "run", often)
+        for name in range(3):
+            engine.add(EngineRequest(str(name), tuple(range(name, name + 30)), params))
+        found = drain(engine)
+        answers.append([found.ids(str(name), choice) for name in range(3) for choice in range(2)])
+    assert answers[0] == answers[1]

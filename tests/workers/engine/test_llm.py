@@ -1,0 +1,223 @@
+"""`headrace.LLM`: the engine in this process, in the shape that users of vLLM know."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headrace import LLM, SamplingParams, StructuredOutputsParams
+from shared import protocol
+from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
+from tests.support.engine_driver import GREEDY, load, run
+from tests.support.waiting import LIMIT_S
+
+PROMPTS = ["water", "a mill by the river", "é"]
+VLLM_NAMES = """
+temperature top_p top_k min_p max_tokens stop seed n presence_penalty frequency_penalty repetition_penalty
+ignore_eos logprobs logit_bias structured_outputs
+"""
+
+
+@pytest.fixture(scope="module")
+def llm(llama: Path) -> LLM:
+    return LLM(model=llama, max_num_seqs=8, kv_cache_gib=0.01)
+
+
+def ids(answers: list[Any]) -> list[list[int]]:
+    return [answer.outputs[0].token_ids for answer in answers]
+
+
+def test_answers_are_the_engines_own_in_the_order_of_the_prompts(llm: LLM, llama: Path) -> None:
+    """Given prompts whose answers end at different steps, Expect each at its prompt's place."""
+    lengths = [20, 3, 9]
+    engine = load(llama)
+    expected = run(engine, [engine.tokenizer.encode(prompt) for prompt in PROMPTS], GREEDY)
+    each = [SamplingParams(temperature=0, max_tokens=length) for length in lengths]
+    answers = llm.generate(PROMPTS, each, use_tqdm=False)
+    assert ids(answers) == [tokens[:length] for tokens, length in zip(expected, lengths, strict=True)]
+    assert [answer.prompt for answer in answers] == PROMPTS
+    assert [engine.tokenizer.decode(answer.prompt_token_ids) for answer in answers] == PROMPTS
+    assert {answer.outputs[0].finish_reason for answer in answers} <= {"length", "stop"}
+    assert all(answer.error is None for answer in answers)
+
+
+def test_a_prompt_is_a_text_token_ids_or_a_mapping(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=6)
+    tokens = llm._engine.tokenizer.encode("water")
+    both = {"prompt": "another", "prompt_token_ids": tokens}
+    forms: list[Any] = [
+        "water",
+        tokens,
+        ["water"],
+        [tokens],
+        [{"prompt_token_ids": tokens}],
+        {"prompt": "water"},
+        both,
+    ]
+    assert len({str(ids(llm.generate(form, params, use_tqdm=False))) for form in forms}) == 1
+    assert llm.generate([], params, use_tqdm=False) == []
+
+
+def test_chat_renders_the_models_template(llm: LLM) -> None:
+    turns = [{"role": "user", "content": "hi"}]
+    params = SamplingParams(temperature=0, max_tokens=4)
+    [one] = llm.chat(turns, params, use_tqdm=False)
+    tokenizer = llm._engine.tokenizer
+    assert one.prompt_token_ids == tokenizer.encode("<bos>user:hi<eos><bos>assistant:")
+    assert ids(llm.chat([turns, turns], params, use_tqdm=False)) == ids([one, one])
+
+
+def test_choices_seeds_and_logprobs(llm: LLM) -> None:
+    params = SamplingParams(seed=5, n=3, max_tokens=8, logprobs=2, ignore_eos=True)
+    first, second = llm.generate(["river", "river"], params, use_tqdm=False)
+    assert [choice.token_ids for choice in first.outputs] == [choice.token_ids for choice in second.outputs]
+    assert [choice.index for choice in first.outputs] == [0, 1, 2]
+    choice = first.outputs[0]
+    assert choice.logprobs is not None and len(choice.logprobs) == len(choice.token_ids) == 8
+    for token, likeliest in zip(choice.token_ids, choice.logprobs, strict=True):
+        assert token in likeliest and len(likeliest) in {2, 3}
+        assert [entry.rank for entry in likeliest.values()][:2] == [1, 2]
+    unseeded = SamplingParams(max_tokens=30, ignore_eos=True)
+    one, other = llm.generate(["river", "river"], unseeded, use_tqdm=False)
+    assert one.outputs[0].token_ids != other.outputs[0].token_ids
+
+
+def test_stop_is_a_string_or_several(llm: LLM) -> None:
+    [whole] = llm.generate("water", SamplingParams(temperature=0, max_tokens=24), use_tqdm=False)
+    stop = whole.outputs[0].text[3:5]
+    expected = whole.outputs[0].text[: whole.outputs[0].text.index(stop)]
+    for form in (stop, [stop], (stop, "nowhere")):
+        params = SamplingParams(temperature=0, max_tokens=24, stop=form, top_k=-1)
+        [answer] = llm.generate("water", params, use_tqdm=False)
+        assert (answer.outputs[0].text, answer.outputs[0].finish_reason) == (expected, "stop")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "message"),
+    [
+        (["ok", ""], None, r"prompts\[1\]: prompt must not be empty"),
+        (["ok", [9999]], None, r"prompts\[1\]: token 9999"),
+        (["ok", 7], None, "a text or token ids"),
+        ([[1, "a"]], None, "a text or token ids"),
+        (None, None, "prompts must be"),
+        ("ok", SamplingParams(temperature=-1), "temperature"),
+        ("ok", SamplingParams(temperature="hot"), "sampling_params"),  # type: ignore[arg-type]
+        ("ok", SamplingParams(max_tokens=0), "max_tokens"),
+        ("ok", SamplingParams(n=9), "n must be at most 8"),
+        ("ok", SamplingParams(seed=-1), "seed"),
+        (["a", "b"], [SamplingParams()], "1 sampling_params for 2 prompts"),
+    ],
+)
+def test_what_is_invalid_is_refused_before_anything_is_computed(
+    llm: LLM, prompts: Any, params: Any, message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        llm.generate(prompts, params, use_tqdm=False)
+    assert not llm._engine.has_work()
+
+
+def test_too_long_and_ill_formed_chats_are_refused(llm: LLM) -> None:
+    with pytest.raises(ContextLengthExceeded):
+        llm.generate("x" * 600, use_tqdm=False)
+    for turns, message in (
+        ([{"role": "user"}], "a turn has role and content"),
+        ([{"role": "user", "content": 3}], "a turn has role and content"),
+        ([[]], "messages must not be empty"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            llm.chat(turns, use_tqdm=False)  # type: ignore[arg-type]
+
+
+def test_one_prompts_failure_leaves_the_others_whole(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given logits that are no numbers in one prompt's row, Expect its error, and the others' answers."""
+    params = SamplingParams(temperature=0, max_tokens=6)
+    expected = ids(llm.generate(PROMPTS, params, use_tqdm=False))
+    run_step = llm._engine._runner.run
+
+    def poisoned(batch: Any, interrupted: Any) -> Any:
+        logits = run_step(batch, interrupted).clone()  # out of inference mode, where it may be changed
+        sampled = [item.sequence.request_id for item in batch.items if item.samples]
+        logits[[request_id == "1" for request_id in sampled]] = torch.nan
+        return logits
+
+    monkeypatch.setattr(llm._engine._runner, "run", poisoned)
+    answers = llm.generate(PROMPTS, params, use_tqdm=False)
+    assert isinstance(answers[1].error, EngineFailed) and answers[1].outputs[0].finish_reason == "error"
+    assert ids([answers[0], answers[2]]) == [expected[0], expected[2]]
+
+
+def test_an_interrupted_batch_leaves_the_model_usable(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = SamplingParams(temperature=0, max_tokens=6)
+    expected = ids(llm.generate(PROMPTS, params, use_tqdm=False))
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(llm._engine._runner, "run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS, params, use_tqdm=False)
+    assert ids(llm.generate(PROMPTS, params, use_tqdm=False)) == expected
+
+
+def test_progress_is_shown_unless_turned_off(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    params = SamplingParams(max_tokens=2)
+    llm.generate(PROMPTS, params)
+    assert "3/3" in capsys.readouterr().err
+    llm.generate(PROMPTS, params, use_tqdm=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_settings_are_the_engines(llama: Path) -> None:
+    with pytest.raises(ConfigError, match="tensor_parallel_size is no setting"):
+        LLM(model=llama, tensor_parallel_size=2)
+    with pytest.raises(ConfigError, match="max_model_len"):
+        LLM(model=llama, max_model_len="long")
+    assert LLM(model=llama, max_model_len=64, num_kv_blocks=9)._engine.stats().blocks_total == 9
+
+
+def test_parameters_have_vllms_names() -> None:
+    for kind in (SamplingParams, protocol.SamplingParams):
+        assert set(kind.__struct_fields__) == {*VLLM_NAMES.split(), "echo"}  # OpenAI's
+    assert SamplingParams().seed is None
+
+
+def test_parameters_need_no_torch() -> None:
+    code = "import sys, headrace; headrace.SamplingParams(); headrace.LLM; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)
+
+
+def test_the_documents_example_runs(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "llm.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(example.replace('"smollm2"', repr(str(llama))), {})
+    assert capsys.readouterr().out.count("→") == 2
+
+
+def test_structured_outputs(llm: LLM) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "maximum": 99, "minimum": 0}},
+        "required": ["a"],
+    }
+    wanted = [
+        StructuredOutputsParams(json=schema),
+        StructuredOutputsParams(choice=["yes", "no"]),
+        StructuredOutputsParams(regex="[0-9]{3}"),
+    ]
+    params = [SamplingParams(temperature=1.5, seed=1, structured_outputs=each) for each in wanted]
+    found, chosen, digits = [answer.outputs[0].text for answer in llm.generate(PROMPTS, params, use_tqdm=False)]
+    assert 0 <= json.loads(found)["a"] < 100
+    assert chosen in ("yes", "no")
+    assert re.fullmatch("[0-9]{3}", digits)
+    for bad in ({"regex": "(a"}, {"json": {"not": {}}}, {}, {"choice": ["a"], "regex": "a"}):
+        with pytest.raises(InvalidRequest) as refused:
+            llm.generate("x", SamplingParams(structured_outputs=StructuredOutputsParams(**bad)), use_tqdm=False)
+        assert refused.value.param == "structured_outputs"

@@ -1,0 +1,64 @@
+"""`bench perplexity` and `bench engine --profile` on a tiny model: what they count adds up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from headrace.bench.engine import engine_rates
+from headrace.bench.engine.perplexity import WINDOW, licence_text, measure_perplexity
+from headrace.bench.engine.profile import Profile, profile
+from headrace.bench.harness.workload import Lengths, make_mix
+from shared.errors import ConfigError
+
+
+def test_the_text_is_long_enough_and_each_licence_once() -> None:
+    text = licence_text()
+    assert len(text) > 100_000
+    assert text == licence_text()
+
+
+def test_perplexity_of_a_random_model(llama: Path) -> None:
+    """Given a byte-level model that has learnt nothing, it foresees hardly anything, and int8 much the same."""
+    quality = measure_perplexity(str(llama), WINDOW + 101, Console(quiet=True))
+    assert quality.tokens == WINDOW + 100
+    assert 100 < quality.float32 < 100_000
+    assert abs(quality.increase) < 0.05
+    assert 0.8 < quality.agreement <= 1
+    assert quality.as_dict()["increase"] == quality.increase
+
+
+def test_a_text_that_is_too_short_is_refused(llama: Path) -> None:
+    with pytest.raises(ConfigError, match="ask for at most"):
+        measure_perplexity(str(llama), 10**8, Console(quiet=True))
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_profile_adds_up(llama: Path, monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
+    monkeypatch.setenv("HEADRACE_QUANTIZATION", quantization)
+    small = make_mix(1, 8, prompts=Lengths(4, 16), outputs=Lengths(4, 20))
+    for mix in ("peer_mix", "warmup_mix"):
+        monkeypatch.setattr(f"headrace.bench.engine.profile.{mix}", lambda *_: small)
+    found = profile(str(llama), 0, 4)
+    assert math.isclose(sum(found.parts.values()), found.total)
+    assert all(seconds > 0 for seconds in found.parts.values())
+    assert {"matrix products", "output head", "attention", "sampling", "scheduling"} <= found.parts.keys()
+    assert 0 < found.floor < found.total
+    assert Profile(**dataclasses.asdict(found)).share_of_floor == found.share_of_floor
+
+
+def test_rates_are_of_all_tokens(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = make_mix(1, 6, prompts=Lengths(4, 16), outputs=Lengths(4, 20))
+    monkeypatch.setattr(engine_rates, "make_mix", lambda seed, count: items[:count])
+    engine_rates.main(str(llama), 2, 6, 0)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["tokens"] == sum(item.output_tokens for item in items)
+    assert found["rate"] > 0
+    assert found["first_token"] > 0

@@ -1,0 +1,47 @@
+"""The tokenizer of a checkpoint is the one that transformers finds for it, at a lower price."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from workers.engine.text.tokenizer import SAFE, Tokenizer
+
+TEXT = "Wasser, eau, 水: <bos>2 mills "
+LOAD = """
+import sys
+from pathlib import Path
+from workers.engine.config import EngineConfig
+from workers.engine.engine import Engine
+Engine.load(EngineConfig(Path(sys.argv[1]), cache_dir=None, num_kv_blocks=16))
+print([name for name in ("torch._dynamo", "transformers.modeling_utils") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize(
+    "named", ["TokenizersBackend", "LlamaTokenizerFast", "Qwen2Tokenizer", "GPT2Tokenizer", None]
+)
+def test_it_is_the_one_of_transformers(
+    checkpoints: Callable[[str], Path], tmp_path: Path, model: str, named: str | None
+) -> None:
+    folder = shutil.copytree(checkpoints(model), tmp_path / model)
+    path = folder / "tokenizer_config.json"
+    told = {name: value for name, value in json.loads(path.read_text()).items() if name != "tokenizer_class"}
+    path.write_text(json.dumps(told if named is None else {**told, "tokenizer_class": named}))
+    ours, theirs = Tokenizer(folder), AutoTokenizer.from_pretrained(folder, **SAFE)
+    assert type(ours.hf) is type(theirs)
+    assert ours.encode(TEXT) == theirs.encode(TEXT)
+
+
+@pytest.mark.slow
+def test_a_model_of_ours_is_loaded_without_the_models_of_transformers(llama: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LOAD, str(llama)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,263 @@
+"""Tool calls as models write them: what the prompt says, what the grammar allows, and what is read of the text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.protocol import CallDelta, FinishReason, Function, Message, SamplingParams, Structured, ToolCall, Tools
+from tests.support.engine_driver import Answers, drain, load
+from workers.engine.engine import Engine
+from workers.engine.interface import EngineRequest, Form
+from workers.engine.text.tool_call_parser import CallReader
+from workers.engine.text.tool_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolFormat, tool_format
+
+FORMATS = (HERMES, LLAMA, MISTRAL_LIST, MISTRAL)
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Oslo", "a}]"]}, "days": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["city", "days"],
+}
+FUNCTIONS = (Function("weather", "Tells it.", json.dumps(SCHEMA)), Function("time", "", json.dumps(SCHEMA)))
+HOT = SamplingParams(temperature=1.5, seed=5, max_tokens=300)
+# the parts of the models' templates by which they are known
+TEMPLATES = {
+    "hermes": "{% if tools %}<tools>{{ tools | tojson }}</tools> <tool_call>{% endif %}",
+    "llama": '{% if tools %}Environment: ipython {"name": f, "parameters": {}}{{ tools }}{% endif %}',
+    "mistral-list": "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS][TOOL_CALLS]{% endif %}",
+    "mistral": "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS][TOOL_CALLS][ARGS]{% endif %}",
+}
+
+
+@pytest.fixture(scope="module")
+def engine(llama: Path) -> Engine:
+    return load(llama)
+
+
+def written(form: ToolFormat, *calls: tuple[str, str]) -> str:
+    """Calls as a model of that form writes them."""
+    texts = [form.before + name + form.middle + arguments + form.after for name, arguments in calls]
+    return form.opening + form.separator.join(texts) + form.closing
+
+
+def told(form: ToolFormat, pieces: list[str], first: tuple[str, ...] = ()) -> tuple[str, list[CallDelta], bool]:
+    """What a reader makes of a text that comes in pieces."""
+    reader, said, deltas = CallReader(form, first), "", []
+    for i, piece in enumerate(pieces):
+        text, more = reader.feed(piece, last=i == len(pieces) - 1)
+        said += text
+        deltas += more
+    return said, deltas, reader.called
+
+
+def joined(deltas: list[CallDelta]) -> list[tuple[str, str]]:
+    names = [delta.name for delta in deltas if delta.name]
+    return [(n, "".join(d.arguments for d in deltas if d.index == i)) for i, n in enumerate(names)]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_calls_are_read_however_the_text_comes(form: ToolFormat, size: int) -> None:
+    calls = [("weather", '{"city": "a}]\\"{", "x": [{}]}'), ("time", '{"city": "<tool_call>"}')]
+    calls = calls[:1] if form.single else calls
+    text = "Let me see.\n" + written(form, *calls)
+    said, deltas, called = told(form, [text[at : at + size] for at in range(0, len(text), size)])
+    assert (said, called) == ("Let me see.", True)
+    assert joined(deltas) == calls
+    assert [bool(delta.name) for delta in deltas if delta.index == 0].index(True) == 0
+
+
+def test_text_without_calls_is_told_whole() -> None:
+    text = "  a <tool_ca b\n\n c  "
+    assert told(HERMES, list(text)) == (text, [], False)
+
+
+def test_a_call_that_is_cut_off_is_told_as_far_as_it_goes() -> None:
+    text = written(HERMES, ("weather", '{"city": "Oslo"}'))[:-30]
+    said, deltas, called = told(HERMES, list(text))
+    assert (said, called) == ("", False)
+    assert joined(deltas)[0][0] == "weather"
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_the_form_is_known_by_the_template(form: ToolFormat) -> None:
+    assert tool_format(TEMPLATES[form.name]) == (form, True)
+
+
+def test_templates_without_tools_get_ours() -> None:
+    assert tool_format("{% for m in messages %}{{ m.content }}{% endfor %}") == (HERMES, False)
+    assert tool_format("{{ tools }}<tool_call><function=") == (HERMES, False)
+
+
+def answer(
+    engine: Engine, tools: Tools, params: SamplingParams = HOT, structured: Structured | None = None, **fields: Any
+) -> Answers:
+    assert engine.constraints is not None
+    made = engine.constraints.start(Form(structured, tools)).result(60)
+    engine.add(EngineRequest("r", (5, 6, 7), params, matcher=made.matcher, reader=made.reader, **fields))
+    return drain(engine)
+
+
+def calls_in(answers: Answers) -> list[tuple[str, str]]:
+    return joined([delta for token in answers.tokens["r", 0] for delta in token.calls])
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_required_calls_fit_their_schemas(
+    engine: Engine, form: ToolFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a random model that must call one tool, any or a named one, expect nothing but calls that fit."""
+    monkeypatch.setattr(engine.tokenizer, "tool_format", form)
+    for tools in (
+        Tools(FUNCTIONS, required=True, parallel=False),
+        Tools(FUNCTIONS, named="time"),
+    ):
+        answers = answer(engine, msgspec.structs.replace(tools, functions=tagged(form)))
+        [(name, arguments)] = calls_in(answers)
+        assert name == "time" if tools.named else name in ("weather", "time")
+        assert json.loads(arguments)["city"] in ("Oslo", "a}]")
+        assert answers.text("r") == ""
+        assert answers.reason("r") is FinishReason.TOOL_CALLS
+
+
+def tagged(form: ToolFormat) -> tuple[Function, ...]:
+    """The functions, unlike those of another form: what is compiled is kept by what was asked."""
+    return tuple(msgspec.structs.replace(each, description=form.name) for each in FUNCTIONS)
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_a_call_that_was_begun_is_held_to_its_form(
+    engine: Engine, form: ToolFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a choice, if the model begins a call after some text, expect a whole one; without, only text."""
+    monkeypatch.setattr(engine.tokenizer, "tool_format", form)
+    tools = Tools(tagged(form), parallel=False)
+    begun = tuple(engine.tokenizer.encode("Hm. " + form.opening + form.before))
+    answers = answer(engine, tools, resumed=(begun,))
+    assert [json.loads(arguments)["city"] in ("Oslo", "a}]") for _, arguments in calls_in(answers)] == [True]
+    assert answers.reason("r") is FinishReason.TOOL_CALLS
+    free = answer(engine, tools, msgspec.structs.replace(HOT, max_tokens=20, seed=9))
+    assert calls_in(free) == []
+    assert free.reason("r") in (FinishReason.LENGTH, FinishReason.STOP)
+
+
+ROW: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Oslo", "<tool_call>", "[TOOL_CALLS]"]}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
+FORM = Structured(json_schema=json.dumps(ROW))
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_an_answer_calls_or_has_its_form(engine: Engine, form: ToolFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given tools and a schema, expect either, as a biased model begins; and a call where there must be one."""
+    monkeypatch.setattr(engine.tokenizer, "tool_format", form)
+    tools = Tools(tagged(form), parallel=False)
+    says, calls = leaning(engine, "{O"), leaning(engine, form.first_call("time")[0] + "t")
+    answers = answer(engine, tools, says, FORM)
+    assert (answers.errors, calls_in(answers)) == ({}, [])
+    assert json.loads(answers.text("r"))["name"] == "Oslo"
+    assert answers.reason("r") is FinishReason.STOP
+    must = msgspec.structs.replace(tools, named="time")
+    for asked, params in ((tools, calls), (must, says)):
+        answers = answer(engine, asked, params, FORM)
+        [(name, arguments)] = calls_in(answers)
+        assert (name, answers.text("r")) == ("time", "")
+        assert json.loads(arguments)["city"] in ("Oslo", "a}]")
+        assert answers.reason("r") is FinishReason.TOOL_CALLS
+
+
+def leaning(engine: Engine, characters: str) -> SamplingParams:
+    """To one of these characters, wherever it may stand."""
+    return msgspec.structs.replace(HOT, logit_bias=dict.fromkeys(engine.tokenizer.encode(characters), 100.0))
+
+
+@pytest.mark.parametrize(
+    ("structured", "text"),
+    [
+        (Structured(json_object=True), '{"name": "Ada", "arguments": "<tool_call>"}'),
+        (Structured(choice=("yes", '<tool_call>\n{"name": "no')), '<tool_call>\n{"name": "no'),
+        (Structured(regex="[ab]+"), "abba"),
+        (Structured(grammar='root ::= "x"{3}'), "xxx"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_an_answer_of_its_form_is_told_whole(engine: Engine, structured: Structured, text: str, size: int) -> None:
+    """Given an answer that looks like a call and is none, expect it as text, however it comes."""
+    assert engine.constraints is not None
+    made = engine.constraints.start(Form(structured, Tools(FUNCTIONS))).result(60)
+    matcher = made.matcher()
+    assert all(matcher.accept(token) for token in engine.tokenizer.encode(text, special=False))
+    assert made.reader is not None
+    reader = made.reader()
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    read = [reader.feed(piece, last=i == len(pieces) - 1) for i, piece in enumerate(pieces)]
+    assert ("".join(said for said, _ in read), [c for _, calls in read for c in calls]) == (text, [])
+    assert not reader.called
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_first_calls_are_read_however_the_text_comes(form: ToolFormat, size: int) -> None:
+    calls = [("weather", '{"x": 1}'), ("time", "{}")][: 1 if form.single else 2]
+    text, first = written(form, *calls), tuple(form.first_call(name) for name in ("time", "weather"))
+    said, deltas, called = told(form, [text[at : at + size] for at in range(0, len(text), size)], first)
+    assert (said, called) == ("", True)
+    assert joined(deltas) == calls
+
+
+@pytest.mark.parametrize("structured", [None, FORM], ids=["alone", "or a form"])
+@pytest.mark.parametrize("done", [3, 30, 50])
+def test_a_takeover_goes_on_in_the_call(engine: Engine, done: int, structured: Structured | None) -> None:
+    """Given a random model that begins a call, by its bias where it may say something else."""
+    tools = Tools(FUNCTIONS, required=structured is None)
+    whole = answer(engine, tools, leaning(engine, "<"), structured).tokens["r", 0]
+    assert any(token.calls for token in whole)
+    ids = tuple(token.id for token in whole[:done])
+    rest = answer(engine, tools, leaning(engine, "<"), structured, resumed=(ids,)).tokens["r", 0]
+    assert [(t.id, t.text, t.calls, t.finish_reason) for t in rest] == [
+        (t.id, t.text, t.calls, t.finish_reason) for t in whole[done:]
+    ]
+
+
+CHAT = (
+    Message("system", "Be brief."),
+    Message("user", "Weather?"),
+    Message("assistant", "", tool_calls=(ToolCall("call_1", "weather", '{"city": "Oslo"}'),)),
+    Message("tool", "5 degrees", tool_call_id="call_1"),
+)
+
+
+def test_a_template_without_tools_is_told_of_them_in_text(engine: Engine) -> None:
+    text = engine.tokenizer.decode(engine.tokenizer.encode_chat(CHAT, Tools(FUNCTIONS)))
+    assert text.startswith("system:Be brief.\n\n# Tools")
+    assert '"name": "weather", "description": "Tells it.", "parameters": {"type": "object"' in text
+    assert 'assistant:<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>' in text
+    assert "user:<tool_response>\n5 degrees\n</tool_response>" in text
+    assert text.endswith("assistant:")
+
+
+def test_a_template_with_tools_is_given_them(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = (
+        "{% for tool in tools %}{{ tool.function.name }};{% endfor %}[TOOL_CALLS]"
+        "{% for m in messages %}{{ m.role }}:"
+        "{% for c in m.tool_calls %}{{ c.id ~ c.function.arguments.city }}{% endfor %}"
+        "{{ m.tool_call_id }}{{ m.content }}|{% endfor %}"
+    )
+    from workers.engine.text import tokenizer
+
+    made = tokenizer.Tokenizer(llama)
+    made.hf.chat_template = template
+    made.tool_format, made._knows_tools = tool_format(template)
+    text = made.decode(made.encode_chat(CHAT, Tools(FUNCTIONS)))
+    call = text.partition("assistant:")[2][:9]
+    assert call.isalnum()
+    assert (
+        text
+        == f"weather;time;[TOOL_CALLS]system:Be brief.|user:Weather?|assistant:{call}Oslo|tool:{call}5 degrees|"
+    )

@@ -1,0 +1,127 @@
+"""Causal attention over the paged KV cache, in plain torch.
+
+Two functions of one signature: `paged_attention`, for every device, and `reference_attention`, slow and
+obvious, which is its test. They know nothing of projections, rotary embeddings or who owns a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from workers.engine.execution.step_inputs import Span, StepInputs
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's keys [block, kv_head, dim, slot] and values [block, kv_head, slot, dim].
+
+    Products with queries read neighbouring slots of one dimension, sums of values neighbouring dimensions.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def block_size(self) -> int:
+        return self.keys.shape[3]
+
+
+def make_layer_caches(
+    num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+) -> list[LayerCache]:
+    """Of `shape` [blocks, kv_heads, block_size, dim]; uninitialized: memory is taken as blocks are written."""
+    cache = torch.empty((num_layers, 2, *shape), dtype=dtype, device=device)
+    blocks, heads, slots, dim = shape
+    return [LayerCache(keys.view(blocks, heads, dim, slots), values) for keys, values in cache]
+
+
+def write_cache(cache: LayerCache, step: StepInputs, keys: Tensor, values: Tensor) -> None:
+    """Put the rows' keys and values, [T, kv_heads, dim] each, where their positions are."""
+    blocks = step.block_tables[step.sequences, step.positions // cache.block_size]
+    slots = step.positions % cache.block_size
+    cache.keys[blocks, :, :, slots] = keys
+    cache.values[blocks, :, slots] = values
+
+
+def reference_attention(queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
+    """Row by row, in float64. Shapes as `paged_attention`."""
+    num_rows, num_heads, dim = queries.shape
+    group = num_heads // cache.keys.shape[1]
+    out = torch.empty_like(queries)
+    for row in range(num_rows):
+        length = int(step.positions[row]) + 1
+        table = step.block_tables[step.sequences[row]]
+        positions = torch.arange(length, device=queries.device)
+        where = (table[positions // cache.block_size], slice(None), positions % cache.block_size)
+        both = (cache.keys.transpose(2, 3), cache.values)
+        keys, values = (t[where].double().repeat_interleave(group, dim=1) for t in both)
+        weights = (torch.einsum("hd,phd->hp", queries[row].double(), keys) * dim**-0.5).softmax(-1)
+        out[row] = torch.einsum("hp,phd->hd", weights, values).to(out.dtype)
+    return out.reshape(num_rows, -1)
+
+
+def paged_attention(queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
+    """Each row attends to the positions of its own sequence up to its own, which are in the cache.
+
+    Args:
+        queries: [T, heads, dim].
+
+    Returns:
+        [T, heads * dim].
+    """
+    out = torch.empty_like(queries)
+    single = [i for i, span in enumerate(step.spans) if span.length == 1]
+    if single:
+        _attend_single_rows(queries, cache, step, single, out)
+    for index, span in enumerate(step.spans):
+        if span.length > 1:
+            rows = slice(span.start, span.start + span.length)
+            blocks = step.block_tables[index : index + 1]
+            out[rows] = _attend_span(queries[rows], cache, step.positions[rows], blocks, span)
+    return out.reshape(len(queries), -1)
+
+
+def _gather(cache: LayerCache, tables: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys [S, kv_heads, dim, W * block_size] and values [S, kv_heads, W * block_size, dim] of [S, W] blocks."""
+    seqs, width = tables.shape
+    _, heads, slots, dim = cache.values.shape
+    keys = cache.keys[tables].permute(0, 2, 3, 1, 4).reshape(seqs, heads, dim, width * slots)
+    values = cache.values[tables].transpose(1, 2).reshape(seqs, heads, width * slots, dim)
+    return keys, values
+
+
+def _attend_single_rows(
+    queries: Tensor, cache: LayerCache, step: StepInputs, indices: list[int], out: Tensor
+) -> None:
+    """All sequences with one row, together, padded to the longest."""
+    spans = [step.spans[i] for i in indices]
+    width = max(span.position for span in spans) // cache.block_size + 1
+    rows = torch.tensor([span.start for span in spans], device=queries.device)
+    tables = step.block_tables[torch.tensor(indices, device=queries.device), :width]
+    keys, values = _gather(cache, tables)
+    seqs, kv_heads, dim, length = keys.shape
+    seen = torch.arange(length, device=queries.device) <= step.positions[rows, None]
+    grouped = queries[rows].view(seqs, kv_heads, -1, dim)
+    scores = (grouped @ keys) * dim**-0.5
+    weights = scores.masked_fill(~seen[:, None, None], -torch.inf).softmax(-1)
+    # stale slots may hold NaN, which a weight of 0 would not hide
+    values = values.masked_fill(~seen[:, None, :, None], 0)
+    out[rows] = (weights @ values).view(seqs, -1, dim)
+
+
+def _attend_span(queries: Tensor, cache: LayerCache, positions: Tensor, blocks: Tensor, span: Span) -> Tensor:
+    """One sequence with several rows; `blocks` is its block table, [1, W]."""
+    end = span.position + span.length
+    keys, values = _gather(cache, blocks[:, : -(-end // cache.block_size)])
+    attended = scaled_dot_product_attention(
+        queries.transpose(0, 1)[None],
+        keys[..., :end].transpose(2, 3),
+        values[:, :, :end],
+        attn_mask=torch.arange(end, device=queries.device) <= positions[:, None],
+        enable_gqa=True,
+    )
+    return attended[0].transpose(0, 1)

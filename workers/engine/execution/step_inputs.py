@@ -1,0 +1,87 @@
+"""The tensors of one step, the same for every layer: a flat batch of token rows from all its sequences.
+
+It knows nothing of weights; a row is described by its token, its position and its sequence's block table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.engine.scheduling.scheduler import ScheduledBatch
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows start … start + length - 1 belong to one sequence; its first row is at `position`."""
+
+    start: int
+    length: int
+    position: int
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """T rows of S sequences, of which R are looked at.
+
+    Attributes:
+        tokens: [T] int64.
+        positions: [T] int64, in the row's own sequence.
+        sequences: [T] int64, which row of `block_tables`.
+        block_tables: [S, W] int64; entries past a sequence's own blocks are 0 and never read.
+        sample_rows: [R] int64, the rows whose logits are wanted: first those that sample, then those that score a
+            prompt, in the batch's order.
+        spans: the rows of each sequence.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    sequences: Tensor
+    block_tables: Tensor
+    sample_rows: Tensor
+    spans: tuple[Span, ...]
+
+    @classmethod
+    def of(cls, batch: ScheduledBatch) -> StepInputs:
+        """On the CPU."""
+        tokens: list[int] = []
+        spans: list[Span] = []
+        sample_rows: list[int] = []
+        score_rows: list[int] = []
+        for item in batch.items:
+            sequence, start = item.sequence, item.sequence.num_computed_tokens
+            score_rows += [len(tokens) - start + position for position in item.scores]
+            spans.append(Span(len(tokens), item.num_new_tokens, start))
+            tokens += sequence.tokens[start : start + item.num_new_tokens]
+            if item.samples:
+                sample_rows.append(len(tokens) - 1)
+        lengths = np.array([span.length for span in spans])
+        starts = np.array([span.start for span in spans])
+        offsets = np.array([span.position for span in spans]) - starts
+
+        def put(array: list[int] | np.ndarray) -> Tensor:
+            return torch.as_tensor(np.asarray(array, np.int64))
+
+        return cls(
+            tokens=put(tokens),
+            positions=put(np.arange(len(tokens)) + np.repeat(offsets, lengths)),
+            sequences=put(np.repeat(np.arange(len(spans)), lengths)),
+            block_tables=put(_block_tables(batch)),
+            sample_rows=put(sample_rows + score_rows),
+            spans=tuple(spans),
+        )
+
+    def to(self, device: torch.device) -> StepInputs:
+        names = ("tokens", "positions", "sequences", "block_tables", "sample_rows")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+
+def _block_tables(batch: ScheduledBatch) -> np.ndarray:
+    tables = [item.sequence.block_table for item in batch.items]
+    padded = np.zeros((len(tables), max(map(len, tables))), np.int64)
+    for row, table in zip(padded, tables, strict=True):
+        row[: len(table)] = table
+    return padded

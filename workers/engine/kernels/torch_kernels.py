@@ -1,0 +1,71 @@
+"""The kernels in plain torch: for every device and dtype, and the tests of the compiled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from workers.engine.execution.paged_attention import LayerCache, paged_attention, write_cache
+from workers.engine.execution.step_inputs import StepInputs
+from workers.engine.kernels import HeadLayout, Linear
+from workers.engine.kernels.linear import PlainInt8Linear, join, make_linear
+
+
+class PlainKernels:
+    """See `Kernels`.
+
+    Args:
+        int8: whether linear layers are quantized, as the compiled ones are.
+    """
+
+    recordable = False
+
+    def __init__(self, *, int8: bool = False) -> None:
+        self._int8 = int8
+
+    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+        weight = join(weights)
+        return PlainInt8Linear(weight, bias) if self._int8 else make_linear(weight, bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        return weight * normed.to(x.dtype)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        residual += x
+        return self.rms_norm(residual, weight, eps)
+
+    def rope_and_cache(
+        self,
+        qkv: Tensor,
+        layout: HeadLayout,
+        qk_norms: tuple[Tensor, Tensor] | None,
+        cache: LayerCache,
+        step: StepInputs,
+    ) -> Tensor:
+        heads = qkv.view(len(qkv), -1, layout.dim)
+        keys_at, values_at = layout.num_heads, layout.num_heads + layout.num_kv_heads
+        queries, keys, values = heads[:, :keys_at], heads[:, keys_at:values_at], heads[:, values_at:]
+        if qk_norms is not None:
+            queries = self.rms_norm(queries, qk_norms[0], layout.norm_eps)
+            keys = self.rms_norm(keys, qk_norms[1], layout.norm_eps)
+        cos, sin = (table[step.positions, None].to(qkv.dtype) for table in (layout.cos, layout.sin))
+        write_cache(cache, step, _rotate(keys, cos, sin), values)
+        return _rotate(queries, cos, sin)
+
+    def attention(self, queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
+        return paged_attention(queries, cache, step)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return silu(gate) * up
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """[T, heads, dim] by the angle of each row's position; dimension i turns with i + dim / 2."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

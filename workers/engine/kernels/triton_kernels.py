@@ -1,0 +1,151 @@
+"""The kernels in Triton, for CUDA: each a launch, none waits for the device, so that a graph can record them.
+
+Where TRITON_INTERPRET=1 is set before Triton is imported they run on the CPU, slowly: for tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from triton import next_power_of_2
+
+from workers.engine.execution.paged_attention import LayerCache
+from workers.engine.execution.step_inputs import StepInputs
+from workers.engine.kernels import HeadLayout, Linear
+from workers.engine.kernels.attention_triton import attend, merge
+from workers.engine.kernels.linear import PlainLinear, join
+from workers.engine.kernels.rows_triton import add_rms_norm, rope_and_cache, silu_mul
+
+_LEAST = 16  # rows, columns and depth of the smallest matrix product
+_COLUMNS = 1024  # of a row's activation that one program computes
+_FEW = 128  # rows: where there are more, most are neighbours in a prompt, and are taken by more at once
+_TILE = 64  # positions at once
+_SPAN = 256  # positions that are worth a program
+_PROGRAMS = 2048  # that keep a GPU busy
+
+
+class FusedKernels:
+    """See `Kernels`."""
+
+    recordable = True
+
+    def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
+        return PlainLinear(join(weights), bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return _norm(None, x, weight, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return _norm(x, residual, weight, eps)
+
+    def rope_and_cache(
+        self,
+        qkv: Tensor,
+        layout: HeadLayout,
+        qk_norms: tuple[Tensor, Tensor] | None,
+        cache: LayerCache,
+        step: StepInputs,
+    ) -> Tensor:
+        rows, heads, kv_heads, dim = len(qkv), layout.num_heads, layout.num_kv_heads, layout.dim
+        queries = qkv.new_empty(rows, heads, dim)
+        rope_and_cache[rows, heads + 2 * kv_heads](
+            qkv,
+            *(qk_norms or (None, None)),
+            layout.norm_eps,
+            layout.cos,
+            layout.sin,
+            step.positions,
+            step.sequences,
+            step.block_tables,
+            step.block_tables.shape[1],
+            queries,
+            cache.keys,
+            cache.values,
+            HEADS=heads,
+            KV_HEADS=kv_heads,
+            DIM=dim,
+            SLOTS=cache.block_size,
+            WIDTH=next_power_of_2(dim // 2),
+            num_warps=1,
+        )
+        return queries
+
+    def attention(self, queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
+        rows, heads, dim = queries.shape
+        kv_heads = cache.values.shape[1]
+        group = next_power_of_2(heads // kv_heads)
+        width = max(_LEAST, next_power_of_2(dim))
+        together = _LEAST if rows <= _FEW else 4 * _LEAST  # heads of a program's rows
+        programs = rows * kv_heads * _LEAST // together
+        splits, span = _split(programs, step.block_tables.shape[1] * cache.block_size)
+        out = torch.empty_like(queries)
+        mixed, peaks, totals = out, None, None
+        if splits > 1:
+            mixed = queries.new_empty(rows, heads, splits, dim, dtype=torch.float32)
+            peaks, totals = mixed.new_empty(2, rows, heads, splits)
+        attend[rows, kv_heads, splits](
+            queries,
+            cache.keys,
+            cache.values,
+            step.positions,
+            step.sequences,
+            step.block_tables,
+            step.block_tables.shape[1],
+            rows,
+            span,
+            dim**-0.5 * math.log2(math.e),
+            mixed,
+            peaks,
+            totals,
+            KV_HEADS=kv_heads,
+            GROUP=heads // kv_heads,
+            GROUP_WIDTH=group,
+            ROWS=max(1, together // group),
+            DIM=dim,
+            DIM_WIDTH=width,
+            SLOTS=cache.block_size,
+            RUN=cache.block_size & -cache.block_size,
+            TILE=_TILE if queries.element_size() == 2 else _TILE // 2,
+            num_warps=4,
+        )
+        if splits > 1:
+            merge[rows, heads](
+                mixed,
+                peaks,
+                totals,
+                step.positions,
+                splits,
+                span,
+                out,
+                HEADS=heads,
+                DIM=dim,
+                DIM_WIDTH=width,
+                SPLITS_WIDTH=next_power_of_2(splits),
+            )
+        return out.view(rows, -1)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        rows, size = len(gate_up), gate_up.shape[1] // 2
+        out = gate_up.new_empty(rows, size)
+        silu_mul[rows, -(-size // _COLUMNS)](gate_up, out, SIZE=size, WIDTH=_COLUMNS)
+        return out
+
+
+def _norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+    rows, size = residual.shape
+    out = torch.empty_like(residual)
+    add_rms_norm[rows,](x, residual, weight, out, eps, SIZE=size, WIDTH=next_power_of_2(size))
+    return out
+
+
+def _split(programs: int, positions: int) -> tuple[int, int]:
+    """In how many parts, of how many positions each, sequences of up to `positions` are attended to.
+
+    A few rows with a long way behind them would leave most of a GPU idle.
+    """
+    wanted = max(1, min(_PROGRAMS // programs, positions // _SPAN))
+    span = -(-positions // (wanted * _TILE)) * _TILE
+    return -(-positions // span), span

@@ -1,0 +1,4 @@
+"""Scheduling: which sequences compute how many tokens in the next step.
+
+The engine imports this package.
+"""

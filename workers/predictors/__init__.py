@@ -1,1 +1,0 @@
-"""Models that do not generate: what waits when a step begins is the next batch."""

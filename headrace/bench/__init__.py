@@ -1,4 +1,4 @@
 """Benchmarks, by subject: `engine`, `gateway`, `kafka`; `peers` runs other servers beside ours.
 
-What several subjects share is in `harness`. Only `headrace.cli.bench` and the tests import this package.
+The modules here are what several subjects share. Only `headrace.cli.bench` and the tests import this package.
 """

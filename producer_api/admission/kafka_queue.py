@@ -19,8 +19,8 @@ from shared.backend import Backend
 from shared.errors import HeadraceError, Unavailable
 from shared.kafka.connection import explained, producer, unavailable
 from shared.kafka.message import api_record
-from shared.protocol import Request
-from shared.queue.interface import Bounds, Ticket
+from shared.protocol import Request, Ticket
+from shared.queue.interface import Bounds
 from shared.queue.redis_streams import RedisStreams
 from shared.redis.client import RedisServer
 from shared.settings import Settings

@@ -11,8 +11,7 @@ from producer_api.admission.deadline import Upkeep, patience
 from producer_api.metering.rate_limiter import Meter
 from shared.backend import Backend
 from shared.errors import NotFound
-from shared.protocol import RequestState
-from shared.queue.interface import Outlook
+from shared.protocol import Outlook, RequestState
 from shared.token_log.interface import RequestRecord
 
 REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")

@@ -17,8 +17,7 @@ import structlog
 
 from shared.backend import Backend
 from shared.errors import Unavailable
-from shared.protocol import PriorityClass, RequestState
-from shared.queue.interface import Ticket
+from shared.protocol import PriorityClass, RequestState, Ticket
 from shared.token_log.interface import LOST, OVERDUE
 from shared.token_log.subscription import MISSED, Subscription
 

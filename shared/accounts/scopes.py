@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from shared.errors import ConfigError
+from shared.models.names import MODEL_NAME
 from shared.protocol import PriorityClass
-from shared.validation.request_limits import MODEL_NAME
 
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@|+/-]{0,127}")
 # The groups that routes belong to; a route of none of them cannot be made.

@@ -20,8 +20,8 @@ from pathlib import Path
 import structlog
 
 from shared.errors import ConfigError
+from shared.models.names import MODEL_NAME
 from shared.settings import Settings
-from shared.validation.request_limits import MODEL_NAME
 
 REVISION = "1"  # of the converted files; another one is converted anew
 SCRIPTED = "scripted"

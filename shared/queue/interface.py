@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from shared.errors import HeadraceError, QueueFull, TenantQueueFull
-from shared.protocol import PriorityClass, Request
+from shared.protocol import Outlook, PriorityClass, Request, Ticket
 from shared.settings import Settings
 
 # Tokens that a class is served while all wait, against each other: urgent ones first, and nobody starves.
@@ -57,16 +57,6 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """Where a published request waits."""
-
-    request_id: str
-    model: str
-    priority: PriorityClass
-    tenant: str
-
-
-@dataclass(frozen=True)
 class Claim:
     """A message that a worker holds."""
 
@@ -107,17 +97,6 @@ class QueueDepth:
     waiting_tokens: int
     held: int
     oldest_age: float
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What a waiting request may expect: its place in its class, from 1, and seconds by the rate of late.
-
-    Tenants take turns, so that the place is an estimate where several wait. `wait` is None while no rate is known.
-    """
-
-    position: int
-    wait: float | None
 
 
 class Transport(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from shared.errors import HeadraceError, QueueFull, TenantQueueFull
-from shared.protocol import PriorityClass, Request
+from shared.protocol import Outlook, PriorityClass, Request, Ticket
 from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
@@ -20,11 +20,9 @@ from shared.queue.interface import (
     Bounds,
     Claim,
     Delivery,
-    Outlook,
     Pulled,
     QueueDepth,
     Room,
-    Ticket,
     refusal,
 )
 from shared.redis import keys

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import HeadraceError
-from shared.protocol import PriorityClass, Request, decode_request, encode
+from shared.protocol import Outlook, PriorityClass, Request, Ticket, decode_request, encode
 from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
@@ -20,11 +20,9 @@ from shared.queue.interface import (
     Bounds,
     Claim,
     Delivery,
-    Outlook,
     Pulled,
     QueueDepth,
     Room,
-    Ticket,
     refusal,
 )
 from shared.redis import keys

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.errors import DeadlineExceeded, HeadraceError, RequestLost
-from shared.protocol import PriorityClass, Request, RequestState, TokenEvent
-from shared.queue.interface import Ticket
+from shared.protocol import PriorityClass, Request, RequestState, Ticket, TokenEvent
 from shared.token_log.subscription import Subscription
 
 OVERDUE = DeadlineExceeded("the request's time was over before its answer was whole")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
+from shared.models.names import MODEL_NAME
 from shared.models.worker_registry import ModelInfo, Task
 from shared.protocol import (
     Detokenize,
@@ -27,7 +28,6 @@ from shared.settings import Settings
 from shared.validation.json_schema import Schema, check_parts, check_schema, parse_schema
 
 ROLES = ("system", "user", "assistant", "tool")
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_SEED = 2**63 - 1
 MIN_REPETITION_PENALTY = 1e-5  # logits are divided by it, and must stay finite

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from shared.backend import Backend
-from shared.protocol import PriorityClass, Request, SamplingParams, Token, TokenEvent, new_request_id
-from shared.queue.interface import Ticket
+from shared.protocol import PriorityClass, Request, SamplingParams, Ticket, Token, TokenEvent, new_request_id
 from shared.redis import keys
 from tests.support.waiting import LIMIT_S
 

@@ -17,8 +17,8 @@ from headrace.bench.kafka import kafka_cluster, mock_kafka
 from producer_api.admission.kafka_queue import KafkaTransport
 from shared.backend import Backend
 from shared.errors import HeadraceError
-from shared.protocol import Request
-from shared.queue.interface import Bounds, Ticket
+from shared.protocol import Request, Ticket
+from shared.queue.interface import Bounds
 from shared.queue.redis_streams import RedisStreams
 from shared.settings import ENV_PREFIX, Settings, load
 
@@ -41,11 +41,11 @@ def address(bootstrap: str) -> dict[str, Any]:
 
 
 # a group waits for nearly a session's time on the mock whenever its members change
-BRISK = """
+BRISK = f"""
 import runpy
-from workers.kafka import consumer
-consumer.SESSION = 2_500
-runpy.run_module("headrace.bench.kafka.mock_kafka", run_name="__main__")
+from workers.kafka import consumer_thread
+consumer_thread.SESSION = 2_500
+runpy.run_module("{kafka_cluster.MOCK_ENTRY}", run_name="__main__")
 """
 
 
@@ -53,7 +53,7 @@ def headrace(*arguments: str) -> list[str]:
     """The command line, in a process that knows what it meets."""
     if not BROKER and arguments[0] == "worker":
         return [sys.executable, "-c", BRISK, *arguments]
-    return [sys.executable, "-m", "headrace" if BROKER else "headrace.bench.kafka.mock_kafka", *arguments]
+    return [sys.executable, "-m", "headrace" if BROKER else kafka_cluster.MOCK_ENTRY, *arguments]
 
 
 def make_topics(bootstrap: str, *names: str) -> None:

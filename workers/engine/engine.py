@@ -17,10 +17,12 @@ from torch import Tensor
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, HeadraceError, InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import Token
-from workers.engine.cache.kv_cache import BlockPool, KVCacheManager
+from workers.engine.cache.block_pool import BlockPool
+from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
 from workers.engine.cache_sizing import size_cache
 from workers.engine.config import DTYPES, EngineConfig
+from workers.engine.echo import Echo
 from workers.engine.execution.cuda_graphs import graph_sizes
 from workers.engine.execution.device import on
 from workers.engine.interface import (
@@ -35,7 +37,7 @@ from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner
 from workers.engine.models.loader import Progress, fingerprint, load_model, read_eos_token_ids, read_model_config
 from workers.engine.sampling.logprobs import LogProbs
-from workers.engine.sampling.prompt_logprobs import Echo, note_scores
+from workers.engine.sampling.prompt_logprobs import note_scores
 from workers.engine.sampling.sampler import sample
 from workers.engine.scheduling.batching_policies import make_policy
 from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler

@@ -7,15 +7,12 @@ tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from shared.errors import EngineFailed
 from shared.protocol import FinishReason, PriorityClass, SamplingParams, Token, TokenLogprobs
+from workers.engine.echo import Echo
 from workers.engine.interface import Matcher, Reader
 from workers.engine.text.detokenizer import TextStream
-
-if TYPE_CHECKING:
-    from workers.engine.sampling.prompt_logprobs import Echo
 
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 

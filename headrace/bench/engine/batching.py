@@ -19,7 +19,8 @@ from headrace.bench.engine.engine_driver import Driver, load_engine
 from headrace.bench.harness.report import Report, percentile
 from headrace.bench.harness.workload import make_mix
 from shared.protocol import Message, SamplingParams
-from workers.engine.cache.kv_cache import BlockPool, KVCacheManager
+from workers.engine.cache.block_pool import BlockPool
+from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest

@@ -16,9 +16,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bench.gateway.overhead import served_name
 from headrace.bench.harness.cpu_contention import foreign_load
-from headrace.bench.harness.full_stack import whole_path
+from headrace.bench.harness.full_stack import served_name, whole_path
 from headrace.bench.harness.subprocess_run import run_side
 from headrace.bench.harness.workload import Lengths, make_mix
 from shared.errors import HeadraceError

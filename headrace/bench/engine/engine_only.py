@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from headrace.bench.gateway.overhead import CONCURRENCY, BareRun, alone_mix, warmup_mix
 from headrace.bench.harness.cpu_contention import foreign_load
-from headrace.bench.harness.workload import WorkItem, make_mix
+from headrace.bench.harness.report import BareRun
+from headrace.bench.harness.workload import CONCURRENCY, WorkItem, alone_mix, make_mix, warmup_mix
 from shared.models.model_store import ModelRepository
 from shared.protocol import Message, SamplingParams
 from shared.settings import load

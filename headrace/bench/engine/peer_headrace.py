@@ -1,5 +1,5 @@
-"""`python -m headrace.bench.engine.peer_headrace FOLDER SEED CONCURRENCY QUANTIZATION`: our engine on the mix,
-as JSON.
+"""`python -m headrace.bench.engine.peer_headrace FOLDER SEED CONCURRENCY QUANTIZATION`: our engine on the mix, as
+JSON.
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from headrace.bench.engine.engine_only import load_engine, run_mix
-from headrace.bench.gateway.overhead import warmup_mix
-from headrace.bench.harness.workload import peer_mix
+from headrace.bench.harness.workload import peer_mix, warmup_mix
 from workers.engine import engine as engine_module
 from workers.engine.config import EngineConfig
 from workers.engine.kernels import Kernels, Linear

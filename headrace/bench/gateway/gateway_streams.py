@@ -20,12 +20,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bench.gateway.overhead import refuse_unfit, served_name
 from headrace.bench.gateway.serve import measure
 from headrace.bench.harness.cpu_contention import foreign_load
-from headrace.bench.harness.full_stack import spent, whole_path
+from headrace.bench.harness.full_stack import served_name, spent, whole_path
 from headrace.bench.harness.load import Load, Target
-from headrace.bench.harness.report import Report
+from headrace.bench.harness.report import Report, refuse_unfit
 from headrace.bench.harness.server import running
 from headrace.bench.harness.workload import Lengths, make_mix
 from headrace.bench.peers.peer_vllm import ENVIRONMENT, LENGTH

@@ -16,28 +16,13 @@ from rich.table import Table
 
 from headrace.bench.gateway.serve import measure
 from headrace.bench.harness.cpu_contention import QUIET, foreign_load
-from headrace.bench.harness.full_stack import whole_path
+from headrace.bench.harness.full_stack import served_name, whole_path
 from headrace.bench.harness.load import Load, Target
-from headrace.bench.harness.report import Report
+from headrace.bench.harness.report import BareRun, refuse_unfit
 from headrace.bench.harness.subprocess_run import run_side
-from headrace.bench.harness.workload import WorkItem, make_mix
+from headrace.bench.harness.workload import CONCURRENCY, alone_mix, make_mix, warmup_mix
 from shared.errors import HeadraceError
-from shared.models.model_store import ModelRepository
-from shared.settings import load
 from workers.openmp_env import spin_briefly
-
-CONCURRENCY = 32
-ALONE = 24  # requests sent one by one, for the time to the first token
-
-
-@dataclass(frozen=True)
-class BareRun:
-    """The bare engine's side. `foreign`: the share of the cores that others had meanwhile."""
-
-    tokens: int
-    rate: float
-    ttft: float
-    foreign: float
 
 
 @dataclass(frozen=True)
@@ -146,24 +131,3 @@ def _pair(bare: BareRun, model: str, seed: int, console: Console) -> Pair:
     return Pair(
         bare.rate, full.output_tokens_per_second, bare.ttft, alone.ttft.p50, rss, max(bare.foreign, during.share)
     )
-
-
-def served_name(model: str) -> str:
-    return ModelRepository(load({"model": model}).settings).served_name
-
-
-def alone_mix(seed: int) -> list[WorkItem]:
-    """Requests for the time to the first token: the usual prompts, two tokens of answer."""
-    return [WorkItem(item.prompt, item.prompt_tokens, 2) for item in make_mix(seed + 1, ALONE)]
-
-
-def warmup_mix(seed: int) -> list[WorkItem]:
-    return make_mix(seed + 2, 2)
-
-
-def refuse_unfit(report: Report) -> None:
-    """Raises HeadraceError for a run that lacks requests, and KeyboardInterrupt for one that was stopped."""
-    if report.interrupted:
-        raise KeyboardInterrupt
-    if report.errors:
-        raise HeadraceError(f"requests failed, so there is nothing to compare: {report.errors}")

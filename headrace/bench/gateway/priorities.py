@@ -16,13 +16,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bench.gateway.overhead import refuse_unfit, served_name, warmup_mix
 from headrace.bench.gateway.serve import measure
-from headrace.bench.harness.full_stack import whole_path
+from headrace.bench.harness.full_stack import served_name, whole_path
 from headrace.bench.harness.load import Load, Target, drive
-from headrace.bench.harness.report import Report
+from headrace.bench.harness.report import Report, refuse_unfit
 from headrace.bench.harness.timed_stream import Sample
-from headrace.bench.harness.workload import Lengths, WorkItem, make_mix
+from headrace.bench.harness.workload import Lengths, WorkItem, make_mix, warmup_mix
 
 RATE = 0.8  # interactive requests a second
 REQUESTS = 40

@@ -1,4 +1,4 @@
-"""What all benchmarks are made of: workloads, load, streams, servers under test, and reports.
+"""Statistics and tables shared by all benchmarks.
 
 Only `headrace.bench` and `headrace.cli.bench` import it.
 """

@@ -21,6 +21,8 @@ import psutil
 from headrace.bench.harness.server import stop
 from headrace.launcher.up import claim_port
 from shared.errors import HeadraceError
+from shared.models.model_store import ModelRepository
+from shared.settings import load
 
 START_LIMIT = 300.0
 
@@ -86,3 +88,7 @@ def _await_ready(process: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.1)
     raise HeadraceError(f"headrace up did not become ready: {log.read_text()[-500:]}")
+
+
+def served_name(model: str) -> str:
+    return ModelRepository(load({"model": model}).settings).served_name

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from headrace.bench.harness.timed_stream import Sample
+from shared.errors import HeadraceError
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,21 @@ def _plain(value: object) -> object:
 
 def _milliseconds(seconds: float) -> str:
     return "-" if math.isnan(seconds) else f"{seconds * 1000:,.1f} ms"
+
+
+@dataclass(frozen=True)
+class BareRun:
+    """The bare engine's side. `foreign`: the share of the cores that others had meanwhile."""
+
+    tokens: int
+    rate: float
+    ttft: float
+    foreign: float
+
+
+def refuse_unfit(report: Report) -> None:
+    """Raises HeadraceError for a run that lacks requests, and KeyboardInterrupt for one that was stopped."""
+    if report.interrupted:
+        raise KeyboardInterrupt
+    if report.errors:
+        raise HeadraceError(f"requests failed, so there is nothing to compare: {report.errors}")

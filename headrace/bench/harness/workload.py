@@ -63,9 +63,20 @@ def make_mix(
     return items
 
 
+CONCURRENCY = 32  # requests at a time, where an engine and a whole path are compared
 ALONE = 4  # requests of the mix that are sent one by one, where one at a time is measured
+ALONE_FIRST_TOKEN = 24  # requests that are sent one by one, for the time to the first token
 
 
 def peer_mix(seed: int, concurrency: int) -> list[WorkItem]:
     """The work of a comparison of engines: the mix, or the first of it where there is one request at a time."""
     return make_mix(seed)[: ALONE if concurrency == 1 else None]
+
+
+def alone_mix(seed: int) -> list[WorkItem]:
+    """Requests for the time to the first token: the usual prompts, two tokens of answer."""
+    return [WorkItem(item.prompt, item.prompt_tokens, 2) for item in make_mix(seed + 1, ALONE_FIRST_TOKEN)]
+
+
+def warmup_mix(seed: int) -> list[WorkItem]:
+    return make_mix(seed + 2, 2)

@@ -32,6 +32,7 @@ LIMIT = 300.0  # seconds
 SILENCE = 2.0  # seconds after the last result in which none may come again
 STOP_LIMIT = 30.0
 POLL = 0.1
+MOCK_ENTRY = "headrace.cli.mock_kafka"
 
 
 class Installation:
@@ -125,7 +126,7 @@ def _mocked(server: EmbeddedServer) -> Installation:
     except ImportError as error:
         raise ConfigError(f"{error}: name brokers, or install confluent-kafka for a mock") from error
     mock_kafka.adapt(server.url)
-    return Installation(server, mock_kafka.address(mock_kafka.cluster().bootstrap), mock_kafka.__name__)
+    return Installation(server, mock_kafka.address(mock_kafka.cluster().bootstrap), MOCK_ENTRY)
 
 
 def alive(worker: subprocess.Popen[bytes]) -> None:

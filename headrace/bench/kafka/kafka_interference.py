@@ -13,12 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from headrace.batch.kafka_reader import TopicReader
-from headrace.bench.gateway.overhead import warmup_mix
 from headrace.bench.gateway.priorities import Pair, Priorities, measure_pair
 from headrace.bench.gateway.serve import measure
 from headrace.bench.harness.full_stack import whole_path
 from headrace.bench.harness.load import Load, Target
-from headrace.bench.harness.workload import make_mix
+from headrace.bench.harness.workload import make_mix, warmup_mix
 from headrace.bench.kafka.kafka_cluster import Installation, installation
 from shared.kafka.message import read_result
 

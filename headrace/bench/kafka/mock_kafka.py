@@ -5,7 +5,7 @@ wait for nearly a session's time whenever its members change; it wakes no fetch 
 aborted records to everybody. `adapt` has a process keep the offsets in Redis, look at no checksums, and have short
 fetches. So a mock shows what becomes of offsets, not that they are of one piece with the results.
 
-`python -m headrace.bench.kafka.mock_kafka …` is the command line of headrace, adapted.
+`python -m headrace.cli.mock_kafka …` is the command line of headrace, adapted.
 """
 
 from __future__ import annotations
@@ -77,11 +77,3 @@ def _keep_offsets(store: redis.Redis) -> None:
 
 def _key(group: str) -> str:
     return f"hr:mock:offsets:{group}"
-
-
-if __name__ == "__main__":
-    from headrace.cli.main import main
-    from shared.settings import load
-
-    adapt(load().settings.redis_url.get_secret_value())
-    main()

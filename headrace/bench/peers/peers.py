@@ -41,5 +41,5 @@ def find_peers(against: str) -> tuple[list[Peer], list[str]]:
 def _peer(name: str) -> Peer:
     own = name == "vllm"  # the others run in, or from, our environment
     return Peer(
-        name, f"headrace.bench.peer_{name}", str(peer_folder(name) / "bin/python") if own else sys.executable
+        name, f"headrace.bench.peers.peer_{name}", str(peer_folder(name) / "bin/python") if own else sys.executable
     )

@@ -10,8 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
-from shared.protocol import ErrorInfo, Request, Token
-from shared.queue.interface import Outlook
+from shared.protocol import ErrorInfo, Outlook, Request, Token
 from shared.schemas.common_fields import Messages, Priority, Submission, Usage, priority_class
 from shared.schemas.openai.completions import is_tokens
 from shared.schemas.tools import AnswerCall, ToolFields, calls_of

@@ -17,8 +17,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from shared.protocol import PriorityClass, Request, RequestState, Terminal, TokenEvent, Usage
-from shared.queue.interface import SPARE_S, Claim, Delivery, Room, Ticket
+from shared.protocol import PriorityClass, Request, RequestState, Terminal, Ticket, TokenEvent, Usage
+from shared.queue.interface import SPARE_S, Claim, Delivery, Room
 from shared.settings import Settings
 from shared.token_log.interface import Append, Lease
 from tests.shared.conftest import opened

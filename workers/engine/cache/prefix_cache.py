@@ -9,12 +9,9 @@ from __future__ import annotations
 import secrets
 from array import array
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
+from workers.engine.cache.block_pool import BlockPool
 from workers.engine.sequence import Sequence
-
-if TYPE_CHECKING:
-    from workers.engine.cache.kv_cache import BlockPool
 
 KEY_BYTES = 16
 

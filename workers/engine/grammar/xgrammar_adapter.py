@@ -15,6 +15,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import Structured, Tools
 from workers.engine.grammar.matcher import GrammarMatcher
 from workers.engine.grammar.schema_rewrite import prepared_text
+from workers.engine.grammar.tool_tags import calls, text_with_calls
 from workers.engine.text.tool_format import ToolFormat
 
 ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
@@ -29,7 +30,7 @@ def grammar_of(structured: Structured | None, tools: Tools | None, form: ToolFor
     """
     parts = []
     if tools is not None:
-        tag = form.calls(tools) if structured is not None or tools.must else form.text_with_calls(tools)
+        tag = calls(form, tools) if structured is not None or tools.must else text_with_calls(form, tools)
         parts.append(_read(tag, "tools"))
     if structured is not None:
         parts.append(_read(structured, structured.param))

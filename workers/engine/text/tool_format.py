@@ -1,4 +1,4 @@
-"""How a model writes its tool calls, by its chat template; and the structural tags that hold it to that form.
+"""Forms in which models write their tool calls, by their chat templates.
 
 An answer is text in which calls may stand. A call is `before` name `middle` arguments `after`; where the calls of
 an answer stand in one list, `opening` and `closing` are around it and `separator` between two.
@@ -9,15 +9,8 @@ alone), Mistral 7B v0.3 (`[TOOL_CALLS]` and a list) and Mistral Small 3.2 (`[TOO
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any
-
-from shared.protocol import Tools
-from workers.engine.grammar.schema_rewrite import prepared
-
-ANY_ARGUMENTS: dict[str, Any] = {"type": "object", "additionalProperties": True}
 
 
 @dataclass(frozen=True)
@@ -46,41 +39,9 @@ class ToolFormat:
         """All that stands around names and arguments."""
         return self.opening, self.before, self.middle, self.after, self.closing
 
-    def calls(self, tools: Tools) -> dict[str, Any]:
-        """The structural tag of an answer that calls these tools and says nothing, as xgrammar reads it."""
-        listed = {
-            "type": "tags_with_separator",
-            "tags": self._calls(tools),
-            "separator": self.separator,
-            "at_least_one": True,
-            "stop_after_first": self._once(tools),
-        }
-        if not self.opening:
-            return listed
-        return {"type": "tag", "begin": self.opening, "content": listed, "end": self.closing}
-
-    def text_with_calls(self, tools: Tools) -> dict[str, Any]:
-        """The same of an answer that may say something, call these tools, or both."""
-        tags = [self.calls(tools)] if self.opening else self._calls(tools)
-        once = self._once(tools) or bool(self.opening)
-        return {"type": "triggered_tags", "triggers": [self.trigger], "tags": tags, "stop_after_first": once}
-
     def first_call(self, name: str) -> str:
         """What an answer begins with that calls this function first."""
         return self.opening + self.before + name + self.middle
-
-    def _once(self, tools: Tools) -> bool:
-        return self.single or tools.named is not None or not tools.parallel
-
-    def _calls(self, tools: Tools) -> list[dict[str, Any]]:
-        return [self._call(each.name, each.parameters) for each in tools.allowed]
-
-    def _call(self, name: str, parameters: str) -> dict[str, Any]:
-        schema = prepared(json.loads(parameters)) if parameters else ANY_ARGUMENTS
-        if isinstance(schema, dict):
-            schema.setdefault("type", "object")
-        arguments = {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 1}
-        return {"type": "tag", "begin": self.before + name + self.middle, "content": arguments, "end": self.after}
 
 
 HERMES = ToolFormat(

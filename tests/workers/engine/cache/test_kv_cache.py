@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shared.protocol import SamplingParams
-from workers.engine.cache.kv_cache import BlockPool, KVCacheManager
+from workers.engine.cache.block_pool import BlockPool
+from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
 from workers.engine.sequence import Sequence
 from workers.engine.text.detokenizer import TextStream

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from shared.protocol import PriorityClass, SamplingParams
-from workers.engine.cache.kv_cache import BlockPool, KVCacheManager
+from workers.engine.cache.block_pool import BlockPool
+from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.scheduling.batching_policies import Batches
 from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence

@@ -1,0 +1,67 @@
+"""The frozen types that cross a process: requests, and the events of their answers.
+
+They travel as JSON (msgspec), versioned, never as pickle. Every package may import this one; it imports only
+`shared.errors`.
+"""
+
+from shared.protocol.codec import decode_event, decode_request, encode, new_request_id
+from shared.protocol.event import (
+    CallDelta,
+    ErrorInfo,
+    FinishReason,
+    RequestState,
+    Result,
+    Terminal,
+    Token,
+    TokenEvent,
+    TokenLogprobs,
+    Usage,
+)
+from shared.protocol.request import (
+    PROTOCOL_VERSION,
+    Detokenize,
+    Embed,
+    Function,
+    Message,
+    PriorityClass,
+    Request,
+    SamplingParams,
+    Structured,
+    Tokenize,
+    ToolCall,
+    Tools,
+    Work,
+)
+from shared.protocol.waiting import Outlook, Ticket
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "CallDelta",
+    "Detokenize",
+    "Embed",
+    "ErrorInfo",
+    "FinishReason",
+    "Function",
+    "Message",
+    "Outlook",
+    "PriorityClass",
+    "Request",
+    "RequestState",
+    "Result",
+    "SamplingParams",
+    "Structured",
+    "Terminal",
+    "Ticket",
+    "Token",
+    "TokenEvent",
+    "TokenLogprobs",
+    "Tokenize",
+    "ToolCall",
+    "Tools",
+    "Usage",
+    "Work",
+    "decode_event",
+    "decode_request",
+    "encode",
+    "new_request_id",
+]

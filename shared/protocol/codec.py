@@ -1,0 +1,40 @@
+"""JSON encoding of the protocol types, and request ids."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import msgspec
+
+from shared.protocol.event import TokenEvent
+from shared.protocol.request import Request
+
+_encoder = msgspec.json.Encoder()
+_event_decoder = msgspec.json.Decoder(TokenEvent)
+_request_decoder = msgspec.json.Decoder(Request)
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """Any type of this module as JSON."""
+    return _encoder.encode(value)
+
+
+def decode_event(data: bytes) -> TokenEvent:
+    """Raises msgspec.ValidationError or msgspec.DecodeError where `data` is not a TokenEvent."""
+    return _event_decoder.decode(data)
+
+
+def decode_request(data: bytes) -> Request:
+    """Raises msgspec.ValidationError or msgspec.DecodeError where `data` is not a Request."""
+    try:
+        return _request_decoder.decode(data)
+    except UnicodeDecodeError:
+        raise msgspec.DecodeError("not UTF-8") from None
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deep") from None
+
+
+def new_request_id() -> str:
+    """A sortable, unguessable id: 48 bits of milliseconds, then 80 random bits."""
+    return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"

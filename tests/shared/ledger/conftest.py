@@ -1,0 +1,12 @@
+"""The ledger exists on a server only."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.backend import Backend
+
+
+@pytest.fixture
+def backend(on_redis: Backend) -> Backend:
+    return on_redis

@@ -1,0 +1,12 @@
+"""These tests are about a server: they do not run on the memory backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.backend import Backend
+
+
+@pytest.fixture
+def backend(on_redis: Backend) -> Backend:
+    return on_redis

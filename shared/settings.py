@@ -19,6 +19,7 @@ from shared.plans import Plans, Windows
 
 CONFIG_FILE = "headrace.toml"
 ENV_PREFIX = "HEADRACE_"
+QuantizationName = Literal["none", "int8"]
 OF_CLIENTS = ("HEADRACE_URL", "HEADRACE_API_KEY")  # in the environment, and no settings
 
 
@@ -108,7 +109,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights and activations; auto is float32 on CPU, the checkpoint's on CUDA"
     )
-    quantization: Literal["none", "int8"] = Field(
+    quantization: QuantizationName = Field(
         "none", description="int8: weights of 8 bits, activations of 16; on the CPU"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of one engine; default: the cores")

@@ -10,11 +10,11 @@ from typing import get_args
 import torch
 
 from shared.errors import ConfigError
-from shared.settings import Settings, user_folder
+from shared.settings import QuantizationName, Settings, user_folder
+from workers.engine.quantization.formats import FORMATS
 from workers.engine.scheduling.batching_policies import Scheduling
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZATIONS = ("none", "int8")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class EngineConfig:
         gpu_memory_utilization: share of a GPU's memory for weights and KV blocks together.
         batch_invariant: a row's logits are the same bits in any batch, on CUDA too.
         num_kv_blocks: number of KV blocks, instead of what memory allows.
-        quantization: "none", or "int8": linear layers and output head with int8 weights, on the CPU.
+        quantization: weight format of linear layers and output head; see quantization/formats.py.
         cache_dir: where compiled kernels are kept; None leaves all to plain torch.
         threads: CPU threads of one step; None leaves torch's choice.
     """
@@ -57,7 +57,7 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     batch_invariant: bool = False
     num_kv_blocks: int | None = None
-    quantization: str = "none"
+    quantization: QuantizationName = "none"
     cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
     threads: int | None = None
 
@@ -90,8 +90,8 @@ class EngineConfig:
             )
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"dtype must be auto or one of {', '.join(DTYPES)}", param="dtype")
-        if self.quantization not in QUANTIZATIONS:
-            raise ConfigError(f"quantization must be one of {', '.join(QUANTIZATIONS)}", param="quantization")
+        if self.quantization not in FORMATS:
+            raise ConfigError(f"quantization must be one of {', '.join(FORMATS)}", param="quantization")
 
     def torch_device(self) -> torch.device:
         """Raises ConfigError for a device that this machine does not have."""

@@ -23,8 +23,9 @@ from headrace.bench.engine.engine_only import load_engine, run_mix
 from headrace.bench.harness.workload import peer_mix, warmup_mix
 from workers.engine import engine as engine_module
 from workers.engine.config import EngineConfig
-from workers.engine.kernels import Kernels, Linear
+from workers.engine.kernels import Kernels
 from workers.engine.kernels.select import choose_kernels
+from workers.engine.quantization.interface import Linear
 from workers.engine.sampling.sampler import sample
 
 NORMS = "norms, rope, activation"

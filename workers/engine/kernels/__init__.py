@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
+from workers.engine.quantization.interface import Linear
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,6 @@ class HeadLayout:
     cos: Tensor
     sin: Tensor
     norm_eps: float
-
-
-class Linear(Protocol):
-    """x @ weight.T + bias: [T, in] to [T, out]."""
-
-    def __call__(self, x: Tensor) -> Tensor: ...
 
 
 class Kernels(Protocol):

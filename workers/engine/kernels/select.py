@@ -14,6 +14,7 @@ from workers.engine.kernels import Kernels
 from workers.engine.kernels.build import BuildFailed, load_library
 from workers.engine.kernels.cpp_kernels import CompiledKernels
 from workers.engine.kernels.torch_kernels import PlainKernels
+from workers.engine.quantization.formats import FORMATS
 
 _log = structlog.get_logger(__name__)
 
@@ -22,21 +23,23 @@ def choose_kernels(config: EngineConfig, device: torch.device, dtype: torch.dtyp
     """Fused ones on CUDA where there is Triton, compiled ones for float32 on the CPU where they can be built, plain
     torch else.
 
-    Raises ConfigError for int8 elsewhere than on the CPU.
+    Raises ConfigError for a quantization that the device does not serve.
     """
-    int8 = config.quantization == "int8"
-    if int8 and device.type != "cpu":
-        raise ConfigError(f"quantization int8 is for the CPU, not for {device}", param="quantization")
+    quantization = FORMATS[config.quantization]
+    if quantization.device_types and device.type not in quantization.device_types:
+        served = " and ".join(sorted(quantization.device_types))
+        message = f"quantization {config.quantization} runs on {served} only, not on {device}"
+        raise ConfigError(message, param="quantization")
     if device.type == "cuda":
         return _for_cuda(device)
     if device.type != "cpu" or dtype != torch.float32 or config.cache_dir is None:
-        return PlainKernels(int8=int8)
+        return PlainKernels(quantization)
     try:
-        return CompiledKernels(load_library(config.cache_dir / "kernels"), int8=int8)
+        return CompiledKernels(load_library(config.cache_dir / "kernels"), quantization)
     except BuildFailed as error:
-        effect = "int8 without its speed" if int8 else "about half the speed"
-        _log.warning("kernels_unavailable", reason=str(error), effect=f"plain torch serves: {effect}")
-        return PlainKernels(int8=int8)
+        effect = f"plain torch serves: {quantization.cost_without_cpp}"
+        _log.warning("kernels_unavailable", reason=str(error), effect=effect)
+        return PlainKernels(quantization)
 
 
 def _for_cuda(device: torch.device) -> Kernels:

@@ -10,25 +10,27 @@ from torch.nn.functional import silu
 
 from workers.engine.execution.paged_attention import LayerCache, paged_attention, write_cache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import HeadLayout, Linear
-from workers.engine.kernels.linear import PlainInt8Linear, join, make_linear
+from workers.engine.kernels import HeadLayout
+from workers.engine.quantization.interface import Linear, Quantization
+from workers.engine.quantization.unquantized import Unquantized
+
+UNQUANTIZED = Unquantized()
 
 
 class PlainKernels:
     """See `Kernels`.
 
     Args:
-        int8: whether linear layers are quantized, as the compiled ones are.
+        quantization: the weight format of linear layers.
     """
 
     recordable = False
 
-    def __init__(self, *, int8: bool = False) -> None:
-        self._int8 = int8
+    def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
+        self._quantization = quantization
 
     def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
-        weight = join(weights)
-        return PlainInt8Linear(weight, bias) if self._int8 else make_linear(weight, bias)
+        return self._quantization.torch_linear(weights, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()

@@ -14,10 +14,11 @@ from triton import next_power_of_2
 
 from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import HeadLayout, Linear
+from workers.engine.kernels import HeadLayout
 from workers.engine.kernels.attention_triton import attend, merge
-from workers.engine.kernels.linear import PlainLinear, join
 from workers.engine.kernels.rows_triton import add_rms_norm, rope_and_cache, silu_mul
+from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.torch_linear import PlainLinear, join
 
 _LEAST = 16  # rows, columns and depth of the smallest matrix product
 _COLUMNS = 1024  # of a row's activation that one program computes

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, normalize, scaled_dot_product_attention
 
 from shared.errors import ConfigError
-from workers.engine.kernels import Linear
+from workers.engine.quantization.interface import Linear
 
 Pooling = Literal["mean", "cls"]
 TensorOf = Callable[..., Tensor]  # by its name and shape

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels import HeadLayout, Kernels, Linear
+from workers.engine.kernels import HeadLayout, Kernels
 from workers.engine.models.config import ModelConfig
 from workers.engine.models.decoder import never
+from workers.engine.quantization.interface import Linear
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from shared.errors import ConfigError
 from shared.protocol import PROTOCOL_VERSION
-from workers.engine.kernels import HeadLayout, Kernels, Linear
+from workers.engine.kernels import HeadLayout, Kernels
 from workers.engine.models.config import ARCHITECTURES, ModelConfig, token_ids
 from workers.engine.models.decoder import Decoder, DecoderConfig
 from workers.engine.models.llama import LayerWeights, Llama, LlamaWeights
 from workers.engine.models.rope import rope_table
+from workers.engine.quantization.interface import Linear
 
 HEAD = 2**20  # bytes of a file that its fingerprint reads
 Progress = Callable[[float], None]

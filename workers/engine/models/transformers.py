@@ -19,8 +19,9 @@ from transformers.pytorch_utils import Conv1D
 from shared.errors import ConfigError
 from workers.engine.execution.paged_attention import LayerCache, make_layer_caches, write_cache
 from workers.engine.execution.step_inputs import Span, StepInputs
-from workers.engine.kernels import Kernels, Linear
+from workers.engine.kernels import Kernels
 from workers.engine.models.decoder import DecoderConfig, never
+from workers.engine.quantization.interface import Linear
 
 ATTENTION = "headrace_paged"  # the attention function's name among transformers'
 # what its code may raise for an input that it does not take

@@ -22,6 +22,7 @@ from workers.engine.kernels.cpp_kernels import CompiledKernels
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.kernels.torch_kernels import PlainKernels
 from workers.engine.kernels.triton_kernels import FusedKernels
+from workers.engine.quantization.unquantized import Unquantized
 
 PLAIN = PlainKernels()
 SPANS = [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(0, 9)], [(5, 1), (3, 8), (30, 1), (0, 33)], [(20, 19)]]
@@ -31,7 +32,7 @@ SPANS = [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(0, 9)], [(5, 1), (3, 8), (30, 1
 def compiled() -> CompiledKernels:
     cache = EngineConfig(Path()).cache_dir
     assert cache is not None
-    return CompiledKernels(load_library(cache / "kernels"), int8=False)
+    return CompiledKernels(load_library(cache / "kernels"), Unquantized())
 
 
 def near(mine: torch.Tensor, theirs: torch.Tensor) -> None:

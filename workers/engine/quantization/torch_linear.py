@@ -1,7 +1,6 @@
-"""Linear layers in plain torch: weights are packed once at load for oneDNN on the CPU, and used as they are
-elsewhere; or quantized.
+"""Linear layers in plain torch: packed for oneDNN once at load on the CPU, used as they are elsewhere.
 
-On the CPU a row of the product has the same bits whatever rows stand beside it. It knows nothing of models.
+On the CPU a row of the product has the same bits whatever other rows are in the batch.
 """
 
 from __future__ import annotations
@@ -13,13 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from workers.engine.kernels import Linear
-from workers.engine.kernels.onednn_internals import can_pack, pack, packed_linear
+from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.onednn_internals import can_pack, pack, packed_linear
 
 _PROBED_ROWS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 17, 24, 32, 33, 48)
 _TYPICAL_ROWS = 32  # oneDNN chooses a layout for the weight by it
-_WEIGHT_LEVELS = 127
-_LEAST = 1e-30  # rows smaller than it are 0
 _log = structlog.get_logger(__name__)
 
 
@@ -65,42 +62,6 @@ class PackedLinear:
             _log.warning("linear_rows_vary", size=size, effect="answers may depend on the batch in the last bit")
             return 1
         return _PROBED_ROWS[_PROBED_ROWS.index(varying[-1]) + 1]
-
-
-class PlainInt8Linear:
-    """Weights int8 with a scale per output, activations int16 with a scale per row: the integers of int8.cpp.
-
-    Sums of whole numbers are exact in float64, whatever their order; so it is slow and needs eight bytes a weight.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        whole, self._scales = quantize_rows(weight.float(), _WEIGHT_LEVELS)
-        self._weight = whole.double()
-        self._bias = bias
-        self._levels = activation_levels(int(whole.abs().sum(-1).max()))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        whole, scales = quantize_rows(x.float(), self._levels)
-        out = linear(whole.double(), self._weight).float() * (scales[:, None] * self._scales)
-        return (out if self._bias is None else out + self._bias).to(x.dtype)
-
-
-def activation_levels(largest_sum: int) -> int:
-    """The most that an activation may be: what of 16 bits cannot overflow 32 in a column of such weights."""
-    return min(2**15 - 1, (2**31 - 1) // max(1, largest_sum))
-
-
-def quantize_rows(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """[T, n] as whole numbers of at most `levels`, and the scale of each row: 0 for one of zeros, NaN where a
-    number is missing or infinite.
-    """
-    most = x.abs().amax(-1)
-    most = torch.where(x.isfinite().all(-1), most, torch.nan)
-    sound = most >= _LEAST
-    steps = torch.full_like(most, levels)
-    whole = (x * torch.where(sound, steps / most, 0)[:, None]).round()
-    scales = torch.where(sound | most.isnan(), most / steps, 0)
-    return torch.where(sound[:, None], whole, 0), scales
 
 
 def join(weights: Sequence[Tensor]) -> Tensor:

@@ -14,8 +14,8 @@ from tests.support.engine_driver import load, run
 from workers.engine.config import EngineConfig
 from workers.engine.kernels.build import load_library
 from workers.engine.kernels.cpp_kernels import CompiledKernels
-from workers.engine.kernels.linear import PlainInt8Linear, quantize_rows
 from workers.engine.kernels.select import choose_kernels
+from workers.engine.quantization.int8 import Int8, PlainInt8Linear, quantize_rows
 
 SIZES = [(576, 960), (1536, 576), (48, 80), (33, 7), (1, 1)]
 
@@ -24,7 +24,7 @@ SIZES = [(576, 960), (1536, 576), (48, 80), (33, 7), (1, 1)]
 def compiled() -> CompiledKernels:
     cache = EngineConfig(Path()).cache_dir
     assert cache is not None
-    return CompiledKernels(load_library(cache / "kernels"), int8=True)
+    return CompiledKernels(load_library(cache / "kernels"), Int8())
 
 
 @pytest.mark.parametrize("size", SIZES)

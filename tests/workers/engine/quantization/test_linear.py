@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from workers.engine.kernels.linear import make_linear
+from workers.engine.quantization.torch_linear import make_linear
 
 
 @pytest.mark.parametrize("size", [(576, 960), (1536, 576), (48, 80), (33, 7)])

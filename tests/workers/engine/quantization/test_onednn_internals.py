@@ -1,10 +1,10 @@
-"""What workers/engine/kernels/onednn_internals.py expects of torch; a release that changes it fails here first."""
+"""What workers.engine.quantization.onednn_internals.py expects of torch; a release that changes it fails here first."""
 
 from __future__ import annotations
 
 import torch
 
-from workers.engine.kernels.onednn_internals import can_pack, pack, packed_linear
+from workers.engine.quantization.onednn_internals import can_pack, pack, packed_linear
 
 
 def test_torch_has_the_packed_layer() -> None:

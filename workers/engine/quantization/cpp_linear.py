@@ -1,0 +1,67 @@
+"""Linear layers by the C++ kernels, for float32 on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Buffers:
+    """Uninitialized float32 tensors by name, kept until another shape is asked for."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        kept = self._kept.get(name)
+        if kept is None or kept.shape != shape:
+            kept = self._kept[name] = torch.empty(shape)
+        return kept
+
+
+def _row_pointers(weight: Tensor) -> Tensor:
+    """Where each row of `weight` [out, in] begins, [out] int64."""
+    return weight.data_ptr() + torch.arange(len(weight)) * weight.stride(0) * weight.element_size()
+
+
+class CompiledLinear:
+    """A float32 weight in panels of columns; see product.cpp.
+
+    Args:
+        buffers: where results are put, for the next call to use again; None makes each a tensor of its own.
+    """
+
+    def __init__(
+        self, library: ctypes.CDLL, buffers: Buffers | None, weights: Sequence[Tensor], bias: Tensor | None
+    ) -> None:
+        self._library = library
+        self._buffers = buffers
+        self._outputs, self._inputs = sum(map(len, weights)), weights[0].shape[1]
+        self._bias = bias
+        self._bias_at = None if bias is None else bias.data_ptr()
+        panel = library.hr_panel()
+        self._columns = -(-self._outputs // panel) * panel
+        whole = [weight.contiguous() for weight in weights]  # kept until they are packed
+        self._pack(torch.cat([_row_pointers(weight) for weight in whole]))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = len(x)
+        out = self._out(rows)
+        self._multiply(x.data_ptr(), out.data_ptr(), rows)
+        return out
+
+    def _out(self, rows: int) -> Tensor:
+        if self._buffers is None:
+            return torch.empty(rows, self._outputs)
+        return self._buffers.take(f"linear-{self._outputs}-{self._inputs}", rows, self._outputs)
+
+    def _pack(self, rows: Tensor) -> None:
+        self._packed = torch.empty(self._columns * self._inputs)
+        self._packed_at = self._packed.data_ptr()
+        self._library.hr_pack(rows.data_ptr(), self._packed_at, self._outputs, self._inputs)
+
+    def _multiply(self, x: int, out: int, rows: int) -> None:
+        self._library.hr_product(x, self._packed_at, self._bias_at, out, rows, self._inputs, self._outputs)

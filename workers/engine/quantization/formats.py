@@ -1,0 +1,12 @@
+"""The weight formats, by the values of the setting `quantization`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shared.settings import QuantizationName
+from workers.engine.quantization.int8 import Int8
+from workers.engine.quantization.interface import Quantization
+from workers.engine.quantization.unquantized import Unquantized
+
+FORMATS: Mapping[QuantizationName, Quantization] = {"none": Unquantized(), "int8": Int8()}

@@ -1,0 +1,27 @@
+"""Weights in the model's own dtype."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from workers.engine.quantization.cpp_linear import Buffers, CompiledLinear
+from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.torch_linear import join, make_linear
+
+
+class Unquantized:
+    """See `Quantization`."""
+
+    device_types: frozenset[str] = frozenset()
+    cost_without_cpp = "about half the speed"
+
+    def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
+        return make_linear(join(weights), bias)
+
+    def cpp_linear(
+        self, library: ctypes.CDLL, buffers: Buffers | None, weights: Sequence[Tensor], bias: Tensor | None
+    ) -> Linear:
+        return CompiledLinear(library, buffers, weights, bias)

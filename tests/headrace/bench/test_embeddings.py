@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from headrace.bench.engine import embeddings
+from headrace.bench.engine import embeddings, peer_embeddings
 from headrace.bench.engine.embeddings import Embeddings, Speed, pair_of, speeds
-from headrace.bench.peers import peer_embeddings
 from shared.errors import HeadraceError
 from workers.engine.config import EngineConfig
 from workers.engine.embedding_engine import EmbeddingEngine

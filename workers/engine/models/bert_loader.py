@@ -13,7 +13,7 @@ from torch import Tensor
 from shared.errors import ConfigError
 from workers.engine.kernels import Kernels
 from workers.engine.models.bert import Bert, BertConfig, Pooling, build
-from workers.engine.models.loader import Checkpoint, read_json
+from workers.engine.models.checkpoint import Checkpoint, read_json
 
 ARCHITECTURES = ("BertModel",)
 

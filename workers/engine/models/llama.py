@@ -1,6 +1,6 @@
 """The Llama family: Llama, SmolLM2, Mistral, Qwen2 (biases) and Qwen3 (norms on queries and keys).
 
-A pure function of weights, step and cache. It knows nothing of files, schedulers or sampling.
+The decoder is a pure function of weights, step and cache; `load_llama` maps a checkpoint's tensors to its weights.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from torch import Tensor
 from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout, Kernels
+from workers.engine.models.checkpoint import WeightReader
 from workers.engine.models.config import ModelConfig
 from workers.engine.models.decoder import never
+from workers.engine.models.rope import rope_table
 from workers.engine.quantization.interface import Linear
 
 
@@ -78,3 +80,50 @@ class Llama:
         rows = step.sample_rows
         last = kernels.add_rms_norm(x[rows], residual[rows], self._weights.norm, eps)
         return self._weights.head(last)
+
+
+def load_llama(
+    reader: WeightReader,
+    config: ModelConfig,
+    max_model_len: int,
+    kernels: Kernels,
+    progress: Callable[[float], None],
+) -> Llama:
+    """Read the weights of a checkpoint in Hugging Face's naming. Raises ConfigError where they do not fit."""
+    layers = []
+    for index in range(config.num_layers):
+        layers.append(_load_layer(reader, config, index))
+        progress((index + 1) / (config.num_layers + 1))
+    shape = config.vocab_size, config.hidden_size
+    embedding = reader.tensor("model.embed_tokens.weight", *shape)
+    head = embedding if config.tie_word_embeddings else reader.tensor("lm_head.weight", *shape)
+    norm = reader.tensor("model.norm.weight", config.hidden_size)
+    weights = LlamaWeights(embedding, tuple(layers), norm, kernels.linear([head], None, keep=True))
+    reader.refuse_leftovers({"lm_head.weight"} if config.tie_word_embeddings else frozenset())
+    cos, sin = (table.to(embedding.device) for table in rope_table(config.rope, config.head_dim, max_model_len))
+    layout = HeadLayout(config.num_heads, config.num_kv_heads, config.head_dim, cos, sin, config.norm_eps)
+    progress(1.0)
+    return Llama(config, weights, layout, kernels)
+
+
+def _load_layer(reader: WeightReader, c: ModelConfig, index: int) -> LayerWeights:
+    prefix = f"model.layers.{index}"
+    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    qk_norms = None
+    if c.qk_norm:
+        qk_norms = (
+            reader.tensor(f"{attention}.q_norm.weight", c.head_dim),
+            reader.tensor(f"{attention}.k_norm.weight", c.head_dim),
+        )
+    return LayerWeights(
+        input_norm=reader.tensor(f"{prefix}.input_layernorm.weight", c.hidden_size),
+        qkv=reader.linear(attention, {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}, c.hidden_size),
+        qk_norms=qk_norms,
+        output=reader.linear(attention, {"o_proj": c.hidden_size}, heads),
+        mlp_norm=reader.tensor(f"{prefix}.post_attention_layernorm.weight", c.hidden_size),
+        gate_up=reader.linear(
+            mlp, {"gate_proj": c.intermediate_size, "up_proj": c.intermediate_size}, c.hidden_size
+        ),
+        down=reader.linear(mlp, {"down_proj": c.hidden_size}, c.intermediate_size),
+    )

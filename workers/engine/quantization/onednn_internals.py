@@ -1,4 +1,4 @@
-"""The private operators of torch that Headrace uses; tests/workers/engine/kernels/test_onednn_internals.py
+"""The private operators of torch that Headrace uses; tests/workers/engine/quantization/test_onednn_internals.py
 covers each.
 
 torch exposes oneDNN's packed linear layer only to its own compiler.

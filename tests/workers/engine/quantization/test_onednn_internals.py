@@ -1,4 +1,4 @@
-"""What workers.engine.quantization.onednn_internals.py expects of torch; a release that changes it fails here first."""
+"""Expectations of torch in `onednn_internals`; a release that changes them fails here first."""
 
 from __future__ import annotations
 

@@ -1,0 +1,126 @@
+"""Safetensors of a model folder: mapped rather than read, one file or many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from shared.errors import ConfigError
+from workers.engine.kernels import Kernels
+from workers.engine.quantization.interface import Linear
+
+
+class Checkpoint:
+    """Tensors by name over all safetensors files of a folder; remembers which were taken."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, Any] = {}
+        self._where: dict[str, str] = {}
+        for name in self._file_names():
+            try:
+                file = safe_open(folder / name, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise ConfigError(f"{folder / name} cannot be read: {error}") from error
+            self._files[name] = file
+            self._where |= dict.fromkeys(file.keys(), name)  # type: ignore[no-untyped-call]  # safetensors has none
+        self.untaken = set(self._where)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def take(self, name: str) -> Tensor:
+        if name not in self._where:
+            raise ConfigError(f"{self._folder}: the checkpoint has no tensor {name}")
+        self.untaken.discard(name)
+        tensor: Tensor = self._files[self._where[name]].get_tensor(name)
+        return tensor
+
+    def _file_names(self) -> list[str]:
+        index = self._folder / "model.safetensors.index.json"
+        if not index.is_file():
+            if not (self._folder / "model.safetensors").is_file():
+                raise ConfigError(f"{self._folder} has no model.safetensors (other formats are not read)")
+            return ["model.safetensors"]
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise ConfigError(f"{index} points outside its folder: {outside[0]}")
+        return names
+
+
+class WeightReader:
+    """Tensors of a checkpoint in the model's shapes, dtype and device, fused where the model fuses them."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        device: torch.device,
+        kernels: Kernels,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._dtype = dtype
+        self._device = device
+        self._kernels = kernels
+
+    def tensor(self, name: str, *shape: int) -> Tensor:
+        """Return a tensor by its name. Raises ConfigError where it is missing, of another shape or quantized."""
+        tensor = self._checkpoint.take(name)
+        if tuple(tensor.shape) != shape:
+            raise ConfigError(f"tensor {name} has shape {tuple(tensor.shape)}; config.json implies {shape}")
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            raise ConfigError(f"tensor {name} is {tensor.dtype}; only float32, bfloat16 and float16 are read")
+        return tensor.to(self._device, self._dtype)
+
+    def refuse_leftovers(self, unused: Set[str] = frozenset()) -> None:
+        """Raise ConfigError for tensors that the model does not use, except `unused`: it is another architecture.
+
+        Old checkpoints also carry `rotary_emb.inv_freq`, which is computed here.
+        """
+        left = {name for name in self._checkpoint.untaken - unused if not name.endswith("rotary_emb.inv_freq")}
+        if left:
+            raise ConfigError(
+                f"the checkpoint has tensors that its architecture does not: {', '.join(sorted(left)[:3])}"
+            )
+
+    def linear(self, prefix: str, parts: dict[str, int], size: int) -> Linear:
+        """Return one layer for several matrices that read the same input, with their biases where there are any.
+
+        Args:
+            prefix: of the matrices' names in the checkpoint.
+            parts: their names after it, with the number of outputs of each.
+            size: number of inputs.
+        """
+        names = {f"{prefix}.{part}": out for part, out in parts.items()}
+        weights = [self.tensor(f"{name}.weight", out, size) for name, out in names.items()]
+        biases = [
+            self.tensor(f"{name}.bias", out) if f"{name}.bias" in self._checkpoint else None
+            for name, out in names.items()
+        ]
+        bias = None
+        if any(b is not None for b in biases):
+            bias = torch.cat(
+                [
+                    weight.new_zeros(len(weight)) if b is None else b
+                    for b, weight in zip(biases, weights, strict=True)
+                ]
+            )
+        return self._kernels.linear(weights, bias)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a model's files. Raises ConfigError where it holds no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} does not hold a JSON object")
+    return value

@@ -209,7 +209,7 @@ class LLM:
             while self._engine.has_work():
                 outputs = self._engine.step()
                 for output in outputs:
-                    _collect(answers[output.request_id], output)
+                    _collect(answers[output.job_id], output)
                     tokens += len(output.tokens)
                 seconds = progress.tasks[bar].elapsed
                 rate = f"{tokens / seconds:,.0f} output tokens/s" if seconds else ""

@@ -117,8 +117,8 @@ class Context:
         """Start to time the answer that `requests` have together. `lasting`: it goes on without its client."""
         facts.answer, facts.lasting = Stopwatch(self.metrics, facts.model, facts.started), lasting
         facts.awaited = tuple(each.id for each in requests)
-        for request_id in facts.awaited:
-            self.told.begin(request_id)
+        for job_id in facts.awaited:
+            self.told.begin(job_id)
         return facts.answer
 
 

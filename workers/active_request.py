@@ -108,5 +108,5 @@ def by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:
     """Outputs grouped by the run that they belong to, each in order."""
     grouped: dict[str, list[EngineOutput]] = {}
     for output in outputs:
-        grouped.setdefault(output.request_id, []).append(output)
+        grouped.setdefault(output.job_id, []).append(output)
     return grouped

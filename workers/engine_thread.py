@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 class Abort:
     """Drop a request; with an error it ends so, after the tokens that it had."""
 
-    request_id: str
+    job_id: str
     error: HeadraceError | None = None
 
 
@@ -72,8 +72,8 @@ class EngineLoop:
         if request.priority is PriorityClass.INTERACTIVE:
             self._urgent.set()  # after the request is in: whoever sees the one finds the other
 
-    def abort(self, request_id: str, error: HeadraceError | None = None) -> None:
-        self._inbox.put(Abort(request_id, error))
+    def abort(self, job_id: str, error: HeadraceError | None = None) -> None:
+        self._inbox.put(Abort(job_id, error))
 
     def take(self) -> list[EngineOutput]:
         """All outputs since the last call, in order."""
@@ -124,8 +124,8 @@ class EngineLoop:
                 return refused
             patience = 0
             if isinstance(command, Abort):
-                if self._engine.abort(command.request_id) and command.error is not None:
-                    refused.append(EngineOutput(command.request_id, finished=True, error=command.error))
+                if self._engine.abort(command.job_id) and command.error is not None:
+                    refused.append(EngineOutput(command.job_id, finished=True, error=command.error))
             elif isinstance(command, EngineRequest):
                 refused += self._add(command)
 

@@ -183,9 +183,9 @@ class Intake:
         self._suspect = item.request.id
         return True
 
-    def cleared(self, request_id: str) -> None:
+    def cleared(self, job_id: str) -> None:
         """It has given a token, or has ended: it was not the one."""
-        if self._suspect == request_id:
+        if self._suspect == job_id:
             self._suspect = ""
             if self._parked:
                 self._changed.set()
@@ -209,4 +209,4 @@ async def set_aside(backend: Backend, request: Request, error: HeadraceError, at
     """Keep a request that will not be run again, with the reason. Raises Unavailable."""
     at = await backend.token_log.now()
     await backend.dead_letters.add(DeadLetter(request, ErrorInfo.of(error), attempts, at))
-    log.error("request_set_aside", request_id=request.id, attempts=attempts, reason=error.code)
+    log.error("request_set_aside", job_id=request.id, attempts=attempts, reason=error.code)

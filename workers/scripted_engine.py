@@ -143,8 +143,8 @@ class ScriptedEngine:
         emitted = [len(tokens) for tokens in request.resumed] or [0] * request.params.n
         self._runs[request.id] = _Run(request, emitted)
 
-    def abort(self, request_id: str) -> bool:
-        return self._runs.pop(request_id, None) is not None
+    def abort(self, job_id: str) -> bool:
+        return self._runs.pop(job_id, None) is not None
 
     def step(self) -> list[EngineOutput]:
         now = time.monotonic()
@@ -156,7 +156,7 @@ class ScriptedEngine:
         outputs = [self._advance(run, now) for run in due[: self._max_num_seqs]]
         for output in outputs:
             if output.finished:
-                del self._runs[output.request_id]
+                del self._runs[output.job_id]
         return outputs
 
     def _advance(self, run: _Run, now: float) -> EngineOutput:

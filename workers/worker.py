@@ -256,21 +256,21 @@ class Worker:
         self._ended.set()
 
     def _lost(self, held: ActiveRequest) -> None:
-        log.warning("lease_lost", request_id=held.id, epoch=held.lease.epoch)
+        log.warning("lease_lost", job_id=held.id, epoch=held.lease.epoch)
         if self._active.get(held.id) is held:  # and not a later run
             self._drop(held.id)
 
-    def _drop(self, request_id: str) -> ActiveRequest | None:
-        held = self._forget(request_id)
+    def _drop(self, job_id: str) -> ActiveRequest | None:
+        held = self._forget(job_id)
         if held is not None:
             self._engine.abort(held.run)
         return held
 
-    def _forget(self, request_id: str) -> ActiveRequest | None:
-        held = self._active.pop(request_id, None)
+    def _forget(self, job_id: str) -> ActiveRequest | None:
+        held = self._active.pop(job_id, None)
         if held is not None and held.alarm is not None:
             held.alarm.cancel()
-        self._intake.cleared(request_id)
+        self._intake.cleared(job_id)
         if not self._active:
             self._emptied.set()
         self._intake.more_room()

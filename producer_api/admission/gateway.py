@@ -157,7 +157,7 @@ class Gateway:
                 own = derived_seed(request.params.seed, number) if seed is None else seed
                 made = await self.submit_derived(
                     msgspec.structs.replace(draft, deadline=request.deadline),
-                    request_id=derived_id(request.id, number),
+                    job_id=derived_id(request.id, number),
                     seed=own,
                     principal=principal,
                 )
@@ -220,7 +220,7 @@ class Gateway:
         return Admission(request, joined=held != mine)
 
     async def submit_derived(
-        self, draft: Request, *, request_id: str, seed: int, principal: Principal, notify: str = ""
+        self, draft: Request, *, job_id: str, seed: int, principal: Principal, notify: str = ""
     ) -> Admission:
         """Queue `draft` under an id and a seed that its caller derived; its end is told on the channel `notify`.
 
@@ -232,9 +232,9 @@ class Gateway:
             QuotaExceeded, ExceedsRateLimit: the budget is used up.
             QueueFull, TenantQueueFull, Unavailable: not now; with `retry_after`.
         """
-        check_request(Identity(request_id, 0.0, seed).complete(draft, None), self._limits)
+        check_request(Identity(job_id, 0.0, seed).complete(draft, None), self._limits)
         async with patience():
-            request = Identity(request_id, await self._token_log.now(), seed).complete(draft, None)
+            request = Identity(job_id, await self._token_log.now(), seed).complete(draft, None)
             await self._check(request)
             watcher = "" if self._meter is None else self._meter.channel
             if not await self._token_log.create(request, notify=notify, watcher=watcher):
@@ -248,7 +248,7 @@ class Gateway:
             except Unavailable:
                 raise  # it may have been queued: whoever sends the id again finds out, or finishes it
             except HeadraceError:
-                await self._token_log.forget(request_id)  # before the id may come again
+                await self._token_log.forget(job_id)  # before the id may come again
                 await self._release([request])
                 raise
             return Admission(request)

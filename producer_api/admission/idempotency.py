@@ -17,7 +17,7 @@ import msgspec
 
 from shared.errors import IdempotencyKeyReused, InvalidRequest
 from shared.locks.locks import Holds
-from shared.protocol import Request, new_request_id
+from shared.protocol import Request, new_job_id
 from shared.redis.foreign import UNREADABLE
 
 HEADER = "Idempotency-Key"
@@ -51,7 +51,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def new(cls, now: float, seed: int, key: Key | None) -> Identity:
-        return cls(new_request_id(), now, seed, key.fingerprint if key else "")
+        return cls(new_job_id(), now, seed, key.fingerprint if key else "")
 
     def complete(self, draft: Request, within: float | None) -> Request:
         """`draft` as this request, with `within` seconds from its creation."""
@@ -105,9 +105,9 @@ def _hash(*parts: str) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
-def derived_id(request_id: str, number: int) -> str:
+def derived_id(job_id: str, number: int) -> str:
     """Of the request `number` that belongs to another: the same whoever derives it."""
-    return f"req_{_hash(request_id, str(number))[:32]}"
+    return f"req_{_hash(job_id, str(number))[:32]}"
 
 
 def derived_seed(seed: int, number: int) -> int:

@@ -46,7 +46,7 @@ class KafkaTransport(RedisStreams):
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
         places = await self.reserve(requests)
-        promised = {place.request_id: place for place in places if isinstance(place, Ticket)}
+        promised = {place.job_id: place for place in places if isinstance(place, Ticket)}
         try:
             async with asyncio.timeout(WRITTEN):
                 await asyncio.to_thread(self._write, [each for each in requests if each.id in promised])

@@ -14,7 +14,7 @@ from shared.errors import NotFound
 from shared.protocol import Outlook, RequestState
 from shared.token_log.interface import RequestRecord
 
-REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")
+JOB_ID = re.compile(r"req_[0-9a-f]{32}")
 
 
 class Admitted:
@@ -34,14 +34,14 @@ class Admitted:
         self._meter = meter
         self.upkeep = Upkeep()
 
-    async def record(self, request_id: str, tenant: str) -> RequestRecord:
+    async def record(self, job_id: str, tenant: str) -> RequestRecord:
         """Raises NotFound for an unknown id and for somebody else's alike."""
         record = None
-        if REQUEST_ID.fullmatch(request_id):
+        if JOB_ID.fullmatch(job_id):
             async with patience():
-                record = await self._token_log.record(request_id)
+                record = await self._token_log.record(job_id)
         if record is None or record.tenant != tenant:
-            raise NotFound(f"there is no job {request_id[:64]!r}, or its answer has expired")
+            raise NotFound(f"there is no job {job_id[:64]!r}, or its answer has expired")
         return record
 
     async def outlook(self, record: RequestRecord) -> Outlook | None:
@@ -51,22 +51,22 @@ class Admitted:
         async with patience():
             return await self._transport.outlook(record.ticket)
 
-    async def cancel(self, request_id: str) -> None:
+    async def cancel(self, job_id: str) -> None:
         """End a request, wherever it is; an ended one stays as it is. Raises Unavailable."""
         async with patience():
-            record = await self._token_log.close(request_id)
+            record = await self._token_log.close(job_id)
             if record is not None and record.state is RequestState.QUEUED:
                 await self._transport.discard(record.ticket)
 
-    async def forget(self, request_id: str) -> None:
+    async def forget(self, job_id: str) -> None:
         """End a request, wherever it is, and remove all that is known of it. Raises Unavailable."""
-        await self.cancel(request_id)
+        await self.cancel(job_id)
         async with patience():
-            record = await self._token_log.record(request_id)
+            record = await self._token_log.record(job_id)
             if record is not None and self._meter is not None:
                 await self._meter.settle(record)  # while it can be read what it took
-            await self._token_log.forget(request_id)
+            await self._token_log.forget(job_id)
 
-    def abandon(self, request_id: str) -> None:
+    def abandon(self, job_id: str) -> None:
         """Cancel a request whose client left, without waiting for it."""
-        self.upkeep.begin(self.cancel(request_id))
+        self.upkeep.begin(self.cancel(job_id))

@@ -33,21 +33,21 @@ class Output:
     """Grows token by token. An item that is not done has no text or arguments yet.
 
     Args:
-        request_id: from which all ids are made, the same on every replica.
+        job_id: from which all ids are made, the same on every replica.
     """
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, job_id: str) -> None:
         self.items: list[OutputItem] = []
-        self._request_id = request_id
-        self._name = request_id.removeprefix("req_")
+        self._job_id = job_id
+        self._name = job_id.removeprefix("req_")
         self._pieces: list[str] = []  # of the last item
         self._logprobs: list[TokenLogprob] = []  # the same
         self._pending: list[TokenLogprob] = []  # of tokens whose text is held back
 
     @classmethod
-    def whole(cls, request_id: str, tokens: Iterable[Token], status: Status) -> list[OutputItem]:
+    def whole(cls, job_id: str, tokens: Iterable[Token], status: Status) -> list[OutputItem]:
         """The items of an answer that has ended."""
-        made = cls(request_id)
+        made = cls(job_id)
         for token in tokens:
             list(made.feed(token))
         list(made.end(status))
@@ -99,7 +99,7 @@ class Output:
         return FunctionCallItem(
             id=f"fc_{self._name}_{delta.index}",
             status="in_progress",
-            call_id=call_id(self._request_id, 0, delta.index),
+            call_id=call_id(self._job_id, 0, delta.index),
             name=delta.name,
             arguments="",
         )

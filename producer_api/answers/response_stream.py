@@ -42,12 +42,12 @@ OURS, THEIRS = "req_", "resp_"  # one id, as a request's and as a response's
 ENDS: dict[ResponseStatus, StateKind] = {"completed": "response.completed", "failed": "response.failed"}
 
 
-def request_id_of(response_id: str) -> str:
+def job_id_of(response_id: str) -> str:
     return OURS + response_id.removeprefix(THEIRS)
 
 
-def response_id_of(request_id: str) -> str:
-    return THEIRS + request_id.removeprefix(OURS)
+def response_id_of(job_id: str) -> str:
+    return THEIRS + job_id.removeprefix(OURS)
 
 
 def admitted(asked: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
@@ -66,9 +66,7 @@ def ended(asked: ResponseObject, answer: Answer) -> ResponseObject:
     assert answer.terminal is not None
     tokens = [token for _, choice in answer.choices for token in choice.tokens]
     status = _status(answer.terminal, tokens[-1:])
-    return _told(
-        asked, status, answer.terminal, Output.whole(request_id_of(asked.id), tokens, _item_status(status))
-    )
+    return _told(asked, status, answer.terminal, Output.whole(job_id_of(asked.id), tokens, _item_status(status)))
 
 
 def _status(terminal: Terminal, last: Sequence[Token]) -> ResponseStatus:
@@ -110,7 +108,7 @@ class ResponseFraming:
         self._after = after
         self._resumable = resumable
         self._number = -1  # of the last event
-        self._output = Output(request_id_of(asked.id))
+        self._output = Output(job_id_of(asked.id))
         self._last: tuple[Token, ...] = ()
         self._encode = msgspec.json.Encoder().encode
 

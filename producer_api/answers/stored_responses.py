@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from producer_api.admission.deadline import patience
-from producer_api.answers.response_stream import THEIRS, admitted, ended, request_id_of
+from producer_api.answers.response_stream import THEIRS, admitted, ended, job_id_of
 from producer_api.services import Context
 from shared.errors import InvalidRequest, NotFound
 from shared.protocol import RequestState
@@ -54,7 +54,7 @@ async def find(context: Context, response_id: str, tenant: str) -> StoredRespons
     if not response_id.startswith(THEIRS):
         raise missing
     try:
-        record = await context.admitted.record(request_id_of(response_id), tenant)
+        record = await context.admitted.record(job_id_of(response_id), tenant)
     except NotFound:
         raise missing from None
     async with patience():

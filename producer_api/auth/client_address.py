@@ -29,13 +29,13 @@ class Client:
 
     Attributes:
         address: of the client, or of its IPv6 network; empty where there is none, as on a socket.
-        request_id: its `x-request-id`.
+        http_request_id: its `x-request-id`.
         trace_id: of W3C's `traceparent`; empty without a valid one.
         standings: where its limits are once it was charged, for its answer's headers.
     """
 
     address: str = ""
-    request_id: str = ""
+    http_request_id: str = ""
     trace_id: str = ""
     standings: Sequence[Standing] = ()
 
@@ -64,8 +64,8 @@ class Proxies:
     def client(self, peer: str, headers: Mapping[bytes, bytes]) -> Client:
         """Of a request with `headers` that came from the address `peer`; it may give its own id, if a sane one."""
         given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if OWN_ID.fullmatch(given) else secrets.token_hex(16)
-        return Client(self._address(peer, headers), request_id, _trace_id(headers))
+        http_request_id = given.decode() if OWN_ID.fullmatch(given) else secrets.token_hex(16)
+        return Client(self._address(peer, headers), http_request_id, _trace_id(headers))
 
     def _address(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
         """The address nearest to us, `peer` or one that `headers` tell of, that is no trusted proxy."""

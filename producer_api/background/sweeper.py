@@ -81,37 +81,37 @@ class Sweeper:
     async def sweep(self, *, tidy: bool) -> None:
         """One round. Raises Unavailable."""
         for model in await self._models():
-            async for request_ids in self._overdue(model):
-                for request_id in request_ids:
-                    await self._end(request_id)
-                await self._transport.forget(model, request_ids)
-            for request_id in await self._transport.lapsed(model) if tidy else ():
-                await self._give_back(model, request_id)
+            async for job_ids in self._overdue(model):
+                for job_id in job_ids:
+                    await self._end(job_id)
+                await self._transport.forget(model, job_ids)
+            for job_id in await self._transport.lapsed(model) if tidy else ():
+                await self._give_back(model, job_id)
             if tidy and (struck := await self._transport.tidy(model)):
                 log.info("workers_struck_off", model=model, count=struck)
 
-    async def _give_back(self, model: str, request_id: str) -> None:
+    async def _give_back(self, model: str, job_id: str) -> None:
         """The place of one on its way through Kafka whose answer has ended or expired meanwhile."""
-        record = await self._token_log.record(request_id)
+        record = await self._token_log.record(job_id)
         if record is None or record.state.terminal:
-            await self._transport.discard(Ticket(request_id, model, PriorityClass.STANDARD, ""))
+            await self._transport.discard(Ticket(job_id, model, PriorityClass.STANDARD, ""))
 
     async def _overdue(self, model: str) -> AsyncIterator[list[str]]:
-        while request_ids := await self._transport.overdue(model, MOST):
-            yield request_ids
+        while job_ids := await self._transport.overdue(model, MOST):
+            yield job_ids
 
-    async def _end(self, request_id: str) -> None:
-        record = await self._token_log.close(request_id, OVERDUE)
+    async def _end(self, job_id: str) -> None:
+        record = await self._token_log.close(job_id, OVERDUE)
         if record is not None:
             await self._transport.discard(record.ticket)
 
     async def end_lost(self) -> None:
         """End the requests whose place in the queue another program deleted. Raises Unavailable."""
         for model in await self._models():
-            if request_ids := await self._transport.lost(model):
-                for request_id in request_ids:
-                    await self._give_up(request_id)
-                await self._transport.forget(model, request_ids)
+            if job_ids := await self._transport.lost(model):
+                for job_id in job_ids:
+                    await self._give_up(job_id)
+                await self._transport.forget(model, job_ids)
 
     async def reconcile(self) -> None:
         """End every answer that no worker will ever begin or go on with. Raises Unavailable.
@@ -124,18 +124,18 @@ class Sweeper:
             for record in records:
                 if record.created_at < settled:
                     of_model[record.model].append(record.id)
-            for model, request_ids in of_model.items():
-                for request_id in await self._transport.missing(model, request_ids):
-                    await self._give_up(request_id)
+            for model, job_ids in of_model.items():
+                for job_id in await self._transport.missing(model, job_ids):
+                    await self._give_up(job_id)
 
-    async def _give_up(self, request_id: str) -> None:
+    async def _give_up(self, job_id: str) -> None:
         """End it, unless it ended by itself in the meantime, as what a worker is done with leaves the queue.
 
         What never ran is forgotten, as if the store had lost all of it: its Idempotency-Key may send it again.
         """
-        record = await self._token_log.close(request_id, LOST)
+        record = await self._token_log.close(job_id, LOST)
         if record is None or record.state.terminal:
             return
-        log.error("request_lost", request_id=request_id, state=record.state.value)
+        log.error("request_lost", job_id=job_id, state=record.state.value)
         if record.state is RequestState.QUEUED:
-            await self._token_log.forget(request_id)
+            await self._token_log.forget(job_id)

@@ -16,7 +16,7 @@ import structlog
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.held_item import Held
 from producer_api.batch_runner.line_body import read_body
-from producer_api.batch_runner.lines import Line, Outcome, read, request_id, seed_of, survey
+from producer_api.batch_runner.lines import Line, Outcome, job_id, read, seed_of, survey
 from producer_api.batch_runner.run_request import answer, ids_of
 from producer_api.batch_runner.services import Parts
 from producer_api.batch_runner.work_folder import KINDS, Folder
@@ -179,7 +179,7 @@ class BatchRun:
 
     async def _line(self, number: int, line: Line) -> Outcome:
         for attempt in range(ATTEMPTS):
-            name = request_id(self._batch.id, number, attempt)
+            name = job_id(self._batch.id, number, attempt)
             if self._stop is not None:
                 return Outcome.stopped(line, name, self._stop)
             try:
@@ -213,9 +213,7 @@ class BatchRun:
         names = ids_of(asked, name)
         self._under_way.update(names)
         try:
-            return await answer(
-                self._parts, asked.until(min(ends)), request_id=name, seed=seed, principal=principal
-            )
+            return await answer(self._parts, asked.until(min(ends)), job_id=name, seed=seed, principal=principal)
         finally:
             self._under_way.difference_update(names)
 

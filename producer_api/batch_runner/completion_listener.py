@@ -33,14 +33,14 @@ class Ends:
         self.channel = keys.notify_channel(f"tasks-{secrets.token_hex(8)}")
 
     @contextmanager
-    def awaiting(self, request_id: str) -> Iterator[asyncio.Future[None]]:
+    def awaiting(self, job_id: str) -> Iterator[asyncio.Future[None]]:
         """Done once the request has ended, or is not known any more. One waits for a request at a time."""
-        ended = self._awaited[request_id] = asyncio.get_running_loop().create_future()
+        ended = self._awaited[job_id] = asyncio.get_running_loop().create_future()
         try:
             yield ended
         finally:
-            if self._awaited.get(request_id) is ended:
-                del self._awaited[request_id]
+            if self._awaited.get(job_id) is ended:
+                del self._awaited[job_id]
 
     async def listen(self) -> None:
         """Until it is cancelled."""
@@ -59,14 +59,14 @@ class Ends:
         else:  # silence, or some were missed
             await self.look(list(self._awaited))
 
-    async def look(self, request_ids: list[str]) -> None:
+    async def look(self, job_ids: list[str]) -> None:
         """Find those that have ended already. Raises Unavailable."""
-        for request_id in request_ids:
-            record = await self._token_log.record(request_id)
+        for job_id in job_ids:
+            record = await self._token_log.record(job_id)
             if record is None or record.state.terminal:
-                self._resolve(request_id)
+                self._resolve(job_id)
 
-    def _resolve(self, request_id: str) -> None:
-        ended = self._awaited.get(request_id)
+    def _resolve(self, job_id: str) -> None:
+        ended = self._awaited.get(job_id)
         if ended is not None and not ended.done():
             ended.set_result(None)

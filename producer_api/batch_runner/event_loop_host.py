@@ -20,7 +20,7 @@ import uvloop
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.batch_runner import BatchRun
 from producer_api.batch_runner.line_body import read_body
-from producer_api.batch_runner.lines import request_id, seed_of
+from producer_api.batch_runner.lines import job_id, seed_of
 from producer_api.batch_runner.run_request import answer
 from producer_api.batch_runner.services import Parts
 from producer_api.batch_runner.work_folder import remove_all_but
@@ -153,7 +153,7 @@ class Host:
         asked = asked.until(now + min(limit, asked.timeout or limit))
         seed = seed_of(task_id) if asked.seed is None else asked.seed
         found = await answer(
-            self.parts, asked, request_id=request_id(task_id, 0), seed=seed, principal=Principal("default")
+            self.parts, asked, job_id=job_id(task_id, 0), seed=seed, principal=Principal("default")
         )
         return msgspec.to_builtins(found)
 

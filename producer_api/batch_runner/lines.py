@@ -41,7 +41,7 @@ _decode = msgspec.json.Decoder(Line).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def request_id(batch_id: str, number: int, attempt: int = 0) -> str:
+def job_id(batch_id: str, number: int, attempt: int = 0) -> str:
     """Of a line of a batch: the same whoever runs it. Another attempt is another request."""
     text = f"{batch_id}:{number}" + (f":{attempt}" if attempt else "")
     return f"req_{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -21,17 +21,17 @@ from shared.token_log.merge import follow_all
 PAUSE = 1.0  # seconds before what could not be had is asked for again
 
 
-def ids_of(asked: Asked, request_id: str) -> list[str]:
-    """Those of all its requests, of which `request_id` is the first's."""
-    return [request_id, *(derived_id(request_id, number) for number in range(1, len(asked.drafts)))]
+def ids_of(asked: Asked, job_id: str) -> list[str]:
+    """Those of all its requests, of which `job_id` is the first's."""
+    return [job_id, *(derived_id(job_id, number) for number in range(1, len(asked.drafts)))]
 
 
-async def answer(parts: Parts, asked: Asked, *, request_id: str, seed: int, principal: Principal) -> Any:
+async def answer(parts: Parts, asked: Asked, *, job_id: str, seed: int, principal: Principal) -> Any:
     """Run what is asked under derived ids, or join it; a full queue and a store that is away are waited out.
 
     Raises HeadraceError: what a request was refused or failed for.
     """
-    ids = ids_of(asked, request_id)
+    ids = ids_of(asked, job_id)
     parts.gateway.check_together(asked.drafts)
     same = asked.seed is not None
     seeds = [seed if same or not number else derived_seed(seed, number) for number in range(len(ids))]
@@ -51,16 +51,16 @@ async def answer(parts: Parts, asked: Asked, *, request_id: str, seed: int, prin
         return asked.word(requests, found, await parts.gateway.fingerprint(requests[0].model))
 
 
-async def _run(parts: Parts, draft: Request, request_id: str, seed: int, principal: Principal) -> Request:
+async def _run(parts: Parts, draft: Request, job_id: str, seed: int, principal: Principal) -> Request:
     """Until it has ended."""
     while True:
         try:
-            with parts.ends.awaiting(request_id) as ended:
+            with parts.ends.awaiting(job_id) as ended:
                 admission = await parts.gateway.submit_derived(
-                    draft, request_id=request_id, seed=seed, notify=parts.ends.channel, principal=principal
+                    draft, job_id=job_id, seed=seed, notify=parts.ends.channel, principal=principal
                 )
                 if admission.joined:
-                    await parts.ends.look([request_id])
+                    await parts.ends.look([job_id])
                 await ended
             return admission.request
         except (QueueFull, TenantQueueFull, Unavailable):

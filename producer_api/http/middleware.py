@@ -39,14 +39,14 @@ class RequestId:
             return
         headers = dict(scope["headers"])
         client = self._proxies.client((scope.get("client") or ("",))[0], headers)
-        request_id = client.request_id.encode()
+        http_request_id = client.http_request_id.encode()
         state = scope.setdefault("state", {})
         state["facts"] = Facts(client, time.perf_counter())
         state["send"] = send  # the server's own: a stream's frames, after its head, need not pass every layer
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], (b"x-request-id", http_request_id)]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

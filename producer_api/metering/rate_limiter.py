@@ -86,7 +86,7 @@ class Meter:
                 self._count("unavailable")
                 raise
             self._count("uncounted")
-            log.warning("request_not_metered", job=charges[0].request_id, error=error.message)
+            log.warning("request_not_metered", job_id=charges[0].job_id, error=error.message)
 
     async def admit_derived(self, request: Request, principal: Principal) -> None:
         """Charge a request that was not admitted with others, to its key's budget alone. Raises as those do."""
@@ -102,9 +102,9 @@ class Meter:
         except HeadraceError:
             return ()
 
-    async def release(self, request_ids: Sequence[str]) -> None:
+    async def release(self, job_ids: Sequence[str]) -> None:
         """Give back what was charged and then not queued."""
-        await self._ledger.settle([(request_id, None, None) for request_id in request_ids])
+        await self._ledger.settle([(job_id, None, None) for job_id in job_ids])
 
     async def settle(self, record: RequestRecord) -> None:
         """Charge what a request took that has ended, and keep it for its usage record."""
@@ -153,7 +153,7 @@ class Meter:
             model=request.model,
             key_id=principal.key_id,
             user=request.user,
-            request_id=principal.client.request_id,
+            http_request_id=principal.client.http_request_id,
             trace_id=principal.client.trace_id,
             channel=self.channel,
         )

@@ -102,8 +102,8 @@ class Settler:
     async def sweep(self) -> None:
         """Look at all that is due. Raises Unavailable."""
         while due := await self._ledger.claim(AT_ONCE):
-            self._keep((each.request_id, each.entry, each.end) for each in due if each.end is not None)
-            await self.settle({each.request_id: each.age for each in due if each.end is None})
+            self._keep((each.job_id, each.entry, each.end) for each in due if each.end is not None)
+            await self.settle({each.job_id: each.age for each in due if each.end is None})
 
     async def settle(self, ages: Mapping[str, float]) -> None:
         """Settle those that have ended, of requests by the seconds since their charge. Raises Unavailable."""
@@ -179,9 +179,9 @@ class Settler:
 def _tell(name: str, entry: Entry, end: End) -> None:
     """The line of an end that no HTTP request awaited."""
     facts = {
-        "request_id": entry.request_id,
+        "http_request_id": entry.http_request_id,
         "trace_id": entry.trace_id,
-        "job": name,
+        "job_id": name,
         "tenant": entry.tenant,
         "key": entry.key_id,
         "model": entry.model,

@@ -15,25 +15,25 @@ class Told:
         self._settled: set[str] = set()  # of those that are open
         self._left: dict[str, float] = {}  # when their HTTP request was over, the oldest first
 
-    def begin(self, request_id: str) -> None:
+    def begin(self, job_id: str) -> None:
         """An HTTP request awaits that end."""
-        self._open.add(request_id)
+        self._open.add(job_id)
 
-    def end(self, request_id: str, *, goes_on: bool) -> None:
+    def end(self, job_id: str, *, goes_on: bool) -> None:
         """The HTTP request is over, and its line written. `goes_on`: the answer does, and its end will be news."""
-        self._open.discard(request_id)
-        if request_id in self._settled:
-            self._settled.discard(request_id)
+        self._open.discard(job_id)
+        if job_id in self._settled:
+            self._settled.discard(job_id)
         elif not goes_on:
-            self._left[request_id] = time.monotonic()
+            self._left[job_id] = time.monotonic()
         self._forget()
 
-    def settled(self, request_id: str) -> bool:
+    def settled(self, job_id: str) -> bool:
         """Whether its end needs no other line."""
-        if request_id in self._open:
-            self._settled.add(request_id)
+        if job_id in self._open:
+            self._settled.add(job_id)
             return True
-        return self._left.pop(request_id, None) is not None
+        return self._left.pop(job_id, None) is not None
 
     def _forget(self) -> None:
         now = time.monotonic()

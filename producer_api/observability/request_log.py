@@ -56,7 +56,7 @@ class Journal:
 
     def failure(self, facts: Facts) -> HeadraceError:
         """Logs the unexpected error at hand; what its client is told of it, which is nothing of its insides."""
-        log.exception("request_failed", request_id=facts.client.request_id)
+        log.exception("request_failed", http_request_id=facts.client.http_request_id)
         return HeadraceError("the server failed; its log knows more by the request id")
 
     def write(self, facts: Facts, *, method: str, route: str, status: int, **more: object) -> None:
@@ -65,17 +65,17 @@ class Journal:
         outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
         self._metrics.requests.labels(facts.model, route, outcome).inc()
         write: Callable[..., None] = log.debug if route in QUIET else log.info
-        told: dict[str, object] = {**more, "model": facts.model, "job": facts.job, "prompt": facts.prompt}
+        told: dict[str, object] = {**more, "model": facts.model, "job_id": facts.job, "prompt": facts.prompt}
         told["trace_id"] = facts.client.trace_id
         if facts.principal is not None:
             told |= {"tenant": facts.principal.tenant, "key": facts.principal.key_id}
         if answer is not None:
             told |= answer.summary()
-            for request_id in facts.awaited:
-                self._told.end(request_id, goes_on=facts.lasting and not answer.ended)
+            for job_id in facts.awaited:
+                self._told.end(job_id, goes_on=facts.lasting and not answer.ended)
         write(
             "request",
-            request_id=facts.client.request_id,
+            http_request_id=facts.client.http_request_id,
             method=method,
             route=route,
             status=status,

@@ -87,7 +87,7 @@ class Call:
         meter = self._context.meter if self._charged else None
         limits = [] if meter is None else await limit_headers(meter, self.facts)
         told = ((name.decode(), value.decode()) for name, value in limits)
-        return (("x-request-id", self.facts.client.request_id), *self._more.items(), *told)
+        return (("x-request-id", self.facts.client.http_request_id), *self._more.items(), *told)
 
 
 def address_of(peer: str) -> str:

@@ -7,7 +7,7 @@ from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, String
 metadata = MetaData()
 
 # One statement list per version after the first, for databases made before it; new ones are made from the tables.
-MIGRATIONS: tuple[tuple[str, ...], ...] = ()
+MIGRATIONS: tuple[tuple[str, ...], ...] = (("ALTER TABLE usage RENAME COLUMN request_id TO job_id",),)
 
 schema_version = Table("headrace_schema", metadata, Column("version", Integer, nullable=False))
 
@@ -34,7 +34,7 @@ api_keys = Table(
 usage = Table(
     "usage",
     metadata,
-    Column("request_id", String(64), primary_key=True),
+    Column("job_id", String(64), primary_key=True),
     Column("tenant", String(128), nullable=False),
     Column("key_id", String(128), nullable=False),
     Column("user_name", String(256), nullable=False),

@@ -53,7 +53,7 @@ class UsageRecords:
 
     async def write(self, ends: Sequence[tuple[str, Entry, End]]) -> None:
         """Keep them, by their ids; what is there already stays as it is."""
-        rows = [_row(request_id, entry, end) for request_id, entry, end in ends]
+        rows = [_row(job_id, entry, end) for job_id, entry, end in ends]
         async with self._database.writing() as connection:
             dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
             await connection.execute(dialect.insert(usage).on_conflict_do_nothing(), rows)
@@ -83,9 +83,9 @@ class UsageRecords:
         """Delete records of requests that were admitted before that time, in seconds since the epoch; how many."""
         removed = 0
         while True:
-            oldest = select(usage.c.request_id).where(usage.c.created_at < before).limit(PRUNED)
+            oldest = select(usage.c.job_id).where(usage.c.created_at < before).limit(PRUNED)
             async with self._database.writing() as connection:
-                done = (await connection.execute(delete(usage).where(usage.c.request_id.in_(oldest)))).rowcount
+                done = (await connection.execute(delete(usage).where(usage.c.job_id.in_(oldest)))).rowcount
             removed += done
             if done < PRUNED:
                 return removed
@@ -98,9 +98,9 @@ def _number(day: date) -> int:
     return (day - EPOCH).days
 
 
-def _row(request_id: str, entry: Entry, end: End) -> dict[str, Any]:
+def _row(job_id: str, entry: Entry, end: End) -> dict[str, Any]:
     return {
-        "request_id": request_id,
+        "job_id": job_id,
         "tenant": entry.tenant,
         "key_id": entry.key_id,
         "user_name": entry.user,

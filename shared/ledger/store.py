@@ -68,7 +68,7 @@ class Ledger:
 
         Returns where the first's limits are then; nothing where all was charged already. Raises Refused, Behind.
         """
-        asked = [part for each in charges for part in (each.request_id, _encode(each.entry), _encode(each.limits))]
+        asked = [part for each in charges for part in (each.job_id, _encode(each.entry), _encode(each.limits))]
         status, *told = await self._run("charge", self._most_unwritten, *asked)
         if status == b"behind":
             raise Behind
@@ -95,30 +95,30 @@ class Ledger:
         """
         lease = int(WRITE_LEASE * 1000)
         calls = [
-            (request_id, "" if tokens is None else tokens, "" if end is None else _encode(end), lease)
-            for request_id, tokens, end in ends
+            (job_id, "" if tokens is None else tokens, "" if end is None else _encode(end), lease)
+            for job_id, tokens, end in ends
         ]
         replies = await self._many("settle", calls)
         entries: list[Entry | None] = []
-        for (request_id, *_), reply in zip(ends, replies, strict=True):
+        for (job_id, *_), reply in zip(ends, replies, strict=True):
             decode = partial(_entry, reply)
-            entries.append(None if reply is None else self._foreign.read("ledger", request_id, decode))
+            entries.append(None if reply is None else self._foreign.read("ledger", job_id, decode))
         return entries
 
     async def claim(self, most: int) -> list[Due]:
         """What is due, given to nobody else for a while."""
         found = await self._run("claim", most, int(WRITE_LEASE * 1000))
         due = []
-        for request_id, age, entry, end in found:
+        for job_id, age, entry, end in found:
             try:
-                due.append(Due(request_id.decode(), age / 1000, _entry(entry), _end(end) if end else None))
+                due.append(Due(job_id.decode(), age / 1000, _entry(entry), _end(end) if end else None))
             except UNREADABLE:
-                await self._run("refuse", request_id)
+                await self._run("refuse", job_id)
         return due
 
-    async def written(self, request_ids: Sequence[str]) -> None:
+    async def written(self, job_ids: Sequence[str]) -> None:
         """Their ends are in the database."""
-        await self._run("written", *request_ids)
+        await self._run("written", *job_ids)
 
     async def _run(self, command: str, *args: Any) -> Any:
         [reply] = await self._many(command, [args])

@@ -55,7 +55,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     key_id: str = ""
     user: str = ""
-    request_id: str = ""
+    http_request_id: str = msgspec.field(default="", name="request_id")  # as it is stored
     trace_id: str = ""
     channel: str = ""
 
@@ -64,7 +64,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 class Charge:
     """A request and what it is charged."""
 
-    request_id: str
+    job_id: str
     entry: Entry
     limits: Sequence[Limit]
 
@@ -104,7 +104,7 @@ class End(msgspec.Struct, frozen=True):
 class Due:
     """What is to be looked at: what was open `age` seconds after its charge, or has an end that is unwritten."""
 
-    request_id: str
+    job_id: str
     age: float
     entry: Entry
     end: End | None

@@ -4,7 +4,7 @@ They travel as JSON (msgspec), versioned, never as pickle. Every package may imp
 `shared.errors`.
 """
 
-from shared.protocol.codec import decode_event, decode_request, encode, new_request_id
+from shared.protocol.codec import decode_event, decode_request, encode, new_job_id
 from shared.protocol.event import (
     CallDelta,
     ErrorInfo,
@@ -63,5 +63,5 @@ __all__ = [
     "decode_event",
     "decode_request",
     "encode",
-    "new_request_id",
+    "new_job_id",
 ]

@@ -35,6 +35,6 @@ def decode_request(data: bytes) -> Request:
         raise msgspec.DecodeError("nested too deep") from None
 
 
-def new_request_id() -> str:
+def new_job_id() -> str:
     """A sortable, unguessable id: 48 bits of milliseconds, then 80 random bits."""
     return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"

@@ -11,7 +11,7 @@ from shared.protocol.request import PriorityClass
 class Ticket:
     """Where a published request waits."""
 
-    request_id: str
+    job_id: str
     model: str
     priority: PriorityClass
     tenant: str

@@ -60,7 +60,7 @@ class Bounds:
 class Claim:
     """A message that a worker holds."""
 
-    request_id: str
+    job_id: str
     model: str
     priority: PriorityClass
     entry: str
@@ -149,10 +149,10 @@ class Transport(Protocol):
     async def overdue(self, model: str, most: int) -> list[str]:
         """At most `most` ids of requests, waiting or held, whose deadline has passed, until `forget` is told."""
 
-    async def forget(self, model: str, request_ids: Sequence[str]) -> None:
+    async def forget(self, model: str, job_ids: Sequence[str]) -> None:
         """Their deadlines are seen to."""
 
-    async def missing(self, model: str, request_ids: Sequence[str]) -> list[str]:
+    async def missing(self, model: str, job_ids: Sequence[str]) -> list[str]:
         """Those that neither wait nor are held."""
 
     async def lapsed(self, model: str) -> list[str]:

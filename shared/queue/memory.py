@@ -105,10 +105,10 @@ class _Queue:
         owed = {name: math.ceil(load * seats) - held[name] for name, seats in self.pullers.items()}
         return {name: requests for name, requests in owed.items() if requests > 0 and name != worker}
 
-    def leave(self, priority: PriorityClass, tenant: str, request_id: str) -> _Waiting | None:
+    def leave(self, priority: PriorityClass, tenant: str, job_id: str) -> _Waiting | None:
         found = self.classes[priority]
         lane = found.lanes.get(tenant)
-        item = lane.requests.pop(request_id, None) if lane else None
+        item = lane.requests.pop(job_id, None) if lane else None
         if lane and not lane.requests:
             found.resting[tenant] = lane.start
             del found.lanes[tenant]
@@ -209,7 +209,7 @@ class MemoryTransport:
     ) -> Delivery | None:
         found = queue.classes[priority]
         tenant, lane = min(found.lanes.items(), key=lambda pair: (pair[1].start, pair[0]))
-        request_id, item = next(iter(lane.requests.items()))
+        job_id, item = next(iter(lane.requests.items()))
         if item.request.params.n > seats[priority] and seats[priority] < capacity:
             seats[priority] = 0
             return None
@@ -217,7 +217,7 @@ class MemoryTransport:
         found.start += item.cost / CLASS_WEIGHTS[priority]
         found.clock = max(found.clock, lane.start)
         began, lane.start = lane.start, lane.start + item.cost
-        queue.leave(priority, tenant, request_id)
+        queue.leave(priority, tenant, job_id)
         found.resting = {name: start for name, start in found.resting.items() if start > began}
         self._drained(queue, priority, item.cost)
         for other in PriorityClass:
@@ -278,12 +278,12 @@ class MemoryTransport:
         for claim in claims:
             queue = self._queue(claim.model)
             queue.held.pop(claim.entry, None)
-            queue.overdue.pop(claim.request_id, None)
+            queue.overdue.pop(claim.job_id, None)
 
     async def discard(self, ticket: Ticket) -> None:
         queue = self._queue(ticket.model)
-        if queue.leave(ticket.priority, ticket.tenant, ticket.request_id):
-            queue.overdue.pop(ticket.request_id, None)
+        if queue.leave(ticket.priority, ticket.tenant, ticket.job_id):
+            queue.overdue.pop(ticket.job_id, None)
 
     async def depth(self, model: str) -> QueueDepth:
         queue = self._queue(model)
@@ -295,25 +295,25 @@ class MemoryTransport:
         queue = self._queue(ticket.model)
         found = queue.classes[ticket.priority]
         lane = found.lanes.get(ticket.tenant)
-        if lane is None or ticket.request_id not in lane.requests:
+        if lane is None or ticket.job_id not in lane.requests:
             return None
-        rank = list(lane.requests).index(ticket.request_id) + 1
+        rank = list(lane.requests).index(ticket.job_id) + 1
         place = rank + min(found.waiting - len(lane.requests), rank * (len(found.lanes) - 1))
         speed = found.drained * self._kept(queue)
         return Outlook(place, place / speed if speed else None)
 
     async def overdue(self, model: str, most: int) -> list[str]:
         now = self._clock()
-        return [request_id for request_id, deadline in self._queue(model).overdue.items() if deadline <= now][:most]
+        return [job_id for job_id, deadline in self._queue(model).overdue.items() if deadline <= now][:most]
 
-    async def forget(self, model: str, request_ids: Sequence[str]) -> None:
-        for request_id in request_ids:
-            self._queue(model).overdue.pop(request_id, None)
+    async def forget(self, model: str, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            self._queue(model).overdue.pop(job_id, None)
 
-    async def missing(self, model: str, request_ids: Sequence[str]) -> list[str]:
+    async def missing(self, model: str, job_ids: Sequence[str]) -> list[str]:
         queue = self._queue(model)
         known = {item.request.id for item in queue.waiting()} | {held.request.id for held in queue.held.values()}
-        return [request_id for request_id in request_ids if request_id not in known]
+        return [job_id for job_id in job_ids if job_id not in known]
 
     async def lapsed(self, model: str) -> list[str]:
         return []  # nothing is on its way

@@ -35,7 +35,7 @@ UNCONFIRMED = 10.0  # seconds after which a reservation that nobody confirmed is
 MOST_SEATS = 4096  # choices of one request that count
 MOST_MS = 2**53  # a deadline beyond it is one that never comes; Lua counts so far exactly
 MOST_LOST = 256  # lost requests that one call reports
-REQUEST_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
+JOB_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
 
 class RedisStreams:
@@ -81,7 +81,7 @@ class RedisStreams:
 
     async def confirm(self, tickets: Sequence[Ticket], *, written: bool) -> None:
         """They are on their way, so that their reservations hold; or they are not, and these are given back."""
-        calls = [_call(ticket.model, ticket.request_id, int(written)) for ticket in tickets]
+        calls = [_call(ticket.model, ticket.job_id, int(written)) for ticket in tickets]
         async with self._server.reaching("the queue"):
             await self._script.many("confirm", calls)
 
@@ -121,7 +121,7 @@ class RedisStreams:
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         if claims:
-            done = [part for claim in claims for part in (_class(claim.priority), claim.entry, claim.request_id)]
+            done = [part for claim in claims for part in (_class(claim.priority), claim.entry, claim.job_id)]
             await self._run("acknowledge", claims[0].model, *done)
 
     async def discard(self, ticket: Ticket) -> None:
@@ -136,24 +136,24 @@ class RedisStreams:
         return None if reply is None else Outlook(reply[0], float(reply[1]) if reply[1] else None)
 
     async def overdue(self, model: str, most: int) -> list[str]:
-        return [request_id.decode() for request_id in await self._run("overdue", model, most)]
+        return [job_id.decode() for job_id in await self._run("overdue", model, most)]
 
-    async def forget(self, model: str, request_ids: Sequence[str]) -> None:
-        if request_ids:
-            await self._run("forget", model, *request_ids)
+    async def forget(self, model: str, job_ids: Sequence[str]) -> None:
+        if job_ids:
+            await self._run("forget", model, *job_ids)
 
-    async def missing(self, model: str, request_ids: Sequence[str]) -> list[str]:
-        return [request_id.decode() for request_id in await self._run("missing", model, *request_ids)]
+    async def missing(self, model: str, job_ids: Sequence[str]) -> list[str]:
+        return [job_id.decode() for job_id in await self._run("missing", model, *job_ids)]
 
     async def lost(self, model: str) -> list[str]:
-        return [request_id.decode() for request_id in await self._run("lost", model, MOST_LOST)]
+        return [job_id.decode() for job_id in await self._run("lost", model, MOST_LOST)]
 
     async def tidy(self, model: str) -> int:
         struck: int = await self._run("tidy", model, int(STRANGER * 1000))
         return struck
 
     async def lapsed(self, model: str) -> list[str]:
-        return [request_id.decode() for request_id in await self._run("lapsed", model, int(UNCONFIRMED * 1000))]
+        return [job_id.decode() for job_id in await self._run("lapsed", model, int(UNCONFIRMED * 1000))]
 
     async def _run(self, command: str, model: str, *args: Any) -> Any:
         async with self._server.reaching("the queue"):
@@ -190,8 +190,8 @@ def _deadline(request: Request) -> int | str:
 
 
 def _place(what: Ticket | Request) -> tuple[int, str, str]:
-    request_id = what.request_id if isinstance(what, Ticket) else what.id
-    return _class(what.priority), what.tenant, request_id
+    job_id = what.job_id if isinstance(what, Ticket) else what.id
+    return _class(what.priority), what.tenant, job_id
 
 
 def _entries(claims: Iterable[Claim]) -> list[str | int]:
@@ -201,6 +201,6 @@ def _entries(claims: Iterable[Claim]) -> list[str | int]:
 def _request(model: str, payload: bytes) -> Request:
     """Raises UNREADABLE for what no API queued for that model."""
     request = decode_request(payload)
-    if request.model != model or not REQUEST_ID.fullmatch(request.id):
+    if request.model != model or not JOB_ID.fullmatch(request.id):
         raise ValueError("the entry is not of this queue")
     return request

@@ -83,8 +83,8 @@ def wake_channel(model: str) -> str:
     return f"hr:{{q:{model}}}:wake"
 
 
-def state(request_id: str) -> str:
-    return f"hr:{{{request_id}}}:state"
+def state(job_id: str) -> str:
+    return f"hr:{{{job_id}}}:state"
 
 
 def request_of(state_key: str) -> str:
@@ -92,23 +92,23 @@ def request_of(state_key: str) -> str:
     return state_key[len("hr:{") : -len("}:state")]
 
 
-def log(request_id: str) -> str:
-    return f"hr:{{{request_id}}}:log"
+def log(job_id: str) -> str:
+    return f"hr:{{{job_id}}}:log"
 
 
-def keepsake(request_id: str) -> str:
+def keepsake(job_id: str) -> str:
     """In the slot of the state, from whose name the script makes it."""
-    return f"hr:{{{request_id}}}:keepsake"
+    return f"hr:{{{job_id}}}:keepsake"
 
 
-def prompt(request_id: str) -> str:
+def prompt(job_id: str) -> str:
     """In the slot of the state, from whose name the script makes it."""
-    return f"hr:{{{request_id}}}:prompt"
+    return f"hr:{{{job_id}}}:prompt"
 
 
-def live_channel(request_id: str) -> str:
+def live_channel(job_id: str) -> str:
     """Carries each append of the request's log, as it is made."""
-    return f"hr:{{{request_id}}}:live"
+    return f"hr:{{{job_id}}}:live"
 
 
 def notify_channel(name: str) -> str:

@@ -140,25 +140,25 @@ class DeltaCall(msgspec.Struct, omit_defaults=True):
     type: str | None = None
 
     @classmethod
-    def of(cls, delta: CallDelta, request_id: str, choice: int) -> DeltaCall:
+    def of(cls, delta: CallDelta, job_id: str, choice: int) -> DeltaCall:
         if not delta.name:
             return cls(delta.index, FunctionDelta(delta.arguments))
         made = FunctionDelta(delta.arguments, delta.name)
-        return cls(delta.index, made, call_id(request_id, choice, delta.index), "function")
+        return cls(delta.index, made, call_id(job_id, choice, delta.index), "function")
 
 
-def call_id(request_id: str, choice: int, index: int) -> str:
+def call_id(job_id: str, choice: int, index: int) -> str:
     """The same on every replica."""
-    digest = hashlib.blake2b(f"{request_id}:{choice}:{index}".encode(), digest_size=12)
+    digest = hashlib.blake2b(f"{job_id}:{choice}:{index}".encode(), digest_size=12)
     return f"call_{digest.hexdigest()}"
 
 
-def calls_of(tokens: Iterable[Token], request_id: str, choice: int) -> list[AnswerCall]:
+def calls_of(tokens: Iterable[Token], job_id: str, choice: int) -> list[AnswerCall]:
     """All calls of one choice."""
     found: list[AnswerCall] = []
     for token in tokens:
         for delta in token.calls:
             if delta.name:
-                found.append(AnswerCall(call_id(request_id, choice, delta.index), FunctionCall(delta.name, "")))
+                found.append(AnswerCall(call_id(job_id, choice, delta.index), FunctionCall(delta.name, "")))
             found[delta.index].function.arguments += delta.arguments
     return found

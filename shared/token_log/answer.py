@@ -91,27 +91,27 @@ async def collect(events: AsyncGenerator[TokenEvent | None]) -> Answer:
     return answer
 
 
-async def read_all(token_log: TokenLog, request_id: str) -> Answer:
+async def read_all(token_log: TokenLog, job_id: str) -> Answer:
     """The whole of an answer that has ended, out of its log. Raises NotFound, Unavailable."""
-    [answer] = await read_whole(token_log, [request_id])
+    [answer] = await read_whole(token_log, [job_id])
     if answer is None:
-        raise NotFound(f"no request {request_id}, or its answer has expired")
+        raise NotFound(f"no request {job_id}, or its answer has expired")
     return answer
 
 
-async def read_whole(token_log: TokenLog, request_ids: Sequence[str]) -> list[Answer | None]:
+async def read_whole(token_log: TokenLog, job_ids: Sequence[str]) -> list[Answer | None]:
     """As `read_all`, of each, a page of all in one round trip. None where there is no log."""
-    answers = {each: Answer() for each in request_ids}
-    after = dict.fromkeys(request_ids, -1)
+    answers = {each: Answer() for each in job_ids}
+    after = dict.fromkeys(job_ids, -1)
     unknown = set()
     while after:
         pages = await token_log.read_many(after)
-        for request_id, page in zip(tuple(after), pages, strict=True):
+        for job_id, page in zip(tuple(after), pages, strict=True):
             if page is None:
-                unknown.add(request_id)
+                unknown.add(job_id)
             for event in page.events if page else ():
-                answers[request_id].add(event)
-                after[request_id] = event.last_seq
+                answers[job_id].add(event)
+                after[job_id] = event.last_seq
             if page is None or page.complete or not page.events:
-                del after[request_id]
-    return [None if each in unknown else answers[each] for each in request_ids]
+                del after[job_id]
+    return [None if each in unknown else answers[each] for each in job_ids]

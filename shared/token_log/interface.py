@@ -52,7 +52,7 @@ class Lease:
     tokens; empty where it recorded none.
     """
 
-    request_id: str
+    job_id: str
     owner: str
     epoch: int
     acquired_at: float
@@ -140,11 +140,11 @@ class TokenLog(Protocol):
         before, by that, and is left as it is. None where there is no log.
         """
 
-    async def forget(self, request_id: str) -> None:
+    async def forget(self, job_id: str) -> None:
         """Remove a request, its log and its keepsake: it could not be published, or nobody wants it any more."""
 
     async def acquire(
-        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
+        self, job_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
     ) -> list[Lease | None]:
         """Take the next epoch of each, in one round trip. None when it has ended, or is not known any more.
 
@@ -165,31 +165,31 @@ class TokenLog(Protocol):
         Sending an append again that had been written is accepted and changes nothing.
         """
 
-    async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+    async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
         """End a request from outside, whoever holds it: its end is written, its worker fenced and told.
 
         It ends CANCELLED, or FAILED with `error`, with the usage so far. Returns the record from before, unchanged
         if it had ended already; None if it is not known.
         """
 
-    async def record(self, request_id: str) -> RequestRecord | None: ...
+    async def record(self, job_id: str) -> RequestRecord | None: ...
 
-    async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
+    async def records(self, job_ids: Sequence[str]) -> list[RequestRecord | None]:
         """Those of many, in one round trip."""
 
-    async def keepsake(self, request_id: str) -> bytes | None:
+    async def keepsake(self, job_id: str) -> bytes | None:
         """What was kept with it; None where nothing was, or is any more."""
 
     def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         """All that have not ended, some at a time. One that is created meanwhile may be among them."""
 
-    async def read(self, request_id: str, after: int = -1) -> LogPage:
+    async def read(self, job_id: str, after: int = -1) -> LogPage:
         """What is in the log after seq `after`, from its beginning. Raises NotFound."""
 
     async def read_many(self, after: Mapping[str, int]) -> list[LogPage | None]:
         """As `read`, of each request after its seq, in one round trip. None where there is no log."""
 
-    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
+    def follow(self, job_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
         """Each event after `after`, as it is written, until the terminal one: gapless, without repeats.
 
         Who follows from beyond the end is told of the end when it comes, and of nothing where it has come.

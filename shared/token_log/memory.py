@@ -137,17 +137,17 @@ class MemoryTokenLog:
         answer = self._answers[request.id] = _Answer(record, self._clock() + self._request_ttl)
         return answer
 
-    async def forget(self, request_id: str) -> None:
-        self._answers.pop(request_id, None)
+    async def forget(self, job_id: str) -> None:
+        self._answers.pop(job_id, None)
 
     async def acquire(
-        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
+        self, job_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
     ) -> list[Lease | None]:
-        tried = attempts or [1] * len(request_ids)
-        return [self._acquire(*pair, owner, alone) for pair in zip(request_ids, tried, strict=True)]
+        tried = attempts or [1] * len(job_ids)
+        return [self._acquire(*pair, owner, alone) for pair in zip(job_ids, tried, strict=True)]
 
-    def _acquire(self, request_id: str, attempt: int, owner: str, alone: bool) -> Lease | None:
-        answer, now = self._find(request_id), self._clock()
+    def _acquire(self, job_id: str, attempt: int, owner: str, alone: bool) -> Lease | None:
+        answer, now = self._find(job_id), self._clock()
         if answer is None or answer.record.state.terminal:
             return None
         if answer.record.deadline is not None and now >= answer.record.deadline:
@@ -160,7 +160,7 @@ class MemoryTokenLog:
         answer.record = replace(answer.record, state=RequestState.RUNNING, started_at=started)
         lost_alone = self._count_losses(answer, attempt, alone, moved)
         history, prompt = tuple(answer.events), answer.prompt
-        return Lease(request_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone, prompt)
+        return Lease(job_id, owner, answer.epoch, now, history, answer.losses, started, lost_alone, prompt)
 
     def _count_losses(self, answer: _Answer, attempt: int, alone: bool, moved: bool) -> int:
         """Count the lost workers, and return `lost_alone` of the new lease.
@@ -178,7 +178,7 @@ class MemoryTokenLog:
         return evidence
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
-        answer = self._find(lease.request_id)
+        answer = self._find(lease.job_id)
         if answer is None or (answer.epoch, answer.owner) != (lease.epoch, lease.owner):
             return False
         if answer.record.state.terminal:
@@ -190,7 +190,7 @@ class MemoryTokenLog:
         return [self._append(append) for append in appends]
 
     def _append(self, append: Append) -> bool:
-        event, answer = append.event, self._find(append.lease.request_id)
+        event, answer = append.event, self._find(append.lease.job_id)
         if answer is None or (answer.epoch, answer.owner) != (append.lease.epoch, append.lease.owner):
             return False
         if event.last_seq < answer.seq:
@@ -210,8 +210,8 @@ class MemoryTokenLog:
             self._finish(answer, event.terminal.state)
         return True
 
-    async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
-        answer = self._find(request_id)
+    async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+        answer = self._find(job_id)
         if answer is None:
             return None
         before = answer.record
@@ -219,42 +219,42 @@ class MemoryTokenLog:
             state = RequestState.FAILED if error else RequestState.CANCELLED
             self._end(answer, state, ErrorInfo.of(error) if error else None)
             if answer.owner:
-                self._live.publish(keys.control_channel(answer.owner), request_id.encode())
+                self._live.publish(keys.control_channel(answer.owner), job_id.encode())
         return before
 
-    async def record(self, request_id: str) -> RequestRecord | None:
-        answer = self._find(request_id)
+    async def record(self, job_id: str) -> RequestRecord | None:
+        answer = self._find(job_id)
         return answer.record if answer else None
 
-    async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
-        return [await self.record(request_id) for request_id in request_ids]
+    async def records(self, job_ids: Sequence[str]) -> list[RequestRecord | None]:
+        return [await self.record(job_id) for job_id in job_ids]
 
-    async def keepsake(self, request_id: str) -> bytes | None:
-        answer = self._find(request_id)
+    async def keepsake(self, job_id: str) -> bytes | None:
+        answer = self._find(job_id)
         return answer.keepsake.content if answer is not None and answer.keepsake is not None else None
 
     async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
-        records = [answer.record for request_id in self._answers if (answer := self._find(request_id))]
+        records = [answer.record for job_id in self._answers if (answer := self._find(job_id))]
         yield [record for record in records if not record.state.terminal]
 
-    async def read(self, request_id: str, after: int = -1) -> LogPage:
-        page = self._read(request_id, after)
+    async def read(self, job_id: str, after: int = -1) -> LogPage:
+        page = self._read(job_id, after)
         if page is None:
-            raise NotFound(f"no request {request_id}, or its answer has expired")
+            raise NotFound(f"no request {job_id}, or its answer has expired")
         return page
 
     async def read_many(self, after: Mapping[str, int]) -> list[LogPage | None]:
-        return [self._read(request_id, seq) for request_id, seq in after.items()]
+        return [self._read(job_id, seq) for job_id, seq in after.items()]
 
-    def _read(self, request_id: str, after: int) -> LogPage | None:
-        answer = self._find(request_id)
+    def _read(self, job_id: str, after: int) -> LogPage | None:
+        answer = self._find(job_id)
         if answer is None:
             return None
         events = tuple(event.after(after) for event in answer.events if event.last_seq > after)
         return LogPage(events, complete=answer.record.state.terminal)
 
-    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
-        return follow(self, self._live, request_id, after, idle=idle)
+    def follow(self, job_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
+        return follow(self, self._live, job_id, after, idle=idle)
 
     def _end(self, answer: _Answer, state: RequestState, error: ErrorInfo | None) -> None:
         usage = Usage(answer.record.prompt_tokens, answer.seq)
@@ -280,8 +280,8 @@ class MemoryTokenLog:
         for channel in filter(None, (answer.notify, answer.watcher, answer.carrier)):
             self._live.publish(channel, answer.record.id.encode())
 
-    def _find(self, request_id: str) -> _Answer | None:
-        answer = self._answers.get(request_id)
+    def _find(self, job_id: str) -> _Answer | None:
+        answer = self._answers.get(job_id)
         return answer if answer is not None and answer.expires > self._clock() else None
 
     def _sweep(self) -> None:

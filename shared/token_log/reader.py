@@ -38,20 +38,20 @@ class Outage:
 
 
 async def follow(
-    log: TokenLog, live: Live, request_id: str, after: int, *, idle: float
+    log: TokenLog, live: Live, job_id: str, after: int, *, idle: float
 ) -> AsyncGenerator[TokenEvent | None]:
     """TokenLog.follow, over any log's `read`.
 
     Once it has read the log, it waits out an outage of the store of up to OUTAGE seconds, as silence. What another
     program deleted of the log ends the answer with LOST.
     """
-    async with live.subscribe(keys.live_channel(request_id)) as subscription:
+    async with live.subscribe(keys.live_channel(job_id)) as subscription:
         seen, behind, waited = after, True, False
         outage = Outage()
         while True:
             if behind:
                 try:
-                    page = await _read(log, request_id, seen, waited=waited)
+                    page = await _read(log, job_id, seen, waited=waited)
                 except Unavailable as error:
                     outage.bear(error)
                     yield None
@@ -90,15 +90,15 @@ def _decode(message: object) -> TokenEvent | None:
         return None
 
 
-async def _read(log: TokenLog, request_id: str, seen: int, *, waited: bool) -> LogPage:
+async def _read(log: TokenLog, job_id: str, seen: int, *, waited: bool) -> LogPage:
     """The next page. Raises NotFound for a request that is not known from the start, Unavailable.
 
     A request that is deleted while it is followed, and an answer with a gap, end with LOST.
     """
     try:
-        page = await log.read(request_id, seen)
+        page = await log.read(job_id, seen)
         if page.complete and not page.events:
-            return await _end(log, request_id, seen, waited=waited)
+            return await _end(log, job_id, seen, waited=waited)
     except NotFound:
         if not waited:
             raise
@@ -110,12 +110,12 @@ async def _read(log: TokenLog, request_id: str, seen: int, *, waited: bool) -> L
     return page
 
 
-async def _end(log: TokenLog, request_id: str, seen: int, *, waited: bool) -> LogPage:
+async def _end(log: TokenLog, job_id: str, seen: int, *, waited: bool) -> LogPage:
     """The last event of an answer that has ended, for a reader from beyond it. Raises NotFound, Unavailable."""
-    record = await log.record(request_id)
+    record = await log.record(job_id)
     if record is None or (nothing_after(record, seen) and not waited):
         return LogPage((), complete=True)
-    page = await log.read(request_id, record.completion_tokens - 1)
+    page = await log.read(job_id, record.completion_tokens - 1)
     return page if page.events else _lost(seen)
 
 

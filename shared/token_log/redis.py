@@ -106,37 +106,37 @@ class RedisTokenLog:
             for each, reply in zip(adoptions, replies, strict=True)
         ]
 
-    async def forget(self, request_id: str) -> None:
+    async def forget(self, job_id: str) -> None:
         async with self._server.reaching("the answer log"):
-            await self._redis.delete(*_keys(request_id), keys.keepsake(request_id), keys.prompt(request_id))
+            await self._redis.delete(*_keys(job_id), keys.keepsake(job_id), keys.prompt(job_id))
 
     async def acquire(
-        self, request_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
+        self, job_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
     ) -> list[Lease | None]:
         overdue = encode(ErrorInfo.of(OVERDUE))
         calls = []
-        for each, attempt in zip(request_ids, attempts or [1] * len(request_ids), strict=True):
+        for each, attempt in zip(job_ids, attempts or [1] * len(job_ids), strict=True):
             ended = (overdue, keys.live_channel(each), self._result_ttl)
             calls.append((_keys(each), (owner, self._request_ttl, *ended, attempt, self._max_attempts, int(alone))))
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("acquire", calls)
-        return [await self._lease(each, owner, reply) for each, reply in zip(request_ids, replies, strict=True)]
+        return [await self._lease(each, owner, reply) for each, reply in zip(job_ids, replies, strict=True)]
 
-    async def _lease(self, request_id: str, owner: str, reply: Any) -> Lease | None:
+    async def _lease(self, job_id: str, owner: str, reply: Any) -> Lease | None:
         """None where there is none, or where the answer so far is not whole: then the request ends."""
         if reply is None:
             return None
         epoch, now, entries, losses, started, next_seq, alone, ids = reply
-        history = tuple(self._events(request_id, entries))
-        begun = self._foreign.read("answers", keys.state(request_id), lambda: float(started))
+        history = tuple(self._events(job_id, entries))
+        begun = self._foreign.read("answers", keys.state(job_id), lambda: float(started))
         if begun is None or not _is_whole(history, next_seq):
-            await self.close(request_id, LOST)
+            await self.close(job_id, LOST)
             return None
-        prompt = self._foreign.read("answers", keys.prompt(request_id), lambda: _unpacked(ids or b"")) or ()
-        return Lease(request_id, owner, epoch, float(now), history, losses, begun, alone, prompt)
+        prompt = self._foreign.read("answers", keys.prompt(job_id), lambda: _unpacked(ids or b"")) or ()
+        return Lease(job_id, owner, epoch, float(now), history, losses, begun, alone, prompt)
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
-        reply = await self._run("note_alone", lease.request_id, lease.epoch, lease.owner, int(alone))
+        reply = await self._run("note_alone", lease.job_id, lease.epoch, lease.owner, int(alone))
         return bool(reply == 1)
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
@@ -144,18 +144,18 @@ class RedisTokenLog:
             replies = await self._script.many("append", [self._append_call(append) for append in appends])
         for append, reply in zip(appends, replies, strict=True):
             if reply == DAMAGED:
-                await self.close(append.lease.request_id, LOST)
+                await self.close(append.lease.job_id, LOST)
         return [reply == 1 for reply in replies]
 
     def _append_call(self, append: Append) -> tuple[Sequence[str], Sequence[Any]]:
-        event, request_id = append.event, append.lease.request_id
-        return _keys(request_id), (
+        event, job_id = append.event, append.lease.job_id
+        return _keys(job_id), (
             append.lease.epoch,
             event.seq,
             len(event.tokens),
             self._most_tokens,
             encode(event),
-            keys.live_channel(request_id),
+            keys.live_channel(job_id),
             append.prompt_tokens,
             event.terminal.state.value if event.terminal else "",
             self._request_ttl,
@@ -165,33 +165,31 @@ class RedisTokenLog:
             _packed(append.prompt),
         )
 
-    async def close(self, request_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
+    async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
         reply = await self._run(
             "close",
-            request_id,
+            job_id,
             (RequestState.FAILED if error else RequestState.CANCELLED).value,
             encode(ErrorInfo.of(error)) if error else "",
-            keys.live_channel(request_id),
+            keys.live_channel(job_id),
             self._result_ttl,
             keys.control_channel("%s"),
-            request_id,
+            job_id,
         )
-        return None if reply is None else self._record(request_id, reply)
+        return None if reply is None else self._record(job_id, reply)
 
-    async def record(self, request_id: str) -> RequestRecord | None:
-        [record] = await self.records([request_id])
+    async def record(self, job_id: str) -> RequestRecord | None:
+        [record] = await self.records([job_id])
         return record
 
-    async def records(self, request_ids: Sequence[str]) -> list[RequestRecord | None]:
+    async def records(self, job_ids: Sequence[str]) -> list[RequestRecord | None]:
         async with self._server.reaching("the answer log"):
-            replies = await self._script.many("record", [(_keys(each), ()) for each in request_ids])
-        return [
-            self._record(each, reply) if reply else None for each, reply in zip(request_ids, replies, strict=True)
-        ]
+            replies = await self._script.many("record", [(_keys(each), ()) for each in job_ids])
+        return [self._record(each, reply) if reply else None for each, reply in zip(job_ids, replies, strict=True)]
 
-    async def keepsake(self, request_id: str) -> bytes | None:
+    async def keepsake(self, job_id: str) -> bytes | None:
         async with self._server.reaching("the answer log"):
-            return cast(bytes | None, await self._redis.get(keys.keepsake(request_id)))
+            return cast(bytes | None, await self._redis.get(keys.keepsake(job_id)))
 
     async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
         async with self._server.reaching("the answer log"):
@@ -203,20 +201,20 @@ class RedisTokenLog:
                     cursor, names = await primary.scan(cursor or 0, match=keys.STATES, count=SCAN)
                 yield await self._of_unfinished([keys.request_of(str_if_bytes(name)) for name in names])
 
-    async def _of_unfinished(self, request_ids: Sequence[str]) -> list[RequestRecord]:
+    async def _of_unfinished(self, job_ids: Sequence[str]) -> list[RequestRecord]:
         async with self._server.reaching("the answer log"):
-            replies = await self._script.many("unfinished", [(_keys(each), ()) for each in request_ids])
-        found = [self._record(each, reply) for each, reply in zip(request_ids, replies, strict=True) if reply]
+            replies = await self._script.many("unfinished", [(_keys(each), ()) for each in job_ids])
+        found = [self._record(each, reply) for each, reply in zip(job_ids, replies, strict=True) if reply]
         return [record for record in found if record is not None]
 
-    async def read(self, request_id: str, after: int = -1) -> LogPage:
-        [page] = await self.read_many({request_id: after})
+    async def read(self, job_id: str, after: int = -1) -> LogPage:
+        [page] = await self.read_many({job_id: after})
         if page is None:
-            raise NotFound(f"no request {request_id}, or its answer has expired")
+            raise NotFound(f"no request {job_id}, or its answer has expired")
         return page
 
     async def read_many(self, after: Mapping[str, int]) -> list[LogPage | None]:
-        calls = [(_keys(request_id), (seq, PAGE)) for request_id, seq in after.items()]
+        calls = [(_keys(job_id), (seq, PAGE)) for job_id, seq in after.items()]
         async with self._server.reaching("the answer log"):
             replies = await self._script.many("read", calls)
         return [
@@ -224,26 +222,26 @@ class RedisTokenLog:
             for (each, seq), reply in zip(after.items(), replies, strict=True)
         ]
 
-    def _page(self, request_id: str, after: int, status: bytes, entries: Sequence[Entry]) -> LogPage:
-        events = tuple(event.after(after) for event in self._events(request_id, entries))
+    def _page(self, job_id: str, after: int, status: bytes, entries: Sequence[Entry]) -> LogPage:
+        events = tuple(event.after(after) for event in self._events(job_id, entries))
         ended = RequestState(status.decode()).terminal
         return LogPage(events, complete=ended and (not events or events[-1].terminal is not None))
 
-    def _events(self, request_id: str, entries: Sequence[Entry]) -> list[TokenEvent]:
+    def _events(self, job_id: str, entries: Sequence[Entry]) -> list[TokenEvent]:
         """Without the entries that another program added."""
-        log = keys.log(request_id).encode()
+        log = keys.log(job_id).encode()
         places = ((log + b":" + entry, fields) for entry, fields in entries)
         return self._foreign.read_all("answers", places, _event)
 
-    def _record(self, request_id: str, reply: Sequence[bytes]) -> RequestRecord | None:
-        return self._foreign.read("answers", keys.state(request_id), lambda: _record(request_id, _fields(reply)))
+    def _record(self, job_id: str, reply: Sequence[bytes]) -> RequestRecord | None:
+        return self._foreign.read("answers", keys.state(job_id), lambda: _record(job_id, _fields(reply)))
 
-    def follow(self, request_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
-        return follow(self, self._live, request_id, after, idle=idle)
+    def follow(self, job_id: str, after: int = -1, *, idle: float) -> AsyncGenerator[TokenEvent | None]:
+        return follow(self, self._live, job_id, after, idle=idle)
 
-    async def _run(self, command: str, request_id: str, *args: Any) -> Any:
+    async def _run(self, command: str, job_id: str, *args: Any) -> Any:
         async with self._server.reaching("the answer log"):
-            return await self._script(command, _keys(request_id), *args)
+            return await self._script(command, _keys(job_id), *args)
 
 
 def _event(fields: Sequence[bytes]) -> TokenEvent:
@@ -264,8 +262,8 @@ def _is_whole(events: Sequence[TokenEvent], next_seq: int) -> bool:
     return seq == next_seq
 
 
-def _keys(request_id: str) -> list[str]:
-    return [keys.state(request_id), keys.log(request_id)]
+def _keys(job_id: str) -> list[str]:
+    return [keys.state(job_id), keys.log(job_id)]
 
 
 def _asked(request: Request) -> list[str]:
@@ -300,14 +298,14 @@ def _fields(reply: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(zip(parts, parts, strict=True))
 
 
-def _record(request_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
+def _record(job_id: str, fields: Mapping[bytes, bytes]) -> RequestRecord:
     state = RequestState(fields[b"state"].decode())
 
     def time(name: bytes) -> float | None:
         return float(fields[name]) if name in fields else None
 
     return RequestRecord(
-        id=request_id,
+        id=job_id,
         model=fields[b"model"].decode(),
         tenant=fields[b"tenant"].decode(),
         priority=PriorityClass(fields[b"priority"].decode()),

@@ -56,7 +56,7 @@ async def test_what_is_on_its_way_counts_and_is_known_and_can_be_taken_back(
     await api.transport.publish(make_request())
     await lanes.publish(second)  # as a worker does: its place was promised, though the queue is full
     [delivery] = (await api.transport.pull(MODEL, "w", Room.all(9))).found
-    assert delivery.claim.request_id == second.id
+    assert delivery.claim.job_id == second.id
     assert await api.transport.outlook(tickets[0]) is None
     assert (await api.transport.depth(MODEL)).waiting == 2
 

@@ -83,7 +83,7 @@ def test_no_prompt_in_logs(valkey: EmbeddedServer) -> None:
         )
         process.send_signal(signal.SIGTERM)
         told = process.stderr.read()
-    assert '"request_id": "mine"' in told
+    assert '"http_request_id": "mine"' in told
     assert canary not in told
 
 

@@ -22,14 +22,14 @@ class Answers:
     errors: dict[str, HeadraceError] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
 
-    def ids(self, request_id: str, choice: int = 0) -> list[int]:
-        return [token.id for token in self.tokens[request_id, choice]]
+    def ids(self, job_id: str, choice: int = 0) -> list[int]:
+        return [token.id for token in self.tokens[job_id, choice]]
 
-    def text(self, request_id: str, choice: int = 0) -> str:
-        return "".join(token.text for token in self.tokens[request_id, choice])
+    def text(self, job_id: str, choice: int = 0) -> str:
+        return "".join(token.text for token in self.tokens[job_id, choice])
 
-    def reason(self, request_id: str, choice: int = 0) -> FinishReason | None:
-        return self.tokens[request_id, choice][-1].finish_reason
+    def reason(self, job_id: str, choice: int = 0) -> FinishReason | None:
+        return self.tokens[job_id, choice][-1].finish_reason
 
 
 def load(folder: Path, **settings: Any) -> Engine:
@@ -39,12 +39,12 @@ def load(folder: Path, **settings: Any) -> Engine:
 def step(engine: Engine, answers: Answers) -> None:
     for output in engine.step():
         for token in output.tokens:
-            answers.tokens[output.request_id, token.choice].append(token)
+            answers.tokens[output.job_id, token.choice].append(token)
         if output.error is not None:
-            answers.errors[output.request_id] = output.error
+            answers.errors[output.job_id] = output.error
         if output.finished:
-            assert output.request_id not in answers.finished, "a request ended twice"
-            answers.finished.add(output.request_id)
+            assert output.job_id not in answers.finished, "a request ended twice"
+            answers.finished.add(output.job_id)
 
 
 def drain(engine: Engine) -> Answers:

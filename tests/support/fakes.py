@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.backend import Backend
-from shared.protocol import PriorityClass, Request, SamplingParams, Ticket, Token, TokenEvent, new_request_id
+from shared.protocol import PriorityClass, Request, SamplingParams, Ticket, Token, TokenEvent, new_job_id
 from shared.redis import keys
 from tests.support.waiting import LIMIT_S
 
@@ -22,7 +22,7 @@ def make_request(
 ) -> Request:
     params = SamplingParams(max_tokens=max_tokens, n=n, seed=7)
     return Request(
-        id=new_request_id(),
+        id=new_job_id(),
         model=MODEL,
         prompt=prompt,
         params=params,
@@ -42,9 +42,9 @@ async def submit(backend: Backend, request: Request) -> Ticket:
     return await backend.transport.publish(request)
 
 
-async def answer(backend: Backend, request_id: str) -> list[TokenEvent]:
+async def answer(backend: Backend, job_id: str) -> list[TokenEvent]:
     """All events of a request, followed from the start to its end."""
-    return [event async for event in backend.token_log.follow(request_id, idle=LIMIT_S) if event is not None]
+    return [event async for event in backend.token_log.follow(job_id, idle=LIMIT_S) if event is not None]
 
 
 async def lapse(backend: Backend, model: str = MODEL) -> None:
@@ -62,5 +62,5 @@ async def publish_garbage(backend: Backend, payload: bytes) -> Ticket:
     """A message that is no request, as another version's client might leave it in the queue."""
     ticket = await backend.transport.publish(make_request())
     [_, waiting, *_] = keys.transport(MODEL)
-    await backend.redis.hset(waiting, ticket.request_id, b"1:1:0:" + payload)
+    await backend.redis.hset(waiting, ticket.job_id, b"1:1:0:" + payload)
     return ticket

@@ -41,8 +41,8 @@ class Metered:
     async def sweep(self) -> None:
         """Look at all that is open, as if a long time had passed."""
         _, due, _ = keys.LEDGER
-        for request_id in await self.context.backend.redis.zrange(due, 0, -1):
-            await self.context.backend.redis.zadd(due, {request_id: 0})
+        for job_id in await self.context.backend.redis.zrange(due, 0, -1):
+            await self.context.backend.redis.zadd(due, {job_id: 0})
         await self.settler.sweep()
 
     def limited(self) -> dict[str, float]:

@@ -41,7 +41,7 @@ async def whole_path(backend: Backend, number: int = 8) -> None:
     assert [model.name for model in await backend.registry.models()] == [MODEL]
     held = await hold(backend, number)
     leases = [lease for _, lease in held]
-    readers = [asyncio.create_task(answer(backend, lease.request_id)) for lease in leases]
+    readers = [asyncio.create_task(answer(backend, lease.job_id)) for lease in leases]
     assert all(await write(backend, leases, token_event(0, "a", "b")))
     assert all(await write(backend, leases, TokenEvent(2, (), DONE)))
     assert not any(await write(backend, leases, token_event(3, "late")))
@@ -65,12 +65,12 @@ async def cancelled(backend: Backend) -> Request:
     return request
 
 
-async def collect(backend: Backend, request_id: str) -> list[TokenEvent]:
+async def collect(backend: Backend, job_id: str) -> list[TokenEvent]:
     """Each token of an answer, followed as a client does: with a new reader when one cannot begin."""
     found: list[TokenEvent] = []
     while not (found and found[-1].terminal):
         try:
-            async with aclosing(backend.token_log.follow(request_id, len(found) - 1, idle=1)) as events:
+            async with aclosing(backend.token_log.follow(job_id, len(found) - 1, idle=1)) as events:
                 found += [event async for event in events if event is not None]
         except HeadraceError:
             await asyncio.sleep(0.05)

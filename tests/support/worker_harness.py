@@ -71,9 +71,9 @@ class GatedEngine(ScriptedEngine):
         self.limit -= 1
         return super().step()
 
-    def abort(self, request_id: str) -> bool:
-        self.aborted.append(request_id)
-        return super().abort(request_id)
+    def abort(self, job_id: str) -> bool:
+        self.aborted.append(job_id)
+        return super().abort(job_id)
 
 
 async def until(condition: Callable[[], bool]) -> None:

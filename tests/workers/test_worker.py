@@ -262,8 +262,8 @@ class FailingEngine(ScriptedEngine):
     def step(self) -> list[EngineOutput]:
         outputs = super().step()
         for output in outputs:
-            self.abort(output.request_id)
-        return [EngineOutput(o.request_id, o.tokens, True, EngineFailed("NaN")) for o in outputs]
+            self.abort(output.job_id)
+        return [EngineOutput(o.job_id, o.tokens, True, EngineFailed("NaN")) for o in outputs]
 
 
 async def test_what_the_engine_could_not_compute_is_set_aside(harness: Harness, backend: Backend) -> None:

@@ -123,8 +123,8 @@ class EmbeddingEngine:
                 f"dimensions must be at most {self._dimensions}, not {request.dimensions}", param="dimensions"
             )
 
-    def abort(self, request_id: str) -> bool:
-        found = self._requests.pop(request_id, None)
+    def abort(self, job_id: str) -> bool:
+        found = self._requests.pop(job_id, None)
         if found is None:
             return False
         self._queues[found.request.priority].remove(found)
@@ -151,7 +151,7 @@ class EmbeddingEngine:
                 if not each.left
             ]
         for output in outputs:
-            self.abort(output.request_id)
+            self.abort(output.job_id)
         return outputs
 
     def _isolate(

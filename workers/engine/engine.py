@@ -175,9 +175,9 @@ class Engine:
             first.echo = Echo(list(request.prompt), scored=request.params.logprobs is not None)
         self._scheduler.add(first)
 
-    def abort(self, request_id: str) -> bool:
+    def abort(self, job_id: str) -> bool:
         """Drop a request and free its blocks at once; False where it is not here."""
-        sequences = self._unfinished.pop(request_id, None)
+        sequences = self._unfinished.pop(job_id, None)
         if sequences is None:
             return False
         self._scheduler.remove(sequences)
@@ -211,7 +211,7 @@ class Engine:
     def _run(self, batch: ScheduledBatch) -> list[EngineOutput]:
         drawing = [item.sequence for item in batch.items if item.samples and not item.sequence.ended]
         try:
-            with Stage("step", " ".join(item.sequence.request_id for item in batch.items)):
+            with Stage("step", " ".join(item.sequence.job_id for item in batch.items)):
                 drawn = self._draw(batch, drawing)
         except HeadraceError as error:
             return self._isolate(batch, error)
@@ -257,13 +257,13 @@ class Engine:
         """
         _log.error("step_failed", rows=len(batch.items), error=type(error.__cause__ or error).__name__)
         if len(batch.items) == 1:
-            return [self._fail(batch.items[0].sequence.request_id, error)]
-        requests = {item.sequence.request_id for item in batch.items}
+            return [self._fail(batch.items[0].sequence.job_id, error)]
+        requests = {item.sequence.job_id for item in batch.items}
         outputs = []
         for index, item in enumerate(batch.items):
-            if item.sequence.request_id in self._unfinished:
+            if item.sequence.job_id in self._unfinished:
                 outputs += self._run(ScheduledBatch([item], batch.copies if index == 0 else []))
-        broken = {output.request_id for output in outputs if isinstance(output.error, ModelFailed)}
+        broken = {output.job_id for output in outputs if isinstance(output.error, ModelFailed)}
         if len(requests) > 1 and broken == requests:
             raise error
         return outputs
@@ -277,7 +277,7 @@ class Engine:
         echoes: dict[str, tuple[Token, ...]] = {}
         failed: dict[str, HeadraceError] = {}
         for row, (sequence, token_id) in enumerate(zip(drawing, drawn, strict=True)):
-            name = sequence.request_id
+            name = sequence.job_id
             try:
                 with Stage("decoding of a token", name):
                     token = _accepted(sequence, token_id, log_probs, row)
@@ -291,18 +291,18 @@ class Engine:
             if sequence.finish_reason is not None:
                 self._scheduler.finish(sequence)
                 self._unfinished[name].remove(sequence)
-        outputs = [self._fail(request_id, error) for request_id, error in failed.items()]
-        for request_id in tokens.keys() - failed.keys():
-            finished = not self._unfinished[request_id]
+        outputs = [self._fail(job_id, error) for job_id, error in failed.items()]
+        for job_id in tokens.keys() - failed.keys():
+            finished = not self._unfinished[job_id]
             if finished:
-                del self._unfinished[request_id]
-            echo = echoes.get(request_id, ())
-            outputs.append(EngineOutput(request_id, tuple(tokens[request_id]), finished, prompt=echo))
+                del self._unfinished[job_id]
+            echo = echoes.get(job_id, ())
+            outputs.append(EngineOutput(job_id, tuple(tokens[job_id]), finished, prompt=echo))
         return outputs
 
-    def _fail(self, request_id: str, error: HeadraceError) -> EngineOutput:
-        self._scheduler.remove(self._unfinished.pop(request_id, []), failed=True)
-        return EngineOutput(request_id, (), finished=True, error=error)
+    def _fail(self, job_id: str, error: HeadraceError) -> EngineOutput:
+        self._scheduler.remove(self._unfinished.pop(job_id, []), failed=True)
+        return EngineOutput(job_id, (), finished=True, error=error)
 
     def _check(self, request: EngineRequest) -> None:
         prompt, params = request.prompt, request.params
@@ -330,7 +330,7 @@ class Engine:
     def _sequence(self, request: EngineRequest, choice: int) -> Sequence:
         params = request.params
         sequence = Sequence(
-            request_id=request.id,
+            job_id=request.id,
             choice=choice,
             order=next(self._arrivals),
             params=params,

@@ -87,7 +87,7 @@ class EngineOutput:
     asks for other work than text.
     """
 
-    request_id: str
+    job_id: str
     tokens: tuple[Token, ...] = ()
     finished: bool = False
     error: HeadraceError | None = None
@@ -222,7 +222,7 @@ class Generator(Protocol):
     def add(self, request: EngineRequest) -> None:
         """Raises ContextLengthExceeded or InvalidRequest; what it accepts will end."""
 
-    def abort(self, request_id: str) -> bool:
+    def abort(self, job_id: str) -> bool:
         """Drop a request and free its blocks, before the next step. False if there is none of that id."""
 
     def step(self) -> list[EngineOutput]:

@@ -36,7 +36,7 @@ class Sequence:
         echo: the prompt, to be told with the first token; only of the choice that computes it.
     """
 
-    request_id: str
+    job_id: str
     choice: int
     order: int
     params: SamplingParams

@@ -139,9 +139,9 @@ class KafkaIntake:
                 log.warning("kafka_ends_unavailable", error=error.message)
                 await asyncio.sleep(RETRY)
 
-    def _note(self, request_id: str) -> None:
-        if request_id in self._flights:
-            self._ended[request_id] = None
+    def _note(self, job_id: str) -> None:
+        if job_id in self._flights:
+            self._ended[job_id] = None
             self._told.set()
 
     async def _look(self) -> None:
@@ -280,7 +280,7 @@ class KafkaIntake:
         if record is not None and (flight.order.reply is None or not flight.is_of(record)):
             return Done(flight.taken)
         if record is None or answer is None:
-            log.warning("kafka_answer_expired", request_id=flight.id)
+            log.warning("kafka_answer_expired", job_id=flight.id)
             self._read.append(flight)
             self._came.set()
             return None

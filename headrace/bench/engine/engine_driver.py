@@ -41,13 +41,13 @@ class Driver:
         for output in outputs:
             if output.error is not None:
                 raise output.error
-            sample = self.samples[output.request_id]
+            sample = self.samples[output.job_id]
             sample.output_tokens += len(output.tokens)
             if output.tokens:
                 sample.arrivals.append(now)
             if output.finished:
                 sample.ended = now
-                self.running.discard(output.request_id)
+                self.running.discard(output.job_id)
         if not self._engine.stats().running and self._engine.has_work():
             time.sleep(GATHER)
 

@@ -43,7 +43,7 @@ def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tupl
             if output.error:
                 raise output.error
             tokens += len(output.tokens)
-            first.setdefault(output.request_id, time.perf_counter())
+            first.setdefault(output.job_id, time.perf_counter())
             if output.finished:
                 add()
     seconds = time.perf_counter() - begin

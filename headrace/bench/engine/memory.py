@@ -26,7 +26,7 @@ from shared.protocol import (
     Token,
     TokenEvent,
     Usage,
-    new_request_id,
+    new_job_id,
 )
 from shared.queue.interface import Delivery, Room
 from shared.redis.embedded import EmbeddedServer
@@ -138,7 +138,7 @@ async def _empty(backend: Backend) -> None:
 async def _submit(backend: Backend, number: int, size: int) -> None:
     for _ in range(number):
         request = Request(
-            id=new_request_id(),
+            id=new_job_id(),
             model=MODEL,
             prompt="x" * size,
             params=SamplingParams(max_tokens=200, n=1, seed=7),

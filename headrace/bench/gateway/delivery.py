@@ -30,7 +30,7 @@ from shared.backend import Backend
 from shared.errors import HeadraceError
 from shared.models.model_store import SCRIPTED
 from shared.models.worker_registry import WorkerInfo
-from shared.protocol import Request, SamplingParams, Token, TokenEvent, new_request_id
+from shared.protocol import Request, SamplingParams, Token, TokenEvent, new_job_id
 from shared.queue.interface import Room
 from shared.redis.embedded import EmbeddedServer
 from shared.settings import Settings, load
@@ -165,7 +165,7 @@ class Bench:
     async def _probe(self, seconds: float) -> list[float]:
         """As a worker of its own, on a model that nobody else serves."""
         backend = Backend.open(self._settings)
-        request = Request(id=new_request_id(), model="probe", prompt="x", params=SamplingParams())
+        request = Request(id=new_job_id(), model="probe", prompt="x", params=SamplingParams())
         await backend.token_log.create(request)
         await backend.transport.publish(request)
         await backend.transport.pull(request.model, "probe", Room.all(1))

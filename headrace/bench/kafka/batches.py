@@ -26,7 +26,7 @@ from headrace.bench.harness.full_stack import whole_path
 from producer_api.batch_runner.completion_listener import Ends
 from shared.backend import Backend
 from shared.errors import HeadraceError
-from shared.protocol import Message, PriorityClass, Request, SamplingParams, new_request_id
+from shared.protocol import Message, PriorityClass, Request, SamplingParams, new_job_id
 from shared.redis.embedded import EmbeddedServer
 from shared.settings import Settings, load
 
@@ -153,11 +153,11 @@ async def _straight(backend: Backend, prompts: list[str]) -> None:
 
 
 async def _ask(backend: Backend, ends: Ends, room: asyncio.Semaphore, prompt: str) -> None:
-    request_id = new_request_id()
-    with ends.awaiting(request_id) as ended:
+    job_id = new_job_id()
+    with ends.awaiting(job_id) as ended:
         async with room:
             request = Request(
-                id=request_id,
+                id=job_id,
                 model=MODEL,
                 messages=(Message("user", prompt),),
                 params=SamplingParams(max_tokens=TOKENS),

@@ -107,8 +107,8 @@ class JobChoice(msgspec.Struct):
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def of(cls, request_id: str, index: int, choice: Choice) -> JobChoice:
-        calls = calls_of(choice.tokens, request_id, index)
+    def of(cls, job_id: str, index: int, choice: Choice) -> JobChoice:
+        calls = calls_of(choice.tokens, job_id, index)
         reason = choice.finish_reason and choice.finish_reason.value
         return cls(index, choice.text, reason, Logprobs.all(choice.tokens), calls or msgspec.UNSET)
 
@@ -118,8 +118,8 @@ class Links(msgspec.Struct):
     events: str
 
     @classmethod
-    def of(cls, request_id: str) -> Links:
-        return cls(f"/v1/jobs/{request_id}", f"/v1/jobs/{request_id}/events")
+    def of(cls, job_id: str) -> Links:
+        return cls(f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/events")
 
 
 class WebhookStatus(msgspec.Struct):

@@ -20,12 +20,12 @@ from tests.support.fakes import MODEL
 from tests.support.waiting import LIMIT_S, ticking
 
 
-async def ended(backend: Backend, request_id: str) -> RequestRecord:
+async def ended(backend: Backend, job_id: str) -> RequestRecord:
     """Wait for a request's end, and return its record."""
     async with asyncio.timeout(LIMIT_S):
-        async for _ in backend.token_log.follow(request_id, idle=LIMIT_S):
+        async for _ in backend.token_log.follow(job_id, idle=LIMIT_S):
             pass
-    record = await backend.token_log.record(request_id)
+    record = await backend.token_log.record(job_id)
     assert record is not None
     return record
 
@@ -60,8 +60,8 @@ async def test_leaving_the_queue_cancels(api: str, worker: ScriptedWorker, backe
         await wake.get(LIMIT_S)
         (key,) = await backend.redis.keys("hr:{req_*}:state")
         asking.cancel()
-    request_id = key.decode().split("{")[1].split("}")[0]
-    assert (await ended(backend, request_id)).state is RequestState.CANCELLED
+    job_id = key.decode().split("{")[1].split("}")[0]
+    assert (await ended(backend, job_id)).state is RequestState.CANCELLED
     while (await backend.transport.depth(MODEL)).waiting:
         await asyncio.sleep(0)
 

@@ -159,5 +159,5 @@ async def test_no_usage_is_lost_or_counted_twice_when_processes_are_killed(
 
     async with Database.of(load({"data_dir": tmp_path}).settings) as database, database.reading() as connection:
         rows = (await connection.execute(select(usage))).mappings().all()
-    assert {row["request_id"]: row["completion_tokens"] for row in rows} == asked
+    assert {row["job_id"]: row["completion_tokens"] for row in rows} == asked
     assert {row["prompt_tokens"] for row in rows} == {PROMPT_TOKENS}

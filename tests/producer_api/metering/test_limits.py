@@ -178,10 +178,10 @@ async def test_of_a_batchs_lines_only_the_budget_is_charged(
     async with metered(limited, backend, settling=False) as api:
 
         async def line(number: int) -> str:
-            draft, request_id = make_request("hi", max_tokens=8), f"req_{number:032x}"
+            draft, job_id = make_request("hi", max_tokens=8), f"req_{number:032x}"
             submit = api.context.gateway.submit_derived
-            await submit(draft, request_id=request_id, seed=1, principal=Principal("default"))
-            return request_id
+            await submit(draft, job_id=job_id, seed=1, principal=Principal("default"))
+            return job_id
 
         lines = [await line(1), await line(2), await line(1)]
         with pytest.raises(QuotaExceeded):

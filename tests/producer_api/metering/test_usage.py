@@ -34,7 +34,7 @@ async def submit(api: Metered, **fields: object) -> str:
 
 async def rows(api: Metered) -> dict[str, dict[str, object]]:
     async with api.context.database.reading() as connection:
-        return {row["request_id"]: dict(row) for row in (await connection.execute(select(usage))).mappings()}
+        return {row["job_id"]: dict(row) for row in (await connection.execute(select(usage))).mappings()}
 
 
 async def test_each_request_that_ended_is_one_row(
@@ -81,11 +81,11 @@ async def test_a_row_is_there_once_whenever_its_process_dies(
     settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, dies: str
 ) -> None:
     async with metered(settings, backend, settling=False) as dead:
-        request_id = await submit(dead)
+        job_id = await submit(dead)
         if dies != "before the end":
             await worker.answer("a")
         if dies not in ("before the end", "before it settles"):
-            await dead.settler.settle({request_id: 0.0})
+            await dead.settler.settle({job_id: 0.0})
         if dies == "before it says so":
             with monkeypatch.context() as dying:
                 dying.setattr(Ledger, "written", nothing)
@@ -118,9 +118,9 @@ async def test_rows_wait_for_the_database_and_stop_what_is_new_when_they_are_too
         with monkeypatch.context() as broken:
             broken.setattr(UsageRecords, "write", away)
             for _ in range(2):
-                request_id = await submit(api)
+                job_id = await submit(api)
                 await worker.answer("a")
-                await api.settler.settle({request_id: 0.0})
+                await api.settler.settle({job_id: 0.0})
                 await api.settler.flush()
             refused = await api.http.post("/v1/jobs", json=JOB)
             assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
@@ -162,7 +162,7 @@ async def test_old_records_go(settings: Settings, backend: Backend, worker: Scri
         old = next(iter(await rows(api)))
         async with api.context.database.writing() as connection:
             await connection.execute(
-                update(usage).where(usage.c.request_id == old).values(created_at=time.time() - 101)
+                update(usage).where(usage.c.job_id == old).values(created_at=time.time() - 101)
             )
         tidying = asyncio.create_task(api.settler.tidy())
         async with asyncio.timeout(LIMIT_S):
@@ -173,9 +173,9 @@ async def test_old_records_go(settings: Settings, backend: Backend, worker: Scri
 
 
 async def done(api: Metered, worker: ScriptedWorker) -> str:
-    request_id = await submit(api)
+    job_id = await submit(api)
     await worker.answer("a")
-    return request_id
+    return job_id
 
 
 async def test_the_command_sums_by_key_model_and_day(
@@ -183,9 +183,9 @@ async def test_the_command_sums_by_key_model_and_day(
 ) -> None:
     async with metered(settings, backend, settling=False) as api:
         for user in ("ann", "ann", "bob"):
-            request_id = await submit(api, user=user)
+            job_id = await submit(api, user=user)
             await worker.answer("a", "b")
-            await api.settler.settle({request_id: 0.0})
+            await api.settler.settle({job_id: 0.0})
         await api.settler.flush()
 
     def told(*options: str) -> object:

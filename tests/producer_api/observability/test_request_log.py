@@ -32,7 +32,7 @@ def lines() -> Iterator[Lines]:
 
 def told(lines: Lines, job: str) -> Lines:
     """What was told of one answer, beside how it was submitted."""
-    return [line for line in lines if line.get("job") == job and line.get("status") != 202]
+    return [line for line in lines if line.get("job_id") == job and line.get("status") != 202]
 
 
 async def test_a_stream_is_told_at_its_end(
@@ -49,7 +49,7 @@ async def test_a_stream_is_told_at_its_end(
     times = [line.pop(name) for name in ("queue_seconds", "first_token_seconds", "seconds")]
     assert times == sorted(times)
     expected = {
-        "request_id": "mine",
+        "http_request_id": "mine",
         "trace_id": TRACE,
         "tenant": "default",
         "model": MODEL,
@@ -67,14 +67,14 @@ async def test_a_job_is_told_at_its_end_once(
 ) -> None:
     async with metered(settings, backend) as api, metered(settings, backend) as other:
         job = (await api.http.post("/v1/jobs", json=JOB, headers=HEADERS)).json()["id"]
-        assert [line["status"] for line in lines if line.get("job") == job] == [202]
+        assert [line["status"] for line in lines if line.get("job_id") == job] == [202]
         await worker.answer("a", "b")
         await asyncio.gather(api.settled(), other.sweep(), api.sweep())
 
     [line] = told(lines, job)
     expected = {
         "event": "request_ended",
-        "request_id": "mine",
+        "http_request_id": "mine",
         "trace_id": TRACE,
         "tenant": "default",
         "model": MODEL,
@@ -146,7 +146,7 @@ async def test_prompts_are_told_only_if_asked_for(
         job = (await api.http.post("/v1/jobs", json={"model": MODEL, "messages": messages})).json()["id"]
         await worker.answer("a")
         await api.settled()
-    [line] = [line for line in lines if line.get("job") == job and line.get("status") == 202]
+    [line] = [line for line in lines if line.get("job_id") == job and line.get("status") == 202]
     assert line.get("prompt") == shown
     assert CANARY not in str([each for each in lines if each is not line])
 

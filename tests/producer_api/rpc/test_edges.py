@@ -299,7 +299,8 @@ async def test_a_call_is_one_line(settings: Settings, backend: Backend, worker: 
 
     served, wrong, unknown, gone = (line for line in lines if line["event"] == "request")
     assert (
-        served.items() >= {"request_id": "mine", "trace_id": "a" * 32, "tenant": "default", "status": 200}.items()
+        served.items()
+        >= {"http_request_id": "mine", "trace_id": "a" * 32, "tenant": "default", "status": 200}.items()
     )
     assert served.items() >= {"method": "gRPC", "model": MODEL, "completion_tokens": 2, "finish": "stop"}.items()
     assert served["route"] == "/headrace.v1.Inference/Generate"

@@ -15,7 +15,7 @@ from shared.accounts.api_keys import KEY, ApiKeys, digest, id_of
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes, checked_tenant
-from shared.accounts.tables import api_keys, schema_version
+from shared.accounts.tables import MIGRATIONS, api_keys, schema_version, usage
 from shared.errors import ConfigError, NotFound, Unavailable
 from shared.settings import Settings, load
 
@@ -134,18 +134,32 @@ async def test_schema_of_another_version(
     """Given a database of an earlier version, expect it changed once, its keys kept; of a later one, a refusal."""
     keys = ApiKeys(database, pepper_of(settings))
     made, _ = await keys.create(tenant="t", scopes=Scopes())
-    monkeypatch.setattr(databases, "MIGRATIONS", (("ALTER TABLE api_keys ADD COLUMN motto TEXT",),))
+    newest = len(MIGRATIONS) + 1
+    more = (*MIGRATIONS, ("ALTER TABLE api_keys ADD COLUMN motto TEXT",))
+    monkeypatch.setattr(databases, "MIGRATIONS", more)
     for _ in range(2):
         async with Database.of(settings) as newer:
             assert (await ApiKeys(newer, b"").find([made.id]))[made.id] == made
             async with newer.writing() as connection:
                 await connection.execute(text("UPDATE api_keys SET motto = 'x'"))
-                assert (await connection.execute(select(schema_version.c.version))).scalar_one() == 2
+                assert (await connection.execute(select(schema_version.c.version))).scalar_one() == newest + 1
     async with database.writing() as connection:
         await connection.execute(update(schema_version).values(version=9))
     async with Database.of(settings) as older:
         with pytest.raises(ConfigError, match="version 9"):
             await ApiKeys(older, b"").list()
+
+
+async def test_a_database_of_version_1_still_opens(settings: Settings) -> None:
+    """Given usage records from before the column `request_id` was renamed, expect them under `job_id`."""
+    record = "'req_1', 't', 'k', '', 'm', 20000, 'completed', 'stop', 3, 4, 1.0, 2.0, 3.0, 4.0"
+    async with Database.of(settings) as first, first.writing() as connection:
+        await connection.execute(text("ALTER TABLE usage RENAME COLUMN job_id TO request_id"))
+        await connection.execute(text(f"INSERT INTO usage VALUES ({record})"))
+        await connection.execute(update(schema_version).values(version=1))
+    async with Database.of(settings) as opened, opened.reading() as connection:
+        [row] = (await connection.execute(select(usage.c.job_id, usage.c.completion_tokens))).all()
+    assert tuple(row) == ("req_1", 4)
 
 
 async def test_a_write_is_whole_or_not_at_all(database: Database, keys: ApiKeys) -> None:

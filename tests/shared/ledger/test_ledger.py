@@ -10,7 +10,7 @@ from shared.backend import Backend
 from shared.ledger import store
 from shared.ledger.store import Behind, Ledger, Refused
 from shared.ledger.types import Charge, End, Entry, Limit
-from shared.protocol import new_request_id
+from shared.protocol import new_job_id
 from shared.redis import keys
 from tests.support.ledger_clock import Clock, clocked_script
 
@@ -43,9 +43,9 @@ def limit(
 
 
 async def charge(ledger: Ledger, *limits: Limit) -> str:
-    request_id = new_request_id()
-    await ledger.charge(Charge(request_id, ENTRY, limits))
-    return request_id
+    job_id = new_job_id()
+    await ledger.charge(Charge(job_id, ENTRY, limits))
+    return job_id
 
 
 END = End("completed", "stop", 7, 0, 1.0, 2.0, 3.0, 4.0)
@@ -57,7 +57,7 @@ async def test_a_limit_lets_through_its_amount_and_says_when_there_is_room(
 ) -> None:
     allowed = limit(strategy, 3)
     longest = 2 * HOUR_S if strategy == "sliding-window-counter" else HOUR_S
-    told = [await ledger.charge(Charge(new_request_id(), ENTRY, [allowed])) for _ in range(3)]
+    told = [await ledger.charge(Charge(new_job_id(), ENTRY, [allowed])) for _ in range(3)]
     assert [standing.remaining for [standing] in told] == [2, 1, 0]
     assert all(0 < standing.reset <= longest for [standing] in told)
 
@@ -90,10 +90,10 @@ async def test_a_refusal_by_one_limit_leaves_the_others_as_they_were(ledger: Led
 async def test_the_end_charges_what_it_took(ledger: Ledger, strategy: str, tokens: int | None, left: int) -> None:
     """Given 30 of 100 tokens charged, If it took less, more, more than all, or never began, Expect that charged."""
     estimate = limit(strategy, 100, cost=30, estimated=1)
-    request_id = await charge(ledger, estimate)
+    job_id = await charge(ledger, estimate)
     assert [standing.remaining for standing in await ledger.look([estimate])] == [70]
 
-    [settled] = await ledger.settle([(request_id, tokens, None)])
+    [settled] = await ledger.settle([(job_id, tokens, None)])
 
     assert settled == ENTRY
     assert [standing.remaining for standing in await ledger.look([estimate])] == [left]
@@ -136,24 +136,24 @@ async def test_a_budget_is_of_the_day_of_admission(ledger: Ledger, clock: Clock)
 
     await clock.advance(86_400)
 
-    await ledger.charge(Charge(new_request_id(), ENTRY, [budget]))
+    await ledger.charge(Charge(new_job_id(), ENTRY, [budget]))
     await ledger.settle([(late, 100, None)])
     assert [standing.remaining for standing in await ledger.look([budget])] == [40]
 
 
 async def test_a_request_is_charged_and_settled_once(ledger: Ledger) -> None:
-    requests, request_id = limit("fixed-window", 10), new_request_id()
-    assert await ledger.charge(Charge(request_id, ENTRY, [requests]))
-    assert await ledger.charge(Charge(request_id, ENTRY, [requests])) == []
+    requests, job_id = limit("fixed-window", 10), new_job_id()
+    assert await ledger.charge(Charge(job_id, ENTRY, [requests]))
+    assert await ledger.charge(Charge(job_id, ENTRY, [requests])) == []
     [standing] = await ledger.look([requests])
     assert standing.remaining == 9
-    assert await ledger.settle([(request_id, 1, None), (request_id, 1, None)]) == [ENTRY, None]
+    assert await ledger.settle([(job_id, 1, None), (job_id, 1, None)]) == [ENTRY, None]
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "slots", "day"])
 async def test_requests_together_are_charged_all_or_none(ledger: Ledger, backend: Backend, strategy: str) -> None:
     def charges(*costs: int) -> list[Charge]:
-        return [Charge(new_request_id(), ENTRY, [limit(strategy, 10, cost=cost, estimated=1)]) for cost in costs]
+        return [Charge(new_job_id(), ENTRY, [limit(strategy, 10, cost=cost, estimated=1)]) for cost in costs]
 
     many = charges(*([1] * 11 if strategy == "slots" else [4] * 3))
     with pytest.raises(Refused) as refused:
@@ -172,30 +172,30 @@ async def test_requests_together_are_charged_all_or_none(ledger: Ledger, backend
 
 
 async def test_an_end_is_due_until_it_is_written(ledger: Ledger, backend: Backend) -> None:
-    request_id = await charge(ledger)
+    job_id = await charge(ledger)
     [_, due, _] = keys.LEDGER
     assert await ledger.claim(9) == []
-    await backend.redis.zadd(due, {request_id: 0})
+    await backend.redis.zadd(due, {job_id: 0})
     [found] = await ledger.claim(9)
-    assert (found.request_id, found.entry, found.end) == (request_id, ENTRY, None)
+    assert (found.job_id, found.entry, found.end) == (job_id, ENTRY, None)
     assert await ledger.claim(9) == []  # it is looked at later again
 
-    await ledger.settle([(request_id, 7, END)])
-    await backend.redis.zadd(due, {request_id: 0})
+    await ledger.settle([(job_id, 7, END)])
+    await backend.redis.zadd(due, {job_id: 0})
     [found] = await ledger.claim(9)
     assert (found.entry, found.end) == (ENTRY, END)
 
-    await ledger.written([request_id])
+    await ledger.written([job_id])
     assert await backend.redis.exists(*keys.LEDGER) == 0
 
 
 async def test_ends_that_nobody_writes_stop_what_is_new(ledger: Ledger) -> None:
     for _ in range(3):
-        request_id = await charge(ledger)
-        await ledger.settle([(request_id, 7, END)])
+        job_id = await charge(ledger)
+        await ledger.settle([(job_id, 7, END)])
     with pytest.raises(Behind):
         await charge(ledger)
-    await ledger.written([request_id])
+    await ledger.written([job_id])
     await charge(ledger)
 
 

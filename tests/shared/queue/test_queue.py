@@ -50,7 +50,7 @@ async def pull(transport: Transport, room: int, worker: str = "a") -> list[Deliv
 
 
 def ids(found: Sequence[Delivery]) -> list[str]:
-    return [item.claim.request_id for item in found]
+    return [item.claim.job_id for item in found]
 
 
 async def counts(transport: Transport) -> tuple[int, int]:
@@ -240,9 +240,7 @@ async def test_of_many_published_at_once_each_has_its_own_reply(transport: Trans
     """Given room for 4, if 6 come in one call, Expect 4 tickets and 2 refusals; and no change by the same again."""
     requests = [make_request() for _ in range(6)]
     places = await transport.publish_many(requests)
-    assert [getattr(place, "request_id", None) for place in places] == [each.id for each in requests[:4]] + [
-        None
-    ] * 2
+    assert [getattr(place, "job_id", None) for place in places] == [each.id for each in requests[:4]] + [None] * 2
     assert all(isinstance(place, QueueFull) and place.retry_after for place in places[4:])
     assert await transport.publish_many(requests[:4]) == places[:4]
     assert ids(await pull(transport, 10)) == [each.id for each in requests[:4]]

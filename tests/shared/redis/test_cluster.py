@@ -191,7 +191,7 @@ async def test_calls_follow_a_slot_that_moves(nodes: Nodes, settings: Settings) 
         leases = [lease for _, lease in held]
         moving = leases[0]
         others = [lease for lease in leases if lease is not moving]
-        state, log = keys.state(moving.request_id), keys.log(moving.request_id)
+        state, log = keys.state(moving.job_id), keys.log(moving.job_id)
         slot, source = slot_of(state), nodes.holder(state)
         target = next(node for node in nodes.primaries if node is not source)
         assert all(await write(backend, leases, token_event(0, "a")))
@@ -204,13 +204,13 @@ async def test_calls_follow_a_slot_that_moves(nodes: Nodes, settings: Settings) 
             assert not split.done()
             source.call("MIGRATE", HOST, target.port, log, 0, 5000)
             assert await split == [True] * 16
-            assert (await backend.token_log.record(moving.request_id)) is not None  # a single command, by ASK
+            assert (await backend.token_log.record(moving.job_id)) is not None  # a single command, by ASK
         finally:
             for node in (target, source, *nodes.primaries):
                 node.call("CLUSTER", "SETSLOT", slot, "NODE", nodes.id(target))
         assert await write(backend, leases, TokenEvent(2, (), DONE)) == [True] * 16
         expected = [token_event(0, "a"), token_event(1, "b"), TokenEvent(2, (), DONE)]
-        assert await answer(backend, moving.request_id) == expected
+        assert await answer(backend, moving.job_id) == expected
         await move_back(nodes, slot, target, source, [state, log])
 
 
@@ -227,7 +227,7 @@ async def test_readers_of_a_node_that_hangs_go_to_another(nodes: Nodes, settings
     """Live messages come over any node; when that one hangs or dies, over the next."""
     async with opened(settings) as backend:
         [(_, lease)] = await hold(backend)
-        async with aclosing(backend.token_log.follow(lease.request_id, idle=0.05)) as events:
+        async with aclosing(backend.token_log.follow(lease.job_id, idle=0.05)) as events:
             assert await anext(events) is None
             serving = next(n for n in nodes.all if "hr:live" in str(n.call("PUBSUB", "CHANNELS")))
             serving.call("CLIENT", "KILL", "TYPE", "pubsub")
@@ -244,7 +244,7 @@ async def test_a_dead_primary_is_replaced_by_its_replica(nodes: Nodes, settings:
         leases = [lease for _, lease in held]
         for item, _ in held:
             await backend.transport.acknowledge([item.claim])
-        readers = [asyncio.create_task(collect(backend, lease.request_id)) for lease in leases]
+        readers = [asyncio.create_task(collect(backend, lease.job_id)) for lease in leases]
         assert all(await write(backend, leases, token_event(0, "a")))
         assert nodes.primaries[2].call("WAIT", 1, 5000) == 1
         nodes.primaries[2].kill()

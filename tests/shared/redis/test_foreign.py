@@ -151,34 +151,34 @@ async def sweeping(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     task.cancel()
 
 
-async def delete_entry(backend: Backend, request_id: str) -> None:
+async def delete_entry(backend: Backend, job_id: str) -> None:
     for stream in STREAMS:
         for entry, _ in await backend.redis.xrange(stream):
             await backend.redis.xdel(stream, entry)
 
 
-async def delete_stream(backend: Backend, request_id: str) -> None:
+async def delete_stream(backend: Backend, job_id: str) -> None:
     await backend.redis.delete(*STREAMS)
 
 
-async def delete_log(backend: Backend, request_id: str) -> None:
-    await backend.redis.delete(keys.log(request_id))
+async def delete_log(backend: Backend, job_id: str) -> None:
+    await backend.redis.delete(keys.log(job_id))
 
 
-async def delete_state(backend: Backend, request_id: str) -> None:
-    await backend.redis.delete(keys.state(request_id))
+async def delete_state(backend: Backend, job_id: str) -> None:
+    await backend.redis.delete(keys.state(job_id))
 
 
-async def write_state(backend: Backend, request_id: str) -> None:
-    await backend.redis.hset(keys.state(request_id), "epoch", "many")
+async def write_state(backend: Backend, job_id: str) -> None:
+    await backend.redis.hset(keys.state(job_id), "epoch", "many")
 
 
-async def retype_state(backend: Backend, request_id: str) -> None:
-    await backend.redis.set(keys.state(request_id), "a string")
+async def retype_state(backend: Backend, job_id: str) -> None:
+    await backend.redis.set(keys.state(job_id), "a string")
 
 
-async def write_log(backend: Backend, request_id: str) -> None:
-    await backend.redis.xadd(keys.log(request_id), {"e": "{"})  # its id is beyond all seqs
+async def write_log(backend: Backend, job_id: str) -> None:
+    await backend.redis.xadd(keys.log(job_id), {"e": "{"})  # its id is beyond all seqs
 
 
 Damage = Callable[[Backend, str], Awaitable[None]]
@@ -205,19 +205,19 @@ async def test_a_running_request_that_is_damaged_ends(
         assert end_of(await answer(backend, neighbour.id)) == ("completed", None)
 
 
-async def delete_waiting(backend: Backend, request_id: str) -> None:
-    await backend.redis.hdel(WAITING, request_id)
+async def delete_waiting(backend: Backend, job_id: str) -> None:
+    await backend.redis.hdel(WAITING, job_id)
 
 
-async def delete_from_lane(backend: Backend, request_id: str) -> None:
-    await backend.redis.zrem(f"{LANE}2:default", request_id)
+async def delete_from_lane(backend: Backend, job_id: str) -> None:
+    await backend.redis.zrem(f"{LANE}2:default", job_id)
 
 
-async def delete_lane(backend: Backend, request_id: str) -> None:
+async def delete_lane(backend: Backend, job_id: str) -> None:
     await backend.redis.delete(f"{LANE}2:default")
 
 
-async def delete_lanes(backend: Backend, request_id: str) -> None:
+async def delete_lanes(backend: Backend, job_id: str) -> None:
     await backend.redis.delete(*LANES)
 
 
@@ -277,9 +277,9 @@ async def test_a_resumed_answer_with_a_gap_ends(backend: Backend) -> None:
     assert (record.state, record.finish) == (RequestState.FAILED, "request_lost")
 
 
-async def answer_from(backend: Backend, request_id: str) -> list[TokenEvent]:
+async def answer_from(backend: Backend, job_id: str) -> list[TokenEvent]:
     async with asyncio.timeout(LIMIT):
-        return await answer(backend, request_id)
+        return await answer(backend, job_id)
 
 
 async def test_junk_on_the_live_channel_disturbs_no_reader(backend: Backend, settings: Settings) -> None:
@@ -376,7 +376,7 @@ async def test_junk_in_the_ledger_keeps_no_end_from_being_settled(backend: Backe
         await backend.redis.zadd(due, {f"junk{i}": 1, f"done{i}": 1})
     await ledger.charge(Charge("req_real", Entry("t", MODEL), ()))
     await backend.redis.zadd(due, {"req_real": 1})
-    assert [each.request_id for each in await ledger.claim(100)] == ["req_real"]
+    assert [each.job_id for each in await ledger.claim(100)] == ["req_real"]
     assert [entry is not None for entry in await ledger.settle([("req_real", 5, None)])] == [True]
     assert foreign(backend)["ledger"] == 10
 

@@ -89,7 +89,7 @@ async def test_a_hung_master_is_replaced(group: Group, settings: Settings) -> No
         leases = [lease for _, lease in held]
         for item, _ in held:
             await backend.transport.acknowledge([item.claim])
-        readers = [asyncio.create_task(collect(backend, lease.request_id)) for lease in leases]
+        readers = [asyncio.create_task(collect(backend, lease.job_id)) for lease in leases]
         assert all(await write(backend, leases, token_event(0, "a")))
         assert group.master.call("WAIT", 1, 5000) == 1
         with group.master.hung():

@@ -94,7 +94,7 @@ async def test_a_hung_server_is_unavailable_in_time_and_heals(node: Node, tmp_pa
             async with refused_in_time():
                 await write(backend, [lease], token_event(0, "a"))
             async with refused_in_time():  # on a new connection, which the kernel accepts
-                await backend.token_log.record(lease.request_id)
+                await backend.token_log.record(lease.job_id)
             async with refused_in_time(), backend.live.subscribe("hr:any"):
                 pass
         await whole_path(backend)
@@ -147,7 +147,7 @@ async def test_a_restart_under_load_loses_nothing_and_heals_within_5_s(tmp_path:
         async with opened(settings_for(server.url, tmp_path, redis_timeout=TIMEOUT_S)) as backend:
             leases = [lease for _, lease in await hold(backend, 16)]
             async with asyncio.TaskGroup() as tasks:
-                readers = [tasks.create_task(collect(backend, lease.request_id)) for lease in leases]
+                readers = [tasks.create_task(collect(backend, lease.job_id)) for lease in leases]
                 written: asyncio.Queue[int] = asyncio.Queue()
                 writer = tasks.create_task(write_all(backend, leases, 400, written))
                 while await written.get() < 100:

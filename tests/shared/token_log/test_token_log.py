@@ -247,8 +247,8 @@ async def test_a_reader_from_beyond_the_end_hears_of_it_live(
     lease = await acquire(backend, request_)
     read, waiting = backend.token_log.read, asyncio.Event()
 
-    async def noting(request_id: str, after: int = -1) -> LogPage:
-        page = await read(request_id, after)
+    async def noting(job_id: str, after: int = -1) -> LogPage:
+        page = await read(job_id, after)
         waiting.set()
         return page
 
@@ -525,7 +525,7 @@ async def test_who_runs_alone_is_noted_by_the_holder_only(backend: Backend, requ
 async def test_an_epoch_given_twice_is_its_last_owners(backend: Backend, request_: Request) -> None:
     """Given a store that lost its last second, so that two workers hold one epoch, then one of them is refused."""
     lease = await acquire(backend, request_, "a")
-    twin = Lease(lease.request_id, "b", lease.epoch, lease.acquired_at)
+    twin = Lease(lease.job_id, "b", lease.epoch, lease.acquired_at)
     assert not await append(backend, twin, token_event(0, "x"))
     assert await append(backend, lease, token_event(0, "a"))
 

@@ -38,8 +38,8 @@ def drain(engine: EmbeddingEngine) -> dict[str, EngineOutput]:
     found = {}
     while engine.has_work():
         for output in engine.step():
-            assert output.finished and output.request_id not in found
-            found[output.request_id] = output
+            assert output.finished and output.job_id not in found
+            found[output.job_id] = output
     return found
 
 
@@ -106,7 +106,7 @@ def test_the_urgent_go_first_and_the_aborted_go(embedder: EmbeddingEngine) -> No
     embedder.add(request(embedder, "gone", "x", priority=PriorityClass.INTERACTIVE))
     embedder.add(request(embedder, "now", "a " * 30, priority=PriorityClass.INTERACTIVE))
     assert embedder.abort("gone") and not embedder.abort("gone")
-    assert [output.request_id for output in embedder.step()] == ["now"]
+    assert [output.job_id for output in embedder.step()] == ["now"]
     assert list(drain(embedder)) == ["batch"]
 
 

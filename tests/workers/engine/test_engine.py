@@ -223,7 +223,7 @@ def test_a_failing_computation_ends_its_offender_alone(llama: Path, monkeypatch:
     compute = engine._runner.run
 
     def failing(batch, interrupted):
-        if any(item.sequence.request_id == "bad" for item in batch.items):
+        if any(item.sequence.job_id == "bad" for item in batch.items):
             raise RuntimeError("out of memory")
         return compute(batch, interrupted)
 

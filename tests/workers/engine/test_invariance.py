@@ -49,7 +49,7 @@ def logits(folder: Path, case: Case, names: range, monkeypatch: pytest.MonkeyPat
         found = compute(batch)
         sampled = [item.sequence for item in batch.items if item.samples]
         for sequence, row in zip(sampled, found, strict=True):
-            key = (sequence.request_id, sequence.choice, sequence.num_tokens)
+            key = (sequence.job_id, sequence.choice, sequence.num_tokens)
             assert key not in rows or torch.equal(rows[key], row)
             rows[key] = row.clone()
         return found

@@ -143,8 +143,8 @@ def test_one_prompts_failure_leaves_the_others_whole(llm: LLM, monkeypatch: pyte
 
     def poisoned(batch: Any, interrupted: Any) -> Any:
         logits = run_step(batch, interrupted).clone()  # out of inference mode, where it may be changed
-        sampled = [item.sequence.request_id for item in batch.items if item.samples]
-        logits[[request_id == "1" for request_id in sampled]] = torch.nan
+        sampled = [item.sequence.job_id for item in batch.items if item.samples]
+        logits[[job_id == "1" for job_id in sampled]] = torch.nan
         return logits
 
     monkeypatch.setattr(llm._engine._runner, "run", poisoned)

@@ -94,7 +94,7 @@ def test_an_echoed_prompt_is_scored(llama: Path, chunk: int) -> None:
     engine.add(EngineRequest("r", PROMPT, msgspec.structs.replace(params, echo=True)))
     outputs = []
     while engine.has_work():
-        outputs += [output for output in engine.step() if output.request_id == "r"]
+        outputs += [output for output in engine.step() if output.job_id == "r"]
     assert [token.id for output in outputs for token in output.tokens if token.choice == 0] == plain
     [told] = [output.prompt for output in outputs if output.prompt]
     assert outputs[0].prompt == told, "with the first token"

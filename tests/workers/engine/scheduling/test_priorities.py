@@ -139,7 +139,7 @@ def test_an_abort_takes_effect_before_the_next_step() -> None:
     loop.start()
     try:
         assert notified.wait(10)
-        assert {output.request_id for output in loop.take()} == {"b"}
+        assert {output.job_id for output in loop.take()} == {"b"}
     finally:
         loop.stop()
 
@@ -151,7 +151,7 @@ def test_a_cancelled_request_is_out_within_one_step(llama: Path) -> None:
     answers = Answers()
     step(engine, answers)
     assert engine.abort("a")
-    assert {output.request_id for output in engine.step()} == {"b"}
+    assert {output.job_id for output in engine.step()} == {"b"}
     drain(engine)
 
 

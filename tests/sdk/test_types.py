@@ -106,7 +106,7 @@ async def test_async_client_and_raw_headers(sdk: AsyncOpenAI) -> None:
         assert response.headers["x-request-id"]
         assert isinstance(response.parse(), kind)
     answer = await sdk.chat.completions.create(**CHAT)
-    assert answer._job_id
+    assert answer._request_id
     with pytest.raises(openai.LengthFinishReasonError) as cut:
         async with sdk.chat.completions.stream(model=MODEL, messages=MESSAGES, max_tokens=3) as stream:
             await stream.get_final_completion()

@@ -154,8 +154,10 @@ async def test_a_request_that_was_alone_twice_gets_no_third_worker(
     await submit(backend, request)
     [delivery] = (await backend.transport.pull(MODEL, "dead-1", Room.all(1))).found
     await backend.token_log.acquire([request.id], "dead-1", [1], alone=alone)
-    await lapse(backend, "dead-2", [delivery.claim])
+    await lapse(backend)
+    assert [item.claim for item in await backend.transport.claim(MODEL, "dead-2", 1)] == [delivery.claim]
     await backend.token_log.acquire([request.id], "dead-2", [2], alone=alone)
+    await lapse(backend)
 
     async with harness.worker():
         events = await answer(backend, request.id)
@@ -192,6 +194,7 @@ async def test_a_request_is_alone_until_another_joins(harness: Harness, backend:
 
 async def test_the_last_one_left_is_alone(harness: Harness, backend: Backend) -> None:
     """Given two requests taken together, If one ends, Expect the other to be recorded as alone at a heartbeat."""
+    harness.settings = harness.settings.model_copy(update={"lease": 1})  # heartbeats come three times a lease
     short, long = make_request("short", max_tokens=1), make_request("long", max_tokens=20)
     engine = GatedEngine(limit=0)
     await submit(backend, short)

@@ -13,7 +13,7 @@ from shared.errors import EngineFailed
 from shared.protocol import PriorityClass, Request, RequestState, Structured, Token, TokenEvent, Tools
 from shared.queue.interface import Pulled, Room
 from shared.token_log.interface import Append
-from tests.support.fakes import MODEL, answer, make_request, publish_garbage, submit
+from tests.support.fakes import MODEL, answer, lapse, make_request, publish_garbage, submit
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import GatedEngine, Harness, foretold, tokens_of, told, until
 from workers.engine.interface import Constraint, EngineOutput, EngineRequest
@@ -340,6 +340,7 @@ async def test_a_resumed_answers_grammar_counts_as_proven(harness: Harness, back
     assert lease is not None
     token = foretold(begun)[0]
     await backend.token_log.append([Append(lease, TokenEvent(0, (Token(0, token, text_of(token)),)), 5)])
+    await lapse(backend)
     engine = ToldEngine()
     engine.constraints = compiler = Compiler()
     async with harness.worker(engine):

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from headrace.bench import cpu_contention
 from headrace.bench.gateway.overhead import Overhead, Pair, _pair
+from headrace.bench.harness import cpu_contention
 from headrace.bench.harness.report import BareRun, Report, refuse_unfit
 from headrace.bench.harness.timed_stream import Sample
 from headrace.bench.harness.workload import CONCURRENCY, make_mix

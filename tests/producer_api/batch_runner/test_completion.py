@@ -14,7 +14,7 @@ from tests.producer_api.webhooks.conftest import SECRET, receiving
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
-FALLING = Path(__file__).parents[3] / "support" / "falling"
+FALLING = Path(__file__).parents[2] / "support" / "falling"
 # with how often the end is told: after a fall between the telling and its record nobody knows that it was
 POINTS = {
     "producer_api.batch_runner.batch_runner:BatchRun._ended": 1,  # the batch has ended, and nobody was woken

@@ -1,24 +1,27 @@
-"""Runs one line over the HTTP API: a chat completion, or a job, by its url."""
+"""Run the lines of a batch over the HTTP API: each is a chat completion or a job, as its url says."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
 
-from headrace.batch.input_file import CHAT, Line
-from headrace.batch.output_record import Record, of_completion, of_job, of_refusal
+from headrace.batch.input_file import CHAT_URL, Line
+from headrace.batch.output_record import Record
 from headrace.client import AsyncHeadraceClient
 from shared.errors import HeadraceError, QueueFull, TenantQueueFull, Unavailable
 
 
-class OverHttp:
-    """A Way: every line has a key made of the run and its number, so that one sent again joins what is in flight.
+class HttpLineRunner:
+    """LineRunner over HTTP.
+
+    The idempotency key of a line is made of the run's id and the line's number, so that a line sent again joins the
+    request that is already in flight.
 
     Args:
-        urls: of the API's replicas.
-        run: the run's id.
-        api_key: where the API asks for one.
-        patience: seconds for which the API may be away.
+        urls: addresses of the API replicas.
+        run: id of the run.
+        api_key: required only if the API checks keys.
+        patience: how long the API may be unavailable, in seconds.
     """
 
     def __init__(self, urls: list[str], run: str, *, api_key: str | None, patience: float) -> None:
@@ -34,17 +37,17 @@ class OverHttp:
         await self._client.close()
 
     async def result(self, line: Line) -> Record:
-        """Waits as long as there is no room in the queue. Raises Unavailable."""
+        """Return the record of a line; retry for as long as the queue is full. Raises Unavailable."""
         key = f"{self._run}-{line.number}"
         while True:
             try:
-                if line.url == CHAT:
-                    return of_completion(self._run, line, await self._client.complete(line.body, key=key))
+                if line.url == CHAT_URL:
+                    return Record.from_completion(self._run, line, await self._client.complete(line.body, key=key))
                 job = await self._client.submit(line.body, key=key)
-                return of_job(self._run, line, await self._client.result(job["id"]))
+                return Record.from_job(self._run, line, await self._client.result(job["id"]))
             except (QueueFull, TenantQueueFull):
-                continue  # the client has waited as it was told to, and the API is there
+                continue  # the API is reachable, and the client has already waited for its Retry-After
             except Unavailable:
                 raise
             except HeadraceError as error:
-                return of_refusal(self._run, line, error)
+                return Record.from_refusal(self._run, line, error)

@@ -1,7 +1,7 @@
-"""The input of a batch run: a file of lines, read one at a time, however large it is.
+"""Input file of a batch run, read line by line, so that its size does not matter.
 
-A line is OpenAI's batch line ({"custom_id", "method", "url", "body"}), or plain: the body alone, or one JSON
-string, which is what a user says. It does not know where the requests go.
+A line is an OpenAI batch line ({"custom_id", "method", "url", "body"}), a request body alone, or one JSON string,
+which is the text of a user message.
 
 Reference: OpenAI API, "The request input object".
 """
@@ -18,30 +18,31 @@ import msgspec
 
 from shared.errors import ConfigError, HeadraceError, InvalidRequest, MalformedBody, PayloadTooLarge
 
-MOST_LINE = 8 * 2**20  # bytes of one line; a longer one is refused, and never in memory whole
-CHUNK = 2**20
-CHAT = "/v1/chat/completions"
-JOBS = "/v1/jobs"
+MAX_LINE_BYTES = 8 * 2**20  # a longer line is refused, and never held in memory as a whole
+CHUNK_BYTES = 2**20
+CHAT_URL = "/v1/chat/completions"
+JOBS_URL = "/v1/jobs"
 LINE_FIELDS = {"custom_id", "method", "url", "body"}
 
 
 class Defaults(msgspec.Struct, frozen=True):
-    """What a line gets that does not say it itself."""
+    """Values for the fields that a line leaves out."""
 
     model: str
     max_tokens: int | None = None
     priority: str = "batch"
 
-    def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {"model": self.model, "priority": self.priority, **body}
+    def apply(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the body with the missing fields filled in."""
+        completed: dict[str, Any] = {"model": self.model, "priority": self.priority, **body}
         if self.max_tokens is not None and "max_completion_tokens" not in body:
-            found.setdefault("max_tokens", self.max_tokens)
-        return found
+            completed.setdefault("max_tokens", self.max_tokens)
+        return completed
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line that is not empty, by its number from 1; where `error` is set it is no request."""
+    """One non-empty line. `number` counts from 1. If `error` is set, the line is not a valid request."""
 
     number: int
     custom_id: str | None
@@ -51,10 +52,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Source:
-    """The file as it was when the run looked at it: its digest is its identity.
+class InputFile:
+    """The file as it was when it was scanned; its digest identifies it.
 
-    `requests` counts the lines that are not empty, `lines` all.
+    `lines` counts all lines, `requests` only those that are not empty.
     """
 
     path: Path
@@ -63,8 +64,8 @@ class Source:
     requests: int
 
     @classmethod
-    def of(cls, path: Path) -> Source:
-        """Raises ConfigError where it cannot be read."""
+    def scan(cls, path: Path) -> InputFile:
+        """Read the file once, for its digest and its number of lines. Raises ConfigError if it cannot be read."""
         digest, lines, requests = hashlib.sha256(), 0, 0
         try:
             with path.open("rb") as stream:
@@ -77,12 +78,15 @@ class Source:
         return cls(path, digest.hexdigest(), lines, requests)
 
     def read(self, wanted: Callable[[int], bool], defaults: Defaults) -> Iterator[Line]:
-        """The lines whose number is wanted. Raises ConfigError where the file is gone or shorter than it was."""
+        """Yield the non-empty lines whose number is wanted.
+
+        Raises ConfigError if the file cannot be read or has become shorter since the scan.
+        """
         number, text, too_long = 1, b"", False
         try:
             with self.path.open("rb") as stream:
                 for raw in _pieces(stream):
-                    too_long = too_long or len(text) + len(raw.data) > MOST_LINE
+                    too_long = too_long or len(text) + len(raw.data) > MAX_LINE_BYTES
                     text = b"" if too_long else text + raw.data
                     if not raw.last:
                         continue
@@ -92,12 +96,12 @@ class Source:
         except OSError as error:
             raise ConfigError(f"cannot read {self.path}: {error.strerror}") from None
         if number <= self.lines:
-            raise ConfigError(f"{self.path} became shorter while it was read")
+            raise ConfigError(f"{self.path} became shorter during the run")
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a line; with `last`, `empty` tells whether the whole line was white space."""
+    """Part of a line. In the last part, `empty` is true if the whole line is white space."""
 
     data: bytes
     last: bool
@@ -105,9 +109,9 @@ class _Piece:
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[_Piece]:
-    """The lines of a file in pieces of bounded size."""
+    """Yield the lines of a file in pieces of at most CHUNK_BYTES."""
     empty, open_line = True, False
-    while data := stream.readline(CHUNK):
+    while data := stream.readline(CHUNK_BYTES):
         empty = empty and not data.strip()
         last = data.endswith(b"\n")
         open_line = not last
@@ -119,11 +123,11 @@ def _pieces(stream: IO[bytes]) -> Iterator[_Piece]:
 
 
 def _too_long(number: int) -> Line:
-    return Line(number, None, error=PayloadTooLarge(f"the line is longer than {MOST_LINE} bytes"))
+    return Line(number, None, error=PayloadTooLarge(f"the line is longer than {MAX_LINE_BYTES} bytes"))
 
 
 def parse(number: int, text: bytes, defaults: Defaults) -> Line:
-    """What a line asks for. What is wrong with it is in the Line, not raised."""
+    """Return the request of a line. An error is stored in the Line, not raised."""
     custom_id: str | None = None
     try:
         found = _decoded(text)
@@ -135,14 +139,14 @@ def parse(number: int, text: bytes, defaults: Defaults) -> Line:
         url, body = _batch_line(found) if "body" in found or "url" in found else _plain_line(found)
     except HeadraceError as error:
         return Line(number, custom_id, error=error)
-    return Line(number, custom_id, url, defaults.complete(body))
+    return Line(number, custom_id, url, defaults.apply(body))
 
 
 def _decoded(text: bytes) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedBody(f"the line is no JSON: {error}") from None
+        raise MalformedBody(f"the line is not valid JSON: {error}") from None
 
 
 def _custom_id(found: dict[str, Any], number: int) -> str:
@@ -154,27 +158,28 @@ def _custom_id(found: dict[str, Any], number: int) -> str:
 
 def _batch_line(found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if unknown := set(found) - LINE_FIELDS:
-        raise InvalidRequest(f"a batch line has no field {min(unknown)!r}", param=min(unknown))
+        raise InvalidRequest(
+            f"unknown field {min(unknown)!r}; a batch line has custom_id, method, url and body", param=min(unknown)
+        )
     if found.get("method", "POST") != "POST":
         raise InvalidRequest("method must be POST", param="method")
-    url, body = found.get("url", CHAT), found.get("body")
-    if url not in (CHAT, JOBS):
-        raise InvalidRequest(f"url must be {CHAT} or {JOBS}", param="url")
+    url, body = found.get("url", CHAT_URL), found.get("body")
+    if url not in (CHAT_URL, JOBS_URL):
+        raise InvalidRequest(f"url must be {CHAT_URL} or {JOBS_URL}", param="url")
     if not isinstance(body, dict):
         raise InvalidRequest("body must be an object", param="body")
-    return url, _whole(body) if url == CHAT else body
+    return url, _without_streaming(body) if url == CHAT_URL else body
 
 
 def _plain_line(found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A chat, or a prompt that is taken as it is."""
+    """Return the url and the body of a line that is a body alone: chat messages, or a raw prompt."""
     body = {name: value for name, value in found.items() if name not in ("custom_id", "method")}
     if ("messages" in body) == ("prompt" in body):
-        raise InvalidRequest("a line must have a body, or either messages or a prompt", param="messages")
-    return (CHAT, _whole(body)) if "messages" in body else (JOBS, body)
+        raise InvalidRequest("a line must have a body, or exactly one of messages and prompt", param="messages")
+    return (CHAT_URL, _without_streaming(body)) if "messages" in body else (JOBS_URL, body)
 
 
-def _whole(body: dict[str, Any]) -> dict[str, Any]:
-    """A chat completion that is not streamed to anybody."""
+def _without_streaming(body: dict[str, Any]) -> dict[str, Any]:
     if body.get("stream"):
-        raise InvalidRequest("stream: a batch has no streams", param="stream")
+        raise InvalidRequest("stream must be false in a batch", param="stream")
     return {name: value for name, value in body.items() if name not in ("stream", "stream_options")}

@@ -1,7 +1,7 @@
-"""The output of a batch run, which is also its journal: what is in it is done, whoever dies.
+"""Output file of a batch run, which is also its journal: a line with a record in it is done, even after a crash.
 
-While a run is not finished a small file beside the output (`<output>.run`) holds its identity, so that one killed
-before its first result asks for its requests by the same keys again.
+Until the run is finished, a small file beside the output (`<output>.run`) holds the run's identity, so that a run
+killed before its first result sends its requests under the same keys again.
 """
 
 from __future__ import annotations
@@ -17,47 +17,50 @@ from typing import IO
 
 import msgspec
 
-from headrace.batch.input_file import Defaults, Source
-from headrace.batch.output_record import ID, Head, Record
+from headrace.batch.input_file import Defaults, InputFile
+from headrace.batch.output_record import ID, Record, RecordHead
 from shared.errors import ConfigError, HeadraceError
 
-MOST_RECORD = 256 * 2**20  # bytes; a longer line is none of ours
-WAITING = 1024  # records that wait for the disk; then the run does
-DIGITS = 16  # of a run's id are random, as many are the input's
+MAX_RECORD_BYTES = 256 * 2**20  # a longer line was not written by a run
+MAX_PENDING_RECORDS = 1024  # records that wait to be written; beyond that the run waits
+RUN_ID_PART_DIGITS = 16  # a run's id is so many random hexadecimal digits, then as many of the input's digest
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """A run: its random id, its input, and what its lines get that they do not say.
+class RunIdentity(msgspec.Struct, frozen=True):
+    """Identity of a run: its id, the digest of its input, and its defaults.
 
-    `results` holds where the reading of the results begins, by partition; None for a run over HTTP.
+    `result_offsets`: the offset of each partition from which results are read; None for a run over HTTP.
     """
 
     run: str
     digest: str
     defaults: Defaults
-    results: dict[str, int] | None = None
+    result_offsets: dict[str, int] | None = msgspec.field(default=None, name="results")
 
 
 class Journal:
-    """The open output; nobody else has it. Use `open`.
+    """The open and locked output file of one run. Use `open`.
 
     Attributes:
-        identity: None until `begin`, where there was none to go on with.
-        done: how many lines are in it already; `failed` of them are errors.
+        identity: None for a new run until `begin`.
+        done: number of lines that have a record; `failed` of them are errors.
     """
 
-    def __init__(self, path: Path, source: Source, file: IO[bytes]) -> None:
+    def __init__(self, path: Path, source: InputFile, file: IO[bytes]) -> None:
         self.path = path
-        self.identity: Identity | None = None
+        self.identity: RunIdentity | None = None
         self.done = self.failed = 0
         self._source = source
         self._file = file
         self._seen = bytearray(source.lines // 8 + 1)
-        self._records: asyncio.Queue[Record | None] = asyncio.Queue(WAITING)
+        self._records: asyncio.Queue[Record | None] = asyncio.Queue(MAX_PENDING_RECORDS)
 
     @classmethod
-    def open(cls, path: Path, source: Source) -> Journal:
-        """Raises ConfigError where `path` cannot be the output of `source`, or another run has it open."""
+    def open(cls, path: Path, source: InputFile) -> Journal:
+        """Open the output of a run over `source`, new or to be resumed.
+
+        Raises ConfigError if `path` cannot be written, holds something else, or is open in another run.
+        """
         try:
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
         except OSError as error:
@@ -65,17 +68,17 @@ class Journal:
         journal = cls(path, source, file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            journal._go_on()
+            journal._resume()
         except BlockingIOError:
             file.close()
-            raise ConfigError(f"another run is writing {path}") from None
+            raise ConfigError(f"another run is writing to {path}") from None
         except BaseException:
             file.close()
             raise
         return journal
 
     @property
-    def _beside(self) -> Path:
+    def _identity_path(self) -> Path:
         return self.path.with_name(self.path.name + ".run")
 
     @property
@@ -88,27 +91,27 @@ class Journal:
         return self.identity.run
 
     @property
-    def results(self) -> dict[str, int] | None:
-        """Where the reading of the results begins."""
+    def result_offsets(self) -> dict[str, int] | None:
+        """The offset of each partition from which results are read; None for a run over HTTP."""
         assert self.identity is not None
-        return self.identity.results
+        return self.identity.result_offsets
 
-    def missing(self, number: int) -> bool:
-        """Whether that line of the input has no record yet."""
+    def is_missing(self, number: int) -> bool:
+        """Return whether a line of the input has no record yet."""
         return not self._seen[number // 8] >> number % 8 & 1
 
-    def begin(self, defaults: Defaults, results: dict[str, int] | None = None) -> None:
-        """Fix a new run's identity, on disk, before its first request."""
+    def begin(self, defaults: Defaults, result_offsets: dict[str, int] | None = None) -> None:
+        """Store the identity of a new run on disk, before its first request is sent."""
         if self.identity is None:
-            run = secrets.token_hex(DIGITS // 2) + self._source.digest[:DIGITS]
-            self.identity = Identity(run, self._source.digest, defaults, results)
-            _replace(self._beside, [msgspec.json.encode(self.identity)])
+            run = secrets.token_hex(RUN_ID_PART_DIGITS // 2) + self._source.digest[:RUN_ID_PART_DIGITS]
+            self.identity = RunIdentity(run, self._source.digest, defaults, result_offsets)
+            _replace(self._identity_path, [msgspec.json.encode(self.identity)])
 
     async def add(self, record: Record) -> None:
         await self._records.put(record)
 
     async def write(self) -> None:
-        """Write what is added, as many records as there are with one fsync, until `end`. Raises HeadraceError."""
+        """Write the added records until `end`, all that are pending with one fsync. Raises HeadraceError."""
         ended = False
         while not ended:
             batch = [await self._records.get()]
@@ -118,7 +121,7 @@ class Journal:
             await asyncio.to_thread(self._commit, [record for record in batch if record is not None])
 
     async def end(self) -> None:
-        """Nothing more is added."""
+        """Let `write` return once it has written all added records."""
         await self._records.put(None)
 
     def _commit(self, records: list[Record]) -> None:
@@ -132,85 +135,90 @@ class Journal:
         self.failed += sum(record.failed for record in records)
 
     def finish(self, *, ordered: bool) -> None:
-        """The run is complete: nothing but the output is left. Raises HeadraceError."""
+        """Sort the output if asked to, and remove the identity file. Raises HeadraceError."""
         try:
             if ordered:
-                self._sort()
-            self._beside.unlink(missing_ok=True)
+                self._sort_output()
+            self._identity_path.unlink(missing_ok=True)
         except OSError as error:
-            raise HeadraceError(f"cannot finish {self.path}: {error.strerror}") from None
+            raise HeadraceError(f"cannot finish writing {self.path}: {error.strerror}") from None
 
     def close(self) -> None:
         self._file.close()
 
-    def _go_on(self) -> None:
-        """Find the run that the output is of, mark what it has done, and cut off what is torn."""
-        if self._beside.exists():
+    def _resume(self) -> None:
+        """Find the run that wrote the output, mark its finished lines, and cut off a torn record."""
+        if self._identity_path.exists():
             try:
-                self.identity = msgspec.json.decode(self._beside.read_bytes(), type=Identity)
+                self.identity = msgspec.json.decode(self._identity_path.read_bytes(), type=RunIdentity)
             except (msgspec.MsgspecError, OSError) as error:
-                raise ConfigError(f"{self._beside} cannot be read: {error}") from None
+                raise ConfigError(f"cannot read {self._identity_path}: {error}") from None
             if self.identity.digest != self._source.digest:
-                raise ConfigError(f"{self.path} was begun with another input than {self._source.path}")
+                raise ConfigError(f"{self.path} belongs to a run with another input than {self._source.path}")
         run = self.identity.run if self.identity else None
-        end = self._mark(run)
+        end = self._mark_finished_lines(run)
         self._file.truncate(end)
         self._file.seek(end)
 
-    def _mark(self, run: str | None) -> int:
-        """Mark the lines that have a record; where the last whole record ends."""
+    def _mark_finished_lines(self, run: str | None) -> int:
+        """Mark the lines that have a record, and return the position after the last whole record."""
         end = 0
-        while raw := self._file.readline(MOST_RECORD):
+        while raw := self._file.readline(MAX_RECORD_BYTES):
             torn = not raw.endswith(b"\n")
             if torn and (end or run):
-                break  # half a line is always the last
-            head = _head(raw)
+                break  # only the last record can be torn
+            head = _parse_head(raw)
             found = ID.fullmatch(head.id) if head else None
-            if head is None or found is None or not self._ours(found[1], run) or int(found[2]) > self._source.lines:
-                raise ConfigError(f"{self.path} holds something else than results of {self._source.path}")
+            if (
+                head is None
+                or found is None
+                or not self._is_run_of_input(found[1], run)
+                or int(found[2]) > self._source.lines
+            ):
+                raise ConfigError(f"{self.path} exists and does not hold results of {self._source.path}")
             run, number = found[1], int(found[2])
-            if self.missing(number):
+            if self.is_missing(number):
                 self._seen[number // 8] |= 1 << number % 8
                 self.done += 1
                 self.failed += head.response is None or head.response.status_code >= 400
             end += len(raw)
         if run is not None and self.identity is None:
-            self.identity = Identity(run, self._source.digest, Defaults(""))
+            self.identity = RunIdentity(run, self._source.digest, Defaults(""))
         return end
 
-    def _ours(self, run: str, known: str | None) -> bool:
-        return run == known if known else run.endswith(self._source.digest[:DIGITS])
+    def _is_run_of_input(self, run: str, known: str | None) -> bool:
+        return run == known if known else run.endswith(self._source.digest[:RUN_ID_PART_DIGITS])
 
-    def _sort(self) -> None:
-        """In the order of the input, by an index of 8 bytes a line."""
-        places = array("Q", bytes(8 * (self._source.lines + 1)))
+    def _sort_output(self) -> None:
+        """Put the records into the order of the input, with an index of 8 bytes per line."""
+        positions = array("Q", bytes(8 * (self._source.lines + 1)))  # of the record, plus 1; 0: no record
         self._file.seek(0)
-        place = 0
+        position = 0
         while raw := self._file.readline():
-            head = _head(raw)
+            head = _parse_head(raw)
             found = ID.fullmatch(head.id) if head else None
             assert found is not None
-            places[int(found[2])] = place + 1
-            place += len(raw)
+            positions[int(found[2])] = position + 1
+            position += len(raw)
 
         def records() -> Iterator[bytes]:
-            for place in places:
-                if place:
-                    self._file.seek(place - 1)
+            for position in positions:
+                if position:
+                    self._file.seek(position - 1)
                     yield self._file.readline()
 
         _replace(self.path, records())
 
 
-def _head(raw: bytes) -> Head | None:
+def _parse_head(raw: bytes) -> RecordHead | None:
     try:
-        return msgspec.json.decode(raw, type=Head)
+        return msgspec.json.decode(raw, type=RecordHead)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def _replace(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file whole or not at all."""
+    """Replace a file atomically and durably."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Reads what is committed in whole topics, without a group: whoever reads takes nothing from anybody else."""
+"""Read the committed records of whole topics. Without a consumer group, readers do not affect each other."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from shared.kafka.connection import consumer, unavailable
 from shared.kafka.message import Record
 from shared.settings import Settings
 
-REFRESH = 1.0  # seconds between looks for topics and partitions that are new
+METADATA_REFRESH_S = 1.0  # how often new topics and partitions are looked up
 
 
 class TopicReader:
-    """All partitions of some topics, those too that appear later. All calls block.
+    """Reader of all partitions of some topics, including partitions that appear later. All calls block.
 
     Args:
-        begin: the first offset of each partition, by `topic/partition`; others are read from their beginning.
+        begin: offset at which to start, by `topic/partition`; other partitions are read from their beginning.
 
-    Every call raises Unavailable where the brokers fail.
+    Every call raises Unavailable if the brokers fail.
     """
 
     def __init__(self, settings: Settings, topics: Sequence[str], begin: Mapping[str, int]) -> None:
@@ -32,7 +32,7 @@ class TopicReader:
         self._assigned: set[TopicPartition] = set()
         self._refresh_at = 0.0
         try:
-            self._consumer = consumer(settings, group_id=None, metadata_max_age_ms=int(REFRESH * 1000))
+            self._consumer = consumer(settings, group_id=None, metadata_max_age_ms=int(METADATA_REFRESH_S * 1000))
         except KafkaError as error:
             raise unavailable(error) from error
 
@@ -47,17 +47,17 @@ class TopicReader:
     def close(self) -> None:
         self._consumer.close(timeout_ms=2_000)
 
-    def ends(self) -> dict[str, int]:
-        """Where each partition ends now."""
+    def end_offsets(self) -> dict[str, int]:
+        """Return the current end offset of each partition, by `topic/partition`."""
         try:
-            places = self._places()
-            found = self._consumer.end_offsets(places) if places else {}
+            partitions = self._partitions()
+            found = self._consumer.end_offsets(partitions) if partitions else {}
         except KafkaError as error:
             raise unavailable(error) from error
-        return {_name(place): offset for place, offset in found.items()}
+        return {_name(partition): offset for partition, offset in found.items()}
 
     def poll(self, seconds: float) -> list[Record]:
-        """What has come, waiting up to `seconds` for something."""
+        """Return new records; wait up to `seconds` for the first."""
         try:
             self._assign()
             if not self._assigned:
@@ -71,13 +71,13 @@ class TopicReader:
             self._positions[f"{record.topic}/{record.partition}"] = record.offset + 1
         return records
 
-    def reached(self, ends: Mapping[str, int]) -> bool:
-        """Whether all before `ends` has been read: markers of transactions count, and are no records."""
+    def has_reached(self, ends: Mapping[str, int]) -> bool:
+        """Return whether everything before `ends` has been read. Transaction markers take offsets, too."""
         try:
             return all(
-                end == 0 or self._consumer.position(place) >= end
-                for place in self._assigned
-                if (end := ends.get(_name(place), 0))
+                end == 0 or self._consumer.position(partition) >= end
+                for partition in self._assigned
+                if (end := ends.get(_name(partition), 0))
             ) and len(self._assigned) >= len(ends)
         except KafkaError as error:
             raise unavailable(error) from error
@@ -85,16 +85,16 @@ class TopicReader:
     def _assign(self) -> None:
         if time.monotonic() < self._refresh_at:
             return
-        self._refresh_at = time.monotonic() + REFRESH
-        places = set(self._places())
-        if places <= self._assigned:
+        self._refresh_at = time.monotonic() + METADATA_REFRESH_S
+        partitions = set(self._partitions())
+        if partitions <= self._assigned:
             return
-        self._consumer.assign(sorted(places))
-        for place in places:
-            self._consumer.seek(place, self._positions.get(_name(place), 0))
-        self._assigned = places
+        self._consumer.assign(sorted(partitions))
+        for partition in partitions:
+            self._consumer.seek(partition, self._positions.get(_name(partition), 0))
+        self._assigned = partitions
 
-    def _places(self) -> list[TopicPartition]:
+    def _partitions(self) -> list[TopicPartition]:
         return [
             TopicPartition(topic, partition)
             for topic in self._topics
@@ -102,5 +102,5 @@ class TopicReader:
         ]
 
 
-def _name(place: TopicPartition) -> str:
-    return f"{place.topic}/{place.partition}"
+def _name(partition: TopicPartition) -> str:
+    return f"{partition.topic}/{partition.partition}"

@@ -1,4 +1,4 @@
-"""A line of input as a request's record, and a result as what the line's API would have answered."""
+"""Convert an input line to a Kafka record, and a result to the answer that the line's API would have given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.batch.input_file import CHAT, Line
+from headrace.batch.input_file import CHAT_URL, Line
 from shared.errors import HeadraceError, InvalidRequest, error_classes
 from shared.kafka import topics
 from shared.kafka.message import KafkaRequest, Outgoing, Record, request_record
@@ -25,13 +25,13 @@ from shared.schemas.openai.chat import (
 from shared.schemas.parsing import validate
 
 SOURCE = "/headrace/cli"
-# fields that a job has as a chat completion has them
-SHARED = {"messages", "response_format", "structured_outputs", "tools", "tool_choice", "parallel_tool_calls"}
+# fields that are the same in a job and in a chat completion
+SHARED_FIELDS = {"messages", "response_format", "structured_outputs", "tools", "tool_choice", "parallel_tool_calls"}
 
 
-def record_of(line: Line, event_id: str, key: str) -> Outgoing:
-    """The record that asks for a line. Raises InvalidRequest where no worker would take it."""
-    body = _from_chat(line.body) if line.url == CHAT else line.body
+def to_kafka_record(line: Line, event_id: str, key: str) -> Outgoing:
+    """Return the request record of a line. Raises InvalidRequest if workers would refuse it."""
+    body = _job_body_from_chat(line.body) if line.url == CHAT_URL else line.body
     request = validate(msgspec.json.encode(body), KafkaRequest)
     request.to_request(request.tenant)
     return request_record(
@@ -39,24 +39,24 @@ def record_of(line: Line, event_id: str, key: str) -> Outgoing:
     )
 
 
-def _from_chat(body: dict[str, Any]) -> dict[str, Any]:
-    """A chat completion's body as a job's."""
+def _job_body_from_chat(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of the job that is equivalent to a chat completion's body."""
     chat = validate(msgspec.json.encode(body), ChatRequest)
     request = chat.to_request("default", stream=False)
     params = msgspec.structs.replace(request.params, structured_outputs=None)
     fields: dict[str, Any] = {
         "model": request.model,
         "priority": request.priority.value,
-        **chat.model_dump(include=SHARED, exclude_none=True, by_alias=True),
+        **chat.model_dump(include=SHARED_FIELDS, exclude_none=True, by_alias=True),
         **msgspec.to_builtins(params),
     }
     optional = {"seed": chat.seed, "timeout": chat.timeout}
     return fields | {name: value for name, value in optional.items() if value is not None}
 
 
-def completion_of(job: Job) -> dict[str, Any]:
-    """A job that has completed, as OpenAI's chat completion."""
-    found = ChatCompletion(
+def to_chat_completion(job: Job) -> dict[str, Any]:
+    """Return a completed job as an OpenAI chat completion."""
+    completion = ChatCompletion(
         id="chatcmpl-" + job.id.removeprefix("req_"),
         created=int(job.created_at),
         model=job.model,
@@ -72,8 +72,8 @@ def completion_of(job: Job) -> dict[str, Any]:
         usage=job.usage or Usage(0, 0, 0),
         system_fingerprint=job.system_fingerprint,
     )
-    told: dict[str, Any] = msgspec.to_builtins(found)
-    return told
+    body: dict[str, Any] = msgspec.to_builtins(completion)
+    return body
 
 
 def _logprobs(given: list[JobLogprobs] | msgspec.UnsetType) -> Logprobs | None:
@@ -92,15 +92,15 @@ def _logprobs(given: list[JobLogprobs] | msgspec.UnsetType) -> Logprobs | None:
     )
 
 
-def header(record: Record, name: str) -> str | None:
-    """A header, of somebody else's record too: what cannot be read is none."""
+def readable_header(record: Record, name: str) -> str | None:
+    """Return the value of a header; None if it is missing or, in a foreign record, not readable."""
     try:
         return record.header(name)
     except HeadraceError:
         return None
 
 
-def refusal_of(letter: Record) -> HeadraceError:
-    """Why a record became a dead letter."""
-    kind = error_classes().get(header(letter, "headrace-error-code") or "", InvalidRequest)
-    return kind(header(letter, "headrace-error-message") or "refused")
+def error_from_dead_letter(letter: Record) -> HeadraceError:
+    """Return the error for which a record became a dead letter."""
+    kind = error_classes().get(readable_header(letter, "headrace-error-code") or "", InvalidRequest)
+    return kind(readable_header(letter, "headrace-error-message") or "refused")

@@ -1,7 +1,7 @@
-"""Runs one line over Kafka: a request into its model's topic, its result out of the topic of results.
+"""Run the lines of a batch over Kafka: requests go into their model's topic, results come from the result topic.
 
-The id of a request's event is made of the run and the line, so one sent again is the same request. A resumed run
-reads the results from where they were when the run began.
+The event id of a request is made of the run's id and the line's number, so that a line sent again is the same
+request. A resumed run reads the results from the offsets at which the run began.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from typing import Any, Self
 import msgspec
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from headrace.batch.input_file import CHAT, Line
+from headrace.batch.input_file import CHAT_URL, Line
 from headrace.batch.kafka_reader import TopicReader
-from headrace.batch.kafka_records import completion_of, header, record_of, refusal_of
-from headrace.batch.output_record import Record, of_completion, of_job, of_refusal
+from headrace.batch.kafka_records import (
+    error_from_dead_letter,
+    readable_header,
+    to_chat_completion,
+    to_kafka_record,
+)
+from headrace.batch.output_record import Record
 from shared.errors import HeadraceError, PayloadTooLarge
 from shared.kafka import topics
 from shared.kafka.connection import producer, unavailable
@@ -26,38 +31,38 @@ from shared.kafka.message import Record as KafkaRecord
 from shared.schemas.native.jobs import Job
 from shared.settings import Settings
 
-WATCHED = (topics.RESULTS, topics.DEAD_LETTERS)
-POLL = 0.2  # seconds
+WATCHED_TOPICS = (topics.RESULTS, topics.DEAD_LETTERS)
+POLL_S = 0.2
 
 Answer = Job | HeadraceError
 
 
-def beginning(settings: Settings) -> dict[str, int]:
-    """Where the reading of a run's results begins. Raises ConfigError, Unavailable."""
-    with TopicReader(settings, WATCHED, {}) as reader:
-        return reader.ends()
+def current_end_offsets(settings: Settings) -> dict[str, int]:
+    """Return the offsets from which a run that begins now reads its results. Raises ConfigError, Unavailable."""
+    with TopicReader(settings, WATCHED_TOPICS, {}) as reader:
+        return reader.end_offsets()
 
 
-class OverKafka:
-    """A Way.
+class KafkaLineRunner:
+    """LineRunner over Kafka.
 
     Args:
-        run: the run's id.
-        begin: what `beginning` said when it began.
-        missing: whether a line still wants its result.
+        run: id of the run.
+        begin: the result of `current_end_offsets` when the run began.
+        is_missing: returns whether a line has no record yet.
     """
 
     def __init__(
-        self, settings: Settings, run: str, begin: Mapping[str, int], missing: Callable[[int], bool]
+        self, settings: Settings, run: str, begin: Mapping[str, int], is_missing: Callable[[int], bool]
     ) -> None:
         self._settings = settings
         self._run = run
         self._begin = begin
-        self._missing = missing
+        self._is_missing = is_missing
         self._answers: dict[int, asyncio.Future[Answer]] = {}
 
     async def __aenter__(self) -> Self:
-        self._reader = await asyncio.to_thread(TopicReader, self._settings, WATCHED, self._begin)
+        self._reader = await asyncio.to_thread(TopicReader, self._settings, WATCHED_TOPICS, self._begin)
         try:
             self._producer = await asyncio.to_thread(producer, self._settings, linger_ms=5)
         except KafkaError as error:
@@ -75,33 +80,33 @@ class OverKafka:
         await asyncio.to_thread(self._reader.close)
 
     async def result(self, line: Line) -> Record:
-        """Waits for as long as no worker answers. Raises Unavailable where the brokers fail."""
+        """Return the record of a line, however long it takes. Raises Unavailable if the brokers fail."""
         answer = self._answer(line.number)
         try:
             if not answer.done():
-                await self._send(record_of(line, f"{self._run}-{line.number}", f"{self._run}-{line.number}"))
+                await self._send(to_kafka_record(line, f"{self._run}-{line.number}", f"{self._run}-{line.number}"))
                 either: set[asyncio.Future[Any]] = {answer, self._reading}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 self._reading.result()
             return self._record(line, answer.result())
         except PayloadTooLarge as error:
-            return of_refusal(self._run, line, error)
+            return Record.from_refusal(self._run, line, error)
         except HeadraceError as error:
             if error.retryable:
                 raise
-            return of_refusal(self._run, line, error)
+            return Record.from_refusal(self._run, line, error)
         finally:
             del self._answers[line.number]
 
     def _record(self, line: Line, answer: Answer) -> Record:
         if isinstance(answer, HeadraceError):
-            return of_refusal(self._run, line, answer)
-        if line.url != CHAT:
-            return of_job(self._run, line, msgspec.to_builtins(answer))
+            return Record.from_refusal(self._run, line, answer)
+        if line.url != CHAT_URL:
+            return Record.from_job(self._run, line, msgspec.to_builtins(answer))
         if answer.error is not None:
-            return of_refusal(self._run, line, answer.error.to_error())
-        return of_completion(self._run, line, completion_of(answer))
+            return Record.from_refusal(self._run, line, answer.error.to_error())
+        return Record.from_completion(self._run, line, to_chat_completion(answer))
 
     def _answer(self, number: int) -> asyncio.Future[Answer]:
         if number not in self._answers:
@@ -109,7 +114,7 @@ class OverKafka:
         return self._answers[number]
 
     async def _send(self, record: Outgoing) -> None:
-        """Until the brokers have it."""
+        """Send a record and wait until the brokers have acknowledged it."""
         loop = asyncio.get_running_loop()
         acknowledged = loop.create_future()
 
@@ -124,22 +129,24 @@ class OverKafka:
             if isinstance(outcome, Exception):
                 raise outcome
         except MessageSizeTooLargeError:
-            raise PayloadTooLarge("the request is too long for Kafka's topic") from None
+            raise PayloadTooLarge("the request exceeds the topic's maximum message size") from None
         except KafkaError as error:
             raise unavailable(error) from error
 
     async def _read(self) -> None:
         while True:
-            for record in await asyncio.to_thread(self._reader.poll, POLL):
+            for record in await asyncio.to_thread(self._reader.poll, POLL_S):
                 self._take(record)
 
     def _take(self, record: KafkaRecord) -> None:
-        letter = record.topic == topics.DEAD_LETTERS
-        run, _, number = (header(record, "ce_id" if letter else "ce_subject") or "").rpartition("-")
-        if run != self._run or not number.isdecimal() or not self._missing(int(number)):
+        is_dead_letter = record.topic == topics.DEAD_LETTERS
+        run, _, number = (readable_header(record, "ce_id" if is_dead_letter else "ce_subject") or "").rpartition(
+            "-"
+        )
+        if run != self._run or not number.isdecimal() or not self._is_missing(int(number)):
             return
         try:
-            found: Answer = refusal_of(record) if letter else read_result(record)
+            found: Answer = error_from_dead_letter(record) if is_dead_letter else read_result(record)
         except HeadraceError as error:
             found = error
         answer = self._answer(int(number))

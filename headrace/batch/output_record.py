@@ -1,4 +1,4 @@
-"""One line of the output, as OpenAI's batches have it. Its id tells the run and the line of the input.
+"""One record of a batch run's output, as in OpenAI's batches. Its id holds the run's id and the line's number.
 
 Reference: OpenAI API, "The request output object".
 """
@@ -28,7 +28,7 @@ class Failure(msgspec.Struct):
 
 
 class Record(msgspec.Struct):
-    """`response` has what the API answered, also a refusal; `error` what never became a request."""
+    """Outcome of one line: the API's `response`, which may be a refusal, or the `error` of an invalid line."""
 
     id: str
     custom_id: str | None
@@ -41,48 +41,48 @@ class Record(msgspec.Struct):
 
     @property
     def usage(self) -> tuple[int, int]:
-        """Tokens of the prompt and of the answer."""
-        found = (self.response.body.get("usage") if self.response else None) or {}
-        return found.get("prompt_tokens", 0), found.get("completion_tokens", 0)
+        """Prompt tokens and completion tokens."""
+        usage = (self.response.body.get("usage") if self.response else None) or {}
+        return usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+
+    @classmethod
+    def from_completion(cls, run: str, line: Line, body: dict[str, Any]) -> Record:
+        """Return the record of a chat completion."""
+        job_id = str(body["id"]).replace("chatcmpl-", "req_", 1)
+        return cls(record_id(run, line.number), line.custom_id, Response(200, job_id, body), None)
+
+    @classmethod
+    def from_job(cls, run: str, line: Line, job: dict[str, Any]) -> Record:
+        """Return the record of a job that has ended, with the HTTP status that its error would have had."""
+        status = 200
+        if (problem := job.get("error")) is not None:
+            status = error_classes().get(problem["code"], HeadraceError).status
+        elif job["state"] != "completed":
+            status = 409
+        return cls(record_id(run, line.number), line.custom_id, Response(status, job["id"], job), None)
+
+    @classmethod
+    def from_refusal(cls, run: str, line: Line, error: HeadraceError) -> Record:
+        """Return the record of a request that the API refused."""
+        body = {"error": {"message": error.message, "code": error.code, "param": error.param}}
+        return cls(record_id(run, line.number), line.custom_id, Response(error.status, "", body), None)
+
+    @classmethod
+    def from_bad_line(cls, run: str, line: Line, error: HeadraceError) -> Record:
+        """Return the record of a line that is not a valid request."""
+        return cls(record_id(run, line.number), line.custom_id, None, Failure(error.code, error.message))
 
 
-class Head(msgspec.Struct):
-    """What a resumed run needs of a record."""
+class RecordHead(msgspec.Struct):
+    """The fields of a record that a resumed run reads."""
 
     id: str
-    response: HeadResponse | None = None
+    response: RecordHeadResponse | None = None
 
 
-class HeadResponse(msgspec.Struct):
+class RecordHeadResponse(msgspec.Struct):
     status_code: int
 
 
 def record_id(run: str, number: int) -> str:
     return f"batch_req_{run}_{number}"
-
-
-def of_completion(run: str, line: Line, body: dict[str, Any]) -> Record:
-    """A chat completion."""
-    request_id = str(body["id"]).replace("chatcmpl-", "req_", 1)
-    return Record(record_id(run, line.number), line.custom_id, Response(200, request_id, body), None)
-
-
-def of_job(run: str, line: Line, job: dict[str, Any]) -> Record:
-    """A job that has ended, with the status that its error would have had."""
-    status = 200
-    if (problem := job.get("error")) is not None:
-        status = error_classes().get(problem["code"], HeadraceError).status
-    elif job["state"] != "completed":
-        status = 409
-    return Record(record_id(run, line.number), line.custom_id, Response(status, job["id"], job), None)
-
-
-def of_refusal(run: str, line: Line, error: HeadraceError) -> Record:
-    """What the API said no to."""
-    body = {"error": {"message": error.message, "code": error.code, "param": error.param}}
-    return Record(record_id(run, line.number), line.custom_id, Response(error.status, "", body), None)
-
-
-def of_bad_line(run: str, line: Line, error: HeadraceError) -> Record:
-    """A line that is no request."""
-    return Record(record_id(run, line.number), line.custom_id, None, Failure(error.code, error.message))

@@ -1,4 +1,4 @@
-"""How far a batch run is: counted, and shown on a terminal."""
+"""Progress of a batch run: its counts, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from headrace.batch.output_record import Record
 
 
 @dataclass
-class Meter:
-    """Counts of one run. `skipped` lines were done before it, `skipped_failed` of them are errors."""
+class RunCounts:
+    """Counts of one run. `skipped` lines were finished by an earlier run, `skipped_failed` of them as errors."""
 
     lines: int
     skipped: int = 0
     skipped_failed: int = 0
     done: int = 0
     failed: int = 0
-    flying: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    def see(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
         prompt, completion = record.usage
         self.done += 1
         self.failed += record.failed
@@ -50,10 +49,10 @@ class Meter:
 
 
 class _Bar(Progress):
-    """Looks at the meter whenever it is drawn: the run does not wait for the terminal."""
+    """Progress bar that reads the counts whenever it is drawn, so that the run never waits for the terminal."""
 
-    def __init__(self, meter: Meter, console: Console) -> None:
-        self._meter = meter
+    def __init__(self, counts: RunCounts, console: Console) -> None:
+        self._counts = counts
         self._task: TaskID | None = None
         super().__init__(
             BarColumn(None),
@@ -63,20 +62,20 @@ class _Bar(Progress):
             console=console,
             transient=True,
         )
-        self._task = self.add_task("", total=meter.lines, completed=meter.skipped, failed=0, rate=0.0)
+        self._task = self.add_task("", total=counts.lines, completed=counts.skipped, failed=0, rate=0.0)
 
     def get_renderables(self) -> Iterator[Any]:
         if self._task is not None:
-            told = self._meter.summary()
-            self.update(self._task, completed=told["done"], failed=told["failed"], rate=told["tokens_per_second"])
+            now = self._counts.summary()
+            self.update(self._task, completed=now["done"], failed=now["failed"], rate=now["tokens_per_second"])
         yield from super().get_renderables()
 
 
 @contextmanager
-def shown(meter: Meter, console: Console) -> Iterator[None]:
-    """A bar while the body runs, on a terminal; nothing elsewhere."""
+def progress_bar(counts: RunCounts, console: Console) -> Iterator[None]:
+    """Show a progress bar while the body runs, if the console is a terminal."""
     if not console.is_terminal:
         yield
         return
-    with _Bar(meter, console):
+    with _Bar(counts, console):
         yield

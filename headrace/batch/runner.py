@@ -1,4 +1,4 @@
-"""Takes lines from the input to the output, a bounded number at a time. It does not know how a line is run."""
+"""Run all lines of a batch, a bounded number at a time, and write their records to the journal."""
 
 from __future__ import annotations
 
@@ -8,40 +8,46 @@ from typing import Protocol
 
 from headrace.batch.input_file import Line
 from headrace.batch.journal import Journal
-from headrace.batch.output_record import Record, of_bad_line
-from headrace.batch.progress import Meter
+from headrace.batch.output_record import Record
+from headrace.batch.progress import RunCounts
 from shared.errors import HeadraceError
 
 
-class Way(Protocol):
-    """How a request gets to a worker, and its answer back."""
+class LineRunner(Protocol):
+    """Interface for running one line: send its request, and return the record of its answer."""
 
     async def result(self, line: Line) -> Record:
-        """Raises HeadraceError where the run cannot go on."""
+        """Return the record of a line. Raises HeadraceError if the run cannot continue."""
 
 
 class Runner:
-    """One run, from where its journal stands.
+    """One batch run, new or resumed.
 
     Args:
-        lines: those that have no record yet.
-        concurrency: most lines in flight.
+        lines: the lines that have no record yet.
+        concurrency: maximum number of lines in flight.
     """
 
     def __init__(
-        self, lines: Iterator[Line], journal: Journal, way: Way, meter: Meter, *, concurrency: int
+        self,
+        lines: Iterator[Line],
+        journal: Journal,
+        line_runner: LineRunner,
+        counts: RunCounts,
+        *,
+        concurrency: int,
     ) -> None:
         self._lines = lines
         self._journal = journal
-        self._way = way
-        self._meter = meter
+        self._line_runner = line_runner
+        self._counts = counts
         self._concurrency = concurrency
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: HeadraceError | None = None
         self.stopped = False
 
     async def run(self) -> None:
-        """Until all is done, or `stop`. Raises HeadraceError; what was done by then is in the journal."""
+        """Run until all lines are done, or `stop`. Raises HeadraceError; finished lines stay in the journal."""
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(self._write())
             async with asyncio.TaskGroup() as workers:
@@ -52,7 +58,7 @@ class Runner:
             raise self._failure
 
     def stop(self) -> None:
-        """Leave what is in flight to itself: the next run joins it."""
+        """End the run. Requests in flight continue on the server; the next run joins them."""
         self.stopped = True
         for task in self._tasks:
             task.cancel()
@@ -66,20 +72,16 @@ class Runner:
     async def _work(self) -> None:
         try:
             for line in self._lines:
-                self._meter.flying += 1
-                try:
-                    record = await self._record(line)
-                finally:
-                    self._meter.flying -= 1
+                record = await self._record(line)
                 await self._journal.add(record)
-                self._meter.see(record)
+                self._counts.add(record)
         except HeadraceError as error:
             self._fail(error)
 
     async def _record(self, line: Line) -> Record:
         if line.error is not None:
-            return of_bad_line(self._journal.run, line, line.error)
-        return await self._way.result(line)
+            return Record.from_bad_line(self._journal.run, line, line.error)
+        return await self._line_runner.result(line)
 
     def _fail(self, error: HeadraceError) -> None:
         self._failure = self._failure or error

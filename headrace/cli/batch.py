@@ -18,13 +18,13 @@ from headrace.cli.options import URL, ApiKey, Json, Url, client_at, first_model
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
-    from headrace.batch.input_file import Defaults, Source
+    from headrace.batch.input_file import Defaults, InputFile
     from headrace.batch.journal import Journal
-    from headrace.batch.progress import Meter
-    from headrace.batch.runner import Way
+    from headrace.batch.progress import RunCounts
+    from headrace.batch.runner import LineRunner
     from shared.settings import Settings
 
-    OpenWay = AbstractAsyncContextManager[Way]
+    OpenLineRunner = AbstractAsyncContextManager[LineRunner]
 
 app = typer.Typer(no_args_is_help=True, help="Files of requests, run through Ctrl-C and crashes.")
 
@@ -63,23 +63,25 @@ def run(
 
     The same command again goes on where it was stopped: no line is lost, none comes twice.
     """
-    from headrace.batch.input_file import Source
+    from headrace.batch.input_file import InputFile
     from headrace.batch.journal import Journal
-    from headrace.batch.progress import Meter
+    from headrace.batch.progress import RunCounts
 
     if out.exists() and source.exists() and out.samefile(source):
         raise ConfigError("the output cannot be the input")
-    given = Source.of(source)
+    given = InputFile.scan(source)
     journal = Journal.open(out, given)
     try:
-        meter = Meter(given.requests, journal.done, journal.failed)
+        counts = RunCounts(given.requests, journal.done, journal.failed)
         stopped = False
         if not journal.complete:
             settings = settings_for(kafka, config) if kafka else None
             at = (url, api_key)
             defaults = _defaults(journal, model, max_tokens, settings, at)
-            way = _kafka(journal, defaults, settings) if settings else _http(journal, defaults, at, patience)
-            stopped = _work(given, journal, meter, defaults, way, concurrency=concurrency)
+            line_runner = (
+                _kafka(journal, defaults, settings) if settings else _http(journal, defaults, at, patience)
+            )
+            stopped = _work(given, journal, counts, defaults, line_runner, concurrency=concurrency)
         if journal.complete:
             journal.finish(ordered=ordered)
     except HeadraceError:
@@ -87,7 +89,7 @@ def run(
         raise
     finally:
         journal.close()
-    _tell(meter.summary() | {"out": str(out), "stopped": stopped}, as_json)
+    _tell(counts.summary() | {"out": str(out), "stopped": stopped}, as_json)
     if stopped:
         raise typer.Exit(INTERRUPTED)
 
@@ -117,44 +119,50 @@ def _first_model(at: At) -> str:
         return first_model(client)
 
 
-def _http(journal: Journal, defaults: Defaults, at: At, patience: float) -> OpenWay:
-    from headrace.batch.http_runner import OverHttp
+def _http(journal: Journal, defaults: Defaults, at: At, patience: float) -> OpenLineRunner:
+    from headrace.batch.http_runner import HttpLineRunner
 
     journal.begin(defaults)
-    if journal.results is not None:
+    if journal.result_offsets is not None:
         raise ConfigError("the run was begun over Kafka: give --kafka")
     url, api_key = at
-    return OverHttp(url.split(","), journal.run, api_key=api_key, patience=patience)
+    return HttpLineRunner(url.split(","), journal.run, api_key=api_key, patience=patience)
 
 
-def _kafka(journal: Journal, defaults: Defaults, settings: Settings) -> OpenWay:
-    from headrace.batch.kafka_runner import OverKafka, beginning
+def _kafka(journal: Journal, defaults: Defaults, settings: Settings) -> OpenLineRunner:
+    from headrace.batch.kafka_runner import KafkaLineRunner, current_end_offsets
 
     if journal.identity is None:
-        journal.begin(defaults, beginning(settings))
-    if journal.results is None:
+        journal.begin(defaults, current_end_offsets(settings))
+    if journal.result_offsets is None:
         raise ConfigError("the run was begun over HTTP: leave --kafka out")
-    return OverKafka(settings, journal.run, journal.results, journal.missing)
+    return KafkaLineRunner(settings, journal.run, journal.result_offsets, journal.is_missing)
 
 
 def _work(
-    source: Source, journal: Journal, meter: Meter, defaults: Defaults, way: OpenWay, *, concurrency: int
+    source: InputFile,
+    journal: Journal,
+    counts: RunCounts,
+    defaults: Defaults,
+    line_runner: OpenLineRunner,
+    *,
+    concurrency: int,
 ) -> bool:
     """Whether it was stopped before its end."""
-    from headrace.batch.progress import shown
+    from headrace.batch.progress import progress_bar
     from headrace.batch.runner import Runner
 
     async def work() -> bool:
-        async with way as opened:
-            lines = source.read(journal.missing, defaults)
-            runner = Runner(lines, journal, opened, meter, concurrency=concurrency)
+        async with line_runner as opened:
+            lines = source.read(journal.is_missing, defaults)
+            runner = Runner(lines, journal, opened, counts, concurrency=concurrency)
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, runner.stop)
             await runner.run()
             return runner.stopped
 
-    with shown(meter, err):
+    with progress_bar(counts, err):
         return asyncio.run(work())
 
 

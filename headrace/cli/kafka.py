@@ -87,12 +87,12 @@ def submit(
 
 
 def _lines(text: str | None, file: Path | None, defaults: Any) -> Iterator[Line]:
-    from headrace.batch.input_file import JOBS, Line, Source
+    from headrace.batch.input_file import JOBS_URL, InputFile, Line
 
     if file is not None:
-        return Source.of(file).read(lambda number: True, defaults)
+        return InputFile.scan(file).read(lambda number: True, defaults)
     body = {"messages": [{"role": "user", "content": text}]}
-    return iter([Line(1, None, JOBS, defaults.complete(body))])
+    return iter([Line(1, None, JOBS_URL, defaults.apply(body))])
 
 
 def _send(
@@ -101,7 +101,7 @@ def _send(
     """Each line with the id of its event and where it is, or with what is wrong. Raises Unavailable."""
     from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-    from headrace.batch.kafka_records import record_of
+    from headrace.batch.kafka_records import to_kafka_record
     from shared.errors import PayloadTooLarge
     from shared.kafka.connection import producer, unavailable
 
@@ -122,7 +122,7 @@ def _send(
             try:
                 if line.error is not None:
                     raise line.error
-                record = record_of(line, event_id, event_id)
+                record = to_kafka_record(line, event_id, event_id)
                 waiting.append((line, event_id, writer.send(**record.arguments())))
             except MessageSizeTooLargeError:
                 yield line, PayloadTooLarge("the request is too long for Kafka's topic")
@@ -157,14 +157,14 @@ def tail(
     names = [topic or topics.RESULTS]
     wanted = set(event or ())
     with TopicReader(settings, names, {}) as looking:
-        ends = looking.ends()
+        ends = looking.end_offsets()
     try:
         with TopicReader(settings, names, ends if new else {}) as reader:
             while True:
                 for record in reader.poll(POLL):
                     shown = _show(record, wanted if event else None, as_json)
                     wanted.discard(shown or "")
-                if (event and not wanted) or not (follow or event or not reader.reached(ends)):
+                if (event and not wanted) or not (follow or event or not reader.has_reached(ends)):
                     return
     except KeyboardInterrupt:
         return
@@ -172,10 +172,10 @@ def tail(
 
 def _show(record: Record, wanted: set[str] | None, as_json: bool) -> str | None:
     """The id of the result's event, where it was shown."""
-    from headrace.batch.kafka_records import header
+    from headrace.batch.kafka_records import readable_header
     from shared.kafka.message import read_result
 
-    event_id = header(record, "ce_subject") or record.source
+    event_id = readable_header(record, "ce_subject") or record.source
     if wanted is not None and event_id not in wanted:
         return None
     if as_json:

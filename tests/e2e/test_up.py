@@ -182,7 +182,7 @@ def test_everything_works_with_kafka_before_the_queue(tmp_path: Path, bootstrap:
         batch = batches.start([line(f"c{number}", model=model) for number in range(20)])
         assert completed(batches, batch).request_counts.completed == 20
         with TopicReader(load(address(bootstrap)).settings, [topics.api_requests(model)], {}) as reader:
-            assert sum(reader.ends().values()) == 2  # a batch's lines are the tasks', and go straight
+            assert sum(reader.end_offsets().values()) == 2  # a batch's lines are the tasks', and go straight
     finally:
         launched.stop()
 

@@ -123,7 +123,7 @@ async def test_submit_and_tail(bench: Bench, tmp_path: Path) -> None:
         given = ["kafka", "submit", "--file", str(file), "--max-tokens", "3", "--id", name]
         out, err = await ended(start(bench, *given), 1)
         assert out.split() == [f"{name}-1", f"{name}-3"]
-        assert "line 2: the line is no JSON" in err
+        assert "line 2: the line is not valid JSON" in err
         await ended(start(bench, *given), 1)  # sent again, run once
         wanted = [option for each in (single, f"{name}-1", f"{name}-3") for option in ("--id", each)]
         out, _ = await ended(start(bench, "kafka", "tail", "--json", *wanted))

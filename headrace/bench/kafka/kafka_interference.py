@@ -54,8 +54,8 @@ def _backlog(place: Installation) -> Any:
 
             def tokens() -> int:
                 nonlocal made
-                ends = reader.ends()
-                while not reader.reached(ends):
+                ends = reader.end_offsets()
+                while not reader.has_reached(ends):
                     usages = [read_result(record).usage for record in reader.poll(POLL)]
                     made += sum(usage.completion_tokens for usage in usages if usage is not None)
                 return made

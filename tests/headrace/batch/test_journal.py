@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.batch.input_file import Defaults, Line, Source
+from headrace.batch.input_file import Defaults, InputFile, Line
 from headrace.batch.journal import Journal
-from headrace.batch.output_record import of_bad_line
+from headrace.batch.output_record import Record
 from shared.errors import ConfigError, InvalidRequest
 from tests.headrace.batch.conftest import chats, write
 
@@ -18,21 +18,21 @@ DEFAULTS = Defaults("m")
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
-    return Source.of(write(tmp_path / "in.jsonl", chats(20)))
+def source(tmp_path: Path) -> InputFile:
+    return InputFile.scan(write(tmp_path / "in.jsonl", chats(20)))
 
 
 async def fill(journal: Journal, *numbers: int) -> None:
     journal.begin(DEFAULTS)
     writing = asyncio.create_task(journal.write())
     for number in numbers:
-        await journal.add(of_bad_line(journal.run, Line(number, None), InvalidRequest("no")))
+        await journal.add(Record.from_bad_line(journal.run, Line(number, None), InvalidRequest("no")))
     await journal.end()
     await writing
     journal.close()
 
 
-async def test_a_torn_output_is_repaired_wherever_it_is_torn(source: Source, tmp_path: Path) -> None:
+async def test_a_torn_output_is_repaired_wherever_it_is_torn(source: InputFile, tmp_path: Path) -> None:
     """Given an output cut after any byte, or with zeros after it, Expect all whole records kept, and no others."""
     out = tmp_path / "out.jsonl"
     await fill(Journal.open(out, source), 3, 1, 2)
@@ -42,12 +42,12 @@ async def test_a_torn_output_is_repaired_wherever_it_is_torn(source: Source, tmp
         journal = Journal.open(out, source)
         whole = data[:cut].count(b"\n")
         assert journal.done == journal.failed == whole
-        assert [number for number in range(1, 21) if not journal.missing(number)] == sorted([3, 1, 2][:whole])
+        assert [number for number in range(1, 21) if not journal.is_missing(number)] == sorted([3, 1, 2][:whole])
         assert out.read_bytes().count(b"\n") == whole
         journal.close()
 
 
-async def test_one_run_at_a_time(source: Source, tmp_path: Path) -> None:
+async def test_one_run_at_a_time(source: InputFile, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     first = Journal.open(out, source)
     with pytest.raises(ConfigError, match="another run"):
@@ -56,16 +56,16 @@ async def test_one_run_at_a_time(source: Source, tmp_path: Path) -> None:
     Journal.open(out, source).close()
 
 
-async def test_a_begun_run_is_bound_to_its_input(source: Source, tmp_path: Path) -> None:
+async def test_a_begun_run_is_bound_to_its_input(source: InputFile, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     await fill(Journal.open(out, source))
     with source.path.open("a") as file:
         file.write("\n")
     with pytest.raises(ConfigError, match="another input"):
-        Journal.open(out, Source.of(source.path))
+        Journal.open(out, InputFile.scan(source.path))
 
 
-async def test_ordered(source: Source, tmp_path: Path) -> None:
+async def test_ordered(source: InputFile, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     numbers = [7, *range(20, 7, -1), *range(1, 7)]
     await fill(Journal.open(out, source), *numbers)

@@ -136,7 +136,7 @@ async def test_an_output_of_something_else_is_left_alone(cluster: Cluster, tmp_p
     """Given another file, or results of another input, Expect a refusal, and the file as it was."""
     source, out = write(tmp_path / "in.jsonl", chats(3)), tmp_path / "out.jsonl"
     out.write_text("my notes\n")
-    assert "something else" in (await Command(cluster.urls[0], source, out).ended(2))["error"]
+    assert "does not hold results" in (await Command(cluster.urls[0], source, out).ended(2))["error"]
     assert out.read_text() == "my notes\n"
     out.write_text("notes")
     await Command(cluster.urls[0], source, out).ended(2)
@@ -145,4 +145,4 @@ async def test_an_output_of_something_else_is_left_alone(cluster: Cluster, tmp_p
     assert "cannot read" in (await Command(cluster.urls[0], tmp_path / "none", out).ended(2))["error"]
     await Command(cluster.urls[0], source, out).ended()
     other = write(tmp_path / "other.jsonl", chats(4))
-    assert "something else" in (await Command(cluster.urls[0], other, out).ended(2))["error"]
+    assert "does not hold results" in (await Command(cluster.urls[0], other, out).ended(2))["error"]

@@ -247,7 +247,7 @@ async def test_jobs_take_and_tell_the_same(client: httpx.AsyncClient, worker: Sc
 
 def test_a_chat_line_is_the_same_work_by_kafka() -> None:
     """Given a batch's line with a format, or tools, expect the record to ask for the same."""
-    from headrace.batch.kafka_records import _from_chat
+    from headrace.batch.kafka_records import _job_body_from_chat
     from shared.kafka.message import KafkaRequest
     from shared.schemas.openai.chat import ChatRequest
 
@@ -265,7 +265,7 @@ def test_a_chat_line_is_the_same_work_by_kafka() -> None:
     ):
         body = {**chat(**fields), "messages": history}
         by_http = validate(json.dumps(body).encode(), ChatRequest).to_request("t", stream=False)
-        by_kafka = validate(json.dumps(_from_chat(body)).encode(), KafkaRequest).to_request("t")
+        by_kafka = validate(json.dumps(_job_body_from_chat(body)).encode(), KafkaRequest).to_request("t")
         assert by_kafka.messages == by_http.messages
         assert by_kafka.tools == by_http.tools
         assert by_kafka.params == by_http.params

@@ -140,9 +140,8 @@ class KafkaLineRunner:
 
     def _take(self, record: KafkaRecord) -> None:
         is_dead_letter = record.topic == topics.DEAD_LETTERS
-        run, _, number = (readable_header(record, "ce_id" if is_dead_letter else "ce_subject") or "").rpartition(
-            "-"
-        )
+        event_id = readable_header(record, "ce_id" if is_dead_letter else "ce_subject") or ""
+        run, _, number = event_id.rpartition("-")
         if run != self._run or not number.isdecimal() or not self._is_missing(int(number)):
             return
         try:

@@ -1,4 +1,4 @@
-"""Benchmarks, by subject: `engine`, `gateway`, `kafka`; `peers` runs other servers beside ours.
+"""Benchmarks by subject: `engine`, `gateway` and `kafka`; `peers` runs other engines, `harness` holds shared parts.
 
-The modules here are what several subjects share. Only `headrace.cli.bench` and the tests import this package.
+Only `headrace.cli` and the tests import this package.
 """

@@ -132,10 +132,12 @@ def engine(
     """The bare engine's output tokens/s, in pairs with other engines on the same work."""
     from headrace.bench.engine.engine_throughput import measure_engine
     from headrace.bench.engine.profile import Profile
-    from headrace.bench.harness.subprocess_run import run_side
+    from headrace.bench.harness.subprocess_run import run_in_subprocess
 
     if profile:
-        result: Any = Profile(**run_side("headrace.bench.engine.profile", model, seed, concurrency, quantization))
+        result: Any = Profile(
+            **run_in_subprocess("headrace.bench.engine.profile", model, seed, concurrency, quantization)
+        )
     else:
         result = measure_engine(
             model,
@@ -299,10 +301,12 @@ def batch(
 
             results[part] = measure_batches(lines, pace, repeats, console)
         elif part == "interactive":
-            from headrace.bench.kafka.kafka_interference import measure_beside
+            from headrace.bench.kafka.kafka_interference import measure_interference
 
             # the same prompts come twice: a cached beginning would make the second time look better
-            results[part] = measure_beside(model, bootstrap, repeats, seed, {"prefix_caching": False}, console)
+            results[part] = measure_interference(
+                model, bootstrap, repeats, seed, {"prefix_caching": False}, console
+            )
         else:
             from headrace.bench.kafka.kafka_throughput import measure_kafka
 

@@ -1,6 +1,6 @@
-"""`headrace bench batching`: what batching, chunking and the prefix cache gain, in one engine.
+"""`headrace bench batching`: the gain of batching, chunked prompts and the prefix cache, in one engine.
 
-Each part is a pair of runs, or several, that differ in one thing alone. It knows nothing of how figures are drawn.
+Each part consists of pairs of runs that differ in one thing only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from headrace.bench.engine.engine_driver import Driver, load_engine
+from headrace.bench.engine.engine_driver import EngineDriver, load_engine
 from headrace.bench.harness.report import Report, percentile
 from headrace.bench.harness.workload import make_mix
 from shared.protocol import Message, SamplingParams
@@ -30,16 +30,21 @@ from workers.engine.text.detokenizer import TextStream
 
 POLICIES = ("continuous", "dynamic", "static")
 CONCURRENCY = 32
-SHARED, SUFFIX, SHARED_REQUESTS, SHARED_OUTPUT = 512, 32, 32, 32  # the prefix part's tokens and requests
-STREAMS, STREAM_PROMPT, LONG_PROMPT = 16, 32, 4000  # of the stall part
+# part `prefix`
+PREFIX_REQUESTS = 32
+PREFIX_TOKENS, SUFFIX_TOKENS, PREFIX_OUTPUT_TOKENS = 512, 32, 32
+# part `stall`
+STREAMS, STREAM_PROMPT_TOKENS, LONG_PROMPT_TOKENS = 16, 32, 4000
+# part `steps`
 STEPS = 40
-WAITING = (10, 10_000)
+# part `waiting`
+WAITING_SEQUENCES = (10, 10_000)
 WAITING_STEPS = 400
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A figure without and with something, of each run; the ratio is the median over pairs."""
+    """A figure of each run, without and with what is measured. The ratio is the median over the pairs."""
 
     without: list[float]
     with_it: list[float]
@@ -54,15 +59,15 @@ class Pair:
 
 @dataclass
 class Batching:
-    """What was measured; a part that was left out is empty.
+    """Results; a part that was not measured is empty.
 
     Attributes:
         policies: a report of each run on the mix, by policy.
-        stall: p99 seconds between a running stream's tokens, without and with a long prompt that arrives.
-        budget: tokens a step in `stall`.
-        prefix: requests a second, without and with the prefix cache.
-        waiting: seconds that the scheduler takes a step, with few and with many that wait.
-        steps: seconds of a step that makes one token, and of one that makes CONCURRENCY: what a free seat costs.
+        stall: p99 seconds between tokens of running streams, without and with a long prompt arriving.
+        budget: tokens per step in `stall`.
+        prefix: requests per second, without and with the prefix cache.
+        waiting: seconds of one scheduler step, with few and with many waiting requests.
+        steps: seconds of a step that generates one token, and of one that generates CONCURRENCY tokens.
     """
 
     policies: dict[str, list[Report]] = field(default_factory=dict)
@@ -73,7 +78,7 @@ class Batching:
     steps: Pair | None = None
 
     def gain(self, policy: str) -> float:
-        """How many times the other policy's tokens/s continuous batching makes."""
+        """Return the tokens/s of continuous batching divided by that of another policy."""
         pairs = zip(self.policies["continuous"], self.policies[policy], strict=True)
         return statistics.median(a.output_tokens_per_second / b.output_tokens_per_second for a, b in pairs)
 
@@ -93,7 +98,7 @@ PARTS = ("policies", *PAIRS)
 def measure_batching(
     model: str, parts: list[str], budget: int, repeats: int, seed: int, console: Console
 ) -> Batching:
-    """Each of the named parts `repeats` times."""
+    """Measure the named parts, each `repeats` times."""
     found = Batching(budget=budget)
     if "policies" in parts:
         found.policies = compare_policies(model, repeats, seed, console)
@@ -112,22 +117,22 @@ def measure_batching(
 
 
 def compare_policies(model: str, repeats: int, seed: int, console: Console) -> dict[str, list[Report]]:
-    """The mix, CONCURRENCY requests at a time, under each policy in turn."""
+    """Run the mix with CONCURRENCY requests at a time, under each policy in turn."""
     reports: dict[str, list[Report]] = {policy: [] for policy in POLICIES}
     for number in range(repeats):
         for policy in POLICIES:
             console.print(f"run {number + 1} of {repeats}: {policy}")
             engine = load_engine(model, scheduling=policy, max_num_seqs=CONCURRENCY, prefix_caching=False)
-            Driver(engine).closed_loop(_mix(engine, seed - 1, 2), 2)
-            driver = Driver(engine)
-            seconds = driver.closed_loop(_mix(engine, seed, 48), CONCURRENCY)
-            reports[policy].append(Report.of(list(driver.samples.values()), seconds))
+            EngineDriver(engine).closed_loop(_mix_requests(engine, seed - 1, 2), 2)
+            driver = EngineDriver(engine)
+            seconds = driver.closed_loop(_mix_requests(engine, seed, 48), CONCURRENCY)
+            reports[policy].append(Report.from_samples(list(driver.samples.values()), seconds))
             del engine, driver
             gc.collect()
     return reports
 
 
-def _mix(engine: Engine, seed: int, count: int) -> Iterator[EngineRequest]:
+def _mix_requests(engine: Engine, seed: int, count: int) -> Iterator[EngineRequest]:
     for number, item in enumerate(make_mix(seed, count)):
         prompt = engine.tokenizer.encode_chat([Message("user", item.prompt)])
         yield _request(f"{seed}-{number}", prompt, item.output_tokens)
@@ -138,58 +143,58 @@ def _request(name: str, prompt: list[int], max_tokens: int) -> EngineRequest:
 
 
 def measure_stall(model: str, budget: int, seed: int) -> tuple[float, float]:
-    """p99 seconds between tokens of STREAMS running streams: undisturbed, and while a long prompt is computed."""
+    """Return the p99 seconds between tokens of STREAMS streams: undisturbed, and during a long prompt."""
     chance = random.Random(seed)  # noqa: S311  a benchmark must be repeatable
     engine = load_engine(
         model, max_num_batched_tokens=budget, max_num_seqs=STREAMS + 1, max_model_len=8192, prefix_caching=False
     )
-    driver = Driver(engine)
+    driver = EngineDriver(engine)
     for number in range(STREAMS):
-        driver.add(_request(f"stream-{number}", _tokens(chance, STREAM_PROMPT), 4000))
-    driver.until(lambda: all(sample.arrivals for sample in driver.samples.values()))
+        driver.add(_request(f"stream-{number}", _random_tokens(chance, STREAM_PROMPT_TOKENS), 4000))
+    driver.step_until(lambda: all(sample.arrivals for sample in driver.samples.values()))
     streams = list(driver.samples.values())
-    steps = -(-LONG_PROMPT // max(1, budget - STREAMS))
+    steps = -(-LONG_PROMPT_TOKENS // max(1, budget - STREAMS))
     for _ in range(steps):
         driver.step()
     quiet = [gap for sample in streams for gap in sample.gaps[-steps:]]
     before = [len(sample.gaps) for sample in streams]
-    driver.add(_request("long", _tokens(chance, LONG_PROMPT), 1))
-    driver.until(lambda: bool(driver.samples["long"].arrivals))
+    driver.add(_request("long", _random_tokens(chance, LONG_PROMPT_TOKENS), 1))
+    driver.step_until(lambda: bool(driver.samples["long"].arrivals))
     disturbed = [gap for sample, count in zip(streams, before, strict=True) for gap in sample.gaps[count:]]
     return percentile(sorted(quiet), 0.99), percentile(sorted(disturbed), 0.99)
 
 
-def _tokens(chance: random.Random, count: int) -> list[int]:
+def _random_tokens(chance: random.Random, count: int) -> list[int]:
     return [chance.randrange(1000, 40_000) for _ in range(count)]
 
 
 def measure_prefix(model: str, seed: int) -> tuple[float, float]:
-    """Requests a second without and with the prefix cache, all at once, of prompts that begin alike."""
+    """Return requests per second without and with the prefix cache; all prompts share their beginning."""
     rates = []
     for caching in (False, True):
         chance = random.Random(seed)  # noqa: S311  a benchmark must be repeatable
-        engine = load_engine(model, prefix_caching=caching, max_num_seqs=SHARED_REQUESTS)
-        Driver(engine).closed_loop([_request("warm up", _tokens(chance, 64), 4)], 1)
-        stem = _tokens(chance, SHARED)
+        engine = load_engine(model, prefix_caching=caching, max_num_seqs=PREFIX_REQUESTS)
+        EngineDriver(engine).closed_loop([_request("warm up", _random_tokens(chance, 64), 4)], 1)
+        prefix = _random_tokens(chance, PREFIX_TOKENS)
         requests = [
-            _request(str(number), [*stem, *_tokens(chance, SUFFIX)], SHARED_OUTPUT)
-            for number in range(SHARED_REQUESTS)
+            _request(str(number), [*prefix, *_random_tokens(chance, SUFFIX_TOKENS)], PREFIX_OUTPUT_TOKENS)
+            for number in range(PREFIX_REQUESTS)
         ]
-        rates.append(SHARED_REQUESTS / Driver(engine).closed_loop(requests, SHARED_REQUESTS))
+        rates.append(PREFIX_REQUESTS / EngineDriver(engine).closed_loop(requests, PREFIX_REQUESTS))
         del engine
         gc.collect()
     return rates[0], rates[1]
 
 
 def measure_steps(model: str, seed: int) -> tuple[float, float]:
-    """Median seconds of a step with one running stream, and with CONCURRENCY of them."""
+    """Return the median seconds of a step with one running stream, and with CONCURRENCY of them."""
     chance = random.Random(seed)  # noqa: S311  a benchmark must be repeatable
-    driver = Driver(load_engine(model, max_num_seqs=CONCURRENCY, prefix_caching=False))
+    driver = EngineDriver(load_engine(model, max_num_seqs=CONCURRENCY, prefix_caching=False))
     medians = []
     for streams in (1, CONCURRENCY):
         for number in range(streams - len(driver.running)):
-            driver.add(_request(f"{streams}-{number}", _tokens(chance, STREAM_PROMPT), 4000))
-        driver.until(lambda: all(sample.arrivals for sample in driver.samples.values()))
+            driver.add(_request(f"{streams}-{number}", _random_tokens(chance, STREAM_PROMPT_TOKENS), 4000))
+        driver.step_until(lambda: all(sample.arrivals for sample in driver.samples.values()))
         times = []
         for _ in range(STEPS):
             begin = time.perf_counter()
@@ -200,8 +205,8 @@ def measure_steps(model: str, seed: int) -> tuple[float, float]:
 
 
 def measure_waiting() -> tuple[float, float]:
-    """Median seconds of the scheduler's step with a full batch of answers, and few or many that wait; by turns."""
-    schedulers = [_full_scheduler(waiting) for waiting in WAITING]
+    """Return the median seconds of a scheduler step with a full batch and few or many waiting requests."""
+    schedulers = [_full_scheduler(waiting) for waiting in WAITING_SEQUENCES]
     spent: list[list[float]] = [[], []]
     for _ in range(WAITING_STEPS):
         for scheduler, times in zip(schedulers, spent, strict=True):

@@ -1,4 +1,4 @@
-"""The figures of `headrace bench batching` as tables, and as a plot in SVG, by plain string templates."""
+"""Results of `headrace bench batching` as tables, and as an SVG plot made from string templates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.table import Table
 
 from headrace.bench.engine.batching import (
     CONCURRENCY,
-    LONG_PROMPT,
-    SHARED,
-    SHARED_REQUESTS,
+    LONG_PROMPT_TOKENS,
+    PREFIX_REQUESTS,
+    PREFIX_TOKENS,
     STREAMS,
-    WAITING,
+    WAITING_SEQUENCES,
     Batching,
 )
 from headrace.bench.harness.report import Report
@@ -31,16 +31,16 @@ COLOURS = ("#2a6f97", "#a98467", "#adb5bd")
 
 def tables(found: Batching) -> Iterator[Table]:
     if found.policies:
-        table = Table("policy", *(name for name, _, _ in FIGURES), "continuous is", title="On the mix")
+        table = Table("policy", *(name for name, _, _ in FIGURES), "continuous gains", title="On the mix")
         for policy in found.policies:
-            gain = "" if policy == "continuous" else f"{found.gain(policy):.2f} times"
+            gain = "" if policy == "continuous" else f"{found.gain(policy):.2f} ×"
             table.add_row(policy, *(_text(value, unit) for value, unit in medians(found, policy)), gain)
         yield table
     names = {
-        "stall": f"p99 between tokens of {STREAMS} streams, {LONG_PROMPT} tokens arriving, budget {found.budget}",
-        "prefix": f"requests/s, {SHARED_REQUESTS} prompts with {SHARED} tokens in common, prefix cache",
-        "waiting": f"scheduler's step, {WAITING[0]:,} and {WAITING[1]:,} waiting",
-        "steps": f"a step's seconds, 1 and {CONCURRENCY} streams",
+        "stall": f"p99 between tokens of {STREAMS} streams; prompt of {LONG_PROMPT_TOKENS}, budget {found.budget}",
+        "prefix": f"requests/s of {PREFIX_REQUESTS} prompts with {PREFIX_TOKENS} tokens in common; prefix cache",
+        "waiting": f"scheduler step; {WAITING_SEQUENCES[0]:,} and {WAITING_SEQUENCES[1]:,} waiting requests",
+        "steps": f"engine step; 1 and {CONCURRENCY} streams",
     }
     rows = [(name, pair) for key, name in names.items() if (pair := getattr(found, key)) is not None]
     if rows:
@@ -52,12 +52,12 @@ def tables(found: Batching) -> Iterator[Table]:
 
 
 def medians(found: Batching, policy: str) -> list[tuple[float, str]]:
-    """Each of FIGURES, over the runs, with its unit."""
+    """Return the median over the runs of each of FIGURES, with its unit."""
     return [(statistics.median(map(get, found.policies[policy])), unit) for _, unit, get in FIGURES]
 
 
 def svg(found: Batching) -> str:
-    """A panel of bars for each figure, a bar for each policy."""
+    """Return a plot with a panel for each figure and a bar for each policy."""
     policies = list(found.policies)
     values = [medians(found, policy) for policy in policies]
     panels = []

@@ -1,4 +1,4 @@
-"""Drives an engine in this process, and notes when each request's tokens came."""
+"""Driver of an engine in this process, which records the arrival times of each request's tokens."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from workers.engine.config import EngineConfig
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
 
-GATHER = 0.001  # seconds between looks at a batch that waits for more requests
+POLL_S = 0.001  # while a batch waits for more requests
 
 
 def load_engine(model: str, **settings: Any) -> Engine:
-    """Raises ConfigError where there is no such model."""
+    """Load an engine with default settings but the given ones. Raises ConfigError if there is no such model."""
     return Engine.load(EngineConfig(model=ModelRepository(load({"model": model}).settings).folder(), **settings))
 
 
-class Driver:
-    """Steps an engine; `samples` holds what each request gave, by its id."""
+class EngineDriver:
+    """Driver of an engine's steps. `samples` holds the measurements of each request, by its id."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -35,7 +35,7 @@ class Driver:
         self._engine.add(request)
 
     def step(self) -> None:
-        """Raises what an engine's request ended with, where that was an error."""
+        """Run one step and record its tokens. Raises the error of a request that failed."""
         outputs = self._engine.step()
         now = time.perf_counter()
         for output in outputs:
@@ -49,14 +49,14 @@ class Driver:
                 sample.ended = now
                 self.running.discard(output.job_id)
         if not self._engine.stats().running and self._engine.has_work():
-            time.sleep(GATHER)
+            time.sleep(POLL_S)
 
-    def until(self, done: Callable[[], bool]) -> None:
+    def step_until(self, done: Callable[[], bool]) -> None:
         while not done():
             self.step()
 
     def closed_loop(self, requests: Iterable[EngineRequest], concurrency: int) -> float:
-        """All requests, so many at a time; seconds that it took."""
+        """Run all requests, `concurrency` at a time, and return the seconds that it took."""
         begin = time.perf_counter()
         todo: Iterator[EngineRequest] = iter(requests)
         more = True

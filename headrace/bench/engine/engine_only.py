@@ -1,4 +1,4 @@
-"""`python -m headrace.bench.engine.engine_only MODEL SEED`: the engine alone on the mix, as JSON on stdout."""
+"""`python -m headrace.bench.engine.engine_only MODEL SEED`: the engine alone on the mix, figures as JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from headrace.bench.harness.cpu_contention import foreign_load
-from headrace.bench.harness.report import BareRun
-from headrace.bench.harness.workload import CONCURRENCY, WorkItem, alone_mix, make_mix, warmup_mix
+from headrace.bench.harness.report import EngineOnlyRun
+from headrace.bench.harness.workload import CONCURRENCY, WorkItem, make_mix, ttft_mix, warmup_mix
 from shared.models.model_store import ModelRepository
 from shared.protocol import Message, SamplingParams
 from shared.settings import load
@@ -21,7 +21,10 @@ from workers.engine.interface import EngineRequest
 
 
 def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tuple[int, float, list[float]]:
-    """Output tokens, tokens/s, and each request's seconds to its first token, `concurrency` requests at a time."""
+    """Run requests, `concurrency` at a time.
+
+    Returns the output tokens, the tokens/s, and the seconds to each request's first token.
+    """
     todo = enumerate(items)
     started: dict[str, float] = {}
     first: dict[str, float] = {}
@@ -50,19 +53,19 @@ def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tupl
     return tokens, tokens / seconds, [first[name] - started[name] for name in started]
 
 
-def load_engine(model: str, **given: object) -> Engine:
-    """As the settings of environment and file say; what is given goes before theirs."""
+def load_engine_from_settings(model: str, **given: object) -> Engine:
+    """Load an engine with the settings of environment and file, overridden by `given`."""
     settings = load({"model": model, **given}).settings
     return Engine.load(EngineConfig.of(settings, ModelRepository(settings).folder()))
 
 
 def main(model: str, seed: int) -> None:
-    engine = load_engine(model)
+    engine = load_engine_from_settings(model)
     run_mix(engine, warmup_mix(seed), 2)
     with foreign_load() as during:
         tokens, rate, _ = run_mix(engine, make_mix(seed), CONCURRENCY)
-        _, _, waits = run_mix(engine, alone_mix(seed), 1)
-    found = BareRun(tokens, rate, statistics.median(waits), during.share)
+        _, _, waits = run_mix(engine, ttft_mix(seed), 1)
+    found = EngineOnlyRun(tokens, rate, statistics.median(waits), during.share)
     print(json.dumps(asdict(found)))
 
 

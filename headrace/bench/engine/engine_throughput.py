@@ -1,4 +1,4 @@
-"""`headrace bench engine`: the bare engine in turns with its peers on the same work, each in its own process."""
+"""`headrace bench engine`: the engine alone against other engines on the same work, in turn, each in a process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bench.harness.subprocess_run import run_side
+from headrace.bench.harness.subprocess_run import run_in_subprocess
 from headrace.bench.peers.peers import find_peers
 from shared.errors import HeadraceError
 from shared.models.model_store import ModelRepository
@@ -20,7 +20,7 @@ OURS = "headrace"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Output tokens/s of each run, in order, of our engine and each peer; a ratio is the median over pairs."""
+    """Output tokens/s of each run, by engine. A ratio is the median over the pairs."""
 
     rates: dict[str, list[float]]
 
@@ -46,19 +46,24 @@ class Comparison:
 def measure_engine(
     model: str, against: str, repeats: int, seed: int, console: Console, *, quantization: str, concurrency: int
 ) -> Comparison:
-    """Raises ConfigError for an unknown peer, HeadraceError where a run fails or sides made unequal answers."""
+    """Measure `repeats` runs of each engine.
+
+    Raises ConfigError for an unknown peer, HeadraceError if a run fails or the numbers of tokens differ.
+    """
     peers, missing = find_peers(against)
     for name in missing:
-        console.print(f"{name} is not installed, and left out: scripts/peers {name} sets it up")
+        console.print(f"skipping {name}, which is not installed; to install it, run scripts/peers {name}")
     folder = str(ModelRepository(load({"model": model}).settings).folder())
     rates: dict[str, list[float]] = {name: [] for name in (OURS, *(peer.name for peer in peers))}
     for number in range(repeats):
         console.print(f"run {number + 1} of {repeats}")
-        ours = run_side("headrace.bench.engine.peer_headrace", folder, seed, concurrency, quantization)
+        ours = run_in_subprocess("headrace.bench.engine.peer_headrace", folder, seed, concurrency, quantization)
         rates[OURS].append(ours["rate"])
         for peer in peers:
-            theirs = run_side(peer.module, folder, seed, concurrency, python=peer.python)
+            theirs = run_in_subprocess(peer.module, folder, seed, concurrency, python=peer.python)
             if theirs["tokens"] != ours["tokens"]:
-                raise HeadraceError(f"not the same work: {ours['tokens']} tokens, {peer.name} {theirs['tokens']}")
+                raise HeadraceError(
+                    f"the engines did not do the same work: {ours['tokens']} tokens, {peer.name} {theirs['tokens']}"
+                )
             rates[peer.name].append(theirs["rate"])
     return Comparison(rates)

@@ -1,7 +1,7 @@
-"""What a waiting and a finished request take in Redis: measured by filling a server through Transport and TokenLog.
+"""`headrace bench memory`: memory in Redis of a waiting and of a finished request.
 
-It knows no key: it compares the server's `used_memory` before and after, less what its clients and its append-only
-file hold for a moment.
+A server is filled through queue and token log. The figures are differences of the server's `used_memory`, without
+the transient buffers of its clients and its append-only file.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from shared.token_log.interface import Append
 
 MODEL = "memory"
 WORKER = "bench"
-BATCH = 100  # requests in hand at once
-PROMPTS = (0, 1024, 8192)  # bytes
-TOKENS = (0, 200, 400)
-PASSING = ("mem_clients_normal", "mem_clients_slaves", "mem_aof_buffer")
-TEXT = " river"  # of one token: six bytes, as common as any
+BATCH_REQUESTS = 100  # answered at a time
+PROMPT_BYTES = (0, 1024, 8192)
+ANSWER_TOKENS = (0, 200, 400)
+TRANSIENT_FIELDS = ("mem_clients_normal", "mem_clients_slaves", "mem_aof_buffer")
+TEXT = " river"  # text of one token, with a typical length of six bytes
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one request by its size, and what the formulas make of them.
+    """Memory of one request by its size, and the formulas fitted to it.
 
-    Args:
-        waiting: (bytes of the prompt, bytes taken) of requests in the queue.
-        finished: (tokens of the answer, bytes taken) of answers kept, one token in each append, the prompt gone.
-        batched: bytes of a finished answer of 200 tokens in appends of ten.
+    Attributes:
+        waiting: (prompt bytes, bytes in Redis) of requests in the queue.
+        finished: (answer tokens, bytes in Redis) of stored answers with one token per append, without the prompt.
+        batched: bytes in Redis of a stored answer of 200 tokens with ten tokens per append.
     """
 
     server: str
@@ -73,19 +73,19 @@ class Footprint:
         }
 
     def table(self) -> Table:
-        table = Table("a request", "bytes in Redis", title=f"{self.requests} requests each, {self.server}")
-        for size, taken in self.waiting:
-            table.add_row(f"waiting, prompt of {size} bytes", f"{taken:.0f}")
-        for tokens, taken in self.finished:
-            table.add_row(f"finished, {tokens} tokens, one in each append", f"{taken:.0f}")
-        table.add_row("finished, 200 tokens, ten in each append", f"{self.batched:.0f}")
+        table = Table("request", "bytes in Redis", title=f"{self.requests} requests each, {self.server}")
+        for size, used in self.waiting:
+            table.add_row(f"waiting, prompt of {size} bytes", f"{used:.0f}")
+        for tokens, used in self.finished:
+            table.add_row(f"finished, {tokens} tokens, one per append", f"{used:.0f}")
+        table.add_row("finished, 200 tokens, ten per append", f"{self.batched:.0f}")
         for name, formula in cast(dict[str, str], self.as_dict()["formula"]).items():
             table.add_row(f"formula, {name}", formula)
         return table
 
 
 def measure_memory(requests: int) -> Footprint:
-    """Fill an embedded server of its own with `requests` of each size."""
+    """Fill an embedded server with `requests` requests of each size, and measure its memory."""
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedServer(Path(folder), appendfsync="no")
         server.start()
@@ -102,8 +102,8 @@ async def _measure(url: str, requests: int) -> Footprint:
     backend = Backend.open(settings)
     try:
         await backend.start()
-        waiting = [(size, await _waiting(backend, requests, size)) for size in PROMPTS]
-        finished = [(tokens, await _finished(backend, requests, tokens, 1)) for tokens in TOKENS]
+        waiting = [(size, await _waiting(backend, requests, size)) for size in PROMPT_BYTES]
+        finished = [(tokens, await _finished(backend, requests, tokens, 1)) for tokens in ANSWER_TOKENS]
         batched = await _finished(backend, requests, 200, 10)
         info = await backend.redis.info("server")
         name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
@@ -114,24 +114,24 @@ async def _measure(url: str, requests: int) -> Footprint:
 
 async def _waiting(backend: Backend, number: int, size: int) -> float:
     await _empty(backend)
-    await _submit(backend, 1, size)  # what the first one makes for all
-    before = await _used(backend)
+    await _submit(backend, 1, size)  # creates the keys that all requests share
+    before = await _used_bytes(backend)
     await _submit(backend, number, size)
-    return (await _used(backend) - before) / number
+    return (await _used_bytes(backend) - before) / number
 
 
 async def _finished(backend: Backend, number: int, tokens: int, each: int) -> float:
-    """Also the answer's entries in the queue are there before: what is left of them afterwards is measured too."""
+    """Measure answers from before their submit, so that anything left in the queue counts, too."""
     await _empty(backend)
     await _answer(backend, 1, tokens, each)
-    before = await _used(backend)
-    for done in range(0, number, BATCH):
-        await _answer(backend, min(BATCH, number - done), tokens, each)
-    return (await _used(backend) - before) / number
+    before = await _used_bytes(backend)
+    for done in range(0, number, BATCH_REQUESTS):
+        await _answer(backend, min(BATCH_REQUESTS, number - done), tokens, each)
+    return (await _used_bytes(backend) - before) / number
 
 
 async def _empty(backend: Backend) -> None:
-    """Now, not in the background: that would give memory back while it is measured."""
+    """Delete all keys synchronously; in the background, memory would be freed during the measurement."""
     await backend.redis.execute_command("FLUSHALL", "SYNC")  # type: ignore[no-untyped-call]
 
 
@@ -171,6 +171,6 @@ def _events(tokens: int, each: int) -> Iterable[TokenEvent]:
     yield TokenEvent(tokens, (), Terminal(RequestState.COMPLETED, Usage(256, tokens)))
 
 
-async def _used(backend: Backend) -> int:
+async def _used_bytes(backend: Backend) -> int:
     info = await backend.redis.info("memory")
-    return int(info["used_memory"]) - sum(int(info[name]) for name in PASSING)
+    return int(info["used_memory"]) - sum(int(info[name]) for name in TRANSIENT_FIELDS)

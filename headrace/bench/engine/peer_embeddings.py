@@ -1,6 +1,4 @@
-"""`python -m headrace.bench.engine.peer_embeddings FOLDER LENGTHS SEED`: transformers' speed at embedding, as
-JSON.
-"""
+"""`python -m headrace.bench.engine.peer_embeddings FOLDER LENGTHS SEED`: transformers' embedding speed, as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from dataclasses import asdict
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from headrace.bench.engine.embeddings import speeds
+from headrace.bench.engine.embeddings import measure_speeds
 
 
 def main(folder: str, prompts: str, seed: int) -> None:
@@ -20,7 +18,7 @@ def main(folder: str, prompts: str, seed: int) -> None:
 
     @torch.inference_mode()
     def embed(inputs: list[str]) -> int:
-        """As all-MiniLM's own card does it: padded to the longest, the mean of each input's tokens, of length 1."""
+        """Embed as in all-MiniLM's model card: padded to the longest, mean of the tokens, scaled to length 1."""
         batch = tokenizer(inputs, padding=True, truncation=True, return_tensors="pt")
         mask = batch["attention_mask"]
         states = model(**batch).last_hidden_state
@@ -29,7 +27,7 @@ def main(folder: str, prompts: str, seed: int) -> None:
         vectors.tolist()
         return int(mask.sum())
 
-    print(json.dumps({batch: asdict(speed) for batch, speed in speeds(embed, prompts, seed).items()}))
+    print(json.dumps({batch: asdict(speed) for batch, speed in measure_speeds(embed, prompts, seed).items()}))
 
 
 if __name__ == "__main__":

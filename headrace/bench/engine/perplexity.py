@@ -1,7 +1,6 @@
-"""`headrace bench perplexity`: what int8 costs in quality, against float32 on the same text.
+"""`headrace bench perplexity`: perplexity of int8 against float32 on the same text.
 
-The text is that of the licences that torch ships beside its code: those of the pinned version are the same on each
-machine.
+The text is that of the licences in torch's package, which are the same on every machine for the pinned version.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from workers.engine.kernels.select import choose_kernels
 from workers.engine.models.loader import load_model, read_model_config
 from workers.engine.text.tokenizer import Tokenizer
 
-WINDOW = 512  # tokens that are read together, each window without the one before
-BLOCK = 16
+WINDOW_TOKENS = 512  # scored together, each window on its own
+BLOCK_SIZE = 16
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Over `tokens` predictions; `agreement` is the share of places where both would say the same greedy token."""
+    """Perplexities over `tokens` predictions. `agreement`: share of positions where the greedy tokens agree."""
 
     tokens: int
     float32: float
@@ -60,19 +59,19 @@ class Quality:
 
 
 def measure_perplexity(model: str, tokens: int, console: Console) -> Quality:
-    """Raises ConfigError where the text is shorter than `tokens`, or the model cannot be loaded."""
+    """Score the text with both. Raises ConfigError if it has fewer than `tokens`, or the model cannot be loaded."""
     settings = load({"model": model}).settings
     folder = ModelRepository(settings).folder()
     ids = Tokenizer(folder).encode(licence_text())
     if len(ids) < tokens:
-        raise ConfigError(f"the text has {len(ids)} tokens; ask for at most that many")
+        raise ConfigError(f"--tokens must be at most {len(ids)}, the length of the text, got {tokens}")
     models = []
     for quantization in ("none", "int8"):
         config = EngineConfig(folder, dtype="float32", quantization=quantization, cache_dir=settings.cache_dir)
         models.append(Scorer(config))
     lost, agreed, done = [0.0, 0.0], 0, 0
-    for start in range(0, tokens - 1, WINDOW):
-        window = ids[start : min(start + WINDOW, tokens - 1) + 1]
+    for start in range(0, tokens - 1, WINDOW_TOKENS):
+        window = ids[start : min(start + WINDOW_TOKENS, tokens - 1) + 1]
         scores = [scorer.score(window) for scorer in models]
         lost = [total + loss for total, (loss, _) in zip(lost, scores, strict=True)]
         agreed += int((scores[0][1] == scores[1][1]).sum())
@@ -83,7 +82,7 @@ def measure_perplexity(model: str, tokens: int, console: Console) -> Quality:
 
 
 def licence_text() -> str:
-    """Each different licence once, in the order of their paths."""
+    """Return the texts of all different licences, in the order of their paths."""
     packages = Path(str(importlib.metadata.distribution("torch").locate_file("")))
     paths = sorted(packages.glob("torch-*.dist-info/licenses/**/*"))
     texts = dict.fromkeys(path.read_text(encoding="utf-8") for path in paths if path.is_file())
@@ -91,7 +90,7 @@ def licence_text() -> str:
 
 
 class Scorer:
-    """A model that reads a window of tokens as the engine would, and says how well it foresaw each."""
+    """Model that computes a window of tokens as the engine does, and scores its predictions."""
 
     def __init__(self, config: EngineConfig) -> None:
         model_config = read_model_config(config.model)
@@ -101,16 +100,16 @@ class Scorer:
             model_config,
             dtype=torch.float32,
             device=device,
-            max_model_len=WINDOW,
+            max_model_len=WINDOW_TOKENS,
             kernels=choose_kernels(config, device, torch.float32),
             progress=lambda share: None,
         )
-        shape = (WINDOW // BLOCK, model_config.num_kv_heads, BLOCK, model_config.head_dim)
+        shape = (WINDOW_TOKENS // BLOCK_SIZE, model_config.num_kv_heads, BLOCK_SIZE, model_config.head_dim)
         self._caches = make_layer_caches(model_config.num_layers, shape, torch.float32, device)
 
     @torch.inference_mode()
     def score(self, window: list[int]) -> tuple[float, Tensor]:
-        """The sum of -log p of all tokens but the first, and the likeliest token at each place."""
+        """Return the sum of -log p of all tokens but the first, and the most likely token at each position."""
         logits = self._model.forward(_read(window[:-1]), self._caches)
         assert logits is not None
         likeliest = logits.argmax(-1)
@@ -119,8 +118,8 @@ class Scorer:
 
 
 def _read(tokens: list[int]) -> StepInputs:
-    """One sequence from its beginning, in blocks 0, 1, 2 …, every row of which is sampled."""
+    """Return the inputs of one sequence from its beginning, in blocks 0, 1, 2 …, with logits for every position."""
     rows = torch.arange(len(tokens))
-    blocks = torch.arange(WINDOW // BLOCK)[None]
+    blocks = torch.arange(WINDOW_TOKENS // BLOCK_SIZE)[None]
     spans = (Span(0, len(tokens), 0),)
     return StepInputs(torch.tensor(tokens), rows, torch.zeros_like(rows), blocks, rows, spans)

@@ -1,7 +1,7 @@
-"""`python -m headrace.bench.engine.profile MODEL SEED CONCURRENCY QUANTIZATION`: where a mix's time goes, as JSON.
+"""`python -m headrace.bench.engine.profile MODEL SEED CONCURRENCY QUANTIZATION`: time by part on the mix, as JSON.
 
-On the CPU: a GPU runs behind the clock's back. The floor is the same matrix products, of the same shapes in the
-same order, alone in the same process.
+It runs on the CPU, since a GPU works asynchronously. The floor is the time of the matrix products alone, with the
+same shapes, in the same order and in the same process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from headrace.bench.engine.engine_only import load_engine, run_mix
+from headrace.bench.engine.engine_only import load_engine_from_settings, run_mix
 from headrace.bench.harness.workload import peer_mix, warmup_mix
 from workers.engine import engine as engine_module
 from workers.engine.config import EngineConfig
@@ -33,7 +33,7 @@ NORMS = "norms, rope, activation"
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds by part, all of them, those of the floor; tokens/s while being timed."""
+    """Seconds by part, in total and of the floor; tokens/s while timed."""
 
     parts: dict[str, float]
     total: float
@@ -52,13 +52,13 @@ class Profile:
         for part, seconds in self.parts.items():
             table.add_row(part, f"{seconds:.2f}", f"{seconds / self.total:.1%}")
         table.add_section()
-        table.add_row("all", f"{self.total:.2f}", f"{self.rate:.1f} tokens/s")
-        table.add_row("floor: the products alone", f"{self.floor:.2f}", f"{self.share_of_floor:.1%}")
+        table.add_row("total", f"{self.total:.2f}", f"{self.rate:.1f} tokens/s")
+        table.add_row("floor: matrix products alone", f"{self.floor:.2f}", f"{self.share_of_floor:.1%}")
         return table
 
 
 class Clock:
-    """Seconds by part. What is timed within a timed part counts for the inner one alone."""
+    """Clock of seconds by part. Time of a nested part counts only for the inner part."""
 
     def __init__(self) -> None:
         self.parts: dict[str, float] = defaultdict(float)
@@ -79,7 +79,7 @@ class Clock:
 
 
 class TimedKernels:
-    """Kernels by a clock, which also remember each product's layer and number of rows."""
+    """Kernels that are timed, and that record the layer and number of rows of each matrix product."""
 
     def __init__(self, kernels: Kernels, clock: Clock) -> None:
         self._kernels = kernels
@@ -104,7 +104,7 @@ class TimedKernels:
         return product
 
     def floor(self) -> float:
-        """Seconds of all products that were made, once more and alone."""
+        """Repeat all recorded matrix products, and return the seconds that they take alone."""
         sizes = {(rows, size) for _, rows, size in self.products}
         inputs = {(rows, size): torch.rand(rows, size) for rows, size in sizes}
         begin = time.perf_counter()
@@ -122,7 +122,7 @@ def profile(model: str, seed: int, concurrency: int, quantization: str | None = 
         return made[-1]
 
     with patch.object(engine_module, "choose_kernels", timed_kernels):
-        engine = load_engine(model, quantization=quantization, device="cpu")
+        engine = load_engine_from_settings(model, quantization=quantization, device="cpu")
     [kernels] = made
     sampling = clock.timed("sampling", sample)
     step, schedule = clock.timed("the rest of a step", engine.step), engine._scheduler.schedule

@@ -1,7 +1,7 @@
-"""Random JSON schemas with the shapes of the public JSON Schema test suites, the same ones for the same seed.
+"""Random JSON schemas with the shapes of the public JSON Schema test suite, the same for the same seed.
 
-Each keyword that a grammar holds is in some of them: types, ranges, lengths, patterns, formats, constants, tuples,
-optional and required properties, unions, references. Whatever fits one is short, so that no answer need be cut off.
+They use every keyword that a grammar enforces: types, ranges, lengths, patterns, formats, constants, tuples,
+optional and required properties, unions, references. Every instance of a schema is short, so that no answer is cut.
 
 Reference: JSON-Schema-Test-Suite, draft 2020-12.
 """
@@ -29,8 +29,8 @@ DEPTH = 3
 
 
 def make_schemas(count: int, seed: int) -> list[Schema]:
-    """Objects, arrays and now and then a bare value."""
-    rng = random.Random(seed)  # noqa: S311  the same for the same seed
+    """Return schemas of objects, of arrays and, rarely, of plain values."""
+    rng = random.Random(seed)  # noqa: S311  a benchmark must be repeatable
     return [_root(rng) for _ in range(count)]
 
 
@@ -102,7 +102,7 @@ def _object(rng: random.Random, depth: int) -> Schema:
 
 
 def _dictionary(rng: random.Random, depth: int) -> Schema:
-    """Names that are not known beforehand."""
+    """Return an object schema whose property names are not fixed."""
     if rng.random() < 0.5:
         values = {"^[a-z]{1,6}$": _anything(rng, 0)}
         return {"type": "object", "patternProperties": values, "additionalProperties": False, "maxProperties": 3}
@@ -127,7 +127,7 @@ def _tuple(rng: random.Random, depth: int) -> Schema:
 
 
 def _union(rng: random.Random, depth: int) -> Schema:
-    if rng.random() < 0.3:  # told apart by a constant, as unions with a discriminator are
+    if rng.random() < 0.3:  # a constant selects the option, as in unions with a discriminator
         options = [_tagged(rng, tag) for tag in rng.sample(WORDS, 2)]
         return {"oneOf": options}
     return {"anyOf": [_anything(rng, depth - 1 if depth else 0) for _ in range(rng.randrange(1, 4))]}
@@ -144,7 +144,7 @@ def _tagged(rng: random.Random, tag: str) -> Schema:
 
 
 def _referring(rng: random.Random, depth: int) -> Schema:
-    """One definition, used twice, which uses another."""
+    """Return a schema that references one definition twice, which references another."""
     part = {
         "type": "object",
         "properties": {"of": {"$ref": "#/$defs/leaf"}, "n": _integer(rng)},

@@ -1,6 +1,6 @@
-"""`headrace bench structured`: whether answers fit their schemas, and what holding them to one costs a token.
+"""`headrace bench structured`: whether answers fit their schemas, and what structured outputs cost per token.
 
-It drives the engine in this process.
+It runs the engine in this process.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from headrace.bench.engine.schemas import Schema, make_schemas
 from headrace.bench.harness.cpu_contention import foreign_load
 from headrace.llm import LLM, SamplingParams, StructuredOutputsParams
 
-BATCH = 16
-MOST_TOKENS = 400  # of an answer; those of these schemas are shorter
-TOKENS = 96  # of each answer whose speed is measured
+BATCH_SIZE = 16
+MAX_ANSWER_TOKENS = 400  # answers to these schemas are shorter
+SPEED_TOKENS = 96  # of each answer in a speed measurement
 ROW = {
     "type": "object",
     "properties": {
@@ -37,10 +37,14 @@ ROW = {
 
 
 @dataclass
-class Found:
-    """`valid`: of `schemas` answers; `wrong` says why the others are not: cut off, no JSON, or not fitting.
+class StructuredResult:
+    """Results.
 
-    `speeds`: tokens/s of each pair of runs, free and held; `foreign`: the share of the cores that others had then.
+    Attributes:
+        valid: answers that fit their schema, of `schemas`.
+        wrong: defects of the other answers, with their counts: cut off, not JSON, or not fitting.
+        speeds: tokens/s of each pair of runs, unconstrained and constrained.
+        foreign: share of the cores that other processes used, of each pair.
     """
 
     schemas: int
@@ -52,7 +56,7 @@ class Found:
 
     @property
     def slower(self) -> float | None:
-        """How much longer a token takes, by the median of the pairs."""
+        """Additional time per token with a schema, as a share: the median over the pairs."""
         return statistics.median(free / held for free, held in self.speeds) - 1 if self.speeds else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,32 +79,38 @@ class Found:
         for why, count in self.wrong.items():
             table.add_row(why, str(count))
         for (free, held), foreign in zip(self.speeds, self.foreign, strict=True):
-            table.add_row("tokens/s, free and held; others", f"{free:.1f}, {held:.1f}; {foreign:.1%}")
+            figures = f"{free:.1f}, {held:.1f}; {foreign:.1%}"
+            table.add_row("tokens/s without and with a schema; foreign load", figures)
         if self.slower is not None:
-            table.add_row("longer a token, median of pairs", f"{self.slower:.1%}")
+            table.add_row("additional time per token, median of pairs", f"{self.slower:.1%}")
         return table
 
 
-def measure_structured(model: str, count: int, repeats: int, seed: int, console: Console, **settings: Any) -> Found:
-    """Answers to `count` schemas, checked, then `repeats` pairs of runs of 16 answers at once, free and held."""
-    llm = LLM(model=model, max_num_seqs=BATCH, **settings)
+def measure_structured(
+    model: str, count: int, repeats: int, seed: int, console: Console, **settings: Any
+) -> StructuredResult:
+    """Check answers to `count` schemas, then time `repeats` pairs of runs of 16 answers, free and constrained."""
+    llm = LLM(model=model, max_num_seqs=BATCH_SIZE, **settings)
     schemas = make_schemas(count, seed)
-    found = Found(count)
+    found = StructuredResult(count)
     if count:
         console.print(f"{count} schemas")
-        _check(llm, schemas, seed, found)
+        _check_answers(llm, schemas, seed, found)
     for number in range(repeats):
         console.print(f"pair {number + 1} of {repeats}")
         if number == 0:
-            _speed(llm, held=True)  # compiles
+            _tokens_per_second(llm, constrained=True)  # compiles the grammars
         with foreign_load() as during:
-            speeds = {held: _speed(llm, held=held) for held in ((True, False) if number % 2 else (False, True))}
+            speeds = {
+                held: _tokens_per_second(llm, constrained=held)
+                for held in ((True, False) if number % 2 else (False, True))
+            }
         found.speeds.append((speeds[False], speeds[True]))
         found.foreign.append(during.share)
     return found
 
 
-def _check(llm: LLM, schemas: Sequence[Schema], seed: int, found: Found) -> None:
+def _check_answers(llm: LLM, schemas: Sequence[Schema], seed: int, found: StructuredResult) -> None:
     conversations = [
         [{"role": "user", "content": f"Make up example number {number + 1}, as JSON."}]
         for number in range(len(schemas))
@@ -109,7 +119,7 @@ def _check(llm: LLM, schemas: Sequence[Schema], seed: int, found: Found) -> None
         SamplingParams(
             temperature=1.0,
             seed=seed + number,
-            max_tokens=MOST_TOKENS,
+            max_tokens=MAX_ANSWER_TOKENS,
             structured_outputs=StructuredOutputsParams(json=schema),
         )
         for number, schema in enumerate(schemas)
@@ -117,14 +127,14 @@ def _check(llm: LLM, schemas: Sequence[Schema], seed: int, found: Found) -> None
     for schema, answer in zip(schemas, llm.chat(conversations, params, use_tqdm=False), strict=True):
         [output] = answer.outputs
         found.tokens += len(output.token_ids)
-        if (why := _wrong(schema, output.text, output.finish_reason)) is None:
+        if (why := _defect(schema, output.text, output.finish_reason)) is None:
             found.valid += 1
         else:
             found.wrong[why] += 1
 
 
-def _wrong(schema: Schema, text: str, finish_reason: str | None) -> str | None:
-    """What is wrong with an answer, if anything is."""
+def _defect(schema: Schema, text: str, finish_reason: str | None) -> str | None:
+    """Return the defect of an answer; None if it fits its schema."""
     if finish_reason != "stop":
         return f"ended by {finish_reason}"
     try:
@@ -135,28 +145,28 @@ def _wrong(schema: Schema, text: str, finish_reason: str | None) -> str | None:
             format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
         )
     except json.JSONDecodeError:
-        return "no JSON"
+        return "not JSON"
     except jsonschema.ValidationError as error:
         return f"does not fit: {error.validator}"
     return None
 
 
-def _speed(llm: LLM, *, held: bool) -> float:
-    """Tokens/s of a full batch."""
-    schemas = [{"type": "array", "items": ROW, "minItems": 50 + number} for number in range(BATCH)]
+def _tokens_per_second(llm: LLM, *, constrained: bool) -> float:
+    """Return the tokens/s of a full batch, with schemas if `constrained`."""
+    schemas = [{"type": "array", "items": ROW, "minItems": 50 + number} for number in range(BATCH_SIZE)]
     params = [
         SamplingParams(
             temperature=1.0,
             seed=number,
-            max_tokens=TOKENS,
-            ignore_eos=not held,
-            structured_outputs=StructuredOutputsParams(json=schema) if held else None,
+            max_tokens=SPEED_TOKENS,
+            ignore_eos=not constrained,
+            structured_outputs=StructuredOutputsParams(json=schema) if constrained else None,
         )
         for number, schema in enumerate(schemas)
     ]
     begin = time.perf_counter()
     answers = llm.generate(
-        [f"Mill number {number} of the river:" for number in range(BATCH)], params, use_tqdm=False
+        [f"Mill number {number} of the river:" for number in range(BATCH_SIZE)], params, use_tqdm=False
     )
     tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
     return tokens / (time.perf_counter() - begin)

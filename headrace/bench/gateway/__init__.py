@@ -1,4 +1,4 @@
-"""Benchmarks of the whole path over HTTP: latency, streams, overhead, priorities and delivery.
+"""Benchmarks of the full stack over HTTP: latency, streams, overhead, priorities and delivery.
 
 Only `headrace.cli.bench` and other benchmarks import it.
 """

@@ -1,7 +1,7 @@
 """`headrace bench gateway`: the same API with and without keys, limits, usage records and request log, in pairs.
 
-Two API processes stand before one queue and one worker on the engine without weights; each pair asks both in turn,
-with jobs of one token at a rate, from the submit to its 202, and then with streams.
+Two API processes share one queue and one worker on the scripted engine. Each pair measures both in turn: first jobs
+of one token at a fixed rate, from the submit to its 202, and then streams.
 """
 
 from __future__ import annotations
@@ -25,39 +25,45 @@ from rich.table import Table
 
 from headrace.bench.gateway.jobs import submit_at_rate
 from headrace.bench.harness.cpu_contention import foreign_load
-from headrace.bench.harness.full_stack import spent, whole_path
+from headrace.bench.harness.full_stack import cpu_seconds, full_stack
 from headrace.bench.harness.load import Load, Target, drive
-from headrace.bench.harness.report import Report, Spread
-from headrace.bench.harness.server import running
+from headrace.bench.harness.report import Report, Spread, require_complete
+from headrace.bench.harness.server import running_server
 from headrace.bench.harness.timed_stream import Sample
 from headrace.bench.harness.workload import WorkItem
 from shared.accounts.api_keys import ApiKeys
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
-from shared.errors import HeadraceError
 from shared.models.model_store import SCRIPTED
 from shared.redis.embedded import EmbeddedServer
 from shared.runtime.sockets import free_port
 from shared.settings import ENV_PREFIX, load
 
-STREAMS, TOKENS, PACE = 64, 200, 10  # at a time, of an answer, milliseconds between two
-START = 60.0  # seconds
-SETTLING = 1.0  # seconds in which the last requests end and their usage is written
+STREAMS = 64  # at a time
+TOKENS = 200  # of an answer
+PACE_MS = 10  # between two tokens
+START_TIMEOUT_S = 60.0
+SETTLE_S = 1.0  # in which the last requests end and their usage is written
 JOB = {"model": SCRIPTED, "prompt": "What is a headrace, and where does it bring the water?", "max_tokens": 1}
-PLAN = {  # limits of every kind, none of them reached
+PLAN = {  # limits of every kind, too high to be reached
     "requests": "100000/minute; 1000000/hour",
     "tokens": "100000000/minute",
     "concurrent": 10_000,
     "tokens_per_day": 10_000_000_000,
 }
-SHARED = {"max_num_seqs": 256, "queue_depth": 100_000, "tenant_queue_depth": 100_000}
-FULL = {"auth": True, "plans": json.dumps({"all": PLAN}), "address_requests": "100000/minute", "log_format": "json"}
+COMMON_SETTINGS = {"max_num_seqs": 256, "queue_depth": 100_000, "tenant_queue_depth": 100_000}
+FULL_SETTINGS = {
+    "auth": True,
+    "plans": json.dumps({"all": PLAN}),
+    "address_requests": "100000/minute",
+    "log_format": "json",
+}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One side of a pair, in seconds; CPU is the API process's, of one core, for a request and a streamed token."""
+    """One side of a pair, in seconds. CPU is the API process's time per request and per streamed token."""
 
     latency: Spread
     cpu_request: float
@@ -93,10 +99,10 @@ class GatewayCost:
         }
 
     def table(self) -> Table:
-        table = Table("pair", "", "p50", "p99", "CPU a request", "CPU a streamed token", "others")
+        table = Table("pair", "", "p50", "p99", "CPU per request", "CPU per streamed token", "foreign load")
         for number, pair in enumerate(self.pairs, 1):
             for name, run in (("without", pair.without), ("with", pair.full)):
-                table.add_row(str(number), name, *_words(run), f"{pair.foreign:.1%}")
+                table.add_row(str(number), name, *_cells(run), f"{pair.foreign:.1%}")
         found = self.as_dict()
         table.add_section()
         table.add_row(
@@ -107,7 +113,7 @@ class GatewayCost:
         return table
 
 
-def _words(run: Run) -> tuple[str, ...]:
+def _cells(run: Run) -> tuple[str, ...]:
     return (
         f"{run.latency.p50 * 1e3:.2f} ms",
         f"{run.latency.p99 * 1e3:.2f} ms",
@@ -123,18 +129,18 @@ class Side:
 
 
 def measure_gateway(rate: float, seconds: float, repeats: int, console: Console) -> GatewayCost:
-    """Raises HeadraceError where a side cannot be started, or a request fails."""
+    """Measure `repeats` pairs. Raises HeadraceError if a side does not start or a request fails."""
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         server = EmbeddedServer(Path(folder) / "valkey", appendfsync="no")  # the disk is not what is measured
         server.start()
-        common = {**SHARED, "redis_url": server.local_url}
+        common = {**COMMON_SETTINGS, "redis_url": server.local_url}
         try:
             with (
-                whole_path(SCRIPTED, settings={**common, "usage": False}) as path,
+                full_stack(SCRIPTED, settings={**common, "usage": False}) as stack,
                 _full(Path(folder), common) as full,
                 asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
             ):
-                without = Side(Target(path.url, SCRIPTED), path.process("api"))
+                without = Side(Target(stack.url, SCRIPTED), stack.process("api"))
                 pairs = []
                 for number in range(repeats):
                     console.print(f"pair {number + 1} of {repeats}")
@@ -146,13 +152,21 @@ def measure_gateway(rate: float, seconds: float, repeats: int, console: Console)
 
 @contextmanager
 def _full(folder: Path, common: dict[str, Any]) -> Iterator[Side]:
-    """An API process with all of it, and a key of its own. The log goes to a file."""
-    given = {**common, **FULL, "data_dir": folder / "accounts", "model": SCRIPTED, "port": free_port("127.0.0.1")}
+    """Run an API process with all features on, and create a key for it. Its log goes to a file."""
+    given = {
+        **common,
+        **FULL_SETTINGS,
+        "data_dir": folder / "accounts",
+        "model": SCRIPTED,
+        "port": free_port("127.0.0.1"),
+    }
     settings = load({**given, "default_plan": "all"}).settings
     environment = {f"{ENV_PREFIX}{name}".upper(): str(value) for name, value in given.items()}
     url = f"http://127.0.0.1:{settings.port}"
     command = [sys.executable, "-m", "headrace", "api"]
-    with running(command, url, limit=START, environment={**environment, "HEADRACE_DEFAULT_PLAN": "all"}) as process:
+    with running_server(
+        command, url, timeout=START_TIMEOUT_S, environment={**environment, "HEADRACE_DEFAULT_PLAN": "all"}
+    ) as process:
 
         async def key() -> str:
             async with Database.of(settings) as database:
@@ -171,21 +185,20 @@ async def _pair(without: Side, full: Side, rate: float, seconds: float, *, swapp
 
 
 async def _run(side: Side, rate: float, seconds: float) -> Run:
-    await submit_at_rate(side.target, JOB, rate, int(rate))  # scripts, caches
-    begin = spent(side.process)
+    await submit_at_rate(side.target, JOB, rate, int(rate))  # warms up Lua scripts and caches
+    begin = cpu_seconds(side.process)
     latencies = await submit_at_rate(side.target, JOB, rate, int(rate * seconds))
-    await asyncio.sleep(SETTLING)
-    request = (spent(side.process) - begin) / len(latencies)
-    begin = spent(side.process)
-    streamed = await _drive(side, [WorkItem(f"[pace {PACE}]", 9, TOKENS)] * STREAMS, Load(STREAMS))
-    return Run(Spread.of(latencies), request, (spent(side.process) - begin) / streamed.output_tokens)
+    await asyncio.sleep(SETTLE_S)
+    request = (cpu_seconds(side.process) - begin) / len(latencies)
+    begin = cpu_seconds(side.process)
+    streamed = await _drive(side, [WorkItem(f"[pace {PACE_MS}]", 9, TOKENS)] * STREAMS, Load(STREAMS))
+    return Run(Spread.from_values(latencies), request, (cpu_seconds(side.process) - begin) / streamed.output_tokens)
 
 
 async def _drive(side: Side, items: list[WorkItem], load: Load) -> Report:
     samples: list[Sample] = []
     start = time.perf_counter()
     await drive(side.target, items, load, samples.append)
-    report = Report.of(samples, time.perf_counter() - start, interrupted=False)
-    if report.errors:
-        raise HeadraceError(f"requests failed, so there is nothing to compare: {report.errors}")
+    report = Report.from_samples(samples, time.perf_counter() - start)
+    require_complete(report)
     return report

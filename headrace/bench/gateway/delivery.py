@@ -1,6 +1,6 @@
-"""`headrace bench delivery`: what queue, log and streams cost by themselves, on the engine without weights.
+"""`headrace bench delivery`: the cost of queue, token log and streams alone, measured on the scripted engine.
 
-One embedded Valkey, one API process, one worker, and the client beside them on the same machine.
+It runs one embedded Valkey, one API process and one worker, and the client on the same machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bench.gateway.stream_readers import FLOWING, Reading
-from headrace.bench.harness.full_stack import WholePath, spent, whole_path
+from headrace.bench.harness.full_stack import FullStack, cpu_seconds, full_stack
 from headrace.bench.harness.report import Spread
 from shared.backend import Backend
 from shared.errors import HeadraceError
@@ -37,13 +37,13 @@ from shared.settings import Settings, load
 from shared.token_log.interface import Append
 
 STREAMS = 256
-PACE, HALF_PACE = 10, 34  # ms between a stream's tokens: 256 of them make 25,600 and 7,500 tokens/s
-SECONDS = 10
+PACE_MS, HALF_PACE_MS = 10, 34  # ms between a stream's tokens: 256 of them make 25,600 and 7,500 tokens/s
+DURATION_S = 10
 PROBES = 200
 SUBMITS = 4000
 SUBMITTERS = 32
 UNSERVED = "unserved"
-BACKLOG = 10_000  # requests that wait, to see whether one more costs more
+BACKLOG = 10_000  # waiting requests, to see whether they make one more request more expensive
 SETTINGS = {
     "max_num_seqs": STREAMS,
     "queue_depth": 100_000,
@@ -55,7 +55,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Flow:
-    """All streams at once, and the microseconds of one core that each process spent on a token."""
+    """All streams at once, and the CPU microseconds of each process per token."""
 
     reading: Reading
     api_us: float
@@ -69,7 +69,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Submits:
-    """Jobs accepted one after another by SUBMITTERS connections, and one core's microseconds for each."""
+    """Jobs accepted over SUBMITTERS connections, and the CPU microseconds of each process per job."""
 
     rate: float
     api_us: float
@@ -78,7 +78,7 @@ class Submits:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Everything; `to_client` in seconds from the append's sending to the client's socket, at half load."""
+    """All measurements. `to_client` is the time from an append to the client's socket at half load, in seconds."""
 
     flat_out: Flow
     full: Flow
@@ -94,20 +94,20 @@ class Delivery:
 
     def table(self) -> Table:
         table = Table("", "measured", box=None)
-        for name, flow in (("flat out", self.flat_out), ("25,600/s asked", self.full), ("7,500/s", self.half)):
+        for name, flow in (("unpaced", self.flat_out), ("paced to 25,600/s", self.full), ("7,500/s", self.half)):
             reading = flow.reading
             table.add_row(f"256 streams, {name}: tokens/s", f"{flow.rate:,.0f}")
-            table.add_row("  tokens in a frame", f"{reading.tokens / reading.frames:.1f}")
+            table.add_row("  tokens per frame", f"{reading.tokens / reading.frames:.1f}")
             table.add_row("  between frames, p50 / p99", _pair_ms(reading.gap_p50, reading.gap_p99))
-            table.add_row("  CPU a token: API / Redis / worker", _us(flow.api_us, flow.redis_us, flow.worker_us))
+            table.add_row("  CPU per token: API / Redis / worker", _us(flow.api_us, flow.redis_us, flow.worker_us))
         table.add_row("append to client, at 7,500/s, p50 / p99", _pair_ms(self.to_client.p50, self.to_client.p99))
         table.add_row("submits/s", f"{self.submits.rate:,.0f}")
-        table.add_row("CPU a submit: API / Redis", _us(self.submits.api_us, self.submits.redis_us))
+        table.add_row("CPU per submit: API / Redis", _us(self.submits.api_us, self.submits.redis_us))
         late = self.submits_late
         table.add_row(f"submits/s, {BACKLOG:,} waiting", f"{late.rate:,.0f}")
-        table.add_row("CPU a submit, there", _us(late.api_us, late.redis_us))
+        table.add_row(f"CPU per submit, {BACKLOG:,} waiting", _us(late.api_us, late.redis_us))
         table.add_row("append to client, idle, p50", f"{self.probe_empty.p50 * 1000:.2f} ms")
-        table.add_row(f"the same, {BACKLOG:,} waiting", f"{self.probe_late.p50 * 1000:.2f} ms")
+        table.add_row(f"append to client, {BACKLOG:,} waiting, p50", f"{self.probe_late.p50 * 1000:.2f} ms")
         return table
 
 
@@ -120,24 +120,24 @@ def _pair_ms(first: float, second: float) -> str:
 
 
 class Bench:
-    """One running installation under measurement."""
+    """Running installation under measurement."""
 
-    def __init__(self, path: WholePath, server: EmbeddedServer) -> None:
-        self._path = path
+    def __init__(self, stack: FullStack, server: EmbeddedServer) -> None:
+        self._stack = stack
         self._server = server
         self._settings: Settings = load({"redis_url": server.url}).settings
 
     def flow(self, pace: int) -> tuple[Flow, Spread]:
-        """256 streams at that pace, and meanwhile the time from an append to a client's socket."""
-        command = [sys.executable, "-m", "headrace.bench.gateway.stream_readers", self._path.url]
-        numbers = [str(STREAMS), str(pace), str(SECONDS)]
+        """Run 256 streams at a pace; meanwhile, measure the time from an append to a client's socket."""
+        command = [sys.executable, "-m", "headrace.bench.gateway.stream_readers", self._stack.url]
+        numbers = [str(STREAMS), str(pace), str(DURATION_S)]
         with subprocess.Popen([*command, *numbers], stdout=subprocess.PIPE, text=True) as readers:
             assert readers.stdout is not None
             if readers.stdout.readline().strip() != FLOWING:
-                raise HeadraceError("the streams did not begin to flow")
+                raise HeadraceError("the streams did not start")
             before = self._spent()
             begin = time.perf_counter()
-            spread = self.probe(SECONDS * 0.9)
+            spread = self.probe(DURATION_S * 0.9)
             after, seconds = self._spent(), time.perf_counter() - begin
             found = Reading(**json.loads(readers.stdout.readline()))
         each = [
@@ -146,8 +146,8 @@ class Bench:
         return Flow(found, *each), spread
 
     def probe(self, seconds: float) -> Spread:
-        """Seconds from an append's sending to the client's socket, one every so often."""
-        return Spread.of(asyncio.run(self._probe(seconds)))
+        """Measure the seconds from an append to the client's socket, PROBES times in `seconds`."""
+        return Spread.from_values(asyncio.run(self._probe(seconds)))
 
     def submits(self, count: int) -> Submits:
         asyncio.run(self._announce())
@@ -159,11 +159,11 @@ class Bench:
 
     def _spent(self) -> tuple[float, float, float]:
         assert self._server.pid is not None
-        redis = spent(psutil.Process(self._server.pid))
-        return self._path.cpu_seconds("api"), redis, self._path.cpu_seconds("worker")
+        redis = cpu_seconds(psutil.Process(self._server.pid))
+        return self._stack.cpu_seconds("api"), redis, self._stack.cpu_seconds("worker")
 
     async def _probe(self, seconds: float) -> list[float]:
-        """As a worker of its own, on a model that nobody else serves."""
+        """Act as a worker, on a model that has no other worker."""
         backend = Backend.open(self._settings)
         request = Request(id=new_job_id(), model="probe", prompt="x", params=SamplingParams())
         await backend.token_log.create(request)
@@ -171,7 +171,7 @@ class Bench:
         await backend.transport.pull(request.model, "probe", Room.all(1))
         [lease] = await backend.token_log.acquire([request.id], "probe")
         assert lease is not None
-        parts = urlsplit(self._path.url)
+        parts = urlsplit(self._stack.url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         writer.write(f"GET /v1/jobs/{request.id}/events HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
@@ -192,18 +192,18 @@ class Bench:
         return times
 
     async def _announce(self) -> None:
-        """A model that nobody serves now, but did: its jobs wait."""
+        """Register a worker that is gone, so that jobs for its model are accepted and wait."""
         backend = Backend.open(self._settings)
         try:
             await backend.registry.beat(WorkerInfo(id="gone", pid=0, model=UNSERVED, state="ready"))
-            async with httpx.AsyncClient(base_url=self._path.url) as client:
-                while UNSERVED not in (await client.get("/v1/models")).text:  # it asks once a second
+            async with httpx.AsyncClient(base_url=self._stack.url) as client:
+                while UNSERVED not in (await client.get("/v1/models")).text:  # the API looks once a second
                     pass
         finally:
             await backend.close()
 
     async def _submit(self, count: int) -> None:
-        parts = urlsplit(self._path.url)
+        parts = urlsplit(self._stack.url)
         todo = iter(range(count))
 
         async def submitter() -> None:
@@ -212,10 +212,10 @@ class Bench:
                 body = json.dumps({"model": UNSERVED, "prompt": f"job {number}", "max_tokens": 8}).encode()
                 writer.write(b"POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n")
                 writer.write(b"content-length: %d\r\n\r\n%b" % (len(body), body))
-                answered = await reader.readuntil(b"\r\n\r\n")
-                if not answered.startswith(b"HTTP/1.1 202"):
-                    raise HeadraceError(f"a job was refused: {answered[:40]!r}")
-                length = int(answered.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                head = await reader.readuntil(b"\r\n\r\n")
+                if not head.startswith(b"HTTP/1.1 202"):
+                    raise HeadraceError(f"a job was refused: {head[:40]!r}")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
             writer.close()
 
@@ -225,16 +225,16 @@ class Bench:
 
 
 def measure_delivery(console: Console) -> Delivery:
-    """Raises HeadraceError where a part cannot be started or a job is refused."""
+    """Measure all parts. Raises HeadraceError if a process does not start or a job is refused."""
     with _bench() as bench:
-        console.print(f"{STREAMS} streams, flat out")
+        console.print(f"{STREAMS} streams, unpaced")
         flat_out, _ = bench.flow(0)
     with _bench() as bench:
-        console.print(f"{STREAMS} streams, a token every {PACE} ms")
-        full, _ = bench.flow(PACE)
+        console.print(f"{STREAMS} streams, a token every {PACE_MS} ms")
+        full, _ = bench.flow(PACE_MS)
     with _bench() as bench:
         console.print(f"{STREAMS} streams at half load")
-        half, to_client = bench.flow(HALF_PACE)
+        half, to_client = bench.flow(HALF_PACE_MS)
     with _bench() as bench:
         console.print("submits")
         probe_empty = bench.probe(4.0)
@@ -251,7 +251,7 @@ def _bench() -> Iterator[Bench]:
         server = EmbeddedServer(Path(folder))
         server.start()
         try:
-            with whole_path(SCRIPTED, "--redis-url", server.url, settings=SETTINGS) as path:
-                yield Bench(path, server)
+            with full_stack(SCRIPTED, "--redis-url", server.url, settings=SETTINGS) as stack:
+                yield Bench(stack, server)
         finally:
             server.stop()

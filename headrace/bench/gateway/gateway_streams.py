@@ -1,7 +1,7 @@
-"""`headrace bench gateway --against vllm`: what a streamed token costs the API process, ours and vLLM's, in pairs.
+"""`headrace bench gateway --against vllm`: CPU of the API process per streamed token, against vLLM's, in pairs.
 
-Both serve the same model, and are sent the same chats for the same number of tokens, one server after the other.
-The CPU is that of the process which speaks HTTP; what the engine computes is not in it.
+Both serve the same model and get the same chats with the same number of tokens, one server after the other. The CPU
+is that of the process that handles HTTP, without the engine's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from rich.table import Table
 
 from headrace.bench.gateway.serve import measure
 from headrace.bench.harness.cpu_contention import foreign_load
-from headrace.bench.harness.full_stack import served_name, spent, whole_path
+from headrace.bench.harness.full_stack import cpu_seconds, full_stack, served_name
 from headrace.bench.harness.load import Load, Target
-from headrace.bench.harness.report import Report, refuse_unfit
-from headrace.bench.harness.server import running
+from headrace.bench.harness.report import Report, require_complete
+from headrace.bench.harness.server import running_server
 from headrace.bench.harness.workload import Lengths, make_mix
-from headrace.bench.peers.peer_vllm import ENVIRONMENT, LENGTH
+from headrace.bench.peers.peer_vllm import ENVIRONMENT, MAX_MODEL_LEN
 from headrace.bench.peers.peers import find_peers
 from shared.errors import ConfigError, HeadraceError
 from shared.models.model_store import ModelRepository
@@ -37,14 +37,14 @@ from shared.settings import load
 
 PEER = "vllm"
 TOKENS = 64  # of each answer
-LEAST = 4  # requests of a run, one after another where there is one at a time
-START = 600.0  # seconds: vLLM compiles the model when it first meets it
-SETTLING = 1.0  # seconds in which the last requests end and their usage is written
+MIN_REQUESTS = 4  # of a run, even if they run one at a time
+START_TIMEOUT_S = 600.0  # vLLM compiles a model at its first start
+SETTLE_S = 1.0  # in which the last requests end and their usage is written
 
 
 @dataclass(frozen=True)
 class Server:
-    """One side. `redis` is our queue's and log's."""
+    """Server under measurement. `redis` holds Headrace's queue and token log."""
 
     target: Target
     api: psutil.Process
@@ -53,14 +53,14 @@ class Server:
 
 @dataclass(frozen=True)
 class Run:
-    """One side of a pair. CPU is in seconds of one core, of the API process unless it is said.
+    """One side of a pair.
 
     Attributes:
-        request: for a chat of one token.
-        token: for each token after the first.
-        redis_token: Redis' for the same; 0 where there is none.
+        request: CPU seconds of the API process for a chat of one token.
+        token: CPU seconds of the API process for each token after the first.
+        redis_token: CPU seconds of Redis for each token after the first; 0 without Redis.
         rate: output tokens/s.
-        events: with text, for each token: fewer than 1 where tokens share one.
+        events: events with text per token; less than 1 if tokens share an event.
     """
 
     request: float
@@ -79,13 +79,13 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """Our API process' time for a token, as a share of theirs."""
+        """CPU time per token of Headrace's API process, divided by vLLM's."""
         return self.ours.token / self.theirs.token
 
 
 @dataclass(frozen=True)
 class StreamCost:
-    """All pairs, and the medians over those of each concurrency."""
+    """All pairs, and the medians per concurrency."""
 
     pairs: list[Pair]
 
@@ -111,7 +111,8 @@ class StreamCost:
 
     def table(self) -> Table:
         table = Table(
-            "at a time", "CPU a token", "vLLM", "ratio", "Redis a token", "a request", "vLLM", "tokens/s", "others"
+            *("at a time", "CPU per token", "vLLM", "ratio", "Redis per token"),
+            *("CPU per request", "vLLM", "tokens/s", "foreign load"),
         )
         for pair in self.pairs:
             ours, theirs = pair.ours, pair.theirs
@@ -136,12 +137,15 @@ def _us(seconds: float) -> str:
 def measure_streams(
     model: str, against: str, concurrency: list[int], repeats: int, seed: int, console: Console
 ) -> StreamCost:
-    """Raises ConfigError where vLLM is not set up, HeadraceError where a side fails, or made not what was asked."""
+    """Measure all pairs.
+
+    Raises ConfigError if vLLM is not installed, HeadraceError if a server fails or generates too few tokens.
+    """
     peers, missing = find_peers(against)
     if missing or [peer.name for peer in peers] != [PEER]:
-        raise ConfigError(f"--against is {PEER}, and scripts/peers {PEER} sets it up")
+        raise ConfigError(f"--against must be {PEER}, installed with scripts/peers {PEER}")
     seats = max(concurrency)
-    with _ours(model, seats) as ours, _vllm(model, peers[0].python, seats) as theirs:
+    with _headrace(model, seats) as ours, _vllm(model, peers[0].python, seats) as theirs:
         pairs = []
         for number in range(repeats):
             for streams in concurrency:
@@ -151,28 +155,28 @@ def measure_streams(
 
 
 @contextmanager
-def _ours(model: str, seats: int) -> Iterator[Server]:
+def _headrace(model: str, seats: int) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         server = EmbeddedServer(Path(folder) / "valkey")
         server.start()
         try:
-            with whole_path(model, settings={"redis_url": server.local_url, "max_num_seqs": seats}) as path:
-                yield Server(_target(path.url, model), path.process("api"), psutil.Process(server.pid))
+            with full_stack(model, settings={"redis_url": server.local_url, "max_num_seqs": seats}) as stack:
+                yield Server(_target(stack.url, model), stack.process("api"), psutil.Process(server.pid))
         finally:
             server.stop()
 
 
 @contextmanager
 def _vllm(model: str, python: str, seats: int) -> Iterator[Server]:
-    """vLLM's own server. The process started is the one that speaks HTTP; its engine is a child."""
+    """Run vLLM's server. The process started is the one that handles HTTP; the engine is its child."""
     port = free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     folder = ModelRepository(load({"model": model}).settings).folder()
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--served-model-name", served_name(model), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--max-model-len", str(LENGTH), "--max-num-seqs", str(seats)]
-    command += ["--uvicorn-log-level", "warning"]  # our side logs no requests either
-    with running(command, url, limit=START, environment=ENVIRONMENT) as process:
+    command += ["--dtype", "float32", "--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(seats)]
+    command += ["--uvicorn-log-level", "warning"]  # Headrace's side does not log requests either
+    with running_server(command, url, timeout=START_TIMEOUT_S, environment=ENVIRONMENT) as process:
         yield Server(_target(url, model), process)
 
 
@@ -189,35 +193,35 @@ def _pair(ours: Server, theirs: Server, streams: int, seed: int, console: Consol
 
 
 def _run(server: Server, streams: int, seed: int, console: Console) -> Run:
-    """The cost of a token is that of long answers less that of the same chats with an answer of one token."""
-    count = max(streams, LEAST)
-    _chats(server, streams, count, 1, seed, console)  # connections, prompts, caches
-    short, request, redis_request = _chats(server, streams, count, 1, seed, console)
-    long, whole, redis_whole = _chats(server, streams, count, TOKENS, seed, console)
+    """Measure one side. The cost of a token is that of long answers minus that of the same chats with one token."""
+    count = max(streams, MIN_REQUESTS)
+    _run_chats(server, streams, count, 1, seed, console)  # warms up connections and caches
+    short, request, redis_request = _run_chats(server, streams, count, 1, seed, console)
+    long, whole, redis_whole = _run_chats(server, streams, count, TOKENS, seed, console)
     if (short.output_tokens, long.output_tokens) != (count, count * TOKENS):
-        raise HeadraceError(f"not the work asked for: {long.output_tokens} tokens, not {count * TOKENS}")
-    more = long.output_tokens - short.output_tokens
+        raise HeadraceError(f"expected {count * TOKENS} output tokens, got {long.output_tokens}")
+    further = long.output_tokens - short.output_tokens
     return Run(
         request / count,
-        (whole - request) / more,
-        (redis_whole - redis_request) / more,
+        (whole - request) / further,
+        (redis_whole - redis_request) / further,
         long.output_tokens_per_second,
         long.events / long.output_tokens,
     )
 
 
-def _chats(
+def _run_chats(
     server: Server, streams: int, count: int, tokens: int, seed: int, console: Console
 ) -> tuple[Report, float, float]:
-    """What came of them, and the seconds that API process and Redis computed meanwhile."""
+    """Run chats, and return their report and the CPU seconds of the API process and of Redis."""
 
     def now() -> tuple[float, float]:
-        return spent(server.api), spent(server.redis) if server.redis else 0.0
+        return cpu_seconds(server.api), cpu_seconds(server.redis) if server.redis else 0.0
 
     items = make_mix(seed, count, outputs=Lengths(tokens, tokens))
     before = now()
     report = asyncio.run(measure(server.target, items, Load(streams), console))
-    time.sleep(SETTLING)
+    time.sleep(SETTLE_S)
     after = now()
-    refuse_unfit(report)
+    require_complete(report)
     return report, after[0] - before[0], after[1] - before[1]

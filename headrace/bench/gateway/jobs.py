@@ -1,7 +1,6 @@
-"""Jobs sent to a server at a rate, over connections that are kept, and how long each one's 202 takes.
+"""Light client that submits jobs at a rate over kept-alive connections, and measures the time until each 202.
 
-A client that costs a tenth of what it measures: on a small machine it shares the cores with the server. It does not
-know what the times mean.
+It costs a tenth of what it measures, since on a small machine it shares the cores with the server.
 """
 
 from __future__ import annotations
@@ -13,21 +12,22 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.bench.harness.load import CONNECT_LIMIT, Target
+from headrace.bench.harness.load import CONNECT_TIMEOUT_S, Target
 from shared.errors import HeadraceError
 
 PATH = "/v1/jobs"
 CONNECTIONS = 64
-ANSWER_LIMIT = 30.0  # seconds
-TOLD = 200  # bytes of a refusal
+ANSWER_TIMEOUT_S = 30.0
+MAX_REFUSAL_BYTES = 200  # of a refusal's body in the error
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def submit_at_rate(target: Target, job: Mapping[str, Any], rate: float, count: int) -> list[float]:
-    """Poisson arrivals; seconds from each one's own time to its 202, whatever held the client up.
+    """Submit `count` jobs at the times of a Poisson process, and return the seconds until each 202.
 
-    Raises HeadraceError where one is refused; TimeoutError, OSError where the server does not answer.
+    Latency counts from the scheduled arrival, even if the client was held up. Raises HeadraceError if a job is
+    refused; TimeoutError or OSError if the server does not answer.
     """
     sender = _Sender(target, job)
     chance = random.Random(0)  # noqa: S311  a benchmark must be repeatable
@@ -52,23 +52,23 @@ async def submit_at_rate(target: Target, job: Mapping[str, Any], rate: float, co
 
 
 class _Sender:
-    """Sends one job again and again, over at most CONNECTIONS connections."""
+    """Sender of the same job again and again, over at most CONNECTIONS connections."""
 
     def __init__(self, target: Target, job: Mapping[str, Any]) -> None:
         self._target = target
         body = json.dumps(job).encode()
-        proof = f"authorization: Bearer {target.key}\r\n" if target.key else ""
+        credentials = f"authorization: Bearer {target.key}\r\n" if target.key else ""
         head = (
-            f"POST {PATH} HTTP/1.1\r\nhost: {target.endpoint.authority}\r\n{proof}"
+            f"POST {PATH} HTTP/1.1\r\nhost: {target.endpoint.authority}\r\n{credentials}"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         self._request = head.encode() + body
         self._seats = asyncio.Semaphore(CONNECTIONS)
-        self._made: list[Connection] = []
+        self._opened: list[Connection] = []
         self._idle: list[Connection] = []
 
     async def send(self) -> None:
-        async with self._seats, asyncio.timeout(ANSWER_LIMIT):
+        async with self._seats, asyncio.timeout(ANSWER_TIMEOUT_S):
             connection = self._idle.pop() if self._idle else await self._connect()
             reader, writer = connection
             writer.write(self._request)
@@ -76,16 +76,16 @@ class _Sender:
             length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
             body = await reader.readexactly(length)
             if b" 202 " not in head.partition(b"\r\n")[0]:
-                raise HeadraceError(f"a job was refused: {body[:TOLD]!r}")
+                raise HeadraceError(f"a job was refused: {body[:MAX_REFUSAL_BYTES]!r}")
             self._idle.append(connection)
 
     async def _connect(self) -> Connection:
         to = self._target.endpoint
-        async with asyncio.timeout(CONNECT_LIMIT):
-            made = await asyncio.open_connection(to.host, to.port, ssl=to.tls)
-        self._made.append(made)
-        return made
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            connection = await asyncio.open_connection(to.host, to.port, ssl=to.tls)
+        self._opened.append(connection)
+        return connection
 
     def close(self) -> None:
-        for _, writer in self._made:
+        for _, writer in self._opened:
             writer.close()

@@ -1,7 +1,7 @@
-"""`headrace bench overhead`: the same work on the bare engine and through the whole path, in pairs.
+"""`headrace bench overhead`: the same work on the engine alone and through the full stack, in pairs.
 
-The bare engine runs in a process of its own with the concurrency that the clients have; the whole path is
-`headrace up` with a fresh data folder.
+The engine alone runs in a process of its own with the concurrency of the clients; the full stack is `headrace up`
+with a fresh data folder.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bench.gateway.serve import measure
-from headrace.bench.harness.cpu_contention import QUIET, foreign_load
-from headrace.bench.harness.full_stack import served_name, whole_path
+from headrace.bench.harness.cpu_contention import MAX_FOREIGN_SHARE, foreign_load
+from headrace.bench.harness.full_stack import full_stack, served_name
 from headrace.bench.harness.load import Load, Target
-from headrace.bench.harness.report import BareRun, refuse_unfit
-from headrace.bench.harness.subprocess_run import run_side
-from headrace.bench.harness.workload import CONCURRENCY, alone_mix, make_mix, warmup_mix
+from headrace.bench.harness.report import EngineOnlyRun, require_complete
+from headrace.bench.harness.subprocess_run import run_in_subprocess
+from headrace.bench.harness.workload import CONCURRENCY, make_mix, ttft_mix, warmup_mix
 from shared.errors import HeadraceError
 from workers.openmp_env import spin_briefly
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One run of each; rates in output tokens/s, times in seconds, `foreign` the worse of both sides."""
+    """One run of each side. Rates are in output tokens/s, times in seconds; `foreign` is the larger of both."""
 
     bare_rate: float
     queue_rate: float
@@ -39,7 +39,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Overhead:
-    """All pairs, and the medians over them: none is left out, so that nobody can choose."""
+    """All pairs, and the medians over them. No pair is left out, so that the figures cannot be picked."""
 
     pairs: list[Pair]
 
@@ -57,11 +57,13 @@ class Overhead:
 
     @property
     def disturbed(self) -> str:
-        """Why the figures cannot be trusted, or nothing. An engine that shares its cores slows down many times."""
-        shares = [pair.foreign for pair in self.pairs if pair.foreign > QUIET]
+        """Reason why the figures are not reliable, or "": an engine that shares its cores slows down many times."""
+        shares = [pair.foreign for pair in self.pairs if pair.foreign > MAX_FOREIGN_SHARE]
         if not shares:
             return ""
-        return f"{len(shares)} of {len(self.pairs)} pairs shared the cores with others (up to {max(shares):.0%})"
+        return (
+            f"in {len(shares)} of {len(self.pairs)} pairs, other processes used the cores (up to {max(shares):.0%})"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -75,14 +77,14 @@ class Overhead:
     def table(self) -> Table:
         table = Table(
             "pair",
-            "bare tokens/s",
+            "engine tokens/s",
             "queue tokens/s",
             "ratio",
-            "bare TTFT",
+            "engine TTFT",
             "queue TTFT",
             "added",
             "API MiB",
-            "others",
+            "foreign load",
         )
         for number, pair in enumerate(self.pairs, 1):
             table.add_row(
@@ -105,29 +107,32 @@ class Overhead:
 
 
 def measure_overhead(model: str, repeats: int, seed: int, console: Console) -> Overhead:
-    """Raises HeadraceError where a side cannot be started or a request fails."""
-    spin_briefly()  # both sides inherit it, as a worker runs
+    """Measure `repeats` pairs. Raises HeadraceError if a side does not start or a request fails."""
+    spin_briefly()  # as in a worker; both sides inherit it
     pairs = []
     for number in range(repeats):
-        console.print(f"pair {number + 1} of {repeats}: the bare engine")
-        bare = BareRun(**run_side("headrace.bench.engine.engine_only", model, seed))
+        console.print(f"pair {number + 1} of {repeats}: engine alone")
+        bare = EngineOnlyRun(**run_in_subprocess("headrace.bench.engine.engine_only", model, seed))
         console.print(f"pair {number + 1} of {repeats}: through the queue")
         pairs.append(_pair(bare, model, seed, console))
     return Overhead(pairs)
 
 
-def _pair(bare: BareRun, model: str, seed: int, console: Console) -> Pair:
-    with whole_path(model) as path:
-        rss = path.rss_mib("api")
-        target = Target(path.url, served_name(model), extra={"ignore_eos": True})
+def _pair(bare: EngineOnlyRun, model: str, seed: int, console: Console) -> Pair:
+    with full_stack(model) as stack:
+        rss = stack.rss_mib("api")
+        target = Target(stack.url, served_name(model), extra={"ignore_eos": True})
         asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
         with foreign_load() as during:
             full = asyncio.run(measure(target, make_mix(seed), Load(CONCURRENCY), console))
-            alone = asyncio.run(measure(target, alone_mix(seed), Load(1), console))
+            alone = asyncio.run(measure(target, ttft_mix(seed), Load(1), console))
     for report in (full, alone):
-        refuse_unfit(report)
+        require_complete(report)
     if full.output_tokens != bare.tokens:
-        raise HeadraceError(f"not the same work: {bare.tokens} tokens bare, {full.output_tokens} through the queue")
+        raise HeadraceError(
+            f"the sides did not do the same work: {bare.tokens} tokens on the engine alone, {full.output_tokens} "
+            "through the queue"
+        )
     return Pair(
         bare.rate, full.output_tokens_per_second, bare.ttft, alone.ttft.p50, rss, max(bare.foreign, during.share)
     )

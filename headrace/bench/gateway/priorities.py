@@ -1,6 +1,6 @@
-"""`headrace bench priorities`: what batch work that takes all it can get costs interactive requests.
+"""`headrace bench priorities`: how much saturating batch work slows interactive requests down.
 
-The same interactive requests arrive at the same times, first alone and then under the load, in pairs.
+The same interactive requests arrive at the same times, first alone and then under batch load, in pairs.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bench.gateway.serve import measure
-from headrace.bench.harness.full_stack import served_name, whole_path
+from headrace.bench.harness.full_stack import full_stack, served_name
 from headrace.bench.harness.load import Load, Target, drive
-from headrace.bench.harness.report import Report, refuse_unfit
+from headrace.bench.harness.report import Report, require_complete
 from headrace.bench.harness.timed_stream import Sample
 from headrace.bench.harness.workload import Lengths, WorkItem, make_mix, warmup_mix
 
-RATE = 0.8  # interactive requests a second
-REQUESTS = 40
-ANSWER = Lengths(8, 24)
+ARRIVALS_PER_S = 0.8  # interactive requests
+INTERACTIVE_REQUESTS = 40
+ANSWER_LENGTHS = Lengths(8, 24)
 BATCH_CLIENTS = 64  # twice the seats of the engine
-SETTLE = 8.0  # seconds until the batch work has all seats
+SETTLE_S = 8.0  # until the batch work has taken all seats
 
-# Batch work for a target, drawn from a seed, that takes all it can get: what it has made so far, in tokens.
-Beside = Callable[[Target, int], contextlib.AbstractAsyncContextManager[Callable[[], int]]]
+# Runs saturating batch work on a target, drawn from a seed; yields a function that counts its output tokens so far.
+BatchLoad = Callable[[Target, int], contextlib.AbstractAsyncContextManager[Callable[[], int]]]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Interactive time to the first token in seconds, and what the batch work made meanwhile in tokens/s."""
+    """Interactive time to the first token in seconds, and the batch work's output meanwhile in tokens/s."""
 
     alone_p50: float
     alone_p95: float
@@ -46,7 +46,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Priorities:
-    """All pairs; the ratio of p95 is the median over them."""
+    """All pairs. The ratio of the p95 is the median over them."""
 
     pairs: list[Pair]
 
@@ -75,33 +75,33 @@ def _times(pair: Pair) -> tuple[tuple[float, float], tuple[float, float]]:
 def measure_priorities(
     model: str, repeats: int, seed: int, settings: dict[str, object], console: Console
 ) -> Priorities:
-    """Raises HeadraceError where a request fails."""
-    with whole_path(model, settings=settings) as path:
-        target = Target(path.url, served_name(model), extra={"ignore_eos": True})
+    """Measure `repeats` pairs. Raises HeadraceError if a request fails."""
+    with full_stack(model, settings=settings) as stack:
+        target = Target(stack.url, served_name(model), extra={"ignore_eos": True})
         asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
         seeds = range(seed, seed + repeats)
         return Priorities([asyncio.run(measure_pair(target, each, _by_http, console)) for each in seeds])
 
 
-async def measure_pair(target: Target, seed: int, beside: Beside, console: Console) -> Pair:
-    items = make_mix(seed, REQUESTS, outputs=ANSWER)
+async def measure_pair(target: Target, seed: int, batch_load: BatchLoad, console: Console) -> Pair:
+    items = make_mix(seed, INTERACTIVE_REQUESTS, outputs=ANSWER_LENGTHS)
     alone = await _interactive(target, items, seed, console)
-    async with beside(target, seed + 1) as made:
-        await asyncio.sleep(SETTLE)
-        before = made()
+    async with batch_load(target, seed + 1) as output_tokens:
+        await asyncio.sleep(SETTLE_S)
+        before = output_tokens()
         loaded = await _interactive(target, items, seed, console)
-        tokens = made() - before
+        tokens = output_tokens() - before
     return Pair(alone.ttft.p50, alone.ttft.p95, loaded.ttft.p50, loaded.ttft.p95, tokens / loaded.seconds)
 
 
 @contextlib.asynccontextmanager
 async def _by_http(target: Target, seed: int) -> AsyncIterator[Callable[[], int]]:
-    made: list[Sample] = []
+    samples: list[Sample] = []
     batch = Target(target.url, target.model, extra={**target.extra, "priority": "batch"})
     work = (item for block in itertools.count(seed) for item in make_mix(block))
-    loading = asyncio.create_task(drive(batch, work, Load(BATCH_CLIENTS), made.append))
+    loading = asyncio.create_task(drive(batch, work, Load(BATCH_CLIENTS), samples.append))
     try:
-        yield lambda: sum(sample.output_tokens for sample in made)
+        yield lambda: sum(sample.output_tokens for sample in samples)
     finally:
         loading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -109,6 +109,6 @@ async def _by_http(target: Target, seed: int) -> AsyncIterator[Callable[[], int]
 
 
 async def _interactive(target: Target, items: list[WorkItem], seed: int, console: Console) -> Report:
-    report = await measure(target, items, Load(rate=RATE, seed=seed), console)
-    refuse_unfit(report)
+    report = await measure(target, items, Load(rate=ARRIVALS_PER_S, seed=seed), console)
+    require_complete(report)
     return report

@@ -1,4 +1,4 @@
-"""`headrace bench serve`: load on a running server, ours or any OpenAI-compatible one."""
+"""`headrace bench serve`: load on a running server, Headrace or any other OpenAI-compatible one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from headrace.bench.harness.workload import WorkItem
 async def measure(
     target: Target, items: Iterable[WorkItem], load: Load, console: Console, *, warmup: Sequence[WorkItem] = ()
 ) -> Report:
-    """Send `warmup` one by one, unmeasured, then `items`. Ctrl-C ends early with what was measured so far.
+    """Send `warmup` one by one, without measuring it, then `items`, and return their report.
 
-    Raises ConfigError for an address that is none.
+    Ctrl-C ends the run; the report then covers the requests finished so far. Raises ConfigError for an invalid url.
     """
-    _ = target.endpoint  # a wrong address is the user's error, not the server's
+    _ = target.endpoint  # fail early: an invalid url is the user's error, not the server's
     for item in warmup:
         await send(target, item, time.perf_counter())
     samples: list[Sample] = []
@@ -32,17 +32,17 @@ async def measure(
         bar = progress.add_task(target.model, total=len(items) if isinstance(items, list) else None, speed="-")
         start = time.perf_counter()
 
-        def seen(sample: Sample) -> None:
+        def on_sample(sample: Sample) -> None:
             nonlocal tokens
             samples.append(sample)
             tokens += sample.output_tokens
             progress.update(bar, advance=1, speed=f"{tokens / (time.perf_counter() - start):.0f}")
 
         try:
-            await drive(target, items, load, seen)
+            await drive(target, items, load, on_sample)
         except asyncio.CancelledError:
             interrupted = True
-    return Report.of(samples, time.perf_counter() - start, interrupted=interrupted)
+    return Report.from_samples(samples, time.perf_counter() - start, interrupted=interrupted)
 
 
 def _progress(console: Console) -> Progress:

@@ -1,8 +1,8 @@
 """`python -m headrace.bench.gateway.stream_readers URL STREAMS PACE SECONDS`: many native streams at once.
 
-Prints a line when all streams flow and it begins to count, and its figures as JSON when `SECONDS` are over. The
-client is as light as can be, since on a small machine it shares the cores with what it measures: it counts the
-tokens of each frame by the frame's id, and keeps no text.
+It prints a line when all streams run and it begins to count, and its figures as JSON after `SECONDS`. The client is
+as light as possible, since on a small machine it shares the cores with the server: it counts the tokens of a frame
+by the frame's id, and keeps no text.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import uvloop
 from headrace.bench.harness.report import percentile
 
 READ_BYTES = 65_536
-SETTLE = 3.0  # seconds in which the streams catch up with what was made before they were read
-LONG = 8000  # tokens of one answer: more than are read
+SETTLE_S = 3.0  # in which the streams catch up with the tokens generated before they were read
+ANSWER_TOKENS = 8000  # more than are read in a run
 FLOWING = "flowing"
 ID = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What all streams gave together while they were counted; times in seconds, gaps between a stream's frames.
+    """Totals of all streams while they were counted. Times are in seconds; gaps are between frames of one stream.
 
-    A frame is one append: it may carry several tokens.
+    A frame is one append to the token log; it may hold several tokens.
     """
 
     tokens: int
@@ -50,7 +50,7 @@ class _Count:
 
 
 async def _read(host: str, port: int, path: str, count: _Count) -> None:
-    """One stream, until it is cancelled. Raises ConnectionError where it breaks off."""
+    """Read one stream until cancelled. Raises ConnectionError if it breaks off."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
@@ -67,33 +67,33 @@ async def _read(host: str, port: int, path: str, count: _Count) -> None:
                     count.frames += len(seqs)
                     count.gaps.append(now - last)
                 seen, last = seq, now
-        raise ConnectionError("a stream ended before it was to")
+        raise ConnectionError("a stream ended too early")
     finally:
         writer.close()
 
 
 async def run(url: str, streams: int, pace: int, seconds: int) -> Reading:
-    """Submit `streams` jobs of a token every `pace` ms (0: as fast as it goes), and read them all as they come."""
+    """Submit `streams` jobs with a token every `pace` ms (0: unpaced), and read all their streams."""
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     paths, count = [], _Count()
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         for number in range(streams):
             prompt = f"stream {number}" + (f" [pace {pace}]" if pace else "")
-            body = {"model": "scripted", "prompt": prompt, "max_tokens": LONG}
+            body = {"model": "scripted", "prompt": prompt, "max_tokens": ANSWER_TOKENS}
             job = (await client.post("/v1/jobs", json=body)).raise_for_status().json()
             paths.append(job["links"]["events"])
     async with asyncio.TaskGroup() as tasks:
         reading = [tasks.create_task(_read(host, port, path, count)) for path in paths]
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(SETTLE_S)
         print(FLOWING, flush=True)
         count.counting, begin = True, time.perf_counter()
         await asyncio.sleep(seconds)
-        count.counting, spent = False, time.perf_counter() - begin
+        count.counting, cpu_seconds = False, time.perf_counter() - begin
         for task in reading:
             task.cancel()
     gaps = sorted(count.gaps)
-    return Reading(count.tokens, count.frames, spent, percentile(gaps, 0.5), percentile(gaps, 0.99))
+    return Reading(count.tokens, count.frames, cpu_seconds, percentile(gaps, 0.5), percentile(gaps, 0.99))
 
 
 def main(url: str, streams: str, pace: str, seconds: str) -> None:

@@ -1,4 +1,4 @@
-"""What else used the machine's cores while something was measured. It does not know what was measured."""
+"""CPU time that other processes used during a measurement."""
 
 from __future__ import annotations
 
@@ -9,35 +9,39 @@ from dataclasses import dataclass
 
 import psutil
 
-QUIET = 0.05  # a larger share of the cores for others makes a measurement doubtful
+MAX_FOREIGN_SHARE = 0.05  # of the cores; above it, a measurement is not reliable
 
 
 @dataclass
-class Foreign:
-    """`share` of the machine's cores, 0 to 1, that went to processes not ours, or to the hypervisor."""
+class ForeignLoad:
+    """`share` of the machine's cores, 0 to 1, that other processes and the hypervisor used."""
 
     share: float = 0.0
 
 
 @contextmanager
-def foreign_load() -> Iterator[Foreign]:
-    """Measures until it is left. Ours are this process and its descendants, none of which may end meanwhile."""
-    found = Foreign()
-    start, busy, own = time.perf_counter(), _busy(), _own()
+def foreign_load() -> Iterator[ForeignLoad]:
+    """Measure while the body runs.
+
+    This process and its descendants do not count as foreign; none of them may end meanwhile.
+    """
+    found = ForeignLoad()
+    start, busy, own = time.perf_counter(), _busy_seconds(), _own_seconds()
     yield found
     elapsed = time.perf_counter() - start
-    others = (_busy() - busy) - (_own() - own)
+    others = (_busy_seconds() - busy) - (_own_seconds() - own)
     found.share = max(0.0, others / (elapsed * (psutil.cpu_count() or 1)))
 
 
-def _busy() -> float:
-    """Seconds that all cores together have not been idle."""
+def _busy_seconds() -> float:
+    """Return the seconds for which all cores together have been busy."""
     times = psutil.cpu_times()
     total: float = times.user + times.nice + times.system + times.irq + times.softirq + times.steal
     return total
 
 
-def _own() -> float:
+def _own_seconds() -> float:
+    """Return the CPU seconds of this process and its descendants."""
     process = psutil.Process()
     spent = [member.cpu_times() for member in (process, *process.children(recursive=True))]
     return sum(times.user + times.system for times in spent)

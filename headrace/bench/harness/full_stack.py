@@ -1,7 +1,4 @@
-"""The whole path under measurement: `headrace up` with a fresh data folder, and what its processes cost.
-
-It does not know what is sent through it.
-"""
+"""Full stack under measurement: `headrace up` with a fresh data folder, and the CPU and memory of its processes."""
 
 from __future__ import annotations
 
@@ -24,18 +21,18 @@ from shared.errors import HeadraceError
 from shared.models.model_store import ModelRepository
 from shared.settings import load
 
-START_LIMIT = 300.0
+START_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class WholePath:
-    """A running Headrace: its address, and the launcher's process id."""
+class FullStack:
+    """Running Headrace: its address, and the process id of the launcher."""
 
     url: str
     supervisor: int
 
     def process(self, role: str) -> psutil.Process:
-        """The process of that role: api or worker."""
+        """Return the process of a role, api or worker."""
         for child in psutil.Process(self.supervisor).children():
             if role in child.cmdline():
                 return child
@@ -46,21 +43,21 @@ class WholePath:
         return rss / 2**20
 
     def cpu_seconds(self, role: str) -> float:
-        """Time that the process of that role has computed so far, in user and system mode."""
-        return spent(self.process(role))
+        """Return the CPU time of a role's process so far, in user and system mode."""
+        return cpu_seconds(self.process(role))
 
 
-def spent(process: psutil.Process) -> float:
-    """Seconds that a process has computed so far, in user and system mode, of all its threads.
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time of all threads of a process so far, in user and system mode.
 
-    By Linux' clock of the process (clock_getcpuclockid), since /proc counts in hundredths of a second.
+    It is read from the process's CPU clock (clock_getcpuclockid(3)), since /proc counts in hundredths of a second.
     """
     return time.clock_gettime(~process.pid << 3 | 2)
 
 
 @contextlib.contextmanager
-def whole_path(model: str, *options: str, settings: Mapping[str, object] | None = None) -> Iterator[WholePath]:
-    """`headrace up`, ready. `settings` go into its environment."""
+def full_stack(model: str, *options: str, settings: Mapping[str, object] | None = None) -> Iterator[FullStack]:
+    """Run `headrace up` until the body ends, and yield it once it is ready. `settings` go into its environment."""
     port = claim_port("127.0.0.1", 0)
     environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in (settings or {}).items()}
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -76,13 +73,13 @@ def whole_path(model: str, *options: str, settings: Mapping[str, object] | None 
             )
         try:
             _await_ready(process, log)
-            yield WholePath(f"http://127.0.0.1:{port}", process.pid)
+            yield FullStack(f"http://127.0.0.1:{port}", process.pid)
         finally:
             stop(process)
 
 
 def _await_ready(process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT
+    deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         if re.search(rb"^ready: ", log.read_bytes(), re.MULTILINE):
             return

@@ -1,7 +1,4 @@
-"""A load client for OpenAI-compatible servers: it keeps requests going, in a closed or in an open loop.
-
-It does not know what the times mean that it collects.
-"""
+"""Load client for OpenAI-compatible servers, with a closed or an open loop."""
 
 from __future__ import annotations
 
@@ -20,16 +17,16 @@ from headrace.bench.harness.timed_stream import AnswerStream, Sample, StreamFail
 from headrace.bench.harness.workload import WorkItem
 from shared.errors import ConfigError
 
-CONNECT_LIMIT = 10.0
+CONNECT_TIMEOUT_S = 10.0
 READ_BYTES = 65_536
-MOST_IN_FLIGHT = 4096  # of an open loop; an arrival beyond is an error, never a later arrival
+MAX_IN_FLIGHT = 4096  # in an open loop; an arrival beyond it counts as an error and is never delayed
 
 Api = Literal["chat", "completions"]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where requests are sent. `authority` is the host header's value; `tls` is None for plain HTTP."""
+    """Address that requests are sent to. `authority` is the Host header's value; `tls` is None for plain HTTP."""
 
     host: str
     port: int
@@ -40,12 +37,12 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Target:
-    """A server and how it is asked.
+    """Server under load, and the form of its requests.
 
     Attributes:
-        extra: goes into each body, for fields beyond OpenAI's.
-        key: an API key, where the server asks for one.
-        timeout: seconds that one request may take.
+        extra: fields added to each body, beyond OpenAI's.
+        timeout: maximum seconds of one request.
+        key: API key, if the server needs one.
     """
 
     url: str
@@ -57,14 +54,16 @@ class Target:
 
     @cached_property
     def endpoint(self) -> Endpoint:
-        """Raises ConfigError."""
+        """The parsed address. Raises ConfigError if the URL is not an http or https address."""
         try:
             parts = urlsplit(self.url)
             port = parts.port
         except ValueError as error:
-            raise ConfigError(f"{self.url} is no http address: {error}", param="url") from None
+            raise ConfigError(
+                f"url must be an http or https address, got {self.url}: {error}", param="url"
+            ) from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{self.url} is no http address", param="url")
+            raise ConfigError(f"url must be an http or https address, got {self.url}", param="url")
         route = "/v1/chat/completions" if self.api == "chat" else "/v1/completions"
         tls = ssl.create_default_context() if parts.scheme == "https" else None
         return Endpoint(
@@ -76,12 +75,12 @@ class Target:
         )
 
     def request(self, item: WorkItem) -> bytes:
-        """The whole HTTP request, on a connection of its own."""
+        """Return the bytes of the HTTP request, which uses its own connection."""
         messages = [{"role": "user", "content": item.prompt}]
-        asked = {"messages": messages} if self.api == "chat" else {"prompt": item.prompt}
+        prompt = {"messages": messages} if self.api == "chat" else {"prompt": item.prompt}
         fields = {
             "model": self.model,
-            **asked,
+            **prompt,
             "max_tokens": item.output_tokens,
             "temperature": 0,
             "stream": True,
@@ -89,19 +88,19 @@ class Target:
             **self.extra,
         }
         body = json.dumps(fields).encode()
-        proof = f"authorization: Bearer {self.key}\r\n" if self.key else ""
+        credentials = f"authorization: Bearer {self.key}\r\n" if self.key else ""
         head = (
-            f"POST {self.endpoint.path} HTTP/1.1\r\nhost: {self.endpoint.authority}\r\nconnection: close\r\n{proof}"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"POST {self.endpoint.path} HTTP/1.1\r\nhost: {self.endpoint.authority}\r\nconnection: close\r\n"
+            f"{credentials}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
 
 @dataclass(frozen=True)
 class Load:
-    """How requests are sent: `rate` a second if given, else by `concurrency` clients in a closed loop.
+    """Load pattern: `rate` requests per second in an open loop, or else `concurrency` clients in a closed loop.
 
-    None is begun after `seconds`, where given.
+    If `seconds` is set, no request begins later than that.
     """
 
     concurrency: int = 32
@@ -111,7 +110,7 @@ class Load:
 
 
 async def send(target: Target, item: WorkItem, scheduled: float) -> Sample:
-    """One request; never raises for what the server does."""
+    """Send one request. Failures of the server are recorded in the sample, never raised."""
     sample = Sample(scheduled)
     try:
         async with asyncio.timeout(target.timeout):
@@ -128,7 +127,7 @@ async def send(target: Target, item: WorkItem, scheduled: float) -> Sample:
 
 async def _exchange(target: Target, item: WorkItem, sample: Sample) -> None:
     to = target.endpoint
-    async with asyncio.timeout(CONNECT_LIMIT):
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
         reader, writer = await asyncio.open_connection(to.host, to.port, ssl=to.tls)
     try:
         writer.write(target.request(item))
@@ -143,26 +142,26 @@ async def _exchange(target: Target, item: WorkItem, sample: Sample) -> None:
         writer.close()
 
 
-async def drive(target: Target, items: Iterable[WorkItem], load: Load, seen: Callable[[Sample], None]) -> None:
-    """Send `items` as `load` says, and tell `seen` of each that ended."""
+async def drive(target: Target, items: Iterable[WorkItem], load: Load, on_sample: Callable[[Sample], None]) -> None:
+    """Send `items` in the pattern of `load`, and call `on_sample` when a request has ended."""
     if load.rate is None:
-        await _closed_loop(target, items, load, seen)
+        await _closed_loop(target, items, load, on_sample)
     else:
-        await _open_loop(target, items, load, load.rate, seen)
+        await _open_loop(target, items, load, load.rate, on_sample)
 
 
 async def _closed_loop(
-    target: Target, items: Iterable[WorkItem], load: Load, seen: Callable[[Sample], None]
+    target: Target, items: Iterable[WorkItem], load: Load, on_sample: Callable[[Sample], None]
 ) -> None:
     todo = iter(items)
-    end = _end(load)
+    deadline = _deadline(load)
 
     async def client() -> None:
         for item in todo:
             now = time.perf_counter()
-            if now >= end:
+            if now >= deadline:
                 return
-            seen(await send(target, item, now))
+            on_sample(await send(target, item, now))
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(load.concurrency):
@@ -170,20 +169,21 @@ async def _closed_loop(
 
 
 async def _open_loop(
-    target: Target, items: Iterable[WorkItem], load: Load, rate: float, seen: Callable[[Sample], None]
+    target: Target, items: Iterable[WorkItem], load: Load, rate: float, on_sample: Callable[[Sample], None]
 ) -> None:
-    """Poisson arrivals whatever the server does; latency counts from the arrival's own time, so that a server
-    that holds the client up does not hide it.
+    """Send requests at the times of a Poisson process, however slow the server is.
+
+    Latency counts from the scheduled arrival, so that a server that holds up the client cannot hide it.
     """
     in_flight: set[asyncio.Task[None]] = set()
 
     async def one(item: WorkItem, at: float) -> None:
-        seen(await send(target, item, at))
+        on_sample(await send(target, item, at))
 
     async with asyncio.TaskGroup() as tasks:
         async for item, at in _arrivals(items, rate, load):
-            if len(in_flight) >= MOST_IN_FLIGHT:
-                seen(Sample(at, error="too many in flight"))
+            if len(in_flight) >= MAX_IN_FLIGHT:
+                on_sample(Sample(at, error="too many in flight"))
                 continue
             task = tasks.create_task(one(item, at))
             in_flight.add(task)
@@ -192,14 +192,14 @@ async def _open_loop(
 
 async def _arrivals(items: Iterable[WorkItem], rate: float, load: Load) -> AsyncIterator[tuple[WorkItem, float]]:
     chance = random.Random(load.seed)  # noqa: S311  a benchmark must be repeatable
-    at, end = time.perf_counter(), _end(load)
+    at, deadline = time.perf_counter(), _deadline(load)
     for item in items:
-        if at >= end:
+        if at >= deadline:
             return
         await asyncio.sleep(at - time.perf_counter())
         yield item, at
         at += chance.expovariate(rate)
 
 
-def _end(load: Load) -> float:
+def _deadline(load: Load) -> float:
     return float("inf") if load.seconds is None else time.perf_counter() + load.seconds

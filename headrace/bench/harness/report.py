@@ -1,4 +1,4 @@
-"""From samples to figures, and from figures to a table or JSON."""
+"""Statistics of the samples of a run, as a table or JSON."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Spread:
     p99: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def from_values(cls, values: Sequence[float]) -> Spread:
         ordered = sorted(values)
         return cls(*(percentile(ordered, share) for share in (0.50, 0.95, 0.99)))
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Nearest rank: the least value that at least `share` of all do not exceed; nan of nothing."""
+    """Return the nearest-rank percentile: the least value that `share` of all do not exceed; nan if empty."""
     if not ordered:
         return math.nan
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
@@ -37,10 +37,10 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class Report:
-    """One run. Token counts are the server's own; a failed request counts as an error and nowhere else.
+    """Statistics of one run. Token counts are the server's; a failed request counts only under `errors`.
 
-    `events`: those with text, each of one token or of several.
-    `interrupted`: requests in flight when it was stopped are in no figure.
+    `events`: events with text; each holds one or more tokens.
+    `interrupted`: the run was stopped; requests in flight at that time are not counted anywhere.
     """
 
     requests: int
@@ -56,7 +56,7 @@ class Report:
     interrupted: bool
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], seconds: float, *, interrupted: bool = False) -> Report:
+    def from_samples(cls, samples: Sequence[Sample], seconds: float, *, interrupted: bool = False) -> Report:
         good = [sample for sample in samples if sample.error is None]
         tokens = sum(sample.output_tokens for sample in good)
         return cls(
@@ -67,14 +67,14 @@ class Report:
             events=sum(len(sample.arrivals) for sample in good),
             output_tokens_per_second=tokens / seconds if seconds else 0.0,
             requests_per_second=len(good) / seconds if seconds else 0.0,
-            ttft=Spread.of([sample.arrivals[0] - sample.scheduled for sample in good if sample.arrivals]),
-            inter_token=Spread.of([gap for sample in good for gap in sample.gaps]),
-            end_to_end=Spread.of([sample.ended - sample.scheduled for sample in good]),
+            ttft=Spread.from_values([sample.arrivals[0] - sample.scheduled for sample in good if sample.arrivals]),
+            inter_token=Spread.from_values([gap for sample in good for gap in sample.gaps]),
+            end_to_end=Spread.from_values([sample.ended - sample.scheduled for sample in good]),
             interrupted=interrupted,
         )
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON, where there is no nan: what was not measured is null."""
+        """Return the report for JSON, with null for nan: a figure without samples."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
     def table(self, title: str) -> Table:
@@ -88,7 +88,7 @@ class Report:
         table.caption = (
             f"{self.requests} requests in {self.seconds:.1f} s: {self.output_tokens_per_second:.1f} output tokens/s"
             f", {self.requests_per_second:.2f} requests/s; errors: {self.errors or 'none'}"
-            f"{'; interrupted: requests in flight are not counted' if self.interrupted else ''}"
+            f"{'; interrupted' if self.interrupted else ''}"
         )
         table.caption_justify = "left"
         return table
@@ -105,8 +105,8 @@ def _milliseconds(seconds: float) -> str:
 
 
 @dataclass(frozen=True)
-class BareRun:
-    """The bare engine's side. `foreign`: the share of the cores that others had meanwhile."""
+class EngineOnlyRun:
+    """Run on the engine alone. `ttft` is the median time to the first token in seconds."""
 
     tokens: int
     rate: float
@@ -114,9 +114,9 @@ class BareRun:
     foreign: float
 
 
-def refuse_unfit(report: Report) -> None:
-    """Raises HeadraceError for a run that lacks requests, and KeyboardInterrupt for one that was stopped."""
+def require_complete(report: Report) -> None:
+    """Raise HeadraceError if requests failed, KeyboardInterrupt if the run was stopped."""
     if report.interrupted:
         raise KeyboardInterrupt
     if report.errors:
-        raise HeadraceError(f"requests failed, so there is nothing to compare: {report.errors}")
+        raise HeadraceError(f"requests failed, so the runs cannot be compared: {report.errors}")

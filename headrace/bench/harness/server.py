@@ -1,4 +1,4 @@
-"""A server under measurement as a process of ours: started, awaited, ended. It does not know what it is asked."""
+"""Server under measurement as a child process: start, wait until healthy, stop."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import psutil
 
 from shared.errors import HeadraceError
 
-STOP_LIMIT = 60.0  # seconds
-TOLD = 500  # bytes of the log of a server that did not start
+STOP_TIMEOUT_S = 60.0
+LOG_TAIL_BYTES = 500  # shown when a server does not start
 
 
 @contextmanager
-def running(
-    command: Sequence[str], url: str, *, limit: float, environment: Mapping[str, str] | None = None
+def running_server(
+    command: Sequence[str], url: str, *, timeout: float, environment: Mapping[str, str] | None = None
 ) -> Iterator[psutil.Process]:
-    """The server's first process, from when its /health is well.
+    """Run a server until the body ends, and yield its main process once GET /health succeeds.
 
-    Raises HeadraceError where it ends, or is not well within `limit` seconds.
+    Raises HeadraceError if the process ends or is not healthy within `timeout` seconds.
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -36,31 +36,31 @@ def running(
             env={**os.environ, **(environment or {})},
         )
         try:
-            _await_well(process, url, limit, log)
+            _await_healthy(process, url, timeout, log)
             yield psutil.Process(process.pid)
         finally:
             stop(process)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Kill what has not ended within STOP_LIMIT of SIGTERM; what a background job starts ignores SIGINT."""
+    """Send SIGTERM, and SIGKILL after STOP_TIMEOUT_S. Not SIGINT: children of a background job ignore it."""
     process.terminate()
     try:
-        process.wait(STOP_LIMIT)
+        process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def _await_well(process: subprocess.Popen[bytes], url: str, limit: float, log: IO[bytes]) -> None:
-    deadline = time.monotonic() + limit
+def _await_healthy(process: subprocess.Popen[bytes], url: str, timeout: float, log: IO[bytes]) -> None:
+    deadline = time.monotonic() + timeout
     with httpx.Client() as http:
         while time.monotonic() < deadline and process.poll() is None:
             try:
                 if http.get(f"{url}/health").status_code == 200:
                     return
             except httpx.TransportError:
-                pass  # it does not listen yet
+                pass  # the server does not listen yet
             time.sleep(0.1)
-    log.seek(max(0, log.seek(0, os.SEEK_END) - TOLD))
+    log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
     raise HeadraceError(f"{process.args!r:.80} did not start: {log.read().decode(errors='replace')}")

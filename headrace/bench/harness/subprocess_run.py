@@ -1,4 +1,4 @@
-"""One side of a comparison, in a process of its own: `python -m MODULE ARGUMENT …`, its figures as JSON."""
+"""Run one side of a comparison in a separate process, `python -m MODULE ARGUMENT …`, which prints JSON."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from shared.errors import HeadraceError
 
-LIMIT = 1800.0  # seconds
+TIMEOUT_S = 1800.0
 ROOT = Path(__file__).parents[3]
 
 
-def run_side(module: str, *arguments: str | int, python: str = sys.executable) -> dict[str, Any]:
-    """The last JSON object that the module printed. Raises HeadraceError where it fails or does not end.
+def run_in_subprocess(module: str, *arguments: str | int, python: str = sys.executable) -> dict[str, Any]:
+    """Run a module and return the last JSON object it printed. Raises HeadraceError if it fails or does not end.
 
     Args:
-        python: the interpreter of another environment, for a peer that needs one; it finds our modules too.
+        python: interpreter of another environment, for peers that need one. This repository is on its path.
     """
     command = [python, "-m", module, *map(str, arguments)]
     environment = os.environ if python == sys.executable else {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -30,11 +30,11 @@ def run_side(module: str, *arguments: str | int, python: str = sys.executable) -
             capture_output=True,
             text=True,
             check=False,
-            timeout=LIMIT,
+            timeout=TIMEOUT_S,
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        raise HeadraceError(f"{module} did not end within {LIMIT:.0f} s") from None
+        raise HeadraceError(f"{module} did not end within {TIMEOUT_S:.0f} s") from None
     if done.returncode:
         raise HeadraceError(f"{module} failed: {(done.stderr.strip().splitlines() or ['silently'])[-1]}")
     objects = [line for line in done.stdout.splitlines() if line.startswith("{")]  # vLLM logs to stdout

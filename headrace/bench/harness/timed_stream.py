@@ -1,7 +1,6 @@
-"""Reads one streamed answer of an OpenAI-compatible server: HTTP in, arrival times and token counts out.
+"""Parser of one streamed answer of an OpenAI-compatible server, which records arrival times and token counts.
 
-It parses with httptools and msgspec, since on a small machine a heavier client would measure itself. It knows
-nothing of sockets or of load.
+It uses httptools and msgspec, since on a small machine a heavier client would measure itself.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ from dataclasses import dataclass, field
 import httptools
 import msgspec
 
-MOST_LINE = 2**20  # bytes
-MOST_KIND = 40  # characters of a server's error code that are kept
+MAX_LINE_BYTES = 2**20
+MAX_ERROR_CODE_CHARS = 40  # longer error codes of a server are cut
 
 
 class StreamFailed(Exception):
-    """The server said no, or the stream broke off; the message is the kind of error."""
+    """The server refused the request, or the stream broke off. The message is the kind of error."""
 
 
 @dataclass
 class Sample:
-    """What one request gave; times by time.perf_counter. `scheduled` is when it should have been sent.
+    """Measurements of one request; times are time.perf_counter's. `scheduled`: when it should have been sent.
 
-    An arrival is an event with text: a server may put several tokens into one.
+    An arrival is an event with text; it may hold several tokens.
     """
 
     scheduled: float
@@ -70,7 +69,7 @@ _DECODER = msgspec.json.Decoder(_Chunk)
 
 
 class AnswerStream:
-    """One response. Feed it what the socket gives; it fills in the sample, and raises StreamFailed."""
+    """Parser of one response. Feed it the bytes of the socket; it fills in the sample. Raises StreamFailed."""
 
     def __init__(self, sample: Sample) -> None:
         self.complete = False
@@ -90,14 +89,14 @@ class AnswerStream:
         except httptools.HttpParserError:
             raise StreamFailed("malformed HTTP") from None
 
-    # called by the parser
+    # callbacks of httptools
 
     def on_body(self, data: bytes) -> None:
         if self._parser.get_status_code() != 200:
             return
         now = time.perf_counter()
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > MOST_LINE:
+        if len(self._rest) > MAX_LINE_BYTES:
             raise StreamFailed("oversized event")
         for line in lines:
             if line.startswith(b"data:"):
@@ -123,7 +122,7 @@ class AnswerStream:
             raise StreamFailed("malformed event") from None
         if chunk.error is not None:
             code = chunk.error.code if isinstance(chunk.error, _Error) else None
-            raise StreamFailed(f"stream error {code or ''}".strip()[:MOST_KIND])
+            raise StreamFailed(f"stream error {code or ''}".strip()[:MAX_ERROR_CODE_CHARS])
         if chunk.usage is not None:
             self._counted = True
             self._sample.output_tokens = chunk.usage.completion_tokens

@@ -1,4 +1,4 @@
-"""The work that benchmarks are made of: requests with seeded lengths and readable prompts."""
+"""Workloads of the benchmarks: requests with seeded lengths and readable prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = TEXT.split()
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One request: its prompt, about `prompt_tokens` long, and exactly how many tokens to generate."""
+    """One request: a prompt of about `prompt_tokens` tokens, and the exact number of tokens to generate."""
 
     prompt: str
     prompt_tokens: int
@@ -25,7 +25,7 @@ class WorkItem:
 
 @dataclass(frozen=True)
 class Lengths:
-    """A distribution of token counts: uniform over [low, high], or exponential with `mean`, kept in [low, high]."""
+    """Distribution of token counts: uniform over [low, high], or exponential with `mean` and clipped to it."""
 
     low: int
     high: int
@@ -38,7 +38,7 @@ class Lengths:
 
     @classmethod
     def parse(cls, text: str) -> Lengths:
-        """`64`, `32-128`, or `exp:48:160` (mean and most). Raises ValueError."""
+        """Parse `64`, `32-128` or `exp:48:160` (mean and maximum). Raises ValueError."""
         kind, _, rest = text.partition(":")
         if kind == "exp":
             mean, _, high = rest.partition(":")
@@ -54,7 +54,7 @@ OUTPUTS = Lengths(1, 160, 48)
 def make_mix(
     seed: int, count: int = 48, *, prompts: Lengths = PROMPTS, outputs: Lengths = OUTPUTS
 ) -> list[WorkItem]:
-    """`count` requests; a word is about one token of a usual vocabulary."""
+    """Return `count` requests. A word is about one token of a common vocabulary."""
     chance = random.Random(seed)  # noqa: S311  a benchmark must be repeatable
     items = []
     for _ in range(count):
@@ -63,19 +63,19 @@ def make_mix(
     return items
 
 
-CONCURRENCY = 32  # requests at a time, where an engine and a whole path are compared
-ALONE = 4  # requests of the mix that are sent one by one, where one at a time is measured
-ALONE_FIRST_TOKEN = 24  # requests that are sent one by one, for the time to the first token
+CONCURRENCY = 32  # requests at a time, when the engine alone is compared with the full stack
+SEQUENTIAL_REQUESTS = 4  # requests of the mix, when one request at a time is measured
+TTFT_REQUESTS = 24  # requests sent one by one, for the time to the first token
 
 
 def peer_mix(seed: int, concurrency: int) -> list[WorkItem]:
-    """The work of a comparison of engines: the mix, or the first of it where there is one request at a time."""
-    return make_mix(seed)[: ALONE if concurrency == 1 else None]
+    """Return the workload for comparing engines: the mix, or its first requests if they run one at a time."""
+    return make_mix(seed)[: SEQUENTIAL_REQUESTS if concurrency == 1 else None]
 
 
-def alone_mix(seed: int) -> list[WorkItem]:
-    """Requests for the time to the first token: the usual prompts, two tokens of answer."""
-    return [WorkItem(item.prompt, item.prompt_tokens, 2) for item in make_mix(seed + 1, ALONE_FIRST_TOKEN)]
+def ttft_mix(seed: int) -> list[WorkItem]:
+    """Return requests for the time to the first token: prompts as in the mix, answers of two tokens."""
+    return [WorkItem(item.prompt, item.prompt_tokens, 2) for item in make_mix(seed + 1, TTFT_REQUESTS)]
 
 
 def warmup_mix(seed: int) -> list[WorkItem]:

@@ -1,4 +1,4 @@
-"""Benchmarks of requests through Kafka, and of batches beside interactive requests.
+"""Benchmarks of requests over Kafka, and of batches next to interactive requests.
 
 Only `headrace.cli.bench` and the tests import it.
 """

@@ -1,7 +1,7 @@
-"""`headrace bench batches`: the lines of a batch as a batch, and the same requests straight in the queue, in pairs.
+"""Part `lines` of `headrace bench batch`: requests as a batch, and the same requests directly queued, in pairs.
 
-The engine is scripted and takes a token's time for each token, so that what differs is what a batch costs: its
-validation, its window, its files. Occupancy is the share of the worker's seats that are taken while it lasts.
+The scripted engine takes a fixed time per token, so that the difference is the cost of the batch: its validation,
+its window, its files. Occupancy is the mean share of the worker's seats that are taken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bench.harness.cpu_contention import foreign_load
-from headrace.bench.harness.full_stack import whole_path
+from headrace.bench.harness.full_stack import full_stack
 from producer_api.batch_runner.completion_listener import Ends
 from shared.backend import Backend
 from shared.errors import HeadraceError
@@ -32,14 +32,14 @@ from shared.settings import Settings, load
 
 MODEL, CHAT = "scripted", "/v1/chat/completions"
 SEATS, TOKENS = 64, 40  # sequences at a time, tokens of an answer
-AT_ONCE = 64  # submits under way
-LIMIT = 300.0  # seconds
-LOOK = 0.05
+MAX_CONCURRENT_SUBMITS = 64
+TIMEOUT_S = 300.0
+POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Run:
-    """One side: seconds from the submit to the last answer, and the mean share of seats taken meanwhile."""
+    """One side: seconds from the first submit to the last answer, and the mean share of seats taken."""
 
     seconds: float
     occupancy: float
@@ -72,7 +72,7 @@ class BatchCost:
         }
 
     def table(self) -> Table:
-        table = Table("pair", "straight", "seats taken", "batch", "seats taken", "ratio", "others")
+        table = Table("pair", "direct", "seats taken", "batch", "seats taken", "ratio", "foreign load")
         for number, pair in enumerate(self.pairs, 1):
             table.add_row(
                 str(number),
@@ -90,19 +90,19 @@ class BatchCost:
 
 
 def measure_batches(lines: int, pace: int, repeats: int, console: Console) -> BatchCost:
-    """Raises HeadraceError where a side does not give every answer.
+    """Measure `repeats` pairs. Raises HeadraceError if answers are missing.
 
     Args:
-        pace: milliseconds that the engine takes for a token.
+        pace: milliseconds per token of the engine.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         server = EmbeddedServer(Path(folder))
         server.start()
         own = {"redis_url": server.url, "queue_depth": lines, "tenant_queue_depth": lines, "max_num_seqs": SEATS}
         try:
-            with whole_path(MODEL, settings=own) as path:
+            with full_stack(MODEL, settings=own) as stack:
                 settings = load({**own, "model": MODEL}).settings
-                return asyncio.run(_pairs(settings, path.url, _prompts(lines, pace), repeats, console))
+                return asyncio.run(_pairs(settings, stack.url, _prompts(lines, pace), repeats, console))
         finally:
             server.stop()
 
@@ -111,48 +111,48 @@ async def _pairs(settings: Settings, url: str, prompts: list[str], repeats: int,
     backend = Backend.open(settings)
     pairs = []
     try:
-        await _straight(backend, prompts[:SEATS])  # connections, and the scripts
-        await _batch(url, prompts[:SEATS])
+        await _run_direct(backend, prompts[:SEATS])  # warms up connections and Lua scripts
+        await _run_batch(url, prompts[:SEATS])
         for number in range(repeats):
             console.print(f"pair {number + 1} of {repeats}")
             with foreign_load() as during:
-                straight = await _run(backend, _straight(backend, prompts))
-                batch = await _run(backend, _batch(url, prompts))
+                straight = await _measure(backend, _run_direct(backend, prompts))
+                batch = await _measure(backend, _run_batch(url, prompts))
             pairs.append(Pair(straight, batch, during.share))
     finally:
         await backend.close()
     return BatchCost(len(prompts), pairs)
 
 
-async def _run(backend: Backend, work: Coroutine[Any, Any, None]) -> Run:
+async def _measure(backend: Backend, work: Coroutine[Any, Any, None]) -> Run:
     taken: list[float] = []
 
-    async def look() -> None:
+    async def sample_occupancy() -> None:
         while True:
             taken.append((await backend.transport.depth(MODEL)).held / SEATS)
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_S)
 
-    looking = asyncio.create_task(look())
+    sampling = asyncio.create_task(sample_occupancy())
     started = time.perf_counter()
     try:
-        await asyncio.wait_for(work, LIMIT)
+        await asyncio.wait_for(work, TIMEOUT_S)
         seconds = time.perf_counter() - started
     finally:
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)
     busy = [i for i, share in enumerate(taken) if share]
     return Run(seconds, statistics.fmean(min(1.0, share) for share in taken[busy[0] : busy[-1] + 1]))
 
 
-async def _straight(backend: Backend, prompts: list[str]) -> None:
-    """Every request in the queue as soon as it goes, and its end awaited as a batch awaits it."""
-    room = asyncio.Semaphore(AT_ONCE)
-    async with _hearing(backend) as ends, asyncio.TaskGroup() as group:
+async def _run_direct(backend: Backend, prompts: list[str]) -> None:
+    """Put all requests into the queue as fast as possible, and wait for their ends as a batch does."""
+    room = asyncio.Semaphore(MAX_CONCURRENT_SUBMITS)
+    async with _completion_listener(backend) as ends, asyncio.TaskGroup() as group:
         for prompt in prompts:
-            group.create_task(_ask(backend, ends, room, prompt))
+            group.create_task(_run_request(backend, ends, room, prompt))
 
 
-async def _ask(backend: Backend, ends: Ends, room: asyncio.Semaphore, prompt: str) -> None:
+async def _run_request(backend: Backend, ends: Ends, room: asyncio.Semaphore, prompt: str) -> None:
     job_id = new_job_id()
     with ends.awaiting(job_id) as ended:
         async with room:
@@ -170,7 +170,7 @@ async def _ask(backend: Backend, ends: Ends, room: asyncio.Semaphore, prompt: st
 
 
 @asynccontextmanager
-async def _hearing(backend: Backend) -> AsyncIterator[Ends]:
+async def _completion_listener(backend: Backend) -> AsyncIterator[Ends]:
     ends = Ends(backend.token_log, backend.live)
     listening = asyncio.create_task(ends.listen())
     try:
@@ -180,8 +180,8 @@ async def _hearing(backend: Backend) -> AsyncIterator[Ends]:
         await asyncio.gather(listening, return_exceptions=True)
 
 
-async def _batch(url: str, prompts: list[str]) -> None:
-    """Upload, run, and wait until the batch says that its output is there."""
+async def _run_batch(url: str, prompts: list[str]) -> None:
+    """Upload the file, run the batch, and wait for its output file."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         content = b"".join(json.dumps(_line(prompt)).encode() + b"\n" for prompt in prompts)
         file = await http.post("/v1/files", files={"file": ("in.jsonl", content)}, data={"purpose": "batch"})
@@ -190,7 +190,7 @@ async def _batch(url: str, prompts: list[str]) -> None:
         while not batch["output_file_id"]:
             if batch["status"] == "failed":
                 raise HeadraceError(f"the batch failed: {batch['errors']}")
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_S)
             batch = (await http.get(f"/v1/batches/{batch['id']}")).json()
     if batch["request_counts"] != {"total": len(prompts), "completed": len(prompts), "failed": 0}:
         raise HeadraceError(f"not every line was answered: {batch['request_counts']}")

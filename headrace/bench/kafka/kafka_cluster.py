@@ -1,6 +1,6 @@
-"""A Redis and brokers for measurements, and a model's topics on them: what is sent there, and what comes back.
+"""Redis and Kafka for measurements: topics of a model, its workers, and sending and reading of records.
 
-On brokers that are named, or on a mock in this process. It does not know what is measured.
+The brokers are given, or a mock in this process.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from shared.kafka.message import KafkaRequest, request_record
 from shared.redis.embedded import EmbeddedServer
 from shared.settings import ENV_PREFIX, Settings, load
 
-LIMIT = 300.0  # seconds
-SILENCE = 2.0  # seconds after the last result in which none may come again
-STOP_LIMIT = 30.0
-POLL = 0.1
+RESULTS_TIMEOUT_S = 300.0
+QUIET_S = 2.0  # after the last result, in which no repeated result may arrive
+STOP_TIMEOUT_S = 30.0
+POLL_S = 0.1
 MOCK_ENTRY = "headrace.cli.mock_kafka"
 
 
 class Installation:
-    """A running Redis and brokers, and topics of a model that nobody else has.
+    """Running Redis and brokers, with topics of a model that is used nowhere else.
 
     Args:
-        address: the settings that lead to the brokers.
-        entry: the module that is the command line of those who speak to them.
+        address: settings with the address of the brokers.
+        entry: module with the command line that workers are started with.
     """
 
     def __init__(self, server: EmbeddedServer, address: Mapping[str, str], entry: str) -> None:
@@ -55,16 +55,16 @@ class Installation:
         make_topics(self.settings, topics.requests(self.model), topics.api_requests(self.model), self.results)
 
     def start_worker(self, **settings: object) -> subprocess.Popen[bytes]:
-        """A process of its own."""
+        """Start a worker process."""
         given = {**self.given, "log_level": "error", **settings}
         own = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in given.items()}
         return subprocess.Popen([sys.executable, "-m", self._entry, "worker"], env={**os.environ, **own})
 
-    def send(self, asked: Mapping[str, Mapping[str, Any]]) -> None:
-        """Requests by the name of each. Raises KafkaError."""
+    def send(self, requests: Mapping[str, Mapping[str, Any]]) -> None:
+        """Send requests, given by their event ids. Raises KafkaError."""
         writer = producer(self.settings, linger_ms=5)
         try:
-            for name, fields in asked.items():
+            for name, fields in requests.items():
                 record = request_record(
                     topics.requests(self.model),
                     KafkaRequest.model_validate({"model": self.model, **fields}),
@@ -78,24 +78,27 @@ class Installation:
         finally:
             writer.close()
 
-    def read(self, told: Counter[str], count: int, meanwhile: Callable[[], None]) -> float:
-        """Count results by their requests' names until there are `count` names; when that was."""
-        deadline = time.perf_counter() + LIMIT
+    def read(self, counts: Counter[str], count: int, meanwhile: Callable[[], None]) -> float:
+        """Count results by their requests' event ids until there are `count` ids, and return the time of the last.
+
+        `meanwhile` is called after each poll.
+        """
+        deadline = time.perf_counter() + RESULTS_TIMEOUT_S
         with TopicReader(self.settings, [self.results], {}) as reader:
-            while len(told) < count and time.perf_counter() < deadline:
-                self._take(reader, told)
+            while len(counts) < count and time.perf_counter() < deadline:
+                self._take(reader, counts)
                 meanwhile()
             ended = time.perf_counter()
-            while time.perf_counter() < ended + SILENCE:
-                self._take(reader, told)
+            while time.perf_counter() < ended + QUIET_S:
+                self._take(reader, counts)
         return ended
 
-    def _take(self, reader: TopicReader, told: Counter[str]) -> None:
-        told.update(record.header("ce_subject") or record.source for record in reader.poll(POLL))
+    def _take(self, reader: TopicReader, counts: Counter[str]) -> None:
+        counts.update(record.header("ce_subject") or record.source for record in reader.poll(POLL_S))
 
 
 def make_topics(settings: Settings, *names: str) -> None:
-    """Of four partitions. Raises KafkaError."""
+    """Create topics with four partitions. Raises KafkaError."""
     admin = KafkaAdminClient(**connection(settings))
     try:
         admin.create_topics({name: {"num_partitions": 4} for name in names}, raise_errors=False)
@@ -104,41 +107,41 @@ def make_topics(settings: Settings, *names: str) -> None:
 
 
 @contextmanager
-def installation(bootstrap: str) -> Iterator[Installation]:
-    """On the brokers `bootstrap`, or, where that is empty, on a mock. Raises ConfigError."""
+def running_installation(bootstrap: str) -> Iterator[Installation]:
+    """Run Redis, with the brokers `bootstrap`, or with a mock if that is empty. Raises ConfigError."""
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         server = EmbeddedServer(Path(folder))
         server.start()
         try:
             if bootstrap:
-                made = Installation(server, {"kafka_bootstrap": bootstrap}, "headrace")
-                made.make_topics()
+                installation = Installation(server, {"kafka_bootstrap": bootstrap}, "headrace")
+                installation.make_topics()
             else:
-                made = _mocked(server)
-            yield made
+                installation = _on_mock(server)
+            yield installation
         finally:
             server.stop()
 
 
-def _mocked(server: EmbeddedServer) -> Installation:
+def _on_mock(server: EmbeddedServer) -> Installation:
     try:
         from headrace.bench.kafka import mock_kafka
     except ImportError as error:
-        raise ConfigError(f"{error}: name brokers, or install confluent-kafka for a mock") from error
+        raise ConfigError(f"{error}: give --bootstrap, or install confluent-kafka for a mock") from error
     mock_kafka.adapt(server.url)
     return Installation(server, mock_kafka.address(mock_kafka.cluster().bootstrap), MOCK_ENTRY)
 
 
-def alive(worker: subprocess.Popen[bytes]) -> None:
-    """Raises HeadraceError where it has ended."""
+def require_running(worker: subprocess.Popen[bytes]) -> None:
+    """Raise HeadraceError if the worker has ended."""
     if worker.poll() is not None:
-        raise HeadraceError(f"the worker ended with {worker.returncode}")
+        raise HeadraceError(f"the worker ended with exit code {worker.returncode}")
 
 
 def stop(worker: subprocess.Popen[bytes]) -> None:
     worker.terminate()
     try:
-        worker.wait(STOP_LIMIT)
+        worker.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         worker.kill()
         worker.wait()

@@ -1,7 +1,6 @@
-"""Tiny requests through Kafka, a worker on the scripted engine, and back: how fast, and none lost or told twice.
+"""Throughput of tiny requests over Kafka on the scripted engine; lost and repeated results are counted.
 
-All that stands between a request's record and its result is measured; who sends and who reads shares the cores with
-it.
+It covers everything between a request's record and its result. The client shares the cores with the worker.
 """
 
 from __future__ import annotations
@@ -20,24 +19,23 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bench.harness.cpu_contention import foreign_load
-from headrace.bench.harness.full_stack import spent
-from headrace.bench.kafka.kafka_cluster import Installation, alive, installation, stop
+from headrace.bench.harness.full_stack import cpu_seconds
+from headrace.bench.kafka.kafka_cluster import Installation, require_running, running_installation, stop
 from shared.models.model_store import SCRIPTED
 
 SEATS, TOKENS = 256, 4
-WARM = 200  # requests before those that count
-REBALANCE = 5.0  # seconds between a second worker's coming and going
-MOST_STEPS = 24  # of these: a mock's group hardly works meanwhile, and all are to be told at last
-MANY = 3  # times as many requests where it comes and goes, so that it does so more than once
-SAMPLE = 0.5  # seconds between looks at the worker's memory
+WARMUP_REQUESTS = 200  # not measured
+CHURN_INTERVAL_S = 5.0  # between a second worker's start and stop
+MAX_CHURN_STEPS = 24  # bounded, since a mock's group makes little progress during rebalances
+CHURN_FACTOR = 3  # times as many requests with churn, so that there are several rebalances
+MEMORY_INTERVAL_S = 0.5  # between samples of the worker's memory
 
 
 @dataclass
-class Flow:
-    """One run: what was told of so many requests, and the worker's memory meanwhile.
+class Run:
+    """One run. `repeated` counts results beyond the first of a request; CPU is in microseconds per request.
 
-    `repeated` counts results beyond the first; CPU is one core's microseconds for each request. `foreign` is not
-    known where workers ended meanwhile.
+    `foreign` is not valid if workers ended during the run.
     """
 
     requests: int
@@ -63,11 +61,11 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class Flows:
-    """All runs, and the medians over them; of lost and repeated results the sum."""
+class Throughput:
+    """All runs. Figures are medians over them; lost and repeated results are summed."""
 
     name: str
-    runs: list[Flow]
+    runs: list[Run]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -78,8 +76,8 @@ class Flows:
         }
 
     def table(self) -> Table:
-        heads = ("requests/s", "lost", "twice", "rebalances", "worker MiB", "grew by", "CPU worker / Redis")
-        table = Table(self.name, *heads, "others")
+        heads = ("requests/s", "lost", "repeated", "rebalances", "worker MiB", "growth", "CPU worker / Redis")
+        table = Table(self.name, *heads, "foreign load")
         for number, run in enumerate(self.runs, 1):
             table.add_row(
                 str(number),
@@ -100,18 +98,18 @@ class Flows:
 
 
 class Churn:
-    """A second worker that comes and goes, a step every REBALANCE seconds, MOST_STEPS times."""
+    """Second worker that is started and stopped in turn, a step every CHURN_INTERVAL_S, MAX_CHURN_STEPS times."""
 
-    def __init__(self, place: Installation) -> None:
-        self._place = place
+    def __init__(self, installation: Installation) -> None:
+        self._place = installation
         self._worker: subprocess.Popen[bytes] | None = None
-        self._next = time.perf_counter() + REBALANCE
+        self._next = time.perf_counter() + CHURN_INTERVAL_S
         self.steps = 0
 
-    def look(self) -> None:
-        if self.steps == MOST_STEPS or time.perf_counter() < self._next:
+    def step_if_due(self) -> None:
+        if self.steps == MAX_CHURN_STEPS or time.perf_counter() < self._next:
             return
-        self._next += REBALANCE
+        self._next += CHURN_INTERVAL_S
         self.steps += 1
         if self._worker is None:
             self._worker = _start(self._place)
@@ -124,67 +122,67 @@ class Churn:
             self._worker = None
 
 
-def measure_kafka(requests: int, bootstrap: str, repeats: int, console: Console, *, churn: bool) -> Flows:
-    """Raises HeadraceError where the worker dies.
+def measure_kafka(requests: int, bootstrap: str, repeats: int, console: Console, *, churn: bool) -> Throughput:
+    """Measure `repeats` runs. Raises HeadraceError if the worker ends.
 
     Args:
-        bootstrap: brokers; empty: a mock.
-        churn: have a second worker come and go.
+        bootstrap: addresses of the brokers; "" for a mock.
+        churn: start and stop a second worker during the run.
     """
     runs = []
     if churn:
-        requests *= MANY
+        requests *= CHURN_FACTOR
     for number in range(repeats):
         console.print(f"run {number + 1} of {repeats}: {requests} requests{', with rebalances' if churn else ''}")
-        with installation(bootstrap) as place:
-            runs.append(_run(place, requests, churn))
-    return Flows("rebalance" if churn else "kafka", runs)
+        with running_installation(bootstrap) as installation:
+            runs.append(_run(installation, requests, churn))
+    return Throughput("rebalance" if churn else "kafka", runs)
 
 
-def _run(place: Installation, requests: int, churn: bool) -> Flow:
-    worker = _start(place)
+def _run(installation: Installation, requests: int, churn: bool) -> Run:
+    worker = _start(installation)
     try:
-        place.send(_tiny(f"warm-{number}" for number in range(WARM)))
-        told: Counter[str] = Counter()
-        place.read(told, WARM, lambda: alive(worker))
-        return _flow(place, worker, requests, churn)
+        installation.send(_tiny_requests(f"warm-{number}" for number in range(WARMUP_REQUESTS)))
+        counts: Counter[str] = Counter()
+        installation.read(counts, WARMUP_REQUESTS, lambda: require_running(worker))
+        return _measure(installation, worker, requests, churn)
     finally:
         stop(worker)
 
 
-def _start(place: Installation) -> subprocess.Popen[bytes]:
-    return place.start_worker(model=SCRIPTED, max_num_seqs=SEATS)
+def _start(installation: Installation) -> subprocess.Popen[bytes]:
+    return installation.start_worker(model=SCRIPTED, max_num_seqs=SEATS)
 
 
-def _tiny(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _tiny_requests(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {name: {"prompt": name, "max_tokens": TOKENS} for name in names}
 
 
-def _flow(place: Installation, worker: subprocess.Popen[bytes], requests: int, churn: bool) -> Flow:
+def _measure(installation: Installation, worker: subprocess.Popen[bytes], requests: int, churn: bool) -> Run:
     names = [f"r-{number}" for number in range(requests)]
-    found, told, second = Flow(requests), Counter[str](), Churn(place)
+    found, counts, second = Run(requests), Counter[str](), Churn(installation)
     process = psutil.Process(worker.pid)
-    before, sample_at = (spent(process), spent(place.redis)), 0.0
+    before, sample_at = (cpu_seconds(process), cpu_seconds(installation.redis)), 0.0
 
     def meanwhile() -> None:
         nonlocal sample_at
-        alive(worker)
+        require_running(worker)
         if churn:
-            second.look()
+            second.step_if_due()
         if time.perf_counter() >= sample_at:
-            sample_at = time.perf_counter() + SAMPLE
+            sample_at = time.perf_counter() + MEMORY_INTERVAL_S
             found.rss_mib.append(process.memory_info().rss / 2**20)
 
-    sending = threading.Thread(target=place.send, args=(_tiny(names),))
+    sending = threading.Thread(target=installation.send, args=(_tiny_requests(names),))
     with foreign_load() as during:
         begin = time.perf_counter()
         sending.start()
-        found.seconds = place.read(told, WARM + requests, meanwhile) - begin
-        after = (spent(process), spent(place.redis))
+        found.seconds = installation.read(counts, WARMUP_REQUESTS + requests, meanwhile) - begin
+        after = (cpu_seconds(process), cpu_seconds(installation.redis))
     sending.join()
     second.stop()
     found.worker_us, found.redis_us = (1e6 * (b - a) / requests for a, b in zip(before, after, strict=True))
-    found.lost = sum(name not in told for name in names)
-    found.repeated = sum(told[name] - 1 for name in names if name in told)
+    found.lost = sum(name not in counts for name in names)
+    found.repeated = sum(counts[name] - 1 for name in names if name in counts)
     found.rebalances, found.foreign = second.steps, during.share
     return found

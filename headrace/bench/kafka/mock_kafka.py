@@ -1,11 +1,11 @@
-"""librdkafka's mock cluster, for measurements and tests without a broker, and what it lacks.
+"""librdkafka's mock cluster for measurements and tests without a broker, with workarounds for its defects.
 
-It takes a transaction's offsets and keeps none of them; it breaks the checksums of transactions; it lets a group
-wait for nearly a session's time whenever its members change; it wakes no fetch that waits for records; and it shows
-aborted records to everybody. `adapt` has a process keep the offsets in Redis, look at no checksums, and have short
-fetches. So a mock shows what becomes of offsets, not that they are of one piece with the results.
+The mock accepts a transaction's offsets but does not store them; it breaks the checksums of transactions; it blocks
+a group for nearly a session timeout whenever its members change; it does not wake a fetch that waits for records;
+and it shows aborted records to all readers. `adapt` makes a process store the offsets in Redis, skip the checksums,
+and use short fetches. So a mock shows that offsets are stored, but not that this is atomic with the results.
 
-`python -m headrace.cli.mock_kafka …` is the command line of headrace, adapted.
+`python -m headrace.cli.mock_kafka …` is Headrace's command line after `adapt`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata
 
 from shared.kafka.client_internals import rebalance_on_invalid_sync
 
-VERSION = "2.0"  # of the protocol that kafka-python and the mock both speak
-FETCH = 50  # ms
+VERSION = "2.0"  # protocol version that both kafka-python and the mock support
+FETCH_WAIT_MS = 50
 
 
 class MockCluster:
-    """One broker in this process; topics, of four partitions, appear when used."""
+    """One broker in this process. Topics with four partitions are created when first used."""
 
     def __init__(self) -> None:
         self._producer = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": "1", "log_level": 0})
@@ -35,24 +35,24 @@ class MockCluster:
 
 @functools.cache
 def cluster() -> MockCluster:
-    """This process's."""
+    """Return the mock cluster of this process."""
     return MockCluster()
 
 
 def address(bootstrap: str) -> dict[str, str]:
-    """The settings that lead to the mock there."""
+    """Return the settings for the mock at an address."""
     return {"kafka_bootstrap": bootstrap, "kafka_api_version": VERSION}
 
 
 def adapt(redis_url: str) -> None:
-    """Make up, in this process and from now on, for what the mock lacks."""
-    KafkaConsumer.DEFAULT_CONFIG |= {"check_crcs": False, "fetch_max_wait_ms": FETCH}
+    """Apply the workarounds to kafka-python in this process."""
+    KafkaConsumer.DEFAULT_CONFIG |= {"check_crcs": False, "fetch_max_wait_ms": FETCH_WAIT_MS}
     rebalance_on_invalid_sync()
     _keep_offsets(redis.Redis.from_url(redis_url))
 
 
 def _keep_offsets(store: redis.Redis) -> None:
-    """Those of transactions, in place of the group's own: as a hash of each group, once they are committed."""
+    """Store the offsets of committed transactions in Redis, in a hash per group, and read them from there."""
     pending: dict[int, tuple[str, dict[Any, OffsetAndMetadata]]] = {}
     send, commit = KafkaProducer.send_offsets_to_transaction, KafkaProducer.commit_transaction
 
@@ -63,11 +63,11 @@ def _keep_offsets(store: redis.Redis) -> None:
     def commit_transaction(self: KafkaProducer) -> None:
         commit(self)
         group, offsets = pending.pop(id(self))
-        for place, each in offsets.items():
-            store.hset(_key(group), f"{place.topic}/{place.partition}", msgspec.json.encode(each).decode())
+        for partition, each in offsets.items():
+            store.hset(_key(group), f"{partition.topic}/{partition.partition}", msgspec.json.encode(each).decode())
 
-    def committed(self: KafkaConsumer, place: Any, **options: Any) -> OffsetAndMetadata | None:
-        found: Any = store.hget(_key(self.config["group_id"]), f"{place.topic}/{place.partition}")
+    def committed(self: KafkaConsumer, partition: Any, **options: Any) -> OffsetAndMetadata | None:
+        found: Any = store.hget(_key(self.config["group_id"]), f"{partition.topic}/{partition.partition}")
         return None if found is None else OffsetAndMetadata(*msgspec.json.decode(found))
 
     KafkaConsumer.committed = committed

@@ -1,4 +1,4 @@
-"""Other engines and servers that the benchmarks compare with, each run in its own environment.
+"""Other engines that the benchmarks compare with. Each runs in a process of its own, vLLM in its own environment.
 
 Only `headrace.bench` imports it.
 """

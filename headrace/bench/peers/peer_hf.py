@@ -1,7 +1,6 @@
-"""`python -m headrace.bench.peers.peer_hf FOLDER SEED CONCURRENCY`: transformers' static batches on the mix, as
-JSON.
+"""`python -m headrace.bench.peers.peer_hf FOLDER SEED CONCURRENCY`: static batches of transformers on the mix.
 
-On the device and in the dtype that the settings give our engine.
+It uses the device and the dtype that the settings give Headrace's engine, and prints its figures as JSON.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from headrace.bench.harness.workload import WorkItem, peer_mix
 from shared.settings import load
 from workers.engine.config import EngineConfig
 
-BATCH = 16
+BATCH_SIZE = 16
 
 
 def generate(model: torch.nn.Module, tokenizer: object, items: list[WorkItem]) -> None:
-    """One batch: padded on the left, run until its longest answer is done, as a static batch is."""
+    """Run one static batch: padded on the left, until its longest answer is complete."""
     chats = [[{"role": "user", "content": item.prompt}] for item in items]
     inputs = tokenizer.apply_chat_template(  # type: ignore[attr-defined]
         chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
@@ -37,7 +36,7 @@ def main(folder: str, seed: int, concurrency: int) -> None:
     device = config.torch_device()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=config.torch_dtype(device, torch.float32)).to(device)
     generate(model, tokenizer, [WorkItem("warm up", 2, 4)])
-    items, batch = peer_mix(seed, concurrency), min(BATCH, concurrency)
+    items, batch = peer_mix(seed, concurrency), min(BATCH_SIZE, concurrency)
     begin = time.perf_counter()
     for start in range(0, len(items), batch):
         generate(model, tokenizer, items[start : start + batch])

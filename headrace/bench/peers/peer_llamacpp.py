@@ -1,7 +1,6 @@
-"""`python -m headrace.bench.peers.peer_llamacpp FOLDER SEED CONCURRENCY`: llama.cpp's server, Q8_0, on the mix,
-as JSON.
+"""`python -m headrace.bench.peers.peer_llamacpp FOLDER SEED CONCURRENCY`: llama.cpp's server on the mix, with Q8_0.
 
-The model is converted once, beside the server that scripts/peers built.
+It prints its figures as JSON. The model is converted once, in the folder of the server that scripts/peers built.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from pathlib import Path
 
 import httpx
 
-from headrace.bench.harness.server import running
+from headrace.bench.harness.server import running_server
 from headrace.bench.harness.workload import WorkItem, make_mix, peer_mix
 from headrace.bench.peers.peers import peer_folder
 from shared.runtime.sockets import free_port
 
-LENGTH = 512  # tokens of prompt and answer of one slot; the mix has fewer
-START = 120.0  # seconds that the server may take to load
-ANSWER = 600.0  # seconds that one request may take
+MAX_MODEL_LEN = 512  # tokens of prompt and answer; the mix has fewer
+START_TIMEOUT_S = 120.0
+REQUEST_TIMEOUT_S = 600.0
 
 
-def converted(folder: Path, peer: Path) -> Path:
-    """The Q8_0 file of a model folder, made when first asked for."""
+def convert_to_gguf(folder: Path, peer: Path) -> Path:
+    """Return the Q8_0 file of a model folder; convert the model if needed."""
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
     target = peer / "models" / f"{folder.name}-{name}-q8_0.gguf"
     if not target.is_file():
@@ -43,7 +42,7 @@ def converted(folder: Path, peer: Path) -> Path:
 
 
 def answer(http: httpx.Client, item: WorkItem) -> int:
-    """Output tokens, by the server's own count."""
+    """Send one request and return the server's count of output tokens."""
     body = {
         "messages": [{"role": "user", "content": item.prompt}],
         "max_tokens": item.output_tokens,
@@ -57,13 +56,13 @@ def answer(http: httpx.Client, item: WorkItem) -> int:
 def main(folder: str, seed: int, concurrency: int) -> None:
     peer = peer_folder("llamacpp")
     port = free_port("127.0.0.1")
-    command = [str(peer / "build/bin/llama-server"), "--model", str(converted(Path(folder), peer))]
+    command = [str(peer / "build/bin/llama-server"), "--model", str(convert_to_gguf(Path(folder), peer))]
     command += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(os.cpu_count() or 1)]
-    command += ["--parallel", str(concurrency), "--ctx-size", str(LENGTH * concurrency)]
+    command += ["--parallel", str(concurrency), "--ctx-size", str(MAX_MODEL_LEN * concurrency)]
     url = f"http://127.0.0.1:{port}"
     with (
-        running(command, url, limit=START),
-        httpx.Client(base_url=url, timeout=ANSWER) as http,
+        running_server(command, url, timeout=START_TIMEOUT_S),
+        httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S) as http,
         ThreadPoolExecutor(concurrency) as clients,
     ):
         for item in make_mix(seed + 2, 2):

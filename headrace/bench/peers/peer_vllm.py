@@ -1,6 +1,6 @@
-"""`PYTHON -m headrace.bench.peers.peer_vllm FOLDER SEED CONCURRENCY`: vLLM on the mix, compiled, as JSON on stdout.
+"""`PYTHON -m headrace.bench.peers.peer_vllm FOLDER SEED CONCURRENCY`: vLLM on the mix, compiled, figures as JSON.
 
-It runs in vLLM's own environment (scripts/peers) and imports nothing of ours but the work.
+It runs in vLLM's own environment (scripts/peers), so it imports only the workload from this repository.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 
 from headrace.bench.harness.workload import make_mix, peer_mix
 
-LENGTH = 512  # tokens of prompt and answer; the mix has fewer
+MAX_MODEL_LEN = 512  # tokens of prompt and answer; the mix has fewer
 ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, as our own cache has
-    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # by itself it leaves a core idle, and two may be all
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, the size of Headrace's cache
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # the default leaves one core idle, of two
 }
 
 
 def main(folder: str, seed: int, concurrency: int) -> None:
     os.environ.update(ENVIRONMENT)
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]  # of another environment
+    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]  # installed in another environment
 
     llm = LLM(
         model=folder,
         dtype="float32",
-        max_model_len=LENGTH,
+        max_model_len=MAX_MODEL_LEN,
         max_num_seqs=concurrency,
         enable_prefix_caching=True,
     )

@@ -11,7 +11,7 @@ from rich.console import Console
 from headrace.bench.engine import batching
 from headrace.bench.engine.batching import POLICIES, Batching, Pair, measure_waiting
 from headrace.bench.engine.batching_report import svg, tables
-from headrace.bench.engine.engine_driver import Driver
+from headrace.bench.engine.engine_driver import EngineDriver
 from headrace.bench.harness.report import Report
 from headrace.bench.harness.timed_stream import Sample
 from shared.protocol import SamplingParams
@@ -23,7 +23,7 @@ def report(rate: float) -> Report:
     """Of one request with 10 tokens, `rate` a second."""
     gap = 1 / rate
     sample = Sample(0.0, [gap * i for i in range(1, 11)], ended=10 * gap, output_tokens=10)
-    return Report.of([sample], 10 * gap)
+    return Report.from_samples([sample], 10 * gap)
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_tables_show_what_was_measured_and_nothing_else(found: Batching) -> None
         for table in tables(found):
             console.print(table)
     text = capture.get()
-    assert "4.00 times" in text
-    assert "4000 tokens arriving, budget 32" in text
+    assert "4.00 ×" in text
+    assert "prompt of 4000, budget 32" in text
     assert "prefix cache" not in text
 
 
@@ -64,7 +64,7 @@ def test_the_plot_is_svg_with_a_bar_for_each_figure_and_policy(found: Batching) 
 
 def test_a_closed_loop_keeps_so_many_requests_going() -> None:
     engine = ScriptedEngine()
-    driver = Driver(engine)
+    driver = EngineDriver(engine)
     most = 0
     step = engine.step
 
@@ -82,7 +82,7 @@ def test_a_closed_loop_keeps_so_many_requests_going() -> None:
 
 def test_the_waiting_part_really_has_that_many_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "WAITING_STEPS", 3)
-    for waiting in batching.WAITING:
+    for waiting in batching.WAITING_SEQUENCES:
         scheduler = batching._full_scheduler(waiting)
         assert len(scheduler.running) == batching.CONCURRENCY
         assert scheduler.num_waiting == waiting

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from headrace.bench.engine import embeddings, peer_embeddings
-from headrace.bench.engine.embeddings import Embeddings, Speed, pair_of, speeds
+from headrace.bench.engine.embeddings import Embeddings, Speed, make_pair, measure_speeds
 from shared.errors import HeadraceError
 from workers.engine.config import EngineConfig
 from workers.engine.embedding_engine import EmbeddingEngine
@@ -20,7 +20,7 @@ def side(inputs: float, *, work: int = 70) -> dict[int, Speed]:
 
 
 def test_ratios_are_medians_of_pairs() -> None:
-    found = Embeddings([pair_of(side(a), side(b)) for a, b in ((100, 50), (50, 50), (120, 100))])
+    found = Embeddings([make_pair(side(a), side(b)) for a, b in ((100, 50), (50, 50), (120, 100))])
     assert found.as_dict()["ratios"] == {16: 1.2}
     console = Console(width=200)
     with console.capture() as shown:
@@ -30,19 +30,19 @@ def test_ratios_are_medians_of_pairs() -> None:
 
 def test_unequal_work_is_refused() -> None:
     with pytest.raises(HeadraceError, match="70 tokens, transformers 71"):
-        pair_of(side(1), side(1, work=71))
+        make_pair(side(1), side(1, work=71))
 
 
 def test_transformers_counts_the_tokens_that_we_count(
     minilm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Given the real model, Expect the plain side's tokens to be those of our tokenizer, padding left out."""
-    monkeypatch.setattr(embeddings, "SECONDS", 0.01)
-    monkeypatch.setattr(embeddings, "BATCHES", (1, 3))
+    monkeypatch.setattr(embeddings, "DURATION_S", 0.01)
+    monkeypatch.setattr(embeddings, "BATCH_SIZES", (1, 3))
     peer_embeddings.main(str(minilm), "4-32", 0)
     plain = json.loads(capsys.readouterr().out)
     tokenizer = EmbeddingEngine.load(EngineConfig(minilm)).tokenizer
-    ours = speeds(lambda inputs: sum(len(tokenizer.encode(each)) for each in inputs), "4-32", 0)
+    ours = measure_speeds(lambda inputs: sum(len(tokenizer.encode(each)) for each in inputs), "4-32", 0)
     assert {int(batch): speed["work"] for batch, speed in plain.items()} == {
         batch: speed.work for batch, speed in ours.items()
     }

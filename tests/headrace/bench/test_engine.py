@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from headrace.bench.engine.engine_throughput import OURS, Comparison
-from headrace.bench.harness.subprocess_run import run_side
-from headrace.bench.harness.workload import ALONE, make_mix, peer_mix
+from headrace.bench.harness.subprocess_run import run_in_subprocess
+from headrace.bench.harness.workload import SEQUENTIAL_REQUESTS, make_mix, peer_mix
 from headrace.bench.peers.peers import find_peers
 from shared.errors import ConfigError, HeadraceError
 
@@ -27,7 +27,7 @@ def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch,
     assert [peer.python for peer in peers] == [sys.executable, str(tmp_path / "headrace/peers/vllm/bin/python")]
     assert missing == ["llamacpp"]
     assert find_peers("none") == ([], [])
-    with pytest.raises(ConfigError, match="not tgi"):
+    with pytest.raises(ConfigError, match="got tgi"):
         find_peers("hf,tgi")
 
 
@@ -38,7 +38,7 @@ def test_ratios_are_medians_of_pairs() -> None:
 
 
 def test_one_at_a_time_is_the_beginning_of_the_mix() -> None:
-    assert peer_mix(3, 1) == make_mix(3)[:ALONE]
+    assert peer_mix(3, 1) == make_mix(3)[:SEQUENTIAL_REQUESTS]
     assert peer_mix(3, 32) == make_mix(3)
 
 
@@ -48,11 +48,11 @@ def test_a_sides_figures_are_found_among_what_else_it_prints(
     (tmp_path / "noisy.py").write_text("""print('{"rate": 2}'); print("INFO shutting down")""")
     (tmp_path / "mute.py").write_text("print('nothing')")
     monkeypatch.chdir(tmp_path)
-    assert run_side("noisy") == {"rate": 2}
+    assert run_in_subprocess("noisy") == {"rate": 2}
     with pytest.raises(HeadraceError, match="no figures"):
-        run_side("mute")
+        run_in_subprocess("mute")
 
 
 def test_a_side_that_fails_says_why() -> None:
     with pytest.raises(HeadraceError, match="No module named"):
-        run_side("headrace.bench.nothing")
+        run_in_subprocess("headrace.bench.nothing")

@@ -46,8 +46,8 @@ def test_it_says_how_vllm_is_set_up(monkeypatch: pytest.MonkeyPatch, tmp_path: o
 def costs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """What the API process is said to have computed, one figure for each look."""
     figures: list[float] = []
-    monkeypatch.setattr(gateway_streams, "spent", lambda process: figures.pop(0))
-    monkeypatch.setattr(gateway_streams, "SETTLING", 0.0)
+    monkeypatch.setattr(gateway_streams, "cpu_seconds", lambda process: figures.pop(0))
+    monkeypatch.setattr(gateway_streams, "SETTLE_S", 0.0)
     yield figures
     assert not figures
 
@@ -80,5 +80,5 @@ async def test_a_server_that_makes_another_number_of_tokens_is_refused(
     server: FakeServer, costs: list[float]
 ) -> None:
     costs += [0.0] * 6
-    with pytest.raises(HeadraceError, match="8 tokens, not 256"):
+    with pytest.raises(HeadraceError, match="expected 256 output tokens, got 8"):
         await asyncio.to_thread(_run, Server(server.target(), psutil.Process()), 1, 0, CONSOLE)

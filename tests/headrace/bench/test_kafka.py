@@ -11,8 +11,8 @@ from rich.console import Console
 
 from headrace.bench.kafka import kafka_throughput
 from headrace.bench.kafka.kafka_cluster import Installation
-from headrace.bench.kafka.kafka_interference import measure_beside
-from headrace.bench.kafka.kafka_throughput import Churn, Flow, measure_kafka
+from headrace.bench.kafka.kafka_interference import measure_interference
+from headrace.bench.kafka.kafka_throughput import Churn, Run, measure_kafka
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +28,8 @@ def own_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_every_request_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_throughput, "WARM", 20)
-    monkeypatch.setattr(kafka_throughput, "MANY", 1)
+    monkeypatch.setattr(kafka_throughput, "WARMUP_REQUESTS", 20)
+    monkeypatch.setattr(kafka_throughput, "CHURN_FACTOR", 1)
     flows = measure_kafka(300, "", 1, Console(quiet=True), churn=False)
     found = flows.as_dict()
     assert (found["lost"], found["repeated"]) == (0, 0)
@@ -41,11 +41,13 @@ def test_every_request_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_interactive_requests_are_answered_beside_a_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.bench.gateway.priorities.REQUESTS", 24)
-    monkeypatch.setattr("headrace.bench.gateway.priorities.RATE", 4.0)  # longer than a worker takes to join
-    monkeypatch.setattr("headrace.bench.gateway.priorities.SETTLE", 0.0)
-    monkeypatch.setattr("headrace.bench.kafka.kafka_interference.BACKLOG", 300)
-    [pair] = measure_beside("scripted", "", 1, 0, {}, Console(quiet=True)).pairs
+    monkeypatch.setattr("headrace.bench.gateway.priorities.INTERACTIVE_REQUESTS", 24)
+    monkeypatch.setattr(
+        "headrace.bench.gateway.priorities.ARRIVALS_PER_S", 4.0
+    )  # longer than a worker takes to join
+    monkeypatch.setattr("headrace.bench.gateway.priorities.SETTLE_S", 0.0)
+    monkeypatch.setattr("headrace.bench.kafka.kafka_interference.BACKLOG_REQUESTS", 300)
+    [pair] = measure_interference("scripted", "", 1, 0, {}, Console(quiet=True)).pairs
     assert min(pair.alone_p95, pair.loaded_p95) > 0
     assert pair.batch_rate > 0
 
@@ -65,14 +67,14 @@ class Place:
 
 
 def test_a_second_worker_comes_and_goes_and_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_throughput, "REBALANCE", 0.05)
+    monkeypatch.setattr(kafka_throughput, "CHURN_INTERVAL_S", 0.05)
     place = Place()
     churn = Churn(cast("Installation", place))
-    churn.look()
+    churn.step_if_due()
     assert (churn.steps, place.left()) == (0, [])
     for steps, left in ((1, [False]), (2, [True]), (3, [True, False])):
         while churn.steps < steps:
-            churn.look()
+            churn.step_if_due()
         assert place.left() == left
     churn.stop()
     churn.stop()
@@ -80,5 +82,5 @@ def test_a_second_worker_comes_and_goes_and_is_gone_at_the_end(monkeypatch: pyte
 
 
 def test_growth_leaves_the_beginning_out() -> None:
-    assert Flow(1, rss_mib=[50.0, 70.0, 71.0, 74.0]).growth == 4.0
-    assert Flow(1, rss_mib=[70.0]).growth == 0.0
+    assert Run(1, rss_mib=[50.0, 70.0, 71.0, 74.0]).growth == 4.0
+    assert Run(1, rss_mib=[70.0]).growth == 0.0

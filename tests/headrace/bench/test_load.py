@@ -97,7 +97,7 @@ async def test_a_stalled_loop_is_in_the_latencies(server):
 
 async def test_an_open_loop_bounds_what_is_in_flight(server, monkeypatch):
     """Given room for two and a server that answers once two wait, If six arrive at once, Expect four errors."""
-    monkeypatch.setattr(load_module, "MOST_IN_FLIGHT", 2)
+    monkeypatch.setattr(load_module, "MAX_IN_FLIGHT", 2)
     server.respond = once_all_are_there(2)
 
     samples = await run(server, 6, Load(rate=1e9))

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from headrace.bench.gateway.overhead import Overhead, Pair, _pair
 from headrace.bench.harness import cpu_contention
-from headrace.bench.harness.report import BareRun, Report, refuse_unfit
+from headrace.bench.harness.report import EngineOnlyRun, Report, require_complete
 from headrace.bench.harness.timed_stream import Sample
 from headrace.bench.harness.workload import CONCURRENCY, make_mix
 from shared.errors import HeadraceError
@@ -32,7 +32,7 @@ def test_shared_cores_are_told():
     """Given a pair that others disturbed, Expect it said, and the pair neither dropped nor hidden."""
     overhead = Overhead([pair(100, 95), pair(9, 190, foreign=0.44)])
 
-    assert overhead.disturbed == "1 of 2 pairs shared the cores with others (up to 44%)"
+    assert overhead.disturbed == "in 1 of 2 pairs, other processes used the cores (up to 44%)"
     assert overhead.as_dict()["disturbed"]
     assert len(overhead.as_dict()["pairs"]) == 2
     assert Overhead([pair(100, 95, foreign=0.01)]).disturbed == ""
@@ -41,8 +41,8 @@ def test_shared_cores_are_told():
 def test_foreign_load_is_what_is_busy_and_not_ours(monkeypatch):
     """Given two cores busy for 3 s together within 2 s, 1 s of it ours, Expect half of the machine with others."""
     busy, own, clock = iter([10.0, 13.0]), iter([1.0, 2.0]), iter([100.0, 102.0])
-    monkeypatch.setattr(cpu_contention, "_busy", lambda: next(busy))
-    monkeypatch.setattr(cpu_contention, "_own", lambda: next(own))
+    monkeypatch.setattr(cpu_contention, "_busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(cpu_contention, "_own_seconds", lambda: next(own))
     monkeypatch.setattr(cpu_contention.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(cpu_contention.psutil, "cpu_count", lambda: 2)
 
@@ -54,12 +54,12 @@ def test_foreign_load_is_what_is_busy_and_not_ours(monkeypatch):
 
 def test_a_run_that_is_not_whole_is_no_comparison():
     """Given a run with failures, or a stopped one, Expect neither compared."""
-    failed = Report.of([Sample(0.0, error="HTTP 503")], 1.0)
+    failed = Report.from_samples([Sample(0.0, error="HTTP 503")], 1.0)
 
     with pytest.raises(HeadraceError, match="HTTP 503"):
-        refuse_unfit(failed)
+        require_complete(failed)
     with pytest.raises(KeyboardInterrupt):
-        refuse_unfit(Report.of([], 1.0, interrupted=True))
+        require_complete(Report.from_samples([], 1.0, interrupted=True))
 
 
 def test_the_bare_side_does_all_the_work_under_its_concurrency():
@@ -91,10 +91,10 @@ def test_a_pair_through_the_whole_path():
     tokens = sum(item.output_tokens for item in make_mix(0))
     console = Console(file=io.StringIO())
 
-    found = _pair(BareRun(tokens, 1000.0, 0.001, 0.0), "scripted", 0, console)
+    found = _pair(EngineOnlyRun(tokens, 1000.0, 0.001, 0.0), "scripted", 0, console)
 
     assert found.queue_rate > 0
     assert found.queue_ttft > 0
     assert 20 < found.api_rss_mib < 150
-    with pytest.raises(HeadraceError, match="not the same work"):
-        _pair(BareRun(tokens + 1, 1000.0, 0.001, 0.0), "scripted", 0, console)
+    with pytest.raises(HeadraceError, match="did not do the same work"):
+        _pair(EngineOnlyRun(tokens + 1, 1000.0, 0.001, 0.0), "scripted", 0, console)

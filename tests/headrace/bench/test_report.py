@@ -39,7 +39,7 @@ def samples() -> list[Sample]:
 
 def test_figures_count_from_when_a_request_was_due():
     """Given samples, Expect times from their schedule, gaps within streams only, and exact counts."""
-    report = Report.of(samples(), seconds=2.0)
+    report = Report.from_samples(samples(), seconds=2.0)
 
     assert (report.ttft.p50, report.ttft.p99) == pytest.approx((0.2, 1.0))
     assert (report.inter_token.p50, report.inter_token.p99) == pytest.approx((0.1, 0.4))
@@ -49,13 +49,13 @@ def test_figures_count_from_when_a_request_was_due():
 
 def test_a_failed_request_is_an_error_and_nothing_else():
     """Given a failed request that was quick and long, Expect it in the errors, and in no figure."""
-    assert Report.of(samples(), 2.0).errors == {"connection cut": 1}
-    assert Report.of(samples(), 2.0).requests == 3
+    assert Report.from_samples(samples(), 2.0).errors == {"connection cut": 1}
+    assert Report.from_samples(samples(), 2.0).requests == 3
 
 
 def test_an_answer_without_text_has_no_time_to_a_first_token():
     """Given an answer whose tokens show nothing, Expect it counted, and no time made up."""
-    report = Report.of([Sample(scheduled=1.0, ended=2.0, output_tokens=1)], 1.0)
+    report = Report.from_samples([Sample(scheduled=1.0, ended=2.0, output_tokens=1)], 1.0)
 
     assert (report.output_tokens, report.as_dict()["ttft"]) == (1, {"p50": None, "p95": None, "p99": None})
 
@@ -67,7 +67,7 @@ def test_json_has_one_shape_whatever_was_measured(given):
     def refuse(constant: str) -> None:
         pytest.fail(f"{constant} is no JSON")
 
-    found = json.loads(json.dumps(Report.of(given, 2.0).as_dict()), parse_constant=refuse)
+    found = json.loads(json.dumps(Report.from_samples(given, 2.0).as_dict()), parse_constant=refuse)
 
     assert set(found) == {
         "requests", "errors", "seconds", "output_tokens", "events", "output_tokens_per_second",

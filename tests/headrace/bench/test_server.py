@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from headrace.bench.harness.server import running
+from headrace.bench.harness.server import running_server
 from shared.errors import HeadraceError
 from shared.runtime.sockets import free_port
 
@@ -25,12 +25,15 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 def test_it_lives_from_its_health_to_the_end() -> None:
     port = free_port("127.0.0.1")
     command = [sys.executable, "-c", WELL, str(port)]
-    with running(command, f"http://127.0.0.1:{port}", limit=20, environment={"GIVEN": "1"}) as process:
+    with running_server(command, f"http://127.0.0.1:{port}", timeout=20, environment={"GIVEN": "1"}) as process:
         assert process.is_running()
     assert not psutil.pid_exists(process.pid)
 
 
 def test_one_that_does_not_start_says_why() -> None:
     command = [sys.executable, "-c", "raise SystemExit('no such ' + 'model')"]
-    with pytest.raises(HeadraceError, match="no such model"), running(command, "http://127.0.0.1:9", limit=20):
+    with (
+        pytest.raises(HeadraceError, match="no such model"),
+        running_server(command, "http://127.0.0.1:9", timeout=20),
+    ):
         pass

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from headrace.bench.engine import structured
 from headrace.bench.engine.schemas import make_schemas
-from headrace.bench.engine.structured import _wrong, measure_structured
+from headrace.bench.engine.structured import _defect, measure_structured
 from shared.validation.json_schema import KNOWN, check_schema, subschemas
 
 
 @pytest.mark.slow
 def test_all_answers_fit(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structured, "TOKENS", 8)
+    monkeypatch.setattr(structured, "SPEED_TOKENS", 8)
     found = measure_structured(str(smollm2), 6, 1, 1, Console(quiet=True))
     assert not found.wrong
     assert found.valid == 6
@@ -48,7 +48,7 @@ def test_schemas_are_varied_and_can_be_held() -> None:
 
 def test_wrong_answers_are_counted_as_such() -> None:
     schema = {"type": "string", "format": "date"}
-    assert _wrong(schema, '"2024-02-29"', "stop") is None
-    assert _wrong(schema, '"2023-02-29"', "stop") == "does not fit: format"
-    assert _wrong(schema, '"2023', "length") == "ended by length"
-    assert _wrong(schema, "{", "stop") == "no JSON"
+    assert _defect(schema, '"2024-02-29"', "stop") is None
+    assert _defect(schema, '"2023-02-29"', "stop") == "does not fit: format"
+    assert _defect(schema, '"2023', "length") == "ended by length"
+    assert _defect(schema, "{", "stop") == "not JSON"

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from headrace.bench.engine import engine_rates
-from headrace.bench.engine.perplexity import WINDOW, licence_text, measure_perplexity
+from headrace.bench.engine.perplexity import WINDOW_TOKENS, licence_text, measure_perplexity
 from headrace.bench.engine.profile import Profile, profile
 from headrace.bench.harness.workload import Lengths, make_mix
 from shared.errors import ConfigError
@@ -25,8 +25,8 @@ def test_the_text_is_long_enough_and_each_licence_once() -> None:
 
 def test_perplexity_of_a_random_model(llama: Path) -> None:
     """Given a byte-level model that has learnt nothing, it foresees hardly anything, and int8 much the same."""
-    quality = measure_perplexity(str(llama), WINDOW + 101, Console(quiet=True))
-    assert quality.tokens == WINDOW + 100
+    quality = measure_perplexity(str(llama), WINDOW_TOKENS + 101, Console(quiet=True))
+    assert quality.tokens == WINDOW_TOKENS + 100
     assert 100 < quality.float32 < 100_000
     assert abs(quality.increase) < 0.05
     assert 0.8 < quality.agreement <= 1

@@ -34,7 +34,7 @@ def test_perplexity_of_a_random_model(llama: Path) -> None:
 
 
 def test_a_text_that_is_too_short_is_refused(llama: Path) -> None:
-    with pytest.raises(ConfigError, match="ask for at most"):
+    with pytest.raises(ConfigError, match="must be at most"):
         measure_perplexity(str(llama), 10**8, Console(quiet=True))
 
 

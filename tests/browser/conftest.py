@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.e2e.conftest import Launched
+from tests.support.launched import Launched
+from tests.support.page_watch import Watch
 from tests.support.waiting import LIMIT_S
 
 LEASE_S = 3
@@ -26,36 +26,6 @@ FLAGS = [
 ]
 LIMIT_MS = LIMIT_S * 1000
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
-
-
-@dataclass
-class Watch:
-    """Errors of one page: console errors, uncaught exceptions, failed requests and error statuses.
-
-    An aborted fetch is none: a reload aborts those under way. Chromium also reports as aborted a fetch whose body a
-    script reads as a stream to its end, if the script sees the end before the loader does.
-    """
-
-    page: Page
-    errors: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.page.on("console", self._on_console)
-        self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
-        self.page.on("requestfailed", self._on_failed)
-        self.page.on("response", self._on_response)
-
-    def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.errors.append(f"console: {message.text}")
-
-    def _on_failed(self, request: Request) -> None:
-        if (request.resource_type, request.failure) != ("fetch", "net::ERR_ABORTED"):
-            self.errors.append(f"failed: {request.url}: {request.failure}")
-
-    def _on_response(self, response: Response) -> None:
-        if response.status >= 400:
-            self.errors.append(f"status {response.status}: {response.url}")
 
 
 @pytest.fixture(scope="package")

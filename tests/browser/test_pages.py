@@ -10,8 +10,8 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import Watch
-from tests.e2e.conftest import Launched
+from tests.support.launched import Launched
+from tests.support.page_watch import Watch
 from tests.support.waiting import LIMIT_S
 from workers.scripted_engine import expected, text_of
 

@@ -25,7 +25,7 @@ FLOAT = 4  # bytes
 @pytest.mark.case("small-pool", "KV pool of 8 blocks, 32 requests")
 async def test_a_pool_too_small_for_the_batch_serves_all(figures: dict[str, Any], tmp_path: Path) -> None:
     """Given blocks for one or two sequences, if 32 come at once, then each ends with what it says alone."""
-    from tests.workers.engine.conftest import CONFIGS, save_checkpoint  # torch is for those who run this case
+    from tests.support.checkpoints import CONFIGS, save_checkpoint  # torch is for those who run this case
 
     config = CONFIGS["llama"]
     block = 2 * config.num_hidden_layers * config.num_key_value_heads * BLOCK_SIZE * config.head_dim * FLOAT

@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.e2e.conftest import Launched
+from tests.support.launched import Launched
 
 pytestmark = pytest.mark.slow
 

@@ -23,9 +23,9 @@ from headrace.client import HeadraceClient
 from shared.errors import ContextLengthExceeded, ModelNotFound
 from shared.kafka import topics
 from shared.settings import load
-from tests.e2e.conftest import Launched
-from tests.producer_api.batch_runner.conftest import BatchClient, line
+from tests.support.batch_client import BatchClient, line
 from tests.support.kafka_mock import address, make_topics
+from tests.support.launched import Launched
 from tests.support.waiting import LIMIT_S
 from workers.scripted_engine import expected
 

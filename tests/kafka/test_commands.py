@@ -16,7 +16,7 @@ import pytest
 
 from shared.backend import Backend
 from shared.settings import Settings
-from tests.headrace.batch.conftest import chats, results, write
+from tests.support.batch_command import chats, results, write
 from tests.support.kafka_bench import Bench
 from tests.support.kafka_mock import environment, headrace
 from tests.support.waiting import LIMIT_S

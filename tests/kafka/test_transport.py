@@ -17,11 +17,11 @@ from shared.errors import QueueFull, Unavailable
 from shared.queue.interface import Room
 from shared.queue.redis_streams import RedisStreams
 from shared.settings import Settings
-from tests.producer_api.conftest import serving
-from tests.producer_api.webhooks.conftest import SECRET
+from tests.support.api_server import serving
 from tests.support.fakes import MODEL, answer, make_request
 from tests.support.kafka_bench import Bench
 from tests.support.waiting import LIMIT_S
+from tests.support.webhook_receiver import SECRET
 from tests.support.worker_harness import foretold, told
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import psutil
@@ -23,34 +21,12 @@ from shared.errors import ConfigError, Unavailable
 from shared.models.worker_registry import WorkerExit
 from shared.redis.embedded import EmbeddedServer
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, administering, chat
+from tests.support.api_process import MIB, running
+from tests.support.api_server import administering, chat
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
-
-MIB = 2**20
-RUN = "from shared.settings import load; from producer_api.server import serve; serve(load().settings)"
-
-
-@contextmanager
-def running(valkey: EmbeddedServer, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The API in a process of its own, and its URL, read from what it says; `environ` are more settings."""
-    environment = {
-        **os.environ,
-        "HEADRACE_REDIS_URL": valkey.url,
-        "HEADRACE_PORT": "0",
-        "HEADRACE_MODEL": MODEL,
-        "HEADRACE_LOG_FORMAT": "json",
-        **{f"HEADRACE_{name}".upper(): value for name, value in environ.items()},
-    }
-    process = subprocess.Popen([sys.executable, "-c", RUN], env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        line = next(line for line in process.stderr if "http://" in line)
-        yield process, "http://" + line.split("http://")[1].split('"')[0]
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(autouse=True)

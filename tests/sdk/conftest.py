@@ -12,13 +12,12 @@ from openai import AsyncOpenAI
 
 from shared.backend import Backend
 from shared.settings import Settings
-from tests.producer_api.conftest import serving
+from tests.support.api_server import serving
+from tests.support.fakes import EMBEDDER
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
 from workers.engine.config import EngineConfig
 from workers.engine.embedding_engine import EmbeddingEngine
-
-EMBEDDER = "minilm"
 
 
 @pytest.fixture(scope="package")

@@ -15,8 +15,9 @@ from shared.errors import EngineFailed
 from shared.protocol import ErrorInfo, RequestState
 from shared.settings import Settings
 from shared.token_log.interface import OVERDUE
-from tests.producer_api.conftest import ScriptedWorker, serving
+from tests.support.api_server import serving
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}

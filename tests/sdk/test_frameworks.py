@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from tests.sdk.conftest import EMBEDDER
-from tests.support.fakes import MODEL
+from tests.support.fakes import EMBEDDER, MODEL
 from tests.support.waiting import LIMIT_S
 
 

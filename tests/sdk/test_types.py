@@ -19,9 +19,8 @@ from openai.types import (
 )
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.sdk.conftest import EMBEDDER
 from tests.sdk.strict import strictly
-from tests.support.fakes import MODEL
+from tests.support.fakes import EMBEDDER, MODEL
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT = {"model": MODEL, "messages": MESSAGES, "max_tokens": 3}

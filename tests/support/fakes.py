@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from shared.backend import Backend
 from shared.protocol import PriorityClass, Request, SamplingParams, Ticket, Token, TokenEvent, new_job_id
 from shared.redis import keys
+from shared.token_log.interface import RequestRecord
 from tests.support.waiting import LIMIT_S
 
 MODEL = "scripted"
+EMBEDDER = "minilm"
 
 
 def make_request(
@@ -45,6 +49,16 @@ async def submit(backend: Backend, request: Request) -> Ticket:
 async def answer(backend: Backend, job_id: str) -> list[TokenEvent]:
     """All events of a request, followed from the start to its end."""
     return [event async for event in backend.token_log.follow(job_id, idle=LIMIT_S) if event is not None]
+
+
+async def ended(backend: Backend, job_id: str) -> RequestRecord:
+    """Wait for a request's end, and return its record."""
+    async with asyncio.timeout(LIMIT_S):
+        async for _ in backend.token_log.follow(job_id, idle=LIMIT_S):
+            pass
+    record = await backend.token_log.record(job_id)
+    assert record is not None
+    return record
 
 
 async def lapse(backend: Backend, model: str = MODEL) -> None:

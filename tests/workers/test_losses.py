@@ -12,10 +12,10 @@ from shared.protocol import FinishReason, Message, Request, Token, TokenEvent
 from shared.queue.interface import Room
 from shared.redis import keys
 from shared.token_log.interface import Append
+from tests.support.checkpoints import CONFIGS, byte_tokenizer
 from tests.support.fakes import MODEL, answer, lapse, make_request, submit
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import GatedEngine, Harness, foretold, tokens_of, told, until
-from tests.workers.engine.conftest import CONFIGS, byte_tokenizer
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.text.tokenizer import Tokenizer
 from workers.scripted_engine import ScriptedEngine, expected, text_of

@@ -51,9 +51,12 @@ def test_a_pace_holds_one_request_back_and_not_its_neighbour() -> None:
 
 def test_a_fatal_prompt_ends_its_process_at_its_token() -> None:
     code = (
-        "from tests.workers.test_scripted_engine import *\n"
+        "from shared.protocol import SamplingParams\n"
+        "from workers.engine.interface import EngineRequest\n"
+        "from workers.scripted_engine import ScriptedEngine\n"
         "engine = ScriptedEngine()\n"
-        "engine.add(request('[die 2] x', 5))\n"
+        "prompt = '[die 2] x'\n"
+        "engine.add(EngineRequest('r', tuple(map(ord, prompt)), SamplingParams(max_tokens=5)))\n"
         "while True: print(len(engine.step()), flush=True)"
     )
     done = subprocess.run(

@@ -30,10 +30,10 @@ from shared.protocol import (
     Tools,
 )
 from shared.redis.embedded import EmbeddedServer
+from tests.support.checkpoints import CONFIGS, save_checkpoint
 from tests.support.engine_driver import load, run
 from tests.support.fakes import MODEL, answer, make_request, submit
 from tests.support.worker_harness import Harness, tokens_of, told
-from tests.workers.engine.conftest import CONFIGS, save_checkpoint
 from workers.engine import engine as engine_module
 from workers.engine.engine import Engine
 from workers.engine.interface import Form

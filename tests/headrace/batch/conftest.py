@@ -2,86 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Iterable
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest_asyncio
-import redis
 
 from tests.support.cluster import Cluster, running
-from tests.support.waiting import LIMIT_S
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def cluster(tmp_path_factory: Any) -> AsyncIterator[Cluster]:
     async with running(tmp_path_factory.mktemp("batch"), apis=1, workers=1, queue_depth=8) as made:
         yield made
-
-
-class Command:
-    """`headrace batch run` as a process."""
-
-    def __init__(self, url: str, source: Path, out: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "headrace", "batch", "run", str(source), "--out", str(out), "--url", url]
-        self.out = out
-        self.process = subprocess.Popen(
-            [*command, "--json", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "HEADRACE_LOG_LEVEL": "warning"},
-        )
-
-    async def done(self, count: int) -> None:
-        """Until the output has that many lines."""
-        deadline = time.monotonic() + LIMIT_S
-        while not self.out.exists() or self.out.read_bytes().count(b"\n") < count:
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.005)
-
-    async def ended(self, status: int = 0) -> dict[str, Any]:
-        """Its summary."""
-        out, err = await asyncio.to_thread(self.process.communicate, timeout=LIMIT_S)
-        assert self.process.returncode == status, err
-        assert "Traceback" not in err
-        return json.loads(out) if out else {"error": err}
-
-
-def ran(cluster: Cluster) -> set[str]:
-    """The ids of all requests that a worker began: one that was refused has a state, and no log."""
-    with redis.Redis.from_url(cluster.store.url) as store:
-        return {key.decode() for key in store.scan_iter("hr:{req_*}:log", count=1000)}
-
-
-def write(path: Path, lines: Iterable[Any]) -> Path:
-    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
-    return path
-
-
-def chats(count: int, pace: int = 0, tokens: int = 3) -> list[dict[str, Any]]:
-    """OpenAI batch lines, each a different chat; a token every `pace` ms."""
-    return [
-        {
-            "custom_id": f"c{i}",
-            "method": "POST",
-            "url": "/v1/chat/completions",
-            "body": {
-                "model": "scripted",
-                "messages": [{"role": "user", "content": f"{i} [pace {pace}]"}],
-                "max_tokens": tokens,
-            },
-        }
-        for i in range(count)
-    ]
-
-
-def results(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.read_text().splitlines()]

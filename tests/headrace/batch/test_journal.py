@@ -12,7 +12,7 @@ from headrace.batch.input_file import Defaults, InputFile, Line
 from headrace.batch.journal import Journal
 from headrace.batch.output_record import Record
 from shared.errors import ConfigError, InvalidRequest
-from tests.headrace.batch.conftest import chats, write
+from tests.support.batch_command import chats, write
 
 DEFAULTS = Defaults("m")
 

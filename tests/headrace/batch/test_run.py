@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.headrace.batch.conftest import Command, chats, ran, results, write
+from tests.support.batch_command import Command, chats, ran, results, write
 from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]

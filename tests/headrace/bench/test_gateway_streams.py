@@ -13,7 +13,7 @@ from rich.console import Console
 from headrace.bench.gateway import gateway_streams
 from headrace.bench.gateway.gateway_streams import Pair, Run, Server, StreamCost, _run, measure_streams
 from shared.errors import ConfigError, HeadraceError
-from tests.headrace.bench.conftest import DONE, FakeServer, Respond, chunked, text
+from tests.support.fake_openai_server import DONE, FakeServer, Respond, chunked, text
 
 CONSOLE = Console(file=io.StringIO())
 

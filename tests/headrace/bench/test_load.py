@@ -15,7 +15,7 @@ from headrace.bench.harness import load as load_module
 from headrace.bench.harness.load import Load, Target, drive, send
 from headrace.bench.harness.timed_stream import Sample
 from shared.errors import ConfigError
-from tests.headrace.bench.conftest import (
+from tests.support.fake_openai_server import (
     ANSWER,
     USAGE,
     FakeServer,

@@ -14,7 +14,7 @@ from headrace.bench.gateway.serve import measure
 from headrace.bench.harness.load import Load
 from headrace.cli.bench import app
 from shared.errors import ConfigError, HeadraceError
-from tests.headrace.bench.conftest import FakeServer, answer, sending, work
+from tests.support.fake_openai_server import FakeServer, answer, sending, work
 from tests.support.waiting import LIMIT_S
 
 

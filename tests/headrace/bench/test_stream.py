@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.bench.harness.timed_stream import AnswerStream, Sample, StreamFailed
-from tests.headrace.bench.conftest import DONE, ROLE, USAGE, chunked, text
+from tests.support.fake_openai_server import DONE, ROLE, USAGE, chunked, text
 
 
 def read(data: bytes, size: int | None = None) -> Sample:

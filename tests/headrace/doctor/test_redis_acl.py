@@ -28,8 +28,8 @@ from shared.runtime.sockets import free_port
 from shared.settings import Settings
 from shared.token_log.interface import Adoption
 from shared.webhooks.interface import Hook, Webhook
-from tests.producer_api.batch_runner.conftest import BatchClient, line
-from tests.producer_api.conftest import administering, chat, serving
+from tests.support.api_server import administering, chat, serving
+from tests.support.batch_client import BatchClient, line
 from tests.support.fakes import MODEL, make_request
 from tests.support.node import Node as Process
 from tests.support.redis_servers import HOST, Node, opened, running, settings_for

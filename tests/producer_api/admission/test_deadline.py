@@ -13,8 +13,9 @@ from openai import AsyncOpenAI
 from shared.backend import Backend
 from shared.protocol import Token
 from shared.token_log.interface import OVERDUE
-from tests.producer_api.conftest import ScriptedWorker, chat, frames
+from tests.support.api_server import chat, frames
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 

@@ -15,8 +15,9 @@ from producer_api.schemas.jobs import JobSubmission
 from shared.backend import Backend
 from shared.protocol import RequestState
 from shared.settings import Settings
-from tests.producer_api.conftest import Job, ScriptedWorker, chat, serving
+from tests.support.api_server import chat, serving
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")

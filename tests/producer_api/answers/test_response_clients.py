@@ -8,10 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.producer_api.answers.test_response_tools import Weather, call
-from tests.producer_api.conftest import ScriptedWorker
-from tests.producer_api.routes.test_responses import TOOL
 from tests.support.fakes import MODEL
+from tests.support.responses_api import TOOL, Weather, call
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow  # to import them takes seconds

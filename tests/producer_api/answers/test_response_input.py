@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 from openai.types.responses import Response as SDKResponse
 
-from tests.producer_api.conftest import ScriptedWorker
-from tests.producer_api.routes.test_responses import INPUT, LOGPROBS, TOOL
 from tests.support.fakes import MODEL
+from tests.support.responses_api import INPUT, LOGPROBS, TOOL
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 OUTPUT = {"type": "function_call_output", "output": "x"}

@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from openai import AsyncOpenAI
-from openai.types.responses import ResponseStreamEvent
-from pydantic import TypeAdapter
 
 from shared.backend import Backend
 from shared.errors import EngineFailed
 from shared.protocol import ErrorInfo, FinishReason, RequestState, Token, TokenLogprobs
 from shared.settings import Settings
-from tests.producer_api.conftest import Job, ScriptedWorker, frames, serving
-from tests.producer_api.http.test_sse import ended
-from tests.support.fakes import MODEL
+from tests.support.api_server import frames, serving
+from tests.support.fakes import MODEL, ended
+from tests.support.responses_api import BODY, checked
+from tests.support.scripted_worker import Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
-BODY: dict[str, Any] = {"model": MODEL, "input": "hi", "stream": True}
 TEXT = [
     *("response.output_item.added", "response.content_part.added", "response.output_text.delta"),
     *("response.output_text.delta", "response.output_text.done", "response.content_part.done"),
     "response.output_item.done",
 ]
-SDK_EVENT: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 
 
 @pytest.fixture
 async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
         yield opened
-
-
-def checked(found: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The events of a stream's frames, each valid by OpenAI's types and numbered one after another."""
-    events = []
-    for frame in found:
-        event = json.loads(frame["data"])
-        assert frame["event"] == event["type"]
-        assert SDK_EVENT.validate_python(event).type == event["type"]
-        if event["type"] != "error":
-            assert int(frame["id"]) == event["sequence_number"]
-        events.append(event)
-    numbers = [event["sequence_number"] for event in events]
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    return events
 
 
 async def streamed(http: httpx.AsyncClient, **fields: Any) -> list[dict[str, Any]]:

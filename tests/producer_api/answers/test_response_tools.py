@@ -12,13 +12,13 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.responses import Response as SDKResponse
 from openai.types.responses import ResponseItem
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from shared.protocol import CallDelta, FinishReason, Request, Token, TokenLogprobs, ToolCall
-from tests.producer_api.answers.test_response_streams import BODY, checked
-from tests.producer_api.conftest import Job, ScriptedWorker, frames
-from tests.producer_api.routes.test_responses import INPUT, TOOL, answered, said
+from tests.support.api_server import frames
 from tests.support.fakes import MODEL
+from tests.support.responses_api import BODY, INPUT, TOOL, Weather, answered, call, checked, said
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 OUTPUT = {"type": "function_call_output", "output": "it is"}
@@ -28,21 +28,6 @@ OUTPUT = {"type": "function_call_output", "output": "it is"}
 async def sdk(api: str) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
         yield opened
-
-
-async def call(job: Job, *, text: str = "", calls: int = 1, finish: FinishReason = FinishReason.TOOL_CALLS) -> None:
-    """A text, and calls of f, each in three tokens; the marks around them are tokens without anything."""
-    if text:
-        await job.say(text)
-    for index in range(calls):
-        await job.say("")
-        await job.write(Token(0, 1, "", calls=(CallDelta(index, "f"),)))
-        await job.write(
-            Token(0, 2, "", calls=(CallDelta(index, arguments='{"x":'),)),
-            Token(0, 3, "", calls=(CallDelta(index, arguments=f" {index}}}"),)),
-        )
-    await job.write(Token(0, 4, "", finish))
-    await job.end()
 
 
 async def called(sdk: AsyncOpenAI, worker: ScriptedWorker, **fields: Any) -> tuple[SDKResponse, Request]:
@@ -152,11 +137,6 @@ async def test_events_of_calls(api: str, sdk: AsyncOpenAI, worker: ScriptedWorke
     assert [event["output_index"] for event in events[2:-1]] == [0] * 6 + [1] * 5 + [2] * 5
     assert "".join(event["delta"] for event in events[9:11]) == events[11]["arguments"] == '{"x": 0}'
     assert events[-1]["response"]["output"] == [events[i]["item"] for i in (7, 12, 17)]
-
-
-class Weather(BaseModel):
-    city: str
-    degrees: int
 
 
 async def test_parsed_by_the_package(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:

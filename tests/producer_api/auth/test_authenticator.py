@@ -21,8 +21,9 @@ from shared.backend import Backend
 from shared.dead_letters.store import DeadLetter
 from shared.protocol import ErrorInfo
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, administering, calling, chat, serving
+from tests.support.api_server import administering, calling, chat, serving
 from tests.support.fakes import MODEL, make_request
+from tests.support.scripted_worker import ScriptedWorker
 
 PAGES = {
     *("/", "/web/app.js", "/web/answer.js", "/web/app.css"),

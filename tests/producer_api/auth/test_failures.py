@@ -16,7 +16,7 @@ from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
 from shared.errors import TooManyFailures
 from shared.settings import Settings
-from tests.producer_api.conftest import calling
+from tests.support.api_server import calling
 
 UNKNOWN = f"hr_{'0' * 12}_{'0' * 64}"
 

@@ -25,7 +25,8 @@ from shared.accounts.scopes import Scopes
 from shared.backend import Backend
 from shared.errors import ConfigError, InvalidApiKey, PermissionDenied, Unavailable
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, calling
+from tests.support.api_server import calling
+from tests.support.scripted_worker import ScriptedWorker
 
 ISSUER, AUDIENCE = "https://issuer.test/", "headrace"
 PRIVATE = {

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from shared.redis.embedded import EmbeddedServer
-from tests.producer_api.test_server import running
+from tests.support.api_process import running
 from tests.support.waiting import LIMIT_S
 
 STEP = 0.05  # seconds between calls: what the processes log of them fits the pipe that nobody reads

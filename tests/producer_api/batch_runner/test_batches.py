@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,17 @@ import openai
 import pytest
 
 from shared.models.model_store import MINILM
-from tests.producer_api.batch_runner.conftest import ENDED, BatchClient, ids, jsonl, line
-from tests.producer_api.webhooks.conftest import receiving
+from tests.support.batch_client import ENDED, LOOK, BatchClient, ids, jsonl, line, until
 from tests.support.cluster import Cluster
 from tests.support.fakes import MODEL
 from tests.support.node import Node
 from tests.support.waiting import LIMIT_S
+from tests.support.webhook_receiver import receiving
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
 SLOW = 228  # lines beside ten quick ones: a second chunk of them that comes first leaves seats for the quick ones
 MIB = 2**20
-LOOK = 0.05
-
-
-async def until(client: BatchClient, batch_id: str, reached: Callable[[Any], bool]) -> Any:
-    """The batch once it has `reached` something."""
-    deadline = time.monotonic() + LIMIT_S
-    while not reached(batch := await asyncio.to_thread(client.sdk.batches.retrieve, batch_id)):
-        assert time.monotonic() < deadline, batch
-        await asyncio.sleep(LOOK)
-    return batch
 
 
 async def ended(client: BatchClient, batch_id: str) -> Any:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.producer_api.batch_runner.conftest import BatchClient, line, with_tasks
-from tests.producer_api.batch_runner.test_batches import until
-from tests.producer_api.webhooks.conftest import SECRET, receiving
+from tests.support.batch_client import BatchClient, line, until, with_tasks
+from tests.support.webhook_receiver import SECRET, receiving
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 

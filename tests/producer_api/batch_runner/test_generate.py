@@ -19,7 +19,7 @@ from shared.errors import NotFound
 from shared.files.content import new_file_id
 from shared.files.store import Files
 from shared.settings import load
-from tests.producer_api.batch_runner.conftest import line
+from tests.support.batch_client import line
 from tests.support.cluster import Cluster
 from tests.support.waiting import LIMIT_S
 

@@ -15,8 +15,9 @@ from structlog.testing import CapturingLogger
 from producer_api.app import create_app
 from shared.backend import Backend
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, chat, serving
+from tests.support.api_server import chat, serving
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 JSON = {"content-type": "application/json"}

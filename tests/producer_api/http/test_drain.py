@@ -15,8 +15,9 @@ from producer_api.server import Server, listen
 from shared.backend import Backend
 from shared.runtime.sockets import free_port
 from shared.settings import Settings
-from tests.producer_api.conftest import Job, ScriptedWorker, chat, frames
+from tests.support.api_server import chat, frames
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S, ticking
 
 BODY = {"model": MODEL, "prompt": "hi"}

@@ -16,7 +16,8 @@ from producer_api.http import protocol
 from shared.backend import Backend
 from shared.protocol import RequestState
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, calling, chat, serving
+from tests.support.api_server import calling, chat, serving
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S, ticking
 
 HEAD, BODY, MARGIN = 0.4, 0.4, 1.0  # seconds

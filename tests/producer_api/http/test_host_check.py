@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from producer_api.app import create_app
 from shared.backend import Backend
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, administering, calling, chat, serving
+from tests.support.api_server import administering, calling, chat, serving
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 LOOPBACK = [

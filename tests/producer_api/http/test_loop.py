@@ -10,8 +10,9 @@ import pytest
 
 from shared.backend import Backend
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, serving
+from tests.support.api_server import serving
 from tests.support.loop_watchdog import MAX_HELD_S, watching_loop
+from tests.support.scripted_worker import ScriptedWorker
 
 ONE_OF = {"oneOf": [{"type": "object", "properties": {"a": {"const": i}}, "required": ["a"]} for i in range(900)]}
 MIXED = {

@@ -9,17 +9,12 @@ import httpx
 import psutil
 import pytest
 
-from shared.protocol import Token, TokenEvent
 from shared.redis.embedded import EmbeddedServer
-from shared.token_log.interface import Append
-from tests.producer_api.conftest import PROMPT_TOKENS, Job, ScriptedWorker
-from tests.producer_api.test_server import MIB, running
+from tests.support.api_process import running
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import ScriptedWorker
+from tests.support.slow_readers import EVENTS, MOST, READERS, write_all
 from tests.support.waiting import LIMIT_S
-
-READERS = 20
-EVENTS, TEXT = 5_000, "x" * 1_000
-MOST = 2 * MIB  # of one stalled reader: a page of the log, the live messages, the socket's buffer
 
 
 def stalled(port: int, job_id: str) -> socket.socket:
@@ -29,15 +24,6 @@ def stalled(port: int, job_id: str) -> socket.socket:
     reader.connect(("127.0.0.1", port))
     reader.sendall(b"GET /v1/jobs/%b/events HTTP/1.1\r\nhost: localhost\r\n\r\n" % job_id.encode())
     return reader
-
-
-async def write_all(job: Job) -> None:
-    for start in range(job.seq, job.seq + EVENTS, 500):
-        events = [TokenEvent(seq, (Token(0, seq, TEXT),)) for seq in range(start, start + 500)]
-        written = await job.backend.token_log.append([Append(job.lease, event, PROMPT_TOKENS) for event in events])
-        assert all(written)
-    job.seq += EVENTS
-    await job.end()
 
 
 @pytest.mark.slow

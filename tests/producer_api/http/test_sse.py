@@ -14,20 +14,10 @@ from shared.protocol import RequestState
 from shared.redis import keys
 from shared.redis.embedded import EmbeddedServer
 from shared.settings import Settings
-from shared.token_log.interface import RequestRecord
-from tests.producer_api.conftest import ScriptedWorker, administering, chat, frames, serving
-from tests.support.fakes import MODEL
+from tests.support.api_server import administering, chat, frames, serving
+from tests.support.fakes import MODEL, ended
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S, ticking
-
-
-async def ended(backend: Backend, job_id: str) -> RequestRecord:
-    """Wait for a request's end, and return its record."""
-    async with asyncio.timeout(LIMIT_S):
-        async for _ in backend.token_log.follow(job_id, idle=LIMIT_S):
-            pass
-    record = await backend.token_log.record(job_id)
-    assert record is not None
-    return record
 
 
 async def test_leaving_a_stream_cancels(api: str, worker: ScriptedWorker, backend: Backend) -> None:

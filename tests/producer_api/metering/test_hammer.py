@@ -24,9 +24,9 @@ from shared.redis import keys
 from shared.redis.embedded import EmbeddedServer
 from shared.runtime.sockets import free_ports
 from shared.settings import load
-from tests.producer_api.conftest import PROMPT_TOKENS, ScriptedWorker
 from tests.support.fakes import MODEL
 from tests.support.ledger_clock import Clock, clocked_script
+from tests.support.scripted_worker import PROMPT_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 PROCESSES, CALLERS, EACH = 2, 6, 10  # together more requests than are allowed

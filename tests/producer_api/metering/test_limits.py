@@ -22,10 +22,11 @@ from shared.backend import Backend
 from shared.errors import ConfigError, QuotaExceeded
 from shared.ledger import store
 from shared.settings import Settings, load
-from tests.producer_api.conftest import PROMPT_TOKENS, ScriptedWorker, chat
+from tests.support.api_server import chat
 from tests.support.fakes import MODEL, make_request
 from tests.support.ledger_clock import Clock, clocked_script
 from tests.support.metered import Metered, changed, metered, planned
+from tests.support.scripted_worker import PROMPT_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S, ticking
 
 JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}

@@ -18,9 +18,10 @@ from shared.errors import Unavailable
 from shared.ledger.store import Ledger
 from shared.redis import keys
 from shared.settings import Settings
-from tests.producer_api.conftest import PROMPT_TOKENS, ScriptedWorker, chat
+from tests.support.api_server import chat
 from tests.support.fakes import MODEL
 from tests.support.metered import Metered, changed, metered
+from tests.support.scripted_worker import PROMPT_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}

@@ -11,9 +11,10 @@ import structlog
 
 from shared.backend import Backend
 from shared.settings import Settings
-from tests.producer_api.conftest import PROMPT_TOKENS, Job, ScriptedWorker, chat
+from tests.support.api_server import chat
 from tests.support.fakes import MODEL
 from tests.support.metered import changed, metered
+from tests.support.scripted_worker import PROMPT_TOKENS, Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}

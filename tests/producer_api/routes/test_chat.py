@@ -15,8 +15,9 @@ from shared.backend import Backend
 from shared.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from shared.protocol import ErrorInfo, FinishReason, PriorityClass, RequestState, Token, TokenLogprobs
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, chat, frames, serving
+from tests.support.api_server import chat, frames, serving
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")

@@ -14,8 +14,9 @@ from shared.backend import Backend
 from shared.errors import ContextLengthExceeded
 from shared.protocol import ErrorInfo, FinishReason, RequestState, Token, TokenEvent, TokenLogprobs
 from shared.settings import Settings
-from tests.producer_api.conftest import Job, ScriptedWorker, frames, serving
+from tests.support.api_server import frames, serving
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")

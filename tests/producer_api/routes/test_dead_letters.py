@@ -17,8 +17,8 @@ from shared.backend import Backend
 from shared.dead_letters.store import DeadLetter
 from shared.errors import NotFound, RequestAbandoned
 from shared.protocol import ErrorInfo
-from tests.producer_api.conftest import ScriptedWorker
 from tests.support.fakes import MODEL, make_request
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 REASON = ErrorInfo.of(RequestAbandoned("it lost 3 workers"))

@@ -19,8 +19,9 @@ from shared.models.worker_registry import WorkerInfo
 from shared.protocol import Embed, RequestState, Result, Terminal, TokenEvent, Usage
 from shared.queue.interface import Room
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, chat
+from tests.support.api_server import chat
 from tests.support.fakes import MODEL, lapse
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
 from workers.engine.config import EngineConfig

@@ -10,8 +10,9 @@ import pytest
 from shared.backend import Backend
 from shared.errors import EngineFailed
 from shared.protocol import ErrorInfo, PriorityClass, RequestState, Token, TokenLogprobs
-from tests.producer_api.conftest import Job, ScriptedWorker, frames
+from tests.support.api_server import frames
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")

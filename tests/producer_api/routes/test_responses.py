@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.responses import Response as SDKResponse
 from openai.types.responses import ResponseItem
 from pydantic import TypeAdapter
 
 from shared.backend import Backend
 from shared.errors import ContextLengthExceeded, EngineFailed
-from shared.protocol import ErrorInfo, FinishReason, PriorityClass, Request, RequestState, Token, TokenLogprobs
+from shared.protocol import ErrorInfo, FinishReason, PriorityClass, RequestState, Token, TokenLogprobs
 from shared.redis import keys
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, serving
+from tests.support.api_server import serving
 from tests.support.fakes import MODEL
+from tests.support.responses_api import INPUT, LOGPROBS, answered, said
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
-
-INPUT = "hi"
-LOGPROBS = "message.output_text.logprobs"
-TOOL: dict[str, Any] = {
-    "type": "function",
-    "name": "f",
-    "description": "does",
-    "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
-}
 
 
 @pytest.fixture
 async def sdk(api: str):
     async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
         yield opened
-
-
-async def answered(
-    sdk: AsyncOpenAI, worker: ScriptedWorker, *texts: str, **fields: Any
-) -> tuple[SDKResponse, Request]:
-    """A whole response whose answer has these texts, and the request that the worker had."""
-    asked = asyncio.create_task(sdk.responses.create(**{"model": MODEL, "input": INPUT, **fields}))
-    request = await worker.answer(*texts)
-    response = await asked
-    SDKResponse.model_validate(response.model_dump())
-    return response, request
-
-
-def said(request: Request) -> list[tuple[str, str]]:
-    return [(message.role, message.content) for message in request.messages or ()]
 
 
 async def test_a_whole_response(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:

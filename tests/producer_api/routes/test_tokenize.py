@@ -11,8 +11,8 @@ from producer_api.routes import tokenize
 from shared.backend import Backend
 from shared.protocol import Detokenize, RequestState
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
 

@@ -19,8 +19,9 @@ from shared.backend import Backend
 from shared.protocol import CallDelta, FinishReason, Request, SamplingParams, Structured, Token, Tools
 from shared.schemas.parsing import validate
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker, chat, frames, serving
+from tests.support.api_server import chat, frames, serving
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 MESSAGES: Any = [{"role": "user", "content": "Weather in Oslo?"}]

@@ -3,64 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
-import grpc
 import pytest
-from google.protobuf.message_factory import GetMessageClass
 
-from producer_api.app import create_app
-from producer_api.rpc import inference_pb2 as pb
-from producer_api.rpc.server import serving as serving_rpc
-from producer_api.services import Context
 from shared.backend import Backend
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker
-from tests.support.fakes import MODEL
-from tests.support.waiting import LIMIT_S
-
-[SERVICE] = pb.DESCRIPTOR.services_by_name.values()
-
-
-class Client:
-    """The service's methods by their names, as generated stubs have them."""
-
-    def __init__(self, channel: grpc.aio.Channel, port: int, key: str | None = None) -> None:
-        self.channel = channel
-        self.port = port
-        self._metadata = () if key is None else (("authorization", f"Bearer {key}"),)
-
-    def __getattr__(self, name: str) -> Any:
-        method = SERVICE.methods_by_name[name]
-        make = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
-        call = make(
-            f"/{SERVICE.full_name}/{name}",
-            request_serializer=GetMessageClass(method.input_type).SerializeToString,
-            response_deserializer=GetMessageClass(method.output_type).FromString,
-        )
-
-        def begin(message: Any, *more: tuple[str, str], **options: Any) -> Any:
-            return call(message, metadata=(*self._metadata, *more), timeout=LIMIT_S, **options)
-
-        return begin
-
-    def having(self, key: str) -> Client:
-        return Client(self.channel, self.port, key)
-
-
-@asynccontextmanager
-async def serving(settings: Settings, backend: Backend, port: int = 0) -> AsyncIterator[tuple[Context, Client]]:
-    """An API's parts behind gRPC, and a client of them."""
-    context: Context = create_app(settings.model_copy(update={"grpc_port": port}), backend).state.context
-    try:
-        async with (
-            serving_rpc(context, farewell=0.1) as bound,
-            grpc.aio.insecure_channel(f"{settings.host}:{bound}") as channel,
-        ):
-            yield context, Client(channel, bound)
-    finally:
-        await context.close()
+from tests.support.grpc_client import Client, serving
+from tests.support.scripted_worker import ScriptedWorker
 
 
 @pytest.fixture
@@ -74,28 +23,3 @@ async def worker(backend: Backend) -> ScriptedWorker:
 async def client(settings: Settings, backend: Backend, worker: ScriptedWorker) -> AsyncIterator[Client]:
     async with serving(settings, backend) as (_, made):
         yield made
-
-
-def chat(**fields: Any) -> pb.JobRequest:
-    """A small job."""
-    return pb.JobRequest(model=MODEL, messages=[pb.Message(role="user", content="hi")], **fields)
-
-
-async def told(events: Any) -> tuple[list[str], list[pb.Event]]:
-    """The texts of what is left of a stream's tokens, and all of these events."""
-    seen = []
-    while (event := await events.read()) is not grpc.aio.EOF:
-        seen.append(event)
-    assert await events.code() is grpc.StatusCode.OK
-    return [token.text for event in seen for token in event.tokens.tokens], seen
-
-
-async def refusal(call: Any) -> grpc.aio.AioRpcError:
-    """What a call, streamed or not, ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        if isinstance(call, grpc.aio.UnaryUnaryCall):
-            await call
-        else:
-            while await call.read() is not grpc.aio.EOF:
-                pass
-    return caught.value

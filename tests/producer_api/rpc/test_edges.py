@@ -27,11 +27,11 @@ from shared.backend import Backend
 from shared.errors import ConfigError
 from shared.redis.embedded import HOST
 from shared.settings import Settings
-from tests.producer_api.conftest import ScriptedWorker
-from tests.producer_api.rpc.conftest import SERVICE, Client, chat, refusal, serving, told
 from tests.support.fakes import MODEL
+from tests.support.grpc_client import SERVICE, Client, chat, refusal, serving, told
 from tests.support.loop_watchdog import MAX_HELD_S, watching_loop
 from tests.support.metered import planned
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 SUBMIT = f"/{SERVICE.full_name}/Submit"

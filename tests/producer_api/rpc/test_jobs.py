@@ -13,10 +13,10 @@ from producer_api.rpc import inference_pb2 as pb
 from shared.backend import Backend
 from shared.protocol import CallDelta, ErrorInfo, FinishReason, RequestState, Token, TokenLogprobs
 from shared.settings import Settings
-from tests.producer_api.conftest import PROMPT_TOKENS, ScriptedWorker
-from tests.producer_api.conftest import serving as serving_http
-from tests.producer_api.rpc.conftest import Client, chat, refusal, told
+from tests.support.api_server import serving as serving_http
 from tests.support.fakes import MODEL
+from tests.support.grpc_client import Client, chat, refusal, told
+from tests.support.scripted_worker import PROMPT_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 KEY = ("idempotency-key", "mine")

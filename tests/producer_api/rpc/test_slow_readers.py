@@ -12,10 +12,10 @@ import pytest
 from producer_api.rpc import inference_pb2 as pb
 from shared.redis.embedded import HOST, EmbeddedServer
 from shared.runtime.sockets import free_port
-from tests.producer_api.conftest import ScriptedWorker
-from tests.producer_api.http.test_slow_readers import EVENTS, MOST, READERS, write_all
-from tests.producer_api.rpc.conftest import Client, chat, told
-from tests.producer_api.test_server import running
+from tests.support.api_process import running
+from tests.support.grpc_client import Client, chat, told
+from tests.support.scripted_worker import ScriptedWorker
+from tests.support.slow_readers import EVENTS, MOST, READERS, write_all
 
 pytestmark = pytest.mark.slow
 

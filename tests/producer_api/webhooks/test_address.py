@@ -13,9 +13,9 @@ import pytest
 from producer_api.webhooks.address import AddressRules, ForbiddenAddress
 from producer_api.webhooks.post import Poster
 from shared.errors import Unavailable
-from tests.producer_api.webhooks.conftest import Receiver, status
 from tests.support.certificates import make
 from tests.support.waiting import LIMIT_S
+from tests.support.webhook_receiver import Receiver, status
 
 STRICT, OPEN = AddressRules(), AddressRules(http=True, private=True)
 FORBIDDEN = (

@@ -20,14 +20,11 @@ from shared.batches.store import VALIDATE, Batches, LineError
 from shared.errors import ConfigError
 from shared.settings import Settings
 from shared.webhooks.interface import Hook, Webhook, WebhookState
-from tests.producer_api.conftest import ScriptedWorker, api, worker
-from tests.producer_api.webhooks.conftest import SECRET, Receiver, status
-from tests.producer_api.webhooks.test_signing import documented
 from tests.support.cluster import running
 from tests.support.fakes import MODEL
+from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
-
-__all__ = ["api", "worker"]  # fixtures
+from tests.support.webhook_receiver import SECRET, Receiver, documented, status
 
 
 @pytest.fixture(autouse=True)

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from producer_api.webhooks.signing import Signer
 from shared.errors import ConfigError
-from tests.producer_api.webhooks.conftest import OTHER, SECRET
-
-DOCS = Path(__file__).parents[3] / "docs" / "webhooks.md"
-
-
-def documented() -> Any:
-    """The example of docs/webhooks.md, as somebody would copy it."""
-    [code] = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    namespace: dict[str, Any] = {}
-    exec(code, namespace)
-    return namespace["verify"]
+from tests.support.webhook_receiver import OTHER, SECRET, documented
 
 
 def test_the_schemes_own_example() -> None:

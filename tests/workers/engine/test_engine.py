@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
 from shared.protocol import FinishReason, Message, PriorityClass, SamplingParams
+from tests.support.checkpoints import edit_config
 from tests.support.engine_driver import Answers, drain, load, run, step
-from tests.workers.engine.conftest import edit_config
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
 

@@ -13,9 +13,8 @@ import structlog
 import torch
 
 from shared.protocol import PriorityClass, SamplingParams
+from tests.support.checkpoints import DEVICE, prompts
 from tests.support.engine_driver import GREEDY, drain, load, run
-from tests.workers.engine.conftest import DEVICE
-from tests.workers.engine.models.test_equality import prompts
 from workers.engine.engine import Engine
 from workers.engine.execution.cuda_graphs import StepGraphs, graph_sizes
 from workers.engine.interface import EngineRequest

@@ -11,9 +11,9 @@ import structlog
 import torch
 from torch.nn.functional import linear
 
+from tests.support.checkpoints import DEVICE
 from tests.support.engine_driver import load, run
-from tests.workers.engine.conftest import DEVICE
-from tests.workers.engine.execution.test_paged_attention import make_step
+from tests.support.step_inputs import make_step
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import LayerCache, reference_attention
 from workers.engine.kernels import HeadLayout, build, select

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.workers.engine.conftest import DEVICE
-from tests.workers.engine.execution.test_paged_attention import make_step
+from tests.support.checkpoints import DEVICE
+from tests.support.step_inputs import make_step
 from workers.engine.execution.paged_attention import LayerCache, reference_attention
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout, triton_kernels

@@ -14,8 +14,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from shared.errors import ConfigError
+from tests.support.checkpoints import DYNAMIC, LINEAR, LLAMA3, SHAPE, YARN, edit_config
 from tests.support.engine_driver import load, run
-from tests.workers.engine.conftest import DYNAMIC, LINEAR, LLAMA3, SHAPE, YARN, edit_config
 from workers.engine.models.config import ModelConfig
 from workers.engine.models.rope import rope_table
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shared.protocol import Message, SamplingParams
+from tests.support.checkpoints import CONFIGS, hf_greedy, hf_model, prompts
 from tests.support.engine_driver import GREEDY, load, run
-from tests.workers.engine.conftest import CONFIGS, hf_greedy, hf_model
 
 MAX_TOKENS = 24
 
 
 COMPILED = pytest.param({}, id="compiled")
 PLAIN = pytest.param({"cache_dir": None}, id="plain", marks=pytest.mark.slow)
-
-
-def prompts(count: int) -> list[list[int]]:
-    rng = random.Random(count)
-    return [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(count)]
 
 
 @pytest.fixture(scope="module")

@@ -31,9 +31,8 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from shared.errors import ConfigError
 from shared.protocol import PriorityClass, SamplingParams, Structured
+from tests.support.checkpoints import SHAPE, byte_tokenizer, hf_greedy, hf_model, prompts, save_checkpoint
 from tests.support.engine_driver import drain, load, run
-from tests.workers.engine.conftest import SHAPE, byte_tokenizer, hf_greedy, hf_model, save_checkpoint
-from tests.workers.engine.models.test_equality import prompts
 from workers.engine.interface import EngineRequest, Form
 from workers.engine.models.transformers import Census
 

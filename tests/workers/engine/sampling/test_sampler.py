@@ -11,17 +11,11 @@ import torch
 
 from shared.protocol import SamplingParams
 from shared.validation.request_limits import MIN_REPETITION_PENALTY, Limits, check_params
-from tests.workers.engine.conftest import DEVICE
+from tests.support.checkpoints import DEVICE
+from tests.support.step_inputs import make_sequence
 from workers.engine.sampling import sampler
-from workers.engine.sequence import Sequence
-from workers.engine.text.detokenizer import TextStream
 
 VOCAB = 3000
-
-
-def make_sequence(params: SamplingParams, prompt: list[int], output: list[int], choice: int = 0) -> Sequence:
-    text = TextStream(lambda ids: "")
-    return Sequence("r", choice, 0, params, prompt + output, len(prompt), 99, frozenset(), text)
 
 
 def reference_kept(probs: torch.Tensor, params: SamplingParams) -> set[int]:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import Message
-from tests.workers.engine.conftest import byte_tokenizer
+from tests.support.checkpoints import byte_tokenizer
 from workers.engine.text.byte_bound import ByteBound
 from workers.engine.text.tokenizer import Tokenizer
 

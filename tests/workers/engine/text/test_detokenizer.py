@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.workers.engine.conftest import byte_tokenizer
+from tests.support.checkpoints import byte_tokenizer
 from workers.engine.text.detokenizer import REPLACEMENT, TextStream
 
 TOKENIZER = byte_tokenizer().backend_tokenizer

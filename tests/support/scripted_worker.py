@@ -1,0 +1,98 @@
+"""Hand-made worker that answers requests by a script."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from shared.backend import Backend
+from shared.models.worker_registry import WorkerInfo
+from shared.protocol import FinishReason, Request, RequestState, Terminal, Token, TokenEvent, Usage
+from shared.queue.interface import Delivery, Room
+from shared.redis import keys
+from shared.token_log.interface import Append, Lease
+from tests.support.fakes import MODEL
+from tests.support.waiting import LIMIT_S
+
+PROMPT_TOKENS = 5
+
+
+class ScriptedWorker:
+    """Pulls requests one at a time and writes what a test tells it to."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    async def announce(self, state: str = "ready", progress: float = 1.0) -> None:
+        await self.backend.registry.beat(
+            WorkerInfo(
+                id="w1",
+                pid=1,
+                model=MODEL,
+                state=state,
+                progress=progress,
+                max_model_len=1024,
+                fingerprint="fp_test",
+            )
+        )
+
+    async def pull(self) -> Delivery:
+        """The next request, whenever it comes."""
+        async with asyncio.timeout(LIMIT_S), self.backend.live.subscribe(keys.wake_channel(MODEL)) as wake:
+            while True:
+                for delivery in (await self.backend.transport.pull(MODEL, "w1", Room.all(1))).found:
+                    assert isinstance(delivery, Delivery)
+                    return delivery
+                await wake.get(1.0)
+
+    async def take(self) -> Job:
+        delivery = await self.pull()
+        [lease] = await self.backend.token_log.acquire([delivery.request.id], "w1")
+        assert lease is not None
+        return Job(self.backend, delivery, lease)
+
+    async def answer(self, *texts: str, n: int = 1, times: int = 1) -> Request:
+        """Take requests and answer each with these texts, one token each, for each of n choices."""
+        for _ in range(times):
+            job = await self.take()
+            for i, text in enumerate(texts):
+                finish = FinishReason.STOP if i == len(texts) - 1 else None
+                await job.write(*(Token(choice, i, text, finish) for choice in range(n)))
+            await job.end()
+        return job.request
+
+
+@dataclass
+class Job:
+    """A request in a worker's hands."""
+
+    backend: Backend
+    delivery: Delivery
+    lease: Lease
+    seq: int = 0
+
+    @property
+    def request(self) -> Request:
+        return self.delivery.request
+
+    async def write(self, *tokens: Token) -> bool:
+        return await self._append(TokenEvent(self.seq, tokens))
+
+    async def say(self, text: str) -> bool:
+        return await self.write(Token(0, self.seq, text))
+
+    async def say_all(self, texts: list[str]) -> bool:
+        """One append of several tokens."""
+        return await self.write(*(Token(0, self.seq + i, text) for i, text in enumerate(texts)))
+
+    async def end(self, state: RequestState = RequestState.COMPLETED, error=None) -> bool:
+        waited = self.lease.started_at - self.request.created_at
+        end = Terminal(state, Usage(PROMPT_TOKENS, self.seq), error, waited)
+        written = await self._append(TokenEvent(self.seq, (), end))
+        await self.backend.transport.acknowledge([self.delivery.claim])
+        return written
+
+    async def _append(self, event: TokenEvent) -> bool:
+        (written,) = await self.backend.token_log.append([Append(self.lease, event, PROMPT_TOKENS)])
+        self.seq += event.count
+        return written

@@ -18,7 +18,7 @@ from tests.chaos.scale import Scale
 from tests.support.cluster import Cluster, running
 from tests.support.proxy import FaultProxy
 from tests.support.raw_http import exchange
-from tests.support.stream_client import PAUSE, Answer, Client, until
+from tests.support.stream_client import PAUSE_S, Answer, Client, until
 from tests.support.stream_load import Load, longest, percentile
 
 pytestmark = pytest.mark.slow
@@ -151,6 +151,6 @@ async def _unserved(cluster: Cluster) -> Client:
     worker = cluster.add("worker", {**cluster.workers[0].environment, "HEADRACE_SERVED_MODEL_NAME": "unserved"})
     await worker.start()
     while "unserved" not in await cluster.client.models():
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(PAUSE_S)
     worker.kill()
     return Client(cluster.urls, "unserved")

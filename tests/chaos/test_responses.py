@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.scale import Scale
 from tests.support.cluster import Cluster
 from tests.support.raw_http import exchange
-from tests.support.stream_client import PAUSE, scripted, until
+from tests.support.stream_client import PAUSE_S, scripted, until
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ class Stream:
                     self.told += (whole + mark).replace(KEEPALIVE, b"")
                     self.number = int([str(self.number).encode(), *NUMBER.findall(whole)][-1])
         except OSError:
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE_S)
         return ""
 
     async def verify(self, urls: list[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.scale import Scale
 from tests.support.cluster import Cluster, running
-from tests.support.disk import Journal, full_disk
+from tests.support.disk import SizeRecorder, full_disk
 from tests.support.stream_client import until
 from tests.support.stream_load import Load, Submits
 
@@ -37,7 +37,7 @@ async def test_accepted_work_outlives_the_store(
     async with running(tmp_path, workers=2, appendfsync=appendfsync, max_attempts=100) as cluster:
         for _ in range(kills):
             async with (
-                Journal(cluster.store) as journal,
+                SizeRecorder(cluster.store) as journal,
                 Load(cluster.client, streams=16, tokens=60, pace=50, total=16) as load,
                 Submits(cluster.client) as submits,
             ):

@@ -86,7 +86,7 @@ async def test_no_process_tells_what_came_by_kafka(bench: Bench, settings: Setti
     good, bad = records(bench)
     async with processes(settings, tmp_path) as ports:
         await bench.asend(*good, *bad)
-        assert len(await bench.told(len(good))) == len(good)
+        assert len(await bench.results_by_event(len(good))) == len(good)
         letters = await bench.letters(len(bad))
         async with httpx.AsyncClient(base_url=f"http://{HOST}:{ports['port']}", timeout=LIMIT_S) as http:
             await by_http(http, bench.model)

@@ -54,7 +54,7 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
     ]
     await bench.asend(*good, good[2], Outgoing(topic, b"p", plain, reply), *bad)
     async with bench.worker():
-        told = await bench.told(6)
+        told = await bench.results_by_event(6)
         letters = await bench.letters(3)
         await bench.shows("watermark", lambda marks: sum(marks) == 10)
         assert (sum(bench.measured("lag")), bench.measured("in_flight")) == (0, [0])
@@ -95,7 +95,7 @@ async def test_only_what_is_too_long_for_its_topic_is_shortened(
     bad = Outgoing(topics.requests(bench.model), b"k", b"x" * 5_000)
     await bench.asend(*good[:2], bench.ask("long", event_id="long", max_tokens=800), bad, *good[2:])
     async with bench.worker():
-        told = await bench.told(6)
+        told = await bench.results_by_event(6)
         await bench.shows("dead_letters_total", lambda counts: counts == [1])
     assert {subject: len(jobs) for subject, jobs in told.items()} == {"long": 1, **{f"e{i}": 1 for i in range(5)}}
     for i in range(5):
@@ -114,12 +114,12 @@ async def test_a_long_request_delays_nobody_and_its_next_owner_repeats_nothing(
     records += [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(6)]
     await bench.asend(*(replace(record, key=b"one") for record in records))
     async with bench.worker():
-        told = await bench.told(6)
+        told = await bench.results_by_event(6)
         assert sorted(told) == [f"e{i}" for i in range(6)]
     [held] = [record async for found in backend.token_log.unfinished() for record in found]
     await backend.token_log.close(held.id)
     async with bench.intake("b"):
-        told = await bench.told(7)
+        told = await bench.results_by_event(7)
     assert {subject: len(jobs) for subject, jobs in told.items()} == {"long": 1, **{f"e{i}": 1 for i in range(6)}}
     assert told["long"][0]["state"] == "cancelled"
 
@@ -149,7 +149,7 @@ async def test_a_chat_goes_on_with_the_prompt_that_was_rendered_first(bench: Ben
             if event and event.last_seq >= 2:
                 break
     async with bench.worker(engines[1], "b"):
-        told = await bench.told(1)
+        told = await bench.results_by_event(1)
     assert told["chat"][0]["choices"][0]["text"] == answer("1", 9)
 
 
@@ -168,7 +168,7 @@ async def test_no_more_is_taken_than_the_window(bench: Bench, backend: Backend) 
             most = max(most, (await backend.transport.depth(bench.model)).waiting)
     assert most == 4
     async with bench.worker():
-        told = await bench.told(12)
+        told = await bench.results_by_event(12)
     assert [len(told[f"e{i}"]) for i in range(12)] == [1] * 12
 
 
@@ -179,7 +179,7 @@ async def test_a_full_lane_is_waited_for(bench: Bench, settings: Settings, backe
     bench.backend = narrow
     await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)))
     async with bench.worker():
-        told = await bench.told(5)
+        told = await bench.results_by_event(5)
     assert [len(told[f"e{i}"]) for i in range(5)] == [1] * 5
     await narrow.close()
 
@@ -192,7 +192,7 @@ async def test_owners_that_come_and_go_lose_and_repeat_nothing(bench: Bench) -> 
         async with bench.intake("b"):
             await bench.shows("watermark", lambda marks: len(marks) == 2, "b")
         await sent
-        told = await bench.told(60)
+        told = await bench.results_by_event(60)
     assert {subject: len(jobs) for subject, jobs in told.items()} == {f"e{i}": 1 for i in range(60)}
 
 
@@ -261,7 +261,7 @@ async def test_a_worker_killed_in_the_midst_costs_no_result(
         first.kill()
         first.wait()
         with process(settings):
-            told = await bench.told(30)
+            told = await bench.results_by_event(30)
     assert {subject: len(jobs) for subject, jobs in told.items()} == dict.fromkeys(prompts, 1)
     for prompt, [job] in told.items():
         assert job["choices"][0]["text"] == answer(prompt, 20)
@@ -305,7 +305,7 @@ async def test_junk_in_a_topic_stops_no_request_behind_it(bench: Bench) -> None:
     junk = [Outgoing(topic, b"one", value, (("ce_id", b"\xff"), ("reply-topic", b"\xff"))) for value in values]
     await bench.asend(*junk, replace(bench.ask("real", event_id="real"), key=b"one"))
     async with bench.worker():
-        told = await bench.told(1)
+        told = await bench.results_by_event(1)
         letters = await bench.letters(len(values))
     assert told["real"][0]["choices"][0]["text"] == answer("real")
     assert sorted(letter.value or b"" for letter in letters) == sorted(values)

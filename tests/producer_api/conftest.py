@@ -12,7 +12,7 @@ from producer_api.app import create_app
 from shared.backend import Backend
 from shared.settings import Settings
 from tests.support.api_server import calling, serving
-from tests.support.kafka_mock import moved
+from tests.support.kafka_mock import with_kafka
 from tests.support.scripted_worker import ScriptedWorker
 
 
@@ -32,7 +32,7 @@ def queue() -> str:
 async def backend(backend: Backend, settings: Settings, queue: str, request: pytest.FixtureRequest) -> Backend:
     if queue == "redis":
         return backend
-    return moved(backend, settings, request.getfixturevalue("kafka_writer"))
+    return with_kafka(backend, settings, request.getfixturevalue("kafka_writer"))
 
 
 @pytest.fixture

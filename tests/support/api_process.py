@@ -17,7 +17,7 @@ RUN = "from shared.settings import load; from producer_api.server import serve; 
 
 @contextmanager
 def running(valkey: EmbeddedServer, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The API in a process of its own, and its URL, read from what it says; `environ` are more settings."""
+    """Run the API as a process, and yield it with its URL, read from its log. `environ`: additional settings."""
     environment = {
         **os.environ,
         "HEADRACE_REDIS_URL": valkey.url,

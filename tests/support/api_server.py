@@ -18,7 +18,7 @@ from tests.support.fakes import MODEL
 
 @asynccontextmanager
 async def serving(settings: Settings, backend: Backend) -> AsyncIterator[str]:
-    """The API on a free port of this machine, as its URL."""
+    """Run the API on a free port until the body ends, and yield its URL."""
     listener = listen(settings)
     server = Server(settings, backend)
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -31,24 +31,24 @@ async def serving(settings: Settings, backend: Backend) -> AsyncIterator[str]:
 
 
 def calling(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:
-    """Calls with an API key, without a socket."""
+    """Return a client that calls the application without a socket, with an API key if given."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
 
 def administering(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:
-    """Calls the admin port's application around the parts of `app`."""
+    """Return a client of the admin application that shares its services with `app`."""
     return calling(create_admin_app(app.state.context), key)
 
 
 def chat(**fields: object) -> dict[str, object]:
-    """The body of a small chat request."""
+    """Return the body of a small chat request."""
     return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **fields}
 
 
 async def frames(response: httpx.Response) -> AsyncIterator[dict[str, str]]:
-    """The server-sent events of a response as they come; a comment as {"": text}."""
+    """Yield the server-sent events of a response; a comment as {"": text}."""
     frame: dict[str, str] = {}
     async for line in response.aiter_lines():
         if line.startswith(":"):

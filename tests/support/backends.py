@@ -7,7 +7,7 @@ from shared.settings import Settings
 
 
 async def opened(kind: str, settings: Settings) -> Backend:
-    """An empty backend of that kind."""
+    """Return an empty backend of a kind, "memory" or "redis"."""
     if kind == "memory":
         return Backend.memory(settings)
     backend = Backend.open(settings)

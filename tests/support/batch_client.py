@@ -22,7 +22,7 @@ CHAT = "/v1/chat/completions"
 
 
 def line(custom_id: str, content: str = "hello", max_tokens: int = 4, **body: Any) -> dict[str, Any]:
-    """One line of a batch's input."""
+    """Return one line of a batch's input."""
     messages = [{"role": "user", "content": content}]
     return {
         "custom_id": custom_id,
@@ -37,7 +37,7 @@ def jsonl(lines: Iterable[Any]) -> bytes:
 
 
 class BatchClient:
-    """What a user of the `openai` package does."""
+    """Client that starts batches and reads their results."""
 
     def __init__(self, url: str) -> None:
         self.sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=20)
@@ -50,7 +50,7 @@ class BatchClient:
         return self.sdk.batches.create(**asked, extra_body=more)
 
     def results(self, batch: openai.types.Batch) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The lines of the output and of the error file."""
+        """Return the lines of the output file and of the error file."""
         return self._lines(batch.output_file_id), self._lines(batch.error_file_id)
 
     def _lines(self, file_id: str | None) -> list[dict[str, Any]]:
@@ -60,13 +60,13 @@ class BatchClient:
 
 
 def ids(*files: Iterable[dict[str, Any]]) -> Counter[str]:
-    """How often each custom_id is in the files together."""
+    """Count each custom_id over the files."""
     return Counter(each["custom_id"] for file in files for each in file)
 
 
 @asynccontextmanager
 async def with_tasks(folder: Path, *, tasks: int, **settings: Any) -> AsyncIterator[Cluster]:
-    """A cluster with as many tasks processes."""
+    """Run a cluster with `tasks` tasks processes."""
     common = {
         "files_dir": folder / "files",
         "data_dir": folder,
@@ -80,13 +80,13 @@ async def with_tasks(folder: Path, *, tasks: int, **settings: Any) -> AsyncItera
         yield cluster
 
 
-LOOK = 0.05
+POLL_S = 0.05
 
 
 async def until(client: BatchClient, batch_id: str, reached: Callable[[Any], bool]) -> Any:
-    """The batch once it has `reached` something."""
+    """Wait until a batch satisfies `reached`, and return it."""
     deadline = time.monotonic() + LIMIT_S
     while not reached(batch := await asyncio.to_thread(client.sdk.batches.retrieve, batch_id)):
         assert time.monotonic() < deadline, batch
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_S)
     return batch

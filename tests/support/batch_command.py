@@ -33,7 +33,7 @@ class Command:
         )
 
     async def done(self, count: int) -> None:
-        """Until the output has that many lines."""
+        """Wait until the output has `count` lines."""
         deadline = time.monotonic() + LIMIT_S
         while not self.out.exists() or self.out.read_bytes().count(b"\n") < count:
             assert self.process.poll() is None, self.process.communicate()
@@ -41,7 +41,7 @@ class Command:
             await asyncio.sleep(0.005)
 
     async def ended(self, status: int = 0) -> dict[str, Any]:
-        """Its summary."""
+        """Wait for the end of the command, check its exit status, and return its summary."""
         out, err = await asyncio.to_thread(self.process.communicate, timeout=LIMIT_S)
         assert self.process.returncode == status, err
         assert "Traceback" not in err
@@ -49,7 +49,7 @@ class Command:
 
 
 def ran(cluster: Cluster) -> set[str]:
-    """The ids of all requests that a worker began: one that was refused has a state, and no log."""
+    """Return the ids of all jobs that a worker began. A refused job has a state, but no log."""
     with redis.Redis.from_url(cluster.store.url) as store:
         return {key.decode() for key in store.scan_iter("hr:{req_*}:log", count=1000)}
 
@@ -60,7 +60,7 @@ def write(path: Path, lines: Iterable[Any]) -> Path:
 
 
 def chats(count: int, pace: int = 0, tokens: int = 3) -> list[dict[str, Any]]:
-    """OpenAI batch lines, each a different chat; a token every `pace` ms."""
+    """Return OpenAI batch lines, each with a different chat and a token every `pace` ms."""
     return [
         {
             "custom_id": f"c{i}",

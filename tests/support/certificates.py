@@ -1,4 +1,4 @@
-"""A CA, and a server's certificate signed by it."""
+"""Certificate authority for tests, and a server certificate signed by it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def make(folder: Path, name: str) -> Path:
-    """ca.pem, and cert.pem with key.pem for the host `name`, in `folder`."""
+    """Create ca.pem, and cert.pem with key.pem for the host `name`, in `folder`."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)

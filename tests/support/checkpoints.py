@@ -21,7 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where an engine runs by default
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # the engine's default
 SHAPE: dict[str, Any] = {
     "vocab_size": 272,
     "hidden_size": 48,
@@ -33,7 +33,7 @@ SHAPE: dict[str, Any] = {
     "bos_token_id": 256,
     "eos_token_id": 257,
     "pad_token_id": 257,
-    "initializer_range": 0.2,  # large enough that answers do not soon repeat one token
+    "initializer_range": 0.2,  # large enough that answers do not repeat one token
 }
 LLAMA3 = {
     "rope_type": "llama3",
@@ -58,7 +58,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, 0–255, then <bos> and <eos>: an accented letter takes two tokens."""
+    """Return a tokenizer with a token per byte, 0–255, then <bos> and <eos>. An accented letter takes two."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     rust = RustTokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -75,7 +75,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_checkpoint(folder: Path, config: PreTrainedConfig, **save: Any) -> Path:
-    """A random model of that shape, biases and norms random too, and the byte tokenizer."""
+    """Save a random model of a shape, with random biases and norms, and the byte tokenizer."""
     torch.manual_seed(len(type(config).__name__))
     model = AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():
@@ -96,7 +96,7 @@ def hf_model(folder: Path) -> PreTrainedModel:
 
 
 def hf_greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[int]:
-    """What transformers' generate answers, end-of-text token and all."""
+    """Return the answer of transformers' generate, with its end-of-text token."""
     inputs = torch.tensor([prompt])
     out = model.generate(
         inputs,

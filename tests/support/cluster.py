@@ -1,6 +1,6 @@
-"""Headrace as a user runs it on one machine: a Valkey, API replicas, workers; each a process, each breakable.
+"""Cluster on one machine, as a user runs it: a Valkey, API replicas and workers, each a process that can fail.
 
-The one module that knows how the server under test is started.
+This is the only module that starts the server under test.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import redis
 
 from shared.redis.embedded import HOST, EmbeddedServer
 from shared.runtime.sockets import free_ports
-from tests.support.node import LOOK, Node
+from tests.support.node import POLL_S, Node
 from tests.support.proxy import FaultProxy
 from tests.support.stream_client import Client
 
@@ -25,12 +25,12 @@ ROLES = ("api", "worker")
 
 
 class Cluster:
-    """Made by `running`; all faults are done to its parts.
+    """Running processes, on which tests inject faults. Use `running`.
 
     Attributes:
         store: the Valkey.
         apis, workers, tasks: the other processes.
-        links: what stands between them and the store, by role, if asked for.
+        links: proxies between the processes of a role and the store, if asked for.
     """
 
     def __init__(self, folder: Path, appendfsync: str) -> None:
@@ -51,32 +51,32 @@ class Cluster:
         return self.apis + self.workers + self.tasks
 
     def subscriptions(self) -> int:
-        """How many channels the store has listeners on."""
+        """Return the number of channels with subscribers."""
         with self._redis() as store:
             return len(store.pubsub_channels())
 
     def store_size(self) -> tuple[int, int]:
-        """Its keys, and its memory in bytes. Raises redis.RedisError while it is down."""
+        """Return the store's number of keys, and its memory in bytes. Raises redis.RedisError while it is down."""
         with self._redis() as store:
             return store.dbsize(), store.info("memory")["used_memory"]
 
     def requests(self) -> set[str]:
-        """The ids of all that the store has something of, finished or not."""
+        """Return the ids of all jobs in the store, finished or not."""
         with self._redis() as store:
             found = store.scan_iter("hr:{req_*", count=1000)
             return {key.decode().split("{")[1].split("}")[0] for key in found}
 
     def _redis(self) -> redis.Redis:
-        """Past all proxies."""
+        """Connect to the store without a proxy."""
         return redis.Redis.from_url(self.store.url)
 
     async def restart_store(self) -> None:
-        """Start the store again after its end, while everything else goes on."""
+        """Start the store again after it has ended; the other processes keep running."""
         await asyncio.to_thread(self.store.start)
 
     @asynccontextmanager
     async def reviving(self) -> AsyncIterator[None]:
-        """Start every part again that ends, as a supervisor does."""
+        """While the body runs, restart every process that ends, as a supervisor does."""
 
         async def revive() -> None:
             while True:
@@ -85,7 +85,7 @@ class Cluster:
                 for node in self.nodes:
                     if not node.running:
                         node.spawn()
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(POLL_S)
 
         task = asyncio.create_task(revive())
         try:
@@ -95,7 +95,7 @@ class Cluster:
             await asyncio.gather(task, return_exceptions=True)
 
     def add(self, role: str, environment: Mapping[str, str]) -> Node:
-        """One more process, not started yet."""
+        """Add a process, without starting it."""
         siblings, ready = {
             "api": (self.apis, "listening"),
             "worker": (self.workers, "worker_ready"),
@@ -118,12 +118,12 @@ async def running(
     environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
-    """A cluster that serves, ended with all its processes afterwards.
+    """Run a cluster until the body ends, and yield it once all its processes are ready.
 
     Args:
-        proxied: put a FaultProxy before the store for the APIs, and one for the workers.
-        environment: more environment by role.
-        settings: of all processes, by the settings' names.
+        proxied: put one FaultProxy between the APIs and the store, and one between the workers and the store.
+        environment: additional environment variables by role.
+        settings: settings of all processes.
     """
     cluster = Cluster(folder, appendfsync)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A disk's faults under the store's append-only file: no space, and what a machine's death takes with it."""
+"""Disk faults under the store's append-only file: no space left, and unsynced data lost in a power failure."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Self
 
 from shared.redis.embedded import EmbeddedServer
 
-LOOK = 0.02  # seconds between looks at the file's size
+POLL_S = 0.02
 
 
 def append_only_file(store: EmbeddedServer) -> Path:
-    """The file that is being appended to."""
+    """Return the file to which the store appends."""
     [file] = store.folder.glob("appendonlydir/*.incr.aof")
     return file
 
 
 @contextlib.contextmanager
 def full_disk(store: EmbeddedServer) -> Iterator[None]:
-    """The append-only file can grow no more.
+    """While the body runs, keep the append-only file from growing.
 
-    By a limit on the size of files, which needs no privilege and which every process of the store inherits: a write
-    fails with EFBIG where a full disk gives ENOSPC.
+    It sets a limit on the file size, which needs no privilege and which every process of the store inherits. A
+    write fails with EFBIG instead of the ENOSPC of a full disk.
     """
     assert store.pid is not None
     size = append_only_file(store).stat().st_size
@@ -41,8 +41,8 @@ def full_disk(store: EmbeddedServer) -> Iterator[None]:
             resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (hard, hard))
 
 
-class Journal:
-    """Remembers how long the append-only file was at each moment."""
+class SizeRecorder:
+    """Recorder of the append-only file's size over time."""
 
     def __init__(self, store: EmbeddedServer) -> None:
         self._file = append_only_file(store)
@@ -63,10 +63,10 @@ class Journal:
     async def _watch(self) -> None:
         while True:
             self._sizes.append((time.monotonic(), self._file.stat().st_size))
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_S)
 
     def cut(self, moment: float) -> None:
-        """Make the file what it was at `moment`, by time.monotonic; the store must be down."""
+        """Cut the file to its size at `moment`, a time.monotonic value. The store must be down."""
         assert self._sizes[0][0] <= moment
         later = [size for when, size in self._sizes if when >= moment]
         if later:

@@ -25,7 +25,7 @@ def text(content: str) -> bytes:
 
 
 def chunked(*parts: bytes) -> bytes:
-    """A whole response; without its last chunk, one that is cut."""
+    """Return a complete chunked response."""
     return HEAD + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (*parts, b""))
 
 
@@ -38,12 +38,12 @@ ANSWER = chunked(ROLE, text("Hello"), text(" you"), USAGE, DONE)
 
 
 async def answer(number: int, writer: asyncio.StreamWriter) -> None:
-    """Two tokens, at once."""
+    """Answer with two tokens at once."""
     writer.write(ANSWER)
 
 
 def sending(data: bytes) -> Respond:
-    """Answer every request with these bytes, then hang up."""
+    """Return a handler that answers every request with these bytes, and then closes the connection."""
 
     async def respond(number: int, writer: asyncio.StreamWriter) -> None:
         writer.write(data)
@@ -53,7 +53,7 @@ def sending(data: bytes) -> Respond:
 
 @dataclass
 class FakeServer:
-    """`respond` is given the request's number, from 0; `bodies` and `paths` are what was asked."""
+    """Server whose `respond` gets each request's number, from 0. `bodies` and `paths` are those of the requests."""
 
     url: str = ""
     respond: Respond = answer

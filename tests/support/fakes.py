@@ -47,12 +47,12 @@ async def submit(backend: Backend, request: Request) -> Ticket:
 
 
 async def answer(backend: Backend, job_id: str) -> list[TokenEvent]:
-    """All events of a request, followed from the start to its end."""
+    """Return all events of a job, from its start to its end."""
     return [event async for event in backend.token_log.follow(job_id, idle=LIMIT_S) if event is not None]
 
 
 async def ended(backend: Backend, job_id: str) -> RequestRecord:
-    """Wait for a request's end, and return its record."""
+    """Wait for the end of a job, and return its record."""
     async with asyncio.timeout(LIMIT_S):
         async for _ in backend.token_log.follow(job_id, idle=LIMIT_S):
             pass
@@ -62,7 +62,7 @@ async def ended(backend: Backend, job_id: str) -> RequestRecord:
 
 
 async def lapse(backend: Backend, model: str = MODEL) -> None:
-    """Make the holders of all that is held as silent as a lapsed lease, without waiting for it."""
+    """Let the leases of all held deliveries lapse, without waiting for it."""
     idle_ms = 3_600_000
     for stream in (keys.queue(model, priority) for priority in PriorityClass):
         if not await backend.redis.exists(stream):
@@ -73,7 +73,7 @@ async def lapse(backend: Backend, model: str = MODEL) -> None:
 
 
 async def publish_garbage(backend: Backend, payload: bytes) -> Ticket:
-    """A message that is no request, as another version's client might leave it in the queue."""
+    """Put a message that is not a request into the queue, as another version's client might do."""
     ticket = await backend.transport.publish(make_request())
     [_, waiting, *_] = keys.transport(MODEL)
     await backend.redis.hset(waiting, ticket.job_id, b"1:1:0:" + payload)

@@ -23,7 +23,7 @@ from tests.support.waiting import LIMIT_S
 
 
 class Client:
-    """The service's methods by their names, as generated stubs have them."""
+    """Client with the service's methods as attributes, as in generated stubs."""
 
     def __init__(self, channel: grpc.aio.Channel, port: int, key: str | None = None) -> None:
         self.channel = channel
@@ -50,7 +50,7 @@ class Client:
 
 @asynccontextmanager
 async def serving(settings: Settings, backend: Backend, port: int = 0) -> AsyncIterator[tuple[Context, Client]]:
-    """An API's parts behind gRPC, and a client of them."""
+    """Run the gRPC server until the body ends, and yield the API's context and a client."""
     context: Context = create_app(settings.model_copy(update={"grpc_port": port}), backend).state.context
     try:
         async with (
@@ -63,12 +63,12 @@ async def serving(settings: Settings, backend: Backend, port: int = 0) -> AsyncI
 
 
 def chat(**fields: Any) -> pb.JobRequest:
-    """A small job."""
+    """Return a small job."""
     return pb.JobRequest(model=MODEL, messages=[pb.Message(role="user", content="hi")], **fields)
 
 
-async def told(events: Any) -> tuple[list[str], list[pb.Event]]:
-    """The texts of what is left of a stream's tokens, and all of these events."""
+async def rest_of(events: Any) -> tuple[list[str], list[pb.Event]]:
+    """Read the rest of a stream, and return the texts of its tokens and its events."""
     seen = []
     while (event := await events.read()) is not grpc.aio.EOF:
         seen.append(event)
@@ -77,7 +77,7 @@ async def told(events: Any) -> tuple[list[str], list[pb.Event]]:
 
 
 async def refusal(call: Any) -> grpc.aio.AioRpcError:
-    """What a call, streamed or not, ends with."""
+    """Return the error with which a call ends, streamed or not."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         if isinstance(call, grpc.aio.UnaryUnaryCall):
             await call

@@ -1,4 +1,4 @@
-"""Producers and readers beside a test, and a worker that takes from Kafka."""
+"""Producer, readers and a worker for the Kafka topics of one model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _polled(reader: KafkaConsumer, seconds: float) -> list[Record]:
 
 
 class Bench:
-    """One model's topics, with results in topics of their own."""
+    """Topics of one model, with a result topic of their own."""
 
     def __init__(self, settings: Settings, backend: Backend) -> None:
         assert settings.served_model_name is not None
@@ -81,19 +81,19 @@ class Bench:
             reader.close()
 
     async def read(self, topic: str, count: int, *, linger: float = 0.3) -> list[Record]:
-        """The first `count` records of a topic, and what comes within `linger` seconds after them."""
+        """Return the first `count` records of a topic, and any others that arrive within `linger` seconds after."""
         return await asyncio.to_thread(self._read, topic, count, linger, lambda record: True)
 
     async def letters(self, count: int) -> list[Record]:
-        """The same of the dead letters, those of this model's requests."""
+        """Return dead letters of this model's requests, as `read` does."""
 
         def ours(record: Record) -> bool:
             return record.header("headrace-topic") == topics.requests(self.model)
 
         return await asyncio.to_thread(self._read, topics.DEAD_LETTERS, count, 0.3, ours)
 
-    async def told(self, count: int) -> dict[str, list[dict]]:
-        """Results by the id of their request's event."""
+    async def results_by_event(self, count: int) -> dict[str, list[dict]]:
+        """Return results by the event id of their request."""
         found: dict[str, list[dict]] = {}
         for record in await self.read(self.results, count):
             found.setdefault(record.header("ce_subject") or record.source, []).append(json.loads(record.value))
@@ -113,7 +113,7 @@ class Bench:
                 await task
 
     def measured(self, metric: str, name: str = "a") -> list[float]:
-        """An intake's values of a metric: of each partition of the topic of requests, or of each label."""
+        """Return an intake's values of a metric, one for each partition of the request topic, or for each label."""
         found = [sample for family in self._registries[name].collect() for sample in family.samples]
         of_topic = (topics.requests(self.model), None)
         return [
@@ -123,7 +123,7 @@ class Bench:
         ]
 
     async def shows(self, metric: str, wanted: Callable[[list[float]], bool], name: str = "a") -> None:
-        """Until a metric has such values."""
+        """Wait until the values of a metric satisfy `wanted`."""
         async with asyncio.timeout(LIMIT_S):
             while not wanted(self.measured(metric, name)):
                 await asyncio.sleep(0.02)

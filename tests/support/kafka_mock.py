@@ -1,6 +1,6 @@
-"""The brokers that tests meet: a mock in this process, or those whose addresses are in TEST_KAFKA.
+"""Kafka brokers for tests: a mock in this process, or the brokers whose addresses are in TEST_KAFKA.
 
-How those are spoken to, as by TLS and SASL, is in the environment's settings, HEADRACE_KAFKA_*.
+TLS and SASL for those brokers are set in the environment, as HEADRACE_KAFKA_*.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from shared.settings import ENV_PREFIX, Settings, load
 
 BROKER = os.environ.get("TEST_KAFKA", "")
 PREFIX = f"{ENV_PREFIX}KAFKA_"
-SPOKEN = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}  # tests lose it later
+# read at import, since a fixture removes all settings from the environment of the tests
+CONNECTION = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
 
 
 def environment(bootstrap: str) -> dict[str, str]:
-    """The settings that lead there, for a process."""
+    """Return the environment with which a process connects to the brokers."""
     if BROKER:
-        return {**SPOKEN, f"{PREFIX}BOOTSTRAP": bootstrap}
+        return {**CONNECTION, f"{PREFIX}BOOTSTRAP": bootstrap}
     return {f"{ENV_PREFIX}{name.upper()}": value for name, value in mock_kafka.address(bootstrap).items()}
 
 
 def address(bootstrap: str) -> dict[str, Any]:
-    """The same, for this one."""
+    """Return the settings with which this process connects to the brokers."""
     given = {name.removeprefix(ENV_PREFIX).lower(): value for name, value in environment(bootstrap).items()}
     return load(given).settings.model_dump(include=set(given))
 
 
-# a group waits for nearly a session's time on the mock whenever its members change
-BRISK = f"""
+# on the mock, a group waits for nearly a session timeout whenever its members change
+SHORT_SESSION_WORKER = f"""
 import runpy
 from workers.kafka import consumer_thread
 consumer_thread.SESSION = 2_500
@@ -50,20 +51,20 @@ runpy.run_module("{kafka_cluster.MOCK_ENTRY}", run_name="__main__")
 
 
 def headrace(*arguments: str) -> list[str]:
-    """The command line, in a process that knows what it meets."""
+    """Return the command line of a headrace process, adapted to the mock if there is no broker."""
     if not BROKER and arguments[0] == "worker":
-        return [sys.executable, "-c", BRISK, *arguments]
+        return [sys.executable, "-c", SHORT_SESSION_WORKER, *arguments]
     return [sys.executable, "-m", "headrace" if BROKER else kafka_cluster.MOCK_ENTRY, *arguments]
 
 
 def make_topics(bootstrap: str, *names: str) -> None:
-    """On real brokers, of four partitions as the mock's; there they appear when used."""
+    """Create topics with four partitions on real brokers; the mock creates them when they are first used."""
     if BROKER:
         kafka_cluster.make_topics(load(address(bootstrap)).settings, *names)
 
 
-class Moved(KafkaTransport):
-    """As if a worker took each record from its topic at once."""
+class DirectKafkaTransport(KafkaTransport):
+    """Kafka transport whose records are also put into the Redis queue at once, as by a worker's intake."""
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
         places = await super().publish_many(requests)
@@ -72,7 +73,10 @@ class Moved(KafkaTransport):
         return places
 
 
-def moved(backend: Backend, settings: Settings, writer: KafkaProducer) -> Backend:
+def with_kafka(backend: Backend, settings: Settings, writer: KafkaProducer) -> Backend:
+    """Return the backend with Kafka as its queue."""
     assert backend.server is not None
-    transport = Moved(backend.server, bounds=Bounds.of(settings), lease=settings.lease, writer=writer)
+    transport = DirectKafkaTransport(
+        backend.server, bounds=Bounds.of(settings), lease=settings.lease, writer=writer
+    )
     return replace(backend, transport=transport)

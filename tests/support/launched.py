@@ -19,12 +19,12 @@ import psutil
 from headrace.launcher.up import claim_port
 from tests.support.waiting import LIMIT_S
 
-LEASE_S = 3  # the default: a worker that computes beside others must not lose its leases
-HEARTBEATS_S = 1.2 * LEASE_S * 2 / 3  # two of them
+LEASE_S = 3  # the default, so that a worker that shares the cores does not lose its leases
+TWO_HEARTBEATS_S = 1.2 * LEASE_S * 2 / 3
 
 
 class Launched:
-    """`headrace up` under test: its lines as they come, its processes by role."""
+    """`headrace up` under test: the lines of its output, and its processes by role."""
 
     def __init__(self, data_dir: Path, *options: str, **settings: object) -> None:
         self.port = claim_port("127.0.0.1", 0)
@@ -55,7 +55,7 @@ class Launched:
             self._changed.notify_all()
 
     def await_line(self, pattern: str, count: int = 1) -> None:
-        """Until `count` lines match, or the launcher has ended."""
+        """Wait until `count` lines match. Fails if the launcher ends."""
         with self._changed:
             found = self._changed.wait_for(
                 lambda: sum(bool(re.search(pattern, line)) for line in self.lines) >= count or not self.running,
@@ -88,9 +88,9 @@ class Launched:
         raise AssertionError("not ready")
 
     def await_idle(self) -> None:
-        """Until every worker says that it holds no KV block, and goes on to say so over more than a heartbeat."""
+        """Wait until every worker reports no used KV block, for longer than a heartbeat."""
         deadline, since = time.monotonic() + LIMIT_S, None
-        while since is None or time.monotonic() - since < HEARTBEATS_S:
+        while since is None or time.monotonic() - since < TWO_HEARTBEATS_S:
             found = httpx.get(f"{self.url}/ready", timeout=LIMIT_S).json()
             held = [worker["blocks_used"] for worker in found["workers"]]
             since = None if any(held) else since or time.monotonic()
@@ -98,7 +98,7 @@ class Launched:
             time.sleep(0.1)
 
     def stop(self) -> int:
-        """Ctrl-C; its exit status, once no process of it is left."""
+        """Send SIGINT, wait until all processes have ended, and return the exit status."""
         assert self.process.stderr is not None
         if self.process.stderr.closed:
             return self.process.wait()
@@ -112,8 +112,8 @@ class Launched:
 
 
 def new_key(folder: Path, *words: str) -> str:
-    """An API key of the installation whose data are in `folder`."""
+    """Create an API key of the installation with its data in `folder`."""
     command = [sys.executable, "-m", "headrace", "keys", "create", "--data-dir", str(folder), "--json", *words]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S).stdout
-    found: str = json.loads(told)["key"]
-    return found
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S).stdout
+    key: str = json.loads(output)["key"]
+    return key

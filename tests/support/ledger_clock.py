@@ -1,4 +1,4 @@
-"""The ledger's clock in a test's hands."""
+"""Clock of the ledger that a test controls."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shared.redis import keys
 
 TIME = "redis.call('TIME')"
 KEY = "test:clock"
-SLACK_MS = 60_000  # real time runs on beside this clock: a key on the verge of its end is kept
+SLACK_MS = 60_000  # real time passes, too: a key that is about to expire is kept
 MIDNIGHT = 20_834 * 86_400.0  # seconds since the epoch, UTC; every window of a day or less begins here
 
 
 def clocked_script(folder: Path) -> Path:
-    """Write the ledger's script, its clock replaced by what a key holds."""
+    """Write a copy of the ledger's script that reads the time from a key."""
     text = store.SCRIPT.read_text(encoding="utf-8")
     assert text.count(TIME) == 1
     held = f"redis.call('HMGET', '{KEY}', 'seconds', 'microseconds')"
@@ -25,14 +25,14 @@ def clocked_script(folder: Path) -> Path:
 
 
 class Clock:
-    """Stands still until it is moved. `now` is in seconds since the epoch."""
+    """Clock that only `advance` moves. `now` is in seconds since the epoch."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.now = MIDNIGHT
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass for the ledger, and for what its keys have to live."""
+        """Advance the ledger's time, and shorten the time to live of its keys."""
         redis = self._backend.redis
         self.now = round(self.now + seconds, 6)
         whole = int(self.now)

@@ -1,4 +1,4 @@
-"""Measures how long single callbacks hold the event loop, in CPU time of its thread."""
+"""Measure how long single callbacks hold the event loop, in CPU time of its thread."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MAX_HELD_S = 0.05  # CPU time for which one callback may hold the loop
 
 @dataclass
 class Held:
-    """The longest that one callback held the loop.
+    """Callback that held the loop longest.
 
     Attributes:
-        longest: CPU time in seconds. Time in which the thread did not run does not count, so that a loaded machine
-            changes nothing.
+        longest: its CPU time in seconds. Time in which the thread did not run does not count, so that a loaded
+            machine changes nothing.
         by: the callback.
     """
 
@@ -29,7 +29,7 @@ class Held:
 
 @contextmanager
 def watching_loop() -> Iterator[Held]:
-    """Watch all callbacks that run meanwhile on a loop written in Python (not on uvloop)."""
+    """Watch all callbacks while the body runs, on an event loop written in Python (not uvloop)."""
     held, run = Held(), asyncio.Handle._run
 
     def timed(handle: asyncio.Handle) -> None:

@@ -1,4 +1,4 @@
-"""An API whose ends are settled, as in a process of its own."""
+"""API with limits, whose usage is settled in the same process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMITS = {"default_plan": "free", "rate_limit_strategy": "fixed-window"}
 
 @dataclass
 class Metered:
-    """One API and who settles for it."""
+    """One API, with its usage settler."""
 
     url: str
     http: httpx.AsyncClient
@@ -33,20 +33,20 @@ class Metered:
     settler: Settler
 
     async def settled(self) -> None:
-        """Once every end that was published is settled, and written."""
+        """Wait until the usage of every finished job is settled and written."""
         async with asyncio.timeout(LIMIT_S):
             while await self.context.backend.redis.exists(*keys.LEDGER):
                 await asyncio.sleep(0.01)
 
     async def sweep(self) -> None:
-        """Look at all that is open, as if a long time had passed."""
+        """Run the settler's sweep over all open entries, as if a long time had passed."""
         _, due, _ = keys.LEDGER
         for job_id in await self.context.backend.redis.zrange(due, 0, -1):
             await self.context.backend.redis.zadd(due, {job_id: 0})
         await self.settler.sweep()
 
     def limited(self) -> dict[str, float]:
-        """Refusals so far by their reason."""
+        """Return the number of refusals so far by reason."""
         [found] = [each for each in self.context.metrics.registry.collect() if each.name == "headrace_api_limited"]
         return {each.labels["reason"]: each.value for each in found.samples if each.name.endswith("_total")}
 
@@ -55,20 +55,24 @@ class Metered:
 
 
 def changed(settings: Settings, **changes: Any) -> Settings:
-    """Other settings, checked."""
+    """Return validated settings with changes."""
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     return load({**given, "redis_url": settings.redis_url.get_secret_value(), **changes}).settings
 
 
 def planned(settings: Settings, plan: dict[str, Any], **changes: Any) -> Settings:
-    """Settings under which everybody has that plan."""
+    """Return settings under which every tenant has a plan."""
     return changed(settings, plans={"free": plan}, **{**LIMITS, **changes})
 
 
 @asynccontextmanager
 @patch("producer_api.metering.usage_settler.FLUSH", 0.02)
 async def metered(settings: Settings, backend: Backend, *, settling: bool = True) -> AsyncIterator[Metered]:
-    """`settling`: as its own task; otherwise only when a test says so."""
+    """Run a metered API until the body ends.
+
+    Args:
+        settling: run the settler as a task; otherwise it runs only when a test calls it.
+    """
     listener = listen(settings)
     server = Server(settings, backend)
     context = server.context

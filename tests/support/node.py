@@ -1,6 +1,6 @@
-"""One process of the server under test: started, stopped, broken, and watched through its log.
+"""One process of the server under test: start, stop, faults, and waiting for events in its log.
 
-It knows nothing of what the process does; its log is lines of JSON with an `event` each.
+The log consists of JSON lines with an `event` each.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import psutil
 from shared.runtime.processes import die_with_parent
 from tests.support.waiting import LIMIT_S
 
-LOOK = 0.01  # seconds between looks at a process or its log
+POLL_S = 0.01  # between looks at a process or its log
 
 
 class Node:
-    """A process that can be started again and again.
+    """Process that can be started again and again.
 
     Args:
-        ready: the log event that says that it serves.
-        environment: added to ours.
+        environment: added to the environment of this process.
+        ready: log event by which the process reports that it is ready.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Node:
         self.environment = environment
         self._ready = ready
         self._log = log
-        self._read = 0  # bytes of the log that are counted already
+        self._read = 0  # bytes of the log that have been counted
         self._counts: Counter[str] = Counter()
         self._process: subprocess.Popen[bytes] | None = None
         self.births = 0
 
     def spawn(self) -> None:
-        """Start it without waiting for it."""
-        assert not self.running, f"{self.name} runs already"
+        """Start the process without waiting for it."""
+        assert not self.running, f"{self.name} is already running"
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command,
@@ -59,7 +59,7 @@ class Node:
         self.births += 1
 
     async def start(self) -> None:
-        """Start it, and wait until it says that it serves."""
+        """Start the process and wait until it is ready."""
         self.spawn()
         await self.serving()
 
@@ -67,15 +67,15 @@ class Node:
         await self.logged(self._ready, self.births)
 
     async def logged(self, event: str, count: int = 1) -> None:
-        """Until its log has `event` that many times."""
+        """Wait until the log has an event `count` times."""
         deadline = time.monotonic() + LIMIT_S
         while self.count(event) < count:
             assert self.running, f"{self.name} ended: {self.tail()}"
             assert time.monotonic() < deadline, f"{self.name} did not log {event}: {self.tail()}"
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_S)
 
     def count(self, event: str) -> int:
-        """How often its log has `event`, over all its lives."""
+        """Return how often the log has an event, over all runs of the process."""
         with self._log.open("rb") as log:
             log.seek(self._read)
             lines = log.read().splitlines(keepends=True)
@@ -93,20 +93,20 @@ class Node:
     # faults
 
     def kill(self) -> None:
-        """End it at once, as the kernel would when memory is out."""
+        """Kill the process, as the kernel does when memory runs out."""
         self._signal(signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
 
     def pause(self) -> None:
-        """Stop its clock, as a suspended machine does."""
+        """Suspend the process, as a suspended machine does."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     async def stop(self) -> int:
-        """Ask it to end, and wait; its exit status."""
+        """Send SIGTERM, wait, and return the exit status."""
         self._signal(signal.SIGTERM)
         return await self.ended()
 
@@ -114,15 +114,15 @@ class Node:
         assert self._process is not None
         deadline = time.monotonic() + LIMIT_S
         while (status := self._process.poll()) is None:
-            assert time.monotonic() < deadline, f"{self.name} does not end: {self.tail()}"
-            await asyncio.sleep(LOOK)
+            assert time.monotonic() < deadline, f"{self.name} did not end: {self.tail()}"
+            await asyncio.sleep(POLL_S)
         return status
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
-    # use of the machine
+    # resource usage
 
     @property
     def running(self) -> bool:
@@ -140,6 +140,6 @@ class Node:
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU since its last start."""
+        """CPU seconds since the last start."""
         times = psutil.Process(self.pid).cpu_times()
         return times.user + times.system

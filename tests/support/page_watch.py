@@ -11,8 +11,8 @@ from playwright.sync_api import ConsoleMessage, Page, Request, Response
 class Watch:
     """Errors of one page: console errors, uncaught exceptions, failed requests and error statuses.
 
-    An aborted fetch is none: a reload aborts those under way. Chromium also reports as aborted a fetch whose body a
-    script reads as a stream to its end, if the script sees the end before the loader does.
+    An aborted fetch does not count: a reload aborts running fetches. Chromium also reports a fetch as aborted if a
+    script reads its body as a stream and sees the end before the loader does.
     """
 
     page: Page

@@ -1,7 +1,4 @@
-"""A TCP proxy that does to connections what networks do: delay, cut, hold, lose, throttle, split.
-
-It knows nothing of what the bytes mean.
-"""
+"""TCP proxy with the faults of a network: it delays, resets, holds, loses, throttles and splits."""
 
 from __future__ import annotations
 
@@ -13,19 +10,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-CHUNK = 65_536
+CHUNK_BYTES = 65_536
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 
 
 @dataclass
 class Direction:
-    """What happens to bytes on their way to one end; changes count at once.
+    """Faults of the bytes in one direction; changes take effect at once.
 
     Attributes:
-        delay: seconds that each piece waits.
-        rate: bytes a second; None is no limit.
-        split: most bytes written at a time; None is as they came.
-        lost: take the bytes and drop them, as a half-open connection does.
+        delay: seconds by which each piece is delayed.
+        rate: bytes per second; None: no limit.
+        split: maximum bytes written at a time; None: as they arrive.
+        lost: drop the bytes, as a half-open connection does.
     """
 
     delay: float = 0.0
@@ -38,14 +35,14 @@ class Direction:
         self._flowing.set()
 
     def hold(self) -> None:
-        """Keep the bytes back, as a network that is down does: TCP sends them again when it is up."""
+        """Hold the bytes back, as a network that is down does: TCP sends them again when it is up."""
         self._flowing.clear()
 
     def release(self) -> None:
         self._flowing.set()
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(CHUNK):
+        while data := await reader.read(CHUNK_BYTES):
             await self._flowing.wait()
             if self.delay:
                 await asyncio.sleep(self.delay)
@@ -61,10 +58,10 @@ class Direction:
 
 
 class FaultProxy:
-    """Stands between clients and one address.
+    """Proxy between clients and one address.
 
     Args:
-        host, port: where connections are passed on to.
+        host, port: address to which connections are forwarded.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -94,21 +91,21 @@ class FaultProxy:
         return len(self._connections)
 
     def partition(self) -> None:
-        """Nothing passes, and no new connection comes through, until `heal`; nothing is closed."""
+        """Hold all bytes and new connections until `heal`; close nothing."""
         self._reachable.clear()
         self.to_server.hold()
         self.to_client.hold()
 
     def blackhole(self) -> None:
-        """New connections get no answer until `heal`; those that are open go on."""
+        """Do not answer new connections until `heal`; open connections continue."""
         self._reachable.clear()
 
     def halve(self) -> None:
-        """Swallow what comes from either side of each connection, and close none."""
+        """Drop all bytes of open connections in both directions; close nothing."""
         self.to_server.lost = self.to_client.lost = True
 
     def heal(self) -> None:
-        """No fault any more. Connections that lost bytes are cut: what follows would make no sense."""
+        """Remove all faults. Connections that lost bytes are reset, since the rest of their data makes no sense."""
         if self.to_server.lost or self.to_client.lost:
             self.cut()
         for direction in (self.to_server, self.to_client):
@@ -120,7 +117,7 @@ class FaultProxy:
         """Reset all open connections, on both sides."""
         for writers in self._connections.values():
             for writer in writers:
-                with contextlib.suppress(OSError):  # closed already
+                with contextlib.suppress(OSError):  # already closed
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 writer.transport.abort()
 
@@ -134,14 +131,14 @@ class FaultProxy:
             writers.append(server)
             await self._join(self.to_server.pump(reader, server), self.to_client.pump(upstream, writer))
         except (OSError, asyncio.CancelledError):
-            pass  # the server is away, a side hung up, or the test is over
+            pass  # the server is down, a side hung up, or the test is over
         finally:
             del self._connections[task]
             for one in writers:
                 one.transport.abort() if one.transport.is_closing() else one.close()
 
     async def _join(self, *pumps: asyncio._CoroutineLike[None]) -> None:
-        """Until one side has ended: half-closed connections are of no use to HTTP or Redis."""
+        """Run until one side has ended. HTTP and Redis do not use half-closed connections."""
         tasks = [asyncio.ensure_future(pump) for pump in pumps]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

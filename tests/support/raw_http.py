@@ -1,7 +1,4 @@
-"""The least HTTP/1.1 client that can hold ten thousand streams: one connection for each exchange.
-
-It knows HTTP and server-sent events, and no server's API.
-"""
+"""Minimal HTTP/1.1 client for ten thousand streams, with server-sent events and one connection per exchange."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from urllib.parse import urlsplit
 
 import httptools
 
-MOST_FRAME = 2**22  # bytes
+MAX_FRAME_BYTES = 2**22
 
 
 class Broken(ConnectionError):
-    """The connection ended, or fell silent, before the response did."""
+    """The connection ended, or became silent, before the response was complete."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,11 @@ class Frame:
 
 
 class Response:
-    """A response as it comes. Args: silence: seconds without a byte after which it counts as broken."""
+    """Response that is being received.
+
+    Args:
+        silence: seconds without a byte after which the connection counts as broken.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, silence: float) -> None:
         self.status = 0
@@ -63,11 +64,11 @@ class Response:
         return json.loads(b"".join([chunk async for chunk in self.chunks()]) or b"null")
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Server-sent events; comments are dropped."""
+        """Yield the server-sent events, without comments."""
         rest = b""
         async for chunk in self.chunks():
             *blocks, rest = (rest + chunk).split(b"\n\n")
-            assert len(rest) < MOST_FRAME
+            assert len(rest) < MAX_FRAME_BYTES
             for block in blocks:
                 if frame := _frame(block.decode()):
                     yield frame
@@ -77,12 +78,12 @@ class Response:
             async with asyncio.timeout(self._silence):
                 data = await self._reader.read(size)
         except TimeoutError:
-            raise Broken(f"nothing for {self._silence} s") from None
+            raise Broken(f"no data for {self._silence} s") from None
         if not data:
             raise Broken("closed before the end")
         self._parser.feed_data(data)
 
-    # called by the parser
+    # callbacks of httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.decode().lower()] = value.decode()
@@ -117,14 +118,14 @@ async def exchange(
     receive_buffer: int | None = None,
     source: str | None = None,
 ) -> AsyncIterator[Response]:
-    """One request on a connection of its own; the response once its head is there.
+    """Send one request on its own connection, and yield the response once its head is received.
 
     Args:
-        receive_buffer: bytes that the kernel keeps for us, for a reader that is meant to be slow.
-        source: our own address, for more connections than one address has ports.
+        receive_buffer: size of the kernel's receive buffer, for a reader that is meant to be slow.
+        source: source address, for more connections than one address has ports.
 
     Raises:
-        OSError: no connection, or (Broken) none until the end.
+        OSError: the connection failed, or (Broken) ended too early.
     """
     parts = urlsplit(url)
     assert parts.hostname

@@ -1,4 +1,4 @@
-"""A request's whole way over a Backend, without an engine: queue, lease, log, live messages, registry."""
+"""Path of a request through a Backend without an engine: queue, lease, token log, live messages, registry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DONE = Terminal(RequestState.COMPLETED, Usage(3, 2))
 
 
 async def hold(backend: Backend, number: int = 1) -> list[tuple[Delivery, Lease]]:
-    """Submit requests and take them, as worker "w"."""
+    """Submit requests and pull them as worker "w"."""
     for _ in range(number):
         await submit(backend, make_request())
     held = []
@@ -35,7 +35,7 @@ async def write(backend: Backend, leases: list[Lease], event: TokenEvent) -> lis
 
 
 async def whole_path(backend: Backend, number: int = 8) -> None:
-    """Every answer is what was written, its readers waiting from before the first token."""
+    """Run requests from submit to end; check that readers from before the first token get all of each answer."""
     await backend.registry.beat(WorkerInfo(id="w", pid=1, model=MODEL, state="ready", max_model_len=64))
     assert [worker.id for worker in await backend.registry.workers()] == ["w"]
     assert [model.name for model in await backend.registry.models()] == [MODEL]
@@ -57,7 +57,7 @@ async def whole_path(backend: Backend, number: int = 8) -> None:
 
 
 async def cancelled(backend: Backend) -> Request:
-    """A request that is ended while it waits."""
+    """Submit a request and cancel it while it waits."""
     request = make_request()
     ticket = await submit(backend, request)
     assert await backend.token_log.close(request.id) is not None
@@ -66,7 +66,7 @@ async def cancelled(backend: Backend) -> Request:
 
 
 async def collect(backend: Backend, job_id: str) -> list[TokenEvent]:
-    """Each token of an answer, followed as a client does: with a new reader when one cannot begin."""
+    """Return the events of an answer, followed as a client does: with a new reader after an error."""
     found: list[TokenEvent] = []
     while not (found and found[-1].terminal):
         try:

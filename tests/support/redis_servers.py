@@ -1,4 +1,4 @@
-"""Servers with options of a test's own, Sentinels, Cluster nodes, and a proxy that misbehaves."""
+"""Redis servers with given options, Sentinels, Cluster nodes, and a proxy with faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOST = "127.0.0.1"
 
 
 class Node:
-    """One server process, configured by lines of a valkey.conf."""
+    """One server process, configured with lines of a valkey.conf."""
 
     def __init__(self, folder: Path, *config: str, port: int = 0, sentinel: bool = False) -> None:
         self.port = port or free_port(HOST)
@@ -77,7 +77,7 @@ class Node:
 
     @contextmanager
     def hung(self) -> Iterator[None]:
-        """Stopped: the kernel still accepts connections for it, and nobody answers."""
+        """Suspend the process while the body runs: the kernel accepts connections, but no answer is sent."""
         self.signal(signal.SIGSTOP)
         try:
             yield
@@ -91,10 +91,10 @@ class Node:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for another process."""
+    """Wait until a condition on another process holds."""
     deadline = time.monotonic() + LIMIT_S
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, f"the condition did not hold within {LIMIT_S} s"
         time.sleep(0.02)
 
 
@@ -124,12 +124,12 @@ async def opened(settings: Settings) -> AsyncIterator[Backend]:
 
 
 class Proxy:
-    """Passes bytes to a server; while `silent` it swallows them, as a half-open peer does."""
+    """Proxy to a server. While `silent`, it drops all bytes, as a half-open peer does."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self.silent = False
-        self.requests, self.replies = asyncio.Event(), asyncio.Event()  # clear: these bytes are held back
+        self.requests, self.replies = asyncio.Event(), asyncio.Event()  # while not set, bytes are held back
         self.requests.set()
         self.replies.set()
         self.accepted = 0

@@ -33,7 +33,7 @@ TOOL: dict[str, Any] = {
 async def answered(
     sdk: AsyncOpenAI, worker: ScriptedWorker, *texts: str, **fields: Any
 ) -> tuple[SDKResponse, Request]:
-    """A whole response whose answer has these texts, and the request that the worker had."""
+    """Return a whole response whose answer has these texts, and the request that the worker got."""
     asked = asyncio.create_task(sdk.responses.create(**{"model": MODEL, "input": INPUT, **fields}))
     request = await worker.answer(*texts)
     response = await asked
@@ -50,7 +50,7 @@ SDK_EVENT: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 
 
 def checked(found: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The events of a stream's frames, each valid by OpenAI's types and numbered one after another."""
+    """Return the events of a stream's frames; check that each is valid by OpenAI's types, and their numbers."""
     events = []
     for frame in found:
         event = json.loads(frame["data"])
@@ -65,7 +65,7 @@ def checked(found: list[dict[str, str]]) -> list[dict[str, Any]]:
 
 
 async def call(job: Job, *, text: str = "", calls: int = 1, finish: FinishReason = FinishReason.TOOL_CALLS) -> None:
-    """A text, and calls of f, each in three tokens; the marks around them are tokens without anything."""
+    """Write a text, and calls of f in three tokens each; the markers around the calls are empty tokens."""
     if text:
         await job.say(text)
     for index in range(calls):

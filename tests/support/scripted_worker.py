@@ -18,7 +18,7 @@ PROMPT_TOKENS = 5
 
 
 class ScriptedWorker:
-    """Pulls requests one at a time and writes what a test tells it to."""
+    """Worker that pulls requests one at a time and writes the tokens a test gives it."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -37,7 +37,7 @@ class ScriptedWorker:
         )
 
     async def pull(self) -> Delivery:
-        """The next request, whenever it comes."""
+        """Wait for the next request and return it."""
         async with asyncio.timeout(LIMIT_S), self.backend.live.subscribe(keys.wake_channel(MODEL)) as wake:
             while True:
                 for delivery in (await self.backend.transport.pull(MODEL, "w1", Room.all(1))).found:
@@ -52,7 +52,7 @@ class ScriptedWorker:
         return Job(self.backend, delivery, lease)
 
     async def answer(self, *texts: str, n: int = 1, times: int = 1) -> Request:
-        """Take requests and answer each with these texts, one token each, for each of n choices."""
+        """Take requests, and answer each with these texts, one token per text, in each of `n` choices."""
         for _ in range(times):
             job = await self.take()
             for i, text in enumerate(texts):
@@ -64,7 +64,7 @@ class ScriptedWorker:
 
 @dataclass
 class Job:
-    """A request in a worker's hands."""
+    """Request that the worker has leased."""
 
     backend: Backend
     delivery: Delivery
@@ -82,7 +82,7 @@ class Job:
         return await self.write(Token(0, self.seq, text))
 
     async def say_all(self, texts: list[str]) -> bool:
-        """One append of several tokens."""
+        """Write several tokens in one append."""
         return await self.write(*(Token(0, self.seq + i, text) for i, text in enumerate(texts)))
 
     async def end(self, state: RequestState = RequestState.COMPLETED, error=None) -> bool:

@@ -9,7 +9,7 @@ from tests.support.scripted_worker import PROMPT_TOKENS, Job
 
 READERS = 20
 EVENTS, TEXT = 5_000, "x" * 1_000
-MOST = 2 * MIB  # of one stalled reader: a page of the log, the live messages, the socket's buffer
+MAX_READER_BYTES = 2 * MIB  # of one stalled reader: a page of the log, the live messages, the socket's buffer
 
 
 async def write_all(job: Job) -> None:

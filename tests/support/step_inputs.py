@@ -11,7 +11,7 @@ from workers.engine.text.detokenizer import TextStream
 
 
 def make_step(spans: list[tuple[int, int]], block_size: int, num_blocks: int) -> StepInputs:
-    """Rows for (first position, number of rows) of each sequence, over shuffled blocks."""
+    """Return inputs for sequences given by (first position, number of rows), over shuffled blocks."""
     order = torch.randperm(num_blocks).tolist()
     width = max(-(-(first + rows) // block_size) for first, rows in spans)
     tables = torch.zeros(len(spans), width, dtype=torch.int64)

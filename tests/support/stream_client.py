@@ -1,6 +1,6 @@
-"""A patient client of Headrace's native API on any of its replicas, and the answers it reads, checked as they come.
+"""Patient client of the native API on all replicas, which checks the answers while it reads them.
 
-The one module of the suite that knows the server's API and the rule of its scripted answers.
+Only this module of the suite depends on the API and on the rule of the scripted answers.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from tests.support.raw_http import Frame, exchange
 from tests.support.waiting import LIMIT_S
 from workers.scripted_engine import expected, text_of
 
-PATIENCE = LIMIT_S  # without anything new, a client gives up
-PAUSE = 0.05  # seconds between tries
-SILENCE = 5.0  # seconds without a byte after which a client takes its connection for dead
+PATIENCE_S = LIMIT_S  # without progress, a client gives up
+PAUSE_S = 0.05  # between tries
+SILENCE_S = 5.0  # without a byte, a client considers its connection dead
 ENDINGS = ("done", "error", "cancelled")
 
 
 class Violated(AssertionError):
-    """The server broke the contract: a gap, a repeat, a lost answer, a second end."""
+    """The server broke the contract: a gap, a repeated token, a lost answer, a second end."""
 
 
 def scripted(prompt: str, choice: int, tokens: int) -> str:
-    """The text that the scripted engine gives."""
+    """Return the text that the scripted engine generates."""
     ids = [ord(character) for character in prompt]
     return "".join(text_of(expected(ids, choice, position)) for position in range(tokens))
 
 
 @dataclass(eq=False)
 class Answer:
-    """One job and what was read of it; times by time.monotonic."""
+    """One job and what was read of its answer. Times are time.monotonic's."""
 
     job: str
     body: dict[str, Any]
@@ -44,7 +44,7 @@ class Answer:
     texts: list[str] = field(default_factory=list)
     seq: int = -1
     end: str | None = None
-    data: dict[str, Any] = field(default_factory=dict)  # of the end
+    data: dict[str, Any] = field(default_factory=dict)  # of the last event
     arrivals: list[float] = field(default_factory=list)
     connections: int = 0
 
@@ -52,7 +52,7 @@ class Answer:
         self.texts = [""] * self.body.get("n", 1)
 
     def take(self, frame: Frame) -> None:
-        """One event. Raises Violated for a gap, a repeat, or anything after the end."""
+        """Take one event. Raises Violated for a gap, a repeated token, or an event after the end."""
         if frame.event == "interrupted":
             return
         data = json.loads(frame.data)
@@ -75,7 +75,7 @@ class Answer:
 
     @property
     def stalls(self) -> list[float]:
-        """Seconds between one event and the next."""
+        """Seconds between consecutive events."""
         return [later - earlier for earlier, later in itertools.pairwise(self.arrivals)]
 
     @property
@@ -84,29 +84,29 @@ class Answer:
         return self.arrivals[0] - self.submitted
 
     def verify(self) -> None:
-        """Raises Violated unless it ended well, with the text of the rule and as many tokens as it tells."""
+        """Raise Violated unless the answer is complete, with the text of the rule and the token count of its usage."""
         if self.end != "done":
             raise Violated(f"{self.job}: ended with {self.end}: {self.data.get('error')}")
         for choice, text in enumerate(self.texts):
             if text != scripted(self.body["prompt"], choice, self.body["max_tokens"]):
-                raise Violated(f"{self.job}: the text of choice {choice} is not the rule's")
+                raise Violated(f"{self.job}: the text of choice {choice} does not follow the rule")
         if self.data["usage"]["completion_tokens"] != self.seq:
-            raise Violated(f"{self.job}: {self.seq} tokens, and the usage tells {self.data['usage']}")
+            raise Violated(f"{self.job}: {self.seq} tokens, but the usage is {self.data['usage']}")
 
 
 class Client:
-    """Talks to all replicas in turn, and goes on with the next where one does not answer.
+    """Client of all replicas in turn, which continues with the next if one does not answer.
 
     Args:
-        urls: the replicas' addresses.
-        model: the name to ask for.
+        urls: addresses of the replicas.
+        model: name of the model in requests.
     """
 
     def __init__(self, urls: Sequence[str], model: str = "scripted") -> None:
         self.urls = list(urls)
         self.model = model
         self._turns = itertools.count()
-        self.refusals = 0  # 503s and broken connections that a submit got over
+        self.refusals = 0  # 429s, 503s and broken connections after which a submit was retried
 
     def body(self, prompt: str, tokens: int, **fields: Any) -> dict[str, Any]:
         return {"model": self.model, "prompt": prompt, "max_tokens": tokens, **fields}
@@ -117,16 +117,16 @@ class Client:
     async def post(
         self, body: dict[str, Any], url: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """One try: status and body. Raises OSError."""
+        """Submit once, and return status and body. Raises OSError."""
         async with exchange(url or self.url(), "POST", "/v1/jobs", body=body, headers=headers) as response:
             return response.status, await response.json()
 
     async def submit(self, prompt: str, tokens: int, key: str | None = None, **fields: Any) -> Answer:
-        """Submit until a replica accepts: one job for all tries. Violated for a refusal that no fault explains."""
+        """Submit until a replica accepts, with one key. Raises Violated for a refusal that no fault explains."""
         body = self.body(prompt, tokens, **fields)
         headers = {"idempotency-key": key or secrets.token_hex(16)}
         begin = time.monotonic()
-        while (now := time.monotonic()) - begin < PATIENCE:
+        while (now := time.monotonic()) - begin < PATIENCE_S:
             try:
                 status, said = await self.post(body, headers=headers)
             except OSError:
@@ -136,25 +136,25 @@ class Client:
             if status not in (0, 429, 503):
                 raise Violated(f"a submit got {status}: {said}")
             self.refusals += 1
-            await asyncio.sleep(PAUSE)
-        raise Violated(f"no replica accepted a job for {PATIENCE} s")
+            await asyncio.sleep(PAUSE_S)
+        raise Violated(f"no replica accepted a job for {PATIENCE_S} s")
 
     async def follow(self, answer: Answer, url: str | None = None) -> Answer:
-        """Read to the end, resuming on the next replica after every loss. Raises Violated."""
+        """Read to the end; resume on the next replica after every broken connection. Raises Violated."""
         begin = time.monotonic()
         while answer.end is None:
             try:
                 await self._read(answer, url or self.url())
             except OSError:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(PAUSE_S)
             last = answer.arrivals[-1] if answer.arrivals else begin
-            if answer.end is None and time.monotonic() - last > PATIENCE:
-                raise Violated(f"{answer.job}: nothing for {PATIENCE} s after seq {answer.seq}")
+            if answer.end is None and time.monotonic() - last > PATIENCE_S:
+                raise Violated(f"{answer.job}: no event for {PATIENCE_S} s after seq {answer.seq}")
         return answer
 
     async def _read(self, answer: Answer, url: str) -> None:
         path, resume = f"/v1/jobs/{answer.job}/events", {"last-event-id": str(answer.seq)}
-        async with exchange(url, "GET", path, headers=resume, silence=SILENCE) as response:
+        async with exchange(url, "GET", path, headers=resume, silence=SILENCE_S) as response:
             if response.status == 503:
                 raise ConnectionError(await response.json())
             if response.status != 200:
@@ -170,41 +170,41 @@ class Client:
         return answer
 
     async def replay(self, answer: Answer, url: str) -> Answer:
-        """The whole answer once more, from one replica, checked to be the same."""
+        """Read the whole answer again from one replica, and check that it is the same."""
         again = await self.follow(Answer(answer.job, answer.body, time.monotonic()), url)
         if (again.texts, again.end, again.data) != (answer.texts, answer.end, answer.data):
-            raise Violated(f"{answer.job}: read again, it is another answer")
+            raise Violated(f"{answer.job}: the second reading differs from the first")
         return again
 
     async def models(self) -> list[str]:
-        """The names that a request may give, by one replica."""
+        """Return the models that one replica lists."""
         async with exchange(self.url(), "GET", "/v1/models") as response:
             return [model["id"] for model in (await response.json())["data"]]
 
     async def dead_letters(self) -> list[dict[str, Any]]:
-        """What was set aside, by one replica."""
+        """Return the dead letters that one replica lists."""
         async with exchange(self.url(), "GET", "/v1/dead-letters") as response:
             return (await response.json())["data"]
 
     async def job(self, job_id: str, url: str | None = None) -> dict[str, Any] | None:
-        """What is told of a job; None where it is not known. Waits out 503."""
+        """Return a job; None if it is unknown. Retries after 503."""
         begin = time.monotonic()
-        while time.monotonic() - begin < PATIENCE:
+        while time.monotonic() - begin < PATIENCE_S:
             try:
                 async with exchange(url or self.url(), "GET", f"/v1/jobs/{job_id}") as response:
                     if response.status in (200, 404):
                         return await response.json() if response.status == 200 else None
             except OSError:
                 pass
-            await asyncio.sleep(PAUSE)
-        raise Violated(f"{job_id}: no replica tells of it")
+            await asyncio.sleep(PAUSE_S)
+        raise Violated(f"{job_id}: no replica answered for {PATIENCE_S} s")
 
 
-async def until(condition: Callable[[], bool], what: str, limit: float = PATIENCE) -> float:
-    """Wait for `condition`; how many seconds it took. Raises Violated after `limit`."""
+async def until(condition: Callable[[], bool], what: str, limit: float = PATIENCE_S) -> float:
+    """Wait for a condition, and return the seconds that it took. Raises Violated after `limit` seconds."""
     begin = time.monotonic()
     while not condition():
         if time.monotonic() - begin > limit:
-            raise Violated(f"after {limit} s still not: {what}")
+            raise Violated(f"not within {limit} s: {what}")
         await asyncio.sleep(0.01)
     return time.monotonic() - begin

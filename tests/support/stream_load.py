@@ -1,4 +1,4 @@
-"""A steady load of streams, each checked to its end, so that a fault always meets answers under way."""
+"""Steady load of streams, each checked to its end, so that answers are always running when a fault occurs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from tests.support.stream_client import PATIENCE, Answer, Client, Violated, until
+from tests.support.stream_client import PATIENCE_S, Answer, Client, Violated, until
 
-INTERVAL = 0.02
+INTERVAL_S = 0.02
 
-_numbers = itertools.count()  # so that no two prompts of a run are the same
+_numbers = itertools.count()  # makes all prompts of a run different
 
 
 class Load:
-    """`streams` answers at a time, until it is left; then it lets those end that are under way.
+    """Load of `streams` answers at a time while the body runs; then the running answers are completed.
 
     Args:
-        pace: milliseconds between a stream's tokens.
-        total: end by itself after that many answers.
-        replay: read each answer again, whole, from another replica.
+        pace: milliseconds between two tokens of a stream.
+        total: end after this number of answers.
+        replay: read each answer a second time, from another replica.
     """
 
     def __init__(
@@ -65,18 +65,18 @@ class Load:
             await self.finished()
 
     async def finished(self) -> None:
-        """Until every stream has ended by itself; raises what went wrong with one."""
+        """Wait until all streams have ended. Raises the error of a failed stream."""
         await asyncio.gather(*self._tasks)
 
-    async def progress(self, limit: float = PATIENCE) -> float:
-        """Until each answer that is under way now has got a token more, or its end; how many seconds it took."""
+    async def progress(self, limit: float = PATIENCE_S) -> float:
+        """Wait until each running answer has another token or has ended, and return the seconds that it took."""
         before = {answer: answer.seq for answer in self.live}
         return await until(
             lambda: self._broken() or all(a.end or a.seq > seq for a, seq in before.items()), "progress", limit
         )
 
     def _broken(self) -> bool:
-        """Raises what went wrong with a stream."""
+        """Return False. Raises the error of a failed stream."""
         for task in self._tasks:
             if task.done():
                 task.result()
@@ -99,7 +99,7 @@ class Load:
 
 
 class Submits:
-    """A job every INTERVAL seconds, whether it is accepted or refused, until it is left; `settle` looks at all."""
+    """Submits of a job every INTERVAL_S while the body runs, accepted or refused. `settle` checks them all."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -135,22 +135,25 @@ class Submits:
                 self.refused += 1
             else:
                 raise Violated(f"a submit got {status}: {said}")
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(INTERVAL_S)
 
     async def settle(self, since: float) -> int:
-        """Read every accepted job to its end; how many are lost. Violated if one was accepted before `since`."""
+        """Read every accepted job to its end, and return the number of lost jobs.
+
+        Raises Violated if a lost job was accepted before `since`.
+        """
         lost = 0
         for accepted, answer in self.accepted:
             if not await self._lost(answer):
                 answer.verify()
             elif accepted < since:
-                raise Violated(f"{answer.job}: lost, {since - accepted:.2f} s older than what may be")
+                raise Violated(f"{answer.job}: lost, though accepted {since - accepted:.2f} s before the window")
             else:
                 lost += 1
         return lost
 
     async def _lost(self, answer: Answer) -> bool:
-        """Whether the store has lost it, or its place in the queue; else it is read to its end."""
+        """Return whether the store has lost a job or its place in the queue; otherwise read it to its end."""
         if await self._client.job(answer.job) is None:
             return True
         try:
@@ -163,13 +166,13 @@ class Submits:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """By the nearest rank."""
+    """Return the nearest-rank percentile."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
 def longest(answers: Sequence[Answer]) -> list[float]:
-    """Each answer's longest stall, in seconds."""
+    """Return the longest stall of each answer, in seconds."""
     return [max(answer.stalls, default=0.0) for answer in answers]
 
 

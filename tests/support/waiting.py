@@ -1,4 +1,4 @@
-"""How long tests wait, and how they measure a wait without depending on the machine's speed."""
+"""Time limit of waits in tests, and a measure of waits that does not depend on the machine's speed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-# Guards against a hang, and nothing else: no test comes near it unless something is broken. Below pytest's own
-# timeout, so that the failure names what was waited for.
+# It only guards against a hang: no test comes near it unless something is broken. It is below pytest's own timeout,
+# so that the failure shows what the test waited for.
 LIMIT_S = 120.0
 TICK_S = 0.02
 
 
 class Ticks:
-    """Seconds that passed for the event loop: a loop that is kept from running counts nothing meanwhile."""
+    """Seconds that passed for the event loop. Time in which the loop did not run does not count."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -30,10 +30,10 @@ class Ticks:
 
 @asynccontextmanager
 async def ticking() -> AsyncIterator[Ticks]:
-    """Count the loop's time beside the body.
+    """Count the loop's time while the body runs.
 
     A timeout of the same loop that is due ends its wait in the iteration in which the next tick is counted. So a
-    bound on `seconds` holds on a machine that stalls, and still fails where the code waits twice as long.
+    bound on `seconds` holds on a machine that stalls, and still fails if the code waits twice as long.
     """
     ticks = Ticks()
     task = asyncio.create_task(ticks.run())

@@ -30,7 +30,7 @@ class Received:
 
 
 class Receiver:
-    """Answers each POST with the next of `answers`, then with 204; an answer of None stays silent."""
+    """Server that answers each POST with the next of `answers`, then with 204; for None it does not answer."""
 
     def __init__(self) -> None:
         self.answers: list[bytes | None] = []
@@ -80,7 +80,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "webhooks.md"
 
 
 def documented() -> Any:
-    """The example of docs/webhooks.md, as somebody would copy it."""
+    """Return the function of the example in docs/webhooks.md."""
     [code] = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     namespace: dict[str, Any] = {}
     exec(code, namespace)

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from shared.models.model_store import MINILM
-from tests.support.batch_client import ENDED, LOOK, BatchClient, ids, jsonl, line, until
+from tests.support.batch_client import ENDED, POLL_S, BatchClient, ids, jsonl, line, until
 from tests.support.cluster import Cluster
 from tests.support.fakes import MODEL
 from tests.support.node import Node
@@ -260,7 +260,7 @@ async def test_the_input_may_be_deleted_meanwhile(client: BatchClient, cluster: 
     deadline = time.monotonic() + LIMIT_S
     while list((cluster.folder / "files" / "batches").iterdir()):
         assert time.monotonic() < deadline
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_S)
 
 
 async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchClient, cluster: Cluster) -> None:

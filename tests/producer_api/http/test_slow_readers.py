@@ -13,7 +13,7 @@ from shared.redis.embedded import EmbeddedServer
 from tests.support.api_process import running
 from tests.support.fakes import MODEL
 from tests.support.scripted_worker import ScriptedWorker
-from tests.support.slow_readers import EVENTS, MOST, READERS, write_all
+from tests.support.slow_readers import EVENTS, MAX_READER_BYTES, READERS, write_all
 from tests.support.waiting import LIMIT_S
 
 
@@ -42,4 +42,4 @@ async def test_memory_of_stalled_readers_is_bounded(valkey: EmbeddedServer, work
             grown = psutil.Process(process.pid).memory_info().rss - before
         for reader in readers:
             reader.close()
-    assert grown < READERS * MOST
+    assert grown < READERS * MAX_READER_BYTES

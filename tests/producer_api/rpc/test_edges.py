@@ -28,7 +28,7 @@ from shared.errors import ConfigError
 from shared.redis.embedded import HOST
 from shared.settings import Settings
 from tests.support.fakes import MODEL
-from tests.support.grpc_client import SERVICE, Client, chat, refusal, serving, told
+from tests.support.grpc_client import SERVICE, Client, chat, refusal, rest_of, serving
 from tests.support.loop_watchdog import MAX_HELD_S, watching_loop
 from tests.support.metered import planned
 from tests.support.scripted_worker import ScriptedWorker
@@ -202,7 +202,7 @@ async def test_too_many_calls(settings: Settings, backend: Backend, worker: Scri
         assert (await reading.read()).tokens.seq == 0
         refused = await refusal(client.Submit(chat()))
         await job.end()
-        await told(reading)
+        await rest_of(reading)
         free = await client.GetJob(pb.GetJobRequest(id=made.id))
 
     assert refused.code() is grpc.StatusCode.UNAVAILABLE
@@ -229,7 +229,7 @@ async def test_a_stopping_server_sends_its_readers_on(
         sent_on = await refusal(reading)
         refused = await refusal(client.Submit(chat()))
         await second.end()
-        texts, _ = await told(generating)
+        texts, _ = await rest_of(generating)
 
     assert sent_on.code() is refused.code() is grpc.StatusCode.UNAVAILABLE
     assert details(refused)["RetryInfo"].retry_delay.seconds == 1
@@ -278,7 +278,7 @@ async def test_a_call_is_one_line(settings: Settings, backend: Backend, worker: 
         with capture_logs() as lines:
             events = client.Generate(pb.GenerateRequest(job=prompt), ("x-request-id", "mine"), trace)
             await worker.answer("a", "b")
-            await told(events)
+            await rest_of(events)
             refused = [
                 await refusal(client.Submit(pb.JobRequest(model=canary, prompt=canary, priority=canary))),
                 await refusal(client.GetJob(pb.GetJobRequest(id="req_no"))),

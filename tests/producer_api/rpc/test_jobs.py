@@ -15,7 +15,7 @@ from shared.protocol import CallDelta, ErrorInfo, FinishReason, RequestState, To
 from shared.settings import Settings
 from tests.support.api_server import serving as serving_http
 from tests.support.fakes import MODEL
-from tests.support.grpc_client import Client, chat, refusal, told
+from tests.support.grpc_client import Client, chat, refusal, rest_of
 from tests.support.scripted_worker import PROMPT_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
@@ -32,7 +32,7 @@ async def test_an_answer_is_streamed(client: Client, worker: ScriptedWorker) -> 
     """Given one call, Expect the job, its tokens numbered from 0, and the end with exact usage."""
     events = client.Generate(pb.GenerateRequest(job=chat(seed=7, max_tokens=9)))
     request = await worker.answer("a", "b", "c")
-    texts, seen = await told(events)
+    texts, seen = await rest_of(events)
 
     assert (request.params.seed, request.params.max_tokens) == (7, 9)
     assert request.messages is not None
@@ -54,7 +54,7 @@ async def test_tokens_carry_all_that_http_tells(client: Client, worker: Scripted
     await job.write(Token(0, 4, "x", None, logprobs))
     await job.write(Token(0, 6, "", FinishReason.TOOL_CALLS, None, (CallDelta(0, name="f", arguments='{"a":1}'),)))
     await job.end()
-    _, seen = await told(events)
+    _, seen = await rest_of(events)
     ended = await client.GetJob(pb.GetJobRequest(id=job.request.id))
 
     first, second = (event.tokens.tokens[0] for event in seen[1:3])
@@ -78,7 +78,7 @@ async def test_what_a_job_failed_of_is_the_status(client: Client, worker: Script
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for event in events:
             seen.append(event)
-    texts, followed = await told(client.Follow(pb.FollowRequest(id=job.request.id)))
+    texts, followed = await rest_of(client.Follow(pb.FollowRequest(id=job.request.id)))
 
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert caught.value.details() == "the engine broke"
@@ -126,7 +126,7 @@ async def test_with_a_key_the_answer_goes_on(client: Client, worker: ScriptedWor
     again = client.Generate(request, KEY)
     await job.say("c")
     await job.end()
-    texts, seen = await told(again)
+    texts, seen = await rest_of(again)
 
     assert texts == ["b", "c"]
     assert seen[0].job.id == job.request.id
@@ -157,8 +157,8 @@ async def test_an_answer_is_read_from_any_point(client: Client, worker: Scripted
     assert [token.text for token in (await reading.read()).tokens.tokens] == ["b", "c"]
     await job.say("d")
     await job.end()
-    rest, _ = await told(reading)
-    whole = [(await told(client.Follow(pb.FollowRequest(id=made.id, from_seq=i)))) for i in (0, 3, 4, 5, 9)]
+    rest, _ = await rest_of(reading)
+    whole = [(await rest_of(client.Follow(pb.FollowRequest(id=made.id, from_seq=i)))) for i in (0, 3, 4, 5, 9)]
 
     assert rest == ["d"]
     assert [texts for texts, _ in whole] == [["a", "b", "c", "d"], ["d"], [], [], []]

@@ -13,9 +13,9 @@ from producer_api.rpc import inference_pb2 as pb
 from shared.redis.embedded import HOST, EmbeddedServer
 from shared.runtime.sockets import free_port
 from tests.support.api_process import running
-from tests.support.grpc_client import Client, chat, told
+from tests.support.grpc_client import Client, chat, rest_of
 from tests.support.scripted_worker import ScriptedWorker
-from tests.support.slow_readers import EVENTS, MOST, READERS, write_all
+from tests.support.slow_readers import EVENTS, MAX_READER_BYTES, READERS, write_all
 
 pytestmark = pytest.mark.slow
 
@@ -39,11 +39,11 @@ async def test_memory_of_stalled_readers_is_bounded(valkey: EmbeddedServer, work
             for stream in streams:
                 assert (await stream.read()).tokens.seq == 0
             before = psutil.Process(process.pid).memory_info().rss
-            whole = asyncio.create_task(told(reading.Follow(pb.FollowRequest(id=made.id))))
+            whole = asyncio.create_task(rest_of(reading.Follow(pb.FollowRequest(id=made.id))))
             await write_all(job)
             texts, _ = await whole
             grown = psutil.Process(process.pid).memory_info().rss - before
             for stream in streams:
                 stream.cancel()
     assert len(texts) == EVENTS + 1, "a reader that reads gets all of it"
-    assert grown < READERS * MOST
+    assert grown < READERS * MAX_READER_BYTES

@@ -17,7 +17,7 @@ from shared.settings import Settings
 from shared.validation.request_limits import token_estimate
 from tests.support.backends import opened
 from tests.support.fakes import MODEL, lapse, make_request, publish_garbage
-from tests.support.kafka_mock import moved
+from tests.support.kafka_mock import with_kafka
 from tests.support.waiting import LIMIT_S
 
 INTERACTIVE, STANDARD, BATCH = PriorityClass
@@ -33,7 +33,7 @@ async def backend(request: pytest.FixtureRequest, settings: Settings) -> AsyncIt
     """What Kafka's is given is reserved, written to its topic, and taken from there at once."""
     made = await opened("memory" if request.param == "memory" else "redis", settings)
     if request.param == "kafka":
-        made = moved(made, settings, request.getfixturevalue("kafka_writer"))
+        made = with_kafka(made, settings, request.getfixturevalue("kafka_writer"))
     yield made
     await made.close()
 

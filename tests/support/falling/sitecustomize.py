@@ -1,7 +1,7 @@
-"""On PYTHONPATH of a process, ends it at once where it comes to the function that the file FALL_FILE names.
+"""Kill the process that has this module on its PYTHONPATH when it calls the function named in the file FALL_FILE.
 
-FALL_AT has the functions that may be named, `module:name` or `module:Class.name`, with spaces between. The file is
-removed first: the process that follows gets past.
+FALL_AT lists the functions that may be named, as `module:name` or `module:Class.name`, separated by spaces. The
+file is removed first, so that the next process is not killed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""On PYTHONPATH of a process, shifts the wall clock that its Python sees by CLOCK_SHIFT seconds."""
+"""Shift the wall clock of Python in a process that has this module on its PYTHONPATH by CLOCK_SHIFT seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a real server, emptied for each test, and settings against it."""
+"""Fixtures for all tests: a real Redis server, emptied for each test, and settings for it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from workers.openmp_env import spin_briefly
 
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: a GPU's kernels run on the CPU
-# read when gRPC begins: what it does at a fork aborts one in ten of the children that only execute a program
+# read when gRPC starts: its fork handlers abort one in ten of the children that only execute a program
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 spin_briefly()  # tests share the cores with the servers that they start
-# Hypothesis' own limits are on an example's wall time
+# Hypothesis' default limits are on an example's wall time
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first; those of a file together."""
+    """Run fast tests first, and the tests of a file together."""
     items.sort(key=_slow)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(f"{item.location[0]}:{_slow(item)}"))
@@ -44,7 +44,7 @@ def _slow(item: pytest.Item) -> bool:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No settings from outside, and no data of whoever runs the tests: of processes that tests start, too."""
+    """Hide the user's settings and data from the tests and from the processes that they start."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data"))
     for variable in [name for name in os.environ if name.startswith("HEADRACE_")]:
         monkeypatch.delenv(variable)
@@ -52,7 +52,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """The bundled server, or the one whose path is in TEST_REDIS_SERVER."""
+    """The bundled Redis server, or the one whose path is in TEST_REDIS_SERVER."""
     server = EmbeddedServer(tmp_path_factory.mktemp("valkey"), binary=os.environ.get("TEST_REDIS_SERVER"))
     server.start()
     yield server
@@ -61,7 +61,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 @pytest.fixture(scope="session")
 def bootstrap() -> str:
-    """Kafka's brokers: the mock, or those that TEST_KAFKA names."""
+    """Address of the Kafka brokers: the mock, or those in TEST_KAFKA."""
     from headrace.bench.kafka import mock_kafka
     from tests.support import kafka_mock
 
@@ -83,14 +83,14 @@ def kafka_writer(bootstrap: str) -> Iterator[KafkaProducer]:
 
 @pytest.fixture
 def settings(valkey: EmbeddedServer, tmp_path: Path) -> Settings:
-    """Of a lease and of time limits that a stalled machine does not reach; tests of expiry set their own."""
+    """Settings with a lease and time limits that a stalled machine does not reach."""
     given = {"redis_url": valkey.url, "port": 0, "data_dir": tmp_path / "data", "model": "scripted"}
     return load({**given, "lease": LIMIT_S, "redis_timeout": 30, "rate_limit_timeout": 30}).settings
 
 
 @pytest.fixture(autouse=True)
 def patient_admission(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Admission in this process gives up on Redis as late as tests give up on anything."""
+    """Let admission in this process wait for Redis as long as tests wait for anything."""
     monkeypatch.setattr("producer_api.admission.deadline.PATIENCE", LIMIT_S)
 
 
@@ -105,11 +105,11 @@ async def backend(settings: Settings) -> AsyncIterator[Backend]:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """The folder of SmolLM2-135M-Instruct, converted into the user's cache by the first test that asks."""
+    """Folder of SmolLM2-135M-Instruct, converted into the user's cache when first used."""
     return ModelRepository(load().settings).folder()
 
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2, unpacked into the user's cache by the first test that asks."""
+    """Folder of all-MiniLM-L6-v2, unpacked into the user's cache when first used."""
     return ModelRepository(load({"model": MINILM.name}).settings).folder()

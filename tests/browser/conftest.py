@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven by Playwright, with every error of a page collected."""
+"""Chromium driven by Playwright, with all errors of a page collected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """A browser with an empty profile. A machine without one fails: these tests never skip."""
+    """Browser with an empty profile. Without Chromium these tests fail; they are never skipped."""
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     assert path is not None, "no Chromium is installed; scripts/setup says how to install one"
     expect.set_options(timeout=LIMIT_MS)
@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=sorted(SIZES))
 def watch(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Watch]:
-    """A new page in each size; the test fails on any error that the page had."""
+    """New page in each size; the test fails on any error of the page."""
     width, height = SIZES[request.param]
     with browser.new_context(viewport={"width": width, "height": height}) as context:
         context.set_default_timeout(LIMIT_MS)
@@ -53,9 +53,9 @@ def watch(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Watch]:
 
 @pytest.fixture(scope="package")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    """A whole Headrace on the scripted engine, with a worker to take over from another."""
+    """Full installation on the scripted engine, with two workers, so that one can take over."""
     folder = tmp_path_factory.mktemp("browser") / "data"
-    # with a longer lease, a worker that beats late on a loaded machine is not reported as gone
+    # long enough that a worker with a late heartbeat on a loaded machine is not reported as gone
     made = Launched(folder, "--model", "scripted", "--workers", "2", lease=LEASE_S)
     try:
         made.await_line("^ready: ")

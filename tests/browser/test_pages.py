@@ -1,4 +1,4 @@
-"""The playground and the API reference in a real browser, from a real server."""
+"""Playground and API reference in a real browser, served by a real server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from workers.scripted_engine import expected, text_of
 
 pytestmark = pytest.mark.slow
 
-TOKENS = 256  # the playground's default
+TOKENS = 256  # the default of the playground
 CHAT = "/v1/chat/completions"
 
 
-def foretold(*turns: tuple[str, str]) -> str:
-    """The scripted engine's answer to these turns."""
+def scripted_answer(*turns: tuple[str, str]) -> str:
+    """Return the scripted engine's answer to these turns."""
     prompt = [ord(character) for role, content in turns for character in f"{role}:{content}\n"]
     return "".join(text_of(expected(prompt, 0, position)) for position in range(TOKENS))
 
@@ -43,14 +43,14 @@ def last_answer(page: Page) -> Locator:
 
 
 def finished_text(page: Page) -> str:
-    """The text of the last answer, without its note, once it has ended."""
+    """Wait until the last answer has ended, and return its text without the note."""
     expect(last_answer(page).locator(".note")).to_have_text("cut at the maximum number of tokens")
     text: str = last_answer(page).evaluate("bubble => bubble.firstChild.data")
     return text
 
 
 def await_text(page: Page, count: int) -> None:
-    """Until the last answer has `count` characters, and while it still grows."""
+    """Wait until the last answer has `count` characters and is still growing."""
     page.wait_for_function(
         "count => [...document.querySelectorAll('.turn.assistant.live')].at(-1)?.textContent.length >= count",
         arg=count,
@@ -58,7 +58,7 @@ def await_text(page: Page, count: int) -> None:
 
 
 def busy_worker(up: Launched) -> int:
-    """The process id of the worker that runs the one request there is, from its name in /ready."""
+    """Return the process id of the worker that runs the only request, from its name in /ready."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         for worker in httpx.get(f"{up.url}/ready").json()["workers"]:
@@ -69,7 +69,7 @@ def busy_worker(up: Launched) -> int:
 
 
 def fits(page: Page) -> bool:
-    """Whether nothing sticks out of the window sideways."""
+    """Return whether the page fits into the window's width."""
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
@@ -77,7 +77,7 @@ def test_playground_streams_before_and_after_a_reload(watch: Watch, up: Launched
     page = watch.page
     open_playground(page, up)
     ask(page, "one")
-    first = foretold(("user", "one"))
+    first = scripted_answer(("user", "one"))
     assert finished_text(page) == first
     assert fits(page)
 
@@ -87,7 +87,7 @@ def test_playground_streams_before_and_after_a_reload(watch: Watch, up: Launched
     assert page.locator(".turn").all_text_contents() == ["one", first]  # the chat is still there
     expect(page.locator("#model")).to_have_value("scripted")
     ask(page, "two")
-    assert finished_text(page) == foretold(("user", "one"), ("assistant", first), ("user", "two"))
+    assert finished_text(page) == scripted_answer(("user", "one"), ("assistant", first), ("user", "two"))
     assert fits(page)
 
 
@@ -99,7 +99,7 @@ def test_playground_resumes_an_answer_after_a_reload(watch: Watch, up: Launched)
     with page.expect_request(f"{up.url}{CHAT}") as resumed:
         page.reload()
     assert int(resumed.value.headers["last-event-id"]) > 0
-    assert finished_text(page) == foretold(("user", "[pace 10] resume"))
+    assert finished_text(page) == scripted_answer(("user", "[pace 10] resume"))
     assert page.locator(".turn").count() == 2
     page.reload()
     expect(page.locator("#status")).to_have_text("scripted is ready")
@@ -107,7 +107,7 @@ def test_playground_resumes_an_answer_after_a_reload(watch: Watch, up: Launched)
 
 
 @pytest.mark.parametrize("watch", ["desktop"], indirect=True)
-def test_reloaded_playground_resumes_beyond_a_killed_worker(watch: Watch, up: Launched) -> None:
+def test_reloaded_playground_resumes_after_a_worker_death(watch: Watch, up: Launched) -> None:
     page = watch.page
     open_playground(page, up)
     up.await_idle()
@@ -121,7 +121,7 @@ def test_reloaded_playground_resumes_beyond_a_killed_worker(watch: Watch, up: La
     up.await_line("(?i)worker.* died")
     job = httpx.get(f"{up.url}/v1/jobs/{completion.replace('chatcmpl-', 'req_')}").json()
     assert text == job["choices"][0]["text"]
-    assert text == foretold(("user", "[pace 40] takeover"))
+    assert text == scripted_answer(("user", "[pace 40] takeover"))
 
 
 @pytest.mark.parametrize("watch", ["desktop"], indirect=True)
@@ -160,6 +160,6 @@ ICON = """() => new Promise((resolve) => {
 @pytest.mark.parametrize("path", ["/openapi.json", "/ready", "/v1/models"])
 @pytest.mark.parametrize("watch", ["desktop"], indirect=True)
 def test_an_api_answer_opens_with_its_icon(path: str, watch: Watch, up: Launched) -> None:
-    """A window shows the icon of an API answer; without one, as here, the answer's policy is tried by an image."""
+    """A window shows the icon of an API answer; headless, an image tests the answer's policy instead."""
     watch.page.goto(f"{up.url}{path}")
     assert watch.page.evaluate(ICON)

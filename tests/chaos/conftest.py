@@ -1,4 +1,4 @@
-"""The suite's scale, its report, and the cluster that most cases share."""
+"""Scale and report of the chaos suite, and the cluster that most cases share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.chaos.report import Report, Row
 from tests.chaos.scale import Scale
 from tests.support.cluster import Cluster, running
 
-FULL_LIMIT = 3600.0  # seconds that one case may take at full scale, the soak aside
+FULL_TIMEOUT_S = 3600.0  # of one case at full scale, without the soak
 SEED = 20_26
 
 REPORT = pytest.StashKey[Report]()
@@ -23,9 +23,13 @@ FIGURES = pytest.StashKey[dict[str, Any]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
-    group.addoption("--full", action="store_true", help="chaos: as many faults as the contract is promised for")
-    group.addoption("--minutes", type=float, default=30.0, help="chaos: length of the full soak")
-    group.addoption("--case", action="append", default=[], help="chaos: run this case; may be given again")
+    group.addoption(
+        "--full",
+        action="store_true",
+        help="chaos: run with the number of faults that the contract promises to survive",
+    )
+    group.addoption("--minutes", type=float, default=30.0, help="chaos: duration of the full soak")
+    group.addoption("--case", action="append", default=[], help="chaos: run only this case; may be repeated")
     group.addoption("--report", type=Path, help="chaos: write the report to this file")
 
 
@@ -35,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """All cases in one event loop; those asked for; with as much time as their scale needs."""
+    """Run all cases in one event loop, only the selected ones, and with the time limit of their scale."""
     here = Path(__file__).parent
     scale, wanted = scale_of(config), set(config.getoption("case", []))
     left_out = []
@@ -47,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if wanted and (marker is None or marker.args[0] not in wanted):
             left_out.append(item)
         if scale.full:
-            item.add_marker(pytest.mark.timeout(FULL_LIMIT + scale.minutes * 60), append=False)
+            item.add_marker(pytest.mark.timeout(FULL_TIMEOUT_S + scale.minutes * 60), append=False)
     known = {marker.args[0] for item in items if (marker := item.get_closest_marker("case"))}
     if unknown := wanted - known:
         raise pytest.UsageError(f"no case {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
@@ -86,19 +90,19 @@ def scale(request: pytest.FixtureRequest) -> Scale:
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What the report tells of this case, in the order in which it is put in."""
+    """Figures of this case for the report, in the order of insertion."""
     return request.node.stash.setdefault(FIGURES, {})
 
 
 @pytest.fixture
 def dice() -> random.Random:
-    """Which process is hit, the same in every run."""
+    """Random choice of the process to hit, the same in every run."""
     return random.Random(SEED)
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def fleet(scale: Scale, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    """Two APIs and three workers; a request may lose any number of workers, since many are killed on purpose."""
+    """Two APIs and three workers. A request may lose any number of workers, since the cases kill many."""
     folder = tmp_path_factory.mktemp("fleet")
     settings = {"lease": scale.lease, "max_attempts": 100, "max_num_seqs": 128}
     async with running(folder, apis=2, workers=3, **settings) as cluster:

@@ -1,4 +1,4 @@
-"""What a run of the suite found, as a page: one row for each case, with the command that repeats it."""
+"""Report of a run of the chaos suite: one row for each case, with the command that repeats it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import psutil
 
 from tests.chaos.scale import Scale
 
-MOST_FAILURE = 300  # characters of a failure's message
+MAX_FAILURE_CHARS = 300  # of a failure's message
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case: whether it held, and what was counted and measured."""
+    """One case: whether it held, and its figures."""
 
     name: str
     title: str
@@ -52,23 +52,23 @@ class Report:
         path.write_text("\n".join(lines), encoding="utf-8")
 
     def _row(self, row: Row) -> str:
-        told = [f"{name} {_shown(value)}" for name, value in row.figures.items()]
+        figures = [f"{name} {_formatted(value)}" for name, value in row.figures.items()]
         if not row.held:
-            told.append("**" + " ".join(row.failure.split())[:MOST_FAILURE].replace("|", "/") + "**")
+            figures.append("**" + " ".join(row.failure.split())[:MAX_FAILURE_CHARS].replace("|", "/") + "**")
         held = "yes" if row.held else "**NO**"
         command = f"`scripts/chaos {self.scale('--short ', '')}{row.name}`"
-        cells = [row.name, row.title, held, "; ".join(told), f"{row.seconds:.0f}", command]
+        cells = [row.name, row.title, held, "; ".join(figures), f"{row.seconds:.0f}", command]
         return f"| {' | '.join(cells)} |"
 
 
-def _shown(value: float | str) -> str:
+def _formatted(value: float | str) -> str:
     if isinstance(value, str):
         return value
     return f"{value:.3g}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}".replace(",", " ")
 
 
 def _processor() -> str:
-    """Its model's name, where the system tells."""
+    """Return the processor's model name, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How hard a case is run: a short form for every change, the full one for what the contract promises."""
+"""Scale of the chaos cases: short for every change, full for what the contract promises."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Scale:
-    """Called with a short form's value and the full form's, it gives the one that counts.
+    """Scale of a run. A call with the short scale's value and the full scale's returns the one that applies.
 
     Attributes:
-        minutes: length of the full soak.
+        minutes: duration of the full soak.
     """
 
     full: bool
@@ -24,5 +24,5 @@ class Scale:
 
     @property
     def lease(self) -> float:
-        """Seconds. The full form runs with the default, the short one with less, to be short."""
+        """Lease in seconds: the default at full scale, less at short scale."""
         return self(1.0, 3.0)

@@ -1,4 +1,4 @@
-"""API replicas that die, and clients that are slow, many, or silent."""
+"""Chaos cases: API replicas that die, and clients that are slow, many, or silent."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.support.stream_load import Load, longest, percentile
 pytestmark = pytest.mark.slow
 
 KIB, MIB = 2**10, 2**20
-IDLE_LIMIT = 60 * KIB  # bytes of the API process for one idle stream
+MAX_IDLE_STREAM_BYTES = 60 * KIB  # of the API process
 
 
 @pytest.mark.case("api-kill", "API kill -9 mid-stream, clients resume on another replica")
 async def test_streams_outlive_their_replica(
     fleet: Cluster, scale: Scale, figures: dict[str, Any], dice: random.Random
 ) -> None:
-    """Given streams, if their API dies, then they go on at another, and read the same again from either."""
+    """Given streams, if their API dies, they continue at another, and each replica replays the same answer."""
     kills = scale(2, 200)
     async with Load(fleet.client, streams=32, tokens=scale(40, 120), pace=50, replay=True) as load:
         for _ in range(kills):
@@ -47,10 +47,10 @@ async def test_streams_outlive_their_replica(
 
 
 @pytest.mark.case("slow-consumer", "slow consumers (1 byte/s) among 200 fast ones")
-async def test_slow_consumers_cost_nobody_anything(scale: Scale, figures: dict[str, Any], tmp_path: Path) -> None:
-    """Given clients that hardly read, if others stream, they are as quick as before and the API keeps nothing.
+async def test_slow_consumers_do_not_affect_others(scale: Scale, figures: dict[str, Any], tmp_path: Path) -> None:
+    """Given clients that hardly read, other streams are as fast as before, and the API buffers nothing.
 
-    One replica is tested; the other tells when the long answers are complete.
+    One replica is tested; the other reads the long answers until they are complete.
     """
     slow, tokens, choices = scale(1, 8), scale(12_000, 30_000), 8
     settings = {"max_model_len": 40_000, "max_num_seqs": 512, "log_tokens": tokens * choices}
@@ -67,8 +67,8 @@ async def test_slow_consumers_cost_nobody_anything(scale: Scale, figures: dict[s
             beside = await _fast(tested, scale)
             grown = cluster.apis[0].rss - before
             assert all(answer.end is None for answer in answers)
-    told = slow * tokens * choices
-    figures |= {"slow": slow, "tokens untaken": told, "API grew by MiB": grown / MIB}
+    unread = slow * tokens * choices
+    figures |= {"slow": slow, "unread tokens": unread, "API grew by MiB": grown / MIB}
     figures |= {"p99 gap alone ms": 1000 * alone, "beside ms": 1000 * beside}
     assert grown < 8 * MIB * slow  # their frames have some 20 MiB each, and more at full scale
     if scale.full:
@@ -77,7 +77,7 @@ async def test_slow_consumers_cost_nobody_anything(scale: Scale, figures: dict[s
 
 @pytest.mark.case("idle-streams", "idle SSE connections")
 async def test_idle_streams_are_cheap(scale: Scale, figures: dict[str, Any], tmp_path: Path) -> None:
-    """Given many streams of jobs that wait, if others stream, then they start as soon as before."""
+    """Given many streams of waiting jobs, other streams start as soon as before."""
     idle = scale(500, 10_000)
     depth = idle + 1000
     settings = {"queue_depth": depth, "tenant_queue_depth": depth, "keepalive": 15, "max_num_seqs": 256}
@@ -98,14 +98,14 @@ async def test_idle_streams_are_cheap(scale: Scale, figures: dict[str, Any], tmp
             beside = await _first_tokens(cluster.client, scale)
     figures |= {"streams": idle, "KiB each": each / KIB}
     figures |= {"TTFT p99 alone ms": 1000 * alone, "beside ms": 1000 * beside}
-    assert each <= IDLE_LIMIT
+    assert each <= MAX_IDLE_STREAM_BYTES
     if scale.full:
         assert beside <= 2 * alone
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Python's collector would stop the client, which holds as many streams as the server."""
+    """Turn the garbage collector off, which would stall a client that holds as many streams as the server."""
     gc.disable()
     try:
         yield
@@ -114,7 +114,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def _link(cluster: Cluster) -> AbstractAsyncContextManager[FaultProxy]:
-    """Between clients and the first replica."""
+    """Return a proxy between clients and the first replica."""
     port = urlsplit(cluster.urls[0]).port
     assert port
     return FaultProxy(HOST, port).listening()
@@ -122,7 +122,7 @@ def _link(cluster: Cluster) -> AbstractAsyncContextManager[FaultProxy]:
 
 @asynccontextmanager
 async def _together(work: Iterable[Coroutine[Any, Any, Any]]) -> AsyncIterator[None]:
-    """Run `work` beside the body, and end it with it."""
+    """Run `work` while the body runs, and cancel it at the end."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         yield
@@ -133,21 +133,21 @@ async def _together(work: Iterable[Coroutine[Any, Any, Any]]) -> AsyncIterator[N
 
 
 async def _fast(client: Client, scale: Scale) -> float:
-    """200 streams; their 99th percentile of the seconds between two tokens."""
+    """Run 200 streams, and return the 99th percentile of the seconds between two tokens."""
     async with Load(client, streams=200, tokens=scale(10, 150), pace=100, total=200) as load:
         await load.finished()
     return percentile([stall for answer in load.answers for stall in answer.stalls], 99)
 
 
 async def _first_tokens(client: Client, scale: Scale) -> float:
-    """The 99th percentile of the seconds from a submit to its first token."""
+    """Return the 99th percentile of the seconds from a submit to its first token."""
     async with Load(client, streams=8, tokens=2, pace=1, total=scale(100, 2000)) as load:
         await load.finished()
     return percentile([answer.first_token for answer in load.answers], 99)
 
 
 async def _unserved(cluster: Cluster) -> Client:
-    """A client of a model that is known and has no worker any more."""
+    """Return a client of a model whose only worker is gone."""
     worker = cluster.add("worker", {**cluster.workers[0].environment, "HEADRACE_SERVED_MODEL_NAME": "unserved"})
     await worker.start()
     while "unserved" not in await cluster.client.models():

@@ -1,4 +1,4 @@
-"""Everything at once: restarts in turn under load, and a long time of random faults."""
+"""Chaos cases: a rolling restart under load, and a long time of random faults."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.support.stream_load import Load, longest, median, percentile
 
 pytestmark = pytest.mark.slow
 
-SAMPLE = 1.0  # seconds
-GROWTH = 1.1  # of memory and keys, from the middle third of a soak to its last
+SAMPLE_INTERVAL_S = 1.0
+MAX_GROWTH = 1.1  # of memory and keys, from the middle third of a soak to the last
 
 
 @pytest.mark.case("rolling-restart", "rolling restart of everything under load")
 async def test_a_rolling_restart_fails_nothing(scale: Scale, figures: dict[str, Any], tmp_path: Path) -> None:
-    """Given requests all the while, if each process is stopped and started in turn, then no request fails."""
+    """Given a load of requests, if each process is restarted in turn, no request fails."""
     enough, rounds = scale(300, 5000), 0
     async with running(tmp_path, workers=scale(2, 3), max_num_seqs=128) as cluster:
         client = cluster.client
@@ -48,15 +48,18 @@ async def test_a_rolling_restart_fails_nothing(scale: Scale, figures: dict[str, 
 async def test_a_long_time_of_faults_leaves_nothing_behind(
     scale: Scale, figures: dict[str, Any], dice: random.Random, tmp_path: Path
 ) -> None:
-    """Given streams, if anything breaks at any time, then nothing is lost, and neither memory nor keys grow.
+    """Given streams, if processes and connections fail at any time, nothing is lost, and nothing grows.
 
-    The first API and the first worker live through it all, so that their memory tells.
+    The first API and the first worker are never killed, so that their memory can be compared.
     """
     length = scale(10.0, scale.minutes * 60)
     settings = {"max_attempts": 100, "max_num_seqs": 128, "result_ttl": scale(3, 20), "request_ttl": scale(15, 60)}
     faults = 0
     async with running(tmp_path, apis=3, workers=3, proxied=True, **settings) as cluster:
-        async with Watch(cluster) as watch, Load(cluster.client, streams=24, tokens=40, pace=50) as load:
+        async with (
+            ResourceMonitor(cluster) as monitor,
+            Load(cluster.client, streams=24, tokens=40, pace=50) as load,
+        ):
             end = time.monotonic() + length
             while time.monotonic() < end:
                 await dice.choice(FAULTS)(cluster, dice)
@@ -64,14 +67,14 @@ async def test_a_long_time_of_faults_leaves_nothing_behind(
                 faults += 1
         ended = {answer.job for answer in load.answers}
         await until(lambda: not cluster.requests() & ended, "the answers have expired")
-        if scale.full:  # also what a submit left that never came to be queued
+        if scale.full:  # including logs of submits that were never queued
             await until(lambda: not cluster.requests(), "all requests have expired", 2 * settings["request_ttl"])
     figures |= {"minutes": length / 60, "faults": faults, "answers": len(load.answers), "lost": 0}
     figures |= {"stall p99 s": percentile(longest(load.answers), 99)}
-    grown = watch.growth()
+    grown = monitor.growth()
     figures |= {f"{name} grew": f"{share - 1:+.1%}" for name, share in grown.items()}
     if scale.full:
-        assert max(grown.values()) <= GROWTH, grown
+        assert max(grown.values()) <= MAX_GROWTH, grown
 
 
 async def kill_worker(cluster: Cluster, dice: random.Random) -> None:
@@ -109,7 +112,7 @@ async def cut_links(cluster: Cluster, dice: random.Random) -> None:
 
 
 async def break_links(cluster: Cluster, dice: random.Random) -> None:
-    """Hold, lose or hamper what passes on one side, for a while."""
+    """Hold, drop or slow the bytes of one link for a while."""
     link = dice.choice(list(cluster.links.values()))
     fault = dice.choice(("partition", "halve", "blackhole", "hamper"))
     if fault == "hamper":
@@ -132,8 +135,8 @@ FAULTS: tuple[Callable[[Cluster, random.Random], Awaitable[None]], ...] = (
 )
 
 
-class Watch:
-    """Looks at memory and keys each SAMPLE seconds."""
+class ResourceMonitor:
+    """Monitor that samples memory and number of keys every SAMPLE_INTERVAL_S."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -158,10 +161,10 @@ class Watch:
                 keys, memory = cluster.store_size()
                 rss = {"API memory": cluster.apis[0].rss, "worker memory": cluster.workers[0].rss}
                 self.samples.append({**rss, "Redis memory": memory, "keys": keys})
-            await asyncio.sleep(SAMPLE)
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
 
     def growth(self) -> dict[str, float]:
-        """From the middle third to the last, by medians: 1 is none."""
+        """Return the growth from the middle third to the last, by medians; 1 means no growth."""
         third = len(self.samples) // 3
         middle, last = self.samples[third : 2 * third], self.samples[-third:]
         return {

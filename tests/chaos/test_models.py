@@ -1,4 +1,4 @@
-"""The real engine under faults: a pool that is too small, and a worker that dies while it samples."""
+"""Chaos cases of the real engine: a pool that is too small, and a worker that dies while it samples."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tests.support.stream_client import Answer, Client, until
 pytestmark = pytest.mark.slow
 
 BLOCKS, BLOCK_SIZE = 8, 16
-FLOAT = 4  # bytes
+FLOAT_BYTES = 4
 
 
 @pytest.mark.case("small-pool", "KV pool of 8 blocks, 32 requests")
 async def test_a_pool_too_small_for_the_batch_serves_all(figures: dict[str, Any], tmp_path: Path) -> None:
-    """Given blocks for one or two sequences, if 32 come at once, then each ends with what it says alone."""
-    from tests.support.checkpoints import CONFIGS, save_checkpoint  # torch is for those who run this case
+    """Given blocks for one or two sequences, if 32 arrive at once, each answer is the same as alone."""
+    from tests.support.checkpoints import CONFIGS, save_checkpoint  # imports torch only if this case runs
 
     config = CONFIGS["llama"]
-    block = 2 * config.num_hidden_layers * config.num_key_value_heads * BLOCK_SIZE * config.head_dim * FLOAT
+    block = 2 * config.num_hidden_layers * config.num_key_value_heads * BLOCK_SIZE * config.head_dim * FLOAT_BYTES
     settings = {
         "model": save_checkpoint(tmp_path / "tiny", config),
         "served_model_name": "tiny",
@@ -52,7 +52,7 @@ async def test_a_pool_too_small_for_the_batch_serves_all(figures: dict[str, Any]
 async def test_answers_of_a_real_model_outlive_their_worker(
     smollm2: Path, scale: Scale, figures: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Given answers under way, if their worker dies, then the next goes on with the text of an undisturbed run."""
+    """Given running answers, if their worker dies, the next continues with the text of an undisturbed run."""
     tokens, kills = scale(16, 160), scale(1, 20)
     sampled = {"temperature": 0.9, "seed": 11, "n": 2, "stop": ["\n\n\n"], "repetition_penalty": 1.2}
     sampled |= {"presence_penalty": 0.4, "frequency_penalty": 0.3, "ignore_eos": True}
@@ -84,7 +84,7 @@ ROW = {
 async def test_json_outlives_its_worker(
     smollm2: Path, scale: Scale, figures: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Given JSON under way, if its worker dies, then the next goes on with the JSON of an undisturbed run."""
+    """Given running JSON answers, if their worker dies, the next continues with the JSON of an undisturbed run."""
     kills, count = scale(1, 20), scale(1, 2)
     rows = {"type": "array", "minItems": count, "maxItems": count, "items": ROW}
     fields = {"structured_outputs": {"json": rows}}
@@ -105,7 +105,7 @@ async def test_json_outlives_its_worker(
 async def _through_a_death(
     client: Client, worker: Node, cases: Iterable[tuple[str, dict[str, Any]]], tokens: int, *, reached: int
 ) -> list[Answer]:
-    """The answers, of which all have come to `reached` when their worker dies, and none has ended."""
+    """Kill the worker when all answers have `reached` tokens and none has ended; return the complete answers."""
     answers = [await client.submit(prompt, tokens, **fields) for prompt, fields in cases]
     following = [asyncio.create_task(client.follow(answer)) for answer in answers]
     await until(lambda: min(answer.seq for answer in answers) >= reached, "both answers run")

@@ -1,4 +1,4 @@
-"""OpenAI's responses while workers and replicas die: a stream, taken up after any event, is the same bytes."""
+"""Chaos case of OpenAI's responses: while workers and replicas die, resumed streams have the same bytes."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ NUMBER = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 
 
 class Stream:
-    """A response in the background, read by one who goes on at the next replica wherever one ends."""
+    """Background response, whose stream is resumed at the next replica after each broken connection."""
 
     def __init__(self, urls: list[str], prompt: str, tokens: int) -> None:
         self._urls = itertools.cycle(urls)
         self._prompt = prompt
         self._tokens = tokens
         self._id = ""
-        self.told = b""
-        self.number = -1  # of the last event that came whole
+        self.received = b""
+        self.number = -1  # of the last complete event
         self.connections = 0
 
     async def run(self) -> None:
         body = {"model": "scripted", "input": self._prompt, "max_output_tokens": self._tokens}
         while not self._id:
             self._id = await self._try("POST", "/v1/responses", {**body, "background": True})
-        while b"event: response.incomplete\n" not in self.told:
+        while b"event: response.incomplete\n" not in self.received:
             await self._try("GET", f"/v1/responses/{self._id}?stream=true&starting_after={self.number}")
 
     async def _try(self, method: str, path: str, body: Any = None) -> str:
-        """One connection, for as long as it holds: an id that was made, or more of what is told."""
+        """Use one connection: create the response and return its id, or read events until it breaks."""
         self.connections += 1
         rest = b""
         try:
@@ -51,18 +51,18 @@ class Stream:
                     return str((await response.json())["id"])
                 async for chunk in response.chunks():
                     whole, mark, rest = (rest + chunk).rpartition(b"\n\n")
-                    self.told += (whole + mark).replace(KEEPALIVE, b"")
+                    self.received += (whole + mark).replace(KEEPALIVE, b"")
                     self.number = int([str(self.number).encode(), *NUMBER.findall(whole)][-1])
         except OSError:
             await asyncio.sleep(PAUSE_S)
         return ""
 
     async def verify(self, urls: list[str]) -> None:
-        """Every replica tells the whole of it in the bytes that were read in pieces, and its text is the rule's."""
+        """Check that every replica sends the bytes that were read in pieces, and that the text follows the rule."""
         for url in urls:
             async with exchange(url, "GET", f"/v1/responses/{self._id}?stream=true") as response:
                 whole = b"".join([chunk async for chunk in response.chunks()]).replace(KEEPALIVE, b"")
-            assert whole == self.told
+            assert whole == self.received
         async with exchange(urls[0], "GET", f"/v1/responses/{self._id}") as response:
             [item] = (await response.json())["output"]
         assert item["content"][0]["text"] == scripted(f"user:{self._prompt}\n", 0, self._tokens)
@@ -72,7 +72,7 @@ class Stream:
 async def test_responses_outlive_both_ends(
     fleet: Cluster, scale: Scale, figures: dict[str, Any], dice: random.Random
 ) -> None:
-    """Given background responses, if workers and replicas are killed, Expect each stream to be the same bytes."""
+    """Given background responses, if workers and replicas are killed, each stream has the same bytes."""
     kills, tokens = scale(2, 100), scale(60, 600)
     streams = [Stream(fleet.urls, f"{number} [pace 50]", tokens) for number in range(scale(8, 64))]
     running = asyncio.gather(*[stream.run() for stream in streams])
@@ -85,10 +85,10 @@ async def test_responses_outlive_both_ends(
     await asyncio.gather(*[stream.verify(fleet.urls) for stream in streams])
     figures |= {"kills": 2 * kills, "responses": len(streams), "events": sum(s.number + 1 for s in streams)}
     figures |= {"resumed": sum(stream.connections - 2 for stream in streams)}
-    assert all(stream.number == tokens + 8 for stream in streams)  # nine events beside the deltas
+    assert all(stream.number == tokens + 8 for stream in streams)  # nine events in addition to the deltas
 
 
 async def _progress(streams: list[Stream], running: asyncio.Future[Any]) -> None:
-    """Until they have an event more for each, or one of them has failed."""
+    """Wait until there is another event for each stream on average, or one has failed."""
     enough = sum(stream.number + 1 for stream in streams)
-    await until(lambda: running.done() or sum(stream.number for stream in streams) > enough, "the streams go on")
+    await until(lambda: running.done() or sum(stream.number for stream in streams) > enough, "the streams continue")

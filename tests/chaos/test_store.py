@@ -1,4 +1,4 @@
-"""The store that dies, cannot be reached, or has no space left."""
+"""Chaos cases of the store: it dies, cannot be reached, or has no space left."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.support.stream_load import Load, Submits
 
 pytestmark = pytest.mark.slow
 
-WINDOW = 1.0  # seconds of accepted work that `everysec` may lose when the machine dies
-REFUSAL = 2.0  # seconds within which a submit is refused while the store is away
-HEALING = 5.0  # seconds after which everything goes on
+LOSS_WINDOW_S = 1.0  # of accepted work that `everysec` may lose when the machine dies
+MAX_REFUSAL_S = 2.0  # until a submit is refused while the store is unreachable
+MAX_HEALING_S = 5.0  # until everything continues
 
 
 @pytest.mark.case("store-kill", "Redis kill -9 and restart, AOF")
@@ -27,12 +27,12 @@ HEALING = 5.0  # seconds after which everything goes on
 async def test_accepted_work_outlives_the_store(
     appendfsync: Literal["always", "everysec"], scale: Scale, figures: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Given submits and streams, if the store dies, then all that it promised to keep is there and ends.
+    """Given submits and streams, if the store dies, all work that it promised to keep is there and completes.
 
-    A kill takes nothing that was written. So for `everysec` the last second is cut off the file, as when the
-    machine dies: the most that this mode may lose.
+    A kill loses nothing that was written. So for `everysec` the last second is cut off the file, as when the
+    machine dies: that is the most this mode may lose.
     """
-    window = WINDOW if appendfsync == "everysec" else 0.0
+    window = LOSS_WINDOW_S if appendfsync == "everysec" else 0.0
     kills, jobs, lost, healing = scale(1, 20), 0, 0, []
     async with running(tmp_path, workers=2, appendfsync=appendfsync, max_attempts=100) as cluster:
         for _ in range(kills):
@@ -56,7 +56,7 @@ async def test_accepted_work_outlives_the_store(
 
 @pytest.mark.case("partition", "partition from Redis of the API, then of the workers")
 async def test_a_partition_heals(scale: Scale, figures: dict[str, Any], tmp_path: Path) -> None:
-    """Given streams, if one side loses the store for a while, then submits are refused at once and all heals."""
+    """Given streams, if one side loses the store for a while, submits are refused at once, and all recovers."""
     length = scale(3.0, 30.0)
     answered, healing = [], []
     async with running(tmp_path, apis=1, proxied=True, max_attempts=100) as cluster:
@@ -76,12 +76,12 @@ async def test_a_partition_heals(scale: Scale, figures: dict[str, Any], tmp_path
     figures |= {"length s": length, "submits answered within s": max(answered)}
     figures |= {"all goes on after s": max(healing)}
     if scale.full:
-        assert max(answered) <= REFUSAL
-        assert max(healing) <= HEALING
+        assert max(answered) <= MAX_REFUSAL_S
+        assert max(healing) <= MAX_HEALING_S
 
 
 async def until_accepted(cluster: Cluster) -> float:
-    """How many seconds a client waits until it has a whole answer."""
+    """Return the seconds until a client has a whole answer."""
     begin = time.monotonic()
     await cluster.client.run("after", 2)
     return time.monotonic() - begin
@@ -92,9 +92,9 @@ async def until_accepted(cluster: Cluster) -> float:
 async def test_a_full_disk_loses_nothing(
     appendfsync: Literal["always", "everysec"], scale: Scale, figures: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Given submits and streams, if the disk fills up, then submits are refused until there is space again.
+    """Given submits and streams, if the disk is full, submits are refused until there is space again.
 
-    With `always` the store ends when it cannot write, and is started again.
+    With `always`, the store ends when it cannot write, and is restarted.
     """
     async with running(tmp_path, appendfsync=appendfsync, max_attempts=100) as cluster:
         async with (
@@ -112,4 +112,4 @@ async def test_a_full_disk_loses_nothing(
     figures |= {"jobs": len(submits.accepted), "lost": 0, "refused": submits.refused}
     figures |= {"streams go on after s": healed}
     if scale.full:
-        assert healed <= HEALING
+        assert healed <= MAX_HEALING_S

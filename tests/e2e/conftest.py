@@ -1,4 +1,4 @@
-"""A whole Headrace, started as a user starts it, in a process group of its own."""
+"""Full installation, started as a user starts it, on the scripted engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.launched import Launched
 
 @pytest.fixture(scope="package")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    """All processes, on the scripted engine."""
+    """All processes of `headrace up` with the scripted engine and two workers."""
     made = Launched(tmp_path_factory.mktemp("up") / "data", "--model", "scripted", "--workers", "2")
     try:
         made.await_line("^ready: ")
@@ -23,6 +23,6 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
 
 @pytest.fixture
 def scripted_up(launched: Launched) -> Iterator[Launched]:
-    """The same for all tests, which leave it ready."""
+    """The shared installation; each test must leave it ready."""
     yield launched
     launched.await_ready()

@@ -1,4 +1,4 @@
-"""Marked texts by every way in, good and bad, every process at debug: none is in what the processes say."""
+"""Marked texts through every API, valid and invalid, with debug logs: no process writes one anywhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BAD = '{"messages": [{"role": "user", "content": "' + TEXT
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
-    """Refuses each webhook, in words that are no log's business."""
+    """Handler that refuses each webhook with a text that must not be logged."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -72,8 +72,8 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launched]:
         launched.stop()
 
 
-def good(http: httpx.Client, webhook: str) -> None:
-    """Chats, completions, jobs, responses, tokens and a batch, each with the text."""
+def send_valid(http: httpx.Client, webhook: str) -> None:
+    """Send chats, completions, jobs, responses, tokenizations and a batch, each with the text."""
     messages = [{"role": "user", "content": TEXT}]
     asked = {"model": MODEL, "messages": messages, "max_tokens": 3}
     job = {"model": MODEL, "prompt": TEXT, "max_tokens": 3, "webhook": {"url": webhook}}
@@ -109,8 +109,8 @@ def begin(http: httpx.Client, lines: list[dict[str, Any]]) -> str:
     return found
 
 
-def bad(http: httpx.Client) -> None:
-    """What is refused; no refusal tells the text."""
+def send_invalid(http: httpx.Client) -> None:
+    """Send requests that are refused; no refusal contains the text."""
     messages = [{"role": "user", "content": TEXT}]
     for path in (
         "/v1/chat/completions",
@@ -142,11 +142,11 @@ def bad(http: httpx.Client) -> None:
     http.post("/v1/files", files={"file": ("x", TEXT)}, data={"purpose": TEXT})
 
 
-def said_by(up: Launched, http: httpx.Client, folder: Path, admin: str) -> str:
-    """All logs, lines and metrics, and the processes' command lines."""
+def output_of(up: Launched, http: httpx.Client, folder: Path, admin: str) -> str:
+    """Return all logs, output lines and metrics, and the command lines of the processes."""
     up.await_line("^metrics: ")
-    [told] = [line.split()[1] for line in up.lines if line.startswith("metrics: ")]
-    answer = httpx.get(told, headers={"authorization": f"Bearer {admin}"})
+    [url] = [line.split()[1] for line in up.lines if line.startswith("metrics: ")]
+    answer = httpx.get(url, headers={"authorization": f"Bearer {admin}"})
     assert "headrace_api_requests" in answer.text
     logs = [file.read_text(errors="replace") for file in folder.rglob("*.log*")]
     assert sum('"status"' in log or "status=" in log for log in logs) > 0, "the requests are logged"
@@ -155,22 +155,24 @@ def said_by(up: Launched, http: httpx.Client, folder: Path, admin: str) -> str:
     return "\n".join([answer.text, *logs, *up.lines, *commands])
 
 
-def test_no_process_tells_what_it_was_told(up: Launched, receiver: http.server.HTTPServer, tmp_path: Path) -> None:
-    """Given marked prompts, keys, pepper and webhook secrets, expect them in no log, metric, refusal or command."""
+def test_no_process_reveals_prompts_or_secrets(
+    up: Launched, receiver: http.server.HTTPServer, tmp_path: Path
+) -> None:
+    """Given marked prompts, keys, pepper and webhook secrets, they are in no log, metric, refusal or command."""
     folder = tmp_path / "data"
     key, admin = new_key(folder), new_key(folder, "--admin")
     secret = key.rsplit("_", 1)[1]
     wrong = f"hr_{'0' * 12}_{'c' * 64}"
     with httpx.Client(base_url=up.url, headers={"authorization": f"Bearer {key}"}, timeout=LIMIT_S) as http:
-        good(http, f"http://127.0.0.1:{receiver.server_port}/hook?{TEXT}")
-        bad(http)
+        send_valid(http, f"http://127.0.0.1:{receiver.server_port}/hook?{TEXT}")
+        send_invalid(http)
         assert receiver.called.wait(LIMIT_S)  # type: ignore[attr-defined]
         for given in (f"Bearer {wrong}", f"Basic {secret}", f"Bearer {key}x", f"Bearer {key} {key}"):
             answer = http.get("/v1/models", headers={"authorization": given})
             assert answer.status_code == 401
             assert secret not in answer.text
         http.get(f"/v1/models?key={secret}")
-        told = said_by(up, http, folder, admin)
+        output = output_of(up, http, folder, admin)
     redis = (folder / "valkey" / "password").read_text()
     marks = [TEXT, PEPPER, SECRET, secret, admin.rsplit("_", 1)[1], "c" * 64, redis]
-    assert {mark for mark in marks if mark in told} == set()
+    assert {mark for mark in marks if mark in output} == set()

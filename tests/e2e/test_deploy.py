@@ -1,4 +1,4 @@
-"""The containers and the documents, as far as they can be checked without an engine to run them."""
+"""Containers and documents, as far as they can be checked without a container engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = {f"HEADRACE_{name}".upper() for name in Settings.model_fields}
 
 
-def test_compose_starts_queue_api_and_worker_with_settings_that_exist() -> None:
+def test_compose_uses_existing_settings() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     assert set(services) == {"redis", "api", "worker", "tasks"}
     for role in ("api", "worker", "tasks"):
@@ -31,7 +31,7 @@ def test_compose_starts_queue_api_and_worker_with_settings_that_exist() -> None:
 
 
 @pytest.mark.parametrize("target", ["api", "worker", "tasks"])
-def test_each_image_runs_unprivileged_and_is_checked(target: str) -> None:
+def test_images_run_unprivileged_with_a_health_check(target: str) -> None:
     text = (ROOT / "Dockerfile").read_text()
     stage = re.split(r"^FROM ", text, flags=re.MULTILINE)
     [found] = [part for part in stage if part.splitlines()[0].endswith(f" AS {target}")]
@@ -43,5 +43,5 @@ def test_each_image_runs_unprivileged_and_is_checked(target: str) -> None:
 
 def test_every_error_code_is_documented() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
-    here = {"config_error", "child_failed"}  # told on the command line alone
+    here = {"config_error", "child_failed"}  # only on the command line
     assert {code for code in error_classes() if f"`{code}`" not in text} <= here

@@ -1,4 +1,4 @@
-"""Two models at once, as a user starts them: one that answers, one that embeds."""
+"""Two models at once, as a user starts them: a text model and an embedding model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.waiting import LIMIT_S
 pytestmark = pytest.mark.slow
 
 
-def test_a_second_model_embeds(tmp_path: Path, minilm: Path) -> None:
-    """Given `--embedding-model`, Expect vectors from it, its worker's successor too, and answers from the other."""
+def test_an_embedding_model_runs_beside_a_text_model(tmp_path: Path, minilm: Path) -> None:
+    """Given `--embedding-model`, it returns vectors, also after its worker's death, and the other model answers."""
     launched = Launched(tmp_path / "data", "--model", "scripted", "--embedding-model", MINILM.name)
     try:
         launched.await_line("^ready: ")
         with HeadraceClient(launched.url) as ours:
-            assert first_model(ours) == "scripted", "what chats by default is no model that embeds"
+            assert first_model(ours) == "scripted", "chats must not default to the embedding model"
         with OpenAI(base_url=f"{launched.url}/v1", api_key="none", timeout=LIMIT_S) as sdk:
             assert {model.id for model in sdk.models.list()} == {"scripted", MINILM.name}
             found = sdk.embeddings.create(model=MINILM.name, input=["a mill", "a wheel"])

@@ -1,4 +1,4 @@
-"""A program of its own, made from the service's definition alone, against all processes."""
+"""Separate gRPC client program, generated from the service's definition, against all processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 TOKENS = 3000
-PROMPT = "by gRPC [pace 2]"  # so that neither death comes after the end
+PROMPT = "by gRPC [pace 2]"  # slow enough that both processes die before the end
 PROGRAM = """
 import sys
 import grpc
@@ -58,7 +58,7 @@ def up(tmp_path: Path) -> Iterator[Launched]:
 
 
 def test_an_answer_survives_the_death_of_each_process(up: Launched, tmp_path: Path) -> None:
-    """Given a stream, If the worker dies and then the API, Expect the client to have each token once, in order."""
+    """Given a stream, if the worker dies and then the API, the client gets each token once, in order."""
     definition = "producer_api/rpc/inference.proto"
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", "--python_out=.", "--grpc_python_out=."]
     subprocess.run([*command, definition], cwd=tmp_path, check=True)

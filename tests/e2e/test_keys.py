@@ -1,4 +1,4 @@
-"""A Headrace that asks for keys, as its users meet it: the launcher, the command line, a batch."""
+"""Installation with API keys, as its users see it: launcher, command line and batches."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
         launched.stop()
 
 
-def test_no_key_no_other_address(tmp_path: Path) -> None:
-    """Given an address that others reach, and no keys, expect a refusal that names the ways out."""
+def test_a_public_address_requires_keys(tmp_path: Path) -> None:
+    """Given a public address without keys, the launcher refuses to start and names the alternatives."""
     for words in (("up", "--model", "scripted", "--data-dir", str(tmp_path)), ("api",)):
-        told = headrace(*words, "--host", "0.0.0.0", "--port", "0")
-        assert told.returncode == 2
-        assert "auth = true" in told.stderr
-        assert "insecure = true" in told.stderr
+        refused = headrace(*words, "--host", "0.0.0.0", "--port", "0")
+        assert refused.returncode == 2
+        assert "auth = true" in refused.stderr
+        assert "insecure = true" in refused.stderr
 
 
 def test_commands_send_the_key(up: Launched, tmp_path: Path) -> None:
-    """Given a server with keys, expect it to say so, and commands and clients served with one and not without."""
+    """Given a server with keys, it says so, and serves commands and clients only with a key."""
     up.await_line("asked of every caller")
     key, at = new_key(up.data_dir), ("--url", up.url)
     without = headrace("models", *at)
@@ -70,8 +70,8 @@ def test_commands_send_the_key(up: Launched, tmp_path: Path) -> None:
     assert key.rsplit("_", 1)[0] in [each["id"] for each in listed]
 
 
-def test_a_batch_may_what_its_key_may(up: Launched) -> None:
-    """Given a batch of a key for other models, expect its lines refused by 403, and others to see nothing."""
+def test_a_batch_has_the_permissions_of_its_key(up: Launched) -> None:
+    """Given a batch of a key for other models, its lines are refused with 403, and other tenants see nothing."""
     sdk, other = (
         openai.OpenAI(base_url=f"{up.url}/v1", api_key=new_key(up.data_dir, "--tenant", tenant, *scope))
         for tenant, scope in (("a", ("--models", "else")), ("b", ()))
@@ -87,8 +87,8 @@ def test_a_batch_may_what_its_key_may(up: Launched) -> None:
         batch = sdk.batches.retrieve(batch.id)
     assert batch.output_file_id is None
     assert batch.error_file_id is not None
-    told = json.loads(sdk.files.content(batch.error_file_id).text)
-    assert told["response"]["status_code"] == 403
+    error = json.loads(sdk.files.content(batch.error_file_id).text)
+    assert error["response"]["status_code"] == 403
     for seen in (lambda: other.batches.retrieve(batch.id), lambda: other.files.content(batch.error_file_id or "")):
         with pytest.raises(openai.NotFoundError):
             seen()

@@ -1,4 +1,4 @@
-"""The real model through the whole path: the newcomer's smoke run, and the openai package."""
+"""Real model through the full stack: the first commands of a new user, and the openai package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def up(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laun
     try:
         launched.await_line("^ready: ")
         yield launched
-        launched.await_idle()  # no block is left by any of the tests
+        launched.await_idle()  # no test may leave a block in use
     finally:
         assert launched.stop() == 0
 
@@ -38,7 +38,7 @@ def client(up: Launched) -> Iterator[openai.OpenAI]:
         yield opened
 
 
-def test_ask_prints_the_answer_alone_and_ends_well(smollm2: Path, tmp_path: Path) -> None:
+def test_ask_prints_only_the_answer(smollm2: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "headrace", "up", "--port", "0", "--data-dir", str(tmp_path)]
     done = subprocess.run(
         [*command, "--ask", "What is the capital of France?"],
@@ -50,7 +50,7 @@ def test_ask_prints_the_answer_alone_and_ends_well(smollm2: Path, tmp_path: Path
     assert done.stdout == "The capital of France is Paris.\n"
 
 
-def test_a_greedy_answer_is_what_transformers_gives(client: openai.OpenAI, smollm2: Path) -> None:
+def test_a_greedy_answer_equals_that_of_transformers(client: openai.OpenAI, smollm2: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     model = AutoModelForCausalLM.from_pretrained(smollm2)
     messages = [{"role": "user", "content": "Name three rivers of Europe."}]
@@ -77,7 +77,7 @@ def test_streams_add_up_to_the_answer(client: openai.OpenAI) -> None:
     assert usage == whole.usage
 
 
-async def test_async_clients_stream_beside_each_other_and_alone_the_same(up: Launched) -> None:
+async def test_concurrent_streams_equal_single_ones(up: Launched) -> None:
     async with openai.AsyncOpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as client:
 
         async def ask(seed: int) -> str:
@@ -92,7 +92,7 @@ async def test_async_clients_stream_beside_each_other_and_alone_the_same(up: Lau
     assert len(set(together)) > 1
 
 
-def test_too_long_a_prompt_is_refused_with_both_numbers(client: openai.OpenAI) -> None:
+def test_a_prompt_that_is_too_long_is_refused_with_numbers(client: openai.OpenAI) -> None:
     messages = [{"role": "user", "content": "word " * 9000}]
     with pytest.raises(openai.BadRequestError, match=r"8192.*") as refused:
         client.chat.completions.create(model="smollm2", messages=messages, max_tokens=100)
@@ -100,16 +100,16 @@ def test_too_long_a_prompt_is_refused_with_both_numbers(client: openai.OpenAI) -
     assert "100" in refused.value.message
 
 
-def test_stop_strings_end_an_answer_before_them(client: openai.OpenAI) -> None:
+def test_an_answer_ends_before_its_stop_string(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="smollm2", messages=FRANCE, temperature=0, stop=[" is Pa"])
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("The capital of France", "stop")
 
 
-def test_a_stream_outlives_its_worker_and_says_what_it_would_have_said(client: openai.OpenAI, up: Launched) -> None:
+def test_a_stream_outlives_its_worker_unchanged(client: openai.OpenAI, up: Launched) -> None:
     options = {"model": "smollm2", "messages": FRANCE, "temperature": 1, "seed": 11, "max_tokens": 120}
     options["extra_body"] = {"ignore_eos": True}
     undisturbed = client.chat.completions.create(**options).choices[0].message.content
-    up.await_idle()  # before this worker is gone
+    up.await_idle()  # while this worker is still alive
     said = ""
     for number, chunk in enumerate(client.chat.completions.create(**options, stream=True)):
         said += chunk.choices[0].delta.content or ""
@@ -123,8 +123,8 @@ class Weather(BaseModel):
     warm: bool
 
 
-def test_responses_are_chained_and_held_to_a_model(client: openai.OpenAI) -> None:
-    """Given a real model, Expect a response to know what came before, a schema held, and a call of a function."""
+def test_responses_chain_and_follow_a_schema(client: openai.OpenAI) -> None:
+    """Given a real model, responses use previous ones, follow a schema, and call a function."""
     options = {"model": "smollm2", "temperature": 0, "max_output_tokens": 60}
     first = client.responses.create(input=FRANCE[0]["content"], **options)
     assert "Paris" in first.output_text
@@ -184,7 +184,7 @@ def test_answers_are_parsed_into_a_pydantic_model(client: openai.OpenAI) -> None
     ("choice", "names"),
     [("required", {"look_up", "note"}), ({"type": "function", "function": {"name": "note"}}, {"note"})],
 )
-def test_calls_that_must_be_made(client: openai.OpenAI, choice: Any, names: set[str]) -> None:
+def test_required_calls_are_made(client: openai.OpenAI, choice: Any, names: set[str]) -> None:
     options: Any = {"model": "smollm2", "messages": RIVER, "tools": [LOOKUP, NOTE], "tool_choice": choice}
     options |= {"temperature": 1, "seed": 4, "parallel_tool_calls": False}
     whole = client.chat.completions.create(**options).choices[0]
@@ -200,7 +200,7 @@ def test_calls_that_must_be_made(client: openai.OpenAI, choice: Any, names: set[
 
 
 def test_a_model_may_answer_or_call(client: openai.OpenAI) -> None:
-    """Given the choice, expect text or calls that fit; a tool's answer is read in the next turn."""
+    """Given the choice, the answer is text or valid calls; the next turn reads the tool's result."""
     made: Any = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
     turns: Any = [
         *RIVER,
@@ -216,8 +216,8 @@ def test_a_model_may_answer_or_call(client: openai.OpenAI) -> None:
         assert River.model_validate_json(call.function.arguments)
 
 
-def test_a_model_calls_or_answers_in_the_form_asked_for(client: openai.OpenAI) -> None:
-    """Given tools and a format, expect each choice to be a call that fits, or the format's JSON; of a chat and of a
+def test_answers_are_calls_or_the_requested_format(client: openai.OpenAI) -> None:
+    """Given tools and a format, each choice is a valid call, or JSON of the format, in a chat and in a
     response.
     """
     chat = client.chat.completions.parse(
@@ -233,7 +233,7 @@ def test_a_model_calls_or_answers_in_the_form_asked_for(client: openai.OpenAI) -
     assert found.output_parsed or River.model_validate_json(found.output[0].arguments)
 
 
-def test_what_cannot_be_compiled_is_a_400(client: openai.OpenAI) -> None:
+def test_a_schema_that_cannot_be_compiled_is_a_400(client: openai.OpenAI) -> None:
     for given in ({"regex": "(a"}, {"grammar": "root ::= nothing"}, {"json": {"type": "thing"}}):
         with pytest.raises(openai.BadRequestError) as refused:
             client.chat.completions.create(

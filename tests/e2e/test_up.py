@@ -1,4 +1,4 @@
-"""The launcher and all processes together, as a user runs them; the scripted engine, so that every gap shows."""
+"""Launcher and all processes, as a user runs them, on the scripted engine, so that every gap is visible."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def body(prompt: str, **fields: object) -> dict[str, object]:
     return {"model": "scripted", "prompt": prompt, "max_tokens": TOKENS, **fields}
 
 
-def foretold(prompt: str) -> list[int]:
+def scripted_tokens(prompt: str) -> list[int]:
     return [expected([ord(character) for character in prompt], 0, p) for p in range(TOKENS)]
 
 
 def follow(url: str, job_id: str, begun: threading.Event | None = None) -> list[int]:
-    """Every token of a job, checked to be gapless; `begun` is set with the first."""
+    """Return the tokens of a job, and check that there is no gap. `begun` is set with the first token."""
     tokens: list[int] = []
     with HeadraceClient(url) as client:
         for event in client.events(job_id):
@@ -59,8 +59,8 @@ def follow(url: str, job_id: str, begun: threading.Event | None = None) -> list[
 
 @pytest.mark.parametrize("role", ["worker", "api", "valkey"])
 def test_answers_survive_the_death_of_a_process(scripted_up: Launched, role: str) -> None:
-    """Given streams under way, if a process is killed, then each answer is whole."""
-    prompts = [f"prompt {i} [pace 3]" for i in range(12)]  # they end after the death
+    """Given running streams, if a process is killed, each answer is complete."""
+    prompts = [f"prompt {i} [pace 3]" for i in range(12)]  # slow enough to end after the kill
     begun = threading.Event()
     with HeadraceClient(scripted_up.url) as client, concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
         jobs = [client.submit(body(prompt))["id"] for prompt in prompts]
@@ -70,11 +70,11 @@ def test_answers_survive_the_death_of_a_process(scripted_up: Launched, role: str
         scripted_up.kill(role)
         scripted_up.await_ready()
         for prompt, answer in zip(prompts, following, strict=True):
-            assert answer.result(timeout=LIMIT_S) == foretold(prompt)
+            assert answer.result(timeout=LIMIT_S) == scripted_tokens(prompt)
 
 
-def test_requests_that_kill_their_worker_do_not_end_the_launcher(tmp_path: Path) -> None:
-    """Given one worker and requests that kill it, Expect each set aside after two, and others answered."""
+def test_the_launcher_outlives_requests_that_kill_workers(tmp_path: Path) -> None:
+    """Given one worker and requests that kill it, each is set aside after two workers, and others are answered."""
     launched = Launched(tmp_path / "data", "--model", "scripted", "--workers", "1")
     try:
         launched.await_line("^ready: ")
@@ -86,7 +86,7 @@ def test_requests_that_kill_their_worker_do_not_end_the_launcher(tmp_path: Path)
                 assert (end.name, end.data["error"]["code"]) == ("error", "request_abandoned")
                 assert httpx.get(f"{launched.url}/health").status_code == 200
             job = client.submit(body("an ordinary one"))["id"]
-            assert follow(launched.url, job) == foretold("an ordinary one")
+            assert follow(launched.url, job) == scripted_tokens("an ordinary one")
             letters = client.dead_letters()
         assert [letter["attempts"] for letter in letters] == [2, 2]
         assert sum("worker-1 died (exit status 1), restart in" in line for line in launched.lines) == 4
@@ -95,8 +95,8 @@ def test_requests_that_kill_their_worker_do_not_end_the_launcher(tmp_path: Path)
         launched.stop()
 
 
-def test_a_child_that_refuses_its_settings_ends_the_start(scripted_up: Launched, tmp_path: Path) -> None:
-    """Given a port for the worker's metrics that is in use, Expect one clear error, soon."""
+def test_invalid_settings_of_a_child_end_the_start(scripted_up: Launched, tmp_path: Path) -> None:
+    """Given a metrics port of the worker that is in use, the launcher reports one clear error at once."""
     command = [sys.executable, "-m", "headrace", "up", "--model", "scripted", "--port", "0"]
     ended = subprocess.run(
         [*command, "--data-dir", str(tmp_path)],
@@ -133,22 +133,22 @@ def test_plans_in_the_settings_file_reach_every_process(tmp_path: Path) -> None:
     assert len(answered.stdout.split()) == 512
 
 
-def test_ctrl_c_stops_everything_and_a_second_start_finds_the_answers(tmp_path: Path) -> None:
+def test_answers_are_there_after_ctrl_c_and_a_restart(tmp_path: Path) -> None:
     first = Launched(tmp_path, "--model", "scripted")
     first.await_line("^ready: ")
     with HeadraceClient(first.url) as client:
         job = client.submit(body("kept"))["id"]
-        assert follow(first.url, job) == foretold("kept")
+        assert follow(first.url, job) == scripted_tokens("kept")
     assert first.stop() == 0
 
     second = Launched(tmp_path, "--model", "scripted")
     second.await_line("^ready: ")
-    assert follow(second.url, job) == foretold("kept")
+    assert follow(second.url, job) == scripted_tokens("kept")
     assert second.stop() == 0
 
 
 def completed(client: BatchClient, batch: openai.types.Batch) -> openai.types.Batch:
-    """As it stands once it is."""
+    """Wait until a batch has completed, and return it."""
     deadline = time.monotonic() + LIMIT_S
     while batch.status != "completed":
         assert time.monotonic() < deadline, batch
@@ -158,15 +158,15 @@ def completed(client: BatchClient, batch: openai.types.Batch) -> openai.types.Ba
 
 
 def test_batches_work_out_of_the_box(scripted_up: Launched) -> None:
-    """Given nothing but the launcher, If a batch is made, Expect it to run, also after its runner's death."""
+    """Given only the launcher, a batch runs, also after the death of its tasks process."""
     scripted_up.kill("tasks")
     client = BatchClient(scripted_up.url)
     batch = client.start([line(f"c{number}") for number in range(100)])
     assert completed(client, batch).request_counts.completed == 100
 
 
-def test_everything_works_with_kafka_before_the_queue(tmp_path: Path, bootstrap: str) -> None:
-    """Given the setting, Expect a stream and a job to work, by way of the topic, and a batch beside them."""
+def test_everything_works_with_kafka_as_the_queue(tmp_path: Path, bootstrap: str) -> None:
+    """Given the Kafka setting, a stream and a job go through the topic, and a batch runs beside them."""
     model = f"up-{secrets.token_hex(4)}"
     make_topics(bootstrap, topics.requests(model), topics.api_requests(model))
     given = {**address(bootstrap), "queue": "kafka", "served_model_name": model}
@@ -177,12 +177,14 @@ def test_everything_works_with_kafka_before_the_queue(tmp_path: Path, bootstrap:
             asked = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
             assert len("".join(client.chat_text(asked)).split()) == 5
             job = client.submit(body("through a topic", model=model))["id"]
-            assert follow(launched.url, job) == foretold("through a topic")
+            assert follow(launched.url, job) == scripted_tokens("through a topic")
         batches = BatchClient(launched.url)
         batch = batches.start([line(f"c{number}", model=model) for number in range(20)])
         assert completed(batches, batch).request_counts.completed == 20
         with TopicReader(load(address(bootstrap)).settings, [topics.api_requests(model)], {}) as reader:
-            assert sum(reader.end_offsets().values()) == 2  # a batch's lines are the tasks', and go straight
+            assert (
+                sum(reader.end_offsets().values()) == 2
+            )  # the tasks process puts a batch's lines into Redis directly
     finally:
         launched.stop()
 
@@ -199,7 +201,7 @@ def test_children_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
         launched.stop()
 
 
-def test_a_second_launcher_on_the_same_data_or_port_is_refused(scripted_up: Launched, tmp_path: Path) -> None:
+def test_a_second_launcher_on_the_same_data_is_refused(scripted_up: Launched, tmp_path: Path) -> None:
     def launch(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "headrace", "up", "--model", "scripted", *options]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
@@ -212,7 +214,7 @@ def test_a_second_launcher_on_the_same_data_or_port_is_refused(scripted_up: Laun
     assert "another Headrace uses" in same_data.stderr
 
 
-def test_the_worker_tells_metrics_and_refuses_with_types(scripted_up: Launched) -> None:
+def test_the_worker_has_metrics_and_typed_errors(scripted_up: Launched) -> None:
     with HeadraceClient(scripted_up.url) as client:
         with pytest.raises(ModelNotFound):
             client.submit({**body("x"), "model": "other"})
@@ -222,8 +224,8 @@ def test_the_worker_tells_metrics_and_refuses_with_types(scripted_up: Launched) 
         [end] = client.events(job)
     assert (end.name, end.data["error"]["code"]) == ("error", "context_length_exceeded")
     scripted_up.await_line("^metrics: ")
-    [told] = [line for line in scripted_up.lines if line.startswith("metrics: ")]
-    metrics = httpx.get(told.split()[1]).text
+    [url] = [line.split()[1] for line in scripted_up.lines if line.startswith("metrics: ")]
+    metrics = httpx.get(url).text
     assert "headrace" in metrics
 
 

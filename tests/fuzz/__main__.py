@@ -1,8 +1,8 @@
-"""Sends requests of every kind that the OpenAPI document allows, and many that it does not, to a real API process.
+"""Send requests of every kind that the OpenAPI document allows, and many that it does not, to a real API process.
 
     scripts/fuzz [--cases N] [--seed N]
 
-Fails where an answer is a server error, or has a status, type or shape that the document does not tell of.
+Fails if an answer is a server error, or has a status, type or shape that the document does not describe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         "scripts/fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", type=int, default=10_000, help="at least so many; default 10000")
+    parser.add_argument("--cases", type=int, default=10_000, help="minimum number of cases; default: 10000")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headrace-fuzz-") as folder:

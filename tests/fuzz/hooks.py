@@ -1,4 +1,4 @@
-"""What schemathesis cannot guess: names of models, and ids of what there is. Read by it, by SCHEMATHESIS_HOOKS."""
+"""Values that schemathesis cannot guess: model names and ids. It loads this module through SCHEMATHESIS_HOOKS."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import schemathesis
 
-KNOWN: dict[str, list[str]] = json.loads(os.environ["HEADRACE_FUZZ"])  # by the field's or the parameter's name
+KNOWN: dict[str, list[str]] = json.loads(os.environ["HEADRACE_FUZZ"])  # by the name of the field or parameter
 
 
 def _known(fields: Any) -> Any:
-    """Three of four strings for which something is known are that."""
+    """Replace three of four strings in known fields by known values."""
     if not isinstance(fields, dict):
         return fields
     found = dict(fields)

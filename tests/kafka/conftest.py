@@ -1,4 +1,4 @@
-"""A cluster to test with: a mock in this process, or the broker whose address is in TEST_KAFKA."""
+"""Kafka brokers and settings for tests: a mock in this process, or the brokers in TEST_KAFKA."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def adapted(valkey: EmbeddedServer) -> None:
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short sessions: the mock takes as long to share partitions as a session has. Brokers may refuse them."""
+    """Use short sessions: the mock needs a session timeout to assign partitions. Real brokers may refuse them."""
     if not BROKER:
         monkeypatch.setattr("workers.kafka.consumer_thread.SESSION", 2_500)
 
 
 @pytest.fixture
 def settings(settings: Settings, bootstrap: str) -> Settings:
-    """Of a model that no test before had topics for."""
+    """Settings with a model that has topics of its own."""
     model = f"m{secrets.token_hex(4)}"
     own = (topics.requests(model), topics.api_requests(model), f"results-{model}")
     kafka_mock.make_topics(bootstrap, *own, topics.api_requests(MODEL), topics.RESULTS, topics.DEAD_LETTERS)
     own_settings = {
         "grace": 1,
-        "lease": 3,  # workers are killed
+        "lease": 3,  # tests kill workers
         "served_model_name": model,
         "redis_timeout": 5,
-    }  # joining a group holds the machine up
+    }  # joining a group keeps the machine busy
     return settings.model_copy(update={**kafka_mock.address(bootstrap), **own_settings})
 
 

@@ -1,4 +1,4 @@
-"""What a mock cannot show: results and offsets of one piece, what is aborted unseen, and past owners fenced.
+"""Transactions on real brokers: atomic results and offsets, hidden aborted records, and fenced former owners.
 
 scripts/test-kafka runs these beside the tests that the mock can be held to.
 """
@@ -22,11 +22,11 @@ from workers.kafka.transactional_writer import Results
 
 LIMIT = 40.0
 
-assert BROKER, "name brokers in TEST_KAFKA: the mock keeps no transactions"
+assert BROKER, "set TEST_KAFKA to real brokers: the mock has no transactions"
 
 
 class Member:
-    """One of the model's group."""
+    """Member of the model's consumer group."""
 
     def __init__(self, settings: Settings) -> None:
         model = settings.served_model_name
@@ -41,7 +41,7 @@ class Member:
         return set(self.consumer.assignment())
 
     def joined(self, count: int) -> ConsumerGroupMetadata:
-        """Once it owns so many partitions."""
+        """Wait until the member owns `count` partitions."""
         deadline = time.monotonic() + LIMIT
         while len(self.poll()) != count:
             assert time.monotonic() < deadline
@@ -50,7 +50,7 @@ class Member:
 
 @pytest.fixture
 def members(settings: Settings) -> Iterator[tuple[Member, Member]]:
-    """Of whom none has joined."""
+    """Two members that have not joined yet."""
     made = Member(settings), Member(settings)
     yield made
     for member in made:
@@ -75,7 +75,7 @@ def result(settings: Settings, value: bytes) -> Outgoing:
 
 
 def seen(settings: Settings, count: int, isolation: str = "read_committed") -> list[bytes]:
-    """The values of the results, once there are `count` of them, and what comes right after."""
+    """Return the values of `count` results, and of any records right after them."""
     options = {**connection(settings), "isolation_level": isolation, "auto_offset_reset": "earliest"}
     reader = KafkaConsumer(f"results-{settings.served_model_name}", group_id=None, **options)
     found: list[bytes] = []
@@ -92,10 +92,10 @@ def _values(reader: KafkaConsumer, wait: int) -> list[bytes]:
     return [record.value for records in reader.poll(timeout_ms=wait).values() for record in records]
 
 
-def test_results_and_offsets_are_of_one_piece(
+def test_results_and_offsets_are_atomic(
     settings: Settings, members: tuple[Member, Member], results: Results, place: TopicPartition
 ) -> None:
-    """Given a transaction between two that is aborted, Expect nobody to read it, and its offset not to be there."""
+    """Given an aborted transaction between two others, its records are not read and its offset is not stored."""
     owner, _ = members
     group = owner.joined(4)
     results.write([result(settings, b"first")], {place: (1, "")}, group)
@@ -113,7 +113,7 @@ def test_results_and_offsets_are_of_one_piece(
     assert seen(settings, 3, "read_uncommitted") == [b"first", b"aborted", b"last"]
 
 
-def test_what_a_failed_writer_had_begun_is_given_up_by_the_one_made_anew(
+def test_a_new_writer_aborts_the_failed_writers_transaction(
     settings: Settings, members: tuple[Member, Member], results: Results, place: TopicPartition
 ) -> None:
     owner, _ = members
@@ -121,7 +121,7 @@ def test_what_a_failed_writer_had_begun_is_given_up_by_the_one_made_anew(
     writer = results.open()
     writer.begin_transaction()
     writer.send(**result(settings, b"half").arguments()).get(10)
-    results._producer = None  # as if the connection was lost: nothing is aborted by it
+    results._producer = None  # as if the connection was lost: the transaction is not aborted
     results.write([result(settings, b"whole")], {place: (1, "")}, group)
     with pytest.raises(KafkaError):
         writer.commit_transaction()
@@ -129,10 +129,10 @@ def test_what_a_failed_writer_had_begun_is_given_up_by_the_one_made_anew(
     assert seen(settings, 1) == [b"whole"]
 
 
-def test_an_owner_of_an_earlier_generation_writes_nothing(
+def test_a_former_owner_is_fenced(
     settings: Settings, members: tuple[Member, Member], results: Results, place: TopicPartition
 ) -> None:
-    """Given a group that a second has joined, Expect what the first had begun to be refused, and then its word."""
+    """Given a group that a second member has joined, the transaction that the first had begun is refused."""
     first, second = members
     before = first.joined(4)
     results.write([result(settings, b"first")], {place: (1, "")}, before)

@@ -1,4 +1,4 @@
-"""A marked text through Kafka, good and bad, every process at debug: none is in what the processes say."""
+"""Marked texts through Kafka, valid and invalid, with debug logs: no process writes one anywhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOST = "127.0.0.1"
 
 @asynccontextmanager
 async def processes(settings: Settings, folder: Path) -> AsyncIterator[dict[str, int]]:
-    """An API that enqueues into Kafka and a worker that takes from it; their ports, by what is there."""
+    """Run an API that enqueues into Kafka and a worker that reads from it, and yield their ports by purpose."""
     ports = dict(zip(("port", "admin_port", "metrics_port"), free_ports(HOST, 3), strict=True))
     names = ("model", "lease", "served_model_name", "data_dir")
     given = {name: getattr(settings, name) for name in names} | {"redis_url": settings.redis_url.get_secret_value()}
@@ -51,7 +51,7 @@ async def processes(settings: Settings, folder: Path) -> AsyncIterator[dict[str,
 
 
 def records(bench: Bench) -> tuple[list[Outgoing], list[Outgoing]]:
-    """Requests, and what is none: each with the text."""
+    """Return valid requests and invalid records, each with the text."""
     topic = topics.requests(bench.model)
     good = [bench.ask(TEXT, event_id="good"), bench.ask(TEXT, event_id="stopped", stop=[TEXT])]
     wrong: list[Any] = [
@@ -79,8 +79,8 @@ async def by_http(http: httpx.AsyncClient, model: str) -> None:
     await http.delete(f"/v1/jobs/{job}")
 
 
-async def test_no_process_tells_what_came_by_kafka(bench: Bench, settings: Settings, tmp_path: Path) -> None:
-    """Given marked prompts through topics and through the API's queue in Kafka, expect them in no log, metric or
+async def test_no_process_reveals_text_from_kafka(bench: Bench, settings: Settings, tmp_path: Path) -> None:
+    """Given marked prompts through topics and through the API's queue in Kafka, they are in no log, metric or
     refusal.
     """
     good, bad = records(bench)

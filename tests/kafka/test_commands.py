@@ -1,4 +1,4 @@
-"""The command line over Kafka: a file through the topics and back, through kills; single requests and results."""
+"""Command line over Kafka: batch files, also through kills, single requests, and results."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def lines(bench: Bench, count: int, pace: int = 0) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-async def test_a_file_through_the_topics_and_two_kills(bench: Bench, tmp_path: Path) -> None:
-    """Given a run that is killed, stopped and gone on with, Expect each line run once, and told once."""
+async def test_a_file_run_outlives_two_kills(bench: Bench, tmp_path: Path) -> None:
+    """Given a run that is killed, stopped and resumed, each line has one run and one result."""
     source, out = write(tmp_path / "in.jsonl", lines(bench, 60, pace=10)), tmp_path / "out.jsonl"
     run = ["batch", "run", str(source), "--out", str(out), "--kafka", bench.settings.kafka_bootstrap, "--json"]
     async with bench.worker():
@@ -72,9 +72,9 @@ async def test_a_file_through_the_topics_and_two_kills(bench: Bench, tmp_path: P
         await done(process, out, 30)
         process.send_signal(signal.SIGINT)
         await ended(process, 130)
-        told = json.loads((await ended(start(bench, *run)))[0])
+        summary = json.loads((await ended(start(bench, *run)))[0])
     found = results(out)
-    assert (told["done"], told["failed"]) == (60, 0)
+    assert (summary["done"], summary["failed"]) == (60, 0)
     assert sorted(each["custom_id"] for each in found) == sorted(f"c{i}" for i in range(60))
     assert all(each["response"]["body"]["object"] == "chat.completion" for each in found)
     assert len({each["response"]["request_id"] for each in found}) == 60
@@ -83,8 +83,8 @@ async def test_a_file_through_the_topics_and_two_kills(bench: Bench, tmp_path: P
 
 
 @pytest.mark.slow
-async def test_every_kind_of_line_and_what_is_refused(bench: Bench, tmp_path: Path) -> None:
-    """Given a chat with logprobs, a job, and what readers and workers refuse, Expect what HTTP would have said."""
+async def test_every_kind_of_line_has_its_answer(bench: Bench, tmp_path: Path) -> None:
+    """Given a chat with logprobs, a job, and lines that are refused, the answers are those of the HTTP API."""
     chat, *_ = lines(bench, 1)
     chat["body"] |= {"max_completion_tokens": 2, "max_tokens": 2, "seed": 3}
     source = write(
@@ -108,13 +108,15 @@ async def test_every_kind_of_line_and_what_is_refused(bench: Bench, tmp_path: Pa
     assert found[0]["response"]["body"]["usage"]["completion_tokens"] == 2
     assert found[1]["response"]["body"]["state"] == "completed"
     assert [each["response"]["status_code"] for each in found[:5]] == [200, 200, 400, 400, 413]
-    assert found[3]["response"]["body"]["error"]["code"] == "invalid_request", "the worker's word, by a dead letter"
+    assert found[3]["response"]["body"]["error"]["code"] == "invalid_request", (
+        "the worker's error, from a dead letter"
+    )
     assert found[5]["error"]["code"] == "malformed_body"
 
 
 @pytest.mark.slow
 async def test_submit_and_tail(bench: Bench, tmp_path: Path) -> None:
-    """Given one request and a file, one line bad, Expect their results by the ids that were told."""
+    """Given one request and a file with a bad line, their results are found by the printed ids."""
     name = f"n{bench.model}"
     async with bench.worker():
         out, _ = await ended(start(bench, "kafka", "submit", "hello", "--max-tokens", "2", "--json"))
@@ -124,14 +126,14 @@ async def test_submit_and_tail(bench: Bench, tmp_path: Path) -> None:
         out, err = await ended(start(bench, *given), 1)
         assert out.split() == [f"{name}-1", f"{name}-3"]
         assert "line 2: the line is not valid JSON" in err
-        await ended(start(bench, *given), 1)  # sent again, run once
+        await ended(start(bench, *given), 1)  # submitted twice, run once
         wanted = [option for each in (single, f"{name}-1", f"{name}-3") for option in ("--id", each)]
         out, _ = await ended(start(bench, "kafka", "tail", "--json", *wanted))
-        told = {each["id"]: each["job"] for each in map(json.loads, out.splitlines())}
-        assert set(told) == {single, f"{name}-1", f"{name}-3"}
-        assert told[single]["usage"]["completion_tokens"] == 2
-        assert told[f"{name}-3"]["state"] == "completed"
+        jobs = {each["id"]: each["job"] for each in map(json.loads, out.splitlines())}
+        assert set(jobs) == {single, f"{name}-1", f"{name}-3"}
+        assert jobs[single]["usage"]["completion_tokens"] == 2
+        assert jobs[f"{name}-3"]["state"] == "completed"
         out, _ = await ended(start(bench, "kafka", "tail"))
     shown = [line.split()[0] for line in out.splitlines()]
-    assert [shown.count(each) for each in told] == [1, 1, 1]
+    assert [shown.count(each) for each in jobs] == [1, 1, 1]
     assert "give --bootstrap" in (await ended(start(bench, "kafka", "submit", "x", "--bootstrap", ""), 2))[1]

@@ -1,4 +1,4 @@
-"""From a topic through a whole worker to the results, on the scripted engine."""
+"""Requests from a topic through a worker on the scripted engine to the results."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def answer(prompt: str, tokens: int = 3) -> str:
 
 
 @pytest.mark.slow
-async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench: Bench, backend: Backend) -> None:
-    """Given requests, one of them twice, plain JSON and what is none, Expect each told once, as what it is."""
+async def test_requests_get_results_and_others_dead_letters(bench: Bench, backend: Backend) -> None:
+    """Given requests, a duplicate, plain JSON and invalid records, each has one result or one dead letter."""
     bench.settings = bench.settings.model_copy(update={"max_body_bytes": 100_000})  # brokers take 1 MB by default
     good = [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)]
     topic = topics.requests(bench.model)
@@ -49,24 +49,24 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
     reply = (("reply-topic", bench.results.encode()),)
     bad = [
         Outgoing(topic, b"k", b"{", (("x", b"\xff"),)),
-        Outgoing(topic, b"k", plain.replace(bench.model.encode(), b"nobody")),
+        Outgoing(topic, b"k", plain.replace(bench.model.encode(), b"unknown")),
         Outgoing(topic, b"k", b" " * (bench.settings.max_body_bytes + 1)),
     ]
     await bench.asend(*good, good[2], Outgoing(topic, b"p", plain, reply), *bad)
     async with bench.worker():
-        told = await bench.results_by_event(6)
+        results = await bench.results_by_event(6)
         letters = await bench.letters(3)
         await bench.shows("watermark", lambda marks: sum(marks) == 10)
         assert (sum(bench.measured("lag")), bench.measured("in_flight")) == (0, [0])
         assert (bench.measured("results_total"), bench.measured("dead_letters_total")) == ([6], [1, 1, 1])
-    assert bench.measured("watermark") == []  # it owns nothing any more
-    assert sum(map(len, told.values())) == 6
+    assert bench.measured("watermark") == []  # it owns no partition any longer
+    assert sum(map(len, results.values())) == 6
     assert await backend.redis.hlen(keys.LEDGER[0]) == 6  # their usage will be recorded
     for i in range(5):
-        [job] = told[f"e{i}"]
+        [job] = results[f"e{i}"]
         assert (job["state"], job["choices"][0]["text"]) == ("completed", answer(f"p{i}"))
         assert job["system_fingerprint"] == "fp_scripted"
-    [other] = [jobs for subject, jobs in told.items() if not subject.startswith("e")]
+    [other] = [jobs for subject, jobs in results.items() if not subject.startswith("e")]
     assert other[0]["priority"] == "batch"
     found = {(letter.header("headrace-error-code"), letter.value) for letter in letters}
     assert found == {
@@ -78,14 +78,12 @@ async def test_each_request_gets_one_result_and_what_is_none_a_dead_letter(bench
 
 
 @pytest.mark.slow
-async def test_only_what_is_too_long_for_its_topic_is_shortened(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given results that are written together, one too long, and a letter that is, Expect the others whole."""
+async def test_only_oversized_results_are_shortened(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given results in one transaction, one too long, and a dead letter too long, the others are complete."""
     write = Results.write
 
     def narrow(self: Results, records: Sequence[Outgoing], *more: Any) -> None:
-        """As brokers do; a mock would show what was written before it was taken back."""
+        """Refuse long records before the write, as brokers do; the mock would show aborted records."""
         if any(len(record.value) > 3_000 for record in records):
             raise MessageSizeTooLargeError
         write(self, records, *more)
@@ -95,37 +93,41 @@ async def test_only_what_is_too_long_for_its_topic_is_shortened(
     bad = Outgoing(topics.requests(bench.model), b"k", b"x" * 5_000)
     await bench.asend(*good[:2], bench.ask("long", event_id="long", max_tokens=800), bad, *good[2:])
     async with bench.worker():
-        told = await bench.results_by_event(6)
+        results = await bench.results_by_event(6)
         await bench.shows("dead_letters_total", lambda counts: counts == [1])
-    assert {subject: len(jobs) for subject, jobs in told.items()} == {"long": 1, **{f"e{i}": 1 for i in range(5)}}
+    assert {subject: len(jobs) for subject, jobs in results.items()} == {
+        "long": 1,
+        **{f"e{i}": 1 for i in range(5)},
+    }
     for i in range(5):
-        assert told[f"e{i}"][0]["choices"][0]["text"] == answer(f"p{i}")
-    [long] = told["long"]
+        assert results[f"e{i}"][0]["choices"][0]["text"] == answer(f"p{i}")
+    [long] = results["long"]
     assert (long["state"], long["choices"], long["error"]["code"]) == ("completed", None, "payload_too_large")
     assert [each.value for each in await bench.letters(1)] == [b""]
 
 
 @pytest.mark.slow
-async def test_a_long_request_delays_nobody_and_its_next_owner_repeats_nothing(
-    bench: Bench, backend: Backend
-) -> None:
-    """Given one that runs for ever before others of its partition, Expect theirs; and, by a second owner, its."""
+async def test_a_long_request_does_not_delay_its_partition(bench: Bench, backend: Backend) -> None:
+    """Given a long request before others of its partition, they have results; a second owner completes it."""
     records = [bench.ask("[pace 60000] for ever", event_id="long")]
     records += [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(6)]
     await bench.asend(*(replace(record, key=b"one") for record in records))
     async with bench.worker():
-        told = await bench.results_by_event(6)
-        assert sorted(told) == [f"e{i}" for i in range(6)]
+        results = await bench.results_by_event(6)
+        assert sorted(results) == [f"e{i}" for i in range(6)]
     [held] = [record async for found in backend.token_log.unfinished() for record in found]
     await backend.token_log.close(held.id)
     async with bench.intake("b"):
-        told = await bench.results_by_event(7)
-    assert {subject: len(jobs) for subject, jobs in told.items()} == {"long": 1, **{f"e{i}": 1 for i in range(6)}}
-    assert told["long"][0]["state"] == "cancelled"
+        results = await bench.results_by_event(7)
+    assert {subject: len(jobs) for subject, jobs in results.items()} == {
+        "long": 1,
+        **{f"e{i}": 1 for i in range(6)},
+    }
+    assert results["long"][0]["state"] == "cancelled"
 
 
 class Counting(ScriptedTokenizer):
-    """Renders a chat to another prompt each time, as a template that tells the time does."""
+    """Tokenizer that renders a chat differently each time, as a template with the current time does."""
 
     rendered = 0
 
@@ -135,8 +137,8 @@ class Counting(ScriptedTokenizer):
 
 
 @pytest.mark.slow
-async def test_a_chat_goes_on_with_the_prompt_that_was_rendered_first(bench: Bench, backend: Backend) -> None:
-    """Given a worker lost in the midst of a chat from a topic, Expect the answer of the first rendering."""
+async def test_a_takeover_keeps_the_first_rendered_prompt(bench: Bench, backend: Backend) -> None:
+    """Given a worker lost during a chat from a topic, the answer is that of the first rendering."""
     chat = [{"role": "user", "content": "x"}]
     await bench.asend(bench.ask(None, event_id="chat", messages=chat, max_tokens=9))  # type: ignore[arg-type]
     engines = [GatedEngine(limit) for limit in (3, 1000)]
@@ -149,13 +151,13 @@ async def test_a_chat_goes_on_with_the_prompt_that_was_rendered_first(bench: Ben
             if event and event.last_seq >= 2:
                 break
     async with bench.worker(engines[1], "b"):
-        told = await bench.results_by_event(1)
-    assert told["chat"][0]["choices"][0]["text"] == answer("1", 9)
+        results = await bench.results_by_event(1)
+    assert results["chat"][0]["choices"][0]["text"] == answer("1", 9)
 
 
 @pytest.mark.slow
-async def test_no_more_is_taken_than_the_window(bench: Bench, backend: Backend) -> None:
-    """Given a window of 4 and requests that wait, Expect 4 in the lanes; and the rest as those end."""
+async def test_the_intake_respects_its_window(bench: Bench, backend: Backend) -> None:
+    """Given a window of 4 and more requests, 4 are in the lanes, and the others follow as those end."""
     bench.settings = bench.settings.model_copy(update={"kafka_window": 4})
     await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(12)))
     most = 0
@@ -163,44 +165,42 @@ async def test_no_more_is_taken_than_the_window(bench: Bench, backend: Backend) 
         async with asyncio.timeout(LIMIT_S):
             while (await backend.transport.depth(bench.model)).waiting < 4:
                 await asyncio.sleep(0.05)
-        for _ in range(20):  # rounds of the poll, each of which could take more
+        for _ in range(20):  # polls, each of which could take more
             await asyncio.sleep(0.02)
             most = max(most, (await backend.transport.depth(bench.model)).waiting)
     assert most == 4
     async with bench.worker():
-        told = await bench.results_by_event(12)
-    assert [len(told[f"e{i}"]) for i in range(12)] == [1] * 12
+        results = await bench.results_by_event(12)
+    assert [len(results[f"e{i}"]) for i in range(12)] == [1] * 12
 
 
 @pytest.mark.slow
-async def test_a_full_lane_is_waited_for(bench: Bench, settings: Settings, backend: Backend) -> None:
-    """Given lanes with room for 2, Expect all of 5 told once, none refused."""
+async def test_the_intake_waits_for_a_full_lane(bench: Bench, settings: Settings, backend: Backend) -> None:
+    """Given lanes with room for 2, all of 5 have one result, and none is refused."""
     narrow = Backend.open(settings.model_copy(update={"queue_depth": 2, "tenant_queue_depth": 2}))
     bench.backend = narrow
     await bench.asend(*(bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)))
     async with bench.worker():
-        told = await bench.results_by_event(5)
-    assert [len(told[f"e{i}"]) for i in range(5)] == [1] * 5
+        results = await bench.results_by_event(5)
+    assert [len(results[f"e{i}"]) for i in range(5)] == [1] * 5
     await narrow.close()
 
 
 @pytest.mark.slow
-async def test_owners_that_come_and_go_lose_and_repeat_nothing(bench: Bench) -> None:
-    """Given a second consumer that joins and leaves, Expect each of 60 results once."""
+async def test_rebalances_lose_and_repeat_nothing(bench: Bench) -> None:
+    """Given a second consumer that joins and leaves, each of 60 requests has one result."""
     sent = asyncio.create_task(trickle(bench, 60))
     async with bench.worker():
         async with bench.intake("b"):
             await bench.shows("watermark", lambda marks: len(marks) == 2, "b")
         await sent
-        told = await bench.results_by_event(60)
-    assert {subject: len(jobs) for subject, jobs in told.items()} == {f"e{i}": 1 for i in range(60)}
+        results = await bench.results_by_event(60)
+    assert {subject: len(jobs) for subject, jobs in results.items()} == {f"e{i}": 1 for i in range(60)}
 
 
 @pytest.mark.slow
-async def test_a_joining_that_outlives_a_poll_comes_to_its_end(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given a leader of the group that joins anew, since partitions have appeared, Expect it to own them again."""
+async def test_a_join_longer_than_a_poll_completes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a group leader that rejoins since there are new partitions, it owns them all again."""
     made: list[KafkaConsumer] = []
 
     def kept(*given: Any, **options: Any) -> KafkaConsumer:
@@ -211,14 +211,14 @@ async def test_a_joining_that_outlives_a_poll_comes_to_its_end(
     monkeypatch.setattr("workers.kafka.consumer_thread.IDLE_POLL", 0.0)
     async with bench.intake():
         await bench.shows("watermark", lambda marks: len(marks) == 4)
-        made[0]._coordinator._assignment_snapshot = {}  # it shared before it knew of any
+        made[0]._coordinator._assignment_snapshot = {}  # it assigned partitions before it knew any
         await bench.shows("watermark", lambda marks: not marks)
         await bench.shows("watermark", lambda marks: len(marks) == 4)
 
 
 @pytest.mark.slow
-async def test_each_partition_has_one_owner_once_a_second_has_joined(bench: Bench) -> None:
-    """Given a group that takes its time to share, Expect the first to keep nothing that it gave up for that."""
+async def test_partitions_have_one_owner_after_a_second_joins(bench: Bench) -> None:
+    """Given a slow rebalance, the first member keeps no partition that it gave up."""
     async with bench.intake("a"):
         await bench.shows("watermark", lambda marks: len(marks) == 4)
         async with bench.intake("b"):
@@ -234,7 +234,7 @@ async def trickle(bench: Bench, count: int) -> None:
 
 @contextmanager
 def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    """A whole worker; SIGKILLed at the end, if it still lives."""
+    """Worker process, killed at the end if it is still running."""
     names = ("model", "lease", "served_model_name")
     given = {name: getattr(settings, name) for name in names} | {"redis_url": settings.redis_url.get_secret_value()}
     own = {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items()}
@@ -248,10 +248,8 @@ def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-async def test_a_worker_killed_in_the_midst_costs_no_result(
-    bench: Bench, settings: Settings, backend: Backend
-) -> None:
-    """Given 30 requests at work, if their worker is killed, Expect another to end each once, with its tokens."""
+async def test_a_killed_worker_loses_no_result(bench: Bench, settings: Settings, backend: Backend) -> None:
+    """Given 30 running requests, if their worker is killed, another completes each once, with all its tokens."""
     prompts = [f"[pace 150] p{i}" for i in range(30)]
     with process(settings) as first:
         await bench.asend(*(bench.ask(p, event_id=p, max_tokens=20) for p in prompts))
@@ -261,21 +259,19 @@ async def test_a_worker_killed_in_the_midst_costs_no_result(
         first.kill()
         first.wait()
         with process(settings):
-            told = await bench.results_by_event(30)
-    assert {subject: len(jobs) for subject, jobs in told.items()} == dict.fromkeys(prompts, 1)
-    for prompt, [job] in told.items():
+            results = await bench.results_by_event(30)
+    assert {subject: len(jobs) for subject, jobs in results.items()} == dict.fromkeys(prompts, 1)
+    for prompt, [job] in results.items():
         assert job["choices"][0]["text"] == answer(prompt, 20)
 
 
 async def begun(backend: Backend, count: int) -> bool:
-    """Whether so many have given tokens, and none has ended."""
+    """Return whether `count` requests have tokens, and none has ended."""
     records = [record async for found in backend.token_log.unfinished() for record in found]
     return len(records) == count and all(record.completion_tokens > 2 for record in records)
 
 
-async def test_an_intake_whose_thread_breaks_ends_with_the_reason(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_intake_ends_with_the_error_of_its_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Shuttle) -> None:
         raise ValueError("a bug")
 
@@ -288,7 +284,7 @@ async def test_an_intake_whose_thread_breaks_ends_with_the_reason(
     assert ended.group_contains(ValueError)
 
 
-async def test_a_worker_does_not_start_with_settings_that_lead_to_no_broker(bench: Bench) -> None:
+async def test_a_worker_does_not_start_without_a_broker(bench: Bench) -> None:
     bench.settings = bench.settings.model_copy(
         update={"kafka_security_protocol": "SSL", "kafka_sasl_mechanism": None, "kafka_ssl_cafile": Path("/none")}
     )
@@ -298,14 +294,14 @@ async def test_a_worker_does_not_start_with_settings_that_lead_to_no_broker(benc
 
 
 @pytest.mark.slow
-async def test_junk_in_a_topic_stops_no_request_behind_it(bench: Bench) -> None:
-    """Given records that are no requests before a request of the same partition, Expect its result, and letters."""
+async def test_invalid_records_do_not_block_their_partition(bench: Bench) -> None:
+    """Given invalid records before a request of the same partition, it has a result, and they are dead letters."""
     topic = topics.requests(bench.model)
     values = [b"\xff\xfe", b"[" * 5_000, b"{" * 5_000, b"5", b"null", b"", b'{"model": "\xff"}', b'{"\\ud800": 1}']
     junk = [Outgoing(topic, b"one", value, (("ce_id", b"\xff"), ("reply-topic", b"\xff"))) for value in values]
     await bench.asend(*junk, replace(bench.ask("real", event_id="real"), key=b"one"))
     async with bench.worker():
-        told = await bench.results_by_event(1)
+        results = await bench.results_by_event(1)
         letters = await bench.letters(len(values))
-    assert told["real"][0]["choices"][0]["text"] == answer("real")
+    assert results["real"][0]["choices"][0]["text"] == answer("real")
     assert sorted(letter.value or b"" for letter in letters) == sorted(values)

@@ -1,4 +1,4 @@
-"""What the API puts into Kafka: promised a place, counted, taken back, and run."""
+"""API requests queued in Kafka: reserved, counted, cancelled and run."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def lanes(backend: Backend) -> RedisStreams:
     return backend.transport
 
 
-async def test_what_is_on_its_way_counts_and_is_known_and_can_be_taken_back(
-    api: Backend, lanes: RedisStreams
-) -> None:
+async def test_requests_in_the_topic_count_and_can_be_cancelled(api: Backend, lanes: RedisStreams) -> None:
     first, second, third = (make_request(deadline=1.0) for _ in range(3))
     tickets = [await api.transport.publish(request) for request in (first, second, third)]
     with pytest.raises(QueueFull):
@@ -54,17 +52,17 @@ async def test_what_is_on_its_way_counts_and_is_known_and_can_be_taken_back(
     for _ in range(2):
         await api.transport.discard(tickets[0])
     await api.transport.publish(make_request())
-    await lanes.publish(second)  # as a worker does: its place was promised, though the queue is full
+    await lanes.publish(second)  # as a worker does: its place is reserved, though the queue is full
     [delivery] = (await api.transport.pull(MODEL, "w", Room.all(9))).found
     assert delivery.claim.job_id == second.id
     assert await api.transport.outlook(tickets[0]) is None
     assert (await api.transport.depth(MODEL)).waiting == 2
 
 
-async def test_a_request_that_was_not_written_gives_its_place_back(
+async def test_a_failed_write_releases_its_reservation(
     api: Backend, lanes: RedisStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given brokers that fail, Expect 503 and nothing left behind; of two writers of one id, the written counts."""
+    """Given brokers that fail, the answer is 503 and nothing is left; of two writers of one id, one counts."""
 
     def failing(self: KafkaTransport, request: object) -> None:
         raise KafkaTimeoutError
@@ -85,12 +83,12 @@ async def test_a_request_that_was_not_written_gives_its_place_back(
     assert await api.transport.missing(MODEL, [request.id]) == []
 
 
-async def test_the_sweeper_gives_back_what_nobody_confirmed_or_wants(
+async def test_the_sweeper_releases_stale_reservations(
     api: Backend, lanes: RedisStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.queue.redis_streams.UNCONFIRMED", -1.0)
     died, wanted, gone = (make_request() for _ in range(3))
-    await lanes.reserve([died])  # by one that died before it came to the brokers
+    await lanes.reserve([died])  # by a process that died before it wrote to the brokers
     for request in (wanted, gone):
         await api.token_log.create(request)
         await api.transport.publish(request)
@@ -105,10 +103,8 @@ async def test_the_sweeper_gives_back_what_nobody_confirmed_or_wants(
 
 
 @pytest.mark.slow
-async def test_a_job_by_http_runs_through_kafka_and_what_was_taken_back_never(
-    settings: Settings, backend: Backend
-) -> None:
-    """Given a worker that takes from Kafka, Expect a job's answer, its webhook's sender told, and no result."""
+async def test_jobs_run_through_kafka_unless_cancelled(settings: Settings, backend: Backend) -> None:
+    """Given a worker that reads from Kafka, a job has its answer and its webhook, and no result record."""
     bench = Bench(settings, backend)
     settings = settings.model_copy(update={"webhook_secrets": SecretStr(SECRET), "webhook_allow_http": True})
     async with (

@@ -1,4 +1,4 @@
-"""What scripts/audit concludes from the output of pip-audit and pip."""
+"""Conclusions of scripts/audit from the output of pip-audit and pip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server with two workers: the scripted engine, and the model that embeds."""
+"""Real server with two workers: the scripted engine and the embedding model."""
 
 from __future__ import annotations
 

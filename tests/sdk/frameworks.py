@@ -1,4 +1,4 @@
-"""`python -m tests.sdk.frameworks langchain|litellm URL MODEL EMBEDDER`: what users of these packages do.
+"""`python -m tests.sdk.frameworks langchain|litellm URL MODEL EMBEDDER`: use these packages as their users do.
 
 A process of its own: they leave clients open, which are collected whenever it suits them.
 """
@@ -20,8 +20,8 @@ async def with_langchain(url: str, model: str, embedder: str) -> None:
     answer = await chat.ainvoke([("system", "be brief"), ("human", "hi")])
     assert len(answer.content.split()) == 4
     assert answer.usage_metadata["output_tokens"] == 4
-    told = [chunk.content async for chunk in chat.astream([("system", "be brief"), ("human", "hi")])]
-    assert "".join(told) == answer.content and len(told) > 3
+    chunks = [chunk.content async for chunk in chat.astream([("system", "be brief"), ("human", "hi")])]
+    assert "".join(chunks) == answer.content and len(chunks) > 3
     complete = OpenAI(model=model, max_tokens=3, n=2, best_of=2, **common)
     found = await complete.agenerate(["one", "two"])
     assert [len(generations) for generations in found.generations] == [2, 2]
@@ -35,7 +35,7 @@ async def with_langchain(url: str, model: str, embedder: str) -> None:
 
 
 async def with_litellm(url: str, model: str, embedder: str) -> None:
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch one
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it downloads one
     import litellm
 
     litellm.telemetry = False
@@ -46,8 +46,8 @@ async def with_litellm(url: str, model: str, embedder: str) -> None:
     stream = await litellm.acompletion(
         model=f"openai/{model}", messages=messages, max_tokens=4, stream=True, **common
     )
-    told = [chunk.choices[0].delta.content or "" async for chunk in stream]
-    assert "".join(told) == answer.choices[0].message.content
+    chunks = [chunk.choices[0].delta.content or "" async for chunk in stream]
+    assert "".join(chunks) == answer.choices[0].message.content
     text = await litellm.atext_completion(
         model=f"text-completion-openai/{model}", prompt="hi", max_tokens=3, **common
     )

@@ -1,4 +1,4 @@
-"""Holds what the server says to the SDK's own types: nothing is missing, and nothing there that they lack."""
+"""Strict validation of the server's answers by the SDK's types: no field is missing, and none is unknown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = TypeVar("Kind")
 
 
 def strictly(kind: type[Kind], data: str | bytes, ours: Iterable[str] = ()) -> Kind:
-    """`data`, JSON, as a `kind` of the SDK; `ours` names the fields that we add."""
+    """Validate JSON as a type of the SDK. `ours`: names of the fields that Headrace adds."""
     found = TypeAdapter(kind).validate_json(data, strict=True)
     extra = set(extras(found)) - set(ours)
     assert not extra, f"{kind.__name__} has no {', '.join(sorted(extra))}"
@@ -20,7 +20,7 @@ def strictly(kind: type[Kind], data: str | bytes, ours: Iterable[str] = ()) -> K
 
 
 def extras(value: Any) -> Iterator[str]:
-    """The names of fields that the types do not know, at any depth."""
+    """Yield the names of fields that the types do not define, at any depth."""
     if isinstance(value, pydantic.BaseModel):
         yield from value.model_extra or {}
         for name in value.model_fields_set:

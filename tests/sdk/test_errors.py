@@ -1,4 +1,4 @@
-"""What goes wrong is an exception of the SDK's own classes, with a code, on every route that can fail so."""
+"""Errors as exceptions of the SDK's classes, with a code, on every route that can fail in that way."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def client(url: str) -> AsyncOpenAI:
 
 
 def calls(sdk: AsyncOpenAI, **fields: Any) -> list[Any]:
-    """Each way to ask for text, not awaited yet."""
+    """Return a coroutine for each way to request text."""
     return [
         sdk.chat.completions.create(**CHAT | fields),
         sdk.chat.completions.create(**CHAT | fields, stream=True),
@@ -45,8 +45,8 @@ def calls(sdk: AsyncOpenAI, **fields: Any) -> list[Any]:
     ]
 
 
-async def test_before_an_answer(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """400, 404, 422: what is wrong with the request."""
+async def test_errors_of_the_request(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """400, 404 and 422 for invalid requests."""
     async with serving(settings, backend) as url, client(url) as sdk:
         for call in calls(sdk, temperature=9):
             with pytest.raises(openai.BadRequestError) as bad:
@@ -70,8 +70,8 @@ async def test_before_an_answer(settings: Settings, backend: Backend, worker: Sc
             assert reused.value.code == "idempotency_key_reused"
 
 
-async def test_in_the_midst(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """409 for what somebody cancelled, 500 for what the engine could not do, 504 for what took too long."""
+async def test_errors_during_an_answer(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """409 for a cancelled request, 500 for a failure of the engine, 504 for a missed deadline."""
     async with serving(settings, backend) as url, client(url) as sdk:
         for call in calls(sdk):
             asked = asyncio.create_task(call)
@@ -92,8 +92,8 @@ async def test_in_the_midst(settings: Settings, backend: Backend, worker: Script
             assert (late.value.status_code, late.value.code) == (504, "deadline_exceeded")
 
 
-async def test_not_now(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """429 for one's own share of a queue, 503 for a queue that is full, each with the time to wait."""
+async def test_errors_of_full_queues(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    """429 if the tenant's share of the queue is full, 503 if the queue is full, each with a Retry-After."""
     for bound, kind, code in (
         ("tenant_queue_depth", openai.RateLimitError, "tenant_queue_full"),
         ("queue_depth", openai.InternalServerError, "queue_full"),

@@ -1,4 +1,4 @@
-"""Each field that OpenAI's package can send is in a schema of ours, honoured or refused by name, and in docs."""
+"""Every field that OpenAI's package can send is in our schemas, honoured or refused by name, and documented."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_field_is_known_and_documented(schema: Any, params: Any) -> None:
 
 @pytest.mark.parametrize("name", sorted(NOT_YET))
 def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
-    """Given a value that asks for something, Expect it refused; those that ask for nothing, accepted."""
+    """Given an unsupported field, a value with an effect is refused, and a neutral value is accepted."""
     body = '{"model": "m", "messages": [{"role": "user", "content": "x"}], "%s": %s}'
     with pytest.raises(InvalidFields) as refused:
         validate((body % (name, '{"x": "y"}')).encode(), ChatRequest)

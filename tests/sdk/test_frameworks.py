@@ -1,4 +1,4 @@
-"""langchain-openai and litellm as clients: chat, streams, completions and embeddings of each."""
+"""langchain-openai and litellm as clients: chat, streams, completions and embeddings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.support.waiting import LIMIT_S
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package", ["langchain", "litellm"])
-async def test_it_works_unchanged(package: str, api: str) -> None:
+async def test_a_framework_works_unchanged(package: str, api: str) -> None:
     command = [sys.executable, "-m", "tests.sdk.frameworks", package, api, MODEL, EMBEDDER]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     try:
         async with asyncio.timeout(LIMIT_S):
-            _, told = await process.communicate()
+            _, stderr = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
-    assert process.returncode == 0, told.decode()[-2000:]
+    assert process.returncode == 0, stderr.decode()[-2000:]

@@ -1,4 +1,4 @@
-"""Every route's answers are what OpenAI's own types say, field by field."""
+"""Answers of every route conform to OpenAI's types, field by field."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ VECTORS = {"model": EMBEDDER, "input": ["a", "b"], "encoding_format": "float"}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 FOLDER = "/v1/chat/completions"
 LINE = {"custom_id": "c", "method": "POST", "url": FOLDER, "body": CHAT}
-MODEL_FIELDS = ("max_model_len", "task")  # ours
+MODEL_FIELDS = ("max_model_len", "task")  # added by Headrace
 
 
 async def chunks(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> list[str]:
-    """The data of a whole stream's events."""
+    """Return the data of all events of a stream."""
     response = await http.post(path, json=body)
     assert response.status_code == 200 and response.headers["x-request-id"]
     found = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
@@ -47,14 +47,16 @@ async def test_chat(http: httpx.AsyncClient) -> None:
         assert answer.headers["x-request-id"]
         strictly(ChatCompletion, answer.content)
         for path in ("/v1/chat/completions", "/v1/chat/completions/stream"):
-            told = [strictly(ChatCompletionChunk, data) for data in await chunks(http, path, CHAT | fields | USAGE)]
-            assert told[-1].usage is not None and not told[-1].choices
-            assert all(chunk.usage is None for chunk in told[:-1])
-            assert len({chunk.id for chunk in told}) == 1
+            received = [
+                strictly(ChatCompletionChunk, data) for data in await chunks(http, path, CHAT | fields | USAGE)
+            ]
+            assert received[-1].usage is not None and not received[-1].choices
+            assert all(chunk.usage is None for chunk in received[:-1])
+            assert len({chunk.id for chunk in received}) == 1
 
 
 async def test_completions(http: httpx.AsyncClient) -> None:
-    """OpenAI's own chunks have no finish_reason before the last, though its type wants one: so have ours."""
+    """Only the last chunk has a finish_reason, as OpenAI's, though its type requires one in each."""
     for fields in ({}, {"echo": True}, {"prompt": [1, 2, 3], "echo": True, "seed": 3}):
         strictly(Completion, (await http.post("/v1/completions", json={**TEXT, **fields})).content)
         for data in await chunks(http, "/v1/completions", TEXT | fields | USAGE):
@@ -78,7 +80,7 @@ async def test_models(http: httpx.AsyncClient) -> None:
 
 
 async def test_files_and_batches(http: httpx.AsyncClient) -> None:
-    """Made, listed, seen, cancelled and deleted."""
+    """Create, list, retrieve, cancel and delete."""
     upload = {"file": ("in.jsonl", json.dumps(LINE).encode() + b"\n")}
     made = await http.post("/v1/files", files=upload, data={"purpose": "batch"})
     file = strictly(FileObject, made.content)
@@ -94,7 +96,7 @@ async def test_files_and_batches(http: httpx.AsyncClient) -> None:
 
 
 async def test_async_client_and_raw_headers(sdk: AsyncOpenAI) -> None:
-    """Given each route by the SDK, Expect its objects, and by `with_raw_response` the request's id."""
+    """Given each route through the SDK, it returns its objects, and the request id with `with_raw_response`."""
     raw = sdk.with_raw_response
     for response, kind in (
         (await raw.chat.completions.create(**CHAT), ChatCompletion),
@@ -123,8 +125,8 @@ async def test_sync_client(api: str) -> None:
         with OpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as sdk:
             assert sdk.chat.completions.create(**CHAT).usage.completion_tokens == 3
             stream = sdk.chat.completions.create(**CHAT, stream=True)
-            told = [chunk.choices[0].delta.content or "" for chunk in stream]
-            assert len("".join(told).split()) == 3
+            received = [chunk.choices[0].delta.content or "" for chunk in stream]
+            assert len("".join(received).split()) == 3
             assert [choice.index for choice in sdk.completions.create(**TEXT).choices] == [0, 1, 2, 3]
             assert {c.choices[0].index for c in sdk.completions.create(**TEXT, stream=True)} == {0, 1, 2, 3}
             assert len(sdk.embeddings.create(model=EMBEDDER, input="x").data[0].embedding) == 384

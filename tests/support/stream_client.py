@@ -84,7 +84,7 @@ class Answer:
         return self.arrivals[0] - self.submitted
 
     def verify(self) -> None:
-        """Raise Violated unless the answer is complete, with the text of the rule and the token count of its usage."""
+        """Raise Violated unless the answer is complete, with the text of the rule and the usage of its tokens."""
         if self.end != "done":
             raise Violated(f"{self.job}: ended with {self.end}: {self.data.get('error')}")
         for choice, text in enumerate(self.texts):

@@ -1,4 +1,4 @@
-"""A Headrace of real processes on the scripted engine, and the command that runs a file through it."""
+"""Cluster of real processes on the scripted engine, for batch runs."""
 
 from __future__ import annotations
 

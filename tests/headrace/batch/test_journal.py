@@ -1,4 +1,4 @@
-"""The output as a journal, without a server."""
+"""Output file as a journal, without a server."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ async def fill(journal: Journal, *numbers: int) -> None:
     journal.close()
 
 
-async def test_a_torn_output_is_repaired_wherever_it_is_torn(source: InputFile, tmp_path: Path) -> None:
-    """Given an output cut after any byte, or with zeros after it, Expect all whole records kept, and no others."""
+async def test_a_torn_output_is_repaired_at_any_byte(source: InputFile, tmp_path: Path) -> None:
+    """Given an output cut after any byte, or followed by zeros, exactly the complete records are kept."""
     out = tmp_path / "out.jsonl"
     await fill(Journal.open(out, source), 3, 1, 2)
     data = out.read_bytes()
@@ -47,7 +47,7 @@ async def test_a_torn_output_is_repaired_wherever_it_is_torn(source: InputFile, 
         journal.close()
 
 
-async def test_one_run_at_a_time(source: InputFile, tmp_path: Path) -> None:
+async def test_a_second_run_on_the_same_output_is_refused(source: InputFile, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     first = Journal.open(out, source)
     with pytest.raises(ConfigError, match="another run"):
@@ -56,7 +56,7 @@ async def test_one_run_at_a_time(source: InputFile, tmp_path: Path) -> None:
     Journal.open(out, source).close()
 
 
-async def test_a_begun_run_is_bound_to_its_input(source: InputFile, tmp_path: Path) -> None:
+async def test_a_run_is_bound_to_its_input(source: InputFile, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     await fill(Journal.open(out, source))
     with source.path.open("a") as file:
@@ -65,7 +65,7 @@ async def test_a_begun_run_is_bound_to_its_input(source: InputFile, tmp_path: Pa
         Journal.open(out, InputFile.scan(source.path))
 
 
-async def test_ordered(source: InputFile, tmp_path: Path) -> None:
+async def test_results_are_sorted_if_ordered(source: InputFile, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     numbers = [7, *range(20, 7, -1), *range(1, 7)]
     await fill(Journal.open(out, source), *numbers)

@@ -1,4 +1,4 @@
-"""A file through the API: whole, through Ctrl-C, kill -9 of the command and the API, and with bad lines."""
+"""Batch file over the API: complete, with bad lines, through Ctrl-C, and through kill -9 of command and API."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.cluster import Cluster
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
 
-async def whole(cluster: Cluster, source: Path, out: Path, count: int, known: set[str]) -> None:
-    """Each line answered once, and nothing was run that was run before."""
+async def check_complete(cluster: Cluster, source: Path, out: Path, count: int, known: set[str]) -> None:
+    """Check that each line was answered once, and ran once."""
     found = results(out)
     assert sorted(each["custom_id"] for each in found) == sorted(f"c{i}" for i in range(count))
     assert all(each["response"]["status_code"] == 200 for each in found)
@@ -24,37 +24,39 @@ async def whole(cluster: Cluster, source: Path, out: Path, count: int, known: se
     assert not out.with_name(out.name + ".run").exists()
 
 
+LONG_LINE = json.dumps("x" * (9 * 2**20)) + "\n"
+EVERY_KIND_OF_LINE = [
+    *chats(1),
+    {"custom_id": "job", "url": "/v1/jobs", "body": {"model": "scripted", "prompt": "a", "max_tokens": 2}},
+    "\n",
+    {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "n": 2, "logprobs": True},
+    {"custom_id": "p", "prompt": "a"},
+    "just a string",
+    json.dumps("just a string") + "\n",
+    "{broken\n",
+    '"\\ud800"\n',
+    "[" * 100_000 + "\n",
+    {"custom_id": 7, "prompt": "x"},
+    {"custom_id": "get", "method": "GET", "url": "/v1/jobs", "body": {}},
+    {"custom_id": "url", "url": "/v1/models", "body": {}},
+    {"custom_id": "stream", "url": "/v1/chat/completions", "body": {"stream": True}},
+    {"custom_id": "model", "prompt": "x", "model": "unknown"},
+    {"custom_id": "field", "prompt": "x", "temperature": 9},
+    LONG_LINE,
+    {"custom_id": "last", "prompt": "b", "max_tokens": 1},
+]
+
+
 async def test_a_file_of_every_kind_of_line(cluster: Cluster, tmp_path: Path) -> None:
-    """Given OpenAI's lines, plain ones and bad ones, Expect a record of each, and one line of JSON at the end."""
-    long = json.dumps("x" * (9 * 2**20)) + "\n"
-    source = write(
-        tmp_path / "in.jsonl",
-        [
-            *chats(1),
-            {"custom_id": "job", "url": "/v1/jobs", "body": {"model": "scripted", "prompt": "a", "max_tokens": 2}},
-            "\n",
-            {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "n": 2, "logprobs": True},
-            {"custom_id": "p", "prompt": "a"},
-            "just a string",
-            json.dumps("just a string") + "\n",
-            "{broken\n",
-            '"\\ud800"\n',
-            "[" * 100_000 + "\n",
-            {"custom_id": 7, "prompt": "x"},
-            {"custom_id": "get", "method": "GET", "url": "/v1/jobs", "body": {}},
-            {"custom_id": "url", "url": "/v1/models", "body": {}},
-            {"custom_id": "stream", "url": "/v1/chat/completions", "body": {"stream": True}},
-            {"custom_id": "model", "prompt": "x", "model": "nobody"},
-            {"custom_id": "field", "prompt": "x", "temperature": 9},
-            long,
-            {"custom_id": "last", "prompt": "b", "max_tokens": 1},
-        ],
-    )
+    """Given OpenAI batch lines, plain lines and bad lines, each has a record, and the summary is a line of JSON."""
+    source = write(tmp_path / "in.jsonl", EVERY_KIND_OF_LINE)
     out = tmp_path / "out.jsonl"
-    told = await Command(cluster.urls[0], source, out, "--ordered", "--max-tokens", "4").ended()
+    summary = await Command(cluster.urls[0], source, out, "--ordered", "--max-tokens", "4").ended()
     found = results(out)
-    assert (told["lines"], told["done"], told["skipped"], told["stopped"]) == (16, 16, 0, False)
-    assert told["failed"] == sum((each["response"] or {"status_code": 400})["status_code"] >= 400 for each in found)
+    assert (summary["lines"], summary["done"], summary["skipped"], summary["stopped"]) == (16, 16, 0, False)
+    assert summary["failed"] == sum(
+        (each["response"] or {"status_code": 400})["status_code"] >= 400 for each in found
+    )
     numbers = [int(each["id"].rsplit("_", 1)[1]) for each in found]
     assert numbers == sorted(set(numbers))
     chat, job, choices, prompt, merged, *bad = found
@@ -64,8 +66,10 @@ async def test_a_file_of_every_kind_of_line(cluster: Cluster, tmp_path: Path) ->
     assert (job["custom_id"], job["response"]["body"]["state"]) == ("job", "completed")
     assert [each["index"] for each in choices["response"]["body"]["choices"]] == [0, 1]
     assert (choices["custom_id"], prompt["custom_id"]) == ("line-4", "p")
-    assert prompt["response"]["body"]["usage"]["completion_tokens"] == 4, "the option counts where a line is silent"
-    assert merged["error"]["code"] == "malformed_body", "a string without quotes swallows nothing"
+    assert prompt["response"]["body"]["usage"]["completion_tokens"] == 4, (
+        "the option applies to lines without max_tokens"
+    )
+    assert merged["error"]["code"] == "malformed_body", "a string without quotes does not swallow the next line"
     codes = [
         each["error"]["code"] if each["error"] else each["response"]["body"]["error"]["code"] for each in bad[:-1]
     ]
@@ -80,8 +84,8 @@ async def test_a_file_of_every_kind_of_line(cluster: Cluster, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-async def test_a_run_that_is_stopped_goes_on(cluster: Cluster, tmp_path: Path, how: signal.Signals) -> None:
-    """Given a run that is stopped twice, the second time with half a record, Expect each line run and told once."""
+async def test_a_stopped_run_resumes(cluster: Cluster, tmp_path: Path, how: signal.Signals) -> None:
+    """Given a run that is stopped twice, once with half a record, each line has one run and one result."""
     known = ran(cluster)
     source, out = write(tmp_path / "in.jsonl", chats(120, pace=20)), tmp_path / "out.jsonl"
     for count in (20, 60):
@@ -91,14 +95,14 @@ async def test_a_run_that_is_stopped_goes_on(cluster: Cluster, tmp_path: Path, h
         await command.ended(130 if how is signal.SIGINT else -how)
     with out.open("ab") as file:
         file.write(b'{"id":"batch_req_0123')
-    told = await Command(cluster.urls[0], source, out).ended()
-    assert told["skipped"] >= 60
-    await whole(cluster, source, out, 120, known)
+    summary = await Command(cluster.urls[0], source, out).ended()
+    assert summary["skipped"] >= 60
+    await check_complete(cluster, source, out, 120, known)
     again = await Command(cluster.urls[0], source, out).ended()
     assert (again["done"], again["skipped"]) == (120, 120)
 
 
-async def test_killed_before_its_first_result_it_joins_what_is_in_flight(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_run_killed_before_its_first_result_rejoins(cluster: Cluster, tmp_path: Path) -> None:
     known = ran(cluster)
     source, out = write(tmp_path / "in.jsonl", chats(4, pace=300)), tmp_path / "out.jsonl"
     command = Command(cluster.urls[0], source, out)
@@ -107,14 +111,14 @@ async def test_killed_before_its_first_result_it_joins_what_is_in_flight(cluster
     command.process.kill()
     await command.ended(-signal.SIGKILL)
     assert out.read_bytes() == b""
-    for options, told in ((("--model", "other"), "begun with model"), (("--kafka", "127.0.0.1:1"), "over HTTP")):
-        assert told in (await Command(cluster.urls[0], source, out, *options).ended(2))["error"]
+    for options, problem in ((("--model", "other"), "begun with model"), (("--kafka", "127.0.0.1:1"), "over HTTP")):
+        assert problem in (await Command(cluster.urls[0], source, out, *options).ended(2))["error"]
     await Command(cluster.urls[0], source, out).ended()
-    await whole(cluster, source, out, 4, known)
+    await check_complete(cluster, source, out, 4, known)
 
 
-async def test_the_api_may_be_killed(cluster: Cluster, tmp_path: Path) -> None:
-    """Given an API that dies in the midst, Expect the run to wait for its return, or to end and go on later."""
+async def test_a_run_outlives_the_api(cluster: Cluster, tmp_path: Path) -> None:
+    """Given an API that dies during a run, the run waits for its return, or ends and can be resumed."""
     known = ran(cluster)
     source, out = write(tmp_path / "in.jsonl", chats(60, pace=20)), tmp_path / "out.jsonl"
     command = Command(cluster.urls[0], source, out, "--concurrency", "16")
@@ -129,11 +133,11 @@ async def test_the_api_may_be_killed(cluster: Cluster, tmp_path: Path) -> None:
     assert "lines are done: the same command goes on" in (await impatient.ended(1))["error"]
     await cluster.apis[0].start()
     await Command(cluster.urls[0], source, out).ended()
-    await whole(cluster, source, out, 60, known)
+    await check_complete(cluster, source, out, 60, known)
 
 
-async def test_an_output_of_something_else_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
-    """Given another file, or results of another input, Expect a refusal, and the file as it was."""
+async def test_a_foreign_output_file_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
+    """Given another file, or results of another input, the run is refused and the file is unchanged."""
     source, out = write(tmp_path / "in.jsonl", chats(3)), tmp_path / "out.jsonl"
     out.write_text("my notes\n")
     assert "does not hold results" in (await Command(cluster.urls[0], source, out).ended(2))["error"]

@@ -1,4 +1,4 @@
-"""A small server that answers as a test scripts it, byte by byte."""
+"""Small OpenAI-compatible server for tests of the load client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def server() -> AsyncIterator[FakeServer]:
         try:
             await fake.handle(reader, writer)
         except asyncio.CancelledError:
-            pass  # the fixture's own, of a handler that a test left hanging
+            pass  # the fixture cancels handlers that a test left hanging
         finally:
             handlers.discard(task)
 

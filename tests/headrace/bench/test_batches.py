@@ -1,4 +1,4 @@
-"""What a batch costs, on a small scale: both sides give every answer, and the figures are there."""
+"""Batch benchmark on a small scale: both sides give every answer, and the figures are complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headrace.bench.kafka.batches import measure_batches
 pytestmark = pytest.mark.slow
 
 
-def test_both_sides_run() -> None:
+def test_both_sides_give_every_answer() -> None:
     found = measure_batches(100, 1, 1, Console(quiet=True)).as_dict()
     assert found["lines"] == 100
     [pair] = found["pairs"]

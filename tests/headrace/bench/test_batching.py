@@ -1,4 +1,4 @@
-"""The batching benchmark's figures and its plot, from hand-made runs and the scripted engine."""
+"""Figures and plot of the batching benchmark, from hand-made runs and the scripted engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from workers.scripted_engine import ScriptedEngine
 
 
 def report(rate: float) -> Report:
-    """Of one request with 10 tokens, `rate` a second."""
+    """Return the report of one request with 10 tokens, at `rate` tokens/s."""
     gap = 1 / rate
     sample = Sample(0.0, [gap * i for i in range(1, 11)], ended=10 * gap, output_tokens=10)
     return Report.from_samples([sample], 10 * gap)
@@ -42,7 +42,7 @@ def test_ratios_are_medians_over_pairs(found: Batching) -> None:
     assert figures["gain"] == {"dynamic": pytest.approx(2.0), "static": pytest.approx(4.0)}
 
 
-def test_tables_show_what_was_measured_and_nothing_else(found: Batching) -> None:
+def test_tables_show_only_the_measured_parts(found: Batching) -> None:
     console = Console(width=200, record=True, quiet=False, file=None)
     with console.capture() as capture:
         for table in tables(found):
@@ -53,7 +53,7 @@ def test_tables_show_what_was_measured_and_nothing_else(found: Batching) -> None
     assert "prefix cache" not in text
 
 
-def test_the_plot_is_svg_with_a_bar_for_each_figure_and_policy(found: Batching) -> None:
+def test_the_plot_has_a_bar_for_each_figure_and_policy(found: Batching) -> None:
     root = ElementTree.fromstring(svg(found))
     space = "{http://www.w3.org/2000/svg}"
     bars = [bar for bar in root.iter(f"{space}rect") if bar.get("x")]
@@ -62,7 +62,7 @@ def test_the_plot_is_svg_with_a_bar_for_each_figure_and_policy(found: Batching) 
     assert widths[0] == pytest.approx(2 * widths[1]) == pytest.approx(4 * widths[2])
 
 
-def test_a_closed_loop_keeps_so_many_requests_going() -> None:
+def test_a_closed_loop_keeps_its_concurrency() -> None:
     engine = ScriptedEngine()
     driver = EngineDriver(engine)
     most = 0
@@ -80,7 +80,7 @@ def test_a_closed_loop_keeps_so_many_requests_going() -> None:
     assert all(sample.ended >= sample.arrivals[-1] for sample in driver.samples.values())
 
 
-def test_the_waiting_part_really_has_that_many_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_waiting_part_has_as_many_waiting_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "WAITING_STEPS", 3)
     for waiting in batching.WAITING_SEQUENCES:
         scheduler = batching._full_scheduler(waiting)

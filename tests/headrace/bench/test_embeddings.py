@@ -1,4 +1,4 @@
-"""`headrace bench embeddings`: what its pairs become, and that both sides are given the same work."""
+"""`headrace bench embeddings`: figures of its pairs, and equal work on both sides."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_unequal_work_is_refused() -> None:
         make_pair(side(1), side(1, work=71))
 
 
-def test_transformers_counts_the_tokens_that_we_count(
+def test_both_sides_count_the_same_tokens(
     minilm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Given the real model, Expect the plain side's tokens to be those of our tokenizer, padding left out."""
+    """Given the real model, transformers counts the tokens of our tokenizer, without padding."""
     monkeypatch.setattr(embeddings, "DURATION_S", 0.01)
     monkeypatch.setattr(embeddings, "BATCH_SIZES", (1, 3))
     peer_embeddings.main(str(minilm), "4-32", 0)

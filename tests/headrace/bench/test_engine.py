@@ -1,4 +1,4 @@
-"""`headrace bench engine`: which peers run, and what their figures become."""
+"""`headrace bench engine`: its peers and their figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.errors import ConfigError, HeadraceError
 
 
 def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Given vLLM set up and llama.cpp half way, Expect the one with its interpreter, and the other named."""
+    """Given vLLM installed and llama.cpp only in part, vLLM has its interpreter, and llama.cpp is reported."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for name in ("vllm", "llamacpp"):
         (tmp_path / "headrace" / "peers" / name).mkdir(parents=True)
@@ -37,14 +37,12 @@ def test_ratios_are_medians_of_pairs() -> None:
     assert comparison.table().row_count == 3
 
 
-def test_one_at_a_time_is_the_beginning_of_the_mix() -> None:
+def test_sequential_requests_are_the_first_of_the_mix() -> None:
     assert peer_mix(3, 1) == make_mix(3)[:SEQUENTIAL_REQUESTS]
     assert peer_mix(3, 32) == make_mix(3)
 
 
-def test_a_sides_figures_are_found_among_what_else_it_prints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_are_found_among_other_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "noisy.py").write_text("""print('{"rate": 2}'); print("INFO shutting down")""")
     (tmp_path / "mute.py").write_text("print('nothing')")
     monkeypatch.chdir(tmp_path)
@@ -53,6 +51,6 @@ def test_a_sides_figures_are_found_among_what_else_it_prints(
         run_in_subprocess("mute")
 
 
-def test_a_side_that_fails_says_why() -> None:
+def test_a_failed_side_reports_its_error() -> None:
     with pytest.raises(HeadraceError, match="No module named"):
         run_in_subprocess("headrace.bench.nothing")

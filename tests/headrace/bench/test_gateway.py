@@ -1,4 +1,4 @@
-"""What the benchmark of the gateway makes of its pairs."""
+"""Figures of the gateway benchmark's pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def run(p50: float, p99: float, request: float, token: float) -> Run:
     return Run(Spread(p50, p99, p99), request, token)
 
 
-def test_the_medians_are_of_the_pairs_differences() -> None:
+def test_medians_are_of_the_differences_of_pairs() -> None:
     pairs = [
         Pair(run(0.010, 0.05, 0.001, 4e-5), run(0.011, 0.06, 0.0015, 5e-5), 0.0),
         Pair(run(0.020, 0.09, 0.001, 4e-5), run(0.022, 0.08, 0.0016, 5e-5), 0.0),

@@ -1,4 +1,4 @@
-"""What a streamed token costs beside another server: the figures of a run, and whom is asked how."""
+"""CPU of a streamed token against another server: figures of a run, and errors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def pair(ours: float, theirs: float, *, concurrency: int = 1) -> Pair:
     return Pair(concurrency, Run(0.002, ours, 3e-5, 20, 1), Run(0.004, theirs, 0.0, 15, 0.9), 0.01)
 
 
-def test_the_medians_are_of_each_concurrencys_pairs() -> None:
-    """Given a pair in a slow spell of the machine, Expect the median of the pairs' own ratios, by concurrency."""
+def test_medians_are_per_concurrency() -> None:
+    """Given a pair from a slow period of the machine, ratios are medians of the pairs' ratios, by concurrency."""
     cost = StreamCost([pair(4e-5, 8e-5), pair(9e-5, 9e-5), pair(6e-5, 1e-4), pair(1e-5, 4e-5, concurrency=16)])
     medians = cost.as_dict()["medians"]
     assert medians[1]["ratio"] == pytest.approx(0.6)
@@ -35,7 +35,7 @@ def test_the_medians_are_of_each_concurrencys_pairs() -> None:
     assert "16, median" in shown.get()
 
 
-def test_it_says_how_vllm_is_set_up(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_the_error_says_how_to_install_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for against in ("vllm", "hf"):
         with pytest.raises(ConfigError, match="scripts/peers vllm"):
@@ -44,7 +44,7 @@ def test_it_says_how_vllm_is_set_up(monkeypatch: pytest.MonkeyPatch, tmp_path: o
 
 @pytest.fixture
 def costs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """What the API process is said to have computed, one figure for each look."""
+    """Fake CPU seconds of the API process, one figure for each reading."""
     figures: list[float] = []
     monkeypatch.setattr(gateway_streams, "cpu_seconds", lambda process: figures.pop(0))
     monkeypatch.setattr(gateway_streams, "SETTLE_S", 0.0)
@@ -52,8 +52,8 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     assert not figures
 
 
-def all_that_is_asked(server: FakeServer) -> Respond:
-    """Answers in two events, of as many tokens as were asked for by their count."""
+def requested_tokens(server: FakeServer) -> Respond:
+    """Return a handler that answers in two events, with the requested number of tokens in the usage."""
 
     async def respond(number: int, writer: asyncio.StreamWriter) -> None:
         usage = b'{"prompt_tokens": 7, "completion_tokens": %d}' % server.bodies[number]["max_tokens"]
@@ -62,11 +62,9 @@ def all_that_is_asked(server: FakeServer) -> Respond:
     return respond
 
 
-async def test_a_tokens_cost_is_that_of_the_longer_answers_less_the_requests(
-    server: FakeServer, costs: list[float]
-) -> None:
-    """Given chats of 1 and 64 tokens, and CPU of a ms a request and 10 µs a token, Expect both told apart."""
-    server.respond = all_that_is_asked(server)
+async def test_token_cost_excludes_the_cost_of_the_request(server: FakeServer, costs: list[float]) -> None:
+    """Given chats of 1 and 64 tokens, and CPU of 1 ms per request and 10 µs per token, both are measured apart."""
+    server.respond = requested_tokens(server)
     costs += [0.0, 9.0, 9.0, 9.004, 9.004, 9.004 + 0.004 + 4 * 63 * 1e-5]
     side = Server(server.target(), psutil.Process())
     run = await asyncio.to_thread(_run, side, 2, 0, CONSOLE)
@@ -76,9 +74,7 @@ async def test_a_tokens_cost_is_that_of_the_longer_answers_less_the_requests(
     assert len(server.bodies) == 12
 
 
-async def test_a_server_that_makes_another_number_of_tokens_is_refused(
-    server: FakeServer, costs: list[float]
-) -> None:
+async def test_a_wrong_number_of_tokens_is_refused(server: FakeServer, costs: list[float]) -> None:
     costs += [0.0] * 6
     with pytest.raises(HeadraceError, match="expected 256 output tokens, got 8"):
         await asyncio.to_thread(_run, Server(server.target(), psutil.Process()), 1, 0, CONSOLE)

@@ -1,4 +1,4 @@
-"""The benchmark's client that sends jobs at a rate."""
+"""Benchmark client that sends jobs at a rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JOB = {"model": "m", "prompt": "p"}
 
 
 class Server:
-    """Answers each request with the next of `statuses`, the last one for ever."""
+    """Server that answers each request with the next of `statuses`, and then always with the last."""
 
     def __init__(self, *statuses: str) -> None:
         self._statuses = list(statuses)

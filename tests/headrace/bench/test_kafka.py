@@ -1,4 +1,4 @@
-"""Requests through Kafka and back, on a small scale: all are told once, and the figures are there."""
+"""Kafka benchmarks on a small scale: each request has one result, and the figures are complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headrace.bench.kafka.kafka_throughput import Churn, Run, measure_kafka
 
 @pytest.fixture(autouse=True)
 def own_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The offsets that a measurement keeps in its own server are kept in the tests' again after it."""
+    """Undo the mock's adaptation to a benchmark's own server after the test."""
     for owner, name in (
         (KafkaConsumer, "committed"),
         (KafkaProducer, "send_offsets_to_transaction"),
@@ -27,7 +27,7 @@ def own_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_every_request_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_request_has_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_throughput, "WARMUP_REQUESTS", 20)
     monkeypatch.setattr(kafka_throughput, "CHURN_FACTOR", 1)
     flows = measure_kafka(300, "", 1, Console(quiet=True), churn=False)
@@ -40,7 +40,7 @@ def test_every_request_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_interactive_requests_are_answered_beside_a_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interactive_requests_are_answered_during_batch_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.bench.gateway.priorities.INTERACTIVE_REQUESTS", 24)
     monkeypatch.setattr(
         "headrace.bench.gateway.priorities.ARRIVALS_PER_S", 4.0
@@ -53,7 +53,7 @@ def test_interactive_requests_are_answered_beside_a_backlog(monkeypatch: pytest.
 
 
 class Place:
-    """Where workers are processes that do nothing."""
+    """Installation whose workers are processes that do nothing."""
 
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[bytes]] = []
@@ -66,7 +66,7 @@ class Place:
         return [worker.poll() is not None for worker in self.started]
 
 
-def test_a_second_worker_comes_and_goes_and_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_churn_starts_and_stops_a_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_throughput, "CHURN_INTERVAL_S", 0.05)
     place = Place()
     churn = Churn(cast("Installation", place))
@@ -81,6 +81,6 @@ def test_a_second_worker_comes_and_goes_and_is_gone_at_the_end(monkeypatch: pyte
     assert place.left() == [True, True]
 
 
-def test_growth_leaves_the_beginning_out() -> None:
+def test_growth_excludes_the_first_quarter() -> None:
     assert Run(1, rss_mib=[50.0, 70.0, 71.0, 74.0]).growth == 4.0
     assert Run(1, rss_mib=[70.0]).growth == 0.0

@@ -1,4 +1,4 @@
-"""The load client against a server that behaves and one that does not."""
+"""Load client against servers that behave and servers that fail."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def run(server: FakeServer, count: int, load: Load, **target: object) -> l
 
 
 def once_all_are_there(count: int, then: Respond = answer) -> Respond:
-    """Answers nobody before `count` requests wait at once."""
+    """Return a handler that answers no request until `count` requests wait."""
     barrier = asyncio.Barrier(count)
 
     async def respond(number: int, writer: asyncio.StreamWriter) -> None:
@@ -48,10 +48,10 @@ def once_all_are_there(count: int, then: Respond = answer) -> Respond:
     return respond
 
 
-async def test_a_closed_loop_keeps_its_number_of_requests_going(server):
-    """Given a server that answers once three requests wait,
+async def test_a_closed_loop_keeps_its_concurrency(server):
+    """Given a server that answers when three requests wait,
     If three clients send twelve,
-    Expect all answered, and never a fourth at once.
+    all are answered, and there is never a fourth at once.
     """
     server.respond = once_all_are_there(3)
 
@@ -62,8 +62,8 @@ async def test_a_closed_loop_keeps_its_number_of_requests_going(server):
     assert server.most_open == 3
 
 
-async def test_an_open_loop_waits_for_nobody(server):
-    """Given a server that answers once all twenty wait, If they arrive in an open loop, Expect all answered."""
+async def test_an_open_loop_does_not_wait_for_answers(server):
+    """Given a server that answers when all twenty wait, all requests of an open loop are answered."""
     server.respond = once_all_are_there(20)
 
     samples = await run(server, 20, Load(rate=2000))
@@ -71,10 +71,10 @@ async def test_an_open_loop_waits_for_nobody(server):
     assert [sample.error for sample in samples] == [None] * 20
 
 
-async def test_a_stalled_loop_is_in_the_latencies(server):
+async def test_a_stall_counts_in_the_latencies(server):
     """Given a stall of 0.3 s while requests are due,
     If they arrive in an open loop,
-    Expect their schedule as seeded, and the stall in the time to their first token.
+    the schedule stays as seeded, and the stall is part of the time to first token.
     """
 
     async def stall(number: int, writer: asyncio.StreamWriter) -> None:
@@ -96,7 +96,7 @@ async def test_a_stalled_loop_is_in_the_latencies(server):
 
 
 async def test_an_open_loop_bounds_what_is_in_flight(server, monkeypatch):
-    """Given room for two and a server that answers once two wait, If six arrive at once, Expect four errors."""
+    """Given room for two and a server that answers when two wait, six simultaneous requests give four errors."""
     monkeypatch.setattr(load_module, "MAX_IN_FLIGHT", 2)
     server.respond = once_all_are_there(2)
 
@@ -107,7 +107,7 @@ async def test_an_open_loop_bounds_what_is_in_flight(server, monkeypatch):
 
 @pytest.mark.parametrize("load", [Load(concurrency=2, seconds=0.2), Load(rate=100, seconds=0.2)])
 async def test_a_duration_ends_endless_work(server, load, monkeypatch):
-    """Given work without end, If a duration is given, Expect an end after it, and each begun request answered."""
+    """Given endless work and a duration, the loop ends after it, and each started request is answered."""
     samples: list[Sample] = []
     looks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: next(looks) / 1000)  # a millisecond passes at each look
@@ -129,8 +129,8 @@ async def test_a_duration_ends_endless_work(server, load, monkeypatch):
         (cut(text("a"), USAGE), "connection cut"),
     ],
 )  # fmt: skip
-async def test_one_failure_in_three_is_counted_and_hangs_nobody(server, data, kind):
-    """Given a server that fails every third request, Expect these errors, and the others answered."""
+async def test_failures_are_counted_and_do_not_block_others(server, data, kind):
+    """Given a server that fails every third request, these are errors, and the others are answered."""
 
     async def respond(number: int, writer: asyncio.StreamWriter) -> None:
         await sending(data if number % 3 == 0 else ANSWER)(number, writer)
@@ -142,8 +142,8 @@ async def test_one_failure_in_three_is_counted_and_hangs_nobody(server, data, ki
     assert errors == sorted([kind] * 3 + ["None"] * 6)
 
 
-async def test_a_server_that_says_nothing_is_given_up(server):
-    """Given a server that takes a request and is silent, or stops mid-answer, Expect a timeout for both."""
+async def test_a_silent_server_is_a_timeout(server):
+    """Given a server that does not answer, or stops in the middle of an answer, both are timeouts."""
 
     async def respond(number: int, writer: asyncio.StreamWriter) -> None:
         if number:
@@ -157,8 +157,8 @@ async def test_a_server_that_says_nothing_is_given_up(server):
     assert [sample.error for sample in samples] == ["timeout", "timeout"]
 
 
-async def test_nobody_there_is_an_error_of_each_request():
-    """Given a port that nobody listens on, Expect that as the kind of error."""
+async def test_a_refused_connection_is_an_error_per_request():
+    """Given a port without a listener, each request has that kind of error."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         target = Target(f"http://127.0.0.1:{unused.getsockname()[1]}", "fake")
@@ -167,8 +167,8 @@ async def test_nobody_there_is_an_error_of_each_request():
     assert sample.error == "ConnectionRefusedError"
 
 
-async def test_what_is_asked_is_what_was_meant(server):
-    """Given each API, Expect its path and body, lengths forced only where that was said."""
+async def test_requests_have_the_form_of_their_api(server):
+    """Given each API, requests have its path and body, and force lengths only on demand."""
     await run(server, 1, Load(concurrency=1), extra={"ignore_eos": True})
     await run(server, 1, Load(concurrency=1), api="completions")
 
@@ -181,8 +181,8 @@ async def test_what_is_asked_is_what_was_meant(server):
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://[::1"])
-def test_an_address_that_is_none_is_refused(url):
-    """Given something else than an http address, Expect a setting's error."""
+def test_an_invalid_url_is_refused(url):
+    """Given something other than an http address, a ConfigError is raised."""
     with pytest.raises(ConfigError):
         _ = Target(url, "fake").endpoint
 
@@ -197,7 +197,7 @@ def test_an_address_that_is_none_is_refused(url):
     ],
 )
 def test_an_address_may_carry_a_path(url, path, authority):
-    """Given addresses as people paste them, Expect the API's path below them, and no password in a header."""
+    """Given addresses as people paste them, the API's path is below them, and no header has the password."""
     endpoint = Target(url, "fake").endpoint
 
     assert (endpoint.path, endpoint.authority) == (path, authority)

@@ -1,4 +1,4 @@
-"""What a request takes in Redis is what docs/redis.md and `headrace doctor` say."""
+"""Memory of a request in Redis, as in docs/redis.md and `headrace doctor`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from headrace.bench.engine.memory import measure_memory
 from headrace.doctor.redis_sizing import MEASURED, PROMPT, TOKENS, Linear
 
 
-def test_a_line_goes_through_its_points() -> None:
+def test_a_line_passes_through_its_points() -> None:
     line = Linear.through([(0, 100.0), (10, 120.0), (30, 160.0)])
     assert (line.base, line.each, line(20)) == pytest.approx((100, 2, 140))
 
 
 @pytest.mark.slow
-def test_the_formulas_are_what_is_measured() -> None:
+def test_the_formulas_match_the_measurement() -> None:
     found = measure_memory(150)
     assert found.sizing.waiting(PROMPT) == pytest.approx(MEASURED.waiting(PROMPT), rel=0.2)
     assert found.sizing.finished(TOKENS) == pytest.approx(MEASURED.finished(TOKENS), rel=0.2)

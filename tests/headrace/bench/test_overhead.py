@@ -1,4 +1,4 @@
-"""What makes a comparison of queue and bare engine a fair one."""
+"""Overhead benchmark: a fair comparison of the queue with the engine alone."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def pair(bare: float, queue: float, *, added: float = 0.005, foreign: float = 0.
 
 
 def test_medians_are_of_pairs():
-    """Given three pairs, one of them in a slow spell of the machine, Expect the median of their own ratios."""
+    """Given three pairs, one from a slow period of the machine, the ratio is the median of the pairs' ratios."""
     overhead = Overhead([pair(100, 95, added=0.004), pair(50, 46, added=0.009), pair(100, 90, added=0.006)])
 
     assert overhead.rate_ratio == pytest.approx(0.92)
     assert overhead.added_ttft == pytest.approx(0.006)
 
 
-def test_shared_cores_are_told():
-    """Given a pair that others disturbed, Expect it said, and the pair neither dropped nor hidden."""
+def test_foreign_load_is_reported():
+    """Given a pair with foreign load, the report says so, and the pair is neither dropped nor hidden."""
     overhead = Overhead([pair(100, 95), pair(9, 190, foreign=0.44)])
 
     assert overhead.disturbed == "in 1 of 2 pairs, other processes used the cores (up to 44%)"
@@ -38,8 +38,8 @@ def test_shared_cores_are_told():
     assert Overhead([pair(100, 95, foreign=0.01)]).disturbed == ""
 
 
-def test_foreign_load_is_what_is_busy_and_not_ours(monkeypatch):
-    """Given two cores busy for 3 s together within 2 s, 1 s of it ours, Expect half of the machine with others."""
+def test_foreign_load_excludes_own_processes(monkeypatch):
+    """Given two cores busy for 3 s together within 2 s, 1 s of it our own, the foreign load is a half."""
     busy, own, clock = iter([10.0, 13.0]), iter([1.0, 2.0]), iter([100.0, 102.0])
     monkeypatch.setattr(cpu_contention, "_busy_seconds", lambda: next(busy))
     monkeypatch.setattr(cpu_contention, "_own_seconds", lambda: next(own))
@@ -52,8 +52,8 @@ def test_foreign_load_is_what_is_busy_and_not_ours(monkeypatch):
     assert found.share == 0.5
 
 
-def test_a_run_that_is_not_whole_is_no_comparison():
-    """Given a run with failures, or a stopped one, Expect neither compared."""
+def test_an_incomplete_run_is_not_compared():
+    """Given a run with failures or a stopped run, neither is compared."""
     failed = Report.from_samples([Sample(0.0, error="HTTP 503")], 1.0)
 
     with pytest.raises(HeadraceError, match="HTTP 503"):
@@ -62,8 +62,8 @@ def test_a_run_that_is_not_whole_is_no_comparison():
         require_complete(Report.from_samples([], 1.0, interrupted=True))
 
 
-def test_the_bare_side_does_all_the_work_under_its_concurrency():
-    """Given an engine that counts what runs in it, Expect the mix's exact tokens and never more at once."""
+def test_the_engine_side_keeps_its_concurrency():
+    """Given an engine that counts its requests, the mix has its exact tokens and never more at once."""
     from headrace.bench.engine.engine_only import run_mix
 
     engine = ScriptedEngine()
@@ -86,8 +86,8 @@ def test_the_bare_side_does_all_the_work_under_its_concurrency():
 
 
 @pytest.mark.slow
-def test_a_pair_through_the_whole_path():
-    """Given the scripted model through `headrace up`, Expect the mix's tokens compared, others refused."""
+def test_a_pair_through_the_full_stack():
+    """Given the scripted model through `headrace up`, equal work is compared, and unequal work is refused."""
     tokens = sum(item.output_tokens for item in make_mix(0))
     console = Console(file=io.StringIO())
 

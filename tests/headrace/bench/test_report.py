@@ -1,4 +1,4 @@
-"""Figures from hand-made samples."""
+"""Statistics of hand-made samples."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from headrace.bench.harness.timed_stream import Sample
         (list(map(float, range(1, 21))), 0.99, 20.0),
     ],
 )
-def test_percentiles_are_of_the_nearest_rank(values, share, expected):
-    """Given values, Expect the least that at least this share of all do not exceed."""
+def test_percentiles_are_nearest_rank(values, share, expected):
+    """Given values, the percentile is the least value that at least this share of all do not exceed."""
     assert percentile(values, share) == expected
 
 
 def samples() -> list[Sample]:
-    """Due at 10 s: one sent in time, one that its client could send only late, one that failed."""
+    """Samples due at 10 s: one sent in time, one sent late by a slow client, one failed."""
     return [
         Sample(scheduled=10.0, arrivals=[10.2, 10.3, 10.7], ended=10.8, output_tokens=4),
         Sample(scheduled=10.0, arrivals=[11.0, 11.1], ended=11.2, output_tokens=2),
@@ -37,8 +37,8 @@ def samples() -> list[Sample]:
     ]
 
 
-def test_figures_count_from_when_a_request_was_due():
-    """Given samples, Expect times from their schedule, gaps within streams only, and exact counts."""
+def test_latency_counts_from_the_schedule():
+    """Given samples, times count from their schedule, gaps only within streams, and counts are exact."""
     report = Report.from_samples(samples(), seconds=2.0)
 
     assert (report.ttft.p50, report.ttft.p99) == pytest.approx((0.2, 1.0))
@@ -47,25 +47,25 @@ def test_figures_count_from_when_a_request_was_due():
     assert (report.output_tokens, report.output_tokens_per_second, report.requests_per_second) == (6, 3.0, 1.0)
 
 
-def test_a_failed_request_is_an_error_and_nothing_else():
-    """Given a failed request that was quick and long, Expect it in the errors, and in no figure."""
+def test_a_failed_request_counts_only_as_an_error():
+    """Given a failed request that was quick and long, it is in the errors and in no figure."""
     assert Report.from_samples(samples(), 2.0).errors == {"connection cut": 1}
     assert Report.from_samples(samples(), 2.0).requests == 3
 
 
-def test_an_answer_without_text_has_no_time_to_a_first_token():
-    """Given an answer whose tokens show nothing, Expect it counted, and no time made up."""
+def test_an_answer_without_text_has_no_ttft():
+    """Given an answer whose tokens have no text, it is counted, without a time to first token."""
     report = Report.from_samples([Sample(scheduled=1.0, ended=2.0, output_tokens=1)], 1.0)
 
     assert (report.output_tokens, report.as_dict()["ttft"]) == (1, {"p50": None, "p95": None, "p99": None})
 
 
 @pytest.mark.parametrize("given", [[], samples()])
-def test_json_has_one_shape_whatever_was_measured(given):
-    """Given something or nothing measured, Expect the same fields, in JSON that every reader takes."""
+def test_json_always_has_the_same_fields(given):
+    """Given samples or none, the fields are the same, and the JSON is strict."""
 
     def refuse(constant: str) -> None:
-        pytest.fail(f"{constant} is no JSON")
+        pytest.fail(f"{constant} is not strict JSON")
 
     found = json.loads(json.dumps(Report.from_samples(given, 2.0).as_dict()), parse_constant=refuse)
 

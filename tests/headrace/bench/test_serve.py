@@ -1,4 +1,4 @@
-"""`headrace bench serve` as it is called."""
+"""`headrace bench serve` as a command."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.waiting import LIMIT_S
 
 
 async def call(server: FakeServer, *options: str) -> Result:
-    """The command in a thread, while the server answers in this loop."""
+    """Run the command in a thread, while the server answers in this loop."""
     return await asyncio.to_thread(CliRunner().invoke, app, ["serve", "--url", server.url, *options])
 
 
-async def test_json_is_all_that_goes_to_stdout(server):
-    """Given a server, If eight requests are sent with --json, Expect one JSON object, warm-up not in it."""
+async def test_stdout_has_only_json(server):
+    """Given eight requests and --json, stdout is one JSON object, without the warm-up."""
     result = await call(server, "--requests", "8", "--warmup", "3", "--json")
 
     found = json.loads(result.stdout)
@@ -33,7 +33,7 @@ async def test_json_is_all_that_goes_to_stdout(server):
 
 
 async def test_no_prompt_is_shown(server):
-    """Given the table and JSON, Expect no prompt in either."""
+    """Given the table and JSON, neither has a prompt."""
     results = [await call(server, "--requests", "4", *options) for options in ([], ["--json"])]
 
     prompts = [str(body["messages"][0]["content"]) for body in server.bodies]
@@ -41,7 +41,7 @@ async def test_no_prompt_is_shown(server):
 
 
 async def test_the_measured_prompts_are_new_to_the_server(server):
-    """Given a warm-up, Expect none of its prompts measured, and the same work for the same seed."""
+    """Given a warm-up, none of its prompts is measured, and the work is the same for the same seed."""
     await call(server, "--requests", "4", "--warmup", "2", "--concurrency", "1", "--seed", "5")
     await call(server, "--requests", "4", "--warmup", "0", "--concurrency", "1", "--seed", "5")
 
@@ -51,7 +51,7 @@ async def test_the_measured_prompts_are_new_to_the_server(server):
 
 
 async def test_failed_requests_fail_the_command(server):
-    """Given a server that refuses, Expect the figures shown first, then an error."""
+    """Given a server that refuses, the figures are shown first, then an error."""
     server.respond = sending(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")
 
     result = await call(server, "--requests", "3", "--json")
@@ -60,18 +60,18 @@ async def test_failed_requests_fail_the_command(server):
     assert isinstance(result.exception, HeadraceError)
 
 
-async def test_a_wrong_length_is_a_wrong_setting(server):
-    """Given a length that is none, Expect a setting's error, and nothing sent."""
+async def test_an_invalid_length_is_a_config_error(server):
+    """Given an invalid length, a ConfigError is raised, and nothing is sent."""
     result = await call(server, "--outputs", "many")
 
     assert isinstance(result.exception, ConfigError)
     assert server.bodies == []
 
 
-async def test_an_interrupted_run_tells_what_it_has(server):
-    """Given a server that answers two requests and is silent at the third,
+async def test_an_interrupted_run_reports_its_results(server):
+    """Given a server that answers two requests and not the third,
     If the run is stopped there,
-    Expect two requests in the report, marked as interrupted.
+    the report has two requests and is marked as interrupted.
     """
     third = asyncio.Event()
 
@@ -94,8 +94,8 @@ async def test_an_interrupted_run_tells_what_it_has(server):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-async def test_progress_is_for_terminals(server, terminal):
-    """Given a terminal or a pipe, Expect a progress bar on the first only."""
+async def test_only_a_terminal_shows_progress(server, terminal):
+    """Given a terminal or a pipe, only the terminal shows a progress bar."""
     shown = io.StringIO()
     await measure(server.target(), work(3), Load(1), Console(file=shown, force_terminal=terminal, width=100))
 

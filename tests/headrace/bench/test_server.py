@@ -1,4 +1,4 @@
-"""A server as a process of a benchmark: it is awaited, ended, and quoted where it does not start."""
+"""Server as a process of a benchmark: start, stop, and its log if it does not start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace.bench.harness.server import running_server
 from shared.errors import HeadraceError
 from shared.runtime.sockets import free_port
 
-WELL = """
+HEALTHY_SERVER = """
 import http.server, os, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -22,15 +22,15 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
-def test_it_lives_from_its_health_to_the_end() -> None:
+def test_a_server_runs_until_the_body_ends() -> None:
     port = free_port("127.0.0.1")
-    command = [sys.executable, "-c", WELL, str(port)]
+    command = [sys.executable, "-c", HEALTHY_SERVER, str(port)]
     with running_server(command, f"http://127.0.0.1:{port}", timeout=20, environment={"GIVEN": "1"}) as process:
         assert process.is_running()
     assert not psutil.pid_exists(process.pid)
 
 
-def test_one_that_does_not_start_says_why() -> None:
+def test_a_server_that_does_not_start_reports_its_log() -> None:
     command = [sys.executable, "-c", "raise SystemExit('no such ' + 'model')"]
     with (
         pytest.raises(HeadraceError, match="no such model"),

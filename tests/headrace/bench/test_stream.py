@@ -1,4 +1,4 @@
-"""How one streamed answer is read, whatever way its bytes come."""
+"""Parser of a streamed answer, with its bytes split in any way."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def read(data: bytes, size: int | None = None) -> Sample:
 
 
 @pytest.mark.parametrize("size", [None, 1, 2, 3, 7])
-def test_the_same_is_read_however_the_bytes_are_cut(size):
+def test_the_split_of_the_bytes_does_not_matter(size):
     """Given an answer with characters of several bytes, comments and an empty first chunk,
     If it comes in pieces of any size,
-    Expect the same two arrivals and the server's own counts.
+    there are the same two arrivals and the server's counts.
     """
     data = chunked(b": keepalive\n\n", ROLE, text("Grüße"), b": keepalive\n\n", text(" 水車🎡"), USAGE, DONE)
 
@@ -30,22 +30,22 @@ def test_the_same_is_read_however_the_bytes_are_cut(size):
     assert (len(sample.arrivals), sample.output_tokens, sample.prompt_tokens) == (2, 2, 7)
 
 
-def test_lines_may_end_as_in_http():
-    """Given a server that ends its lines with CR LF, Expect the same."""
+def test_lines_may_end_with_cr_lf():
+    """Given a server that ends its lines with CR LF, the result is the same."""
     sample = read(chunked((text("a") + text("b") + USAGE + DONE).replace(b"\n", b"\r\n")))
 
     assert (len(sample.arrivals), sample.output_tokens) == (2, 2)
 
 
-def test_completions_carry_text_instead_of_a_delta():
-    """Given chunks of the older API, Expect their texts counted."""
+def test_completions_have_text_instead_of_a_delta():
+    """Given chunks of the older API, their texts are counted."""
     sample = read(chunked(b'data: {"choices": [{"text": "a"}]}\n\n', USAGE, DONE))
 
     assert len(sample.arrivals) == 1
 
 
-def test_a_token_without_text_is_no_failure():
-    """Given an answer whose one token shows nothing, Expect its count and no arrival."""
+def test_a_token_without_text_is_valid():
+    """Given an answer whose only token has no text, it is counted, without an arrival."""
     sample = read(chunked(ROLE, USAGE, DONE))
 
     assert (sample.arrivals, sample.output_tokens) == ([], 2)
@@ -68,16 +68,16 @@ def test_a_token_without_text_is_no_failure():
         (b"SSH-2.0-OpenSSH\r\n\r\n", "malformed HTTP"),
     ],
 )  # fmt: skip
-def test_failures_have_kinds(data, kind):
-    """Given an answer that fails, Expect its kind, and nothing of the server's message."""
+def test_failures_are_sorted_by_kind(data, kind):
+    """Given an answer that fails, the error is its kind, without the server's message."""
     with pytest.raises(StreamFailed) as failure:
         read(data)
 
     assert str(failure.value) == kind
 
 
-def test_an_answer_is_complete_at_its_end_only():
-    """Given a whole answer but its last byte, Expect it incomplete until that came."""
+def test_an_answer_is_complete_only_at_its_end():
+    """Given an answer without its last byte, it is incomplete until that byte arrives."""
     data = chunked(text("a"), USAGE, DONE)
     stream = AnswerStream(Sample(0.0))
 

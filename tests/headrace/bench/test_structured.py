@@ -1,4 +1,4 @@
-"""Structured outputs by a real model, on a small scale: every answer fits its schema."""
+"""Structured outputs of a real model on a small scale: every answer fits its schema."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def test_all_answers_fit(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert found.slower is not None
 
 
-def test_schemas_are_varied_and_can_be_held() -> None:
-    """Given the generated schemas, expect every one to be a schema, held strictly, and nearly all keywords used."""
+def test_schemas_are_varied_and_can_be_enforced() -> None:
+    """Given the generated schemas, each is valid and strictly enforceable, and nearly all keywords occur."""
     schemas = make_schemas(300, 0)
     assert schemas == make_schemas(300, 0)
     used = set()
@@ -46,7 +46,7 @@ def test_schemas_are_varied_and_can_be_held() -> None:
     }
 
 
-def test_wrong_answers_are_counted_as_such() -> None:
+def test_wrong_answers_have_a_defect() -> None:
     schema = {"type": "string", "format": "date"}
     assert _defect(schema, '"2024-02-29"', "stop") is None
     assert _defect(schema, '"2023-02-29"', "stop") == "does not fit: format"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.support.launched import Launched
+from tests.support.launched_server import Launched
 from tests.support.page_watch import Watch
 from tests.support.waiting import LIMIT_S
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.support.launched import Launched
+from tests.support.launched_server import Launched
 from tests.support.page_watch import Watch
 from tests.support.waiting import LIMIT_S
 from workers.scripted_engine import expected, text_of

@@ -93,7 +93,7 @@ async def test_wrong_clocks_change_nothing(scale: Scale, figures: dict[str, Any]
 
 def _shifted(seconds: int) -> dict[str, str]:
     """Return the environment of a process with a shifted wall clock."""
-    folder = Path(__file__).parents[1] / "support" / "shifted"
+    folder = Path(__file__).parents[1] / "support" / "clock_shift"
     return {
         "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         "CLOCK_SHIFT": str(seconds),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.launched import Launched
+from tests.support.launched_server import Launched
 
 
 @pytest.fixture(scope="package")

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.launched import Launched, new_key
+from tests.support.launched_server import Launched, new_key
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from openai import OpenAI
 from headrace.cli.options import first_model
 from headrace.client import HeadraceClient
 from shared.models.model_store import MINILM
-from tests.support.launched import Launched
+from tests.support.launched_server import Launched
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow

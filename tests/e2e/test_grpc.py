@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launched import Launched
+from tests.support.launched_server import Launched
 from workers.scripted_engine import expected
 
 pytestmark = pytest.mark.slow

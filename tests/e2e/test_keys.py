@@ -16,7 +16,7 @@ import pytest
 
 from headrace.client import HeadraceClient
 from shared.errors import InvalidApiKey, Unauthenticated
-from tests.support.launched import Launched, new_key
+from tests.support.launched_server import Launched, new_key
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.launched import Launched
+from tests.support.launched_server import Launched
 
 pytestmark = pytest.mark.slow
 

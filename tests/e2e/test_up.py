@@ -25,7 +25,7 @@ from shared.kafka import topics
 from shared.settings import load
 from tests.support.batch_client import BatchClient, line
 from tests.support.kafka_mock import address, make_topics
-from tests.support.launched import Launched
+from tests.support.launched_server import Launched
 from tests.support.waiting import LIMIT_S
 from workers.scripted_engine import expected
 

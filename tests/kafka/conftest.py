@@ -19,13 +19,13 @@ from tests.support.kafka_mock import BROKER
 
 
 @pytest.fixture(scope="session", autouse=True)
-def adapted(valkey: EmbeddedServer) -> None:
+def adapted_mock(valkey: EmbeddedServer) -> None:
     if not BROKER:
         mock_kafka.adapt(valkey.url)
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use short sessions: the mock needs a session timeout to assign partitions. Real brokers may refuse them."""
     if not BROKER:
         monkeypatch.setattr("workers.kafka.consumer_thread.SESSION", 2_500)

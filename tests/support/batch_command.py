@@ -18,7 +18,7 @@ from tests.support.cluster import Cluster
 from tests.support.waiting import LIMIT_S
 
 
-class Command:
+class BatchRun:
     """`headrace batch run` as a process."""
 
     def __init__(self, url: str, source: Path, out: Path, *options: str) -> None:
@@ -32,7 +32,7 @@ class Command:
             env={**os.environ, "HEADRACE_LOG_LEVEL": "warning"},
         )
 
-    async def done(self, count: int) -> None:
+    async def wait_for_lines(self, count: int) -> None:
         """Wait until the output has `count` lines."""
         deadline = time.monotonic() + LIMIT_S
         while not self.out.exists() or self.out.read_bytes().count(b"\n") < count:
@@ -40,7 +40,7 @@ class Command:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.005)
 
-    async def ended(self, status: int = 0) -> dict[str, Any]:
+    async def wait(self, status: int = 0) -> dict[str, Any]:
         """Wait for the end of the command, check its exit status, and return its summary."""
         out, err = await asyncio.to_thread(self.process.communicate, timeout=LIMIT_S)
         assert self.process.returncode == status, err
@@ -48,7 +48,7 @@ class Command:
         return json.loads(out) if out else {"error": err}
 
 
-def ran(cluster: Cluster) -> set[str]:
+def started_jobs(cluster: Cluster) -> set[str]:
     """Return the ids of all jobs that a worker began. A refused job has a state, but no log."""
     with redis.Redis.from_url(cluster.store.url) as store:
         return {key.decode() for key in store.scan_iter("hr:{req_*}:log", count=1000)}

@@ -154,5 +154,5 @@ def _measure_headrace(http: httpx.Client, model: str, prompts: str, seed: int) -
 def _measure_transformers(folder: str, prompts: str, seed: int) -> Side:
     found = run_in_subprocess(
         "headrace.bench.engine.peer_embeddings", folder, prompts, seed
-    )  # beside our server, which is idle
+    )  # next to the idle Headrace server
     return {int(batch): Speed(**speed) for batch, speed in found.items()}

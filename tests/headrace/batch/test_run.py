@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.batch_command import Command, chats, ran, results, write
+from tests.support.batch_command import BatchRun, chats, results, started_jobs, write
 from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
 
 async def check_complete(cluster: Cluster, source: Path, out: Path, count: int, known: set[str]) -> None:
-    """Check that each line was answered once, and ran once."""
+    """Check that each line was answered once, and started_jobs once."""
     found = results(out)
     assert sorted(each["custom_id"] for each in found) == sorted(f"c{i}" for i in range(count))
     assert all(each["response"]["status_code"] == 200 for each in found)
     assert len({each["response"]["request_id"] for each in found}) == count
-    assert len(ran(cluster) - known) == count, "a line was run twice"
+    assert len(started_jobs(cluster) - known) == count, "a line was run twice"
     assert not out.with_name(out.name + ".run").exists()
 
 
@@ -51,7 +51,7 @@ async def test_a_file_of_every_kind_of_line(cluster: Cluster, tmp_path: Path) ->
     """Given OpenAI batch lines, plain lines and bad lines, each has a record, and the summary is a line of JSON."""
     source = write(tmp_path / "in.jsonl", EVERY_KIND_OF_LINE)
     out = tmp_path / "out.jsonl"
-    summary = await Command(cluster.urls[0], source, out, "--ordered", "--max-tokens", "4").ended()
+    summary = await BatchRun(cluster.urls[0], source, out, "--ordered", "--max-tokens", "4").wait()
     found = results(out)
     assert (summary["lines"], summary["done"], summary["skipped"], summary["stopped"]) == (16, 16, 0, False)
     assert summary["failed"] == sum(
@@ -86,53 +86,53 @@ async def test_a_file_of_every_kind_of_line(cluster: Cluster, tmp_path: Path) ->
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 async def test_a_stopped_run_resumes(cluster: Cluster, tmp_path: Path, how: signal.Signals) -> None:
     """Given a run that is stopped twice, once with half a record, each line has one run and one result."""
-    known = ran(cluster)
+    known = started_jobs(cluster)
     source, out = write(tmp_path / "in.jsonl", chats(120, pace=20)), tmp_path / "out.jsonl"
     for count in (20, 60):
-        command = Command(cluster.urls[0], source, out, "--concurrency", "16")
-        await command.done(count)
+        command = BatchRun(cluster.urls[0], source, out, "--concurrency", "16")
+        await command.wait_for_lines(count)
         command.process.send_signal(how)
-        await command.ended(130 if how is signal.SIGINT else -how)
+        await command.wait(130 if how is signal.SIGINT else -how)
     with out.open("ab") as file:
         file.write(b'{"id":"batch_req_0123')
-    summary = await Command(cluster.urls[0], source, out).ended()
+    summary = await BatchRun(cluster.urls[0], source, out).wait()
     assert summary["skipped"] >= 60
     await check_complete(cluster, source, out, 120, known)
-    again = await Command(cluster.urls[0], source, out).ended()
+    again = await BatchRun(cluster.urls[0], source, out).wait()
     assert (again["done"], again["skipped"]) == (120, 120)
 
 
 async def test_a_run_killed_before_its_first_result_rejoins(cluster: Cluster, tmp_path: Path) -> None:
-    known = ran(cluster)
+    known = started_jobs(cluster)
     source, out = write(tmp_path / "in.jsonl", chats(4, pace=300)), tmp_path / "out.jsonl"
-    command = Command(cluster.urls[0], source, out)
-    while len(ran(cluster) - known) < 4:
+    command = BatchRun(cluster.urls[0], source, out)
+    while len(started_jobs(cluster) - known) < 4:
         assert command.process.poll() is None
     command.process.kill()
-    await command.ended(-signal.SIGKILL)
+    await command.wait(-signal.SIGKILL)
     assert out.read_bytes() == b""
     for options, problem in ((("--model", "other"), "begun with model"), (("--kafka", "127.0.0.1:1"), "over HTTP")):
-        assert problem in (await Command(cluster.urls[0], source, out, *options).ended(2))["error"]
-    await Command(cluster.urls[0], source, out).ended()
+        assert problem in (await BatchRun(cluster.urls[0], source, out, *options).wait(2))["error"]
+    await BatchRun(cluster.urls[0], source, out).wait()
     await check_complete(cluster, source, out, 4, known)
 
 
 async def test_a_run_outlives_the_api(cluster: Cluster, tmp_path: Path) -> None:
     """Given an API that dies during a run, the run waits for its return, or ends and can be resumed."""
-    known = ran(cluster)
+    known = started_jobs(cluster)
     source, out = write(tmp_path / "in.jsonl", chats(60, pace=20)), tmp_path / "out.jsonl"
-    command = Command(cluster.urls[0], source, out, "--concurrency", "16")
-    await command.done(10)
+    command = BatchRun(cluster.urls[0], source, out, "--concurrency", "16")
+    await command.wait_for_lines(10)
     cluster.apis[0].kill()
     await cluster.apis[0].start()
-    await command.done(30)
+    await command.wait_for_lines(30)
     cluster.apis[0].kill()
     command.process.kill()
-    await command.ended(-signal.SIGKILL)
-    impatient = Command(cluster.urls[0], source, out, "--patience", "0")
-    assert "lines are done: the same command goes on" in (await impatient.ended(1))["error"]
+    await command.wait(-signal.SIGKILL)
+    impatient = BatchRun(cluster.urls[0], source, out, "--patience", "0")
+    assert "lines are done: the same command goes on" in (await impatient.wait(1))["error"]
     await cluster.apis[0].start()
-    await Command(cluster.urls[0], source, out).ended()
+    await BatchRun(cluster.urls[0], source, out).wait()
     await check_complete(cluster, source, out, 60, known)
 
 
@@ -140,13 +140,13 @@ async def test_a_foreign_output_file_is_left_alone(cluster: Cluster, tmp_path: P
     """Given another file, or results of another input, the run is refused and the file is unchanged."""
     source, out = write(tmp_path / "in.jsonl", chats(3)), tmp_path / "out.jsonl"
     out.write_text("my notes\n")
-    assert "does not hold results" in (await Command(cluster.urls[0], source, out).ended(2))["error"]
+    assert "does not hold results" in (await BatchRun(cluster.urls[0], source, out).wait(2))["error"]
     assert out.read_text() == "my notes\n"
     out.write_text("notes")
-    await Command(cluster.urls[0], source, out).ended(2)
+    await BatchRun(cluster.urls[0], source, out).wait(2)
     out.unlink()
-    assert "cannot be the input" in (await Command(cluster.urls[0], source, source).ended(2))["error"]
-    assert "cannot read" in (await Command(cluster.urls[0], tmp_path / "none", out).ended(2))["error"]
-    await Command(cluster.urls[0], source, out).ended()
+    assert "cannot be the input" in (await BatchRun(cluster.urls[0], source, source).wait(2))["error"]
+    assert "cannot read" in (await BatchRun(cluster.urls[0], tmp_path / "none", out).wait(2))["error"]
+    await BatchRun(cluster.urls[0], source, out).wait()
     other = write(tmp_path / "other.jsonl", chats(4))
-    assert "does not hold results" in (await Command(cluster.urls[0], other, out).ended(2))["error"]
+    assert "does not hold results" in (await BatchRun(cluster.urls[0], other, out).wait(2))["error"]

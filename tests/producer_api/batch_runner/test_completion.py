@@ -13,7 +13,7 @@ from tests.support.webhook_receiver import SECRET, receiving
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
-FALLING = Path(__file__).parents[2] / "support" / "falling"
+CRASH_INJECTION = Path(__file__).parents[2] / "support" / "crash_injection"
 # with how often the end is told: after a fall between the telling and its record nobody knows that it was
 POINTS = {
     "producer_api.batch_runner.batch_runner:BatchRun._ended": 1,  # the batch has ended, and nobody was woken
@@ -27,8 +27,8 @@ async def test_an_end_is_told_whoever_falls(tmp_path: Path) -> None:
     told all the same, each time by one id and with the same body.
     """
     named = tmp_path / "fall"
-    paths = os.pathsep.join([str(FALLING), os.environ.get("PYTHONPATH", "")])
-    watched = {"PYTHONPATH": paths, "FALL_AT": " ".join(POINTS), "FALL_FILE": str(named)}
+    paths = os.pathsep.join([str(CRASH_INJECTION), os.environ.get("PYTHONPATH", "")])
+    watched = {"PYTHONPATH": paths, "CRASH_AT": " ".join(POINTS), "CRASH_FILE": str(named)}
     hooks = {"webhook_secrets": SECRET, "webhook_allow_http": True, "webhook_allow_private": True}
     async with (
         with_tasks(tmp_path, tasks=1, webhook_timeout=2, environment={"api": watched}, **hooks) as cluster,

@@ -1,6 +1,6 @@
-"""Kill the process that has this module on its PYTHONPATH when it calls the function named in the file FALL_FILE.
+"""Kill the process that has this module on its PYTHONPATH when it calls the function named in the file CRASH_FILE.
 
-FALL_AT lists the functions that may be named, as `module:name` or `module:Class.name`, separated by spaces. The
+CRASH_AT lists the functions that may be named, as `module:name` or `module:Class.name`, separated by spaces. The
 file is removed first, so that the next process is not killed.
 """
 
@@ -21,14 +21,14 @@ def _watch(point: str, file: Path) -> None:
     owner = attrgetter(".".join(within))(owner) if within else owner
     called = getattr(owner, name)
 
-    def fall(*args: Any) -> Any:
+    def crash(*args: Any) -> Any:
         if file.exists() and file.read_text() == point:
             file.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return called(*args)
 
-    setattr(owner, name, fall)
+    setattr(owner, name, crash)
 
 
-for _point in os.environ["FALL_AT"].split():
-    _watch(_point, Path(os.environ["FALL_FILE"]))
+for _point in os.environ["CRASH_AT"].split():
+    _watch(_point, Path(os.environ["CRASH_FILE"]))

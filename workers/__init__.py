@@ -1,1 +1,1 @@
-"""The worker side: pulls requests, runs them through the engine and writes their answers."""
+"""The worker process: pulls requests, runs them through the engine and appends their answers to the token log."""

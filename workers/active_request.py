@@ -1,4 +1,4 @@
-"""The requests that a worker holds now: their lease, what the log has of them, and what is to be written next."""
+"""A request while a worker runs it: its lease, its prompt, and the seq of its next token."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from workers.engine.interface import EngineOutput, EngineRequest
 
 @dataclass
 class ActiveRequest:
-    """One held request. `next_seq` is the seq of the next token that the engine gives it."""
+    """One request that this worker holds the lease of.
+
+    Attributes:
+        held_since: by time.monotonic.
+        next_seq: seq of the next token that the engine produces.
+    """
 
     delivery: Delivery
     lease: Lease
     prompt: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
-    alarm: asyncio.TimerHandle | None = None
-    born: float = field(default_factory=time.monotonic)
+    deadline_timer: asyncio.TimerHandle | None = None
+    held_since: float = field(default_factory=time.monotonic)
     next_seq: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,27 +40,34 @@ class ActiveRequest:
         return self.delivery.request.id
 
     @property
-    def run(self) -> str:
-        """The engine's name for this lease's run, so that no output of an earlier one is taken for it."""
-        return f"{self.id}:{self.lease.epoch}"
+    def run_id(self) -> str:
+        """The id of this attempt, under which the engine runs it.
+
+        It contains the lease epoch, so that a late output of an earlier attempt is not taken for one of this.
+        """
+        return f"{self.id}/{self.lease.epoch}"
 
     @property
     def history(self) -> list[Token]:
+        """The tokens that earlier attempts logged."""
         return [token for event in self.lease.history for token in event.tokens]
 
     def time_left(self, deadline: float) -> float:
-        """Seconds until `deadline`, which is by the server's clock: ours only tells how long the lease is old."""
-        return max(0.0, deadline - self.lease.acquired_at - (time.monotonic() - self.born))
+        """Return the seconds until `deadline`, a time of the server's clock.
 
-    def resume(self, most_tokens: int, prefix_salt: bytes) -> EngineRequest | None:
-        """The request as the engine takes it: after its logged tokens. None when they complete it.
+        The local clock only measures the age of the lease.
+        """
+        return max(0.0, deadline - self.lease.acquired_at - (time.monotonic() - self.held_since))
 
-        A request without max_tokens may fill `most_tokens`, over all its choices.
+    def engine_request(self, token_budget: int, prefix_salt: bytes) -> EngineRequest | None:
+        """Return the request for the engine, to continue after its logged tokens; None if they complete it.
+
+        A request without max_tokens may produce `token_budget` tokens over all its choices.
         """
         request = self.delivery.request
         params = request.params
         if params.max_tokens is None:
-            params = msgspec.structs.replace(params, max_tokens=max(1, most_tokens // params.n))
+            params = msgspec.structs.replace(params, max_tokens=max(1, token_budget // params.n))
         emitted: list[list[int]] = [[] for _ in range(params.n)]
         ended = 0
         for token in self.history:
@@ -63,10 +75,10 @@ class ActiveRequest:
             ended += token.finish_reason is not None
         if ended == params.n:
             return None
-        if self.history:  # it was told with the first token
+        if self.history:  # the echo was sent with the first token
             params = msgspec.structs.replace(params, echo=False)
         return EngineRequest(
-            self.run,
+            self.run_id,
             self.prompt,
             params,
             resumed=tuple(tuple(ids) for ids in emitted),
@@ -78,25 +90,26 @@ class ActiveRequest:
         )
 
     def append(self, outputs: list[EngineOutput]) -> Append:
-        """One append for all of `outputs`, in order, and the terminal event if they end the request."""
+        """Return one append of all `outputs`, in order, with the terminal event if they end the request."""
         tokens = tuple(token for output in outputs for token in output.tokens)
         last = outputs[-1]
         prompt = next((output.prompt for output in outputs if output.prompt), ())
         event = TokenEvent(self.next_seq, tokens, None, prompt)
         self.next_seq += len(tokens)
         if last.finished:
-            event = msgspec.structs.replace(event, terminal=self._end(last))
-        return Append(self.lease, event, len(self.prompt), () if last.finished else self._record(event))
+            event = msgspec.structs.replace(event, terminal=self._terminal(last))
+        return Append(self.lease, event, len(self.prompt), () if last.finished else self._ids_to_record(event))
 
-    def _record(self, event: TokenEvent) -> tuple[int, ...]:
-        """The prompt's ids, with the first tokens of a chat: rendered again, its template may give others.
+    def _ids_to_record(self, event: TokenEvent) -> tuple[int, ...]:
+        """Return the prompt's ids with the first tokens of a chat, and nothing otherwise.
 
-        A template may contain the time, and the next worker may have another version of it.
+        The next worker continues from them: a chat template may contain the time, and the next worker may have
+        another version of it.
         """
         first = event.seq == 0 and event.tokens
         return self.prompt if first and self.delivery.request.messages is not None else ()
 
-    def _end(self, last: EngineOutput) -> Terminal:
+    def _terminal(self, last: EngineOutput) -> Terminal:
         error = last.error
         state = RequestState.FAILED if error else RequestState.COMPLETED
         usage = Usage(len(self.prompt), self.next_seq)
@@ -104,8 +117,8 @@ class ActiveRequest:
         return Terminal(state, usage, ErrorInfo.of(error) if error else None, waited, last.result)
 
 
-def by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:
-    """Outputs grouped by the run that they belong to, each in order."""
+def group_by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:
+    """Group outputs by the run that they belong to, each group in order."""
     grouped: dict[str, list[EngineOutput]] = {}
     for output in outputs:
         grouped.setdefault(output.job_id, []).append(output)

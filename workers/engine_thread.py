@@ -1,6 +1,6 @@
-"""The engine's thread: commands come in by an inbox, steps' outputs leave by a bounded outbox.
+"""Engine thread: commands arrive in an inbox, the outputs of steps leave through a bounded outbox.
 
-When nobody takes the outputs, the engine waits: a store that is down stops the work instead of filling the memory.
+The engine waits while the outbox is full: when Redis is down, the work stops instead of filling the memory.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from shared.protocol import PriorityClass
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, Generator
 from workers.engine.stage import Stage
 
-OUTBOX = 64  # steps whose outputs may be waiting to be written
-GATHER = 0.001  # seconds between looks at a batch that waits for more requests
-IDLE = 0.5  # seconds between looks at the stop flag while the outbox is full
+MAX_QUEUED_STEPS = 64  # steps whose outputs may wait to be appended
+BATCH_WAIT_POLL_S = 0.001  # between steps of a batch that waits for more requests
+STOP_CHECK_INTERVAL_S = 0.5  # between checks of the stop flag while the outbox is full
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Abort:
-    """Drop a request; with an error it ends so, after the tokens that it had."""
+    """Drop a run. With an error, an output with that error ends it."""
 
-    job_id: str
+    run_id: str
     error: HeadraceError | None = None
 
 
 @dataclass(frozen=True)
 class Wake:
-    """Look at the stop flag."""
+    """Check the stop flag."""
 
 
-class EngineLoop:
-    """Runs a Generator in a thread of its own.
+class EngineThread:
+    """Runs a Generator in a separate thread.
 
     Args:
-        engine: only this thread calls it from now on, save for its tokenizer.
-        notify: called in the engine's thread when there is something to `take`, or when the loop has failed.
+        engine: only this thread calls it from now on, except its tokenizer.
+        notify: called in the engine's thread when there is something to `take`, or when the engine has failed.
     """
 
     def __init__(self, engine: Generator, notify: Callable[[], object]) -> None:
         self._engine = engine
         self._notify = notify
         self._inbox: queue.SimpleQueue[EngineRequest | Abort | Wake] = queue.SimpleQueue()
-        self._outbox: queue.Queue[list[EngineOutput]] = queue.Queue(OUTBOX)
+        self._outbox: queue.Queue[list[EngineOutput]] = queue.Queue(MAX_QUEUED_STEPS)
         self._stopping = threading.Event()
         self._urgent = threading.Event()
         engine.abandon_when(self._urgent.is_set)
@@ -70,72 +70,72 @@ class EngineLoop:
     def add(self, request: EngineRequest) -> None:
         self._inbox.put(request)
         if request.priority is PriorityClass.INTERACTIVE:
-            self._urgent.set()  # after the request is in: whoever sees the one finds the other
+            self._urgent.set()  # after the request is queued, so that a step that stops for it finds it
 
-    def abort(self, job_id: str, error: HeadraceError | None = None) -> None:
-        self._inbox.put(Abort(job_id, error))
+    def abort(self, run_id: str, error: HeadraceError | None = None) -> None:
+        self._inbox.put(Abort(run_id, error))
 
     def take(self) -> list[EngineOutput]:
-        """All outputs since the last call, in order."""
-        found: list[EngineOutput] = []
+        """Return all outputs since the last call, in order."""
+        outputs: list[EngineOutput] = []
         while True:
             try:
-                found += self._outbox.get_nowait()
+                outputs += self._outbox.get_nowait()
             except queue.Empty:
-                return found
+                return outputs
 
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                refused = self._commands()
+                refused = self._run_commands()
                 outputs = refused + (self._engine.step() if self._engine.has_work() else [])
                 self.stats = self._engine.stats()
                 if outputs:
                     self._put(outputs)
-        except Exception as error:  # the thread's last act: the worker stops with this failure
+        except Exception as error:  # ends the thread; the worker raises it and stops
             log.exception("engine_failed")
             self.failure = error
             self._notify()
 
-    def _patience(self) -> float | None:
-        """Seconds to wait for a command before the next step; None without work."""
+    def _command_timeout(self) -> float | None:
+        """Return how many seconds to wait for a command before the next step; None (no limit) without work."""
         if not self._engine.has_work():
             return None
-        return GATHER if self.stats.waiting and not self.stats.running else 0
+        return BATCH_WAIT_POLL_S if self.stats.waiting and not self.stats.running else 0
 
     def _put(self, outputs: list[EngineOutput]) -> None:
         while not self._stopping.is_set():
             try:
-                self._outbox.put(outputs, timeout=IDLE)
+                self._outbox.put(outputs, timeout=STOP_CHECK_INTERVAL_S)
             except queue.Full:
                 continue
             self._notify()
             return
 
-    def _commands(self) -> list[EngineOutput]:
-        """Carry out what is in the inbox, waiting for something when there is no work; what was refused."""
+    def _run_commands(self) -> list[EngineOutput]:
+        """Run the queued commands, waiting for one if there is no work. Return the outputs of refused requests."""
         refused: list[EngineOutput] = []
         self._urgent.clear()
-        patience = self._patience()
+        timeout = self._command_timeout()
         while True:
             try:
-                command = self._inbox.get(block=patience != 0, timeout=patience)
+                command = self._inbox.get(block=timeout != 0, timeout=timeout)
             except queue.Empty:
                 return refused
-            patience = 0
+            timeout = 0
             if isinstance(command, Abort):
-                if self._engine.abort(command.job_id) and command.error is not None:
-                    refused.append(EngineOutput(command.job_id, finished=True, error=command.error))
+                if self._engine.abort(command.run_id) and command.error is not None:
+                    refused.append(EngineOutput(command.run_id, finished=True, error=command.error))
             elif isinstance(command, EngineRequest):
                 refused += self._add(command)
 
     def _add(self, request: EngineRequest) -> list[EngineOutput]:
-        """Hand a request to the engine; the end of one that it refuses, or that makes it fail."""
+        """Add a request to the engine. Return the final output of one that it refuses or that makes it fail."""
         try:
-            with Stage("admission to the engine", request.id):
+            with Stage("admission to the engine", run_id=request.id):
                 self._engine.add(request)
         except HeadraceError as error:
             if isinstance(error, EngineFailed):
-                self._engine.abort(request.id)  # it may have been half taken in
+                self._engine.abort(request.id)  # it may have been added in part
             return [EngineOutput(request.id, finished=True, error=error)]
         return []

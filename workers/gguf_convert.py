@@ -1,4 +1,4 @@
-"""Makes a safetensors folder out of a GGUF file: `python -m workers.gguf_convert FILE.gguf FOLDER`.
+"""Converter from GGUF to safetensors: `python -m workers.gguf_convert FILE.gguf FOLDER`.
 
 transformers reads the file and dequantizes it to float32.
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 
 def convert(gguf: Path, target: Path) -> None:
     """Write model and tokenizer to `target`."""
-    import torch  # noqa: PLC0415  heavy, and only this process needs them
+    import torch  # noqa: PLC0415  slow to import, and only this process needs them
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # dequantized already: without this, saving would look for a way to write GGUF
+    # The weights are dequantized already; with these fields, save_pretrained would try to write GGUF.
     model.hf_quantizer = None
     model.is_quantized = False
     model.config.__dict__.pop("quantization_config", None)

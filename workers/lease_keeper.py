@@ -1,4 +1,4 @@
-"""Keeps a worker's claims alive: one heartbeat for all that it holds, and word of what it has lost."""
+"""Renews the leases of a worker: one heartbeat for all of its requests, and a callback for each lost one."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from shared.backend import Backend
 from shared.errors import Unavailable
 from shared.models.worker_registry import WorkerInfo
 from workers.active_request import ActiveRequest
-from workers.sole_request import Solitude
+from workers.sole_request import SoleRequestRecord
 
 log = structlog.get_logger(__name__)
 
 
 class LeaseKeeper:
-    """Beats three times in a lease.
+    """Sends three heartbeats per lease.
 
     Args:
-        lease: seconds of silence after which others may claim what this worker holds.
-        heartbeat: this worker, with its load now.
-        held: the requests that it holds.
-        lost: called with each that somebody else holds by now.
-        solitude: records which request runs alone.
+        lease: seconds without a heartbeat after which other workers may claim this worker's requests.
+        heartbeat: returns this worker's registry entry with its current load.
+        active_requests: returns the requests that this worker holds.
+        on_lost: called with each request that another worker has claimed.
+        sole_request: records which request runs alone.
     """
 
     def __init__(
@@ -32,19 +32,20 @@ class LeaseKeeper:
         backend: Backend,
         lease: float,
         heartbeat: Callable[[], WorkerInfo],
-        held: Callable[[], list[ActiveRequest]],
-        lost: Callable[[ActiveRequest], None],
+        active_requests: Callable[[], list[ActiveRequest]],
+        on_lost: Callable[[ActiveRequest], None],
         *,
-        solitude: Solitude,
+        sole_request: SoleRequestRecord,
     ) -> None:
         self._backend = backend
         self._interval = lease / 3
         self._heartbeat = heartbeat
-        self._held = held
-        self._lost = lost
-        self._solitude = solitude
+        self._active_requests = active_requests
+        self._on_lost = on_lost
+        self._sole_request = sole_request
 
     async def run(self) -> None:
+        """Send heartbeats until the task is cancelled."""
         while True:
             try:
                 await self.beat()
@@ -53,12 +54,13 @@ class LeaseKeeper:
             await asyncio.sleep(self._interval)
 
     async def beat(self) -> None:
+        """Send one heartbeat and report what was lost. Raises Unavailable."""
         info = self._heartbeat()
         await self._backend.registry.beat(info)
-        held = {request.delivery.claim: request for request in self._held()}
-        gone = await self._backend.transport.renew(info.model, info.id, list(held))
-        runs = {request.run for request in self._held()}  # without those that ended meanwhile
-        for claim in gone:
-            if held[claim].run in runs:
-                self._lost(held[claim])
-        await self._solitude.note()
+        by_claim = {request.delivery.claim: request for request in self._active_requests()}
+        lost_claims = await self._backend.transport.renew(info.model, info.id, list(by_claim))
+        run_ids = {request.run_id for request in self._active_requests()}  # some may have ended during the call
+        for claim in lost_claims:
+            if by_claim[claim].run_id in run_ids:
+                self._on_lost(by_claim[claim])
+        await self._sole_request.update()

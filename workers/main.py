@@ -1,4 +1,4 @@
-"""A worker process, from its settings to its end."""
+"""The worker process: start the engine and the worker, and stop them on a signal."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from shared.settings import Settings
 from workers.engine.interface import Generator
 from workers.metrics import WorkerMetrics
 from workers.openmp_env import spin_briefly
-from workers.scripted_engine import CONTEXT, ScriptedEngine
+from workers.scripted_engine import DEFAULT_CONTEXT_TOKENS, ScriptedEngine
 from workers.worker import Worker
 
 if TYPE_CHECKING:
     from workers.kafka.intake import KafkaIntake
 
-# Seconds that the engine's thread may keep the interpreter while a token waits to be written. With Python's 5 ms
-# each of the few hand-overs between a step and its append waited that long.
-SWITCH_INTERVAL = 0.001
+# The longest time that the engine's thread keeps the interpreter while a token waits to be appended. With Python's
+# default of 5 ms, each of the few thread switches between a step and its append waited that long.
+SWITCH_INTERVAL_S = 0.001
 
 log = structlog.get_logger(__name__)
 
@@ -45,12 +45,12 @@ def run(settings: Settings) -> None:
     Raises:
         Unavailable: Redis does not answer at the start.
         ConfigError: the model or the device cannot be used.
-        EngineFailed: the engine broke; what it held is left to other workers.
+        EngineFailed: the engine failed; other workers take over its requests.
     """
     spin_briefly()
-    # Each text is tokenized by the thread that asks: in the library's pool a short one would wait for long ones.
+    # Tokenize each text in the calling thread: in the library's own pool, a short text would wait for long ones.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
 
@@ -71,7 +71,7 @@ async def _serve(settings: Settings) -> None:
             metrics.registry.register(backend.server.foreign)
         if settings.metrics_port is not None:
             _serve_metrics(settings.metrics_port, settings.host, metrics)
-        engine = await _load(settings, repository, backend, info)
+        engine = await _load_engine(settings, repository, backend, info)
         info = msgspec.structs.replace(
             info,
             state="ready",
@@ -81,38 +81,38 @@ async def _serve(settings: Settings) -> None:
             fingerprint=engine.fingerprint,
         )
         worker = Worker(info, engine, backend, settings, metrics)
-        async with _kafka(settings, backend, info, metrics, worker.drain) as intake:
-            await _work(worker, intake, info)
+        async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
+            await _run_worker(worker, intake, info)
     finally:
         await backend.close()
 
 
 def _serve_metrics(port: int, host: str, metrics: WorkerMetrics) -> None:
-    """Raises ConfigError."""
+    """Serve /metrics in a thread. Raises ConfigError if the port cannot be used."""
     try:
         server, _ = start_http_server(port, host, registry=metrics.registry)
     except OSError as error:
         raise ConfigError(
-            f"metrics_port {port} on {host} cannot be used ({error.strerror}): choose another, or 0",
+            f"metrics_port {port} on {host} cannot be used ({error.strerror}): set a free port, or 0 for any",
             param="metrics_port",
         ) from None
-    log.info("metrics", port=server.server_port)
+    log.info("metrics_listening", port=server.server_port)
 
 
 @asynccontextmanager
-async def _kafka(
+async def _kafka_intake(
     settings: Settings,
     backend: Backend,
     info: WorkerInfo,
     metrics: WorkerMetrics,
-    failed: Callable[[], None],
+    on_failure: Callable[[], None],
 ) -> AsyncIterator[KafkaIntake | None]:
-    """The way in from Kafka's topics, where there are brokers. It ends after the worker, to tell the last."""
+    """Run the Kafka intake if brokers are set. It ends after the worker, to write the last results."""
     if not settings.kafka_bootstrap:
         yield None
         return
     try:
-        from workers.kafka.intake import KafkaIntake  # noqa: PLC0415  kafka-python is there only where it is used
+        from workers.kafka.intake import KafkaIntake  # noqa: PLC0415  kafka-python is optional
         from workers.kafka.metrics import KafkaMetrics  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"{error}: install headrace[kafka]", param="kafka_bootstrap") from error
@@ -120,18 +120,18 @@ async def _kafka(
         name=info.model, max_model_len=info.max_model_len, created=0, task=info.task, fingerprint=info.fingerprint
     )
     intake = KafkaIntake(settings, backend, model, info.id, KafkaMetrics(metrics.registry))
-    running = asyncio.create_task(intake.run())
-    running.add_done_callback(lambda _: failed())  # a worker does not go on without it
+    intake_task = asyncio.create_task(intake.run())
+    intake_task.add_done_callback(lambda _: on_failure())  # without its intake, the worker stops
     try:
         yield intake
         await intake.settle()
     finally:
-        running.cancel()
+        intake_task.cancel()
         with suppress(asyncio.CancelledError):
-            await running
+            await intake_task
 
 
-async def _work(worker: Worker, intake: KafkaIntake | None, info: WorkerInfo) -> None:
+async def _run_worker(worker: Worker, intake: KafkaIntake | None, info: WorkerInfo) -> None:
     loop = asyncio.get_running_loop()
 
     def drain() -> None:
@@ -139,8 +139,8 @@ async def _work(worker: Worker, intake: KafkaIntake | None, info: WorkerInfo) ->
         if intake is not None:
             intake.drain()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, drain)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, drain)
     settle()
     log.info("worker_ready", worker=info.id, model=info.model, max_model_len=info.max_model_len)
     try:
@@ -150,15 +150,17 @@ async def _work(worker: Worker, intake: KafkaIntake | None, info: WorkerInfo) ->
     log.info("worker_stopped", worker=info.id)
 
 
-async def _load(settings: Settings, repository: ModelRepository, backend: Backend, info: WorkerInfo) -> Generator:
-    """The engine, loaded in a thread while the heartbeat tells how far it is."""
+async def _load_engine(
+    settings: Settings, repository: ModelRepository, backend: Backend, info: WorkerInfo
+) -> Generator:
+    """Load the engine in a thread, while heartbeats report the progress."""
     progress = 0.0
 
-    def note(share: float) -> None:
+    def set_progress(share: float) -> None:
         nonlocal progress
         progress = share
 
-    async def beat() -> None:
+    async def send_heartbeats() -> None:
         while True:
             try:
                 await backend.registry.beat(msgspec.structs.replace(info, progress=progress))
@@ -166,25 +168,31 @@ async def _load(settings: Settings, repository: ModelRepository, backend: Backen
                 log.warning("heartbeat_failed", error=error.message)
             await asyncio.sleep(min(0.5, settings.lease / 3))
 
-    beating = asyncio.create_task(beat())
+    heartbeats = asyncio.create_task(send_heartbeats())
     try:
-        # The thread must be gone before the engine's own starts: OpenMP keeps a team for each thread that computed,
-        # and waits passively, a quarter slower, once teams outnumber the cores.
+        # The thread must end before the engine's own thread starts: OpenMP keeps a team for each thread that has
+        # computed. If there are more teams than cores, their threads wait passively, which is a quarter slower.
         with ThreadPoolExecutor(max_workers=1) as loader:
-            return await asyncio.get_running_loop().run_in_executor(loader, _build, settings, repository, note)
+            return await asyncio.get_running_loop().run_in_executor(
+                loader, _build_engine, settings, repository, set_progress
+            )
     finally:
-        beating.cancel()
+        heartbeats.cancel()
 
 
-def _build(settings: Settings, repository: ModelRepository, note: Callable[[float], None]) -> Generator:
+def _build_engine(
+    settings: Settings, repository: ModelRepository, set_progress: Callable[[float], None]
+) -> Generator:
     if settings.model == SCRIPTED:
-        return ScriptedEngine(max_model_len=settings.max_model_len or CONTEXT, max_num_seqs=settings.max_num_seqs)
+        return ScriptedEngine(
+            max_model_len=settings.max_model_len or DEFAULT_CONTEXT_TOKENS, max_num_seqs=settings.max_num_seqs
+        )
     try:
-        from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is imported only where it is used
+        from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is optional
         from workers.engine.embedding_engine import EmbeddingEngine  # noqa: PLC0415
         from workers.engine.engine import Engine  # noqa: PLC0415
         from workers.engine.models.bert_loader import embeds  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
-    config = EngineConfig.of(settings, repository.folder(note))
-    return EmbeddingEngine.load(config) if embeds(config.model) else Engine.load(config, note)
+    config = EngineConfig.of(settings, repository.folder(set_progress))
+    return EmbeddingEngine.load(config) if embeds(config.model) else Engine.load(config, set_progress)

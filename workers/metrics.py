@@ -1,4 +1,4 @@
-"""A worker's Prometheus metrics, in a registry of its own."""
+"""Prometheus metrics of a worker, in a separate registry."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from shared.token_log.interface import Append, Lease
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineStats
 
-WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+WAIT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 PREFIX = "headrace_worker"
 GAUGES = {
     "running": "Sequences in the batch",
-    "waiting": "Sequences pulled, and not yet in the batch",
+    "waiting": "Sequences pulled and not yet in the batch",
     "blocks_used": "KV blocks in use",
-    "blocks_total": "KV blocks there are",
-    "preemptions": "How often a sequence gave way to another, since the start",
-    "prefix_queries": "Tokens that sequences had to compute when they began to run, since the start",
-    "prefix_hits": "Those of them that were found computed, since the start",
+    "blocks_total": "KV blocks in total",
+    "preemptions": "Sequences preempted by others, since the start",
+    "prefix_queries": "Tokens looked up in the prefix cache by sequences that began to run, since the start",
+    "prefix_hits": "Tokens found in the prefix cache, since the start",
 }
 
 
 class WorkerMetrics:
-    """Counts what one worker does; `registry` is what /metrics shows."""
+    """Counters and gauges of one worker; /metrics shows `registry`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -34,36 +34,38 @@ class WorkerMetrics:
         self._tokens = Counter(
             f"{PREFIX}_tokens", "Tokens of ended requests, by kind", ("model", "kind"), registry=self.registry
         )
-        self._wait = Histogram(
+        self._queue_seconds = Histogram(
             f"{PREFIX}_queue_seconds",
-            "From submission to a worker",
+            "Seconds from submission until a worker takes the request",
             ("model",),
-            buckets=WAITS,
+            buckets=WAIT_BUCKETS_S,
             registry=self.registry,
         )
-        Gauge(f"{PREFIX}_log_lines_dropped", "Log lines that nobody took", registry=self.registry).set_function(
-            lines_dropped
-        )
+        Gauge(
+            f"{PREFIX}_log_lines_dropped",
+            "Log lines dropped because stderr could not take them",
+            registry=self.registry,
+        ).set_function(lines_dropped)
         self._gauges = {
             name: Gauge(f"{PREFIX}_{name}", text, registry=self.registry) for name, text in GAUGES.items()
         }
 
-    def started(self, request: Request, lease: Lease) -> None:
-        self._wait.labels(request.model).observe(max(0.0, lease.acquired_at - request.created_at))
+    def count_start(self, request: Request, lease: Lease) -> None:
+        self._queue_seconds.labels(request.model).observe(max(0.0, lease.acquired_at - request.created_at))
 
-    def appended(self, held: ActiveRequest, append: Append) -> None:
+    def count_append(self, active: ActiveRequest, append: Append) -> None:
         terminal = append.event.terminal
         if terminal is not None:
-            self._ended(held, terminal.state.value)
+            self._count_end(active, terminal.state.value)
 
-    def cancelled(self, held: ActiveRequest) -> None:
-        self._ended(held, "cancelled")
+    def count_cancellation(self, active: ActiveRequest) -> None:
+        self._count_end(active, "cancelled")
 
-    def _ended(self, held: ActiveRequest, outcome: str) -> None:
-        model = held.delivery.request.model
+    def _count_end(self, active: ActiveRequest, outcome: str) -> None:
+        model = active.delivery.request.model
         self._requests.labels(model, outcome).inc()
-        self._tokens.labels(model, "prompt").inc(len(held.prompt))
-        self._tokens.labels(model, "completion").inc(held.next_seq)
+        self._tokens.labels(model, "prompt").inc(len(active.prompt))
+        self._tokens.labels(model, "completion").inc(active.next_seq)
 
     def observe(self, stats: EngineStats) -> None:
         for name, gauge in self._gauges.items():

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait for each other. It must be said before torch is imported."""
+"""OpenMP settings in the environment; they must be set before torch is imported."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 def spin_briefly() -> None:
     """Let a waiting thread sleep after a few microseconds, unless the environment says otherwise.
 
-    By default libgomp spins for milliseconds. Where another process wants the same cores, the threads then burn the
-    time that the last of them needs: two engines on two cores ran at a tenth of the speed of one, and with this at
-    a half, which is all that there is.
+    By default libgomp spins for milliseconds. If another process needs the same cores, the spinning threads take
+    the time that the slowest thread needs: two engines on two cores each ran at a tenth of the speed of one alone.
+    With this setting each runs at half, which is the most that two cores can give.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -1,6 +1,5 @@
-"""A worker's way in: pulls what the engine has room for, claims what others lost, and takes each one's lease.
-
-It knows nothing of engines: what it has taken it hands on.
+"""Puller of a worker: pulls the requests that the engine has room for, claims those that other workers lost, and
+acquires their leases.
 """
 
 from __future__ import annotations
@@ -22,25 +21,26 @@ from shared.redis import keys
 from shared.settings import Settings
 from shared.token_log.interface import Lease
 from shared.token_log.subscription import Subscription
-from workers.sole_request import Solitude
+from workers.sole_request import SoleRequestRecord
 
-POLL = 1.0  # seconds after which the queue is looked at although nobody said that there is something
-CLAIMS_PER_LEASE = 3  # looks, within a lease, for what others lost
-PROOF = 2  # workers lost in a row with one request alone; one may have been killed by something else
-RETRY = 0.25
+POLL_INTERVAL_S = 1.0  # between pulls without a notification
+CLAIMS_PER_LEASE = 3  # checks per lease for requests that other workers lost
+MIN_LOSSES_ALONE = 2  # workers lost in a row that ran this request alone; a single loss may have another cause
+RETRY_PAUSE_S = 0.25
 
 log = structlog.get_logger(__name__)
 
 
-class Intake:
-    """Pulls for one worker.
+class Puller:
+    """Pulls requests for one worker.
 
     Args:
-        model, worker: whose queue, and for whom.
-        room: what the engine can take now.
-        begin: called with all that was taken in one round.
-        displace: told of a request that comes again; what is left of an earlier run of it must go.
-        solitude: records whether what is taken runs alone.
+        model: name of the model whose queue is pulled.
+        worker: id of the worker.
+        room: returns how many more sequences the engine can take now.
+        start_runs: called with the requests that one round acquired.
+        drop_run: called with the id of each delivered job; an earlier run of it on this worker must end.
+        sole_request: records whether a request runs alone.
     """
 
     def __init__(
@@ -51,162 +51,172 @@ class Intake:
         model: str,
         worker: str,
         room: Callable[[], Room],
-        begin: Callable[[Sequence[tuple[Delivery, Lease]]], Awaitable[None]],
-        displace: Callable[[str], object],
-        solitude: Solitude,
+        start_runs: Callable[[Sequence[tuple[Delivery, Lease]]], Awaitable[None]],
+        drop_run: Callable[[str], object],
+        sole_request: SoleRequestRecord,
     ) -> None:
         self._backend = backend
         self._max_attempts = settings.max_attempts
         self._model = model
         self._worker = worker
         self._room = room
-        self._begin = begin
-        self._displace = displace
-        self._solitude = solitude
+        self._start_runs = start_runs
+        self._drop_run = drop_run
+        self._sole_request = sole_request
         self._interval = settings.lease / CLAIMS_PER_LEASE
         self._claim_at = 0.0
-        self._more = True  # something may wait that we have not been given
-        self._spared = False  # some of that is left to less loaded workers, for a moment
-        self._suspect = ""  # the request at its last attempt that runs now, until it is cleared
-        self._parked: deque[Delivery] = deque()
-        self._changed = asyncio.Event()
+        self._may_have_more = True  # the queue may hold requests that were not returned by the last pull
+        self._left_to_others = False  # the last pull left requests to less loaded workers, for a moment
+        self._suspect_id = ""  # the request on its last attempt that runs now, until it is cleared
+        self._deferred: deque[Delivery] = deque()
+        self._wake_up = asyncio.Event()
         self._closed = False
 
-    def more_room(self) -> None:
-        """There is room, or it is time to look."""
-        self._changed.set()
+    def room_changed(self) -> None:
+        """Wake the puller: the engine has more room."""
+        self._wake_up.set()
 
     def close(self) -> None:
-        """Pull no more; `run` returns once what it has begun is done."""
+        """Stop pulling; `run` returns after the current round."""
         self._closed = True
-        self._changed.set()
+        self._wake_up.set()
 
     async def run(self) -> None:
+        """Pull until `close` is called."""
         async with self._backend.live.subscribe(keys.wake_channel(self._model)) as woken:
-            listening = asyncio.create_task(self._listen(woken))
+            listening = asyncio.create_task(self._listen_for_wake_ups(woken))
             try:
-                await self._pull_on()
+                await self._pull_until_closed()
             finally:
                 listening.cancel()
 
-    async def _pull_on(self) -> None:
+    async def _pull_until_closed(self) -> None:
         while not self._closed:
-            self._changed.clear()
+            self._wake_up.clear()
             try:
-                taken = await self._fill()
+                taken = await self._pull_once()
             except Unavailable as error:
                 log.warning("queue_unavailable", error=error.message)
-                self._more = True
-                await asyncio.sleep(RETRY)
+                self._may_have_more = True
+                await asyncio.sleep(RETRY_PAUSE_S)
                 continue
-            if not (taken and self._more) or self._spared:
-                await self._change()
+            if not (taken and self._may_have_more) or self._left_to_others:
+                await self._wait()
 
-    async def _fill(self) -> int:
+    async def _pull_once(self) -> int:
         now = time.monotonic()
-        self._spared = False
-        if not (self._more or self._parked or now >= self._claim_at):
+        self._left_to_others = False
+        if not (self._may_have_more or self._deferred or now >= self._claim_at):
             return 0
         room = self._room()
         if not any(room.seats.values()):
             return 0
-        found = await self._next_parked()
-        if not found and now >= self._claim_at:
+        deliveries = await self._next_deferred()
+        if not deliveries and now >= self._claim_at:
             self._claim_at = now + self._interval
             most = max(room.seats.values())
-            found = await self._backend.transport.claim(self._model, self._worker, most)
-        if not found and self._more:
-            self._more = False  # unless somebody says otherwise meanwhile
-            found, more, self._spared = await self._backend.transport.pull(self._model, self._worker, room)
-            self._more |= more
-        await self._take(found)
-        return len(found)
+            deliveries = await self._backend.transport.claim(self._model, self._worker, most)
+        if not deliveries and self._may_have_more:
+            self._may_have_more = False  # a notification during the pull sets it again
+            deliveries, more, self._left_to_others = await self._backend.transport.pull(
+                self._model, self._worker, room
+            )
+            self._may_have_more |= more
+        await self._acquire(deliveries)
+        return len(deliveries)
 
-    async def _change(self) -> None:
-        """Until something was published or released, room was made, or it is time to look by ourselves."""
+    async def _wait(self) -> None:
+        """Wait for a publication, a release or more room, at most until the next poll or claim is due."""
         try:
-            async with asyncio.timeout(min(interface.SPARE_S if self._spared else POLL, self._interval)):
-                await self._changed.wait()
+            async with asyncio.timeout(
+                min(interface.SPARE_S if self._left_to_others else POLL_INTERVAL_S, self._interval)
+            ):
+                await self._wake_up.wait()
         except TimeoutError:
-            self._more = True
+            self._may_have_more = True
 
-    async def _listen(self, woken: Subscription) -> None:
+    async def _listen_for_wake_ups(self, woken: Subscription) -> None:
         while True:
-            if await woken.get(None) != b"published":  # released, or some were missed
+            if await woken.get(None) != b"published":  # requests were released, or notifications missed
                 self._claim_at = 0.0
-            self._more = True
-            self._changed.set()
+            self._may_have_more = True
+            self._wake_up.set()
 
-    async def _take(self, found: Sequence[Delivery]) -> None:
-        """Acquire the log of each that can be run, and let go of what cannot."""
-        done: list[Claim] = []
-        wanted: list[Delivery] = []
-        for item in found:
-            self._displace(item.request.id)
-            if self._may_run(item):
-                wanted.append(item)
-        async with self._solitude.taking(len(wanted)) as alone:
+    async def _acquire(self, deliveries: Sequence[Delivery]) -> None:
+        """Acquire the log of each request that can run, and acknowledge or set aside the others."""
+        finished: list[Claim] = []
+        runnable: list[Delivery] = []
+        for delivery in deliveries:
+            self._drop_run(delivery.request.id)
+            if self._may_start(delivery):
+                runnable.append(delivery)
+        async with self._sole_request.acquiring(len(runnable)) as alone:
             leases = await self._backend.token_log.acquire(
-                [item.request.id for item in wanted], self._worker, [item.attempt for item in wanted], alone=alone
+                [delivery.request.id for delivery in runnable],
+                self._worker,
+                [delivery.attempt for delivery in runnable],
+                alone=alone,
             )
             taken: list[tuple[Delivery, Lease]] = []
-            for item, lease in zip(wanted, leases, strict=True):
-                if lease is not None and not self._is_lethal(lease):
-                    taken.append((item, lease))
+            for delivery, lease in zip(runnable, leases, strict=True):
+                if lease is not None and not self._must_set_aside(lease):
+                    taken.append((delivery, lease))
                     continue
                 if lease is not None:
-                    await self._abandon(item, lease)
-                done.append(item.claim)
-                self.cleared(item.request.id)
-            await self._begin(taken)
-        await self._backend.transport.acknowledge(done)
+                    await self._abandon(delivery, lease)
+                finished.append(delivery.claim)
+                self.clear(delivery.request.id)
+            await self._start_runs(taken)
+        await self._backend.transport.acknowledge(finished)
 
-    def _is_lethal(self, lease: Lease) -> bool:
-        """Return True if the request may not run again.
+    def _must_set_aside(self, lease: Lease) -> bool:
+        """Return True if the request must not run again.
 
-        Its last attempt would run it apart, to find out; where it was alone before, that is known already.
+        The last attempt runs a request alone, to see whether it kills its worker. If two workers were lost that ran
+        it alone, that is already known, and the last attempt is skipped.
         """
-        known = lease.lost_alone >= PROOF
-        return lease.losses >= self._max_attempts - known
+        proven_alone = lease.lost_alone >= MIN_LOSSES_ALONE
+        return lease.losses >= self._max_attempts - proven_alone
 
-    def _may_run(self, item: Delivery) -> bool:
-        """What comes for its last attempt runs one at a time, until it is cleared: it may be what killed the rest.
+    def _may_start(self, delivery: Delivery) -> bool:
+        """Return True if a request may run now; defer it otherwise.
 
-        Those that wait for that are not acquired, so that the next death is not counted as theirs; and their lease
-        is not renewed, so that a worker without a suspect of its own may take them over.
+        Requests on their last attempt run one at a time until they are cleared, because one of them may have killed
+        the earlier workers. Deferred ones are not acquired, so that the next loss is not counted against them, and
+        their lease is not renewed, so that a worker without a suspect may take them over.
         """
-        if item.attempt == 1 or item.attempt < self._max_attempts:
+        if delivery.attempt == 1 or delivery.attempt < self._max_attempts:
             return True
-        if self._suspect not in ("", item.request.id):
-            self._parked.append(item)
+        if self._suspect_id not in ("", delivery.request.id):
+            self._deferred.append(delivery)
             return False
-        self._suspect = item.request.id
+        self._suspect_id = delivery.request.id
         return True
 
-    def cleared(self, job_id: str) -> None:
-        """It has given a token, or has ended: it was not the one."""
-        if self._suspect == job_id:
-            self._suspect = ""
-            if self._parked:
-                self._changed.set()
+    def clear(self, job_id: str) -> None:
+        """Clear a request of suspicion: it has produced a token, or has ended."""
+        if self._suspect_id == job_id:
+            self._suspect_id = ""
+            if self._deferred:
+                self._wake_up.set()
 
-    async def _next_parked(self) -> list[Delivery]:
-        """One that waited to be run apart, and is still ours."""
-        while self._parked and not self._suspect:
-            item = self._parked.popleft()
-            if not await self._backend.transport.renew(self._model, self._worker, [item.claim]):
-                return [item]
+    async def _next_deferred(self) -> list[Delivery]:
+        """Return the next deferred request whose claim this worker still holds."""
+        while self._deferred and not self._suspect_id:
+            delivery = self._deferred.popleft()
+            if not await self._backend.transport.renew(self._model, self._worker, [delivery.claim]):
+                return [delivery]
         return []
 
-    async def _abandon(self, item: Delivery, lease: Lease) -> None:
-        alone = " and nothing else" if lease.lost_alone >= PROOF else ""
+    async def _abandon(self, delivery: Delivery, lease: Lease) -> None:
+        alone = " and nothing else" if lease.lost_alone >= MIN_LOSSES_ALONE else ""
         error = RequestAbandoned(f"set aside: {lease.losses} workers were lost while they ran it{alone}")
-        await set_aside(self._backend, item.request, error, lease.losses)
-        await self._backend.token_log.close(item.request.id, error)
+        await set_aside(self._backend, delivery.request, error, lease.losses)
+        await self._backend.token_log.close(delivery.request.id, error)
 
 
 async def set_aside(backend: Backend, request: Request, error: HeadraceError, attempts: int) -> None:
-    """Keep a request that will not be run again, with the reason. Raises Unavailable."""
+    """Add a request that will not run again to the dead letters, with the reason. Raises Unavailable."""
     at = await backend.token_log.now()
     await backend.dead_letters.add(DeadLetter(request, ErrorInfo.of(error), attempts, at))
     log.error("request_set_aside", job_id=request.id, attempts=attempts, reason=error.code)

@@ -1,10 +1,10 @@
-"""An engine without weights: tokens by a rule, so that every gap or repeat in an answer shows.
+"""Engine without weights: its tokens follow a rule, so that every gap or repetition in an answer is visible.
 
-Token p of choice c of a prompt is known beforehand (`expected`). For tests, and to measure delivery by itself.
-A prompt may hold directives, which are part of it for the rule as well:
+Token p of choice c of a prompt is known in advance (`expected`). It serves tests and benchmarks of delivery.
+A prompt may contain directives, which count as part of the prompt for the rule:
 
-    [pace 20]   a token of each choice every 20 ms, and no sooner
-    [die 5]     the process ends at once, as by a kill, instead of giving token 5
+    [pace 20]   at most one token of each choice every 20 ms
+    [die 5]     the process exits at once, like a killed one, instead of producing token 5
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Message, Token, Tools
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, too_long
 
-VOCABULARY = 50_000
-CONTEXT = 8192  # tokens, unless a setting says otherwise
-NAP = 0.01  # seconds that a step waits at most while no token is due, so that an abort is not kept waiting
+VOCAB_SIZE = 50_000
+DEFAULT_CONTEXT_TOKENS = 8192  # without the setting max_model_len
+MAX_SLEEP_S = 0.01  # of a step without a due token, so that an abort is handled soon
 DIRECTIVE = re.compile(r"\[(pace|die) (\d{1,9})\]")
 
 
 def expected(prompt: Sequence[int], choice: int, position: int) -> int:
-    """The token that this engine gives at `position` (0 is the first generated) of `choice`."""
-    return _token(_start(prompt), choice, position)
+    """Return the token at `position` of `choice`; 0 is the first generated position."""
+    return _token(_first_value(prompt), choice, position)
 
 
-def _start(prompt: Sequence[int]) -> int:
-    """Where a prompt's answer begins; the prompt's order counts."""
+def _first_value(prompt: Sequence[int]) -> int:
+    """Return the value that a prompt's answer starts from; it depends on the order of the tokens."""
     return zlib.crc32(array("q", prompt).tobytes())
 
 
-def _token(start: int, choice: int, position: int) -> int:
-    return (start + choice * 7_919 + position * 104_729) % VOCABULARY
+def _token(first_value: int, choice: int, position: int) -> int:
+    return (first_value + choice * 7_919 + position * 104_729) % VOCAB_SIZE
 
 
 def text_of(token: int) -> str:
@@ -47,16 +47,16 @@ def text_of(token: int) -> str:
 
 
 class ScriptedTokenizer:
-    """One token per character."""
+    """Tokenizer with one token per character."""
 
-    vocab_size = VOCABULARY
+    vocab_size = VOCAB_SIZE
 
     def encode(
         self, text: str, *, special: bool = True, most_tokens: int | None = None, param: str = "prompt"
     ) -> list[int]:
         if most_tokens is not None and len(text) > most_tokens:
             raise too_long(len(text), "characters", most_tokens, param)
-        return [ord(character) % VOCABULARY for character in text]
+        return [ord(character) % VOCAB_SIZE for character in text]
 
     def encode_chat(
         self,
@@ -78,70 +78,74 @@ class ScriptedTokenizer:
 
 
 @dataclass
-class _Run:
-    """One request; `emitted` tokens so far per choice, the next ones `due` by time.monotonic.
+class _ScriptedRun:
+    """One running request.
 
-    `pace` is in seconds; at `death` tokens of a choice the process ends.
+    Attributes:
+        emitted: tokens so far, per choice.
+        due: time of the next tokens, by time.monotonic.
+        interval_s: between two tokens of a choice.
+        exit_at: number of tokens of a choice at which the process exits.
     """
 
     request: EngineRequest
     emitted: list[int]
-    start: int = field(init=False)
-    pace: float = 0.0
-    death: int | None = None
+    first_value: int = field(init=False)
+    interval_s: float = 0.0
+    exit_at: int | None = None
     due: float = 0.0
-    echoed: bool = False
+    echo_sent: bool = False
 
     def __post_init__(self) -> None:
-        self.start = _start(self.request.prompt)
-        text = "".join(chr(token) for token in self.request.prompt if token < VOCABULARY)
+        self.first_value = _first_value(self.request.prompt)
+        text = "".join(chr(token) for token in self.request.prompt if token < VOCAB_SIZE)
         for name, number in DIRECTIVE.findall(text):
             if name == "pace":
-                self.pace = int(number) / 1000
+                self.interval_s = int(number) / 1000
             else:
-                self.death = int(number)
+                self.exit_at = int(number)
 
     @property
-    def fatal(self) -> bool:
-        return self.death is not None and max(self.emitted) >= self.death
+    def must_exit(self) -> bool:
+        return self.exit_at is not None and max(self.emitted) >= self.exit_at
 
     def echo(self) -> tuple[Token, ...]:
-        """The prompt, where it is asked for, with the first token of this run."""
-        if self.echoed or not self.request.params.echo:
+        """Return the prompt with the first token of this run, if the request asks for it."""
+        if self.echo_sent or not self.request.params.echo:
             return ()
-        self.echoed = True
+        self.echo_sent = True
         return tuple(Token(0, token, chr(token)) for token in self.request.prompt)
 
 
 class ScriptedEngine:
-    """A Generator; it cannot constrain what it says, so that schemas and tools are refused.
+    """Generator without weights. It cannot constrain answers, so schemas and tools are refused.
 
     Args:
-        max_model_len: most tokens of prompt and answer.
-        max_num_seqs: most requests that advance in one step.
+        max_model_len: maximum number of tokens of prompt and answer.
+        max_num_seqs: maximum number of requests that advance in one step.
     """
 
-    def __init__(self, *, max_model_len: int = CONTEXT, max_num_seqs: int = 256) -> None:
+    def __init__(self, *, max_model_len: int = DEFAULT_CONTEXT_TOKENS, max_num_seqs: int = 256) -> None:
         self.tokenizer = ScriptedTokenizer()
         self.constraints = None
         self.fingerprint = "fp_scripted"
         self.task: Task = "generate"
         self.max_model_len = max_model_len
         self._max_num_seqs = max_num_seqs
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, _ScriptedRun] = {}
 
     def add(self, request: EngineRequest) -> None:
-        wanted = len(request.prompt) + (request.params.max_tokens or 1)
-        if wanted > self.max_model_len:
+        needed = len(request.prompt) + (request.params.max_tokens or 1)
+        if needed > self.max_model_len:
             raise ContextLengthExceeded(
-                f"the model's context is {self.max_model_len} tokens; {len(request.prompt)} of the prompt and "
-                f"{request.params.max_tokens} of max_tokens were asked for",
+                f"prompt and max_tokens must fit the model's context of {self.max_model_len} tokens, got "
+                f"{len(request.prompt)} prompt tokens and max_tokens {request.params.max_tokens}",
                 param="messages",
             )
         if request.id in self._runs:
-            raise InvalidRequest("that id is running already")
+            raise InvalidRequest(f"run {request.id} is running already")
         emitted = [len(tokens) for tokens in request.resumed] or [0] * request.params.n
-        self._runs[request.id] = _Run(request, emitted)
+        self._runs[request.id] = _ScriptedRun(request, emitted)
 
     def abort(self, job_id: str) -> bool:
         return self._runs.pop(job_id, None) is not None
@@ -151,7 +155,7 @@ class ScriptedEngine:
         due = [run for run in self._runs.values() if run.due <= now]
         if not due:
             soonest = min(run.due for run in self._runs.values())
-            time.sleep(min(soonest - now, NAP))
+            time.sleep(min(soonest - now, MAX_SLEEP_S))
             return []
         outputs = [self._advance(run, now) for run in due[: self._max_num_seqs]]
         for output in outputs:
@@ -159,15 +163,15 @@ class ScriptedEngine:
                 del self._runs[output.job_id]
         return outputs
 
-    def _advance(self, run: _Run, now: float) -> EngineOutput:
-        if run.fatal:
+    def _advance(self, run: _ScriptedRun, now: float) -> EngineOutput:
+        if run.must_exit:
             os._exit(1)
-        run.due = now + run.pace
+        run.due = now + run.interval_s
         limit = run.request.params.max_tokens or self.max_model_len - len(run.request.prompt)
         tokens = []
         for choice, position in enumerate(run.emitted):
             if position < limit:
-                token = _token(run.start, choice, position)
+                token = _token(run.first_value, choice, position)
                 run.emitted[choice] += 1
                 end = FinishReason.LENGTH if position + 1 == limit else None
                 tokens.append(Token(choice, token, text_of(token), end))
@@ -175,7 +179,7 @@ class ScriptedEngine:
         return EngineOutput(run.request.id, tuple(tokens), finished, prompt=run.echo())
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
-        """Its steps are never given up."""
+        """Ignore the signal: steps take no time."""
 
     def has_work(self) -> bool:
         return bool(self._runs)

@@ -1,7 +1,7 @@
-"""How many more sequences a worker may take of each class.
+"""Seats of a worker by priority class.
 
-A more urgent request may take the seat of a less urgent one, which the engine then preempts; but each class keeps
-seats in proportion to its weight, so that none starves. It knows nothing of queues.
+A more urgent request may take the seat of a less urgent one, which the engine then preempts. Each class keeps a
+number of seats in proportion to its weight, so that no class starves.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from shared.queue.interface import CLASS_WEIGHTS, Room
 TOTAL_WEIGHT = sum(CLASS_WEIGHTS.values())
 
 
-def room(held: Iterable[Request], capacity: int) -> Room:
-    """The room that is left beside `held`, in an engine of `capacity` sequences."""
-    taken: Counter[PriorityClass] = Counter()
-    for request in held:
-        taken[request.priority] += request.params.n
+def free_seats(running: Iterable[Request], capacity: int) -> Room:
+    """Return how many more sequences of each class an engine of `capacity` sequences can take beside `running`."""
+    used: Counter[PriorityClass] = Counter()
+    for request in running:
+        used[request.priority] += request.params.n
     urgency = tuple(PriorityClass)
     seats = {}
     for i, priority in enumerate(urgency):
-        above = sum(taken[other] for other in urgency[: i + 1])
-        kept = sum(min(taken[other], _own_seats(other, capacity)) for other in urgency[i + 1 :])
-        seats[priority] = max(0, capacity - above - kept)
+        as_urgent = sum(used[other] for other in urgency[: i + 1])
+        kept = sum(min(used[other], _guaranteed_seats(other, capacity)) for other in urgency[i + 1 :])
+        seats[priority] = max(0, capacity - as_urgent - kept)
     return Room(capacity, seats)
 
 
-def _own_seats(priority: PriorityClass, capacity: int) -> int:
+def _guaranteed_seats(priority: PriorityClass, capacity: int) -> int:
     return -(-capacity * CLASS_WEIGHTS[priority] // TOTAL_WEIGHT)

@@ -1,4 +1,4 @@
-"""Record of which request a worker runs alone: evidence against that request if the worker is lost."""
+"""Record of the request that a worker runs alone: evidence against that request if the worker is lost."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from shared.token_log.interface import TokenLog
 from workers.active_request import ActiveRequest
 
 
-class Solitude:
-    """Keeps the record in the token log true, and never too harsh: it is withdrawn before a second request begins.
+class SoleRequestRecord:
+    """Keeps the record in the token log up to date.
+
+    It is withdrawn before a second request begins, so that a request is never blamed for its neighbour.
 
     Args:
-        held: returns the requests that the worker holds.
+        active_requests: returns the requests that the worker holds.
     """
 
-    def __init__(self, token_log: TokenLog, held: Callable[[], Sequence[ActiveRequest]]) -> None:
+    def __init__(self, token_log: TokenLog, active_requests: Callable[[], Sequence[ActiveRequest]]) -> None:
         self._token_log = token_log
-        self._held = held
-        self._taking = asyncio.Lock()
+        self._active_requests = active_requests
+        self._lock = asyncio.Lock()
 
     @asynccontextmanager
-    async def taking(self, count: int) -> AsyncIterator[bool]:
-        """For the time in which `count` requests are acquired and begun; yields whether one will run alone.
+    async def acquiring(self, count: int) -> AsyncIterator[bool]:
+        """Hold the record while `count` requests are acquired and begun; yields True if one will run alone.
 
-        Raises Unavailable where the record cannot be withdrawn; then nothing may be acquired.
+        Raises Unavailable if the record cannot be withdrawn; then no request may be acquired.
         """
-        async with self._taking:
-            held = self._held()
-            if count and len(held) == 1:
-                await self._token_log.note_alone(held[0].lease, alone=False)
-            yield count == 1 and not held
+        async with self._lock:
+            active_requests = self._active_requests()
+            if count and len(active_requests) == 1:
+                await self._token_log.note_alone(active_requests[0].lease, alone=False)
+            yield count == 1 and not active_requests
 
-    async def note(self) -> None:
-        """Record it where all other requests have ended. Raises Unavailable."""
-        held = self._held()
-        if len(held) != 1 or self._taking.locked():
+    async def update(self) -> None:
+        """Record the request that is left if all others have ended. Raises Unavailable."""
+        active_requests = self._active_requests()
+        if len(active_requests) != 1 or self._lock.locked():
             return
-        async with self._taking:
-            await self._token_log.note_alone(held[0].lease, alone=True)
+        async with self._lock:
+            await self._token_log.note_alone(active_requests[0].lease, alone=True)

@@ -1,7 +1,7 @@
-"""A worker's life: take what the engine has room for, write what it makes, acknowledge what has ended.
+"""Worker: pull the requests that the engine has room for, append its outputs, acknowledge what has ended.
 
-One task takes in, one writes, one acknowledges, one keeps the leases, one listens for cancellations. The engine
-runs in a thread of its own.
+One task pulls, one appends, one acknowledges, one renews the leases, one listens for cancellations. The engine runs
+in a separate thread.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from shared.redis import keys
 from shared.settings import Settings
 from shared.token_log.interface import OVERDUE, Append, Lease
 from shared.validation.request_limits import check_task
-from workers.active_request import ActiveRequest, by_run
+from workers.active_request import ActiveRequest, group_by_run
 from workers.engine.interface import Constraint, EngineOutput, EngineRequest, Form, Generator
 from workers.engine.stage import Stage
-from workers.engine_thread import EngineLoop
+from workers.engine_thread import EngineThread
 from workers.lease_keeper import LeaseKeeper
 from workers.metrics import WorkerMetrics
-from workers.prompt_encoding import Encoding
-from workers.puller import RETRY, Intake, set_aside
-from workers.seat_allocation import room
-from workers.sole_request import Solitude
+from workers.prompt_encoding import PromptEncoder
+from workers.puller import RETRY_PAUSE_S, Puller, set_aside
+from workers.seat_allocation import free_seats
+from workers.sole_request import SoleRequestRecord
 
-GATHER = 0.01  # seconds for which ends gather before they are acknowledged together
+ACKNOWLEDGE_DELAY_S = 0.01  # so that requests that end together are acknowledged in one call
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +44,8 @@ class Worker:
     """Serves one model.
 
     Args:
-        info: who this worker is; its load is filled in with each heartbeat.
-        engine: loaded, and from now on this worker's.
+        info: this worker's registry entry; each heartbeat adds the current load.
+        engine: loaded; from now on only this worker uses it.
     """
 
     def __init__(
@@ -55,242 +55,261 @@ class Worker:
         self._backend = backend
         self._settings = settings
         self._metrics = metrics
-        self._encoding = Encoding(engine.tokenizer, engine.max_model_len)
+        self._encoder = PromptEncoder(engine.tokenizer, engine.max_model_len)
         self._constraints = engine.constraints
-        self._admitting: set[asyncio.Task[None]] = set()
+        self._starting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self._outputs = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self._engine = EngineLoop(engine, lambda: self._loop.call_soon_threadsafe(self._outputs.set))
-        self._active: dict[str, ActiveRequest] = {}
-        self._done: list[Claim] = []
-        self._ended = asyncio.Event()
+        self._output_ready = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._engine = EngineThread(engine, lambda: self._loop.call_soon_threadsafe(self._output_ready.set))
+        self._by_job: dict[str, ActiveRequest] = {}
+        self._finished_claims: list[Claim] = []
+        self._claims_ready = asyncio.Event()
         self._draining = asyncio.Event()
-        self._secret = secrets.token_bytes(32)  # the prefix cache lives and dies with this process
-        solitude = Solitude(backend.token_log, self._held)
+        self._secret = secrets.token_bytes(32)  # not stored: the prefix cache ends with this process
+        sole_request = SoleRequestRecord(backend.token_log, self._active_requests)
         self._leases = LeaseKeeper(
-            backend, settings.lease, self._heartbeat, self._held, self._lost, solitude=solitude
+            backend,
+            settings.lease,
+            self._heartbeat,
+            self._active_requests,
+            self._on_lease_lost,
+            sole_request=sole_request,
         )
-        self._intake = Intake(
+        self._puller = Puller(
             backend,
             settings,
             model=info.model,
             worker=info.id,
-            room=self._room,
-            begin=self._begin,
-            displace=self._drop,  # it may be ours from before our lease passed
-            solitude=solitude,
+            room=self._free_seats,
+            start_runs=self._start_runs,
+            drop_run=self._abort,  # this worker may still run it under a lease that has expired
+            sole_request=sole_request,
         )
 
     async def run(self) -> None:
-        """Work until `drain` is called and its grace is over, or until the engine fails, which is raised."""
+        """Work until `drain` is called and the grace time is over. Raises the failure of the engine, in a group."""
         self._engine.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 background = [
-                    tasks.create_task(self._write()),
+                    tasks.create_task(self._append_outputs()),
                     tasks.create_task(self._acknowledge()),
                     tasks.create_task(self._leases.run()),
-                    tasks.create_task(self._listen()),
+                    tasks.create_task(self._listen_for_cancellations()),
                 ]
-                taking = tasks.create_task(self._intake.run())
+                pulling = tasks.create_task(self._puller.run())
                 await self._draining.wait()
-                await taking  # it ends between two rounds, so that none is left half begun
-                await self._finish()
-                for task in (*background, *self._admitting):
+                await pulling  # it ends between two rounds, so that no request is begun in part
+                await self._wait_until_idle()
+                for task in (*background, *self._starting):
                     task.cancel()
             await self._hand_over()
         finally:
-            self._encoding.close()
+            self._encoder.close()
             await asyncio.to_thread(self._engine.stop)
 
     def drain(self) -> None:
-        """Pull no more, finish within the grace time, hand the rest back with its tokens."""
+        """Stop pulling, finish within the grace time, and hand the other requests back with their tokens."""
         self._info = msgspec.structs.replace(self._info, state="draining")
         self._draining.set()
-        self._intake.close()
+        self._puller.close()
 
-    # beginning
+    # starting runs
 
-    def _room(self) -> Room:
-        return room((held.delivery.request for held in self._held()), self._settings.max_num_seqs)
+    def _free_seats(self) -> Room:
+        return free_seats(
+            (active.delivery.request for active in self._active_requests()), self._settings.max_num_seqs
+        )
 
-    async def _begin(self, taken: Sequence[tuple[Delivery, Lease]]) -> None:
-        """Take each in, in order, and wait for none: neither for its text nor for its grammar."""
+    async def _start_runs(self, taken: Sequence[tuple[Delivery, Lease]]) -> None:
+        """Start each request, in order, without waiting for its tokenizing or its grammar."""
         for delivery, lease in taken:
-            held = self._active[delivery.request.id] = ActiveRequest(delivery, lease)
-            self._metrics.started(delivery.request, lease)
-            task = self._tasks.create_task(self._admit(held))
-            self._admitting.add(task)
-            task.add_done_callback(self._admitting.discard)
+            active = self._by_job[delivery.request.id] = ActiveRequest(delivery, lease)
+            self._metrics.count_start(delivery.request, lease)
+            task = self._tasks.create_task(self._start(active))
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
 
-    async def _admit(self, held: ActiveRequest) -> None:
+    async def _start(self, active: ActiveRequest) -> None:
         try:
-            with Stage("preparation", held.id):
-                ready = await self._prepare(held)
+            with Stage("preparation", job_id=active.id, run_id=active.run_id):
+                prepared = await self._prepare(active)
         except HeadraceError as error:
-            ready = EngineOutput(held.run, finished=True, error=error)
-        if self._active.get(held.id) is not held:  # it was cancelled, or lost, meanwhile
+            prepared = EngineOutput(active.run_id, finished=True, error=error)
+        if self._by_job.get(active.id) is not active:  # it was cancelled or lost in the meantime
             return
-        if isinstance(ready, EngineOutput):
-            await self._append([(held, [ready])])
+        if isinstance(prepared, EngineOutput):
+            await self._append([(active, [prepared])])
             return
-        self._engine.add(ready)
-        deadline = held.delivery.request.deadline
+        self._engine.add(prepared)
+        deadline = active.delivery.request.deadline
         if deadline is not None:
-            held.alarm = self._loop.call_later(held.time_left(deadline), self._engine.abort, held.run, OVERDUE)
+            active.deadline_timer = self._loop.call_later(
+                active.time_left(deadline), self._engine.abort, active.run_id, OVERDUE
+            )
 
-    async def _prepare(self, held: ActiveRequest) -> EngineRequest | EngineOutput:
-        """What the engine is to do, or the end of a request that it has nothing to do for. Raises HeadraceError."""
-        request = held.delivery.request
+    async def _prepare(self, active: ActiveRequest) -> EngineRequest | EngineOutput:
+        """Return the request for the engine, or the final output if it needs no engine. Raises HeadraceError."""
+        request = active.delivery.request
         check_task(request, self._info.task)
-        if not held.prompt:  # otherwise an earlier run has recorded it
-            encoded = await self._encoding.encode(request)
+        if not active.prompt:  # otherwise an earlier run has recorded it
+            encoded = await self._encoder.encode(request)
             if encoded.result is not None:
-                return EngineOutput(held.run, finished=True, result=encoded.result)
-            held.prompt, held.lengths = encoded.prompt, encoded.lengths
-        constraint = await self._constrain(held)
-        rest = self._info.max_model_len - len(held.prompt)
-        resumed = held.resume(min(rest * request.params.n, self._settings.log_tokens), self._salt(request.tenant))
-        if resumed is None:
-            return EngineOutput(held.run, finished=True)
+                return EngineOutput(active.run_id, finished=True, result=encoded.result)
+            active.prompt, active.lengths = encoded.prompt, encoded.lengths
+        constraint = await self._compile_constraint(active)
+        tokens_left = self._info.max_model_len - len(active.prompt)
+        budget = min(tokens_left * request.params.n, self._settings.log_tokens)
+        prepared = active.engine_request(budget, self._prefix_salt(request.tenant))
+        if prepared is None:
+            return EngineOutput(active.run_id, finished=True)
         if constraint is not None:
-            resumed = dataclasses.replace(resumed, matcher=constraint.matcher, reader=constraint.reader)
-        return resumed
+            prepared = dataclasses.replace(prepared, matcher=constraint.matcher, reader=constraint.reader)
+        return prepared
 
-    async def _constrain(self, held: ActiveRequest) -> Constraint | None:
-        """Return what the answer is held to. Raises InvalidRequest, EngineFailed where its grammar has no compiler.
+    async def _compile_constraint(self, active: ActiveRequest) -> Constraint | None:
+        """Return the grammar that the answer must follow. Raises InvalidRequest, EngineFailed.
 
-        An answer that has begun was held to its grammar before, so that no limit of compiling refuses it now.
+        The limits of the compiler do not apply to an answer that has begun: its grammar was compiled before.
         """
-        form = form_of(held.delivery.request)
+        form = constraint_form(active.delivery.request)
         if form is None:
             return None
         if self._constraints is None:
             raise InvalidRequest(
-                "this worker cannot constrain answers: it has no grammar compiler", param=form.param
+                f"{form.param} is not supported by this worker: it has no grammar compiler", param=form.param
             )
-        return await asyncio.wrap_future(self._constraints.start(form, proven=bool(held.history)))
+        return await asyncio.wrap_future(self._constraints.start(form, proven=bool(active.history)))
 
-    def _salt(self, tenant: str) -> bytes:
-        """What keeps a tenant's cached prefixes from being found by another's."""
+    def _prefix_salt(self, tenant: str) -> bytes:
+        """Return the salt that separates a tenant's cached prefixes from those of other tenants."""
         return hashlib.blake2b(tenant.encode(), key=self._secret, digest_size=16).digest()
 
-    # writing
+    # appending outputs
 
-    async def _write(self) -> None:
+    async def _append_outputs(self) -> None:
         while True:
-            await self._outputs.wait()
-            self._outputs.clear()
-            runs = {held.run: held for held in self._held()}
-            outputs = by_run(self._engine.take())
-            if grouped := [(runs[run], found) for run, found in outputs.items() if run in runs]:
+            await self._output_ready.wait()
+            self._output_ready.clear()
+            runs = {active.run_id: active for active in self._active_requests()}
+            outputs = group_by_run(self._engine.take())
+            if grouped := [(runs[run_id], found) for run_id, found in outputs.items() if run_id in runs]:
                 await self._append(grouped)
             if self._engine.failure is not None:
                 raise self._engine.failure
 
     async def _append(self, grouped: list[tuple[ActiveRequest, list[EngineOutput]]]) -> None:
-        """Write all in one round trip, however long the log is away; let go of what was refused or has ended."""
-        for held, outputs in grouped:
+        """Append all outputs in one round trip, retrying while Redis is away; remove what has ended."""
+        for active, outputs in grouped:
             if isinstance(error := outputs[-1].error, EngineFailed):
-                await self._set_aside(held, error)
-        appends = [held.append(outputs) for held, outputs in grouped]
-        for (held, _), append, written in zip(grouped, appends, await self._insist(appends), strict=True):
+                await self._set_aside(active, error)
+        appends = [active.append(outputs) for active, outputs in grouped]
+        for (active, _), append, written in zip(
+            grouped, appends, await self._append_until_answered(appends), strict=True
+        ):
             if not written:
-                self._lost(held)
+                self._on_lease_lost(active)
                 continue
-            self._metrics.appended(held, append)
-            self._intake.cleared(held.id)
+            self._metrics.count_append(active, append)
+            self._puller.clear(active.id)
             if append.event.terminal:
-                self._let_go(held)
+                self._complete(active)
 
-    async def _insist(self, appends: list[Append]) -> list[bool]:
+    async def _append_until_answered(self, appends: list[Append]) -> list[bool]:
         while True:
             try:
                 return await self._backend.token_log.append(appends)
             except Unavailable as error:
                 log.warning("log_unavailable", error=error.message)
-                await asyncio.sleep(RETRY)
+                await asyncio.sleep(RETRY_PAUSE_S)
 
-    async def _set_aside(self, held: ActiveRequest, error: HeadraceError) -> None:
+    async def _set_aside(self, active: ActiveRequest, error: HeadraceError) -> None:
         while True:
             try:
-                await set_aside(self._backend, held.delivery.request, error, held.lease.losses + 1)
+                await set_aside(self._backend, active.delivery.request, error, active.lease.losses + 1)
                 return
             except Unavailable as outage:
                 log.warning("dead_letters_unavailable", error=outage.message)
-                await asyncio.sleep(RETRY)
+                await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _acknowledge(self) -> None:
-        """Off the tokens' path. A message whose acknowledgement fails comes again, and is found to have ended."""
+        """Acknowledge finished requests, off the path of the tokens.
+
+        If it fails, the message is delivered again, and its next worker finds that the request has ended.
+        """
         while True:
-            await self._ended.wait()
-            await asyncio.sleep(GATHER)
-            self._ended.clear()
-            done = list(self._done)
+            await self._claims_ready.wait()
+            await asyncio.sleep(ACKNOWLEDGE_DELAY_S)
+            self._claims_ready.clear()
+            done = list(self._finished_claims)
             try:
                 await self._backend.transport.acknowledge(done)
             except Unavailable as error:
                 log.warning("acknowledge_failed", error=error.message, requests=len(done))
-            del self._done[: len(done)]
+            del self._finished_claims[: len(done)]
 
-    # letting go
+    # ending runs
 
-    async def _listen(self) -> None:
-        """Stop what was cancelled; its end is in the log already."""
+    async def _listen_for_cancellations(self) -> None:
+        """Stop requests that were cancelled; their terminal event is in the log already."""
         async with self._backend.live.subscribe(keys.control_channel(self._info.id)) as cancelled:
             while True:
                 message = await cancelled.get(None)
-                if isinstance(message, bytes) and (held := self._drop(message.decode(errors="replace"))):
-                    self._metrics.cancelled(held)
-                    self._let_go(held)
+                if isinstance(message, bytes) and (active := self._abort(message.decode(errors="replace"))):
+                    self._metrics.count_cancellation(active)
+                    self._complete(active)
 
-    def _held(self) -> list[ActiveRequest]:
-        return list(self._active.values())
+    def _active_requests(self) -> list[ActiveRequest]:
+        return list(self._by_job.values())
 
-    def _let_go(self, held: ActiveRequest) -> None:
-        """It has ended: another may take its place."""
-        self._forget(held.id)
-        self._done.append(held.delivery.claim)
-        self._ended.set()
+    def _complete(self, active: ActiveRequest) -> None:
+        """Remove a request that has ended, and have it acknowledged."""
+        self._remove(active.id)
+        self._finished_claims.append(active.delivery.claim)
+        self._claims_ready.set()
 
-    def _lost(self, held: ActiveRequest) -> None:
-        log.warning("lease_lost", job_id=held.id, epoch=held.lease.epoch)
-        if self._active.get(held.id) is held:  # and not a later run
-            self._drop(held.id)
+    def _on_lease_lost(self, active: ActiveRequest) -> None:
+        log.warning("lease_lost", job_id=active.id, run_id=active.run_id)
+        if self._by_job.get(active.id) is active:  # and not a later run of the same job
+            self._abort(active.id)
 
-    def _drop(self, job_id: str) -> ActiveRequest | None:
-        held = self._forget(job_id)
-        if held is not None:
-            self._engine.abort(held.run)
-        return held
+    def _abort(self, job_id: str) -> ActiveRequest | None:
+        active = self._remove(job_id)
+        if active is not None:
+            self._engine.abort(active.run_id)
+        return active
 
-    def _forget(self, job_id: str) -> ActiveRequest | None:
-        held = self._active.pop(job_id, None)
-        if held is not None and held.alarm is not None:
-            held.alarm.cancel()
-        self._intake.cleared(job_id)
-        if not self._active:
-            self._emptied.set()
-        self._intake.more_room()
-        return held
+    def _remove(self, job_id: str) -> ActiveRequest | None:
+        active = self._by_job.pop(job_id, None)
+        if active is not None and active.deadline_timer is not None:
+            active.deadline_timer.cancel()
+        self._puller.clear(job_id)
+        if not self._by_job:
+            self._idle.set()
+        self._puller.room_changed()
+        return active
 
-    async def _finish(self) -> None:
+    async def _wait_until_idle(self) -> None:
         try:
             async with asyncio.timeout(self._settings.grace):
-                while self._active:
-                    self._emptied.clear()
-                    await self._emptied.wait()
+                while self._by_job:
+                    self._idle.clear()
+                    await self._idle.wait()
         except TimeoutError:
-            log.info("grace_over", handed_back=len(self._active))
+            log.info("grace_over", handed_back=len(self._by_job))
 
     async def _hand_over(self) -> None:
-        """Only of our own will: what a failing engine held is left to the lease, and counts as a lost worker."""
-        claims = [held.delivery.claim for held in self._held()]
-        self._active.clear()
+        """Return the unfinished requests to the queue.
+
+        Only a draining worker does. If the engine fails, its requests wait for their leases to expire, which counts
+        as a lost worker.
+        """
+        claims = [active.delivery.claim for active in self._active_requests()]
+        self._by_job.clear()
         try:
-            await self._backend.transport.acknowledge(self._done)
+            await self._backend.transport.acknowledge(self._finished_claims)
             await self._backend.transport.release(self._info.model, self._info.id, claims)
             await self._backend.registry.leave(self._info.id)
         except Unavailable as error:
@@ -308,7 +327,7 @@ class Worker:
         )
 
 
-def form_of(request: Request) -> Form | None:
-    """What its answer is held to, if to anything."""
+def constraint_form(request: Request) -> Form | None:
+    """Return what constrains the answer of a request: a schema, a grammar or tools; None if it is free."""
     form = Form(request.params.structured_outputs, request.tools)
     return None if form == Form(None) else form

@@ -1,7 +1,4 @@
-"""The Python client of Headrace's HTTP API, blocking and asynchronous: both run the same flows.
-
-It knows HTTP alone: nothing of Redis or of engines.
-"""
+"""Python clients of Headrace's HTTP API, blocking and asynchronous. Both run the same flows."""
 
 from headrace.client.asynchronous import AsyncHeadraceClient
 from headrace.client.blocking import HeadraceClient

@@ -1,6 +1,6 @@
-"""What a client does, as a flow: a generator that yields what to send, read and wait for, and does none of it.
+"""Flows: generators that yield what to send, read and wait for, without doing any input or output.
 
-So the blocking and the asynchronous client share every decision, and a test needs neither network nor clock.
+The blocking and the asynchronous client thus share every decision, and tests need neither network nor clock.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, Generic, TypeVar
 
 from shared.errors import ConfigError, HeadraceError, Unavailable
 
-BACKOFF = 0.1  # seconds before the second attempt, doubling
-BACKOFF_MOST = 2.0
-DOUBLINGS = 10
+FIRST_PAUSE_S = 0.1  # before the second attempt; it doubles
+MAX_PAUSE_S = 2.0
+MAX_DOUBLINGS = 10
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Send:
-    """Send a request; a Reply comes back. With `stream` the body of a success is left for Read."""
+    """Send a request; the response is a Reply. With `stream`, Read returns the body of a success."""
 
     method: str
     url: str
@@ -34,7 +34,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Reply:
-    """`headers` by their lower-case names; `content` is empty where it is streamed."""
+    """HTTP response. `headers` have lower-case names; `content` is empty if the body is streamed."""
 
     status: int
     headers: Mapping[str, str]
@@ -43,11 +43,13 @@ class Reply:
 
 @dataclass(frozen=True)
 class Read:
-    """Read on in what the last Send opened; bytes come back, none at the end."""
+    """Read from the body that the last Send opened; the response is bytes, empty at the end."""
 
 
 @dataclass(frozen=True)
 class Pause:
+    """Wait."""
+
     seconds: float
 
 
@@ -59,25 +61,30 @@ class Emit:
 
 
 Command = Send | Read | Pause | Emit
-Flow = Generator[Command, Any, Result]  # Unavailable is thrown into it where a Send or Read failed
+Flow = Generator[Command, Any, Result]  # Unavailable is thrown into it if a Send or Read fails
 
 
 class Run(Generic[Result]):
-    """One run of a flow: gives command after command, and is told what became of each."""
+    """One run of a flow: returns its commands one by one, and passes the outcome of each to the flow.
+
+    Attributes:
+        response: set by the client before `next`, unless the command failed.
+        failure: set by the client if the command failed.
+    """
 
     def __init__(self, flow: Flow[Result]) -> None:
         self._flow = flow
-        self.answer: Reply | bytes | None = None
+        self.response: Reply | bytes | None = None
         self.failure: Unavailable | None = None
         self.ended = False
         self.result: Any = None
 
     def next(self) -> Command | None:
-        """None at the end, with `result` set. Raises HeadraceError."""
-        answer, failure = self.answer, self.failure
-        self.answer = self.failure = None
+        """Return the next command, or None at the end, with `result` set. Raises HeadraceError."""
+        response, failure = self.response, self.failure
+        self.response = self.failure = None
         try:
-            return self._flow.send(answer) if failure is None else self._flow.throw(failure)
+            return self._flow.send(response) if failure is None else self._flow.throw(failure)
         except StopIteration as end:
             self.ended, self.result = True, end.value
             return None
@@ -87,11 +94,17 @@ class Run(Generic[Result]):
 
 
 class Replicas:
-    """The API's addresses: one is used until it fails, then the next. Raises ConfigError for what is no address."""
+    """Addresses of the API's replicas: one is used until it fails, then the next.
+
+    Raises:
+        ConfigError: an address is not an http or https URL.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
         if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
-            raise ConfigError(f"{', '.join(urls) or 'nothing'} is no http address", param="url")
+            raise ConfigError(
+                f"url must start with http:// or https://, got {', '.join(urls) or 'nothing'}", param="url"
+            )
         self._urls = [url.rstrip("/") for url in urls]
         self._index = 0
 
@@ -102,22 +115,22 @@ class Replicas:
     def current(self) -> str:
         return self._urls[self._index]
 
-    def leave(self, url: str) -> None:
-        """Others may have left it already."""
+    def skip(self, url: str) -> None:
+        """Switch to the next replica, unless another call has already switched."""
         if url == self.current:
             self._index = (self._index + 1) % len(self._urls)
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds, and a chance from 0 to 1 that spreads the retries of many clients."""
+    """Source of the time in seconds, and of random numbers from 0 to 1 that spread the retries of clients."""
 
     now: Callable[[], float] = time.monotonic
-    chance: Callable[[], float] = random.random
+    jitter: Callable[[], float] = random.random
 
 
-class Patience:
-    """How long a call goes on in spite of trouble: `seconds` from the first failure in a row."""
+class RetryBudget:
+    """Time limit of retries: `seconds` from the first of several failures in a row."""
 
     def __init__(self, seconds: float, replicas: int, clock: Clock) -> None:
         self._seconds = seconds
@@ -126,12 +139,12 @@ class Patience:
         self._failures = 0
         self._since = 0.0
 
-    def restart(self) -> None:
-        """There was progress."""
+    def reset(self) -> None:
+        """Start over after progress."""
         self._failures = 0
 
-    def bear(self, error: HeadraceError) -> float:
-        """Seconds to wait before the next attempt. Raises `error` where it is of no use, or too late."""
+    def pause_after(self, error: HeadraceError) -> float:
+        """Return the seconds to wait before the next attempt. Raises `error` if a retry is useless or too late."""
         if not error.retryable:
             raise error
         now = self._clock.now()
@@ -140,10 +153,10 @@ class Patience:
         self._failures += 1
         rounds, rest = divmod(self._failures, self._replicas)
         if rest:
-            return 0.0  # another replica may be well
-        wait: float = min(BACKOFF_MOST, BACKOFF * 2 ** min(rounds - 1, DOUBLINGS))
-        wait *= 0.5 + self._clock.chance() / 2
-        wait = max(wait, (error.retry_after or 0.0) * (1 + self._clock.chance() / 4))
+            return 0.0  # try the next replica at once
+        wait: float = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(rounds - 1, MAX_DOUBLINGS))
+        wait *= 0.5 + self._clock.jitter() / 2
+        wait = max(wait, (error.retry_after or 0.0) * (1 + self._clock.jitter() / 4))
         if now + wait > self._since + self._seconds:
             raise error
         return wait

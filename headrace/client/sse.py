@@ -1,6 +1,6 @@
-"""Parses server-sent events out of bytes as they come. Reference: WHATWG HTML, "Server-sent events".
+"""Incremental parser of server-sent events. Reference: WHATWG HTML, "Server-sent events".
 
-Unlike a browser it also tells comments: a keepalive is a sign of life.
+Unlike a browser's, it also returns comments, because a keepalive shows that the server is alive.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from shared.errors import HeadraceError
 
-MOST_FRAME = 64 * 2**20  # bytes of one frame
+MAX_FRAME_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One event, with the id that it carried itself, if any; or a comment."""
+    """One event, with its own id, if any; or one comment."""
 
     event: str = "message"
     data: str = ""
@@ -23,32 +23,34 @@ class Frame:
 
 
 class Parser:
-    """Frames of one stream; `retry` is what the server last said, in seconds."""
+    """Parser of one stream. `retry` is the last reconnection time from the server, in seconds."""
 
     def __init__(self) -> None:
         self.retry: float | None = None
         self._rest = b""
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._event = "message"
         self._id: str | None = None
         self._data: list[str] = []
-        self._size = 0  # bytes of the event that has begun
+        self._size = 0  # bytes of the current event
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """The frames that `chunk` completes. Raises HeadraceError for one that does not end."""
+        """Return the frames that `chunk` completes. Raises HeadraceError if a frame exceeds MAX_FRAME_BYTES."""
         *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n")
         found = [frame for line in lines if (frame := self._line(line)) is not None]
-        if self._size + len(self._rest) > MOST_FRAME:
-            raise HeadraceError("the server sent an event without an end: no Headrace?")
+        if self._size + len(self._rest) > MAX_FRAME_BYTES:
+            raise HeadraceError(
+                f"the server sent an event of more than {MAX_FRAME_BYTES} bytes; check that url points to Headrace"
+            )
         return found
 
     def _line(self, line: bytes) -> Frame | None:
-        """The comment that it is, or the event that it ends."""
+        """Return the frame that a line completes: a comment, or an event at an empty line."""
         if not line:
             frame = Frame(self._event, "\n".join(self._data), self._id) if self._data else None
-            self._begin()
+            self._reset()
             return frame
         self._size += len(line)
         name, _, value = line.decode(errors="replace").partition(":")

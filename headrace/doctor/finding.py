@@ -1,4 +1,4 @@
-"""One thing that `headrace doctor` looked at."""
+"""Result of one check of `headrace doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Status = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at and what was found; `remedy` where it is not ok."""
+    """Result of one check. `remedy` is empty if the status is ok."""
 
     what: str
     status: Status

@@ -1,6 +1,6 @@
-"""What the API, the worker and the tasks must be allowed in Redis: as ACL rules, and as a question to a server.
+"""Redis permissions of the API, the worker and the tasks process: as ACL rules, and as a check on a server.
 
-A script runs its commands as the user who called it, so the commands of the Lua files are among these.
+A script runs its commands with the permissions of its caller, so the commands of the Lua files are included.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from shared.redis.node import Client
 
 Role = Literal["api", "worker", "tasks"]
 
-_BOTH = (
+_COMMON = (
     "ping time eval evalsha publish subscribe unsubscribe del exists pexpire set srem "
     "hdel hexists hget hgetall hincrby hlen hmget hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
 )
 _API = "get scan smembers xgroup|delconsumer xinfo|consumers xlen zrank zrevrange zrevrank"
 _WORKER = "hsetnx sadd xack xautoclaim xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
-_TASKS = (  # Celery's among them
+_TASKS = (  # with those of Celery
     "get zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
 )
 COMMANDS: Mapping[Role, tuple[str, ...]] = {
-    "api": tuple(f"{_BOTH} {_API}".split()),
-    "worker": tuple(f"{_BOTH} {_WORKER}".split()),
-    "tasks": tuple(f"{_BOTH} {_TASKS}".split()),
+    "api": tuple(f"{_COMMON} {_API}".split()),
+    "worker": tuple(f"{_COMMON} {_WORKER}".split()),
+    "tasks": tuple(f"{_COMMON} {_TASKS}".split()),
 }
-CLUSTER = ("asking", "cluster|slots")  # beside those, on a Cluster
+CLUSTER_COMMANDS = ("asking", "cluster|slots")  # in addition, on a Cluster
 
 _KEY = "hr:doctor"
 _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
@@ -53,28 +53,28 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "unsubscribe": (_KEY,),
     "xreadgroup": ("GROUP", "g", "c", "STREAMS", _KEY, ">"),
 }
-_ASK = """
-local lacking = {}
+_CHECK_SCRIPT = """
+local missing = {}
 for i, words in ipairs(cjson.decode(ARGV[1])) do
   local known, allowed = pcall(redis.acl_check_cmd, unpack(words))
-  if not (known and allowed) then lacking[#lacking + 1] = i end
+  if not (known and allowed) then missing[#missing + 1] = i end
 end
-return lacking
+return missing
 """
 
 
-def rule(role: Role, *, cluster: bool = False) -> str:
-    """The line that makes the user of a role, with everything else forbidden."""
-    commands = " ".join(f"+{command}" for command in (*COMMANDS[role], *(CLUSTER if cluster else ())))
+def acl_rule(role: Role, *, cluster: bool = False) -> str:
+    """Return the command that creates the user of a role, with no other permissions."""
+    commands = " ".join(f"+{command}" for command in (*COMMANDS[role], *(CLUSTER_COMMANDS if cluster else ())))
     return f"ACL SETUSER headrace-{role} reset on >PASSWORD ~hr:* &hr:* {commands}"
 
 
-async def lacking(client: Client, role: Role, *, cluster: bool = False) -> list[str]:
-    """The commands of a role that the client's user may not run, asked without running any of them."""
-    commands = (*COMMANDS[role], *(CLUSTER if cluster else ()))
-    questions = [[*command.split("|"), *_ARGUMENTS.get(command, (_KEY, "a", "b", "c"))] for command in commands]
+async def missing_commands(client: Client, role: Role, *, cluster: bool = False) -> list[str]:
+    """Return the commands of a role that the client's user may not run, without running any of them."""
+    commands = (*COMMANDS[role], *(CLUSTER_COMMANDS if cluster else ()))
+    calls = [[*command.split("|"), *_ARGUMENTS.get(command, (_KEY, "a", "b", "c"))] for command in commands]
     try:
-        found = await client.eval(_ASK, 0, json.dumps(questions))
+        found = await client.eval(_CHECK_SCRIPT, 0, json.dumps(calls))
     except NoPermissionError:
         return ["eval"]
     return [commands[i - 1] for i in found]

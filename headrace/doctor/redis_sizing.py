@@ -1,4 +1,4 @@
-"""How much memory Redis needs: the formulas measured by `headrace bench memory`, and what follows from a bound.
+"""Memory that requests need in Redis: the formulas measured by `headrace bench memory`.
 
 docs/redis.md has the measurement.
 """
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import linear_regression
 
-PROMPT = 1024  # bytes, and
-TOKENS = 200  # what an answer has, where a single figure is told
+# The request for which `headrace doctor` and docs/redis.md give single figures.
+EXAMPLE_PROMPT_BYTES = 1024
+EXAMPLE_ANSWER_TOKENS = 200
 
 
 @dataclass(frozen=True)
 class Linear:
-    """`base` + `each` * size, in bytes."""
+    """The number of bytes `base` + `each` * size."""
 
     base: float
     each: float
@@ -25,14 +26,14 @@ class Linear:
 
     @classmethod
     def through(cls, points: Sequence[tuple[int, float]]) -> Linear:
-        """The least squares' line through (size, bytes)."""
+        """Fit a line to points (size, bytes) by least squares."""
         each, base = linear_regression([size for size, _ in points], [taken for _, taken in points])
         return cls(base, each)
 
 
 @dataclass(frozen=True)
 class Sizing:
-    """Bytes in Redis of a waiting request by its prompt's bytes, and of a finished one by its answer's tokens."""
+    """Bytes in Redis: of a waiting request by the bytes of its prompt, of a finished one by its answer's tokens."""
 
     waiting: Linear
     finished: Linear

@@ -1,4 +1,4 @@
-"""Restarts the embedded Valkey after growing pauses."""
+"""Restarts of the embedded Valkey, after growing pauses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from headrace.launcher.supervisor import Backoff
 from shared.errors import Unavailable
 
 
-class Server(Protocol):
-    """The part of EmbeddedServer that is needed here."""
+class RestartableServer(Protocol):
+    """The part of EmbeddedServer that ServerKeeper uses."""
 
     @property
     def pid(self) -> int | None: ...
@@ -20,7 +20,7 @@ class Server(Protocol):
 
 
 class ServerKeeper:
-    """Keeps a started server alive.
+    """Restarts a server that has died.
 
     Args:
         report: called with a sentence about each death and each failed start.
@@ -28,22 +28,29 @@ class ServerKeeper:
     """
 
     def __init__(
-        self, server: Server, report: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+        self,
+        server: RestartableServer,
+        report: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
         self._report = report
         self._clock = clock
         self._backoff = Backoff()
-        self._born = clock()
+        self._started_at = clock()
         self._dead = False
 
     def check(self) -> None:
-        """Look after it once. Raises ConfigError where another server uses its folder by now."""
+        """Check the server once, and restart it if it is dead and its pause is over.
+
+        Raises ConfigError if another server uses its folder.
+        """
         if self._server.pid is not None:
             return
         if not self._dead:
             self._dead = True
-            pause = self._backoff.died(self._born, self._clock())
+            pause = self._backoff.died(self._started_at, self._clock())
             self._report(f"the embedded Valkey died, restart in {pause:.1f} s")
         if self._clock() >= self._backoff.due:
             self._restart()
@@ -51,11 +58,11 @@ class ServerKeeper:
     def _restart(self) -> None:
         try:
             self._server.start()
-        except (Unavailable, OSError) as error:  # OSError: no process, or no room for its log
+        except (Unavailable, OSError) as error:  # OSError: no more processes, or no space for its log
             now = self._clock()
             pause = self._backoff.died(now, now)
             reason = error.message if isinstance(error, Unavailable) else error.strerror
             self._report(f"the embedded Valkey cannot be started ({reason}), next attempt in {pause:.1f} s")
         else:
             self._dead = False
-            self._born = self._clock()
+            self._started_at = self._clock()

@@ -1,4 +1,4 @@
-"""Keeps a set of child processes alive, and ends them in order. It does not know what they do."""
+"""Supervisor of child processes: it restarts dead ones, and stops all in order."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from shared.runtime.processes import die_with_parent
 
 FIRST_PAUSE_S = 0.2
 MAX_PAUSE_S = 30.0
-MOST_DOUBLINGS = 20  # beyond MAX_PAUSE_S by far; keeps the power small however many deaths there are
-HEALTHY_S = 60.0  # after a life this long the pauses begin anew
+MAX_DOUBLINGS = 20  # far beyond MAX_PAUSE_S; bounds the exponent after many deaths
+HEALTHY_AFTER_S = 60.0  # a process that ran this long starts again with the first pause
 MAX_EARLY_DEATHS = 6  # in a row, before the installation was ready for the first time
-BAD_SETTINGS = 2  # exit status of a process that refused its settings: another start changes nothing
-LOG_BYTES = 10 * 2**20
+REFUSED_SETTINGS_STATUS = 2  # exit status of a process that refuses its settings; a restart cannot help
+MAX_LOG_BYTES = 10 * 2**20
 
 
 class ChildFailed(HeadraceError):
-    """A child dies again and again before the installation was ready for the first time."""
+    """A child died repeatedly before the installation was ready for the first time."""
 
     code = "child_failed"
 
 
 @dataclass
 class Backoff:
-    """Pauses between the lives of one process.
+    """Pauses before the restarts of one process.
 
-    They double up to MAX_PAUSE_S, and start over after HEALTHY_S of life. Times are in seconds of one clock.
+    They double up to MAX_PAUSE_S, and start over once the process has run for HEALTHY_AFTER_S. All times are
+    seconds of one clock.
     """
 
     deaths: int = 0
     due: float = 0.0
 
-    def died(self, born: float, now: float) -> float:
+    def died(self, started_at: float, now: float) -> float:
         """Count a death, and return the pause until the next start, which is at `due`."""
-        self.deaths = 1 if now - born >= HEALTHY_S else self.deaths + 1
-        doublings = min(self.deaths - 1, MOST_DOUBLINGS)
+        self.deaths = 1 if now - started_at >= HEALTHY_AFTER_S else self.deaths + 1
+        doublings = min(self.deaths - 1, MAX_DOUBLINGS)
         pause = min(FIRST_PAUSE_S * 2.0**doublings, MAX_PAUSE_S)
         self.due = now + pause
         return pause
@@ -50,9 +51,12 @@ class Backoff:
 
 @dataclass
 class Child:
-    """One supervised process; its output goes to `log`, moved aside when it has grown too large.
+    """One supervised process.
 
-    `environment` is added to ours: settings and secrets travel there, never on the command line.
+    Attributes:
+        environment: added to the environment of this process. It carries settings and secrets, which must not be on
+            the command line.
+        log: file for the output, renamed when it exceeds MAX_LOG_BYTES; None for the terminal.
     """
 
     name: str
@@ -60,11 +64,11 @@ class Child:
     environment: Mapping[str, str]
     log: Path | None
     process: subprocess.Popen[bytes] | None = None
-    born: float = 0.0
+    started_at: float = 0.0
     backoff: Backoff = field(default_factory=Backoff)
 
     def start(self) -> None:
-        """Raises OSError."""
+        """Start the process. Raises OSError."""
         output = self._output()
         try:
             self.process = subprocess.Popen(
@@ -84,7 +88,7 @@ class Child:
         if self.log is None:
             return None
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+        if self.log.exists() and self.log.stat().st_size > MAX_LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         return self.log.open("ab")
 
@@ -92,8 +96,8 @@ class Child:
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def last_words(self) -> str:
-        """The last line that it wrote."""
+    def last_line(self) -> str:
+        """Return the last line of the log."""
         if self.log is None or not self.log.exists():
             return ""
         lines = self.log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
@@ -102,7 +106,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Death:
-    """One end of a child: its exit status, negative for a signal, and the pause in seconds until its next start."""
+    """Death of a child: its exit status, negative for a signal, and the seconds until its restart."""
 
     child: Child
     status: int
@@ -110,10 +114,10 @@ class Death:
 
 
 class Supervisor:
-    """Starts children, and restarts the dead after growing pauses.
+    """Starts child processes, and restarts dead ones after growing pauses.
 
-    A child that refuses its settings, or dies again and again, ends everything with an error, but only until
-    `settle` is called: what has once worked is worth waiting for.
+    Until `settle` is called, a child that refuses its settings or dies repeatedly ends the launcher with an error.
+    After that, no death does: an installation that has worked once is worth waiting for.
 
     Args:
         report: called with a sentence about each death.
@@ -135,66 +139,68 @@ class Supervisor:
         self.children: list[Child] = []
 
     def add(self, child: Child) -> None:
-        """Start a child, and look after it from now on. Raises OSError."""
+        """Start a child and supervise it. Raises OSError."""
         self._start(child)
         self.children.append(child)
 
     def settle(self) -> None:
-        """From now on, no death is an error."""
+        """Treat no death as an error from now on."""
         self._settled = True
 
     def check(self) -> None:
-        """Look after all children once. Raises ConfigError and ChildFailed, before `settle`."""
+        """Check all children once, and restart dead ones. Raises ConfigError and ChildFailed before `settle`."""
         for child in self.children:
             if child.running:
                 continue
             if child.process is not None:
-                self._bury(child)
+                self._handle_death(child)
             if self._clock() >= child.backoff.due:
                 self._restart(child)
 
     def _start(self, child: Child) -> None:
         child.start()
-        child.born = self._clock()
+        child.started_at = self._clock()
 
     def _restart(self, child: Child) -> None:
         try:
             self._start(child)
-        except OSError as error:  # no memory, no process, no room for its log: as likely to pass as a death
+        except OSError as error:  # no memory, process or disk space: may pass, like the cause of a death
             now = self._clock()
             pause = child.backoff.died(now, now)
             self._report(f"{child.name} cannot be started ({error.strerror}), next attempt in {pause:.1f} s")
 
-    def _bury(self, child: Child) -> None:
+    def _handle_death(self, child: Child) -> None:
         assert child.process is not None
         status = child.process.returncode
         child.process = None
-        pause = child.backoff.died(child.born, self._clock())
-        said = child.last_words().removeprefix("error: ")
-        words = f": {said}" if said else ""
-        if not self._settled and status == BAD_SETTINGS:
+        pause = child.backoff.died(child.started_at, self._clock())
+        line = child.last_line().removeprefix("error: ")
+        words = f": {line}" if line else ""
+        if not self._settled and status == REFUSED_SETTINGS_STATUS:
             raise ConfigError(f"{child.name} cannot start{words}")
         if not self._settled and child.backoff.deaths >= MAX_EARLY_DEATHS:
-            raise ChildFailed(f"{child.name} died {child.backoff.deaths} times in a row ({cause(status)}){words}")
-        self._report(f"{child.name} died ({cause(status)}), restart in {pause:.1f} s{words}")
+            raise ChildFailed(
+                f"{child.name} died {child.backoff.deaths} times in a row ({exit_reason(status)}){words}"
+            )
+        self._report(f"{child.name} died ({exit_reason(status)}), restart in {pause:.1f} s{words}")
         self._on_death(Death(child, status, pause))
 
-    def stop(self, grace: float, hurry: Callable[[], bool] = lambda: False) -> None:
-        """End all children, last started first, with `grace` seconds for all; kill what is left, or if `hurry`."""
+    def stop(self, grace: float, kill_now: Callable[[], bool] = lambda: False) -> None:
+        """Stop all children, last started first. Kill those left after `grace` seconds, or when `kill_now()`."""
         deadline = time.monotonic() + grace
         for child in reversed(self.children):
             if child.running and child.process is not None:
                 child.process.terminate()
         for child in self.children:
-            while child.running and time.monotonic() < deadline and not hurry():
+            while child.running and time.monotonic() < deadline and not kill_now():
                 time.sleep(0.02)
             if child.running and child.process is not None:
                 child.process.kill()
                 child.process.wait()
 
 
-def cause(status: int) -> str:
-    """Return what an exit status means, for people."""
+def exit_reason(status: int) -> str:
+    """Return a description of an exit status."""
     if status >= 0:
         return f"exit status {status}"
     try:

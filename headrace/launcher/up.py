@@ -1,6 +1,6 @@
-"""`headrace up`: queue, API and workers on this machine, each a process of its own, until Ctrl-C.
+"""`headrace up`: run the queue, the API and the workers on this machine as separate processes, until Ctrl-C.
 
-Settings reach the children through their environment. It knows nothing of what the children compute.
+The children receive their settings in environment variables.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from shared.runtime.bind_safety import check_exposure
 from shared.runtime.sockets import check_port, free_port, place_of, url_of
 from shared.settings import Settings, to_environment
 
-TICK = 0.1
-READY_LIMIT = 900.0  # seconds; a first start may download and convert a model
-STOP_MARGIN = 5.0  # on top of the children's own grace
+CHECK_INTERVAL_S = 0.1
+READY_TIMEOUT_S = 900.0  # a first start may download and convert a model
+STOP_MARGIN_S = 5.0  # in addition to the grace time of the children
 
 log = structlog.get_logger(__name__)
 
 
 class Stopped(Exception):
-    """SIGINT or SIGTERM came."""
+    """SIGINT or SIGTERM was received."""
 
 
 class Up:
     """One run of the launcher.
 
     Args:
-        settings: of all processes.
-        own_server: start the embedded server; otherwise `settings.redis_url` is used.
+        settings: used by all processes.
+        own_server: start the embedded Valkey; otherwise use `settings.redis_url`.
         verbose: let the children write to the terminal instead of log files.
-        console: stderr; what is shown to people.
+        console: where messages are printed (stderr).
     """
 
     def __init__(self, settings: Settings, *, own_server: bool, verbose: bool, console: Console) -> None:
@@ -68,9 +68,9 @@ class Up:
             EmbeddedServer(settings.data_dir / "valkey", appendfsync=settings.appendfsync) if own_server else None
         )
         self._keeper: ServerKeeper | None = None
-        self._supervisor = Supervisor(self._say, self._on_death)
-        self._models: dict[str, str] = {}  # by the name of the worker that serves it
-        self._signals = 0
+        self._supervisor = Supervisor(self._print, self._on_death)
+        self._served_models: dict[str, str] = {}  # by the name of the worker process
+        self._signal_count = 0
         self.port = settings.port
         self._admin_port = settings.admin_port or 0
         self._grpc_port = settings.grpc_port
@@ -80,30 +80,30 @@ class Up:
         host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
         return url_of(host, self.port)
 
-    def run(self, ask: str | None = None) -> None:
-        """Start all, and stay until a signal; or, with `ask`, until that question is answered.
+    def run(self, question: str | None = None) -> None:
+        """Start all processes and run until a signal; with a `question`, until it is answered.
 
-        Raises HeadraceError where something cannot be started, or dies again and again before all was ready once.
+        Raises HeadraceError if a process cannot be started, or dies repeatedly before all have been ready once.
         """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, self._on_signal)
         try:
             self._start()
             self._await_ready()
             self._supervisor.settle()
-            if ask is None:
+            if question is None:
                 self._welcome()
                 while True:
-                    self._tick()
-            self._answer(ask)
+                    self._check()
+            self._print_answer(question)
         except Stopped:
-            self._say("stopping")
+            self._print("stopping")
         finally:
             self._stop()
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
-        if self._signals == 1:
+    def _on_signal(self, signal_number: int, frame: FrameType | None) -> None:
+        self._signal_count += 1
+        if self._signal_count == 1:
             raise Stopped
 
     def _start(self) -> None:
@@ -113,12 +113,12 @@ class Up:
         if self._grpc_port is not None:
             self._grpc_port = claim_port(self._settings.host, self._grpc_port)
         if self._settings.model != SCRIPTED:
-            self._set_up(self._model)
+            self._set_up_model(self._model)
         if self._embedding is not None:
-            self._set_up(self._embedding)
+            self._set_up_model(self._embedding)
         if self._server is not None:
             self._server.start()
-            self._keeper = ServerKeeper(self._server, self._say)
+            self._keeper = ServerKeeper(self._server, self._print)
         settings = self._child_settings()
         self._spawn("api", settings)
         for number in range(1, settings.workers + 1):
@@ -128,19 +128,19 @@ class Up:
             self._spawn("worker", embedding, "-embedding")
         self._start_tasks(settings)
 
-    def _set_up(self, model: ModelRepository) -> None:
+    def _set_up_model(self, model: ModelRepository) -> None:
         with self._console.status(f"setting up the model {model.served_name} (once)"):
             model.folder()
 
     def _start_tasks(self, settings: Settings) -> None:
-        """Where Celery is installed, and can use the Redis."""
+        """Start the tasks process if Celery is installed and can use this Redis."""
         try:
             if self._server is None:
                 broker_url(self._settings)
             if find_spec("celery") is None:
                 raise ConfigError("Celery is not installed: install headrace[tasks]")
         except ConfigError as error:
-            self._say(f"no batches: {error.message}")
+            self._print(f"batches are not available: {error.message}")
         else:
             self._spawn("tasks", settings)
 
@@ -160,30 +160,30 @@ class Up:
         return self._settings.model_copy(update=chosen)
 
     def _spawn(self, role: str, settings: Settings, suffix: str = "") -> None:
-        log = None if self._verbose else self._logs() / f"{role}{suffix}.log"
+        log = None if self._verbose else self._log_folder() / f"{role}{suffix}.log"
         # No settings file: this process has read it, and the child's environment holds every setting.
         command = [sys.executable, "-m", "headrace", role, "--config", os.devnull]
         if role == "worker":
-            self._models[f"{role}{suffix}"] = ModelRepository(settings).served_name
+            self._served_models[f"{role}{suffix}"] = ModelRepository(settings).served_name
         self._supervisor.add(Child(f"{role}{suffix}", command, to_environment(settings), log))
 
-    def _tick(self) -> None:
-        if self._signals:  # it may have been raised where somebody else's code handled it
+    def _check(self) -> None:
+        if self._signal_count:  # Stopped may have been raised inside a library that caught it
             raise Stopped
         if self._keeper is not None:
             self._keeper.check()
         self._supervisor.check()
-        time.sleep(TICK)
+        time.sleep(CHECK_INTERVAL_S)
 
     def _on_death(self, death: Death) -> None:
-        if (model := self._models.get(death.child.name)) is not None:
-            asyncio.run(note_exit(self._child_settings(), model, death))
+        if (model := self._served_models.get(death.child.name)) is not None:
+            asyncio.run(record_exit(self._child_settings(), model, death))
 
     def _await_ready(self) -> None:
-        deadline = time.monotonic() + READY_LIMIT
+        deadline = time.monotonic() + READY_TIMEOUT_S
         with HeadraceClient(self.url) as client, self._console.status("starting") as status:
             while time.monotonic() < deadline:
-                self._tick()
+                self._check()
                 try:
                     found = client.ready()
                 except Unavailable:
@@ -191,22 +191,24 @@ class Up:
                 if found["ready"]:
                     return
                 status.update(f"{self._model.served_name}: {found['reason']} ({found['progress']:.0%})")
-        raise Unavailable(f"{self._model.served_name} was not ready within {READY_LIMIT:.0f} s: see {self._logs()}")
+        raise Unavailable(
+            f"{self._model.served_name} was not ready within {READY_TIMEOUT_S:.0f} s: see {self._log_folder()}"
+        )
 
     def _metrics(self) -> str:
         return f"{url_of(self._settings.admin_host, self._admin_port)}/metrics"
 
-    def _logs(self) -> Path:
+    def _log_folder(self) -> Path:
         return self._settings.data_dir / "logs"
 
-    def _answer(self, question: str) -> None:
-        """Print the answer alone on stdout, while the processes are looked after."""
-        answering = Answering(self.url, self._model.served_name, question)
-        answering.start()
-        while answering.is_alive():
-            self._tick()
-        if answering.failure is not None:
-            raise answering.failure
+    def _print_answer(self, question: str) -> None:
+        """Print the answer on stdout, and supervise the processes meanwhile."""
+        printer = AnswerPrinter(self.url, self._model.served_name, question)
+        printer.start()
+        while printer.is_alive():
+            self._check()
+        if printer.failure is not None:
+            raise printer.failure
 
     def _welcome(self) -> None:
         model = self._model.served_name
@@ -222,8 +224,8 @@ class Up:
                 *((("gRPC        ", "bold"), (grpc, "cyan"), "\n") if grpc else ()),
                 ("Terminal    ", "bold"), (chat, "cyan"), "\n",
                 ("Metrics     ", "bold"), (self._metrics(), "cyan"), "\n",
-                ("Logs        ", "bold"), f"{self._logs()}\n",
-                ("Keys        ", "bold"), self._asks(),
+                ("Logs        ", "bold"), f"{self._log_folder()}\n",
+                ("Keys        ", "bold"), self._authentication(),
             )  # fmt: skip
             self._console.print(Panel(text, title="Headrace is ready", expand=False, border_style="green"))
             self._console.print("Try it:", style="bold")
@@ -234,33 +236,33 @@ class Up:
                 f"ready: {self.url}/  model {model}",
                 *([f"grpc: {grpc}"] if grpc else []),
                 f"metrics: {self._metrics()}",
-                f"keys: {self._asks()}",
+                f"keys: {self._authentication()}",
                 curl,
             ):
-                self._say(line)
+                self._print(line)
 
-    def _asks(self) -> str:
-        """Whom the API serves, in a sentence."""
+    def _authentication(self) -> str:
+        """Describe in a sentence who may use the API."""
         if self._settings.auth:
-            return "asked of every caller; `headrace keys create` makes one"
+            return "authentication is on; create a key with `headrace keys create`"
         if self._settings.insecure:
-            return "nobody is asked for one, and others may reach this machine: insecure is set"
-        return "nobody is asked for one: only this machine can reach it; --auth asks"
+            return "authentication is off, and other machines may connect: insecure is set"
+        return "authentication is off; the server listens on loopback only"
 
     def _stop(self) -> None:
-        self._supervisor.stop(self._settings.grace + STOP_MARGIN, lambda: self._signals > 1)
+        self._supervisor.stop(self._settings.grace + STOP_MARGIN_S, lambda: self._signal_count > 1)
         if self._server is not None:
             self._server.stop()
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-class Answering(threading.Thread):
-    """Prints the answer to a question; a `failure` is kept for the thread that started it."""
+class AnswerPrinter(threading.Thread):
+    """Thread that prints the answer to a question; `failure` is for the thread that started it."""
 
     def __init__(self, url: str, model: str, question: str) -> None:
-        super().__init__(name="answering", daemon=True)  # Ctrl-C does not wait for it
+        super().__init__(name="answer", daemon=True)  # so that Ctrl-C does not wait for it
         self._url = url
         self._body = {"model": model, "messages": [{"role": "user", "content": question}]}
         self.failure: Exception | None = None
@@ -275,8 +277,8 @@ class Answering(threading.Thread):
             self.failure = error
 
 
-async def note_exit(settings: Settings, model: str, death: Death) -> None:
-    """Record a worker's death, so that /ready explains itself; while Redis is away, /ready reports that instead."""
+async def record_exit(settings: Settings, model: str, death: Death) -> None:
+    """Record a worker's death, which /ready reports. Without Redis, /ready reports that Redis is away."""
     backend = Backend.open(settings)
     try:
         at = await backend.token_log.now()
@@ -289,7 +291,7 @@ async def note_exit(settings: Settings, model: str, death: Death) -> None:
 
 
 def claim_port(host: str, port: int) -> int:
-    """`port` if it is free, or a free one for 0. Raises ConfigError."""
+    """Return `port` if it is free, or a free port for 0. Raises ConfigError."""
     try:
         if port == 0:
             return free_port(host)
@@ -297,6 +299,6 @@ def claim_port(host: str, port: int) -> int:
         return port
     except OSError as error:
         raise ConfigError(
-            f"port {port} on {host} cannot be used ({error.strerror}): stop what uses it, or choose --port",
+            f"port {port} on {host} cannot be used ({error.strerror}): stop the program on it, or set --port",
             param="port",
         ) from None

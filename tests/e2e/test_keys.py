@@ -50,7 +50,7 @@ def test_a_public_address_requires_keys(tmp_path: Path) -> None:
 
 def test_commands_send_the_key(up: Launched, tmp_path: Path) -> None:
     """Given a server with keys, it says so, and serves commands and clients only with a key."""
-    up.await_line("asked of every caller")
+    up.await_line("authentication is on")
     key, at = new_key(up.data_dir), ("--url", up.url)
     without = headrace("models", *at)
     assert without.returncode == 1

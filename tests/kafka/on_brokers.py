@@ -18,7 +18,7 @@ from shared.kafka.connection import connection, consumer
 from shared.kafka.message import Outgoing
 from shared.settings import Settings
 from tests.support.kafka_mock import BROKER
-from workers.kafka.transactional_writer import Results
+from workers.kafka.transactional_writer import TransactionalWriter
 
 LIMIT = 40.0
 
@@ -58,8 +58,8 @@ def members(settings: Settings) -> Iterator[tuple[Member, Member]]:
 
 
 @pytest.fixture
-def results(settings: Settings) -> Iterator[Results]:
-    made = Results(settings)
+def results(settings: Settings) -> Iterator[TransactionalWriter]:
+    made = TransactionalWriter(settings)
     yield made
     made.close()
 
@@ -93,7 +93,7 @@ def _values(reader: KafkaConsumer, wait: int) -> list[bytes]:
 
 
 def test_results_and_offsets_are_atomic(
-    settings: Settings, members: tuple[Member, Member], results: Results, place: TopicPartition
+    settings: Settings, members: tuple[Member, Member], results: TransactionalWriter, place: TopicPartition
 ) -> None:
     """Given an aborted transaction between two others, its records are not read and its offset is not stored."""
     owner, _ = members
@@ -114,7 +114,7 @@ def test_results_and_offsets_are_atomic(
 
 
 def test_a_new_writer_aborts_the_failed_writers_transaction(
-    settings: Settings, members: tuple[Member, Member], results: Results, place: TopicPartition
+    settings: Settings, members: tuple[Member, Member], results: TransactionalWriter, place: TopicPartition
 ) -> None:
     owner, _ = members
     group = owner.joined(4)
@@ -130,7 +130,7 @@ def test_a_new_writer_aborts_the_failed_writers_transaction(
 
 
 def test_a_former_owner_is_fenced(
-    settings: Settings, members: tuple[Member, Member], results: Results, place: TopicPartition
+    settings: Settings, members: tuple[Member, Member], results: TransactionalWriter, place: TopicPartition
 ) -> None:
     """Given a group that a second member has joined, the transaction that the first had begun is refused."""
     first, second = members

@@ -28,10 +28,10 @@ from tests.support.kafka_bench import Bench
 from tests.support.kafka_mock import environment, headrace
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import GatedEngine
-from workers.kafka.consumer_thread import Shuttle
+from workers.kafka.consumer_thread import ConsumerThread
 from workers.kafka.intake import KafkaIntake
 from workers.kafka.metrics import KafkaMetrics
-from workers.kafka.transactional_writer import Results
+from workers.kafka.transactional_writer import TransactionalWriter
 from workers.scripted_engine import ScriptedTokenizer, expected, text_of
 
 
@@ -80,15 +80,15 @@ async def test_requests_get_results_and_others_dead_letters(bench: Bench, backen
 @pytest.mark.slow
 async def test_only_oversized_results_are_shortened(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given results in one transaction, one too long, and a dead letter too long, the others are complete."""
-    write = Results.write
+    write = TransactionalWriter.write
 
-    def narrow(self: Results, records: Sequence[Outgoing], *more: Any) -> None:
+    def narrow(self: TransactionalWriter, records: Sequence[Outgoing], *more: Any) -> None:
         """Refuse long records before the write, as brokers do; the mock would show aborted records."""
         if any(len(record.value) > 3_000 for record in records):
             raise MessageSizeTooLargeError
         write(self, records, *more)
 
-    monkeypatch.setattr(Results, "write", narrow)
+    monkeypatch.setattr(TransactionalWriter, "write", narrow)
     good = [bench.ask(f"p{i}", event_id=f"e{i}") for i in range(5)]
     bad = Outgoing(topics.requests(bench.model), b"k", b"x" * 5_000)
     await bench.asend(*good[:2], bench.ask("long", event_id="long", max_tokens=800), bad, *good[2:])
@@ -208,7 +208,7 @@ async def test_a_join_longer_than_a_poll_completes(bench: Bench, monkeypatch: py
         return made[-1]
 
     monkeypatch.setattr("workers.kafka.consumer_thread.consumer", kept)
-    monkeypatch.setattr("workers.kafka.consumer_thread.IDLE_POLL", 0.0)
+    monkeypatch.setattr("workers.kafka.consumer_thread.IDLE_POLL_S", 0.0)
     async with bench.intake():
         await bench.shows("watermark", lambda marks: len(marks) == 4)
         made[0]._coordinator._assignment_snapshot = {}  # it assigned partitions before it knew any
@@ -272,10 +272,10 @@ async def begun(backend: Backend, count: int) -> bool:
 
 
 async def test_an_intake_ends_with_the_error_of_its_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Shuttle) -> None:
+    def broken(self: ConsumerThread) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(Shuttle, "_open", broken)
+    monkeypatch.setattr(ConsumerThread, "_open", broken)
     model = ModelInfo(name=bench.model, max_model_len=8192, created=0)
     metrics = KafkaMetrics(bench.metrics.registry)
     intake = KafkaIntake(bench.settings, bench.backend, model, "a", metrics)

@@ -46,13 +46,13 @@ def test_the_admin_port_names_its_settings() -> None:
 @pytest.mark.parametrize(
     ("given", "status", "remedy"),
     [
-        ({"host": "0.0.0.0"}, {"callers": "failed", "key pepper": "ok"}, "auth"),
-        ({"host": "0.0.0.0", "insecure": True}, {"callers": "warning", "key pepper": "ok"}, "auth"),
-        ({"auth": True, "host": "0.0.0.0"}, {"callers": "ok", "key pepper": "ok"}, ""),
-        ({"auth": True, "key_pepper": "short"}, {"callers": "ok", "key pepper": "failed"}, "security"),
+        ({"host": "0.0.0.0"}, {"authentication": "failed", "key pepper": "ok"}, "auth"),
+        ({"host": "0.0.0.0", "insecure": True}, {"authentication": "warning", "key pepper": "ok"}, "auth"),
+        ({"auth": True, "host": "0.0.0.0"}, {"authentication": "ok", "key pepper": "ok"}, ""),
+        ({"auth": True, "key_pepper": "short"}, {"authentication": "ok", "key pepper": "failed"}, "security"),
         (
             {"auth": True, "database_url": "postgresql://db/x"},
-            {"callers": "ok", "key pepper": "failed"},
+            {"authentication": "ok", "key pepper": "failed"},
             "security",
         ),
     ],

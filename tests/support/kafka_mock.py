@@ -45,7 +45,7 @@ def address(bootstrap: str) -> dict[str, Any]:
 SHORT_SESSION_WORKER = f"""
 import runpy
 from workers.kafka import consumer_thread
-consumer_thread.SESSION = 2_500
+consumer_thread.SESSION_TIMEOUT_MS = 2_500
 runpy.run_module("{kafka_cluster.MOCK_ENTRY}", run_name="__main__")
 """
 

@@ -14,11 +14,11 @@ from shared.protocol import Embed, Message, Request, Result, Tokenize
 from tests.support.fakes import answer, make_request, submit
 from tests.support.worker_harness import Harness, foretold, told, until
 from workers.engine.interface import EngineOutput, EngineRequest
-from workers.prompt_encoding import BRIEF, LONG
+from workers.prompt_encoding import MAX_INLINE_CHARS, MAX_POOLED_CHARS
 from workers.scripted_engine import ScriptedEngine, ScriptedTokenizer
 
 SLOW = "slow"
-USUAL = "x" * (BRIEF + 1)  # not brief, and not long
+USUAL = "x" * (MAX_INLINE_CHARS + 1)  # not brief, and not long
 
 
 class GatedTokenizer(ScriptedTokenizer):
@@ -39,7 +39,7 @@ class GatedEncoding(ScriptedEngine):
     """Answers a request to embed with nothing."""
 
     def __init__(self) -> None:
-        super().__init__(max_model_len=10 * LONG)
+        super().__init__(max_model_len=10 * MAX_POOLED_CHARS)
         self.tokenizer: GatedTokenizer = GatedTokenizer()
         self._embedded: list[EngineOutput] = []
 
@@ -61,7 +61,7 @@ def asking(**fields: Any) -> Request:
     return msgspec.structs.replace(make_request(max_tokens=2), **fields)
 
 
-TEXT = SLOW + "x" * LONG
+TEXT = SLOW + "x" * MAX_POOLED_CHARS
 HOLDING: dict[str, dict[str, Any]] = {
     "completion": {"prompt": TEXT},
     "chat": {"prompt": None, "messages": (Message("user", TEXT),)},
@@ -130,7 +130,7 @@ async def test_what_is_cancelled_while_it_is_tokenized_is_not_run(harness: Harne
         await submit(backend, slow)
         await until(lambda: len(engine.tokenizer.texts) == 1)
         await backend.token_log.close(slow.id)
-        await until(lambda: not worker._active)
+        await until(lambda: not worker._by_job)
         engine.tokenizer.gate.set()
         await submit(backend, other)
         assert told(await answer(backend, other.id)) == foretold(other)

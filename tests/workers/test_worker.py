@@ -44,7 +44,7 @@ async def test_every_request_gets_its_whole_answer_once(harness: Harness, backen
 @pytest.fixture
 def no_clock(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers look at the queue only when they have cause to."""
-    monkeypatch.setattr("workers.puller.POLL", NEVER_S)
+    monkeypatch.setattr("workers.puller.POLL_INTERVAL_S", NEVER_S)
     harness.settings = harness.settings.model_copy(update={"lease": NEVER_S})
 
 
@@ -142,7 +142,7 @@ async def test_a_cancelled_request_leaves_the_engine_and_the_queue(harness: Harn
     async with harness.worker(engine):
         await tokens_of(backend, request, 2)
         await backend.token_log.close(request.id)
-        await until(lambda: engine.aborted == [f"{request.id}:1"])
+        await until(lambda: engine.aborted == [f"{request.id}/1"])
         assert not engine.has_work()
         events = await answer(backend, request.id)
     assert events[-1].terminal is not None
@@ -238,7 +238,7 @@ async def test_a_running_request_stops_at_its_deadline_and_says_so(harness: Harn
     assert end is not None
     assert end.error is not None
     assert (end.error.code, end.usage.completion_tokens) == ("deadline_exceeded", 2)
-    assert engine.aborted == [f"{request.id}:1"]
+    assert engine.aborted == [f"{request.id}/1"]
 
 
 async def test_a_request_whose_time_is_over_is_never_run(harness: Harness, backend: Backend) -> None:
@@ -336,6 +336,7 @@ async def test_a_resumed_answers_grammar_counts_as_proven(harness: Harness, back
     for request in (begun, new):
         await submit(backend, request)
     await backend.transport.pull(MODEL, "dead", Room.all(2))
+    await lapse(backend)
     [lease, _] = await backend.token_log.acquire([begun.id, new.id], "dead")
     assert lease is not None
     token = foretold(begun)[0]
@@ -362,12 +363,12 @@ async def test_what_is_cancelled_while_its_grammar_is_compiled_is_not_run(
         await submit(backend, request)
         await until(lambda: len(compiler.started) == 1)
         await backend.token_log.close(request.id)
-        await until(lambda: not worker._active)
+        await until(lambda: not worker._by_job)
         compiler.started[0].set_result(Constraint(lambda: pytest.fail("nothing follows it")))
         later = make_request()
         await submit(backend, later)
         await answer(backend, later.id)
-    assert [told.id for told in engine.told] == [f"{later.id}:1"]
+    assert [told.id for told in engine.told] == [f"{later.id}/1"]
 
 
 async def test_an_engine_without_grammars_refuses(harness: Harness, backend: Backend) -> None:

@@ -138,7 +138,7 @@ class EmbeddingEngine:
         """Where a batch cannot be computed, its requests are one by one, so that the offender fails alone."""
         requests = list(dict.fromkeys(batch))
         try:
-            with Stage("step", requests[0].request.id):
+            with Stage("step", run_id=requests[0].request.id):
                 self._compute(batch)
         except HeadraceError as error:
             if len(requests) > 1:

@@ -211,7 +211,7 @@ class Engine:
     def _run(self, batch: ScheduledBatch) -> list[EngineOutput]:
         drawing = [item.sequence for item in batch.items if item.samples and not item.sequence.ended]
         try:
-            with Stage("step", " ".join(item.sequence.job_id for item in batch.items)):
+            with Stage("step", run_id=" ".join(item.sequence.job_id for item in batch.items)):
                 drawn = self._draw(batch, drawing)
         except HeadraceError as error:
             return self._isolate(batch, error)
@@ -279,7 +279,7 @@ class Engine:
         for row, (sequence, token_id) in enumerate(zip(drawing, drawn, strict=True)):
             name = sequence.job_id
             try:
-                with Stage("decoding of a token", name):
+                with Stage("decoding of a token", run_id=name):
                     token = _accepted(sequence, token_id, log_probs, row)
                     if sequence.echo is not None:
                         echoes[name] = sequence.echo.tokens(self.tokenizer.texts, sequence.choice)

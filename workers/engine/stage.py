@@ -25,15 +25,15 @@ class Stage:
 
     Args:
         name: what is being done, as a noun; told to the caller.
-        job_id: for the log, which gets the kind of the error and its place in the source. The error's own words
-            may quote the prompt, and are not logged.
+        ids: for the log (`job_id=…`, `run_id=…`), which gets the kind of the error and its place in the source. The
+            error's own words may quote the prompt, and are not logged.
     """
 
-    __slots__ = ("_job_id", "_name")
+    __slots__ = ("_ids", "_name")
 
-    def __init__(self, name: str, job_id: str) -> None:
+    def __init__(self, name: str, **ids: str) -> None:
         self._name = name
-        self._job_id = job_id
+        self._ids = ids
 
     def __enter__(self) -> None: ...
 
@@ -45,5 +45,5 @@ class Stage:
         if not issubclass(kind, Exception) and kind.__module__ != PANICS:
             return
         place = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(trace)[-1:]]
-        _log.error("stage_failed", stage=self._name, job_id=self._job_id, error=kind.__name__, place=place)
+        _log.error("stage_failed", stage=self._name, error=kind.__name__, place=place, **self._ids)
         raise EngineFailed(f"this request made the {self._name} fail") from error

@@ -1,7 +1,7 @@
-"""The thread that polls: takes records while there is room, and writes what is done. It never waits for a request.
+"""Kafka consumer thread: takes records while there is room, and writes finished ones. It never waits for a request.
 
-It knows partitions, offsets and records, not what they ask: records go to `taken`, what becomes of them comes back
-by `finish`. Whatever fails, it begins again from the committed offsets, whose metadata names what is done above.
+Records go to `on_records`, their results come back through `finish`. After any failure it starts again from the
+committed offsets, whose metadata lists the finished records above them.
 """
 
 from __future__ import annotations
@@ -22,264 +22,282 @@ from shared.kafka.message import Outgoing, Record
 from shared.kafka.offsets import Offsets
 from shared.settings import Settings
 from workers.kafka.metrics import KafkaMetrics
-from workers.kafka.transactional_writer import Results
+from workers.kafka.transactional_writer import TransactionalWriter
 
-IDLE_POLL, BUSY_POLL = 0.2, 0.01  # seconds that one poll may wait
-PAUSE = 0.5  # seconds between attempts when brokers fail
-WAIT = 5_000  # ms for an answer about offsets
-SESSION, HEARTBEAT = 10_000, 1_000  # ms
-FETCH = 50  # ms that brokers may wait for new records; another partition there is fetched after that
+IDLE_POLL_S, BUSY_POLL_S = 0.2, 0.01  # the longest wait of one poll
+RETRY_PAUSE_S = 0.5  # between attempts while the brokers fail
+OFFSETS_TIMEOUT_MS = 5_000
+SESSION_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS = 10_000, 1_000
+FETCH_MAX_WAIT_MS = 50  # a broker that waits for new records delays the fetch of its other partitions this long
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A record, and the ownership of its partition under which it was taken."""
+class TakenRecord:
+    """A record, and the offsets of its partition at the time; a later owner of the partition has other ones."""
 
     record: Record
-    owned: Offsets
+    offsets: Offsets
 
 
 @dataclass(frozen=True)
-class Done:
-    """What became of a record; `truncated` makes what is written in place of `out` where no topic takes that."""
+class FinishedRecord:
+    """The outcome of a record.
 
-    taken: Taken
+    Attributes:
+        out: the record to write, if any.
+        truncated: makes a shorter record, for a topic that refuses `out` as too long.
+        code: error code of a dead letter, for the metrics.
+    """
+
+    taken: TakenRecord
     out: Outgoing | None = None
     truncated: Callable[[], Outgoing] | None = None
-    code: str = ""  # of a dead letter
+    code: str = ""
 
 
-class Shuttle(threading.Thread):
+class ConsumerThread(threading.Thread):
     """Owns the consumer and the transactional producer.
 
     Args:
-        model: whose topics.
-        taken: called in this thread with new records.
-        broken: called in this thread with a bug, at its end.
+        model: name of the model whose topics are read.
+        on_records: called in this thread with new records.
+        on_failure: called in this thread with an unexpected error, which ends it.
 
-    Raises ConfigError for settings that lead to no broker.
+    Raises:
+        ConfigError: the settings of the connection are invalid.
     """
 
     def __init__(
         self,
         settings: Settings,
         model: str,
-        taken: Callable[[Sequence[Taken]], None],
-        broken: Callable[[Exception], None],
+        on_records: Callable[[Sequence[TakenRecord]], None],
+        on_failure: Callable[[Exception], None],
         metrics: KafkaMetrics,
     ) -> None:
         super().__init__(name="kafka", daemon=True)
         connection(settings)
         self._settings = settings
         self._model = model
-        self._taken = taken
-        self._broken = broken
+        self._on_records = on_records
+        self._on_failure = on_failure
         self._metrics = metrics
-        self._results = Results(settings)
-        self._granted: set[TopicPartition] = set()  # by the group
-        self._owned: dict[TopicPartition, Offsets] = {}  # those of them whose offsets are known
-        self._done: list[Done] = []
-        self._lock = threading.Lock()  # partitions are given up between transactions, not during one
-        self._mailbox = threading.Lock()
-        self._full = False
+        self._writer = TransactionalWriter(settings)
+        self._assigned: set[TopicPartition] = set()  # to this member of the group
+        self._offsets: dict[
+            TopicPartition, Offsets
+        ] = {}  # of the assigned partitions whose committed offsets were read
+        self._finished: list[FinishedRecord] = []
+        self._transaction_lock = threading.Lock()  # partitions are revoked between transactions, not during one
+        self._finished_lock = threading.Lock()
+        self._lanes_full = False
         self._draining = threading.Event()
         self._stopping = threading.Event()
-        self._show_at = 0.0
+        self._report_at = 0.0
 
-    # called by others
+    # called in other threads
 
-    def finish(self, done: Sequence[Done]) -> None:
-        """Have results written, and their records counted as done."""
-        with self._mailbox:
-            self._done.extend(done)
+    def finish(self, done: Sequence[FinishedRecord]) -> None:
+        """Queue results to be written and their records to be committed."""
+        with self._finished_lock:
+            self._finished.extend(done)
 
-    def hold(self, full: bool) -> None:
-        """Whether the lanes are full: then no more records are taken."""
-        self._full = full
+    def set_lanes_full(self, full: bool) -> None:
+        """Pause or resume the topic of requests; it is paused while the lanes of the queue are full."""
+        self._lanes_full = full
 
     def drain(self) -> None:
-        """Take no more records."""
+        """Stop taking records."""
         self._draining.set()
 
     def stop(self) -> None:
-        """Write what is done, and leave the group."""
+        """Write the finished records, leave the group and wait for the thread."""
         self._stopping.set()
         self.join()
 
-    # the thread
+    # called in this thread
 
     def run(self) -> None:
         try:
-            self._serve()
-        except Exception as error:  # noqa: BLE001  whatever it is, the worker must not go on without this thread
-            self._broken(error)
+            self._consume()
+        except Exception as error:  # noqa: BLE001  the worker must not continue without this thread
+            self._on_failure(error)
 
-    def _serve(self) -> None:
+    def _consume(self) -> None:
         while not self._stopping.is_set():
-            polled: KafkaConsumer | None = None
+            kafka: KafkaConsumer | None = None
             try:
-                polled = self._open()
+                kafka = self._open()
                 while not self._stopping.is_set():
-                    self._round(polled)
-                self._write(polled)
+                    self._poll_once(kafka)
+                self._write_finished(kafka)
             except (KafkaError, OSError) as error:
                 self._metrics.failures.inc()
                 log.warning("kafka_failed", error=explained(error))
-                self._stopping.wait(PAUSE)
+                self._stopping.wait(RETRY_PAUSE_S)
             finally:
-                self._forget(list(self._granted))
-                if polled is not None:
-                    polled.close(autocommit=False, timeout_ms=2_000)
-        self._results.close()
+                self._on_revoked(list(self._assigned))
+                if kafka is not None:
+                    kafka.close(autocommit=False, timeout_ms=2_000)
+        self._writer.close()
 
     def _open(self) -> KafkaConsumer:
-        self._results.open()  # what an earlier transaction came to is settled before offsets are read
-        polled = consumer(
+        self._writer.open()  # completes or aborts the last transaction before offsets are read
+        kafka = consumer(
             self._settings,
             group_id=topics.group(self._model),
-            session_timeout_ms=SESSION,
-            heartbeat_interval_ms=HEARTBEAT,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
             max_poll_records=self._settings.kafka_window,
-            fetch_max_wait_ms=FETCH,
+            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
         )
         names = [topics.requests(self._model), topics.api_requests(self._model)]
-        polled.subscribe(names, listener=_Ownership(self._grant, self._forget))
-        return polled
+        kafka.subscribe(names, listener=_RebalanceListener(self._on_assigned, self._on_revoked))
+        return kafka
 
-    def _round(self, polled: KafkaConsumer) -> None:
-        room = self._steer(polled)
-        release_used_up_records(polled)
-        finish_joining(polled)
-        busy = bool(self._done) or any(owned.unfinished for owned in list(self._owned.values()))
-        found = polled.poll(timeout_ms=int((BUSY_POLL if busy else IDLE_POLL) * 1000), max_records=room)
-        began = self._own(polled)
+    def _poll_once(self, kafka: KafkaConsumer) -> None:
+        room = self._pause_and_resume(kafka)
+        release_used_up_records(kafka)
+        finish_joining(kafka)
+        busy = bool(self._finished) or any(offsets.unfinished for offsets in list(self._offsets.values()))
+        batches = kafka.poll(timeout_ms=int((BUSY_POLL_S if busy else IDLE_POLL_S) * 1000), max_records=room)
+        new_partitions = self._read_offsets(kafka)
         new = []
-        for place, records in found.items():
-            owned = self._owned.get(place)
-            if owned is not None and place not in began:
-                new += [Taken(Record.of(each), owned) for each in records if owned.take(each.offset)]
+        for partition, records in batches.items():
+            offsets = self._offsets.get(partition)
+            if offsets is not None and partition not in new_partitions:
+                new += [TakenRecord(Record.of(each), offsets) for each in records if offsets.take(each.offset)]
         if new:
-            self._taken(new)
-        self._write(polled)
-        self._show(polled)
+            self._on_records(new)
+        self._write_finished(kafka)
+        self._report_metrics(kafka)
 
-    def _steer(self, polled: KafkaConsumer) -> int:
-        """Pause what there is no room for; how many records may come. The API's topic has a window of its own."""
-        owned = dict(self._owned)
+    def _pause_and_resume(self, kafka: KafkaConsumer) -> int:
+        """Pause partitions without room, resume the others, and return how many records one poll may return.
+
+        The API's topic has a separate window.
+        """
+        offsets = dict(self._offsets)
         room = dict.fromkeys((False, True), self._settings.kafka_window)
-        for place, each in owned.items():
-            room[self._by_api(place)] -= each.unfinished
-        paused, allowed = polled.paused(), []
-        for place in polled.assignment():
-            left = min(
-                room[self._by_api(place)], owned[place].room if place in owned else self._settings.kafka_window
-            )
-            closed = self._draining.is_set() or (self._full and not self._by_api(place))
+        for partition, each in offsets.items():
+            room[self._is_api_topic(partition)] -= each.unfinished
+        paused, allowed = kafka.paused(), []
+        for partition in kafka.assignment():
+            own_room = offsets[partition].room if partition in offsets else self._settings.kafka_window
+            left = min(room[self._is_api_topic(partition)], own_room)
+            closed = self._draining.is_set() or (self._lanes_full and not self._is_api_topic(partition))
             if left <= 0 or closed:
-                if place not in paused:
-                    polled.pause(place)
+                if partition not in paused:
+                    kafka.pause(partition)
                 continue
             allowed.append(left)
-            if place in paused:
-                polled.resume(place)
+            if partition in paused:
+                kafka.resume(partition)
         return min(allowed, default=1)
 
-    def _by_api(self, place: TopicPartition) -> bool:
-        return bool(place.topic == topics.api_requests(self._model))
+    def _is_api_topic(self, partition: TopicPartition) -> bool:
+        return bool(partition.topic == topics.api_requests(self._model))
 
-    def _own(self, polled: KafkaConsumer) -> set[TopicPartition]:
-        """Learn of new partitions what is done there, and begin after it; what was polled of them before is void.
+    def _read_offsets(self, kafka: KafkaConsumer) -> set[TopicPartition]:
+        """Read the committed offsets of new partitions, seek there, and return these partitions.
 
-        One that comes back to the same owner would go on where that was, past records that it forgot.
+        Records of them that were already polled must be ignored. Without the seek, a partition that returns to this
+        consumer would continue at its old position, past records whose results were dropped.
         """
-        began = self._granted - self._owned.keys()
-        for place in began:
-            committed = polled.committed(place, metadata=True, timeout_ms=WAIT)
+        new_partitions = self._assigned - self._offsets.keys()
+        for partition in new_partitions:
+            committed = kafka.committed(partition, metadata=True, timeout_ms=OFFSETS_TIMEOUT_MS)
             if committed is None or committed.offset < 0:
-                owned = Offsets(polled.beginning_offsets([place], timeout_ms=WAIT)[place])
+                offsets = Offsets(kafka.beginning_offsets([partition], timeout_ms=OFFSETS_TIMEOUT_MS)[partition])
             else:
-                owned = Offsets.parse(committed.offset, committed.metadata or "")
-            polled.seek(place, owned.watermark)
-            self._owned[place] = owned
-            log.info("kafka_partition", topic=place.topic, partition=place.partition, watermark=owned.watermark)
-        return began
+                offsets = Offsets.parse(committed.offset, committed.metadata or "")
+            kafka.seek(partition, offsets.watermark)
+            self._offsets[partition] = offsets
+            log.info(
+                "kafka_partition", topic=partition.topic, partition=partition.partition, watermark=offsets.watermark
+            )
+        return new_partitions
 
-    def _grant(self, got: Collection[TopicPartition]) -> None:
-        """They are ours, beginning with what is committed, also where they were ours before."""
-        self._forget(got)
-        self._granted.update(got)
+    def _on_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Take over partitions from their committed offsets, also those that this consumer owned before."""
+        self._on_revoked(assigned)
+        self._assigned.update(assigned)
 
-    def _forget(self, lost: Collection[TopicPartition]) -> None:
-        """They are another's; so what becomes of their records is the other's to write."""
-        with self._lock:
-            self._granted.difference_update(lost)
-            for place in lost:
-                self._owned.pop(place, None)
+    def _on_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Give up partitions; their next owner writes the results of their records."""
+        with self._transaction_lock:
+            self._assigned.difference_update(revoked)
+            for partition in revoked:
+                self._offsets.pop(partition, None)
             self._metrics.clear()
 
-    def _write(self, polled: KafkaConsumer) -> None:
-        with self._mailbox:
-            ready, self._done = self._done, []
-        group = polled.group_metadata()  # before the partitions are looked at: a later generation writes nothing
-        with self._lock:
-            own = set(map(id, self._owned.values()))
-            ready = [done for done in ready if id(done.taken.owned) in own]
+    def _write_finished(self, kafka: KafkaConsumer) -> None:
+        with self._finished_lock:
+            ready, self._finished = self._finished, []
+        group = kafka.group_metadata()  # read before the partitions: with an outdated generation nothing is written
+        with self._transaction_lock:
+            own = set(map(id, self._offsets.values()))
+            ready = [done for done in ready if id(done.taken.offsets) in own]
             if ready:
-                self._settle(ready, group)
+                self._commit_split(ready, group)
 
-    def _settle(self, ready: Sequence[Done], group: ConsumerGroupMetadata) -> None:
-        """Write all; where one is too long for its topic, find it by halves: only that is shortened."""
+    def _commit_split(self, ready: Sequence[FinishedRecord], group: ConsumerGroupMetadata) -> None:
+        """Commit all records. If one is too long for its topic, find it by bisection and truncate only that one."""
         try:
             self._commit(ready, group)
         except MessageSizeTooLargeError:
             if len(ready) > 1:
                 half = len(ready) // 2
-                self._settle(ready[:half], group)
-                self._settle(ready[half:], group)
+                self._commit_split(ready[:half], group)
+                self._commit_split(ready[half:], group)
             elif ready[0].truncated is not None:
                 self._commit([replace(ready[0], out=ready[0].truncated())], group)
             else:
                 raise
 
-    def _commit(self, ready: Sequence[Done], group: ConsumerGroupMetadata) -> None:
-        """Results, and that their records are done, as one."""
+    def _commit(self, ready: Sequence[FinishedRecord], group: ConsumerGroupMetadata) -> None:
+        """Write results and the offsets of their records in one transaction."""
         finished: dict[int, list[int]] = {}
         for done in ready:
-            finished.setdefault(id(done.taken.owned), []).append(done.taken.record.offset)
-        offsets = {
-            place: owned.once(finished[id(owned)]) for place, owned in self._owned.items() if id(owned) in finished
+            finished.setdefault(id(done.taken.offsets), []).append(done.taken.record.offset)
+        commits = {
+            partition: offsets.once(finished[id(offsets)])
+            for partition, offsets in self._offsets.items()
+            if id(offsets) in finished
         }
-        self._results.write([done.out for done in ready if done.out is not None], offsets, group)
+        self._writer.write([done.out for done in ready if done.out is not None], commits, group)
         for done in ready:
-            done.taken.owned.finish(done.taken.record.offset)
+            done.taken.offsets.finish(done.taken.record.offset)
             if done.code:
                 self._metrics.dead_letters.labels(done.code).inc()
             elif done.out is not None:
                 self._metrics.results.inc()
 
-    def _show(self, polled: KafkaConsumer) -> None:
+    def _report_metrics(self, kafka: KafkaConsumer) -> None:
         now = time.monotonic()
-        if now < self._show_at:
+        if now < self._report_at:
             return
-        self._show_at = now + 1.0
-        self._metrics.in_flight.set(sum(owned.unfinished for owned in list(self._owned.values())))
-        for place, owned in list(self._owned.items()):
-            self._metrics.show(place.topic, place.partition, owned.watermark, polled.highwater(place))
+        self._report_at = now + 1.0
+        self._metrics.in_flight.set(sum(offsets.unfinished for offsets in list(self._offsets.values())))
+        for partition, offsets in list(self._offsets.items()):
+            self._metrics.set_position(
+                partition.topic, partition.partition, offsets.watermark, kafka.highwater(partition)
+            )
 
 
-class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Tells what was got and lost: until a rebalance has ended, the consumer's `assignment` has what was lost."""
+class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Passes on rebalances: until one has ended, the consumer's `assignment` still contains revoked partitions."""
 
     def __init__(
-        self, grant: Callable[[set[TopicPartition]], None], forget: Callable[[set[TopicPartition]], None]
+        self, on_assigned: Callable[[set[TopicPartition]], None], on_revoked: Callable[[set[TopicPartition]], None]
     ) -> None:
-        self._grant = grant
-        self._forget = forget
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        self._forget(revoked)
+        self._on_revoked(revoked)
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._grant(assigned)
+        self._on_assigned(assigned)

@@ -1,7 +1,7 @@
-"""From a topic's record to a place in the lanes, and from a request's end to its result. Runs in the worker's loop.
+"""Kafka intake: queues the requests of a topic's records, and writes a result when a request ends.
 
-Each step is idempotent by the request's id, which follows from the record: a record that comes again finds its
-request waiting, running or ended. It does not know who runs requests.
+It runs in the worker's event loop. Each step is idempotent by the job id, which follows from the record: a record
+that is delivered again finds its request queued, running or ended.
 """
 
 from __future__ import annotations
@@ -31,34 +31,37 @@ from shared.token_log.answer import Answer, read_whole
 from shared.token_log.interface import Adoption, RequestRecord
 from shared.validation.request_limits import Limits
 from workers.engine.stage import Stage
-from workers.kafka.consumer_thread import Done, Shuttle, Taken
+from workers.kafka.consumer_thread import ConsumerThread, FinishedRecord, TakenRecord
 from workers.kafka.metrics import KafkaMetrics
 
-LOOK = 5.0  # seconds between looks at everything in flight, for ends that nobody told
-RETRY = 0.25
-TOO_LONG = PayloadTooLarge("the result is too long for its topic: read it by the job's links")
-BATCH = 64  # requests published, or answers read, at once
+RECHECK_INTERVAL_S = 5.0  # between checks of all requests in flight, for ends whose notification was lost
+RETRY_PAUSE_S = 0.25
+RESULT_TOO_LONG = PayloadTooLarge("the result is too long for its topic; read it through the job's links")
+MAX_BATCH = 64  # requests published or answers read in one call
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class _Flight:
-    """An order, and the taking of its record."""
+class _InFlight:
+    """A request of a record, until its result is written."""
 
     order: Order
-    taken: Taken
+    taken: TakenRecord
 
     @property
     def id(self) -> str:
         return self.order.request.id
 
     def adoption(self, *, create: bool) -> Adoption:
-        """What the API sent has a log, or was taken back."""
+        """Return the adoption of the request's log.
+
+        A request from the API is never created here: its log exists, or the API has taken the request back.
+        """
         return Adoption(self.order.request, self.taken.record.source, create=create and not self.order.by_api)
 
     def is_of(self, record: RequestRecord) -> bool:
-        """Otherwise another record came first with the same id."""
+        """Return False if an earlier record had the same id."""
         return record.source == self.taken.record.source
 
 
@@ -67,9 +70,10 @@ class KafkaIntake:
 
     Args:
         model: as the worker announces it.
-        worker: its id, which names the channel that its requests' ends are told on.
+        worker: id of the worker; it names the channel on which the ends of its requests are published.
 
-    Raises ConfigError for settings that lead to no broker.
+    Raises:
+        ConfigError: the settings of the connection are invalid.
     """
 
     def __init__(
@@ -80,217 +84,219 @@ class KafkaIntake:
         self._limits = Limits.of(settings)
         server = backend.limits if settings.usage else None
         self._ledger = None if server is None else Ledger.of(settings, server)
-        self._most_bytes = settings.max_body_bytes
+        self._max_bytes = settings.max_body_bytes
         self._channel = keys.notify_channel(f"kafka:{worker}")
         self._loop = asyncio.get_running_loop()
-        self._shuttle = Shuttle(settings, model.name, self._hand_over, self._broken, metrics)
+        self._consumer = ConsumerThread(settings, model.name, self._on_records, self._on_failure, metrics)
         self._failure: asyncio.Future[None] = self._loop.create_future()
-        self._new: deque[Taken] = deque()
-        self._read: deque[_Flight] = deque()  # and not yet adopted
-        self._waiting: deque[_Flight] = deque()  # for room in the lanes
-        self._flights: dict[str, _Flight] = {}  # from adoption to the end
-        self._ended: dict[str, None] = {}  # in order
+        self._new: deque[TakenRecord] = deque()
+        self._to_adopt: deque[_InFlight] = deque()  # parsed, and not yet adopted
+        self._to_publish: deque[_InFlight] = deque()  # waiting for room in the lanes
+        self._in_flight: dict[str, _InFlight] = {}  # adopted requests that have not ended, by job id
+        self._ended: dict[str, None] = {}  # job ids in the order in which they ended
         self._finishing = asyncio.Lock()
-        self._came = asyncio.Event()
-        self._told = asyncio.Event()
+        self._records_ready = asyncio.Event()
+        self._ends_ready = asyncio.Event()
 
-    def _hand_over(self, taken: Sequence[Taken]) -> None:
-        """From the shuttle's thread."""
-        self._loop.call_soon_threadsafe(self._arrive, taken)
+    def _on_records(self, taken: Sequence[TakenRecord]) -> None:
+        """Called in the consumer thread."""
+        self._loop.call_soon_threadsafe(self._add_records, taken)
 
-    def _broken(self, error: Exception) -> None:
-        """From the shuttle's thread."""
+    def _on_failure(self, error: Exception) -> None:
+        """Called in the consumer thread."""
         self._loop.call_soon_threadsafe(self._failure.set_exception, error)
 
-    def _arrive(self, taken: Sequence[Taken]) -> None:
+    def _add_records(self, taken: Sequence[TakenRecord]) -> None:
         self._new.extend(taken)
-        self._came.set()
+        self._records_ready.set()
 
     async def run(self) -> None:
-        """Until it is cancelled; what is done by then is written, the rest is left to the next owner."""
-        self._shuttle.start()
+        """Work until cancelled. Finished requests are then written; the next owner continues the others."""
+        self._consumer.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen())
-                tasks.create_task(self._whenever(self._came, self._take))
-                tasks.create_task(self._whenever(self._told, self._finish))
+                tasks.create_task(self._run_on_event(self._records_ready, self._take_and_publish))
+                tasks.create_task(self._run_on_event(self._ends_ready, self._finish_ended))
                 await self._failure
         finally:
-            await asyncio.shield(asyncio.to_thread(self._shuttle.stop))
+            await asyncio.shield(asyncio.to_thread(self._consumer.stop))
 
     def drain(self) -> None:
-        """Take no more; results of what was taken are still written."""
-        self._shuttle.drain()
+        """Stop taking records; results of those already taken are still written."""
+        self._consumer.drain()
 
     async def _listen(self) -> None:
-        """Ends as they are told; and, where one may have been missed, or after LOOK seconds, a look at all."""
+        """Mark requests whose ends are published; check all after a missed message, and at each interval."""
         while True:
             try:
-                async with self._backend.live.subscribe(self._channel) as told:
-                    look_at = 0.0
+                async with self._backend.live.subscribe(self._channel) as ends:
+                    recheck_at = 0.0
                     while True:
-                        message = await told.get(max(0.01, look_at - time.monotonic()))
+                        message = await ends.get(max(0.01, recheck_at - time.monotonic()))
                         if isinstance(message, bytes):
-                            self._note(message.decode(errors="replace"))
-                        if not isinstance(message, bytes) or time.monotonic() >= look_at:
-                            await self._look()
-                            look_at = time.monotonic() + LOOK
+                            self._mark_ended(message.decode(errors="replace"))
+                        if not isinstance(message, bytes) or time.monotonic() >= recheck_at:
+                            await self._check_all()
+                            recheck_at = time.monotonic() + RECHECK_INTERVAL_S
             except Unavailable as error:
                 log.warning("kafka_ends_unavailable", error=error.message)
-                await asyncio.sleep(RETRY)
+                await asyncio.sleep(RETRY_PAUSE_S)
 
-    def _note(self, job_id: str) -> None:
-        if job_id in self._flights:
+    def _mark_ended(self, job_id: str) -> None:
+        if job_id in self._in_flight:
             self._ended[job_id] = None
-            self._told.set()
+            self._ends_ready.set()
 
-    async def _look(self) -> None:
-        flights = list(self._flights.values())
-        for flight, record in zip(flights, await self._adopt(flights, create=False), strict=True):
+    async def _check_all(self) -> None:
+        items = list(self._in_flight.values())
+        for item, record in zip(items, await self._adopt(items, create=False), strict=True):
             if record is None or record.state.terminal:
-                self._note(flight.id)
+                self._mark_ended(item.id)
 
-    async def _adopt(self, flights: Sequence[_Flight], *, create: bool) -> list[RequestRecord | None]:
-        adoptions = [flight.adoption(create=create) for flight in flights]
+    async def _adopt(self, items: Sequence[_InFlight], *, create: bool) -> list[RequestRecord | None]:
+        adoptions = [item.adoption(create=create) for item in items]
         return await self._backend.token_log.adopt(adoptions, self._channel) if adoptions else []
 
-    async def _whenever(self, happened: asyncio.Event, work: Callable[[], Awaitable[bool]]) -> None:
-        """`work` after each time that it happened; and again a little later, where it says that there is more."""
+    async def _run_on_event(self, event: asyncio.Event, work: Callable[[], Awaitable[bool]]) -> None:
+        """Run `work` whenever the event is set, and again after a pause if it returns True or Redis is away."""
         while True:
-            await happened.wait()
-            happened.clear()
+            await event.wait()
+            event.clear()
             try:
-                left = await work()
+                more = await work()
             except Unavailable as error:
                 log.warning("kafka_intake_unavailable", error=error.message)
-                left = True
-            if left:
-                happened.set()
-                await asyncio.sleep(RETRY)
+                more = True
+            if more:
+                event.set()
+                await asyncio.sleep(RETRY_PAUSE_S)
 
-    # taking in
+    # from record to queue
 
-    async def _take(self) -> bool:
-        """True where something has to wait for room."""
-        await self._take_in()
-        return not await self._queue()
+    async def _take_and_publish(self) -> bool:
+        """Adopt and publish new requests. Return True if some must wait for room."""
+        await self._adopt_new()
+        return not await self._publish()
 
-    async def _take_in(self) -> None:
-        """What is new is read, adopted, and sent on its way by how its log stands."""
+    async def _adopt_new(self) -> None:
+        """Parse and adopt new records, and route each request by the state of its log."""
         if self._new:
             now = await self._backend.token_log.now()
             while self._new:
-                self._decode(self._new.popleft(), now)
-        flights = list(self._read)
-        records = await self._adopt(flights, create=True)
-        for flight, record in zip(flights, records, strict=True):
-            self._read.popleft()
-            self._begin(flight, record)
+                self._parse(self._new.popleft(), now)
+        items = list(self._to_adopt)
+        records = await self._adopt(items, create=True)
+        for item, record in zip(items, records, strict=True):
+            self._to_adopt.popleft()
+            self._route(item, record)
 
-    def _decode(self, taken: Taken, now: float) -> None:
-        """What is no request is a dead letter."""
+    def _parse(self, taken: TakenRecord, now: float) -> None:
+        """Parse a record. An invalid one becomes a dead letter."""
         record = taken.record
         try:
-            with Stage("reading of a record", record.source):
-                order = read_request(record, self._model, self._limits, self._most_bytes, now)
+            with Stage("reading of a record", source=record.source):
+                order = read_request(record, self._model, self._limits, self._max_bytes, now)
         except HeadraceError as error:
             log.warning("kafka_dead_letter", source=record.source, code=error.code)
-            short = partial(dead_letter, record, error, whole=False)
-            self._shuttle.finish([Done(taken, dead_letter(record, error), short, error.code)])
+            truncated = partial(dead_letter, record, error, whole=False)
+            self._consumer.finish([FinishedRecord(taken, dead_letter(record, error), truncated, error.code)])
         else:
-            self._read.append(_Flight(order, taken))
+            self._to_adopt.append(_InFlight(order, taken))
 
-    def _begin(self, flight: _Flight, record: RequestRecord | None) -> None:
-        if record is None or not flight.is_of(record):
-            self._shuttle.finish([Done(flight.taken)])  # taken back before it came here, or a duplicate
+    def _route(self, item: _InFlight, record: RequestRecord | None) -> None:
+        if record is None or not item.is_of(record):
+            self._consumer.finish([FinishedRecord(item.taken)])  # taken back by the API, or a duplicate
             return
         request = msgspec.structs.replace(
-            flight.order.request, created_at=record.created_at, deadline=record.deadline
+            item.order.request, created_at=record.created_at, deadline=record.deadline
         )
-        flight = replace(flight, order=replace(flight.order, request=request))
-        self._flights[flight.id] = flight
+        item = replace(item, order=replace(item.order, request=request))
+        self._in_flight[item.id] = item
         if record.state.terminal:
-            self._note(flight.id)
+            self._mark_ended(item.id)
         elif record.state is RequestState.QUEUED:
-            self._waiting.append(flight)
+            self._to_publish.append(item)
 
-    async def _queue(self) -> bool:
-        """Into the lanes, as far as there is room; False where something has to wait."""
-        while self._waiting:
-            batch = list(itertools.islice(self._waiting, BATCH))
-            await self._enter(batch)
-            places = await self._backend.transport.publish_many([flight.order.request for flight in batch])
+    async def _publish(self) -> bool:
+        """Publish requests as far as the lanes have room. Return False if some must wait."""
+        while self._to_publish:
+            batch = list(itertools.islice(self._to_publish, MAX_BATCH))
+            await self._charge_usage(batch)
+            places = await self._backend.transport.publish_many([item.order.request for item in batch])
             for _ in batch:
-                self._waiting.popleft()
-            left = [flight for flight, place in zip(batch, places, strict=True) if isinstance(place, HeadraceError)]
-            self._waiting.extendleft(reversed(left))
-            self._shuttle.hold(any(isinstance(place, QueueFull) for place in places))
-            if left:
+                self._to_publish.popleft()
+            refused = [item for item, place in zip(batch, places, strict=True) if isinstance(place, HeadraceError)]
+            self._to_publish.extendleft(reversed(refused))
+            self._consumer.set_lanes_full(any(isinstance(place, QueueFull) for place in places))
+            if refused:
                 return False
         return True
 
-    async def _enter(self, flights: Sequence[_Flight]) -> None:
-        """Have their usage recorded; the API has seen to what came by it. Raises Unavailable."""
+    async def _charge_usage(self, items: Sequence[_InFlight]) -> None:
+        """Charge requests to the usage ledger, except those that the API has charged. Raises Unavailable."""
         charges = [
             Charge(
-                each.id,
-                Entry(each.order.request.tenant, each.order.request.model, user=each.order.request.user),
+                item.id,
+                Entry(item.order.request.tenant, item.order.request.model, user=item.order.request.user),
                 (),
             )
-            for each in flights
-            if not each.order.by_api
+            for item in items
+            if not item.order.by_api
         ]
         if self._ledger is None or not charges:
             return
         try:
             await self._ledger.charge(*charges)
         except Behind:
-            raise Unavailable("usage records cannot be written at present") from None
+            raise Unavailable("usage records cannot be written now; try again later") from None
 
-    # giving out
+    # from end to result
 
     async def settle(self) -> None:
-        """Write what has ended by now, as far as the store can be reached."""
+        """Write the results of all requests that have ended, if Redis can be reached."""
         try:
-            await self._look()
-            await self._finish()
+            await self._check_all()
+            await self._finish_ended()
         except Unavailable as error:
             log.warning("kafka_intake_unavailable", error=error.message)
 
-    async def _finish(self) -> bool:
+    async def _finish_ended(self) -> bool:
         async with self._finishing:
             while self._ended:
-                ended = [self._flights[each] for each in itertools.islice(self._ended, BATCH)]
+                ended = [self._in_flight[job_id] for job_id in itertools.islice(self._ended, MAX_BATCH)]
                 records = await self._adopt(ended, create=False)
-                wanted = [flight.id for flight in ended if flight.order.reply is not None]
+                wanted = [item.id for item in ended if item.order.reply is not None]
                 answers = dict(zip(wanted, await read_whole(self._backend.token_log, wanted), strict=True))
                 outcomes = [
-                    self._outcome(flight, record, answers.get(flight.id))
-                    for flight, record in zip(ended, records, strict=True)
+                    self._result(item, record, answers.get(item.id))
+                    for item, record in zip(ended, records, strict=True)
                 ]
-                for flight in ended:
-                    # another one was taken again meanwhile, and is looked at again
-                    if self._flights[flight.id] is flight:
-                        del self._flights[flight.id], self._ended[flight.id]
-                self._shuttle.finish([done for done in outcomes if done is not None])
+                for item in ended:
+                    # a request that was taken again in the meantime is checked again
+                    if self._in_flight[item.id] is item:
+                        del self._in_flight[item.id], self._ended[item.id]
+                self._consumer.finish([done for done in outcomes if done is not None])
         return False
 
-    def _outcome(self, flight: _Flight, record: RequestRecord | None, answer: Answer | None) -> Done | None:
-        """None where it is run again, since its answer expired before it could be told."""
-        if record is not None and (flight.order.reply is None or not flight.is_of(record)):
-            return Done(flight.taken)
+    def _result(
+        self, item: _InFlight, record: RequestRecord | None, answer: Answer | None
+    ) -> FinishedRecord | None:
+        """Return the finished record; None if the request must run again because its answer has expired."""
+        if record is not None and (item.order.reply is None or not item.is_of(record)):
+            return FinishedRecord(item.taken)
         if record is None or answer is None:
-            log.warning("kafka_answer_expired", job_id=flight.id)
-            self._read.append(flight)
-            self._came.set()
+            log.warning("kafka_answer_expired", job_id=item.id)
+            self._to_adopt.append(item)
+            self._records_ready.set()
             return None
-        order, short = flight.order, partial(_too_long, flight.order, record)
+        order, truncated = item.order, partial(_result_without_answer, item.order, record)
         job = Job.ended(record, answer, self._model.fingerprint or None)
-        return Done(flight.taken, result_record(order, job), short)
+        return FinishedRecord(item.taken, result_record(order, job), truncated)
 
 
-def _too_long(order: Order, record: RequestRecord) -> Outgoing:
-    """The result without the answer."""
+def _result_without_answer(order: Order, record: RequestRecord) -> Outgoing:
+    """Return a result that says that the answer is too long."""
     job = Job.of(record)
-    job.error = ErrorInfo.of(TOO_LONG)
+    job.error = ErrorInfo.of(RESULT_TOO_LONG)
     return result_record(order, job)

@@ -1,8 +1,8 @@
-"""Writes results, dead letters and offsets in one transaction, so that who reads what is committed sees each once.
+"""Writer of results, dead letters and offsets in one transaction: readers of committed records see each once.
 
-It knows nothing of requests. All calls block, and come from one thread.
+All calls block, and come from one thread.
 
-Reference: KIP-98 (transactions), KIP-447 (the group's generation fences an owner that is none any more).
+References: KIP-98 (transactions), KIP-447 (the group's generation fences former owners of a partition).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from shared.kafka.connection import producer
 from shared.kafka.message import Outgoing
 from shared.settings import Settings
 
-TRANSACTION = 10_000  # ms after which the brokers give up what a dead worker had begun; readers wait for that long
-MOST_BYTES = 2**26  # of one record, as far as we are asked: a dead letter is as long as the brokers let it be
-PATIENCE = 10_000  # ms for a topic's metadata, or to begin
+TRANSACTION_TIMEOUT_MS = 10_000  # until the brokers abort the transaction of a dead worker; readers wait that long
+MAX_RECORD_BYTES = 2**26  # the brokers' own limit is lower, and decides
+METADATA_TIMEOUT_MS = 10_000  # also for the start of a transaction
 
 
-class Results:
-    """A transactional producer, made anew after any failure: a transaction's end is then known, not guessed."""
+class TransactionalWriter:
+    """Transactional producer, recreated after any failure, so that the outcome of a transaction is known."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -37,37 +37,42 @@ class Results:
         offsets: Mapping[TopicPartition, tuple[int, str]],
         group: ConsumerGroupMetadata,
     ) -> None:
-        """All or nothing. Raises kafka.errors.KafkaError; then the committed offsets tell what became of it.
+        """Write all records and offsets, or none.
 
-        MessageSizeTooLargeError says that a record is too long for its topic, and that nothing was written.
+        Raises:
+            MessageSizeTooLargeError: a record is too long for its topic; nothing was written.
+            KafkaError: the committed offsets show whether the transaction was written.
         """
-        sent: list[Any] = []
+        futures: list[Any] = []
         try:
-            writer = self.open()
-            writer.begin_transaction()
-            sent += [writer.send(**record.arguments()) for record in records]
-            writer.send_offsets_to_transaction(
-                {place: OffsetAndMetadata(offset, metadata, -1) for place, (offset, metadata) in offsets.items()},
+            kafka = self.open()
+            kafka.begin_transaction()
+            futures += [kafka.send(**record.arguments()) for record in records]
+            kafka.send_offsets_to_transaction(
+                {
+                    partition: OffsetAndMetadata(offset, metadata, -1)
+                    for partition, (offset, metadata) in offsets.items()
+                },
                 group,
             )
-            writer.commit_transaction()
-            for future in sent:
-                future.get(timeout=PATIENCE / 1000)
+            kafka.commit_transaction()
+            for future in futures:
+                future.get(timeout=METADATA_TIMEOUT_MS / 1000)
         except KafkaError as error:
             self.close()
-            if any(isinstance(future.exception, MessageSizeTooLargeError) for future in sent):
+            if any(isinstance(future.exception, MessageSizeTooLargeError) for future in futures):
                 raise MessageSizeTooLargeError(str(error)) from error
             raise
 
     def open(self) -> KafkaProducer:
-        """The producer. One made anew has the same id, and ends what the one before had begun."""
+        """Return the producer. A new one has the same transactional id, and aborts the transaction of the last."""
         if self._producer is None:
             options: dict[str, Any] = {
                 "transactional_id": self._id,
-                "transaction_timeout_ms": TRANSACTION,
-                "max_block_ms": PATIENCE,
+                "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
+                "max_block_ms": METADATA_TIMEOUT_MS,
                 "linger_ms": 1,
-                "max_request_size": MOST_BYTES,
+                "max_request_size": MAX_RECORD_BYTES,
             }
             self._producer = producer(self._settings, **options)
             self._producer.init_transactions()

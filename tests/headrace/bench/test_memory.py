@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.bench.engine.memory import measure_memory
-from headrace.doctor.redis_sizing import MEASURED, PROMPT, TOKENS, Linear
+from headrace.doctor.redis_sizing import EXAMPLE_ANSWER_TOKENS, EXAMPLE_PROMPT_BYTES, MEASURED, Linear
 
 
 def test_a_line_passes_through_its_points() -> None:
@@ -16,6 +16,10 @@ def test_a_line_passes_through_its_points() -> None:
 @pytest.mark.slow
 def test_the_formulas_match_the_measurement() -> None:
     found = measure_memory(150)
-    assert found.sizing.waiting(PROMPT) == pytest.approx(MEASURED.waiting(PROMPT), rel=0.2)
-    assert found.sizing.finished(TOKENS) == pytest.approx(MEASURED.finished(TOKENS), rel=0.2)
-    assert 0 < found.batched < found.sizing.finished(TOKENS)
+    assert found.sizing.waiting(EXAMPLE_PROMPT_BYTES) == pytest.approx(
+        MEASURED.waiting(EXAMPLE_PROMPT_BYTES), rel=0.2
+    )
+    assert found.sizing.finished(EXAMPLE_ANSWER_TOKENS) == pytest.approx(
+        MEASURED.finished(EXAMPLE_ANSWER_TOKENS), rel=0.2
+    )
+    assert 0 < found.batched < found.sizing.finished(EXAMPLE_ANSWER_TOKENS)

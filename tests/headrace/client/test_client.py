@@ -1,4 +1,4 @@
-"""The client: its flows against answers made by hand, and both clients against a server that breaks off."""
+"""Clients: the flows against prepared answers, and both clients against a server that breaks connections."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from headrace import AsyncHeadraceClient, HeadraceClient
-from headrace.client.operations import Calls, ChatReader
+from headrace.client.operations import ChatStreamReader, Operations
 from headrace.client.sans_io import Clock, Emit, Flow, Pause, Read, Replicas, Reply, Run, Send
 from headrace.client.sse import Parser
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest, NotFound, Unavailable
 from tests.support.waiting import LIMIT_S
 
 KEEPALIVE = b": keepalive\n"
-CUT = Unavailable("cut")
+LOST = Unavailable("cut")
 JOB = Reply(200, {}, b'{"id": "req_1", "state": "completed"}')
 FULL = Reply(503, {"retry-after": "3"}, b'{"code": "queue_full", "detail": "full"}')
 OPEN = Reply(200, {})
@@ -38,14 +38,14 @@ def chunk(text: str, seq: int | None = None) -> bytes:
     return (b"" if seq is None else b"id: %d\n" % seq) + b"data: %b\n\n" % data.encode()
 
 
-class World:
-    """Answers a flow's commands from a list and notes what it asked; its clock moves by the flow's pauses alone."""
+class FakeTransport:
+    """Answers the commands of a flow from a list and records them; its clock moves only by the flow's pauses."""
 
     def __init__(self, *answers: Reply | bytes | Unavailable, urls: tuple[str, ...] = ("http://a",)) -> None:
         self.now = 1000.0
         self.sent: list[Send] = []
         self.pauses: list[float] = []
-        self.calls = Calls(Replicas(urls), 60.0, Clock(lambda: self.now, lambda: 0.0))
+        self.operations = Operations(Replicas(urls), 60.0, Clock(lambda: self.now, lambda: 0.0))
         self._answers = iter(answers)
 
     def items(self, flow: Flow[Any]) -> Iterator[Any]:
@@ -64,7 +64,7 @@ class World:
                     if isinstance(answer, Unavailable):
                         run.failure = answer
                     else:
-                        run.answer = answer
+                        run.response = answer
         self.result = run.result
 
     def run(self, flow: Flow[Any]) -> Any:
@@ -72,19 +72,19 @@ class World:
         return self.result
 
 
-def test_a_submit_is_sent_again_with_the_same_key() -> None:
-    """Given a cut, a full queue and a server's proxy, Expect one key, and Retry-After waited for."""
-    world = World(CUT, FULL, Reply(502, {}, b"<html>"), Reply(202, {}, b'{"id": "req_1"}'))
-    assert world.run(world.calls.submit({"model": "m"}, None)) == {"id": "req_1"}
-    assert len({send.headers["idempotency-key"] for send in world.sent}) == 1
-    assert len(world.sent) == 4
-    assert world.pauses[1] == 3.0
-    given = World(Reply(202, {}, b"{}"))
-    given.run(given.calls.submit({}, "mine"))
-    assert given.sent[0].headers == {"idempotency-key": "mine"}
+def test_submit_is_retried_with_the_same_key() -> None:
+    """Given a lost connection, a full queue and a proxy error, expect one key, and a wait for Retry-After."""
+    transport = FakeTransport(LOST, FULL, Reply(502, {}, b"<html>"), Reply(202, {}, b'{"id": "req_1"}'))
+    assert transport.run(transport.operations.submit({"model": "m"}, None)) == {"id": "req_1"}
+    assert len({send.headers["idempotency-key"] for send in transport.sent}) == 1
+    assert len(transport.sent) == 4
+    assert transport.pauses[1] == 3.0
+    with_key = FakeTransport(Reply(202, {}, b"{}"))
+    with_key.run(with_key.operations.submit({}, "mine"))
+    assert with_key.sent[0].headers == {"idempotency-key": "mine"}
 
 
-def test_what_a_retry_cannot_help_is_raised_at_once() -> None:
+def test_errors_that_are_not_retryable_are_raised_at_once() -> None:
     for status, body, kind in (
         (400, b'{"error": {"code": "invalid_request", "message": "no", "param": "seed"}}', InvalidRequest),
         (404, b'{"code": "not_found", "detail": "no"}', NotFound),
@@ -92,91 +92,93 @@ def test_what_a_retry_cannot_help_is_raised_at_once() -> None:
         (418, b"tea", HeadraceError),
         (500, b'"text"', HeadraceError),
     ):
-        world = World(Reply(status, {}, body))
+        transport = FakeTransport(Reply(status, {}, body))
         with pytest.raises(kind):
-            world.run(world.calls.job("req_1"))
-        assert world.pauses == []
+            transport.run(transport.operations.job("req_1"))
+        assert transport.pauses == []
 
 
-def test_patience_ends() -> None:
-    """Given a server that stays away, Expect Unavailable within a minute, with ever longer pauses till then."""
-    world = World(*[CUT] * 1000)
+def test_retries_end_after_the_time_limit() -> None:
+    """Given a server that stays away, expect growing pauses, and Unavailable within a minute."""
+    transport = FakeTransport(*[LOST] * 1000)
     with pytest.raises(Unavailable):
-        world.run(world.calls.job("req_1"))
-    assert 50 < sum(world.pauses) <= 60
-    assert sorted(world.pauses) == world.pauses
-    long = World(Reply(429, {"retry-after": "90"}, b'{"code": "queue_full"}'))
+        transport.run(transport.operations.job("req_1"))
+    assert 50 < sum(transport.pauses) <= 60
+    assert sorted(transport.pauses) == transport.pauses
+    long_pause = FakeTransport(Reply(429, {"retry-after": "90"}, b'{"code": "queue_full"}'))
     with pytest.raises(HeadraceError) as refused:
-        long.run(long.calls.submit({}, None))
+        long_pause.run(long_pause.operations.submit({}, None))
     assert (refused.value.code, refused.value.retry_after) == ("queue_full", 90)
 
 
 def test_replicas_are_tried_in_turn_and_a_good_one_is_kept() -> None:
-    """Given three replicas of which two are down, Expect no wait, and later calls at the one that answers."""
-    world = World(CUT, FULL, JOB, JOB, CUT, JOB, urls=("http://a", "http://b/", "http://c"))
+    """Given two of three replicas down, expect no pause, and later calls at the replica that answers."""
+    transport = FakeTransport(LOST, FULL, JOB, JOB, LOST, JOB, urls=("http://a", "http://b/", "http://c"))
     for _ in range(3):
-        world.run(world.calls.job("req_1"))
-    assert [send.url[7] for send in world.sent] == ["a", "b", "c", "c", "c", "a"]
-    assert world.pauses == [0.0] * 3
+        transport.run(transport.operations.job("req_1"))
+    assert [send.url[7] for send in transport.sent] == ["a", "b", "c", "c", "c", "a"]
+    assert transport.pauses == [0.0] * 3
     with pytest.raises(ConfigError):
         HeadraceClient("localhost:8000")
 
 
-def test_events_go_on_after_the_last_seen() -> None:
-    """Given cuts, an interruption and keepalives, Expect each event once, in order."""
+def test_events_resume_after_the_last_id() -> None:
+    """Given lost connections, an interruption and keepalives, expect each event once, in order."""
     interrupted = b'retry: 2000\nevent: interrupted\ndata: {"code": "unavailable"}\n\n'
-    world = World(
-        *(OPEN, KEEPALIVE + token(0)[:9], token(0)[9:] + KEEPALIVE + token(1, 3), CUT),
+    transport = FakeTransport(
+        *(OPEN, KEEPALIVE + token(0)[:9], token(0)[9:] + KEEPALIVE + token(1, 3), LOST),
         *(OPEN, token(4), interrupted),
-        *(CUT, OPEN, token(5), b""),
+        *(LOST, OPEN, token(5), b""),
         *(OPEN, done(6)),
     )
-    events = list(world.items(world.calls.events("req_1", -1)))
+    events = list(transport.items(transport.operations.events("req_1", -1)))
     assert [(event.seq, event.name) for event in events] == [
         *((seq, "token") for seq in (0, 3, 4, 5)),
         (6, "done"),
     ]
-    assert [send.headers["last-event-id"] for send in world.sent] == ["-1", "3", "4", "4", "5"]
-    assert world.pauses[1] >= 2, "the server said when to come back"
+    assert [send.headers["last-event-id"] for send in transport.sent] == ["-1", "3", "4", "4", "5"]
+    assert transport.pauses[1] >= 2, "the pause that the server asked for"
 
 
-def test_attempts_start_anew_after_progress() -> None:
-    """Given an answer longer than all patience, cut after each token, Expect it whole; without progress, an end."""
-    cuts = [each for seq in range(2000) for each in (OPEN, token(seq), CUT)]
-    world = World(*cuts, OPEN, done(2000))
-    assert len(list(world.items(world.calls.events("req_1", -1)))) == 2001
-    assert sum(world.pauses) > 60
-    stuck = World(*[OPEN, b""] * 1000)
+def test_progress_resets_the_time_limit() -> None:
+    """Given a connection lost after each token, expect the whole answer; without progress, expect Unavailable."""
+    cuts = [each for seq in range(2000) for each in (OPEN, token(seq), LOST)]
+    transport = FakeTransport(*cuts, OPEN, done(2000))
+    assert len(list(transport.items(transport.operations.events("req_1", -1)))) == 2001
+    assert sum(transport.pauses) > 60
+    without_progress = FakeTransport(*[OPEN, b""] * 1000)
     with pytest.raises(Unavailable):
-        list(stuck.items(stuck.calls.events("req_1", -1)))
-    waiting = World(*[OPEN, KEEPALIVE, CUT] * 1000, OPEN, done(0))
-    assert len(list(waiting.items(waiting.calls.events("req_1", -1)))) == 1, "a waiting job is no failure"
+        list(without_progress.items(without_progress.operations.events("req_1", -1)))
+    waiting = FakeTransport(*[OPEN, KEEPALIVE, LOST] * 1000, OPEN, done(0))
+    assert len(list(waiting.items(waiting.operations.events("req_1", -1)))) == 1, "keepalives count as progress"
 
 
-def test_an_answer_read_to_its_end_is_over() -> None:
-    world = World(Reply(204, {}))
-    assert list(world.items(world.calls.events("req_1", 9))) == []
+def test_no_content_ends_a_stream() -> None:
+    transport = FakeTransport(Reply(204, {}))
+    assert list(transport.items(transport.operations.events("req_1", 9))) == []
 
 
 def test_result_waits_for_the_end() -> None:
-    world = World(OPEN, token(0), CUT, OPEN, done(1), JOB)
-    assert world.run(world.calls.result("req_1"))["state"] == "completed"
-    assert [send.url for send in world.sent][-1] == "http://a/v1/jobs/req_1"
+    transport = FakeTransport(OPEN, token(0), LOST, OPEN, done(1), JOB)
+    assert transport.run(transport.operations.result("req_1"))["state"] == "completed"
+    assert [send.url for send in transport.sent][-1] == "http://a/v1/jobs/req_1"
 
 
-def test_a_chat_is_resumed_by_whole_events() -> None:
-    """Given a cut in the midst of an event's chunks, Expect none of them twice, and the same key again."""
+def test_a_chat_resumes_after_the_last_whole_event() -> None:
+    """Given a connection lost between the chunks of an event, expect each chunk once, and the same key."""
     first = chunk("") + chunk("a", 0)
     end = chunk("") + b"id: 3\ndata: [DONE]\n\n"
-    world = World(*(OPEN, first + chunk("b"), CUT), *(OPEN, chunk("b") + chunk("c", 2), b""), *(OPEN, end))
-    chunks = list(world.items(world.calls.chat({}, None, ChatReader())))
+    transport = FakeTransport(
+        *(OPEN, first + chunk("b"), LOST), *(OPEN, chunk("b") + chunk("c", 2), b""), *(OPEN, end)
+    )
+    chunks = list(transport.items(transport.operations.chat({}, None, ChatStreamReader())))
     assert [each["choices"][0]["delta"]["content"] for each in chunks] == ["", "a", "b", "c", ""]
-    assert [send.headers.get("last-event-id") for send in world.sent] == [None, "0", "2"]
-    assert len({send.headers["idempotency-key"] for send in world.sent}) == 1
+    assert [send.headers.get("last-event-id") for send in transport.sent] == [None, "0", "2"]
+    assert len({send.headers["idempotency-key"] for send in transport.sent}) == 1
 
 
-def test_a_completion_is_put_together_from_its_chunks() -> None:
-    """Given two choices over a cut, Expect OpenAI's completion with texts, reasons, logprobs and usage."""
+def test_a_completion_is_assembled_from_its_chunks() -> None:
+    """Given two choices and a lost connection, expect OpenAI's completion with all fields."""
 
     def part(index: int, text: str, reason: str | None = None, **more: Any) -> bytes:
         choice = {"index": index, "delta": {"content": text}, "finish_reason": reason, **more}
@@ -187,28 +189,28 @@ def test_a_completion_is_put_together_from_its_chunks() -> None:
     last = {"id": "chatcmpl-1", "created": 5, "model": "m", "choices": [], "usage": usage}
     end = b"data: %b\n\nid: 3\ndata: [DONE]\n\n" % json.dumps(last).encode()
     first = part(1, "b") + b"id: 0\n" + part(0, "a", logprobs={"content": [{"token": "a"}]})
-    world = World(OPEN, first, CUT, OPEN, part(0, "c", "stop") + part(1, "", "length") + end)
-    found = world.run(world.calls.complete({"model": "m"}, "k"))
+    transport = FakeTransport(OPEN, first, LOST, OPEN, part(0, "c", "stop") + part(1, "", "length") + end)
+    found = transport.run(transport.operations.complete({"model": "m"}, "k"))
     assert [(each["message"]["content"], each["finish_reason"]) for each in found["choices"]] == [
         ("ac", "stop"),
         ("b", "length"),
     ]
     assert [each["logprobs"] for each in found["choices"]] == [{"content": [{"token": "a"}], "refusal": None}, None]
     assert (found["usage"], found["object"], found["id"]) == (usage, "chat.completion", "chatcmpl-1")
-    assert world.sent[0].body == {"model": "m", "stream_options": {"include_usage": True}}
+    assert transport.sent[0].body == {"model": "m", "stream_options": {"include_usage": True}}
     with pytest.raises(HeadraceError, match="expired"):
-        gone = World(Reply(204, {}))
-        gone.run(gone.calls.complete({}, None))
+        gone = FakeTransport(Reply(204, {}))
+        gone.run(gone.operations.complete({}, None))
 
 
-def test_a_chat_that_fails_raises_what_it_failed_of() -> None:
+def test_a_failed_chat_raises_its_error() -> None:
     error = b'id: 1\ndata: {"error": {"code": "engine_failed", "message": "late"}}\n\n'
-    world = World(OPEN, chunk("a", 0) + error)
+    transport = FakeTransport(OPEN, chunk("a", 0) + error)
     with pytest.raises(EngineFailed, match="late"):
-        list(world.items(world.calls.chat({}, None, ChatReader())))
+        list(transport.items(transport.operations.chat({}, None, ChatStreamReader())))
 
 
-def test_frames_are_parsed_however_they_are_cut() -> None:
+def test_frames_are_parsed_at_any_chunk_boundary() -> None:
     text = b": hi\n\nid: 1\ndata: a\ndata: b\n\nretry: 500\nretry: x\n\nevent: e\r\ndata:\xc3\xa9\r\n\r\ndata: open"
     whole = Parser().feed(text)
     assert [(frame.event, frame.data, frame.id, frame.comment) for frame in whole] == [
@@ -221,7 +223,7 @@ def test_frames_are_parsed_however_they_are_cut() -> None:
     assert parser.retry == 0.5
 
 
-def test_importing_the_package_imports_no_http() -> None:
+def test_importing_the_package_does_not_import_httpx() -> None:
     code = "import headrace, sys; assert 'httpx' not in sys.modules; headrace.HeadraceClient; headrace.__version__"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)
     with pytest.raises(AttributeError):
@@ -236,8 +238,8 @@ def test_importing_the_package_imports_no_http() -> None:
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-class Stage:
-    """A server that gives each connection its answer, and then cuts it."""
+class BreakingServer:
+    """Server that sends each connection its answer and closes it."""
 
     def __init__(self, *answers: bytes) -> None:
         self.requests: list[bytes] = []
@@ -258,12 +260,12 @@ class Stage:
         writer.close()
 
 
-def piece(data: bytes) -> bytes:
+def http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def both(url: str, ask: Callable[[Any], Any], *, patience: float = 60) -> list[Any]:
-    """What an asynchronous and a blocking client give for the same call."""
+async def ask_both_clients(url: str, ask: Callable[[Any], Any], *, patience: float = 60) -> list[Any]:
+    """Return the items of a call, which must be the same from both clients."""
 
     def blocking() -> list[Any]:
         with HeadraceClient(url, patience=patience) as client:
@@ -275,37 +277,37 @@ async def both(url: str, ask: Callable[[Any], Any], *, patience: float = 60) -> 
     return first
 
 
-async def test_both_clients_survive_a_server_that_breaks_off() -> None:
-    """Given half a head, half a chunk and a clean end too early, Expect each event once."""
+async def test_both_clients_survive_broken_connections() -> None:
+    """Given half a head, half a chunk and an early end, expect each event once."""
     answers = (
         b"HTTP/1.1 200 OK\r\ncont",
-        HEAD + piece(token(0)) + b"ff\r\nid: 1\nev",
-        HEAD + piece(token(1)) + b"0\r\n\r\n",
+        HEAD + http_chunk(token(0)) + b"ff\r\nid: 1\nev",
+        HEAD + http_chunk(token(1)) + b"0\r\n\r\n",
         b"",
-        HEAD + piece(done(2)),
+        HEAD + http_chunk(done(2)),
     )
-    stage = Stage(*answers, *answers)
-    async with stage as url:
-        events = await both(url, lambda client: client.events("req_1"))
+    server = BreakingServer(*answers, *answers)
+    async with server as url:
+        events = await ask_both_clients(url, lambda client: client.events("req_1"))
     assert [event.seq for event in events] == [0, 1, 2]
-    assert sum(b"last-event-id: 1" in request for request in stage.requests) == 4
+    assert sum(b"last-event-id: 1" in request for request in server.requests) == 4
 
 
-@pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", HEAD + b"zz\r\n", HEAD + piece(token(0)[:5])])
-async def test_no_other_error_than_ours_comes_out(answer: bytes) -> None:
-    """Given a server that fails in each way every time, Expect Unavailable from events and chat of both clients."""
-    async with Stage(*[answer] * 100) as url:
+@pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", HEAD + b"zz\r\n", HEAD + http_chunk(token(0)[:5])])
+async def test_every_transport_error_becomes_unavailable(answer: bytes) -> None:
+    """Given a server that always fails, expect Unavailable from events and chat of both clients."""
+    async with BreakingServer(*[answer] * 100) as url:
         for ask in (lambda client: client.events("req_1"), lambda client: client.chat({})):
             with pytest.raises(Unavailable):
-                await both(url, ask, patience=0.0)
+                await ask_both_clients(url, ask, patience=0.0)
             with pytest.raises(Unavailable), HeadraceClient(url, patience=0.0) as client:
                 await asyncio.to_thread(list, ask(client))
 
 
-async def test_leaving_a_chat_cancels_it() -> None:
-    """Given a chat under way, if its reader leaves, Expect its request cancelled by either client."""
-    stage = Stage(HEAD + piece(chunk("a", 0)), b"", HEAD + piece(chunk("a", 0)), b"")
-    async with stage as url:
+async def test_closing_a_chat_cancels_its_request() -> None:
+    """Given a running chat, expect its request to be cancelled when its reader closes it, by either client."""
+    server = BreakingServer(HEAD + http_chunk(chunk("a", 0)), b"", HEAD + http_chunk(chunk("a", 0)), b"")
+    async with server as url:
         async with AsyncHeadraceClient(url) as client:
             chunks = client.chat_text({})
             assert await anext(chunks) == "a"
@@ -318,4 +320,4 @@ async def test_leaving_a_chat_cancels_it() -> None:
                 texts.close()
 
         await asyncio.to_thread(leave)
-    assert [request.split(b" ")[:2] for request in stage.requests[1::2]] == [[b"DELETE", b"/v1/jobs/req_1"]] * 2
+    assert [request.split(b" ")[:2] for request in server.requests[1::2]] == [[b"DELETE", b"/v1/jobs/req_1"]] * 2

@@ -1,4 +1,4 @@
-"""What `headrace doctor` says of the device that the engine computes on."""
+"""`headrace doctor`: the device that the engine will use."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CARD = "NVIDIA H100"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All that there is of programs."""
+    """The only folder in PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
-def program(folder: Path, name: str) -> None:
+def add_program(folder: Path, name: str) -> None:
     (folder / name).touch(mode=0o755)
 
 
@@ -33,7 +33,7 @@ def device(**given: str) -> Finding:
     return next(finding for finding in findings if finding.what == "device")
 
 
-def test_a_machine_without_a_gpu(folder: Path) -> None:
+def test_without_a_gpu_the_device_is_the_cpu(folder: Path) -> None:
     assert device() == device(device="cpu") == Finding("device", "ok", "the CPU")
 
 
@@ -41,10 +41,10 @@ def test_a_machine_without_a_gpu(folder: Path) -> None:
     ("given", "count", "status"),
     [({}, 0, "warning"), ({"device": "cuda"}, 0, "failed"), ({"device": "cuda:1"}, 1, "failed")],
 )
-def test_a_gpu_that_torch_does_not_find(
+def test_a_gpu_unknown_to_torch_is_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], count: int, status: str
 ) -> None:
-    program(folder, "nvidia-smi")
+    add_program(folder, "nvidia-smi")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     found = device(**given)
     assert (found.status, found.found) == (status, f"torch {torch.__version__} finds {count} GPUs")
@@ -52,14 +52,14 @@ def test_a_gpu_that_torch_does_not_find(
     assert device(device="cpu").status == "ok"
 
 
-def test_a_gpu_with_and_without_what_triton_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(folder, "nvidia-smi")
+def test_what_triton_lacks_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_program(folder, "nvidia-smi")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"{CARD} {device}")
-    assert device(device="cuda:1").found == f"{CARD} 1, at a small part of its speed: no C compiler"
-    program(folder, "cc")
+    assert device(device="cuda:1").found == f"{CARD} 1, at a fraction of its speed without a C compiler"
+    add_program(folder, "cc")
     assert device() == Finding("device", "ok", f"{CARD} 0")
-    there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else there(name))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
     found = device()
     assert (found.status, found.remedy) == ("warning", "install Triton")

@@ -1,4 +1,4 @@
-"""The two users of docs/redis.md: all that Headrace does, on a server where nobody else may do anything."""
+"""The users of docs/redis.md: each process runs with the permissions of its ACL line, and needs all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 import pytest
 from celery import Celery
 
-from headrace.doctor.redis_acl import COMMANDS, Role, lacking, rule
+from headrace.doctor.redis_acl import COMMANDS, Role, acl_rule, missing_commands
 from producer_api.app import create_app
 from producer_api.background.sweeper import Sweeper
 from shared.backend import Backend
@@ -38,7 +38,7 @@ from tests.support.worker_harness import GatedEngine, Harness
 
 DOCS = Path(__file__).parents[3] / "docs" / "redis.md"
 ROLES: tuple[Role, ...] = ("api", "worker")
-# Allowed, and used only where the path below does not lead: the sweeper strikes off workers long silent.
+# Allowed, and not used by the test below: the sweeper removes consumers of workers that are long gone.
 RARE: dict[Role, set[str]] = {"api": {"xgroup|delconsumer"}, "worker": set()}
 
 
@@ -49,7 +49,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     made.credentials = {"username": "admin", "password": "root"}
     with running(made):
         for role in COMMANDS:
-            made.call(*rule(role).replace("PASSWORD", "secret").split())
+            made.call(*acl_rule(role).replace("PASSWORD", "secret").split())
         yield made
 
 
@@ -60,7 +60,7 @@ def settings_of(node: Node, role: Role, folder: Path) -> Settings:
 
 
 class Commands:
-    """What each user ran, by MONITOR: a script's commands count as its caller's. The worker came by the socket."""
+    """Commands of each user, from MONITOR. A script's commands are its caller's; the worker uses the socket."""
 
     def __init__(self) -> None:
         self.by: dict[Role, set[str]] = {"api": set(), "worker": set()}
@@ -74,7 +74,7 @@ class Commands:
         if address != "lua":
             self._caller = "worker" if address.startswith("unix:") else "api"
         name = f"{command}|{sub.lower()}" if command in {"xgroup", "xinfo", "script", "client"} else command
-        if name not in {"auth", "echo", "hello", "client|setinfo"}:  # never forbidden; the administrator's
+        if name not in {"auth", "echo", "hello", "client|setinfo"}:  # always allowed, or run by the administrator
             self.by[self._caller].add(name)
 
 
@@ -104,8 +104,8 @@ async def monitored(node: Node) -> AsyncIterator[Commands]:
         await server.client.aclose()
 
 
-async def everything(api: Backend, worker: Backend, api_settings: Settings, worker_settings: Settings) -> None:
-    """Submit until the queue is full, cancel what waits and what runs, lose a worker, drain one, read it all."""
+async def run_everything(api: Backend, worker: Backend, api_settings: Settings, worker_settings: Settings) -> None:
+    """Fill the queue, cancel waiting and running jobs, lose a worker, drain another, and read all answers."""
     info = WorkerInfo(id="w", pid=1, model=MODEL, state="ready", max_model_len=8192)
     await api.start()
     await worker.start()
@@ -123,22 +123,22 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
         assert (await http.delete(f"/v1/jobs/{jobs[0]}")).json().get("state") == "cancelled"
         assert "headrace" in (await admin.get("/metrics")).text
         assert (await http.get(f"/v1/jobs/{jobs[2]}")).json()["state"] == "queued"
-        await lose(worker, 2)
-        await overdue(api, http)
-        await told(api)
-        await counted(api, api_settings)
+        await lose_worker(worker, 2)
+        await sweep_overdue(api, http)
+        await use_webhooks(api)
+        await use_ledger(api, api_settings)
         async with harness.worker(name="a"):
             assert "request_abandoned" in (await http.get(f"/v1/jobs/{jobs[1]}/events")).text
             assert "[DONE]" in (await post(http, "/v1/chat/completions", **chat(stream=True, max_tokens=4))).text
             for path in ("/ready", "/v1/models", f"/v1/jobs/{jobs[1]}"):
                 assert (await http.get(path)).status_code == 200
-            await letters(http, jobs[1])
+            await use_dead_letters(http, jobs[1])
         engine = GatedEngine(limit=0)
         async with harness.worker(engine, name="b"):
             running_job, handed_over = await submit(http, max_tokens=5000), await submit(http, max_tokens=500)
             stepping = asyncio.create_task(step_slowly(engine))
             for job in (running_job, handed_over):
-                await begun(http, job)
+                await first_token(http, job)
             stepping.cancel()
             await http.delete(f"/v1/jobs/{running_job}")
             assert "event: cancelled" in (await http.get(f"/v1/jobs/{running_job}/events")).text
@@ -153,8 +153,8 @@ async def everything(api: Backend, worker: Backend, api_settings: Settings, work
     await worker.registry.leave("w")
 
 
-async def overdue(api: Backend, http: httpx.AsyncClient) -> None:
-    """No worker lives: the sweeper of the API ends what is late, and tidies up."""
+async def sweep_overdue(api: Backend, http: httpx.AsyncClient) -> None:
+    """Let the sweeper of the API end an overdue job while no worker runs."""
 
     async def models() -> list[str]:
         return [MODEL]
@@ -169,8 +169,8 @@ async def overdue(api: Backend, http: httpx.AsyncClient) -> None:
         running.cancel()
 
 
-async def told(api: Backend) -> None:
-    """All that is done with webhooks, whoever they are for."""
+async def use_webhooks(api: Backend) -> None:
+    """Run every operation of the webhook store."""
     for name in ("a", "b"):
         await api.webhooks.add(Webhook(id=name, hook=Hook("https://example.com"), created_at=0.0), 60)
         await api.webhooks.wake(name)
@@ -183,8 +183,8 @@ async def told(api: Backend) -> None:
     assert await api.webhooks.get("a") is not None
 
 
-async def counted(api: Backend, settings: Settings) -> None:
-    """A request under limits of every kind, from its charge to the row that is written."""
+async def use_ledger(api: Backend, settings: Settings) -> None:
+    """Charge requests under every kind of limit, settle them, and mark them as written."""
     assert api.limits is not None
     ledger = Ledger.of(settings, api.limits)
     for strategy in ("fixed-window", "sliding-window-counter", "moving-window", "token-bucket", "day", "slots"):
@@ -207,8 +207,8 @@ async def counted(api: Backend, settings: Settings) -> None:
     await ledger.written(["d"])
 
 
-async def letters(http: httpx.AsyncClient, job: str) -> None:
-    """See the request that was set aside, run it again, and throw the others away."""
+async def use_dead_letters(http: httpx.AsyncClient, job: str) -> None:
+    """List and read the dead letters, replay one, and delete the others."""
     for path in ("", f"/{job}", f"?after={job}"):
         assert (await http.get(f"/v1/dead-letters{path}")).status_code == 200
     again = await http.post(f"/v1/dead-letters/{job}/replay", headers={"idempotency-key": "k"})
@@ -227,47 +227,47 @@ async def post(http: httpx.AsyncClient, path: str, **body: object) -> httpx.Resp
 
 
 async def step_slowly(engine: GatedEngine) -> None:
-    """So that nothing ends before it was looked at."""
+    """Advance one token every 10 ms, so that no job ends before the test has seen it."""
     while True:
         engine.limit = 1
         await asyncio.sleep(0.01)
 
 
-async def begun(http: httpx.AsyncClient, job: str) -> None:
+async def first_token(http: httpx.AsyncClient, job: str) -> None:
     async with http.stream("GET", f"/v1/jobs/{job}/events") as response:
         async for line in response.aiter_lines():
             if line.startswith("event: token"):
                 return
 
 
-async def lose(worker: Backend, number: int) -> None:
-    """A worker takes requests and is never heard of again."""
+async def lose_worker(worker: Backend, number: int) -> None:
+    """Take requests for a worker that then disappears."""
     held = (await worker.transport.pull(MODEL, "dead", Room.all(number))).found
     await worker.token_log.acquire([item.request.id for item in held], "dead")
 
 
-def test_the_document_has_these_rules() -> None:
+def test_the_documented_acl_lines_match() -> None:
     lines = DOCS.read_text(encoding="utf-8").splitlines()
-    assert [rule(role) for role in COMMANDS] == [line for line in lines if line.startswith("ACL SETUSER")]
+    assert [acl_rule(role) for role in COMMANDS] == [line for line in lines if line.startswith("ACL SETUSER")]
 
 
 @pytest.mark.slow
-async def test_the_two_users_can_do_everything_and_nothing_more(node: Node, tmp_path: Path) -> None:
+async def test_api_and_worker_need_exactly_their_permissions(node: Node, tmp_path: Path) -> None:
     api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
     async with opened(api_settings) as api, opened(worker_settings) as worker:
         async with monitored(node) as commands:
-            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), LIMIT_S)
+            await asyncio.wait_for(run_everything(api, worker, api_settings, worker_settings), LIMIT_S)
         used = commands.by
     for role in ROLES:
-        assert sorted(set(COMMANDS[role]) - used[role] - RARE[role]) == [], f"needless for the {role}"
+        assert sorted(set(COMMANDS[role]) - used[role] - RARE[role]) == [], f"not needed by the {role}"
         assert sorted(used[role] - set(COMMANDS[role])) == []
     with node.admin() as admin:
         assert admin.acl_log() == []
 
 
 @pytest.mark.slow
-async def test_a_batch_and_a_task_by_the_three_users(node: Node, tmp_path: Path) -> None:
-    """Given each process with its own user, If a batch and a task are run, Expect nothing refused."""
+async def test_a_batch_and_a_task_run_with_the_three_users(node: Node, tmp_path: Path) -> None:
+    """Given each process with its own user, expect a batch and a task to run without a refused command."""
     common = {"model": "scripted", "lease": 1, "grace": 0, "log_format": "json", "files_dir": tmp_path / "files"}
     port = free_port(HOST)
     processes = []
@@ -302,24 +302,22 @@ async def test_a_batch_and_a_task_by_the_three_users(node: Node, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("role", "taken"), [("api", "xadd"), ("api", "subscribe"), ("worker", "publish")])
-async def test_without_one_of_its_commands_a_user_cannot(
-    node: Node, tmp_path: Path, role: Role, taken: str
-) -> None:
+async def test_a_missing_permission_fails(node: Node, tmp_path: Path, role: Role, taken: str) -> None:
     node.call("ACL", "SETUSER", f"headrace-{role}", f"-{taken}")
     api_settings, worker_settings = (settings_of(node, role, tmp_path) for role in ROLES)
     async with opened(api_settings) as api, opened(worker_settings) as worker:
         with pytest.raises((AssertionError, Unavailable, TimeoutError, ExceptionGroup)):
-            await asyncio.wait_for(everything(api, worker, api_settings, worker_settings), 3)
+            await asyncio.wait_for(run_everything(api, worker, api_settings, worker_settings), 3)
 
 
 @pytest.mark.parametrize("role", COMMANDS)
-async def test_a_server_says_which_command_is_lacking(node: Node, tmp_path: Path, role: Role) -> None:
+async def test_missing_commands_are_reported(node: Node, tmp_path: Path, role: Role) -> None:
     async with opened(settings_of(node, role, tmp_path)) as backend:
-        assert await lacking(backend.redis, role) == []
+        assert await missing_commands(backend.redis, role) == []
         for command in COMMANDS[role]:
             node.call("ACL", "SETUSER", f"headrace-{role}", f"-{command}")
-            assert await lacking(backend.redis, role) == [command]
+            assert await missing_commands(backend.redis, role) == [command]
             node.call("ACL", "SETUSER", f"headrace-{role}", f"+{command}")
         node.call("ACL", "SETUSER", f"headrace-{role}", "resetkeys", "resetchannels")
-        assert {"xadd", "publish"} <= set(await lacking(backend.redis, role))
-        assert node.call("DBSIZE") == 0  # asking changed nothing
+        assert {"xadd", "publish"} <= set(await missing_commands(backend.redis, role))
+        assert node.call("DBSIZE") == 0  # the check changed nothing

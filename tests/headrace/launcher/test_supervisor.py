@@ -1,4 +1,4 @@
-"""The supervisor, with children of one line each."""
+"""Supervisor, with children of one line of code each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from headrace.launcher.server_keeper import ServerKeeper
 from headrace.launcher.supervisor import (
-    HEALTHY_S,
+    HEALTHY_AFTER_S,
     MAX_EARLY_DEATHS,
     MAX_PAUSE_S,
     Backoff,
@@ -42,14 +42,14 @@ def child(name: str, code: str, folder: Path) -> Child:
     return Child(name, [sys.executable, "-c", code], {"MARK": name}, folder / f"{name}.log")
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_dead_child_is_started_again_and_told_of(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_a_dead_child_is_restarted_and_reported(supervisor: Supervisor, tmp_path: Path) -> None:
     worker = child("worker", LIVE, tmp_path)
     supervisor.add(worker)
     assert worker.process is not None
@@ -57,17 +57,17 @@ def test_a_dead_child_is_started_again_and_told_of(supervisor: Supervisor, tmp_p
     os.kill(first, signal.SIGKILL)
     worker.process.wait()
 
-    def again() -> bool:
+    def restarted() -> bool:
         supervisor.check()
         return worker.running
 
-    until(again)
+    wait_until(restarted)
     assert worker.process.pid != first
     assert "worker died (SIGKILL), restart in 0.2 s" in supervisor.reports[0]  # type: ignore[attr-defined]
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """Clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -76,12 +76,12 @@ class Clock:
         return self.now
 
 
-def test_pauses_double_and_start_over_after_a_healthy_life() -> None:
+def test_pauses_double_and_start_over_after_a_healthy_run() -> None:
     backoff, now = Backoff(), 1000.0
-    pauses = [backoff.died(now, now + HEALTHY_S - 1) for _ in range(10)]
+    pauses = [backoff.died(now, now + HEALTHY_AFTER_S - 1) for _ in range(10)]
     assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, MAX_PAUSE_S, MAX_PAUSE_S]
-    assert backoff.died(now, now + HEALTHY_S) == 0.2
-    assert backoff.due == now + HEALTHY_S + 0.2
+    assert backoff.died(now, now + HEALTHY_AFTER_S) == 0.2
+    assert backoff.due == now + HEALTHY_AFTER_S + 0.2
 
 
 @pytest.fixture
@@ -95,78 +95,80 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def timed(clock: Clock, deaths: list[Death]) -> Iterator[Supervisor]:
-    """A supervisor by that clock, which records each death."""
+def timed_supervisor(clock: Clock, deaths: list[Death]) -> Iterator[Supervisor]:
+    """Supervisor with the test's clock, which records each death."""
     made = Supervisor(lambda line: None, deaths.append, clock=clock)
     yield made
     made.stop(0)
 
 
-def pass_by(supervisor: Supervisor, clock: Clock, one: Child) -> None:
-    """Let a child die, be noticed, and its pause pass."""
-    assert one.process is not None
-    one.process.wait(20)
+def die_and_wait(supervisor: Supervisor, clock: Clock, process: Child) -> None:
+    """Wait for the child to die, report it, and move the clock past its pause."""
+    assert process.process is not None
+    process.process.wait(20)
     supervisor.check()
-    clock.now = one.backoff.due
+    clock.now = process.backoff.due
     supervisor.check()
 
 
-def test_a_settled_child_is_restarted_for_ever(
-    timed: Supervisor, clock: Clock, deaths: list[Death], tmp_path: Path
+def test_after_settle_a_child_is_always_restarted(
+    timed_supervisor: Supervisor, clock: Clock, deaths: list[Death], tmp_path: Path
 ) -> None:
-    """Given a child that dies at once, Expect growing pauses, and no start before the pause is over."""
+    """Given a child that dies at once, expect growing pauses, and no restart before the pause is over."""
     worker = child("worker", "import sys; sys.exit(2)", tmp_path)
-    timed.add(worker)
-    timed.settle()
+    timed_supervisor.add(worker)
+    timed_supervisor.settle()
     for _ in range(MAX_EARLY_DEATHS + 1):
-        pass_by(timed, clock, worker)
+        die_and_wait(timed_supervisor, clock, worker)
     assert worker.process is not None
     worker.process.wait(20)
-    timed.check()
+    timed_supervisor.check()
     clock.now = worker.backoff.due - 0.01
-    timed.check()
+    timed_supervisor.check()
     assert not worker.running
     assert [death.pause for death in deaths] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6]
     assert {death.status for death in deaths} == {2}
 
 
-def test_a_child_that_never_lived_ends_with_its_last_words(timed: Supervisor, clock: Clock, tmp_path: Path) -> None:
+def test_repeated_early_deaths_raise_with_the_last_log_line(
+    timed_supervisor: Supervisor, clock: Clock, tmp_path: Path
+) -> None:
     api = child("api", "import sys; sys.exit('error: no such thing')", tmp_path)
-    timed.add(api)
+    timed_supervisor.add(api)
     with pytest.raises(ChildFailed, match=r"api died 6 times in a row \(exit status 1\): no such thing"):
         for _ in range(MAX_EARLY_DEATHS):
-            pass_by(timed, clock, api)
+            die_and_wait(timed_supervisor, clock, api)
 
 
-def test_refused_settings_end_the_start_at_once(timed: Supervisor, clock: Clock, tmp_path: Path) -> None:
+def test_refused_settings_raise_at_once(timed_supervisor: Supervisor, clock: Clock, tmp_path: Path) -> None:
     code = "import sys; print('error: model x has no config.json', flush=True); sys.exit(2)"
     worker = child("worker", code, tmp_path)
-    timed.add(worker)
+    timed_supervisor.add(worker)
     with pytest.raises(ConfigError, match=r"worker cannot start: model x has no config\.json"):
-        pass_by(timed, clock, worker)
+        die_and_wait(timed_supervisor, clock, worker)
 
 
-def test_a_start_that_fails_is_tried_again(timed: Supervisor, clock: Clock, tmp_path: Path) -> None:
-    """Given a log folder that goes away and comes back, Expect the child to run again."""
+def test_a_failed_start_is_retried(timed_supervisor: Supervisor, clock: Clock, tmp_path: Path) -> None:
+    """Given a log folder that disappears and returns, expect the child to run again."""
     folder = tmp_path / "logs"
     worker = child("worker", LIVE, folder)
-    timed.add(worker)
-    timed.settle()
-    until(lambda: worker.last_words() == "up")
+    timed_supervisor.add(worker)
+    timed_supervisor.settle()
+    wait_until(lambda: worker.last_line() == "up")
     folder.rename(tmp_path / "away")
     folder.write_text("")
     assert worker.process is not None
     worker.process.kill()
-    pass_by(timed, clock, worker)
+    die_and_wait(timed_supervisor, clock, worker)
     assert (worker.running, worker.backoff.deaths) == (False, 2)
     folder.unlink()
     clock.now = worker.backoff.due
-    timed.check()
+    timed_supervisor.check()
     assert worker.running
 
 
 class FailingServer:
-    """A server that dies when told to, and fails to start as long as told to."""
+    """Server whose next `failures` starts fail."""
 
     def __init__(self) -> None:
         self.pid: int | None = 1
@@ -179,7 +181,7 @@ class FailingServer:
         self.pid = 2
 
 
-def test_a_server_that_cannot_start_is_tried_again(clock: Clock) -> None:
+def test_a_server_that_fails_to_start_is_retried(clock: Clock) -> None:
     server, reports = FailingServer(), []
     keeper = ServerKeeper(server, reports.append, clock=clock)
     keeper.check()
@@ -195,28 +197,26 @@ def test_a_server_that_cannot_start_is_tried_again(clock: Clock) -> None:
     ]
 
 
-def test_stopping_ends_the_willing_and_kills_the_rest(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_stop_terminates_children_and_kills_those_left(supervisor: Supervisor, tmp_path: Path) -> None:
     willing, deaf = child("willing", LIVE, tmp_path), child("deaf", DEAF, tmp_path)
-    for one in (willing, deaf):
-        supervisor.add(one)
-        until(lambda one=one: one.last_words() == "up")
+    for process in (willing, deaf):
+        supervisor.add(process)
+        wait_until(lambda process=process: process.last_line() == "up")
     assert willing.process is not None
     assert deaf.process is not None
-    supervisor.stop(LIMIT_S, hurry=lambda: not willing.running)
+    supervisor.stop(LIMIT_S, kill_now=lambda: not willing.running)
     assert (willing.process.returncode, deaf.process.returncode) == (0, -signal.SIGKILL)
 
 
-def test_a_second_signal_hurries(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_a_second_signal_kills_at_once(supervisor: Supervisor, tmp_path: Path) -> None:
     deaf = child("deaf", DEAF, tmp_path)
     supervisor.add(deaf)
-    until(lambda: deaf.last_words() == "up")
-    supervisor.stop(100 * LIMIT_S, hurry=lambda: True)
+    wait_until(lambda: deaf.last_line() == "up")
+    supervisor.stop(100 * LIMIT_S, kill_now=lambda: True)
     assert not deaf.running
 
 
-def test_settings_travel_in_the_environment_and_output_goes_to_the_log(
-    supervisor: Supervisor, tmp_path: Path
-) -> None:
-    one = child("one", "import os; print(os.environ['MARK'])", tmp_path)
-    supervisor.add(one)
-    until(lambda: one.last_words() == "one")
+def test_environment_is_passed_and_output_is_logged(supervisor: Supervisor, tmp_path: Path) -> None:
+    process = child("process", "import os; print(os.environ['MARK'])", tmp_path)
+    supervisor.add(process)
+    wait_until(lambda: process.last_line() == "process")

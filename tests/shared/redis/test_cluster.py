@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.doctor.redis_acl import rule
+from headrace.doctor.redis_acl import acl_rule
 from headrace.doctor.redis_checks import examine_redis
 from shared.errors import ConfigError, Unavailable
 from shared.models.worker_registry import WorkerInfo
@@ -148,7 +148,7 @@ async def test_the_least_users_on_a_cluster(nodes: Nodes, tmp_path: Path) -> Non
     """Two users who may do nothing but what the document allows them there."""
     for node in nodes.all:
         for role in ("api", "worker"):
-            node.call(*rule(role, cluster=True).replace("PASSWORD", "secret").split())
+            node.call(*acl_rule(role, cluster=True).replace("PASSWORD", "secret").split())
     hosts = nodes.url.partition("://")[2]
     users = [f"redis+cluster://headrace-{role}:secret@{hosts}" for role in ("api", "worker")]
     async with opened(settings_for(users[0], tmp_path)) as api, opened(settings_for(users[1], tmp_path)) as worker:

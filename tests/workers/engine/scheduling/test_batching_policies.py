@@ -14,7 +14,7 @@ from tests.support.engine_driver import GREEDY, Answers, drain, load, run, step
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
 from workers.engine.scheduling.batching_policies import Batches, Scheduling
-from workers.engine_thread import EngineLoop
+from workers.engine_thread import EngineThread
 
 PROMPT = tuple(b"a river runs to the mill")
 
@@ -114,7 +114,7 @@ def test_a_dynamic_batch_starts_when_it_is_full_or_has_waited() -> None:
 
 def test_the_loop_waits_for_a_batch_to_gather(llama: Path) -> None:
     done = threading.Event()
-    loop = EngineLoop(load(llama, scheduling="dynamic", batch_wait=0.05), done.set)
+    loop = EngineThread(load(llama, scheduling="dynamic", batch_wait=0.05), done.set)
     loop.start()
     try:
         loop.add(EngineRequest("a", PROMPT, msgspec.structs.replace(GREEDY, max_tokens=1)))

@@ -14,7 +14,7 @@ from shared.protocol import PriorityClass, SamplingParams
 from tests.support.engine_driver import GREEDY, Answers, drain, load, run, step
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.scheduling.scheduler import ScheduledBatch
-from workers.engine_thread import EngineLoop
+from workers.engine_thread import EngineThread
 from workers.scripted_engine import ScriptedEngine
 
 INTERACTIVE, STANDARD, BATCH = PriorityClass
@@ -115,7 +115,7 @@ class Watched(ScriptedEngine):
 def test_the_loop_tells_the_engine_of_urgent_arrivals() -> None:
     """Given a step of batch work that would not end, a standard arrival lets it be, an interactive one ends it."""
     engine, notified = Watched(), threading.Event()
-    loop = EngineLoop(engine, notified.set)
+    loop = EngineThread(engine, notified.set)
     loop.start()
     try:
         loop.add(EngineRequest("a", (1, 2), SamplingParams(max_tokens=2), priority=BATCH))
@@ -132,7 +132,7 @@ def test_the_loop_tells_the_engine_of_urgent_arrivals() -> None:
 def test_an_abort_takes_effect_before_the_next_step() -> None:
     """Given a long request in the engine's thread, what comes after the abort is nothing."""
     engine, notified = ScriptedEngine(), threading.Event()
-    loop = EngineLoop(engine, notified.set)
+    loop = EngineThread(engine, notified.set)
     loop.add(EngineRequest("a", (1, 2), SamplingParams(max_tokens=5000)))
     loop.abort("a")
     loop.add(EngineRequest("b", (1, 2), SamplingParams(max_tokens=1)))

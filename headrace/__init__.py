@@ -1,4 +1,4 @@
-"""Headrace: queue-driven asynchronous LLM inference, where an accepted answer is never lost."""
+"""Headrace: queue-driven asynchronous LLM inference. An accepted request is never lost."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when first asked for: `headrace --help` needs neither HTTP nor torch."""
+    """Import a name on first use, so that `headrace --help` imports neither httpx nor torch."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

@@ -1,5 +1,5 @@
-"""The command line: one module per group of commands.
+"""Command line: one module per command or group of commands, registered in `main.py`.
 
-Commands import what they run when they run, so that `headrace --help` stays quick. Nothing imports this package
-except the entry point `headrace.__main__`.
+A command imports what it runs only when it runs, so that `headrace --help` stays fast. Only `headrace.__main__`
+imports this package.
 """

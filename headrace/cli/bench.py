@@ -1,49 +1,56 @@
-"""`headrace bench …`: each command imports its benchmark when it runs."""
+"""`headrace bench`: each command imports its benchmark when it runs."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import itertools
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
+from headrace.cli.options import Json, comma_separated, print_json, stderr
 from shared.errors import ConfigError, HeadraceError
 
-app = typer.Typer(no_args_is_help=True, help="Measure: the engine, the server, what the queue costs and takes.")
+app = typer.Typer(no_args_is_help=True, help="Benchmarks of the engine, the server and the queue.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seed = Annotated[int, typer.Option(help="Of lengths, prompts and arrivals.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Pairs of runs; medians are reported.")]
+Seed = Annotated[int, typer.Option(help="Random seed of lengths, prompts and arrivals.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Number of runs or pairs of runs; medians are reported.")]
 Model = Annotated[str, typer.Option(help="Folder, Hugging Face id, or smollm2.")]
+
+
+def _report(result: Any, as_json: bool) -> None:
+    """Print the result of a benchmark, which has `as_dict` and `table`."""
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        Console().print(result.table())
 
 
 @app.command()
 def serve(
     url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
-    model: Annotated[str, typer.Option(help="Model to ask for.")] = "smollm2",
-    api: Annotated[Literal["chat", "completions"], typer.Option(help="Which of OpenAI's APIs.")] = "chat",
+    model: Annotated[str, typer.Option(help="Model to request.")] = "smollm2",
+    api: Annotated[Literal["chat", "completions"], typer.Option(help="OpenAI API to use.")] = "chat",
     requests: Annotated[
-        int | None, typer.Option(min=1, help="How many requests; default: 48, or what --duration allows.")
+        int | None, typer.Option(min=1, help="Number of requests; default: 48, or as many as --duration allows.")
     ] = None,
-    duration: Annotated[float | None, typer.Option(min=0.1, help="Seconds in which requests are begun.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Clients of the closed loop.")] = 32,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Requests a second: an open loop.")] = None,
-    prompts: Annotated[str, typer.Option(help="Prompt tokens: 64, 32-128 or exp:MEAN:MOST.")] = "32-128",
-    outputs: Annotated[str, typer.Option(help="Output tokens, likewise.")] = "exp:48:160",
+    duration: Annotated[float | None, typer.Option(min=0.1, help="For how many seconds to start requests.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Number of clients of the closed loop.")] = 32,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Requests per second, as an open loop.")] = None,
+    prompts: Annotated[str, typer.Option(help="Tokens of a prompt: 64, 32-128 or exp:MEAN:MAX.")] = "32-128",
+    outputs: Annotated[str, typer.Option(help="Tokens of an answer, in the same notation.")] = "exp:48:160",
     ignore_eos: Annotated[
-        bool, typer.Option(help="Ask for exactly that many tokens (not in OpenAI's API).")
+        bool, typer.Option(help="Request exactly that many tokens (not in OpenAI's API).")
     ] = True,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before the measurement.")] = 2,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 600.0,
+    warmup: Annotated[int, typer.Option(min=0, help="Number of requests before the measurement.")] = 2,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Time limit of one request in seconds.")] = 600.0,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Load a server: time to first token, between tokens, end to end; tokens/s; errors."""
+    """Load a server, and report the times to the first token, between tokens and in total, tokens/s and errors."""
     from headrace.bench.gateway.serve import measure
     from headrace.bench.harness.load import Load, Target
     from headrace.bench.harness.workload import Lengths, make_mix
@@ -51,7 +58,7 @@ def serve(
     try:
         mix = functools.partial(make_mix, prompts=Lengths.parse(prompts), outputs=Lengths.parse(outputs))
     except ValueError as error:
-        raise ConfigError(f"a length is 64, 32-128 or exp:48:160: {error}") from None
+        raise ConfigError(f"a length must be like 64, 32-128 or exp:48:160: {error}") from None
     items = (
         (item for block in itertools.count() for item in mix(seed + block))
         if requests is None and duration is not None
@@ -59,11 +66,11 @@ def serve(
     )
     target = Target(url, model, api, {"ignore_eos": True} if ignore_eos else {}, timeout)
     load = Load(concurrency, rate, duration, seed)
-    # prompts of their own: a server that keeps prompts must not know the measured ones
-    before = mix(seed - 1, warmup)
-    report = asyncio.run(measure(target, items, load, Console(stderr=True), warmup=before))
+    # Other prompts than the measured ones, which must not be in the server's prefix cache.
+    warmup_requests = mix(seed - 1, warmup)
+    report = asyncio.run(measure(target, items, load, stderr, warmup=warmup_requests))
     if as_json:
-        print(json.dumps(report.as_dict()))
+        print_json(report.as_dict())
     else:
         Console().print(report.table(f"{model} at {url}"))
     if report.errors:
@@ -72,64 +79,57 @@ def serve(
 
 @app.command()
 def overhead(model: Model = "smollm2", repeats: Repeats = 3, seed: Seed = 0, as_json: Json = False) -> None:
-    """What the queue costs: the same work on the bare engine and through queue, API and worker, in pairs."""
+    """Measure the cost of the queue: the same work with and without API and queue, in pairs."""
     from headrace.bench.gateway.overhead import measure_overhead
 
-    result = measure_overhead(model, repeats, seed, Console(stderr=True))
-    if as_json:
-        print(json.dumps(result.as_dict()))
-    else:
-        Console().print(result.table())
+    result = measure_overhead(model, repeats, seed, stderr)
+    _report(result, as_json)
     if result.disturbed:
-        raise HeadraceError(f"{result.disturbed}: measure again on a quiet machine")
+        raise HeadraceError(f"{result.disturbed}; measure again on an idle machine")
 
 
 @app.command()
 def priorities(
     model: Model = "smollm2",
-    quantization: Annotated[Literal["none", "int8"], typer.Option(help="Of the weights.")] = "none",
+    quantization: Annotated[Literal["none", "int8"], typer.Option(help="Quantization of the weights.")] = "none",
     repeats: Repeats = 1,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """What batch work that takes all it can get costs interactive requests: time to the first token, in pairs."""
+    """Measure how much unlimited batch work delays the first token of interactive requests, in pairs."""
     from headrace.bench.gateway.priorities import measure_priorities
 
-    # the same prompts come twice: a cached beginning would make the second time look better
+    # The prompts are sent twice; with a prefix cache, the second run would look better.
     settings: dict[str, object] = {"quantization": quantization, "prefix_caching": False}
-    result = measure_priorities(model, repeats, seed, settings, Console(stderr=True))
-    if as_json:
-        print(json.dumps(result.as_dict()))
-    else:
-        Console().print(result.table())
+    result = measure_priorities(model, repeats, seed, settings, stderr)
+    _report(result, as_json)
 
 
 @app.command()
 def delivery(as_json: Json = False) -> None:
-    """What queue, log and streams cost by themselves, on the engine without weights: no model is run."""
+    """Measure the cost of queue, log and streams alone, on the scripted engine without weights."""
     from headrace.bench.gateway.delivery import measure_delivery
 
-    result = measure_delivery(Console(stderr=True))
-    if as_json:
-        print(json.dumps(result.as_dict()))
-    else:
-        Console().print(result.table())
+    result = measure_delivery(stderr)
+    _report(result, as_json)
 
 
 @app.command()
 def engine(
     model: Model = "smollm2",
-    against: Annotated[str, typer.Option(help="Of hf, vllm, llamacpp, those installed; or none.")] = "hf",
-    quantization: Annotated[Literal["none", "int8"], typer.Option(help="Of our side.")] = "none",
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time; 1: one alone.")] = 32,
+    against: Annotated[str, typer.Option(help="Other engines: hf, vllm, llamacpp, if installed; or none.")] = "hf",
+    quantization: Annotated[
+        Literal["none", "int8"], typer.Option(help="Quantization of Headrace's engine.")
+    ] = "none",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Number of concurrent requests.")] = 32,
     repeats: Repeats = 3,
     seed: Seed = 0,
     as_json: Json = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Instead: where a step's time goes, and its floor.")
+        bool, typer.Option("--profile", help="Show how a step spends its time, and its lower bound, instead.")
     ] = False,
 ) -> None:
-    """The bare engine's output tokens/s, in pairs with other engines on the same work."""
+    """Measure the output tokens/s of the engine alone, in pairs with other engines on the same work."""
     from headrace.bench.engine.engine_throughput import measure_engine
     from headrace.bench.engine.profile import Profile
     from headrace.bench.harness.subprocess_run import run_in_subprocess
@@ -144,75 +144,67 @@ def engine(
             against,
             repeats,
             seed,
-            Console(stderr=True),
+            stderr,
             quantization=quantization,
             concurrency=concurrency,
         )
-    if as_json:
-        print(json.dumps(result.as_dict()))
-    else:
-        Console().print(result.table())
+    _report(result, as_json)
 
 
 @app.command()
 def perplexity(
     model: Model = "smollm2",
-    tokens: Annotated[int, typer.Option(min=2, help="Of the text, from its beginning.")] = 20_481,
+    tokens: Annotated[int, typer.Option(min=2, help="Number of tokens of the text.")] = 20_481,
     as_json: Json = False,
 ) -> None:
-    """What int8 costs: perplexity on licence texts and greedy agreement, against float32."""
+    """Measure the quality of int8 against float32: perplexity on licence texts, and greedy agreement."""
     from headrace.bench.engine.perplexity import measure_perplexity
 
-    result = measure_perplexity(model, tokens, Console(stderr=True))
-    if as_json:
-        print(json.dumps(result.as_dict()))
-    else:
-        Console().print(result.table())
+    result = measure_perplexity(model, tokens, stderr)
+    _report(result, as_json)
 
 
 @app.command()
 def memory(
-    requests: Annotated[int, typer.Option(min=100, help="How many of each size.")] = 1000, as_json: Json = False
+    requests: Annotated[int, typer.Option(min=100, help="Number of requests of each size.")] = 1000,
+    as_json: Json = False,
 ) -> None:
-    """What a waiting and a finished request take in Redis, by size, and the formulas for it."""
+    """Measure the memory of waiting and finished requests in Redis, by size, and derive the formulas."""
     from headrace.bench.engine.memory import measure_memory
 
     result = measure_memory(requests)
-    if as_json:
-        print(json.dumps(result.as_dict()))
-    else:
-        Console().print(result.table())
+    _report(result, as_json)
 
 
 @app.command()
 def batching(
     model: Model = "smollm2",
     parts: Annotated[
-        str, typer.Option(help="Of policies, stall, prefix, waiting, steps.")
+        str, typer.Option(help="Comma-separated: policies, stall, prefix, waiting, steps.")
     ] = "policies,stall,prefix,waiting,steps",
-    budget: Annotated[int, typer.Option(min=17, help="Tokens a step while the long prompt arrives.")] = 32,
-    plot: Annotated[Path | None, typer.Option(help="Write the policies' comparison there, as SVG.")] = None,
+    budget: Annotated[int, typer.Option(min=17, help="Tokens per step while the long prompt arrives.")] = 32,
+    plot: Annotated[Path | None, typer.Option(help="File for the comparison of policies, as SVG.")] = None,
     repeats: Repeats = 1,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """What continuous batching, chunked prompts and the prefix cache gain."""
+    """Measure the gains of continuous batching, chunked prefill and the prefix cache."""
     from headrace.bench.engine.batching import PARTS, measure_batching
     from headrace.bench.engine.batching_report import svg, tables
     from shared.runtime.logging import configure_logging
     from shared.settings import load
 
-    wanted = parts.split(",")
+    wanted = comma_separated(parts)
     if unknown := [part for part in wanted if part not in PARTS]:
-        raise ConfigError(f"--parts are of {', '.join(PARTS)}, not {unknown[0]}")
+        raise ConfigError(f"--parts must be of {', '.join(PARTS)}, got {unknown[0]}")
     if plot is not None and "policies" not in wanted:
-        raise ConfigError("--plot draws the part policies, which is not among --parts")
-    configure_logging(load().settings, process="bench")  # the engine's go to stderr
-    result = measure_batching(model, wanted, budget, repeats, seed, Console(stderr=True))
+        raise ConfigError("--plot requires the part policies in --parts")
+    configure_logging(load().settings, process="bench")  # the engine's log lines go to stderr
+    result = measure_batching(model, wanted, budget, repeats, seed, stderr)
     if plot is not None:
         plot.write_text(svg(result))
     if as_json:
-        print(json.dumps(result.as_dict()))
+        print_json(result.as_dict())
     else:
         for table in tables(result):
             Console().print(table)
@@ -220,99 +212,91 @@ def batching(
 
 @app.command()
 def gateway(
-    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 300.0,
-    seconds: Annotated[float, typer.Option(min=1, help="Of one run.")] = 8.0,
+    rate: Annotated[float, typer.Option(min=1, help="Requests per second.")] = 300.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration of one run.")] = 8.0,
     against: Annotated[
-        str, typer.Option(help="vllm: instead, a streamed token's CPU beside its server's; or none.")
+        str,
+        typer.Option(help="vllm: measure the CPU time of a streamed token against vLLM's server instead; or none."),
     ] = "none",
-    model: Annotated[str, typer.Option(help="Of both servers, with --against.")] = "smollm2",
-    concurrency: Annotated[str, typer.Option(help="Streams at a time, with --against.")] = "1,16,32",
+    model: Annotated[str, typer.Option(help="Model of both servers, with --against.")] = "smollm2",
+    concurrency: Annotated[str, typer.Option(help="Numbers of concurrent streams, with --against.")] = "1,16,32",
     repeats: Repeats = 5,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """What keys, limits, usage records and the request log cost: the same API with and without them, in pairs."""
+    """Measure the cost of keys, limits, usage records and the request log, in pairs with an API without them."""
     from headrace.bench.gateway.added_latency import measure_gateway
     from headrace.bench.gateway.gateway_streams import measure_streams
 
     result: Any
     if against == "none":
-        result = measure_gateway(rate, seconds, repeats, Console(stderr=True))
+        result = measure_gateway(rate, seconds, repeats, stderr)
     else:
         try:
             streams = [int(part) for part in concurrency.split(",")]
         except ValueError:
-            raise ConfigError(f"--concurrency is like 1,16,32, not {concurrency}") from None
-        result = measure_streams(model, against, streams, repeats, seed, Console(stderr=True))
-    if as_json:
-        print(json.dumps(result.as_dict()))
-    else:
-        Console().print(result.table())
+            raise ConfigError(f"--concurrency must be like 1,16,32, got {concurrency}") from None
+        result = measure_streams(model, against, streams, repeats, seed, stderr)
+    _report(result, as_json)
 
 
 @app.command()
 def embeddings(
-    model: Annotated[str, typer.Option(help="Folder, Hugging Face id, or a name.")] = "all-minilm-l6-v2",
-    inputs: Annotated[str, typer.Option(help="Tokens of an input: 64, 32-128 or exp:MEAN:MOST.")] = "32-128",
+    model: Annotated[str, typer.Option(help="Folder, Hugging Face id, or all-minilm-l6-v2.")] = "all-minilm-l6-v2",
+    inputs: Annotated[str, typer.Option(help="Tokens of an input: 64, 32-128 or exp:MEAN:MAX.")] = "32-128",
     repeats: Repeats = 3,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Inputs and tokens a second of /v1/embeddings, in pairs with transformers' plain forward pass."""
+    """Measure inputs and tokens per second of /v1/embeddings, in pairs with transformers' forward pass."""
     from headrace.bench.engine.embeddings import measure_embeddings
 
-    result = measure_embeddings(model, inputs, repeats, seed, Console(stderr=True))
-    if as_json:
-        print(json.dumps(result.as_dict()))
-    else:
-        Console().print(result.table())
+    result = measure_embeddings(model, inputs, repeats, seed, stderr)
+    _report(result, as_json)
 
 
 @app.command()
 def batch(
     parts: Annotated[
-        str, typer.Option(help="Of lines, kafka, rebalance, interactive.")
+        str, typer.Option(help="Comma-separated: lines, kafka, rebalance, interactive.")
     ] = "lines,kafka,rebalance,interactive",
-    lines: Annotated[int, typer.Option(min=1, help="Of one batch of the part lines.")] = 2000,
+    lines: Annotated[int, typer.Option(min=1, help="Number of lines of a batch, for the part lines.")] = 2000,
     pace: Annotated[
-        int, typer.Option(min=0, help="Milliseconds that the engine takes for a token of a line.")
+        int, typer.Option(min=0, help="Milliseconds per token of the scripted engine, for the part lines.")
     ] = 10,
     requests: Annotated[
-        int, typer.Option(min=1, help="Through Kafka; three times as many with rebalances.")
+        int, typer.Option(min=1, help="Number of requests through Kafka; three times as many with rebalances.")
     ] = 10_000,
-    bootstrap: Annotated[str, typer.Option(help="Kafka's brokers; default: a mock in this process.")] = "",
+    bootstrap: Annotated[str, typer.Option(help="Kafka brokers; default: a mock in this process.")] = "",
     model: Annotated[
-        str, typer.Option(help="Of the part interactive; the others run a scripted engine.")
+        str, typer.Option(help="Model of the part interactive; the other parts use the scripted engine.")
     ] = "smollm2",
     repeats: Repeats = 3,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """What batch work costs and takes: lines of a batch, requests through Kafka, and whoever waits beside them."""
+    """Measure batch work: lines of a batch, requests through Kafka, and the delay of interactive requests."""
     known = ("lines", "kafka", "rebalance", "interactive")
-    wanted = parts.split(",")
+    wanted = comma_separated(parts)
     if unknown := [part for part in wanted if part not in known]:
-        raise ConfigError(f"--parts are of {', '.join(known)}, not {unknown[0]}")
-    console = Console(stderr=True)
+        raise ConfigError(f"--parts must be of {', '.join(known)}, got {unknown[0]}")
     results: dict[str, Any] = {}
     for part in wanted:
         if part == "lines":
             from headrace.bench.kafka.batches import measure_batches
 
-            results[part] = measure_batches(lines, pace, repeats, console)
+            results[part] = measure_batches(lines, pace, repeats, stderr)
         elif part == "interactive":
             from headrace.bench.kafka.kafka_interference import measure_interference
 
-            # the same prompts come twice: a cached beginning would make the second time look better
-            results[part] = measure_interference(
-                model, bootstrap, repeats, seed, {"prefix_caching": False}, console
-            )
+            # The prompts are sent twice; with a prefix cache, the second run would look better.
+            results[part] = measure_interference(model, bootstrap, repeats, seed, {"prefix_caching": False}, stderr)
         else:
             from headrace.bench.kafka.kafka_throughput import measure_kafka
 
-            results[part] = measure_kafka(requests, bootstrap, repeats, console, churn=part == "rebalance")
+            results[part] = measure_kafka(requests, bootstrap, repeats, stderr, churn=part == "rebalance")
     if as_json:
-        print(json.dumps({part: result.as_dict() for part, result in results.items()}))
+        print_json({part: result.as_dict() for part, result in results.items()})
     else:
         for result in results.values():
             Console().print(result.table())
@@ -321,19 +305,16 @@ def batch(
 @app.command()
 def structured(
     model: Model = "smollm2",
-    count: Annotated[int, typer.Option(min=0, help="Schemas to answer; 0 leaves that part out.")] = 300,
-    repeats: Annotated[int, typer.Option(min=0, help="Pairs of runs; 0 leaves that part out.")] = 5,
+    count: Annotated[int, typer.Option(min=0, help="Number of schemas to answer; 0 skips this part.")] = 300,
+    repeats: Annotated[int, typer.Option(min=0, help="Number of pairs of runs; 0 skips this part.")] = 5,
     quantization: Annotated[str, typer.Option(help="none or int8.")] = "none",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Structured outputs: whether answers fit their schemas, and what it costs a token at 16 at once."""
+    """Check structured outputs against their schemas, and measure their cost per token at 16 requests."""
     from headrace.bench.engine.structured import measure_structured
     from workers.openmp_env import spin_briefly
 
-    spin_briefly()  # as a worker runs
-    found = measure_structured(model, count, repeats, seed, Console(stderr=True), quantization=quantization)
-    if as_json:
-        print(json.dumps(found.as_dict()))
-    else:
-        Console().print(found.table())
+    spin_briefly()  # as in a worker
+    found = measure_structured(model, count, repeats, seed, stderr, quantization=quantization)
+    _report(found, as_json)

@@ -1,4 +1,4 @@
-"""`headrace kafka`: puts requests into topics, and shows the results."""
+"""`headrace kafka`: send requests to topics, and print the results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from headrace.cli.options import Json
+from headrace.cli.options import Json, print_json, stderr
 from shared.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
@@ -21,51 +20,51 @@ if TYPE_CHECKING:
     from shared.kafka.message import Record
     from shared.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Requests into Kafka's topics, results out of them.")
+app = typer.Typer(no_args_is_help=True, help="Send requests to Kafka topics, and print results.")
 
-POLL = 0.2  # seconds
-AT_ONCE = 1000  # records sent before the first of them is waited for
-
-err = Console(stderr=True)
+POLL_S = 0.2
+MAX_PENDING = 1000  # records sent before waiting for their delivery
 
 Bootstrap = Annotated[
-    str | None, typer.Option("--bootstrap", help="host:port of brokers, by commas; default: the setting.")
+    str | None, typer.Option("--bootstrap", help="host:port of brokers, separated by commas; default: the setting.")
 ]
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file: TLS and SASL are settings.")]
-ModelName = Annotated[str | None, typer.Option("--model", help="For lines that name none; default: the setting.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file, for example for TLS and SASL.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="Model of lines that name none; default: the setting.")
+]
 
 
 def settings_for(bootstrap: str | None, config: Path | None = None) -> Settings:
-    """Raises ConfigError, also where kafka-python is not installed."""
+    """Return the settings with brokers. Raises ConfigError if there are no brokers, or no kafka-python."""
     from shared.settings import load
 
     try:
-        import kafka  # noqa: F401  only to say so in time
+        import kafka  # noqa: F401  to report a missing package before anything else
     except ImportError as error:
         raise ConfigError(f"{error}: install headrace[kafka]") from error
     settings = load({"kafka_bootstrap": bootstrap}, file=config).settings
     if not settings.kafka_bootstrap:
-        raise ConfigError("no brokers: give --bootstrap or HEADRACE_KAFKA_BOOTSTRAP", param="kafka_bootstrap")
+        raise ConfigError("no brokers: set --bootstrap or HEADRACE_KAFKA_BOOTSTRAP", param="kafka_bootstrap")
     return settings
 
 
 @app.command()
 def submit(
     prompt: Annotated[str | None, typer.Argument(help="The user's message; - reads it from stdin.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file of lines, as `headrace batch run` takes them.")] = None,
+    file: Annotated[Path | None, typer.Option(help="File of lines, in the format of `headrace batch run`.")] = None,
     bootstrap: Bootstrap = None,
     config: Config = None,
     model: ModelName = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens of an answer that does not say.")
+        int | None, typer.Option(min=1, help="Maximum number of tokens of requests that set none.")
     ] = None,
-    name: Annotated[
+    event_name: Annotated[
         str | None,
-        typer.Option("--id", help="Id of the event, or of a file's before -<line>: sent again, run once."),
+        typer.Option("--id", help="Id of the event (with --file, followed by -<line>); the same id runs once."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Put requests into the topic of their model, and print the ids of their events, which their results name."""
+    """Send requests to the topic of their model, and print their event ids, by which results are found."""
     from headrace.batch.input_file import Defaults
     from shared.models.model_store import ModelRepository
 
@@ -73,15 +72,19 @@ def submit(
         raise ConfigError("give either a prompt or --file")
     settings = settings_for(bootstrap, config)
     defaults = Defaults(model or ModelRepository(settings).served_name, max_tokens)
-    given = name or secrets.token_hex(8)
+    id_prefix = event_name or secrets.token_hex(8)
     text = sys.stdin.read() if prompt == "-" else prompt
     failed = 0
-    for line, sent in _send(settings, _lines(text, file, defaults), given, single=file is None):
-        if isinstance(sent, HeadraceError):
+    for line, outcome in _send(settings, _lines(text, file, defaults), id_prefix, single=file is None):
+        if isinstance(outcome, HeadraceError):
             failed += 1
-            err.print(f"line {line.number}: {escape(sent.message)}", style="red", highlight=False)
+            stderr.print(f"line {line.number}: {escape(outcome.message)}", style="red", highlight=False)
         else:
-            print(json.dumps({"id": sent[0], **sent[1]}) if as_json else sent[0])
+            event_id, position = outcome
+            if as_json:
+                print_json({"id": event_id, **position})
+            else:
+                print(event_id)
     if failed:
         raise typer.Exit(1)
 
@@ -96,41 +99,41 @@ def _lines(text: str | None, file: Path | None, defaults: Any) -> Iterator[Line]
 
 
 def _send(
-    settings: Settings, lines: Iterator[Line], name: str, *, single: bool
+    settings: Settings, lines: Iterator[Line], event_name: str, *, single: bool
 ) -> Iterator[tuple[Line, tuple[str, dict[str, Any]] | HeadraceError]]:
-    """Each line with the id of its event and where it is, or with what is wrong. Raises Unavailable."""
+    """Yield each line with its event id and its position in the topic, or with its error. Raises Unavailable."""
     from kafka.errors import KafkaError, MessageSizeTooLargeError
 
     from headrace.batch.kafka_records import to_kafka_record
     from shared.errors import PayloadTooLarge
     from shared.kafka.connection import producer, unavailable
 
-    def settled(waiting: list[tuple[Line, str, Any]]) -> Iterator[tuple[Line, tuple[str, dict[str, Any]]]]:
-        for line, event_id, delivery in waiting:
+    def delivered(pending: list[tuple[Line, str, Any]]) -> Iterator[tuple[Line, tuple[str, dict[str, Any]]]]:
+        for line, event_id, delivery in pending:
             at = delivery.get(timeout=60)
             yield line, (event_id, {"topic": at.topic, "partition": at.partition, "offset": at.offset})
-        waiting.clear()
+        pending.clear()
 
     try:
         writer = producer(settings, linger_ms=5)
     except KafkaError as error:
         raise unavailable(error) from error
-    waiting: list[tuple[Line, str, Any]] = []
+    pending: list[tuple[Line, str, Any]] = []
     try:
         for line in lines:
-            event_id = name if single else f"{name}-{line.number}"
+            event_id = event_name if single else f"{event_name}-{line.number}"
             try:
                 if line.error is not None:
                     raise line.error
                 record = to_kafka_record(line, event_id, event_id)
-                waiting.append((line, event_id, writer.send(**record.arguments())))
+                pending.append((line, event_id, writer.send(**record.arguments())))
             except MessageSizeTooLargeError:
-                yield line, PayloadTooLarge("the request is too long for Kafka's topic")
+                yield line, PayloadTooLarge("the request is too long for its Kafka topic")
             except HeadraceError as error:
                 yield line, error
-            if len(waiting) >= AT_ONCE:
-                yield from settled(waiting)
-        yield from settled(waiting)
+            if len(pending) >= MAX_PENDING:
+                yield from delivered(pending)
+        yield from delivered(pending)
     except KafkaError as error:
         raise unavailable(error) from error
     finally:
@@ -141,28 +144,28 @@ def _send(
 def tail(
     bootstrap: Bootstrap = None,
     config: Config = None,
-    topic: Annotated[str | None, typer.Option(help="Default: headrace.results.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Topic to read; default: headrace.results.")] = None,
     event: Annotated[
-        list[str] | None, typer.Option("--id", help="Only results of these events; may repeat.")
+        list[str] | None, typer.Option("--id", help="Print only results of this event; may be repeated.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show what comes.")] = False,
-    new: Annotated[bool, typer.Option("--new", help="Only what comes from now on.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep running, and print new results.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Print only results that arrive from now on.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show committed results, each with the id of its request's event; with --id until all of those are there."""
+    """Print committed results, each with its event id. With --id, wait until those results have arrived."""
     from headrace.batch.kafka_reader import TopicReader
     from shared.kafka import topics
 
     settings = settings_for(bootstrap, config)
     names = [topic or topics.RESULTS]
     wanted = set(event or ())
-    with TopicReader(settings, names, {}) as looking:
-        ends = looking.end_offsets()
+    with TopicReader(settings, names, {}) as end_reader:
+        ends = end_reader.end_offsets()
     try:
         with TopicReader(settings, names, ends if new else {}) as reader:
             while True:
-                for record in reader.poll(POLL):
-                    shown = _show(record, wanted if event else None, as_json)
+                for record in reader.poll(POLL_S):
+                    shown = _print_result(record, wanted if event else None, as_json)
                     wanted.discard(shown or "")
                 if (event and not wanted) or not (follow or event or not reader.has_reached(ends)):
                     return
@@ -170,8 +173,8 @@ def tail(
         return
 
 
-def _show(record: Record, wanted: set[str] | None, as_json: bool) -> str | None:
-    """The id of the result's event, where it was shown."""
+def _print_result(record: Record, wanted: set[str] | None, as_json: bool) -> str | None:
+    """Print a result. Return its event id, or None if it is not wanted."""
     from headrace.batch.kafka_records import readable_header
     from shared.kafka.message import read_result
 
@@ -183,13 +186,13 @@ def _show(record: Record, wanted: set[str] | None, as_json: bool) -> str | None:
             job = json.loads(record.value)
         except ValueError:
             job = None
-        print(json.dumps({"id": event_id, "offset": record.source, "job": job}), flush=True)
+        print_json({"id": event_id, "offset": record.source, "job": job})
         return event_id
     try:
-        told = read_result(record)
+        job = read_result(record)
     except HeadraceError as error:
         print(f"{event_id} ?  {error.message}", flush=True)
         return event_id
-    text = told.choices[0].text if told.choices else told.error.message if told.error else ""
-    print(f"{event_id} {told.state}  {text}", flush=True)
+    text = job.choices[0].text if job.choices else job.error.message if job.error else ""
+    print(f"{event_id} {job.state}  {text}", flush=True)
     return event_id

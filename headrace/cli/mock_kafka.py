@@ -1,4 +1,4 @@
-"""`python -m headrace.cli.mock_kafka …`: the command line of headrace, adapted to librdkafka's mock cluster."""
+"""`python -m headrace.cli.mock_kafka …`: the headrace command line, adapted to librdkafka's mock cluster."""
 
 from __future__ import annotations
 

@@ -1,45 +1,67 @@
-"""Options that several commands share, and the client that they talk through."""
+"""Options, consoles and the API client that several commands share."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from shared.errors import HeadraceError
 
 if TYPE_CHECKING:
     from headrace.client import HeadraceClient
 
-URL = "http://127.0.0.1:8000"
-QUICK = 5.0  # seconds that a command tries to reach the API
-STEADY = 60.0  # the same for one that follows an answer
+DEFAULT_URL = "http://127.0.0.1:8000"
+SHORT_RETRY_S = 5.0  # for how long a command tries to reach the API
+STREAM_RETRY_S = 60.0  # the same for a command that follows an answer
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="Settings file; default: ./headrace.toml if it exists.")
 ]
-AccountsDir = Annotated[Path | None, typer.Option(help="Folder of the accounts' database, without `database_url`.")]
+AccountsDir = Annotated[
+    Path | None, typer.Option(help="Folder of the accounts database, if database_url is not set.")
+]
+RedisUrl = Annotated[str | None, typer.Option(help="URL of Redis or Valkey.")]
+Model = Annotated[str | None, typer.Option(help="Folder, Hugging Face id, smollm2 or all-minilm-l6-v2.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
-    str, typer.Option(envvar="HEADRACE_URL", help="Address of the API; those of several replicas with commas.")
+    str, typer.Option(envvar="HEADRACE_URL", help="Address of the API; separate several replicas by commas.")
 ]
-ApiKey = Annotated[
-    str | None, typer.Option(envvar="HEADRACE_API_KEY", help="Key of the API, where it asks for one.")
-]
+ApiKey = Annotated[str | None, typer.Option(envvar="HEADRACE_API_KEY", help="API key, if the API requires one.")]
+
+stderr = Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON, without buffering."""
+    print(json.dumps(value), flush=True)
+
+
+def plain_table(*columns: str) -> Table:
+    """Return a table without lines."""
+    return Table(*columns, box=None, padding=(0, 2, 0, 0))
+
+
+def comma_separated(text: str) -> list[str]:
+    """Return the non-empty parts of a list such as `a, b`."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def first_model(client: HeadraceClient) -> str:
-    """The first that answers in text. Raises HeadraceError."""
+    """Return the first served model that generates text. Raises HeadraceError if there is none."""
     for model in client.models():
         if model.get("task") != "embed":
             name: str = model["id"]
             return name
-    raise HeadraceError("no model is served yet: is a worker running?")
+    raise HeadraceError("no model is served; check that a worker is running")
 
 
-def client_at(url: str, api_key: str | None, patience: float = QUICK) -> HeadraceClient:
-    """The client for `--url` and `--api-key`. Raises ConfigError."""
+def client_at(url: str, api_key: str | None, retry_seconds: float = SHORT_RETRY_S) -> HeadraceClient:
+    """Return the client for `--url` and `--api-key`. Raises ConfigError."""
     from headrace.client import HeadraceClient
 
-    return HeadraceClient(url.split(","), api_key=api_key, patience=patience)
+    return HeadraceClient(url.split(","), api_key=api_key, patience=retry_seconds)

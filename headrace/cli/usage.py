@@ -1,40 +1,38 @@
-"""`headrace usage`: sums of the usage records, out of the accounts' database."""
+"""`headrace usage`: sums of the usage records in the accounts database."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from headrace.cli.options import AccountsDir, Config, Json
+from headrace.cli.options import AccountsDir, Config, Json, comma_separated, plain_table, print_json
 from shared.errors import ConfigError
 
-Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day of UTC.")]
+Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="First day (UTC).")]
 
 
 def usage(
     config: Config = None,
     data_dir: AccountsDir = None,
     by: Annotated[
-        str, typer.Option(help="By what to sum: tenant, key, user, model, day, state.")
+        str, typer.Option(help="Fields to group by: tenant, key, user, model, day, state.")
     ] = "key,model,day",
-    tenant: Annotated[str, typer.Option(help="Only this tenant's.")] = "",
-    key: Annotated[str, typer.Option(help="Only this key's, by its id.")] = "",
-    user: Annotated[str, typer.Option(help="Only this user's.")] = "",
-    model: Annotated[str, typer.Option(help="Only this model's.")] = "",
+    tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
+    key: Annotated[str, typer.Option(help="Only this key, by its id.")] = "",
+    user: Annotated[str, typer.Option(help="Only this user.")] = "",
+    model: Annotated[str, typer.Option(help="Only this model.")] = "",
     since: Day = None,
     until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day of UTC after the last.")
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Day after the last one (UTC).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Sum up requests and tokens, by key, model and day of admission."""
+    """Sum requests and tokens by key, model and day of admission."""
     try:
         from shared.accounts.database import Database
         from shared.accounts.usage import GROUPS, Filters, UsageRecords
@@ -42,9 +40,9 @@ def usage(
         raise ConfigError(f"{error}: install headrace[api]") from error
     from shared.settings import load
 
-    groups = [name.strip() for name in by.split(",") if name.strip()]
+    groups = comma_separated(by)
     if wrong := sorted(set(groups) - set(GROUPS)):
-        raise ConfigError(f"--by {wrong[0]}: there are {', '.join(GROUPS)}")
+        raise ConfigError(f"--by must be of {', '.join(GROUPS)}, got {wrong[0]}")
     settings = load({"data_dir": data_dir}, file=config).settings
     filters = Filters(tenant, key, user, model, since and since.date(), until and until.date())
 
@@ -54,9 +52,9 @@ def usage(
 
     found = asyncio.run(sums())
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
-    table = Table(*groups, box=None, padding=(0, 2, 0, 0))
+    table = plain_table(*groups)
     for name in ("requests", "prompt_tokens", "completion_tokens"):
         table.add_column(name.replace("_", " "), justify="right")
     for row in found:

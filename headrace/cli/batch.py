@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Run files of requests, and resume them after Ctrl-C or a crash.")
 
 ApiAddress = tuple[str, str | None]  # the URL of the API, and the API key
+ModelName = Annotated[str | None, typer.Option(help="Model of lines that name none; default: the first served.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens of lines that set none.")]
 INTERRUPTED_STATUS = 130  # the exit status that shells use for Ctrl-C
 
 
@@ -47,13 +49,8 @@ def run(
         str | None, typer.Option(metavar="BOOTSTRAP", help="Run over Kafka topics: host:port of brokers.")
     ] = None,
     config: Config = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model of lines that name none; default: the first served."),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of tokens of lines that set none.")
-    ] = None,
+    model: ModelName = None,
+    max_tokens: MaxTokens = None,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Maximum number of lines in flight.")] = 64,
     patience: Annotated[float, typer.Option(min=0, help="For how many seconds the API may be unreachable.")] = 300,
     ordered: Annotated[bool, typer.Option("--ordered", help="Sort the results by input line at the end.")] = False,

@@ -196,7 +196,7 @@ def batching(
 
     wanted = comma_separated(parts)
     if unknown := [part for part in wanted if part not in PARTS]:
-        raise ConfigError(f"--parts must be of {', '.join(PARTS)}, got {unknown[0]}")
+        raise ConfigError(f"--parts must be a list of {', '.join(PARTS)}, got {unknown[0]}")
     if plot is not None and "policies" not in wanted:
         raise ConfigError("--plot requires the part policies in --parts")
     configure_logging(load().settings, process="bench")  # the engine's log lines go to stderr
@@ -279,7 +279,7 @@ def batch(
     known = ("lines", "kafka", "rebalance", "interactive")
     wanted = comma_separated(parts)
     if unknown := [part for part in wanted if part not in known]:
-        raise ConfigError(f"--parts must be of {', '.join(known)}, got {unknown[0]}")
+        raise ConfigError(f"--parts must be a list of {', '.join(known)}, got {unknown[0]}")
     results: dict[str, Any] = {}
     for part in wanted:
         if part == "lines":

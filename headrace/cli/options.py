@@ -52,7 +52,7 @@ def comma_separated(text: str) -> list[str]:
 
 
 def first_model(client: HeadraceClient) -> str:
-    """Return the first served model that generates text. Raises HeadraceError if there is none."""
+    """Return the first served model that generates text. Raises HeadraceError if no such model is served."""
     for model in client.models():
         if model.get("task") != "embed":
             name: str = model["id"]

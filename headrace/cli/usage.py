@@ -42,7 +42,7 @@ def usage(
 
     groups = comma_separated(by)
     if wrong := sorted(set(groups) - set(GROUPS)):
-        raise ConfigError(f"--by must be of {', '.join(GROUPS)}, got {wrong[0]}")
+        raise ConfigError(f"--by must be a list of {', '.join(GROUPS)}, got {wrong[0]}")
     settings = load({"data_dir": data_dir}, file=config).settings
     filters = Filters(tenant, key, user, model, since and since.date(), until and until.date())
 

@@ -137,7 +137,7 @@ def _device(settings: Settings) -> Finding:
     """Report the device of the engine. torch takes seconds to import, so only a machine with a GPU imports it."""
     wants_cuda = settings.device.startswith("cuda")
     if not wants_cuda and (settings.device == "cpu" or shutil.which("nvidia-smi") is None):
-        return Finding("device", "ok", "the CPU")
+        return Finding("device", "ok", "CPU")
     if importlib.util.find_spec("torch") is None:
         return Finding("device", "warning", "unknown: torch is not installed", "pip install 'headrace[worker]'")
     import torch

@@ -22,7 +22,7 @@ from tests.support.fakes import MODEL, answer, make_request
 from tests.support.kafka_bench import Bench
 from tests.support.waiting import LIMIT_S
 from tests.support.webhook_receiver import SECRET
-from tests.support.worker_harness import foretold, told
+from tests.support.worker_harness import answer_tokens, expected_tokens
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ async def test_jobs_run_through_kafka_unless_cancelled(settings: Settings, backe
         job = (await http.post("/v1/jobs", json={**body, **hook})).json()["id"]
         request = make_request("hi", max_tokens=3)
         async with bench.worker():
-            assert told(await answer(backend, job)) == foretold(request)
+            assert answer_tokens(await answer(backend, job)) == expected_tokens(request)
             assert await heard.get(LIMIT_S) == job.encode()
         assert (await backend.transport.depth(bench.model)).waiting == 0
         record = await backend.token_log.record(job)

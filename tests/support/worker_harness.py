@@ -1,4 +1,4 @@
-"""Workers beside a test, an engine that waits for it, and what the scripted engine's rule foretells."""
+"""Workers in the process of a test, engines that a test controls, and the expected tokens."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from shared.protocol import Request, TokenEvent
 from shared.settings import Settings
 from tests.support.fakes import MODEL
 from tests.support.waiting import LIMIT_S
-from workers.engine.interface import EngineOutput, Generator
+from workers.engine.interface import EngineOutput, EngineRequest, Generator
 from workers.metrics import WorkerMetrics
 from workers.scripted_engine import ScriptedEngine, expected
 from workers.worker import Worker
 
 
-def foretold(request: Request, choice: int = 0) -> list[int]:
+def expected_tokens(request: Request, choice: int = 0) -> list[int]:
+    """Return the tokens of the scripted engine for a choice of a request."""
     prompt = [ord(character) for character in str(request.prompt)]
     return [expected(prompt, choice, p) for p in range(request.params.max_tokens or 0)]
 
 
-def told(events: list[TokenEvent], choice: int = 0) -> list[int]:
+def answer_tokens(events: list[TokenEvent], choice: int = 0) -> list[int]:
+    """Return the tokens of a choice in an answer."""
     return [token.id for event in events for token in event.tokens if token.choice == choice]
 
 
 class Harness:
-    """Starts workers beside the test, and ends them with it."""
+    """Runs workers for the duration of a block of a test."""
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self.backend = backend
@@ -55,8 +57,20 @@ class Harness:
             await task
 
 
+class RecordingEngine(ScriptedEngine):
+    """Engine that records its requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[EngineRequest] = []
+
+    def add(self, request: EngineRequest) -> None:
+        self.requests.append(request)
+        super().add(request)
+
+
 class GatedEngine(ScriptedEngine):
-    """Makes no token after `limit` steps, until that is raised, so that a test can look in between."""
+    """Engine that pauses after `limit` steps, until a test raises the limit."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -66,7 +80,7 @@ class GatedEngine(ScriptedEngine):
 
     def step(self) -> list[EngineOutput]:
         if self.limit <= 0:
-            self._pause.wait(0.005)  # lets the worker's own thread run, and commands come in
+            self._pause.wait(0.005)  # lets the worker's event loop run and send commands
             return []
         self.limit -= 1
         return super().step()
@@ -76,14 +90,15 @@ class GatedEngine(ScriptedEngine):
         return super().abort(job_id)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll a condition until it is true. Raises TimeoutError after LIMIT_S."""
     async with asyncio.timeout(LIMIT_S):
         while not condition():
             await asyncio.sleep(0.005)
 
 
-async def tokens_of(backend: Backend, request: Request, count: int) -> None:
-    """Until the log holds `count` tokens."""
+async def wait_for_tokens(backend: Backend, request: Request, count: int) -> None:
+    """Wait until the log holds `count` tokens."""
     async for event in backend.token_log.follow(request.id, idle=LIMIT_S):
         if event and event.last_seq >= count - 1:
             return

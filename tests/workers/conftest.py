@@ -1,4 +1,4 @@
-"""The worker's harness."""
+"""Fixture of workers in the process of a test."""
 
 from __future__ import annotations
 

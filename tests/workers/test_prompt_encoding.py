@@ -1,4 +1,4 @@
-"""Tokenizing holds nobody up, and a text that cannot fit the context is not tokenized."""
+"""Tokenizing a long text does not delay other requests."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 from shared.backend import Backend
 from shared.protocol import Embed, Message, Request, Result, Tokenize
 from tests.support.fakes import answer, make_request, submit
-from tests.support.worker_harness import Harness, foretold, told, until
+from tests.support.worker_harness import Harness, answer_tokens, expected_tokens, wait_until
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.prompt_encoding import MAX_INLINE_CHARS, MAX_POOLED_CHARS
 from workers.scripted_engine import ScriptedEngine, ScriptedTokenizer
 
 SLOW = "slow"
-USUAL = "x" * (MAX_INLINE_CHARS + 1)  # not brief, and not long
+POOLED = "x" * (MAX_INLINE_CHARS + 1)  # too long to be encoded inline, and not long
 
 
 class GatedTokenizer(ScriptedTokenizer):
-    """Holds texts that begin with SLOW until its gate is open."""
+    """Tokenizer that blocks on texts starting with SLOW until its gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -35,8 +35,8 @@ class GatedTokenizer(ScriptedTokenizer):
         return super().encode(text, **how)
 
 
-class GatedEncoding(ScriptedEngine):
-    """Answers a request to embed with nothing."""
+class GatedTokenizerEngine(ScriptedEngine):
+    """Engine with a GatedTokenizer; it returns an empty result for embeddings."""
 
     def __init__(self) -> None:
         super().__init__(max_model_len=10 * MAX_POOLED_CHARS)
@@ -57,12 +57,12 @@ class GatedEncoding(ScriptedEngine):
         return bool(self._embedded) or super().has_work()
 
 
-def asking(**fields: Any) -> Request:
+def request_with(**fields: Any) -> Request:
     return msgspec.structs.replace(make_request(max_tokens=2), **fields)
 
 
 TEXT = SLOW + "x" * MAX_POOLED_CHARS
-HOLDING: dict[str, dict[str, Any]] = {
+SLOW_REQUESTS: dict[str, dict[str, Any]] = {
     "completion": {"prompt": TEXT},
     "chat": {"prompt": None, "messages": (Message("user", TEXT),)},
     "tokenize": {"prompt": TEXT, "work": Tokenize()},
@@ -70,19 +70,19 @@ HOLDING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fields", HOLDING.values(), ids=HOLDING)
-async def test_a_text_being_tokenized_holds_up_no_neighbour(
+@pytest.mark.parametrize("fields", SLOW_REQUESTS.values(), ids=SLOW_REQUESTS)
+async def test_tokenizing_does_not_delay_other_requests(
     harness: Harness, backend: Backend, fields: dict[str, Any]
 ) -> None:
-    """Given a long text in the tokenizer, Expect brief and usual requests to be answered before it is done."""
-    engine = GatedEncoding()
+    """Given a long text in the tokenizer, expect shorter requests to be answered first."""
+    engine = GatedTokenizerEngine()
     engine.task = "embed" if isinstance(fields.get("work"), Embed) else "generate"
-    slow, others = asking(**fields), [asking(prompt=text) for text in ("brief", USUAL, "another")]
+    slow, others = request_with(**fields), [request_with(prompt=text) for text in ("brief", POOLED, "another")]
     if engine.task == "embed":
-        others = [asking(prompt=None, work=Embed((text,))) for text in ("brief", USUAL)]
+        others = [request_with(prompt=None, work=Embed((text,))) for text in ("brief", POOLED)]
     async with harness.worker(engine):
         await submit(backend, slow)
-        await until(lambda: len(engine.tokenizer.texts) == 1)
+        await wait_until(lambda: len(engine.tokenizer.texts) == 1)
         for other in others:
             await submit(backend, other)
         ends = await asyncio.gather(*(answer(backend, other.id) for other in others))
@@ -96,43 +96,43 @@ async def test_a_text_being_tokenized_holds_up_no_neighbour(
     assert end.terminal.error is None
 
 
-async def test_long_texts_take_turns_among_themselves(harness: Harness, backend: Backend) -> None:
-    engine = GatedEncoding()
-    longs = [asking(prompt=TEXT + str(i)) for i in range(3)]
+async def test_long_texts_are_tokenized_one_at_a_time(harness: Harness, backend: Backend) -> None:
+    engine = GatedTokenizerEngine()
+    longs = [request_with(prompt=TEXT + str(i)) for i in range(3)]
     async with harness.worker(engine):
         for request in longs:
             await submit(backend, request)
-        usual = asking(prompt=USUAL)
+        usual = request_with(prompt=POOLED)
         await submit(backend, usual)
-        assert told(await answer(backend, usual.id)) == foretold(usual)
-        assert [text for text in engine.tokenizer.texts if text != USUAL] == [longs[0].prompt]
+        assert answer_tokens(await answer(backend, usual.id)) == expected_tokens(usual)
+        assert [text for text in engine.tokenizer.texts if text != POOLED] == [longs[0].prompt]
         engine.tokenizer.gate.set()
         for request in longs:
-            assert told(await answer(backend, request.id)) == foretold(request)
-    assert [text for text in engine.tokenizer.texts if text != USUAL] == [each.prompt for each in longs]
+            assert answer_tokens(await answer(backend, request.id)) == expected_tokens(request)
+    assert [text for text in engine.tokenizer.texts if text != POOLED] == [each.prompt for each in longs]
 
 
-async def test_brief_requests_reach_the_engine_in_order(harness: Harness, backend: Backend) -> None:
-    requests = [asking(prompt=f"{i}") for i in range(20)]
+async def test_short_requests_reach_the_engine_in_order(harness: Harness, backend: Backend) -> None:
+    requests = [request_with(prompt=f"{i}") for i in range(20)]
     for request in requests:
         await submit(backend, request)
-    engine = GatedEncoding()
+    engine = GatedTokenizerEngine()
     async with harness.worker(engine):
         for request in requests:
             await answer(backend, request.id)
     assert engine.tokenizer.texts == [str(i) for i in range(20)]
 
 
-async def test_what_is_cancelled_while_it_is_tokenized_is_not_run(harness: Harness, backend: Backend) -> None:
-    engine = GatedEncoding()
-    slow, other = asking(prompt=TEXT), asking(prompt="other")
+async def test_a_request_cancelled_while_tokenized_is_not_run(harness: Harness, backend: Backend) -> None:
+    engine = GatedTokenizerEngine()
+    slow, other = request_with(prompt=TEXT), request_with(prompt="other")
     async with harness.worker(engine) as worker:
         await submit(backend, slow)
-        await until(lambda: len(engine.tokenizer.texts) == 1)
+        await wait_until(lambda: len(engine.tokenizer.texts) == 1)
         await backend.token_log.close(slow.id)
-        await until(lambda: not worker._by_job)
+        await wait_until(lambda: not worker._by_job)
         engine.tokenizer.gate.set()
         await submit(backend, other)
-        assert told(await answer(backend, other.id)) == foretold(other)
+        assert answer_tokens(await answer(backend, other.id)) == expected_tokens(other)
         assert len(await answer(backend, slow.id)) == 1
         assert not engine.has_work()

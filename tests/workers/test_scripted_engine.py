@@ -1,4 +1,4 @@
-"""The scripted engine by itself: the rule, its continuation, and what a prompt's directives do."""
+"""Scripted engine: its rule, continuation, and directives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def drain(engine: ScriptedEngine) -> list[int]:
     return ids
 
 
-def test_an_answer_follows_the_rule_and_goes_on_where_it_stopped() -> None:
+def test_an_answer_follows_the_rule_and_continues() -> None:
     prompt = tuple(map(ord, "go on"))
     engine = ScriptedEngine()
     engine.add(request("go on", 6))
@@ -33,11 +33,11 @@ def test_an_answer_follows_the_rule_and_goes_on_where_it_stopped() -> None:
     assert drain(engine) == whole[4:]
 
 
-def test_prompts_of_the_same_letters_have_answers_of_their_own() -> None:
+def test_the_order_of_a_prompt_changes_the_answer() -> None:
     assert expected([1, 2], 0, 0) != expected([2, 1], 0, 0)
 
 
-def test_a_pace_holds_one_request_back_and_not_its_neighbour() -> None:
+def test_a_pace_delays_only_its_own_request() -> None:
     prompt = "[pace 200] slow"
     engine = ScriptedEngine()
     engine.add(request(prompt, 2))
@@ -49,7 +49,7 @@ def test_a_pace_holds_one_request_back_and_not_its_neighbour() -> None:
     assert ids[-1] == expected(tuple(map(ord, prompt)), 0, 1)
 
 
-def test_a_fatal_prompt_ends_its_process_at_its_token() -> None:
+def test_a_die_directive_ends_the_process_at_its_token() -> None:
     code = (
         "from shared.protocol import SamplingParams\n"
         "from workers.engine.interface import EngineRequest\n"

@@ -1,4 +1,4 @@
-"""Whatever a request makes its worker raise, in any stage, ends that request and no other."""
+"""An exception in any stage of the worker ends the request that caused it, and no other."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from shared.redis.embedded import EmbeddedServer
 from tests.support.checkpoints import CONFIGS, save_checkpoint
 from tests.support.engine_driver import load, run
 from tests.support.fakes import MODEL, answer, make_request, submit
-from tests.support.worker_harness import Harness, tokens_of, told
+from tests.support.worker_harness import Harness, answer_tokens, wait_for_tokens
 from workers.engine import engine as engine_module
 from workers.engine.engine import Engine
 from workers.engine.interface import Form
@@ -51,7 +51,7 @@ Break = Callable[[Engine, pytest.MonkeyPatch], None]
 
 
 class PanicException(BaseException):
-    """As a panic in Rust comes to Python."""
+    """The exception that a panic in Rust raises in Python."""
 
 
 PanicException.__module__ = "pyo3_runtime"
@@ -59,7 +59,7 @@ PanicException.__module__ = "pyo3_runtime"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose chat template knows tools, and recurses without end over one word."""
+    """Tiny model whose chat template supports tools, and recurses endlessly on the word "boom"."""
     made = save_checkpoint(tmp_path_factory.mktemp("stages"), CONFIGS["llama"])
     (made / "chat_template.jinja").write_text(RECURSING)
     return made
@@ -71,13 +71,13 @@ def engine(folder: Path) -> Engine:
 
 
 class Neighbour:
-    """Asks beside a stream that must not be disturbed."""
+    """Submits requests beside a stream that they must not disturb."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
 
     async def end_of(self, request: Request) -> Terminal:
-        """How a request ends beside the stream."""
+        """Submit a request and return its terminal event."""
         await submit(self.backend, request)
         async with asyncio.timeout(60):
             terminal = (await answer(self.backend, request.id))[-1].terminal
@@ -92,7 +92,7 @@ def streaming() -> Request:
 
 @pytest.fixture(scope="module")
 def alone(engine: Engine) -> list[int]:
-    """The stream's tokens, undisturbed."""
+    """Tokens of the stream when it runs alone."""
     return run(engine, [engine.tokenizer.encode(PROMPT)], streaming().params)[0]
 
 
@@ -100,15 +100,15 @@ def alone(engine: Engine) -> list[int]:
 async def neighbour(
     harness: Harness, backend: Backend, engine: Engine, alone: list[int]
 ) -> AsyncIterator[Neighbour]:
-    """Its stream must come to its end as if it were alone, by the worker that began it."""
+    """Neighbour whose stream must end as if it ran alone, on the worker that started it."""
     worker = harness.make(engine)
     running = asyncio.create_task(worker.run())
     stream = streaming()
     await submit(backend, stream)
-    await tokens_of(backend, stream, 1)
+    await wait_for_tokens(backend, stream, 1)
     yield Neighbour(backend)
     async with asyncio.timeout(60):
-        assert told(await answer(backend, stream.id)) == alone
+        assert answer_tokens(await answer(backend, stream.id)) == alone
     assert not running.done()
     worker.drain()
     await running
@@ -125,19 +125,19 @@ def raising(
     return call
 
 
-def of_text(text: Any, *_: Any, **__: Any) -> bool:
+def has_boom(text: Any, *_: Any, **__: Any) -> bool:
     return isinstance(text, str) and BOOM in text
 
 
 def break_tokenizer(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        engine.tokenizer, "encode", raising(KeyError(BOOM), when=of_text, instead_of=engine.tokenizer.encode)
+        engine.tokenizer, "encode", raising(KeyError(BOOM), when=has_boom, instead_of=engine.tokenizer.encode)
     )
 
 
 def break_tokenizer_in_rust(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        engine.tokenizer, "encode", raising(PanicException(BOOM), when=of_text, instead_of=engine.tokenizer.encode)
+        engine.tokenizer, "encode", raising(PanicException(BOOM), when=has_boom, instead_of=engine.tokenizer.encode)
     )
 
 
@@ -181,7 +181,7 @@ def break_detokenizer(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 
 
 def break_pieces(engine: Engine, patch: pytest.MonkeyPatch) -> None:
-    """Only who asks for log-probabilities needs them."""
+    """Break `piece`, which only log-probabilities need."""
     patch.setattr(
         engine.tokenizer, "piece", raising(ValueError(BOOM), when=lambda token: True, instead_of=lambda _: "")
     )
@@ -193,17 +193,17 @@ def break_echo(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     )
 
 
-def nothing(engine: Engine, patch: pytest.MonkeyPatch) -> None: ...
+def break_nothing(engine: Engine, patch: pytest.MonkeyPatch) -> None: ...
 
 
-def asking(**fields: Any) -> Request:
-    """For an answer; a prompt or params as given."""
+def request_with(**fields: Any) -> Request:
+    """Return a request for an answer, with some fields or parameters changed."""
     params = SamplingParams(max_tokens=3, **fields.pop("params", {}))
     return msgspec.structs.replace(make_request("x"), params=params, **fields)
 
 
 FAULTS: list[tuple[str, Break, dict[str, Any]]] = [
-    ("template", nothing, {"prompt": None, "messages": (Message("user", BOOM),)}),
+    ("template", break_nothing, {"prompt": None, "messages": (Message("user", BOOM),)}),
     ("tokenizer", break_tokenizer, {"prompt": BOOM}),
     ("tokenizer in a thread", break_tokenizer, {"prompt": BOOM * 1000}),
     ("tokenizer in Rust", break_tokenizer_in_rust, {"prompt": BOOM}),
@@ -221,38 +221,50 @@ FAULTS: list[tuple[str, Break, dict[str, Any]]] = [
 async def test_a_fault_in_a_stage_ends_its_request_alone(
     neighbour: Neighbour, engine: Engine, monkeypatch: pytest.MonkeyPatch, breaking: Break, fields: dict[str, Any]
 ) -> None:
-    request = asking(**fields)
+    request = request_with(**fields)
     breaking(engine, monkeypatch)
     end = await neighbour.end_of(request)
     assert end.error is not None
     assert end.error.code == "engine_failed"
     assert BOOM not in end.error.message
     assert [letter.id for letter in await neighbour.backend.dead_letters.list()] == [request.id]
-    assert (await neighbour.end_of(asking())).state is RequestState.COMPLETED
+    assert (await neighbour.end_of(request_with())).state is RequestState.COMPLETED
 
 
 DEEP, LONE = "[" * 5000, '{"a":"\\ud800"}'
 
 
-def calling(arguments: str, *, name: str = "f") -> dict[str, Any]:
+def with_call(arguments: str, *, name: str = "f") -> dict[str, Any]:
     call = Message("assistant", "", tool_calls=(ToolCall("c", name, arguments),))
     return {"prompt": None, "messages": (Message("user", "u"), call, Message("tool", arguments, tool_call_id="c"))}
 
 
-def tooled(parameters: str) -> dict[str, Any]:
-    return {**calling("{}"), "tools": Tools((Function("f", "d", parameters),))}
+def with_tool(parameters: str) -> dict[str, Any]:
+    return {**with_call("{}"), "tools": Tools((Function("f", "d", parameters),))}
 
 
-def held(**what: Any) -> dict[str, Any]:
+def with_constraint(**what: Any) -> dict[str, Any]:
     return {"params": {"structured_outputs": Structured(**what)}}
 
 
 HOSTILE: list[dict[str, Any]] = [
-    *(calling(each) for each in (LONE, DEEP, '{"a":' * 3000, "1e999", "9" * 5000, '"' + "[" * 5000, "\\", "null")),
-    calling("{}", name="\0"),
-    *(tooled(each) for each in (LONE, DEEP, "null", "[]", "{", '{"type": 5}', '{"properties": {"\\ud800": {}}}')),
-    *(held(json_schema=each) for each in (LONE, DEEP, "{", "[]", '{"const": "\\udfff"}')),
-    *(held(regex="("), held(grammar="root ::="), held(choice=("",)), held(), held(json_object=True, regex="a")),
+    *(
+        with_call(each)
+        for each in (LONE, DEEP, '{"a":' * 3000, "1e999", "9" * 5000, '"' + "[" * 5000, "\\", "null")
+    ),
+    with_call("{}", name="\0"),
+    *(
+        with_tool(each)
+        for each in (LONE, DEEP, "null", "[]", "{", '{"type": 5}', '{"properties": {"\\ud800": {}}}')
+    ),
+    *(with_constraint(json_schema=each) for each in (LONE, DEEP, "{", "[]", '{"const": "\\udfff"}')),
+    *(
+        with_constraint(regex="("),
+        with_constraint(grammar="root ::="),
+        with_constraint(choice=("",)),
+        with_constraint(),
+        with_constraint(json_object=True, regex="a"),
+    ),
     *({"params": {"n": each}} for each in (0, -1, 1000)),
     *({"params": {"temperature": each}} for each in (-1.0, 1e308)),
     *({"params": {"repetition_penalty": each}} for each in (0.0, -1.0)),
@@ -277,7 +289,7 @@ HOSTILE: list[dict[str, Any]] = [
 
 @pytest.fixture
 def process(folder: Path, valkey: EmbeddedServer) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process with the tiny model."""
+    """Worker process with the tiny model."""
     given = {"MODEL": str(folder), "SERVED_MODEL_NAME": MODEL, "REDIS_URL": valkey.url}
     environment = {**os.environ, **{f"HEADRACE_{name}": value for name, value in given.items()}}
     started = subprocess.Popen([sys.executable, "-m", "headrace", "worker"], env=environment)
@@ -287,17 +299,17 @@ def process(folder: Path, valkey: EmbeddedServer) -> Iterator[subprocess.Popen[b
 
 
 @pytest.mark.slow
-async def test_hostile_requests_end_and_disturb_nobody(
+async def test_hostile_requests_end_without_side_effects(
     process: subprocess.Popen[bytes], backend: Backend, alone: list[int]
 ) -> None:
-    """Given requests that no front end admits, Expect an end of each, a stream whole, and the worker alive."""
-    stream, requests = streaming(), [asking(**fields) for fields in HOSTILE]
+    """Given requests that no front end admits, expect each to end, a whole stream, and a live worker."""
+    stream, requests = streaming(), [request_with(**fields) for fields in HOSTILE]
     neighbour = Neighbour(backend)
     await submit(backend, stream)
     async with asyncio.timeout(120):
-        await tokens_of(backend, stream, 1)
+        await wait_for_tokens(backend, stream, 1)
     ends = await asyncio.gather(*(neighbour.end_of(request) for request in requests))
-    assert told(await answer(backend, stream.id)) == alone
+    assert answer_tokens(await answer(backend, stream.id)) == alone
     assert process.poll() is None
     assert [worker.pid for worker in await backend.registry.workers()] == [process.pid]
     codes = [end.error.code if end.error else "" for end in ends]

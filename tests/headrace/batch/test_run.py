@@ -111,7 +111,10 @@ async def test_a_run_killed_before_its_first_result_rejoins(cluster: Cluster, tm
     command.process.kill()
     await command.wait(-signal.SIGKILL)
     assert out.read_bytes() == b""
-    for options, problem in ((("--model", "other"), "begun with model"), (("--kafka", "127.0.0.1:1"), "over HTTP")):
+    for options, problem in (
+        (("--model", "other"), "started with model"),
+        (("--kafka", "127.0.0.1:1"), "over HTTP"),
+    ):
         assert problem in (await BatchRun(cluster.urls[0], source, out, *options).wait(2))["error"]
     await BatchRun(cluster.urls[0], source, out).wait()
     await check_complete(cluster, source, out, 4, known)
@@ -130,7 +133,7 @@ async def test_a_run_outlives_the_api(cluster: Cluster, tmp_path: Path) -> None:
     command.process.kill()
     await command.wait(-signal.SIGKILL)
     impatient = BatchRun(cluster.urls[0], source, out, "--patience", "0")
-    assert "lines are done: the same command goes on" in (await impatient.wait(1))["error"]
+    assert "lines are done; run the same command again to resume" in (await impatient.wait(1))["error"]
     await cluster.apis[0].start()
     await BatchRun(cluster.urls[0], source, out).wait()
     await check_complete(cluster, source, out, 60, known)
@@ -145,7 +148,7 @@ async def test_a_foreign_output_file_is_left_alone(cluster: Cluster, tmp_path: P
     out.write_text("notes")
     await BatchRun(cluster.urls[0], source, out).wait(2)
     out.unlink()
-    assert "cannot be the input" in (await BatchRun(cluster.urls[0], source, source).wait(2))["error"]
+    assert "must not be the input" in (await BatchRun(cluster.urls[0], source, source).wait(2))["error"]
     assert "cannot read" in (await BatchRun(cluster.urls[0], tmp_path / "none", out).wait(2))["error"]
     await BatchRun(cluster.urls[0], source, out).wait()
     other = write(tmp_path / "other.jsonl", chats(4))

@@ -34,7 +34,7 @@ def device(**given: str) -> Finding:
 
 
 def test_without_a_gpu_the_device_is_the_cpu(folder: Path) -> None:
-    assert device() == device(device="cpu") == Finding("device", "ok", "the CPU")
+    assert device() == device(device="cpu") == Finding("device", "ok", "CPU")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from shared.token_log.interface import Append
 from shared.webhooks.interface import Hook, Webhook
 from tests.support.cluster import running
 from tests.support.fakes import MODEL, answer, make_request, submit, token_event
-from tests.support.worker_harness import GatedEngine, Harness, tokens_of
+from tests.support.worker_harness import GatedEngine, Harness, wait_for_tokens
 
 LIMIT = 20
 NAMES = keys.transport(MODEL)
@@ -196,7 +196,7 @@ async def test_a_running_request_that_is_damaged_ends(
         request, neighbour = make_request(max_tokens=1000), make_request(max_tokens=4)
         await submit(backend, request)
         reading = asyncio.create_task(answer(backend, request.id))
-        await tokens_of(backend, request, 2)
+        await wait_for_tokens(backend, request, 2)
         await damage(backend, request.id)
         engine.limit = 2 if damage in (delete_entry, delete_stream) else 100_000
         assert end_of(await reading) == ("failed", "request_lost")
@@ -254,7 +254,7 @@ async def test_used_up_ids_of_a_stream_stop_nothing(backend: Backend, settings: 
     engine = GatedEngine(1)
     async with Harness(backend, settings).worker(engine), asyncio.timeout(LIMIT):
         await submit(backend, held)
-        await tokens_of(backend, held, 1)
+        await wait_for_tokens(backend, held, 1)
         await backend.redis.xadd(STREAMS[1], {"x": "y"}, id=f"{2**64 - 1}-{2**64 - 1}")
         await submit(backend, following)
         engine.limit = 100_000

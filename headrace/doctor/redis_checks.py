@@ -72,7 +72,7 @@ async def _servers(client: Client, settings: Settings) -> list[Finding]:
 
 
 async def _config(client: Client) -> dict[str, str]:
-    """Return the settings of the server, or none if CONFIG GET is forbidden, as in managed services."""
+    """Return the settings of the server; empty if CONFIG GET is forbidden, as in managed services."""
     try:
         found = await client.config_get("appendfsync", "save", "client-output-buffer-limit")
         return {str(name): str(value) for name, value in found.items()}

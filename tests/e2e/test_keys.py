@@ -97,5 +97,5 @@ def test_a_batch_has_the_permissions_of_its_key(up: Launched) -> None:
 
 
 def test_the_panel_of_a_server_without_keys(scripted_up: Launched) -> None:
-    scripted_up.await_line("only this machine can reach it")
+    scripted_up.await_line("listens on loopback only")
     assert httpx.get(f"{scripted_up.url}/v1/models").status_code == 200

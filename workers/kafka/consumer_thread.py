@@ -86,9 +86,7 @@ class ConsumerThread(threading.Thread):
         self._metrics = metrics
         self._writer = TransactionalWriter(settings)
         self._assigned: set[TopicPartition] = set()  # to this member of the group
-        self._offsets: dict[
-            TopicPartition, Offsets
-        ] = {}  # of the assigned partitions whose committed offsets were read
+        self._offsets: dict[TopicPartition, Offsets] = {}  # of assigned partitions, once they were read
         self._finished: list[FinishedRecord] = []
         self._transaction_lock = threading.Lock()  # partitions are revoked between transactions, not during one
         self._finished_lock = threading.Lock()

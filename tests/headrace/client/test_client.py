@@ -137,7 +137,7 @@ def test_events_resume_after_the_last_id() -> None:
         (6, "done"),
     ]
     assert [send.headers["last-event-id"] for send in transport.sent] == ["-1", "3", "4", "4", "5"]
-    assert transport.pauses[1] >= 2, "the pause that the server asked for"
+    assert transport.pauses[1] >= 2, "the server requested this pause"
 
 
 def test_progress_resets_the_time_limit() -> None:

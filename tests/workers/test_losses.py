@@ -189,6 +189,7 @@ async def wait_for_alone(backend: Backend, request: Request, expected: bytes) ->
 
 
 async def test_a_request_is_alone_until_another_joins(harness: Harness, backend: Backend) -> None:
+    harness.settings = harness.settings.model_copy(update={"lease": 1})  # heartbeats come three times a lease
     first, second = make_request("first"), make_request("second")
     engine = GatedEngine(limit=0)
     async with harness.worker(engine):

@@ -136,4 +136,4 @@ async def test_submit_and_tail(bench: Bench, tmp_path: Path) -> None:
         out, _ = await ended(start(bench, "kafka", "tail"))
     shown = [line.split()[0] for line in out.splitlines()]
     assert [shown.count(each) for each in jobs] == [1, 1, 1]
-    assert "give --bootstrap" in (await ended(start(bench, "kafka", "submit", "x", "--bootstrap", ""), 2))[1]
+    assert "set --bootstrap" in (await ended(start(bench, "kafka", "submit", "x", "--bootstrap", ""), 2))[1]

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 from shared.errors import InvalidRequest
 from shared.protocol import Detokenize, Embed, Request, Result, Tokenize
-from shared.schemas.openapi_bounds import MOST_N
 from shared.validation.request_limits import Limits, check_request
 from workers.engine.interface import Encoder, check_vocabulary
 
 MAX_INLINE_CHARS = 500  # encoding them takes no longer than waking a thread for it, about 0.3 ms
 MAX_POOLED_CHARS = 65_536  # longer texts take more than 20 ms on one core
 POOL_THREADS = 2  # for texts of up to MAX_POOLED_CHARS
-WIDEST_LIMITS = Limits(n=MOST_N)  # the widest that any settings of a front end allow
+WIDEST_LIMITS = Limits.widest()  # the widest that any settings of a front end allow
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Gateway:
         meter: Meter | None,
         admitted: Admitted,
     ) -> None:
-        self._limits = Limits.of(settings)
+        self._limits = Limits.from_settings(settings)
         self._transport = backend.transport
         self._token_log = backend.token_log
         self._keys = keys

@@ -29,6 +29,7 @@ from shared.models.worker_registry import ModelInfo
 from shared.protocol import PriorityClass, Request, decode_request, encode
 from shared.schemas.common_fields import Priority
 from shared.schemas.native.jobs import Job, JobRequest
+from shared.schemas.parameter_fields import priority_field
 from shared.schemas.parsing import validate
 from shared.validation.request_limits import Limits, check_request, check_served
 
@@ -44,7 +45,7 @@ Headers = tuple[tuple[str, bytes], ...]
 class KafkaRequest(JobRequest):
     """The value of a request's record: what POST /v1/jobs takes, and whose it is."""
 
-    priority: Priority = Field("batch", description="the class it waits in; the header of that name counts first")
+    priority: Priority = priority_field("batch", "the header of that name takes precedence")
     tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")] = Field(
         "default", description="whose it is: tenants of a class take turns"
     )

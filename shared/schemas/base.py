@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from shared.schemas.openapi_bounds import LIMITS, MOST_PARTS, tell_bounds
+from shared.schemas.openapi_bounds import LIMITS, MAX_PARTS, add_bounds
 
 
 class Body(BaseModel):
@@ -33,7 +33,7 @@ class Body(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         schema = handler(core_schema)
-        tell_bounds(handler.resolve_ref_schema(schema))
+        add_bounds(handler.resolve_ref_schema(schema))
         return schema
 
 
@@ -61,8 +61,8 @@ def _text(content: Any) -> Any:
         return content
     if not content:
         raise PydanticCustomError("content", "content must not be an empty list")
-    if len(content) > MOST_PARTS:
-        raise PydanticCustomError("content", "content has more than {most} parts", {"most": MOST_PARTS})
+    if len(content) > MAX_PARTS:
+        raise PydanticCustomError("content", "content has more than {most} parts", {"most": MAX_PARTS})
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":

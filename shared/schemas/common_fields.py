@@ -15,12 +15,12 @@ from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, SamplingParams
 from shared.schemas.base import Body, Text
 from shared.schemas.openapi_bounds import LIMITS, Items, Short
+from shared.schemas.parameter_fields import flag_field, parameter_field
 from shared.schemas.structured import StructuredFields
 from shared.schemas.tools import PastCall
 
 Priority = Literal["interactive", "standard", "batch"]
 KEYS, KEY_CHARS, VALUE_CHARS = 16, 64, 512  # of metadata, OpenAI's bounds
-SEEDS = "the same seed, parameters and model give the same answer; drawn by the server when absent"
 
 
 def _strings(stop: Any) -> Any:
@@ -104,42 +104,38 @@ Messages = Annotated[Items[ChatMessage], Field(max_length=LIMITS.messages)]
 
 
 class SamplingFields(Body):
-    """How tokens are chosen, by OpenAI's names and defaults, and some of our own."""
+    """Sampling parameters with OpenAI's names and defaults, and Headrace's own: shared.validation.parameters."""
 
-    max_tokens: int | None = Field(
-        None, description="most tokens of a choice; default: what the context has room for"
-    )
-    temperature: float | None = Field(None, description="0 to 2; 0 takes the likeliest token; default 1")
-    top_p: float | None = Field(None, description="above 0, to 1; default 1")
-    top_k: int | None = Field(None, description="keep the k likeliest tokens; default 0: all")
-    min_p: float | None = Field(None, description="0 to 1: least share of the likeliest token's probability")
-    presence_penalty: float | None = Field(None, description="-2 to 2; default 0")
-    frequency_penalty: float | None = Field(None, description="-2 to 2; default 0")
-    repetition_penalty: float | None = Field(None, description="0.00001 to 2; default 1: none")
-    stop: Stop = Field(None, description="up to 16 strings that end a choice and are not part of it")
-    seed: int | None = Field(None, description=SEEDS)
-    n: int | None = Field(None, description="number of choices; default 1")
-    ignore_eos: bool = Field(False, description="go on past the model's end of text")
-    logit_bias: dict[int, float] | None = Field(
-        None, description="-100 to 100, added to a token's logit, by its id"
-    )
+    max_tokens: int | None = parameter_field("max_tokens")
+    temperature: float | None = parameter_field("temperature")
+    top_p: float | None = parameter_field("top_p")
+    top_k: int | None = parameter_field("top_k")
+    min_p: float | None = parameter_field("min_p")
+    presence_penalty: float | None = parameter_field("presence_penalty")
+    frequency_penalty: float | None = parameter_field("frequency_penalty")
+    repetition_penalty: float | None = parameter_field("repetition_penalty")
+    stop: Stop = parameter_field("stop")
+    seed: int | None = parameter_field("seed")
+    n: int | None = parameter_field("n")
+    ignore_eos: bool = flag_field("ignore_eos")
+    logit_bias: dict[int, float] | None = parameter_field("logit_bias")
 
     def to_params(self) -> SamplingParams:
-        """Without the seed: admission assigns it."""
-        given = {
+        """Return the parameters without the seed, which admission assigns."""
+        values = {
             name: value
             for name in SamplingFields.model_fields
             if name not in ("seed", "stop") and (value := getattr(self, name)) is not None
         }
-        return SamplingParams(**given, stop=tuple(self.stop or ()))
+        return SamplingParams(**values, stop=tuple(self.stop or ()))
 
 
 class Submission(SamplingFields, StructuredFields):
     """What every request has beside its input."""
 
     model: str
-    timeout: float | None = Field(None, description="seconds from now after which the request ends unfinished")
-    user: str | None = Field(None, description="your name for your own user, for limits and usage records")
+    timeout: float | None = parameter_field("timeout")
+    user: str | None = parameter_field("user")
 
     def to_params(self) -> SamplingParams:
         """Raises InvalidRequest where fields contradict each other."""

@@ -15,6 +15,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import Structured
 from shared.schemas.base import Body
 from shared.schemas.openapi_bounds import Items
+from shared.schemas.parameter_fields import parameter_field
 
 
 class SchemaFormat(Body):
@@ -61,9 +62,7 @@ class StructuredFields(Body):
     """The fields of a request that say what its answer must look like."""
 
     response_format: ResponseFormat | None = Field(None, description="text, a JSON object, or JSON by a schema")
-    structured_outputs: StructuredOutputs | None = Field(
-        None, description="a JSON schema, a regular expression, a choice or a grammar"
-    )
+    structured_outputs: StructuredOutputs | None = parameter_field("structured_outputs")
 
     def to_structured(self) -> Structured | None:
         """Raises InvalidRequest where both fields ask for something."""

@@ -81,7 +81,7 @@ class KafkaIntake:
     ) -> None:
         self._backend = backend
         self._model = model
-        self._limits = Limits.of(settings)
+        self._limits = Limits.from_settings(settings)
         server = backend.limits if settings.usage else None
         self._ledger = None if server is None else Ledger.of(settings, server)
         self._max_bytes = settings.max_body_bytes

@@ -13,6 +13,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
 from shared.schemas.common_fields import Messages, Priority, Submission, Usage, priority_class
 from shared.schemas.openai.completions import is_tokens
+from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.schemas.tools import AnswerCall, ToolFields, calls_of
 from shared.token_log.answer import Answer, Choice
 from shared.token_log.interface import RequestRecord
@@ -42,13 +43,9 @@ class JobRequest(Submission, ToolFields):
 
     messages: Messages | None = Field(None, description="a chat; either this or prompt")
     prompt: Prompt = Field(None, description="text or token ids, taken as they are; either this or messages")
-    priority: Priority = Field("standard", description="the queue it waits in")
-    deadline: float | None = Field(
-        None, description="the same as timeout, as seconds since the epoch by the server's clock"
-    )
-    logprobs: int | None = Field(
-        None, description="tell each token's log-probability, and those of the k likeliest; 0 to 20"
-    )
+    priority: Priority = priority_field("standard")
+    deadline: float | None = parameter_field("deadline")
+    logprobs: int | None = parameter_field("logprobs")
 
     def to_request(self, tenant: str) -> Request:
         """The draft that admission completes. Raises InvalidRequest where fields contradict each other."""

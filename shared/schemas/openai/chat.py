@@ -24,6 +24,7 @@ from shared.schemas.common_fields import (
     priority_class,
 )
 from shared.schemas.openapi_bounds import Short
+from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.schemas.tools import AnswerCall, DeltaCall, ToolFields
 
 # fields that OpenAI has and we do not, with the values that ask for nothing
@@ -47,10 +48,10 @@ class ChatRequest(Submission, StreamFields, ToolFields):
     """The body of a chat completion."""
 
     messages: Messages
-    max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens")
-    logprobs: bool | None = Field(None, description="tell each token's log-probability")
-    top_logprobs: int | None = Field(None, description="and those of the likeliest tokens; 0 to 20; with logprobs")
-    priority: Priority = Field("interactive", description="the queue it waits in")
+    max_completion_tokens: int | None = parameter_field("max_tokens")
+    logprobs: bool | None = Field(None, description="return the log-probability of each token")
+    top_logprobs: int | None = parameter_field("logprobs")
+    priority: Priority = priority_field("interactive")
 
     safety_identifier: Short | None = Field(None, description="accepted, unused")
     metadata: Metadata = Field(None, description="accepted, unused")

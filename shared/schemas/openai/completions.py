@@ -16,9 +16,11 @@ from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
 from shared.schemas.common_fields import Priority, StreamFields, Submission, Usage, priority_class
 from shared.schemas.openapi_bounds import LIMITS
+from shared.schemas.parameter_fields import parameter_field, priority_field
+from shared.validation.parameters import BY_NAME
 
-MAX_TOKENS = 16  # OpenAI's default
-MOST_LOGPROBS = 5
+DEFAULT_MAX_TOKENS = 16  # OpenAI's default
+MAX_LOGPROBS = 5
 Prompt = str | tuple[int, ...]
 
 
@@ -69,22 +71,20 @@ class CompletionRequest(Submission, StreamFields):
     """The body of a completion."""
 
     prompt: Prompts = Field(description="a text, token ids, or a list of either; each is answered n times")
-    max_tokens: int | None = Field(None, description=f"most tokens of a choice; default {MAX_TOKENS}")
-    logprobs: int | None = Field(
-        None, description=f"tell each token's log-probability, and those of the k likeliest; 0 to {MOST_LOGPROBS}"
-    )
-    echo: bool | None = Field(None, description="begin each choice with its prompt")
-    best_of: int | None = Field(None, description="no more choices are made than told: refused unless it is n")
+    max_tokens: int | None = parameter_field("max_tokens", default=DEFAULT_MAX_TOKENS)
+    logprobs: int | None = parameter_field("logprobs", maximum=MAX_LOGPROBS)
+    echo: bool | None = parameter_field("echo")
+    best_of: int | None = parameter_field("best_of")
     suffix: None = Field(None, description="not supported: no text is written in front of a given end")
-    priority: Priority = Field("interactive", description="the queue it waits in")
+    priority: Priority = priority_field("interactive")
 
     def to_requests(self, tenant: str, *, stream: bool) -> list[Request]:
         """The drafts, one for each prompt. Raises InvalidRequest where fields contradict each other."""
         self.check_stream(stream=stream)
         if self.best_of not in (None, self.n or 1):
             raise InvalidRequest("best_of: only as many choices as n are made", param="best_of")
-        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
-            raise InvalidRequest(f"logprobs must be 0 to {MOST_LOGPROBS}", param="logprobs")
+        if self.logprobs is not None:
+            BY_NAME["logprobs"].check_range(self.logprobs, MAX_LOGPROBS)
         base = self.to_params()
         echo = bool(self.echo)
         return [
@@ -94,7 +94,7 @@ class CompletionRequest(Submission, StreamFields):
                 prompt=prompt,
                 params=msgspec.structs.replace(
                     base,
-                    max_tokens=MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+                    max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
                     logprobs=self.logprobs,
                     echo=echo and (self.logprobs is not None or not isinstance(prompt, str)),
                 ),

@@ -17,6 +17,7 @@ from shared.schemas.base import Body
 from shared.schemas.common_fields import Priority, priority_class
 from shared.schemas.openai.completions import Inputs
 from shared.schemas.openapi_bounds import Short
+from shared.schemas.parameter_fields import parameter_field, priority_field
 
 INPUTS = 32  # of one request of the queue: many workers share what is asked at once, and no result is large
 
@@ -29,11 +30,9 @@ class EmbeddingRequest(Body):
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="base64: of little-endian float32; default float"
     )
-    dimensions: int | None = Field(
-        None, description="cut the vectors to their first numbers, made length 1 again; at most the model's"
-    )
-    priority: Priority = Field("interactive", description="the queue it waits in")
-    timeout: float | None = Field(None, description="seconds from now after which the request ends unfinished")
+    dimensions: int | None = parameter_field("dimensions")
+    priority: Priority = priority_field("interactive")
+    timeout: float | None = parameter_field("timeout")
     user: Short | None = Field(None, description="accepted, unused")
 
     def to_requests(self, tenant: str) -> list[Request]:

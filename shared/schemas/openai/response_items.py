@@ -16,7 +16,7 @@ from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
 from shared.protocol import Message, ToolCall
 from shared.schemas.base import Body
 from shared.schemas.openai.chat import TokenLogprob
-from shared.schemas.openapi_bounds import LIMITS, MOST_PARTS, Items, Short
+from shared.schemas.openapi_bounds import LIMITS, MAX_PARTS, Items, Short
 from shared.schemas.tools import Arguments
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -119,7 +119,7 @@ def _items(given: Any) -> Any:
     return [{"role": "user", "content": given}] if isinstance(given, str) else given
 
 
-_Parts = Annotated[Items[InputPart], Field(min_length=1, max_length=MOST_PARTS)]
+_Parts = Annotated[Items[InputPart], Field(min_length=1, max_length=MAX_PARTS)]
 Parts = Annotated[_Parts, BeforeValidator(_parts, json_schema_input_type=str | _Parts)]
 
 

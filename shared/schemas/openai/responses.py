@@ -13,11 +13,12 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, Request, SamplingParams
 from shared.schemas.base import Body, asking_for_nothing
-from shared.schemas.common_fields import SEEDS, Metadata, Priority, priority_class
+from shared.schemas.common_fields import Metadata, Priority, priority_class
 from shared.schemas.openai.response_items import Input, Item, messages_of
 from shared.schemas.openai.response_object import ResponseObject, TextConfig
 from shared.schemas.openai.response_tools import ToolFields
 from shared.schemas.openapi_bounds import Items, Short
+from shared.schemas.parameter_fields import parameter_field
 
 LOGPROBS = "message.output_text.logprobs"
 # fields that OpenAI has and we do not, with the values that ask for nothing
@@ -70,10 +71,10 @@ class ResponseRequest(ToolFields):
     input: Input = Field(description="a text of the user, or the items that come after the earlier ones")
     instructions: str | None = Field(None, description="a system message before all items; not carried over")
     previous_response_id: Short | None = Field(None, description="go on after a stored response of yours")
-    max_output_tokens: int | None = Field(None, description="default: what the context has room for")
-    temperature: float | None = Field(None, description="0 to 2; 0 takes the likeliest token; default 1")
-    top_p: float | None = Field(None, description="above 0, to 1; default 1")
-    top_logprobs: int | None = Field(None, description=f"0 to 20; with {LOGPROBS} in include")
+    max_output_tokens: int | None = parameter_field("max_tokens")
+    temperature: float | None = parameter_field("temperature")
+    top_p: float | None = parameter_field("top_p")
+    top_logprobs: int | None = parameter_field("logprobs")
     include: Items[Includable] | None = Field(
         None, max_length=8, description="there are no others than logprobs to include"
     )
@@ -88,16 +89,14 @@ class ResponseRequest(ToolFields):
     max_tool_calls: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
         None, description="accepted: it counts calls of built-in tools, and there are none"
     )
-    user: str | None = Field(None, description="your name for your own user, for limits and usage records")
+    user: str | None = parameter_field("user")
     safety_identifier: str | None = Field(None, max_length=512, description="told again, otherwise unused")
     prompt_cache_key: str | None = Field(None, max_length=512, description="told again, otherwise unused")
     prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(None, description="accepted, unused")
 
-    seed: int | None = Field(None, description=SEEDS)
-    priority: Priority | None = Field(
-        None, description="the queue it waits in; default interactive, and standard in the background"
-    )
-    timeout: float | None = Field(None, description="seconds from now after which the response ends unfinished")
+    seed: int | None = parameter_field("seed")
+    priority: Priority | None = parameter_field("priority", default="interactive, or standard in the background")
+    timeout: float | None = parameter_field("timeout")
 
     conversation: Refused = None
     prompt: Refused = None

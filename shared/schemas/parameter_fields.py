@@ -1,0 +1,49 @@
+"""Body fields of request parameters: description and JSON Schema bounds from shared.validation.parameters.
+
+`shared.validation.request_limits` enforces the bounds, for every transport.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from shared.validation.parameters import BY_NAME, Parameter
+
+
+def parameter_field(name: str, *, default: object = None, maximum: float | None = None) -> Any:
+    """Return the field of a parameter, None when absent.
+
+    Where a setting lowers the maximum, the schema has the highest value that the setting can have.
+
+    Args:
+        name: in the table; the field may have another.
+        default, maximum: of this API, for the description, where they differ from the table's.
+    """
+    parameter = BY_NAME[name]
+
+    def add_bounds(node: dict[str, Any]) -> None:
+        _add_bounds(node, parameter)
+
+    return Field(None, description=parameter.text(default, maximum), json_schema_extra=add_bounds)
+
+
+def flag_field(name: str) -> Any:
+    """Return the field of a parameter that is off when absent, and not nullable."""
+    return Field(False, description=BY_NAME[name].text())
+
+
+def priority_field(default: str, note: str = "") -> Any:
+    """Return the field of the priority with the default of its API; `note` extends the description."""
+    return Field(default, description="; ".join(filter(None, (BY_NAME["priority"].text(default), note))))
+
+
+def _add_bounds(node: dict[str, Any], parameter: Parameter) -> None:
+    bounds = parameter.json_schema_bounds
+    for branch in (node, *node.get("anyOf", ())):
+        if "maxLength" not in branch:
+            branch.update(bounds.get(branch.get("type", ""), {}))
+        for inner in ("items", "additionalProperties"):
+            if isinstance(branch.get(inner), dict):
+                branch[inner].update(bounds.get(inner, {}))

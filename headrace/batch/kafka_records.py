@@ -10,6 +10,7 @@ from headrace.batch.input_file import CHAT_URL, Line
 from shared.errors import HeadraceError, InvalidRequest, error_classes
 from shared.kafka import topics
 from shared.kafka.message import KafkaRequest, Outgoing, Record, request_record
+from shared.protocol import FinishReason
 from shared.schemas.common_fields import Usage
 from shared.schemas.native.jobs import Job
 from shared.schemas.native.jobs import Logprobs as JobLogprobs
@@ -64,7 +65,7 @@ def to_chat_completion(job: Job) -> dict[str, Any]:
             Choice(
                 choice.index,
                 AnswerMessage.of(choice.text, choice.tool_calls or []),
-                choice.finish_reason or "stop",
+                choice.finish_reason or FinishReason.STOP,
                 _logprobs(choice.logprobs),
             )
             for choice in job.choices or ()

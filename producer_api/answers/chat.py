@@ -10,7 +10,7 @@ import msgspec
 from producer_api.answers.openai_chunks import by_choice, frames, interruption, usage_of
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
-from shared.protocol import Request, TokenEvent
+from shared.protocol import FinishReason, Request, TokenEvent
 from shared.protocol import Usage as TokenUsage
 from shared.schemas.openai.chat import (
     AnswerMessage,
@@ -40,7 +40,7 @@ def completion(request: Request, answer: Answer, fingerprint: str | None = None)
             Choice(
                 index,
                 AnswerMessage.of(choice.text, calls_of(choice.tokens, request.id, index)),
-                choice.finish_reason or "stop",
+                choice.finish_reason or FinishReason.STOP,
                 Logprobs.of(choice.tokens),
             )
             for index, choice in answer.choices
@@ -106,7 +106,7 @@ class ChatFraming:
                 chunks.append(self._choice(index, Delta(tool_calls=[DeltaCall.of(call, self._id, index)])))
         for token in event.tokens:
             if token.finish_reason is not None:
-                chunks.append(self._choice(token.choice, Delta(), token.finish_reason.value))
+                chunks.append(self._choice(token.choice, Delta(), token.finish_reason))
         if event.terminal is not None:
             if (error := ending(event.terminal)) is not None:
                 return frames(event.place, [*chunks, self._encode(openai_error(error))])
@@ -119,7 +119,7 @@ class ChatFraming:
         return interruption(error, resumable=self._resumable)
 
     def _choice(
-        self, index: int, delta: Delta, finish_reason: str | None = None, logprobs: Logprobs | None = None
+        self, index: int, delta: Delta, finish_reason: FinishReason | None = None, logprobs: Logprobs | None = None
     ) -> bytes:
         self._chunk.choices = [ChunkChoice(index, delta, finish_reason, logprobs)]
         return self._encode(self._chunk)

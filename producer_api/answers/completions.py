@@ -14,7 +14,7 @@ import msgspec
 from producer_api.answers.openai_chunks import by_choice, frames, interruption, usage_of
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
-from shared.protocol import Request, Token, TokenEvent, Usage
+from shared.protocol import FinishReason, Request, Token, TokenEvent, Usage
 from shared.schemas.openai.completions import Completion, TextChoice, TextLogprobs, text_of
 from shared.token_log.answer import Answer, end_of, ending
 from shared.token_log.answer import Choice as AnsweredChoice
@@ -49,9 +49,7 @@ def _choice(
     logprobs = None
     if request.params.logprobs is not None:
         logprobs = TextLogprobs.of([*prompt, *choice.tokens], 0)
-    return TextChoice(
-        index, before + choice.text, choice.finish_reason.value if choice.finish_reason else "stop", logprobs
-    )
+    return TextChoice(index, before + choice.text, choice.finish_reason or FinishReason.STOP, logprobs)
 
 
 def _echo(request: Request, prompt: Sequence[Token]) -> str:
@@ -120,14 +118,14 @@ class TextFraming:
             reason = tokens[-1].finish_reason
             text = text_of(tokens)
             if text or self._logprobs or reason is not None:
-                chunks.append(self._choice(index, text, tokens, reason.value if reason else None))
+                chunks.append(self._choice(index, text, tokens, reason))
         return chunks
 
     def _echoes(self, part: int, prompt: Sequence[Token]) -> list[bytes]:
         text = _echo(self._requests[part], prompt)
         return [self._choice(part * self._n + c, text, prompt, None) for c in range(self._n)]
 
-    def _choice(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> bytes:
+    def _choice(self, index: int, text: str, tokens: Sequence[Token], reason: FinishReason | None) -> bytes:
         logprobs = TextLogprobs.of(tokens, self._offsets[index]) if self._logprobs else None
         self._offsets[index] += len(text)
         self._chunk.choices = [TextChoice(index, text, reason, logprobs)]

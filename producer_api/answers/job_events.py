@@ -7,7 +7,7 @@ import msgspec
 from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
 from shared.protocol import ErrorInfo, RequestState, Token, TokenEvent
-from shared.schemas.common_fields import Usage
+from shared.schemas.common_fields import Usage, WireFinishReason
 from shared.schemas.native.jobs import Logprobs
 
 ENDINGS = {RequestState.COMPLETED: b"done", RequestState.FAILED: b"error", RequestState.CANCELLED: b"cancelled"}
@@ -30,7 +30,7 @@ class EventToken(msgspec.Struct, omit_defaults=True):
     choice: int
     id: int
     text: str
-    finish_reason: str | None = None
+    finish_reason: WireFinishReason | None = None
     logprobs: Logprobs | None = None
     tool_calls: list[EventCall] | None = None
 

@@ -16,7 +16,7 @@ import msgspec
 from producer_api.answers.response_output import Change, Output
 from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
-from shared.protocol import FinishReason, Request, RequestState, Terminal, Token, TokenEvent
+from shared.protocol import Request, RequestState, Terminal, Token, TokenEvent
 from shared.schemas.openai.response_items import FunctionCallItem, MessageItem, OutputItem, OutputText, Status
 from shared.schemas.openai.response_object import (
     ArgumentsDelta,
@@ -72,7 +72,7 @@ def ended(asked: ResponseObject, answer: Answer) -> ResponseObject:
 def _status(terminal: Terminal, last: Sequence[Token]) -> ResponseStatus:
     """How it ended, with this as its last token, if it has any."""
     if terminal.state is RequestState.COMPLETED:
-        cut = any(token.finish_reason is FinishReason.LENGTH for token in last)
+        cut = any(token.finish_reason is not None and not token.finish_reason.complete for token in last)
         return "incomplete" if cut else "completed"
     return "failed" if terminal.state is RequestState.FAILED else "cancelled"
 

@@ -10,11 +10,20 @@ from shared.errors import HeadraceError, error_classes
 
 
 class FinishReason(StrEnum):
-    """Why a choice ended, in OpenAI's words where they have one."""
+    """Reason for the end of a choice, with OpenAI's name where there is one."""
 
     STOP = "stop"  # end-of-text token or a stop string
     LENGTH = "length"  # max_tokens or the context was reached
-    TOOL_CALLS = "tool_calls"  # as STOP, and it has called a tool
+    TOOL_CALLS = "tool_calls"  # like STOP, after a tool call
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the choice is whole, not cut off by a limit."""
+        match self:
+            case FinishReason.STOP | FinishReason.TOOL_CALLS:
+                return True
+            case FinishReason.LENGTH:
+                return False
 
 
 class RequestState(StrEnum):

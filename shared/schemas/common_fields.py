@@ -5,14 +5,14 @@ Ranges are not checked here but by shared.validation.request_limits, which holds
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
-from shared.protocol import Message, PriorityClass, SamplingParams
+from shared.protocol import FinishReason, Message, PriorityClass, SamplingParams
 from shared.schemas.base import Body, Text
 from shared.schemas.openapi_bounds import LIMITS, Items, Short
 from shared.schemas.parameter_fields import flag_field, parameter_field
@@ -20,6 +20,10 @@ from shared.schemas.structured import StructuredFields
 from shared.schemas.tools import PastCall
 
 Priority = Literal["interactive", "standard", "batch"]
+if TYPE_CHECKING:
+    WireFinishReason = FinishReason  # mypy reports each place that a new reason breaks
+else:
+    WireFinishReason = str  # JSON Schemas and decoders stay open: a later version's reason must not break a reader
 KEYS, KEY_CHARS, VALUE_CHARS = 16, 64, 512  # of metadata, OpenAI's bounds
 
 

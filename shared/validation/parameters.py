@@ -93,7 +93,7 @@ class Parameter:
         if self.maximum is not None:
             parts.append(self._range(self.maximum))
             if self.setting:
-                parts.append(f"limited further by the setting {self.setting}")
+                parts.append(f"and at most the setting {self.setting}")
         elif self.setting:
             parts.append(f"above 0 and at most the setting {self.setting}")
         return ", ".join(parts)
@@ -116,6 +116,10 @@ class Parameter:
             return {"array": {"maxItems": self.max_items or 0}, "items": chars, "string": chars}
         return {self.kind: chars if self.kind == "string" else numbers}
 
+    @property
+    def default_shown(self) -> str:
+        return self.default_text or _number(self.default)
+
     def text(self, default: object = None, maximum: float | None = None) -> str:
         """Return description, range and default in one line, for schemas and comments.
 
@@ -124,7 +128,7 @@ class Parameter:
         """
         allowed = self.range_text if maximum is None else self._range(maximum)
         if default is None:
-            default = self.default_text or _number(self.default)
+            default = self.default_shown
         parts = (self.description, allowed, f"default: {default}" if default else "")
         return "; ".join(part for part in parts if part)
 
@@ -334,7 +338,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "string",
         "the queue that the request waits in: interactive, standard or batch",
         _names(_CHAT, _COMPLETIONS, _RESPONSES, _EMBEDDINGS, _JOBS),
-        default_text="interactive; of jobs, gRPC and background responses standard; of Kafka batch",
+        default_text="interactive; standard for jobs, gRPC and background responses; batch for Kafka",
         sampling=False,
     ),
     Parameter(

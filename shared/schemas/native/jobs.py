@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
-from shared.schemas.common_fields import Messages, Priority, Submission, Usage, priority_class
+from shared.schemas.common_fields import Messages, Priority, Submission, Usage, WireFinishReason, priority_class
 from shared.schemas.openai.completions import is_tokens
 from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.schemas.tools import AnswerCall, ToolFields, calls_of
@@ -99,15 +99,14 @@ class JobChoice(msgspec.Struct):
 
     index: int
     text: str
-    finish_reason: str | None
+    finish_reason: WireFinishReason | None
     logprobs: list[Logprobs] | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def of(cls, job_id: str, index: int, choice: Choice) -> JobChoice:
         calls = calls_of(choice.tokens, job_id, index)
-        reason = choice.finish_reason and choice.finish_reason.value
-        return cls(index, choice.text, reason, Logprobs.all(choice.tokens), calls or msgspec.UNSET)
+        return cls(index, choice.text, choice.finish_reason, Logprobs.all(choice.tokens), calls or msgspec.UNSET)
 
 
 class Links(msgspec.Struct):

@@ -21,6 +21,7 @@ from shared.schemas.common_fields import (
     StreamFields,
     Submission,
     Usage,
+    WireFinishReason,
     priority_class,
 )
 from shared.schemas.openapi_bounds import Short
@@ -148,7 +149,7 @@ class Logprobs(msgspec.Struct):
 class Choice(msgspec.Struct):
     index: int
     message: AnswerMessage
-    finish_reason: str
+    finish_reason: WireFinishReason
     logprobs: Logprobs | None = None
 
 
@@ -171,7 +172,7 @@ class Delta(msgspec.Struct, omit_defaults=True):
 class ChunkChoice(msgspec.Struct):
     index: int
     delta: Delta
-    finish_reason: str | None = None
+    finish_reason: WireFinishReason | None = None
     logprobs: Logprobs | None = None
 
 

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
-from shared.schemas.common_fields import Priority, StreamFields, Submission, Usage, priority_class
+from shared.schemas.common_fields import Priority, StreamFields, Submission, Usage, WireFinishReason, priority_class
 from shared.schemas.openapi_bounds import LIMITS
 from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.validation.parameters import BY_NAME
@@ -143,7 +143,7 @@ def text_of(tokens: Iterable[Token]) -> str:
 class TextChoice(msgspec.Struct):
     index: int
     text: str
-    finish_reason: str | None
+    finish_reason: WireFinishReason | None
     logprobs: TextLogprobs | None = None
 
 

@@ -114,7 +114,7 @@ class ActiveRequest:
         state = RequestState.FAILED if error else RequestState.COMPLETED
         usage = Usage(len(self.prompt), self.next_seq)
         waited = self.lease.started_at - self.delivery.request.created_at
-        return Terminal(state, usage, ErrorInfo.of(error) if error else None, waited, last.result)
+        return Terminal(state, usage, ErrorInfo.from_error(error) if error else None, waited, last.result)
 
 
 def group_by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:

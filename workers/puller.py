@@ -218,5 +218,5 @@ class Puller:
 async def set_aside(backend: Backend, request: Request, error: HeadraceError, attempts: int) -> None:
     """Add a request that will not run again to the dead letters, with the reason. Raises Unavailable."""
     at = await backend.token_log.now()
-    await backend.dead_letters.add(DeadLetter(request, ErrorInfo.of(error), attempts, at))
+    await backend.dead_letters.add(DeadLetter(request, ErrorInfo.from_error(error), attempts, at))
     log.error("request_set_aside", job_id=request.id, attempts=attempts, reason=error.code)

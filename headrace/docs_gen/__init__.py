@@ -1,4 +1,5 @@
-"""Generators of the reference pages: settings and Kafka records, from the code that declares them.
+"""Generators of reference documentation: settings, parameters and Kafka records, from the code that declares them.
 
-The scripts `scripts/settings-doc` and `scripts/kafka-doc` run them; nothing else imports this package.
+`scripts/settings-doc`, `scripts/parameters-doc` and `scripts/kafka-doc` run them; no other code imports this
+package.
 """

@@ -1,6 +1,6 @@
-"""The documents of Kafka's records, made from their types: `scripts/kafka-doc`.
+"""Documents of Kafka's records, generated from their types: `scripts/kafka-doc`.
 
-JSON Schema 2020-12 of a request and of a result, and an AsyncAPI 3 document of the topics.
+JSON Schemas (2020-12) of a request and of a result, and an AsyncAPI 3 document of the topics.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ def result_schema() -> dict[str, Any]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """What is sent and received, from the view of one who uses Headrace through its topics."""
+    """Return the topics and messages, from the view of a client that uses Headrace through Kafka."""
     channels = {
         "requests": (topics.requests("model").replace("model", "{model}"), "Requests for one model", "request"),
         "results": (topics.RESULTS, "Results, unless a request's reply-topic names another topic", "result"),
-        "deadLetters": (topics.DEAD_LETTERS, "Records that were no requests, with the reason", "deadLetter"),
+        "deadLetters": (topics.DEAD_LETTERS, "Records that are not valid requests, with the reason", "deadLetter"),
     }
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "Headrace through Kafka",
             "version": "1",
-            "description": "Requests for language models, and their results, exactly once for a reader "
-            "of what is committed. Headers: CloudEvents 1.0 in binary mode; plain JSON without any is accepted.",
+            "description": "Requests for language models and their results, exactly once for a reader of "
+            "committed records. Headers: CloudEvents 1.0 in binary mode; plain JSON without headers is accepted.",
         },
         "defaultContentType": "application/json",
         "channels": {name: _channel(name, *rest) for name, rest in channels.items()},
@@ -57,7 +57,7 @@ def asyncapi() -> dict[str, Any]:
                 "result": _message(_headers(RESULT_TYPE, _RESULT), "./result.schema.json"),
                 "deadLetter": {
                     "headers": {"type": "object", "properties": _DEAD, "additionalProperties": True},
-                    "payload": {"description": "the record's own bytes, whatever they are"},
+                    "payload": {"description": "the record's own bytes, unchanged"},
                 },
             }
         },
@@ -65,14 +65,16 @@ def asyncapi() -> dict[str, Any]:
 
 
 def _channel(name: str, address: str, description: str, message: str) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    channel: dict[str, Any] = {
         "address": address,
         "description": description,
         "messages": {message: {"$ref": f"#/components/messages/{message}"}},
     }
     if name == "requests":
-        found["parameters"] = {"model": {"description": "a served model's name; other characters by a hash"}}
-    return found
+        channel["parameters"] = {
+            "model": {"description": "a served model's name; a hash replaces characters that topics do not allow"}
+        }
+    return channel
 
 
 def _operation(action: str, channel: str) -> dict[str, Any]:
@@ -90,19 +92,26 @@ def _headers(kind: str, more: dict[str, Any]) -> dict[str, Any]:
         "ce_source": TEXT,
         "ce_type": {"const": kind},
         "content-type": {"const": "application/json"},
-        "traceparent": {**TEXT, "description": "W3C Trace Context; the request's, also in its result"},
+        "traceparent": {**TEXT, "description": "W3C Trace Context; a result has that of its request"},
         "tracestate": TEXT,
     }
     return {"type": "object", "properties": {**event, **more}}
 
 
 _REQUEST = {
-    "ce_id": {**TEXT, "minLength": 1, "description": "of a tenant's requests with one id, one is run"},
-    "priority": {"enum": ["interactive", "standard", "batch"], "description": "counts over the field of that name"},
-    "reply-topic": {**TEXT, "pattern": f"^{topics.TOPIC.pattern}$", "description": "where the result goes"},
+    "ce_id": {
+        **TEXT,
+        "minLength": 1,
+        "description": "idempotency key: of a tenant's requests with the same id, one runs",
+    },
+    "priority": {
+        "enum": ["interactive", "standard", "batch"],
+        "description": "takes precedence over the field of that name",
+    },
+    "reply-topic": {**TEXT, "pattern": f"^{topics.TOPIC.pattern}$", "description": "topic for the result"},
 }
 _RESULT = {
-    "ce_id": {**TEXT, "description": "the request's id and `.result`"},
+    "ce_id": {**TEXT, "description": "the job id, followed by `.result`"},
     "ce_subject": {**TEXT, "description": "the request's ce_id, if it had one"},
     "headrace-source": {**TEXT, "description": "the request's topic/partition/offset"},
 }
@@ -112,18 +121,18 @@ _DEAD = {
     "headrace-topic": TEXT,
     "headrace-partition": {**TEXT, "pattern": "^[0-9]+$"},
     "headrace-offset": {**TEXT, "pattern": "^[0-9]+$"},
-    "headrace-truncated": {**TEXT, "description": "bytes that the value had, where no topic takes it"},
+    "headrace-truncated": {**TEXT, "description": "size of the value in bytes, if it was too large to be kept"},
 }
 
 
 def documents() -> dict[str, str]:
-    """By file name in FOLDER."""
-    found = {
+    """Return the documents by their file name in FOLDER."""
+    contents = {
         "request.schema.json": request_schema(),
         "result.schema.json": result_schema(),
         "asyncapi.json": asyncapi(),
     }
-    return {name: json.dumps(document, indent=2) + "\n" for name, document in found.items()}
+    return {name: json.dumps(content, indent=2) + "\n" for name, content in contents.items()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/settings.md, made from the settings: `scripts/settings-doc`."""
+"""docs/settings.md, generated from the settings: `scripts/settings-doc`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ value means the default. All are checked at the start; `headrace config show` te
 
 
 def render() -> str:
+    """Return the page."""
     rows = []
     for name, field in Settings.model_fields.items():
         if field.default_factory is not None:

@@ -21,7 +21,7 @@ from shared.schemas.openai.chat import (
     Delta,
     Logprobs,
 )
-from shared.schemas.tools import DeltaCall, calls_of
+from shared.schemas.tools import DeltaCall, collect_calls
 from shared.token_log.answer import Answer, end_of, ending
 
 
@@ -39,9 +39,9 @@ def completion(request: Request, answer: Answer, fingerprint: str | None = None)
         choices=[
             Choice(
                 index,
-                AnswerMessage.of(choice.text, calls_of(choice.tokens, request.id, index)),
+                AnswerMessage.from_text(choice.text, collect_calls(choice.tokens, request.id, index)),
                 choice.finish_reason or FinishReason.STOP,
-                Logprobs.of(choice.tokens),
+                Logprobs.from_tokens(choice.tokens),
             )
             for index, choice in answer.choices
         ],
@@ -99,11 +99,11 @@ class ChatFraming:
             chunks += [self._choice(i, Delta(content="", role="assistant")) for i in range(self._n)]
         for index, tokens in by_choice(event.tokens):
             text = tokens[0].text if len(tokens) == 1 else "".join([token.text for token in tokens])
-            logprobs = Logprobs.of(tokens) if self._logprobs else None
+            logprobs = Logprobs.from_tokens(tokens) if self._logprobs else None
             if text or logprobs is not None:
                 chunks.append(self._choice(index, Delta(text), logprobs=logprobs))
             for call in (call for token in tokens for call in token.calls):
-                chunks.append(self._choice(index, Delta(tool_calls=[DeltaCall.of(call, self._id, index)])))
+                chunks.append(self._choice(index, Delta(tool_calls=[DeltaCall.from_delta(call, self._id, index)])))
         for token in event.tokens:
             if token.finish_reason is not None:
                 chunks.append(self._choice(token.choice, Delta(), token.finish_reason))

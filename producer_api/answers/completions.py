@@ -15,7 +15,7 @@ from producer_api.answers.openai_chunks import by_choice, frames, interruption, 
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
 from shared.protocol import FinishReason, Request, Token, TokenEvent, Usage
-from shared.schemas.openai.completions import Completion, TextChoice, TextLogprobs, text_of
+from shared.schemas.openai.completions import Completion, TextChoice, TextLogprobs, join_text
 from shared.token_log.answer import Answer, end_of, ending
 from shared.token_log.answer import Choice as AnsweredChoice
 
@@ -48,13 +48,13 @@ def _choice(
     before = _echo(request, prompt) if echo else ""
     logprobs = None
     if request.params.logprobs is not None:
-        logprobs = TextLogprobs.of([*prompt, *choice.tokens], 0)
+        logprobs = TextLogprobs.from_tokens([*prompt, *choice.tokens], 0)
     return TextChoice(index, before + choice.text, choice.finish_reason or FinishReason.STOP, logprobs)
 
 
 def _echo(request: Request, prompt: Sequence[Token]) -> str:
     """The prompt's text: as it was given, or as its tokens say."""
-    return request.prompt if isinstance(request.prompt, str) else text_of(prompt)
+    return request.prompt if isinstance(request.prompt, str) else join_text(prompt)
 
 
 class TextFraming:
@@ -116,7 +116,7 @@ class TextFraming:
             self._offsets[token.choice] += len(token.text)
         for index, tokens in by_choice(new.tokens):
             reason = tokens[-1].finish_reason
-            text = text_of(tokens)
+            text = join_text(tokens)
             if text or self._logprobs or reason is not None:
                 chunks.append(self._choice(index, text, tokens, reason))
         return chunks
@@ -126,7 +126,7 @@ class TextFraming:
         return [self._choice(part * self._n + c, text, prompt, None) for c in range(self._n)]
 
     def _choice(self, index: int, text: str, tokens: Sequence[Token], reason: FinishReason | None) -> bytes:
-        logprobs = TextLogprobs.of(tokens, self._offsets[index]) if self._logprobs else None
+        logprobs = TextLogprobs.from_tokens(tokens, self._offsets[index]) if self._logprobs else None
         self._offsets[index] += len(text)
         self._chunk.choices = [TextChoice(index, text, reason, logprobs)]
         return self._encode(self._chunk)

@@ -12,5 +12,5 @@ def embedding_list(request: Request, answer: Answer, *, base64: bool) -> Embeddi
     vectors = result_of(answer).vectors
     assert answer.terminal is not None
     tokens = answer.terminal.usage.prompt_tokens
-    data = [Embedding.of(index, vector, base64=base64) for index, vector in enumerate(vectors)]
+    data = [Embedding.from_vector(index, vector, base64=base64) for index, vector in enumerate(vectors)]
     return EmbeddingList(data, request.model, EmbeddingUsage(tokens, tokens))

@@ -37,7 +37,9 @@ class EventToken(msgspec.Struct, omit_defaults=True):
     @classmethod
     def of(cls, token: Token) -> EventToken:
         calls = [EventCall(call.index, call.arguments, call.name or None) for call in token.calls]
-        return cls(token.choice, token.id, token.text, token.finish_reason, Logprobs.of(token), calls or None)
+        return cls(
+            token.choice, token.id, token.text, token.finish_reason, Logprobs.from_token(token), calls or None
+        )
 
 
 class TokensData(msgspec.Struct):
@@ -72,10 +74,10 @@ class JobFraming:
             last = event.seq + len(event.tokens) - 1
             frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(data))
         if (end := event.terminal) is not None:
-            usage = Usage.of(end.usage.prompt_tokens, end.usage.completion_tokens)
+            usage = Usage.from_counts(end.usage.prompt_tokens, end.usage.completion_tokens)
             told = self._encode(EndData(event.last_seq, end.state.value, usage, end.error))
             frame += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.last_seq, ENDINGS[end.state], told)
         return frame
 
     def interruption(self, error: HeadraceError) -> bytes:
-        return RETRY + b"event: interrupted\ndata: %b\n\n" % self._encode(ErrorInfo.of(error))
+        return RETRY + b"event: interrupted\ndata: %b\n\n" % self._encode(ErrorInfo.from_error(error))

@@ -58,7 +58,7 @@ async def admitted(context: Context, admission: Admission) -> Job:
         state="queued",
         created_at=made.created_at,
         deadline=made.deadline,
-        links=Links.of(made.id),
+        links=Links.from_id(made.id),
     )
 
 
@@ -80,6 +80,6 @@ async def describe(context: Context, record: RequestRecord) -> Job:
         answer = await read_all(context.backend.token_log, record.id)
         job = Job.ended(record, answer, await context.gateway.fingerprint(record.model))
     else:
-        job = Job.of(record, await context.admitted.outlook(record))
+        job = Job.from_record(record, await context.admitted.outlook(record))
     job.webhook = await webhook_status(context, record.id)
     return job

@@ -19,7 +19,7 @@ from shared.schemas.common_fields import Usage
 
 
 def usage_of(usage: TokenUsage) -> Usage:
-    return Usage.of(usage.prompt_tokens, usage.completion_tokens)
+    return Usage.from_counts(usage.prompt_tokens, usage.completion_tokens)
 
 
 def by_choice(tokens: Sequence[Token]) -> Iterable[tuple[int, Sequence[Token]]]:

@@ -55,7 +55,7 @@ class Output:
 
     def feed(self, token: Token) -> Iterator[Change]:
         if token.logprobs is not None:
-            self._pending.append(TokenLogprob.of(token))
+            self._pending.append(TokenLogprob.from_token(token))
         if token.text:
             yield from self._say(token.text)
         for delta in token.calls:

@@ -87,10 +87,10 @@ def _told(
     return msgspec.structs.replace(
         asked,
         status=status,
-        error=None if terminal.error is None else ResponseFailure.of(terminal.error.to_error()),
+        error=None if terminal.error is None else ResponseFailure.from_error(terminal.error.to_error()),
         incomplete_details=IncompleteDetails() if status == "incomplete" else None,
         output=output,
-        usage=ResponseUsage.of(terminal.usage),
+        usage=ResponseUsage.from_usage(terminal.usage),
     )
 
 

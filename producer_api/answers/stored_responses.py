@@ -15,7 +15,7 @@ from producer_api.answers.response_stream import THEIRS, admitted, ended, job_id
 from producer_api.services import Context
 from shared.errors import InvalidRequest, NotFound
 from shared.protocol import RequestState
-from shared.schemas.openai.response_items import Item, kept
+from shared.schemas.openai.response_items import Item, conversation_items
 from shared.schemas.openai.response_object import ResponseObject
 from shared.token_log.answer import read_all
 from shared.token_log.interface import Keepsake, RequestRecord
@@ -91,4 +91,4 @@ async def conversation(context: Context, previous: str | None, tenant: str) -> l
     if not found.record.state.terminal:
         raise InvalidRequest("previous_response_id: that response has not ended", param="previous_response_id")
     response = await describe(context, found)
-    return [*found.items, *kept(response.output)]
+    return [*found.items, *conversation_items(response.output)]

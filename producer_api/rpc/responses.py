@@ -66,7 +66,7 @@ def _logprobs(token: Token) -> pb.Logprobs | None:
 
 
 def _end(seq: int, end: Terminal) -> pb.End:
-    used = Usage.of(end.usage.prompt_tokens, end.usage.completion_tokens)
+    used = Usage.from_counts(end.usage.prompt_tokens, end.usage.completion_tokens)
     return pb.End(
         seq=seq,
         state=end.state.value,

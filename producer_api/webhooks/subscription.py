@@ -30,4 +30,4 @@ async def webhook_status(context: Context, work_id: str) -> WebhookStatus | msgs
         return msgspec.UNSET
     async with patience():
         webhook = await context.backend.webhooks.get(work_id)
-    return msgspec.UNSET if webhook is None else WebhookStatus.of(webhook)
+    return msgspec.UNSET if webhook is None else WebhookStatus.from_webhook(webhook)

@@ -1,6 +1,6 @@
 """The frozen types that cross a process: requests, and the events of their answers.
 
-They travel as JSON (msgspec), versioned, never as pickle. Every package may import this one; it imports only
+They are encoded as versioned JSON (msgspec), never as pickle. Every package may import this one; it imports only
 `shared.errors`.
 """
 

@@ -1,4 +1,4 @@
-"""JSON encoding of the protocol types, and request ids."""
+"""JSON encoding of the protocol types, and job ids."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _request_decoder = msgspec.json.Decoder(Request)
 
 
 def encode(value: msgspec.Struct) -> bytes:
-    """Any type of this module as JSON."""
+    """Return a protocol type as JSON."""
     return _encoder.encode(value)
 
 
 def decode_event(data: bytes) -> TokenEvent:
-    """Raises msgspec.ValidationError or msgspec.DecodeError where `data` is not a TokenEvent."""
+    """Return `data` as a TokenEvent. Raise msgspec.ValidationError or msgspec.DecodeError if it is not one."""
     return _event_decoder.decode(data)
 
 
 def decode_request(data: bytes) -> Request:
-    """Raises msgspec.ValidationError or msgspec.DecodeError where `data` is not a Request."""
+    """Return `data` as a Request. Raise msgspec.ValidationError or msgspec.DecodeError if it is not one."""
     try:
         return _request_decoder.decode(data)
     except UnicodeDecodeError:
@@ -36,5 +36,5 @@ def decode_request(data: bytes) -> Request:
 
 
 def new_job_id() -> str:
-    """A sortable, unguessable id: 48 bits of milliseconds, then 80 random bits."""
+    """Return a sortable, unguessable id: 48 bits of milliseconds, then 80 random bits."""
     return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"

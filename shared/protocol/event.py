@@ -1,4 +1,4 @@
-"""The events of an answer: tokens, then one terminal event."""
+"""Events of an answer: tokens, then one terminal event."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FinishReason(StrEnum):
 
 
 class RequestState(StrEnum):
-    """Where a request is in its life; the last three are terminal."""
+    """State of a request; the last three are terminal."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -41,9 +41,10 @@ class RequestState(StrEnum):
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """How likely a token was, by the model's own distribution (natural logarithms, no temperature or penalties).
+    """Log-probability of a token in the model's own distribution: natural, before temperature and penalties.
 
-    `top` holds (id, logprob, piece) of the likeliest tokens, likeliest first; a piece is a token decoded by itself.
+    `top` holds (id, logprob, piece) of the most likely tokens, the most likely first. A piece is the text of one
+    token decoded alone.
     """
 
     logprob: float
@@ -52,7 +53,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=
 
 
 class CallDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What a token added to its choice's tool call number `index`: its name, which begins it, or more arguments."""
+    """Addition of one token to tool call number `index` of its choice: its name, which starts it, or arguments."""
 
     index: int
     name: str = ""
@@ -62,9 +63,8 @@ class CallDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
 class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One generated token.
 
-    `text` is what this token added to its choice's visible text. It may be empty: half a character, or what may
-    yet become a stop string, is held back and comes with a later token. What belongs to a tool call is not in
-    `text` but in `calls`.
+    `text` is the addition to the choice's visible text. It may be empty: half a character, or the possible start of
+    a stop string, is held back until a later token. Text of a tool call is in `calls` instead.
     """
 
     choice: int
@@ -83,12 +83,12 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     param: str | None = None
 
     @classmethod
-    def of(cls, error: HeadraceError) -> ErrorInfo:
-        """Made fit for JSON: a message may quote text with a lone surrogate."""
+    def from_error(cls, error: HeadraceError) -> ErrorInfo:
+        """Replace lone surrogates, which a message may quote and JSON cannot carry."""
         return cls(error.code, error.message.encode(errors="replace").decode(), error.param)
 
     def to_error(self) -> HeadraceError:
-        """The error as what it was raised as; an unknown code becomes the base class."""
+        """Return the error as the class that was raised; an unknown code becomes the base class."""
         return error_classes().get(self.code, HeadraceError)(self.message, param=self.param)
 
 
@@ -100,7 +100,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a request gave that asked for other work than text; which fields are set is said by its `work`.
+    """Result of a request whose `work` is not an answer in text; the kind of work decides which fields are set.
 
     `vectors` has one for each input, as little-endian float32.
     """
@@ -112,9 +112,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a request ended; `error` is set exactly when `state` is FAILED, `result` when `work` was done.
+    """End of a request; `error` is set exactly when `state` is FAILED, `result` when `work` was done.
 
-    `waited` is in seconds, from the admission until its first worker began.
+    `waited` is the time from admission until the first worker started, in seconds.
     """
 
     state: RequestState
@@ -127,8 +127,8 @@ class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One append to a request's TokenLog: tokens seq, seq + 1, …, and, at the end, the terminal event.
 
-    The terminal event takes a seq of its own, after the last token's. `prompt` has no seq: it comes with the first
-    token of a request that asks for an echo. Its first token has no log-probability: nothing came before it.
+    The terminal event has a seq of its own, after the last token's. `prompt` has no seq: it accompanies the first
+    token of a request with `echo`. Its first token has no log-probability, since no token precedes it.
     """
 
     seq: int
@@ -138,7 +138,7 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
     @property
     def count(self) -> int:
-        """How many seqs this event covers."""
+        """Return the number of seqs that this event covers."""
         return len(self.tokens) + (self.terminal is not None)
 
     @property
@@ -147,18 +147,18 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
     @property
     def place(self) -> str:
-        """Where a reader is that has seen this event."""
+        """Return the position of a reader that has this event, as the id to resume after."""
         return str(self.last_seq)
 
     @property
     def finish(self) -> str:
-        """Why the request, or the last of its choices that did, ended by this event; empty where none did."""
+        """Return the error code or the last finish reason in this event, "" if nothing ended with it."""
         if self.terminal is not None and self.terminal.error is not None:
             return self.terminal.error.code
         return next((token.finish_reason for token in reversed(self.tokens) if token.finish_reason), "")
 
     def after(self, seq: int) -> TokenEvent:
-        """This event without what a reader that has seen `seq` already has."""
+        """Return this event without the tokens up to `seq`."""
         if self.seq > seq:
             return self
         return TokenEvent(seq + 1, self.tokens[seq + 1 - self.seq :], self.terminal)

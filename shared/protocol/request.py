@@ -10,7 +10,7 @@ PROTOCOL_VERSION = 1
 
 
 class PriorityClass(StrEnum):
-    """Which of a model's queues a request waits in, most urgent first."""
+    """Queue of a model that a request waits in, most urgent first."""
 
     INTERACTIVE = "interactive"
     STANDARD = "standard"
@@ -18,7 +18,7 @@ class PriorityClass(StrEnum):
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A call that the model made in an earlier turn; `arguments` is JSON text, as the model wrote it."""
+    """A call that the model made in an earlier turn; `arguments` is the model's JSON text."""
 
     id: str
     name: str
@@ -26,9 +26,9 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One turn of a chat, already reduced to text.
+    """One turn of a chat, reduced to text.
 
-    An assistant's turn may have `tool_calls`; a tool's answers the call named by `tool_call_id`.
+    An assistant's turn may have `tool_calls`; a tool's turn answers the call with the id `tool_call_id`.
     """
 
     role: str
@@ -41,7 +41,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 class Function(msgspec.Struct, frozen=True, omit_defaults=True):
     """A tool that the model may call; `parameters` is the JSON schema of its arguments, as JSON text.
 
-    `strict`: every keyword of that schema counts. Otherwise those that a grammar cannot hold are left to the model.
+    With `strict`, every keyword of that schema is enforced. Otherwise keywords that a grammar cannot express are
+    left to the model.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Function(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tools(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What may be called, and whether something must be: any function, or the one `named`."""
+    """Functions that an answer may call. With `required` it must call one; with `named`, that one."""
 
     functions: tuple[Function, ...]
     required: bool = False
@@ -60,31 +61,31 @@ class Tools(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def param(self) -> str:
-        """The field that asked for them, for errors to name."""
+        """Return the field of the request, for error messages."""
         return "tools"
 
     @property
     def must(self) -> bool:
-        """The answer is a call."""
+        """Return whether the answer must be a call."""
         return self.required or self.named is not None
 
     @property
     def allowed(self) -> tuple[Function, ...]:
-        return tuple(each for each in self.functions if self.named in (None, each.name))
+        return tuple(function for function in self.functions if self.named in (None, function.name))
 
 
 class Structured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an answer must look like; exactly one of these is set.
+    """Constraint on an answer; exactly one kind is set.
 
     Attributes:
         json_schema: a JSON schema, as JSON text.
-        strict: every keyword of the schema counts. Otherwise those that a grammar cannot hold are left to the
-            model.
+        strict: enforce every keyword of the schema. Otherwise keywords that a grammar cannot express are left to
+            the model.
         json_object: any JSON object.
         regex: a regular expression for the whole answer.
         choice: one of these texts.
-        grammar: EBNF as llama.cpp's GBNF has it; the answer is a `root`.
-        param: the field of the request that asked for it, which errors name.
+        grammar: EBNF in llama.cpp's GBNF syntax; the answer matches the rule `root`.
+        param: the field of the request, for error messages.
     """
 
     json_schema: str | None = None
@@ -97,25 +98,13 @@ class Structured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is chosen and when to stop.
+    """Choice of tokens and end of an answer. Ranges and meanings are in shared.validation.parameters.
 
     Attributes:
-        max_tokens: most tokens a choice may have; None means what is left of the context.
-        temperature: 0 is greedy.
-        top_k: keep the k likeliest tokens; 0 keeps all.
-        top_p: keep the likeliest tokens up to this probability mass.
-        min_p: drop tokens less likely than this share of the likeliest.
-        presence_penalty, frequency_penalty: OpenAI's, over the tokens generated so far.
-        repetition_penalty: transformers', over prompt and generated tokens; 1 is none.
-        stop: strings that end a choice and are not part of it.
-        seed: the draw of choice c at position p depends only on (seed, c, p). Admission fills it in.
-        n: number of choices.
-        ignore_eos: go on past the end-of-text token.
-        logprobs: log-probabilities to give with each token: None for none, 0 for the token's own, k for the k
-            likeliest too.
-        logit_bias: what is added to a token's logit, by its id.
-        structured_outputs: what the answer must look like; None leaves it free.
-        echo: give the prompt's tokens too, and their log-probabilities where `logprobs` asks for any.
+        max_tokens: for each choice; None means what is left of the context.
+        seed: the draw of choice c at position p depends only on (seed, c, p). Admission sets it.
+        logprobs: None for none, 0 for the token's own, k for those of the k most likely tokens too.
+        echo: return the prompt's tokens too, with their log-probabilities if `logprobs` is set.
     """
 
     max_tokens: int | None = None
@@ -137,19 +126,19 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
-    """The vectors of `inputs`, each a text or token ids, cut to `dimensions` where that is given."""
+    """Embedding of `inputs`, each a text or token ids; the vectors are cut to `dimensions` if it is set."""
 
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int | None = None
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", omit_defaults=True):
-    """The token ids of the prompt or the messages.
+    """Tokenization of the prompt or the messages.
 
     Attributes:
-        special_tokens: with those that the tokenizer puts around a text.
-        generation_prompt: of a chat, up to where its answer begins.
-        pieces: and each token as the vocabulary writes it.
+        special_tokens: add the tokens that the tokenizer puts around a text.
+        generation_prompt: end a chat with the start of the assistant's turn.
+        pieces: return each token as it is spelled in the vocabulary too.
     """
 
     special_tokens: bool = True
@@ -158,7 +147,7 @@ class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", omit_defaults=True):
 
 
 class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
-    """The text of the prompt's token ids, special ones as they are written."""
+    """Detokenization of the prompt's token ids, including special tokens."""
 
 
 Work = Embed | Tokenize | Detokenize
@@ -167,10 +156,10 @@ Work = Embed | Tokenize | Detokenize
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One admitted request, as the queue carries it.
 
-    Exactly one of `messages` and `prompt` is set; `tools` go with messages. `work` is what is asked instead of an
-    answer in text; Embed has its own inputs, and neither of the two. `created_at` is in seconds since the
-    epoch, by the server's clock (Redis TIME), as all times of a request are; from `deadline` on it is not run any
-    more. `user` is the client's name for its own user.
+    Exactly one of `messages` and `prompt` is set; `tools` require messages. `work` replaces the answer in text;
+    Embed has inputs of its own, and neither messages nor prompt. `created_at` is in seconds since the epoch by the
+    server's clock (Redis TIME), like all times of a request. It does not run after `deadline`. `user` is the
+    client's name for its end user.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Where a queued request waits, and what it may expect."""
+"""Position of a queued request, and its expected wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.protocol.request import PriorityClass
 
 @dataclass(frozen=True)
 class Ticket:
-    """Where a published request waits."""
+    """Queue of a published request."""
 
     job_id: str
     model: str
@@ -19,9 +19,10 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a waiting request may expect: its place in its class, from 1, and seconds by the rate of late.
+    """Estimate for a waiting request: its position in its class, from 1, and its wait at the recent rate.
 
-    Tenants take turns, so that the place is an estimate where several wait. `wait` is None while no rate is known.
+    Tenants take turns, so the position is an estimate if several wait. `wait` is in seconds, and None while no rate
+    is known.
     """
 
     position: int

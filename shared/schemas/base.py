@@ -1,4 +1,4 @@
-"""What all request bodies have in common: their strictness, and how a text may be given."""
+"""Base class of request bodies, and the type of a text."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from shared.schemas.openapi_bounds import LIMITS, MAX_PARTS, add_bounds
+from shared.schemas.openapi_bounds import LIMITS, MAX_CONTENT_PARTS, add_bounds
 
 
 class Body(BaseModel):
-    """A request body: types are not coerced, unknown names are refused, numbers are finite."""
+    """A request body: types are not coerced, unknown fields are refused, numbers are finite."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", allow_inf_nan=False, frozen=True, str_max_length=LIMITS.prompt_chars
@@ -37,40 +37,42 @@ class Body(BaseModel):
         return schema
 
 
-def asking_for_nothing(
-    idle: Mapping[str, tuple[Any, ...]], message: str, messages: Mapping[str, str] = MappingProxyType({})
+def refuse_unless_neutral(
+    neutral: Mapping[str, tuple[Any, ...]], message: str, messages: Mapping[str, str] = MappingProxyType({})
 ) -> Any:
-    """A validator of the fields that `idle` names, which are refused but for its values.
+    """Return a validator that refuses the fields that `neutral` names, except with the values that it lists.
 
     Args:
-        message: what a refusal says, where `messages` has nothing of its own for the field.
+        message: the error of fields that `messages` does not name.
     """
 
     def check(value: Any, info: ValidationInfo) -> Any:
         name = info.field_name or ""
-        if value not in idle[name]:
+        if value not in neutral[name]:
             raise PydanticCustomError("not_supported", messages.get(name, message))
         return value
 
-    return field_validator(*idle)(check)
+    return field_validator(*neutral)(check)
 
 
 def _text(content: Any) -> Any:
-    """OpenAI's list of text parts as one string."""
+    """Return OpenAI's list of text parts as one string."""
     if not isinstance(content, list):
         return content
     if not content:
         raise PydanticCustomError("content", "content must not be an empty list")
-    if len(content) > MAX_PARTS:
-        raise PydanticCustomError("content", "content has more than {most} parts", {"most": MAX_PARTS})
+    if len(content) > MAX_CONTENT_PARTS:
+        raise PydanticCustomError(
+            "content", "content must have at most {maximum} parts", {"maximum": MAX_CONTENT_PARTS}
+        )
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
             raise PydanticCustomError(
-                "content", "part {i} is not of type text; other parts are not supported", {"i": i}
+                "content", "part {i} must have the type text: other parts are not supported", {"i": i}
             )
         if set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise PydanticCustomError("content", "part {i} must have a type and a text, nothing else", {"i": i})
+            raise PydanticCustomError("content", "part {i} must have the fields type and text only", {"i": i})
     return "".join(part["text"] for part in content)
 
 

@@ -1,6 +1,6 @@
-"""The fields that all ways in share: sampling parameters, messages, usage.
+"""Fields that several APIs share: sampling parameters, messages, usage.
 
-Ranges are not checked here but by shared.validation.request_limits, which holds for every transport.
+`shared.validation.request_limits` checks the ranges, for every transport.
 """
 
 from __future__ import annotations
@@ -24,32 +24,34 @@ if TYPE_CHECKING:
     WireFinishReason = FinishReason  # mypy reports each place that a new reason breaks
 else:
     WireFinishReason = str  # JSON Schemas and decoders stay open: a later version's reason must not break a reader
-KEYS, KEY_CHARS, VALUE_CHARS = 16, 64, 512  # of metadata, OpenAI's bounds
+MAX_KEYS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512  # OpenAI's bounds on metadata
 
 
 def _strings(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
-def _small(metadata: dict[str, str] | None) -> dict[str, str] | None:
+def _check_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     if metadata is not None and (
-        len(metadata) > KEYS
-        or any(len(key) > KEY_CHARS or len(value) > VALUE_CHARS for key, value in metadata.items())
+        len(metadata) > MAX_KEYS
+        or any(len(key) > MAX_KEY_CHARS or len(value) > MAX_VALUE_CHARS for key, value in metadata.items())
     ):
         raise PydanticCustomError(
-            "metadata", f"up to {KEYS} texts of {VALUE_CHARS} characters, by names of {KEY_CHARS}"
+            "metadata",
+            f"must have at most {MAX_KEYS} keys of at most {MAX_KEY_CHARS} characters, "
+            f"with values of at most {MAX_VALUE_CHARS} characters",
         )
     return metadata
 
 
 _METADATA = {
     "type": "object",
-    "maxProperties": KEYS,
-    "propertyNames": {"type": "string", "maxLength": KEY_CHARS},
-    "additionalProperties": {"type": "string", "maxLength": VALUE_CHARS},
+    "maxProperties": MAX_KEYS,
+    "propertyNames": {"type": "string", "maxLength": MAX_KEY_CHARS},
+    "additionalProperties": {"type": "string", "maxLength": MAX_VALUE_CHARS},
 }
 Metadata = Annotated[
-    dict[str, str] | None, AfterValidator(_small), WithJsonSchema({"anyOf": [_METADATA, {"type": "null"}]})
+    dict[str, str] | None, AfterValidator(_check_metadata), WithJsonSchema({"anyOf": [_METADATA, {"type": "null"}]})
 ]
 Stop = Annotated[
     Items[str] | None,
@@ -61,13 +63,15 @@ Stop = Annotated[
 
 
 class ChatMessage(Body):
-    """One turn. What an SDK's own answer carries beside may come back with it, if it is empty."""
+    """One turn. Other fields of an SDK's answer are accepted if they are empty, so that it can be sent back."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    tool_calls: Items[PastCall] | None = Field(None, description="the calls that this answer made")
+    tool_calls: Items[PastCall] | None = Field(None, description="the tool calls of this answer")
     content: Annotated[Text | None, Field(validate_default=True)] = None
-    tool_call_id: Short | None = Field(None, validate_default=True, description="of the call that a tool answers")
-    name: Short | None = Field(None, description="of who speaks; for chat templates that tell it")
+    tool_call_id: Short | None = Field(
+        None, validate_default=True, description="id of the tool call that this message answers"
+    )
+    name: Short | None = Field(None, description="name of the speaker, for chat templates that use it")
     refusal: None = None
     annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
     audio: None = None
@@ -75,23 +79,25 @@ class ChatMessage(Body):
 
     @field_validator("tool_calls")
     @classmethod
-    def _of_the_assistant(cls, calls: list[PastCall] | None, info: ValidationInfo) -> list[PastCall] | None:
+    def _check_tool_calls(cls, calls: list[PastCall] | None, info: ValidationInfo) -> list[PastCall] | None:
         if calls and info.data.get("role") != "assistant":
-            raise PydanticCustomError("tool_calls", "only an assistant calls tools")
+            raise PydanticCustomError("tool_calls", "only messages of the assistant may have tool_calls")
         return calls
 
     @field_validator("content")
     @classmethod
-    def _something(cls, content: str | None, info: ValidationInfo) -> str | None:
+    def _check_content(cls, content: str | None, info: ValidationInfo) -> str | None:
         if content is None and not info.data.get("tool_calls"):
-            raise PydanticCustomError("content", "content is needed")
+            raise PydanticCustomError("content", "content is required")
         return content
 
     @field_validator("tool_call_id")
     @classmethod
-    def _of_a_tool(cls, call: str | None, info: ValidationInfo) -> str | None:
+    def _check_tool_call_id(cls, call: str | None, info: ValidationInfo) -> str | None:
         if (call is None) == (info.data.get("role") == "tool"):
-            raise PydanticCustomError("tool_call_id", "a message of a tool, and no other, has a tool_call_id")
+            raise PydanticCustomError(
+                "tool_call_id", "tool_call_id is required in messages of a tool, and allowed in no other"
+            )
         return call
 
     def to_message(self) -> Message:
@@ -135,26 +141,26 @@ class SamplingFields(Body):
 
 
 class Submission(SamplingFields, StructuredFields):
-    """What every request has beside its input."""
+    """Fields of every request for an answer, without its input."""
 
     model: str
     timeout: float | None = parameter_field("timeout")
     user: str | None = parameter_field("user")
 
     def to_params(self) -> SamplingParams:
-        """Raises InvalidRequest where fields contradict each other."""
+        """Return the parameters. Raise InvalidRequest if fields contradict each other."""
         return msgspec.structs.replace(super().to_params(), structured_outputs=self.to_structured())
 
 
 class StreamOptions(Body):
-    include_usage: bool | None = Field(None, description="end with a chunk that has the usage and no choices")
-    include_obfuscation: bool | None = Field(None, description="accepted; nothing is padded")
+    include_usage: bool | None = Field(None, description="end with a chunk with the usage and without choices")
+    include_obfuscation: bool | None = Field(None, description="accepted, but nothing is padded")
 
 
 class StreamFields(Body):
-    """Whether an answer comes in chunks, and what these tell."""
+    """Fields that ask for a streamed answer."""
 
-    stream: bool | None = Field(None, description="answer by server-sent events")
+    stream: bool | None = Field(None, description="send the answer as server-sent events")
     stream_options: StreamOptions | None = Field(None, description="only with stream")
 
     @property
@@ -162,9 +168,9 @@ class StreamFields(Body):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check_stream(self, *, stream: bool) -> None:
-        """Raises InvalidRequest for options of a stream where there is none."""
+        """Raise InvalidRequest for stream options without a stream."""
         if self.stream_options is not None and not stream:
-            raise InvalidRequest("stream_options: only allowed with stream", param="stream_options")
+            raise InvalidRequest("stream_options is allowed with stream only", param="stream_options")
 
 
 def priority_class(priority: Priority) -> PriorityClass:
@@ -172,12 +178,12 @@ def priority_class(priority: Priority) -> PriorityClass:
 
 
 class Usage(msgspec.Struct):
-    """Exact token counts, by OpenAI's names."""
+    """Exact token counts, with OpenAI's names."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int) -> Self:
+    def from_counts(cls, prompt_tokens: int, completion_tokens: int) -> Self:
         return cls(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)

@@ -15,7 +15,7 @@ from shared.validation.parameters import MAX_TOKEN_ID
 from shared.validation.request_limits import Limits
 
 LIMITS = Limits()
-MAX_PARTS = 1024  # in one content
+MAX_CONTENT_PARTS = 1024  # in one content
 MAX_SCHEMA_KEYS = 10_000  # more do not fit into the characters that a schema may have
 
 Element = TypeVar("Element")
@@ -31,8 +31,8 @@ Bounds = Mapping[str, float]
 NUMBERS: Mapping[str, Bounds] = {"prompt[]": {"minimum": 0, "maximum": MAX_TOKEN_ID}}
 ARRAYS: Mapping[str, Bounds] = {
     "messages": {"maxItems": LIMITS.messages},
-    "content": {"maxItems": MAX_PARTS},
-    "output": {"maxItems": MAX_PARTS},
+    "content": {"maxItems": MAX_CONTENT_PARTS},
+    "output": {"maxItems": MAX_CONTENT_PARTS},
     "input": {"maxItems": LIMITS.inputs},
     "prompt": {"maxItems": LIMITS.prompts},
     "tools": {"maxItems": LIMITS.tools},

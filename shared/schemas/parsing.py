@@ -1,4 +1,4 @@
-"""Reads JSON into its schema, and says of what does not fit which fields are wrong. It does not know who asks."""
+"""Parsing of JSON bodies, with an error for each wrong field."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pydantic_core import ErrorDetails
 
 from shared.errors import HeadraceError, InvalidRequest, MalformedBody
 
-SHOWN = 64  # characters of a name
-MOST_ERRORS = 1000  # that are told one by one
+MAX_NAME_CHARS = 64  # of a client's field name in an error
+MAX_ERRORS = 1000  # beyond that, only their number is reported
 
 Model = TypeVar("Model", bound=BaseModel)
 Given = TypeVar("Given")
 
 
 class InvalidFields(InvalidRequest):
-    """A body whose fields are wrong; `fields` holds every (param, message) found."""
+    """A body with wrong fields; `fields` holds every (param, message) found."""
 
     def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
         param, message = fields[0]
@@ -26,9 +26,9 @@ class InvalidFields(InvalidRequest):
         self.fields = tuple(fields)
 
     @classmethod
-    def of(cls, error: ValidationError) -> HeadraceError:
-        """pydantic's findings; a body that is no JSON at all becomes MalformedBody."""
-        if (count := error.error_count()) > MOST_ERRORS:
+    def from_validation(cls, error: ValidationError) -> HeadraceError:
+        """Return pydantic's findings as an error; a body that is not JSON becomes MalformedBody."""
+        if (count := error.error_count()) > MAX_ERRORS:
             return InvalidRequest(f"{count} fields are wrong or unknown")
         found = error.errors(include_url=False, include_input=False)
         if found[0]["type"] == "json_invalid":
@@ -37,27 +37,34 @@ class InvalidFields(InvalidRequest):
 
 
 def _message(found: ErrorDetails) -> str:
-    """pydantic's words, but for those that quote what was sent."""
+    """Return pydantic's message, or one of our own where pydantic's quotes the client's input."""
     if found["type"] == "union_tag_invalid":
         return f"{found['ctx']['discriminator']} must be one of {found['ctx']['expected_tags']}"
     return found["msg"]
 
 
 def field_path(loc: Sequence[int | str]) -> str:
-    """('messages', 0, 'role') as messages[0].role. Names may be the client's, of any length: they are cut."""
+    """Return ('messages', 0, 'role') as messages[0].role. Names may be the client's, of any length, and are cut."""
     path = ""
     for part in loc:
-        path += f"[{part}]" if isinstance(part, int) else f".{part[:SHOWN]}" if path else part[:SHOWN]
+        path += (
+            f"[{part}]" if isinstance(part, int) else f".{part[:MAX_NAME_CHARS]}" if path else part[:MAX_NAME_CHARS]
+        )
     return path
 
 
 def validate_plain(value: dict[str, Any], schema: type[Model]) -> Model:
-    """What JSON with that `value` would be. Raises InvalidFields with the fields at fault."""
+    """Return a parsed JSON `value` as `schema`. Raise InvalidFields with the wrong fields."""
     return _checked(schema.model_validate, value)
 
 
 def validate(data: bytes, schema: type[Model]) -> Model:
-    """`data` as `schema`. Raises MalformedBody where it is no JSON, InvalidFields with the fields at fault."""
+    """Return the JSON `data` as `schema`.
+
+    Raises:
+        MalformedBody: `data` is not JSON.
+        InvalidFields: with the wrong fields.
+    """
     return _checked(schema.model_validate_json, data)
 
 
@@ -65,4 +72,4 @@ def _checked(check: Callable[[Given], Model], given: Given) -> Model:
     try:
         return check(given)
     except ValidationError as error:
-        raise InvalidFields.of(error) from None
+        raise InvalidFields.from_validation(error) from None

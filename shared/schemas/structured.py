@@ -1,7 +1,7 @@
-"""What an answer must look like, as OpenAI's `response_format` and vLLM's `structured_outputs` say it.
+"""Constraints on an answer: OpenAI's `response_format` and vLLM's `structured_outputs`.
 
-References: OpenAI API, "Structured model outputs"; vLLM, "Structured Outputs". What a schema may say is for
-shared.validation.json_schema.
+References: OpenAI API, "Structured model outputs"; vLLM, "Structured Outputs". `shared.validation.json_schema`
+checks the schemas.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SchemaFormat(Body):
     schema_: dict[str, Any] = Field({}, alias="schema", description="the JSON schema of the answer")
     strict: bool | None = Field(
         None,
-        description="refuse a schema that cannot be held in full; otherwise it is held as far as can be",
+        description="refuse a schema that cannot be enforced in full; otherwise enforce it as far as possible",
     )
 
 
@@ -47,49 +47,51 @@ ResponseFormat = Annotated[TextFormat | ObjectFormat | JsonSchemaFormat, Field(d
 
 
 class StructuredOutputs(Body):
-    """vLLM's form; one of these."""
+    """vLLM's form; exactly one field must be set."""
 
     json_: dict[str, Any] | str | None = Field(
-        None, alias="json", description="a JSON schema, as an object or as text; held in full, or refused"
+        None, alias="json", description="a JSON schema, as an object or as text; enforced in full, or refused"
     )
     json_object: bool | None = Field(None, description="any JSON object")
     regex: str | None = Field(None, description="a regular expression for the whole answer")
     choice: Items[str] | None = Field(None, description="one of these texts")
-    grammar: str | None = Field(None, description="EBNF as llama.cpp's GBNF has it, with a rule root")
+    grammar: str | None = Field(None, description="EBNF in llama.cpp's GBNF syntax, with a rule root")
 
 
 class StructuredFields(Body):
-    """The fields of a request that say what its answer must look like."""
+    """Fields that constrain the answer."""
 
-    response_format: ResponseFormat | None = Field(None, description="text, a JSON object, or JSON by a schema")
+    response_format: ResponseFormat | None = Field(
+        None, description="text, a JSON object, or JSON that matches a schema"
+    )
     structured_outputs: StructuredOutputs | None = parameter_field("structured_outputs")
 
     def to_structured(self) -> Structured | None:
-        """Raises InvalidRequest where both fields ask for something."""
-        asked = self.response_format
-        wanted = None if asked is None or isinstance(asked, TextFormat) else _of_format(asked)
+        """Return the constraint. Raise InvalidRequest if both fields set one."""
+        form = self.response_format
+        from_format = None if form is None or isinstance(form, TextFormat) else _from_format(form)
         if self.structured_outputs is None:
-            return wanted
-        if wanted is not None:
+            return from_format
+        if from_format is not None:
             raise InvalidRequest(
-                "response_format and structured_outputs are two ways to say one thing", param="structured_outputs"
+                "response_format and structured_outputs must not both be set", param="structured_outputs"
             )
-        return _of_outputs(self.structured_outputs)
+        return _from_outputs(self.structured_outputs)
 
 
-def _of_format(asked: ObjectFormat | JsonSchemaFormat) -> Structured:
-    if isinstance(asked, ObjectFormat):
+def _from_format(form: ObjectFormat | JsonSchemaFormat) -> Structured:
+    if isinstance(form, ObjectFormat):
         return Structured(json_object=True, param="response_format")
-    schema = asked.json_schema
+    schema = form.json_schema
     return Structured(json_schema=json.dumps(schema.schema_), strict=bool(schema.strict), param="response_format")
 
 
-def _of_outputs(asked: StructuredOutputs) -> Structured:
-    schema = asked.json_
+def _from_outputs(outputs: StructuredOutputs) -> Structured:
+    schema = outputs.json_
     return Structured(
         json_schema=schema if schema is None or isinstance(schema, str) else json.dumps(schema),
-        json_object=bool(asked.json_object),
-        regex=asked.regex,
-        choice=tuple(asked.choice or ()),
-        grammar=asked.grammar,
+        json_object=bool(outputs.json_object),
+        regex=outputs.regex,
+        choice=tuple(outputs.choice or ()),
+        grammar=outputs.grammar,
     )

@@ -1,6 +1,6 @@
-"""Tools that a model may call, and its calls, as OpenAI's chat completions have them.
+"""Tools that a model may call, and its calls, in the form of OpenAI's chat completions.
 
-Reference: OpenAI API, "Function calling". How a model writes its calls is for the worker.
+Reference: OpenAI API, "Function calling". The worker parses the model's own notation of calls.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Word = Literal["none", "auto", "required"]
 
 
 class FunctionDefinition(Body):
-    name: str = Field(description="1 to 64 letters, digits, - and _")
-    description: str | None = Field(None, description="tells the model what it is for")
+    name: str = Field(description="1 to 64 letters, digits, - or _")
+    description: str | None = Field(None, description="purpose of the function, for the model")
     parameters: dict[str, Any] | None = Field(None, description="the JSON schema of its arguments")
     strict: bool | None = Field(
         None,
-        description="refuse parameters that cannot be held in full; otherwise they are held as far as can be",
+        description="refuse parameters that cannot be enforced in full; otherwise enforce them as far as possible",
     )
 
     def to_function(self) -> Function:
@@ -52,16 +52,16 @@ class NamedTool(Body):
 
 
 class ToolFields(Body):
-    """The fields of a request that say what its answer may call."""
+    """Fields that offer tools to the model."""
 
     tools: Items[Tool] | None = Field(None, description="functions that the model may call")
     tool_choice: Word | NamedTool | None = Field(
-        None, description="whether it may, must, or which it must call; default with tools: auto"
+        None, description="none, auto, required, or the function to call; default with tools: auto"
     )
-    parallel_tool_calls: bool | None = Field(None, description="whether it may make several calls; default true")
+    parallel_tool_calls: bool | None = Field(None, description="allow several calls; default true")
 
     def to_tools(self) -> Tools | None:
-        """Raises InvalidRequest for a choice where there is nothing to choose from."""
+        """Return the tools. Raise InvalidRequest for a tool_choice without tools."""
         choice = self.tool_choice.function if isinstance(self.tool_choice, NamedTool) else self.tool_choice
         functions = [tool.function for tool in self.tools or ()]
         return tools_of(functions, choice, parallel=self.parallel_tool_calls is not False)
@@ -70,10 +70,10 @@ class ToolFields(Body):
 def tools_of(
     functions: Sequence[FunctionDefinition], choice: Word | FunctionName | None, *, parallel: bool
 ) -> Tools | None:
-    """What may be called. Raises InvalidRequest for a choice where there is nothing to choose from."""
+    """Return the tools, None if none may be called. Raise InvalidRequest for a tool_choice without tools."""
     if not functions:
         if choice not in (None, "none", "auto"):
-            raise InvalidRequest("tool_choice: only allowed with tools", param="tool_choice")
+            raise InvalidRequest("tool_choice is allowed with tools only", param="tool_choice")
         return None
     if choice == "none":
         return None
@@ -85,13 +85,13 @@ def tools_of(
     )
 
 
-def _sound(arguments: str) -> str:
+def _check_arguments(arguments: str) -> str:
     if (found := fault(arguments)) is not None:
         raise PydanticCustomError("arguments", "{fault}", {"fault": found})
     return arguments
 
 
-Arguments = Annotated[str, AfterValidator(_sound), Field(description="JSON, as the model wrote it")]
+Arguments = Annotated[str, AfterValidator(_check_arguments), Field(description="JSON, as the model wrote it")]
 
 
 class CalledFunction(Body):
@@ -132,7 +132,7 @@ class FunctionDelta(msgspec.Struct, omit_defaults=True):
 
 
 class DeltaCall(msgspec.Struct, omit_defaults=True):
-    """A piece of call number `index`; the first tells its id and name."""
+    """A piece of call number `index`; the first piece has its id and name."""
 
     index: int
     function: FunctionDelta
@@ -140,25 +140,25 @@ class DeltaCall(msgspec.Struct, omit_defaults=True):
     type: str | None = None
 
     @classmethod
-    def of(cls, delta: CallDelta, job_id: str, choice: int) -> DeltaCall:
+    def from_delta(cls, delta: CallDelta, job_id: str, choice: int) -> DeltaCall:
         if not delta.name:
             return cls(delta.index, FunctionDelta(delta.arguments))
-        made = FunctionDelta(delta.arguments, delta.name)
-        return cls(delta.index, made, call_id(job_id, choice, delta.index), "function")
+        function = FunctionDelta(delta.arguments, delta.name)
+        return cls(delta.index, function, call_id(job_id, choice, delta.index), "function")
 
 
 def call_id(job_id: str, choice: int, index: int) -> str:
-    """The same on every replica."""
+    """Return the id of a call, which is the same on every replica."""
     digest = hashlib.blake2b(f"{job_id}:{choice}:{index}".encode(), digest_size=12)
     return f"call_{digest.hexdigest()}"
 
 
-def calls_of(tokens: Iterable[Token], job_id: str, choice: int) -> list[AnswerCall]:
-    """All calls of one choice."""
-    found: list[AnswerCall] = []
+def collect_calls(tokens: Iterable[Token], job_id: str, choice: int) -> list[AnswerCall]:
+    """Return all calls of one choice."""
+    calls: list[AnswerCall] = []
     for token in tokens:
         for delta in token.calls:
             if delta.name:
-                found.append(AnswerCall(call_id(job_id, choice, delta.index), FunctionCall(delta.name, "")))
-            found[delta.index].function.arguments += delta.arguments
-    return found
+                calls.append(AnswerCall(call_id(job_id, choice, delta.index), FunctionCall(delta.name, "")))
+            calls[delta.index].function.arguments += delta.arguments
+    return calls

@@ -151,7 +151,7 @@ class MemoryTokenLog:
         if answer is None or answer.record.state.terminal:
             return None
         if answer.record.deadline is not None and now >= answer.record.deadline:
-            self._end(answer, RequestState.FAILED, ErrorInfo.of(OVERDUE))
+            self._end(answer, RequestState.FAILED, ErrorInfo.from_error(OVERDUE))
             return None
         moved, answer.owner = answer.owner != owner, owner
         answer.epoch += 1
@@ -217,7 +217,7 @@ class MemoryTokenLog:
         before = answer.record
         if not before.state.terminal:
             state = RequestState.FAILED if error else RequestState.CANCELLED
-            self._end(answer, state, ErrorInfo.of(error) if error else None)
+            self._end(answer, state, ErrorInfo.from_error(error) if error else None)
             if answer.owner:
                 self._live.publish(keys.control_channel(answer.owner), job_id.encode())
         return before

@@ -121,5 +121,5 @@ async def _end(log: TokenLog, job_id: str, seen: int, *, waited: bool) -> LogPag
 
 def _lost(seen: int) -> LogPage:
     """The end of an answer that is not in its log any more."""
-    end = Terminal(RequestState.FAILED, Usage(0, seen + 1), ErrorInfo.of(LOST))
+    end = Terminal(RequestState.FAILED, Usage(0, seen + 1), ErrorInfo.from_error(LOST))
     return LogPage((TokenEvent(seen + 1, (), end),), complete=True)

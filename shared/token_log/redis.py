@@ -113,7 +113,7 @@ class RedisTokenLog:
     async def acquire(
         self, job_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
     ) -> list[Lease | None]:
-        overdue = encode(ErrorInfo.of(OVERDUE))
+        overdue = encode(ErrorInfo.from_error(OVERDUE))
         calls = []
         for each, attempt in zip(job_ids, attempts or [1] * len(job_ids), strict=True):
             ended = (overdue, keys.live_channel(each), self._result_ttl)
@@ -170,7 +170,7 @@ class RedisTokenLog:
             "close",
             job_id,
             (RequestState.FAILED if error else RequestState.CANCELLED).value,
-            encode(ErrorInfo.of(error)) if error else "",
+            encode(ErrorInfo.from_error(error)) if error else "",
             keys.live_channel(job_id),
             self._result_ttl,
             keys.control_channel("%s"),

@@ -25,7 +25,7 @@ from shared.protocol import (
     Tools,
 )
 from shared.settings import Settings
-from shared.validation.json_schema import Schema, check_parts, check_schema, parse_schema
+from shared.validation.json_schema import Schema, check_schema, check_subschema_count, parse_schema
 from shared.validation.parameters import (
     DIMENSIONS,
     LOGIT_BIAS,
@@ -229,7 +229,7 @@ def _check_tools(request: Request, tools: Tools, limits: Limits) -> None:
     parts = 0
     for i, function in enumerate(tools.functions):
         parts += _check_function(function, f"tools[{i}].function", limits)
-        check_parts(parts, f"tools[{i}].function.parameters")
+        check_subschema_count(parts, f"tools[{i}].function.parameters")
 
 
 def _check_function(function: Function, param: str, limits: Limits) -> int:

@@ -80,7 +80,7 @@ async def test_errors_during_an_answer(settings: Settings, backend: Backend, wor
                 await asked
         for call in calls(sdk):
             asked = asyncio.create_task(call)
-            await (await worker.take()).end(RequestState.FAILED, ErrorInfo.of(EngineFailed("it failed")))
+            await (await worker.take()).end(RequestState.FAILED, ErrorInfo.from_error(EngineFailed("it failed")))
             with pytest.raises(openai.InternalServerError, match="it failed") as failed:
                 await asked
             assert (failed.value.status_code, failed.value.code) == (500, "engine_failed")

@@ -297,6 +297,6 @@ class KafkaIntake:
 
 def _result_without_answer(order: Order, record: RequestRecord) -> Outgoing:
     """Return a result that says that the answer is too long."""
-    job = Job.of(record)
-    job.error = ErrorInfo.of(RESULT_TOO_LONG)
+    job = Job.from_record(record)
+    job.error = ErrorInfo.from_error(RESULT_TOO_LONG)
     return result_record(order, job)

@@ -1,4 +1,4 @@
-"""The native API's jobs: what is submitted, and what is told of one."""
+"""Jobs of the native API: the body that submits one, and the job that is returned."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pydantic_core import PydanticCustomError
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
 from shared.schemas.common_fields import Messages, Priority, Submission, Usage, WireFinishReason, priority_class
-from shared.schemas.openai.completions import is_tokens
+from shared.schemas.openai.completions import is_token_ids
 from shared.schemas.parameter_fields import parameter_field, priority_field
-from shared.schemas.tools import AnswerCall, ToolFields, calls_of
+from shared.schemas.tools import AnswerCall, ToolFields, collect_calls
 from shared.token_log.answer import Answer, Choice
 from shared.token_log.interface import RequestRecord
 from shared.webhooks.interface import Webhook
 
 
 def _prompt(prompt: Any) -> Any:
-    """A text, or token ids."""
+    """Return a text or a tuple of token ids."""
     if prompt is None or isinstance(prompt, str):
         return prompt
-    if is_tokens(prompt):
+    if is_token_ids(prompt):
         return tuple(prompt)
     raise PydanticCustomError("prompt", "must be a string or a list of token ids")
 
@@ -39,18 +39,20 @@ Prompt = Annotated[
 
 
 class JobRequest(Submission, ToolFields):
-    """The body of POST /v1/jobs. Sampling parameters are flat, by the names of a chat completion."""
+    """Body of POST /v1/jobs. Parameters are at the top level, with the names of a chat completion."""
 
-    messages: Messages | None = Field(None, description="a chat; either this or prompt")
-    prompt: Prompt = Field(None, description="text or token ids, taken as they are; either this or messages")
+    messages: Messages | None = Field(None, description="a chat; give either messages or prompt")
+    prompt: Prompt = Field(
+        None, description="text or token ids, used without a chat template; give either prompt or messages"
+    )
     priority: Priority = priority_field("standard")
     deadline: float | None = parameter_field("deadline")
     logprobs: int | None = parameter_field("logprobs")
 
     def to_request(self, tenant: str) -> Request:
-        """The draft that admission completes. Raises InvalidRequest where fields contradict each other."""
+        """Return the draft that admission completes. Raise InvalidRequest if fields contradict each other."""
         if self.timeout is not None and self.deadline is not None:
-            raise InvalidRequest("timeout and deadline are two ways to say one thing", param="deadline")
+            raise InvalidRequest("timeout and deadline must not both be set", param="deadline")
         messages = self.messages
         return Request(
             id="",
@@ -67,7 +69,7 @@ class JobRequest(Submission, ToolFields):
 
 
 class TopToken(msgspec.Struct):
-    """One of the likeliest tokens: its id in the vocabulary and its text by itself."""
+    """One of the most likely tokens: its id in the vocabulary, and the text of the token alone."""
 
     id: int
     text: str
@@ -75,27 +77,27 @@ class TopToken(msgspec.Struct):
 
 
 class Logprobs(msgspec.Struct):
-    """Natural log-probabilities of one position, before temperature and filters; `text` is the token by itself."""
+    """Natural log-probabilities of one position, before temperature and filters; `text` is of the token alone."""
 
     text: str
     logprob: float
     top: list[TopToken]
 
     @classmethod
-    def of(cls, token: Token) -> Logprobs | None:
-        if (found := token.logprobs) is None:
+    def from_token(cls, token: Token) -> Logprobs | None:
+        if (logprobs := token.logprobs) is None:
             return None
-        top = [TopToken(token_id, text, logprob) for token_id, logprob, text in found.top]
-        return cls(found.piece, found.logprob, top)
+        top = [TopToken(token_id, text, logprob) for token_id, logprob, text in logprobs.top]
+        return cls(logprobs.piece, logprobs.logprob, top)
 
     @classmethod
-    def all(cls, tokens: Iterable[Token]) -> list[Logprobs] | msgspec.UnsetType:
-        """Of those tokens that carry them, if any does."""
-        return [found for token in tokens if (found := cls.of(token)) is not None] or msgspec.UNSET
+    def from_tokens(cls, tokens: Iterable[Token]) -> list[Logprobs] | msgspec.UnsetType:
+        """Return those of the tokens that have them, UNSET if none has."""
+        return [each for token in tokens if (each := cls.from_token(token)) is not None] or msgspec.UNSET
 
 
 class JobChoice(msgspec.Struct):
-    """`logprobs` has one entry for each token, where they were asked for; `tool_calls` what the model called."""
+    """One choice. `logprobs` has one entry for each token if the request asked for them."""
 
     index: int
     text: str
@@ -104,9 +106,11 @@ class JobChoice(msgspec.Struct):
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def of(cls, job_id: str, index: int, choice: Choice) -> JobChoice:
-        calls = calls_of(choice.tokens, job_id, index)
-        return cls(index, choice.text, choice.finish_reason, Logprobs.all(choice.tokens), calls or msgspec.UNSET)
+    def from_choice(cls, job_id: str, index: int, choice: Choice) -> JobChoice:
+        calls = collect_calls(choice.tokens, job_id, index)
+        return cls(
+            index, choice.text, choice.finish_reason, Logprobs.from_tokens(choice.tokens), calls or msgspec.UNSET
+        )
 
 
 class Links(msgspec.Struct):
@@ -114,12 +118,12 @@ class Links(msgspec.Struct):
     events: str
 
     @classmethod
-    def of(cls, job_id: str) -> Links:
+    def from_id(cls, job_id: str) -> Links:
         return cls(f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/events")
 
 
 class WebhookStatus(msgspec.Struct):
-    """How the telling of an end goes; `last_status` is the HTTP status of the last attempt, if it had one."""
+    """State of a webhook's delivery; `last_status` is the HTTP status of the last attempt, if it got one."""
 
     state: Literal["waiting", "pending", "delivered", "failed", "skipped"]
     attempts: int
@@ -128,7 +132,7 @@ class WebhookStatus(msgspec.Struct):
     next_attempt_at: float | None
 
     @classmethod
-    def of(cls, webhook: Webhook) -> WebhookStatus:
+    def from_webhook(cls, webhook: Webhook) -> WebhookStatus:
         return cls(
             webhook.state.value,
             webhook.attempts,
@@ -139,11 +143,11 @@ class WebhookStatus(msgspec.Struct):
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """A job as it stands. Times are in seconds since the epoch.
+    """A job in its current state. Times are in seconds since the epoch.
 
-    While it waits, `position` is its place in its queue, from 1, and `estimated_wait` the seconds until its turn by
-    the rate of late; both are estimates where several tenants take turns. `choices`, `error` and
-    `system_fingerprint` are there once it has ended.
+    While it waits, `position` is its place in its queue, from 1, and `estimated_wait` the seconds until its turn at
+    the recent rate; both are estimates if several tenants take turns. `choices`, `error` and `system_fingerprint`
+    are set once it has ended.
     """
 
     id: str
@@ -166,8 +170,8 @@ class Job(msgspec.Struct, kw_only=True):
     links: Links
 
     @classmethod
-    def of(cls, record: RequestRecord, outlook: Outlook | None = None) -> Job:
-        """As it stands, without its answer."""
+    def from_record(cls, record: RequestRecord, outlook: Outlook | None = None) -> Job:
+        """Return the job in its current state, without its answer."""
         return cls(
             id=record.id,
             model=record.model,
@@ -180,15 +184,17 @@ class Job(msgspec.Struct, kw_only=True):
             started_at=record.started_at,
             first_token_at=record.first_token_at,
             finished_at=record.finished_at,
-            usage=None if record.started_at is None else Usage.of(record.prompt_tokens, record.completion_tokens),
-            links=Links.of(record.id),
+            usage=None
+            if record.started_at is None
+            else Usage.from_counts(record.prompt_tokens, record.completion_tokens),
+            links=Links.from_id(record.id),
         )
 
     @classmethod
     def ended(cls, record: RequestRecord, answer: Answer, fingerprint: str | None) -> Job:
-        """With its whole answer, and the fingerprint of its model."""
-        job = cls.of(record)
+        """Return the job with its whole answer and the fingerprint of its model."""
+        job = cls.from_record(record)
         job.system_fingerprint = fingerprint
-        job.choices = [JobChoice.of(record.id, index, choice) for index, choice in answer.choices]
+        job.choices = [JobChoice.from_choice(record.id, index, choice) for index, choice in answer.choices]
         job.error = answer.terminal.error if answer.terminal else None
         return job

@@ -1,4 +1,4 @@
-"""Tokenizing and detokenizing, as vLLM's servers accept and return them."""
+"""Bodies and results of /tokenize and /detokenize, in vLLM's form."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class TokenizeRequest(Body):
-    """The body of POST /tokenize: a prompt, or messages."""
+    """Body of POST /tokenize: a prompt, or messages."""
 
     model: str
-    prompt: str | None = Field(None, description="a text; either this or messages")
-    messages: Messages | None = Field(None, description="a chat; either this or prompt")
+    prompt: str | None = Field(None, description="a text; give either prompt or messages")
+    messages: Messages | None = Field(None, description="a chat; give either messages or prompt")
     add_special_tokens: bool | None = Field(
         None,
-        description="with those that the tokenizer puts around a text; default: for a prompt, not for messages, "
-        "whose template writes its own",
+        description="add the tokens that the tokenizer puts around a text; default: true for a prompt, false for "
+        "messages, whose template adds its own",
     )
     add_generation_prompt: bool | None = Field(
-        None, description="of messages: up to where an answer begins; default true"
+        None, description="end messages with the start of the assistant's turn; default true"
     )
-    return_token_strs: bool = Field(False, description="tell each token as the vocabulary writes it, too")
+    return_token_strs: bool = Field(False, description="return each token as it is spelled in the vocabulary too")
 
     def to_request(self, tenant: str) -> Request:
-        """The draft that admission completes. Raises InvalidRequest where fields contradict each other."""
+        """Return the draft that admission completes. Raise InvalidRequest if fields contradict each other."""
         if self.messages is None and self.add_generation_prompt is not None:
-            raise InvalidRequest("add_generation_prompt: only with messages", param="add_generation_prompt")
+            raise InvalidRequest(
+                "add_generation_prompt is allowed with messages only", param="add_generation_prompt"
+            )
         special = self.messages is None if self.add_special_tokens is None else self.add_special_tokens
         return Request(
             id="",
             model=self.model,
             prompt=self.prompt,
-            messages=None if self.messages is None else tuple(each.to_message() for each in self.messages),
+            messages=None if self.messages is None else tuple(message.to_message() for message in self.messages),
             work=Tokenize(special, self.add_generation_prompt is not False, self.return_token_strs),
             priority=PriorityClass.INTERACTIVE,
             tenant=tenant,
@@ -49,7 +51,7 @@ class TokenizeRequest(Body):
 
 
 class DetokenizeRequest(Body):
-    """The body of POST /detokenize."""
+    """Body of POST /detokenize."""
 
     model: str
     tokens: Items[TokenId] = Field(description="token ids", min_length=1)
@@ -66,7 +68,7 @@ class DetokenizeRequest(Body):
 
 
 class Tokens(msgspec.Struct):
-    """`max_model_len` is the model's context in tokens, null while no worker has loaded it."""
+    """Token ids; `max_model_len` is the model's context in tokens, null while no worker has loaded it."""
 
     count: int
     max_model_len: int | None

@@ -1,6 +1,6 @@
-"""OpenAI's chat completions, as we accept and return them.
+"""OpenAI's chat completions: the body and the answer. Fields that cannot be honoured are refused by name.
 
-Reference: OpenAI API, "Create chat completion". What we cannot honour yet is refused by name.
+Reference: OpenAI API, "Create chat completion".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
-from shared.schemas.base import asking_for_nothing
+from shared.schemas.base import refuse_unless_neutral
 from shared.schemas.common_fields import (
     Messages,
     Metadata,
@@ -28,8 +28,8 @@ from shared.schemas.openapi_bounds import Short
 from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.schemas.tools import AnswerCall, DeltaCall, ToolFields
 
-# fields that OpenAI has and we do not, with the values that ask for nothing
-NOT_YET: dict[str, tuple[Any, ...]] = {
+# OpenAI's fields that are not supported, with their neutral values
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),
@@ -42,11 +42,11 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "verbosity": (None, "medium"),
     "store": (None, False),
 }
-NotYet = Annotated[Any, Field(description="not supported: refused unless it asks for nothing")]
+Unsupported = Annotated[Any, Field(description="not supported: refused unless empty or neutral")]
 
 
 class ChatRequest(Submission, StreamFields, ToolFields):
-    """The body of a chat completion."""
+    """Body of a chat completion."""
 
     messages: Messages
     max_completion_tokens: int | None = parameter_field("max_tokens")
@@ -54,38 +54,40 @@ class ChatRequest(Submission, StreamFields, ToolFields):
     top_logprobs: int | None = parameter_field("logprobs")
     priority: Priority = priority_field("interactive")
 
-    safety_identifier: Short | None = Field(None, description="accepted, unused")
-    metadata: Metadata = Field(None, description="accepted, unused")
-    service_tier: Literal["auto", "default"] | None = Field(None, description="accepted: there is one tier")
-    prompt_cache_key: Short | None = Field(None, description="accepted, unused")
-    prompt_cache_retention: Short | None = Field(None, description="accepted, unused")
+    safety_identifier: Short | None = Field(None, description="accepted, without effect")
+    metadata: Metadata = Field(None, description="accepted, without effect")
+    service_tier: Literal["auto", "default"] | None = Field(
+        None, description="accepted, without effect: there is one tier"
+    )
+    prompt_cache_key: Short | None = Field(None, description="accepted, without effect")
+    prompt_cache_retention: Short | None = Field(None, description="accepted, without effect")
 
-    functions: NotYet = None
-    function_call: NotYet = None
-    modalities: NotYet = None
-    audio: NotYet = None
-    prediction: NotYet = None
-    prompt_cache_options: NotYet = None
-    web_search_options: NotYet = None
-    moderation: NotYet = None
-    reasoning_effort: NotYet = None
-    verbosity: NotYet = None
-    store: NotYet = None
+    functions: Unsupported = None
+    function_call: Unsupported = None
+    modalities: Unsupported = None
+    audio: Unsupported = None
+    prediction: Unsupported = None
+    prompt_cache_options: Unsupported = None
+    web_search_options: Unsupported = None
+    moderation: Unsupported = None
+    reasoning_effort: Unsupported = None
+    verbosity: Unsupported = None
+    store: Unsupported = None
 
-    _asks_for_nothing = asking_for_nothing(NOT_YET, "this server does not support it")
+    _refuse_unsupported = refuse_unless_neutral(UNSUPPORTED, "this server does not support this field")
 
     def to_request(self, tenant: str, *, stream: bool) -> Request:
-        """The draft that admission completes. Raises InvalidRequest where fields contradict each other."""
+        """Return the draft that admission completes. Raise InvalidRequest if fields contradict each other."""
         self.check_stream(stream=stream)
         if self.top_logprobs is not None and not self.logprobs:
-            raise InvalidRequest("top_logprobs: only allowed with logprobs", param="top_logprobs")
+            raise InvalidRequest("top_logprobs is allowed with logprobs only", param="top_logprobs")
         params = self.to_params()
         if self.logprobs:
             params = msgspec.structs.replace(params, logprobs=self.top_logprobs or 0)
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
                 raise InvalidRequest(
-                    "max_tokens and max_completion_tokens are two names of one limit, and differ",
+                    "max_tokens and max_completion_tokens must be equal if both are set",
                     param="max_completion_tokens",
                 )
             params = msgspec.structs.replace(params, max_tokens=self.max_completion_tokens)
@@ -102,7 +104,7 @@ class ChatRequest(Submission, StreamFields, ToolFields):
 
 
 class AnswerMessage(msgspec.Struct):
-    """`content` is null where the model only called tools."""
+    """The answer; `content` is null if the model only called tools."""
 
     content: str | None
     role: Literal["assistant"] = "assistant"
@@ -110,7 +112,7 @@ class AnswerMessage(msgspec.Struct):
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def of(cls, text: str, calls: list[AnswerCall]) -> AnswerMessage:
+    def from_text(cls, text: str, calls: list[AnswerCall]) -> AnswerMessage:
         return cls(text or None, tool_calls=calls) if calls else cls(text)
 
 
@@ -127,12 +129,12 @@ class TokenLogprob(msgspec.Struct):
     top_logprobs: list[TopLogprob]
 
     @classmethod
-    def of(cls, token: Token) -> TokenLogprob:
-        """Of a token that carries them."""
-        found = token.logprobs
-        assert found is not None
-        top = [TopLogprob(text, logprob, list(text.encode())) for _, logprob, text in found.top]
-        return cls(found.piece, found.logprob, list(found.piece.encode()), top)
+    def from_token(cls, token: Token) -> TokenLogprob:
+        """Return the log-probabilities of a token that has them."""
+        logprobs = token.logprobs
+        assert logprobs is not None
+        top = [TopLogprob(text, logprob, list(text.encode())) for _, logprob, text in logprobs.top]
+        return cls(logprobs.piece, logprobs.logprob, list(logprobs.piece.encode()), top)
 
 
 class Logprobs(msgspec.Struct):
@@ -140,9 +142,9 @@ class Logprobs(msgspec.Struct):
     refusal: None = None
 
     @classmethod
-    def of(cls, tokens: Iterable[Token]) -> Logprobs | None:
-        """Of those tokens that carry them; None if none does."""
-        content = [TokenLogprob.of(token) for token in tokens if token.logprobs is not None]
+    def from_tokens(cls, tokens: Iterable[Token]) -> Logprobs | None:
+        """Return those of the tokens that have them, None if none has."""
+        content = [TokenLogprob.from_token(token) for token in tokens if token.logprobs is not None]
         return cls(content) if content else None
 
 

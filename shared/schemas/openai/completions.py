@@ -1,6 +1,6 @@
-"""OpenAI's completions of plain texts, as we accept and return them.
+"""OpenAI's completions of plain texts: the body and the answer. Fields that cannot be honoured are refused by name.
 
-Reference: OpenAI API, "Create completion (legacy)". What we cannot honour is refused by name.
+Reference: OpenAI API, "Create completion (legacy)".
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from shared.protocol import Request, Token
 from shared.schemas.common_fields import Priority, StreamFields, Submission, Usage, WireFinishReason, priority_class
 from shared.schemas.openapi_bounds import LIMITS
 from shared.schemas.parameter_fields import parameter_field, priority_field
-from shared.validation.parameters import BY_NAME
+from shared.validation.parameters import BY_NAME, MAX_TOKEN_ID
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_LOGPROBS = 5
 Prompt = str | tuple[int, ...]
 
 
-def is_tokens(value: Any) -> bool:
-    """Whether it is a list of token ids."""
+def is_token_ids(value: Any) -> bool:
+    """Return whether `value` is a list of token ids, which may be empty."""
     if not isinstance(value, list) or not set(map(type, value)) <= {int}:
         return False
-    return not value or (min(value) >= 0 and max(value) < 2**31)
+    return not value or (min(value) >= 0 and max(value) <= MAX_TOKEN_ID)
 
 
-def _prompts(most: int) -> Callable[[Any], list[Prompt]]:
-    """A reader of one prompt or several, each a text or token ids. It counts them before it looks at any."""
+def _prompts(maximum: int) -> Callable[[Any], list[Prompt]]:
+    """Return a parser of one prompt or several, each a text or token ids. It counts them before it checks any."""
 
     def read(value: Any) -> list[Prompt]:
         if isinstance(value, str):
             return [value]
         if isinstance(value, list) and value:
-            if isinstance(value[0], int) and is_tokens(value):
+            if isinstance(value[0], int) and is_token_ids(value):
                 return [tuple(value)]
-            if len(value) > most:
-                raise PydanticCustomError("prompt", "at most {most} are allowed", {"most": most})
+            if len(value) > maximum:
+                raise PydanticCustomError("prompt", "must have at most {maximum} entries", {"maximum": maximum})
             if all(isinstance(each, str) for each in value):
                 return value
-            if all(is_tokens(each) for each in value):
+            if all(is_token_ids(each) for each in value):
                 return [tuple(each) for each in value]
-        raise PydanticCustomError("prompt", "must be a text, token ids, or a list of either, which is not empty")
+        raise PydanticCustomError("prompt", "must be a text, token ids, or a list of either, not empty")
 
     return read
 
 
-_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID}, "minItems": 1}
 _TEXT = {"type": "string", "minLength": 1}
-_TOLD = WithJsonSchema(
+_PROMPTS_SCHEMA = WithJsonSchema(
     {
         "anyOf": [
             _TEXT,
@@ -63,26 +63,26 @@ _TOLD = WithJsonSchema(
         ]
     }
 )
-Prompts = Annotated[Any, BeforeValidator(_prompts(LIMITS.prompts)), _TOLD]
-Inputs = Annotated[Any, BeforeValidator(_prompts(LIMITS.inputs)), _TOLD]  # to embed
+Prompts = Annotated[Any, BeforeValidator(_prompts(LIMITS.prompts)), _PROMPTS_SCHEMA]
+Inputs = Annotated[Any, BeforeValidator(_prompts(LIMITS.inputs)), _PROMPTS_SCHEMA]  # to embed
 
 
 class CompletionRequest(Submission, StreamFields):
-    """The body of a completion."""
+    """Body of a completion."""
 
-    prompt: Prompts = Field(description="a text, token ids, or a list of either; each is answered n times")
+    prompt: Prompts = Field(description="a text, token ids, or a list of either; each gets n choices")
     max_tokens: int | None = parameter_field("max_tokens", default=DEFAULT_MAX_TOKENS)
     logprobs: int | None = parameter_field("logprobs", maximum=MAX_LOGPROBS)
     echo: bool | None = parameter_field("echo")
     best_of: int | None = parameter_field("best_of")
-    suffix: None = Field(None, description="not supported: no text is written in front of a given end")
+    suffix: None = Field(None, description="not supported: text is generated after a prompt only")
     priority: Priority = priority_field("interactive")
 
     def to_requests(self, tenant: str, *, stream: bool) -> list[Request]:
-        """The drafts, one for each prompt. Raises InvalidRequest where fields contradict each other."""
+        """Return a draft for each prompt. Raise InvalidRequest if fields contradict each other."""
         self.check_stream(stream=stream)
         if self.best_of not in (None, self.n or 1):
-            raise InvalidRequest("best_of: only as many choices as n are made", param="best_of")
+            raise InvalidRequest("best_of must be equal to n", param="best_of")
         if self.logprobs is not None:
             BY_NAME["logprobs"].check_range(self.logprobs, MAX_LOGPROBS)
         base = self.to_params()
@@ -107,8 +107,8 @@ class CompletionRequest(Submission, StreamFields):
 
 
 class TextLogprobs(msgspec.Struct):
-    """Of each token: its text by itself, its log-probability, those of the likeliest with its own, and where in
-    the choice's text it stands, in characters. The first of an echoed prompt has no log-probability.
+    """Log-probabilities by token: the token's text alone, its log-probability, those of the most likely tokens with
+    its own, and its offset in the choice's text, in characters. The first token of an echoed prompt has none.
     """
 
     tokens: list[str]
@@ -117,26 +117,26 @@ class TextLogprobs(msgspec.Struct):
     text_offset: list[int]
 
     @classmethod
-    def of(cls, tokens: Sequence[Token], offset: int) -> TextLogprobs:
-        """`offset`: where the first of `tokens` stands."""
-        found = cls([], [], [], [])
+    def from_tokens(cls, tokens: Sequence[Token], offset: int) -> TextLogprobs:
+        """Return those of `tokens`, the first of which is at `offset`."""
+        lists = cls([], [], [], [])
         for token in tokens:
-            known = token.logprobs
-            found.tokens.append(token.text if known is None else known.piece)
-            found.token_logprobs.append(None if known is None else known.logprob)
-            found.top_logprobs.append(_likeliest(token))
-            found.text_offset.append(offset)
+            logprobs = token.logprobs
+            lists.tokens.append(token.text if logprobs is None else logprobs.piece)
+            lists.token_logprobs.append(None if logprobs is None else logprobs.logprob)
+            lists.top_logprobs.append(_most_likely(token))
+            lists.text_offset.append(offset)
             offset += len(token.text)
-        return found
+        return lists
 
 
-def _likeliest(token: Token) -> dict[str, float] | None:
-    if (known := token.logprobs) is None:
+def _most_likely(token: Token) -> dict[str, float] | None:
+    if (logprobs := token.logprobs) is None:
         return None
-    return {known.piece: known.logprob} | {text: logprob for _, logprob, text in known.top}
+    return {logprobs.piece: logprobs.logprob} | {text: logprob for _, logprob, text in logprobs.top}
 
 
-def text_of(tokens: Iterable[Token]) -> str:
+def join_text(tokens: Iterable[Token]) -> str:
     return "".join([token.text for token in tokens])
 
 
@@ -148,7 +148,7 @@ class TextChoice(msgspec.Struct):
 
 
 class Completion(msgspec.Struct):
-    """A completion, or a chunk of one; `finish_reason` is null in all of a choice's chunks but its last."""
+    """A completion, or a chunk of one; `finish_reason` is null in all chunks of a choice but the last."""
 
     id: str
     created: int

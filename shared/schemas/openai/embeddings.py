@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, as we accept and return them.
+"""OpenAI's embeddings: the body and the vectors.
 
 Reference: OpenAI API, "Create embeddings".
 """
@@ -19,47 +19,47 @@ from shared.schemas.openai.completions import Inputs
 from shared.schemas.openapi_bounds import Short
 from shared.schemas.parameter_fields import parameter_field, priority_field
 
-INPUTS = 32  # of one request of the queue: many workers share what is asked at once, and no result is large
+MAX_INPUTS = 32  # in one queued request, so that workers share the inputs of a call, and results stay small
 
 
 class EmbeddingRequest(Body):
-    """The body of POST /v1/embeddings."""
+    """Body of POST /v1/embeddings."""
 
     model: str
-    input: Inputs = Field(description="a text, token ids, or a list of either, up to 2048; none is cut")
+    input: Inputs = Field(description="a text, token ids, or a list of up to 2048 of either; never truncated")
     encoding_format: Literal["float", "base64"] | None = Field(
-        None, description="base64: of little-endian float32; default float"
+        None, description="base64 encodes little-endian float32; default float"
     )
     dimensions: int | None = parameter_field("dimensions")
     priority: Priority = priority_field("interactive")
     timeout: float | None = parameter_field("timeout")
-    user: Short | None = Field(None, description="accepted, unused")
+    user: Short | None = Field(None, description="accepted, without effect")
 
     def to_requests(self, tenant: str) -> list[Request]:
-        """The drafts, each of some of the inputs."""
+        """Return drafts that share the inputs, in order."""
         inputs = self.input
         return [
             Request(
                 id="",
                 model=self.model,
-                work=Embed(tuple(inputs[first : first + INPUTS]), self.dimensions),
+                work=Embed(tuple(inputs[first : first + MAX_INPUTS]), self.dimensions),
                 priority=priority_class(self.priority),
                 tenant=tenant,
             )
-            for first in range(0, len(inputs), INPUTS)
+            for first in range(0, len(inputs), MAX_INPUTS)
         ]
 
 
 class Embedding(msgspec.Struct):
-    """`embedding` is a list of numbers, or base64."""
+    """One vector; `embedding` is a list of numbers, or base64."""
 
     index: int
     embedding: list[float] | str
     object: Literal["embedding"] = "embedding"
 
     @classmethod
-    def of(cls, index: int, vector: bytes, *, base64: bool) -> Embedding:
-        """`vector`: little-endian float32."""
+    def from_vector(cls, index: int, vector: bytes, *, base64: bool) -> Embedding:
+        """Return the embedding of a little-endian float32 vector."""
         if base64:
             return cls(index, b64encode(vector).decode())
         return cls(index, list(struct.unpack(f"<{len(vector) // 4}f", vector)))

@@ -1,7 +1,7 @@
-"""The items that OpenAI's responses take and give: as a body has them, and as we keep and tell them.
+"""Items of OpenAI's responses: as a body has them, and as they are stored and returned.
 
-Reference: OpenAI API, "Create a model response", its `input` and `output`. What is no text, and what hosted tools
-make, is refused by name.
+Reference: OpenAI API, "Create a model response", `input` and `output`. Items that are not text, and items of hosted
+tools, are refused by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
 from shared.protocol import Message, ToolCall
 from shared.schemas.base import Body
 from shared.schemas.openai.chat import TokenLogprob
-from shared.schemas.openapi_bounds import LIMITS, MAX_PARTS, Items, Short
+from shared.schemas.openapi_bounds import LIMITS, MAX_CONTENT_PARTS, Items, Short
 from shared.schemas.tools import Arguments
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -34,7 +34,7 @@ class OutputText(msgspec.Struct, tag="output_text", tag_field="type"):
 
 
 class MessageItem(msgspec.Struct, tag="message", tag_field="type", kw_only=True):
-    """One turn: of the assistant with output_text, of others with input_text."""
+    """One turn: output_text from the assistant, input_text from others."""
 
     id: str
     status: Status = "completed"
@@ -60,7 +60,7 @@ class FunctionCallItem(msgspec.Struct, tag="function_call", tag_field="type", kw
 
 
 class FunctionOutputItem(msgspec.Struct, tag="function_call_output", tag_field="type", kw_only=True):
-    """What a call gave."""
+    """Result of a call."""
 
     id: str
     status: Status = "completed"
@@ -75,68 +75,68 @@ OutputItem = MessageItem | FunctionCallItem
 Item = MessageItem | FunctionCallItem | FunctionOutputItem
 
 
-def messages_of(items: Iterable[Item]) -> list[Message]:
-    """The chat that the items are: calls belong to the assistant's turn before them."""
+def to_messages(items: Iterable[Item]) -> list[Message]:
+    """Return the items as a chat. Calls join the assistant's turn before them."""
     messages: list[Message] = []
     for item in items:
-        made = item.to_message()
-        if made.tool_calls and messages and messages[-1].role == "assistant":
+        message = item.to_message()
+        if message.tool_calls and messages and messages[-1].role == "assistant":
             before = messages.pop()
-            made = msgspec.structs.replace(before, tool_calls=before.tool_calls + made.tool_calls)
-        messages.append(made)
+            message = msgspec.structs.replace(before, tool_calls=before.tool_calls + message.tool_calls)
+        messages.append(message)
     return messages
 
 
-def kept(output: Iterable[OutputItem]) -> list[Item]:
-    """An answer's items as a later response goes on from them: without what nobody reads again, and half calls."""
-    found: list[Item] = []
+def conversation_items(output: Iterable[OutputItem]) -> list[Item]:
+    """Return an answer's items for later responses: without log-probabilities and incomplete calls."""
+    items: list[Item] = []
     for item in output:
         if isinstance(item, MessageItem):
-            found.append(msgspec.structs.replace(item, content=[type(part)(part.text) for part in item.content]))
+            items.append(msgspec.structs.replace(item, content=[type(part)(part.text) for part in item.content]))
         elif item.status == "completed":
-            found.append(item)
-    return found
+            items.append(item)
+    return items
 
 
-# what a body may have
+# items of a body
 
 
 class InputPart(Body):
-    """A part of a turn. `annotations` and `logprobs` come with a part of an answer that is sent back."""
+    """A part of a turn. A part of an answer that is sent back has `annotations` and `logprobs`."""
 
     type: Literal["input_text", "output_text"]
     text: str
     annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
-    logprobs: list[Any] | None = Field(None, max_length=LIMITS.max_tokens, description="accepted, unused")
+    logprobs: list[Any] | None = Field(None, max_length=LIMITS.max_tokens, description="accepted, without effect")
     prompt_cache_breakpoint: None = None
 
 
-def _parts(content: Any) -> Any:
+def _to_parts(content: Any) -> Any:
     return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
 
 
-def _items(given: Any) -> Any:
-    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+def _to_items(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-_Parts = Annotated[Items[InputPart], Field(min_length=1, max_length=MAX_PARTS)]
-Parts = Annotated[_Parts, BeforeValidator(_parts, json_schema_input_type=str | _Parts)]
+_Parts = Annotated[Items[InputPart], Field(min_length=1, max_length=MAX_CONTENT_PARTS)]
+Parts = Annotated[_Parts, BeforeValidator(_to_parts, json_schema_input_type=str | _Parts)]
 
 
-class _GivenItem(Body):
-    """What an answer's item carries beside may come back with it."""
+class _InputItem(Body):
+    """Fields of an answer's item that are accepted when it is sent back."""
 
-    id: Short | None = Field(None, description="accepted, unused")
-    status: Status | None = Field(None, description="accepted, unused")
+    id: Short | None = Field(None, description="accepted, without effect")
+    status: Status | None = Field(None, description="accepted, without effect")
 
 
-class InputMessage(_GivenItem):
+class InputMessage(_InputItem):
     """One turn."""
 
     type: Literal["message"] = "message"
     role: Role
     content: Parts
-    phase: Literal["commentary", "final_answer"] | None = Field(None, description="accepted, unused")
+    phase: Literal["commentary", "final_answer"] | None = Field(None, description="accepted, without effect")
 
     def to_item(self) -> Item:
         text = OutputText if self.role == "assistant" else InputText
@@ -146,8 +146,8 @@ class InputMessage(_GivenItem):
 CallId = Annotated[str, Field(max_length=128)]
 
 
-class InputCall(_GivenItem):
-    """A call that the model made earlier."""
+class InputCall(_InputItem):
+    """A call from an earlier answer."""
 
     type: Literal["function_call"]
     call_id: CallId
@@ -161,14 +161,14 @@ class InputCall(_GivenItem):
         return FunctionCallItem(id=_new_id("fc"), call_id=self.call_id, name=self.name, arguments=self.arguments)
 
 
-class InputOutput(_GivenItem):
-    """What a call gave."""
+class InputOutput(_InputItem):
+    """Result of a call."""
 
     type: Literal["function_call_output"]
     call_id: CallId
     output: Parts
     caller: None = None
-    name: Short | None = Field(None, description="accepted, unused")
+    name: Short | None = Field(None, description="accepted, without effect")
 
     def to_item(self) -> Item:
         output = "".join(part.text for part in self.output)
@@ -176,7 +176,7 @@ class InputOutput(_GivenItem):
 
 
 def _kind(item: Any) -> str:
-    """Of one that is given, or read already."""
+    """Return the type of an item, which may be parsed already; the default is message."""
     kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", None)
     return str(kind or "message")
 
@@ -188,7 +188,7 @@ InputItem = Annotated[
     Discriminator(_kind),
 ]
 _Input = Annotated[Items[InputItem], Field(min_length=1, max_length=LIMITS.messages)]
-Input = Annotated[_Input, BeforeValidator(_items, json_schema_input_type=str | _Input)]
+Input = Annotated[_Input, BeforeValidator(_to_items, json_schema_input_type=str | _Input)]
 
 
 def _new_id(prefix: str) -> str:

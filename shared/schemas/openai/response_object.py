@@ -1,4 +1,4 @@
-"""A response as OpenAI's API tells it, and the events of its stream.
+"""OpenAI's response object, and the events of its stream.
 
 Reference: OpenAI API, "The response object" and "Streaming events".
 """
@@ -20,7 +20,7 @@ ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "fa
 
 
 class ResponseFailure(msgspec.Struct):
-    """What a response failed of: `code` is one of OpenAI's, `type` our error's."""
+    """Error of a failed response: `code` is one of OpenAI's, `type` is Headrace's own."""
 
     code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
     message: str
@@ -28,7 +28,7 @@ class ResponseFailure(msgspec.Struct):
     param: str | None
 
     @classmethod
-    def of(cls, error: HeadraceError) -> ResponseFailure:
+    def from_error(cls, error: HeadraceError) -> ResponseFailure:
         code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"] = "invalid_prompt"
         if error.status == 429:
             code = "rate_limit_exceeded"
@@ -42,7 +42,7 @@ class IncompleteDetails(msgspec.Struct):
 
 
 class InputTokensDetails(msgspec.Struct):
-    """There to please clients: the cache of prompts is not told of."""
+    """Zeros, which clients expect: use of the prompt cache is not reported."""
 
     cached_tokens: int = 0
     cache_write_tokens: int = 0
@@ -62,7 +62,7 @@ class ResponseUsage(msgspec.Struct):
     output_tokens_details: OutputTokensDetails = msgspec.field(default_factory=OutputTokensDetails)
 
     @classmethod
-    def of(cls, usage: Usage) -> ResponseUsage:
+    def from_usage(cls, usage: Usage) -> ResponseUsage:
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         return cls(prompt, completion, prompt + completion)
 
@@ -78,9 +78,9 @@ class TextConfig(msgspec.Struct):
 
 
 class ResponseObject(msgspec.Struct, kw_only=True):
-    """A response as it stands; times in seconds since the epoch. `output` is there once it has ended.
+    """A response in its current state. Times are in seconds since the epoch. `output` is set once it has ended.
 
-    `completed_at` is there where the response was asked for by its id.
+    `completed_at` is set if the response was requested by its id.
     """
 
     id: str = ""
@@ -144,7 +144,7 @@ PartKind = Literal["response.content_part.added", "response.content_part.done"]
 
 
 class StateEvent(msgspec.Struct):
-    """How the response stands."""
+    """State of the response."""
 
     type: StateKind
     sequence_number: int
@@ -205,7 +205,7 @@ class ArgumentsDone(msgspec.Struct, kw_only=True):
 
 
 class ErrorEvent(msgspec.Struct, kw_only=True):
-    """The stream ends before its response: `sequence_number` is the last one that was told."""
+    """End of a stream before the end of its response; `sequence_number` repeats the last one."""
 
     type: Literal["error"] = "error"
     sequence_number: int

@@ -1,6 +1,6 @@
-"""What an answer may call and must look like, as OpenAI's responses say it: flat, where a chat nests it.
+"""Tools and formats of OpenAI's responses: flat, where those of chats are nested.
 
-Reference: OpenAI API, "Create a model response", its `tools`, `tool_choice` and `text`.
+Reference: OpenAI API, "Create a model response", `tools`, `tool_choice` and `text`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shared.schemas.openapi_bounds import Items
 from shared.schemas.structured import ObjectFormat, SchemaFormat, TextFormat
 from shared.schemas.tools import FunctionDefinition, FunctionName, Word, tools_of
 
-PARAM = "text.format"  # which errors name
+PARAM = "text.format"  # the field that errors name
 
 
 class OfFunction(Body):
@@ -25,11 +25,11 @@ class OfFunction(Body):
 
 
 class FunctionTool(FunctionDefinition, OfFunction):
-    """A function of the client's own."""
+    """A function of the client."""
 
 
 class NamedFunction(FunctionName, OfFunction):
-    """The one to call."""
+    """The function to call."""
 
 
 def _kind(choice: Any) -> str:
@@ -52,46 +52,46 @@ class TextOptions(Body):
     verbosity: Literal["medium"] | None = None
 
     def to_structured(self) -> Structured | None:
-        asked = self.format
-        if isinstance(asked, ObjectFormat):
+        form = self.format
+        if isinstance(form, ObjectFormat):
             return Structured(json_object=True, param=PARAM)
-        if isinstance(asked, FlatSchema):
-            return Structured(json_schema=json.dumps(asked.schema_), strict=bool(asked.strict), param=PARAM)
+        if isinstance(form, FlatSchema):
+            return Structured(json_schema=json.dumps(form.schema_), strict=bool(form.strict), param=PARAM)
         return None
 
 
 class ToolFields(Body):
-    """The fields of a response that say what its answer may call, and must look like."""
+    """Fields that offer tools to the model and constrain its answer."""
 
-    tools: Items[FunctionTool] | None = Field(None, description="functions of yours; there are no hosted tools")
+    tools: Items[FunctionTool] | None = Field(None, description="your functions; hosted tools are not supported")
     tool_choice: ToolChoice = Field(
-        None, description="whether it may, must, or which it must call; default with tools: auto"
+        None, description="none, auto, required, or the function to call; default with tools: auto"
     )
-    parallel_tool_calls: bool | None = Field(None, description="whether it may make several calls; default true")
-    text: TextOptions | None = Field(None, description="text, a JSON object, or JSON by a schema")
+    parallel_tool_calls: bool | None = Field(None, description="allow several calls; default true")
+    text: TextOptions | None = Field(None, description="text, a JSON object, or JSON that matches a schema")
 
     def to_tools(self) -> Tools | None:
-        """Raises InvalidRequest for a choice where there is nothing to choose from."""
+        """Return the tools. Raise InvalidRequest for a tool_choice without tools."""
         return tools_of(self.tools or (), self.tool_choice, parallel=self.parallel_tool_calls is not False)
 
-    def told_tools(self) -> list[FunctionTold]:
+    def returned_tools(self) -> list[FunctionTold]:
         return [
             FunctionTold(tool.name, tool.description, tool.parameters, bool(tool.strict))
             for tool in self.tools or ()
         ]
 
-    def told_choice(self) -> Word | NamedTold:
+    def returned_choice(self) -> Word | NamedTold:
         choice = self.tool_choice
         return NamedTold(choice.name) if isinstance(choice, NamedFunction) else choice or "auto"
 
-    def told_format(self) -> FormatTold:
-        asked = self.text.format if self.text else None
-        if isinstance(asked, FlatSchema):
-            return JsonSchema(asked.name, asked.schema_, asked.description, bool(asked.strict))
-        return JsonObject() if isinstance(asked, ObjectFormat) else PlainText()
+    def returned_format(self) -> FormatTold:
+        form = self.text.format if self.text else None
+        if isinstance(form, FlatSchema):
+            return JsonSchema(form.name, form.schema_, form.description, bool(form.strict))
+        return JsonObject() if isinstance(form, ObjectFormat) else PlainText()
 
 
-# how a response tells them again
+# the same in a response object
 
 
 class FunctionTold(msgspec.Struct, tag="function", tag_field="type"):

@@ -1,4 +1,4 @@
-"""OpenAI's responses, as we accept them. What we cannot honour is refused by name.
+"""Body of OpenAI's responses. Fields that cannot be honoured are refused by name.
 
 Reference: OpenAI API, "Create a model response".
 """
@@ -12,17 +12,17 @@ from pydantic import Field
 
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, Request, SamplingParams
-from shared.schemas.base import Body, asking_for_nothing
+from shared.schemas.base import Body, refuse_unless_neutral
 from shared.schemas.common_fields import Metadata, Priority, priority_class
-from shared.schemas.openai.response_items import Input, Item, messages_of
+from shared.schemas.openai.response_items import Input, Item, to_messages
 from shared.schemas.openai.response_object import ResponseObject, TextConfig
 from shared.schemas.openai.response_tools import ToolFields
 from shared.schemas.openapi_bounds import Items, Short
 from shared.schemas.parameter_fields import parameter_field
 
 LOGPROBS = "message.output_text.logprobs"
-# fields that OpenAI has and we do not, with the values that ask for nothing
-REFUSED: dict[str, tuple[Any, ...]] = {
+# OpenAI's fields that are not supported, with their neutral values
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "conversation": (None,),
     "prompt": (None,),
     "context_management": (None, []),
@@ -32,12 +32,12 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "background_options": (None, {}, {"completion_window": "soonest"}),
     "prompt_cache_options": (None, {}),
 }
-WHY = {
-    "conversation": "this server keeps no conversations: chain responses by previous_response_id",
-    "prompt": "this server keeps no prompts: send instructions and input",
+REASONS = {
+    "conversation": "this server does not store conversations: chain responses with previous_response_id",
+    "prompt": "this server does not store prompts: send instructions and input",
 }
-NOT_SUPPORTED = "this server does not support it: refused unless it asks for nothing"
-Refused = Annotated[Any, Field(description="refused unless it asks for nothing")]
+NOT_SUPPORTED = "this server does not support this field"
+Unsupported = Annotated[Any, Field(description="not supported: refused unless empty or neutral")]
 Includable = Literal[
     "message.output_text.logprobs",
     "file_search_call.results",
@@ -51,7 +51,7 @@ Includable = Literal[
 
 
 class ReasoningOptions(Body):
-    """What asks for no reasoning."""
+    """Reasoning options, with the values that turn reasoning off."""
 
     effort: Literal["none"] | None = None
     summary: None = None
@@ -61,73 +61,81 @@ class ReasoningOptions(Body):
 
 
 class ResponseStreamOptions(Body):
-    include_obfuscation: bool | None = Field(None, description="accepted; nothing is padded")
+    include_obfuscation: bool | None = Field(None, description="accepted, but nothing is padded")
 
 
 class ResponseRequest(ToolFields):
-    """The body of a response."""
+    """Body of a response."""
 
     model: str
-    input: Input = Field(description="a text of the user, or the items that come after the earlier ones")
-    instructions: str | None = Field(None, description="a system message before all items; not carried over")
-    previous_response_id: Short | None = Field(None, description="go on after a stored response of yours")
+    input: Input = Field(description="the user's text, or the items that follow the earlier ones")
+    instructions: str | None = Field(
+        None, description="a system message before all items; later responses do not inherit it"
+    )
+    previous_response_id: Short | None = Field(None, description="continue after one of your stored responses")
     max_output_tokens: int | None = parameter_field("max_tokens")
     temperature: float | None = parameter_field("temperature")
     top_p: float | None = parameter_field("top_p")
     top_logprobs: int | None = parameter_field("logprobs")
     include: Items[Includable] | None = Field(
-        None, max_length=8, description="there are no others than logprobs to include"
+        None, max_length=8, description="only the log-probabilities can be included"
     )
-    reasoning: ReasoningOptions | None = Field(None, description="models here do not reason")
-    stream: bool | None = Field(None, description="answer by server-sent events")
+    reasoning: ReasoningOptions | None = Field(
+        None, description="accepted if it turns reasoning off: no model reasons"
+    )
+    stream: bool | None = Field(None, description="send the answer as server-sent events")
     stream_options: ResponseStreamOptions | None = Field(None, description="only with stream")
-    background: bool | None = Field(None, description="answer at once; the response goes on without its client")
-    store: bool | None = Field(None, description="keep it for response_ttl seconds after its end; default true")
-    metadata: Metadata = Field(None, description="up to 16 texts of yours by name")
-    truncation: Literal["disabled"] | None = Field(None, description="what is too long is refused")
-    service_tier: Literal["auto", "default"] | None = Field(None, description="accepted: there is one tier")
+    background: bool | None = Field(None, description="return at once; the response continues without its client")
+    store: bool | None = Field(
+        None, description="store the response for response_ttl seconds after its end; default true"
+    )
+    metadata: Metadata = Field(None, description="up to 16 texts of your own, by key")
+    truncation: Literal["disabled"] | None = Field(None, description="an input that is too long is refused")
+    service_tier: Literal["auto", "default"] | None = Field(
+        None, description="accepted, without effect: there is one tier"
+    )
     max_tool_calls: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
-        None, description="accepted: it counts calls of built-in tools, and there are none"
+        None, description="accepted, without effect: it limits calls of built-in tools"
     )
     user: str | None = parameter_field("user")
-    safety_identifier: str | None = Field(None, max_length=512, description="told again, otherwise unused")
-    prompt_cache_key: str | None = Field(None, max_length=512, description="told again, otherwise unused")
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(None, description="accepted, unused")
+    safety_identifier: str | None = Field(None, max_length=512, description="returned, otherwise unused")
+    prompt_cache_key: str | None = Field(None, max_length=512, description="returned, otherwise unused")
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(None, description="accepted, without effect")
 
     seed: int | None = parameter_field("seed")
     priority: Priority | None = parameter_field("priority", default="interactive, or standard in the background")
     timeout: float | None = parameter_field("timeout")
 
-    conversation: Refused = None
-    prompt: Refused = None
-    context_management: Refused = None
-    moderation: Refused = None
-    image: Refused = None
-    access_programs: Refused = None
-    background_options: Refused = None
-    prompt_cache_options: Refused = None
+    conversation: Unsupported = None
+    prompt: Unsupported = None
+    context_management: Unsupported = None
+    moderation: Unsupported = None
+    image: Unsupported = None
+    access_programs: Unsupported = None
+    background_options: Unsupported = None
+    prompt_cache_options: Unsupported = None
 
-    _asks_for_nothing = asking_for_nothing(REFUSED, NOT_SUPPORTED, WHY)
+    _refuse_unsupported = refuse_unless_neutral(UNSUPPORTED, NOT_SUPPORTED, REASONS)
 
     @property
     def stored(self) -> bool:
         return self.store is not False
 
     def check(self) -> None:
-        """Raises InvalidRequest where fields contradict each other."""
+        """Raise InvalidRequest if fields contradict each other."""
         if self.stream_options is not None and not self.stream:
-            raise InvalidRequest("stream_options: only allowed with stream", param="stream_options")
+            raise InvalidRequest("stream_options is allowed with stream only", param="stream_options")
         if self.top_logprobs and LOGPROBS not in (self.include or ()):
-            raise InvalidRequest(f"top_logprobs: only allowed with {LOGPROBS} in include", param="top_logprobs")
+            raise InvalidRequest(f"top_logprobs is allowed with {LOGPROBS} in include only", param="top_logprobs")
         if self.background and not self.stored:
-            raise InvalidRequest("background: only allowed for a response that is stored", param="store")
+            raise InvalidRequest("store must not be false for a response in the background", param="store")
 
     def to_request(self, tenant: str, items: Sequence[Item]) -> Request:
-        """The draft that admission completes; `items` are the earlier ones and the body's."""
-        messages = messages_of(items)
+        """Return the draft that admission completes; `items` are the earlier ones, then the body's."""
+        messages = to_messages(items)
         if self.instructions is not None:
             messages.insert(0, Message("system", self.instructions))
-        usual = PriorityClass.STANDARD if self.background else PriorityClass.INTERACTIVE
+        default = PriorityClass.STANDARD if self.background else PriorityClass.INTERACTIVE
         return Request(
             id="",
             model=self.model,
@@ -140,13 +148,13 @@ class ResponseRequest(ToolFields):
                 logprobs=(self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None,
             ),
             tools=self.to_tools(),
-            priority=priority_class(self.priority) if self.priority else usual,
+            priority=priority_class(self.priority) if self.priority else default,
             tenant=tenant,
             user=self.user or "",
         )
 
     def to_object(self) -> ResponseObject:
-        """What the response tells of its request; its id, time and state come with admission."""
+        """Return the response object with the request's fields; admission sets its id, time and state."""
         return ResponseObject(
             status="queued" if self.background else "in_progress",
             background=bool(self.background),
@@ -159,9 +167,9 @@ class ResponseRequest(ToolFields):
             prompt_cache_key=self.prompt_cache_key,
             safety_identifier=self.safety_identifier,
             store=self.stored,
-            text=TextConfig(self.told_format()),
-            tool_choice=self.told_choice(),
-            tools=self.told_tools(),
+            text=TextConfig(self.returned_format()),
+            tool_choice=self.returned_choice(),
+            tools=self.returned_tools(),
             temperature=_or_one(self.temperature),
             top_p=_or_one(self.top_p),
             top_logprobs=self.top_logprobs or 0,

@@ -1,4 +1,4 @@
-"""The documents of docs/kafka are those of the types, and say of records what the code says."""
+"""The documents in docs/kafka agree with the record types."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_documents_are_current() -> None:
-    """Else: scripts/kafka-doc."""
+    """If this fails, run scripts/kafka-doc."""
     for name, text in documents().items():
         assert (ROOT / FOLDER / name).read_text(encoding="utf-8") == text
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_resolves() -> None:
     found = {name: json.loads(text) for name, text in documents().items()}
 
     def check(node: object, name: str) -> None:

@@ -79,7 +79,7 @@ async def test_other_endings(
     asked = asyncio.create_task(streamed(http))
     job = await worker.take()
     await write(job, "a", "b", finish=FinishReason.LENGTH)
-    await job.end(state, error and ErrorInfo.of(error))
+    await job.end(state, error and ErrorInfo.from_error(error))
     events = await asked
     assert [event["type"] for event in events[2:]] == [*TEXT, kind]
     response = events[-1]["response"]

@@ -383,7 +383,7 @@ def test_fuzzed_bodies(body: dict) -> None:
                 draft = parsed.to_request("t", stream=True) if schema is ChatRequest else parsed.to_request("t")
                 check_request(draft, Limits())
             except ValidationError as error:
-                assert InvalidFields.of(error).status == 400
+                assert InvalidFields.from_validation(error).status == 400
             except HeadraceError as error:
                 assert error.status == 400
 

@@ -178,7 +178,7 @@ async def test_worker_refuses(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
         asked = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=stream))
         job = await worker.take()
         refusal = ContextLengthExceeded("2000 tokens, context has 1024", param="messages")
-        await job.end(RequestState.FAILED, ErrorInfo.of(refusal))
+        await job.end(RequestState.FAILED, ErrorInfo.from_error(refusal))
         with pytest.raises(openai.BadRequestError) as caught:
             await asked
         assert caught.value.code == "context_length_exceeded"
@@ -189,7 +189,7 @@ async def test_worker_refuses_a_field(client: httpx.AsyncClient, worker: Scripte
     """Given a worker's own InvalidRequest, Expect it told as such, not as one of the body's."""
     asked = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
     job = await worker.take()
-    await job.end(RequestState.FAILED, ErrorInfo.of(InvalidRequest("no such token", param="logit_bias")))
+    await job.end(RequestState.FAILED, ErrorInfo.from_error(InvalidRequest("no such token", param="logit_bias")))
     assert (await asked).status_code == 400
     assert (await asked).json()["error"]["param"] == "logit_bias"
 
@@ -233,7 +233,7 @@ async def test_error_after_begin(sdk: AsyncOpenAI, worker: ScriptedWorker) -> No
     job = await worker.take()
     await job.say("begun")
     stream = await opening
-    await job.end(RequestState.FAILED, ErrorInfo.of(EngineFailed("the engine failed")))
+    await job.end(RequestState.FAILED, ErrorInfo.from_error(EngineFailed("the engine failed")))
     seen = []
     with pytest.raises(openai.APIError, match="the engine failed"):
         async for chunk in stream:

@@ -169,7 +169,7 @@ async def test_one_refused_prompt_ends_all(sdk: AsyncOpenAI, worker: ScriptedWor
         asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt=["a", "b"], stream=stream))
         first, second = await take(worker, 2)
         refusal = ContextLengthExceeded("too long", param="prompt")
-        await second.end(RequestState.FAILED, ErrorInfo.of(refusal))
+        await second.end(RequestState.FAILED, ErrorInfo.from_error(refusal))
         with pytest.raises(openai.BadRequestError) as caught:
             await asked
         assert caught.value.code == "context_length_exceeded"

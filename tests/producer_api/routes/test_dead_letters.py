@@ -21,7 +21,7 @@ from tests.support.fakes import MODEL, make_request
 from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
-REASON = ErrorInfo.of(RequestAbandoned("it lost 3 workers"))
+REASON = ErrorInfo.from_error(RequestAbandoned("it lost 3 workers"))
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ async def test_failed_job(http: httpx.AsyncClient, worker: ScriptedWorker) -> No
     """Given a job that fails, expect its error in the stream and in its description."""
     job_id = await submit(http)
     job = await worker.take()
-    await job.end(RequestState.FAILED, ErrorInfo.of(EngineFailed("it broke")))
+    await job.end(RequestState.FAILED, ErrorInfo.from_error(EngineFailed("it broke")))
     (frame,) = await read(http, job_id)
     assert frame["event"] == "error"
     assert json.loads(frame["data"])["error"]["code"] == "engine_failed"

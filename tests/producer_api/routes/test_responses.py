@@ -172,7 +172,7 @@ async def test_how_responses_end(sdk: AsyncOpenAI, worker: ScriptedWorker) -> No
 
     made = await sdk.responses.create(model=MODEL, input=INPUT, background=True)
     job = await worker.take()
-    await job.end(RequestState.FAILED, ErrorInfo.of(EngineFailed("the engine failed")))
+    await job.end(RequestState.FAILED, ErrorInfo.from_error(EngineFailed("the engine failed")))
     failed = await sdk.responses.retrieve(made.id)
     assert (failed.status, failed.output, failed.error.code) == ("failed", [], "server_error")
     assert (failed.error.type, failed.error.message) == ("engine_failed", "the engine failed")
@@ -194,7 +194,7 @@ async def test_a_worker_refuses(sdk: AsyncOpenAI, worker: ScriptedWorker) -> Non
         asked = asyncio.create_task(sdk.responses.create(model=MODEL, input=INPUT, stream=stream))
         job = await worker.take()
         refusal = ContextLengthExceeded("2000 tokens, context has 1024", param="messages")
-        await job.end(RequestState.FAILED, ErrorInfo.of(refusal))
+        await job.end(RequestState.FAILED, ErrorInfo.from_error(refusal))
         with pytest.raises(openai.BadRequestError) as caught:
             await asked
         assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")

@@ -1,4 +1,4 @@
-"""Every field of every body has a bound: its JSON Schema tells it, and what is over it is refused."""
+"""Every field of every body has a bound in its JSON Schema, and values beyond it are refused."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from shared.kafka.message import KafkaRequest
 from shared.protocol import Request
 from shared.schemas.base import Body
 from shared.schemas.native.tokenize import DetokenizeRequest, TokenizeRequest
-from shared.schemas.openai.chat import NOT_YET, ChatRequest
+from shared.schemas.openai.chat import UNSUPPORTED, ChatRequest
 from shared.schemas.openai.completions import CompletionRequest
 from shared.schemas.openai.embeddings import EmbeddingRequest
-from shared.schemas.openai.responses import REFUSED, ResponseRequest
+from shared.schemas.openai.responses import UNSUPPORTED as RESPONSES_UNSUPPORTED
+from shared.schemas.openai.responses import ResponseRequest
 from shared.schemas.openapi_bounds import BOUNDING
 from shared.schemas.parsing import validate
 from shared.validation.request_limits import Limits, check_together
 
-# Why these have none: the setting max_timeout is it; one value alone is taken; dropped unread.
-EXCEPTIONS = {"timeout", "deadline", *NOT_YET, *REFUSED, "logprobs[]"}
+# without a bound: limited by the setting max_timeout; only neutral values accepted; ignored
+EXCEPTIONS = {"timeout", "deadline", *UNSUPPORTED, *RESPONSES_UNSUPPORTED, "logprobs[]"}
 LIMITS = Limits()
 
 MODEL = {"model": "m"}
@@ -128,7 +129,7 @@ Path = tuple[Step, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """One place in a body that may hold a value of a type."""
+    """A place in a body for values of one type."""
 
     path: Path
     kind: str
@@ -136,7 +137,7 @@ class Leaf:
 
     @property
     def bounded(self) -> bool:
-        """A number below and above; what has a pattern is as long as that allows."""
+        """Return whether a number has both bounds, or another value a length or a pattern."""
         if self.kind in ("integer", "number"):
             return len(BOUNDING & self.schema.keys()) == 2
         return bool(BOUNDING & self.schema.keys())
@@ -146,7 +147,7 @@ class Leaf:
 
 
 def leaves(node: dict[str, Any], definitions: dict[str, Any], path: Path = ()) -> Iterator[Leaf]:
-    """All of a JSON Schema but booleans, nulls and constants."""
+    """Yield the places of a JSON Schema, without booleans, nulls and constants."""
     if "$ref" in node:
         node = definitions[node["$ref"].rsplit("/", 1)[1]]
     branches = [each for kind in ("anyOf", "oneOf", "allOf") for each in node.get(kind, ())]
@@ -173,13 +174,12 @@ def leaves_of(body: type[Body]) -> list[Leaf]:
 
 @pytest.mark.parametrize("body", GOOD, ids=lambda body: body.__name__)
 def test_every_field_has_a_bound(body: type[Body]) -> None:
-    """Given a body's JSON Schema, expect a bound at each string, number, list and mapping but the exceptions."""
     open_ended = {str(leaf).split(":")[0].split(".")[-1] for leaf in leaves_of(body) if not leaf.bounded}
     assert open_ended <= EXCEPTIONS
 
 
 def refusal(body: type[Body], fields: dict[str, Any]) -> HeadraceError | None:
-    """As each way in checks a body before it asks the server's state."""
+    """Return the error of a body in the checks that precede those on the server's state."""
     try:
         check_together([seeded(each, fields.get("seed", 0)) for each in drafts(body, fields)], LIMITS)
     except HeadraceError as error:
@@ -203,12 +203,12 @@ def drafts(body: type[Body], fields: dict[str, Any]) -> list[Request]:
 
 
 def seeded(draft: Request, seed: int) -> Request:
-    """As admission completes it."""
+    """Return the draft with what admission adds."""
     return msgspec.structs.replace(draft, id="r", params=msgspec.structs.replace(draft.params, seed=seed))
 
 
 def places(value: Any, path: Path) -> Iterator[tuple[Any, Any]]:
-    """(container, key) of all that is at `path`."""
+    """Yield the (container, key) of every value at `path`."""
     step, rest = path[0], path[1:]
     keys: list[Any] = []
     if isinstance(value, dict):
@@ -223,7 +223,7 @@ def places(value: Any, path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
-    """Whether a leaf's schema is what `value` was given for, by its type and those of its items."""
+    """Return whether `value` and its items have the types of a leaf's schema."""
     kind, items = schema.get("type"), schema.get("items", {})
     if kind not in TYPES or not isinstance(value, TYPES[kind]) or isinstance(value, bool):
         return False
@@ -231,7 +231,7 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
 
 
 def beyond(leaf: Leaf, value: Any) -> Iterator[Any]:
-    """Values over each bound of a leaf that holds `value`."""
+    """Yield values beyond each bound of a leaf with the value `value`."""
     bounds = leaf.schema
     if "pattern" in bounds:
         yield "\x00"
@@ -242,14 +242,14 @@ def beyond(leaf: Leaf, value: Any) -> Iterator[Any]:
     if "maxProperties" in bounds:
         inner = next(iter(value.values()), 1)
         yield {str(number): inner for number in range(bounds["maxProperties"] + 1)}
-    for name, by in (("maximum", 1), ("minimum", -1), ("exclusiveMaximum", 0), ("exclusiveMinimum", 0)):
+    for name, step in (("maximum", 1), ("minimum", -1), ("exclusiveMaximum", 0), ("exclusiveMinimum", 0)):
         if name in bounds:
-            yield bounds[name] + by
+            yield bounds[name] + step
 
 
 @pytest.mark.parametrize("body", GOOD, ids=lambda body: body.__name__)
-def test_what_is_over_a_bound_is_refused(body: type[Body]) -> None:
-    """Given good bodies with one value over the bound that is told, each in turn, expect each refused for it."""
+def test_values_beyond_a_bound_are_refused(body: type[Body]) -> None:
+    """Given valid bodies, when one value goes beyond its bound, then each is refused."""
     for good in GOOD[body]:
         assert refusal(body, good) is None, good
     tried, wanted = set(), {str(leaf) for leaf in leaves_of(body) if leaf.bounded}

@@ -1,4 +1,4 @@
-"""Bodies whose every part is replaced by what nobody expects: a request within the limits, or an error of ours."""
+"""Bodies with each part replaced by hostile values: they give a request within the limits, or a typed error."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def seeded_of(draft: Request) -> SamplingParams:
 
 
 def admit(schema: type[Body], data: bytes) -> None:
-    """All that is done to a body before the server's state is asked. Raises HeadraceError."""
+    """Run the checks on a body that precede those on the server's state. Raise HeadraceError."""
     body = validate(data, schema)
     body.model_dump_json()
     drafts = DRAFTS.get(schema, lambda each: [each.to_request("t")])(body)
@@ -121,7 +121,7 @@ def admit(schema: type[Body], data: bytes) -> None:
 
 
 @pytest.mark.parametrize(("schema", "fields"), BODIES, ids=[schema.__name__ for schema, _ in BODIES])
-def test_any_part_may_be_anything(schema: type[Body], fields: dict[str, Any]) -> None:
+def test_hostile_values_give_typed_errors(schema: type[Body], fields: dict[str, Any]) -> None:
     body = {"model": "m", **fields}
     admit(schema, json.dumps(body).encode())
     for at in places(body):

@@ -1,4 +1,4 @@
-"""Wrong bodies are told what is wrong with them, in few words however large they are."""
+"""Errors of wrong bodies name the fields, and stay short for large bodies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from shared.errors import InvalidRequest
 from shared.schemas.openai.chat import ChatRequest
 from shared.schemas.openai.responses import ResponseRequest
-from shared.schemas.parsing import MOST_ERRORS, InvalidFields, validate
+from shared.schemas.parsing import MAX_ERRORS, InvalidFields, validate
 
 MANY = 20_000
 USER = {"role": "user", "content": "hi"}
@@ -37,10 +37,9 @@ def refused(schema: type[Any], **fields: Any) -> InvalidRequest:
         (ResponseRequest, {"input": [0] * MANY, "tools": [0] * MANY}, {"input[0]", "tools[0]"}),
     ],
 )
-def test_of_a_list_the_first_wrong_element_is_told(
+def test_a_list_reports_its_first_wrong_element(
     schema: type[Any], fields: dict[str, Any], params: set[str]
 ) -> None:
-    """Given lists of many wrong elements, Expect the errors of one of each: the others are not looked at."""
     error = refused(schema, **fields)
 
     assert isinstance(error, InvalidFields)
@@ -48,11 +47,11 @@ def test_of_a_list_the_first_wrong_element_is_told(
     assert len(error.fields) <= 2 * len(params)
 
 
-def test_more_errors_than_anybody_reads_are_counted() -> None:
-    """Given as many wrong fields as are told, Expect each; given one more, their number."""
-    most = refused(ChatRequest, messages=[USER], **{f"a{i}": 1 for i in range(MOST_ERRORS)})
-    more = refused(ChatRequest, messages=[USER], logit_bias={f"a{i}": 1 for i in range(MOST_ERRORS + 1)})
+def test_many_errors_are_counted_only() -> None:
+    """Given MAX_ERRORS wrong fields, each is reported; given one more, their number."""
+    most = refused(ChatRequest, messages=[USER], **{f"a{i}": 1 for i in range(MAX_ERRORS)})
+    more = refused(ChatRequest, messages=[USER], logit_bias={f"a{i}": 1 for i in range(MAX_ERRORS + 1)})
 
     assert isinstance(most, InvalidFields)
-    assert len(most.fields) == MOST_ERRORS
-    assert more.message == f"{MOST_ERRORS + 1} fields are wrong or unknown"
+    assert len(most.fields) == MAX_ERRORS
+    assert more.message == f"{MAX_ERRORS + 1} fields are wrong or unknown"

@@ -79,7 +79,7 @@ async def test_a_record_tells_why_the_answer_ended(backend: Backend) -> None:
     lease = await acquire(backend, stopped)
     assert await append(backend, lease, TokenEvent(0, (Token(0, 1, "a", FinishReason.STOP),)))
     assert await append(backend, lease, TokenEvent(1, (), DONE))
-    error = ErrorInfo.of(EngineFailed("no"))
+    error = ErrorInfo.from_error(EngineFailed("no"))
     end = Terminal(RequestState.FAILED, Usage(3, 0), error)
     assert await append(backend, await acquire(backend, failed), TokenEvent(0, (), end))
     await backend.token_log.close(cancelled.id)

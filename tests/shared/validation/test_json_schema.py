@@ -1,4 +1,4 @@
-"""Which JSON schemas are taken, and that large ones are refused before work is done on them."""
+"""JSON schemas that are accepted, and the early refusal of large ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from shared.errors import InvalidRequest
 from shared.protocol import Function, Message, Request, SamplingParams, Tools
 from shared.validation import json_schema
-from shared.validation.json_schema import MAX_PARTS, check_schema
+from shared.validation.json_schema import MAX_SUBSCHEMAS, check_schema
 from shared.validation.request_limits import Limits, check_request
 
 
@@ -87,7 +87,9 @@ def test_one_of_is_compared_as_by_the_slow_reference() -> None:
     for _ in range(2_000):
         options = draw.choices(alike, k=draw.randint(1, 5))
         pairs = itertools.combinations(options, 2)
-        assert json_schema._apart(options) == all(json_schema._apart(list(pair)) for pair in pairs), options
+        assert json_schema._are_disjoint(options) == all(json_schema._are_disjoint(list(pair)) for pair in pairs), (
+            options
+        )
 
 
 def test_subschemas_of_all_tools_are_counted_together() -> None:
@@ -96,7 +98,7 @@ def test_subschemas_of_all_tools_are_counted_together() -> None:
         return Tools(tuple(Function(f"f{i}", "", parameters, strict=False) for i in range(4)))
 
     request = Request(id="r", model="m", messages=(Message("user", "x"),), params=SamplingParams(seed=1))
-    for each, taken in ((MAX_PARTS // 4 - 1, True), (MAX_PARTS // 4, False)):
+    for each, taken in ((MAX_SUBSCHEMAS // 4 - 1, True), (MAX_SUBSCHEMAS // 4, False)):
         asked = Request(id="r", model="m", messages=request.messages, params=request.params, tools=tools(each))
         if taken:
             check_request(asked, Limits())

@@ -233,7 +233,7 @@ def _attempt(compiler: xgrammar.GrammarCompiler, info: xgrammar.TokenizerInfo, t
 
 
 def _report(trial: Trial, error: HeadraceError | None) -> None:
-    outcome = Outcome(trial.number, None if error is None else ErrorInfo.of(error))
+    outcome = Outcome(trial.number, None if error is None else ErrorInfo.from_error(error))
     os.write(STDOUT, encode(outcome) + b"\n")  # short enough to be of one piece
 
 

@@ -1,7 +1,7 @@
-"""The engine in this process, in the shape that users of vLLM know: no queue, no Redis.
+"""The engine in this process, with the interface of vLLM's LLM class: no queue, no Redis.
 
-It knows nothing of scheduling or of weights; it turns prompts into requests of the engine, steps it until all have
-ended, and puts the answers together in the order of the prompts. torch is imported when a model is loaded.
+Prompts become requests of the engine, which runs until all have ended; the answers are returned in the order of the
+prompts. torch is imported when a model is loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -20,31 +19,32 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from headrace.llm_outputs import RequestOutput
 from shared import protocol
 from shared.errors import ConfigError, HeadraceError, InvalidRequest
 from shared.models.model_store import DEFAULT, ModelRepository
-from shared.protocol import Message, Structured, Token
+from shared.protocol import Message, Structured
 from shared.settings import Settings, load
 from shared.validation.request_limits import Limits, check_params
 from workers.engine.interface import Form
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
-    from workers.engine.interface import EngineOutput, EngineRequest, Matcher
+    from workers.engine.interface import EngineRequest, Matcher
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Turn = Mapping[str, str]
 
 
 class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer must look like: one of these, by vLLM's names.
+    """Constraint on an answer, with vLLM's names; exactly one kind is set.
 
     Attributes:
-        json: a JSON schema, as an object or as text; a pydantic model's is `Model.model_json_schema()`.
+        json: a JSON schema, as an object or as text; for a pydantic model, `Model.model_json_schema()`.
         json_object: any JSON object.
         regex: a regular expression for the whole answer.
         choice: one of these texts.
-        grammar: EBNF as llama.cpp's GBNF has it, with a rule `root`.
+        grammar: EBNF in llama.cpp's GBNF syntax, with a rule `root`.
     """
 
     json: dict[str, Any] | str | None = None
@@ -53,8 +53,8 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
     choice: Sequence[str] = ()
     grammar: str | None = None
 
-    def settled(self) -> Structured:
-        """As the engine takes it."""
+    def to_structured(self) -> Structured:
+        """Return the constraint in the engine's form."""
         schema = self.json if self.json is None or isinstance(self.json, str) else json.dumps(self.json)
         return Structured(
             json_schema=schema,
@@ -66,74 +66,29 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SamplingParams(protocol.SamplingParams, frozen=True, kw_only=True):
-    """The server's sampling parameters, as a program writes them.
+    """The server's sampling parameters (docs/api.md), with types that are convenient in a program.
 
     Attributes:
-        seed: drawn for each prompt where it is None.
-        stop: one string, or several, or None.
-        top_k: -1 keeps all tokens, as 0 does.
+        seed: None draws one for each prompt.
+        stop: one string, several, or None.
+        top_k: -1 keeps all tokens, like 0.
     """
 
-    seed: int | None = None  # type: ignore[assignment]  # wider than on the wire: `_settled` narrows both
+    seed: int | None = None  # type: ignore[assignment]  # wider than on the wire: `_to_wire` narrows it
     stop: str | Sequence[str] | None = ()  # type: ignore[assignment]
     structured_outputs: StructuredOutputsParams | Structured | None = None  # type: ignore[assignment]  # as `seed`
 
 
-@dataclass(frozen=True)
-class Logprob:
-    """One token's log-probability; `rank` is 1 for the likeliest, None where it is beyond those asked for."""
-
-    logprob: float
-    rank: int | None
-    decoded_token: str
-
-
-@dataclass
-class CompletionOutput:
-    """One choice. `logprobs` has one mapping from token id for each token, where they were asked for.
-
-    `finish_reason` is "stop", "length", or "error" where the request could not be computed to its end.
-    """
-
-    index: int
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: str | None = None
-    logprobs: list[dict[int, Logprob]] | None = None
-
-    def extend(self, token: Token) -> None:
-        """Take the choice's next token."""
-        self.text += token.text
-        self.token_ids.append(token.id)
-        self.finish_reason = token.finish_reason and token.finish_reason.value
-        if self.logprobs is not None:
-            self.logprobs.append(_logprobs(token))
-
-
-@dataclass
-class RequestOutput:
-    """One prompt's answer. `prompt` is None where token ids or messages were given.
-
-    With `error` the engine failed on this prompt alone, and `outputs` has what there was until then.
-    """
-
-    request_id: str
-    prompt: str | None
-    prompt_token_ids: list[int]
-    outputs: list[CompletionOutput]
-    error: HeadraceError | None = None
-
-
 class LLM:
-    """One model, loaded.
+    """A loaded model.
 
     Args:
         model: folder, Hugging Face id, or smollm2.
         settings: of `EngineConfig`: device, dtype, quantization, max_model_len, max_num_seqs,
-            gpu_memory_utilization …; what is not given comes from the environment, headrace.toml or the default.
+            gpu_memory_utilization …; others come from the environment, headrace.toml or their default.
 
     Raises:
-        ConfigError: a setting that does not exist or is out of range, or a model that cannot be served.
+        ConfigError: a setting is unknown or out of range, or the model cannot be served.
     """
 
     def __init__(self, model: str | PathLike[str] = DEFAULT, **settings: Any) -> None:
@@ -147,7 +102,7 @@ class LLM:
         *,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
-        """Answer all prompts, batched; a second thread's call waits for the first.
+        """Answer all prompts, batched. A call from another thread waits for this one.
 
         Args:
             prompts: one or several; each a text, token ids, or a mapping with `prompt` or `prompt_token_ids`.
@@ -155,13 +110,14 @@ class LLM:
             use_tqdm: show progress on stderr.
 
         Returns:
-            In the order of the prompts. One that the engine failed on carries its error; the others are whole.
+            Answers in the order of the prompts. If the engine fails on one, it has an error; the others are
+            complete.
 
         Raises:
-            InvalidRequest: for any of the prompts or parameters, before anything is computed.
+            InvalidRequest: a prompt or a parameter is invalid; nothing has been computed.
         """
-        texts = [_unwrapped(prompt) for prompt in _listed(prompts)]
-        return self._answer(texts, self._tokenized, sampling_params, use_tqdm)
+        texts = [_unwrap(prompt) for prompt in _to_list(prompts)]
+        return self._answer(texts, self._tokenize, sampling_params, use_tqdm)
 
     def chat(
         self,
@@ -170,32 +126,34 @@ class LLM:
         *,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
-        """As `generate`, for one conversation or several, by the model's chat template.
+        """Answer one conversation or several with the model's chat template; otherwise like `generate`.
 
         Args:
             messages: turns with `role` and `content`.
         """
-        one = bool(messages) and isinstance(messages[0], Mapping)
-        conversations: list[Any] = [messages] if one else list(messages)
-        return self._answer(conversations, self._rendered, sampling_params, use_tqdm)
+        is_one = bool(messages) and isinstance(messages[0], Mapping)
+        conversations: list[Any] = [messages] if is_one else list(messages)
+        return self._answer(conversations, self._render, sampling_params, use_tqdm)
 
     def _answer(
         self, prompts: list[Any], encode: Callable[[Any], list[int]], params: Any, use_tqdm: bool
     ) -> list[RequestOutput]:
-        wire = [self._settled(each) for each in _spread(params, len(prompts))]
+        wire = [self._to_wire(each) for each in _params_by_prompt(params, len(prompts))]
         answers: dict[str, RequestOutput] = {}
         with self._one_call, self._batch(answers):
             for number, (prompt, chosen) in enumerate(zip(prompts, wire, strict=True)):
-                with _at(number):
+                with _naming_prompt(number):
                     request = _request(str(number), encode(prompt), chosen, self._matcher(chosen))
-                    answers[request.id] = _blank(request, prompt if isinstance(prompt, str) else None)
+                    answers[request.id] = RequestOutput.from_request(
+                        request, prompt if isinstance(prompt, str) else None
+                    )
                     self._engine.add(request)
             self._run(answers, use_tqdm)
         return list(answers.values())
 
     @contextmanager
     def _batch(self, answers: dict[str, RequestOutput]) -> Iterator[None]:
-        """Leaves nothing in the engine, whether the batch ends, is refused, or is interrupted by Ctrl-C."""
+        """Abort what is left in the engine, when the batch ends, is refused, or is interrupted by Ctrl-C."""
         try:
             yield
         finally:
@@ -209,26 +167,28 @@ class LLM:
             while self._engine.has_work():
                 outputs = self._engine.step()
                 for output in outputs:
-                    _collect(answers[output.job_id], output)
+                    answers[output.job_id].extend(output)
                     tokens += len(output.tokens)
                 seconds = progress.tasks[bar].elapsed
                 rate = f"{tokens / seconds:,.0f} output tokens/s" if seconds else ""
                 progress.update(bar, advance=sum(output.finished for output in outputs), rate=rate)
 
-    def _tokenized(self, prompt: str | list[int]) -> list[int]:
+    def _tokenize(self, prompt: str | list[int]) -> list[int]:
         return self._engine.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
-    def _rendered(self, turns: Sequence[Turn]) -> list[int]:
+    def _render(self, turns: Sequence[Turn]) -> list[int]:
         try:
             messages = msgspec.convert(turns, list[Message])
         except msgspec.ValidationError as error:
-            raise InvalidRequest(f"a turn has role and content, both text: {error}", param="messages") from None
+            raise InvalidRequest(
+                f"each message must have role and content, both text: {error}", param="messages"
+            ) from None
         if not messages:
             raise InvalidRequest("messages must not be empty", param="messages")
         return self._engine.tokenizer.encode_chat(messages)
 
     def _matcher(self, params: protocol.SamplingParams) -> Callable[[], Matcher] | None:
-        """Of the grammar that the answer is held to; compiled once. Raises InvalidRequest."""
+        """Return a factory of matchers for the constraint, None without one. Raise InvalidRequest."""
         if params.structured_outputs is None:
             return None
         if self._engine.constraints is None:
@@ -237,22 +197,22 @@ class LLM:
             )
         return self._engine.constraints.start(Form(params.structured_outputs)).result().matcher
 
-    def _settled(self, params: protocol.SamplingParams) -> protocol.SamplingParams:
-        """What the engine takes: checked, and with a seed. Raises InvalidRequest."""
+    def _to_wire(self, params: protocol.SamplingParams) -> protocol.SamplingParams:
+        """Return checked parameters with a seed, in the engine's form. Raise InvalidRequest."""
         values = msgspec.structs.asdict(params)
         if values["seed"] is None:
             values["seed"] = secrets.randbits(63)
         values["stop"] = [values["stop"]] if isinstance(values["stop"], str) else values["stop"] or ()
         if isinstance(values["structured_outputs"], StructuredOutputsParams):
-            values["structured_outputs"] = values["structured_outputs"].settled()
+            values["structured_outputs"] = values["structured_outputs"].to_structured()
         values["top_k"] = 0 if values["top_k"] == -1 else values["top_k"]
         try:
             wire = msgspec.convert(values, protocol.SamplingParams)
         except msgspec.ValidationError as error:
             raise InvalidRequest(f"sampling_params: {error}", param="sampling_params") from None
         if wire.echo:
-            raise InvalidRequest("echo: a prompt is not told again here", param="echo")
-        # how long and how many is for the engine to say
+            raise InvalidRequest("echo is not supported by LLM", param="echo")
+        # the engine checks max_tokens and n against its context and its batch
         check_params(wire, Limits(max_tokens=max(wire.max_tokens or 1, 1), n=max(wire.n, 1)))
         return wire
 
@@ -262,10 +222,10 @@ def _load(model: str, given: dict[str, Any]) -> Engine:
         from workers.engine.config import EngineConfig
         from workers.engine.engine import Engine
     except ImportError as error:
-        raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
-    known = {each.name for each in dataclasses.fields(EngineConfig)} - {"model"}
+        raise ConfigError(f"cannot import the engine ({error}): pip install headrace[worker]") from error
+    known = {setting.name for setting in dataclasses.fields(EngineConfig)} - {"model"}
     if unknown := sorted(given.keys() - known):
-        raise ConfigError(f"{unknown[0]} is no setting of the engine; these are: {', '.join(sorted(known))}")
+        raise ConfigError(f"{unknown[0]} is not a setting of the engine; settings: {', '.join(sorted(known))}")
     common = {name: value for name, value in given.items() if name in Settings.model_fields}
     settings = load({**common, "model": model}).settings
     config = EngineConfig.of(settings, ModelRepository(settings).folder())
@@ -273,8 +233,8 @@ def _load(model: str, given: dict[str, Any]) -> Engine:
     return Engine.load(dataclasses.replace(config, **own))
 
 
-def _listed(prompts: Any) -> Iterable[Any]:
-    """One prompt or several, as several."""
+def _to_list(prompts: Any) -> Iterable[Any]:
+    """Return one prompt or several as several."""
     if isinstance(prompts, str | Mapping):
         return [prompts]
     if not isinstance(prompts, Sequence):
@@ -282,8 +242,8 @@ def _listed(prompts: Any) -> Iterable[Any]:
     return [prompts] if prompts and isinstance(prompts[0], int) else prompts
 
 
-def _unwrapped(prompt: Any) -> str | list[int]:
-    """The text or token ids of one prompt."""
+def _unwrap(prompt: Any) -> str | list[int]:
+    """Return the text or token ids of one prompt."""
     if isinstance(prompt, Mapping):
         prompt = prompt.get("prompt_token_ids", prompt.get("prompt"))
     if isinstance(prompt, str):
@@ -293,19 +253,22 @@ def _unwrapped(prompt: Any) -> str | list[int]:
     raise InvalidRequest("a prompt must be a text or token ids", param="prompts")
 
 
-def _spread(params: Any, count: int) -> list[protocol.SamplingParams]:
-    """One set of parameters for each prompt."""
+def _params_by_prompt(params: Any, count: int) -> list[protocol.SamplingParams]:
+    """Return the parameters of each prompt."""
     if params is None or isinstance(params, protocol.SamplingParams):
         return [params or SamplingParams()] * count
-    listed = list(params)
-    if len(listed) != count:
-        raise InvalidRequest(f"{len(listed)} sampling_params for {count} prompts", param="sampling_params")
-    return listed
+    given = list(params)
+    if len(given) != count:
+        raise InvalidRequest(
+            f"sampling_params must be one, or one for each of the {count} prompts, got {len(given)}",
+            param="sampling_params",
+        )
+    return given
 
 
 @contextmanager
-def _at(number: int) -> Iterator[None]:
-    """Says which prompt an error is about."""
+def _naming_prompt(number: int) -> Iterator[None]:
+    """Name the prompt in errors."""
     try:
         yield
     except HeadraceError as error:
@@ -318,29 +281,6 @@ def _request(
     from workers.engine.interface import EngineRequest
 
     return EngineRequest(request_id, tuple(ids), params, matcher=matcher)
-
-
-def _blank(request: EngineRequest, prompt: str | None) -> RequestOutput:
-    wanted = request.params.logprobs is not None
-    choices = [CompletionOutput(index, logprobs=[] if wanted else None) for index in range(request.params.n)]
-    return RequestOutput(request.id, prompt, list(request.prompt), choices)
-
-
-def _collect(answer: RequestOutput, output: EngineOutput) -> None:
-    for token in output.tokens:
-        answer.outputs[token.choice].extend(token)
-    if output.error is not None:
-        answer.error = output.error
-        for choice in answer.outputs:
-            choice.finish_reason = choice.finish_reason or "error"
-
-
-def _logprobs(token: Token) -> dict[int, Logprob]:
-    """Of the likeliest tokens, likeliest first, and of the one that was drawn."""
-    assert token.logprobs is not None  # they were asked for
-    found = {i: Logprob(value, rank, piece) for rank, (i, value, piece) in enumerate(token.logprobs.top, 1)}
-    found.setdefault(token.id, Logprob(token.logprobs.logprob, None, token.logprobs.piece))
-    return found
 
 
 def _progress(shown: bool) -> Progress:

@@ -112,7 +112,7 @@ def test_stop_is_a_string_or_several(llm: LLM) -> None:
         ("ok", SamplingParams(max_tokens=0), "max_tokens"),
         ("ok", SamplingParams(n=9), "n must be at most 8"),
         ("ok", SamplingParams(seed=-1), "seed"),
-        (["a", "b"], [SamplingParams()], "1 sampling_params for 2 prompts"),
+        (["a", "b"], [SamplingParams()], "one for each of the 2 prompts, got 1"),
     ],
 )
 def test_what_is_invalid_is_refused_before_anything_is_computed(
@@ -127,8 +127,8 @@ def test_too_long_and_ill_formed_chats_are_refused(llm: LLM) -> None:
     with pytest.raises(ContextLengthExceeded):
         llm.generate("x" * 600, use_tqdm=False)
     for turns, message in (
-        ([{"role": "user"}], "a turn has role and content"),
-        ([{"role": "user", "content": 3}], "a turn has role and content"),
+        ([{"role": "user"}], "each message must have role and content"),
+        ([{"role": "user", "content": 3}], "each message must have role and content"),
         ([[]], "messages must not be empty"),
     ):
         with pytest.raises(InvalidRequest, match=message):
@@ -176,7 +176,7 @@ def test_progress_is_shown_unless_turned_off(llm: LLM, capsys: pytest.CaptureFix
 
 
 def test_settings_are_the_engines(llama: Path) -> None:
-    with pytest.raises(ConfigError, match="tensor_parallel_size is no setting"):
+    with pytest.raises(ConfigError, match="tensor_parallel_size is not a setting"):
         LLM(model=llama, tensor_parallel_size=2)
     with pytest.raises(ConfigError, match="max_model_len"):
         LLM(model=llama, max_model_len="long")

@@ -1,0 +1,82 @@
+"""Answers of `headrace.LLM`, with vLLM's names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from shared.errors import HeadraceError
+from shared.protocol import Token
+
+if TYPE_CHECKING:
+    from workers.engine.interface import EngineOutput, EngineRequest
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """Log-probability of one token; `rank` is 1 for the most likely, None beyond the requested number."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+@dataclass
+class CompletionOutput:
+    """One choice. `logprobs` has a mapping from token id for each token, if the parameters asked for them.
+
+    `finish_reason` is "stop", "length", or "error" if the engine failed on the request.
+    """
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+
+    def extend(self, token: Token) -> None:
+        """Add the choice's next token."""
+        self.text += token.text
+        self.token_ids.append(token.id)
+        self.finish_reason = token.finish_reason and token.finish_reason.value
+        if self.logprobs is not None:
+            self.logprobs.append(_logprobs(token))
+
+
+@dataclass
+class RequestOutput:
+    """Answer to one prompt. `prompt` is None if token ids or messages were given.
+
+    With `error`, the engine failed on this prompt alone, and `outputs` has the tokens until then.
+    """
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    error: HeadraceError | None = None
+
+    @classmethod
+    def from_request(cls, request: EngineRequest, prompt: str | None) -> RequestOutput:
+        """Return an answer without tokens."""
+        with_logprobs = request.params.logprobs is not None
+        n = request.params.n
+        choices = [CompletionOutput(index, logprobs=[] if with_logprobs else None) for index in range(n)]
+        return cls(request.id, prompt, list(request.prompt), choices)
+
+    def extend(self, output: EngineOutput) -> None:
+        """Add the tokens and the error of one step."""
+        for token in output.tokens:
+            self.outputs[token.choice].extend(token)
+        if output.error is not None:
+            self.error = output.error
+            for choice in self.outputs:
+                choice.finish_reason = choice.finish_reason or "error"
+
+
+def _logprobs(token: Token) -> dict[int, Logprob]:
+    """Return the log-probabilities of the most likely tokens, in order, and of the drawn one."""
+    assert token.logprobs is not None  # the parameters asked for them
+    by_id = {i: Logprob(value, rank, piece) for rank, (i, value, piece) in enumerate(token.logprobs.top, 1)}
+    by_id.setdefault(token.id, Logprob(token.logprobs.logprob, None, token.logprobs.piece))
+    return by_id

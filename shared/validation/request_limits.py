@@ -53,7 +53,7 @@ class Limits:
     messages: int = 1_024
     prompts: int = 64  # in one HTTP request
     inputs: int = 2_048  # to embed, in one HTTP request
-    max_tokens: int = MAX_ANSWER_TOKENS
+    max_tokens: int = MAX_ANSWER_TOKENS  # in one choice
     n: int = 8  # of the setting max_n
     grammar_chars: int = 65_536  # of a schema, a regular expression, an EBNF grammar, or all choices together
     schema_depth: int = 64
@@ -70,7 +70,7 @@ class Limits:
 
     @classmethod
     def widest(cls) -> Limits:
-        """Return bounds that hold under any settings."""
+        """Return the bounds that `check_request` may apply under any settings."""
         return cls(n=MAX_N)
 
 

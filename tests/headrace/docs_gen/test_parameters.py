@@ -1,4 +1,4 @@
-"""What scripts/parameters-doc generates. If a test fails, run it, then scripts/proto and scripts/kafka-doc."""
+"""Output of scripts/parameters-doc. If it is stale, run that, then scripts/proto and scripts/kafka-doc."""
 
 from __future__ import annotations
 

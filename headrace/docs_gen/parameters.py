@@ -6,7 +6,8 @@ import re
 import textwrap
 from pathlib import Path
 
-from shared.validation.parameters import BY_NAME, PARAMETERS, Api, Parameter
+from shared.validation.parameter_definition import Api, Parameter
+from shared.validation.parameters import BY_NAME, PARAMETERS
 
 API_DOC = Path("docs/api.md")
 PROTO = Path("producer_api/rpc/inference.proto")

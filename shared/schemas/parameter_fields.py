@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from shared.validation.parameters import BY_NAME, Parameter
+from shared.validation.parameter_definition import Parameter
+from shared.validation.parameters import BY_NAME
 
 
 def parameter_field(name: str, *, default: object = None, maximum: float | None = None) -> Any:

@@ -26,13 +26,13 @@ from shared.protocol import (
 )
 from shared.settings import Settings
 from shared.validation.json_schema import Schema, check_schema, check_subschema_count, parse_schema
+from shared.validation.parameter_definition import MAX_SHOWN_CHARS
 from shared.validation.parameters import (
     DIMENSIONS,
     LOGIT_BIAS,
     MAX_ANSWER_TOKENS,
     MAX_LOGIT_BIASES,
     MAX_N,
-    MAX_SHOWN_CHARS,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
     MAX_TOKEN_ID,

@@ -22,7 +22,8 @@ from shared.schemas.openai.embeddings import EmbeddingRequest
 from shared.schemas.openai.responses import ResponseRequest
 from shared.schemas.parsing import validate
 from shared.settings import Settings
-from shared.validation.parameters import MAX_N, PARAMETERS, RANGED, Api, Parameter, fields
+from shared.validation.parameter_definition import Api, Parameter
+from shared.validation.parameters import MAX_N, PARAMETERS, RANGED, fields
 from shared.validation.request_limits import Limits, check_params
 
 BODIES: list[tuple[Api, type[Body]]] = [

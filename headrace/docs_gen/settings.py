@@ -6,11 +6,12 @@ from shared.settings import CONFIG_FILE, ENV_PREFIX, Settings
 
 HEAD = f"""# Settings
 
-Flags of the command line count over the environment, that over `{CONFIG_FILE}` in the current folder (or the file
-of `--config`), that over the defaults. A variable is `{ENV_PREFIX}` and the setting's name in capitals. An empty
-value means the default. All are checked at the start; `headrace config show` tells each value and its source.
+Command-line flags take precedence over environment variables, those over `{CONFIG_FILE}` in the current folder (or
+the file given with `--config`), and that over the defaults. The environment variable of a setting is `{ENV_PREFIX}`
+followed by its name in capitals. An empty value means the default. All values are checked at startup;
+`headrace config show` prints each value and its source.
 
-| setting | default | what it is |
+| setting | default | description |
 | --- | --- | --- |
 """
 

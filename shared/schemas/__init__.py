@@ -1,4 +1,4 @@
-"""Bodies of requests and answers that both the front end and other ways in use.
+"""Bodies of requests and answers, shared by the front end, Kafka and `headrace batch`.
 
-`openai` has the shapes of OpenAI's API, `native` our own. They validate through `shared.validation`.
+`openai` has the bodies of OpenAI's API, `native` those of Headrace's own. `shared.validation` checks their ranges.
 """

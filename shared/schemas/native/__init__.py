@@ -1,4 +1,4 @@
-"""Bodies of our own API: jobs and tokenization.
+"""Bodies of Headrace's own API: jobs and tokenization.
 
 `producer_api`, `shared.kafka` and `headrace` import this package.
 """

@@ -33,7 +33,7 @@ def by_constant(count: int, name: str = "a") -> list[dict[str, Any]]:
     ids=str,
 )
 @pytest.mark.parametrize("strict", [True, False])
-def test_schema_without_any_answer_is_refused(schema: dict[str, Any], strict: bool) -> None:
+def test_a_schema_that_nothing_matches_is_refused(schema: dict[str, Any], strict: bool) -> None:
     for nested in (schema, {"type": "object", "properties": {"a": schema}}):
         with pytest.raises(InvalidRequest):
             check_schema(nested, "p", strict=strict)
@@ -50,12 +50,12 @@ def test_schema_without_any_answer_is_refused(schema: dict[str, Any], strict: bo
     ],
     ids=str,
 )
-def test_range_with_an_answer_is_taken(schema: dict[str, Any]) -> None:
+def test_a_range_with_a_number_in_it_is_accepted(schema: dict[str, Any]) -> None:
     assert check_schema(schema, "p", strict=True) == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "taken"),
+    ("options", "accepted"),
     [
         (by_constant(1_000), True),
         ([{"const": i} for i in range(1_000)], True),
@@ -71,16 +71,15 @@ def test_range_with_an_answer_is_taken(schema: dict[str, Any]) -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_one_of_is_taken_if_no_value_fits_two(options: list[dict[str, Any]], taken: bool) -> None:
-    if taken:
+def test_one_of_is_accepted_if_no_value_matches_two(options: list[dict[str, Any]], accepted: bool) -> None:
+    if accepted:
         check_schema({"oneOf": options}, "p", strict=True)
     else:
         with pytest.raises(InvalidRequest, match="overlap"):
             check_schema({"oneOf": options}, "p", strict=True)
 
 
-def test_one_of_is_compared_as_by_the_slow_reference() -> None:
-    """Given random branches, expect the answer that comparing all pairs gives."""
+def test_one_of_agrees_with_a_comparison_of_all_pairs() -> None:
     draw = random.Random(1)
     alike = [{"const": 1}, {"const": 2}, {"type": "string"}, {"type": "object"}, {"enum": [2, 3]}]
     alike += [{"type": "object", **each} for name in "ab" for each in by_constant(3, name)]
@@ -97,11 +96,11 @@ def test_subschemas_of_all_tools_are_counted_together() -> None:
         parameters = json.dumps({"anyOf": [{}] * each}, separators=(",", ":"))
         return Tools(tuple(Function(f"f{i}", "", parameters, strict=False) for i in range(4)))
 
-    request = Request(id="r", model="m", messages=(Message("user", "x"),), params=SamplingParams(seed=1))
-    for each, taken in ((MAX_SUBSCHEMAS // 4 - 1, True), (MAX_SUBSCHEMAS // 4, False)):
-        asked = Request(id="r", model="m", messages=request.messages, params=request.params, tools=tools(each))
-        if taken:
-            check_request(asked, Limits())
+    messages, params = (Message("user", "x"),), SamplingParams(seed=1)
+    for each, accepted in ((MAX_SUBSCHEMAS // 4 - 1, True), (MAX_SUBSCHEMAS // 4, False)):
+        request = Request(id="r", model="m", messages=messages, params=params, tools=tools(each))
+        if accepted:
+            check_request(request, Limits())
         else:
             with pytest.raises(InvalidRequest, match="subschemas"):
-                check_request(asked, Limits())
+                check_request(request, Limits())

@@ -1,4 +1,4 @@
-"""JSON inside strings: what would break a parser or an encoder is found, and nothing else."""
+"""JSON inside strings: faults that would break a parser or an encoder are found, and only those."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def depth(value: object) -> int:
 
 
 @given(VALUES, st.booleans())
-def test_nesting_is_that_of_the_parsed_value(value: object, escaped: bool) -> None:
+def test_nesting_equals_that_of_the_parsed_value(value: object, escaped: bool) -> None:
     text = json.dumps(value, ensure_ascii=escaped)
     assert nesting(text) == depth(value)
     assert fault(text) is None

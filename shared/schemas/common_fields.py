@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     WireFinishReason = FinishReason  # mypy reports each place that a new reason breaks
 else:
     WireFinishReason = str  # JSON Schemas and decoders stay open: a later version's reason must not break a reader
-MAX_KEYS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512  # OpenAI's bounds on metadata
+MAX_METADATA_KEYS, MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS = 16, 64, 512  # OpenAI's bounds
 
 
 def _strings(stop: Any) -> Any:
@@ -33,22 +33,25 @@ def _strings(stop: Any) -> Any:
 
 def _check_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     if metadata is not None and (
-        len(metadata) > MAX_KEYS
-        or any(len(key) > MAX_KEY_CHARS or len(value) > MAX_VALUE_CHARS for key, value in metadata.items())
+        len(metadata) > MAX_METADATA_KEYS
+        or any(
+            len(key) > MAX_METADATA_KEY_CHARS or len(value) > MAX_METADATA_VALUE_CHARS
+            for key, value in metadata.items()
+        )
     ):
         raise PydanticCustomError(
             "metadata",
-            f"must have at most {MAX_KEYS} keys of at most {MAX_KEY_CHARS} characters, "
-            f"with values of at most {MAX_VALUE_CHARS} characters",
+            f"must have at most {MAX_METADATA_KEYS} keys of at most {MAX_METADATA_KEY_CHARS} characters, "
+            f"with values of at most {MAX_METADATA_VALUE_CHARS} characters",
         )
     return metadata
 
 
 _METADATA = {
     "type": "object",
-    "maxProperties": MAX_KEYS,
-    "propertyNames": {"type": "string", "maxLength": MAX_KEY_CHARS},
-    "additionalProperties": {"type": "string", "maxLength": MAX_VALUE_CHARS},
+    "maxProperties": MAX_METADATA_KEYS,
+    "propertyNames": {"type": "string", "maxLength": MAX_METADATA_KEY_CHARS},
+    "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_VALUE_CHARS},
 }
 Metadata = Annotated[
     dict[str, str] | None, AfterValidator(_check_metadata), WithJsonSchema({"anyOf": [_METADATA, {"type": "null"}]})

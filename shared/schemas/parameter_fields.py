@@ -13,7 +13,7 @@ from shared.validation.parameter_definition import Parameter
 from shared.validation.parameters import BY_NAME
 
 
-def parameter_field(name: str, *, default: object = None, maximum: float | None = None) -> Any:
+def parameter_field(name: str, *, default: object = None, maximum: float | None = None, note: str = "") -> Any:
     """Return the field of a parameter, None when absent.
 
     Where a setting lowers the maximum, the schema has the highest value that the setting can have.
@@ -21,13 +21,14 @@ def parameter_field(name: str, *, default: object = None, maximum: float | None 
     Args:
         name: in the table; the field may have another.
         default, maximum: of this API, for the description, where they differ from the table's.
+        note: added to the description.
     """
     parameter = BY_NAME[name]
 
     def add_bounds(node: dict[str, Any]) -> None:
         _add_bounds(node, parameter)
 
-    return Field(None, description=parameter.text(default, maximum), json_schema_extra=add_bounds)
+    return Field(None, description=_with_note(parameter.text(default, maximum), note), json_schema_extra=add_bounds)
 
 
 def flag_field(name: str) -> Any:
@@ -36,8 +37,12 @@ def flag_field(name: str) -> Any:
 
 
 def priority_field(default: str, note: str = "") -> Any:
-    """Return the field of the priority with the default of its API; `note` extends the description."""
-    return Field(default, description="; ".join(filter(None, (BY_NAME["priority"].text(default), note))))
+    """Return the field of the priority with the default of its API; `note` is added to the description."""
+    return Field(default, description=_with_note(BY_NAME["priority"].text(default), note))
+
+
+def _with_note(text: str, note: str) -> str:
+    return f"{text}; {note}" if note else text
 
 
 def _add_bounds(node: dict[str, Any], parameter: Parameter) -> None:

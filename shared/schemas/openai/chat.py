@@ -49,9 +49,9 @@ class ChatRequest(Submission, StreamFields, ToolFields):
     """Body of a chat completion."""
 
     messages: Messages
-    max_completion_tokens: int | None = parameter_field("max_tokens")
+    max_completion_tokens: int | None = parameter_field("max_tokens", note="OpenAI's newer name of max_tokens")
     logprobs: bool | None = Field(None, description="return the log-probability of each token")
-    top_logprobs: int | None = parameter_field("logprobs")
+    top_logprobs: int | None = parameter_field("logprobs", note="requires logprobs")
     priority: Priority = priority_field("interactive")
 
     safety_identifier: Short | None = Field(None, description="accepted, without effect")

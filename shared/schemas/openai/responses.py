@@ -76,7 +76,7 @@ class ResponseRequest(ToolFields):
     max_output_tokens: int | None = parameter_field("max_tokens")
     temperature: float | None = parameter_field("temperature")
     top_p: float | None = parameter_field("top_p")
-    top_logprobs: int | None = parameter_field("logprobs")
+    top_logprobs: int | None = parameter_field("logprobs", note=f"requires {LOGPROBS} in include")
     include: Items[Includable] | None = Field(
         None, max_length=8, description="only the log-probabilities can be included"
     )
@@ -95,7 +95,7 @@ class ResponseRequest(ToolFields):
         None, description="accepted, without effect: there is one tier"
     )
     max_tool_calls: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
-        None, description="accepted, without effect: it limits calls of built-in tools"
+        None, description="accepted, without effect: it limits calls of built-in tools, which do not exist here"
     )
     user: str | None = parameter_field("user")
     safety_identifier: str | None = Field(None, max_length=512, description="returned, otherwise unused")

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of each architecture, with a byte-level tokenizer."""
+"""Tiny random checkpoints of each architecture with a byte-level tokenizer, and transformers' answers for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # the engine's default
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where an engine runs by default
 SHAPE: dict[str, Any] = {
     "vocab_size": 272,
     "hidden_size": 48,
@@ -33,7 +33,7 @@ SHAPE: dict[str, Any] = {
     "bos_token_id": 256,
     "eos_token_id": 257,
     "pad_token_id": 257,
-    "initializer_range": 0.2,  # large enough that answers do not repeat one token
+    "initializer_range": 0.2,  # large enough that answers do not soon repeat one token
 }
 LLAMA3 = {
     "rope_type": "llama3",
@@ -46,6 +46,7 @@ LLAMA3 = {
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True, head_dim=8),
     "llama-biased": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3, head_dim=16),
@@ -58,7 +59,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with a token per byte, 0–255, then <bos> and <eos>. An accented letter takes two."""
+    """One token a byte, 0–255, then <bos> and <eos>: an accented letter takes two tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     rust = RustTokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -75,7 +76,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_checkpoint(folder: Path, config: PreTrainedConfig, **save: Any) -> Path:
-    """Save a random model of a shape, with random biases and norms, and the byte tokenizer."""
+    """A random model of that shape, biases and norms random too, and the byte tokenizer."""
     torch.manual_seed(len(type(config).__name__))
     model = AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():
@@ -96,7 +97,7 @@ def hf_model(folder: Path) -> PreTrainedModel:
 
 
 def hf_greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[int]:
-    """Return the answer of transformers' generate, with its end-of-text token."""
+    """What transformers' generate answers, end-of-text token and all."""
     inputs = torch.tensor([prompt])
     out = model.generate(
         inputs,
@@ -108,6 +109,7 @@ def hf_greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> lis
     return out[0, len(prompt) :].tolist()
 
 
-def prompts(count: int) -> list[list[int]]:
+def random_prompts(count: int) -> list[list[int]]:
+    """Return `count` prompts of 1 to 60 random bytes, the same ones for the same count."""
     rng = random.Random(count)
     return [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of each architecture, a byte-level tokenizer for them, and a driver of the engine."""
+"""Fixtures for tests of the engine: tiny checkpoints, the embedding model, and shared compile sandboxes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from unittest.mock import patch
 import pytest
 from xgrammar import TokenizerInfo
 
-from tests.support.checkpoints import (
-    CONFIGS,
-    save_checkpoint,
-)
+from tests.support.checkpoints import CONFIGS, save_checkpoint
+from workers.engine.config import EngineConfig
+from workers.engine.embedding_engine import EmbeddingEngine
 from workers.engine.grammar import compile_sandbox
 
 
@@ -48,3 +47,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 @pytest.fixture(scope="session")
 def llama(checkpoints: Callable[[str], Path]) -> Path:
     return checkpoints("llama")
+
+
+@pytest.fixture(scope="session")
+def embedder(minilm: Path) -> EmbeddingEngine:
+    """The real embedding model, with steps of at most 64 tokens."""
+    return EmbeddingEngine.load(EngineConfig(minilm, max_num_batched_tokens=64))

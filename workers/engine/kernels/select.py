@@ -15,6 +15,7 @@ from workers.engine.kernels.build import BuildFailed, load_library
 from workers.engine.kernels.cpp_kernels import CompiledKernels
 from workers.engine.kernels.torch_kernels import PlainKernels
 from workers.engine.quantization.formats import FORMATS
+from workers.engine.quantization.interface import Quantization
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ def choose_kernels(config: EngineConfig, device: torch.device, dtype: torch.dtyp
         message = f"quantization {config.quantization} runs on {served} only, not on {device}"
         raise ConfigError(message, param="quantization")
     if device.type == "cuda":
-        return _for_cuda(device)
+        return _for_cuda(device, quantization)
     if device.type != "cpu" or dtype != torch.float32 or config.cache_dir is None:
         return PlainKernels(quantization)
     try:
@@ -42,7 +43,7 @@ def choose_kernels(config: EngineConfig, device: torch.device, dtype: torch.dtyp
         return PlainKernels(quantization)
 
 
-def _for_cuda(device: torch.device) -> Kernels:
+def _for_cuda(device: torch.device, quantization: Quantization) -> Kernels:
     try:
         from workers.engine.kernels.triton_kernels import FusedKernels  # noqa: PLC0415  torch for the CPU comes without Triton
 
@@ -51,5 +52,5 @@ def _for_cuda(device: torch.device) -> Kernels:
     except (ImportError, OSError, RuntimeError, SubprocessError) as error:
         effect = "plain torch serves: a small part of the speed"
         _log.warning("kernels_unavailable", reason=str(error), effect=effect)
-        return PlainKernels()
-    return FusedKernels()
+        return PlainKernels(quantization)
+    return FusedKernels(quantization)

@@ -12,9 +12,7 @@ from workers.engine.execution.paged_attention import LayerCache, paged_attention
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout
 from workers.engine.quantization.interface import Linear, Quantization
-from workers.engine.quantization.unquantized import Unquantized
-
-UNQUANTIZED = Unquantized()
+from workers.engine.quantization.unquantized import UNQUANTIZED
 
 
 class PlainKernels:

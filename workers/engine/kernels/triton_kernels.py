@@ -17,8 +17,8 @@ from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout
 from workers.engine.kernels.attention_triton import attend, merge
 from workers.engine.kernels.rows_triton import add_rms_norm, rope_and_cache, silu_mul
-from workers.engine.quantization.interface import Linear
-from workers.engine.quantization.torch_linear import PlainLinear, join
+from workers.engine.quantization.interface import Linear, Quantization
+from workers.engine.quantization.unquantized import UNQUANTIZED
 
 _LEAST = 16  # rows, columns and depth of the smallest matrix product
 _COLUMNS = 1024  # of a row's activation that one program computes
@@ -29,12 +29,19 @@ _PROGRAMS = 2048  # that keep a GPU busy
 
 
 class FusedKernels:
-    """See `Kernels`."""
+    """Kernels in Triton; see `Kernels`.
+
+    Args:
+        quantization: the weight format of linear layers.
+    """
 
     recordable = True
 
+    def __init__(self, quantization: Quantization = UNQUANTIZED) -> None:
+        self._quantization = quantization
+
     def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
-        return PlainLinear(join(weights), bias)
+        return self._quantization.torch_linear(weights, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _norm(None, x, weight, eps)

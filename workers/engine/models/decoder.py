@@ -1,4 +1,4 @@
-"""What the engine asks of a model: its dimensions, and one step of it."""
+"""Interface of a decoder: its dimensions, and the computation of one step."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from workers.engine.execution.step_inputs import StepInputs
 
 
 def never() -> bool:
-    """No step is interrupted."""
+    """Return False: the step is never interrupted."""
     return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """What the engine around a model knows of it.
+    """Dimensions of a decoder that the engine needs.
 
-    `sliding_window` is the number of positions a token attends to, where the checkpoint uses a window; the
-    model code attends to all, which is the same for sequences up to that length.
+    Attributes:
+        sliding_window: positions that a token attends to, where the checkpoint uses a window. The model code
+            attends to all positions, which is the same for sequences up to that length.
     """
 
     architecture: str
@@ -36,12 +37,12 @@ class DecoderConfig:
     eos_token_ids: tuple[int, ...]
 
     def length_limit(self) -> int:
-        """Most tokens of a sequence for which the model code is right, and the checkpoint was made."""
+        """Return how many tokens a sequence may have for the checkpoint and the model code to be correct."""
         return min(self.max_position_embeddings, self.sliding_window or self.max_position_embeddings)
 
 
 class Decoder(Protocol):
-    """Token rows in, logits of the rows that sample out."""
+    """Model that turns rows of tokens into logits."""
 
     @property
     def config(self) -> DecoderConfig: ...
@@ -52,14 +53,21 @@ class Decoder(Protocol):
 
     @property
     def recordable(self) -> bool:
-        """Whether `forward` never waits for the device, so that a CUDA graph can record it."""
+        """True if `forward` never waits for the device, so that a CUDA graph can record it."""
 
     def forward(
         self, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool] = never
     ) -> Tensor | None:
-        """Logits [R, vocab], in the weights' dtype; keys and values of all rows are written to `caches`.
+        """Return logits [R, vocab] in the weights' dtype, and write the keys and values of all rows to `caches`.
 
         Args:
-            interrupted: asked before each layer; once it is true the step ends there, with None. Only the cache
-                slots of the step's own rows may have been written by then.
+            interrupted: called before each layer. When it returns true, the step ends there and None is returned;
+                only the cache slots of the step's own rows may have been written by then.
         """
+
+
+def parse_token_ids(value: int | list[int] | None) -> tuple[int, ...]:
+    """Parse `eos_token_id` of a model's files: a number, a list or null."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)

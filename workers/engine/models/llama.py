@@ -1,6 +1,6 @@
-"""The Llama family: Llama, SmolLM2, Mistral, Qwen2 (biases) and Qwen3 (norms on queries and keys).
+"""Decoder of the Llama family: Llama, SmolLM2, Mistral, Qwen2 (biases) and Qwen3 (norms of queries and keys).
 
-The decoder is a pure function of weights, step and cache; `load_llama` maps a checkpoint's tensors to its weights.
+`load_llama` maps the tensors of a checkpoint to its weights.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout, Kernels
 from workers.engine.models.checkpoint import WeightReader
-from workers.engine.models.config import ModelConfig
 from workers.engine.models.decoder import never
+from workers.engine.models.llama_config import LlamaModelConfig
 from workers.engine.models.rope import rope_table
 from workers.engine.quantization.interface import Linear
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer; `qkv` and `gate_up` are fused. Norm weights are vectors."""
+    """Weights of one layer. `qkv` and `gate_up` are fused projections; the norms are vectors."""
 
     input_norm: Tensor
     qkv: Linear
@@ -35,7 +35,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class LlamaWeights:
-    """`embedding` is [vocab, hidden]."""
+    """Weights of the decoder; `embedding` is [vocab, hidden]."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
@@ -44,9 +44,11 @@ class LlamaWeights:
 
 
 class Llama:
-    """The decoder: token rows in, logits of the rows that sample out."""
+    """Decoder of the Llama family; see `Decoder`."""
 
-    def __init__(self, config: ModelConfig, weights: LlamaWeights, layout: HeadLayout, kernels: Kernels) -> None:
+    def __init__(
+        self, config: LlamaModelConfig, weights: LlamaWeights, layout: HeadLayout, kernels: Kernels
+    ) -> None:
         self.config = config
         self._weights = weights
         self._layout = layout
@@ -84,12 +86,12 @@ class Llama:
 
 def load_llama(
     reader: WeightReader,
-    config: ModelConfig,
+    config: LlamaModelConfig,
     max_model_len: int,
     kernels: Kernels,
     progress: Callable[[float], None],
 ) -> Llama:
-    """Read the weights of a checkpoint in Hugging Face's naming. Raises ConfigError where they do not fit."""
+    """Load a checkpoint with Hugging Face's tensor names. Raises ConfigError where it does not fit `config`."""
     layers = []
     for index in range(config.num_layers):
         layers.append(_load_layer(reader, config, index))
@@ -106,7 +108,7 @@ def load_llama(
     return Llama(config, weights, layout, kernels)
 
 
-def _load_layer(reader: WeightReader, c: ModelConfig, index: int) -> LayerWeights:
+def _load_layer(reader: WeightReader, c: LlamaModelConfig, index: int) -> LayerWeights:
     prefix = f"model.layers.{index}"
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim

@@ -1,6 +1,6 @@
-"""A checkpoint folder, by the model that its config.json names.
+"""Loading of a checkpoint folder, by the architecture that its config.json names.
 
-A model is loaded right or not at all: what does not fit, or is left over, is refused.
+A checkpoint that lacks a tensor, or has one that its architecture does not use, is refused.
 """
 
 from __future__ import annotations
@@ -15,44 +15,46 @@ from shared.errors import ConfigError
 from shared.protocol import PROTOCOL_VERSION
 from workers.engine.kernels import Kernels
 from workers.engine.models.checkpoint import Checkpoint, WeightReader, read_json
-from workers.engine.models.config import ARCHITECTURES, ModelConfig, token_ids
-from workers.engine.models.decoder import Decoder, DecoderConfig
-from workers.engine.models.llama import load_llama
+from workers.engine.models.decoder import Decoder, DecoderConfig, parse_token_ids
+from workers.engine.models.registry import ARCHITECTURES
 
-HEAD = 2**20  # bytes of a file that its fingerprint reads
+FINGERPRINTED_BYTES = 2**20  # of the beginning of each file
 Progress = Callable[[float], None]
 
 
 def read_model_config(folder: Path) -> DecoderConfig:
-    """Raises ConfigError for a folder without a config.json, or with one that is not supported."""
+    """Read config.json. Raises ConfigError where it is missing or not supported."""
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder", param="model")
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder} has no config.json: is it a model folder?", param="model")
+        raise ConfigError(f"{folder} has no config.json; a model folder must have one", param="model")
     raw = read_json(folder / "config.json")
-    if set(raw.get("architectures") or ()) & set(ARCHITECTURES):
-        return ModelConfig.parse(raw)
+    for name in raw.get("architectures") or ():
+        if name in ARCHITECTURES:
+            config: DecoderConfig = ARCHITECTURES[name].parse_config(name, raw)
+            return config
     from workers.engine.models.transformers_config import read_transformers_config  # noqa: PLC0415  takes 2 s
 
     return read_transformers_config(folder, raw)
 
 
 def read_eos_token_ids(folder: Path, config: DecoderConfig) -> frozenset[int]:
-    """generation_config.json's end-of-text tokens, else config.json's."""
+    """Return the end-of-text tokens of generation_config.json, or else of config.json."""
     path = folder / "generation_config.json"
-    found = token_ids(read_json(path).get("eos_token_id")) if path.is_file() else ()
+    found = parse_token_ids(read_json(path).get("eos_token_id")) if path.is_file() else ()
     return frozenset(found or config.eos_token_ids)
 
 
 def fingerprint(folder: Path, device: torch.device, *parts: str) -> str:
-    """The same for the same weights, torch, kind of device and `parts`: a hash of config.json and of each file's
-    size and head.
+    """Return a string that is equal for equal weights, torch version, kind of device and `parts`.
+
+    It is a hash of config.json and of each file's size and first MiB.
     """
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     digest = hashlib.blake2b(repr((PROTOCOL_VERSION, torch.__version__, kind, parts)).encode(), digest_size=6)
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         with path.open("rb") as file:
-            digest.update(repr((path.name, path.stat().st_size)).encode() + file.read(HEAD))
+            digest.update(repr((path.name, path.stat().st_size)).encode() + file.read(FINGERPRINTED_BYTES))
     return f"fp_{digest.hexdigest()}"
 
 
@@ -66,10 +68,16 @@ def load_model(
     kernels: Kernels,
     progress: Progress,
 ) -> Decoder:
-    """Raises ConfigError where tensors are missing, left over or of another shape than config.json says."""
-    if not isinstance(config, ModelConfig):
+    """Load a model. Raises ConfigError where tensors are missing, left over, or not of the shape in config.json.
+
+    Args:
+        max_model_len: most tokens of a sequence.
+        progress: called with the share that is loaded, from 0 to 1.
+    """
+    architecture = ARCHITECTURES.get(config.architecture)
+    if architecture is None:
         from workers.engine.models.transformers_config import load_transformers  # noqa: PLC0415  takes 2 s
 
         return load_transformers(folder, config, dtype=dtype, device=device, kernels=kernels)
     reader = WeightReader(Checkpoint(folder), dtype, device, kernels)
-    return load_llama(reader, config, max_model_len, kernels, progress)
+    return architecture.load(reader, config, max_model_len, kernels, progress)

@@ -1,8 +1,8 @@
-"""Rotary position embedding (https://arxiv.org/abs/2104.09864): the table of cosines and sines.
+"""Table of cosines and sines for rotary position embedding (https://arxiv.org/abs/2104.09864).
 
 Scalings: linear (position interpolation), llama3 (by wavelength, the Llama 3.1 release), yarn
-(https://arxiv.org/abs/2309.00071). The dynamic one changes nothing up to the checkpoint's own length, which
-is the longest that the engine allows. It knows nothing of queries or keys.
+(https://arxiv.org/abs/2309.00071). Dynamic scaling changes nothing up to the checkpoint's own length, which is the
+longest that the engine allows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.models.config import RopeConfig
+from workers.engine.models.llama_config import RopeConfig
 
 
 def rope_table(rope: RopeConfig, head_dim: int, length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each [length, head_dim / 2] float32, of the angle of each position and frequency."""
+    """Return cosines and sines, each [length, head_dim / 2] float32, for each position and frequency."""
     inv_freq = 1.0 / (rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim))
     scale = 1.0
     if rope.kind == "linear":
@@ -32,7 +32,7 @@ def rope_table(rope: RopeConfig, head_dim: int, length: int) -> tuple[Tensor, Te
 
 
 def _llama3(inv_freq: Tensor, scaling: dict[str, Any]) -> Tensor:
-    """Long wavelengths are divided by the factor, short ones kept, those between blended."""
+    """Divide low frequencies by the factor, keep high ones, and blend those between."""
     factor, low, high = (scaling[name] for name in ("factor", "low_freq_factor", "high_freq_factor"))
     turns = scaling["original_max_position_embeddings"] * inv_freq / (2 * math.pi)
     smooth = ((turns - low) / (high - low)).clamp(0, 1)
@@ -41,7 +41,7 @@ def _llama3(inv_freq: Tensor, scaling: dict[str, Any]) -> Tensor:
 
 
 def _yarn(inv_freq: Tensor, rope: RopeConfig, head_dim: int) -> Tensor:
-    """Blends interpolated and plain frequencies by how often a dimension turns within the original length."""
+    """Blend interpolated and plain frequencies by the number of turns of a dimension within the original length."""
     scaling = rope.scaling
     length = scaling["original_max_position_embeddings"]
 
@@ -54,14 +54,14 @@ def _yarn(inv_freq: Tensor, rope: RopeConfig, head_dim: int) -> Tensor:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
     if low == high:
-        high += 0.001  # as the reference implementation: avoids a division by zero
+        high += 0.001  # avoids a division by zero, as in the reference implementation
     ramp = ((torch.arange(head_dim // 2).float() - low) / (high - low)).clamp(0, 1)
     blended: Tensor = inv_freq / scaling["factor"] * ramp + inv_freq * (1 - ramp)
     return blended
 
 
 def _yarn_scale(scaling: dict[str, Any]) -> float:
-    """The factor on cosines and sines by which yarn sets the attention's temperature."""
+    """Return the factor on cosines and sines with which yarn sets the temperature of attention."""
     given = scaling.get("attention_factor")
     if given is not None:
         return float(given)

@@ -15,8 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from shared.errors import ConfigError
 from workers.engine.kernels import Kernels
-from workers.engine.models.config import ARCHITECTURES, token_ids
-from workers.engine.models.decoder import DecoderConfig
+from workers.engine.models.decoder import DecoderConfig, parse_token_ids
+from workers.engine.models.registry import ARCHITECTURES
 from workers.engine.models.transformers import (
     ATTENTION,
     FAILURES,
@@ -144,5 +144,5 @@ def _decoder_config(
         max_position_embeddings=positions,
         sliding_window=min(census.windows, default=None),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
-        eos_token_ids=token_ids(raw.get("eos_token_id", getattr(config, "eos_token_id", None))),
+        eos_token_ids=parse_token_ids(raw.get("eos_token_id", getattr(config, "eos_token_id", None))),
     )

@@ -7,6 +7,6 @@ from collections.abc import Mapping
 from shared.settings import QuantizationName
 from workers.engine.quantization.int8 import Int8
 from workers.engine.quantization.interface import Quantization
-from workers.engine.quantization.unquantized import Unquantized
+from workers.engine.quantization.unquantized import UNQUANTIZED
 
-FORMATS: Mapping[QuantizationName, Quantization] = {"none": Unquantized(), "int8": Int8()}
+FORMATS: Mapping[QuantizationName, Quantization] = {"none": UNQUANTIZED, "int8": Int8()}

@@ -25,3 +25,6 @@ class Unquantized:
         self, library: ctypes.CDLL, buffers: Buffers | None, weights: Sequence[Tensor], bias: Tensor | None
     ) -> Linear:
         return CompiledLinear(library, buffers, weights, bias)
+
+
+UNQUANTIZED = Unquantized()

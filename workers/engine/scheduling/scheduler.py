@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from shared.protocol import PriorityClass
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.scheduling.batching_policies import Continuous, Policy
-from workers.engine.scheduling.chunks import share
 from workers.engine.scheduling.fair_queue import WaitingQueue
+from workers.engine.scheduling.prompt_budget import share_prompt_budget
 from workers.engine.sequence import Sequence
 
 
@@ -119,7 +119,7 @@ class Scheduler:
         items: list[ScheduledSequence] = []
         budget = self._max_num_batched_tokens
         prompts = [sequence for sequence in rows if sequence.num_uncomputed_tokens > 1]
-        chunks = share(prompts, max(1, budget - (len(rows) - len(prompts))), self._weights)
+        chunks = share_prompt_budget(prompts, max(1, budget - (len(rows) - len(prompts))), self._weights)
         for sequence in rows:
             num_new = min(chunks.get(sequence, 1), budget)
             gave_way = sequence in self._waiting or (sequence.ended and not sequence.block_table)
@@ -163,7 +163,7 @@ class Scheduler:
         ahead = [other for other in self.running if other.rank <= sequence.rank]
         prompts = [other for other in ahead if other.num_uncomputed_tokens > 1]
         chunks = self._max_num_batched_tokens - (len(ahead) - len(prompts))
-        return share([*prompts, sequence], chunks, self._weights)[sequence] > 0
+        return share_prompt_budget([*prompts, sequence], chunks, self._weights)[sequence] > 0
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Seats and blocks for a waiting sequence; False, and nothing has changed, where it must wait."""

@@ -13,7 +13,7 @@ import structlog
 import torch
 
 from shared.protocol import PriorityClass, SamplingParams
-from tests.support.checkpoints import DEVICE, prompts
+from tests.support.checkpoints import DEVICE, random_prompts
 from tests.support.engine_driver import GREEDY, drain, load, run
 from workers.engine.engine import Engine
 from workers.engine.execution.cuda_graphs import StepGraphs, graph_sizes
@@ -67,11 +67,11 @@ def test_sizes_end_with_the_largest_step_or_where_steps_are_large_anyway() -> No
 @pytest.mark.parametrize("invariant", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_answers_are_the_same(llama: Path, recorded: Loader, budget: int, invariant: bool) -> None:
     """With preemptions, block copies of forked choices, and steps of every size up to the budget."""
-    expected = run(load(llama, device="cpu"), prompts(12))
+    expected = run(load(llama, device="cpu"), random_prompts(12))
     settings = {"max_num_batched_tokens": budget, "max_num_seqs": 6, "block_size": 4, "num_kv_blocks": 30}
     engine = recorded(**settings, max_model_len=96, batch_invariant=invariant)
     assert padded(engine).max_rows == (512 if invariant else budget)
-    assert run(engine, prompts(12)) == expected
+    assert run(engine, random_prompts(12)) == expected
     params = SamplingParams(temperature=1.0, seed=5, n=3, max_tokens=9)
     answers = []
     for other in (engine, load(llama, device="cpu")):
@@ -122,7 +122,7 @@ def test_a_step_is_given_up_before_its_graph(recorded: Loader) -> None:
 
 def test_what_cannot_be_recorded_is_launched_step_by_step(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given code that waits for the device, Expect a warning, and the same answers."""
-    expected = run(load(llama, device="cpu"), prompts(3))
+    expected = run(load(llama, device="cpu"), random_prompts(3))
 
     def fails(graphs: StepGraphs, size: int) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -132,4 +132,4 @@ def test_what_cannot_be_recorded_is_launched_step_by_step(llama: Path, monkeypat
     with structlog.testing.capture_logs() as logs:
         engine = load(llama)
     assert [entry["log_level"] for entry in logs if entry["event"] == "graphs_unavailable"] == ["warning"]
-    assert run(engine, prompts(3)) == expected
+    assert run(engine, random_prompts(3)) == expected

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from tests.support.checkpoints import DEVICE
 from tests.support.engine_driver import load, run
-from tests.support.step_inputs import make_step
+from tests.support.paged_steps import make_step
 from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import LayerCache, reference_attention
 from workers.engine.kernels import HeadLayout, build, select
@@ -22,7 +22,7 @@ from workers.engine.kernels.cpp_kernels import CompiledKernels
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.kernels.torch_kernels import PlainKernels
 from workers.engine.kernels.triton_kernels import FusedKernels
-from workers.engine.quantization.unquantized import Unquantized
+from workers.engine.quantization.unquantized import UNQUANTIZED
 
 PLAIN = PlainKernels()
 SPANS = [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(0, 9)], [(5, 1), (3, 8), (30, 1), (0, 33)], [(20, 19)]]
@@ -32,7 +32,7 @@ SPANS = [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(0, 9)], [(5, 1), (3, 8), (30, 1
 def compiled() -> CompiledKernels:
     cache = EngineConfig(Path()).cache_dir
     assert cache is not None
-    return CompiledKernels(load_library(cache / "kernels"), Unquantized())
+    return CompiledKernels(load_library(cache / "kernels"), UNQUANTIZED)
 
 
 def near(mine: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -182,14 +182,14 @@ def test_a_build_that_fails_is_told_with_its_reason(tmp_path: Path, monkeypatch:
 
 def test_on_cuda_triton_serves_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a Triton that finds no C compiler, plain torch serves and says so."""
-    assert isinstance(select._for_cuda(DEVICE), FusedKernels)
+    assert isinstance(select._for_cuda(DEVICE, UNQUANTIZED), FusedKernels)
 
     def fails(kernels: FusedKernels, gate_up: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("Failed to find C compiler")
 
     monkeypatch.setattr(FusedKernels, "silu_mul", fails)
     with structlog.testing.capture_logs() as logs:
-        assert isinstance(select._for_cuda(DEVICE), PlainKernels)
+        assert isinstance(select._for_cuda(DEVICE, UNQUANTIZED), PlainKernels)
     assert [entry["reason"] for entry in logs] == ["Failed to find C compiler"]
 
 

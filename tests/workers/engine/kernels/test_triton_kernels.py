@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.checkpoints import DEVICE
-from tests.support.step_inputs import make_step
+from tests.support.paged_steps import make_step
 from workers.engine.execution.paged_attention import LayerCache, reference_attention
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout, triton_kernels

@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from shared.errors import ConfigError
 from tests.support.checkpoints import DYNAMIC, LINEAR, LLAMA3, SHAPE, YARN, edit_config
 from tests.support.engine_driver import load, run
-from workers.engine.models.config import ModelConfig
+from workers.engine.models.llama_config import LlamaModelConfig
 from workers.engine.models.rope import rope_table
 
 PROMPT = list(b"water")
@@ -34,13 +34,13 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM is not supported"),
         ({"architectures": None, "model_type": "odd"}, "odd"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized .gptq"),
-        ({"hidden_act": "gelu"}, "gelu"),
+        ({"hidden_act": "gelu"}, "hidden_act must be silu, got gelu"),
         ({"num_local_experts": 8}, "mixture-of-experts"),
         ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope type longrope"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "needs a factor"),
         ({"partial_rotary_factor": 0.5}, "partial"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ by layer"),
-        ({"num_key_value_heads": 4}, "do not fit"),
+        ({"num_key_value_heads": 4}, "cannot share"),
         ({"hidden_size": "big"}, "hidden_size"),
         ({"hidden_size": 24, "head_dim": 8}, "has shape"),
         ({"num_hidden_layers": 2}, "tensors that its architecture does not"),
@@ -121,7 +121,7 @@ def test_half_precision_answers(dtype: str, checkpoints: Callable[[str], Path]) 
 def test_rope_tables_are_those_of_transformers(rope: dict[str, Any]) -> None:
     reference = LlamaConfig(**SHAPE, head_dim=32, rope_parameters=dict(rope))
     angles = LlamaRotaryEmbedding(reference)(torch.zeros(1), torch.arange(512)[None])
-    raw = {**SHAPE, "head_dim": 32, "architectures": ["LlamaForCausalLM"]}
+    raw = {**SHAPE, "head_dim": 32}
     both_spellings = [
         {**raw, "rope_parameters": dict(rope)},
         {
@@ -131,6 +131,6 @@ def test_rope_tables_are_those_of_transformers(rope: dict[str, Any]) -> None:
         },
     ]
     for config in both_spellings:
-        table = rope_table(ModelConfig.parse(config).rope, 32, 512)
+        table = rope_table(LlamaModelConfig.parse("LlamaForCausalLM", config).rope, 32, 512)
         for mine, theirs in zip(table, angles, strict=True):
             torch.testing.assert_close(mine, theirs[0, :, :16], rtol=1e-5, atol=2e-5)

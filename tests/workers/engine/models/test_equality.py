@@ -8,25 +8,21 @@ from pathlib import Path
 import pytest
 
 from shared.protocol import Message, SamplingParams
-from tests.support.checkpoints import CONFIGS, hf_greedy, hf_model, prompts
+from tests.support.checkpoints import CONFIGS, hf_greedy, hf_model, random_prompts
 from tests.support.engine_driver import GREEDY, load, run
 
 MAX_TOKENS = 24
 
 
-COMPILED = pytest.param({}, id="compiled")
-PLAIN = pytest.param({"cache_dir": None}, id="plain", marks=pytest.mark.slow)
-
-
 @pytest.fixture(scope="module")
 def expected(checkpoints: Callable[[str], Path]) -> Callable[[str, int], list[list[int]]]:
-    """transformers' answers to `prompts(32)[:count]`, computed once for each checkpoint."""
+    """transformers' answers to `random_prompts(32)[:count]`, computed once for each checkpoint."""
     known: dict[str, list[list[int]]] = {}
 
     def answers(name: str, count: int) -> list[list[int]]:
         if name not in known:
             model = hf_model(checkpoints(name))
-            known[name] = [hf_greedy(model, prompt, MAX_TOKENS) for prompt in prompts(32)]
+            known[name] = [hf_greedy(model, prompt, MAX_TOKENS) for prompt in random_prompts(32)]
         return known[name][:count]
 
     return answers
@@ -44,7 +40,7 @@ def test_every_architecture(
     expected: Callable[[str, int], list[list[int]]],
 ) -> None:
     engine = load(checkpoints(name), max_num_batched_tokens=48, **kernels)
-    assert run(engine, prompts(32)) == expected(name, 32)
+    assert run(engine, random_prompts(32)) == expected(name, 32)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
@@ -62,13 +58,13 @@ def test_batches_budgets_and_preemption(
     """`blocks` is a pool that holds one or two of the sequences, in blocks of 4."""
     small = {} if blocks is None else {"num_kv_blocks": blocks, "block_size": 4, "max_model_len": 96}
     engine = load(checkpoints(name), max_num_batched_tokens=budget, **small)
-    assert run(engine, prompts(32)[:batch]) == expected(name, batch)
+    assert run(engine, random_prompts(32)[:batch]) == expected(name, batch)
 
 
 def test_preemption_really_happens(checkpoints: Callable[[str], Path]) -> None:
     """Given a pool for two whole sequences, if eight start, some give blocks up and the answers are the same."""
     params = SamplingParams(temperature=0.0, max_tokens=60, ignore_eos=True)
-    short = [prompt[:6] for prompt in prompts(8)]
+    short = [prompt[:6] for prompt in random_prompts(8)]
     roomy = run(load(checkpoints("llama")), short, params)
     engine = load(checkpoints("llama"), num_kv_blocks=36, block_size=4, max_num_batched_tokens=16)
     assert run(engine, short, params) == roomy

@@ -31,7 +31,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from shared.errors import ConfigError
 from shared.protocol import PriorityClass, SamplingParams, Structured
-from tests.support.checkpoints import SHAPE, byte_tokenizer, hf_greedy, hf_model, prompts, save_checkpoint
+from tests.support.checkpoints import SHAPE, byte_tokenizer, hf_greedy, hf_model, random_prompts, save_checkpoint
 from tests.support.engine_driver import drain, load, run
 from workers.engine.interface import EngineRequest, Form
 from workers.engine.models.transformers import Census
@@ -80,7 +80,7 @@ def test_greedy_answers_are_those_of_generate(name: str, kinds: Callable[[str], 
     """In batches of 1 and 7, with budgets of 1 and 16 tokens, and where sequences give way to each other."""
     folder = kinds(name)
     model = hf_model(folder)
-    asked = prompts(7)
+    asked = random_prompts(7)
     expected = [hf_greedy(model, prompt, MAX_TOKENS) for prompt in asked]
     for budget in (1, 16):
         engine = load(folder, max_model_len=96, max_num_batched_tokens=budget)
@@ -179,7 +179,7 @@ def test_a_row_has_the_same_bits_in_any_batch(quantization: str, kinds: Callable
     found = []
     for count, budget in ((1, 256), (7, 256), (7, 5)):
         engine = load(kinds("phi"), device="cpu", max_num_batched_tokens=budget, quantization=quantization)
-        for index, prompt in enumerate(prompts(7)[:count]):
+        for index, prompt in enumerate(random_prompts(7)[:count]):
             engine.add(EngineRequest(str(index), tuple(prompt), params))
         found.append([token.logprobs for token in drain(engine).tokens["0", 0]])
     assert found[0] == found[1] == found[2]
@@ -188,8 +188,8 @@ def test_a_row_has_the_same_bits_in_any_batch(quantization: str, kinds: Callable
 def test_a_step_can_be_given_up_between_layers(kinds: Callable[[str], Path]) -> None:
     engine = load(kinds("gpt2"), device="cpu")
     asked = iter([False, True])
-    expected = run(load(kinds("gpt2"), device="cpu"), prompts(1), GREEDY)
-    engine.add(EngineRequest("0", tuple(prompts(1)[0]), GREEDY, priority=PriorityClass.BATCH))
+    expected = run(load(kinds("gpt2"), device="cpu"), random_prompts(1), GREEDY)
+    engine.add(EngineRequest("0", tuple(random_prompts(1)[0]), GREEDY, priority=PriorityClass.BATCH))
     engine.abandon_when(lambda: next(asked, False))
     assert engine.step() == []
     assert next(asked, None) is None, "both layers asked"

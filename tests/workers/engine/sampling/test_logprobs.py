@@ -14,6 +14,7 @@ from shared.protocol import SamplingParams, decode_event, encode
 from shared.protocol import TokenEvent as Event
 from tests.support.checkpoints import hf_model
 from tests.support.engine_driver import drain, load
+from tests.support.sequences import make_sequence
 from workers.engine.interface import EngineRequest
 from workers.engine.sampling.logprobs import LEAST, LogProbs
 
@@ -73,8 +74,6 @@ def test_a_resumed_answer_has_the_same(llama: Path) -> None:
 
 
 def test_an_impossible_token_can_still_be_written() -> None:
-    from tests.support.step_inputs import make_sequence
-
     sequence = make_sequence(SamplingParams(logprobs=3), [1], [])
     logits = torch.tensor([[0.0, -torch.inf, -torch.inf]])
     found = LogProbs(logits, [sequence], str).of(0, 0)

@@ -13,7 +13,7 @@ from shared.protocol import SamplingParams
 from shared.validation.parameters import MIN_REPETITION_PENALTY
 from shared.validation.request_limits import Limits, check_params
 from tests.support.checkpoints import DEVICE
-from tests.support.step_inputs import make_sequence
+from tests.support.sequences import make_sequence
 from workers.engine.sampling import sampler
 
 VOCAB = 3000

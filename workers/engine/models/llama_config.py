@@ -1,6 +1,6 @@
-"""What a checkpoint's config.json says about its architecture, or a refusal.
+"""config.json of the Llama family.
 
-Anything that the model code would compute wrongly is refused here. It knows nothing of weights or devices.
+Every feature that the model code would compute wrongly is refused here.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import ConfigError
-from workers.engine.models.decoder import DecoderConfig
+from workers.engine.models.decoder import DecoderConfig, parse_token_ids
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
-_MISTRAL_WINDOW = 4096  # what transformers assumes where a Mistral config is silent
+_DEFAULT_WINDOW_TOKENS = 4096  # transformers' default where config.json has no sliding_window
 
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary embedding: its base, kind of scaling, and that kind's own parameters."""
+    """Rotary embedding: its base, its kind of scaling, and the parameters of that kind."""
 
     theta: float
     kind: str = "default"
@@ -26,8 +25,8 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(DecoderConfig):
-    """A decoder of the Llama family."""
+class LlamaModelConfig(DecoderConfig):
+    """Dimensions and features of a decoder of the Llama family."""
 
     hidden_size: int
     intermediate_size: int
@@ -38,16 +37,17 @@ class ModelConfig(DecoderConfig):
     rope: RopeConfig
 
     @classmethod
-    def parse(cls, raw: dict[str, Any]) -> ModelConfig:
-        """Raises ConfigError for an architecture, or a feature of one, that the engine does not compute."""
-        architecture = _architecture(raw)
+    def parse(cls, architecture: str, raw: dict[str, Any]) -> LlamaModelConfig:
+        """Parse config.json. Raises ConfigError for a feature that the model code does not compute."""
         _refuse_features(raw)
         heads = _integer(raw, "num_attention_heads")
         hidden = _integer(raw, "hidden_size")
         kv_heads = _integer(raw, "num_key_value_heads", heads)
         head_dim = _integer(raw, "head_dim", hidden // heads)
         if heads % kv_heads or head_dim % 2:
-            raise ConfigError(f"config.json: {heads} heads of {head_dim} do not fit {kv_heads} key-value heads")
+            raise ConfigError(
+                f"config.json: {heads} heads of dimension {head_dim} cannot share {kv_heads} key-value heads"
+            )
         return cls(
             architecture=architecture,
             vocab_size=_integer(raw, "vocab_size"),
@@ -64,32 +64,18 @@ class ModelConfig(DecoderConfig):
             rope=_rope(raw),
             sliding_window=_sliding_window(raw, architecture),
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
-            eos_token_ids=token_ids(raw.get("eos_token_id")),
+            eos_token_ids=parse_token_ids(raw.get("eos_token_id")),
         )
-
-
-def token_ids(value: int | list[int] | None) -> tuple[int, ...]:
-    """eos_token_id as the files have it: a number, a list or nothing."""
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
-def _architecture(raw: dict[str, Any]) -> str:
-    names = raw.get("architectures") or []
-    for name in names:
-        if name in ARCHITECTURES:
-            return str(name)
-    found = ", ".join(names) or str(raw.get("model_type", "an unnamed one"))
-    raise ConfigError(f"architecture {found} is not supported; these are: {', '.join(ARCHITECTURES)}")
 
 
 def _refuse_features(raw: dict[str, Any]) -> None:
     if raw.get("quantization_config"):
         method = raw["quantization_config"].get("quant_method", "unknown")
-        raise ConfigError(f"the checkpoint is quantized ({method}); take one in float32, bfloat16 or float16")
+        raise ConfigError(
+            f"the checkpoint is quantized ({method}); only float32, bfloat16 and float16 are supported"
+        )
     if raw.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"activation {raw['hidden_act']} is not supported; only silu is")
+        raise ConfigError(f"config.json: hidden_act must be silu, got {raw['hidden_act']}")
     for name in ("num_local_experts", "num_experts"):
         if raw.get(name):
             raise ConfigError(f"mixture-of-experts checkpoints are not supported ({name} is set)")
@@ -100,28 +86,28 @@ def _integer(raw: dict[str, Any], name: str, default: int | None = None) -> int:
     if value is None:
         value = default
     if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"config.json: {name} must be a positive integer, not {value}")
+        raise ConfigError(f"config.json: {name} must be a positive integer, got {value!r}")
     return value
 
 
 def _rope(raw: dict[str, Any]) -> RopeConfig:
-    """Both ways of writing it: rope_parameters, or rope_theta beside rope_scaling."""
+    """Parse either spelling: rope_parameters, or rope_theta beside rope_scaling."""
     scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     if any(isinstance(value, dict) for value in scaling.values()):
-        raise ConfigError("rotary embeddings that differ by layer are not supported")
+        raise ConfigError("config.json: rotary embeddings that differ by layer are not supported")
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
     scaling.pop("type", None)
     theta = scaling.pop("rope_theta", None) or raw.get("rope_theta") or 10_000.0
     partial = scaling.pop("partial_rotary_factor", None) or raw.get("partial_rotary_factor") or 1.0
     if kind not in ROPE_TYPES:
-        raise ConfigError(f"rope type {kind} is not supported; these are: {', '.join(ROPE_TYPES)}")
+        raise ConfigError(f"config.json: rope type {kind} is not supported; supported: {', '.join(ROPE_TYPES)}")
     if partial != 1.0:
-        raise ConfigError("partial rotary embeddings are not supported")
+        raise ConfigError("config.json: partial rotary embeddings are not supported")
     if "factor" not in scaling and kind != "default":
         raise ConfigError(f"config.json: rope type {kind} needs a factor")
-    top = raw.get("original_max_position_embeddings")
-    if top is not None:
-        scaling["original_max_position_embeddings"] = top
+    original = raw.get("original_max_position_embeddings")
+    if original is not None:
+        scaling["original_max_position_embeddings"] = original
     scaling.setdefault("original_max_position_embeddings", _integer(raw, "max_position_embeddings"))
     return RopeConfig(float(theta), kind, scaling)
 
@@ -129,11 +115,11 @@ def _rope(raw: dict[str, Any]) -> RopeConfig:
 def _sliding_window(raw: dict[str, Any], architecture: str) -> int | None:
     window: int | None
     if architecture == "MistralForCausalLM":
-        window = raw.get("sliding_window", _MISTRAL_WINDOW)
+        window = raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS)
     elif raw.get("layer_types") is not None:
         window = raw.get("sliding_window") if "sliding_attention" in raw["layer_types"] else None
     elif raw.get("use_sliding_window"):
-        window = raw.get("sliding_window", _MISTRAL_WINDOW)
+        window = raw.get("sliding_window", _DEFAULT_WINDOW_TOKENS)
     else:
         window = None
     return window

@@ -1,4 +1,4 @@
-"""Shares the tokens that one step has for prompts between the tenants that wait for theirs."""
+"""Division of the tokens that one step has for prompts between the tenants that wait for theirs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Sequence as Ordered
 from workers.engine.sequence import Sequence
 
 
-def share(prompts: Ordered[Sequence], budget: int, weights: Mapping[str, float]) -> dict[Sequence, int]:
+def share_prompt_budget(
+    prompts: Ordered[Sequence], budget: int, weights: Mapping[str, float]
+) -> dict[Sequence, int]:
     """Return how many tokens of each prompt the step computes, at most `budget` in all.
 
-    The most urgent prompt goes first. A part of the budget is kept for the other tenants of its class, half of it
-    where weights are equal: each has its first prompt there, and the shortest goes first. So a short prompt never
-    waits for a long one of another tenant, and few prompts are cut into pieces. What remains goes to all prompts,
-    most urgent first.
+    The most urgent prompt goes first. A part of the budget (half of it if weights are equal) is kept for the first
+    prompt of each other tenant of its class, the shortest first. So a short prompt never waits for a long one of
+    another tenant, and few prompts are split. The remainder goes to all prompts, most urgent first.
 
     Args:
         prompts: most urgent first.
-        weights: by tenant, 1 where it has none.
+        weights: weights of tenants; the default is 1.
     """
     granted = dict.fromkeys(prompts, 0)
-    others = sorted(_of_other_tenants(prompts), key=lambda prompt: prompt.num_uncomputed_tokens)
+    others = sorted(_first_of_other_tenants(prompts), key=lambda prompt: prompt.num_uncomputed_tokens)
     if others:
         lead, other = (weights.get(prompt.tenant, 1.0) for prompt in (prompts[0], others[0]))
         kept = min(budget - 1, max(1, int(budget * other / (lead + other))))
@@ -36,8 +37,8 @@ def share(prompts: Ordered[Sequence], budget: int, weights: Mapping[str, float])
     return granted
 
 
-def _of_other_tenants(prompts: Ordered[Sequence]) -> list[Sequence]:
-    """Return the first prompt of each tenant but that of the most urgent prompt, in the class of that one."""
+def _first_of_other_tenants(prompts: Ordered[Sequence]) -> list[Sequence]:
+    """Return the first prompt of each other tenant in the class of the most urgent prompt."""
     first: dict[str, Sequence] = {}
     for prompt in prompts:
         if prompt.rank == prompts[0].rank:

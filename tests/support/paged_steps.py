@@ -1,0 +1,25 @@
+"""Hand-made inputs of one engine step, for tests of attention."""
+
+from __future__ import annotations
+
+import torch
+
+from workers.engine.execution.step_inputs import Span, StepInputs
+
+
+def make_step(spans: list[tuple[int, int]], block_size: int, num_blocks: int) -> StepInputs:
+    """Return rows for (first position, number of rows) of each sequence, over shuffled blocks."""
+    order = torch.randperm(num_blocks).tolist()
+    width = max(-(-(first + rows) // block_size) for first, rows in spans)
+    tables = torch.zeros(len(spans), width, dtype=torch.int64)
+    positions: list[int] = []
+    sequences: list[int] = []
+    flat: list[Span] = []
+    for index, (first, rows) in enumerate(spans):
+        for slot in range(-(-(first + rows) // block_size)):
+            tables[index, slot] = order.pop()
+        flat.append(Span(len(positions), rows, first))
+        positions += range(first, first + rows)
+        sequences += [index] * rows
+    zeros = torch.zeros(len(positions), dtype=torch.int64)
+    return StepInputs(zeros, torch.tensor(positions), torch.tensor(sequences), tables, zeros[:0], tuple(flat))

@@ -1,0 +1,13 @@
+"""Hand-made sequences, for tests of the parts of the engine."""
+
+from __future__ import annotations
+
+from shared.protocol import SamplingParams
+from workers.engine.sequence import Sequence
+from workers.engine.text.detokenizer import TextStream
+
+
+def make_sequence(params: SamplingParams, prompt: list[int], output: list[int], choice: int = 0) -> Sequence:
+    """Return a sequence with this prompt and output; its text is always empty."""
+    text = TextStream(lambda ids: "")
+    return Sequence("r", choice, 0, params, prompt + output, len(prompt), 99, frozenset(), text)

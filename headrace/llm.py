@@ -26,7 +26,7 @@ from shared.models.model_store import DEFAULT, ModelRepository
 from shared.protocol import Message, Structured
 from shared.settings import Settings, load
 from shared.validation.request_limits import Limits, check_params
-from workers.engine.interface import Form
+from workers.engine.interface import ConstraintSpec
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
@@ -195,7 +195,7 @@ class LLM:
             raise InvalidRequest(
                 "xgrammar is not installed: pip install headrace[worker]", param="structured_outputs"
             )
-        return self._engine.constraints.start(Form(params.structured_outputs)).result().matcher
+        return self._engine.constraints.start(ConstraintSpec(params.structured_outputs)).result().matcher
 
     def _to_wire(self, params: protocol.SamplingParams) -> protocol.SamplingParams:
         """Return checked parameters with a seed, in the engine's form. Raise InvalidRequest."""
@@ -228,7 +228,7 @@ def _load(model: str, given: dict[str, Any]) -> Engine:
         raise ConfigError(f"{unknown[0]} is not a setting of the engine; settings: {', '.join(sorted(known))}")
     common = {name: value for name, value in given.items() if name in Settings.model_fields}
     settings = load({**common, "model": model}).settings
-    config = EngineConfig.of(settings, ModelRepository(settings).folder())
+    config = EngineConfig.from_settings(settings, ModelRepository(settings).folder())
     own = {name: value for name, value in given.items() if name not in common}
     return Engine.load(dataclasses.replace(config, **own))
 

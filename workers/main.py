@@ -191,8 +191,8 @@ def _build_engine(
         from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is optional
         from workers.engine.embedding_engine import EmbeddingEngine  # noqa: PLC0415
         from workers.engine.engine import Engine  # noqa: PLC0415
-        from workers.engine.models.bert_loader import embeds  # noqa: PLC0415
+        from workers.engine.models.bert_loader import is_embedding_model  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
-    config = EngineConfig.of(settings, repository.folder(set_progress))
-    return EmbeddingEngine.load(config) if embeds(config.model) else Engine.load(config, set_progress)
+    config = EngineConfig.from_settings(settings, repository.folder(set_progress))
+    return EmbeddingEngine.load(config) if is_embedding_model(config.model) else Engine.load(config, set_progress)

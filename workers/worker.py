@@ -25,7 +25,7 @@ from shared.settings import Settings
 from shared.token_log.interface import OVERDUE, Append, Lease
 from shared.validation.request_limits import check_task
 from workers.active_request import ActiveRequest, group_by_run
-from workers.engine.interface import Constraint, EngineOutput, EngineRequest, Form, Generator
+from workers.engine.interface import Constraint, ConstraintSpec, EngineOutput, EngineRequest, Generator
 from workers.engine.stage import Stage
 from workers.engine_thread import EngineThread
 from workers.lease_keeper import LeaseKeeper
@@ -166,7 +166,7 @@ class Worker:
         if prepared is None:
             return EngineOutput(active.run_id, finished=True)
         if constraint is not None:
-            prepared = dataclasses.replace(prepared, matcher=constraint.matcher, reader=constraint.reader)
+            prepared = dataclasses.replace(prepared, matcher=constraint.matcher, tool_parser=constraint.tool_parser)
         return prepared
 
     async def _compile_constraint(self, active: ActiveRequest) -> Constraint | None:
@@ -327,7 +327,7 @@ class Worker:
         )
 
 
-def constraint_form(request: Request) -> Form | None:
+def constraint_form(request: Request) -> ConstraintSpec | None:
     """Return what constrains the answer of a request: a schema, a grammar or tools; None if it is free."""
-    form = Form(request.params.structured_outputs, request.tools)
-    return None if form == Form(None) else form
+    form = ConstraintSpec(request.params.structured_outputs, request.tools)
+    return None if form == ConstraintSpec(None) else form

@@ -36,7 +36,7 @@ from tests.support.fakes import MODEL, answer, make_request, submit
 from tests.support.worker_harness import Harness, answer_tokens, wait_for_tokens
 from workers.engine import engine as engine_module
 from workers.engine.engine import Engine
-from workers.engine.interface import Form
+from workers.engine.interface import ConstraintSpec
 from workers.engine.text.detokenizer import TextStream
 
 BOOM = "boom"
@@ -148,7 +148,7 @@ def break_grammar(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 
 
 def break_grammar_at_once(engine: Engine, patch: pytest.MonkeyPatch) -> None:
-    def start(form: Form) -> Future[Any]:
+    def start(form: ConstraintSpec) -> Future[Any]:
         raise UnicodeEncodeError("utf-8", BOOM, 0, 1, "no")
 
     patch.setattr(engine.constraints, "start", start)

@@ -1,4 +1,5 @@
 """The continuous-batching engine: tokens in, tokens out, one step at a time.
 
-Knows nothing of queues, leases or HTTP; of `shared` it uses the wire types and the errors.
+The worker imports it through interface.py; the programs that load an engine import engine.py or
+embedding_engine.py. From `shared` it uses the protocol's types, the settings and the errors.
 """

@@ -1,4 +1,4 @@
-"""How many KV blocks a device has room for, and how long a sequence may be. It allocates nothing."""
+"""Sizes of the KV cache and of the longest sequence, from the settings, the model and the device's memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.engine.models.decoder import DecoderConfig
 
 @dataclass(frozen=True)
 class CacheSize:
-    """The KV cache, in blocks, and most tokens of one sequence."""
+    """Number and size of KV blocks, and the most tokens of one sequence."""
 
     num_blocks: int
     block_size: int
@@ -22,12 +22,12 @@ class CacheSize:
 
     @property
     def full_sequences(self) -> float:
-        """How many sequences of full length it holds at once."""
+        """Number of sequences of full length that fit at once."""
         return self.num_blocks * self.block_size / self.max_model_len
 
 
 def size_cache(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, device: torch.device) -> CacheSize:
-    """Raises ConfigError where the settings ask for more than the model or the memory allows."""
+    """Size the cache. Raises ConfigError where the settings ask for more than the model or the memory allows."""
     wanted = _context_length(config, model)
     if config.num_kv_blocks is not None:
         num_blocks = config.num_kv_blocks
@@ -35,8 +35,8 @@ def size_cache(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, d
         block_bytes = (
             2 * model.num_layers * model.num_kv_heads * model.head_dim * dtype.itemsize * config.block_size
         )
-        most = config.max_num_seqs * -(-wanted // config.block_size)
-        num_blocks = min(_kv_bytes(config, model, dtype, device) // block_bytes, most)
+        max_blocks = config.max_num_seqs * -(-wanted // config.block_size)
+        num_blocks = min(_kv_bytes(config, model, dtype, device) // block_bytes, max_blocks)
     room = num_blocks * config.block_size
     param = "kv_cache_gib" if device.type == "cpu" else "gpu_memory_utilization"
     if config.max_model_len is not None and room < config.max_model_len:
@@ -52,12 +52,12 @@ def _context_length(config: EngineConfig, model: DecoderConfig) -> int:
     limit = model.length_limit()
     if config.max_model_len is not None and config.max_model_len > limit:
         raise ConfigError(
-            f"max_model_len {config.max_model_len} is over what the checkpoint allows, {limit}",
+            f"max_model_len must be at most {limit} for this checkpoint, got {config.max_model_len}",
             param="max_model_len",
         )
     if config.max_model_len is None and limit < model.max_position_embeddings:
         raise ConfigError(
-            f"the checkpoint uses a sliding window; the engine is right only up to its {limit} tokens: "
+            f"the checkpoint uses a sliding window, which the engine supports only up to its {limit} tokens; "
             f"set max_model_len to at most {limit}",
             param="max_model_len",
         )
@@ -68,25 +68,25 @@ def _kv_bytes(config: EngineConfig, model: DecoderConfig, dtype: torch.dtype, de
     if device.type != "cuda":
         return int(config.kv_cache_gib * 2**30)
     free, total = torch.cuda.mem_get_info(device)
-    return left_for_cache(total, free, weight_bytes(config.model, model, dtype), config.gpu_memory_utilization)
+    return bytes_for_cache(total, free, weight_bytes(config.model, model, dtype), config.gpu_memory_utilization)
 
 
 def weight_bytes(folder: Path, model: DecoderConfig, dtype: torch.dtype) -> int:
-    """Of the checkpoint's weights once they have `dtype`."""
+    """Return the size of the checkpoint's weights in `dtype`."""
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return stored * dtype.itemsize // DTYPES[model.dtype].itemsize
 
 
-def left_for_cache(total: int, free: int, weights: int, utilization: float) -> int:
-    """Bytes for KV blocks on a device of `total` bytes, `free` of them before the weights are loaded.
+def bytes_for_cache(total: int, free: int, weights: int, utilization: float) -> int:
+    """Return the bytes for KV blocks on a device of `total` bytes, `free` of them before the weights are loaded.
 
     Raises ConfigError where the weights leave nothing.
     """
     left = min(int(total * utilization), free) - weights
     if left <= 0:
         raise ConfigError(
-            f"the weights take {weights / 2**30:.1f} GiB, and gpu_memory_utilization {utilization} of "
-            f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} of them free, leaves no room for a KV cache",
+            f"the weights take {weights / 2**30:.1f} GiB, which leaves no room for a KV cache: "
+            f"gpu_memory_utilization is {utilization} of {total / 2**30:.1f} GiB, with {free / 2**30:.1f} GiB free",
             param="gpu_memory_utilization",
         )
     return left

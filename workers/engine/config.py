@@ -1,4 +1,4 @@
-"""The engine's settings, checked when they are made. It reads no files."""
+"""Configuration of one engine, validated when it is constructed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How one engine runs one model.
+    """Configuration of one engine with one model.
 
     Attributes:
         model: folder with config.json, safetensors and a tokenizer.
@@ -28,17 +28,17 @@ class EngineConfig:
         max_model_len: most tokens of prompt and answer together; None takes the checkpoint's.
         max_num_seqs: most sequences that run at once.
         max_num_batched_tokens: most tokens that one step computes, over all sequences.
-        tenant_weights: how much of a class' tokens a tenant gets beside others that wait; 1 where it is not named.
-        scheduling: when a waiting sequence may start; see policies.py. A batch of the other two has `max_num_seqs`.
-        batch_wait: seconds for which a dynamic batch that is not full waits for more.
+        tenant_weights: share of a class's tokens that each tenant gets while several wait; the default is 1.
+        scheduling: when a waiting sequence may start; see scheduling/batching_policies.py.
+        batch_wait: seconds that a dynamic batch waits to fill.
         block_size: tokens in a KV block.
-        prefix_caching: keep the computed beginnings of prompts for requests that begin alike.
+        prefix_caching: reuse the computed beginning of a prompt for requests that begin alike.
         kv_cache_gib: memory for KV blocks on the CPU.
         gpu_memory_utilization: share of a GPU's memory for weights and KV blocks together.
-        batch_invariant: a row's logits are the same bits in any batch, on CUDA too.
-        num_kv_blocks: number of KV blocks, instead of what memory allows.
+        batch_invariant: compute a row's logits to the same bits in any batch, on CUDA too.
+        num_kv_blocks: number of KV blocks; None takes as many as fit the memory.
         quantization: weight format of linear layers and output head; see quantization/formats.py.
-        cache_dir: where compiled kernels are kept; None leaves all to plain torch.
+        cache_dir: folder of compiled kernels; None uses plain torch.
         threads: CPU threads of one step; None leaves torch's choice.
     """
 
@@ -62,8 +62,8 @@ class EngineConfig:
     threads: int | None = None
 
     @classmethod
-    def of(cls, settings: Settings, folder: Path) -> EngineConfig:
-        """What the settings of the same names say, for the model in `folder`."""
+    def from_settings(cls, settings: Settings, folder: Path) -> EngineConfig:
+        """Return the configuration from the settings with the same names, for the model in `folder`."""
         common = {f.name for f in fields(cls)} & Settings.model_fields.keys() - {"model"}
         return cls(folder, **{name: getattr(settings, name) for name in common})
 
@@ -71,37 +71,41 @@ class EngineConfig:
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}", param=name)
+                raise ConfigError(f"{name} must be at least 1, got {value}", param=name)
         if self.num_kv_blocks is not None and self.num_kv_blocks < 1:
-            raise ConfigError(f"num_kv_blocks must be at least 1, not {self.num_kv_blocks}")
+            raise ConfigError(f"num_kv_blocks must be at least 1, got {self.num_kv_blocks}", param="num_kv_blocks")
         for tenant, weight in self.tenant_weights.items():
             if not weight > 0:
-                raise ConfigError(f"the weight of {tenant} must be above 0, not {weight}", param="tenant_weights")
+                raise ConfigError(
+                    f"tenant_weights: the weight of {tenant} must be above 0, got {weight}", param="tenant_weights"
+                )
         if self.scheduling not in get_args(Scheduling):
             raise ConfigError(f"scheduling must be one of {', '.join(get_args(Scheduling))}", param="scheduling")
         if not self.batch_wait >= 0:
-            raise ConfigError(f"batch_wait must be at least 0, not {self.batch_wait}", param="batch_wait")
+            raise ConfigError(f"batch_wait must be at least 0, got {self.batch_wait}", param="batch_wait")
         if not self.kv_cache_gib > 0:
-            raise ConfigError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}", param="kv_cache_gib")
+            raise ConfigError(f"kv_cache_gib must be above 0, got {self.kv_cache_gib}", param="kv_cache_gib")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
-                f"gpu_memory_utilization must be above 0 and at most 1, not {self.gpu_memory_utilization}",
+                f"gpu_memory_utilization must be above 0 and at most 1, got {self.gpu_memory_utilization}",
                 param="gpu_memory_utilization",
             )
         if self.dtype not in ("auto", *DTYPES):
-            raise ConfigError(f"dtype must be auto or one of {', '.join(DTYPES)}", param="dtype")
+            raise ConfigError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {self.dtype}", param="dtype")
         if self.quantization not in FORMATS:
-            raise ConfigError(f"quantization must be one of {', '.join(FORMATS)}", param="quantization")
+            raise ConfigError(
+                f"quantization must be one of {', '.join(FORMATS)}, got {self.quantization}", param="quantization"
+            )
 
     def torch_device(self) -> torch.device:
-        """Raises ConfigError for a device that this machine does not have."""
+        """Return the torch device. Raises ConfigError for a device that this machine does not have."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         kind, _, index = self.device.partition(":")
         if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-            raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, not {self.device}", param="device")
+            raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {self.device}", param="device")
         if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"there is no device {self.device} on this machine", param="device")
+            raise ConfigError(f"device {self.device} does not exist on this machine", param="device")
         return torch.device(self.device)
 
     def torch_dtype(self, device: torch.device, checkpoint: torch.dtype) -> torch.dtype:

@@ -1,7 +1,7 @@
-"""An engine that embeds: inputs of many requests in, batched as they come, a vector of each out.
+"""Embedding engine: it takes the inputs of many requests and returns a vector for each.
 
-There is no waiting for a batch to fill: what came while a step ran is the next one, most urgent class first. So
-batches grow with the load, and an idle engine answers at once.
+It never waits for a batch to fill: the inputs that arrived during a step form the next one, most urgent class
+first. So batches grow with the load, and an idle engine answers at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from workers.engine.config import EngineConfig
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, check_vocabulary
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.models.bert import Bert, Pooling
-from workers.engine.models.bert_loader import load_bert, read_config, read_length, read_pooling
+from workers.engine.models.bert_loader import load_bert, read_bert_config, read_max_input_tokens, read_pooling
 from workers.engine.models.loader import fingerprint
 from workers.engine.stage import Stage
 from workers.engine.text.tokenizer import Tokenizer
@@ -33,23 +33,23 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(eq=False)
 class _Embedding:
-    """One request: which of its inputs are to be computed, and the vectors of the others."""
+    """State of one request: its inputs, and the vectors of those computed so far."""
 
     request: EngineRequest
     inputs: list[tuple[int, ...]]
     vectors: list[bytes] = field(default_factory=list)
 
     @property
-    def left(self) -> int:
+    def num_missing(self) -> int:
         return len(self.inputs) - len(self.vectors)
 
 
 class EmbeddingEngine:
-    """A Generator that gives no tokens but vectors.
+    """Generator that returns vectors instead of tokens.
 
     Args:
         max_model_len: most tokens of one input.
-        max_tokens: most tokens of one step, and at least one input.
+        max_tokens: most tokens of one step; a step computes at least one input.
     """
 
     constraints = None
@@ -80,12 +80,12 @@ class EmbeddingEngine:
 
     @classmethod
     def load(cls, config: EngineConfig) -> EmbeddingEngine:
-        """Raises ConfigError for a folder or settings that cannot be served."""
+        """Load an engine. Raises ConfigError if the checkpoint folder or the settings are not supported."""
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         device = config.torch_device()
         dtype = config.torch_dtype(device, torch.float32)
-        found = read_config(config.model)
+        found = read_bert_config(config.model)
         kernels = choose_kernels(config, device, dtype)
         engine = cls(
             load_bert(config.model, found, kernels, dtype, device),
@@ -93,11 +93,13 @@ class EmbeddingEngine:
             read_pooling(config.model),
             vocab_size=found.vocab_size,
             dimensions=found.hidden,
-            max_model_len=read_length(config.model, found, config.max_model_len),
+            max_model_len=read_max_input_tokens(config.model, found, config.max_model_len),
             max_tokens=config.max_num_batched_tokens,
             fingerprint=fingerprint(config.model, device, str(dtype), config.quantization),
         )
-        _log.info("embedder_loaded", device=str(device), dtype=str(dtype), max_model_len=engine.max_model_len)
+        _log.info(
+            "embedding_engine_loaded", device=str(device), dtype=str(dtype), max_model_len=engine.max_model_len
+        )
         return engine
 
     def add(self, request: EngineRequest) -> None:
@@ -110,17 +112,17 @@ class EmbeddingEngine:
 
     def _check(self, request: EngineRequest) -> None:
         if request.id in self._requests:
-            raise InvalidRequest(f"request {request.id} is already here")
+            raise InvalidRequest(f"request {request.id} is running already")
         longest = max(request.lengths)
         if longest > self.max_model_len:
             raise ContextLengthExceeded(
-                f"this model's maximum input is {self.max_model_len} tokens, and an input has {longest}",
+                f"this model's maximum input length is {self.max_model_len} tokens, but an input has {longest}",
                 param="input",
             )
         check_vocabulary(request.prompt, self._vocab_size, "input")
         if request.dimensions is not None and request.dimensions > self._dimensions:
             raise InvalidRequest(
-                f"dimensions must be at most {self._dimensions}, not {request.dimensions}", param="dimensions"
+                f"dimensions must be at most {self._dimensions}, got {request.dimensions}", param="dimensions"
             )
 
     def abort(self, job_id: str) -> bool:
@@ -131,11 +133,11 @@ class EmbeddingEngine:
         return True
 
     def step(self) -> list[EngineOutput]:
-        """Compute the next inputs; the requests that are whole with them."""
-        return self._run(self._next())
+        """Compute the next inputs. Return the requests that are complete with them."""
+        return self._run(self._next_batch())
 
     def _run(self, batch: list[_Embedding]) -> list[EngineOutput]:
-        """Where a batch cannot be computed, its requests are one by one, so that the offender fails alone."""
+        """Compute a batch; if that fails, its requests one by one, so that only the request at fault ends."""
         requests = list(dict.fromkeys(batch))
         try:
             with Stage("step", run_id=requests[0].request.id):
@@ -148,7 +150,7 @@ class EmbeddingEngine:
             outputs = [
                 EngineOutput(each.request.id, finished=True, result=Result(vectors=tuple(each.vectors)))
                 for each in requests
-                if not each.left
+                if not each.num_missing
             ]
         for output in outputs:
             self.abort(output.job_id)
@@ -157,14 +159,14 @@ class EmbeddingEngine:
     def _isolate(
         self, batch: list[_Embedding], requests: list[_Embedding], error: HeadraceError
     ) -> list[EngineOutput]:
-        """Raises the error where none of several requests can be computed: then the engine is at fault."""
+        """Compute requests one by one. Raises the error if all of several fail: then the engine is at fault."""
         outputs = [output for one in requests for output in self._run([each for each in batch if each is one])]
         if sum(output.error is not None for output in outputs) == len(requests):
             raise error
         return outputs
 
-    def _next(self) -> list[_Embedding]:
-        """Whose inputs are computed next, each as often as it has one in the step; never none."""
+    def _next_batch(self) -> list[_Embedding]:
+        """Return the request of each input that the step computes, at least one."""
         found: list[_Embedding] = []
         budget = self._max_tokens
         for queue in self._queues.values():
@@ -190,7 +192,7 @@ class EmbeddingEngine:
             each.vectors.append(cut.cpu().numpy().astype(np.dtype("<f4")).tobytes())
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
-        """Its steps are short, and never given up."""
+        """Do nothing: steps are short and never abandoned."""
 
     def has_work(self) -> bool:
         return bool(self._requests)

@@ -1,43 +1,37 @@
-"""The engine: requests in, tokens out, one step at a time.
+"""Continuous-batching engine: it takes requests and returns tokens, one step at a time.
 
-Single-threaded and synchronous; the tokenizer alone may be used from elsewhere. It ties scheduler, model and
-sampler together and knows nothing of queues, leases or clocks.
+Single-threaded and synchronous; only the tokenizer may be used from other threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain, count
-from typing import TYPE_CHECKING
+from itertools import count
 
 import structlog
 import torch
 from torch import Tensor
 
-from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, HeadraceError, InvalidRequest
+from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import Token
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
-from workers.engine.cache_sizing import size_cache
+from workers.engine.cache_sizing import CacheSize, size_cache
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo
 from workers.engine.execution.cuda_graphs import graph_sizes
-from workers.engine.execution.device import on
-from workers.engine.interface import (
-    MAX_LOGPROBS,
-    Constrainer,
-    EngineOutput,
-    EngineRequest,
-    EngineStats,
-    check_vocabulary,
-)
+from workers.engine.execution.device import on_device
+from workers.engine.grammar.support import load_grammar_support
+from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner
+from workers.engine.models.decoder import DecoderConfig
 from workers.engine.models.loader import Progress, fingerprint, load_model, read_eos_token_ids, read_model_config
-from workers.engine.sampling.logprobs import LogProbs
-from workers.engine.sampling.prompt_logprobs import note_scores
+from workers.engine.request_check import check_request
+from workers.engine.sampling.logprobs import StepLogprobs
+from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
 from workers.engine.sampling.sampler import sample
 from workers.engine.scheduling.batching_policies import make_policy
 from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
@@ -45,18 +39,15 @@ from workers.engine.sequence import Sequence
 from workers.engine.stage import Stage
 from workers.engine.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from workers.engine.grammar.matcher import MaskFiller
-
 _log = structlog.get_logger(__name__)
 
 
 class ModelFailed(EngineFailed):
-    """The model could not compute a step."""
+    """Raised when the model cannot compute a step."""
 
 
 class Engine:
-    """See the module. `load` makes one from a checkpoint folder."""
+    """Scheduler, model and sampler of one model; see `Generator`. `load` builds one from a checkpoint folder."""
 
     task: Task = "generate"
 
@@ -74,9 +65,7 @@ class Engine:
     ) -> None:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
-        self.constraints: Constrainer | None
-        self._masks: MaskFiller | None
-        self.constraints, self._masks = _constraining(tokenizer, vocab_size, eos_token_ids)
+        self.constraints, self._masks = load_grammar_support(tokenizer, vocab_size, eos_token_ids)
         self.max_model_len = max_model_len
         self._config = config
         self._runner = runner
@@ -91,17 +80,20 @@ class Engine:
             config.tenant_weights,
             make_policy(config.scheduling, config.max_num_seqs, config.batch_wait),
         )
-        self._urgent: Callable[[], bool] | None = None
-        self._unfinished: dict[str, list[Sequence]] = {}  # choices still to end, by request
-        self._ended: list[EngineOutput] = []  # without a step
+        self._is_interrupted: Callable[[], bool] | None = None
+        self._unfinished: dict[str, list[Sequence]] = {}  # choices that have not ended, by job id
+        self._ended: list[EngineOutput] = []  # requests that were complete when they were added
         self._arrivals = count()
 
     @classmethod
     def load(cls, config: EngineConfig, progress: Progress = lambda share: None) -> Engine:
-        """Raises ConfigError for a folder, an architecture or settings that cannot be served.
+        """Load an engine from a checkpoint folder.
 
         Args:
-            progress: called with the share that is done, 0 to 1.
+            progress: called with the share that is loaded, from 0 to 1.
+
+        Raises:
+            ConfigError: the folder, its architecture or the settings are not supported.
         """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -109,37 +101,13 @@ class Engine:
         device = config.torch_device()
         if model_config.dtype not in DTYPES:
             raise ConfigError(
-                f"the checkpoint's dtype {model_config.dtype} is not supported: {', '.join(DTYPES)} are"
+                f"the checkpoint's dtype must be one of {', '.join(DTYPES)}, got {model_config.dtype}",
+                param="model",
             )
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
         tokenizer = Tokenizer(config.model)
         size = size_cache(config, model_config, dtype, device)
-        with on(device):
-            model = load_model(
-                config.model,
-                model_config,
-                dtype=dtype,
-                device=device,
-                max_model_len=size.max_model_len,
-                kernels=choose_kernels(config, device, dtype),
-                progress=progress,
-            )
-        runner = ModelRunner(
-            model,
-            size,
-            max_num_seqs=config.max_num_seqs,
-            graph_sizes=graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant),
-        )
-        if config.batch_invariant and device.type != "cpu" and not runner.recorded:
-            raise ConfigError(f"this model cannot be batch_invariant on {device}", param="batch_invariant")
-        _log.info(
-            "engine_loaded",
-            device=str(device),
-            dtype=str(dtype),
-            blocks=size.num_blocks,
-            max_model_len=size.max_model_len,
-            full_length_sequences=round(size.full_sequences, 1),
-        )
+        runner = _load_runner(config, model_config, size, dtype=dtype, device=device, progress=progress)
         eos = read_eos_token_ids(config.model, model_config)
         if tokenizer.eos_token_id is not None:
             eos |= {tokenizer.eos_token_id}
@@ -155,14 +123,21 @@ class Engine:
         )
 
     def add(self, request: EngineRequest) -> None:
-        """Take a request; it will end, in tokens or in an error.
+        """Accept a request, which then always ends, with a finish reason or an error.
 
         Raises:
             ContextLengthExceeded: prompt and max_tokens do not fit `max_model_len`.
             InvalidRequest: a token outside the vocabulary, an empty prompt, too many choices, an id in use.
-            EngineFailed: a resumed token that the grammar does not take.
+            EngineFailed: the grammar does not accept a resumed token.
         """
-        self._check(request)
+        if request.id in self._unfinished:
+            raise InvalidRequest(f"request {request.id} is running already")
+        check_request(
+            request,
+            max_num_seqs=self._config.max_num_seqs,
+            max_model_len=self.max_model_len,
+            vocab_size=self._vocab_size,
+        )
         sequences = [self._sequence(request, choice) for choice in range(request.params.n)]
         unfinished = [sequence for sequence in sequences if sequence.finish_reason is None]
         if not unfinished:
@@ -176,7 +151,7 @@ class Engine:
         self._scheduler.add(first)
 
     def abort(self, job_id: str) -> bool:
-        """Drop a request and free its blocks at once; False where it is not here."""
+        """Drop a request and free its blocks at once. Return False if the engine does not have it."""
         sequences = self._unfinished.pop(job_id, None)
         if sequences is None:
             return False
@@ -184,7 +159,7 @@ class Engine:
         return True
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
-        self._urgent = urgent
+        self._is_interrupted = urgent
 
     def has_work(self) -> bool:
         return bool(self._ended) or self._scheduler.has_work()
@@ -201,7 +176,7 @@ class Engine:
         )
 
     def step(self) -> list[EngineOutput]:
-        """Compute one batch; what it added to each request, in no particular order."""
+        """Compute one batch. Return what it added to each request, in no particular order."""
         outputs, self._ended = self._ended, []
         batch = self._scheduler.schedule()
         if batch.items:
@@ -217,10 +192,10 @@ class Engine:
             return self._isolate(batch, error)
         return [] if drawn is None else self._collect(batch, drawing, *drawn)
 
-    def _draw(self, batch: ScheduledBatch, drawing: list[Sequence]) -> tuple[list[int | None], LogProbs] | None:
-        """Compute a batch and draw the next tokens; None where it was interrupted.
+    def _draw(self, batch: ScheduledBatch, drawing: list[Sequence]) -> tuple[list[int | None], StepLogprobs] | None:
+        """Compute a batch and draw its next tokens. Return None if the step was interrupted.
 
-        Nothing but the cache's contents has changed when it raises, so that parts of the batch can be run again.
+        When this raises, only the contents of the cache have changed, so parts of the batch can be run again.
         """
         mask = self._masks.begin(drawing) if self._masks else None
         try:
@@ -234,26 +209,26 @@ class Engine:
             return None
         sampling = [item.sequence for item in batch.items if item.samples]
         if len(logits) > len(sampling):
-            note_scores(batch, logits[len(sampling) :], self.tokenizer.piece)
+            record_prompt_logprobs(batch, logits[len(sampling) :], self.tokenizer.token_text)
             logits = logits[: len(sampling)]
         if len(drawing) < len(sampling):  # padding
             logits = logits[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
-        log_probs = LogProbs(logits, drawing, self.tokenizer.piece)
-        return sample(logits, drawing, mask), log_probs
+        logprobs = StepLogprobs(logits, drawing, self.tokenizer.token_text)
+        return sample(logits, drawing, mask), logprobs
 
     def _compute(self, batch: ScheduledBatch) -> Tensor | None:
-        """Raises ModelFailed; EngineFailed where the batch alone is too large for the device."""
+        """Compute the logits. Raises EngineFailed when out of memory, ModelFailed for other failures."""
         try:
-            return self._runner.run(batch, self._urgent if batch.interruptible else None)
+            return self._runner.run(batch, self._is_interrupted if batch.interruptible else None)
         except torch.OutOfMemoryError as error:
-            raise EngineFailed("the engine has not enough memory for this request") from error
+            raise EngineFailed("the engine does not have enough memory for this request") from error
         except Exception as error:
             raise ModelFailed("the engine could not compute this request") from error
 
     def _isolate(self, batch: ScheduledBatch, error: HeadraceError) -> list[EngineOutput]:
-        """Run the sequences of a failed batch one by one, so that the failure ends its offender alone.
+        """Run the sequences of a failed batch one by one, so that only the request that causes the failure ends.
 
-        Raises the error where the model can compute none of several requests: then the engine is at fault.
+        Raises the error if the model can compute none of several requests: then the engine is at fault.
         """
         _log.error("step_failed", rows=len(batch.items), error=type(error.__cause__ or error).__name__)
         if len(batch.items) == 1:
@@ -269,28 +244,28 @@ class Engine:
         return outputs
 
     def _collect(
-        self, batch: ScheduledBatch, drawing: list[Sequence], drawn: list[int | None], log_probs: LogProbs
+        self, batch: ScheduledBatch, drawing: list[Sequence], drawn: list[int | None], logprobs: StepLogprobs
     ) -> list[EngineOutput]:
-        """Append what was drawn, and end what is at its end."""
+        """Append the drawn tokens to their sequences, and end the sequences that are complete."""
         self._scheduler.advance(batch)
         tokens: dict[str, list[Token]] = {}
         echoes: dict[str, tuple[Token, ...]] = {}
         failed: dict[str, HeadraceError] = {}
         for row, (sequence, token_id) in enumerate(zip(drawing, drawn, strict=True)):
-            name = sequence.job_id
+            job_id = sequence.job_id
             try:
-                with Stage("decoding of a token", run_id=name):
-                    token = _accepted(sequence, token_id, log_probs, row)
+                with Stage("decoding of a token", run_id=job_id):
+                    token = _append(sequence, token_id, logprobs, row)
                     if sequence.echo is not None:
-                        echoes[name] = sequence.echo.tokens(self.tokenizer.texts, sequence.choice)
+                        echoes[job_id] = sequence.echo.tokens(self.tokenizer.token_texts, sequence.choice)
                         sequence.echo = None
             except HeadraceError as error:
-                failed[name] = error
+                failed[job_id] = error
                 continue
-            tokens.setdefault(name, []).append(token)
+            tokens.setdefault(job_id, []).append(token)
             if sequence.finish_reason is not None:
                 self._scheduler.finish(sequence)
-                self._unfinished[name].remove(sequence)
+                self._unfinished[job_id].remove(sequence)
         outputs = [self._fail(job_id, error) for job_id, error in failed.items()]
         for job_id in tokens.keys() - failed.keys():
             finished = not self._unfinished[job_id]
@@ -304,43 +279,20 @@ class Engine:
         self._scheduler.remove(self._unfinished.pop(job_id, []), failed=True)
         return EngineOutput(job_id, (), finished=True, error=error)
 
-    def _check(self, request: EngineRequest) -> None:
-        prompt, params = request.prompt, request.params
-        if request.id in self._unfinished:
-            raise InvalidRequest(f"request {request.id} is already here")
-        if not prompt:
-            raise InvalidRequest("prompt must not be empty", param="prompt")
-        if params.n > self._config.max_num_seqs:
-            raise InvalidRequest(f"n must be at most {self._config.max_num_seqs} on this worker", param="n")
-        if params.logprobs is not None and not 0 <= params.logprobs <= MAX_LOGPROBS:
-            raise InvalidRequest(f"logprobs must be at least 0 and at most {MAX_LOGPROBS}", param="logprobs")
-        if len(prompt) + (params.max_tokens or 1) > self.max_model_len:
-            raise ContextLengthExceeded(
-                f"this model's maximum context length is {self.max_model_len} tokens, but the request asks for "
-                f"{len(prompt) + (params.max_tokens or 1)}: {len(prompt)} in the prompt and "
-                f"{params.max_tokens or 'at least 1'} in the answer",
-                param="max_tokens" if params.max_tokens else "messages",
-            )
-        check_vocabulary(chain(prompt, *request.resumed), self._vocab_size, "prompt")
-        if any(token_id >= self._vocab_size for token_id in params.logit_bias):
-            raise InvalidRequest(
-                f"logit_bias has a token outside the vocabulary of {self._vocab_size}", param="logit_bias"
-            )
-
     def _sequence(self, request: EngineRequest, choice: int) -> Sequence:
         params = request.params
         sequence = Sequence(
             job_id=request.id,
             choice=choice,
-            order=next(self._arrivals),
+            arrival=next(self._arrivals),
             params=params,
             tokens=list(request.prompt),
             num_prompt_tokens=len(request.prompt),
             max_tokens=params.max_tokens or self.max_model_len - len(request.prompt),
             eos_token_ids=self._eos_token_ids,
-            text=self.tokenizer.stream(params.stop, calls=request.reader is not None),
+            text=self.tokenizer.stream(params.stop, calls=request.tool_parser is not None),
             matcher=request.matcher() if request.matcher else None,
-            reader=request.reader() if request.reader else None,
+            tool_parser=request.tool_parser() if request.tool_parser else None,
             priority=request.priority,
             tenant=request.tenant,
             prefix_salt=request.prefix_salt,
@@ -350,21 +302,46 @@ class Engine:
         return sequence
 
 
-def _accepted(sequence: Sequence, token_id: int | None, log_probs: LogProbs, row: int) -> Token:
-    """Append the token of row `row` to its sequence. Raises EngineFailed for none, or one that does not fit."""
+def _load_runner(
+    config: EngineConfig,
+    model_config: DecoderConfig,
+    size: CacheSize,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Progress,
+) -> ModelRunner:
+    with on_device(device):
+        model = load_model(
+            config.model,
+            model_config,
+            dtype=dtype,
+            device=device,
+            max_model_len=size.max_model_len,
+            kernels=choose_kernels(config, device, dtype),
+            progress=progress,
+        )
+    runner = ModelRunner(
+        model,
+        size,
+        max_num_seqs=config.max_num_seqs,
+        graph_sizes=graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant),
+    )
+    if config.batch_invariant and device.type != "cpu" and not runner.recorded:
+        raise ConfigError(f"batch_invariant is not supported for this model on {device}", param="batch_invariant")
+    _log.info(
+        "engine_loaded",
+        device=str(device),
+        dtype=str(dtype),
+        blocks=size.num_blocks,
+        max_model_len=size.max_model_len,
+        full_length_sequences=round(size.full_sequences, 1),
+    )
+    return runner
+
+
+def _append(sequence: Sequence, token_id: int | None, logprobs: StepLogprobs, row: int) -> Token:
+    """Append the token drawn in `row`. Raises EngineFailed if there is none or the grammar refuses it."""
     if token_id is None:
-        raise EngineFailed("the model's output is not a number, or no token fits the grammar")
-    return sequence.accept(token_id, log_probs.of(row, token_id))
-
-
-def _constraining(
-    tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]
-) -> tuple[Constrainer | None, MaskFiller | None]:
-    """What grammars need; nothing where xgrammar is not installed."""
-    try:
-        from workers.engine.grammar.compiler import Constraints  # noqa: PLC0415  xgrammar need not be there
-        from workers.engine.grammar.matcher import MaskFiller  # noqa: PLC0415
-    except ImportError as error:
-        _log.warning("no_grammars", missing=error.name)
-        return None, None
-    return Constraints(tokenizer, vocab_size, eos_token_ids), MaskFiller(vocab_size)
+        raise EngineFailed("the model's output is NaN or infinite, or the grammar allows no token")
+    return sequence.accept(token_id, logprobs.for_token(row, token_id))

@@ -1,4 +1,4 @@
-"""What a worker asks of an engine: add, abort, step. Any engine with these methods serves, weights or not."""
+"""Interface between a worker and its engine: requests, outputs and the methods of an engine."""
 
 from __future__ import annotations
 
@@ -13,41 +13,45 @@ from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import CallDelta, Message, PriorityClass, Result, SamplingParams, Structured, Token, Tools
 
-if TYPE_CHECKING:  # an engine without weights runs where there is no torch
+if TYPE_CHECKING:  # the scripted engine runs without torch
     from torch import Tensor
 
-MAX_LOGPROBS = 20  # likeliest tokens that may be asked for with each token
+MAX_LOGPROBS = 20  # most likely tokens that a request may ask for with each token
 
 
 class Matcher(Protocol):
-    """What a choice may say next: the state of a grammar after the tokens so far.
+    """State of a grammar after the tokens of one choice.
 
-    A state is derived from the tokens alone: a new matcher that accepted the same tokens is in the same state. So a
-    choice goes on on another worker.
+    The state depends on the tokens alone: a new matcher that accepted the same tokens is in the same state, so
+    another worker can continue the choice.
     """
 
     @property
     def finished(self) -> bool:
-        """Nothing may follow: the choice ends with the token accepted last."""
+        """True if nothing may follow: the choice ends with the last accepted token."""
 
     def accept(self, token_id: int) -> bool:
-        """Take the next token, the end-of-text token too; False where it does not fit."""
+        """Accept the next token, including end-of-text. Return False if the grammar does not allow it."""
 
     def fill(self, bitmask: Tensor, row: int) -> None:
-        """Say in row `row` of `bitmask` ([rows, vocab / 32] int32, a bit a token) what may come next, end-of-text
-        among it. It is called while no token is accepted, perhaps in another thread.
+        """Set the bits of the tokens that may follow, including end-of-text, in one row of a mask.
+
+        Called while no token is being accepted, possibly in another thread.
+
+        Args:
+            bitmask: [rows, vocab / 32] int32, one bit per token.
         """
 
 
-class Reader(Protocol):
-    """Tells what a choice says from the tool calls that it makes; its state is derived from the text so far."""
+class ToolParser(Protocol):
+    """Incremental parser of the tool calls in a choice's text. Its state depends on that text alone."""
 
     @property
-    def called(self) -> bool:
-        """It has made a whole call."""
+    def has_call(self) -> bool:
+        """True once a call is complete."""
 
     def feed(self, text: str, *, last: bool) -> tuple[str, tuple[CallDelta, ...]]:
-        """What more text adds to what is said, and to calls; `last` ends it."""
+        """Parse more text; `last` marks the end. Return the text outside of calls, and the additions to calls."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,14 @@ class EngineRequest:
 
     Attributes:
         prompt: token ids, at least one.
-        resumed: for each choice the token ids that it has emitted already, in a former run; generation goes on
-            after them and only what is new comes out, with the text that an undisturbed run would have given it.
-        priority, tenant: who goes first when not all can run at once.
-        prefix_salt: requests of one salt may share the computed beginning of their prompts; others never do.
-        lengths: of the inputs to embed, of which `prompt` is then made up.
-        dimensions: of the vectors; None for the model's own.
-        matcher: makes the grammar of one choice; each choice gets its own, fed with its resumed tokens.
-        reader: the same for what finds its tool calls.
+        resumed: for each choice, the token ids that earlier runs emitted. Generation continues after them and
+            returns new tokens only, with the same text as in an uninterrupted run.
+        priority, tenant: decide which requests run first when not all can.
+        prefix_salt: only requests with the same salt share the computed beginning of their prompts.
+        lengths: lengths of the inputs to embed, which are joined in `prompt`.
+        dimensions: number of dimensions of the vectors; None for the model's own.
+        matcher: builds the matcher of one choice; it is then fed with the choice's resumed tokens.
+        tool_parser: builds the tool call parser of one choice in the same way.
     """
 
     id: str
@@ -76,15 +80,18 @@ class EngineRequest:
     lengths: tuple[int, ...] = ()
     dimensions: int | None = None
     matcher: Callable[[], Matcher] | None = None
-    reader: Callable[[], Reader] | None = None
+    tool_parser: Callable[[], ToolParser] | None = None
 
 
 @dataclass(frozen=True)
 class EngineOutput:
-    """What one step gave one request; `finished` when no choice is left running. With `error` it ended so.
+    """Output of one step for one request.
 
-    `prompt` comes with the first token of a request whose params ask for an echo; `result` at the end of one that
-    asks for other work than text.
+    Attributes:
+        finished: True if no choice is left running.
+        error: the error that ended the request.
+        prompt: the echoed prompt, sent with the first token if the request asks for it.
+        result: the result of a request for something other than text, sent at its end.
     """
 
     job_id: str
@@ -97,9 +104,11 @@ class EngineOutput:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Sequences in and before the batch, KV blocks, and how often a sequence gave way.
+    """Current numbers of sequences and KV blocks, and counters since the engine started.
 
-    `prefix_hits` of `prefix_queries` tokens did not have to be computed, since the engine started.
+    Attributes:
+        preemptions: how often a sequence was preempted.
+        prefix_queries, prefix_hits: tokens looked up in the prefix cache, and tokens found there.
     """
 
     running: int = 0
@@ -112,22 +121,22 @@ class EngineStats:
 
 
 def check_vocabulary(ids: Iterable[int], vocab_size: int, param: str) -> None:
-    """Raise InvalidRequest, naming `param`, for the first id that is no token's."""
+    """Raise InvalidRequest, naming `param`, for the first id that is not in the vocabulary."""
     for token_id in ids:
         if not 0 <= token_id < vocab_size:
             raise InvalidRequest(f"token {token_id} is outside the vocabulary of {vocab_size}", param=param)
 
 
 def too_long(size: int, unit: str, most_tokens: int, param: str) -> ContextLengthExceeded:
-    """Return the refusal of a text of `size` units that cannot fit a context of `most_tokens`."""
+    """Return the error for a text of `size` units that cannot fit a context of `most_tokens`."""
     return ContextLengthExceeded(
-        f"this model's maximum context length is {most_tokens} tokens, and a text of {size} {unit} has more",
+        f"this model's maximum context length is {most_tokens} tokens; a text of {size} {unit} has more than that",
         param=param,
     )
 
 
 class Encoder(Protocol):
-    """Text to token ids and back, from any thread. Raises InvalidRequest for what it cannot encode."""
+    """Tokenizer that may be used from any thread. Raises InvalidRequest for text that it cannot encode."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -135,10 +144,12 @@ class Encoder(Protocol):
     def encode(
         self, text: str, *, special: bool = True, most_tokens: int | None = None, param: str = "prompt"
     ) -> list[int]:
-        """With the `special` tokens that the tokenizer puts around a plain text, if any.
+        """Tokenize a text.
 
-        A text that is certain to have more than `most_tokens` is not tokenized: ContextLengthExceeded is raised.
-        Errors name `param`.
+        Args:
+            special: add the special tokens that the tokenizer puts around a plain text.
+            most_tokens: raise ContextLengthExceeded, without tokenizing, for a text that certainly has more.
+            param: the request's field that errors name.
         """
 
     def encode_chat(
@@ -150,22 +161,24 @@ class Encoder(Protocol):
         special: bool = False,
         most_tokens: int | None = None,
     ) -> list[int]:
-        """By the chat template: up to where the answer begins, if `generation_prompt`.
+        """Render messages with the chat template, and tokenize them.
 
-        `most_tokens` is that of `encode`.
+        Args:
+            generation_prompt: add the template's beginning of an answer.
+            special, most_tokens: see `encode`.
         """
 
     def decode_all(self, ids: Sequence[int]) -> str:
-        """With special tokens as they are written."""
+        """Return the text of token ids, including special tokens."""
 
     def entry(self, token_id: int) -> str:
-        """A token as the vocabulary writes it."""
+        """Return a token as the vocabulary spells it."""
 
 
-class Form(msgspec.Struct, frozen=True):
-    """What an answer has to be: as `structured` says, or text that may call `tools`.
+class ConstraintSpec(msgspec.Struct, frozen=True):
+    """Required form of an answer: `structured` output, or text that may call `tools`.
 
-    With both it is as `structured` says, or calls alone; where a tool must be called, calls alone.
+    With both, the answer is either structured output or calls. If a tool must be called, it is calls alone.
     """
 
     structured: Structured | None
@@ -173,63 +186,64 @@ class Form(msgspec.Struct, frozen=True):
 
     @property
     def param(self) -> str:
-        """The field of the request that asked for it, or for a part of it."""
+        """Name of the request's field to blame in errors."""
         return (self.structured or self.tools or Structured()).param
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """What an answer is held to: makes a choice's matcher, and what reads tool calls out of its text."""
+    """Compiled constraint of an answer: builds the matcher and the tool call parser of each choice."""
 
     matcher: Callable[[], Matcher]
-    reader: Callable[[], Reader] | None = None
+    tool_parser: Callable[[], ToolParser] | None = None
 
 
 class Constrainer(Protocol):
-    """Makes what answers are held to; may be called from any thread."""
+    """Compiler of constraints; may be called from any thread."""
 
-    def start(self, form: Form, *, proven: bool = False) -> Future[Constraint]:
-        """Compile, or find, a grammar.
+    def start(self, form: ConstraintSpec, *, proven: bool = False) -> Future[Constraint]:
+        """Compile a grammar, or find it in the cache.
 
-        It may take long, and always ends: with InvalidRequest for what cannot be compiled within the limits.
+        The future always completes, possibly late: with InvalidRequest if the grammar does not compile within the
+        limits.
 
         Args:
-            proven: it was compiled within the limits before, by any worker: they do not apply again.
+            proven: some worker has compiled it within the limits before, so they do not apply again.
         """
 
 
 class Generator(Protocol):
-    """A batch that grows and shrinks between steps. One thread calls all but `tokenizer` and `constraints`."""
+    """Interface of an engine. One thread makes all calls, except those of `tokenizer` and `constraints`."""
 
     @property
     def tokenizer(self) -> Encoder: ...
 
     @property
     def constraints(self) -> Constrainer | None:
-        """None where this engine cannot hold an answer to anything."""
+        """Compiler of constraints; None if the engine does not support them."""
 
     @property
     def task(self) -> Task:
-        """What it does: a request for anything else is refused before it comes here."""
+        """Task of the model; a request for another one is refused before it reaches the engine."""
 
     @property
     def fingerprint(self) -> str:
-        """The same for engines whose answers are the same."""
+        """Identity of the engine's computation: engines with equal fingerprints give equal answers."""
 
     @property
     def max_model_len(self) -> int: ...
 
     def add(self, request: EngineRequest) -> None:
-        """Raises ContextLengthExceeded or InvalidRequest; what it accepts will end."""
+        """Accept a request, which then always ends. Raises ContextLengthExceeded or InvalidRequest."""
 
     def abort(self, job_id: str) -> bool:
-        """Drop a request and free its blocks, before the next step. False if there is none of that id."""
+        """Drop a request and free its blocks before the next step. Return False if the id is unknown."""
 
     def step(self) -> list[EngineOutput]:
         """Compute the next tokens of as many sequences as the budgets allow."""
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
-        """A step with batch-class work in it may be given up, as if it had not begun, once `urgent` is true."""
+        """Let a step with batch-class work be abandoned without effect once `urgent` returns true."""
 
     def has_work(self) -> bool: ...
 

@@ -1,6 +1,4 @@
-"""Runs the model over one scheduled batch. It owns the KV cache's tensors and knows nothing of block
-ownership or sampling.
-"""
+"""Execution of one scheduled batch. The runner owns the KV cache's tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from workers.engine.cache_sizing import CacheSize
 from workers.engine.execution.cuda_graphs import StepGraphs
-from workers.engine.execution.device import on
+from workers.engine.execution.device import on_device
 from workers.engine.execution.paged_attention import LayerCache, make_layer_caches
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.models.decoder import Decoder, never
@@ -26,8 +24,8 @@ class ModelRunner:
     """A model and its paged KV cache on one device.
 
     Args:
-        graph_sizes: rows of the steps that are recorded as CUDA graphs, rising; larger steps are launched kernel by
-            kernel, and so are all of a model that cannot be recorded.
+        graph_sizes: numbers of rows of the steps that are recorded as CUDA graphs, ascending. Larger steps, and all
+            steps of a model that cannot be recorded, are launched kernel by kernel.
     """
 
     def __init__(
@@ -49,24 +47,25 @@ class ModelRunner:
 
     @property
     def recorded(self) -> bool:
-        """Whether steps are played from graphs."""
+        """True if steps are replayed from CUDA graphs."""
         return self._graphs is not None
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch, interrupted: Callable[[], bool] | None = None) -> Tensor | None:
-        """Logits [R, vocab] float32 of the rows that sample, then of those that score, in the batch's order; valid
-        until the next step.
+        """Compute one step.
 
-        None where `interrupted`, which is asked between layers, or once before a graph, ended the step: the batch's
-        copies are done, and besides only cache slots of tokens that were to be computed may have changed, so that
-        it can be run again.
+        Returns:
+            Logits [R, vocab] float32, valid until the next step: first the rows that sample, then the rows that
+            score a prompt, each in the batch's order. None if `interrupted` returned true; it is called between
+            layers, or once before a graph. The batch can then be run again: its block copies are done, and apart
+            from them only the cache slots of its own tokens may have changed.
         """
-        with on(self._device):
+        with on_device(self._device):
             for source, target in batch.copies:
                 for cache in self._caches:
                     cache.keys[target] = cache.keys[source]
                     cache.values[target] = cache.values[source]
-            step = StepInputs.of(batch)
+            step = StepInputs.from_batch(batch)
             if self._graphs is not None and len(step.tokens) <= self._graphs.max_rows:
                 return None if interrupted and interrupted() else self._graphs.run(step)
             logits = self._model.forward(step.to(self._device), self._caches, interrupted or never)
@@ -74,9 +73,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _record(self, sizes: tuple[int, ...], cache: CacheSize, max_num_seqs: int) -> StepGraphs | None:
-        """None where it fails: somebody else's code may wait for the device."""
+        """Record the graphs. Return None if that fails, as it does for code that waits for the device."""
         try:
-            with on(self._device):
+            with on_device(self._device):
                 return StepGraphs(
                     partial(_compute, self._model, self._caches),
                     sizes,
@@ -86,8 +85,8 @@ class ModelRunner:
                     vocab_size=self._model.config.vocab_size,
                     device=self._device,
                 )
-        except RuntimeError as error:  # torch's, out-of-memory among them
-            _log.warning("graphs_unavailable", reason=str(error), effect="small steps take several times as long")
+        except RuntimeError as error:  # torch's out-of-memory error is one too
+            _log.warning("graphs_unavailable", reason=str(error), effect="small steps take several times longer")
             return None
 
 

@@ -1,7 +1,6 @@
-"""One choice of a request as the engine runs it: its tokens, how far they are computed, and where it ends.
+"""State of one choice of a request in the engine: its tokens, how many are computed, and where it ends.
 
-All of it can be derived again from the prompt and the tokens emitted so far. It knows nothing of batches or
-tensors.
+All of it can be derived again from the prompt and the tokens emitted so far.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from shared.errors import EngineFailed
 from shared.protocol import FinishReason, PriorityClass, SamplingParams, Token, TokenLogprobs
 from workers.engine.echo import Echo
-from workers.engine.interface import Matcher, Reader
+from workers.engine.interface import Matcher, ToolParser
 from workers.engine.text.detokenizer import TextStream
 
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
@@ -22,23 +21,23 @@ class Sequence:
     """Prompt and output of one choice.
 
     Attributes:
-        order: arrival, lowest first.
+        arrival: number of the sequence in order of arrival.
         tokens: prompt and output.
         num_computed_tokens: how many of `tokens` have their keys and values in the cache.
         max_tokens: most output tokens.
-        matcher: its grammar, if any, after the output so far.
-        reader: finds its tool calls, if it may make any.
-        priority, tenant: who goes first where not all can run.
-        preempted: it gave way and has not advanced by a token since.
-        prefix_salt, block_keys: for the prefix cache; keys of the first full blocks, as far as they were made.
-        block_table: KV blocks of positions 0 …, block_size a block.
-        forks: choices of the same request that wait to share this one's prompt.
-        echo: the prompt, to be told with the first token; only of the choice that computes it.
+        matcher: the state of the choice's grammar after the output so far, if it has a grammar.
+        tool_parser: finds tool calls in the choice's text, if it may make any.
+        priority, tenant: decide which sequences run when not all can.
+        preempted: True from a preemption until the sequence has advanced by a token.
+        prefix_salt, block_keys: for the prefix cache; the keys of the first full blocks, as far as computed.
+        block_table: the KV block of each `block_size` positions.
+        forks: choices of the same request that wait until this one's prompt is computed, to share it.
+        echo: the prompt that is sent with the first token, on the choice that computes the prompt.
     """
 
     job_id: str
     choice: int
-    order: int
+    arrival: int
     params: SamplingParams
     tokens: list[int]
     num_prompt_tokens: int
@@ -46,7 +45,7 @@ class Sequence:
     eos_token_ids: frozenset[int]
     text: TextStream
     matcher: Matcher | None = None
-    reader: Reader | None = None
+    tool_parser: ToolParser | None = None
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     prefix_salt: bytes = b""
@@ -72,7 +71,7 @@ class Sequence:
 
     @property
     def prefilling(self) -> bool:
-        """Whether it computes its prompt, or computes again what it lost."""
+        """True while it computes its prompt, or recomputes tokens after a preemption."""
         return self.num_uncomputed_tokens > 1 or self.num_output_tokens == 0
 
     @property
@@ -85,33 +84,34 @@ class Sequence:
 
     @property
     def urgency(self) -> tuple[int, int]:
-        """Class, then arrival; the lower goes first and gives way last."""
-        return self.rank, self.order
+        """Priority class, then arrival; the lowest runs first and is preempted last."""
+        return self.rank, self.arrival
 
     @property
     def seats(self) -> int:
-        """How many sequences run, or will, because this one does."""
+        """Number of seats that the sequence and its forks take."""
         return 1 + len(self.forks)
 
     def accept(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Token:
-        """Append the next output token; sets `finish_reason` where it is the last.
+        """Append the next output token, and set `finish_reason` if it is the last.
 
-        Raises EngineFailed, and appends nothing, where the grammar does not take it; InvalidRequest where that
-        takes too long.
+        Raises:
+            EngineFailed: the grammar does not accept the token; nothing is appended.
+            InvalidRequest: matching the grammar takes too long.
         """
         if self.matcher is not None and not self.matcher.accept(token_id):
-            raise EngineFailed("a token does not fit the request's grammar")
+            raise EngineFailed("the request's grammar does not accept a generated token")
         self.tokens.append(token_id)
-        text, self.finish_reason = self._settle(token_id)
-        if self.reader is None:
+        text, self.finish_reason = self._detokenize(token_id)
+        if self.tool_parser is None:
             return Token(self.choice, token_id, text, self.finish_reason, logprobs)
-        text, calls = self.reader.feed(text, last=self.ended)
-        if self.finish_reason is FinishReason.STOP and self.reader.called:
+        text, calls = self.tool_parser.feed(text, last=self.ended)
+        if self.finish_reason is FinishReason.STOP and self.tool_parser.has_call:
             self.finish_reason = FinishReason.TOOL_CALLS
         return Token(self.choice, token_id, text, self.finish_reason, logprobs, calls)
 
-    def _settle(self, token_id: int) -> tuple[str, FinishReason | None]:
-        """The text that the last token adds, and why the choice ends with it, if it does."""
+    def _detokenize(self, token_id: int) -> tuple[str, FinishReason | None]:
+        """Return the text that the last token adds, and the finish reason if the choice ends with it."""
         if token_id in self.eos_token_ids and not self.params.ignore_eos:
             text, _ = self.text.flush()
             return text, FinishReason.STOP

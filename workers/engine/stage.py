@@ -1,7 +1,7 @@
-"""The guard around each stage of a worker: what a request makes a stage raise ends that request.
+"""Guard around each stage of a worker: an exception that a request causes ends that request alone.
 
-Bad input that a stage foresees is refused as InvalidRequest. This is for what it does not foresee: a chat template
-that recurses without end, a tokenizer that panics, a parameter that overflows a tensor.
+Stages refuse the bad input that they check for with InvalidRequest. The guard is for unexpected exceptions: a chat
+template that recurses endlessly, a tokenizer that panics, a parameter that overflows a tensor.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import structlog
 
 from shared.errors import EngineFailed, HeadraceError
 
-PANICS = "pyo3_runtime"  # the module of the exception that a panic in Rust becomes; it is no Exception
+PANIC_MODULE = "pyo3_runtime"  # a panic in Rust raises its PanicException, which is not a subclass of Exception
 
 _log = structlog.get_logger(__name__)
 
 
 class Stage:
-    """Context manager that raises EngineFailed in place of whatever its block raises.
+    """Context manager that replaces any exception of its block by EngineFailed.
 
-    A HeadraceError passes through unchanged, and so does what ends a process or cancels a task.
+    A HeadraceError passes through unchanged, and so do exceptions that end the process or cancel a task.
 
     Args:
-        name: what is being done, as a noun; told to the caller.
-        ids: for the log (`job_id=…`, `run_id=…`), which gets the kind of the error and its place in the source. The
-            error's own words may quote the prompt, and are not logged.
+        name: the stage as a noun; it appears in the error that the caller gets.
+        ids: logged (`job_id=…`, `run_id=…`) with the type of the exception and its place in the source. The
+            exception's message may quote the prompt, so it is not logged.
     """
 
     __slots__ = ("_ids", "_name")
@@ -42,7 +42,7 @@ class Stage:
     ) -> None:
         if kind is None or issubclass(kind, HeadraceError):
             return
-        if not issubclass(kind, Exception) and kind.__module__ != PANICS:
+        if not issubclass(kind, Exception) and kind.__module__ != PANIC_MODULE:
             return
         place = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(trace)[-1:]]
         _log.error("stage_failed", stage=self._name, error=kind.__name__, place=place, **self._ids)

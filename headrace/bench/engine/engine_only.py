@@ -56,7 +56,7 @@ def run_mix(engine: Engine, items: Iterable[WorkItem], concurrency: int) -> tupl
 def load_engine_from_settings(model: str, **given: object) -> Engine:
     """Load an engine with the settings of environment and file, overridden by `given`."""
     settings = load({"model": model, **given}).settings
-    return Engine.load(EngineConfig.of(settings, ModelRepository(settings).folder()))
+    return Engine.load(EngineConfig.from_settings(settings, ModelRepository(settings).folder()))
 
 
 def main(model: str, seed: int) -> None:

@@ -32,7 +32,7 @@ def generate(model: torch.nn.Module, tokenizer: object, items: list[WorkItem]) -
 
 def main(folder: str, seed: int, concurrency: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    config = EngineConfig.of(load().settings, Path(folder))
+    config = EngineConfig.from_settings(load().settings, Path(folder))
     device = config.torch_device()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=config.torch_dtype(device, torch.float32)).to(device)
     generate(model, tokenizer, [WorkItem("warm up", 2, 4)])

@@ -18,15 +18,15 @@ from workers.engine.grammar import compile_sandbox
 @pytest.fixture(scope="session", autouse=True)
 def trial_processes() -> Iterator[None]:
     """One for all engines with the same tokenizer: each takes seconds to start."""
-    start, started = compile_sandbox._Running, dict[str, compile_sandbox._Running]()
+    start, started = compile_sandbox._SandboxProcess, dict[str, compile_sandbox._SandboxProcess]()
 
-    def running(info: TokenizerInfo) -> compile_sandbox._Running:
+    def running(info: TokenizerInfo) -> compile_sandbox._SandboxProcess:
         name = info.serialize_json()
         if name not in started or started[name].ended:
             started[name] = start(info)
         return started[name]
 
-    with patch.object(compile_sandbox, "_Running", running):
+    with patch.object(compile_sandbox, "_SandboxProcess", running):
         yield
 
 

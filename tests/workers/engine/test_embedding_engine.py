@@ -17,7 +17,7 @@ from workers.engine.config import EngineConfig
 from workers.engine.embedding_engine import EmbeddingEngine
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.models.bert import BertConfig
-from workers.engine.models.bert_loader import embeds, read_length, read_pooling
+from workers.engine.models.bert_loader import is_embedding_model, read_max_input_tokens, read_pooling
 
 TEXTS = [
     "A river runs to the mill.",
@@ -138,15 +138,15 @@ def test_a_failing_step_fails_its_offender_alone(
 
 def test_folders(minilm: Path, tmp_path: Path) -> None:
     """Given what a folder says of itself, Expect it read, and refused where it asks for something else."""
-    assert embeds(minilm)
+    assert is_embedding_model(minilm)
     copy = tmp_path / "copy"
     shutil.copytree(minilm, copy)
     config = json.loads((copy / "config.json").read_text())
     assert read_pooling(copy) == "mean"
     parsed = BertConfig.parse(config)
-    assert (read_length(copy, parsed, None), read_length(copy, parsed, 9)) == (256, 9)
+    assert (read_max_input_tokens(copy, parsed, None), read_max_input_tokens(copy, parsed, 9)) == (256, 9)
     (copy / "sentence_bert_config.json").unlink()
-    assert read_length(copy, parsed, None) == 512
+    assert read_max_input_tokens(copy, parsed, None) == 512
     (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     assert read_pooling(copy) == "cls"
     (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')

@@ -1,4 +1,4 @@
-"""Pool of KV blocks with reference counts, and the keys by which a block is found again."""
+"""Pool of KV blocks with reference counts, and keys that identify the contents of a block."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from collections import OrderedDict
 class BlockPool:
     """Blocks 0 … num_blocks - 1, each free or held by at least one sequence.
 
-    A block may have a key by which it is found again, while it is held and while it is free. Free blocks with a
-    key are given out last, and the one that was free longest first.
+    A block may have a key by which it can be found, both while it is held and while it is free. Free blocks with a
+    key are allocated last, in the order in which they became free.
     """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
-        self._findable: OrderedDict[int, None] = OrderedDict()  # free, with a key; longest free first
+        self._free_keyed: OrderedDict[int, None] = OrderedDict()  # free blocks with a key; longest free first
         self._references = [0] * num_blocks
         self._keys: dict[int, bytes] = {}
         self._blocks: dict[bytes, int] = {}
 
     @property
     def num_free(self) -> int:
-        return len(self._free) + len(self._findable)
+        return len(self._free) + len(self._free_keyed)
 
-    def references(self, block: int) -> int:
+    def num_references(self, block: int) -> int:
         return self._references[block]
 
-    def is_relied_on(self, block: int) -> bool:
-        """Whether a holder must not write to the block."""
+    def is_read_only(self, block: int) -> bool:
+        """Return whether no holder may write to the block, because it is shared or can be found by its key."""
         return self._references[block] > 1 or block in self._keys
 
     def allocate(self) -> int:
         if self._free:
             block = self._free.pop()
         else:
-            block, _ = self._findable.popitem(last=False)
+            block, _ = self._free_keyed.popitem(last=False)
             del self._blocks[self._keys.pop(block)]
         self._references[block] = 1
         return block
 
     def share(self, block: int) -> None:
-        """For one sequence more: a block that is held, or that was found."""
+        """Add a holder to a block that is held or was found by its key."""
         if self._references[block] < 1:
-            if block not in self._findable:
+            if block not in self._free_keyed:
                 raise ValueError(f"block {block} is free and cannot be shared")
-            del self._findable[block]
+            del self._free_keyed[block]
         self._references[block] += 1
 
     def release(self, block: int) -> None:
@@ -54,12 +54,12 @@ class BlockPool:
         self._references[block] -= 1
         if self._references[block] == 0:
             if block in self._keys:
-                self._findable[block] = None
+                self._free_keyed[block] = None
             else:
                 self._free.append(block)
 
-    def name(self, block: int, key: bytes) -> None:
-        """Let a held block be found by `key`; of several with the same contents, the first."""
+    def register(self, block: int, key: bytes) -> None:
+        """Make a held block findable by `key`, unless another block with the same contents already is."""
         if key not in self._blocks and block not in self._keys:
             self._keys[block] = key
             self._blocks[key] = block
@@ -67,7 +67,7 @@ class BlockPool:
     def find(self, key: bytes) -> int | None:
         return self._blocks.get(key)
 
-    def unname(self, block: int) -> None:
-        """Let a held block not be found any more."""
+    def unregister(self, block: int) -> None:
+        """Remove the key of a held block."""
         if block in self._keys:
             del self._blocks[self._keys.pop(block)]

@@ -1,7 +1,6 @@
-"""Who owns which KV block: a pool with reference counts, and the block tables of sequences.
+"""Allocation of KV blocks to sequences.
 
-It counts blocks and knows nothing of their contents; copies that sharing makes necessary are handed to the
-model runner.
+The manager only counts blocks. The copies that shared blocks require are collected for the model runner.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from workers.engine.sequence import Sequence
 
 
 class KVCacheManager:
-    """Gives sequences the blocks that their tokens need.
+    """Manager of the block tables of all sequences.
 
     Args:
-        prefixes: finds the computed beginning of a sequence again; None computes all anew.
+        prefixes: prefix cache; None disables the reuse of computed prefixes.
     """
 
     def __init__(self, pool: BlockPool, block_size: int, prefixes: PrefixCache | None = None) -> None:
@@ -30,18 +29,17 @@ class KVCacheManager:
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
-    def missing(self, sequence: Sequence, num_tokens: int) -> int:
-        """How many free blocks `allocate` would take."""
+    def blocks_needed(self, sequence: Sequence, num_tokens: int) -> int:
+        """Return how many free blocks `allocate` would take."""
         table = sequence.block_table
         return max(0, self.blocks_for(num_tokens) - len(table)) + self._writes_shared(sequence)
 
     def allocate(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Make room for the sequence's first `num_tokens`, of which those after the computed ones will be
-        written.
+        """Allocate blocks for the sequence's first `num_tokens`; those after the computed ones may be written.
 
-        Returns False, and changes nothing, where the pool has too few blocks.
+        Return False, and change nothing, if the pool has too few blocks.
         """
-        if self.missing(sequence, num_tokens) > self.pool.num_free:
+        if self.blocks_needed(sequence, num_tokens) > self.pool.num_free:
             return False
         table = sequence.block_table
         if self._writes_shared(sequence):
@@ -53,38 +51,38 @@ class KVCacheManager:
         return True
 
     def _writes_shared(self, sequence: Sequence) -> bool:
-        """Whether the next token's block must be copied first, since others rely on its contents.
+        """Return whether the next token's block is read-only and must be copied first.
 
-        Only the block where a forked prompt ends can be one of these.
+        Only the block where a forked prompt ends can be one.
         """
         at = sequence.num_computed_tokens // self.block_size
-        return at < len(sequence.block_table) and self.pool.is_relied_on(sequence.block_table[at])
+        return at < len(sequence.block_table) and self.pool.is_read_only(sequence.block_table[at])
 
-    def freeable(self, sequences: Iterable[Sequence]) -> int:
-        """How many blocks would be free if these gave up all of theirs."""
+    def count_freeable(self, sequences: Iterable[Sequence]) -> int:
+        """Return how many blocks would become free if these sequences released all of theirs."""
         held = Counter(block for sequence in sequences for block in sequence.block_table)
-        return sum(count == self.pool.references(block) for block, count in held.items())
+        return sum(count == self.pool.num_references(block) for block, count in held.items())
 
     def release_last(self, sequence: Sequence) -> None:
-        """Give up the last block, and with it what was computed there."""
+        """Release the last block of a sequence, and so its tokens computed there."""
         self.pool.release(sequence.block_table.pop())
         room = len(sequence.block_table) * self.block_size
         sequence.num_computed_tokens = min(sequence.num_computed_tokens, room)
 
     def advance(self, sequence: Sequence, num_new_tokens: int) -> None:
-        """Count tokens whose keys and values are in the cache now."""
+        """Count tokens whose keys and values are now in the cache, and register the blocks they fill."""
         first = sequence.num_computed_tokens // self.block_size
         sequence.num_computed_tokens += num_new_tokens
         if self.prefixes is not None:
-            self.prefixes.keep(sequence, first)
+            self.prefixes.register(sequence, first)
 
-    def disown(self, sequence: Sequence) -> None:
-        """Let nobody find what this sequence computed: it is wrong."""
+    def invalidate(self, sequence: Sequence) -> None:
+        """Remove the keys of a failed sequence's blocks, whose contents may be wrong."""
         for block in sequence.block_table:
-            self.pool.unname(block)
+            self.pool.unregister(block)
 
     def fork(self, parent: Sequence, child: Sequence, num_tokens: int) -> None:
-        """Give `child` the parent's first `num_tokens`, computed, without copying."""
+        """Share the parent's first `num_tokens`, which are computed, with `child`, without copying."""
         for block in parent.block_table[: self.blocks_for(num_tokens)]:
             self.pool.share(block)
             child.block_table.append(block)
@@ -97,6 +95,6 @@ class KVCacheManager:
         sequence.num_computed_tokens = 0
 
     def take_copies(self) -> list[tuple[int, int]]:
-        """(from, to) blocks to copy, in this order, before anything is written."""
+        """Return and clear the (from, to) block copies to make, in this order, before the step writes."""
         copies, self._copies = self._copies, []
         return copies

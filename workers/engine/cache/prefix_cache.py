@@ -1,7 +1,7 @@
-"""Finds the computed beginning of a sequence again: full blocks by a keyed hash of all tokens up to their end.
+"""Prefix cache: it finds computed full blocks by a keyed hash of all tokens up to their end.
 
-The first block's key starts from the request's salt: tenants share nothing, and cannot learn from the time of a
-first token what others asked. It knows nothing of what blocks hold, or when they are given out anew.
+The first block's key starts from the request's salt: tenants share no blocks, and cannot infer the prompts of
+others from the time to the first token.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ KEY_BYTES = 16
 
 
 class PrefixCache:
-    """Keys of sequences' blocks, and how often they were of use.
+    """Prefix cache over a block pool.
 
     Attributes:
-        queries: tokens that sequences had to compute when they began to run, or to run again.
+        queries: tokens that sequences had yet to compute when they started or resumed.
         hits: how many of them were found.
     """
 
@@ -32,13 +32,13 @@ class PrefixCache:
         self.hits = 0
 
     def reuse(self, sequence: Sequence) -> int:
-        """Give a sequence that is about to run what is found beyond its own blocks; how many blocks that was.
+        """Append the blocks found beyond a sequence's own to its block table. Return how many were found.
 
-        Its last token is left to compute at least, since its logits are not kept.
+        At least the last token is left to compute, since its logits are not kept.
         """
         table = sequence.block_table
         self.queries += sequence.num_uncomputed_tokens
-        scored = sequence.echo is not None and sequence.echo.scored  # what is not computed tells nothing
+        scored = sequence.echo is not None and sequence.echo.scored  # scoring needs logits, and so computation
         if scored or sequence.num_computed_tokens < len(table) * self._block_size:
             return 0
         found = 0
@@ -53,23 +53,23 @@ class PrefixCache:
         self.hits += found * self._block_size
         return found
 
-    def undo(self, sequence: Sequence, found: int) -> None:
-        """As if `reuse` had not been called; the sequence must wait."""
+    def undo_reuse(self, sequence: Sequence, found: int) -> None:
+        """Revert a call of `reuse` that found so many blocks, because the sequence must wait."""
         for _ in range(found):
             self._pool.release(sequence.block_table.pop())
         sequence.num_computed_tokens -= found * self._block_size
         self.hits -= found * self._block_size
         self.queries -= sequence.num_uncomputed_tokens
 
-    def keep(self, sequence: Sequence, first: int) -> None:
-        """From now on the sequence's blocks can be found, from its `first` to its last full one."""
+    def register(self, sequence: Sequence, first: int) -> None:
+        """Make the sequence's full blocks findable, from number `first` on."""
         end = sequence.num_computed_tokens // self._block_size
         if first < end:
             for block, key in zip(sequence.block_table[first:end], self._keys(sequence, end)[first:], strict=True):
-                self._pool.name(block, key)
+                self._pool.register(block, key)
 
     def _keys(self, sequence: Sequence, count: int) -> list[bytes]:
-        """Of the first `count` blocks, each made once."""
+        """Return the keys of the first `count` blocks; each is computed once."""
         keys, size = sequence.block_keys, self._block_size
         while len(keys) < count:
             before = keys[-1] if keys else self._digest(sequence.prefix_salt, b"salt")

@@ -1,4 +1,4 @@
-"""Which GPU a thread's launches go to."""
+"""Selection of the GPU that a thread launches kernels on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 
-def on(device: torch.device) -> AbstractContextManager[object]:
-    """To `device` within; else a thread's go to the first."""
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context manager that makes `device` current; a thread's default is the first GPU."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,7 +1,6 @@
 """Causal attention over the paged KV cache, in plain torch.
 
-Two functions of one signature: `paged_attention`, for every device, and `reference_attention`, slow and
-obvious, which is its test. They know nothing of projections, rotary embeddings or who owns a block.
+`paged_attention` runs on every device; `reference_attention`, slow and simple, has the same signature and tests it.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from workers.engine.execution.step_inputs import Span, StepInputs
 
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer's keys [block, kv_head, dim, slot] and values [block, kv_head, slot, dim].
+    """Keys [block, kv_head, dim, slot] and values [block, kv_head, slot, dim] of one layer.
 
-    Products with queries read neighbouring slots of one dimension, sums of values neighbouring dimensions.
+    Products with queries read adjacent slots of one dimension; sums of values read adjacent dimensions.
     """
 
     keys: Tensor
@@ -33,14 +32,17 @@ class LayerCache:
 def make_layer_caches(
     num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
 ) -> list[LayerCache]:
-    """Of `shape` [blocks, kv_heads, block_size, dim]; uninitialized: memory is taken as blocks are written."""
+    """Return uninitialized caches of `shape` [blocks, kv_heads, block_size, dim].
+
+    The system allocates their memory as blocks are written.
+    """
     cache = torch.empty((num_layers, 2, *shape), dtype=dtype, device=device)
     blocks, heads, slots, dim = shape
     return [LayerCache(keys.view(blocks, heads, dim, slots), values) for keys, values in cache]
 
 
 def write_cache(cache: LayerCache, step: StepInputs, keys: Tensor, values: Tensor) -> None:
-    """Put the rows' keys and values, [T, kv_heads, dim] each, where their positions are."""
+    """Write the rows' keys and values, [T, kv_heads, dim] each, to the slots of their positions."""
     blocks = step.block_tables[step.sequences, step.positions // cache.block_size]
     slots = step.positions % cache.block_size
     cache.keys[blocks, :, :, slots] = keys
@@ -48,7 +50,7 @@ def write_cache(cache: LayerCache, step: StepInputs, keys: Tensor, values: Tenso
 
 
 def reference_attention(queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
-    """Row by row, in float64. Shapes as `paged_attention`."""
+    """Compute `paged_attention` row by row, in float64."""
     num_rows, num_heads, dim = queries.shape
     group = num_heads // cache.keys.shape[1]
     out = torch.empty_like(queries)
@@ -65,7 +67,7 @@ def reference_attention(queries: Tensor, cache: LayerCache, step: StepInputs) ->
 
 
 def paged_attention(queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
-    """Each row attends to the positions of its own sequence up to its own, which are in the cache.
+    """Attend from each row to the cached positions of its sequence, up to and including its own.
 
     Args:
         queries: [T, heads, dim].
@@ -86,7 +88,7 @@ def paged_attention(queries: Tensor, cache: LayerCache, step: StepInputs) -> Ten
 
 
 def _gather(cache: LayerCache, tables: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys [S, kv_heads, dim, W * block_size] and values [S, kv_heads, W * block_size, dim] of [S, W] blocks."""
+    """Gather [S, W] blocks: keys [S, kv_heads, dim, W * block_size], values [S, kv_heads, W * block_size, dim]."""
     seqs, width = tables.shape
     _, heads, slots, dim = cache.values.shape
     keys = cache.keys[tables].permute(0, 2, 3, 1, 4).reshape(seqs, heads, dim, width * slots)
@@ -97,7 +99,7 @@ def _gather(cache: LayerCache, tables: Tensor) -> tuple[Tensor, Tensor]:
 def _attend_single_rows(
     queries: Tensor, cache: LayerCache, step: StepInputs, indices: list[int], out: Tensor
 ) -> None:
-    """All sequences with one row, together, padded to the longest."""
+    """Compute all sequences that have one row together, padded to the longest."""
     spans = [step.spans[i] for i in indices]
     width = max(span.position for span in spans) // cache.block_size + 1
     rows = torch.tensor([span.start for span in spans], device=queries.device)
@@ -114,7 +116,7 @@ def _attend_single_rows(
 
 
 def _attend_span(queries: Tensor, cache: LayerCache, positions: Tensor, blocks: Tensor, span: Span) -> Tensor:
-    """One sequence with several rows; `blocks` is its block table, [1, W]."""
+    """Compute one sequence that has several rows; `blocks` is its block table, [1, W]."""
     end = span.position + span.length
     keys, values = _gather(cache, blocks[:, : -(-end // cache.block_size)])
     attended = scaled_dot_product_attention(

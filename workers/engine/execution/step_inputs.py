@@ -1,6 +1,6 @@
-"""The tensors of one step, the same for every layer: a flat batch of token rows from all its sequences.
+"""Input tensors of one step, the same for every layer: a flat batch of token rows from all sequences.
 
-It knows nothing of weights; a row is described by its token, its position and its sequence's block table.
+A row consists of its token, its position and the number of its sequence, which has a block table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from workers.engine.scheduling.scheduler import ScheduledBatch
 
 @dataclass(frozen=True)
 class Span:
-    """Rows start … start + length - 1 belong to one sequence; its first row is at `position`."""
+    """Rows start … start + length - 1 of one sequence; the first has the position `position` in it."""
 
     start: int
     length: int
@@ -25,15 +25,15 @@ class Span:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """T rows of S sequences, of which R are looked at.
+    """T rows of S sequences, of which the logits of R are computed.
 
     Attributes:
         tokens: [T] int64.
         positions: [T] int64, in the row's own sequence.
-        sequences: [T] int64, which row of `block_tables`.
-        block_tables: [S, W] int64; entries past a sequence's own blocks are 0 and never read.
-        sample_rows: [R] int64, the rows whose logits are wanted: first those that sample, then those that score a
-            prompt, in the batch's order.
+        sequences: [T] int64, the row of `block_tables` for each row.
+        block_tables: [S, W] int64; entries past a sequence's blocks are 0 and never read.
+        sample_rows: [R] int64, the rows whose logits are computed: first those that sample, then those that score a
+            prompt, each in the batch's order.
         spans: the rows of each sequence.
     """
 
@@ -45,8 +45,8 @@ class StepInputs:
     spans: tuple[Span, ...]
 
     @classmethod
-    def of(cls, batch: ScheduledBatch) -> StepInputs:
-        """On the CPU."""
+    def from_batch(cls, batch: ScheduledBatch) -> StepInputs:
+        """Build the inputs of a batch, on the CPU."""
         tokens: list[int] = []
         spans: list[Span] = []
         sample_rows: list[int] = []
@@ -62,15 +62,15 @@ class StepInputs:
         starts = np.array([span.start for span in spans])
         offsets = np.array([span.position for span in spans]) - starts
 
-        def put(array: list[int] | np.ndarray) -> Tensor:
+        def tensor(array: list[int] | np.ndarray) -> Tensor:
             return torch.as_tensor(np.asarray(array, np.int64))
 
         return cls(
-            tokens=put(tokens),
-            positions=put(np.arange(len(tokens)) + np.repeat(offsets, lengths)),
-            sequences=put(np.repeat(np.arange(len(spans)), lengths)),
-            block_tables=put(_block_tables(batch)),
-            sample_rows=put(sample_rows + score_rows),
+            tokens=tensor(tokens),
+            positions=tensor(np.arange(len(tokens)) + np.repeat(offsets, lengths)),
+            sequences=tensor(np.repeat(np.arange(len(spans)), lengths)),
+            block_tables=tensor(_block_tables(batch)),
+            sample_rows=tensor(sample_rows + score_rows),
             spans=tuple(spans),
         )
 

@@ -1,12 +1,13 @@
-"""Tries grammars in a process apart, which can be ended: one that takes too much CPU time or memory is refused.
+"""Sandbox that compiles a grammar on trial in a separate process, to refuse one that takes too much CPU or memory.
 
-No compilation can be stopped, and some of few characters take gigabytes and never end. So each is compiled first by
-a child of a small process that has the compiler ready; the system ends the child at its bounds. Only what is done
-within them is then compiled where it is used: a compiled grammar costs more to hand over than to make again.
+A compilation cannot be stopped, and some grammars of a few characters take gigabytes and never end. So each is
+first compiled by a child of a small process that has the compiler ready; the system kills the child at its limits.
+Only a grammar that stays within them is then compiled in the engine's process: transferring a compiled grammar
+costs more than compiling it again.
 
-The limit is on CPU time, so that a loaded machine accepts the same grammars as an idle one. Each child has a parent
-of its own that waits for it and reports how it ended. A child that takes longer than `PATIENCE_S` without using up
-its CPU time hangs: it is killed, and the error is the compiler's, not the request's.
+The limit is on CPU time, so that a loaded machine accepts the same grammars as an idle one. Each child has its own
+parent, which waits for it and reports how it ended. A child that takes longer than `TRIAL_TIMEOUT_S` without using
+up its CPU time hangs: it is killed, and the error is blamed on the compiler, not on the request.
 """
 
 from __future__ import annotations
@@ -31,129 +32,136 @@ import xgrammar
 
 from shared.errors import EngineFailed, HeadraceError, InvalidRequest
 from shared.protocol import ErrorInfo, encode
-from workers.engine.grammar.xgrammar_adapter import COMPLAINTS, grammar_of, probe, refusal
-from workers.engine.interface import Form
+from workers.engine.grammar.xgrammar_adapter import (
+    XGRAMMAR_ERRORS,
+    check_satisfiable,
+    make_grammar,
+    to_invalid_request,
+)
+from workers.engine.interface import ConstraintSpec
 from workers.engine.text.tool_format import ToolFormat
 
 MAX_CPU_S = 4  # CPU time of one trial
-MAX_BYTES = 768 * 2**20  # memory of one trial, beside what the process has
-PATIENCE_S = 120.0  # wall time of one trial: 4 s of CPU time even at a thirtieth of a core
-START_S = 300.0  # wall time until the process is ready: it loads torch
-REPORT_S = 30.0  # wall time, after a trial has been killed, until that is reported
+MAX_MEMORY_BYTES = 768 * 2**20  # memory of one trial, on top of the process's own
+TRIAL_TIMEOUT_S = 120.0  # wall time of one trial: enough for 4 s of CPU time at a thirtieth of a core
+START_TIMEOUT_S = 300.0  # wall time until the process is ready; it loads torch
+REPORT_TIMEOUT_S = 30.0  # wall time until a killed trial is reported
 STDOUT = 1
-BROKEN = EngineFailed("the grammar compiler broke")
-HUNG = EngineFailed("the grammar compiler did not answer")
+COMPILER_BROKE = EngineFailed("the grammar compiler failed")
+COMPILER_HUNG = EngineFailed("the grammar compiler did not answer")
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """A grammar to compile within bounds."""
+    """Request to compile a grammar within limits."""
 
     number: int
-    form: Form
+    spec: ConstraintSpec
     tool_format: ToolFormat
-    cpu_s: int
-    bytes: int
-    patience_s: float
+    max_cpu_s: int
+    max_bytes: int
+    timeout_s: float
 
 
 class Outcome(msgspec.Struct, frozen=True):
+    """Result of the trial with the same number."""
+
     number: int
     error: ErrorInfo | None = None
 
 
 def too_complex(param: str) -> InvalidRequest:
     return InvalidRequest(
-        f"the grammar takes more than {MAX_CPU_S} s of CPU time or {MAX_BYTES >> 20} MiB to compile: "
-        "it is too complex",
+        f"the grammar is too complex: it takes more than {MAX_CPU_S} s of CPU time or {MAX_MEMORY_BYTES >> 20} MiB "
+        "to compile",
         param=param,
     )
 
 
-class Trials:
-    """Of one model's grammars; may be used from many threads. Its process is started when first needed.
+class CompileSandbox:
+    """Sandbox for the grammars of one model; may be used from many threads. Its process starts at first use.
 
     Args:
-        info: its tokenizer.
+        info: the model's tokenizer.
     """
 
     def __init__(self, info: xgrammar.TokenizerInfo) -> None:
         self._info = info
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._running: _Running | None = None
+        self._running: _SandboxProcess | None = None
 
-    def check(self, form: Form, tool_format: ToolFormat) -> None:
-        """Raise InvalidRequest for what cannot be compiled within the bounds, EngineFailed for no answer."""
-        trial = Trial(next(self._numbers), form, tool_format, MAX_CPU_S, MAX_BYTES, PATIENCE_S)
-        running = self._started()
+    def check(self, spec: ConstraintSpec, tool_format: ToolFormat) -> None:
+        """Raise InvalidRequest if the grammar does not compile within the limits, EngineFailed for no answer."""
+        trial = Trial(next(self._numbers), spec, tool_format, MAX_CPU_S, MAX_MEMORY_BYTES, TRIAL_TIMEOUT_S)
+        process = self._process()
         try:
-            running.ready.result(START_S)
-            error = running.ask(trial).result(PATIENCE_S + REPORT_S)
+            process.ready.result(START_TIMEOUT_S)
+            error = process.submit(trial).result(TRIAL_TIMEOUT_S + REPORT_TIMEOUT_S)
         except TimeoutError:
-            raise HUNG from None
+            raise COMPILER_HUNG from None
         if error is not None:
             raise error.to_error()
 
-    def _started(self) -> _Running:
+    def _process(self) -> _SandboxProcess:
         with self._lock:
             if self._running is None or self._running.ended:
-                self._running = _Running(self._info)
+                self._running = _SandboxProcess(self._info)
             return self._running
 
 
-class _Running:
-    """The process, and who waits for it."""
+class _SandboxProcess:
+    """Running sandbox process and the trials that wait for its answers."""
 
     def __init__(self, info: xgrammar.TokenizerInfo) -> None:
         command = [sys.executable, "-m", "workers.engine.grammar.compile_sandbox"]
-        # its own complaints quote what was asked
+        # its own messages quote the grammar
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        weakref.finalize(self, _end, self._process)
+        weakref.finalize(self, _kill, self._process)
         self.ready: Future[None] = Future()
         self._waiting: dict[int, Future[ErrorInfo | None]] = {}
         self._lock = threading.Lock()
         assert self._process.stdout is not None
         listening = (self._process.stdout, self.ready, self._waiting)
-        threading.Thread(target=_listen, args=listening, name="trials", daemon=True).start()
-        self._say(info.serialize_json().encode())
+        threading.Thread(target=_listen, args=listening, name="compile-sandbox", daemon=True).start()
+        self._send(info.serialize_json().encode())
 
     @property
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def ask(self, trial: Trial) -> Future[ErrorInfo | None]:
-        told = self._waiting[trial.number] = Future()
-        told.add_done_callback(lambda _: self._waiting.pop(trial.number, None))
-        self._say(encode(trial))
-        return told
+    def submit(self, trial: Trial) -> Future[ErrorInfo | None]:
+        outcome = self._waiting[trial.number] = Future()
+        outcome.add_done_callback(lambda _: self._waiting.pop(trial.number, None))
+        self._send(encode(trial))
+        return outcome
 
-    def _say(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
         try:
             with self._lock:
                 self._process.stdin.write(line + b"\n")
                 self._process.stdin.flush()
         except OSError:
-            raise BROKEN from None
+            raise COMPILER_BROKE from None
 
 
-def _listen(said: IO[bytes], ready: Future[None], waiting: dict[int, Future[ErrorInfo | None]]) -> None:
-    """Hand out what the process says, until it ends."""
-    if said.readline():
+def _listen(output: IO[bytes], ready: Future[None], waiting: dict[int, Future[ErrorInfo | None]]) -> None:
+    """Pass the outcomes that the process reports to the waiting trials, until it ends."""
+    if output.readline():
         ready.set_result(None)
     else:
-        ready.set_exception(BROKEN)
-    for line in said:
+        ready.set_exception(COMPILER_BROKE)
+    for line in output:
         outcome = msgspec.json.decode(line, type=Outcome)
-        if (told := waiting.get(outcome.number)) is not None:
-            told.set_result(outcome.error)
-    for told in list(waiting.values()):
-        told.set_exception(BROKEN)
+        if (future := waiting.get(outcome.number)) is not None:
+            future.set_result(outcome.error)
+    for future in list(waiting.values()):
+        future.set_exception(COMPILER_BROKE)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
     for stream in (process.stdin, process.stdout):
@@ -161,24 +169,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             stream.close()
 
 
-# in the process
+# Code that runs in the sandbox process.
 
 
 def serve() -> None:
-    """Read a tokenizer, then trials, each a line, until there are no more."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children report by themselves
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: who started us ends us
+    """Read a tokenizer, then trials, one per line, until the input ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children report their outcomes; none is waited for
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the parent ends this process
     info = xgrammar.TokenizerInfo.deserialize_json(sys.stdin.buffer.readline().decode())
     compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
     os.write(STDOUT, b"ready\n")
     for line in sys.stdin.buffer:
         trial = msgspec.json.decode(line, type=Trial)
         if os.fork() == 0:
-            _run(partial(_watch, partial(_attempt, compiler, info, trial), trial))
+            _run_and_exit(partial(_watch, partial(_attempt, compiler, info, trial), trial))
 
 
-def _run(work: Callable[[], None]) -> NoReturn:
-    """Do `work` as all that this forked process does; its status says whether it was done."""
+def _run_and_exit(work: Callable[[], None]) -> NoReturn:
+    """Run `work` and exit this forked process, with status 0 if it succeeded."""
     status = 1
     try:
         work()
@@ -188,23 +196,23 @@ def _run(work: Callable[[], None]) -> NoReturn:
 
 
 def _watch(attempt: Callable[[], None], trial: Trial) -> None:
-    """Make the attempt in a child, and report for one that is killed, by its limits or because it hangs."""
+    """Make the attempt in a child, and report if the child is killed by its limits or hangs."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     child = os.fork()
     if child == 0:
-        _run(attempt)
-    hung = not _ends(child, trial.patience_s)
+        _run_and_exit(attempt)
+    hung = not _ends(child, trial.timeout_s)
     if hung:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if status != 0:
-        _report(trial, HUNG if hung else too_complex(trial.form.param))
+        _report(trial, COMPILER_HUNG if hung else too_complex(trial.spec.param))
 
 
-def _ends(child: int, patience_s: float) -> bool:
-    """Return whether the child ends in time; a SIGCHLD may also mean that it was stopped."""
-    deadline = time.monotonic() + patience_s
+def _ends(child: int, timeout_s: float) -> bool:
+    """Return whether the child ends in time. A SIGCHLD alone does not say so: the child may have been stopped."""
+    deadline = time.monotonic() + timeout_s
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         left = deadline - time.monotonic()
         if left <= 0 or signal.sigtimedwait([signal.SIGCHLD], left) is None:
@@ -213,28 +221,29 @@ def _ends(child: int, patience_s: float) -> bool:
 
 
 def _attempt(compiler: xgrammar.GrammarCompiler, info: xgrammar.TokenizerInfo, trial: Trial) -> None:
-    """Compile one grammar and report; the system ends this process at the limits."""
-    resource.setrlimit(resource.RLIMIT_CPU, (trial.cpu_s, trial.cpu_s))
+    """Compile one grammar and report the outcome; the system kills this process at the limits."""
+    resource.setrlimit(resource.RLIMIT_CPU, (trial.max_cpu_s, trial.max_cpu_s))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + trial.bytes
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    limit = pages * resource.getpagesize() + trial.max_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     error: HeadraceError | None = None
-    form = trial.form
+    spec = trial.spec
     try:
-        compiled = compiler.compile_grammar(grammar_of(form.structured, form.tools, trial.tool_format))
-        probe(compiled, info.vocab_size, ends_by_token=bool(info.stop_token_ids))
-    except InvalidRequest as complaint:
-        error = complaint
+        compiled = compiler.compile_grammar(make_grammar(spec.structured, spec.tools, trial.tool_format))
+        check_satisfiable(compiled, info.vocab_size, ends_by_token=bool(info.stop_token_ids))
+    except InvalidRequest as refusal:
+        error = refusal
     except MemoryError:
-        error = too_complex(form.param)
-    except COMPLAINTS as complaint:
-        error = too_complex(form.param) if "bad_alloc" in str(complaint) else refusal(complaint, form.param)
+        error = too_complex(spec.param)
+    except XGRAMMAR_ERRORS as failure:
+        out_of_memory = "bad_alloc" in str(failure)
+        error = too_complex(spec.param) if out_of_memory else to_invalid_request(failure, spec.param)
     _report(trial, error)
 
 
 def _report(trial: Trial, error: HeadraceError | None) -> None:
     outcome = Outcome(trial.number, None if error is None else ErrorInfo.from_error(error))
-    os.write(STDOUT, encode(outcome) + b"\n")  # short enough to be of one piece
+    os.write(STDOUT, encode(outcome) + b"\n")  # short enough to be written atomically
 
 
 if __name__ == "__main__":

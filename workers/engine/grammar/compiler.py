@@ -1,6 +1,6 @@
-"""Compiles what requests hold their answers to, off the engine's thread.
+"""Compiler of the constraints of answers. It works outside of the engine's thread.
 
-What was compiled is kept, the least lately used dropped first, by its size. It knows nothing of scheduling.
+Compiled grammars are cached; beyond `MAX_CACHE_BYTES` the least recently used are dropped.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import xgrammar
 
 from shared.errors import EngineFailed, HeadraceError
 from shared.protocol import encode
-from workers.engine.grammar.compile_sandbox import Trials
+from workers.engine.grammar.compile_sandbox import CompileSandbox
 from workers.engine.grammar.matcher import GrammarMatcher
-from workers.engine.grammar.mute_stderr import Silence
-from workers.engine.grammar.xgrammar_adapter import COMPLAINTS, grammar_of, refusal
-from workers.engine.interface import Constraint, Form
+from workers.engine.grammar.mute_stderr import MutedStderr
+from workers.engine.grammar.xgrammar_adapter import XGRAMMAR_ERRORS, make_grammar, to_invalid_request
+from workers.engine.interface import Constraint, ConstraintSpec
 from workers.engine.text.tokenizer import Tokenizer
-from workers.engine.text.tool_call_parser import CallReader
+from workers.engine.text.tool_call_parser import ToolCallParser
 
-CACHE_BYTES = 256 * 2**20
-COMPILERS = 2  # grammars compiled at once
-SILENCE = Silence()
+MAX_CACHE_BYTES = 256 * 2**20
+MAX_CONCURRENT_COMPILATIONS = 2
+MUTED_STDERR = MutedStderr()
 
 
 @dataclass
 class _Entry:
-    """A grammar, compiled or on its way.
+    """Grammar that is compiled or being compiled.
 
     Attributes:
-        proven: it was compiled within the limits before, so that no limit ends it now.
+        proven: some worker has compiled it within the limits before, so they do not apply.
     """
 
     proven: bool
@@ -41,11 +41,11 @@ class _Entry:
 
 
 class Constraints:
-    """Of one model.
+    """Compiler of the constraints of one model; see `Constrainer`.
 
     Args:
-        vocab_size: of the model's logits, which may be wider than the tokenizer's vocabulary.
-        eos_token_ids: what ends an answer, once its grammar allows it.
+        vocab_size: size of the model's logits, which may exceed the tokenizer's vocabulary.
+        eos_token_ids: tokens that end an answer once its grammar allows it.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
@@ -55,13 +55,17 @@ class Constraints:
         self._cache: OrderedDict[bytes, _Entry] = OrderedDict()
         self._lock = threading.Lock()
         self._first_use = threading.Lock()
-        self._slots = threading.BoundedSemaphore(COMPILERS)
+        self._compilation_slots = threading.BoundedSemaphore(MAX_CONCURRENT_COMPILATIONS)
 
-    def start(self, form: Form, *, proven: bool = False) -> Future[Constraint]:
-        """See Constrainer."""
-        if form.tools is not None and form.tools.must:
-            form = Form(None, form.tools)
-        reader = None if form.tools is None else partial(CallReader, self._tokenizer.tool_format, self._first(form))
+    def start(self, spec: ConstraintSpec, *, proven: bool = False) -> Future[Constraint]:
+        """Start to compile a constraint; see `Constrainer`."""
+        if spec.tools is not None and spec.tools.must:
+            spec = ConstraintSpec(None, spec.tools)
+        tool_parser = (
+            None
+            if spec.tools is None
+            else partial(ToolCallParser, self._tokenizer.tool_format, self._call_openings(spec))
+        )
         ready: Future[Constraint] = Future()
 
         def settle(compiled: Future[xgrammar.CompiledGrammar]) -> None:
@@ -71,66 +75,66 @@ class Constraints:
                 ready.set_exception(error)
                 return
             make = partial(GrammarMatcher, compiled.result(), ends_by_token=bool(self._eos))
-            ready.set_result(Constraint(make, reader))
+            ready.set_result(Constraint(make, tool_parser))
 
-        self._compiled(form, proven).add_done_callback(settle)
+        self._compiled(spec, proven).add_done_callback(settle)
         return ready
 
-    def _first(self, form: Form) -> tuple[str, ...]:
-        """What an answer begins with that calls, where any other has to be of its form."""
-        if form.structured is None or form.tools is None:
+    def _call_openings(self, spec: ConstraintSpec) -> tuple[str, ...]:
+        """Return the beginnings of an answer of calls, if any other answer must be structured output."""
+        if spec.structured is None or spec.tools is None:
             return ()
-        return tuple(self._tokenizer.tool_format.first_call(each.name) for each in form.tools.allowed)
+        return tuple(self._tokenizer.tool_format.call_opening(each.name) for each in spec.tools.allowed)
 
-    def _compiled(self, form: Form, proven: bool) -> Future[xgrammar.CompiledGrammar]:
-        key = encode(form)
+    def _compiled(self, spec: ConstraintSpec, proven: bool) -> Future[xgrammar.CompiledGrammar]:
+        key = encode(spec)
         with self._lock:
             found = self._cache.get(key)
             if found is None:
                 found = self._cache[key] = _Entry(proven)
-                # a thread that nobody waits for at the end
-                threading.Thread(target=self._work, args=(key, form, found), name="grammar", daemon=True).start()
+                # a daemon: the process does not wait for it at exit
+                threading.Thread(target=self._work, args=(key, spec, found), name="grammar", daemon=True).start()
             found.proven |= proven
             self._cache.move_to_end(key)
         return found.compiled
 
-    def _work(self, key: bytes, form: Form, entry: _Entry) -> None:
+    def _work(self, key: bytes, spec: ConstraintSpec, entry: _Entry) -> None:
         future = entry.compiled
         try:
-            with self._slots:
-                compiled = self._compile(form, entry)
+            with self._compilation_slots:
+                compiled = self._compile(spec, entry)
             future.set_result(compiled)
         except HeadraceError as error:
             future.set_exception(error)
-        except COMPLAINTS as error:
-            future.set_exception(refusal(error, form.param))
+        except XGRAMMAR_ERRORS as error:
+            future.set_exception(to_invalid_request(error, spec.param))
         finally:
             if not future.done():
-                future.set_exception(EngineFailed("the grammar compiler broke"))
-            self._tidy(key, future)
+                future.set_exception(EngineFailed("the grammar compiler failed"))
+            self._clean_up(key, future)
 
-    def _compile(self, form: Form, entry: _Entry) -> xgrammar.CompiledGrammar:
-        """Raises InvalidRequest, EngineFailed; what xgrammar raises."""
+    def _compile(self, spec: ConstraintSpec, entry: _Entry) -> xgrammar.CompiledGrammar:
+        """Compile a grammar. Raises InvalidRequest, EngineFailed, and XGRAMMAR_ERRORS."""
         tool_format = self._tokenizer.tool_format
         with self._first_use:
-            trials, compiler = self._trials, self._compiler
+            sandbox, compiler = self._sandbox, self._compiler
         if not entry.proven:
             try:
-                trials.check(form, tool_format)
+                sandbox.check(spec, tool_format)
             except HeadraceError:
-                if not entry.proven:  # it may be by now
+                if not entry.proven:  # it may have been marked meanwhile
                     raise
-        with SILENCE:
-            return compiler.compile_grammar(grammar_of(form.structured, form.tools, tool_format))
+        with MUTED_STDERR:
+            return compiler.compile_grammar(make_grammar(spec.structured, spec.tools, tool_format))
 
-    def _tidy(self, key: bytes, future: Future[xgrammar.CompiledGrammar]) -> None:
-        """Forget a failure, and what there is no room for."""
+    def _clean_up(self, key: bytes, future: Future[xgrammar.CompiledGrammar]) -> None:
+        """Remove a failure from the cache, and what does not fit."""
         if future.exception() is not None:
             with self._lock:
                 self._cache.pop(key, None)
-        self._shrink()
+        self._evict()
 
-    def _shrink(self) -> None:
+    def _evict(self) -> None:
         with self._lock:
             kept = {key: entry.compiled for key, entry in self._cache.items()}
             sizes = {
@@ -138,7 +142,7 @@ class Constraints:
                 for key, each in kept.items()
                 if each.done() and each.exception() is None
             }
-            over = sum(sizes.values()) - CACHE_BYTES
+            over = sum(sizes.values()) - MAX_CACHE_BYTES
             for key, size in sizes.items():
                 if over <= 0:
                     return
@@ -146,21 +150,21 @@ class Constraints:
                 over -= size
 
     @cached_property
-    def _trials(self) -> Trials:
-        return Trials(self._info)
+    def _sandbox(self) -> CompileSandbox:
+        return CompileSandbox(self._info)
 
     @cached_property
     def _compiler(self) -> xgrammar.GrammarCompiler:
-        return xgrammar.GrammarCompiler(self._info, max_threads=COMPILERS, cache_enabled=False)
+        return xgrammar.GrammarCompiler(self._info, max_threads=MAX_CONCURRENT_COMPILATIONS, cache_enabled=False)
 
     @cached_property
     def _info(self) -> xgrammar.TokenizerInfo:
-        """Made when first needed: it reads the whole vocabulary."""
+        """Vocabulary for xgrammar, built at first use because it reads all tokens."""
         hf, vocab_size = self._tokenizer.hf, self._vocab_size
         found = xgrammar.TokenizerInfo.from_huggingface(hf, vocab_size=vocab_size, stop_token_ids=self._eos or None)
         vocabulary = [""] * vocab_size
         for token, index in hf.get_vocab().items():
-            if index < vocab_size and index not in self._tokenizer.hidden_ids:  # special tokens are no text
+            if index < vocab_size and index not in self._tokenizer.hidden_ids:  # special tokens are not text
                 vocabulary[index] = token
         return xgrammar.TokenizerInfo(
             vocabulary,

@@ -1,7 +1,4 @@
-"""A choice's place in a compiled grammar, by xgrammar; and the masks of a step, filled while the model computes it.
-
-It knows nothing of where a grammar comes from.
-"""
+"""Matcher of one choice against a compiled grammar, and the masks of a step, filled while the model computes it."""
 
 from __future__ import annotations
 
@@ -18,12 +15,14 @@ from torch import Tensor
 from shared.errors import InvalidRequest
 from workers.engine.sequence import Sequence
 
-PATIENCE = 20.0  # seconds that one choice's grammar may take in all: an ambiguous one would hold up its neighbours
-FILLERS = max(1, min(4, (os.cpu_count() or 1) // 2))  # threads
+MAX_MATCHING_S = (
+    20.0  # seconds that one choice's grammar may take in all: an ambiguous one would hold up its neighbours
+)
+NUM_FILLER_THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
 
 
 class GrammarMatcher:
-    """A Matcher; see there."""
+    """Matcher by xgrammar; see `Matcher`."""
 
     def __init__(self, compiled: xgrammar.CompiledGrammar, *, ends_by_token: bool) -> None:
         self._matcher = xgrammar.GrammarMatcher(compiled, terminate_without_stop_token=not ends_by_token)
@@ -34,12 +33,12 @@ class GrammarMatcher:
         return self._matcher.is_terminated()
 
     def accept(self, token_id: int) -> bool:
-        """Raises InvalidRequest for a grammar that costs too much time."""
+        """Accept a token. Raises InvalidRequest once the grammar has taken too much time."""
         begin = time.monotonic()
         accepted = self._matcher.accept_token(token_id)
         self._spent += time.monotonic() - begin
-        if self._spent > PATIENCE:
-            raise InvalidRequest("the grammar takes too long to follow: it is too ambiguous")
+        if self._spent > MAX_MATCHING_S:
+            raise InvalidRequest("the grammar is too ambiguous: matching it takes too long")
         return accepted
 
     def fill(self, bitmask: Tensor, row: int) -> None:
@@ -50,11 +49,12 @@ class GrammarMatcher:
 
 @dataclass(frozen=True)
 class Mask:
-    """What the rows of one step may say next, once it is filled.
+    """Tokens that the rows of one step allow, complete once it is filled.
 
     Attributes:
-        rows: those that are constrained.
-        bitmask: [R, vocab / 32] int32, a bit a token.
+        rows: the rows that have a grammar.
+        bitmask: [R, vocab / 32] int32, one bit per token.
+        filling: the threads' pending work.
     """
 
     rows: list[int]
@@ -62,37 +62,37 @@ class Mask:
     filling: tuple[Future[None], ...]
 
     def settle(self) -> None:
-        """Wait until no thread looks at a matcher any more."""
+        """Wait until no thread uses a matcher."""
         wait(self.filling)
 
     def check(self) -> None:
-        """Raise what the filling of a settled mask raised."""
+        """Raise the exception that filling a settled mask raised, if any."""
         for part in self.filling:
             part.result()
 
     def apply(self, logits: Tensor) -> None:
-        """Leave only what may come next, in [R, vocab] float32, in place."""
+        """Mask the logits [R, vocab] float32 in place, leaving only allowed tokens."""
         xgrammar.apply_token_bitmask_inplace(logits, self.bitmask.to(logits.device), indices=self.rows)
 
 
 class MaskFiller:
-    """Fills the masks of one engine's steps in threads of its own.
+    """Threads that fill the masks of one engine's steps.
 
     Args:
-        vocab_size: of the model's logits.
+        vocab_size: size of the model's logits.
     """
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        self._threads = ThreadPoolExecutor(FILLERS, "mask")
+        self._threads = ThreadPoolExecutor(NUM_FILLER_THREADS, "mask")
 
     def begin(self, sequences: Ordered[Sequence]) -> Mask | None:
-        """Start on the mask for these rows; None where none of them is constrained."""
+        """Start to fill the mask of these rows. Return None if no row has a grammar."""
         rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
         if not rows:
             return None
         bitmask = torch.empty(xgrammar.get_bitmask_shape(len(sequences), self._vocab_size), dtype=torch.int32)
-        parts = [rows[start::FILLERS] for start in range(min(FILLERS, len(rows)))]
+        parts = [rows[start::NUM_FILLER_THREADS] for start in range(min(NUM_FILLER_THREADS, len(rows)))]
         filling = tuple(self._threads.submit(_fill, bitmask, sequences, part) for part in parts)
         return Mask(rows, bitmask, filling)
 
@@ -100,5 +100,5 @@ class MaskFiller:
 def _fill(bitmask: Tensor, sequences: Ordered[Sequence], rows: list[int]) -> None:
     for row in rows:
         matcher = sequences[row].matcher
-        assert matcher is not None  # `begin` chose them
+        assert matcher is not None  # `begin` selected them
         matcher.fill(bitmask, row)

@@ -1,6 +1,6 @@
-"""Keeps off this process's stderr what a C++ library prints there by itself, and cannot be told not to.
+"""Suppression of this process's stderr while a C++ library runs that prints there and cannot be configured not to.
 
-xgrammar's warnings quote what was asked. Our own log has a descriptor of its own, and goes on.
+xgrammar's warnings quote the request. Headrace's log uses a descriptor of its own and is not affected.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import threading
 STDERR = 2
 
 
-class Silence:
-    """While any thread is inside, what is written to stderr goes nowhere."""
+class MutedStderr:
+    """Context manager that discards output to stderr while any thread is inside."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -23,9 +23,9 @@ class Silence:
         with self._lock:
             if self._inside == 0:
                 self._kept = os.dup(STDERR)
-                nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-                os.dup2(nowhere, STDERR)
-                os.close(nowhere)
+                null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+                os.dup2(null, STDERR)
+                os.close(null)
             self._inside += 1
 
     def __exit__(self, *exc_info: object) -> None:

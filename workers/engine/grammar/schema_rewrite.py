@@ -1,7 +1,6 @@
-"""A JSON schema as the grammar compiler is to read it: what it would overlook is said in words that it knows.
+"""Rewriting of a JSON schema so that the grammar compiler enforces keywords that it would overlook.
 
-Whatever fits the result fits the schema; not everything that fits the schema need fit the result. It knows nothing
-of the compiler itself.
+Every value that fits the rewritten schema fits the original; the converse need not hold.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ _YEAR = r"(000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})"
 _LEAP = r"(\d\d(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)-02-29"
 DATE = f"({_YEAR}-({_MONTHS})|{_LEAP})"
 TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)"
-BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"  # without a leading zero, which some read as octal
+BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"  # no leading zero, which some parsers read as octal
 _GROUPS = "([0-9a-f]{1,4}(:[0-9a-f]{1,4}){0,2})?"
-FORMS = {
+FORMAT_PATTERNS = {
     "date": f"^{DATE}$",
     "date-time": f"^{DATE}T{TIME}$",
     "time": f"^{TIME}$",
     "ipv4": rf"^{BYTE}(\.{BYTE}){{3}}$",
     "ipv6": f"^([0-9a-f]{{1,4}}(:[0-9a-f]{{1,4}}){{7}}|{_GROUPS}::{_GROUPS})$",
 }
-CHECKS: dict[str, type | tuple[type, ...]] = {
+PYTHON_TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "boolean": bool,
     "null": type(None),
@@ -35,26 +34,26 @@ CHECKS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def prepared(schema: Schema) -> Schema:
-    """A copy of `schema` for the compiler."""
+def rewrite_schema(schema: Schema) -> Schema:
+    """Return a rewritten copy of `schema`."""
     found = copy.deepcopy(schema)
     for part in list(subschemas(found)):
-        _prepare(part)
+        _rewrite_in_place(part)
     return found
 
 
-def prepared_text(text: str) -> str:
-    """The same for JSON text; the order of properties is kept."""
-    return json.dumps(prepared(json.loads(text)))
+def rewrite_schema_text(text: str) -> str:
+    """Rewrite a schema given as JSON text; the order of properties is kept."""
+    return json.dumps(rewrite_schema(json.loads(text)))
 
 
-def _prepare(schema: dict[str, Any]) -> None:
+def _rewrite_in_place(schema: dict[str, Any]) -> None:
     types = types_of(schema)
     if types and "type" not in schema:
         schema["type"] = types if len(types) > 1 else types[0]
     if "enum" in schema and types:
         schema["enum"] = [value for value in schema["enum"] if _is_any_of(value, types)]
-    if (pattern := FORMS.get(str(schema.get("format")))) is not None:
+    if (pattern := FORMAT_PATTERNS.get(str(schema.get("format")))) is not None:
         del schema["format"]
         schema["pattern"] = pattern
     if UNSAFE.search(str(schema.get("pattern", ""))):
@@ -68,4 +67,4 @@ def _prepare(schema: dict[str, Any]) -> None:
 def _is_any_of(value: Any, types: list[str]) -> bool:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "number" in types or ("integer" in types and float(value).is_integer())
-    return any(isinstance(value, CHECKS[kind]) for kind in types if kind in CHECKS)
+    return any(isinstance(value, PYTHON_TYPES[kind]) for kind in types if kind in PYTHON_TYPES)

@@ -1,4 +1,8 @@
-"""What a layer of the model does, behind one interface with interchangeable implementations."""
+"""Kernels: the operations of a model's layers, with interchangeable implementations behind one interface.
+
+torch_kernels.py is the reference; cpp_kernels.py serves float32 on the CPU and triton_kernels.py serves CUDA. The
+models import the interface; engines choose an implementation with select.py.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,11 @@ from workers.engine.quantization.interface import Linear
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """How a fused row of queries, keys and values is laid out, and the rotary table for it.
+    """Layout of a fused row of queries, keys and values, and its rotary table.
 
     Attributes:
         cos, sin: [positions, dim / 2] float32.
-        norm_eps: of the query and key norms, where the model has them.
+        norm_eps: epsilon of the query and key norms, if the model has them.
     """
 
     num_heads: int
@@ -31,25 +35,27 @@ class HeadLayout:
 
 
 class Kernels(Protocol):
-    """Each works on T rows, none of which sees another except through the cache.
+    """Operations on T rows, which see each other only through the cache.
 
-    `recordable`: none waits for the device or looks at `StepInputs.spans`, so that a CUDA graph can record them.
+    Attributes:
+        recordable: no operation waits for the device or reads `StepInputs.spans`, so a CUDA graph can record them.
     """
 
     @property
     def recordable(self) -> bool: ...
 
     def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
-        """The layer of `weights` [out, in] whose outputs are joined, in the form that is fast here.
+        """Return the fastest layer for `weights`, each [out, in], whose outputs are concatenated.
 
-        `keep`: its results outlive the step.
+        Args:
+            keep: results must stay valid after the next call.
         """
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x / rms(x) * weight over the last dimension."""
+        """Return x / rms(x) * weight over the last dimension."""
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Add x to residual in place, and return the norm of that."""
+        """Add x to residual in place, and return the RMS norm of the sum."""
 
     def rope_and_cache(
         self,
@@ -59,12 +65,17 @@ class Kernels(Protocol):
         cache: LayerCache,
         step: StepInputs,
     ) -> Tensor:
-        """Rotate queries and keys of [T, (heads + 2 * kv_heads) * dim] (after their norms, where given),
-        write keys and values to the cache, and return the queries, [T, heads, dim].
+        """Rotate queries and keys (after their norms, if given), and write keys and values to the cache.
+
+        Args:
+            qkv: [T, (heads + 2 * kv_heads) * dim].
+
+        Returns:
+            The queries, [T, heads, dim].
         """
 
     def attention(self, queries: Tensor, cache: LayerCache, step: StepInputs) -> Tensor:
-        """See `workers.engine.execution.paged_attention.paged_attention`."""
+        """Attend to the cache; see `execution.paged_attention.paged_attention`."""
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
-        """silu(gate) * up, from [T, 2 * n] to [T, n]."""
+        """Return silu(gate) * up: [T, 2 * n] to [T, n]."""

@@ -1,7 +1,7 @@
-// Rotary embedding into the paged cache, and attention straight from its blocks.
+// Rotary embedding into the paged cache, and attention over its blocks.
 //
-// A row's result is a function of its query, its position and its sequence's blocks: scores are sums over the
-// dimensions in order, outputs sums over the positions in order, whatever rows are computed beside it.
+// A row's result depends only on its query, its position and its sequence's blocks: scores are summed over the
+// dimensions in order, and outputs over the positions in order, whatever rows are computed beside it.
 #include <cmath>
 #include <vector>
 
@@ -13,10 +13,10 @@ void norm_row(const float* x, const float* weight, float* out, int64_t size, flo
 
 namespace {
 
-constexpr int64_t kAhead = 2;  // blocks that are asked for before they are read
+constexpr int64_t kBlocksAhead = 2;  // distance of prefetching
 
-// Keys are [block, head, dim, slot], so that the scores of neighbouring slots are neighbours in a vector; values are
-// [block, head, slot, dim].
+// Keys are [block, head, dim, slot], so that the scores of adjacent slots are adjacent lanes of a vector; values
+// are [block, head, slot, dim].
 struct Cache {
   float *keys, *values;
   int64_t heads, slots, dim;
@@ -24,7 +24,7 @@ struct Cache {
   float* values_of(int64_t block, int64_t head) const { return values + (block * heads + head) * slots * dim; }
 };
 
-// x turned by the angles of its position; dimension i turns with i + dim / 2. `stride` between numbers of `out`.
+// Rotates x by the angles of its position, pairing dimensions i and i + dim / 2; `stride` is that of `out`.
 void rotate(const float* x, const float* cosines, const float* sines, float* out, int64_t dim, int64_t stride) {
   const int64_t half = dim / 2;
   for (int64_t i = 0; i < half; ++i) {
@@ -34,7 +34,7 @@ void rotate(const float* x, const float* cosines, const float* sines, float* out
   }
 }
 
-// Consecutive rows of one sequence: they read the same keys and values, the first up to `position`.
+// Consecutive rows of one sequence, which read the same keys and values; the first row is at `position`.
 struct RowTile {
   int64_t row, rows, position;
   const int64_t* table;
@@ -58,7 +58,7 @@ std::vector<RowTile>& tiles_of(const int64_t* positions, const int64_t* sequence
   return tiles;
 }
 
-// Scores of M queries for V vectors of slots of one block, from `slot` on.
+// Computes the scores of M queries for V vectors of slots of one block.
 template <int M, int V>
 void score(const float* const* queries, const float* keys, int64_t slots, int64_t dim, float* const* scores) {
   Vec sums[M][V] = {};
@@ -74,7 +74,7 @@ void score(const float* const* queries, const float* keys, int64_t slots, int64_
     for (int v = 0; v < V; ++v) store(scores[m] + v * kLanes, sums[m][v]);
 }
 
-// The same for a block whose size is no multiple of a vector.
+// Computes the scores of a block's last slots, fewer than a vector.
 template <int M>
 void score_part(const float* const* queries, const float* keys, int64_t slots, int64_t count, int64_t dim,
                 float* const* scores) {
@@ -103,8 +103,8 @@ void score_block(const float* const* queries, const float* keys, int64_t slots, 
   }
 }
 
-// scores[0 … count) become weights e^(scale * (score - largest)); returns their sum. The room behind them is used.
-float soften(float* scores, int64_t count, float scale) {
+// Replaces scores[0 … count) by weights e^(scale * (score - largest)), and returns their sum.
+float exponentiate(float* scores, int64_t count, float scale) {
   Vec most = splat(scores[0]), total{};
   const int64_t whole = count / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
@@ -127,9 +127,9 @@ float soften(float* scores, int64_t count, float scale) {
   return sum(total);
 }
 
-// out += weights of M queries times the values of `count` slots, for V vectors of dimensions.
+// Adds the weighted values of `count` slots to the outputs of M queries, for V vectors of dimensions.
 template <int M, int V>
-void weigh(const float* weights, int64_t stride, const float* values, int64_t count, int64_t dim,
+void add_values(const float* weights, int64_t stride, const float* values, int64_t count, int64_t dim,
            float* const* out) {
   Vec sums[M][V];
   for (int m = 0; m < M; ++m)
@@ -147,7 +147,7 @@ void weigh(const float* weights, int64_t stride, const float* values, int64_t co
 }
 
 template <int M>
-void weigh_block(const float* weights, int64_t stride, const float* values, int64_t count, int64_t dim,
+void add_values_block(const float* weights, int64_t stride, const float* values, int64_t count, int64_t dim,
                  float* const* out) {
   constexpr int kWide = M <= 3 ? 4 : 2;
   float* to[M];
@@ -157,8 +157,8 @@ void weigh_block(const float* weights, int64_t stride, const float* values, int6
     return to;
   };
   for (; d + kWide * kLanes <= dim; d += kWide * kLanes)
-    weigh<M, kWide>(weights, stride, values + d, count, dim, at());
-  for (; d + kLanes <= dim; d += kLanes) weigh<M, 1>(weights, stride, values + d, count, dim, at());
+    add_values<M, kWide>(weights, stride, values + d, count, dim, at());
+  for (; d + kLanes <= dim; d += kLanes) add_values<M, 1>(weights, stride, values + d, count, dim, at());
   if (d == dim) return;
   for (int m = 0; m < M; ++m) {
     Vec sums = load_part(out[m] + d, dim - d);
@@ -168,7 +168,7 @@ void weigh_block(const float* weights, int64_t stride, const float* values, int6
   }
 }
 
-// f.template operator()<M>() for a number of queries that is known only now.
+// Calls f with a number of queries as a template argument.
 template <class F>
 void with_count(int64_t m, const F& f) {
   switch (m) {
@@ -181,12 +181,12 @@ void with_count(int64_t m, const F& f) {
   }
 }
 
-// Asks for `count` numbers that will be read soon: blocks lie anywhere, and the CPU foresees nothing across pages.
-void foresee(const float* p, int64_t count) {
+// Prefetches `count` numbers: the CPU does not prefetch across pages, and blocks may lie anywhere.
+void prefetch(const float* p, int64_t count) {
   for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i, 0, 2);
 }
 
-// All queries of a tile's rows that share one head of keys and values, at most kTile at a time.
+// Computes all queries of a tile's rows that share one key-value head, at most kTile at a time.
 void attend(const RowTile& tile, int64_t head, const float* queries, const Cache& cache, int64_t num_heads,
             float* out) {
   static thread_local std::vector<float> room;
@@ -212,27 +212,27 @@ void attend(const RowTile& tile, int64_t head, const float* queries, const Cache
     }
     with_count(count, [&]<int M>() {
       for (int64_t b = 0; b < blocks; ++b) {
-        const int64_t next = b + kAhead;  // behind the last keys come the first values
+        const int64_t next = b + kBlocksAhead;  // the first values follow the last keys
         if (next < blocks)
-          foresee(cache.keys_of(tile.table[next], head), slots * dim);
+          prefetch(cache.keys_of(tile.table[next], head), slots * dim);
         else if (next - blocks < blocks)
-          foresee(cache.values_of(tile.table[next - blocks], head), slots * dim);
+          prefetch(cache.values_of(tile.table[next - blocks], head), slots * dim);
         score_block<M>(q, cache.keys_of(tile.table[b], head), slots, dim, room.data() + b * slots, stride);
       }
     });
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-    for (int64_t m = 0; m < count; ++m) sums[m] = soften(room.data() + m * stride, lengths[m], scale);
+    for (int64_t m = 0; m < count; ++m) sums[m] = exponentiate(room.data() + m * stride, lengths[m], scale);
     for (int64_t b = 0; b < blocks; ++b) {
       const float *weights = room.data() + b * slots, *values = cache.values_of(tile.table[b], head);
-      if (b + kAhead < blocks) foresee(cache.values_of(tile.table[b + kAhead], head), slots * dim);
-      const int64_t common = std::min(slots, lengths[0] - b * slots);  // the first row sees least
+      if (b + kBlocksAhead < blocks) prefetch(cache.values_of(tile.table[b + kBlocksAhead], head), slots * dim);
+      const int64_t common = std::min(slots, lengths[0] - b * slots);  // the first row sees the fewest slots
       if (common > 0)
-        with_count(count, [&]<int M>() { weigh_block<M>(weights, stride, values, common, dim, to); });
+        with_count(count, [&]<int M>() { add_values_block<M>(weights, stride, values, common, dim, to); });
       const int64_t done = std::max<int64_t>(common, 0);
       for (int64_t m = 0; m < count; ++m) {
         const int64_t rest = std::min(slots, lengths[m] - b * slots) - done;
         if (rest > 0)
-          weigh_block<1>(weights + m * stride + done, stride, values + done * dim, rest, dim, to + m);
+          add_values_block<1>(weights + m * stride + done, stride, values + done * dim, rest, dim, to + m);
       }
     }
     for (int64_t m = 0; m < count; ++m) {
@@ -246,8 +246,8 @@ void attend(const RowTile& tile, int64_t head, const float* queries, const Cache
 
 extern "C" {
 
-// Rotates the queries of qkv [rows, (heads + 2 * kv_heads) * dim] into `queries` [rows, heads, dim]; keys, rotated,
-// and values go to the cache. Norms of queries and keys, [dim] each, come before where they are given.
+// Rotates the queries of qkv [rows, (heads + 2 * kv_heads) * dim] into `queries` [rows, heads, dim], and writes
+// rotated keys and values to the cache. If norms of queries and keys, [dim] each, are given, they are applied first.
 void hr_rope_and_cache(const float* qkv, const float* query_norm, const float* key_norm, float eps,
                        const float* cosines, const float* sines, const int64_t* positions,
                        const int64_t* sequences, const int64_t* tables, int64_t width, int64_t rows,
@@ -275,7 +275,7 @@ void hr_rope_and_cache(const float* qkv, const float* query_norm, const float* k
   });
 }
 
-// Each of [rows, heads, dim] over the positions 0 … its own of its sequence, into `out` of the same shape.
+// Attends from queries [rows, heads, dim] to the positions of their sequences up to their own; `out` is alike.
 void hr_attention(const float* queries, float* keys, float* values, const int64_t* positions,
                   const int64_t* sequences, const int64_t* tables, int64_t width, int64_t rows, int64_t num_heads,
                   int64_t kv_heads, int64_t dim, int64_t slots, float* out) {

@@ -1,8 +1,8 @@
-"""Attention over the paged cache on a GPU: a row knows its sequence and its position, and no more.
+"""Attention over the paged cache on a GPU, in Triton. The input of a row is its sequence and its position.
 
-A program takes one key-value head of up to ROWS rows that follow each other in one sequence: as many as fill the
-smallest matrix product. Positions are added up in tiles that begin at 0, so that among as many rows a row has the
-same bits, whoever stands beside it.
+A program computes one key-value head for up to ROWS consecutive rows of one sequence, as many as fill the smallest
+matrix product. Positions are summed in tiles that begin at 0, so that for a given ROWS, a row has the same bits
+whatever rows are beside it.
 """
 
 from __future__ import annotations
@@ -36,34 +36,36 @@ def attend(
     RUN: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """`queries` and `out` are [rows, KV_HEADS * GROUP, DIM]; `scale` is that of scores, in powers of 2.
+    """Compute attention, or one split of it that `merge` completes.
 
-    A program sees the `span` positions that its third number stands for. Where `peaks` and `totals`, [rows, heads,
-    splits], are given, `out` is [rows, heads, splits, DIM] float32 and to be merged.
+    `queries` and `out` are [rows, KV_HEADS * GROUP, DIM]; `scale` is the scale of scores times log2(e), for exp2.
 
-    RUN is the largest power of 2 that divides SLOTS: so many neighbours are in one block.
+    A program covers the `span` positions selected by its third program id. If `peaks` and `totals`, [rows, heads,
+    splits], are given, `out` is [rows, heads, splits, DIM] float32 and has to be merged.
+
+    RUN is the largest power of 2 that divides SLOTS: this many adjacent slots are in one block.
     """
     row, kv_head = tl.program_id(0), tl.program_id(1)
     sequence, position = tl.load(sequences + row), tl.load(positions + row)
-    led = row > 0 and position % ROWS > 0
-    if led:
-        led = tl.load(sequences + row - 1) == sequence
-    if led:
-        return  # the program of a row before does it
+    is_follower = row > 0 and position % ROWS > 0
+    if is_follower:
+        is_follower = tl.load(sequences + row - 1) == sequence
+    if is_follower:
+        return  # the program of an earlier row computes this one
 
-    part = tl.arange(0, ROWS * GROUP_WIDTH)
-    nth, member = part // GROUP_WIDTH, part % GROUP_WIDTH
+    lane = tl.arange(0, ROWS * GROUP_WIDTH)
+    nth, member = lane // GROUP_WIDTH, lane % GROUP_WIDTH
     rows, at = row.to(tl.int64) + nth, position + nth
-    mine = (rows < num_rows) & (position % ROWS + nth < ROWS)
-    mine &= tl.load(sequences + rows, mask=mine, other=-1) == sequence
-    mine &= tl.load(positions + rows, mask=mine, other=-1) == at
-    end = tl.max(tl.where(mine, at, 0)) + 1
+    is_ours = (rows < num_rows) & (position % ROWS + nth < ROWS)
+    is_ours &= tl.load(sequences + rows, mask=is_ours, other=-1) == sequence
+    is_ours &= tl.load(positions + rows, mask=is_ours, other=-1) == at
+    end = tl.max(tl.where(is_ours, at, 0)) + 1
     begin = tl.program_id(2) * span
     if begin >= end:
         return
     dims = tl.arange(0, DIM_WIDTH)
     here = ((rows * KV_HEADS + kv_head) * GROUP + member)[:, None] * DIM + dims[None, :]
-    wanted = (mine & (member < GROUP))[:, None] & (dims < DIM)[None, :]
+    wanted = (is_ours & (member < GROUP))[:, None] & (dims < DIM)[None, :]
     query = tl.load(queries + here, mask=wanted, other=0)
 
     most = tl.full([ROWS * GROUP_WIDTH], float("-inf"), tl.float32)
@@ -74,7 +76,7 @@ def attend(
         block = tl.load(tables + sequence * table_width + seen // SLOTS, mask=seen < end, other=0).to(tl.int64)
         head = (block * KV_HEADS + kv_head) * DIM * SLOTS
         slot = seen % SLOTS
-        # no mask by length: what stands in other slots is not used, and RUN slots are read at once
+        # not masked by length, since the other slots' scores are unused and RUN slots are read at once
         key_at = tl.multiple_of(tl.max_contiguous(head + slot, RUN), RUN)
         key_at = key_at[None, :] + dims[:, None] * SLOTS
         key = tl.load(keys + key_at, mask=(dims < DIM)[:, None], other=0)
@@ -83,7 +85,7 @@ def attend(
         higher = tl.maximum(most, tl.max(scores, 1))
         weights, kept = tl.exp2(scores - higher[:, None]), tl.exp2(most - higher)
         value_at = (head + slot * DIM)[:, None] + dims[None, :]
-        # a slot that nobody wrote may hold NaN, which a weight of 0 would not hide
+        # an unwritten slot may hold NaN, which a weight of 0 would not hide
         written = (seen < end)[:, None] & (dims < DIM)[None, :]
         value = tl.load(values + value_at, mask=written, other=0)
         mixed = mixed * kept[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
@@ -94,8 +96,8 @@ def attend(
     else:
         place = ((rows * KV_HEADS + kv_head) * GROUP + member) * tl.num_programs(2) + tl.program_id(2)
         tl.store(out + place[:, None] * DIM + dims[None, :], mixed, mask=wanted)
-        tl.store(peaks + place, most, mask=mine & (member < GROUP))
-        tl.store(totals + place, total, mask=mine & (member < GROUP))
+        tl.store(peaks + place, most, mask=is_ours & (member < GROUP))
+        tl.store(totals + place, total, mask=is_ours & (member < GROUP))
 
 
 @triton.jit(do_not_specialize=["splits", "span"])
@@ -112,7 +114,7 @@ def merge(
     DIM_WIDTH: tl.constexpr,
     SPLITS_WIDTH: tl.constexpr,
 ):
-    """One program for one head of a row: what `attend` found in each span up to its position, weighed."""
+    """Merge the splits of one head of one row, weighted by their totals."""
     head = tl.program_id(0) * HEADS + tl.program_id(1)
     nth, dims = tl.arange(0, SPLITS_WIDTH), tl.arange(0, DIM_WIDTH)
     seen = nth <= tl.load(positions + tl.program_id(0)) // span

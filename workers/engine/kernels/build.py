@@ -1,7 +1,6 @@
-"""Builds the C++ kernels at first use and keeps the library in a folder, one for each source, compiler and CPU.
+"""Compilation of the C++ kernels at first use. The libraries are cached by sources, compiler and CPU.
 
-A file lock lets one process build while others wait; the library is renamed into place whole. It knows nothing of
-what the kernels compute.
+A file lock lets one process build while others wait; the finished library is renamed into place.
 """
 
 from __future__ import annotations
@@ -20,28 +19,29 @@ from pathlib import Path
 import structlog
 import torch
 
-SOURCES = Path(__file__).parent
-# no -ffast-math: NaN must stay NaN, and sums keep the order in which they are written
+SOURCE_FOLDER = Path(__file__).parent
+# no -ffast-math: NaN must stay NaN, and sums must keep their order
 FLAGS = ("-O3", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 WARNINGS = ("-Wall", "-Wno-psabi")
-LIMIT = 600.0  # seconds for one call of the compiler
+COMPILER_TIMEOUT_S = 600.0
 
 _log = structlog.get_logger(__name__)
 
 
 class BuildFailed(Exception):
-    """The kernels cannot be built or loaded here; plain torch serves instead, so that no caller sees it."""
+    """Raised when the kernels cannot be built or loaded on this machine; plain torch is then used instead."""
 
 
 def find_compiler() -> str | None:
+    """Return the C++ compiler: $CXX, c++ or g++."""
     return shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
 
 
 def load_library(folder: Path) -> ctypes.CDLL:
-    """The library out of `folder`, built there first where it is missing. Raises BuildFailed."""
+    """Load the library from `folder`, after building it if it is missing. Raises BuildFailed."""
     compiler = find_compiler()
     if compiler is None:
-        raise BuildFailed("there is no C++ compiler")
+        raise BuildFailed("no C++ compiler found")
     try:
         path = folder / f"{_key(compiler)}.so"
         if not path.exists():
@@ -55,7 +55,7 @@ def _build_once(compiler: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():  # another process was first
+        if path.exists():  # another process has built it
             return
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as work:
@@ -66,14 +66,17 @@ def _build_once(compiler: str, path: Path) -> None:
 
 
 def _compile_command(compiler: str, target: Path) -> list[str]:
-    """Compiles and links. OpenMP is torch's own, which is loaded already: a second one would have other threads."""
+    """Return the command that compiles and links.
+
+    It links torch's own OpenMP, which is loaded already: a second one would have its own threads.
+    """
     torch_folder = Path(torch.__file__).parent
     return [
         compiler,
         *_flags(),
         *WARNINGS,
         *("-isystem", str(torch_folder / "include")),
-        *sorted(str(source) for source in SOURCES.glob("*.cpp")),
+        *sorted(str(source) for source in SOURCE_FOLDER.glob("*.cpp")),
         "-shared",
         "-nodefaultlibs",
         "-o",
@@ -90,18 +93,18 @@ def _flags() -> list[str]:
 
 def _run(command: list[str]) -> str:
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=COMPILER_TIMEOUT_S
     )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        reason = (done.stderr.strip().splitlines() or ["no message"])[0]
         raise BuildFailed(f"the compiler failed: {reason}")
     return done.stdout
 
 
 def _key(compiler: str) -> str:
-    """What a library depends on: sources, flags, compiler, torch, and what -march=native means here."""
+    """Hash all that a library depends on: sources, flags, compiler, torch, and the CPU (for -march=native)."""
     parts = [_run([compiler, "--version"]), torch.__version__, *_flags(), _cpu_flags()]
-    parts += [path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]*")) if path.is_file()]
+    parts += [path.read_text(encoding="utf-8") for path in sorted(SOURCE_FOLDER.glob("*.[ch]*")) if path.is_file()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

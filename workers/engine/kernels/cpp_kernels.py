@@ -1,6 +1,6 @@
-"""The kernels in C++, for float32 on the CPU. A row's bits depend neither on its neighbours nor on its chunk.
+"""Kernels in C++, for float32 on the CPU. A row's bits depend neither on its neighbours nor on its chunk.
 
-Intermediate results live in buffers that the next layer, and the next step of the same size, use again.
+Intermediate results are in buffers that the next layer, and the next step of the same size, reuse.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from workers.engine.execution.paged_attention import LayerCache
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout
-from workers.engine.quantization.cpp_linear import Buffers
+from workers.engine.quantization.cpp_linear import OutputBuffers
 from workers.engine.quantization.interface import Linear, Quantization
 
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -30,11 +30,11 @@ _SIGNATURES: dict[str, list[Any]] = {
 }
 
 
-class CompiledKernels:
-    """See `Kernels`. A result is valid until the same method is called again.
+class CppKernels:
+    """Kernels in C++; see `Kernels`. A result is valid until the next call of the same method.
 
     Args:
-        library: what `build.load_library` made.
+        library: the result of `build.load_library`.
         quantization: the weight format of linear layers.
     """
 
@@ -47,7 +47,7 @@ class CompiledKernels:
         library.hr_panel.restype = _COUNT
         self._library = library
         self._quantization = quantization
-        self._buffers = Buffers()
+        self._buffers = OutputBuffers()
 
     def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
         return self._quantization.cpp_linear(self._library, None if keep else self._buffers, weights, bias)
@@ -81,7 +81,7 @@ class CompiledKernels:
             layout.norm_eps,
             layout.cos.data_ptr(),
             layout.sin.data_ptr(),
-            *_rows(step),
+            *_row_arguments(step),
             layout.num_heads,
             layout.num_kv_heads,
             layout.dim,
@@ -99,7 +99,7 @@ class CompiledKernels:
             queries.data_ptr(),
             cache.keys.data_ptr(),
             cache.values.data_ptr(),
-            *_rows(step),
+            *_row_arguments(step),
             heads,
             cache.keys.shape[1],
             dim,
@@ -115,8 +115,8 @@ class CompiledKernels:
         return out
 
 
-def _rows(step: StepInputs) -> tuple[int, int, int, int, int]:
-    """Where positions, sequences and block tables are, the tables' width, and the number of rows."""
+def _row_arguments(step: StepInputs) -> tuple[int, int, int, int, int]:
+    """Return the addresses of positions, sequences and block tables, the tables' width, and the number of rows."""
     tables = step.block_tables
     return (
         step.positions.data_ptr(),

@@ -1,7 +1,7 @@
-// The int8 product of a linear layer: weights int8 with a scale per output, activations int16 with a scale per row.
+// Product of a linear layer with int8 weights, a scale per output, int16 activations, and a scale per row.
 //
-// Sums of integers are exact, and a row's scale is its own, so that a row's bits do not depend on its neighbours.
-// Activations take as many of 16 bits as cannot overflow any column's sum of 32 bits: `levels`, most often all.
+// Sums of integers are exact, and each row has its own scale, so a row's bits do not depend on its neighbours.
+// Activations use as many of their 16 bits as cannot overflow a column's 32-bit sum (`levels`), most often all.
 #include <cmath>
 #include <vector>
 
@@ -14,13 +14,13 @@ typedef int16_t ShortVec __attribute__((vector_size(4 * kLanes)));
 typedef int8_t ByteVec __attribute__((vector_size(2 * kLanes), aligned(1), may_alias));
 typedef int16_t NarrowVec __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
-constexpr int64_t kSmall = 8192;  // activations below which a second thread costs more than it saves
-constexpr float kLeast = 1e-30f;  // rows and weights smaller than it are 0
+constexpr int64_t kMinPerThread = 8192;  // activations; with fewer, a second thread costs more than it saves
+constexpr float kMinMagnitude = 1e-30f;  // rows and weights with smaller values become 0
 constexpr float kWeightLevels = 127;
 
-// Weights of kLanes columns by a pair of inputs each, widened.
+// Loads the weights of kLanes columns for a pair of inputs, widened to 16 bits.
 inline ShortVec load_pairs(const int8_t* p) {
-#if HEADRACE_LANES == 8 && defined(__AVX2__)  // GCC makes eight instructions of the general form
+#if HEADRACE_LANES == 8 && defined(__AVX2__)  // GCC compiles the general form to eight instructions
   return (ShortVec)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #elif HEADRACE_LANES == 16 && defined(__AVX512BW__)
   return (ShortVec)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -28,7 +28,7 @@ inline ShortVec load_pairs(const int8_t* p) {
   return __builtin_convertvector(*reinterpret_cast<const ByteVec*>(p), ShortVec);
 }
 
-// sums + a[2 i] * b[2 i] + a[2 i + 1] * b[2 i + 1] in each lane.
+// Returns sums + a[2 i] * b[2 i] + a[2 i + 1] * b[2 i + 1] for each lane i.
 inline IntVec add_pairs(ShortVec a, ShortVec b, IntVec sums) {
 #if defined(__AVX512VNNI__) && HEADRACE_LANES == 16
   return (IntVec)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
@@ -44,7 +44,7 @@ inline IntVec add_pairs(ShortVec a, ShortVec b, IntVec sums) {
 
 inline Vec rounded(Vec x) { return (x + 12582912.0f) - 12582912.0f; }  // half to even, up to 2^22
 
-// Largest magnitude of x, or NaN where one of them is no number or infinite.
+// Returns the largest magnitude of x, or NaN if a value is not finite.
 float magnitude(const float* x, int64_t size) {
   Vec most{}, doubt{};
   for (int64_t i = 0; i < size; i += kLanes) {
@@ -56,12 +56,12 @@ float magnitude(const float* x, int64_t size) {
   return largest(most) + sum(doubt);
 }
 
-// x as whole numbers up to `levels`, and a 0 behind an odd number of them; returns what they are to be multiplied by.
+// Rounds x to integers of at most `levels`, appends a 0 if `size` is odd, and returns the scale.
 float quantize_row(const float* x, int16_t* out, int64_t size, float levels) {
   const float most = magnitude(x, size);
-  const Vec factor = splat(most >= kLeast ? levels / most : 0.0f);
+  const Vec factor = splat(most >= kMinMagnitude ? levels / most : 0.0f);
   if (size % 2) out[size] = 0;
-  if (!(most >= kLeast)) {
+  if (!(most >= kMinMagnitude)) {
     std::fill(out, out + size, 0);
     return std::isnan(most) ? most : 0.0f;
   }
@@ -74,13 +74,14 @@ float quantize_row(const float* x, int16_t* out, int64_t size, float levels) {
   return most / levels;
 }
 
-struct Columns {  // of one panel
+// Columns of one panel.
+struct Columns {
   const int8_t* weights;
   const float *scales, *bias;
   int64_t count;
 };
 
-// R rows of x, [rows, pairs * 2], by one panel; every `pace` steps it asks for a line of what the next will be.
+// Multiplies R rows of x, [rows, pairs * 2], by a panel; prefetches a line of the next panel every `pace` steps.
 template <int R>
 void multiply(const int16_t* x, const float* row_scales, int64_t pairs, const Columns& panel, float* out,
               int64_t outputs, const int8_t* ahead, int64_t pace) {
@@ -116,13 +117,13 @@ void multiply(const int16_t* x, const float* row_scales, int64_t pairs, const Co
 using Multiply = void (*)(const int16_t*, const float*, int64_t, const Columns&, float*, int64_t, const int8_t*,
                           int64_t);
 constexpr Multiply kMultiply[kTile] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>};
-constexpr int64_t kRowBlock = 96, kAhead = 2, kNear = 4096;  // as in the float32 product; kNear in bytes
+constexpr int64_t kRowBlock = 96, kPanelsAhead = 2, kBytesAhead = 4096;  // as in product.cpp
 
 }  // namespace
 
 extern "C" {
 
-// [outputs, inputs] as [panels, pairs of inputs, kPanel, 2], padded with zeros; scales [outputs].
+// Packs weights [outputs, inputs] as [panels, pairs of inputs, kPanel, 2], padded with zeros; scales are [outputs].
 void hr_int8_pack(const float* const* weight, int8_t* packed, float* scales, int64_t outputs, int64_t inputs) {
   const int64_t pairs = count_tiles(inputs, 2);
   for_each(outputs, 1, [&](int64_t column) {
@@ -134,7 +135,7 @@ void hr_int8_pack(const float* const* weight, int8_t* packed, float* scales, int
   });
 }
 
-// x [rows, inputs] by packed weights into out [rows, outputs]; `bias` [outputs] or none.
+// Multiplies x [rows, inputs] by packed weights into out [rows, outputs]; `bias` is [outputs] or null.
 void hr_int8_product(const float* x, const int8_t* packed, const float* scales, const float* bias, float* out,
                      int64_t rows, int64_t inputs, int64_t outputs, float levels) {
   static thread_local std::vector<int16_t> whole;
@@ -142,9 +143,9 @@ void hr_int8_product(const float* x, const int8_t* packed, const float* scales, 
   const int64_t pairs = count_tiles(inputs, 2);
   whole.resize(rows * pairs * 2 + 1);
   row_scales.resize(rows);
-  int16_t* quantized = whole.data();  // the threads' own are others
+  int16_t* quantized = whole.data();  // thread_local: other threads use the caller's through this pointer
   float* by = row_scales.data();
-  for_each(rows, kSmall / inputs, [&](int64_t row) {
+  for_each(rows, kMinPerThread / inputs, [&](int64_t row) {
     by[row] = quantize_row(x + row * inputs, quantized + row * pairs * 2, inputs, levels);
   });
   const int64_t panels = count_tiles(outputs, kPanel), blocks = count_tiles(rows, kRowBlock);
@@ -154,7 +155,7 @@ void hr_int8_product(const float* x, const int8_t* packed, const float* scales, 
     const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
     const Columns panel{packed + i % panels * bytes, scales + column, bias == nullptr ? nullptr : bias + column,
                         outputs - column};
-    const int8_t* next = panel.weights + (tiles == 1 ? kNear : kAhead * bytes);
+    const int8_t* next = panel.weights + (tiles == 1 ? kBytesAhead : kPanelsAhead * bytes);
     for (int64_t t = 0; t < tiles; ++t) {
       const Range tile = tile_rows(count, tiles, t);
       const int64_t row = block.begin + tile.begin;

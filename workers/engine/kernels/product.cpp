@@ -1,13 +1,13 @@
-// The float32 product of a linear layer: x [rows, in] times a packed weight, plus bias.
+// Product of a linear layer in float32: x [rows, in] times a packed weight, plus bias.
 //
-// Each number of the result is one chain of multiply-adds over the inputs in order, so that its bits depend neither on
+// Each number of the result is one chain of multiply-adds over the inputs in order, so its bits depend neither on
 // the number of rows nor on the shape of a tile.
 #include "vector.h"
 
 namespace headrace {
 namespace {
 
-// R rows of x by one panel; every `pace` steps it asks for another line of what the next panel will be.
+// Multiplies R rows of x by one panel, and prefetches a line of the next one every `pace` steps.
 template <int R>
 void multiply(const float* x, int64_t inputs, const float* panel, const float* bias, float* out, int64_t outputs,
               int64_t columns, const float* ahead, int64_t pace) {
@@ -39,9 +39,9 @@ void multiply(const float* x, int64_t inputs, const float* panel, const float* b
 using Multiply = void (*)(const float*, int64_t, const float*, const float*, float*, int64_t, int64_t, const float*,
                           int64_t);
 constexpr Multiply kMultiply[kTile] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>};
-constexpr int64_t kAhead = 2;  // panels; two threads take every other one
-constexpr int64_t kNear = 64;  // lines; where one tile is all, the same panel must be asked for
-constexpr int64_t kRowBlock = 96;  // rows that stay in the cache while panels pass
+constexpr int64_t kPanelsAhead = 2;  // two threads take every other panel
+constexpr int64_t kLinesAhead = 64;  // with a single tile, the same panel must be prefetched
+constexpr int64_t kRowBlock = 96;  // rows that stay in the CPU's cache for all panels
 
 }  // namespace
 
@@ -49,7 +49,7 @@ extern "C" {
 
 int64_t hr_panel() { return kPanel; }
 
-// `weight`'s rows, [outputs] of [inputs], as [panels, inputs, kPanel], padded with zeros.
+// Packs the rows of a weight, [outputs] of [inputs], as [panels, inputs, kPanel], padded with zeros.
 void hr_pack(const float* const* weight, float* packed, int64_t outputs, int64_t inputs) {
   for_each(count_tiles(outputs, kPanel), 1, [&](int64_t panel) {
     float* to = packed + panel * inputs * kPanel;
@@ -68,7 +68,7 @@ void hr_product(const float* x, const float* packed, const float* bias, float* o
     const int64_t column = i % panels * kPanel;
     const int64_t count = block.end - block.begin, tiles = count_tiles(count, kTile);
     const float* panel = packed + column * inputs;
-    const float* next = panel + (tiles == 1 ? kNear * kPanel : kAhead * kPanel * inputs);
+    const float* next = panel + (tiles == 1 ? kLinesAhead * kPanel : kPanelsAhead * kPanel * inputs);
     for (int64_t t = 0; t < tiles; ++t) {
       const Range tile = tile_rows(count, tiles, t);
       const int64_t row = block.begin + tile.begin;

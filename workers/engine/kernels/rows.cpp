@@ -1,4 +1,4 @@
-// Norms and activations: each row by itself.
+// Norms and activations; each row is independent of the others.
 #include <cmath>
 
 #include "vector.h"
@@ -6,7 +6,7 @@
 namespace headrace {
 namespace {
 
-constexpr int64_t kSmall = 8192;  // numbers below which a second thread costs more than it saves
+constexpr int64_t kMinPerThread = 8192;  // numbers; with fewer, a second thread costs more than it saves
 
 float sum_of_squares(const float* x, int64_t size) {
   Vec even{}, odd{};
@@ -25,7 +25,7 @@ float sum_of_squares(const float* x, int64_t size) {
 
 }  // namespace
 
-// x / rms(x) * weight; `out` may be `x`.
+// Computes x / rms(x) * weight; `out` may be `x`.
 void norm_row(const float* x, const float* weight, float* out, int64_t size, float eps) {
   const Vec scale = splat(1.0f / std::sqrt(sum_of_squares(x, size) / static_cast<float>(size) + eps));
   for (int64_t i = 0; i < size; i += kLanes) {
@@ -36,10 +36,10 @@ void norm_row(const float* x, const float* weight, float* out, int64_t size, flo
 
 extern "C" {
 
-// residual += x, where x is given; out = norm of residual. [rows, size] each.
+// Adds x, if given, to residual, and stores the norm of residual in out. All are [rows, size].
 void hr_add_rms_norm(const float* x, float* residual, const float* weight, float* out, int64_t rows, int64_t size,
                      float eps) {
-  for_each(rows, kSmall / size, [&](int64_t row) {
+  for_each(rows, kMinPerThread / size, [&](int64_t row) {
     float* sums = residual + row * size;
     if (x != nullptr)
       for (int64_t i = 0; i < size; ++i) sums[i] += x[row * size + i];
@@ -47,10 +47,10 @@ void hr_add_rms_norm(const float* x, float* residual, const float* weight, float
   });
 }
 
-// out[rows, size] = silu(gate) * up, gate and up side by side in [rows, 2 * size].
+// Computes out [rows, size] = silu(gate) * up, with gate and up side by side in [rows, 2 * size].
 void hr_silu_mul(const float* gate_up, float* out, int64_t rows, int64_t size) {
   auto silu_mul = [](Vec gate, Vec up) { return gate / (exp(-gate) + 1.0f) * up; };
-  for_each(rows, kSmall / 4 / size, [&](int64_t row) {
+  for_each(rows, kMinPerThread / 4 / size, [&](int64_t row) {
     const float *gate = gate_up + row * 2 * size, *up = gate + size;
     float* to = out + row * size;
     for (int64_t i = 0; i < size; i += kLanes) {

@@ -1,6 +1,6 @@
-"""Norms, rotary embedding and activation of single rows on a GPU. No row sees another.
+"""Norms, rotary embedding and activation on a GPU, in Triton. Each row is independent of the others.
 
-Sums are float32 whatever the dtype, and in one order: a row has the same bits in any batch.
+Sums are float32 for every dtype and have a fixed order, so a row has the same bits in any batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def add_rms_norm(x, residual, weight, out, eps, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """One program a row: add x, where there is one, to residual in place; the norm of that times weight."""
+    """Add x, if given, to one row of residual in place, and store the weighted norm of the sum in out."""
     columns = tl.arange(0, WIDTH)
     inside = columns < SIZE
     here = tl.program_id(0).to(tl.int64) * SIZE + columns
@@ -27,7 +27,7 @@ def add_rms_norm(x, residual, weight, out, eps, SIZE: tl.constexpr, WIDTH: tl.co
 
 @triton.jit
 def silu_mul(gate_up, out, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """One program for WIDTH columns of a row."""
+    """Compute silu(gate) * up for WIDTH columns of a row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < SIZE
@@ -58,7 +58,10 @@ def rope_and_cache(
     SLOTS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """One program for one head of a row, in two halves of DIM / 2: its norm, where there is one, and rotation."""
+    """Normalize (if norms are given) and rotate one head of a row, in two halves of DIM / 2; store it.
+
+    Queries go to `queries`, keys and values to the cache.
+    """
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     half: tl.constexpr = DIM // 2
     at = tl.arange(0, WIDTH)

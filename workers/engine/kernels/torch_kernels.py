@@ -1,4 +1,4 @@
-"""The kernels in plain torch: for every device and dtype, and the tests of the compiled ones."""
+"""Kernels in plain torch, for every device and dtype; the other kernels are tested against them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.unquantized import UNQUANTIZED
 
 
-class PlainKernels:
-    """See `Kernels`.
+class TorchKernels:
+    """Kernels in plain torch; see `Kernels`.
 
     Args:
         quantization: the weight format of linear layers.
@@ -66,6 +66,6 @@ class PlainKernels:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[T, heads, dim] by the angle of each row's position; dimension i turns with i + dim / 2."""
+    """Rotate [T, heads, dim] by the angles of each row's position, pairing dimensions i and i + dim / 2."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

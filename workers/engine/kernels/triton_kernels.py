@@ -1,12 +1,13 @@
-"""The kernels in Triton, for CUDA: each a launch, none waits for the device, so that a graph can record them.
+"""Kernels in Triton, for CUDA. They never wait for the device, so a CUDA graph can record them.
 
-Where TRITON_INTERPRET=1 is set before Triton is imported they run on the CPU, slowly: for tests.
+With TRITON_INTERPRET=1 set before Triton is imported they run on the CPU, slowly, for tests.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,15 +21,15 @@ from workers.engine.kernels.rows_triton import add_rms_norm, rope_and_cache, sil
 from workers.engine.quantization.interface import Linear, Quantization
 from workers.engine.quantization.unquantized import UNQUANTIZED
 
-_LEAST = 16  # rows, columns and depth of the smallest matrix product
-_COLUMNS = 1024  # of a row's activation that one program computes
-_FEW = 128  # rows: where there are more, most are neighbours in a prompt, and are taken by more at once
-_TILE = 64  # positions at once
-_SPAN = 256  # positions that are worth a program
-_PROGRAMS = 2048  # that keep a GPU busy
+_MIN_DOT_SIZE = 16  # rows, columns and depth of Triton's smallest matrix product
+_COLUMNS_PER_PROGRAM = 1024  # of a row of the activation
+_MAX_DECODE_ROWS = 128  # with more rows, most are adjacent in a prompt, and a program computes more of them
+_TILE_POSITIONS = 64
+_MIN_SPLIT_POSITIONS = 256  # fewest positions worth a program of their own
+_TARGET_PROGRAMS = 2048  # enough to keep a GPU busy
 
 
-class FusedKernels:
+class TritonKernels:
     """Kernels in Triton; see `Kernels`.
 
     Args:
@@ -85,9 +86,9 @@ class FusedKernels:
         rows, heads, dim = queries.shape
         kv_heads = cache.values.shape[1]
         group = next_power_of_2(heads // kv_heads)
-        width = max(_LEAST, next_power_of_2(dim))
-        together = _LEAST if rows <= _FEW else 4 * _LEAST  # heads of a program's rows
-        programs = rows * kv_heads * _LEAST // together
+        width = max(_MIN_DOT_SIZE, next_power_of_2(dim))
+        heads_per_program = _MIN_DOT_SIZE if rows <= _MAX_DECODE_ROWS else 4 * _MIN_DOT_SIZE
+        programs = rows * kv_heads * _MIN_DOT_SIZE // heads_per_program
         splits, span = _split(programs, step.block_tables.shape[1] * cache.block_size)
         out = torch.empty_like(queries)
         mixed, peaks, totals = out, None, None
@@ -111,35 +112,39 @@ class FusedKernels:
             KV_HEADS=kv_heads,
             GROUP=heads // kv_heads,
             GROUP_WIDTH=group,
-            ROWS=max(1, together // group),
+            ROWS=max(1, heads_per_program // group),
             DIM=dim,
             DIM_WIDTH=width,
             SLOTS=cache.block_size,
             RUN=cache.block_size & -cache.block_size,
-            TILE=_TILE if queries.element_size() == 2 else _TILE // 2,
+            TILE=_TILE_POSITIONS if queries.element_size() == 2 else _TILE_POSITIONS // 2,
             num_warps=4,
         )
         if splits > 1:
-            merge[rows, heads](
-                mixed,
-                peaks,
-                totals,
-                step.positions,
-                splits,
-                span,
-                out,
-                HEADS=heads,
-                DIM=dim,
-                DIM_WIDTH=width,
-                SPLITS_WIDTH=next_power_of_2(splits),
-            )
+            _merge_splits((mixed, peaks, totals), step.positions, span, out, dim_width=width)
         return out.view(rows, -1)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         rows, size = len(gate_up), gate_up.shape[1] // 2
         out = gate_up.new_empty(rows, size)
-        silu_mul[rows, -(-size // _COLUMNS)](gate_up, out, SIZE=size, WIDTH=_COLUMNS)
+        silu_mul[rows, -(-size // _COLUMNS_PER_PROGRAM)](gate_up, out, SIZE=size, WIDTH=_COLUMNS_PER_PROGRAM)
         return out
+
+
+def _merge_splits(parts: tuple[Any, ...], positions: Tensor, span: int, out: Tensor, *, dim_width: int) -> None:
+    rows, heads, dim = out.shape
+    splits = parts[0].shape[2]
+    merge[rows, heads](
+        *parts,
+        positions,
+        splits,
+        span,
+        out,
+        HEADS=heads,
+        DIM=dim,
+        DIM_WIDTH=dim_width,
+        SPLITS_WIDTH=next_power_of_2(splits),
+    )
 
 
 def _norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -150,10 +155,10 @@ def _norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float) -> Ten
 
 
 def _split(programs: int, positions: int) -> tuple[int, int]:
-    """In how many parts, of how many positions each, sequences of up to `positions` are attended to.
+    """Return the number of splits and the positions per split, for sequences of up to `positions`.
 
-    A few rows with a long way behind them would leave most of a GPU idle.
+    Without splits, a few rows of long sequences would leave most of a GPU idle.
     """
-    wanted = max(1, min(_PROGRAMS // programs, positions // _SPAN))
-    span = -(-positions // (wanted * _TILE)) * _TILE
+    wanted = max(1, min(_TARGET_PROGRAMS // programs, positions // _MIN_SPLIT_POSITIONS))
+    span = -(-positions // (wanted * _TILE_POSITIONS)) * _TILE_POSITIONS
     return -(-positions // span), span

@@ -1,7 +1,7 @@
-// What all kernels share: a vector type, exact fused multiply-add, exp, and torch's threads.
+// Shared by all kernels: a vector type, exact fused multiply-add, exp, and torch's threads.
 //
-// GCC's and Clang's vector extensions serve every CPU; intrinsics stand only where the extensions have no word for it.
-// Nothing here is compiled with -ffast-math: NaN stays NaN, and the order of a sum is the order in the source.
+// GCC's and Clang's vector extensions support every CPU; intrinsics are used only for what the extensions lack.
+// -ffast-math is off: NaN stays NaN, and sums keep the order in the source.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -23,8 +23,8 @@ namespace headrace {
 #define HEADRACE_LANES 8
 #endif
 constexpr int64_t kLanes = HEADRACE_LANES;
-constexpr int64_t kPanel = 2 * kLanes;  // columns that a tile of a product computes together
-constexpr int kTile = 6;                // its rows: 12 sums and what they need fill 16 registers
+constexpr int64_t kPanel = 2 * kLanes;  // columns of a tile of a product
+constexpr int kTile = 6;                // rows of a tile: 12 sums and their operands fill 16 registers
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
@@ -32,9 +32,9 @@ typedef float LooseVec __attribute__((vector_size(4 * kLanes), aligned(4), may_a
 
 inline Vec load(const float* p) { return *reinterpret_cast<const LooseVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<LooseVec*>(p) = v; }
-inline Vec splat(float x) { return x - Vec{}; }  // minus, since -0 + 0 is 0
+inline Vec splat(float x) { return x - Vec{}; }  // minus, because -0 + 0 is 0
 
-// The first `count` lanes, or all; the others are 0.
+// Loads the first `count` lanes, at most all; the others are 0.
 inline Vec load_part(const float* p, int64_t count) {
   if (count >= kLanes) return load(p);
   Vec v{};
@@ -46,7 +46,7 @@ inline void store_part(float* p, Vec v, int64_t count) {
   std::memcpy(p, &v, sizeof(float) * count);
 }
 
-// a * b + c, rounded once where the CPU can.
+// Returns a * b + c, rounded once if the CPU supports it.
 inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__) && HEADRACE_LANES == 16
   return _mm512_fmadd_ps(a, b, c);
@@ -65,7 +65,7 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
-inline float sum(Vec v) {  // by halves: a fixed order
+inline float sum(Vec v) {  // by halves, in a fixed order
   for (int64_t width = kLanes / 2; width > 0; width /= 2)
     for (int64_t i = 0; i < width; ++i) v[i] += v[i + width];
   return v[0];
@@ -76,13 +76,13 @@ inline float largest(Vec v) {
   return most;
 }
 
-// e to the x within 2 units in the last place; below -87 about 1e-38, above 88 about 2e38, NaN stays NaN.
+// Returns e^x within 2 units in the last place; below -87 about 1e-38, above 88 about 2e38; NaN stays NaN.
 // Range reduction and polynomial of the Cephes library.
 inline Vec exp(Vec x) {
   const Vec most = splat(88.3f), least = splat(-87.3f), shift = splat(12582912.0f);
   x = x > most ? most : x;
   x = x < least ? least : x;
-  const Vec n = fma(x, splat(1.44269504f), shift) - shift;  // to the nearest whole number
+  const Vec n = fma(x, splat(1.44269504f), shift) - shift;  // rounded to the nearest integer
   Vec r = fma(n, splat(-0.693359375f), x);
   r = fma(n, splat(2.12194440e-4f), r);
   Vec p = splat(1.9875691500e-4f);
@@ -90,14 +90,14 @@ inline Vec exp(Vec x) {
     p = fma(p, r, splat(c));
   p = fma(p, r * r, r + 1.0f);
   const IntVec power = (__builtin_convertvector(n, IntVec) + 127) << 23;
-  return p * (Vec)power;  // the same bits as a number
+  return p * (Vec)power;  // the bits as a float
 }
 
-// f(0) … f(count - 1) on torch's threads, each taking the next when it is done with one, so that unequal items and
-// a core that others use do not hold up the rest. `least`: items for which another thread is worth its waking.
+// Calls f(0) … f(count - 1) on torch's threads. Each thread takes the next item when it has finished one, so
+// unequal items and a busy core do not delay the rest. `min_per_thread`: items that make another thread worthwhile.
 template <class F>
-void for_each(int64_t count, int64_t least, const F& f) {
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), count / std::max<int64_t>(least, 1));
+void for_each(int64_t count, int64_t min_per_thread, const F& f) {
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), count / std::max<int64_t>(min_per_thread, 1));
   std::atomic<int64_t> next{0};
   auto work = [&](int64_t, int64_t) {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) f(i);
@@ -108,11 +108,13 @@ void for_each(int64_t count, int64_t least, const F& f) {
     at::parallel_for(0, threads, 1, work);
 }
 
-// The rows of tile `i` when `rows` are dealt evenly to as few tiles of at most `size` as they need.
+// Rows begin … end - 1.
 struct Range {
   int64_t begin, end;
 };
+// Number of tiles of at most `size` rows.
 inline int64_t count_tiles(int64_t rows, int64_t size) { return (rows + size - 1) / size; }
+// Rows of tile `i` when `rows` are distributed evenly.
 inline Range tile_rows(int64_t rows, int64_t tiles, int64_t i) {
   return {rows * i / tiles, rows * (i + 1) / tiles};
 }

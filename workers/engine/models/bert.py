@@ -1,7 +1,7 @@
-"""BERT's encoder over a flat batch: the tokens of all inputs in a row, so that nothing is padded.
+"""BERT's encoder over a flat batch: the tokens of all inputs are concatenated, so nothing is padded.
 
-Linear layers see rows, and attention one input at a time: on the CPU an input's vector has the same bits whatever
-stands beside it. It knows nothing of requests.
+Attention computes one input at a time, and linear layers each row alone: on the CPU, an input's vector has the same
+bits whatever else is in the batch.
 
 Reference: Devlin et al., "BERT"; pooling as in sentence-transformers.
 """
@@ -20,12 +20,12 @@ from shared.errors import ConfigError
 from workers.engine.quantization.interface import Linear
 
 Pooling = Literal["mean", "cls"]
-TensorOf = Callable[..., Tensor]  # by its name and shape
+ReadTensor = Callable[..., Tensor]  # takes a name and a shape
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """What of config.json decides the computation."""
+    """Dimensions and features from config.json that decide the computation."""
 
     hidden: int
     layers: int
@@ -38,10 +38,10 @@ class BertConfig:
 
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> BertConfig:
-        """Raises ConfigError for what this code would compute wrongly."""
-        for name, served in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-            if raw.get(name, served) != served:
-                raise ConfigError(f"config.json: {name} must be {served}, not {raw[name]!r}", param="model")
+        """Parse config.json. Raises ConfigError for a feature that this code would compute wrongly."""
+        for name, supported in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+            if raw.get(name, supported) != supported:
+                raise ConfigError(f"config.json: {name} must be {supported}, got {raw[name]!r}", param="model")
         try:
             config = cls(
                 hidden=int(raw["hidden_size"]),
@@ -54,14 +54,16 @@ class BertConfig:
                 eps=float(raw.get("layer_norm_eps", 1e-12)),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"config.json is no BERT's: {error!r}", param="model") from error
+            raise ConfigError(f"config.json does not describe a BERT model: {error!r}", param="model") from error
         if config.hidden % config.heads:
-            raise ConfigError("config.json: hidden_size is no multiple of num_attention_heads", param="model")
+            raise ConfigError("config.json: hidden_size must be a multiple of num_attention_heads", param="model")
         return config
 
 
 @dataclass(frozen=True)
-class Norm:
+class LayerNorm:
+    """Layer normalization over the last dimension."""
+
     weight: Tensor
     bias: Tensor
     eps: float
@@ -71,27 +73,27 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One block; `qkv` is the three projections of attention in one."""
+class BertLayer:
+    """Weights of one layer; `qkv` is the fused projection of queries, keys and values."""
 
     qkv: Linear
     out: Linear
-    attention_norm: Norm
+    attention_norm: LayerNorm
     up: Linear
     down: Linear
-    norm: Norm
+    norm: LayerNorm
 
 
 class Bert:
-    """An encoder.
+    """BERT encoder.
 
     Args:
         words: [vocab, hidden].
-        positions: [positions, hidden], with what the first token type adds.
+        positions: [positions, hidden]; the embedding of the first token type is added already.
     """
 
     def __init__(
-        self, config: BertConfig, words: Tensor, positions: Tensor, norm: Norm, layers: Sequence[Layer]
+        self, config: BertConfig, words: Tensor, positions: Tensor, norm: LayerNorm, layers: Sequence[BertLayer]
     ) -> None:
         self._heads = config.heads
         self._words = words
@@ -101,7 +103,7 @@ class Bert:
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[int], lengths: Sequence[int], pooling: Pooling) -> Tensor:
-        """Vectors [N, hidden] float32 of length 1, of N inputs of `lengths` whose `tokens` stand in a row."""
+        """Return unit vectors [N, hidden] float32 for N inputs of `lengths`, concatenated in `tokens`."""
         device, sizes = self._words.device, list(lengths)
         rows = torch.tensor(tokens, device=device)
         places = torch.cat([torch.arange(length, device=device) for length in lengths])
@@ -115,31 +117,33 @@ class Bert:
         return normalize(pooled, dim=-1)
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """[L, 3 * hidden] of one input to [L, hidden]; each of its tokens sees all."""
+        """Compute bidirectional attention within one input: [L, 3 * hidden] to [L, hidden]."""
         length = len(qkv)
         queries, keys, values = qkv.view(length, 3, self._heads, -1).permute(1, 2, 0, 3)
         seen = scaled_dot_product_attention(queries[None], keys[None], values[None])
         return seen[0].transpose(0, 1).reshape(length, -1)
 
 
-def build(config: BertConfig, tensor: TensorOf, linear: Callable[[Sequence[Tensor], Tensor], Linear]) -> Bert:
-    """Puts an encoder together; `tensor` gives a weight by its name and shape."""
+def build_bert(
+    config: BertConfig, tensor: ReadTensor, linear: Callable[[Sequence[Tensor], Tensor], Linear]
+) -> Bert:
+    """Build an encoder; `tensor` returns a weight by its name and shape."""
     hidden = config.hidden
 
-    def norm(name: str) -> Norm:
-        return Norm(tensor(f"{name}.weight", hidden), tensor(f"{name}.bias", hidden), config.eps)
+    def norm(name: str) -> LayerNorm:
+        return LayerNorm(tensor(f"{name}.weight", hidden), tensor(f"{name}.bias", hidden), config.eps)
 
     def dense(name: str, out: int, size: int) -> Linear:
         return linear([tensor(f"{name}.weight", out, size)], tensor(f"{name}.bias", out))
 
-    def layer(index: int) -> Layer:
+    def layer(index: int) -> BertLayer:
         name = f"encoder.layer.{index}"
         parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
         qkv = linear(
             [tensor(f"{part}.weight", hidden, hidden) for part in parts],
             torch.cat([tensor(f"{part}.bias", hidden) for part in parts]),
         )
-        return Layer(
+        return BertLayer(
             qkv,
             dense(f"{name}.attention.output.dense", hidden, hidden),
             norm(f"{name}.attention.output.LayerNorm"),

@@ -1,7 +1,4 @@
-"""Reads the folder of an embedding model: config.json, safetensors, and what sentence-transformers adds.
-
-It knows nothing of requests.
-"""
+"""Loading of an embedding model's folder: config.json, safetensors, and the files of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -12,24 +9,24 @@ from torch import Tensor
 
 from shared.errors import ConfigError
 from workers.engine.kernels import Kernels
-from workers.engine.models.bert import Bert, BertConfig, Pooling, build
+from workers.engine.models.bert import Bert, BertConfig, Pooling, build_bert
 from workers.engine.models.checkpoint import Checkpoint, read_json
 
 ARCHITECTURES = ("BertModel",)
 
 
-def embeds(folder: Path) -> bool:
-    """Whether the model in `folder` gives vectors, not text. Raises ConfigError."""
+def is_embedding_model(folder: Path) -> bool:
+    """Return whether the model in `folder` returns vectors, not text. Raises ConfigError."""
     return any(name in ARCHITECTURES for name in read_json(folder / "config.json").get("architectures") or ())
 
 
-def read_config(folder: Path) -> BertConfig:
-    """Raises ConfigError."""
+def read_bert_config(folder: Path) -> BertConfig:
+    """Read config.json. Raises ConfigError."""
     return BertConfig.parse(read_json(folder / "config.json"))
 
 
 def read_pooling(folder: Path) -> Pooling:
-    """How an input's vector is made from its tokens'; the mean where nothing is said. Raises ConfigError."""
+    """Return how token vectors are pooled; the default is their mean. Raises ConfigError."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
@@ -38,25 +35,30 @@ def read_pooling(folder: Path) -> Pooling:
         return "mean"
     if modes == {"pooling_mode_cls_token"}:
         return "cls"
-    raise ConfigError(f"{path} asks for a pooling that is not supported: {', '.join(sorted(modes))}", param="model")
+    raise ConfigError(
+        f"{path}: the pooling mode must be mean_tokens or cls_token, got {', '.join(sorted(modes))}", param="model"
+    )
 
 
-def read_length(folder: Path, config: BertConfig, wanted: int | None) -> int:
-    """Most tokens of one input: what the model was tuned for, or fewer if `wanted`."""
+def read_max_input_tokens(folder: Path, config: BertConfig, wanted: int | None) -> int:
+    """Return the most tokens of one input: what the model was tuned for, or `wanted` if that is less."""
     path = folder / "sentence_bert_config.json"
     tuned = read_json(path).get("max_seq_length") if path.is_file() else None
     return min(tuned or config.positions, config.positions, wanted or config.positions)
 
 
 def load_bert(folder: Path, config: BertConfig, kernels: Kernels, dtype: torch.dtype, device: torch.device) -> Bert:
-    """Raises ConfigError where tensors are missing or of another shape."""
+    """Load the weights. Raises ConfigError where tensors are missing or have another shape."""
     checkpoint = Checkpoint(folder)
     prefix = "bert." if "bert.embeddings.word_embeddings.weight" in checkpoint else ""
 
     def tensor(name: str, *shape: int) -> Tensor:
-        found = checkpoint.take(prefix + name)
+        found = checkpoint.read(prefix + name)
         if tuple(found.shape) != shape:
-            raise ConfigError(f"{folder}: {name} has shape {tuple(found.shape)}, not {shape}", param="model")
+            raise ConfigError(
+                f"{folder}: tensor {name} has shape {tuple(found.shape)}; config.json implies {shape}",
+                param="model",
+            )
         return found.to(device, dtype)
 
-    return build(config, tensor, kernels.linear)
+    return build_bert(config, tensor, kernels.linear)

@@ -1,4 +1,4 @@
-"""Safetensors of a model folder: mapped rather than read, one file or many."""
+"""Tensors of a model folder, from one or many safetensors files, which are mapped into memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from workers.engine.quantization.interface import Linear
 
 
 class Checkpoint:
-    """Tensors by name over all safetensors files of a folder; remembers which were taken."""
+    """Tensors by name over all safetensors files of a folder.
+
+    Attributes:
+        unread: names of tensors that have not been read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -30,15 +34,15 @@ class Checkpoint:
                 raise ConfigError(f"{folder / name} cannot be read: {error}") from error
             self._files[name] = file
             self._where |= dict.fromkeys(file.keys(), name)  # type: ignore[no-untyped-call]  # safetensors has none
-        self.untaken = set(self._where)
+        self.unread = set(self._where)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
-    def take(self, name: str) -> Tensor:
+    def read(self, name: str) -> Tensor:
         if name not in self._where:
             raise ConfigError(f"{self._folder}: the checkpoint has no tensor {name}")
-        self.untaken.discard(name)
+        self.unread.discard(name)
         tensor: Tensor = self._files[self._where[name]].get_tensor(name)
         return tensor
 
@@ -46,17 +50,17 @@ class Checkpoint:
         index = self._folder / "model.safetensors.index.json"
         if not index.is_file():
             if not (self._folder / "model.safetensors").is_file():
-                raise ConfigError(f"{self._folder} has no model.safetensors (other formats are not read)")
+                raise ConfigError(f"{self._folder} has no model.safetensors; other formats are not supported")
             return ["model.safetensors"]
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
         outside = [name for name in names if Path(name).name != name]
         if outside:
-            raise ConfigError(f"{index} points outside its folder: {outside[0]}")
+            raise ConfigError(f"{index} names a file outside of its folder: {outside[0]}")
         return names
 
 
 class WeightReader:
-    """Tensors of a checkpoint in the model's shapes, dtype and device, fused where the model fuses them."""
+    """Reader of a checkpoint's tensors in the shapes, dtype and device of the model."""
 
     def __init__(
         self,
@@ -71,31 +75,33 @@ class WeightReader:
         self._kernels = kernels
 
     def tensor(self, name: str, *shape: int) -> Tensor:
-        """Return a tensor by its name. Raises ConfigError where it is missing, of another shape or quantized."""
-        tensor = self._checkpoint.take(name)
+        """Return a tensor. Raises ConfigError if it is missing, has another shape or is quantized."""
+        tensor = self._checkpoint.read(name)
         if tuple(tensor.shape) != shape:
             raise ConfigError(f"tensor {name} has shape {tuple(tensor.shape)}; config.json implies {shape}")
         if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise ConfigError(f"tensor {name} is {tensor.dtype}; only float32, bfloat16 and float16 are read")
+            raise ConfigError(
+                f"tensor {name} has dtype {tensor.dtype}; only float32, bfloat16 and float16 are supported"
+            )
         return tensor.to(self._device, self._dtype)
 
     def refuse_leftovers(self, unused: Set[str] = frozenset()) -> None:
-        """Raise ConfigError for tensors that the model does not use, except `unused`: it is another architecture.
+        """Raise ConfigError for tensors that the model does not use, except `unused`.
 
-        Old checkpoints also carry `rotary_emb.inv_freq`, which is computed here.
+        Old checkpoints also carry `rotary_emb.inv_freq`, which is computed instead.
         """
-        left = {name for name in self._checkpoint.untaken - unused if not name.endswith("rotary_emb.inv_freq")}
+        left = {name for name in self._checkpoint.unread - unused if not name.endswith("rotary_emb.inv_freq")}
         if left:
             raise ConfigError(
-                f"the checkpoint has tensors that its architecture does not: {', '.join(sorted(left)[:3])}"
+                f"the checkpoint has tensors that its architecture does not use: {', '.join(sorted(left)[:3])}"
             )
 
     def linear(self, prefix: str, parts: dict[str, int], size: int) -> Linear:
-        """Return one layer for several matrices that read the same input, with their biases where there are any.
+        """Return one fused layer for several matrices with the same input, including their biases.
 
         Args:
-            prefix: of the matrices' names in the checkpoint.
-            parts: their names after it, with the number of outputs of each.
+            prefix: common beginning of the matrices' names in the checkpoint.
+            parts: the rest of each name, with the matrix's number of outputs.
             size: number of inputs.
         """
         names = {f"{prefix}.{part}": out for part, out in parts.items()}
@@ -116,11 +122,11 @@ class WeightReader:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One of a model's files. Raises ConfigError where it holds no JSON object."""
+    """Read one of a model's JSON files. Raises ConfigError if it does not hold an object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} does not hold a JSON object")
+        raise ConfigError(f"{path} must hold a JSON object")
     return value

@@ -78,7 +78,7 @@ def _refuse_features(raw: dict[str, Any]) -> None:
         raise ConfigError(f"config.json: hidden_act must be silu, got {raw['hidden_act']}")
     for name in ("num_local_experts", "num_experts"):
         if raw.get(name):
-            raise ConfigError(f"mixture-of-experts checkpoints are not supported ({name} is set)")
+            raise ConfigError(f"config.json: a mixture of experts is not supported ({name} is set)")
 
 
 def _integer(raw: dict[str, Any], name: str, default: int | None = None) -> int:

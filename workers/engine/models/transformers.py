@@ -1,8 +1,8 @@
-"""Any other decoder: transformers' own code of the architecture, with its attention turned to the paged cache.
+"""Decoder that runs transformers' code of any other architecture over the paged cache.
 
-Slower than a model of ours, and the same to the scheduler. The rows of a step are one flat sequence to that code;
-what tells them apart is their position, and the attention function, which sees each row's own sequence only.
-Whatever that code mixes between rows otherwise, or adds to attention, is refused when the model is loaded.
+It is slower than a decoder of Headrace's own, and the same to the scheduler. transformers' code sees the rows of a
+step as one flat sequence; only their positions and the attention function, which is replaced, tell sequences apart.
+An architecture that mixes rows elsewhere, or adds something to attention, is refused when the model is loaded.
 """
 
 from __future__ import annotations
@@ -23,21 +23,32 @@ from workers.engine.kernels import Kernels
 from workers.engine.models.decoder import DecoderConfig, never
 from workers.engine.quantization.interface import Linear
 
-ATTENTION = "headrace_paged"  # the attention function's name among transformers'
-# what its code may raise for an input that it does not take
-FAILURES = (AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
-_HARMLESS = frozenset({"dropout", "sliding_window", "position_ids", "use_cache", "is_causal", "output_attentions"})
-_CHECK_BLOCK = 4  # tokens
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of the largest logit
+ATTENTION = "headrace_paged"  # name under which transformers knows the attention function
+# exceptions that transformers' code raises for unsupported input
+TRANSFORMERS_ERRORS = (
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_IGNORED_ARGUMENTS = frozenset(
+    {"dropout", "sliding_window", "position_ids", "use_cache", "is_causal", "output_attentions"}
+)
+_CHECK_BLOCK_TOKENS = 4
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # relative to the largest logit
 
 
 class _Interrupted(Exception):
-    """Ends a forward pass between layers."""
+    """Raised to end a forward pass between layers."""
 
 
 @dataclass(frozen=True)
 class PagedStep:
-    """One step, as the attention of each layer sees it."""
+    """Inputs and caches of one step, for the attention of each layer."""
 
     inputs: StepInputs
     caches: list[LayerCache]
@@ -45,7 +56,7 @@ class PagedStep:
     interrupted: Callable[[], bool]
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """[T, heads, dim] each; returns queries' shape, scaled by dim ** -0.5."""
+        """Attend, with scores scaled by dim ** -0.5. All tensors are [T, heads, dim]."""
         if self.interrupted():
             raise _Interrupted
         cache = self.caches[layer]
@@ -54,33 +65,33 @@ class PagedStep:
 
 
 @dataclass
-class Census:
-    """Stands in for a step where there are no weights: what the attention of each layer was given."""
+class AttentionProbe:
+    """Stand-in for a step of a model without weights: it records the inputs to the attention of each layer."""
 
     shapes: dict[int, tuple[int, int]] = field(default_factory=dict)  # kv_heads, dim
     windows: set[int] = field(default_factory=set)
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Raises ConfigError for attention that the paged cache does not compute."""
+        """Record a layer. Raises ConfigError for attention that the paged cache does not compute."""
         if layer in self.shapes or keys.shape != values.shape or keys.shape[2] != queries.shape[2]:
-            raise ConfigError("keys and values of its attention have unequal shapes, or a layer attends twice")
+            raise ConfigError("keys and values of its attention have different shapes, or a layer attends twice")
         if queries.shape[1] % keys.shape[1]:
-            raise ConfigError(f"{queries.shape[1]} heads do not fit {keys.shape[1]} key-value heads")
+            raise ConfigError(f"{queries.shape[1]} heads cannot share {keys.shape[1]} key-value heads")
         self.shapes[layer] = (keys.shape[1], keys.shape[2])
         return queries
 
     def examine(self, module: nn.Module, extras: dict[str, Any]) -> None:
-        """Raises ConfigError for what the attention function would have to know, and does not."""
-        odd = [name for name, value in extras.items() if value is not None and name not in _HARMLESS]
-        if odd:
-            raise ConfigError(f"its attention uses {', '.join(sorted(odd))}")
+        """Raise ConfigError for arguments that the attention function does not support."""
+        unknown = [name for name, value in extras.items() if value is not None and name not in _IGNORED_ARGUMENTS]
+        if unknown:
+            raise ConfigError(f"its attention uses {', '.join(sorted(unknown))}")
         if not getattr(module, "is_causal", True) or extras.get("is_causal") is False:
             raise ConfigError("its attention is not causal")
         if extras.get("sliding_window") is not None:
             self.windows.add(int(extras["sliding_window"]))
 
 
-def paged_attention_forward(  # noqa: PLR0917  transformers passes them by place
+def paged_attention_forward(  # noqa: PLR0917  transformers passes them by position
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -88,16 +99,16 @@ def paged_attention_forward(  # noqa: PLR0917  transformers passes them by place
     attention_mask: Tensor | None = None,
     scaling: float | None = None,
     *,
-    paged: PagedStep | Census,
+    paged: PagedStep | AttentionProbe,
     **extras: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' signature of an attention function; [1, heads, T, dim] in, [1, T, heads, dim] out."""
-    if isinstance(paged, Census):
+    """Attention function with transformers' signature: [1, heads, T, dim] to [1, T, heads, dim]."""
+    if isinstance(paged, AttentionProbe):
         paged.examine(module, {**extras, "attention_mask": attention_mask})
     queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
-    usual = queries.shape[-1] ** -0.5
-    if scaling is not None and scaling != usual:
-        queries = queries * (scaling / usual)
+    default = queries.shape[-1] ** -0.5
+    if scaling is not None and scaling != default:
+        queries = queries * (scaling / default)
     return paged.attend(int(module.layer_idx), queries, keys, values)[None], None  # type: ignore[arg-type]
 
 
@@ -105,7 +116,7 @@ AttentionInterface.register(ATTENTION, paged_attention_forward)
 
 
 class _RowsLinear(nn.Module):
-    """A linear layer of the model's, in the kernels' form: a row has the same bits in any batch."""
+    """Replacement of a linear layer by the kernels' one, in which a row has the same bits in any batch."""
 
     def __init__(self, product: Linear) -> None:
         super().__init__()
@@ -117,20 +128,20 @@ class _RowsLinear(nn.Module):
 
 
 class TransformersDecoder:
-    """See the module.
+    """Decoder that runs a transformers model; see the module and `Decoder`.
 
     Args:
         model: loaded with the attention ATTENTION; its linear layers are replaced.
 
     Raises:
-        ConfigError: over the paged cache it does not compute what it computes by itself.
+        ConfigError: over the paged cache, the model computes something else than with its own attention.
     """
 
     def __init__(self, config: DecoderConfig, model: PreTrainedModel, kernels: Kernels) -> None:
         self.config = config
         self._model = model.eval().requires_grad_(False)
         self._kernels = kernels
-        model.config.pad_token_id = None  # else each step looks for it, to warn of a missing mask
+        model.config.pad_token_id = None  # otherwise each step searches for it, to warn of a missing mask
         _replace_linears(model, kernels)
         self._check()
 
@@ -146,7 +157,7 @@ class TransformersDecoder:
     def forward(
         self, step: StepInputs, caches: list[LayerCache], interrupted: Callable[[], bool] = never
     ) -> Tensor | None:
-        """See `Decoder`."""
+        """Compute a step; see `Decoder`."""
         try:
             return run(self._model, step, PagedStep(step, caches, self._kernels, interrupted))
         except _Interrupted:
@@ -154,28 +165,28 @@ class TransformersDecoder:
 
     @torch.inference_mode()
     def _check(self) -> None:
-        """Compare two sequences, side by side and in two chunks, with transformers' own attention on each alone."""
+        """Compare two sequences, batched and in two chunks, with transformers' own attention on each alone."""
         first, second = list(range(7)), list(range(8, 13))
         c, device = self.config, self.embedding.device
-        shape = (4, c.num_kv_heads, _CHECK_BLOCK, c.head_dim)
+        shape = (4, c.num_kv_heads, _CHECK_BLOCK_TOKENS, c.head_dim)
         caches = make_layer_caches(c.num_layers, shape, self.embedding.dtype, device)
         try:
             self.forward(_check_step([(first, 0, 3), (second, 0, 4)], device), caches)
-            mine = self.forward(_check_step([(first, 3, 7), (second, 4, 5)], device), caches)
-            assert mine is not None
+            ours = self.forward(_check_step([(first, 3, 7), (second, 4, 5)], device), caches)
+            assert ours is not None
             self._model.set_attn_implementation("eager")
             both = [self._model(torch.tensor([t], device=device), use_cache=False) for t in (first, second)]
             self._model.set_attn_implementation(ATTENTION)
-        except FAILURES as error:
+        except TRANSFORMERS_ERRORS as error:
             raise unsupported(c.architecture, f"its code fails on a flat batch ({error})") from error
         theirs = torch.stack([output.logits[0, -1] for output in both])
-        difference, scale = (mine - theirs).abs().max(), theirs.abs().max()
+        difference, scale = (ours - theirs).abs().max(), theirs.abs().max()
         if not difference <= scale * _TOLERANCE[self.embedding.dtype]:
-            raise unsupported(c.architecture, "over the paged cache it computes something else")
+            raise unsupported(c.architecture, "over the paged cache, it computes something else")
 
 
-def run(model: PreTrainedModel, step: StepInputs, paged: PagedStep | Census) -> Tensor:
-    """Logits [R, vocab] of one step."""
+def run(model: PreTrainedModel, step: StepInputs, paged: PagedStep | AttentionProbe) -> Tensor:
+    """Compute the logits [R, vocab] of one step."""
     output = model(
         step.tokens[None],
         position_ids=step.positions[None],
@@ -185,16 +196,20 @@ def run(model: PreTrainedModel, step: StepInputs, paged: PagedStep | Census) -> 
     )
     logits: Tensor = output.logits[0]
     if len(logits) != len(step.sample_rows):
-        raise ValueError("it computes the logits of all rows")
+        raise ValueError("it computes logits for all rows")
     return logits
 
 
 def unsupported(architecture: str, reason: str) -> ConfigError:
+    """Return the error for an architecture that is not supported."""
     return ConfigError(f"architecture {architecture} is not supported: {reason}", param="model")
 
 
 def _replace_linears(model: nn.Module, kernels: Kernels) -> None:
-    """One by one, so that at most one layer's weights are there twice. Results are kept: who knows for how long."""
+    """Replace linear layers one by one, so that at most one layer's weights exist twice.
+
+    transformers' code may hold on to results, so they are not overwritten (`keep`).
+    """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) not in (nn.Linear, Conv1D):
@@ -206,7 +221,7 @@ def _replace_linears(model: nn.Module, kernels: Kernels) -> None:
 
 
 def _check_step(parts: list[tuple[list[int], int, int]], device: torch.device) -> StepInputs:
-    """Tokens begin … end - 1 of each sequence, the first in blocks 0 and 1, the second in 2 and 3."""
+    """Return inputs for tokens begin … end - 1 of two sequences, one in blocks 0 and 1, one in 2 and 3."""
     tokens: list[int] = []
     positions: list[int] = []
     spans = []
@@ -215,19 +230,19 @@ def _check_step(parts: list[tuple[list[int], int, int]], device: torch.device) -
         tokens += sequence[begin:end]
         positions += range(begin, end)
 
-    def put(values: Any) -> Tensor:
+    def tensor(values: Any) -> Tensor:
         return torch.tensor(values, device=device)
 
     return StepInputs(
-        tokens=put(tokens),
-        positions=put(positions),
-        sequences=put([index for index, span in enumerate(spans) for _ in range(span.length)]),
-        block_tables=put([[0, 1], [2, 3]]),
-        sample_rows=put([span.start + span.length - 1 for span in spans]),
+        tokens=tensor(tokens),
+        positions=tensor(positions),
+        sequences=tensor([index for index, span in enumerate(spans) for _ in range(span.length)]),
+        block_tables=tensor([[0, 1], [2, 3]]),
+        sample_rows=tensor([span.start + span.length - 1 for span in spans]),
         spans=tuple(spans),
     )
 
 
-def census_step() -> StepInputs:
-    """Three rows of two sequences, without storage."""
+def probe_step() -> StepInputs:
+    """Return inputs of three rows of two sequences, without storage."""
     return _check_step([(list(range(2)), 0, 2), (list(range(2)), 0, 1)], torch.device("meta"))

@@ -1,4 +1,4 @@
-"""Linear layers by the C++ kernels, for float32 on the CPU."""
+"""Linear layers computed by the C++ kernels, for float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 
-class Buffers:
-    """Uninitialized float32 tensors by name, kept until another shape is asked for."""
+class OutputBuffers:
+    """Named float32 tensors for results, reused until another shape is requested."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
@@ -23,28 +23,28 @@ class Buffers:
 
 
 def _row_pointers(weight: Tensor) -> Tensor:
-    """Where each row of `weight` [out, in] begins, [out] int64."""
+    """Return the addresses of the rows of `weight` [out, in]: [out] int64."""
     return weight.data_ptr() + torch.arange(len(weight)) * weight.stride(0) * weight.element_size()
 
 
-class CompiledLinear:
-    """A float32 weight in panels of columns; see product.cpp.
+class CppLinear:
+    """Linear layer with a float32 weight in panels of columns; see product.cpp.
 
     Args:
-        buffers: where results are put, for the next call to use again; None makes each a tensor of its own.
+        buffers: holds results, which the next call overwrites; None returns a new tensor for each.
     """
 
     def __init__(
-        self, library: ctypes.CDLL, buffers: Buffers | None, weights: Sequence[Tensor], bias: Tensor | None
+        self, library: ctypes.CDLL, buffers: OutputBuffers | None, weights: Sequence[Tensor], bias: Tensor | None
     ) -> None:
         self._library = library
         self._buffers = buffers
         self._outputs, self._inputs = sum(map(len, weights)), weights[0].shape[1]
         self._bias = bias
-        self._bias_at = None if bias is None else bias.data_ptr()
+        self._bias_address = None if bias is None else bias.data_ptr()
         panel = library.hr_panel()
         self._columns = -(-self._outputs // panel) * panel
-        whole = [weight.contiguous() for weight in weights]  # kept until they are packed
+        whole = [weight.contiguous() for weight in weights]  # must live until they are packed
         self._pack(torch.cat([_row_pointers(weight) for weight in whole]))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -60,8 +60,10 @@ class CompiledLinear:
 
     def _pack(self, rows: Tensor) -> None:
         self._packed = torch.empty(self._columns * self._inputs)
-        self._packed_at = self._packed.data_ptr()
-        self._library.hr_pack(rows.data_ptr(), self._packed_at, self._outputs, self._inputs)
+        self._packed_address = self._packed.data_ptr()
+        self._library.hr_pack(rows.data_ptr(), self._packed_address, self._outputs, self._inputs)
 
     def _multiply(self, x: int, out: int, rows: int) -> None:
-        self._library.hr_product(x, self._packed_at, self._bias_at, out, rows, self._inputs, self._outputs)
+        self._library.hr_product(
+            x, self._packed_address, self._bias_address, out, rows, self._inputs, self._outputs
+        )

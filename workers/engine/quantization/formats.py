@@ -1,4 +1,4 @@
-"""The weight formats, by the values of the setting `quantization`."""
+"""Weight formats by the values of the setting `quantization`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a weight format of linear layers provides."""
+"""Interface of a weight format of linear layers."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Protocol
 
 from torch import Tensor
 
-from workers.engine.quantization.cpp_linear import Buffers
+from workers.engine.quantization.cpp_linear import OutputBuffers
 
 
 class Linear(Protocol):
-    """x @ weight.T + bias: [T, in] to [T, out]."""
+    """Linear layer, x @ weight.T + bias: [T, in] to [T, out]."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
 class Quantization(Protocol):
-    """A weight format of linear layers, applied to float weights while a model is loaded.
+    """Weight format of linear layers, applied to float weights while a model is loaded.
 
     Attributes:
-        device_types: kinds of torch devices that it serves; empty for all.
-        cost_without_cpp: what a user loses where the C++ kernels cannot be built.
+        device_types: supported types of torch devices; empty for all.
+        cost_without_cpp: what is lost where the C++ kernels cannot be built, for the log.
     """
 
     @property
@@ -32,9 +32,9 @@ class Quantization(Protocol):
     def cost_without_cpp(self) -> str: ...
 
     def torch_linear(self, weights: Sequence[Tensor], bias: Tensor | None) -> Linear:
-        """Return the layer in plain torch; `weights` are [out, in], and their outputs are joined."""
+        """Return a layer in plain torch. `weights` are [out, in]; their outputs are concatenated."""
 
     def cpp_linear(
-        self, library: ctypes.CDLL, buffers: Buffers | None, weights: Sequence[Tensor], bias: Tensor | None
+        self, library: ctypes.CDLL, buffers: OutputBuffers | None, weights: Sequence[Tensor], bias: Tensor | None
     ) -> Linear:
-        """Return the layer by the C++ kernels; without `buffers` each result is a tensor of its own."""
+        """Return a layer computed by the C++ kernels. Without `buffers`, each result is a new tensor."""

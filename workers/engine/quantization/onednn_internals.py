@@ -1,5 +1,4 @@
-"""The private operators of torch that Headrace uses; tests/workers/engine/quantization/test_onednn_internals.py
-covers each.
+"""Private operators of torch, each covered by tests/workers/engine/quantization/test_onednn_internals.py.
 
 torch exposes oneDNN's packed linear layer only to its own compiler.
 """

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workers.engine.quantization.cpp_linear import Buffers, CompiledLinear
+from workers.engine.quantization.cpp_linear import CppLinear, OutputBuffers
 from workers.engine.quantization.interface import Linear
 from workers.engine.quantization.torch_linear import join, make_linear
 
 
 class Unquantized:
-    """See `Quantization`."""
+    """Format of unquantized weights; see `Quantization`."""
 
     device_types: frozenset[str] = frozenset()
     cost_without_cpp = "about half the speed"
@@ -22,9 +22,9 @@ class Unquantized:
         return make_linear(join(weights), bias)
 
     def cpp_linear(
-        self, library: ctypes.CDLL, buffers: Buffers | None, weights: Sequence[Tensor], bias: Tensor | None
+        self, library: ctypes.CDLL, buffers: OutputBuffers | None, weights: Sequence[Tensor], bias: Tensor | None
     ) -> Linear:
-        return CompiledLinear(library, buffers, weights, bias)
+        return CppLinear(library, buffers, weights, bias)
 
 
 UNQUANTIZED = Unquantized()

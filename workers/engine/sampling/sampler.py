@@ -1,7 +1,6 @@
-"""Draws the next token of each row from its logits.
+"""Sampler: it draws the next token of each row from its logits.
 
-A row's result depends on its own logits, its own tokens and (seed, choice, position) alone: no generator has
-a state. It knows nothing of scheduling or text.
+A row's result depends only on its logits, its tokens and (seed, choice, position): random numbers have no state.
 """
 
 from __future__ import annotations
@@ -14,44 +13,44 @@ from torch import Tensor
 from shared.protocol import SamplingParams
 from workers.engine.sequence import Sequence
 
-if TYPE_CHECKING:  # where there are grammars there is xgrammar
+if TYPE_CHECKING:  # the module needs xgrammar
     from workers.engine.grammar.matcher import Mask
 
-TOP = 1024  # how many of the likeliest tokens are sorted before falling back to all of them
-GREEDY_BELOW = 1e-5  # temperatures under it would overflow
-_MASK = 2**64 - 1
+MAX_PARTIAL_SORT = 1024  # most likely tokens that are sorted before all are
+MIN_TEMPERATURE = 1e-5  # lower temperatures would overflow, and are greedy
+_MASK_64 = 2**64 - 1
 
 
 def noise_key(seed: int, choice: int, position: int) -> tuple[int, int]:
-    """Two 32-bit words that depend on nothing else: SplitMix64's finalizer over the three.
+    """Hash the three numbers to two 32-bit words with the finalizer of SplitMix64.
 
     https://doi.org/10.1145/2660193.2660195
     """
     state = 0
     for part in (seed, choice, position):
-        state = (state ^ part) + 0x9E3779B97F4A7C15 & _MASK
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+        state = (state ^ part) + 0x9E3779B97F4A7C15 & _MASK_64
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK_64
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK_64
         state ^= state >> 31
     return state >> 32, state & 0xFFFFFFFF
 
 
 def exponentials(keys: list[tuple[int, int]], vocab: int, device: torch.device) -> Tensor:
-    """[R, vocab] float32: for each key and token a draw of the standard exponential distribution.
+    """Draw from the standard exponential distribution for each key and token: [R, vocab] float32.
 
-    A counter-based generator: two rounds of the integer hash lowbias32 over the token's number and the key
+    The generator is counter-based: two rounds of the integer hash lowbias32 over the token id and the key
     (https://github.com/skeeto/hash-prospector), in wrapping 32-bit arithmetic.
     """
     words = torch.tensor([[_signed(word) for word in key] for key in keys], dtype=torch.int32, device=device)
     tokens = torch.arange(vocab, dtype=torch.int32, device=device)
     bits = _lowbias32(_lowbias32(tokens[None, :] ^ words[:, :1]).add_(words[:, 1:]))
-    # 23 bits and a half are exact in float32: one bit more would round up to 1, whose draw of 0 divides 0 by 0
+    # 23 bits plus a half are exact in float32; one more bit could round up to 1, whose draw of 0 would give 0 / 0
     uniform = bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
     return uniform.log_().neg_()
 
 
 def _lowbias32(x: Tensor) -> Tensor:
-    x ^= (x >> 16) & 0xFFFF  # the shifts of int32 keep the sign: the mask makes them logical
+    x ^= (x >> 16) & 0xFFFF  # int32 shifts are arithmetic; the mask makes them logical
     x *= 0x7FEB352D
     x ^= (x >> 15) & 0x1FFFF
     x *= _signed(0x846CA68B)
@@ -65,20 +64,20 @@ def _signed(word: int) -> int:
 
 @torch.inference_mode()
 def sample(logits: Tensor, sequences: list[Sequence], mask: Mask | None = None) -> list[int | None]:
-    """The next token of each sequence; None where its logits are not numbers, or its grammar allows none.
+    """Draw the next token of each sequence; None where the logits are not finite or the grammar allows no token.
 
     Args:
-        logits: [R, vocab] float32, one row a sequence; changed in place where there are penalties or grammars.
-        mask: what the rows with a grammar may say.
+        logits: [R, vocab] float32, one row per sequence; penalties and grammars change it in place.
+        mask: the tokens that the rows with a grammar allow.
     """
     for row, sequence in zip(logits, sequences, strict=True):
         _penalize(row, sequence)
     if mask is not None:
         mask.apply(logits)
-    likeliest, tokens = logits.max(dim=-1)
-    sane = likeliest.isfinite().tolist()
-    drawn: list[int | None] = [t if ok else None for t, ok in zip(tokens.tolist(), sane, strict=True)]
-    rows = [i for i, s in enumerate(sequences) if sane[i] and s.params.temperature >= GREEDY_BELOW]
+    highest, tokens = logits.max(dim=-1)
+    finite = highest.isfinite().tolist()
+    drawn: list[int | None] = [t if ok else None for t, ok in zip(tokens.tolist(), finite, strict=True)]
+    rows = [i for i, s in enumerate(sequences) if finite[i] and s.params.temperature >= MIN_TEMPERATURE]
     if rows:
         picked = logits if len(rows) == len(sequences) else logits[rows]
         for i, token in zip(rows, _draw(picked, [sequences[i] for i in rows]).tolist(), strict=True):
@@ -87,7 +86,7 @@ def sample(logits: Tensor, sequences: list[Sequence], mask: Mask | None = None) 
 
 
 def _penalize(row: Tensor, sequence: Sequence) -> None:
-    """transformers' repetition penalty over all tokens, OpenAI's two over the output, then the request's biases."""
+    """Apply transformers' repetition penalty to all tokens, OpenAI's penalties to the output, and the biases."""
     params = sequence.params
     if params.repetition_penalty != 1.0:
         seen = torch.tensor(sequence.tokens, device=row.device).unique()  # type: ignore[no-untyped-call]  # torch has no types for it
@@ -104,10 +103,10 @@ def _penalize(row: Tensor, sequence: Sequence) -> None:
 
 
 def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:
-    """An exponential race over the tokens that the filters keep: argmax of p / E; [R] int64.
+    """Draw from the filtered distribution by an exponential race, argmax of p / E: [R] int64.
 
-    Rounding decides only between tokens that all but tie, where the inverse of a cumulative sum would let it decide
-    at the border of every token: an answer that is continued elsewhere stays the same.
+    Here rounding matters only if two tokens almost tie; inverting a cumulative sum, it would at the border of every
+    token. So an answer that is continued on another machine stays the same.
     """
     params = [sequence.params for sequence in sequences]
     temperatures = torch.tensor([p.temperature for p in params], device=logits.device)
@@ -119,11 +118,11 @@ def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:
 
 
 def thresholds(probs: Tensor, params: list[SamplingParams]) -> Tensor:
-    """[R]: the least probability that top-k, then top-p over what it kept, and min-p let pass.
+    """Return the lowest probability that passes top-k, top-p over the remaining tokens, and min-p: [R].
 
     Tokens as likely as the last one kept are kept too.
     """
-    width = min(TOP, probs.shape[1])
+    width = min(MAX_PARTIAL_SORT, probs.shape[1])
     least, settled = _thresholds(probs.topk(width).values, params, probs.shape[1])
     if not all(settled):
         rows = [i for i, done in enumerate(settled) if not done]
@@ -133,14 +132,14 @@ def thresholds(probs: Tensor, params: list[SamplingParams]) -> Tensor:
 
 
 def _thresholds(ordered: Tensor, params: list[SamplingParams], vocab: int) -> tuple[Tensor, list[bool]]:
-    """The same from each row's likeliest tokens, [R, width] falling; and whether those were enough to know."""
+    """Return thresholds from each row's top tokens, [R, width] descending, and whether these were enough."""
     device, width = ordered.device, ordered.shape[1]
     ks = torch.tensor([min(p.top_k or vocab, vocab) for p in params], device=device)
     cumulative = ordered.cumsum(-1, dtype=torch.float64)
     last_of_k = ks.clamp(max=width) - 1
     mass = torch.where(ks < vocab, cumulative.gather(1, last_of_k[:, None])[:, 0], 1.0)
     wanted = torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device) * mass
-    ahead = cumulative - ordered  # a token is kept while the mass ahead of it is short of what is wanted
+    ahead = cumulative - ordered  # a token is kept while the mass ahead of it is below the wanted mass
     kept = torch.minimum((ahead < wanted[:, None]).sum(-1), last_of_k + 1).clamp(min=1)
     unlimited = torch.tensor([p.top_p >= 1.0 and not p.top_k for p in params], device=device)
     least = torch.where(unlimited, 0, ordered.gather(1, kept[:, None] - 1)[:, 0])

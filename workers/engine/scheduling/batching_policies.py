@@ -1,6 +1,6 @@
-"""When a waiting sequence may start: at once, or only when a batch begins. It knows nothing of seats or blocks.
+"""Batching policies: a waiting sequence starts at once, or only when a batch begins.
 
-`continuous` is what serves; `dynamic` and `static` are what it is measured against, in the same engine.
+`continuous` is for serving; `dynamic` and `static` exist to measure it against, in the same engine.
 """
 
 from __future__ import annotations
@@ -12,42 +12,42 @@ from typing import Literal, Protocol
 Scheduling = Literal["continuous", "dynamic", "static"]
 
 
-class Policy(Protocol):
-    """Asked once in each step.
+class BatchingPolicy(Protocol):
+    """Rule for when waiting sequences start, applied once per step.
 
     Attributes:
-        pads: sequences that ended keep computing a row, for nobody, until all of their batch have ended.
+        pads: ended sequences keep computing a row, whose result is unused, until their whole batch has ended.
     """
 
     pads: bool
 
-    def quota(self, running: int, waiting: int) -> int:
-        """How many of the `waiting` sequences may start in this step, beside those that run."""
+    def max_starts(self, running: int, waiting: int) -> int:
+        """Return how many of the `waiting` sequences may start in this step, given the number that run."""
 
-    def started(self, count: int) -> None:
-        """So many of them did; a negative one where a sequence that had started has to wait again."""
+    def on_started(self, count: int) -> None:
+        """Count started sequences; a negative count means that started sequences wait again."""
 
 
-class Continuous:
-    """Whoever waits may start in any step."""
+class ContinuousBatching:
+    """Policy that lets a waiting sequence start in any step."""
 
     pads = False
 
-    def quota(self, running: int, waiting: int) -> int:
+    def max_starts(self, running: int, waiting: int) -> int:
         return waiting
 
-    def started(self, count: int) -> None:
-        """It does not count."""
+    def on_started(self, count: int) -> None:
+        """Do nothing: starts are not limited."""
 
 
-class Batches:
-    """Sequences start together, once nobody runs; nobody joins them before all have ended.
+class FixedBatching:
+    """Policy that starts a batch when the one before has ended; no sequence joins a running batch.
 
     Args:
         size: most sequences of a batch.
-        wait: seconds for which a batch that is not full waits for more.
-        pads: see Policy.
-        clock: in seconds.
+        wait: seconds that a batch waits to fill.
+        pads: see BatchingPolicy.
+        clock: returns seconds.
     """
 
     def __init__(self, size: int, wait: float, *, pads: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,10 +55,10 @@ class Batches:
         self._size = size
         self._wait = wait
         self._clock = clock
-        self._left = 0  # of the batch that began last, those that have not started
-        self._since: float | None = None  # when the first of the next batch came
+        self._left = 0  # sequences of the current batch that have not started
+        self._since: float | None = None  # arrival of the next batch's first sequence
 
-    def quota(self, running: int, waiting: int) -> int:
+    def max_starts(self, running: int, waiting: int) -> int:
         self._left = min(self._left, waiting)
         if waiting > self._left and self._since is None:
             self._since = self._clock()
@@ -70,12 +70,16 @@ class Batches:
     def _ready(self, waiting: int, since: float) -> bool:
         return waiting >= self._size or self._clock() - since >= self._wait
 
-    def started(self, count: int) -> None:
+    def on_started(self, count: int) -> None:
         self._left -= count
 
 
-def make_policy(scheduling: Scheduling, size: int, wait: float) -> Policy:
-    """`static` takes what waits when the batch before has ended, and pads; `dynamic` gathers for `wait` seconds."""
+def make_policy(scheduling: Scheduling, size: int, wait: float) -> BatchingPolicy:
+    """Return the policy of a setting.
+
+    `static` takes the waiting sequences as soon as the batch before has ended, and pads; `dynamic` waits up to
+    `wait` seconds for a full batch.
+    """
     if scheduling == "continuous":
-        return Continuous()
-    return Batches(size, wait if scheduling == "dynamic" else 0.0, pads=scheduling == "static")
+        return ContinuousBatching()
+    return FixedBatching(size, wait if scheduling == "dynamic" else 0.0, pads=scheduling == "static")

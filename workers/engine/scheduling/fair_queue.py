@@ -1,7 +1,7 @@
-"""Who is next of those that wait: by class, then whoever gave way, then the least served tenant, then arrival.
+"""Fair queue of waiting sequences: by class, then preempted ones first, then the least served tenant, then arrival.
 
-Finding the next costs the same however many wait, and a little more for each tenant that is passed over. It knows
-nothing of blocks or seats.
+The cost of finding the next sequence does not depend on the number that wait; it grows with each tenant that is
+skipped because its first sequence does not fit.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from collections.abc import Callable, Mapping
 from shared.protocol import PriorityClass
 from workers.engine.sequence import Sequence
 
-REMEMBERED = 1024  # tenants, before those that have nothing waiting are forgotten
+MAX_REMEMBERED_TENANTS = 1024  # beyond that, tenants without waiting sequences are forgotten
 
 
 class FairQueue:
-    """The waiting sequences of one class.
+    """Waiting sequences of one class.
 
-    A tenant's service is counted in tokens, divided by its weight, for as long as there are some that wait. Who has
-    nothing waiting saves nothing up: on coming back it starts where the one that was taken last stood (start-time
-    fair queueing, https://doi.org/10.1109/90.649569; with tokens as the unit, https://arxiv.org/abs/2401.00588).
+    While any sequence waits, each tenant's service is counted in tokens divided by its weight. A tenant with
+    nothing waiting saves nothing up: when it returns, it starts at the virtual time, the service of the tenant
+    taken last (start-time fair queueing, https://doi.org/10.1109/90.649569; in tokens,
+    https://arxiv.org/abs/2401.00588).
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self.preempted: list[Sequence] = []  # oldest first
         self._weights = weights
         self._served: dict[str, float] = {}
-        self._floor = 0.0
-        self._remembered = REMEMBERED
-        self._tenants: dict[str, OrderedDict[Sequence, None]] = {}  # each has one entry in the heap
-        self._heap: list[tuple[float, int, str]] = []  # service, first arrival, tenant; may lag behind
+        self._virtual_time = 0.0
+        self._max_remembered = MAX_REMEMBERED_TENANTS
+        self._tenants: dict[str, OrderedDict[Sequence, None]] = {}  # each tenant has one entry in the heap
+        self._heap: list[tuple[float, int, str]] = []  # service, first arrival, tenant; entries may be outdated
         self._waiting = 0
 
     def __len__(self) -> int:
@@ -45,16 +46,16 @@ class FairQueue:
         tenant = sequence.tenant
         queue = self._tenants.get(tenant)
         if not queue:
-            self._served[tenant] = max(self._served.get(tenant, 0.0), self._floor)
+            self._served[tenant] = max(self._served.get(tenant, 0.0), self._virtual_time)
         if queue is None:
             queue = self._tenants[tenant] = OrderedDict()
-            heapq.heappush(self._heap, (self._served[tenant], sequence.order, tenant))
+            heapq.heappush(self._heap, (self._served[tenant], sequence.arrival, tenant))
         queue[sequence] = None
         self._waiting += 1
 
-    def put_back(self, sequence: Sequence) -> None:
-        """Wait again, before all that have not run yet."""
-        bisect.insort(self.preempted, sequence, key=lambda other: other.order)
+    def requeue(self, sequence: Sequence) -> None:
+        """Add a preempted sequence, ahead of all that have not run yet."""
+        bisect.insort(self.preempted, sequence, key=lambda other: other.arrival)
 
     def remove(self, sequence: Sequence) -> None:
         if sequence in self.preempted:
@@ -63,24 +64,24 @@ class FairQueue:
             del self._tenants[sequence.tenant][sequence]
             self._waiting -= 1
             if not self._waiting:
-                self._forget()
+                self._reset()
 
     def head(self, fits: Callable[[Sequence], bool] = lambda sequence: True) -> Sequence | None:
-        """Return the next sequence that fits: the first that gave way, or a tenant's first."""
+        """Return the next sequence that fits: the first preempted one, or the first of a tenant."""
         if self.preempted and fits(self.preempted[0]):
             return self.preempted[0]
-        passed: list[tuple[float, int, str]] = []
+        skipped: list[tuple[float, int, str]] = []
         try:
-            return self._least_served(fits, passed)
+            return self._least_served(fits, skipped)
         finally:
-            for entry in passed:
+            for entry in skipped:
                 heapq.heappush(self._heap, entry)
 
     def _least_served(
-        self, fits: Callable[[Sequence], bool], passed: list[tuple[float, int, str]]
+        self, fits: Callable[[Sequence], bool], skipped: list[tuple[float, int, str]]
     ) -> Sequence | None:
-        """Move the entries of tenants whose first sequence does not fit from the heap to `passed`."""
-        while self._heap:  # entries only ever grow: one that is up to date and on top is the least
+        """Return the first sequence of the least served tenant where it fits; move skipped tenants off the heap."""
+        while self._heap:  # entries only grow, so an up-to-date one on top is the least
             tenant = self._heap[0][2]
             queue = self._tenants[tenant]
             if not queue:
@@ -88,37 +89,39 @@ class FairQueue:
                 del self._tenants[tenant]
                 continue
             first = next(iter(queue))
-            entry = (self._served[tenant], first.order, tenant)
+            entry = (self._served[tenant], first.arrival, tenant)
             if self._heap[0] != entry:
                 heapq.heapreplace(self._heap, entry)
             elif fits(first):
                 return first
             else:
-                passed.append(heapq.heappop(self._heap))
+                skipped.append(heapq.heappop(self._heap))
         return None
 
     def take(self, sequence: Sequence) -> None:
-        """The sequence begins to run, or goes on; a tenant pays for a prompt once."""
+        """Remove a sequence that starts or resumes. Its tenant pays for its prompt once."""
         if sequence not in self.preempted:
-            self._floor = max(self._floor, self._served[sequence.tenant])
+            self._virtual_time = max(self._virtual_time, self._served[sequence.tenant])
             self.charge(sequence.tenant, sequence.num_uncomputed_tokens)
         self.remove(sequence)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._tenants.clear()
         self._served.clear()
         self._heap.clear()
-        self._floor = 0.0
+        self._virtual_time = 0.0
 
     def charge(self, tenant: str, tokens: int) -> None:
-        self._served[tenant] = self._served.get(tenant, self._floor) + tokens / self._weights.get(tenant, 1.0)
-        if len(self._served) > self._remembered:
+        self._served[tenant] = self._served.get(tenant, self._virtual_time) + tokens / self._weights.get(
+            tenant, 1.0
+        )
+        if len(self._served) > self._max_remembered:
             self._served = {t: s for t, s in self._served.items() if t in self._tenants}
-            self._remembered = max(REMEMBERED, 2 * len(self._served))
+            self._max_remembered = max(MAX_REMEMBERED_TENANTS, 2 * len(self._served))
 
 
 class WaitingQueue:
-    """A FairQueue for each class, most urgent first."""
+    """Fair queues of all classes, most urgent class first."""
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self._classes = {priority: FairQueue(weights or {}) for priority in PriorityClass}
@@ -132,8 +135,8 @@ class WaitingQueue:
     def add(self, sequence: Sequence) -> None:
         self._classes[sequence.priority].add(sequence)
 
-    def put_back(self, sequence: Sequence) -> None:
-        self._classes[sequence.priority].put_back(sequence)
+    def requeue(self, sequence: Sequence) -> None:
+        self._classes[sequence.priority].requeue(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         self._classes[sequence.priority].remove(sequence)
@@ -142,14 +145,14 @@ class WaitingQueue:
         self._classes[sequence.priority].take(sequence)
 
     def charge(self, sequence: Sequence) -> None:
-        """Count a generated token."""
+        """Charge a generated token to the sequence's tenant."""
         self._classes[sequence.priority].charge(sequence.tenant, 1)
 
     def head(self, fits: Callable[[Sequence], bool]) -> Sequence | None:
-        """Return the next that fits, of the most urgent class in which any wait."""
+        """Return the next sequence that fits, from the most urgent class with waiting sequences."""
         queue = next((queue for queue in self._classes.values() if len(queue)), None)
         return None if queue is None else queue.head(fits)
 
     def preempted(self) -> list[Sequence]:
-        """Those that gave way and may still hold blocks, most urgent first."""
+        """Return the preempted sequences, which may still hold blocks, most urgent first."""
         return [sequence for queue in self._classes.values() for sequence in queue.preempted]

@@ -1,8 +1,7 @@
-"""Decides what one step computes: which sequences, and how many tokens of each.
+"""Scheduler: it decides which sequences one step computes, and how many tokens of each.
 
-There is no prefill phase and no decoding phase: a sequence has `num_tokens`, of which `num_computed_tokens`
-are in the cache, and a step moves the second number towards the first. It knows nothing of tensors, logits or
-text.
+Prefill and decode are not separate phases: a sequence has `num_tokens`, of which `num_computed_tokens` are in the
+cache, and each step brings the second number closer to the first.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 from shared.protocol import PriorityClass
 from workers.engine.cache.kv_cache import KVCacheManager
-from workers.engine.scheduling.batching_policies import Continuous, Policy
+from workers.engine.scheduling.batching_policies import BatchingPolicy, ContinuousBatching
 from workers.engine.scheduling.fair_queue import WaitingQueue
 from workers.engine.scheduling.prompt_budget import share_prompt_budget
 from workers.engine.sequence import Sequence
@@ -28,43 +27,48 @@ class ScheduledSequence:
 
     @property
     def samples(self) -> bool:
-        """Whether this step reaches the sequence's last token, so that the next can be drawn."""
+        """True if this step computes the sequence's last token, so that the next one can be drawn."""
         return self.num_new_tokens == self.sequence.num_uncomputed_tokens
 
     @property
     def scores(self) -> range:
         """The positions of this step that tell how likely the prompt's next token was, where that is asked."""
         echo = self.sequence.echo
-        return range(0) if echo is None else echo.scores_at(self.sequence.num_computed_tokens, self.num_new_tokens)
+        return (
+            range(0)
+            if echo is None
+            else echo.scored_positions(self.sequence.num_computed_tokens, self.num_new_tokens)
+        )
 
 
 @dataclass(frozen=True)
 class ScheduledBatch:
-    """One step's work, and the (from, to) block copies that come before it."""
+    """Work of one step, and the (from, to) block copies to make before it."""
 
     items: list[ScheduledSequence]
     copies: list[tuple[int, int]]
 
     @property
     def interruptible(self) -> bool:
-        """Whether an urgent arrival may make the step be abandoned: what is scheduled then has no rows of the batch
-        class, which make the most of a step's time, until the new prompt is computed. So no step is given up twice.
+        """True if an urgent arrival may abandon the step, because it has rows of the batch class.
+
+        The steps that follow leave such rows out until the new prompt is computed, so no step is abandoned twice.
         """
         return any(item.sequence.priority is PriorityClass.BATCH for item in self.items)
 
 
 class Scheduler:
-    """The most urgent first, under a budget of tokens a step.
+    """Scheduler that serves the most urgent sequences first, within a budget of tokens per step.
 
-    Order: class, then arrival. Sequences whose last token alone is missing get a row each, so that a long prompt
-    does not stall running answers; the rest of the budget goes to chunks of prompts, which the tenants of a class
-    share (chunks.py). While a more urgent class computes a prompt, rows of the batch class are left out: each of
-    them would lengthen the step, and with it the wait for the first token.
+    Sequences are ordered by class, then by arrival. Each sequence that lacks only its last token gets a row, so
+    that a long prompt does not stall running answers. The rest of the budget goes to chunks of prompts, which the
+    tenants of a class share (prompt_budget.py). While a more urgent class computes a prompt, rows of the batch
+    class are left out: each would lengthen the step, and so the wait for the first token.
 
-    Where blocks or seats run out, the least urgent class gives way first, and in it the youngest; for blocks to
-    anybody more urgent, for a seat to a more urgent class only. Whoever gives way keeps what blocks nobody needs,
-    is next of its class, and does not give way again before it has advanced by a token; only the most urgent
-    sequence of all may make it, since that one always advances.
+    When blocks or seats run out, the youngest sequence of the least urgent class is preempted first: for blocks by
+    any more urgent sequence, for a seat by a more urgent class only. A preempted sequence keeps the blocks that are
+    not needed, is the next of its class, and is not preempted again until it has advanced by a token. The most
+    urgent sequence of all is the exception: it may preempt any other, so it always advances.
     """
 
     def __init__(
@@ -73,12 +77,12 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         tenant_weights: Mapping[str, float] | None = None,
-        policy: Policy | None = None,
+        policy: BatchingPolicy | None = None,
     ) -> None:
         self._cache = cache
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
-        self._policy = policy or Continuous()
+        self._policy = policy or ContinuousBatching()
         self.running: list[Sequence] = []  # most urgent first
         self._weights = tenant_weights or {}
         self._waiting = WaitingQueue(self._weights)
@@ -95,10 +99,10 @@ class Scheduler:
         self._waiting.add(sequence)
 
     def remove(self, sequences: Iterable[Sequence], *, failed: bool = False) -> None:
-        """Forget sequences that ended or were aborted, and free their blocks; of failed ones nobody reuses any."""
+        """Remove ended or aborted sequences and free their blocks; the blocks of failed ones are not reused."""
         for sequence in sequences:
             if failed:
-                self._cache.disown(sequence)
+                self._cache.invalidate(sequence)
             self._cache.free(sequence)
             if sequence in self._waiting:
                 self._waiting.remove(sequence)
@@ -107,7 +111,7 @@ class Scheduler:
         self._end_batch()
 
     def finish(self, sequence: Sequence) -> None:
-        """The sequence has ended; where the policy pads, it keeps its row until all of the batch have."""
+        """Remove an ended sequence. If the policy pads, it keeps its row until its whole batch has ended."""
         if self._policy.pads:
             self._end_batch()
         else:
@@ -115,21 +119,21 @@ class Scheduler:
 
     def schedule(self) -> ScheduledBatch:
         self._admit()
-        rows = self._rows()
+        rows = self._runnable()
         items: list[ScheduledSequence] = []
         budget = self._max_num_batched_tokens
         prompts = [sequence for sequence in rows if sequence.num_uncomputed_tokens > 1]
         chunks = share_prompt_budget(prompts, max(1, budget - (len(rows) - len(prompts))), self._weights)
         for sequence in rows:
             num_new = min(chunks.get(sequence, 1), budget)
-            gave_way = sequence in self._waiting or (sequence.ended and not sequence.block_table)
-            if num_new and not gave_way and self._reserve(sequence, num_new):
+            is_preempted = sequence in self._waiting or (sequence.ended and not sequence.block_table)
+            if num_new and not is_preempted and self._extend_blocks(sequence, num_new):
                 items.append(ScheduledSequence(sequence, num_new))
                 budget -= num_new
         return ScheduledBatch(items, self._cache.take_copies())
 
     def advance(self, batch: ScheduledBatch) -> None:
-        """Count what the step computed; choices that waited for a prompt begin."""
+        """Count the tokens that the step computed, and start the choices that waited for a prompt."""
         for item in batch.items:
             sequence = item.sequence
             if sequence.ended:  # padding
@@ -141,78 +145,78 @@ class Scheduler:
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._fork(sequence)
 
-    def _rows(self) -> list[Sequence]:
-        """Who may compute in this step, most urgent first, padding last."""
+    def _runnable(self) -> list[Sequence]:
+        """Return the running sequences that may compute in this step, most urgent first, padding last."""
         rows = sorted(self.running, key=lambda sequence: sequence.ended)
         urgent = [sequence for sequence in rows if sequence.priority is not PriorityClass.BATCH]
         return urgent if any(sequence.prefilling for sequence in urgent) else rows
 
     def _admit(self) -> None:
-        """Start waiting sequences while there are tokens, seats and blocks."""
-        quota = self._policy.quota(len(self.running), len(self._waiting))
-        while quota > 0 and (sequence := self._waiting.head(self._has_share)) is not None:
+        """Start waiting sequences as long as tokens, seats and blocks last."""
+        max_starts = self._policy.max_starts(len(self.running), len(self._waiting))
+        while max_starts > 0 and (sequence := self._waiting.head(self._gets_tokens)) is not None:
             if not self._make_room(sequence):
                 return
             self._waiting.take(sequence)
-            self._run(sequence)
-            self._policy.started(1)
-            quota -= 1
+            self._start(sequence)
+            self._policy.on_started(1)
+            max_starts -= 1
 
-    def _has_share(self, sequence: Sequence) -> bool:
-        """Return whether a waiting sequence would be computed beside those that run and are as urgent."""
+    def _gets_tokens(self, sequence: Sequence) -> bool:
+        """Return whether a waiting sequence would get tokens beside the running ones that are as urgent."""
         ahead = [other for other in self.running if other.rank <= sequence.rank]
         prompts = [other for other in ahead if other.num_uncomputed_tokens > 1]
         chunks = self._max_num_batched_tokens - (len(ahead) - len(prompts))
         return share_prompt_budget([*prompts, sequence], chunks, self._weights)[sequence] > 0
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Seats and blocks for a waiting sequence; False, and nothing has changed, where it must wait."""
+        """Make seats and blocks free for a waiting sequence. Return False, and change nothing, if it must wait."""
         lower = [other for other in self.running if other.rank > sequence.rank and not other.preempted]
         free_seats = self._max_num_seqs - sum(other.seats for other in self.running)
-        leaving: list[Sequence] = []
-        while free_seats < sequence.seats and lower[len(leaving) :]:
-            leaving.append(lower[-1 - len(leaving)])
-            free_seats += leaving[-1].seats
-        if free_seats < sequence.seats or not self._place(sequence, lower):
+        to_preempt: list[Sequence] = []
+        while free_seats < sequence.seats and lower[len(to_preempt) :]:
+            to_preempt.append(lower[-1 - len(to_preempt)])
+            free_seats += to_preempt[-1].seats
+        if free_seats < sequence.seats or not self._allocate_blocks(sequence, lower):
             return False
-        for other in leaving:
+        for other in to_preempt:
             self._preempt(other)
         return True
 
-    def _place(self, sequence: Sequence, lower: list[Sequence]) -> bool:
-        """The blocks of all its tokens, some perhaps from `lower`; False, and nothing has changed, where it waits.
+    def _allocate_blocks(self, sequence: Sequence, lower: list[Sequence]) -> bool:
+        """Allocate blocks for all tokens of a waiting sequence, if need be by preempting `lower`.
 
-        What those that could take blocks from it may need until it has advanced stays free, so that they do not.
+        The blocks that more urgent sequences may need until this one has advanced stay free, so that they do not
+        preempt it at once. Return False, and change nothing, if there are too few blocks.
         """
         prefixes = self._cache.prefixes
         found = prefixes.reuse(sequence) if prefixes else 0
         steps = -(-sequence.num_uncomputed_tokens // self._max_num_batched_tokens)
         rivals = sum(other.rank <= sequence.rank for other in self.running)
-        wanted = self._cache.missing(sequence, sequence.num_tokens) + rivals * self._cache.blocks_for(steps)
+        wanted = self._cache.blocks_needed(sequence, sequence.num_tokens) + rivals * self._cache.blocks_for(steps)
         if self._free_blocks(wanted, sequence, lower):
             return self._cache.allocate(sequence, sequence.num_tokens)
         if prefixes:
-            prefixes.undo(sequence, found)
+            prefixes.undo_reuse(sequence, found)
         return False
 
-    def _reserve(self, sequence: Sequence, num_new: int) -> bool:
-        """Blocks for the next tokens of a running sequence; False where it must stay as it is for this step."""
+    def _extend_blocks(self, sequence: Sequence, num_new: int) -> bool:
+        """Allocate blocks for the next tokens of a running sequence. Return False if it must skip this step."""
         wanted = sequence.num_computed_tokens + num_new
         if self._cache.allocate(sequence, wanted):
             return True
-        if sequence.ended:  # padding takes from nobody
+        if sequence.ended:  # padding never preempts
             return False
         behind = self.running[self.running.index(sequence) + 1 :]
         if sequence is not self.running[0]:
             behind = [other for other in behind if not other.preempted]
-        missing = self._cache.missing(sequence, wanted)
+        missing = self._cache.blocks_needed(sequence, wanted)
         return self._free_blocks(missing, sequence, behind) and self._cache.allocate(sequence, wanted)
 
     def _free_blocks(self, wanted: int, sequence: Sequence, running: list[Sequence]) -> bool:
-        """Let `wanted` blocks be free, from `running` and from those that wait, as far as they are less urgent.
+        """Make `wanted` blocks free by taking the last blocks of less urgent sequences, running or waiting.
 
-        Each gives up its last blocks, and no more than are needed. False, and nothing has changed, where that is
-        too few.
+        No more blocks are taken than needed. Return False, and change nothing, if there are too few.
         """
         pool = self._cache.pool
         if wanted <= pool.num_free:
@@ -220,12 +224,12 @@ class Scheduler:
         padding = [other for other in self.running if other.ended]
         waiting = [other for other in self._waiting.preempted() if other.urgency > sequence.urgency]
         victims = dict.fromkeys([*padding, *waiting, *running])
-        if wanted > pool.num_free + self._cache.freeable(victims):
+        if wanted > pool.num_free + self._cache.count_freeable(victims):
             return False
 
         def expendable(other: Sequence) -> tuple[bool, bool, int, bool, int]:
             waits = other in waiting
-            return other in padding, waits or not other.preempted, other.rank, waits, other.order
+            return other in padding, waits or not other.preempted, other.rank, waits, other.arrival
 
         for victim in sorted(victims, key=expendable, reverse=True):
             if wanted <= pool.num_free:
@@ -236,31 +240,31 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Let a running sequence wait, with its blocks."""
+        """Move a running sequence to the waiting ones, with its blocks."""
         if sequence in self._waiting:
             return
         self.running.remove(sequence)
         if sequence.ended:
             self._cache.free(sequence)
             return
-        self._policy.started(-1)
-        self._waiting.put_back(sequence)
+        self._policy.on_started(-1)
+        self._waiting.requeue(sequence)
         sequence.preempted = True
         self.num_preemptions += 1
 
     def _end_batch(self) -> None:
-        """Let go of padding that is left alone."""
+        """Free the rows of padding once only padding runs."""
         if all(sequence.ended for sequence in self.running):
             for sequence in self.running:
                 self._cache.free(sequence)
             self.running.clear()
 
     def _fork(self, parent: Sequence) -> None:
-        """Start the other choices; each computes the prompt's last token itself, to draw from its logits."""
+        """Start the other choices. Each computes the prompt's last token itself, to draw from its logits."""
         for child in parent.forks:
             self._cache.fork(parent, child, parent.num_prompt_tokens - 1)
-            self._run(child)
+            self._start(child)
         parent.forks = []
 
-    def _run(self, sequence: Sequence) -> None:
+    def _start(self, sequence: Sequence) -> None:
         bisect.insort(self.running, sequence, key=lambda other: other.urgency)

@@ -1,4 +1,4 @@
-"""Text: tokenizer, detokenizer, chat templates, and the forms of tool calls.
+"""Text: tokenizer, detokenizer, chat templates, and the formats of tool calls.
 
 The engine and the worker import this package.
 """

@@ -1,4 +1,4 @@
-"""A lower bound on the tokens of a text, from its bytes alone."""
+"""Lower bound on the number of tokens of a text, from its bytes alone."""
 
 from __future__ import annotations
 
@@ -8,72 +8,86 @@ from typing import Any
 
 from tokenizers import Tokenizer, models
 
-KEEPING = ("ByteLevel", "Digits", "Metaspace", "Punctuation", "Split", "UnicodeScripts")
-NFC_SHRINKS = 3  # canonical composition shortens UTF-8 at most to a third (UAX #15, maximum expansion factors)
-PRINTABLE = (range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100))  # bytes that a vocabulary writes as they are
+LOSSLESS_PRE_TOKENIZERS = ("ByteLevel", "Digits", "Metaspace", "Punctuation", "Split", "UnicodeScripts")
+MAX_NFC_SHRINKAGE = (
+    3  # canonical composition shortens UTF-8 at most to a third (UAX #15, maximum expansion factors)
+)
+PRINTABLE_BYTES = (
+    range(0x21, 0x7F),
+    range(0xA1, 0xAD),
+    range(0xAE, 0x100),
+)  # bytes that a vocabulary writes as they are
 
 
 @dataclass(frozen=True)
 class ByteBound:
-    """Of one tokenizer.
+    """Lower bound on the tokens of one tokenizer.
 
     Attributes:
-        per_token: most bytes that one token covers.
-        dropped: bytes that the vocabulary lacks; the tokenizer drops them, or makes one unknown token of many.
+        max_bytes_per_token: most bytes that one token covers.
+        dropped_bytes: bytes that the vocabulary lacks: the tokenizer drops them, or merges many into one unknown
+            token.
     """
 
-    per_token: int
-    dropped: bytes = b""
+    max_bytes_per_token: int
+    dropped_bytes: bytes = b""
 
-    def least_tokens(self, text: bytes) -> int:
-        """Return how many tokens the text has at least."""
-        kept = len(text.translate(None, self.dropped)) if self.dropped else len(text)
-        return -(-kept // self.per_token)
+    def min_tokens(self, text: bytes) -> int:
+        """Return the minimum number of tokens of the text."""
+        kept = len(text.translate(None, self.dropped_bytes)) if self.dropped_bytes else len(text)
+        return -(-kept // self.max_bytes_per_token)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer) -> ByteBound | None:
         """Return the bound of a byte-level BPE, where every byte of a text is in exactly one token.
 
-        None for all others: a WordPiece makes one unknown token of a word of any length, a normalizer may drop
-        text, and so may a special token that strips the space beside it.
+        None for other tokenizers: a WordPiece makes one unknown token of a word of any length, a normalizer may
+        drop text, and a special token may strip the space beside it.
         """
-        shrinks = _shrinks(tokenizer.normalizer)
-        if not isinstance(tokenizer.model, models.BPE) or shrinks is None or not _keeps(tokenizer.pre_tokenizer):
+        shrinkage = _max_shrinkage(tokenizer.normalizer)
+        if (
+            not isinstance(tokenizer.model, models.BPE)
+            or shrinkage is None
+            or not _is_lossless(tokenizer.pre_tokenizer)
+        ):
             return None
         added = tokenizer.get_added_tokens_decoder().values()
         if any(token.lstrip or token.rstrip for token in added):
             return None
         vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-        lengths = [*map(len, vocabulary), *(len(token.content.encode()) for token in added)]  # a character a byte
-        dropped = bytes(byte for byte, letter in _alphabet().items() if letter not in vocabulary)
-        return cls(max(lengths) * shrinks, dropped)
+        lengths = [
+            *map(len, vocabulary),
+            *(len(token.content.encode()) for token in added),
+        ]  # one character per byte
+        dropped_bytes = bytes(byte for byte, letter in _byte_alphabet().items() if letter not in vocabulary)
+        return cls(max(lengths) * shrinkage, dropped_bytes)
 
 
-def _alphabet() -> dict[int, str]:
-    """How a byte-level vocabulary writes each byte (GPT-2's `bytes_to_unicode`)."""
-    printable = [byte for part in PRINTABLE for byte in part]
+def _byte_alphabet() -> dict[int, str]:
+    """Return the character that a byte-level vocabulary writes for each byte (GPT-2's `bytes_to_unicode`)."""
+    printable = [byte for part in PRINTABLE_BYTES for byte in part]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-def _keeps(pre_tokenizer: Any) -> bool:
-    """It is byte-level, and no step removes what it splits at."""
+def _is_lossless(pre_tokenizer: Any) -> bool:
+    """Return whether a pre-tokenizer is byte-level and no step removes the text that it splits at."""
     if pre_tokenizer is None:
         return False
-    found = _described(pre_tokenizer)
+    found = _as_json(pre_tokenizer)
     steps = found["pretokenizers"] if found["type"] == "Sequence" else [found]
-    kept = all(step["type"] in KEEPING and step.get("behavior") != "Removed" for step in steps)
+    kept = all(step["type"] in LOSSLESS_PRE_TOKENIZERS and step.get("behavior") != "Removed" for step in steps)
     return kept and any(step["type"] == "ByteLevel" for step in steps)
 
 
-def _shrinks(normalizer: Any) -> int | None:
-    """By how much a normalizer may shorten a text; None where that has no bound."""
+def _max_shrinkage(normalizer: Any) -> int | None:
+    """Return the factor by which a normalizer may shorten a text; None if it is unbounded."""
     if normalizer is None:
         return 1
-    return NFC_SHRINKS if _described(normalizer)["type"] == "NFC" else None
+    return MAX_NFC_SHRINKAGE if _as_json(normalizer)["type"] == "NFC" else None
 
 
-def _described(part: Any) -> dict[str, Any]:
-    """A part of a tokenizer as tokenizer.json has it."""
+def _as_json(part: Any) -> dict[str, Any]:
+    """Return a part of a tokenizer in the form of tokenizer.json."""
     described: dict[str, Any] = json.loads(part.__getstate__())
     return described

@@ -1,7 +1,7 @@
-"""A chat's turns as its model's template takes them, with what the model may call and has called.
+"""Turns of a chat in the form that a chat template takes, including tools, tool calls and their results.
 
-Where the template knows nothing of tools, they are told in a system message, and calls and results in the turns'
-text, in the form of Hermes 2 Pro. It renders nothing itself.
+If the template does not support tools, a system message describes them, and calls and results are written as text
+in the format of Hermes 2 Pro.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from shared.protocol import Function, Message, ToolCall, Tools
 from shared.validation.json_text import fault
 
-INSTRUCTIONS = """# Tools
+TOOL_INSTRUCTIONS = """# Tools
 
 You may call functions to help with the user's request. Their signatures are within <tools></tools>:
 <tools>
@@ -32,27 +32,27 @@ Turn = dict[str, Any]
 def native_turns(
     messages: Sequence[Message], tools: Tools | None, *, short_ids: bool
 ) -> tuple[list[Turn], list[Turn] | None]:
-    """For a template that knows tools: turns, and functions, as transformers hands them to it."""
-    named = _shortened if short_ids else str
+    """Return turns and functions for a template that supports tools, as transformers passes them."""
+    call_id = _short_id if short_ids else str
     turns = []
     for message in messages:
         turn: Turn = {"role": message.role, "content": message.content}
         if message.tool_calls:
-            turn["tool_calls"] = [_native_call(call, named(call.id)) for call in message.tool_calls]
+            turn["tool_calls"] = [_native_call(call, call_id(call.id)) for call in message.tool_calls]
         if message.tool_call_id is not None:
-            turn["tool_call_id"] = named(message.tool_call_id)
+            turn["tool_call_id"] = call_id(message.tool_call_id)
         if message.name is not None:
             turn["name"] = message.name
         turns.append(turn)
-    return turns, [_described(each) for each in tools.functions] if tools else None
+    return turns, [_function_json(each) for each in tools.functions] if tools else None
 
 
 def plain_turns(messages: Sequence[Message], tools: Tools | None) -> list[Turn]:
-    """For a template that does not: all of it as text."""
+    """Return turns for a template that does not support tools: everything as text."""
     turns: list[Turn] = []
     if tools is not None:
-        functions = "\n".join(json.dumps(_described(each), ensure_ascii=False) for each in tools.functions)
-        section = INSTRUCTIONS.format(functions=functions)
+        functions = "\n".join(json.dumps(_function_json(each), ensure_ascii=False) for each in tools.functions)
+        section = TOOL_INSTRUCTIONS.format(functions=functions)
         if messages and messages[0].role == "system":
             section, messages = f"{messages[0].content}\n\n{section}", messages[1:]
         turns.append({"role": "system", "content": section})
@@ -66,14 +66,14 @@ def plain_turns(messages: Sequence[Message], tools: Tools | None) -> list[Turn]:
     return turns
 
 
-def _described(function: Function) -> Turn:
+def _function_json(function: Function) -> Turn:
     parameters = json.loads(function.parameters) if function.parameters else {"type": "object", "properties": {}}
-    told = {"name": function.name, "description": function.description, "parameters": parameters}
-    return {"type": "function", "function": told}
+    described = {"name": function.name, "description": function.description, "parameters": parameters}
+    return {"type": "function", "function": described}
 
 
-def _arguments(call: ToolCall) -> Any:
-    """As an object; as they are where an answer was cut off in them, or where the object would break a template."""
+def _parsed_arguments(call: ToolCall) -> Any:
+    """Return a call's arguments as an object; as text if they are cut off or the object would break a template."""
     if fault(call.arguments) is not None:
         return call.arguments
     try:
@@ -82,15 +82,19 @@ def _arguments(call: ToolCall) -> Any:
         return call.arguments
 
 
-def _shortened(call_id: str) -> str:
-    """9 letters and digits, the same for the same id."""
+def _short_id(call_id: str) -> str:
+    """Return 9 letters and digits that depend on the id alone."""
     return hashlib.blake2b(call_id.encode(), digest_size=8).hexdigest()[:9]
 
 
 def _native_call(call: ToolCall, call_id: str) -> Turn:
-    return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
+    return {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": _parsed_arguments(call)},
+    }
 
 
 def _plain_call(call: ToolCall) -> str:
-    told = json.dumps({"name": call.name, "arguments": _arguments(call)}, ensure_ascii=False)
-    return f"<tool_call>\n{told}\n</tool_call>"
+    described = json.dumps({"name": call.name, "arguments": _parsed_arguments(call)}, ensure_ascii=False)
+    return f"<tool_call>\n{described}\n</tool_call>"

@@ -1,56 +1,54 @@
-"""From token ids to visible text, one token at a time: whole characters only, and nothing of a stop string.
+"""Incremental detokenizer: it returns whole characters only, and no part of a stop string.
 
-Its state is a function of the tokens fed so far, so feeding the logged tokens again restores it. It knows
-nothing of models.
+Its state depends only on the tokens fed so far, so feeding the logged tokens again restores it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # how a decoder writes bytes that are no whole character
-WINDOW = 16  # tokens decoded together before the window moves on; bounds the work of one token
-MAX_WINDOW = 64  # of bytes that never become a character
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # a decoder writes it for an incomplete character
+WINDOW_TOKENS = 16  # decoded together before the window moves on; bounds the work per token
+MAX_WINDOW_TOKENS = 64  # for bytes that never form a character
 
 
 class Detokenizer:
-    """Incremental decoding of one answer.
+    """Incremental detokenizer of one answer.
 
-    A window of the last tokens is decoded at each step, since a character's bytes, or a word's leading space,
-    may depend on the token before. Only the last replacement character of a window can still become something
-    else.
+    Each token decodes a window of the last tokens again, because a character's bytes or a word's leading space may
+    depend on the token before. Only the last replacement character of a window may still change.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
         self._window: list[int] = []
-        self._emitted = 0  # characters of the window's text that are out
+        self._emitted = 0  # characters of the window's text already returned
 
     def feed(self, token_id: int) -> str:
-        """The text that this token settles."""
+        """Add a token, and return the text that is now final."""
         self._window.append(token_id)
         text = self._decode(self._window)
         whole = not text.endswith(REPLACEMENT)
         settled = text if whole else text[:-1]
         new = settled[self._emitted :]
         self._emitted = max(self._emitted, len(settled))
-        if (whole and len(self._window) >= WINDOW) or len(self._window) >= MAX_WINDOW:
+        if (whole and len(self._window) >= WINDOW_TOKENS) or len(self._window) >= MAX_WINDOW_TOKENS:
             new += text[self._emitted :]
             self._window = [token_id] if whole else []
             self._emitted = len(self._decode(self._window)) if whole else 0
         return new
 
     def flush(self) -> str:
-        """What was held back; the end of the answer."""
+        """Return the text held back; the answer ends here."""
         rest = self._decode(self._window)[self._emitted :]
         self._emitted += len(rest)
         return rest
 
 
 class TextStream:
-    """A detokenizer whose text ends before the first stop string.
+    """Detokenizer whose text ends before the first stop string.
 
-    Text is held back only while it is the beginning of a stop string.
+    Text is held back only while it may be the beginning of a stop string.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stop: tuple[str, ...] = ()) -> None:
@@ -59,28 +57,28 @@ class TextStream:
         self._held = ""
 
     def feed(self, token_id: int) -> tuple[str, bool]:
-        """Visible text that this token adds, and whether a stop string ended the answer."""
-        text, stopped = self._cut(self._detokenizer.feed(token_id))
+        """Add a token. Return the text that is now visible, and whether a stop string ended the answer."""
+        text, stopped = self._cut_at_stop(self._detokenizer.feed(token_id))
         if stopped:
             return text, True
-        keep = partial_match(text, self._stop)
+        keep = partial_match_length(text, self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
 
     def flush(self) -> tuple[str, bool]:
-        """As `feed`, for the end of the answer: nothing is held back any more."""
-        text, stopped = self._cut(self._detokenizer.flush())
+        """Return the text held back at the end of the answer, and whether it completes a stop string."""
+        text, stopped = self._cut_at_stop(self._detokenizer.flush())
         self._held = ""
         return text, stopped
 
-    def _cut(self, new: str) -> tuple[str, bool]:
+    def _cut_at_stop(self, new: str) -> tuple[str, bool]:
         text = self._held + new
         ends = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         return (text[: min(ends)], True) if ends else (text, False)
 
 
-def partial_match(text: str, marks: tuple[str, ...]) -> int:
-    """Length of the longest end of `text` with which one of `marks` begins."""
+def partial_match_length(text: str, marks: tuple[str, ...]) -> int:
+    """Return the length of the longest suffix of `text` that is a proper prefix of one of `marks`."""
     longest = max((len(mark) for mark in marks), default=1) - 1
     for size in range(min(longest, len(text)), 0, -1):
         if any(mark.startswith(text[-size:]) for mark in marks):

@@ -1,7 +1,7 @@
-"""Text to token ids and back, by the checkpoint's own tokenizer and chat template.
+"""Tokenizer and chat template of a checkpoint.
 
-Safe to use from several threads: nothing changes after loading. Templates run in transformers' sandbox; no
-code of a checkpoint is run. It knows nothing of models.
+It may be used from several threads: nothing changes after loading. Templates run in transformers' sandbox, and no
+code from a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -20,26 +20,29 @@ from workers.engine.interface import too_long
 from workers.engine.text.byte_bound import ByteBound
 from workers.engine.text.chat_template import native_turns, plain_turns
 from workers.engine.text.detokenizer import Detokenizer, TextStream
-from workers.engine.text.tool_format import tool_format
+from workers.engine.text.tool_format import detect_tool_format
 
-SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # of a checkpoint no code is run
+SAFE_LOADING: dict[str, Any] = {
+    "local_files_only": True,
+    "trust_remote_code": False,
+}  # of a checkpoint no code is run
 
 
 class Tokenizer:
-    """A fast (Rust) tokenizer and its chat template.
+    """Fast (Rust) tokenizer and its chat template; see `Encoder`.
 
     Attributes:
-        hf: transformers' own, for those who read its vocabulary.
-        tool_format: how the model writes tool calls.
-        hidden_ids: special tokens that are no part of a text, nor of a tool call.
+        hf: transformers' tokenizer, for access to its vocabulary.
+        tool_format: the format in which the model writes tool calls.
+        hidden_ids: special tokens that belong neither to text nor to tool calls.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError where the folder has no tokenizer that can be used."""
+        """Load the tokenizer of a folder. Raises ConfigError if it has none that can be used."""
         try:
-            self.hf = AutoTokenizer.from_pretrained(folder, config=_config(folder), **SAFE)
+            self.hf = AutoTokenizer.from_pretrained(folder, config=_config(folder), **SAFE_LOADING)
         except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
-            raise ConfigError(f"{folder} has no tokenizer that can be loaded: {error}") from error
+            raise ConfigError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
         backend = getattr(self.hf, "backend_tokenizer", None)
         if backend is None:
             raise ConfigError(f"{folder} has no fast tokenizer (tokenizer.json)")
@@ -47,7 +50,7 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._bound = ByteBound.from_tokenizer(backend)
-        self.tool_format, self._knows_tools = tool_format(self._template(with_tools=True))
+        self.tool_format, self._supports_tools = detect_tool_format(self._template(with_tools=True))
         self.hidden_ids = frozenset(
             index
             for index, token in self.hf.added_tokens_decoder.items()
@@ -55,7 +58,7 @@ class Tokenizer:
         )
 
     def _template(self, *, with_tools: bool) -> str:
-        """Some checkpoints have a template of its own for chats with tools; none is empty."""
+        """Return the chat template, or an empty string. A checkpoint may have a separate one for tools."""
         found: str | dict[str, str] = self.hf.chat_template or ""
         if isinstance(found, str):
             return found
@@ -74,18 +77,14 @@ class Tokenizer:
     def encode(
         self, text: str, *, special: bool = True, most_tokens: int | None = None, param: str = "prompt"
     ) -> list[int]:
-        """With the `special` tokens that the tokenizer puts around a plain text, if any.
-
-        Raises ContextLengthExceeded, before any work, for a text that is certain to have more than `most_tokens`;
-        InvalidRequest for a lone surrogate. Both name `param`.
-        """
+        """Tokenize a text; see `Encoder`. Raises InvalidRequest, naming `param`, for a lone surrogate."""
         try:
             data = text.encode()
         except UnicodeEncodeError:
-            raise InvalidRequest("must not contain a lone surrogate", param=param) from None
-        if most_tokens is not None and self._bound and self._bound.least_tokens(data) > most_tokens:
+            raise InvalidRequest(f"{param} must not contain a lone surrogate", param=param) from None
+        if most_tokens is not None and self._bound and self._bound.min_tokens(data) > most_tokens:
             raise too_long(len(data), "bytes", most_tokens, param)
-        # a batch of one: it releases the GIL, as `encode` of the library does not
+        # a batch of one, because the library's `encode` does not release the GIL
         [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=special)
         ids: list[int] = encoding.ids
         return ids
@@ -99,15 +98,14 @@ class Tokenizer:
         special: bool = False,
         most_tokens: int | None = None,
     ) -> list[int]:
-        """The chat as the model was trained to read it, up to where its answer begins.
+        """Render a chat with the model's template and tokenize it; see `Encoder`.
 
-        Raises InvalidRequest where there is no chat template, or the template refuses the messages; and what
-        `encode` raises.
+        Raises InvalidRequest if there is no chat template or the template refuses the messages.
         """
         template = self._template(with_tools=tools is not None)
         if not template:
             raise InvalidRequest("this model has no chat template; send a prompt instead", param="messages")
-        if self._knows_tools:
+        if self._supports_tools:
             turns, functions = native_turns(messages, tools, short_ids=self.tool_format.short_ids)
         else:
             turns, functions = plain_turns(messages, tools), None
@@ -126,47 +124,47 @@ class Tokenizer:
         return self.encode(text, special=special, most_tokens=most_tokens, param="messages")
 
     def decode(self, ids: list[int]) -> str:
-        """Without special tokens."""
+        """Return the text of token ids, without special tokens."""
         text: str = self._backend.decode(ids, skip_special_tokens=True)
         return text
 
     def decode_all(self, ids: Sequence[int]) -> str:
-        """With special tokens as they are written."""
+        """Return the text of token ids, including special tokens."""
         text: str = self._backend.decode(ids, skip_special_tokens=False)
         return text
 
     def entry(self, token_id: int) -> str:
-        """A token as the vocabulary writes it."""
+        """Return a token as the vocabulary spells it."""
         found: str | None = self._backend.id_to_token(token_id)
         return found or ""
 
-    def texts(self, ids: list[int]) -> list[str]:
-        """What each token adds to the text of all, special tokens as they are written."""
+    def token_texts(self, ids: list[int]) -> list[str]:
+        """Return the text that each token adds to the text of all, including special tokens."""
         stream = Detokenizer(self.decode_all)
         found = [stream.feed(token_id) for token_id in ids]
         found[-1] += stream.flush()
         return found
 
-    def piece(self, token_id: int) -> str:
-        """One token by itself, special or not; what is no whole character becomes U+FFFD."""
+    def token_text(self, token_id: int) -> str:
+        """Return the text of a single token, special or not; an incomplete character becomes U+FFFD."""
         return self.decode_all([token_id])
 
     def _decode_calls(self, ids: list[int]) -> str:
-        """With the special tokens that mark a tool call."""
+        """Return the text of token ids, including special tokens that mark a tool call."""
         return self.decode_all([index for index in ids if index not in self.hidden_ids])
 
     def stream(self, stop: tuple[str, ...] = (), *, calls: bool = False) -> TextStream:
-        """A new incremental decoder of one answer, which may have tool `calls`."""
+        """Return a detokenizer for one answer, which may have tool `calls`."""
         return TextStream(self._decode_calls if calls else self.decode, stop)
 
 
 def _config(folder: Path) -> PreTrainedConfig | None:
-    """The model's config.json, where it can tell the tokenizer's class by itself.
+    """Return the model's config.json if tokenizer_config.json names the tokenizer's class, else None.
 
-    Else transformers finds out by its code of the model, which takes more than a second to import.
+    Given it, transformers need not import its code of the model, which takes more than a second.
     """
-    told = get_tokenizer_config(folder, local_files_only=True)
-    if not told.get("tokenizer_class") or "auto_map" in told:
+    tokenizer_config = get_tokenizer_config(folder, local_files_only=True)
+    if not tokenizer_config.get("tokenizer_class") or "auto_map" in tokenizer_config:
         return None
     raw, _ = PreTrainedConfig.get_config_dict(folder, local_files_only=True)
     return PreTrainedConfig.from_dict(raw)

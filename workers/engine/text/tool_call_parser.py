@@ -1,7 +1,7 @@
-"""Reads the tool calls out of a choice's text as it comes, for the form in which its model writes them.
+"""Incremental parser of the tool calls in a choice's text.
 
-A grammar holds the text to that form. The state is a function of the text so far, so that reading it again restores
-it. It knows nothing of tokens.
+A grammar constrains the text to the model's format. The state depends only on the text so far, so parsing it again
+restores the state.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from shared.protocol import CallDelta
-from workers.engine.text.detokenizer import partial_match
+from workers.engine.text.detokenizer import partial_match_length
 from workers.engine.text.tool_format import ToolFormat
 
 
-class _Place(Enum):
+class _State(Enum):
+    """Part of the answer that comes next."""
+
     START = auto()
-    SAID = auto()
+    TEXT_ONLY = auto()
     TEXT = auto()
     NAME = auto()
     ARGUMENTS = auto()
@@ -23,103 +25,105 @@ class _Place(Enum):
     LIST = auto()
 
 
-class CallReader:
-    """Of one choice.
+class ToolCallParser:
+    """Tool call parser of one choice; see `ToolParser`.
 
     Args:
-        first: what an answer begins with that calls; any other is text to its end. Where it is empty, calls may
-            stand anywhere.
+        openings: beginnings of an answer that consists of calls; an answer with another beginning is text to its
+            end. If empty, calls may occur anywhere.
 
     Attributes:
-        called: it has made a whole call.
+        has_call: True once a call is complete.
     """
 
-    def __init__(self, form: ToolFormat, first: tuple[str, ...] = ()) -> None:
-        self._form = form
-        self._first = first
-        self._place = _Place.START if first else _Place.TEXT
-        self._held = ""
+    def __init__(self, tool_format: ToolFormat, openings: tuple[str, ...] = ()) -> None:
+        self._format = tool_format
+        self._openings = openings
+        self._state = _State.START if openings else _State.TEXT
+        self._buffer = ""
         self._index = -1
         self._depth = 0
         self._quoted = self._escaped = False
-        self.called = False
+        self.has_call = False
 
     def feed(self, text: str, *, last: bool) -> tuple[str, tuple[CallDelta, ...]]:
-        """What this text adds: to what is said, and to calls. Space around calls is not told; `last` ends it."""
-        self._held += text
-        said, deltas = "", []
+        """Parse more text; `last` marks the end. Return the text outside of calls, without space around them, and
+        the additions to calls.
+        """
+        self._buffer += text
+        outside, deltas = "", []
         while (found := self._advance(last)) is not None:
             if isinstance(found, CallDelta):
                 deltas.append(found)
             else:
-                said += found
-        return said, tuple(deltas)
+                outside += found
+        return outside, tuple(deltas)
 
     def _advance(self, last: bool) -> str | CallDelta | None:
-        """The next thing in what is held; None where more text is needed."""
-        match self._place:
-            case _Place.START:
+        """Return the next piece of the buffer; None if more text is needed."""
+        match self._state:
+            case _State.START:
                 return self._start(last)
-            case _Place.SAID:
-                found, self._held = self._held or None, ""
-            case _Place.TEXT:
+            case _State.TEXT_ONLY:
+                found, self._buffer = self._buffer or None, ""
+            case _State.TEXT:
                 return self._text(last)
-            case _Place.NAME:
+            case _State.NAME:
                 return self._name()
-            case _Place.ARGUMENTS:
+            case _State.ARGUMENTS:
                 return self._arguments()
-            case _Place.AFTER:
-                found = self._skip(self._form.after, _Place.LIST if self._form.opening else _Place.TEXT)
-            case _Place.LIST if self._held.startswith(self._form.closing):
-                found = self._skip(self._form.closing, _Place.TEXT)
-            case _Place.LIST:
-                found = self._skip(self._form.separator + self._form.before, _Place.NAME)
+            case _State.AFTER:
+                found = self._skip(self._format.after, _State.LIST if self._format.opening else _State.TEXT)
+            case _State.LIST if self._buffer.startswith(self._format.closing):
+                found = self._skip(self._format.closing, _State.TEXT)
+            case _State.LIST:
+                found = self._skip(self._format.separator + self._format.before, _State.NAME)
         return found
 
     def _start(self, last: bool) -> str | None:
-        if any(self._held.startswith(mark) for mark in self._first):
-            self._place = _Place.TEXT
-        elif last or not any(mark.startswith(self._held) for mark in self._first):
-            self._place = _Place.SAID
+        if any(self._buffer.startswith(mark) for mark in self._openings):
+            self._state = _State.TEXT
+        elif last or not any(mark.startswith(self._buffer) for mark in self._openings):
+            self._state = _State.TEXT_ONLY
         else:
             return None
         return ""
 
     def _text(self, last: bool) -> str | None:
-        mark = self._form.opening + self._form.before
-        at = self._held.find(mark)
+        mark = self._format.opening + self._format.before
+        at = self._buffer.find(mark)
         if at >= 0:
-            said, self._held = self._held[:at], self._held[at + len(mark) :]
-            self._place = _Place.NAME
-            return said.rstrip()
-        keep = 0 if last else partial_match(self._held, (mark,))
-        said = self._held[: len(self._held) - keep]
-        trailing = len(said) - len(said.rstrip())
-        if trailing and (self.called or not last):  # a call may follow, or has come before
-            keep, said = keep + trailing, said.rstrip()
-        if not said:
+            outside, self._buffer = self._buffer[:at], self._buffer[at + len(mark) :]
+            self._state = _State.NAME
+            return outside.rstrip()
+        keep = 0 if last else partial_match_length(self._buffer, (mark,))
+        outside = self._buffer[: len(self._buffer) - keep]
+        trailing = len(outside) - len(outside.rstrip())
+        if trailing and (self.has_call or not last):  # next to a call
+            keep, outside = keep + trailing, outside.rstrip()
+        if not outside:
             return None
-        self._held = self._held[len(self._held) - keep :] if keep else ""
-        return said
+        self._buffer = self._buffer[len(self._buffer) - keep :] if keep else ""
+        return outside
 
     def _name(self) -> CallDelta | None:
-        name, found, rest = self._held.partition(self._form.middle)
+        name, found, rest = self._buffer.partition(self._format.middle)
         if not found:
             return None
-        self._held, self._place = rest, _Place.ARGUMENTS
+        self._buffer, self._state = rest, _State.ARGUMENTS
         self._index += 1
         return CallDelta(self._index, name)
 
     def _arguments(self) -> CallDelta | None:
-        """As far as they go: to the bracket that closes the first."""
-        if not self._held:
+        """Return more of the arguments, up to the bracket that closes them."""
+        if not self._buffer:
             return None
-        end = len(self._held)
-        for at, character in enumerate(self._held):
+        end = len(self._buffer)
+        for at, character in enumerate(self._buffer):
             if self._closes(character):
-                end, self._place, self.called = at + 1, _Place.AFTER, True
+                end, self._state, self.has_call = at + 1, _State.AFTER, True
                 break
-        piece, self._held = self._held[:end], self._held[end:]
+        piece, self._buffer = self._buffer[:end], self._buffer[end:]
         return CallDelta(self._index, arguments=piece)
 
     def _closes(self, character: str) -> bool:
@@ -135,8 +139,8 @@ class CallReader:
             return self._depth == 0
         return False
 
-    def _skip(self, mark: str, then: _Place) -> str | None:
-        if len(self._held) < len(mark):
+    def _skip(self, mark: str, then: _State) -> str | None:
+        if len(self._buffer) < len(mark):
             return None
-        self._held, self._place = self._held[len(mark) :], then
+        self._buffer, self._state = self._buffer[len(mark) :], then
         return ""

@@ -1,7 +1,7 @@
-"""Forms in which models write their tool calls, by their chat templates.
+"""Formats in which models write tool calls, detected from their chat templates.
 
-An answer is text in which calls may stand. A call is `before` name `middle` arguments `after`; where the calls of
-an answer stand in one list, `opening` and `closing` are around it and `separator` between two.
+A call is written as `before` name `middle` arguments `after`. If a format puts the calls of an answer into one
+list, `opening` and `closing` enclose it, and `separator` separates two calls.
 
 References: the chat templates of Hermes 2 Pro, Qwen 2.5 and 3 (`<tool_call>`), Llama 3.1 and 3.2 (a JSON object
 alone), Mistral 7B v0.3 (`[TOOL_CALLS]` and a list) and Mistral Small 3.2 (`[TOOL_CALLS]`, `[ARGS]`).
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """See the module.
+    """Format of tool calls; see the module.
 
     Attributes:
-        trigger: what only a call begins with.
-        single: the model makes one call at most.
-        short_ids: its template wants calls' ids of 9 letters and digits.
+        trigger: text that only a call begins with.
+        single_call: the model makes at most one call.
+        short_ids: the template requires call ids of 9 letters and digits.
     """
 
     name: str
@@ -31,16 +31,16 @@ class ToolFormat:
     separator: str = ""
     opening: str = ""
     closing: str = ""
-    single: bool = False
+    single_call: bool = False
     short_ids: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """All that stands around names and arguments."""
+        """All text around names and arguments."""
         return self.opening, self.before, self.middle, self.after, self.closing
 
-    def first_call(self, name: str) -> str:
-        """What an answer begins with that calls this function first."""
+    def call_opening(self, name: str) -> str:
+        """Return the beginning of an answer that calls this function first."""
         return self.opening + self.before + name + self.middle
 
 
@@ -53,7 +53,7 @@ HERMES = ToolFormat(
     separator="\n",
 )
 LLAMA = ToolFormat(
-    "llama", before='{"name": "', middle='", "parameters": ', after="}", trigger='{"name": "', single=True
+    "llama", before='{"name": "', middle='", "parameters": ', after="}", trigger='{"name": "', single_call=True
 )
 MISTRAL_LIST = ToolFormat(
     "mistral-list",
@@ -71,11 +71,11 @@ MISTRAL = ToolFormat(
 )
 
 
-def tool_format(template: str) -> tuple[ToolFormat, bool]:
-    """The form that a chat template teaches, and whether the template itself tells the model of its tools.
+def detect_tool_format(template: str) -> tuple[ToolFormat, bool]:
+    """Return the format that a chat template uses, and whether the template describes tools to the model.
 
-    A template that knows no tools, or writes calls in a form that is not known here, gets Hermes' form, and the
-    tools in a system message of ours.
+    A template that does not support tools, or uses an unknown format, gets the format of Hermes; the tools are then
+    described in a system message (chat_template.py).
     """
     if re.search(r"\btools\b", template):
         if "<tool_call>" in template and "<function=" not in template:

@@ -9,7 +9,7 @@ import torch
 
 from shared.errors import ConfigError
 from tests.support.engine_driver import load
-from workers.engine.cache_sizing import left_for_cache, size_cache, weight_bytes
+from workers.engine.cache_sizing import bytes_for_cache, size_cache, weight_bytes
 from workers.engine.config import EngineConfig
 from workers.engine.models.loader import read_model_config
 
@@ -17,10 +17,10 @@ GIB = 2**30
 
 
 def test_a_gpu_keeps_its_share_for_weights_and_cache() -> None:
-    assert left_for_cache(80 * GIB, 79 * GIB, 16 * GIB, 0.9) == 56 * GIB
-    assert left_for_cache(80 * GIB, 40 * GIB, 16 * GIB, 0.9) == 24 * GIB, "what others use is not there"
+    assert bytes_for_cache(80 * GIB, 79 * GIB, 16 * GIB, 0.9) == 56 * GIB
+    assert bytes_for_cache(80 * GIB, 40 * GIB, 16 * GIB, 0.9) == 24 * GIB, "what others use is not there"
     with pytest.raises(ConfigError, match=r"weights take 16\.0 GiB.*no room for a KV cache"):
-        left_for_cache(16 * GIB, 16 * GIB, 16 * GIB, 0.9)
+        bytes_for_cache(16 * GIB, 16 * GIB, 16 * GIB, 0.9)
 
 
 def test_on_a_gpu_the_device_is_asked(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class KVCacheMachine(RuleBasedStateMachine):
             self.live.append(sequence)
             self.write(sequence, sequence.num_uncomputed_tokens)
         else:
-            self.prefixes.undo(sequence, found)
+            self.prefixes.undo_reuse(sequence, found)
             assert sequence.block_table == []
             assert self.pool.num_free == before
 
@@ -66,7 +66,7 @@ class KVCacheMachine(RuleBasedStateMachine):
             assert sequence.block_table == table
             assert self.cache.take_copies() == []
             return
-        assert not any(self.pool.is_relied_on(block) for block in sequence.block_table[first:])
+        assert not any(self.pool.is_read_only(block) for block in sequence.block_table[first:])
         sequence.tokens = sequence.tokens[: sequence.num_computed_tokens] + [token] * more
         self.write(sequence, more)
 
@@ -75,7 +75,7 @@ class KVCacheMachine(RuleBasedStateMachine):
     def give_way(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from(self.live))
         before = self.pool.num_free
-        expected = before + self.cache.freeable([sequence])
+        expected = before + self.cache.count_freeable([sequence])
         while sequence.block_table:
             self.cache.release_last(sequence)
             assert sequence.num_computed_tokens <= len(sequence.block_table) * BLOCK_SIZE
@@ -111,7 +111,7 @@ class KVCacheMachine(RuleBasedStateMachine):
     @invariant()
     def every_block_is_free_or_held_by_as_many_as_counted(self) -> None:
         held = [block for sequence in self.live for block in sequence.block_table]
-        assert all(self.pool.references(block) == held.count(block) for block in range(self.pool.num_blocks))
+        assert all(self.pool.num_references(block) == held.count(block) for block in range(self.pool.num_blocks))
         assert self.pool.num_free == self.pool.num_blocks - len(set(held))
 
     def teardown(self) -> None:

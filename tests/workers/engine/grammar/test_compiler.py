@@ -21,7 +21,7 @@ from shared.protocol import FinishReason, SamplingParams, Structured
 from tests.support.engine_driver import Answers, drain, load
 from workers.engine.engine import Engine
 from workers.engine.grammar.compiler import Constraints
-from workers.engine.interface import EngineRequest, Form
+from workers.engine.interface import ConstraintSpec, EngineRequest
 
 PROMPT = tuple(b"a river runs to the mill, and the mill ")
 HOT = SamplingParams(temperature=1.5, seed=5, max_tokens=120)
@@ -45,7 +45,7 @@ def constrained(
     engine: Engine, name: str, asked: Structured, params: SamplingParams = HOT, **fields
 ) -> EngineRequest:
     assert isinstance(engine.constraints, Constraints)
-    made = engine.constraints.start(Form(asked)).result(60)
+    made = engine.constraints.start(ConstraintSpec(asked)).result(60)
     return EngineRequest(name, PROMPT, params, matcher=made.matcher, **fields)
 
 
@@ -133,9 +133,9 @@ def test_preempted_sequences_stay_in_their_grammar(llama: Path) -> None:
 )
 def test_what_cannot_be_compiled_is_refused(engine: Engine, asked: Structured, param: str) -> None:
     assert engine.constraints is not None
-    for _ in range(2):  # the refusal is not kept as a grammar
+    for _ in range(2):  # the to_invalid_request is not kept as a grammar
         with pytest.raises(InvalidRequest, match="cannot be compiled") as refused:
-            engine.constraints.start(Form(asked)).result(60)
+            engine.constraints.start(ConstraintSpec(asked)).result(60)
         assert refused.value.param == param
         assert "/cpp/" not in refused.value.message
 
@@ -153,7 +153,7 @@ def test_the_compilers_warnings_quote_nobody(
 ) -> None:
     """Given what xgrammar warns of on stderr by itself, expect nothing there, and stderr as before afterwards."""
     assert engine.constraints is not None
-    grammar = engine.constraints.start(Form(asked))
+    grammar = engine.constraints.start(ConstraintSpec(asked))
     grammar.exception(10)
     os.write(2, b"ours\n")
     assert capfd.readouterr() == ("", "ours\n")
@@ -171,13 +171,13 @@ def test_what_never_ends_is_refused_and_holds_up_nobody(
     engine: Engine, asked: Structured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given grammars within all limits that take minutes and gigabytes, expect others served beside them, a
-    refusal, and no thread or process that goes on.
+    to_invalid_request, and no thread or process that goes on.
     """
     monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 1)
     assert isinstance(engine.constraints, Constraints)
-    engine.constraints.start(Form(Structured(regex="warm"))).result(60)
-    stuck = engine.constraints.start(Form(asked))
-    engine.constraints.start(Form(Structured(regex=f"beside{len(asked.grammar or '')}"))).result(60)
+    engine.constraints.start(ConstraintSpec(Structured(regex="warm"))).result(60)
+    stuck = engine.constraints.start(ConstraintSpec(asked))
+    engine.constraints.start(ConstraintSpec(Structured(regex=f"beside{len(asked.grammar or '')}"))).result(60)
     with pytest.raises(InvalidRequest, match="too complex"):
         stuck.result(60)
     until(lambda: not trying() and all(each.name != "grammar" for each in threading.enumerate()))
@@ -214,11 +214,11 @@ def test_time_in_which_a_trial_does_not_run_is_not_counted(engine: Engine, monke
     """Given a limit of 1 s of CPU time, a grammar whose trial is kept from running for longer is accepted."""
     monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 1)
     assert engine.constraints is not None
-    engine.constraints.start(Form(Structured(regex="warm"))).result(60)
+    engine.constraints.start(ConstraintSpec(Structured(regex="warm"))).result(60)
     trials = trial_process()
     trials.suspend()
     try:
-        held_up = engine.constraints.start(Form(Structured(regex="held up")))
+        held_up = engine.constraints.start(ConstraintSpec(Structured(regex="held up")))
         assert wait([held_up], 2.5).not_done  # twice the limit, and more
     finally:
         trials.resume()
@@ -228,10 +228,10 @@ def test_time_in_which_a_trial_does_not_run_is_not_counted(engine: Engine, monke
 def test_a_trial_that_hangs_is_ended_without_a_refusal(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a trial that is stopped and so uses no CPU time, it fails as the compiler's fault, and is gone."""
     monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 600)
-    monkeypatch.setattr("workers.engine.grammar.compile_sandbox.PATIENCE_S", 2.0)
+    monkeypatch.setattr("workers.engine.grammar.compile_sandbox.TRIAL_TIMEOUT_S", 2.0)
     assert engine.constraints is not None
-    engine.constraints.start(Form(Structured(regex="warm"))).result(60)
-    stuck = engine.constraints.start(Form(endless("hang")))
+    engine.constraints.start(ConstraintSpec(Structured(regex="warm"))).result(60)
+    stuck = engine.constraints.start(ConstraintSpec(endless("hang")))
     until(trying)
     for trial in trying():
         trial.suspend()
@@ -250,17 +250,17 @@ def test_a_proven_grammar_needs_no_trial(engine: Engine, monkeypatch: pytest.Mon
         assert passed.wait(60)
         raise refused
 
-    monkeypatch.setattr("workers.engine.grammar.compile_sandbox.Trials.check", check)
+    monkeypatch.setattr("workers.engine.grammar.compile_sandbox.CompileSandbox.check", check)
     assert engine.constraints is not None
-    engine.constraints.start(Form(Structured(regex="begun")), proven=True).result(60)
-    first = engine.constraints.start(Form(Structured(regex="both")))
+    engine.constraints.start(ConstraintSpec(Structured(regex="begun")), proven=True).result(60)
+    first = engine.constraints.start(ConstraintSpec(Structured(regex="both")))
     assert asked.wait(60)
-    joined = engine.constraints.start(Form(Structured(regex="both")), proven=True)
+    joined = engine.constraints.start(ConstraintSpec(Structured(regex="both")), proven=True)
     passed.set()
     joined.result(60)
     first.result(60)
     with pytest.raises(InvalidRequest):
-        engine.constraints.start(Form(Structured(regex="new"))).result(60)
+        engine.constraints.start(ConstraintSpec(Structured(regex="new"))).result(60)
 
 
 def test_special_tokens_are_no_text(engine: Engine) -> None:
@@ -281,10 +281,10 @@ def test_biases_decide(engine: Engine) -> None:
 
 
 def test_the_least_lately_used_grammars_are_dropped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.engine.grammar.compiler.CACHE_BYTES", 60_000)
+    monkeypatch.setattr("workers.engine.grammar.compiler.MAX_CACHE_BYTES", 60_000)
     assert isinstance(engine.constraints, Constraints)
     for number in range(20):
-        engine.constraints.start(Form(Structured(regex=f"[a-f]{{{number + 1}}}[^x]*"))).result(60)
+        engine.constraints.start(ConstraintSpec(Structured(regex=f"[a-f]{{{number + 1}}}[^x]*"))).result(60)
     kept = [key for key in engine.constraints._cache if b"[a-f]" in key]
     assert 0 < len(kept) < 20
     assert any(b"{20}" in key for key in kept)

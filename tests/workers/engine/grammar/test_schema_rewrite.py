@@ -15,7 +15,7 @@ from shared.validation.json_schema import check_schema
 from tests.support.engine_driver import load
 from workers.engine.engine import Engine
 from workers.engine.grammar.compiler import Constraints
-from workers.engine.interface import Form
+from workers.engine.interface import ConstraintSpec
 
 OPEN = {"type": "object", "additionalProperties": {"type": "string"}}
 CASES: list[tuple[Any, list[Any], list[Any]]] = [
@@ -55,7 +55,7 @@ def engine(llama: Path) -> Engine:
 def fits(engine: Engine, schema: Any, value: Any, *, strict: bool = True) -> bool:
     assert isinstance(engine.constraints, Constraints)
     asked = Structured(json_schema=json.dumps(schema), strict=strict)
-    matcher = engine.constraints.start(Form(asked)).result(60).matcher()
+    matcher = engine.constraints.start(ConstraintSpec(asked)).result(60).matcher()
     text = json.dumps(value, ensure_ascii=False)
     return all(matcher.accept(token) for token in engine.tokenizer.encode(text)) and matcher.accept(257)
 

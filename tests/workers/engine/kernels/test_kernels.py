@@ -18,21 +18,21 @@ from workers.engine.config import EngineConfig
 from workers.engine.execution.paged_attention import LayerCache, reference_attention
 from workers.engine.kernels import HeadLayout, build, select
 from workers.engine.kernels.build import BuildFailed, load_library
-from workers.engine.kernels.cpp_kernels import CompiledKernels
+from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.kernels.select import choose_kernels
-from workers.engine.kernels.torch_kernels import PlainKernels
-from workers.engine.kernels.triton_kernels import FusedKernels
+from workers.engine.kernels.torch_kernels import TorchKernels
+from workers.engine.kernels.triton_kernels import TritonKernels
 from workers.engine.quantization.unquantized import UNQUANTIZED
 
-PLAIN = PlainKernels()
+PLAIN = TorchKernels()
 SPANS = [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(0, 9)], [(5, 1), (3, 8), (30, 1), (0, 33)], [(20, 19)]]
 
 
 @pytest.fixture(scope="module")
-def compiled() -> CompiledKernels:
+def compiled() -> CppKernels:
     cache = EngineConfig(Path()).cache_dir
     assert cache is not None
-    return CompiledKernels(load_library(cache / "kernels"), UNQUANTIZED)
+    return CppKernels(load_library(cache / "kernels"), UNQUANTIZED)
 
 
 def near(mine: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -41,7 +41,7 @@ def near(mine: torch.Tensor, theirs: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("rows", [1, 5, 70])
 @pytest.mark.parametrize("size", [8, 24, 33, 576])
-def test_norms_and_activation(compiled: CompiledKernels, rows: int, size: int) -> None:
+def test_norms_and_activation(compiled: CppKernels, rows: int, size: int) -> None:
     torch.manual_seed(size)
     x, residual, weight = torch.randn(rows, size), torch.randn(rows, size), torch.randn(size)
     near(compiled.rms_norm(x, weight, 1e-5), PLAIN.rms_norm(x, weight, 1e-5))
@@ -52,7 +52,7 @@ def test_norms_and_activation(compiled: CompiledKernels, rows: int, size: int) -
     near(compiled.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
 
 
-def test_what_is_no_number_stays_in_its_row(compiled: CompiledKernels) -> None:
+def test_what_is_no_number_stays_in_its_row(compiled: CppKernels) -> None:
     x = torch.randn(4, 40)
     x[1, 7], x[2, 39] = torch.nan, torch.inf
     weight = torch.ones(40)
@@ -69,7 +69,7 @@ def test_what_is_no_number_stays_in_its_row(compiled: CompiledKernels) -> None:
 
 
 @pytest.mark.parametrize("extreme", [-1e30, -200.0, -88.0, 88.0, 200.0, 1e30])
-def test_activation_of_extremes(compiled: CompiledKernels, extreme: float) -> None:
+def test_activation_of_extremes(compiled: CppKernels, extreme: float) -> None:
     gate_up = torch.tensor([[extreme, 2.0]])
     near(compiled.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
 
@@ -79,7 +79,7 @@ def test_activation_of_extremes(compiled: CompiledKernels, extreme: float) -> No
 @pytest.mark.parametrize("block_size", [5, 8, 16])
 @pytest.mark.parametrize("normed", [False, True])
 def test_rope_cache_and_attention(
-    compiled: CompiledKernels,
+    compiled: CppKernels,
     spans: list[tuple[int, int]],
     heads: int,
     kv_heads: int,
@@ -112,7 +112,7 @@ def test_rope_cache_and_attention(
 
 @pytest.mark.parametrize("size", [(576, 960), (1536, 576), (48, 80), (33, 7), (1, 1)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_product(compiled: CompiledKernels, size: tuple[int, int], biased: bool) -> None:
+def test_product(compiled: CppKernels, size: tuple[int, int], biased: bool) -> None:
     torch.manual_seed(1)
     weight, x = torch.randn(size[1], size[0]) * 0.02, torch.randn(203, size[0])
     bias = torch.randn(size[1]) if biased else None
@@ -125,7 +125,7 @@ def test_product(compiled: CompiledKernels, size: tuple[int, int], biased: bool)
     assert layer(x[:0]).shape == (0, size[1])
 
 
-def test_buffers_are_used_again_but_a_kept_result_is_not(compiled: CompiledKernels) -> None:
+def test_buffers_are_used_again_but_a_kept_result_is_not(compiled: CppKernels) -> None:
     weight, x = torch.randn(8, 8), torch.randn(3, 8)
     reused, kept = compiled.linear([weight], None), compiled.linear([weight], None, keep=True)
     assert reused(x).data_ptr() == reused(x).data_ptr()
@@ -177,23 +177,23 @@ def test_a_build_that_fails_is_told_with_its_reason(tmp_path: Path, monkeypatch:
     with pytest.raises(BuildFailed, match="no-such-flag"):
         load_library(tmp_path)
     config = EngineConfig(Path(), cache_dir=tmp_path)
-    assert isinstance(choose_kernels(config, torch.device("cpu"), torch.float32), PlainKernels)
+    assert isinstance(choose_kernels(config, torch.device("cpu"), torch.float32), TorchKernels)
 
 
 def test_on_cuda_triton_serves_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a Triton that finds no C compiler, plain torch serves and says so."""
-    assert isinstance(select._for_cuda(DEVICE, UNQUANTIZED), FusedKernels)
+    assert isinstance(select._for_cuda(DEVICE, UNQUANTIZED), TritonKernels)
 
-    def fails(kernels: FusedKernels, gate_up: torch.Tensor) -> torch.Tensor:
+    def fails(kernels: TritonKernels, gate_up: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(FusedKernels, "silu_mul", fails)
+    monkeypatch.setattr(TritonKernels, "silu_mul", fails)
     with structlog.testing.capture_logs() as logs:
-        assert isinstance(select._for_cuda(DEVICE, UNQUANTIZED), PlainKernels)
+        assert isinstance(select._for_cuda(DEVICE, UNQUANTIZED), TorchKernels)
     assert [entry["reason"] for entry in logs] == ["Failed to find C compiler"]
 
 
 def test_other_dtypes_and_no_folder_are_left_to_plain_torch() -> None:
     cpu = torch.device("cpu")
-    assert isinstance(choose_kernels(EngineConfig(Path()), cpu, torch.bfloat16), PlainKernels)
-    assert isinstance(choose_kernels(EngineConfig(Path(), cache_dir=None), cpu, torch.float32), PlainKernels)
+    assert isinstance(choose_kernels(EngineConfig(Path()), cpu, torch.bfloat16), TorchKernels)
+    assert isinstance(choose_kernels(EngineConfig(Path(), cache_dir=None), cpu, torch.float32), TorchKernels)

@@ -10,11 +10,11 @@ from tests.support.paged_steps import make_step
 from workers.engine.execution.paged_attention import LayerCache, reference_attention
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout, triton_kernels
-from workers.engine.kernels.torch_kernels import PlainKernels
-from workers.engine.kernels.triton_kernels import FusedKernels
+from workers.engine.kernels.torch_kernels import TorchKernels
+from workers.engine.kernels.triton_kernels import TritonKernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the interpreter's, of NaN
-FUSED, PLAIN = FusedKernels(), PlainKernels()
+FUSED, PLAIN = TritonKernels(), TorchKernels()
 LAYOUTS = [(6, 2, 16), (4, 4, 64), (9, 3, 24), (20, 1, 12)]  # heads, key-value heads, dim
 BLOCKS = 32
 
@@ -76,8 +76,8 @@ def test_rope_cache_and_attention(
 @pytest.mark.parametrize("few", [128, 1])
 def test_long_sequences_are_attended_to_in_parts(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And where there are many rows, more of a prompt's at once."""
-    monkeypatch.setattr(triton_kernels, "_SPAN", 32)
-    monkeypatch.setattr(triton_kernels, "_FEW", few)
+    monkeypatch.setattr(triton_kernels, "_MIN_SPLIT_POSITIONS", 32)
+    monkeypatch.setattr(triton_kernels, "_MAX_DECODE_ROWS", few)
     assert triton_kernels._split(8, 112) == (2, 64)
     check_layer([(63, 1), (60, 9), (2, 1), (109, 3)], 6, 2, 16, 16, normed=False)
 

@@ -35,7 +35,7 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"architectures": None, "model_type": "odd"}, "odd"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized .gptq"),
         ({"hidden_act": "gelu"}, "hidden_act must be silu, got gelu"),
-        ({"num_local_experts": 8}, "mixture-of-experts"),
+        ({"num_local_experts": 8}, "mixture of experts"),
         ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope type longrope"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "needs a factor"),
         ({"partial_rotary_factor": 0.5}, "partial"),

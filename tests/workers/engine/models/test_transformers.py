@@ -33,8 +33,8 @@ from shared.errors import ConfigError
 from shared.protocol import PriorityClass, SamplingParams, Structured
 from tests.support.checkpoints import SHAPE, byte_tokenizer, hf_greedy, hf_model, random_prompts, save_checkpoint
 from tests.support.engine_driver import drain, load, run
-from workers.engine.interface import EngineRequest, Form
-from workers.engine.models.transformers import Census
+from workers.engine.interface import ConstraintSpec, EngineRequest
+from workers.engine.models.transformers import AttentionProbe
 
 MAX_TOKENS = 12
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
@@ -52,13 +52,13 @@ KINDS: dict[str, PreTrainedConfig] = {
 }
 REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
     "softcap": (Gemma2Config(**SMALL, head_dim=16), "softcap"),
-    "alibi": (BloomConfig(**SMALL, n_head=6, n_layer=2), "cannot be exchanged"),
-    "experts": (MixtralConfig(**SMALL), "mixture-of-experts"),
+    "alibi": (BloomConfig(**SMALL, n_head=6, n_layer=2), "cannot be replaced"),
+    "experts": (MixtralConfig(**SMALL), "mixture of experts"),
     "state": (MambaConfig(**SMALL), "attention"),
     "encoder": (T5Config(vocab_size=272, d_model=48, num_layers=1), "encoder"),
     "dynamic": (
         PhiConfig(**SMALL | {"num_key_value_heads": 6}, rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
-        "rope type dynamic",
+        "rope type is dynamic",
     ),
 }
 
@@ -95,7 +95,7 @@ def test_answers_are_held_to_a_grammar(kinds: Callable[[str], Path]) -> None:
     """Two at once, beside a free one, without and with the tokens that another worker had made."""
     engine = load(kinds("gpt2"))
     assert engine.constraints is not None
-    matcher = engine.constraints.start(Form(Structured(regex="[a-z]{3}-[0-9]{4}"))).result(60).matcher
+    matcher = engine.constraints.start(ConstraintSpec(Structured(regex="[a-z]{3}-[0-9]{4}"))).result(60).matcher
     hot = SamplingParams(temperature=1.5, seed=4, max_tokens=MAX_TOKENS, n=2)
     engine.add(EngineRequest("r", (5, 6), hot, matcher=matcher))
     engine.add(EngineRequest("free", (5, 6), hot))
@@ -124,11 +124,11 @@ def test_what_cannot_be_right_is_refused(name: str, tmp_path: Path) -> None:
     ("name", "changes", "message"),
     [
         ("gpt2", {"quantization_config": {"quant_method": "awq"}}, "is quantized"),
-        ("gpt2", {"vision_config": {"hidden_size": 8}}, "made of several models"),
+        ("gpt2", {"vision_config": {"hidden_size": 8}}, "consists of several models"),
         ("gemma3", {"layer_types": ["linear_attention", "full_attention"]}, "layers of linear_attention"),
         ("gpt2", {"attention_chunk_size": 64}, "chunked attention"),
-        ("neox", {"max_position_embeddings": "many"}, "config.json is not as"),
-        ("neox", {"max_position_embeddings": 0}, "does not say max_position_embeddings"),
+        ("neox", {"max_position_embeddings": "many"}, "refuses its config.json"),
+        ("neox", {"max_position_embeddings": 0}, "no valid max_position_embeddings"),
     ],
 )
 def test_what_a_checkpoint_says_of_itself_is_looked_at(
@@ -142,11 +142,11 @@ def test_what_a_checkpoint_says_of_itself_is_looked_at(
 
 
 def test_attention_that_the_cache_does_not_compute_is_seen() -> None:
-    census = Census()
-    census.examine(torch.nn.Module(), {"sliding_window": 5})
-    assert census.windows == {5}
-    with pytest.raises(ConfigError, match="5 heads do not fit 2 key-value heads"):
-        census.attend(0, torch.zeros(3, 5, 8), torch.zeros(3, 2, 8), torch.zeros(3, 2, 8))
+    probe = AttentionProbe()
+    probe.examine(torch.nn.Module(), {"sliding_window": 5})
+    assert probe.windows == {5}
+    with pytest.raises(ConfigError, match="5 heads cannot share 2 key-value heads"):
+        probe.attend(0, torch.zeros(3, 5, 8), torch.zeros(3, 2, 8), torch.zeros(3, 2, 8))
 
 
 def test_sequences_longer_than_a_sliding_window_are_refused(kinds: Callable[[str], Path]) -> None:

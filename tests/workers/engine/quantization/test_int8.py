@@ -13,29 +13,29 @@ from shared.errors import ConfigError
 from tests.support.engine_driver import load, run
 from workers.engine.config import EngineConfig
 from workers.engine.kernels.build import load_library
-from workers.engine.kernels.cpp_kernels import CompiledKernels
+from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.kernels.select import choose_kernels
-from workers.engine.quantization.int8 import Int8, PlainInt8Linear, quantize_rows
+from workers.engine.quantization.int8 import Int8, TorchInt8Linear, quantize_rows
 
 SIZES = [(576, 960), (1536, 576), (48, 80), (33, 7), (1, 1)]
 
 
 @pytest.fixture(scope="module")
-def compiled() -> CompiledKernels:
+def compiled() -> CppKernels:
     cache = EngineConfig(Path()).cache_dir
     assert cache is not None
-    return CompiledKernels(load_library(cache / "kernels"), Int8())
+    return CppKernels(load_library(cache / "kernels"), Int8())
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("biased", [False, True])
-def test_both_compute_the_same_bits(compiled: CompiledKernels, size: tuple[int, int], biased: bool) -> None:
+def test_both_compute_the_same_bits(compiled: CppKernels, size: tuple[int, int], biased: bool) -> None:
     torch.manual_seed(2)
     weight, x = torch.randn(size[1], size[0]) * 0.02, torch.randn(103, size[0]) * 3
     bias = torch.randn(size[1]) if biased else None
     x[4], weight[0] = 0, 0
     parts = torch.tensor_split(weight, 3) if size[1] > 1 else [weight]
-    fast, slow = compiled.linear(parts, bias, keep=True), PlainInt8Linear(weight, bias)
+    fast, slow = compiled.linear(parts, bias, keep=True), TorchInt8Linear(weight, bias)
     together = fast(x)
     assert torch.equal(together, slow(x))
     for rows in (1, 2, 3, 4, 5, 6, 7, 32, 97):
@@ -44,18 +44,18 @@ def test_both_compute_the_same_bits(compiled: CompiledKernels, size: tuple[int, 
     assert error < 0.01 * x.abs().max() * weight.abs().max() * size[0] ** 0.5 + 1e-6
 
 
-def test_the_largest_sums_do_not_overflow(compiled: CompiledKernels) -> None:
+def test_the_largest_sums_do_not_overflow(compiled: CppKernels) -> None:
     """Given columns whose sums leave less than 16 bits, activations take fewer, and both still agree."""
     size = 20_000
     weight, x = torch.ones(3, size), torch.full((2, size), -4.0)
-    for layer in (compiled.linear([weight], None, keep=True), PlainInt8Linear(weight, None)):
+    for layer in (compiled.linear([weight], None, keep=True), TorchInt8Linear(weight, None)):
         torch.testing.assert_close(layer(x), torch.full((2, 3), -4.0 * size), rtol=1e-5, atol=0)
 
 
-def test_what_is_no_number_stays_in_its_row(compiled: CompiledKernels) -> None:
+def test_what_is_no_number_stays_in_its_row(compiled: CppKernels) -> None:
     weight, x = torch.randn(9, 40), torch.randn(4, 40)
     x[1, 7], x[2, 39] = torch.nan, -torch.inf
-    for layer in (compiled.linear([weight], None, keep=True), PlainInt8Linear(weight, None)):
+    for layer in (compiled.linear([weight], None, keep=True), TorchInt8Linear(weight, None)):
         assert [row.isnan().all().item() for row in layer(x)] == [False, True, True, False]
         assert layer(x[[0, 3]]).isfinite().all()
 
@@ -75,7 +75,7 @@ def test_answers_are_those_of_the_twin(name: str, checkpoints: Callable[[str], P
 
 
 def test_int8_is_refused_where_it_is_not_computed(llama: Path) -> None:
-    with pytest.raises(ConfigError, match="runs on cpu only"):
+    with pytest.raises(ConfigError, match="supported on cpu only"):
         choose_kernels(EngineConfig(llama, quantization="int8"), torch.device("cuda"), torch.float32)
     with pytest.raises(ConfigError, match="quantization must be one of none, int8"):
         EngineConfig(llama, quantization="int4")

@@ -16,7 +16,7 @@ from tests.support.checkpoints import hf_model
 from tests.support.engine_driver import drain, load
 from tests.support.sequences import make_sequence
 from workers.engine.interface import EngineRequest
-from workers.engine.sampling.logprobs import LEAST, LogProbs
+from workers.engine.sampling.logprobs import MIN_LOGPROB, StepLogprobs
 
 PROMPT = tuple(b"a river runs to the mill, and the mill ")
 PENALIZED = SamplingParams(temperature=1.4, top_p=0.9, repetition_penalty=1.2, seed=3, max_tokens=12, logprobs=5)
@@ -36,7 +36,7 @@ def test_they_agree_with_transformers(name: str, checkpoints: Callable[[str], Pa
     for token, row in zip(answers.tokens["r", 0], expected, strict=True):
         assert token.logprobs is not None
         assert token.logprobs.logprob == pytest.approx(row[token.id].item(), abs=1e-4)
-        assert token.logprobs.piece == engine.tokenizer.piece(token.id)
+        assert token.logprobs.piece == engine.tokenizer.token_text(token.id)
         best = row.topk(5)
         assert [top[0] for top in token.logprobs.top] == best.indices.tolist()
         assert [top[1] for top in token.logprobs.top] == pytest.approx(best.values.tolist(), abs=1e-4)
@@ -76,10 +76,10 @@ def test_a_resumed_answer_has_the_same(llama: Path) -> None:
 def test_an_impossible_token_can_still_be_written() -> None:
     sequence = make_sequence(SamplingParams(logprobs=3), [1], [])
     logits = torch.tensor([[0.0, -torch.inf, -torch.inf]])
-    found = LogProbs(logits, [sequence], str).of(0, 0)
+    found = StepLogprobs(logits, [sequence], str).for_token(0, 0)
     assert found is not None
     assert found.top[0] == (0, 0.0, "0")
-    assert [value for _, value, _ in found.top[1:]] == [LEAST, LEAST]
+    assert [value for _, value, _ in found.top[1:]] == [MIN_LOGPROB, MIN_LOGPROB]
 
 
 @pytest.mark.parametrize("chunk", [512, 7])

@@ -134,7 +134,7 @@ def test_rows_that_are_not_numbers_are_told_apart() -> None:
 
 
 EXTREMES: dict[str, list[Any]] = {
-    "temperature": [0.0, 5e-324, sampler.GREEDY_BELOW, 2.0],
+    "temperature": [0.0, 5e-324, sampler.MIN_TEMPERATURE, 2.0],
     "top_p": [5e-324, 1 - 2**-53],
     "min_p": [5e-324, 1.0],
     "top_k": [1, 1_000_000],
@@ -149,7 +149,7 @@ EXTREMES: dict[str, list[Any]] = {
 def test_extreme_parameters_leave_a_token(name: str) -> None:
     """Given the extremes that requests may ask for, expect a token, at the lowest temperature too."""
     logits = torch.randn(1, VOCAB, device=DEVICE) * 50
-    for value, temperature in itertools.product(EXTREMES[name], (1.0, sampler.GREEDY_BELOW)):
+    for value, temperature in itertools.product(EXTREMES[name], (1.0, sampler.MIN_TEMPERATURE)):
         params = SamplingParams(**{"seed": 1, "temperature": temperature, name: value})
         check_params(params, Limits())
         [token] = sampler.sample(logits.clone(), [make_sequence(params, [1, 2, 3], [4, 5])])

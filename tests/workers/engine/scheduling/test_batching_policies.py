@@ -1,4 +1,4 @@
-"""Continuous, dynamic and static batches differ in when a sequence starts and leaves, never in its answer."""
+"""Batching policies decide when a sequence starts and leaves; its answer is the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.protocol import SamplingParams
 from tests.support.engine_driver import GREEDY, Answers, drain, load, run, step
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineRequest
-from workers.engine.scheduling.batching_policies import Batches, Scheduling
+from workers.engine.scheduling.batching_policies import FixedBatching, Scheduling
 from workers.engine_thread import EngineThread
 
 PROMPT = tuple(b"a river runs to the mill")
@@ -94,22 +94,22 @@ def test_an_aborted_rest_ends_the_padding(llama: Path) -> None:
 
 def test_a_dynamic_batch_starts_when_it_is_full_or_has_waited() -> None:
     now = 0.0
-    policy = Batches(4, 1.0, pads=False, clock=lambda: now)
-    assert policy.quota(0, 0) == 0
-    assert policy.quota(0, 2) == 0
+    policy = FixedBatching(4, 1.0, pads=False, clock=lambda: now)
+    assert policy.max_starts(0, 0) == 0
+    assert policy.max_starts(0, 2) == 0
     now = 0.5
-    assert policy.quota(0, 3) == 0
+    assert policy.max_starts(0, 3) == 0
     now = 1.0
-    assert policy.quota(0, 3) == 3
-    policy.started(2)
-    assert policy.quota(2, 5) == 1, "those that came later wait for the next batch"
-    policy.started(1)
+    assert policy.max_starts(0, 3) == 3
+    policy.on_started(2)
+    assert policy.max_starts(2, 5) == 1, "those that came later wait for the next batch"
+    policy.on_started(1)
     now = 1.5
-    assert policy.quota(3, 4) == 0
-    assert policy.quota(0, 4) == 4, "a full one waits for nothing"
-    policy.started(4)
-    policy.started(-1)
-    assert policy.quota(3, 1) == 1, "who gave way may go on"
+    assert policy.max_starts(3, 4) == 0
+    assert policy.max_starts(0, 4) == 4, "a full one waits for nothing"
+    policy.on_started(4)
+    policy.on_started(-1)
+    assert policy.max_starts(3, 1) == 1, "who gave way may go on"
 
 
 def test_the_loop_waits_for_a_batch_to_gather(llama: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from shared.protocol import PriorityClass, SamplingParams
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
-from workers.engine.scheduling.batching_policies import Batches
+from workers.engine.scheduling.batching_policies import FixedBatching
 from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.text.detokenizer import TextStream
@@ -43,7 +43,7 @@ def compute(scheduler: Scheduler) -> ScheduledBatch:
 def step(scheduler: Scheduler) -> dict[int, int]:
     """Run one step; the number of new tokens by the sequence's order."""
     batch = compute(scheduler)
-    return {item.sequence.order: item.num_new_tokens for item in batch.items}
+    return {item.sequence.arrival: item.num_new_tokens for item in batch.items}
 
 
 def test_a_step_never_exceeds_its_budget_and_prompts_get_what_answers_leave() -> None:
@@ -210,7 +210,7 @@ def test_who_was_away_has_saved_nothing_up() -> None:
 
 
 def test_tenants_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.engine.scheduling.fair_queue.REMEMBERED", 10)
+    monkeypatch.setattr("workers.engine.scheduling.fair_queue.MAX_REMEMBERED_TENANTS", 10)
     scheduler = make_scheduler(budget=10)
     for order in range(200):
         scheduler.add(make_sequence(order, 10, tenant=f"tenant-{order}"))
@@ -238,10 +238,10 @@ def test_a_more_urgent_class_takes_a_seat_and_an_equal_one_does_not(urgent: Prio
     assert step(scheduler) == {3: 1, 4: 5}
     assert scheduler.num_preemptions == 2
     assert step(scheduler) == {3: 1, 4: 1}
-    scheduler.remove([s for s in scheduler.running if s.order in (3, 4)])
+    scheduler.remove([s for s in scheduler.running if s.arrival in (3, 4)])
     assert step(scheduler) == {5: 5}
     assert step(scheduler) == {5: 1, 0: 1}
-    scheduler.remove([s for s in scheduler.running if s.order == 5])
+    scheduler.remove([s for s in scheduler.running if s.arrival == 5])
     assert step(scheduler) == {0: 1, 1: 1}, "nothing had to be computed again"
 
 
@@ -265,7 +265,7 @@ def test_blocks_come_from_the_least_urgent_and_only_as_many_as_are_needed() -> N
         scheduler.add(make_sequence(order, tokens, priority))
     for _ in range(3):
         compute(scheduler)
-    old, young, standard = (next(s for s in scheduler.running if s.order == order) for order in range(3))
+    old, young, standard = (next(s for s in scheduler.running if s.arrival == order) for order in range(3))
     assert scheduler._cache.pool.num_free == 0
     scheduler.add(make_sequence(3, 8, INTERACTIVE))
     assert step(scheduler) == {3: 8, 2: 1}
@@ -326,7 +326,7 @@ def test_nothing_is_taken_from_the_more_urgent_that_wait() -> None:
     scheduler = make_scheduler(blocks=2)
     urgent, other = make_sequence(0, 8, INTERACTIVE), make_sequence(1, 4, BATCH)
     assert scheduler._cache.allocate(urgent, 8)
-    scheduler._waiting.put_back(urgent)
+    scheduler._waiting.requeue(urgent)
     assert not scheduler._free_blocks(1, other, [])
     assert len(urgent.block_table) == 2
 
@@ -370,7 +370,7 @@ def test_a_tenant_pays_for_its_answers() -> None:
 
 def test_who_gave_way_goes_on_with_its_batch() -> None:
     """Given a policy by which nobody joins a batch that runs, one of the batch does that had to wait."""
-    policy = Batches(2, 0.0, pads=False)
+    policy = FixedBatching(2, 0.0, pads=False)
     scheduler = Scheduler(KVCacheManager(BlockPool(100), 4), 32, 16, policy=policy)
     for order in range(3):
         scheduler.add(make_sequence(order, 2))

@@ -38,12 +38,12 @@ def bound(real: Tokenizer) -> ByteBound:
 @settings(deadline=None)
 @given(st.text() | st.text(alphabet="-= \n\t/*#") | st.text(alphabet="\x04\x13éñ\U000f0000😀"))
 def test_no_text_has_fewer_tokens_than_its_bound(real: Tokenizer, bound: ByteBound, text: str) -> None:
-    assert bound.least_tokens(text.encode()) <= len(real.encode(text, special=False))
+    assert bound.min_tokens(text.encode()) <= len(real.encode(text, special=False))
 
 
 @pytest.mark.parametrize("text", ["=" * 5_000, " " * 5_000, "\n" * 5_000, "\x04" * 5_000, "😀" * 5_000])
 def test_runs_that_tokens_are_made_for_stay_within_the_bound(real: Tokenizer, bound: ByteBound, text: str) -> None:
-    assert bound.least_tokens(text.encode()) <= len(real.encode(text, special=False))
+    assert bound.min_tokens(text.encode()) <= len(real.encode(text, special=False))
 
 
 def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(real: Tokenizer) -> None:
@@ -77,7 +77,7 @@ def test_canonical_composition_may_shorten_a_text_to_a_third() -> None:
     plain, composing = rust(), rust()
     composing.normalizer = normalizers.NFC()
     bounds = [ByteBound.from_tokenizer(each) for each in (plain, composing)]
-    assert [bound and bound.per_token for bound in bounds] == [5, 15]
+    assert [bound and bound.max_bytes_per_token for bound in bounds] == [5, 15]
     text = "\u1112\u1161\u11ab" * 100
     assert bounds[1] is not None
-    assert bounds[1].least_tokens(text.encode()) <= len(composing.encode(text).ids)
+    assert bounds[1].min_tokens(text.encode()) <= len(composing.encode(text).ids)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from workers.engine.text.tokenizer import SAFE, Tokenizer
+from workers.engine.text.tokenizer import SAFE_LOADING, Tokenizer
 
 TEXT = "Wasser, eau, 水: <bos>2 mills "
 LOAD = """
@@ -36,7 +36,7 @@ def test_it_is_the_one_of_transformers(
     path = folder / "tokenizer_config.json"
     told = {name: value for name, value in json.loads(path.read_text()).items() if name != "tokenizer_class"}
     path.write_text(json.dumps(told if named is None else {**told, "tokenizer_class": named}))
-    ours, theirs = Tokenizer(folder), AutoTokenizer.from_pretrained(folder, **SAFE)
+    ours, theirs = Tokenizer(folder), AutoTokenizer.from_pretrained(folder, **SAFE_LOADING)
     assert type(ours.hf) is type(theirs)
     assert ours.encode(TEXT) == theirs.encode(TEXT)
 

@@ -12,9 +12,9 @@ import pytest
 from shared.protocol import CallDelta, FinishReason, Function, Message, SamplingParams, Structured, ToolCall, Tools
 from tests.support.engine_driver import Answers, drain, load
 from workers.engine.engine import Engine
-from workers.engine.interface import EngineRequest, Form
-from workers.engine.text.tool_call_parser import CallReader
-from workers.engine.text.tool_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolFormat, tool_format
+from workers.engine.interface import ConstraintSpec, EngineRequest
+from workers.engine.text.tool_call_parser import ToolCallParser
+from workers.engine.text.tool_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolFormat, detect_tool_format
 
 FORMATS = (HERMES, LLAMA, MISTRAL_LIST, MISTRAL)
 SCHEMA: dict[str, Any] = {
@@ -45,13 +45,13 @@ def written(form: ToolFormat, *calls: tuple[str, str]) -> str:
 
 
 def told(form: ToolFormat, pieces: list[str], first: tuple[str, ...] = ()) -> tuple[str, list[CallDelta], bool]:
-    """What a reader makes of a text that comes in pieces."""
-    reader, said, deltas = CallReader(form, first), "", []
+    """What a tool_parser makes of a text that comes in pieces."""
+    tool_parser, said, deltas = ToolCallParser(form, first), "", []
     for i, piece in enumerate(pieces):
-        text, more = reader.feed(piece, last=i == len(pieces) - 1)
+        text, more = tool_parser.feed(piece, last=i == len(pieces) - 1)
         said += text
         deltas += more
-    return said, deltas, reader.called
+    return said, deltas, tool_parser.has_call
 
 
 def joined(deltas: list[CallDelta]) -> list[tuple[str, str]]:
@@ -63,7 +63,7 @@ def joined(deltas: list[CallDelta]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_calls_are_read_however_the_text_comes(form: ToolFormat, size: int) -> None:
     calls = [("weather", '{"city": "a}]\\"{", "x": [{}]}'), ("time", '{"city": "<tool_call>"}')]
-    calls = calls[:1] if form.single else calls
+    calls = calls[:1] if form.single_call else calls
     text = "Let me see.\n" + written(form, *calls)
     said, deltas, called = told(form, [text[at : at + size] for at in range(0, len(text), size)])
     assert (said, called) == ("Let me see.", True)
@@ -85,20 +85,20 @@ def test_a_call_that_is_cut_off_is_told_as_far_as_it_goes() -> None:
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_the_form_is_known_by_the_template(form: ToolFormat) -> None:
-    assert tool_format(TEMPLATES[form.name]) == (form, True)
+    assert detect_tool_format(TEMPLATES[form.name]) == (form, True)
 
 
 def test_templates_without_tools_get_ours() -> None:
-    assert tool_format("{% for m in messages %}{{ m.content }}{% endfor %}") == (HERMES, False)
-    assert tool_format("{{ tools }}<tool_call><function=") == (HERMES, False)
+    assert detect_tool_format("{% for m in messages %}{{ m.content }}{% endfor %}") == (HERMES, False)
+    assert detect_tool_format("{{ tools }}<tool_call><function=") == (HERMES, False)
 
 
 def answer(
     engine: Engine, tools: Tools, params: SamplingParams = HOT, structured: Structured | None = None, **fields: Any
 ) -> Answers:
     assert engine.constraints is not None
-    made = engine.constraints.start(Form(structured, tools)).result(60)
-    engine.add(EngineRequest("r", (5, 6, 7), params, matcher=made.matcher, reader=made.reader, **fields))
+    made = engine.constraints.start(ConstraintSpec(structured, tools)).result(60)
+    engine.add(EngineRequest("r", (5, 6, 7), params, matcher=made.matcher, tool_parser=made.tool_parser, **fields))
     return drain(engine)
 
 
@@ -158,7 +158,7 @@ def test_an_answer_calls_or_has_its_form(engine: Engine, form: ToolFormat, monke
     """Given tools and a schema, expect either, as a biased model begins; and a call where there must be one."""
     monkeypatch.setattr(engine.tokenizer, "tool_format", form)
     tools = Tools(tagged(form), parallel=False)
-    says, calls = leaning(engine, "{O"), leaning(engine, form.first_call("time")[0] + "t")
+    says, calls = leaning(engine, "{O"), leaning(engine, form.call_opening("time")[0] + "t")
     answers = answer(engine, tools, says, FORM)
     assert (answers.errors, calls_in(answers)) == ({}, [])
     assert json.loads(answers.text("r"))["name"] == "Oslo"
@@ -190,22 +190,22 @@ def leaning(engine: Engine, characters: str) -> SamplingParams:
 def test_an_answer_of_its_form_is_told_whole(engine: Engine, structured: Structured, text: str, size: int) -> None:
     """Given an answer that looks like a call and is none, expect it as text, however it comes."""
     assert engine.constraints is not None
-    made = engine.constraints.start(Form(structured, Tools(FUNCTIONS))).result(60)
+    made = engine.constraints.start(ConstraintSpec(structured, Tools(FUNCTIONS))).result(60)
     matcher = made.matcher()
     assert all(matcher.accept(token) for token in engine.tokenizer.encode(text, special=False))
-    assert made.reader is not None
-    reader = made.reader()
+    assert made.tool_parser is not None
+    tool_parser = made.tool_parser()
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    read = [reader.feed(piece, last=i == len(pieces) - 1) for i, piece in enumerate(pieces)]
+    read = [tool_parser.feed(piece, last=i == len(pieces) - 1) for i, piece in enumerate(pieces)]
     assert ("".join(said for said, _ in read), [c for _, calls in read for c in calls]) == (text, [])
-    assert not reader.called
+    assert not tool_parser.has_call
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_first_calls_are_read_however_the_text_comes(form: ToolFormat, size: int) -> None:
-    calls = [("weather", '{"x": 1}'), ("time", "{}")][: 1 if form.single else 2]
-    text, first = written(form, *calls), tuple(form.first_call(name) for name in ("time", "weather"))
+    calls = [("weather", '{"x": 1}'), ("time", "{}")][: 1 if form.single_call else 2]
+    text, first = written(form, *calls), tuple(form.call_opening(name) for name in ("time", "weather"))
     said, deltas, called = told(form, [text[at : at + size] for at in range(0, len(text), size)], first)
     assert (said, called) == ("", True)
     assert joined(deltas) == calls
@@ -253,7 +253,7 @@ def test_a_template_with_tools_is_given_them(llama: Path, monkeypatch: pytest.Mo
 
     made = tokenizer.Tokenizer(llama)
     made.hf.chat_template = template
-    made.tool_format, made._knows_tools = tool_format(template)
+    made.tool_format, made._supports_tools = detect_tool_format(template)
     text = made.decode(made.encode_chat(CHAT, Tools(FUNCTIONS)))
     call = text.partition("assistant:")[2][:9]
     assert call.isalnum()

@@ -183,13 +183,13 @@ def break_detokenizer(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 def break_pieces(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     """Break `piece`, which only log-probabilities need."""
     patch.setattr(
-        engine.tokenizer, "piece", raising(ValueError(BOOM), when=lambda token: True, instead_of=lambda _: "")
+        engine.tokenizer, "token_text", raising(ValueError(BOOM), when=lambda token: True, instead_of=lambda _: "")
     )
 
 
 def break_echo(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        engine.tokenizer, "texts", raising(ValueError(BOOM), when=lambda ids: True, instead_of=lambda _: [])
+        engine.tokenizer, "token_texts", raising(ValueError(BOOM), when=lambda ids: True, instead_of=lambda _: [])
     )
 
 

@@ -17,7 +17,7 @@ from workers.engine.grammar import compile_sandbox
 
 @pytest.fixture(scope="session", autouse=True)
 def trial_processes() -> Iterator[None]:
-    """One for all engines with the same tokenizer: each takes seconds to start."""
+    """Share one sandbox process between engines with the same tokenizer; each takes seconds to start."""
     start, started = compile_sandbox._SandboxProcess, dict[str, compile_sandbox._SandboxProcess]()
 
     def running(info: TokenizerInfo) -> compile_sandbox._SandboxProcess:
@@ -32,7 +32,7 @@ def trial_processes() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folder of the tiny checkpoint of that name in CONFIGS, made when first asked for."""
+    """Return the folder of the tiny checkpoint with that name in CONFIGS, created at first use."""
     made: dict[str, Path] = {}
 
     def checkpoint(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Vectors are transformers' own, whatever stands beside an input; what cannot be embedded is refused."""
+"""Vectors equal transformers' whatever else is in the batch; unsupported inputs are refused."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def vectors(output: EngineOutput) -> np.ndarray:
 
 
 def reference(folder: Path, engine: EmbeddingEngine, text: str) -> np.ndarray:
-    """As sentence-transformers has it: transformers' model, the mean over the tokens, length 1."""
+    """Return the vector as sentence-transformers does: transformers' model, the mean over the tokens, length 1."""
     model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
     with torch.inference_mode():
         hidden = model(torch.tensor([engine.tokenizer.encode(text)])).last_hidden_state[0]
     return torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()
 
 
-def test_vectors_are_transformers_own(embedder: EmbeddingEngine, minilm: Path) -> None:
-    """Given inputs of several requests and lengths, over several steps, Expect the reference's vectors."""
+def test_vectors_match_transformers(embedder: EmbeddingEngine, minilm: Path) -> None:
+    """Given inputs of several requests and lengths over several steps, the vectors equal the reference's."""
     embedder.add(request(embedder, "a", *TEXTS[:3]))
     embedder.add(request(embedder, "b", *TEXTS[3:]))
     found = drain(embedder)
@@ -67,8 +67,8 @@ def test_vectors_are_transformers_own(embedder: EmbeddingEngine, minilm: Path) -
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
 
 
-def test_neighbours_change_no_bit(embedder: EmbeddingEngine) -> None:
-    """Given an input alone, and among others in any order, Expect the same bits."""
+def test_neighbours_do_not_change_any_bit(embedder: EmbeddingEngine) -> None:
+    """Given an input alone and among others in any order, its bits are the same."""
     for index, text in enumerate(TEXTS):
         embedder.add(request(embedder, str(index), text))
         [alone] = drain(embedder).values()
@@ -78,7 +78,7 @@ def test_neighbours_change_no_bit(embedder: EmbeddingEngine) -> None:
         assert (vectors(drain(embedder)["it"])[0] == vectors(alone)[0]).all()
 
 
-def test_dimensions_are_cut_and_normalized(embedder: EmbeddingEngine) -> None:
+def test_dimensions_truncate_and_normalize(embedder: EmbeddingEngine) -> None:
     embedder.add(request(embedder, "whole", TEXTS[0]))
     embedder.add(request(embedder, "cut", TEXTS[0], dimensions=8))
     found = drain(embedder)
@@ -86,8 +86,8 @@ def test_dimensions_are_cut_and_normalized(embedder: EmbeddingEngine) -> None:
     np.testing.assert_allclose(cut, whole / np.linalg.norm(whole), atol=1e-6)
 
 
-def test_what_cannot_be_embedded_is_refused(embedder: EmbeddingEngine) -> None:
-    """Given an input of 256 tokens, it is embedded; a longer one, or a wrong one, is refused, never cut."""
+def test_unsupported_inputs_are_refused(embedder: EmbeddingEngine) -> None:
+    """An input of 256 tokens is embedded; a longer or an invalid one is refused, never truncated."""
     assert embedder.max_model_len == 256
     embedder.add(request(embedder, "fits", "a " * 254))
     assert set(drain(embedder)) == {"fits"}
@@ -100,8 +100,8 @@ def test_what_cannot_be_embedded_is_refused(embedder: EmbeddingEngine) -> None:
     assert not embedder.has_work()
 
 
-def test_the_urgent_go_first_and_the_aborted_go(embedder: EmbeddingEngine) -> None:
-    """Given more than a step holds, Expect the most urgent class first, and nothing of what was aborted."""
+def test_urgent_requests_go_first_and_aborted_ones_leave(embedder: EmbeddingEngine) -> None:
+    """Given more inputs than a step holds, the most urgent class goes first; aborted requests have no output."""
     embedder.add(request(embedder, "batch", *["a " * 30] * 4, priority=PriorityClass.BATCH))
     embedder.add(request(embedder, "gone", "x", priority=PriorityClass.INTERACTIVE))
     embedder.add(request(embedder, "now", "a " * 30, priority=PriorityClass.INTERACTIVE))
@@ -111,7 +111,7 @@ def test_the_urgent_go_first_and_the_aborted_go(embedder: EmbeddingEngine) -> No
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyError("x")])
-def test_a_failing_step_fails_its_offender_alone(
+def test_failing_step_ends_only_the_request_at_fault(
     embedder: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     forward = embedder._model.forward
@@ -136,8 +136,7 @@ def test_a_failing_step_fails_its_offender_alone(
         embedder.abort(name)
 
 
-def test_folders(minilm: Path, tmp_path: Path) -> None:
-    """Given what a folder says of itself, Expect it read, and refused where it asks for something else."""
+def test_model_folder_is_read_or_refused(minilm: Path, tmp_path: Path) -> None:
     assert is_embedding_model(minilm)
     copy = tmp_path / "copy"
     shutil.copytree(minilm, copy)

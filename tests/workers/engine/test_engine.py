@@ -1,4 +1,4 @@
-"""What an engine promises a worker: sampled answers, takeover, cancellation, refusals, lone failures."""
+"""Guarantees of an engine: sampling, resumption, cancellation, refusals, isolated failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def engine(llama: Path) -> Engine:
     return load(llama)
 
 
-def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(llama: Path, engine: Engine) -> None:
+def test_seeded_answer_is_the_same_alone_and_in_a_batch(llama: Path, engine: Engine) -> None:
     alone = run(engine, [list(PROMPT)], SAMPLED)[0]
     rng = random.Random(1)
     crowd = load(llama, max_num_batched_tokens=13, block_size=4, num_kv_blocks=60)
@@ -42,7 +42,7 @@ def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(llama: Path, engine: E
     assert answers.ids("other-3") != answers.ids("other-4")
 
 
-def test_choices_differ_and_each_is_as_if_alone(llama: Path) -> None:
+def test_choices_differ_and_do_not_depend_on_preemption(llama: Path) -> None:
     """Given n = 4, the choices share the prompt, differ, and are the same in a pool that forces preemption."""
     params = msgspec.structs.replace(SAMPLED, n=4)
     by_room = []
@@ -75,8 +75,8 @@ def test_choices_share_the_blocks_of_the_prompt(llama: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [(), ("Ã¼", "\u00e9\u00e8", "zq")])
-def test_a_resumed_answer_goes_on_with_the_same_tokens_and_text(engine: Engine, stop: tuple[str, ...]) -> None:
-    """Whatever the number of tokens that were out: in the midst of a character or of half a stop string too."""
+def test_resumed_answer_has_the_same_tokens_and_text(engine: Engine, stop: tuple[str, ...]) -> None:
+    """For every number of earlier tokens, including the middle of a character or of a stop string."""
     params = msgspec.structs.replace(SAMPLED, stop=stop, n=2, max_tokens=24, temperature=2.0, top_k=0, top_p=1.0)
     engine.add(EngineRequest("whole", PROMPT, params))
     whole = drain(engine).tokens
@@ -100,7 +100,7 @@ def test_choices_resumed_at_different_lengths(engine: Engine) -> None:
     assert [rest["rest", c] for c in range(3)] == [whole["whole", c][done[c] :] for c in range(3)]
 
 
-def test_a_complete_answer_that_is_resumed_ends_at_once(engine: Engine) -> None:
+def test_complete_answer_that_is_resumed_ends_at_once(engine: Engine) -> None:
     ids = tuple(run(engine, [list(PROMPT)], SAMPLED)[0])
     engine.add(EngineRequest("r", PROMPT, SAMPLED, (ids,)))
     answers = drain(engine)
@@ -108,7 +108,7 @@ def test_a_complete_answer_that_is_resumed_ends_at_once(engine: Engine) -> None:
     assert answers.ids("r") == []
 
 
-def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
+def test_answer_ends_before_a_stop_string(engine: Engine) -> None:
     params = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
     engine.add(EngineRequest("free", PROMPT, params))
     text = drain(engine).text("free")
@@ -120,7 +120,7 @@ def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
 
 
 def test_end_of_text_ends_the_answer_unless_ignored(llama: Path, tmp_path: Path) -> None:
-    """Given a token that a greedy answer has declared to be the end of text, it ends there; ignore_eos goes on."""
+    """Given an end-of-text token in a greedy answer, the answer ends there; with ignore_eos it continues."""
     folder = Path(shutil.copytree(llama, tmp_path / "m"))
     params = SamplingParams(temperature=0.0, max_tokens=10)
     ids = run(load(llama), [list(PROMPT)], params)[0]
@@ -132,7 +132,7 @@ def test_end_of_text_ends_the_answer_unless_ignored(llama: Path, tmp_path: Path)
     assert run(engine, [list(PROMPT)], msgspec.structs.replace(params, ignore_eos=True))[0] == ids
 
 
-def test_max_tokens_none_is_the_rest_of_the_context(llama: Path) -> None:
+def test_without_max_tokens_an_answer_fills_the_context(llama: Path) -> None:
     engine = load(llama, max_model_len=48)
     engine.add(EngineRequest("r", PROMPT, SamplingParams(temperature=0.0, ignore_eos=True)))
     answers = drain(engine)
@@ -153,9 +153,10 @@ def test_abort_frees_blocks_at_once(llama: Path) -> None:
     assert drain(engine).finished == {"b"}
 
 
-def test_random_adds_aborts_and_preemptions_leak_nothing_and_mix_nothing_up(llama: Path) -> None:
-    """Given 2,000 random operations with requests of all classes, some tenants, and prompts that begin alike, every
-    answer is a prefix of what it is alone, and no block is lost."""
+def test_random_operations_keep_answers_and_blocks_intact(llama: Path) -> None:
+    """Given 2,000 random operations with requests of all classes and several tenants whose prompts begin alike,
+    every answer is a prefix of the one computed alone, and no block is lost.
+    """
     rng = random.Random(3)
     cases = []
     stem = tuple(rng.randrange(256) for _ in range(12))
@@ -197,8 +198,8 @@ def test_random_adds_aborts_and_preemptions_leak_nothing_and_mix_nothing_up(llam
         assert tokens == (full if name in answers.finished else full[: len(tokens)])
 
 
-def test_a_request_that_is_not_a_number_ends_alone(llama: Path, tmp_path: Path) -> None:
-    """Given a NaN in one token's embedding, its request fails, and later users of its blocks do not."""
+def test_request_with_nan_logits_ends_alone(llama: Path, tmp_path: Path) -> None:
+    """Given NaN in one token's embedding, its request fails, and later users of its blocks do not."""
     folder = Path(shutil.copytree(llama, tmp_path / "m"))
     weights = load_file(folder / "model.safetensors")
     good = run(load(llama), [list(PROMPT)], SAMPLED)[0]
@@ -217,7 +218,7 @@ def test_a_request_that_is_not_a_number_ends_alone(llama: Path, tmp_path: Path) 
     assert run(engine, [list(PROMPT)] * 3, SAMPLED) == [good] * 3
 
 
-def test_a_failing_computation_ends_its_offender_alone(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_step_ends_only_the_request_at_fault(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(llama)
     good = run(engine, [list(PROMPT)], SAMPLED)[0]
     compute = engine._runner.run
@@ -235,8 +236,8 @@ def test_a_failing_computation_ends_its_offender_alone(llama: Path, monkeypatch:
     assert answers.ids("a") == answers.ids("b") == good
 
 
-def test_a_model_that_can_compute_nothing_ends_the_engine(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given several requests that fail together and alone, Expect the failure to be the engine's, not theirs."""
+def test_model_that_computes_nothing_fails_the_engine(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given several requests that fail together and alone, the failure is the engine's, not theirs."""
     engine = load(llama)
 
     def failing(batch, interrupted):
@@ -251,7 +252,7 @@ def test_a_model_that_can_compute_nothing_ends_the_engine(llama: Path, monkeypat
         engine.step()
 
 
-def test_what_cannot_finish_is_refused(llama: Path) -> None:
+def test_request_that_cannot_finish_is_refused(llama: Path) -> None:
     engine = load(llama, num_kv_blocks=4, block_size=16)
     assert engine.max_model_len == 64
     with pytest.raises(ContextLengthExceeded, match=r"64 tokens.*70: 30 in the prompt and 40") as error:
@@ -268,7 +269,7 @@ def test_what_cannot_finish_is_refused(llama: Path) -> None:
     assert not engine.has_work()
 
 
-def test_a_request_as_large_as_the_pool_finishes(llama: Path) -> None:
+def test_request_as_large_as_the_pool_finishes(llama: Path) -> None:
     engine = load(llama, num_kv_blocks=4, block_size=16)
     for name in ("a", "b"):
         engine.add(EngineRequest(name, (5,) * 24, SamplingParams(max_tokens=40, ignore_eos=True)))
@@ -276,7 +277,7 @@ def test_a_request_as_large_as_the_pool_finishes(llama: Path) -> None:
     assert [len(answers.ids(name)) for name in ("a", "b")] == [40, 40]
 
 
-def test_a_long_prompt_does_not_stall_running_answers(llama: Path) -> None:
+def test_long_prompt_does_not_stall_running_answers(llama: Path) -> None:
     engine = load(llama, max_num_batched_tokens=16)
     engine.add(EngineRequest("first", (1,), SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)))
     answers = Answers()
@@ -287,7 +288,7 @@ def test_a_long_prompt_does_not_stall_running_answers(llama: Path) -> None:
         assert len(answers.ids("first")) == count
 
 
-def test_chats_go_through_the_models_template(engine: Engine) -> None:
+def test_chat_is_rendered_with_the_models_template(engine: Engine) -> None:
     tokenizer = engine.tokenizer
     ids = tokenizer.encode_chat([Message("user", "hé")])
     assert tokenizer.decode(ids) == "user:héassistant:"
@@ -298,7 +299,7 @@ def test_chats_go_through_the_models_template(engine: Engine) -> None:
     assert tokenizer.encode("ab") == tokenizer.encode("ab")
 
 
-def test_a_model_without_a_chat_template_says_so(llama: Path, tmp_path: Path) -> None:
+def test_chat_without_a_template_is_refused(llama: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(llama, tmp_path / "m"))
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(InvalidRequest, match="no chat template"):
@@ -314,7 +315,7 @@ def test_progress_ends_at_one(llama: Path) -> None:
     assert shares[-1] == 1.0
 
 
-def test_settings_that_cannot_be_served_are_refused(llama: Path) -> None:
+def test_unsupported_settings_are_refused(llama: Path) -> None:
     for settings, message in [
         ({"max_num_seqs": 0}, "max_num_seqs"),
         ({"dtype": "int3"}, "dtype"),

@@ -1,4 +1,4 @@
-"""A step that is given up between two layers changes nothing that its repetition does not set right."""
+"""A step abandoned between two layers can be run again with the same result."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from workers.engine.scheduling.scheduler import ScheduledBatch
 
 
 @pytest.mark.parametrize("cache_dir", [{}, {"cache_dir": None}])
-def test_an_interrupted_step_can_be_run_again(
+def test_interrupted_step_can_be_run_again(
     llama: Path, monkeypatch: pytest.MonkeyPatch, cache_dir: dict[str, None]
 ) -> None:
-    """Given forked choices and chunks, if every step is first given up before each of its layers, answers stay."""
+    """Given forked choices and chunks, and every step abandoned before each of its layers, answers are the same."""
     params = SamplingParams(temperature=1.0, seed=3, n=2, max_tokens=12, ignore_eos=True)
     answers = []
     for interrupt in (False, True):

@@ -1,4 +1,4 @@
-"""A row's logits are the same bits alone, in a batch, in chunks, after preemption and in forks."""
+"""A row's logits have the same bits alone, in a batch, in chunks, after preemption and in forks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Rows = dict[tuple[str, int, int], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts, the model's vocabulary, and how many tokens each answer has."""
+    """Prompts, the size of the vocabulary, and the number of tokens of each answer."""
 
     prompts: list[tuple[int, ...]]
     length: int
@@ -40,7 +40,7 @@ def make_case(count: int, vocabulary: int, longest: int, length: int) -> Case:
 
 
 def logits(folder: Path, case: Case, names: range, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Rows:
-    """Of each request, choice and length, as the sampler got them; a row that is computed twice is the same."""
+    """Return the logits that the sampler got, by request, choice and length; recomputed rows are the same."""
     engine = load(folder, **settings)
     rows: Rows = {}
     compute = engine._runner.run
@@ -67,7 +67,7 @@ def logits(folder: Path, case: Case, names: range, monkeypatch: pytest.MonkeyPat
 def check(
     folder: Path, case: Case, quantization: str, monkeypatch: pytest.MonkeyPatch, *, pool: int, alone: int
 ) -> None:
-    """`pool` blocks force preemption; `alone` requests are also computed by themselves."""
+    """Compare logits; a pool of `pool` blocks forces preemption, and `alone` requests are also computed alone."""
 
     def rows(case: Case, names: range, **settings: Any) -> Rows:
         return logits(folder, case, names, monkeypatch, **KINDS[quantization], block_size=4, **settings)
@@ -89,7 +89,7 @@ def check(
 
 @pytest.mark.parametrize("quantization", KINDS)
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_tiny_models(
+def test_tiny_models_are_batch_invariant(
     name: str, quantization: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = make_case(32, vocabulary=256, longest=50, length=16)
@@ -98,6 +98,6 @@ def test_tiny_models(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", KINDS)
-def test_smollm2(smollm2: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smollm2_is_batch_invariant(smollm2: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(32, vocabulary=49_000, longest=12, length=6)
     check(smollm2, case, quantization, monkeypatch, pool=10, alone=1)

@@ -1,4 +1,4 @@
-"""`headrace.LLM`: the engine in this process, in the shape that users of vLLM know."""
+"""`headrace.LLM`: an engine in this process, with the interface of vLLM."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def ids(answers: list[Any]) -> list[list[int]]:
     return [answer.outputs[0].token_ids for answer in answers]
 
 
-def test_answers_are_the_engines_own_in_the_order_of_the_prompts(llm: LLM, llama: Path) -> None:
-    """Given prompts whose answers end at different steps, Expect each at its prompt's place."""
+def test_answers_are_in_the_order_of_the_prompts(llm: LLM, llama: Path) -> None:
+    """Given prompts whose answers end at different steps, each answer is at its prompt's place."""
     lengths = [20, 3, 9]
     engine = load(llama)
     expected = run(engine, [engine.tokenizer.encode(prompt) for prompt in PROMPTS], GREEDY)
@@ -48,7 +48,7 @@ def test_answers_are_the_engines_own_in_the_order_of_the_prompts(llm: LLM, llama
     assert all(answer.error is None for answer in answers)
 
 
-def test_a_prompt_is_a_text_token_ids_or_a_mapping(llm: LLM) -> None:
+def test_prompt_may_be_text_token_ids_or_a_mapping(llm: LLM) -> None:
     params = SamplingParams(temperature=0, max_tokens=6)
     tokens = llm._engine.tokenizer.encode("water")
     both = {"prompt": "another", "prompt_token_ids": tokens}
@@ -89,7 +89,7 @@ def test_choices_seeds_and_logprobs(llm: LLM) -> None:
     assert one.outputs[0].token_ids != other.outputs[0].token_ids
 
 
-def test_stop_is_a_string_or_several(llm: LLM) -> None:
+def test_stop_may_be_one_string_or_several(llm: LLM) -> None:
     [whole] = llm.generate("water", SamplingParams(temperature=0, max_tokens=24), use_tqdm=False)
     stop = whole.outputs[0].text[3:5]
     expected = whole.outputs[0].text[: whole.outputs[0].text.index(stop)]
@@ -115,15 +115,13 @@ def test_stop_is_a_string_or_several(llm: LLM) -> None:
         (["a", "b"], [SamplingParams()], "one for each of the 2 prompts, got 1"),
     ],
 )
-def test_what_is_invalid_is_refused_before_anything_is_computed(
-    llm: LLM, prompts: Any, params: Any, message: str
-) -> None:
+def test_invalid_calls_are_refused_before_computing(llm: LLM, prompts: Any, params: Any, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         llm.generate(prompts, params, use_tqdm=False)
     assert not llm._engine.has_work()
 
 
-def test_too_long_and_ill_formed_chats_are_refused(llm: LLM) -> None:
+def test_too_long_and_malformed_chats_are_refused(llm: LLM) -> None:
     with pytest.raises(ContextLengthExceeded):
         llm.generate("x" * 600, use_tqdm=False)
     for turns, message in (
@@ -135,8 +133,8 @@ def test_too_long_and_ill_formed_chats_are_refused(llm: LLM) -> None:
             llm.chat(turns, use_tqdm=False)  # type: ignore[arg-type]
 
 
-def test_one_prompts_failure_leaves_the_others_whole(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given logits that are no numbers in one prompt's row, Expect its error, and the others' answers."""
+def test_failure_of_one_prompt_leaves_the_others(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given NaN logits in one prompt's row, that prompt has an error and the others have their answers."""
     params = SamplingParams(temperature=0, max_tokens=6)
     expected = ids(llm.generate(PROMPTS, params, use_tqdm=False))
     run_step = llm._engine._runner.run
@@ -153,7 +151,7 @@ def test_one_prompts_failure_leaves_the_others_whole(llm: LLM, monkeypatch: pyte
     assert ids([answers[0], answers[2]]) == [expected[0], expected[2]]
 
 
-def test_an_interrupted_batch_leaves_the_model_usable(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_is_usable_after_an_interrupted_batch(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     params = SamplingParams(temperature=0, max_tokens=6)
     expected = ids(llm.generate(PROMPTS, params, use_tqdm=False))
     with monkeypatch.context() as patch:
@@ -183,7 +181,7 @@ def test_settings_are_the_engines(llama: Path) -> None:
     assert LLM(model=llama, max_model_len=64, num_kv_blocks=9)._engine.stats().blocks_total == 9
 
 
-def test_parameters_have_vllms_names() -> None:
+def test_parameters_have_the_names_of_vllm() -> None:
     for kind in (SamplingParams, protocol.SamplingParams):
         assert set(kind.__struct_fields__) == {*VLLM_NAMES.split(), "echo"}  # OpenAI's
     assert SamplingParams().seed is None
@@ -194,7 +192,7 @@ def test_parameters_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)
 
 
-def test_the_documents_example_runs(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_of_the_documentation_runs(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[3] / "docs" / "llm.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(example.replace('"smollm2"', repr(str(llama))), {})

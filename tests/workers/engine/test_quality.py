@@ -1,4 +1,4 @@
-"""`bench perplexity` and `bench engine --profile` on a tiny model: what they count adds up."""
+"""`bench perplexity` and `bench engine --profile` on a tiny model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from headrace.bench.harness.workload import Lengths, make_mix
 from shared.errors import ConfigError
 
 
-def test_the_text_is_long_enough_and_each_licence_once() -> None:
+def test_text_is_long_enough_and_reproducible() -> None:
     text = licence_text()
     assert len(text) > 100_000
     assert text == licence_text()
 
 
 def test_perplexity_of_a_random_model(llama: Path) -> None:
-    """Given a byte-level model that has learnt nothing, it foresees hardly anything, and int8 much the same."""
+    """A random byte-level model predicts almost nothing, with int8 as with float32."""
     quality = measure_perplexity(str(llama), WINDOW_TOKENS + 101, Console(quiet=True))
     assert quality.tokens == WINDOW_TOKENS + 100
     assert 100 < quality.float32 < 100_000
@@ -33,13 +33,13 @@ def test_perplexity_of_a_random_model(llama: Path) -> None:
     assert quality.as_dict()["increase"] == quality.increase
 
 
-def test_a_text_that_is_too_short_is_refused(llama: Path) -> None:
+def test_text_that_is_too_short_is_refused(llama: Path) -> None:
     with pytest.raises(ConfigError, match="must be at most"):
         measure_perplexity(str(llama), 10**8, Console(quiet=True))
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
-def test_a_profile_adds_up(llama: Path, monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
+def test_parts_of_a_profile_add_up(llama: Path, monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
     monkeypatch.setenv("HEADRACE_QUANTIZATION", quantization)
     small = make_mix(1, 8, prompts=Lengths(4, 16), outputs=Lengths(4, 20))
     for mix in ("peer_mix", "warmup_mix"):
@@ -52,7 +52,7 @@ def test_a_profile_adds_up(llama: Path, monkeypatch: pytest.MonkeyPatch, quantiz
     assert Profile(**dataclasses.asdict(found)).share_of_floor == found.share_of_floor
 
 
-def test_rates_are_of_all_tokens(
+def test_rate_counts_all_tokens(
     llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     items = make_mix(1, 6, prompts=Lengths(4, 16), outputs=Lengths(4, 20))

@@ -1,4 +1,4 @@
-"""The KV cache is as large as the settings and the device allow, and says so."""
+"""The KV cache is sized from the settings and the device's memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from workers.engine.models.loader import read_model_config
 GIB = 2**30
 
 
-def test_a_gpu_keeps_its_share_for_weights_and_cache() -> None:
+def test_weights_and_cache_fit_the_memory_share() -> None:
     assert bytes_for_cache(80 * GIB, 79 * GIB, 16 * GIB, 0.9) == 56 * GIB
     assert bytes_for_cache(80 * GIB, 40 * GIB, 16 * GIB, 0.9) == 24 * GIB, "what others use is not there"
     with pytest.raises(ConfigError, match=r"weights take 16\.0 GiB.*no room for a KV cache"):
         bytes_for_cache(16 * GIB, 16 * GIB, 16 * GIB, 0.9)
 
 
-def test_on_a_gpu_the_device_is_asked(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a device with room for 10 blocks beside the weights, there are 10; the size in GiB plays no part."""
+def test_cache_fills_the_free_memory_of_a_gpu(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a GPU with room for 10 blocks beside the weights, the cache has 10; kv_cache_gib is not used."""
     model, device = read_model_config(llama), torch.device("cuda")
     block = 2 * 3 * 2 * 8 * 4 * 16
     total = 2 * (weight_bytes(llama, model, torch.float32) + 10 * block)
@@ -34,13 +34,13 @@ def test_on_a_gpu_the_device_is_asked(llama: Path, monkeypatch: pytest.MonkeyPat
     assert (size.num_blocks, size.max_model_len) == (10, 160)
 
 
-def test_weights_are_counted_in_the_dtype_that_they_will_have(llama: Path) -> None:
+def test_weights_are_counted_in_their_loaded_dtype(llama: Path) -> None:
     model, stored = read_model_config(llama), (llama / "model.safetensors").stat().st_size
     assert weight_bytes(llama, model, torch.float32) == stored
     assert weight_bytes(llama, model, torch.bfloat16) == stored // 2
 
 
-def test_the_start_says_how_many_full_sequences_fit(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_number_of_full_sequences_is_logged(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load(llama, num_kv_blocks=40, max_model_len=256)
     line = capsys.readouterr().out
     assert "blocks=40" in line
@@ -48,6 +48,6 @@ def test_the_start_says_how_many_full_sequences_fit(llama: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1, float("nan")])
-def test_a_share_must_be_a_share(share: float, llama: Path) -> None:
+def test_memory_share_out_of_range_is_refused(share: float, llama: Path) -> None:
     with pytest.raises(ConfigError, match="gpu_memory_utilization"):
         EngineConfig(llama, gpu_memory_utilization=share)

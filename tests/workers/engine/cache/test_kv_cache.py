@@ -1,5 +1,5 @@
-"""Random operations on sequences and blocks: nothing leaks, is given out twice, is written while others rely
-on it, or is found where it does not belong.
+"""Random operations on sequences and blocks: no block leaks, is allocated twice, is written while shared, or is
+found under a wrong key.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class KVCacheMachine(RuleBasedStateMachine):
 
     @rule(tokens=st.integers(1, 30), token=st.integers(0, 1), salt=st.sampled_from([b"", b"x"]))
     def start(self, tokens: int, token: int, salt: bytes) -> None:
-        """What is found is what this sequence would compute, and never all of it."""
+        """Found blocks hold what this sequence would compute, and never all of it."""
         sequence = make_sequence(tokens, token, salt)
         before = self.pool.num_free
         found = self.prefixes.reuse(sequence)
@@ -59,7 +59,7 @@ class KVCacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(data=st.data(), more=st.integers(1, 6), token=st.integers(0, 1))
     def grow(self, data: st.DataObject, more: int, token: int) -> None:
-        """What is written afterwards is in blocks of this sequence alone, which is why some are copied."""
+        """Blocks written afterwards belong to this sequence alone, so shared ones are copied."""
         sequence = data.draw(st.sampled_from(self.live))
         first, table = sequence.num_computed_tokens // BLOCK_SIZE, list(sequence.block_table)
         if not self.cache.allocate(sequence, sequence.num_computed_tokens + more):
@@ -123,8 +123,8 @@ class KVCacheMachine(RuleBasedStateMachine):
 TestKVCache = KVCacheMachine.TestCase
 
 
-def test_a_block_that_can_be_found_is_not_written_by_the_last_choice_that_holds_it() -> None:
-    """Given a choice resumed past the end of its prompt's block, whose sibling outlives it, the sibling copies."""
+def test_findable_block_is_copied_before_its_last_holder_writes() -> None:
+    """Given a choice resumed past the end of its prompt's block, a sibling that outlives it copies the block."""
     pool = BlockPool(4)
     cache = KVCacheManager(pool, BLOCK_SIZE, PrefixCache(pool, BLOCK_SIZE))
     parent, child = make_sequence(8), make_sequence(6)

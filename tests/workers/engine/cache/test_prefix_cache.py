@@ -1,4 +1,4 @@
-"""A prompt that begins as an earlier one is computed from where they part, and answered as if it were not."""
+"""A prompt that begins like an earlier one is computed from where they differ, with the same answer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ask(engine: Engine, prompt: tuple[int, ...], params: SamplingParams = GREEDY
 
 
 def family(count: int) -> list[list[int]]:
-    """Prompts with beginnings of several lengths in common, one of them twice."""
+    """Return prompts that share beginnings of several lengths; one prompt occurs twice."""
     rng = random.Random(count)
     stem = [rng.randrange(256) for _ in range(64)]
     found = [
@@ -41,7 +41,7 @@ def family(count: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(("name", "budget", "blocks"), [("llama", 16, 256), ("llama", 16, 36), ("qwen3", 256, 256)])
-def test_answers_are_the_same_with_and_without(
+def test_answers_are_the_same_with_and_without_caching(
     name: str, budget: int, blocks: int, checkpoints: Callable[[str], Path]
 ) -> None:
     shape = {"max_num_batched_tokens": budget, "num_kv_blocks": blocks, "block_size": 4, "max_num_seqs": 6}
@@ -54,7 +54,7 @@ def test_answers_are_the_same_with_and_without(
     assert hits(plain) == plain.stats().prefix_queries == 0
 
 
-def test_sampled_choices_with_log_probabilities_are_the_same(llama: Path) -> None:
+def test_sampled_choices_and_logprobs_are_the_same(llama: Path) -> None:
     params = msgspec.structs.replace(SAMPLED, n=3, logprobs=2)
     engine = load(llama, block_size=4)
     engine.add(EngineRequest("first", TURN, params))
@@ -71,8 +71,10 @@ def test_sampled_choices_with_log_probabilities_are_the_same(llama: Path) -> Non
             assert a.logprobs.logprob == pytest.approx(b.logprobs.logprob, abs=1e-5)
 
 
-def test_a_chat_reuses_the_former_turn_and_its_answer(llama: Path) -> None:
-    """Given a turn of 50 tokens and an answer of 20, the next turn computes what is after their full blocks."""
+def test_chat_reuses_earlier_turns_and_answers(llama: Path) -> None:
+    """Given a turn of 50 tokens and an answer of 20, the next turn computes only the tokens after their full
+    blocks.
+    """
     params = SamplingParams(temperature=0.0, max_tokens=20, ignore_eos=True)
     engine = load(llama, block_size=4)
     answer = ask(engine, TURN, params)
@@ -84,8 +86,8 @@ def test_a_chat_reuses_the_former_turn_and_its_answer(llama: Path) -> None:
     assert engine.stats().prefix_queries - before == 73
 
 
-def test_a_hit_changes_no_bit_of_the_logits(llama: Path) -> None:
-    """Given chunks of a block, the rest of the prompt is computed in the same pieces with a hit and without."""
+def test_hit_does_not_change_any_bit_of_the_logits(llama: Path) -> None:
+    """Given chunks of one block, the rest of the prompt is computed in the same pieces with and without a hit."""
     engine = load(llama, max_num_batched_tokens=16)
     compute, seen = engine._runner.run, []
 
@@ -105,7 +107,7 @@ def test_a_hit_changes_no_bit_of_the_logits(llama: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [47, 48, 49])
-def test_the_last_token_is_always_computed(length: int, llama: Path) -> None:
+def test_last_token_is_always_computed(length: int, llama: Path) -> None:
     engine = load(llama)
     assert ask(engine, TURN[:length]) == ask(engine, TURN[:length])
     assert hits(engine) == (length - 1) // 16 * 16
@@ -120,8 +122,8 @@ def test_nothing_is_shared_between_salts(llama: Path) -> None:
     assert hits(engine) == 48
 
 
-def test_requests_that_run_at_once_share_blocks(llama: Path) -> None:
-    """Given a budget of one prompt a step, each of the others finds what the first has computed."""
+def test_concurrent_requests_share_blocks(llama: Path) -> None:
+    """Given a budget of one prompt per step, each request finds the blocks that the first has computed."""
     engine = load(llama, max_num_batched_tokens=50)
     for name in "abcd":
         engine.add(EngineRequest(name, TURN, GREEDY))
@@ -136,8 +138,8 @@ def test_requests_that_run_at_once_share_blocks(llama: Path) -> None:
     assert len({tuple(answers.ids(name)) for name in "abcd"}) == 1
 
 
-def test_what_was_used_longest_ago_makes_room(llama: Path) -> None:
-    """Given a pool for four prompts, of five the first is gone and the last still there."""
+def test_least_recently_used_blocks_are_reallocated(llama: Path) -> None:
+    """Given a pool for four prompts, the first of five is dropped and the last is kept."""
     engine = load(llama, num_kv_blocks=13)
     params = SamplingParams(temperature=0.0, max_tokens=1)
     prompts = [(index, *TURN[1:49]) for index in range(5)]
@@ -148,7 +150,7 @@ def test_what_was_used_longest_ago_makes_room(llama: Path) -> None:
     assert hits(engine) == 48
 
 
-def test_who_gave_way_finds_what_it_lost(llama: Path) -> None:
+def test_preempted_sequence_finds_its_blocks_again(llama: Path) -> None:
     engine = load(llama, max_num_seqs=1)
     engine.add(EngineRequest("batch", TURN, GREEDY, priority=PriorityClass.BATCH))
     answers = Answers()
@@ -161,8 +163,8 @@ def test_who_gave_way_finds_what_it_lost(llama: Path) -> None:
     assert hits(engine) == 48
 
 
-def test_who_must_wait_holds_nothing_that_it_found(llama: Path) -> None:
-    """Given a prompt that is known, and too few blocks for its rest, it waits without them, and then runs."""
+def test_waiting_sequence_holds_no_found_blocks(llama: Path) -> None:
+    """Given a cached prompt and too few blocks for its rest, the sequence waits without blocks, and then runs."""
     engine = load(llama, num_kv_blocks=8)
     alone = ask(engine, TURN)
     engine.add(EngineRequest("long", TURN[::-1], GREEDY))
@@ -180,8 +182,8 @@ def test_who_must_wait_holds_nothing_that_it_found(llama: Path) -> None:
     assert answers.ids("known") == alone
 
 
-def test_nobody_finds_what_a_failed_request_computed(llama: Path, tmp_path: Path) -> None:
-    """Given a fault that strikes once in the midst of an answer, the same prompt is computed anew and is right."""
+def test_blocks_of_a_failed_request_are_not_found(llama: Path, tmp_path: Path) -> None:
+    """Given a fault during one answer, the same prompt is computed again, correctly."""
     engine = load(Path(shutil.copytree(llama, tmp_path / "m")))
     good = ask(load(llama), TURN)
     compute = engine._runner.run

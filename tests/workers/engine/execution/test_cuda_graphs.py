@@ -1,4 +1,4 @@
-"""Steps padded to the sizes of graphs answer as others do. Without a GPU a graph only computes its step."""
+"""Steps padded to the sizes of CUDA graphs give the same answers; without a GPU, a stand-in computes the step."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from workers.engine.models.llama import Llama
 
 
 @dataclass(frozen=True)
-class Played:
-    """What a CUDA graph does, on any device."""
+class ReplayedGraph:
+    """Stand-in for a CUDA graph on any device."""
 
     graphs: StepGraphs
     size: int
@@ -37,13 +37,13 @@ Loader = Callable[..., Engine]
 
 @pytest.fixture
 def recorded(llama: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
-    """Loads an engine whose steps are played."""
+    """Return a function that loads an engine whose steps are replayed."""
 
     def loaded(**settings: Any) -> Engine:
         with monkeypatch.context() as patch:
             if DEVICE.type == "cpu":
                 patch.setattr(Llama, "recordable", True)
-                patch.setattr(StepGraphs, "_record", lambda graphs, size: Played(graphs, size))  # noqa: PLW0108  binds
+                patch.setattr(StepGraphs, "_record", lambda graphs, size: ReplayedGraph(graphs, size))  # noqa: PLW0108  binds
             return load(llama, **settings)
 
     return loaded
@@ -55,7 +55,7 @@ def padded(engine: Engine) -> StepGraphs:
     return graphs
 
 
-def test_sizes_end_with_the_largest_step_or_where_steps_are_large_anyway() -> None:
+def test_graph_sizes_end_at_the_largest_step_or_at_512() -> None:
     assert graph_sizes(5, invariant=False) == (1, 2, 4, 5)
     assert graph_sizes(8, invariant=False) == (1, 2, 4, 8)
     assert graph_sizes(4096, invariant=False)[-1] == 512
@@ -65,8 +65,8 @@ def test_sizes_end_with_the_largest_step_or_where_steps_are_large_anyway() -> No
 
 @pytest.mark.parametrize("budget", [1, 13, 48])
 @pytest.mark.parametrize("invariant", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_answers_are_the_same(llama: Path, recorded: Loader, budget: int, invariant: bool) -> None:
-    """With preemptions, block copies of forked choices, and steps of every size up to the budget."""
+def test_answers_are_the_same_with_graphs(llama: Path, recorded: Loader, budget: int, invariant: bool) -> None:
+    """Includes preemptions, block copies of forked choices, and steps of all sizes up to the budget."""
     expected = run(load(llama, device="cpu"), random_prompts(12))
     settings = {"max_num_batched_tokens": budget, "max_num_seqs": 6, "block_size": 4, "num_kv_blocks": 30}
     engine = recorded(**settings, max_model_len=96, batch_invariant=invariant)
@@ -81,8 +81,8 @@ def test_answers_are_the_same(llama: Path, recorded: Loader, budget: int, invari
     assert answers[0] == answers[1]
 
 
-def test_padding_touches_no_block_of_the_pool(recorded: Loader) -> None:
-    """Given a pool of marked blocks, three rows, padded to four, write three slots of them."""
+def test_padding_does_not_write_to_blocks_of_the_pool(recorded: Loader) -> None:
+    """Given a pool of marked blocks, three rows padded to four write three slots of them."""
     engine = recorded(num_kv_blocks=8, block_size=4)
     padded(engine)
     for cache in engine._runner._caches:
@@ -94,8 +94,8 @@ def test_padding_touches_no_block_of_the_pool(recorded: Loader) -> None:
         assert (cache.values[8] != 7.0).any()
 
 
-def test_a_prompt_that_is_scored_at_more_rows_than_sequences_fit(llama: Path, recorded: Loader) -> None:
-    """Given room for two sequences, 20 tokens score as in a step that looks at all at once."""
+def test_prompt_with_more_scored_rows_than_sequences(llama: Path, recorded: Loader) -> None:
+    """Given room for two sequences, 20 tokens are scored as in a step that computes all logits at once."""
     params = SamplingParams(temperature=0.0, max_tokens=2, logprobs=1, echo=True)
     scores = []
     for engine in (recorded(max_num_seqs=2), load(llama, device="cpu")):
@@ -108,7 +108,7 @@ def test_a_prompt_that_is_scored_at_more_rows_than_sequences_fit(llama: Path, re
     torch.testing.assert_close(torch.tensor(scores[0]), torch.tensor(scores[1]), rtol=1e-4, atol=1e-4)
 
 
-def test_a_step_is_given_up_before_its_graph(recorded: Loader) -> None:
+def test_step_is_abandoned_before_its_graph(recorded: Loader) -> None:
     engine = recorded()
     expected = run(engine, [[5, 6, 7]])
     asked = count()
@@ -120,8 +120,8 @@ def test_a_step_is_given_up_before_its_graph(recorded: Loader) -> None:
     assert drain(engine).ids("0") == expected[0][1:]
 
 
-def test_what_cannot_be_recorded_is_launched_step_by_step(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given code that waits for the device, Expect a warning, and the same answers."""
+def test_model_that_cannot_be_recorded_runs_without_graphs(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given code that waits for the device, a warning is logged and the answers are the same."""
     expected = run(load(llama, device="cpu"), random_prompts(3))
 
     def fails(graphs: StepGraphs, size: int) -> None:

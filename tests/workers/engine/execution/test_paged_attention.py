@@ -1,4 +1,4 @@
-"""Every attention against the slow, obvious one, over random sequences, chunks and block tables."""
+"""Paged attention against the reference, over random sequences, chunks and block tables."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from workers.engine.execution.paged_attention import LayerCache, paged_attention
     "spans", [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(0, 9)], [(5, 1), (3, 8), (30, 1), (0, 33)]]
 )
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (4, 4, 64), (9, 3, 24)])
-def test_paged_attention(spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int) -> None:
-    """Slots that no sequence has written hold NaN, as a freed block may."""
+def test_paged_attention_matches_the_reference(
+    spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int
+) -> None:
+    """Unwritten slots hold NaN, as those of a freed block may."""
     torch.manual_seed(0)
     step = make_step(spans, 8, 32).to(DEVICE)
     shapes = (32, kv_heads, dim, 8), (32, kv_heads, 8, dim)

@@ -1,4 +1,4 @@
-"""Grammars over the real engine: every answer fits, whatever else its request asks, alone or among neighbours."""
+"""Grammars with a real engine: every answer fits, whatever else its request asks for, alone and in a batch."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_json_fits_its_schema(engine: Engine, seed: int) -> None:
         (Structured(grammar='root ::= "x" num{2}\nnum ::= [0-9] "."'), r"x(\d\.){2}"),
     ],
 )
-def test_other_forms(engine: Engine, asked: Structured, fits: str) -> None:
+def test_other_constraints_are_followed(engine: Engine, asked: Structured, fits: str) -> None:
     answers = answer(engine, asked)
     assert re.fullmatch(fits, answers.text("r"))
     assert answers.reason("r") is FinishReason.STOP
 
 
-def test_an_answer_that_is_cut_off_says_so(engine: Engine) -> None:
+def test_truncated_answer_ends_with_length(engine: Engine) -> None:
     answers = answer(engine, Structured(regex="[a-z]{60}"), msgspec.structs.replace(HOT, max_tokens=20))
     assert re.fullmatch("[a-z]{20}", answers.text("r"))
     assert answers.reason("r") is FinishReason.LENGTH
@@ -102,7 +102,7 @@ def test_a_row_does_not_depend_on_its_neighbours(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("done", [1, 9, 30])
-def test_a_takeover_goes_on_with_the_same_json(engine: Engine, done: int) -> None:
+def test_resumed_answer_continues_the_same_json(engine: Engine, done: int) -> None:
     whole = answer(engine, schema())
     resumed = (tuple(whole.ids("r")[:done]),)
     engine.add(constrained(engine, "r", schema(), resumed=resumed))
@@ -131,7 +131,7 @@ def test_preempted_sequences_stay_in_their_grammar(llama: Path) -> None:
         (Structured(json_schema='{"type": "thing"}', param="response_format"), "response_format"),
     ],
 )
-def test_what_cannot_be_compiled_is_refused(engine: Engine, asked: Structured, param: str) -> None:
+def test_grammar_that_does_not_compile_is_refused(engine: Engine, asked: Structured, param: str) -> None:
     assert engine.constraints is not None
     for _ in range(2):  # the to_invalid_request is not kept as a grammar
         with pytest.raises(InvalidRequest, match="cannot be compiled") as refused:
@@ -148,10 +148,10 @@ def test_what_cannot_be_compiled_is_refused(engine: Engine, asked: Structured, p
         Structured(grammar="root ::= canary"),
     ],
 )
-def test_the_compilers_warnings_quote_nobody(
+def test_compiler_warnings_do_not_reach_stderr(
     engine: Engine, asked: Structured, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Given what xgrammar warns of on stderr by itself, expect nothing there, and stderr as before afterwards."""
+    """Given a schema that xgrammar warns about on stderr, nothing appears there; stderr works again afterwards."""
     assert engine.constraints is not None
     grammar = engine.constraints.start(ConstraintSpec(asked))
     grammar.exception(10)
@@ -167,11 +167,11 @@ def test_the_compilers_warnings_quote_nobody(
     ],
     ids=["time", "memory"],
 )
-def test_what_never_ends_is_refused_and_holds_up_nobody(
+def test_endless_compilation_is_refused_and_delays_no_other(
     engine: Engine, asked: Structured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given grammars within all limits that take minutes and gigabytes, expect others served beside them, a
-    to_invalid_request, and no thread or process that goes on.
+    """Given grammars within all limits that take minutes and gigabytes, others are compiled meanwhile, and no
+    thread or process is left over after the refusal.
     """
     monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 1)
     assert isinstance(engine.constraints, Constraints)
@@ -198,7 +198,7 @@ def trial_process() -> psutil.Process:
 
 
 def trying() -> list[psutil.Process]:
-    """The processes that compile, each a child of the one that watches it."""
+    """Return the compiling processes, each a child of the process that watches it."""
     found = []
     for watching in trial_process().children():
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
@@ -210,8 +210,8 @@ def endless(name: str) -> Structured:
     return Structured(grammar="root ::= " + f'"{name}" ' + " ".join(["[a-z]*"] * 9000))
 
 
-def test_time_in_which_a_trial_does_not_run_is_not_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a limit of 1 s of CPU time, a grammar whose trial is kept from running for longer is accepted."""
+def test_only_cpu_time_of_a_trial_counts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a limit of 1 s of CPU time, a grammar whose trial is suspended for longer is accepted."""
     monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 1)
     assert engine.constraints is not None
     engine.constraints.start(ConstraintSpec(Structured(regex="warm"))).result(60)
@@ -225,8 +225,10 @@ def test_time_in_which_a_trial_does_not_run_is_not_counted(engine: Engine, monke
     held_up.result(60)
 
 
-def test_a_trial_that_hangs_is_ended_without_a_refusal(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a trial that is stopped and so uses no CPU time, it fails as the compiler's fault, and is gone."""
+def test_hanging_trial_is_killed_and_blamed_on_the_compiler(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a suspended trial, which uses no CPU time, it fails as the compiler's fault and is killed."""
     monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 600)
     monkeypatch.setattr("workers.engine.grammar.compile_sandbox.TRIAL_TIMEOUT_S", 2.0)
     assert engine.constraints is not None
@@ -240,8 +242,8 @@ def test_a_trial_that_hangs_is_ended_without_a_refusal(engine: Engine, monkeypat
     until(lambda: not trying())
 
 
-def test_a_proven_grammar_needs_no_trial(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a trial that would refuse, a grammar of an answer that has begun is compiled, also if it joins one."""
+def test_proven_grammar_needs_no_trial(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a trial that would refuse, a proven grammar is compiled, also if it joins an unproven one."""
     refused = InvalidRequest("too complex")
     asked, passed = threading.Event(), threading.Event()
 
@@ -263,13 +265,13 @@ def test_a_proven_grammar_needs_no_trial(engine: Engine, monkeypatch: pytest.Mon
         engine.constraints.start(ConstraintSpec(Structured(regex="new"))).result(60)
 
 
-def test_special_tokens_are_no_text(engine: Engine) -> None:
-    """<bos> could stand for a character of a string, and would not be seen."""
+def test_special_tokens_do_not_count_as_text(engine: Engine) -> None:
+    """<bos> could match a character of a string, and would be invisible."""
     params = msgspec.structs.replace(HOT, logit_bias={256: 100.0})
     assert re.fullmatch("[^x]{5}", answer(engine, Structured(regex="[^x]{5}"), params).text("r"))
 
 
-def test_biases_decide(engine: Engine) -> None:
+def test_logit_bias_selects_tokens(engine: Engine) -> None:
     params = SamplingParams(temperature=1.0, seed=3, max_tokens=8, logit_bias={65: 100.0, 66: 99.0})
     engine.add(EngineRequest("a", PROMPT, params))
     engine.add(EngineRequest("b", PROMPT, msgspec.structs.replace(params, logit_bias={65: -100.0, 66: 100.0})))
@@ -280,7 +282,7 @@ def test_biases_decide(engine: Engine) -> None:
         engine.add(EngineRequest("c", PROMPT, msgspec.structs.replace(params, logit_bias={272: 1.0})))
 
 
-def test_the_least_lately_used_grammars_are_dropped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_least_recently_used_grammars_are_dropped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.engine.grammar.compiler.MAX_CACHE_BYTES", 60_000)
     assert isinstance(engine.constraints, Constraints)
     for number in range(20):

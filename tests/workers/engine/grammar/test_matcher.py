@@ -1,4 +1,4 @@
-"""The grammar's hook: a matcher decides what may be said, and is rebuilt from the tokens that were logged."""
+"""The engine follows a matcher, which is rebuilt from the logged tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARAMS = SamplingParams(temperature=1.5, seed=11, n=2, max_tokens=30, logprobs=2
 
 
 class Parities:
-    """Odd and even token ids by turns, odd first, `most` in all."""
+    """Matcher that accepts odd and even token ids alternately, odd first, at most `most`."""
 
     def __init__(self, most: int = 20) -> None:
         self._most = most
@@ -51,7 +51,7 @@ def test_answers_follow_the_grammar_and_end_with_it(llama: Path) -> None:
 
 
 @pytest.mark.parametrize("done", [1, 2, 7, 19])
-def test_a_resumed_run_equals_an_undisturbed_one(llama: Path, done: int) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(llama: Path, done: int) -> None:
     engine = load(llama)
     engine.add(EngineRequest("whole", PROMPT, PARAMS, matcher=Parities))
     whole = drain(engine)
@@ -64,7 +64,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(llama: Path, done: int) -> None
         assert [(t.id, t.text, t.finish_reason) for t in got] == [(t.id, t.text, t.finish_reason) for t in expected]
 
 
-def test_a_logged_token_that_does_not_fit_is_an_error(llama: Path) -> None:
+def test_logged_token_that_does_not_fit_is_an_error(llama: Path) -> None:
     engine = load(llama)
     with pytest.raises(EngineFailed, match="grammar"):
         engine.add(EngineRequest("r", PROMPT, PARAMS, ((2,), ()), matcher=Parities))
@@ -72,7 +72,7 @@ def test_a_logged_token_that_does_not_fit_is_an_error(llama: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fill", "accept"])
-def test_a_matcher_that_raises_ends_its_request_alone(llama: Path, method: str) -> None:
+def test_matcher_that_raises_ends_only_its_request(llama: Path, method: str) -> None:
     class Raising(Parities):
         def fill(self, bitmask: torch.Tensor, row: int) -> None:
             if method == "fill":
@@ -92,7 +92,7 @@ def test_a_matcher_that_raises_ends_its_request_alone(llama: Path, method: str) 
     assert answers.ids("before") == answers.ids("after") == good
 
 
-def test_a_matcher_that_allows_what_it_refuses_ends_its_request_alone(llama: Path) -> None:
+def test_contradictory_matcher_ends_only_its_request(llama: Path) -> None:
     class Broken(Parities):
         def fill(self, bitmask: torch.Tensor, row: int) -> None:
             bitmask[row] = -1

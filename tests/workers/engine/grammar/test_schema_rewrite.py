@@ -1,4 +1,4 @@
-"""What a schema's grammar takes: nothing that the schema refuses, whatever the compiler overlooks by itself."""
+"""A schema's grammar accepts nothing that the schema refuses, including what xgrammar would overlook."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def fits(engine: Engine, schema: Any, value: Any, *, strict: bool = True) -> boo
 
 
 @pytest.mark.parametrize(("schema", "good", "bad"), CASES, ids=lambda case: json.dumps(case)[:40])
-def test_the_grammar_is_within_the_schema(engine: Engine, schema: Any, good: list[Any], bad: list[Any]) -> None:
+def test_grammar_accepts_only_what_the_schema_accepts(
+    engine: Engine, schema: Any, good: list[Any], bad: list[Any]
+) -> None:
     check_schema(schema, "schema", strict=True)
     for value in good:
         jsonschema.validate(value, schema, cls=jsonschema.Draft202012Validator)
@@ -70,8 +72,8 @@ def test_the_grammar_is_within_the_schema(engine: Engine, schema: Any, good: lis
         assert not fits(engine, schema, value), value
 
 
-def test_what_is_not_strict_is_held_as_far_as_can_be(engine: Engine) -> None:
-    """Given a pattern whose text JSON would write otherwise, expect it left out, and the answer still JSON."""
+def test_non_strict_schema_is_enforced_where_possible(engine: Engine) -> None:
+    """Given a pattern that JSON would escape, the pattern is left out and the answer is still JSON."""
     schema = {
         "type": "object",
         "properties": {"a": {"type": "string", "pattern": 'x"y'}},
@@ -97,7 +99,7 @@ def test_what_is_not_strict_is_held_as_far_as_can_be(engine: Engine) -> None:
         },
     ],
 )
-def test_alternatives_that_cannot_overlap_are_held(schema: Any) -> None:
+def test_oneof_without_overlap_is_accepted(schema: Any) -> None:
     check_schema(schema, "schema", strict=True)
 
 
@@ -111,6 +113,6 @@ def test_alternatives_that_cannot_overlap_are_held(schema: Any) -> None:
         [{"type": "object", "properties": {"k": {"const": name}}} for name in ("a", "b")],
     ],
 )
-def test_alternatives_that_may_overlap_are_refused(options: Any) -> None:
+def test_oneof_that_may_overlap_is_refused(options: Any) -> None:
     with pytest.raises(InvalidRequest, match="oneOf"):
         check_schema({"oneOf": options}, "schema", strict=True)

@@ -1,4 +1,4 @@
-"""The compiled kernels against their plain-torch twins, at awkward sizes; and how they are built and kept."""
+"""C++ kernels against plain torch at odd sizes, and their compilation and cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def near(mine: torch.Tensor, theirs: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("rows", [1, 5, 70])
 @pytest.mark.parametrize("size", [8, 24, 33, 576])
-def test_norms_and_activation(compiled: CppKernels, rows: int, size: int) -> None:
+def test_norms_and_activation_match_torch(compiled: CppKernels, rows: int, size: int) -> None:
     torch.manual_seed(size)
     x, residual, weight = torch.randn(rows, size), torch.randn(rows, size), torch.randn(size)
     near(compiled.rms_norm(x, weight, 1e-5), PLAIN.rms_norm(x, weight, 1e-5))
@@ -52,7 +52,7 @@ def test_norms_and_activation(compiled: CppKernels, rows: int, size: int) -> Non
     near(compiled.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
 
 
-def test_what_is_no_number_stays_in_its_row(compiled: CppKernels) -> None:
+def test_nan_stays_in_its_row(compiled: CppKernels) -> None:
     x = torch.randn(4, 40)
     x[1, 7], x[2, 39] = torch.nan, torch.inf
     weight = torch.ones(40)
@@ -69,7 +69,7 @@ def test_what_is_no_number_stays_in_its_row(compiled: CppKernels) -> None:
 
 
 @pytest.mark.parametrize("extreme", [-1e30, -200.0, -88.0, 88.0, 200.0, 1e30])
-def test_activation_of_extremes(compiled: CppKernels, extreme: float) -> None:
+def test_activation_of_extreme_values(compiled: CppKernels, extreme: float) -> None:
     gate_up = torch.tensor([[extreme, 2.0]])
     near(compiled.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
 
@@ -78,7 +78,7 @@ def test_activation_of_extremes(compiled: CppKernels, extreme: float) -> None:
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (4, 4, 64), (9, 3, 24), (8, 1, 12)])
 @pytest.mark.parametrize("block_size", [5, 8, 16])
 @pytest.mark.parametrize("normed", [False, True])
-def test_rope_cache_and_attention(
+def test_rope_cache_and_attention_match_torch(
     compiled: CppKernels,
     spans: list[tuple[int, int]],
     heads: int,
@@ -87,7 +87,7 @@ def test_rope_cache_and_attention(
     block_size: int,
     normed: bool,
 ) -> None:
-    """Given former positions in the cache and NaN in all other slots, both write and attend alike."""
+    """Given earlier positions in the cache and NaN in all other slots, both write and attend alike."""
     torch.manual_seed(dim)
     step = make_step(spans, block_size, 32)
     angles = torch.rand(64, dim // 2) * 6
@@ -112,7 +112,7 @@ def test_rope_cache_and_attention(
 
 @pytest.mark.parametrize("size", [(576, 960), (1536, 576), (48, 80), (33, 7), (1, 1)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_product(compiled: CppKernels, size: tuple[int, int], biased: bool) -> None:
+def test_product_matches_torch(compiled: CppKernels, size: tuple[int, int], biased: bool) -> None:
     torch.manual_seed(1)
     weight, x = torch.randn(size[1], size[0]) * 0.02, torch.randn(203, size[0])
     bias = torch.randn(size[1]) if biased else None
@@ -125,7 +125,7 @@ def test_product(compiled: CppKernels, size: tuple[int, int], biased: bool) -> N
     assert layer(x[:0]).shape == (0, size[1])
 
 
-def test_buffers_are_used_again_but_a_kept_result_is_not(compiled: CppKernels) -> None:
+def test_buffers_are_reused_except_for_kept_results(compiled: CppKernels) -> None:
     weight, x = torch.randn(8, 8), torch.randn(3, 8)
     reused, kept = compiled.linear([weight], None), compiled.linear([weight], None, keep=True)
     assert reused(x).data_ptr() == reused(x).data_ptr()
@@ -134,8 +134,8 @@ def test_buffers_are_used_again_but_a_kept_result_is_not(compiled: CppKernels) -
 
 
 @pytest.mark.slow
-def test_two_processes_build_once(tmp_path: Path) -> None:
-    """Given an empty folder, if two start, one builds, both load, and nothing else is left there."""
+def test_concurrent_processes_build_once(tmp_path: Path) -> None:
+    """Given an empty folder and two processes, one builds, both load, and no other file is left."""
     code = (
         "import sys; from pathlib import Path; from workers.engine.kernels.build import load_library;"
         "load_library(Path(sys.argv[1]))"
@@ -148,7 +148,7 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".so"]
 
 
-def test_another_source_or_flag_is_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_flags_give_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = build.find_compiler()
     assert compiler is not None
     before = build._key(compiler)
@@ -158,7 +158,7 @@ def test_another_source_or_flag_is_another_library(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
-def test_without_a_compiler_plain_torch_serves_and_says_so(
+def test_without_a_compiler_plain_torch_is_used_and_logged(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
 ) -> None:
     prompts = [list(b"a river"), list(b"mill")]
@@ -172,7 +172,7 @@ def test_without_a_compiler_plain_torch_serves_and_says_so(
     assert run(engine, prompts) == expected
 
 
-def test_a_build_that_fails_is_told_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_build_gives_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "FLAGS", ("-fno-such-flag",))
     with pytest.raises(BuildFailed, match="no-such-flag"):
         load_library(tmp_path)
@@ -180,8 +180,8 @@ def test_a_build_that_fails_is_told_with_its_reason(tmp_path: Path, monkeypatch:
     assert isinstance(choose_kernels(config, torch.device("cpu"), torch.float32), TorchKernels)
 
 
-def test_on_cuda_triton_serves_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a Triton that finds no C compiler, plain torch serves and says so."""
+def test_triton_is_used_on_cuda_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a Triton that finds no C compiler, plain torch is used and a warning is logged."""
     assert isinstance(select._for_cuda(DEVICE, UNQUANTIZED), TritonKernels)
 
     def fails(kernels: TritonKernels, gate_up: torch.Tensor) -> torch.Tensor:
@@ -193,7 +193,7 @@ def test_on_cuda_triton_serves_where_it_works(monkeypatch: pytest.MonkeyPatch) -
     assert [entry["reason"] for entry in logs] == ["Failed to find C compiler"]
 
 
-def test_other_dtypes_and_no_folder_are_left_to_plain_torch() -> None:
+def test_plain_torch_serves_other_dtypes_and_no_cache_folder() -> None:
     cpu = torch.device("cpu")
     assert isinstance(choose_kernels(EngineConfig(Path()), cpu, torch.bfloat16), TorchKernels)
     assert isinstance(choose_kernels(EngineConfig(Path(), cache_dir=None), cpu, torch.float32), TorchKernels)

@@ -1,4 +1,4 @@
-"""The kernels for a GPU against their plain-torch twins; where there is no GPU, Triton's interpreter runs them."""
+"""Triton kernels against plain torch; without a GPU, Triton's interpreter runs them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows(*shape: int) -> torch.Tensor:
 
 
 def make_cache(kv_heads: int, dim: int, block_size: int, step: StepInputs, lengths: list[int]) -> LayerCache:
-    """NaN but for the first `lengths` positions of each sequence."""
+    """Return a cache of NaN except for the first `lengths` positions of each sequence."""
     shapes = (BLOCKS, kv_heads, dim, block_size), (BLOCKS, kv_heads, block_size, dim)
     cache = LayerCache(*(torch.full(shape, torch.nan) for shape in shapes))
     for table, length in zip(step.block_tables, lengths, strict=True):
@@ -40,7 +40,7 @@ def make_cache(kv_heads: int, dim: int, block_size: int, step: StepInputs, lengt
 
 
 @pytest.mark.parametrize("size", [8, 33, 576])
-def test_norms_and_activation(size: int) -> None:
+def test_norms_and_activation_match_torch(size: int) -> None:
     torch.manual_seed(size)
     x, residual, weight = rows(5, size), rows(5, size), rows(size)
     near(FUSED.rms_norm(x, weight, 1e-5), PLAIN.rms_norm(x, weight, 1e-5))
@@ -51,7 +51,7 @@ def test_norms_and_activation(size: int) -> None:
     near(FUSED.silu_mul(gate_up), PLAIN.silu_mul(gate_up))
 
 
-def test_what_is_no_number_stays_in_its_row() -> None:
+def test_nan_stays_in_its_row() -> None:
     x = rows(4, 40)
     x[1, 7], x[2, 39] = torch.nan, torch.inf
     normed = FUSED.rms_norm(x, torch.ones(40, device=DEVICE), 1e-5)
@@ -66,16 +66,16 @@ def test_what_is_no_number_stays_in_its_row() -> None:
 @pytest.mark.parametrize("spans", [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(5, 1), (3, 7), (0, 5)]])
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), LAYOUTS)
 @pytest.mark.parametrize(("block_size", "normed"), [(5, True), (16, False)])
-def test_rope_cache_and_attention(
+def test_rope_cache_and_attention_match_torch(
     spans: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, block_size: int, normed: bool
 ) -> None:
-    """Given former positions in the cache and NaN in all other slots, both write and attend alike."""
+    """Given earlier positions in the cache and NaN in all other slots, both write and attend alike."""
     check_layer(spans, heads, kv_heads, dim, block_size, normed=normed)
 
 
 @pytest.mark.parametrize("few", [128, 1])
-def test_long_sequences_are_attended_to_in_parts(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where there are many rows, more of a prompt's at once."""
+def test_long_sequences_are_split(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many rows, a program also computes more rows of a prompt."""
     monkeypatch.setattr(triton_kernels, "_MIN_SPLIT_POSITIONS", 32)
     monkeypatch.setattr(triton_kernels, "_MAX_DECODE_ROWS", few)
     assert triton_kernels._split(8, 112) == (2, 64)
@@ -101,8 +101,8 @@ def check_layer(
     near(FUSED.attention(mine, first, step), reference_attention(theirs, second, step))
 
 
-def test_a_row_attends_to_the_same_bits_in_any_chunk() -> None:
-    """Given one sequence of 41 positions, its rows come out the same whether 41, 5 or 1 are computed at once."""
+def test_row_has_the_same_bits_in_any_chunk() -> None:
+    """Given a sequence of 41 positions, its rows are the same whether 41, 5 or 1 are computed at once."""
     heads, kv_heads, dim = LAYOUTS[0]
     torch.manual_seed(1)
     whole = make_step([(0, 41)], 4, BLOCKS)

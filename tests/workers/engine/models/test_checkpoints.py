@@ -1,4 +1,4 @@
-"""A checkpoint is loaded right or refused with a message that says why."""
+"""A checkpoint is loaded correctly, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def copy(llama: Path, tmp_path: Path) -> Path:
         ({"architectures": ["Qwen3ForCausalLM"]}, "no tensor .*q_norm"),
     ],
 )
-def test_what_would_be_computed_wrongly_is_refused(copy: Path, changes: dict[str, Any], message: str) -> None:
+def test_unsupported_config_is_refused(copy: Path, changes: dict[str, Any], message: str) -> None:
     edit_config(copy, **changes)
     with pytest.raises(ConfigError, match=message):
         load(copy)
 
 
-def test_a_sliding_window_longer_than_the_sequences_is_served(copy: Path, llama: Path) -> None:
+def test_sliding_window_longer_than_sequences_is_supported(copy: Path, llama: Path) -> None:
     edit_config(copy, architectures=["MistralForCausalLM"], sliding_window=64)
     assert run(load(copy, max_model_len=64), [PROMPT]) == run(load(llama), [PROMPT])
 
@@ -73,13 +73,13 @@ def test_a_sliding_window_longer_than_the_sequences_is_served(copy: Path, llama:
         ("tokenizer.json", "tokenizer"),
     ],
 )
-def test_a_folder_that_lacks_a_file_is_refused(copy: Path, missing: str, message: str) -> None:
+def test_folder_that_lacks_a_file_is_refused(copy: Path, missing: str, message: str) -> None:
     (copy / missing).unlink()
     with pytest.raises(ConfigError, match=message):
         load(copy)
 
 
-def test_files_that_are_not_what_they_should_be_are_refused(copy: Path) -> None:
+def test_malformed_files_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"not tensors at all")
     with pytest.raises(ConfigError, match="cannot be read"):
         load(copy)
@@ -94,7 +94,7 @@ def test_files_that_are_not_what_they_should_be_are_refused(copy: Path) -> None:
         load(copy / "nowhere")
 
 
-def test_an_index_cannot_point_outside_its_folder(copy: Path) -> None:
+def test_index_cannot_name_files_outside_its_folder(copy: Path) -> None:
     (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/weights.safetensors"}}')
     with pytest.raises(ConfigError, match="outside"):
         load(copy)
@@ -109,8 +109,8 @@ def test_integer_weights_are_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_answers(dtype: str, checkpoints: Callable[[str], Path]) -> None:
-    """Given half precision, the first greedy token is the one of float32."""
+def test_half_precision_agrees_on_the_first_token(dtype: str, checkpoints: Callable[[str], Path]) -> None:
+    """Given half precision, the first greedy token is that of float32."""
     folder = checkpoints("qwen2")
     half, full = (run(load(folder, dtype=name), [PROMPT])[0] for name in (dtype, "float32"))
     assert half[0] == full[0]
@@ -118,7 +118,7 @@ def test_half_precision_answers(dtype: str, checkpoints: Callable[[str], Path]) 
 
 
 @pytest.mark.parametrize("rope", [LINEAR, DYNAMIC, LLAMA3, YARN, {**YARN, "mscale": 0.7, "mscale_all_dim": 1.1}])
-def test_rope_tables_are_those_of_transformers(rope: dict[str, Any]) -> None:
+def test_rope_tables_match_transformers(rope: dict[str, Any]) -> None:
     reference = LlamaConfig(**SHAPE, head_dim=32, rope_parameters=dict(rope))
     angles = LlamaRotaryEmbedding(reference)(torch.zeros(1), torch.arange(512)[None])
     raw = {**SHAPE, "head_dim": 32}

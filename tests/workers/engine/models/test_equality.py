@@ -1,4 +1,4 @@
-"""Given the same weights and prompts, the engine answers as transformers' generate does, token for token."""
+"""Greedy answers equal those of transformers' generate, token for token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_TOKENS = 24
 
 @pytest.fixture(scope="module")
 def expected(checkpoints: Callable[[str], Path]) -> Callable[[str, int], list[list[int]]]:
-    """transformers' answers to `random_prompts(32)[:count]`, computed once for each checkpoint."""
+    """Return transformers' answers to `random_prompts(32)[:count]`, computed once per checkpoint."""
     known: dict[str, list[list[int]]] = {}
 
     def answers(name: str, count: int) -> list[list[int]]:
@@ -33,7 +33,7 @@ def expected(checkpoints: Callable[[str], Path]) -> Callable[[str, int], list[li
     "kernels",
     [pytest.param({}, id="compiled"), pytest.param({"cache_dir": None}, id="plain", marks=pytest.mark.slow)],
 )
-def test_every_architecture(
+def test_every_architecture_matches_transformers(
     name: str,
     kernels: dict[str, None],
     checkpoints: Callable[[str], Path],
@@ -47,7 +47,7 @@ def test_every_architecture(
 @pytest.mark.parametrize("batch", [1, 7, 32])
 @pytest.mark.parametrize("budget", [1, 16, 256])
 @pytest.mark.parametrize("blocks", [None, 24])
-def test_batches_budgets_and_preemption(
+def test_answers_do_not_depend_on_batch_budget_or_blocks(
     name: str,
     batch: int,
     budget: int,
@@ -55,14 +55,14 @@ def test_batches_budgets_and_preemption(
     checkpoints: Callable[[str], Path],
     expected: Callable[[str, int], list[list[int]]],
 ) -> None:
-    """`blocks` is a pool that holds one or two of the sequences, in blocks of 4."""
+    """A pool of `blocks` blocks of 4 holds one or two of the sequences."""
     small = {} if blocks is None else {"num_kv_blocks": blocks, "block_size": 4, "max_model_len": 96}
     engine = load(checkpoints(name), max_num_batched_tokens=budget, **small)
     assert run(engine, random_prompts(32)[:batch]) == expected(name, batch)
 
 
-def test_preemption_really_happens(checkpoints: Callable[[str], Path]) -> None:
-    """Given a pool for two whole sequences, if eight start, some give blocks up and the answers are the same."""
+def test_preempted_sequences_give_the_same_answers(checkpoints: Callable[[str], Path]) -> None:
+    """Given a pool for two whole sequences and eight that start, some are preempted; the answers are the same."""
     params = SamplingParams(temperature=0.0, max_tokens=60, ignore_eos=True)
     short = [prompt[:6] for prompt in random_prompts(8)]
     roomy = run(load(checkpoints("llama")), short, params)
@@ -72,7 +72,7 @@ def test_preemption_really_happens(checkpoints: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.slow
-def test_smollm2_on_real_prompts(smollm2: Path) -> None:
+def test_smollm2_matches_transformers_on_real_prompts(smollm2: Path) -> None:
     questions = [
         "What is the capital of France?",
         "Write a haiku about rivers.",

@@ -36,8 +36,8 @@ print(json.dumps(resident("VmHWM") - before))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("quantization", "packed"), [("none", 1.0), ("int8", 0.25)])
-def test_peak_while_loading(smollm2: Path, quantization: str, packed: float) -> None:
-    """The peak counts mapped pages too: it is at most 1.3 times the weights, and the packed copy."""
+def test_peak_memory_while_loading(smollm2: Path, quantization: str, packed: float) -> None:
+    """The peak, which includes mapped pages, is at most 1.3 times the weights plus the packed copy."""
     weights = (smollm2 / "model.safetensors").stat().st_size
     command = [sys.executable, "-c", LOAD, str(smollm2), quantization]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)

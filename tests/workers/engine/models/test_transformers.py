@@ -1,4 +1,4 @@
-"""Architectures without a file of ours: transformers' code over the paged cache answers as its generate does."""
+"""Architectures without code in Headrace: transformers' code over the paged cache answers as its generate does."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_greedy_answers_are_those_of_generate(name: str, kinds: Callable[[str], Path]) -> None:
-    """In batches of 1 and 7, with budgets of 1 and 16 tokens, and where sequences give way to each other."""
+def test_greedy_answers_match_generate(name: str, kinds: Callable[[str], Path]) -> None:
+    """In batches of 1 and 7, with budgets of 1 and 16 tokens, and with preemptions."""
     folder = kinds(name)
     model = hf_model(folder)
     asked = random_prompts(7)
@@ -91,8 +91,8 @@ def test_greedy_answers_are_those_of_generate(name: str, kinds: Callable[[str], 
     assert scarce.stats().preemptions > 0
 
 
-def test_answers_are_held_to_a_grammar(kinds: Callable[[str], Path]) -> None:
-    """Two at once, beside a free one, without and with the tokens that another worker had made."""
+def test_answers_follow_a_grammar(kinds: Callable[[str], Path]) -> None:
+    """Two choices beside an unconstrained request, both from the start and resumed on another worker."""
     engine = load(kinds("gpt2"))
     assert engine.constraints is not None
     matcher = engine.constraints.start(ConstraintSpec(Structured(regex="[a-z]{3}-[0-9]{4}"))).result(60).matcher
@@ -110,8 +110,8 @@ def test_answers_are_held_to_a_grammar(kinds: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_right_is_refused(name: str, tmp_path: Path) -> None:
-    """Only config.json is looked at: nothing is loaded first."""
+def test_unsupported_architecture_is_refused(name: str, tmp_path: Path) -> None:
+    """Only config.json is read; no weights are loaded first."""
     config, message = REFUSED[name]
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "T5ForConditionalGeneration")]
     config.save_pretrained(tmp_path)
@@ -131,7 +131,7 @@ def test_what_cannot_be_right_is_refused(name: str, tmp_path: Path) -> None:
         ("neox", {"max_position_embeddings": 0}, "no valid max_position_embeddings"),
     ],
 )
-def test_what_a_checkpoint_says_of_itself_is_looked_at(
+def test_unsupported_feature_in_config_is_refused(
     name: str, changes: dict[str, Any], message: str, kinds: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(kinds(name), tmp_path / "model"))
@@ -141,7 +141,7 @@ def test_what_a_checkpoint_says_of_itself_is_looked_at(
         load(folder)
 
 
-def test_attention_that_the_cache_does_not_compute_is_seen() -> None:
+def test_probe_refuses_unsupported_attention() -> None:
     probe = AttentionProbe()
     probe.examine(torch.nn.Module(), {"sliding_window": 5})
     assert probe.windows == {5}
@@ -154,7 +154,7 @@ def test_sequences_longer_than_a_sliding_window_are_refused(kinds: Callable[[str
         load(kinds("gemma3"))
 
 
-def test_weights_that_do_not_fit_are_refused(kinds: Callable[[str], Path], tmp_path: Path) -> None:
+def test_missing_or_extra_weights_are_refused(kinds: Callable[[str], Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(kinds("gpt2"), tmp_path / "model"))
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if name.endswith("c_fc.weight"))
@@ -164,8 +164,8 @@ def test_weights_that_do_not_fit_are_refused(kinds: Callable[[str], Path], tmp_p
             load(folder)
 
 
-def test_a_model_that_mixes_rows_is_refused(kinds: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given code that lets a row see its neighbour outside of attention, Expect a refusal at load."""
+def test_model_that_mixes_rows_is_refused(kinds: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given code in which a row sees its neighbour outside of attention, loading fails."""
     mlp = GPT2MLP.forward
     monkeypatch.setattr(GPT2MLP, "forward", lambda self, x: mlp(self, x + x.roll(1, dims=1)))
     with pytest.raises(ConfigError, match="computes something else"):
@@ -173,8 +173,8 @@ def test_a_model_that_mixes_rows_is_refused(kinds: Callable[[str], Path], monkey
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
-def test_a_row_has_the_same_bits_in_any_batch(quantization: str, kinds: Callable[[str], Path]) -> None:
-    """Given logprobs as the witness of every bit, Expect those of a prompt alone in a batch of 7 and in chunks."""
+def test_row_has_the_same_bits_in_any_batch(quantization: str, kinds: Callable[[str], Path]) -> None:
+    """Compared by log-probabilities: a prompt alone, in a batch of 7, and in chunks."""
     params = SamplingParams(temperature=0.0, max_tokens=6, logprobs=0)
     found = []
     for count, budget in ((1, 256), (7, 256), (7, 5)):
@@ -185,7 +185,7 @@ def test_a_row_has_the_same_bits_in_any_batch(quantization: str, kinds: Callable
     assert found[0] == found[1] == found[2]
 
 
-def test_a_step_can_be_given_up_between_layers(kinds: Callable[[str], Path]) -> None:
+def test_step_can_be_abandoned_between_layers(kinds: Callable[[str], Path]) -> None:
     engine = load(kinds("gpt2"), device="cpu")
     asked = iter([False, True])
     expected = run(load(kinds("gpt2"), device="cpu"), random_prompts(1), GREEDY)

@@ -1,4 +1,4 @@
-"""int8: the compiled product against its twin, which computes the same integers; and what it refuses."""
+"""int8: the C++ product against the torch reference, which computes the same integers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def compiled() -> CppKernels:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("biased", [False, True])
-def test_both_compute_the_same_bits(compiled: CppKernels, size: tuple[int, int], biased: bool) -> None:
+def test_cpp_and_torch_compute_the_same_bits(compiled: CppKernels, size: tuple[int, int], biased: bool) -> None:
     torch.manual_seed(2)
     weight, x = torch.randn(size[1], size[0]) * 0.02, torch.randn(103, size[0]) * 3
     bias = torch.randn(size[1]) if biased else None
@@ -44,15 +44,15 @@ def test_both_compute_the_same_bits(compiled: CppKernels, size: tuple[int, int],
     assert error < 0.01 * x.abs().max() * weight.abs().max() * size[0] ** 0.5 + 1e-6
 
 
-def test_the_largest_sums_do_not_overflow(compiled: CppKernels) -> None:
-    """Given columns whose sums leave less than 16 bits, activations take fewer, and both still agree."""
+def test_largest_sums_do_not_overflow(compiled: CppKernels) -> None:
+    """Given columns with large sums, activations use fewer than 16 bits, and both implementations still agree."""
     size = 20_000
     weight, x = torch.ones(3, size), torch.full((2, size), -4.0)
     for layer in (compiled.linear([weight], None, keep=True), TorchInt8Linear(weight, None)):
         torch.testing.assert_close(layer(x), torch.full((2, 3), -4.0 * size), rtol=1e-5, atol=0)
 
 
-def test_what_is_no_number_stays_in_its_row(compiled: CppKernels) -> None:
+def test_nan_stays_in_its_row(compiled: CppKernels) -> None:
     weight, x = torch.randn(9, 40), torch.randn(4, 40)
     x[1, 7], x[2, 39] = torch.nan, -torch.inf
     for layer in (compiled.linear([weight], None, keep=True), TorchInt8Linear(weight, None)):
@@ -60,21 +60,21 @@ def test_what_is_no_number_stays_in_its_row(compiled: CppKernels) -> None:
         assert layer(x[[0, 3]]).isfinite().all()
 
 
-def test_a_row_is_whole_numbers_of_its_own_scale() -> None:
+def test_each_row_has_its_own_scale() -> None:
     whole, scales = quantize_rows(torch.tensor([[1.0, -2.0, 0.5], [100.0, 0.0, -10.0]]), 2047)
     assert whole.tolist() == [[1024, -2047, 512], [2047, 0, -205]]
     torch.testing.assert_close(scales, torch.tensor([2.0, 100.0]) / 2047)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "llama-biased"])
-def test_answers_are_those_of_the_twin(name: str, checkpoints: Callable[[str], Path]) -> None:
+def test_answers_match_the_torch_reference(name: str, checkpoints: Callable[[str], Path]) -> None:
     prompts = [list(b"a river runs"), list(b"to the mill, and "), [7]]
     settings = {"quantization": "int8", "device": "cpu"}
     compiled = run(load(checkpoints(name), **settings), prompts)
     assert compiled == run(load(checkpoints(name), **settings, cache_dir=None), prompts)
 
 
-def test_int8_is_refused_where_it_is_not_computed(llama: Path) -> None:
+def test_int8_is_refused_on_cuda(llama: Path) -> None:
     with pytest.raises(ConfigError, match="supported on cpu only"):
         choose_kernels(EngineConfig(llama, quantization="int8"), torch.device("cuda"), torch.float32)
     with pytest.raises(ConfigError, match="quantization must be one of none, int8"):

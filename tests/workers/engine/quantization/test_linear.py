@@ -1,4 +1,4 @@
-"""The packed product against the plain one, and its rows against themselves in other company."""
+"""Linear layers packed for oneDNN against plain ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.engine.quantization.torch_linear import make_linear
 
 @pytest.mark.parametrize("size", [(576, 960), (1536, 576), (48, 80), (33, 7)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_row_has_the_same_bits_in_any_company(size: tuple[int, int], biased: bool) -> None:
+def test_row_has_the_same_bits_in_any_batch(size: tuple[int, int], biased: bool) -> None:
     torch.manual_seed(1)
     weight, x = torch.randn(size[1], size[0]) * 0.02, torch.randn(70, size[0])
     bias = torch.randn(size[1]) if biased else None

@@ -1,4 +1,4 @@
-"""Log-probabilities are transformers' own, and a resumed answer's go on as if nothing had happened."""
+"""Log-probabilities equal transformers', also in resumed answers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PENALIZED = SamplingParams(temperature=1.4, top_p=0.9, repetition_penalty=1.2, s
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_they_agree_with_transformers(name: str, checkpoints: Callable[[str], Path]) -> None:
-    """Given temperature, filters and penalties, what is reported is the raw distribution of each position."""
+def test_logprobs_match_transformers(name: str, checkpoints: Callable[[str], Path]) -> None:
+    """Given temperature, filters and penalties, the reported values are those of the raw distribution."""
     engine = load(checkpoints(name))
     engine.add(EngineRequest("r", PROMPT, PENALIZED))
     engine.add(EngineRequest("other", PROMPT[:9], msgspec.structs.replace(PENALIZED, logprobs=None)))
@@ -43,7 +43,7 @@ def test_they_agree_with_transformers(name: str, checkpoints: Callable[[str], Pa
     assert all(token.logprobs is None for token in answers.tokens["other", 0])
 
 
-def test_zero_gives_the_tokens_own_and_more_than_twenty_is_refused(llama: Path) -> None:
+def test_logprobs_takes_0_to_20(llama: Path) -> None:
     engine = load(llama)
     engine.add(EngineRequest("r", PROMPT, msgspec.structs.replace(PENALIZED, logprobs=0)))
     for token in drain(engine).tokens["r", 0]:
@@ -55,8 +55,8 @@ def test_zero_gives_the_tokens_own_and_more_than_twenty_is_refused(llama: Path) 
             engine.add(EngineRequest("r", PROMPT, msgspec.structs.replace(PENALIZED, logprobs=count)))
 
 
-def test_a_resumed_answer_has_the_same(llama: Path) -> None:
-    """And they survive the log: what was written is read back as it was."""
+def test_resumed_answer_has_the_same_logprobs(llama: Path) -> None:
+    """They also survive encoding and decoding in the log."""
     engine = load(llama)
     params = msgspec.structs.replace(PENALIZED, n=2)
     engine.add(EngineRequest("whole", PROMPT, params))
@@ -73,7 +73,7 @@ def test_a_resumed_answer_has_the_same(llama: Path) -> None:
         assert decode_event(encode(event)) == event
 
 
-def test_an_impossible_token_can_still_be_written() -> None:
+def test_logprob_of_an_impossible_token_is_finite() -> None:
     sequence = make_sequence(SamplingParams(logprobs=3), [1], [])
     logits = torch.tensor([[0.0, -torch.inf, -torch.inf]])
     found = StepLogprobs(logits, [sequence], str).for_token(0, 0)
@@ -84,7 +84,7 @@ def test_an_impossible_token_can_still_be_written() -> None:
 
 @pytest.mark.parametrize("chunk", [512, 7])
 def test_an_echoed_prompt_is_scored(llama: Path, chunk: int) -> None:
-    """Given a prompt that is cached already, in chunks, beside another, Expect transformers' scores, told once."""
+    """Given a cached prompt, in chunks, beside another request, the scores are transformers', sent once."""
     engine = load(llama, max_num_batched_tokens=chunk)
     params = SamplingParams(temperature=0.0, max_tokens=4, logprobs=2, n=2)
     engine.add(EngineRequest("plain", PROMPT, params))
@@ -109,7 +109,7 @@ def test_an_echoed_prompt_is_scored(llama: Path, chunk: int) -> None:
     assert engine.stats().blocks_used == 0
 
 
-def test_an_echo_needs_no_scores(llama: Path) -> None:
+def test_echo_without_scores(llama: Path) -> None:
     engine = load(llama)
     text = "<bos>né<eos>"
     prompt = tuple(engine.tokenizer.encode(text))

@@ -1,4 +1,4 @@
-"""The batched sampler against one that does the obvious thing, row by row."""
+"""The batched sampler against a simple one that works row by row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VOCAB = 3000
 
 
 def reference_kept(probs: torch.Tensor, params: SamplingParams) -> set[int]:
-    """The tokens that top-k, then top-p, and min-p let pass."""
+    """Return the tokens that pass top-k, then top-p, and min-p."""
     order = probs.argsort(descending=True).tolist()
     kept = order[: params.top_k or len(order)]
     mass = sum(probs[i].item() for i in kept) if params.top_k else 1.0
@@ -34,8 +34,10 @@ def reference_kept(probs: torch.Tensor, params: SamplingParams) -> set[int]:
 @pytest.mark.parametrize("top_k", [0, 1, 40, 2000])
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
 @pytest.mark.parametrize("min_p", [0.0, 0.2])
-def test_filters_keep_what_the_reference_keeps(spread: float, top_k: int, top_p: float, min_p: float) -> None:
-    """Flat rows (small spread) need more than the tokens that are sorted first."""
+def test_filters_keep_the_same_tokens_as_the_reference(
+    spread: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    """Flat rows (small spread) need more tokens than are sorted first."""
     logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(5)) * spread
     params = SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p)
     probs = logits.softmax(-1)
@@ -56,7 +58,7 @@ def test_draws_follow_the_distribution() -> None:
     torch.testing.assert_close(counts, probs, atol=0.012, rtol=0)
 
 
-def test_a_draw_depends_on_seed_choice_and_position_alone() -> None:
+def test_draw_depends_only_on_seed_choice_and_position() -> None:
     keys = [sampler.noise_key(*key) for key in itertools.product(range(20), range(8), range(100))]
     assert len(set(keys)) == len(keys)
     cpu = torch.device("cpu")
@@ -65,8 +67,8 @@ def test_a_draw_depends_on_seed_choice_and_position_alone() -> None:
     assert torch.equal(together[:, :9], sampler.exponentials(keys[:64], 9, cpu))
 
 
-def test_every_position_draws_anew() -> None:
-    """Given the same flat logits at 30 positions, the tokens differ, and the same way each time."""
+def test_every_position_has_its_own_draw() -> None:
+    """Given the same flat logits at 30 positions, the tokens differ, in the same way each time."""
     params = SamplingParams(temperature=1.0, seed=9)
     sequences = [make_sequence(params, [1], [2] * position) for position in range(30)]
     drawn = sampler.sample(torch.zeros(30, VOCAB), sequences)
@@ -87,8 +89,8 @@ def test_noise_is_exponential_and_uncorrelated() -> None:
         assert abs(shifted.mean().item()) < 0.005
 
 
-def test_the_extreme_of_the_noise_draws_nothing_that_was_filtered_out() -> None:
-    """Given a seed for which some token's bits are all ones, the only token that top-k keeps is drawn."""
+def test_extreme_noise_never_draws_a_filtered_token() -> None:
+    """Given a seed for which one token's bits are all ones, the only token that top-k keeps is drawn."""
     seed, vocab = 367, 49152
     logits = torch.zeros(1, vocab)
     logits[0, 11] = 1.0
@@ -114,7 +116,7 @@ def test_greedy_rows_beside_sampled_ones() -> None:
     assert together[1] == sampler.sample(logits[1:2].clone(), [make_sequence(warm, [1], [2])])[0]
 
 
-def test_penalties_are_those_of_transformers_and_openai() -> None:
+def test_penalties_match_transformers_and_openai() -> None:
     logits = torch.tensor([[2.0, 1.0, -1.0, 0.5, 0.4]])
     params = SamplingParams(repetition_penalty=2.0, presence_penalty=0.25, frequency_penalty=0.5)
     sampler._penalize(logits[0], make_sequence(params, [0, 2], [1, 1, 3]))
@@ -122,7 +124,7 @@ def test_penalties_are_those_of_transformers_and_openai() -> None:
     torch.testing.assert_close(logits[0], torch.tensor(expected))
 
 
-def test_rows_that_are_not_numbers_are_told_apart() -> None:
+def test_rows_that_are_not_finite_draw_nothing() -> None:
     logits = torch.zeros(5, 10)
     logits[1, 4], logits[2, 4], logits[3] = torch.nan, torch.inf, -torch.inf
     logits[4, :9] = -torch.inf  # only one token possible: fine
@@ -146,8 +148,8 @@ EXTREMES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", EXTREMES)
-def test_extreme_parameters_leave_a_token(name: str) -> None:
-    """Given the extremes that requests may ask for, expect a token, at the lowest temperature too."""
+def test_extreme_parameters_still_draw_a_token(name: str) -> None:
+    """At the default and at the lowest temperature, with the extremes that requests may ask for."""
     logits = torch.randn(1, VOCAB, device=DEVICE) * 50
     for value, temperature in itertools.product(EXTREMES[name], (1.0, sampler.MIN_TEMPERATURE)):
         params = SamplingParams(**{"seed": 1, "temperature": temperature, name: value})

@@ -25,7 +25,7 @@ def ask(engine: Engine, name: str, max_tokens: int) -> None:
 
 
 def rows_by_step(engine: Engine, late: int) -> list[int]:
-    """How many rows each step computes of three answers of 2, 4 and 6 tokens, and of one of 3 that comes later."""
+    """Return the rows of each step, for answers of 2, 4 and 6 tokens and a later one of 3."""
     rows: list[int] = []
     compute = engine._runner.run
 
@@ -55,14 +55,16 @@ def rows_by_step(engine: Engine, late: int) -> list[int]:
         ("static", [3, 3, 3, 3, 3, 3, 1, 1, 1]),
     ],
 )
-def test_when_sequences_start_and_leave(scheduling: Scheduling, rows: list[int], llama: Path) -> None:
+def test_policy_decides_when_sequences_start_and_leave(
+    scheduling: Scheduling, rows: list[int], llama: Path
+) -> None:
     engine = load(llama, scheduling=scheduling, batch_wait=0.0)
     assert rows_by_step(engine, late=2) == rows
 
 
 @pytest.mark.parametrize("scheduling", ["dynamic", "static"])
-def test_answers_are_the_same(scheduling: Scheduling, llama: Path) -> None:
-    """Also where blocks run out, sequences have several choices, and some are aborted."""
+def test_answers_are_the_same_with_every_policy(scheduling: Scheduling, llama: Path) -> None:
+    """Also with too few blocks, several choices, and aborts."""
     prompts = [list(PROMPT[: 3 + index]) for index in range(12)]
     alone = run(load(llama), prompts)
     engine = load(llama, scheduling=scheduling, batch_wait=0.0, num_kv_blocks=30, block_size=4, max_num_seqs=5)
@@ -79,7 +81,7 @@ def test_answers_are_the_same(scheduling: Scheduling, llama: Path) -> None:
     assert rest.finished == {"b", "c"}
 
 
-def test_an_aborted_rest_ends_the_padding(llama: Path) -> None:
+def test_padding_ends_with_the_last_aborted_sequence(llama: Path) -> None:
     engine = load(llama, scheduling="static")
     ask(engine, "short", 1)
     ask(engine, "long", 50)
@@ -92,7 +94,7 @@ def test_an_aborted_rest_ends_the_padding(llama: Path) -> None:
     assert engine.stats().blocks_used == 0
 
 
-def test_a_dynamic_batch_starts_when_it_is_full_or_has_waited() -> None:
+def test_dynamic_batch_starts_when_full_or_after_its_wait() -> None:
     now = 0.0
     policy = FixedBatching(4, 1.0, pads=False, clock=lambda: now)
     assert policy.max_starts(0, 0) == 0
@@ -112,7 +114,7 @@ def test_a_dynamic_batch_starts_when_it_is_full_or_has_waited() -> None:
     assert policy.max_starts(3, 1) == 1, "who gave way may go on"
 
 
-def test_the_loop_waits_for_a_batch_to_gather(llama: Path) -> None:
+def test_engine_loop_waits_for_a_batch_to_fill(llama: Path) -> None:
     done = threading.Event()
     loop = EngineThread(load(llama, scheduling="dynamic", batch_wait=0.05), done.set)
     loop.start()
@@ -124,7 +126,7 @@ def test_the_loop_waits_for_a_batch_to_gather(llama: Path) -> None:
         loop.stop()
 
 
-def test_settings_that_make_no_sense_are_refused(llama: Path) -> None:
+def test_invalid_scheduling_settings_are_refused(llama: Path) -> None:
     for settings in ({"scheduling": "random"}, {"batch_wait": -1.0}, {"tenant_weights": {"a": 0.0}}):
         with pytest.raises(ConfigError, match=next(iter(settings)).replace("tenant_weights", "weight of a")):
             load(llama, **settings)

@@ -1,4 +1,4 @@
-"""Classes and tenants change who waits, never what is answered; an urgent arrival ends a step of batch work."""
+"""Classes and tenants affect who waits but not the answers; an urgent arrival abandons a step of batch work."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ INTERACTIVE, STANDARD, BATCH = PriorityClass
 PROMPT = tuple(b"a river runs to the mill, and the mill ")
 
 
-def test_answers_are_the_same_whatever_the_class(llama: Path) -> None:
-    """Given requests of all classes that come one by one into a small pool with few seats, answers are as alone."""
+def test_answers_do_not_depend_on_the_class(llama: Path) -> None:
+    """Given requests of all classes arriving one by one, few blocks and few seats, answers are as when alone."""
     rng = random.Random(8)
     prompts = [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(24)]
     alone = run(load(llama), prompts)
@@ -38,7 +38,7 @@ def test_answers_are_the_same_whatever_the_class(llama: Path) -> None:
     assert [answers.ids(str(index)) for index in range(24)] == alone
 
 
-def test_an_interactive_request_overtakes_batch_work(llama: Path) -> None:
+def test_interactive_request_overtakes_batch_work(llama: Path) -> None:
     engine = load(llama, max_num_seqs=2)
     for name in "abc":
         engine.add(EngineRequest(name, PROMPT, GREEDY, priority=BATCH))
@@ -52,7 +52,7 @@ def test_an_interactive_request_overtakes_batch_work(llama: Path) -> None:
 
 
 class Interruptible:
-    """A runner that does as `ModelRunner.run` promises: None where the step was abandoned."""
+    """Runner that returns None for an abandoned step, as `ModelRunner.run` does."""
 
     def __init__(self, run: Callable[..., Tensor | None]) -> None:
         self._run = run
@@ -65,8 +65,8 @@ class Interruptible:
         return self._run(batch)
 
 
-def test_an_abandoned_step_has_not_happened(llama: Path) -> None:
-    """Given batch work and an urgent arrival in mid-step, nothing advances, and the answers are the same."""
+def test_abandoned_step_has_no_effect(llama: Path) -> None:
+    """Given batch work and an urgent arrival during a step, nothing advances and the answers are the same."""
     engine = load(llama)
     alone = run(engine, [list(PROMPT), list(PROMPT[:7])])
     engine._runner = runner = Interruptible(engine._runner.run)
@@ -91,7 +91,7 @@ def test_an_abandoned_step_has_not_happened(llama: Path) -> None:
 
 
 class Watched(ScriptedEngine):
-    """Says when a step has begun, and ends it once an urgent request is there."""
+    """Engine that signals when a step begins, and ends the step when an urgent request arrives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,8 +112,8 @@ class Watched(ScriptedEngine):
         return []
 
 
-def test_the_loop_tells_the_engine_of_urgent_arrivals() -> None:
-    """Given a step of batch work that would not end, a standard arrival lets it be, an interactive one ends it."""
+def test_engine_loop_signals_urgent_arrivals() -> None:
+    """Given an endless step of batch work, a standard arrival does not end it and an interactive one does."""
     engine, notified = Watched(), threading.Event()
     loop = EngineThread(engine, notified.set)
     loop.start()
@@ -129,8 +129,8 @@ def test_the_loop_tells_the_engine_of_urgent_arrivals() -> None:
         loop.stop()
 
 
-def test_an_abort_takes_effect_before_the_next_step() -> None:
-    """Given a long request in the engine's thread, what comes after the abort is nothing."""
+def test_abort_takes_effect_before_the_next_step() -> None:
+    """Given a long request in the engine's thread, it has no output after the abort."""
     engine, notified = ScriptedEngine(), threading.Event()
     loop = EngineThread(engine, notified.set)
     loop.add(EngineRequest("a", (1, 2), SamplingParams(max_tokens=5000)))
@@ -144,7 +144,7 @@ def test_an_abort_takes_effect_before_the_next_step() -> None:
         loop.stop()
 
 
-def test_a_cancelled_request_is_out_within_one_step(llama: Path) -> None:
+def test_cancelled_request_leaves_within_one_step(llama: Path) -> None:
     engine = load(llama)
     engine.add(EngineRequest("a", PROMPT, GREEDY))
     engine.add(EngineRequest("b", PROMPT, GREEDY))
@@ -156,7 +156,7 @@ def test_a_cancelled_request_is_out_within_one_step(llama: Path) -> None:
 
 
 @pytest.mark.parametrize("priority", PriorityClass)
-def test_resumed_work_of_a_class_gives_the_same_rest(priority: PriorityClass, llama: Path) -> None:
+def test_resumed_answer_is_the_same_in_every_class(priority: PriorityClass, llama: Path) -> None:
     engine = load(llama, num_kv_blocks=24, block_size=4, max_num_batched_tokens=10)
     whole = run(load(llama), [list(PROMPT)])[0]
     for index in range(4):

@@ -1,4 +1,4 @@
-"""A text has at least the tokens that its bytes are said to have, and one that has too many is not tokenized."""
+"""A text has at least as many tokens as its byte bound, and one with too many is not tokenized."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_no_text_has_fewer_tokens_than_its_bound(real: Tokenizer, bound: ByteBou
 
 
 @pytest.mark.parametrize("text", ["=" * 5_000, " " * 5_000, "\n" * 5_000, "\x04" * 5_000, "😀" * 5_000])
-def test_runs_that_tokens_are_made_for_stay_within_the_bound(real: Tokenizer, bound: ByteBound, text: str) -> None:
+def test_runs_with_long_tokens_stay_within_the_bound(real: Tokenizer, bound: ByteBound, text: str) -> None:
     assert bound.min_tokens(text.encode()) <= len(real.encode(text, special=False))
 
 
-def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(real: Tokenizer) -> None:
+def test_text_that_cannot_fit_is_refused_without_tokenizing(real: Tokenizer) -> None:
     emoji = "😀" * 990_000
     with patch.object(real, "_backend") as backend:
         with pytest.raises(ContextLengthExceeded, match=r"8192 tokens.*3960000 bytes") as refused:
@@ -57,7 +57,7 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(real: Tokenize
     assert (refused.value.param, chat.value.param) == ("input", "messages")
 
 
-def test_a_lone_surrogate_is_refused(real: Tokenizer) -> None:
+def test_lone_surrogate_is_refused(real: Tokenizer) -> None:
     with pytest.raises(InvalidRequest, match="surrogate"):
         real.encode("a\ud800")
 
@@ -73,7 +73,7 @@ def test_other_tokenizers_have_no_bound(minilm: Path) -> None:
         assert ByteBound.from_tokenizer(made) is None
 
 
-def test_canonical_composition_may_shorten_a_text_to_a_third() -> None:
+def test_nfc_may_shorten_a_text_to_a_third() -> None:
     plain, composing = rust(), rust()
     composing.normalizer = normalizers.NFC()
     bounds = [ByteBound.from_tokenizer(each) for each in (plain, composing)]

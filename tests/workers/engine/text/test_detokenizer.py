@@ -1,4 +1,4 @@
-"""Text comes out in whole characters, adds up to the whole answer, and nothing of a stop string is ever seen."""
+"""Text is returned in whole characters, adds up to the answer, and never includes part of a stop string."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def decode(ids: list[int]) -> str:
 
 
 def feed_all(ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
-    """What each token showed, the flush included, and whether a stop string was met."""
+    """Return the text of each token and of the flush, and whether a stop string was found."""
     stream = TextStream(decode, stop)
     shown = []
     for token_id in ids:
@@ -30,33 +30,33 @@ def feed_all(ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], boo
 
 
 @given(st.text(max_size=60))
-def test_any_text_comes_out_whole_and_never_by_half_characters(text: str) -> None:
+def test_text_is_complete_and_in_whole_characters(text: str) -> None:
     shown, _ = feed_all(TOKENIZER.encode(text).ids)
     assert "".join(shown) == text
     assert REPLACEMENT in text or all(REPLACEMENT not in part for part in shown)
 
 
 @given(st.lists(st.integers(0, 257), max_size=90))
-def test_any_tokens_come_out_as_decoding_them_at_once(ids: list[int]) -> None:
+def test_incremental_decoding_equals_decoding_at_once(ids: list[int]) -> None:
     assert "".join(feed_all(ids)[0]).replace(REPLACEMENT, "") == decode(ids).replace(REPLACEMENT, "")
 
 
 @given(st.binary(max_size=30).map(lambda data: data.decode("utf-8", "replace")))
-def test_characters_that_stand_for_broken_ones_are_kept(text: str) -> None:
+def test_replacement_characters_are_kept(text: str) -> None:
     assert "".join(feed_all(TOKENIZER.encode(text).ids)[0]) == text
 
 
-def test_text_is_shown_as_soon_as_it_is_settled() -> None:
+def test_text_is_returned_as_soon_as_it_is_final() -> None:
     shown, _ = feed_all(TOKENIZER.encode("aé🙂b").ids)
     assert shown == ["a", "", "é", "", "", "", "🙂", "b", ""]
 
 
-def test_special_tokens_are_not_shown() -> None:
+def test_special_tokens_are_skipped() -> None:
     assert "".join(feed_all([*TOKENIZER.encode("a").ids, VOCAB["<eos>"], *TOKENIZER.encode("b").ids])[0]) == "ab"
 
 
 @given(st.text("abé", max_size=40), st.lists(st.text("abé", min_size=1, max_size=4), min_size=1, max_size=3))
-def test_the_answer_ends_before_the_first_stop_string(text: str, stop: list[str]) -> None:
+def test_text_ends_before_the_first_stop_string(text: str, stop: list[str]) -> None:
     shown, stopped = feed_all(TOKENIZER.encode(text).ids, tuple(stop))
     # the stop string that is complete first ends the answer; of those, the one that begins first
     ends = [text.index(s) + len(s) for s in stop if s in text]
@@ -65,6 +65,6 @@ def test_the_answer_ends_before_the_first_stop_string(text: str, stop: list[str]
     assert stopped == bool(ends)
 
 
-def test_only_the_beginning_of_a_stop_string_is_held_back() -> None:
+def test_only_a_possible_stop_string_is_held_back() -> None:
     shown, stopped = feed_all(TOKENIZER.encode("xabayabc").ids, ("abc",))
     assert (shown, stopped) == (["x", "", "", "ab", "ay", "", "", ""], True)

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint is the one that transformers finds for it, at a lower price."""
+"""The tokenizer of a checkpoint is the one that transformers loads, with fewer imports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print([name for name in ("torch._dynamo", "transformers.modeling_utils") if name
 @pytest.mark.parametrize(
     "named", ["TokenizersBackend", "LlamaTokenizerFast", "Qwen2Tokenizer", "GPT2Tokenizer", None]
 )
-def test_it_is_the_one_of_transformers(
+def test_tokenizer_matches_transformers(
     checkpoints: Callable[[str], Path], tmp_path: Path, model: str, named: str | None
 ) -> None:
     folder = shutil.copytree(checkpoints(model), tmp_path / model)
@@ -42,6 +42,6 @@ def test_it_is_the_one_of_transformers(
 
 
 @pytest.mark.slow
-def test_a_model_of_ours_is_loaded_without_the_models_of_transformers(llama: Path) -> None:
+def test_registered_model_loads_without_transformers_models(llama: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LOAD, str(llama)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

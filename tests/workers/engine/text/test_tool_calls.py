@@ -1,4 +1,4 @@
-"""Tool calls as models write them: what the prompt says, what the grammar allows, and what is read of the text."""
+"""Tool calls: their description in the prompt, the grammar, and the parser."""
 
 from __future__ import annotations
 
@@ -39,13 +39,15 @@ def engine(llama: Path) -> Engine:
 
 
 def written(form: ToolFormat, *calls: tuple[str, str]) -> str:
-    """Calls as a model of that form writes them."""
+    """Return calls as a model with that format writes them."""
     texts = [form.before + name + form.middle + arguments + form.after for name, arguments in calls]
     return form.opening + form.separator.join(texts) + form.closing
 
 
-def told(form: ToolFormat, pieces: list[str], first: tuple[str, ...] = ()) -> tuple[str, list[CallDelta], bool]:
-    """What a tool_parser makes of a text that comes in pieces."""
+def parse_pieces(
+    form: ToolFormat, pieces: list[str], first: tuple[str, ...] = ()
+) -> tuple[str, list[CallDelta], bool]:
+    """Parse a text that arrives in pieces."""
     tool_parser, said, deltas = ToolCallParser(form, first), "", []
     for i, piece in enumerate(pieces):
         text, more = tool_parser.feed(piece, last=i == len(pieces) - 1)
@@ -61,34 +63,34 @@ def joined(deltas: list[CallDelta]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_calls_are_read_however_the_text_comes(form: ToolFormat, size: int) -> None:
+def test_calls_are_parsed_from_any_pieces(form: ToolFormat, size: int) -> None:
     calls = [("weather", '{"city": "a}]\\"{", "x": [{}]}'), ("time", '{"city": "<tool_call>"}')]
     calls = calls[:1] if form.single_call else calls
     text = "Let me see.\n" + written(form, *calls)
-    said, deltas, called = told(form, [text[at : at + size] for at in range(0, len(text), size)])
+    said, deltas, called = parse_pieces(form, [text[at : at + size] for at in range(0, len(text), size)])
     assert (said, called) == ("Let me see.", True)
     assert joined(deltas) == calls
     assert [bool(delta.name) for delta in deltas if delta.index == 0].index(True) == 0
 
 
-def test_text_without_calls_is_told_whole() -> None:
+def test_text_without_calls_is_returned_unchanged() -> None:
     text = "  a <tool_ca b\n\n c  "
-    assert told(HERMES, list(text)) == (text, [], False)
+    assert parse_pieces(HERMES, list(text)) == (text, [], False)
 
 
-def test_a_call_that_is_cut_off_is_told_as_far_as_it_goes() -> None:
+def test_truncated_call_is_returned_as_far_as_it_goes() -> None:
     text = written(HERMES, ("weather", '{"city": "Oslo"}'))[:-30]
-    said, deltas, called = told(HERMES, list(text))
+    said, deltas, called = parse_pieces(HERMES, list(text))
     assert (said, called) == ("", False)
     assert joined(deltas)[0][0] == "weather"
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_the_form_is_known_by_the_template(form: ToolFormat) -> None:
+def test_format_is_detected_from_the_template(form: ToolFormat) -> None:
     assert detect_tool_format(TEMPLATES[form.name]) == (form, True)
 
 
-def test_templates_without_tools_get_ours() -> None:
+def test_templates_without_tools_get_the_hermes_format() -> None:
     assert detect_tool_format("{% for m in messages %}{{ m.content }}{% endfor %}") == (HERMES, False)
     assert detect_tool_format("{{ tools }}<tool_call><function=") == (HERMES, False)
 
@@ -110,7 +112,7 @@ def calls_in(answers: Answers) -> list[tuple[str, str]]:
 def test_required_calls_fit_their_schemas(
     engine: Engine, form: ToolFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a random model that must call one tool, any or a named one, expect nothing but calls that fit."""
+    """Given a random model that must call any tool or a named one, the answer consists of calls that fit."""
     monkeypatch.setattr(engine.tokenizer, "tool_format", form)
     for tools in (
         Tools(FUNCTIONS, required=True, parallel=False),
@@ -125,15 +127,15 @@ def test_required_calls_fit_their_schemas(
 
 
 def tagged(form: ToolFormat) -> tuple[Function, ...]:
-    """The functions, unlike those of another form: what is compiled is kept by what was asked."""
+    """Return functions that differ between formats, because compiled grammars are cached by request."""
     return tuple(msgspec.structs.replace(each, description=form.name) for each in FUNCTIONS)
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_a_call_that_was_begun_is_held_to_its_form(
+def test_started_call_is_completed_in_its_format(
     engine: Engine, form: ToolFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a choice, if the model begins a call after some text, expect a whole one; without, only text."""
+    """Given optional tools, a call begun after some text is completed; otherwise the answer is text."""
     monkeypatch.setattr(engine.tokenizer, "tool_format", form)
     tools = Tools(tagged(form), parallel=False)
     begun = tuple(engine.tokenizer.encode("Hm. " + form.opening + form.before))
@@ -154,11 +156,13 @@ FORM = Structured(json_schema=json.dumps(ROW))
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_an_answer_calls_or_has_its_form(engine: Engine, form: ToolFormat, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given tools and a schema, expect either, as a biased model begins; and a call where there must be one."""
+def test_answer_is_a_call_or_structured_output(
+    engine: Engine, form: ToolFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given tools and a schema, a biased model gives either; if a tool must be called, it gives a call."""
     monkeypatch.setattr(engine.tokenizer, "tool_format", form)
     tools = Tools(tagged(form), parallel=False)
-    says, calls = leaning(engine, "{O"), leaning(engine, form.call_opening("time")[0] + "t")
+    says, calls = biased_towards(engine, "{O"), biased_towards(engine, form.call_opening("time")[0] + "t")
     answers = answer(engine, tools, says, FORM)
     assert (answers.errors, calls_in(answers)) == ({}, [])
     assert json.loads(answers.text("r"))["name"] == "Oslo"
@@ -172,8 +176,8 @@ def test_an_answer_calls_or_has_its_form(engine: Engine, form: ToolFormat, monke
         assert answers.reason("r") is FinishReason.TOOL_CALLS
 
 
-def leaning(engine: Engine, characters: str) -> SamplingParams:
-    """To one of these characters, wherever it may stand."""
+def biased_towards(engine: Engine, characters: str) -> SamplingParams:
+    """Return parameters that favour one of these characters wherever it is allowed."""
     return msgspec.structs.replace(HOT, logit_bias=dict.fromkeys(engine.tokenizer.encode(characters), 100.0))
 
 
@@ -187,8 +191,10 @@ def leaning(engine: Engine, characters: str) -> SamplingParams:
     ],
 )
 @pytest.mark.parametrize("size", [1, 5, 100])
-def test_an_answer_of_its_form_is_told_whole(engine: Engine, structured: Structured, text: str, size: int) -> None:
-    """Given an answer that looks like a call and is none, expect it as text, however it comes."""
+def test_structured_output_is_returned_unchanged(
+    engine: Engine, structured: Structured, text: str, size: int
+) -> None:
+    """Given structured output that looks like a call, it is returned as text, from any pieces."""
     assert engine.constraints is not None
     made = engine.constraints.start(ConstraintSpec(structured, Tools(FUNCTIONS))).result(60)
     matcher = made.matcher()
@@ -203,23 +209,23 @@ def test_an_answer_of_its_form_is_told_whole(engine: Engine, structured: Structu
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_first_calls_are_read_however_the_text_comes(form: ToolFormat, size: int) -> None:
+def test_first_calls_are_parsed_from_any_pieces(form: ToolFormat, size: int) -> None:
     calls = [("weather", '{"x": 1}'), ("time", "{}")][: 1 if form.single_call else 2]
     text, first = written(form, *calls), tuple(form.call_opening(name) for name in ("time", "weather"))
-    said, deltas, called = told(form, [text[at : at + size] for at in range(0, len(text), size)], first)
+    said, deltas, called = parse_pieces(form, [text[at : at + size] for at in range(0, len(text), size)], first)
     assert (said, called) == ("", True)
     assert joined(deltas) == calls
 
 
 @pytest.mark.parametrize("structured", [None, FORM], ids=["alone", "or a form"])
 @pytest.mark.parametrize("done", [3, 30, 50])
-def test_a_takeover_goes_on_in_the_call(engine: Engine, done: int, structured: Structured | None) -> None:
-    """Given a random model that begins a call, by its bias where it may say something else."""
+def test_resumed_answer_continues_inside_a_call(engine: Engine, done: int, structured: Structured | None) -> None:
+    """Given a random model that begins a call, biased to it where it may also write text."""
     tools = Tools(FUNCTIONS, required=structured is None)
-    whole = answer(engine, tools, leaning(engine, "<"), structured).tokens["r", 0]
+    whole = answer(engine, tools, biased_towards(engine, "<"), structured).tokens["r", 0]
     assert any(token.calls for token in whole)
     ids = tuple(token.id for token in whole[:done])
-    rest = answer(engine, tools, leaning(engine, "<"), structured, resumed=(ids,)).tokens["r", 0]
+    rest = answer(engine, tools, biased_towards(engine, "<"), structured, resumed=(ids,)).tokens["r", 0]
     assert [(t.id, t.text, t.calls, t.finish_reason) for t in rest] == [
         (t.id, t.text, t.calls, t.finish_reason) for t in whole[done:]
     ]
@@ -233,7 +239,7 @@ CHAT = (
 )
 
 
-def test_a_template_without_tools_is_told_of_them_in_text(engine: Engine) -> None:
+def test_template_without_tools_gets_them_as_text(engine: Engine) -> None:
     text = engine.tokenizer.decode(engine.tokenizer.encode_chat(CHAT, Tools(FUNCTIONS)))
     assert text.startswith("system:Be brief.\n\n# Tools")
     assert '"name": "weather", "description": "Tells it.", "parameters": {"type": "object"' in text
@@ -242,7 +248,7 @@ def test_a_template_without_tools_is_told_of_them_in_text(engine: Engine) -> Non
     assert text.endswith("assistant:")
 
 
-def test_a_template_with_tools_is_given_them(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_with_tools_gets_them(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     template = (
         "{% for tool in tools %}{{ tool.function.name }};{% endfor %}[TOOL_CALLS]"
         "{% for m in messages %}{{ m.role }}:"

@@ -59,7 +59,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, 0–255, then <bos> and <eos>: an accented letter takes two tokens."""
+    """Return a tokenizer with one token per byte, 0–255, then <bos> and <eos>; an accented letter takes two."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     rust = RustTokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -76,7 +76,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_checkpoint(folder: Path, config: PreTrainedConfig, **save: Any) -> Path:
-    """A random model of that shape, biases and norms random too, and the byte tokenizer."""
+    """Save a random model of that shape, with random biases and norms, and the byte tokenizer."""
     torch.manual_seed(len(type(config).__name__))
     model = AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():
@@ -88,16 +88,18 @@ def save_checkpoint(folder: Path, config: PreTrainedConfig, **save: Any) -> Path
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
+    """Change fields of a folder's config.json."""
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def hf_model(folder: Path) -> PreTrainedModel:
+    """Load a checkpoint with transformers, in float32."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def hf_greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[int]:
-    """What transformers' generate answers, end-of-text token and all."""
+    """Return transformers' greedy answer, including the end-of-text token."""
     inputs = torch.tensor([prompt])
     out = model.generate(
         inputs,

@@ -1,4 +1,4 @@
-"""Drives an engine to the end of its work and collects answers by request and choice."""
+"""Driver that runs an engine until its work is done and collects answers by request and choice."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def drain(engine: Engine) -> Answers:
 
 
 def run(engine: Engine, prompts: list[list[int]], params: SamplingParams = GREEDY) -> list[list[int]]:
-    """Token ids of the first choice for each prompt."""
+    """Run prompts to their end. Return the token ids of each one's first choice."""
     for index, prompt in enumerate(prompts):
         engine.add(EngineRequest(str(index), tuple(prompt), params))
     answers = drain(engine)

@@ -80,7 +80,7 @@ def weight_bytes(folder: Path, model: DecoderConfig, dtype: torch.dtype) -> int:
 def bytes_for_cache(total: int, free: int, weights: int, utilization: float) -> int:
     """Return the bytes for KV blocks on a device of `total` bytes, `free` of them before the weights are loaded.
 
-    Raises ConfigError where the weights leave nothing.
+    Raises ConfigError if the weights leave no room.
     """
     left = min(int(total * utilization), free) - weights
     if left <= 0:

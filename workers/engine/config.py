@@ -109,6 +109,7 @@ class EngineConfig:
         return torch.device(self.device)
 
     def torch_dtype(self, device: torch.device, checkpoint: torch.dtype) -> torch.dtype:
+        """Return the dtype of weights and cache, given the checkpoint's own."""
         if self.dtype != "auto":
             return DTYPES[self.dtype]
         return torch.float32 if device.type == "cpu" else checkpoint

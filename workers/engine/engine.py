@@ -159,6 +159,7 @@ class Engine:
         return True
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
+        """Let a step with batch-class work be abandoned once `urgent` returns true; see `Generator`."""
         self._is_interrupted = urgent
 
     def has_work(self) -> bool:
@@ -341,7 +342,7 @@ def _load_runner(
 
 
 def _append(sequence: Sequence, token_id: int | None, logprobs: StepLogprobs, row: int) -> Token:
-    """Append the token drawn in `row`. Raises EngineFailed if there is none or the grammar refuses it."""
+    """Append the token drawn in `row`. Raises EngineFailed if no token was drawn or the grammar refuses it."""
     if token_id is None:
         raise EngineFailed("the model's output is NaN or infinite, or the grammar allows no token")
     return sequence.accept(token_id, logprobs.for_token(row, token_id))

@@ -198,7 +198,7 @@ class Constraint:
     tool_parser: Callable[[], ToolParser] | None = None
 
 
-class Constrainer(Protocol):
+class ConstraintCompiler(Protocol):
     """Compiler of constraints; may be called from any thread."""
 
     def start(self, form: ConstraintSpec, *, proven: bool = False) -> Future[Constraint]:
@@ -219,7 +219,7 @@ class Generator(Protocol):
     def tokenizer(self) -> Encoder: ...
 
     @property
-    def constraints(self) -> Constrainer | None:
+    def constraints(self) -> ConstraintCompiler | None:
         """Compiler of constraints; None if the engine does not support them."""
 
     @property

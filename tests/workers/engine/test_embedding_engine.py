@@ -61,8 +61,8 @@ def test_vectors_match_transformers(embedder: EmbeddingEngine, minilm: Path) -> 
     embedder.add(request(embedder, "a", *TEXTS[:3]))
     embedder.add(request(embedder, "b", *TEXTS[3:]))
     found = drain(embedder)
-    told = np.concatenate([vectors(found["a"]), vectors(found["b"])])
-    for vector, text in zip(told, TEXTS, strict=True):
+    computed = np.concatenate([vectors(found["a"]), vectors(found["b"])])
+    for vector, text in zip(computed, TEXTS, strict=True):
         np.testing.assert_allclose(vector, reference(minilm, embedder, text), atol=1e-5)
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
 
@@ -130,7 +130,7 @@ def test_failing_step_ends_only_the_request_at_fault(
     assert found["good"].result is not None
     for name in ("all", "bad too"):
         embedder.add(request(embedder, name, "bad"))
-    with pytest.raises(EngineFailed):  # there is no single offender
+    with pytest.raises(EngineFailed):  # no single request is at fault
         embedder.step()
     for name in ("all", "bad too"):
         embedder.abort(name)

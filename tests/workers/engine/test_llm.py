@@ -81,9 +81,9 @@ def test_choices_seeds_and_logprobs(llm: LLM) -> None:
     assert [choice.index for choice in first.outputs] == [0, 1, 2]
     choice = first.outputs[0]
     assert choice.logprobs is not None and len(choice.logprobs) == len(choice.token_ids) == 8
-    for token, likeliest in zip(choice.token_ids, choice.logprobs, strict=True):
-        assert token in likeliest and len(likeliest) in {2, 3}
-        assert [entry.rank for entry in likeliest.values()][:2] == [1, 2]
+    for token, entries in zip(choice.token_ids, choice.logprobs, strict=True):
+        assert token in entries and len(entries) in {2, 3}
+        assert [entry.rank for entry in entries.values()][:2] == [1, 2]
     unseeded = SamplingParams(max_tokens=30, ignore_eos=True)
     one, other = llm.generate(["river", "river"], unseeded, use_tqdm=False)
     assert one.outputs[0].token_ids != other.outputs[0].token_ids

@@ -32,6 +32,7 @@ class BlockPool:
         return self._references[block] > 1 or block in self._keys
 
     def allocate(self) -> int:
+        """Take a free block; one with a key loses it. The pool must have a free block."""
         if self._free:
             block = self._free.pop()
         else:
@@ -49,6 +50,7 @@ class BlockPool:
         self._references[block] += 1
 
     def release(self, block: int) -> None:
+        """Remove a holder of a block, which becomes free with its last one."""
         if self._references[block] < 1:
             raise ValueError(f"block {block} was released twice")
         self._references[block] -= 1
@@ -65,6 +67,7 @@ class BlockPool:
             self._blocks[key] = block
 
     def find(self, key: bytes) -> int | None:
+        """Return the block with this key, held or free."""
         return self._blocks.get(key)
 
     def unregister(self, block: int) -> None:

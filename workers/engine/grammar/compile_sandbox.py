@@ -70,6 +70,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def too_complex(param: str) -> InvalidRequest:
+    """Return the error for a grammar that exceeds the limits."""
     return InvalidRequest(
         f"the grammar is too complex: it takes more than {MAX_CPU_S} s of CPU time or {MAX_MEMORY_BYTES >> 20} MiB "
         "to compile",

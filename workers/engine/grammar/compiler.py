@@ -40,8 +40,8 @@ class _Entry:
     compiled: Future[xgrammar.CompiledGrammar] = field(default_factory=Future)
 
 
-class Constraints:
-    """Compiler of the constraints of one model; see `Constrainer`.
+class XgrammarCompiler:
+    """Compiler of the constraints of one model; see `ConstraintCompiler`.
 
     Args:
         vocab_size: size of the model's logits, which may exceed the tokenizer's vocabulary.
@@ -58,14 +58,12 @@ class Constraints:
         self._compilation_slots = threading.BoundedSemaphore(MAX_CONCURRENT_COMPILATIONS)
 
     def start(self, spec: ConstraintSpec, *, proven: bool = False) -> Future[Constraint]:
-        """Start to compile a constraint; see `Constrainer`."""
+        """Start to compile a constraint; see `ConstraintCompiler`."""
         if spec.tools is not None and spec.tools.must:
             spec = ConstraintSpec(None, spec.tools)
-        tool_parser = (
-            None
-            if spec.tools is None
-            else partial(ToolCallParser, self._tokenizer.tool_format, self._call_openings(spec))
-        )
+        tool_parser = None
+        if spec.tools is not None:
+            tool_parser = partial(ToolCallParser, self._tokenizer.tool_format, self._call_openings(spec))
         ready: Future[Constraint] = Future()
 
         def settle(compiled: Future[xgrammar.CompiledGrammar]) -> None:

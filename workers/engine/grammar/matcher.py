@@ -15,9 +15,7 @@ from torch import Tensor
 from shared.errors import InvalidRequest
 from workers.engine.sequence import Sequence
 
-MAX_MATCHING_S = (
-    20.0  # seconds that one choice's grammar may take in all: an ambiguous one would hold up its neighbours
-)
+MAX_MATCHING_S = 20.0  # total time for one choice's grammar; an ambiguous one would slow down its neighbours
 NUM_FILLER_THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
 
 

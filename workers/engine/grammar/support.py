@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from workers.engine.interface import Constrainer
+from workers.engine.interface import ConstraintCompiler
 from workers.engine.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ _log = structlog.get_logger(__name__)
 
 def load_grammar_support(
     tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]
-) -> tuple[Constrainer | None, MaskFiller | None]:
+) -> tuple[ConstraintCompiler | None, MaskFiller | None]:
     """Return what compiles grammars and what fills masks from them; None for both without xgrammar."""
     try:
-        from workers.engine.grammar.compiler import Constraints  # noqa: PLC0415  needs xgrammar
+        from workers.engine.grammar.compiler import XgrammarCompiler  # noqa: PLC0415  needs xgrammar
         from workers.engine.grammar.matcher import MaskFiller  # noqa: PLC0415
     except ImportError as error:
         _log.warning("grammars_unavailable", missing=error.name)
         return None, None
-    return Constraints(tokenizer, vocab_size, eos_token_ids), MaskFiller(vocab_size)
+    return XgrammarCompiler(tokenizer, vocab_size, eos_token_ids), MaskFiller(vocab_size)

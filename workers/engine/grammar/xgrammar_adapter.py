@@ -16,9 +16,7 @@ from workers.engine.grammar.tool_tags import calls_tag, text_with_calls_tag
 from workers.engine.text.tool_format import ToolFormat
 
 ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
-SOURCE_LOCATION = re.compile(
-    r"^\[[\d:]+\] \S+:\d+: "
-)  # prefix of xgrammar's messages: time and place in its source
+SOURCE_LOCATION = re.compile(r"^\[[\d:]+\] \S+:\d+: ")  # time and place in xgrammar's source, before a message
 XGRAMMAR_ERRORS = (RuntimeError, ValueError, TypeError)
 
 
@@ -29,14 +27,10 @@ def make_grammar(structured: Structured | None, tools: Tools | None, tool_format
     """
     parts = []
     if tools is not None:
-        tag = (
-            calls_tag(tool_format, tools)
-            if structured is not None or tools.must
-            else text_with_calls_tag(tool_format, tools)
-        )
-        parts.append(_read(tag, "tools"))
+        make_tag = calls_tag if structured is not None or tools.must else text_with_calls_tag
+        parts.append(_translate(make_tag(tool_format, tools), "tools"))
     if structured is not None:
-        parts.append(_read(structured, structured.param))
+        parts.append(_translate(structured, structured.param))
     return parts[0] if len(parts) == 1 else xgrammar.Grammar.union(*parts)
 
 
@@ -54,7 +48,7 @@ def to_invalid_request(error: Exception, param: str) -> InvalidRequest:
     return InvalidRequest(f"the grammar cannot be compiled: {reason}", param=param)
 
 
-def _read(constraint: Structured | dict[str, Any], param: str) -> xgrammar.Grammar:
+def _translate(constraint: Structured | dict[str, Any], param: str) -> xgrammar.Grammar:
     try:
         return _structured_grammar(constraint) if isinstance(constraint, Structured) else _tag_grammar(constraint)
     except XGRAMMAR_ERRORS as error:
@@ -69,9 +63,8 @@ def _structured_grammar(constraint: Structured) -> xgrammar.Grammar:
         return xgrammar.Grammar.from_regex(constraint.regex)
     if constraint.grammar is not None:
         return xgrammar.Grammar.from_ebnf(constraint.grammar)
-    return _tag_grammar(
-        {"type": "or", "elements": [{"type": "const_string", "value": text} for text in constraint.choice]}
-    )
+    choices = [{"type": "const_string", "value": text} for text in constraint.choice]
+    return _tag_grammar({"type": "or", "elements": choices})
 
 
 def _tag_grammar(tag: dict[str, Any]) -> xgrammar.Grammar:

@@ -186,6 +186,25 @@ void prefetch(const float* p, int64_t count) {
   for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i, 0, 2);
 }
 
+// Adds the weighted values of all blocks to the outputs of `count` queries, of which each sees `lengths` positions.
+void add_all_values(const RowTile& tile, int64_t head, const Cache& cache, int64_t blocks, const float* all_weights,
+                    int64_t count, const int64_t* lengths, float* const* to) {
+  const int64_t slots = cache.slots, dim = cache.dim, stride = blocks * slots;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const float *weights = all_weights + b * slots, *values = cache.values_of(tile.table[b], head);
+    if (b + kBlocksAhead < blocks) prefetch(cache.values_of(tile.table[b + kBlocksAhead], head), slots * dim);
+    const int64_t common = std::min(slots, lengths[0] - b * slots);  // the first row sees the fewest slots
+    if (common > 0)
+      with_count(count, [&]<int M>() { add_values_block<M>(weights, stride, values, common, dim, to); });
+    const int64_t done = std::max<int64_t>(common, 0);
+    for (int64_t m = 0; m < count; ++m) {
+      const int64_t rest = std::min(slots, lengths[m] - b * slots) - done;
+      if (rest > 0)
+        add_values_block<1>(weights + m * stride + done, stride, values + done * dim, rest, dim, to + m);
+    }
+  }
+}
+
 // Computes all queries of a tile's rows that share one key-value head, at most kTile at a time.
 void attend(const RowTile& tile, int64_t head, const float* queries, const Cache& cache, int64_t num_heads,
             float* out) {
@@ -222,19 +241,7 @@ void attend(const RowTile& tile, int64_t head, const float* queries, const Cache
     });
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     for (int64_t m = 0; m < count; ++m) sums[m] = exponentiate(room.data() + m * stride, lengths[m], scale);
-    for (int64_t b = 0; b < blocks; ++b) {
-      const float *weights = room.data() + b * slots, *values = cache.values_of(tile.table[b], head);
-      if (b + kBlocksAhead < blocks) prefetch(cache.values_of(tile.table[b + kBlocksAhead], head), slots * dim);
-      const int64_t common = std::min(slots, lengths[0] - b * slots);  // the first row sees the fewest slots
-      if (common > 0)
-        with_count(count, [&]<int M>() { add_values_block<M>(weights, stride, values, common, dim, to); });
-      const int64_t done = std::max<int64_t>(common, 0);
-      for (int64_t m = 0; m < count; ++m) {
-        const int64_t rest = std::min(slots, lengths[m] - b * slots) - done;
-        if (rest > 0)
-          add_values_block<1>(weights + m * stride + done, stride, values + done * dim, rest, dim, to + m);
-      }
-    }
+    add_all_values(tile, head, cache, blocks, room.data(), count, lengths, to);
     for (int64_t m = 0; m < count; ++m) {
       const float inverse = 1.0f / sums[m];
       for (int64_t d = 0; d < dim; ++d) to[m][d] *= inverse;

@@ -44,6 +44,8 @@ def attend(
     splits], are given, `out` is [rows, heads, splits, DIM] float32 and has to be merged.
 
     RUN is the largest power of 2 that divides SLOTS: this many adjacent slots are in one block.
+
+    The function is long because a kernel is one loop over state that Triton keeps in registers.
     """
     row, kv_head = tl.program_id(0), tl.program_id(1)
     sequence, position = tl.load(sequences + row), tl.load(positions + row)

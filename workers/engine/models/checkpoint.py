@@ -40,6 +40,7 @@ class Checkpoint:
         return name in self._where
 
     def read(self, name: str) -> Tensor:
+        """Return a tensor. Raises ConfigError if the checkpoint does not have it."""
         if name not in self._where:
             raise ConfigError(f"{self._folder}: the checkpoint has no tensor {name}")
         self.unread.discard(name)

@@ -1,6 +1,6 @@
 """Registry of the architectures that Headrace computes with its own code, by their names in config.json.
 
-transformers' code serves all other decoders; see transformers.py. To add an architecture, write its module beside
+All other decoders run transformers' code; see transformers.py. To add an architecture, write its module beside
 this one (its config, its forward pass and the mapping of its weights) and add its name here.
 """
 
@@ -21,7 +21,7 @@ Config = TypeVar("Config", bound=DecoderConfig)
 
 @dataclass(frozen=True)
 class Architecture(Generic[Config]):
-    """How a checkpoint of one architecture is read.
+    """Functions that read a checkpoint of one architecture.
 
     Attributes:
         parse_config: takes the architecture's name and config.json; raises ConfigError for unsupported features.

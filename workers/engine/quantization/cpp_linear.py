@@ -16,6 +16,7 @@ class OutputBuffers:
         self._kept: dict[str, Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
+        """Return the buffer of that name, new or with its last contents."""
         kept = self._kept.get(name)
         if kept is None or kept.shape != shape:
             kept = self._kept[name] = torch.empty(shape)

@@ -34,7 +34,7 @@ class StepLogprobs:
         self._token_text = token_text
 
     def for_token(self, row: int, token_id: int) -> TokenLogprobs | None:
-        """Return the log-probabilities for the token drawn from `row`, or None if its request asks for none."""
+        """Return the log-probabilities for the token drawn from `row`, if its request asks for them."""
         if row not in self._index:
             return None
         values, count = self._values[self._index[row]], self._tops[row]

@@ -16,7 +16,7 @@ from workers.engine.sequence import Sequence
 if TYPE_CHECKING:  # the module needs xgrammar
     from workers.engine.grammar.matcher import Mask
 
-MAX_PARTIAL_SORT = 1024  # most likely tokens that are sorted before all are
+MAX_PARTIAL_SORT = 1024  # most likely tokens to sort; all are sorted if these are not enough
 MIN_TEMPERATURE = 1e-5  # lower temperatures would overflow, and are greedy
 _MASK_64 = 2**64 - 1
 

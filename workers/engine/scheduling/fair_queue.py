@@ -43,6 +43,7 @@ class FairQueue:
         return sequence in self._tenants.get(sequence.tenant, ()) or sequence in self.preempted
 
     def add(self, sequence: Sequence) -> None:
+        """Add a sequence that has not run yet."""
         tenant = sequence.tenant
         queue = self._tenants.get(tenant)
         if not queue:
@@ -112,9 +113,9 @@ class FairQueue:
         self._virtual_time = 0.0
 
     def charge(self, tenant: str, tokens: int) -> None:
-        self._served[tenant] = self._served.get(tenant, self._virtual_time) + tokens / self._weights.get(
-            tenant, 1.0
-        )
+        """Add tokens to a tenant's service."""
+        served = self._served.get(tenant, self._virtual_time)
+        self._served[tenant] = served + tokens / self._weights.get(tenant, 1.0)
         if len(self._served) > self._max_remembered:
             self._served = {t: s for t, s in self._served.items() if t in self._tenants}
             self._max_remembered = max(MAX_REMEMBERED_TENANTS, 2 * len(self._served))

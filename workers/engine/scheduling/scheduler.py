@@ -32,13 +32,10 @@ class ScheduledSequence:
 
     @property
     def scores(self) -> range:
-        """The positions of this step that tell how likely the prompt's next token was, where that is asked."""
-        echo = self.sequence.echo
-        return (
-            range(0)
-            if echo is None
-            else echo.scored_positions(self.sequence.num_computed_tokens, self.num_new_tokens)
-        )
+        """Positions of this step whose logits score the prompt's next token, if the request asks for that."""
+        if self.sequence.echo is None:
+            return range(0)
+        return self.sequence.echo.scored_positions(self.sequence.num_computed_tokens, self.num_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -118,6 +115,7 @@ class Scheduler:
             self.remove([sequence])
 
     def schedule(self) -> ScheduledBatch:
+        """Return the work of the next step, after starting and preempting sequences for it."""
         self._admit()
         rows = self._runnable()
         items: list[ScheduledSequence] = []

@@ -9,14 +9,10 @@ from typing import Any
 from tokenizers import Tokenizer, models
 
 LOSSLESS_PRE_TOKENIZERS = ("ByteLevel", "Digits", "Metaspace", "Punctuation", "Split", "UnicodeScripts")
-MAX_NFC_SHRINKAGE = (
-    3  # canonical composition shortens UTF-8 at most to a third (UAX #15, maximum expansion factors)
-)
-PRINTABLE_BYTES = (
-    range(0x21, 0x7F),
-    range(0xA1, 0xAD),
-    range(0xAE, 0x100),
-)  # bytes that a vocabulary writes as they are
+# canonical composition shortens UTF-8 at most to a third (UAX #15, maximum expansion factors)
+MAX_NFC_SHRINKAGE = 3
+# a byte-level vocabulary writes these bytes as they are
+PRINTABLE_BYTES = (range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100))
 
 
 @dataclass(frozen=True)
@@ -45,11 +41,9 @@ class ByteBound:
         drop text, and a special token may strip the space beside it.
         """
         shrinkage = _max_shrinkage(tokenizer.normalizer)
-        if (
-            not isinstance(tokenizer.model, models.BPE)
-            or shrinkage is None
-            or not _is_lossless(tokenizer.pre_tokenizer)
-        ):
+        if not isinstance(tokenizer.model, models.BPE) or shrinkage is None:
+            return None
+        if not _is_lossless(tokenizer.pre_tokenizer):
             return None
         added = tokenizer.get_added_tokens_decoder().values()
         if any(token.lstrip or token.rstrip for token in added):

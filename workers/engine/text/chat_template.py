@@ -60,8 +60,8 @@ def plain_turns(messages: Sequence[Message], tools: Tools | None) -> list[Turn]:
         if message.role == "tool":
             turns.append({"role": "user", "content": f"<tool_response>\n{message.content}\n</tool_response>"})
         else:
-            said = [message.content] if message.content else []
-            text = "\n".join([*said, *(_plain_call(call) for call in message.tool_calls)])
+            content = [message.content] if message.content else []
+            text = "\n".join([*content, *(_plain_call(call) for call in message.tool_calls)])
             turns.append({"role": message.role, "content": text})
     return turns
 

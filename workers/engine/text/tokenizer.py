@@ -22,10 +22,8 @@ from workers.engine.text.chat_template import native_turns, plain_turns
 from workers.engine.text.detokenizer import Detokenizer, TextStream
 from workers.engine.text.tool_format import detect_tool_format
 
-SAFE_LOADING: dict[str, Any] = {
-    "local_files_only": True,
-    "trust_remote_code": False,
-}  # of a checkpoint no code is run
+# no code from a checkpoint is run
+SAFE_LOADING: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 class Tokenizer:

@@ -99,7 +99,7 @@ class ToolCallParser:
         keep = 0 if last else partial_match_length(self._buffer, (mark,))
         outside = self._buffer[: len(self._buffer) - keep]
         trailing = len(outside) - len(outside.rstrip())
-        if trailing and (self.has_call or not last):  # next to a call
+        if trailing and (self.has_call or not last):  # a call may follow, or has come before
             keep, outside = keep + trailing, outside.rstrip()
         if not outside:
             return None

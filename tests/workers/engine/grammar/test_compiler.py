@@ -20,7 +20,7 @@ from shared.errors import EngineFailed, InvalidRequest
 from shared.protocol import FinishReason, SamplingParams, Structured
 from tests.support.engine_driver import Answers, drain, load
 from workers.engine.engine import Engine
-from workers.engine.grammar.compiler import Constraints
+from workers.engine.grammar.compiler import XgrammarCompiler
 from workers.engine.interface import ConstraintSpec, EngineRequest
 
 PROMPT = tuple(b"a river runs to the mill, and the mill ")
@@ -44,7 +44,7 @@ def engine(llama: Path) -> Iterator[Engine]:
 def constrained(
     engine: Engine, name: str, asked: Structured, params: SamplingParams = HOT, **fields
 ) -> EngineRequest:
-    assert isinstance(engine.constraints, Constraints)
+    assert isinstance(engine.constraints, XgrammarCompiler)
     made = engine.constraints.start(ConstraintSpec(asked)).result(60)
     return EngineRequest(name, PROMPT, params, matcher=made.matcher, **fields)
 
@@ -174,7 +174,7 @@ def test_endless_compilation_is_refused_and_delays_no_other(
     thread or process is left over after the refusal.
     """
     monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 1)
-    assert isinstance(engine.constraints, Constraints)
+    assert isinstance(engine.constraints, XgrammarCompiler)
     engine.constraints.start(ConstraintSpec(Structured(regex="warm"))).result(60)
     stuck = engine.constraints.start(ConstraintSpec(asked))
     engine.constraints.start(ConstraintSpec(Structured(regex=f"beside{len(asked.grammar or '')}"))).result(60)
@@ -284,7 +284,7 @@ def test_logit_bias_selects_tokens(engine: Engine) -> None:
 
 def test_least_recently_used_grammars_are_dropped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.engine.grammar.compiler.MAX_CACHE_BYTES", 60_000)
-    assert isinstance(engine.constraints, Constraints)
+    assert isinstance(engine.constraints, XgrammarCompiler)
     for number in range(20):
         engine.constraints.start(ConstraintSpec(Structured(regex=f"[a-f]{{{number + 1}}}[^x]*"))).result(60)
     kept = [key for key in engine.constraints._cache if b"[a-f]" in key]

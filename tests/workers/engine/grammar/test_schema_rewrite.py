@@ -14,7 +14,7 @@ from shared.protocol import Structured
 from shared.validation.json_schema import check_schema
 from tests.support.engine_driver import load
 from workers.engine.engine import Engine
-from workers.engine.grammar.compiler import Constraints
+from workers.engine.grammar.compiler import XgrammarCompiler
 from workers.engine.interface import ConstraintSpec
 
 OPEN = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -53,7 +53,7 @@ def engine(llama: Path) -> Engine:
 
 
 def fits(engine: Engine, schema: Any, value: Any, *, strict: bool = True) -> bool:
-    assert isinstance(engine.constraints, Constraints)
+    assert isinstance(engine.constraints, XgrammarCompiler)
     asked = Structured(json_schema=json.dumps(schema), strict=strict)
     matcher = engine.constraints.start(ConstraintSpec(asked)).result(60).matcher()
     text = json.dumps(value, ensure_ascii=False)

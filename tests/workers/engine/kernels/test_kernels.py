@@ -142,9 +142,9 @@ def test_concurrent_processes_build_once(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = "".join(process.communicate(timeout=120)[0] for process in both)
+    logs = "".join(process.communicate(timeout=120)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
-    assert said.count("kernels_built") == 1
+    assert logs.count("kernels_built") == 1
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".so"]
 
 

@@ -26,7 +26,7 @@ def resident(what):
 config = EngineConfig(Path(sys.argv[1]), quantization=sys.argv[2])
 kernels = choose_kernels(config, torch.device("cpu"), torch.float32)
 kernels.linear([torch.ones(8, 8)], None)(torch.ones(2, 8))
-Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: a process begins with that of its parent
+Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which a process inherits from its parent
 before = resident("VmRSS")
 model = load_model(config.model, read_model_config(config.model), dtype=torch.float32, device=torch.device("cpu"),
                    max_model_len=512, kernels=kernels, progress=lambda share: None)

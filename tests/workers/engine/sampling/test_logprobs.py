@@ -95,14 +95,14 @@ def test_an_echoed_prompt_is_scored(llama: Path, chunk: int) -> None:
     while engine.has_work():
         outputs += [output for output in engine.step() if output.job_id == "r"]
     assert [token.id for output in outputs for token in output.tokens if token.choice == 0] == plain
-    [told] = [output.prompt for output in outputs if output.prompt]
-    assert outputs[0].prompt == told, "with the first token"
-    assert [token.id for token in told] == list(PROMPT)
-    assert "".join(token.text for token in told) == engine.tokenizer.decode(list(PROMPT))
+    [echoed] = [output.prompt for output in outputs if output.prompt]
+    assert outputs[0].prompt == echoed, "with the first token"
+    assert [token.id for token in echoed] == list(PROMPT)
+    assert "".join(token.text for token in echoed) == engine.tokenizer.decode(list(PROMPT))
     with torch.inference_mode():
         logits = hf_model(llama)(torch.tensor([PROMPT])).logits[0, :-1].log_softmax(-1)
-    assert told[0].logprobs is None
-    for token, row in zip(told[1:], logits, strict=True):
+    assert echoed[0].logprobs is None
+    for token, row in zip(echoed[1:], logits, strict=True):
         assert token.logprobs is not None
         assert token.logprobs.logprob == pytest.approx(row[token.id].item(), abs=1e-4)
         assert [top[0] for top in token.logprobs.top] == row.topk(2).indices.tolist()

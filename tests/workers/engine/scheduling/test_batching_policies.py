@@ -104,14 +104,14 @@ def test_dynamic_batch_starts_when_full_or_after_its_wait() -> None:
     now = 1.0
     assert policy.max_starts(0, 3) == 3
     policy.on_started(2)
-    assert policy.max_starts(2, 5) == 1, "those that came later wait for the next batch"
+    assert policy.max_starts(2, 5) == 1, "later sequences wait for the next batch"
     policy.on_started(1)
     now = 1.5
     assert policy.max_starts(3, 4) == 0
-    assert policy.max_starts(0, 4) == 4, "a full one waits for nothing"
+    assert policy.max_starts(0, 4) == 4, "a full batch starts at once"
     policy.on_started(4)
     policy.on_started(-1)
-    assert policy.max_starts(3, 1) == 1, "who gave way may go on"
+    assert policy.max_starts(3, 1) == 1, "a preempted sequence may resume"
 
 
 def test_engine_loop_waits_for_a_batch_to_fill(llama: Path) -> None:

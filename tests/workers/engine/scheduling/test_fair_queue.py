@@ -15,11 +15,11 @@ def test_least_served_tenant_goes_first() -> None:
         scheduler.add(make_sequence(order, 10, tenant="many"))
     for order in (4, 5):
         scheduler.add(make_sequence(order, 10, tenant="few"))
-    begun = []
+    started = []
     for _ in range(6):
-        begun += step(scheduler)
+        started += step(scheduler)
         scheduler.remove(list(scheduler.running))
-    assert begun == [0, 4, 1, 5, 2, 3]
+    assert started == [0, 4, 1, 5, 2, 3]
 
 
 def test_tenants_are_served_by_weight() -> None:
@@ -45,11 +45,11 @@ def test_idle_tenant_saves_nothing_up() -> None:
         scheduler.remove(list(scheduler.running))
     for order in range(8, 12):
         scheduler.add(make_sequence(order, 10, tenant="late"))
-    begun = []
+    started = []
     for _ in range(4):
-        begun += step(scheduler)
+        started += step(scheduler)
         scheduler.remove(list(scheduler.running))
-    assert sorted(begun) == [6, 7, 8, 9]
+    assert sorted(started) == [6, 7, 8, 9]
 
 
 def test_idle_tenants_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_idle_tenants_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = make_scheduler(budget=10)
     for order in range(200):
         scheduler.add(make_sequence(order, 10, tenant=f"tenant-{order}"))
-        if order > 3:  # there are always some that wait
+        if order > 3:  # some sequences always wait
             step(scheduler)
             scheduler.remove(list(scheduler.running))
     queue = scheduler._waiting._classes[STANDARD]
@@ -70,13 +70,13 @@ def start_order(*waiting: Sequence, steps: int = 1) -> list[int]:
     scheduler = make_scheduler(seats=1)
     for sequence in waiting:
         scheduler.add(sequence)
-    begun = []
+    started = []
     while scheduler.has_work():
-        for _ in range(steps if not begun else 1):
+        for _ in range(steps if not started else 1):
             last = step(scheduler)
-        begun += last
+        started += last
         scheduler.remove(list(scheduler.running))
-    return begun
+    return started
 
 
 def test_tenant_pays_for_its_prompts() -> None:

@@ -34,8 +34,8 @@ def test_tokenizer_matches_transformers(
 ) -> None:
     folder = shutil.copytree(checkpoints(model), tmp_path / model)
     path = folder / "tokenizer_config.json"
-    told = {name: value for name, value in json.loads(path.read_text()).items() if name != "tokenizer_class"}
-    path.write_text(json.dumps(told if named is None else {**told, "tokenizer_class": named}))
+    settings = {name: value for name, value in json.loads(path.read_text()).items() if name != "tokenizer_class"}
+    path.write_text(json.dumps(settings if named is None else {**settings, "tokenizer_class": named}))
     ours, theirs = Tokenizer(folder), AutoTokenizer.from_pretrained(folder, **SAFE_LOADING)
     assert type(ours.hf) is type(theirs)
     assert ours.encode(TEXT) == theirs.encode(TEXT)

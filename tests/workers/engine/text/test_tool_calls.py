@@ -48,12 +48,12 @@ def parse_pieces(
     form: ToolFormat, pieces: list[str], first: tuple[str, ...] = ()
 ) -> tuple[str, list[CallDelta], bool]:
     """Parse a text that arrives in pieces."""
-    tool_parser, said, deltas = ToolCallParser(form, first), "", []
+    tool_parser, text_outside, deltas = ToolCallParser(form, first), "", []
     for i, piece in enumerate(pieces):
         text, more = tool_parser.feed(piece, last=i == len(pieces) - 1)
-        said += text
+        text_outside += text
         deltas += more
-    return said, deltas, tool_parser.has_call
+    return text_outside, deltas, tool_parser.has_call
 
 
 def joined(deltas: list[CallDelta]) -> list[tuple[str, str]]:
@@ -67,8 +67,8 @@ def test_calls_are_parsed_from_any_pieces(form: ToolFormat, size: int) -> None:
     calls = [("weather", '{"city": "a}]\\"{", "x": [{}]}'), ("time", '{"city": "<tool_call>"}')]
     calls = calls[:1] if form.single_call else calls
     text = "Let me see.\n" + written(form, *calls)
-    said, deltas, called = parse_pieces(form, [text[at : at + size] for at in range(0, len(text), size)])
-    assert (said, called) == ("Let me see.", True)
+    text_outside, deltas, called = parse_pieces(form, [text[at : at + size] for at in range(0, len(text), size)])
+    assert (text_outside, called) == ("Let me see.", True)
     assert joined(deltas) == calls
     assert [bool(delta.name) for delta in deltas if delta.index == 0].index(True) == 0
 
@@ -80,8 +80,8 @@ def test_text_without_calls_is_returned_unchanged() -> None:
 
 def test_truncated_call_is_returned_as_far_as_it_goes() -> None:
     text = written(HERMES, ("weather", '{"city": "Oslo"}'))[:-30]
-    said, deltas, called = parse_pieces(HERMES, list(text))
-    assert (said, called) == ("", False)
+    text_outside, deltas, called = parse_pieces(HERMES, list(text))
+    assert (text_outside, called) == ("", False)
     assert joined(deltas)[0][0] == "weather"
 
 
@@ -138,8 +138,8 @@ def test_started_call_is_completed_in_its_format(
     """Given optional tools, a call begun after some text is completed; otherwise the answer is text."""
     monkeypatch.setattr(engine.tokenizer, "tool_format", form)
     tools = Tools(tagged(form), parallel=False)
-    begun = tuple(engine.tokenizer.encode("Hm. " + form.opening + form.before))
-    answers = answer(engine, tools, resumed=(begun,))
+    started = tuple(engine.tokenizer.encode("Hm. " + form.opening + form.before))
+    answers = answer(engine, tools, resumed=(started,))
     assert [json.loads(arguments)["city"] in ("Oslo", "a}]") for _, arguments in calls_in(answers)] == [True]
     assert answers.reason("r") is FinishReason.TOOL_CALLS
     free = answer(engine, tools, msgspec.structs.replace(HOT, max_tokens=20, seed=9))
@@ -203,7 +203,10 @@ def test_structured_output_is_returned_unchanged(
     tool_parser = made.tool_parser()
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     read = [tool_parser.feed(piece, last=i == len(pieces) - 1) for i, piece in enumerate(pieces)]
-    assert ("".join(said for said, _ in read), [c for _, calls in read for c in calls]) == (text, [])
+    assert ("".join(text_outside for text_outside, _ in read), [c for _, calls in read for c in calls]) == (
+        text,
+        [],
+    )
     assert not tool_parser.has_call
 
 
@@ -212,8 +215,10 @@ def test_structured_output_is_returned_unchanged(
 def test_first_calls_are_parsed_from_any_pieces(form: ToolFormat, size: int) -> None:
     calls = [("weather", '{"x": 1}'), ("time", "{}")][: 1 if form.single_call else 2]
     text, first = written(form, *calls), tuple(form.call_opening(name) for name in ("time", "weather"))
-    said, deltas, called = parse_pieces(form, [text[at : at + size] for at in range(0, len(text), size)], first)
-    assert (said, called) == ("", True)
+    text_outside, deltas, called = parse_pieces(
+        form, [text[at : at + size] for at in range(0, len(text), size)], first
+    )
+    assert (text_outside, called) == ("", True)
     assert joined(deltas) == calls
 
 

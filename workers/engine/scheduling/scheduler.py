@@ -96,7 +96,7 @@ class Scheduler:
         self._waiting.add(sequence)
 
     def remove(self, sequences: Iterable[Sequence], *, failed: bool = False) -> None:
-        """Remove ended or aborted sequences and free their blocks; the blocks of failed ones are not reused."""
+        """Remove ended or aborted sequences and free their blocks; what failed ones computed is not reused."""
         for sequence in sequences:
             if failed:
                 self._cache.invalidate(sequence)

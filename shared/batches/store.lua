@@ -1,62 +1,56 @@
--- Batches. ARGV[1] names a command; KEYS: the open batches by the ms of their making, a tenant's batches by the same,
--- and of one batch: its record, its items by the ms until which they are held (0: free), and what is known of each.
--- Items of work: 'validate', then chunks by number, then 'finalize'. Each holder of one has a fence, a number that
--- the next holder's exceeds: what comes with an older one is refused.
+-- Batches. ARGV[1] names a command; KEYS: the open batches and one tenant's batches, by creation time in ms; and of one
+-- batch its record, its items by the ms at which their leases end (0: free), and the details of each item.
+-- Items of work: 'validate', then chunks by number, then 'finalize'. The lease epoch of an item is stored in the field
+-- fence:<item>; a write under an older one is refused.
 
-local open, of_tenant, record, items, known = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local open, of_tenant, record, items, details = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local commands = {}
-
-local function now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
 
 local function status() return redis.call('HGET', record, 'status') end
 
 local function enter(name)
-  redis.call('HSET', record, 'status', name, name .. '_at', math.floor(now() / 1000))
+  redis.call('HSET', record, 'status', name, name .. '_at', math.floor(lease.now() / 1000))
 end
 
-local function holds(item, fence)
-  return redis.call('ZSCORE', items, item) and redis.call('HGET', known, 'fence:' .. item) == fence
+local function holds(item, epoch)
+  return redis.call('ZSCORE', items, item) and lease.is_current(details, 'fence:' .. item, epoch)
 end
-
-local function free(item) redis.call('ZADD', items, 0, item) end
 
 local function finish(id, name, ttl)
   enter(name)
   redis.call('ZREM', open, id)
-  redis.call('DEL', items, known)
+  redis.call('DEL', items, details)
   redis.call('PEXPIRE', record, ttl)
 end
 
--- The counts of an item, in place of those that it had before.
+-- Replace the counts of an item.
 local function count(item, completed, failed)
   for name, value in pairs({ completed = completed, failed = failed }) do
     local field = name .. ':' .. item
-    local before = redis.call('HGET', known, field) or 0
+    local before = redis.call('HGET', details, field) or 0
     if tonumber(before) ~= tonumber(value) then
-      redis.call('HSET', known, field, value)
+      redis.call('HSET', details, field, value)
       redis.call('HINCRBY', record, name, value - before)
     end
   end
 end
 
--- id, most open batches, description -> 1, 0 where there are as many open; the same id again changes nothing
+-- id, most open batches, description -> 1, or 0 if that many are open; repeating it changes nothing
 function commands.create()
   if redis.call('EXISTS', record) == 1 then return 1 end
   if redis.call('ZCARD', open) >= tonumber(ARGV[3]) then return 0 end
   redis.call('HSET', record, 'batch', ARGV[4], 'status', 'validating', 'total', 0, 'completed', 0, 'failed', 0)
-  redis.call('ZADD', open, now(), ARGV[2])
-  redis.call('ZADD', of_tenant, now(), ARGV[2])
-  free('validate')
+  redis.call('ZADD', open, lease.now(), ARGV[2])
+  redis.call('ZADD', of_tenant, lease.now(), ARGV[2])
+  lease.free(items, 'validate')
   return 1
 end
 
 -- -> the record as field, value …
 function commands.get() return redis.call('HGETALL', record) end
 
--- id of the batch before, or '', most, prefix and suffix of records' keys -> records; nil when there is none before
+-- id of the batch before, or '', most, prefix and suffix of records' keys -> records; nil if that batch is unknown.
+-- The ids are known here only, so the records' keys, in the same slot, are made here; as those of `idle`.
 function commands.list()
   local first = 0
   if ARGV[2] ~= '' then
@@ -72,11 +66,11 @@ function commands.list()
   return found
 end
 
--- prefix and suffix of items' keys -> ids of the open batches that have an item which nobody holds
+-- prefix and suffix of items' keys -> ids of the open batches that have a free item
 function commands.idle()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGE', open, 0, -1)) do
-    if redis.call('ZRANGEBYSCORE', ARGV[2] .. id .. ARGV[3], '-inf', now(), 'LIMIT', 0, 1)[1] then
+    if lease.expired(ARGV[2] .. id .. ARGV[3], lease.now(), 1)[1] then
       found[#found + 1] = id
     end
   end
@@ -86,47 +80,47 @@ end
 -- -> ids of the open batches
 function commands.open() return redis.call('ZRANGE', open, 0, -1) end
 
--- ms of the lease -> {item, fence, what is known of it or '', status}, or nil where none is free
+-- ms of the lease -> {item, lease epoch, its chunk or '', status}; nil if none is free
 function commands.claim()
-  local item = redis.call('ZRANGEBYSCORE', items, '-inf', now(), 'LIMIT', 0, 1)[1]
+  local item = lease.expired(items, lease.now(), 1)[1]
   if not item then return nil end
-  redis.call('ZADD', items, now() + ARGV[2], item)
-  local fence = redis.call('HINCRBY', known, 'fence:' .. item, 1)
-  return { item, tostring(fence), redis.call('HGET', known, 'chunk:' .. item) or '', status() }
+  lease.hold(items, item, lease.now() + ARGV[2])
+  local epoch = lease.next_epoch(details, 'fence:' .. item)
+  return { item, tostring(epoch), redis.call('HGET', details, 'chunk:' .. item) or '', status() }
 end
 
--- item, fence, completed, failed, ms of the lease -> status, or nil: somebody else holds it now
+-- item, lease epoch, completed, failed, ms of the lease -> status, or nil if the lease is lost
 function commands.renew()
   if not holds(ARGV[2], ARGV[3]) then return nil end
   count(ARGV[2], ARGV[4], ARGV[5])
-  redis.call('ZADD', items, now() + ARGV[6], ARGV[2])
+  lease.hold(items, ARGV[2], lease.now() + ARGV[6])
   return status()
 end
 
--- item, fence: given back
+-- item, lease epoch: give it back
 function commands.release()
-  if holds(ARGV[2], ARGV[3]) then free(ARGV[2]) end
+  if holds(ARGV[2], ARGV[3]) then lease.free(items, ARGV[2]) end
 end
 
--- fence, lines, chunks …: the file is valid -> 1, 0 refused
+-- lease epoch, lines, chunks …: the file is valid -> 1, or 0 if the lease is lost
 function commands.plan()
   if not holds('validate', ARGV[2]) then return 0 end
-  redis.call('ZREM', items, 'validate')
+  lease.remove(items, 'validate')
   if status() ~= 'validating' then
-    free('finalize')
+    lease.free(items, 'finalize')
     return 1
   end
   redis.call('HSET', record, 'total', ARGV[3])
   enter('in_progress')
   for i = 4, #ARGV do
     local item = string.format('%08d', i - 4)
-    redis.call('HSET', known, 'chunk:' .. item, ARGV[i])
-    free(item)
+    redis.call('HSET', details, 'chunk:' .. item, ARGV[i])
+    lease.free(items, item)
   end
   return 1
 end
 
--- id, fence, errors, ttl in ms: the file is not valid -> 1, 0 refused
+-- id, lease epoch, errors, ttl in ms: the file is not valid -> 1, or 0 if the lease is lost
 function commands.fail()
   if not holds('validate', ARGV[3]) then return 0 end
   redis.call('HSET', record, 'errors', ARGV[4])
@@ -134,32 +128,32 @@ function commands.fail()
   return 1
 end
 
--- item, fence, completed, failed, 1 if time ran out: a chunk's results are durable -> 1, 0 refused
+-- item, lease epoch, completed, failed, 1 if time ran out: a chunk's results are durable -> 1, or 0 if the lease is lost
 function commands.done()
   if not holds(ARGV[2], ARGV[3]) then return 0 end
   count(ARGV[2], ARGV[4], ARGV[5])
-  redis.call('HSET', known, 'done:' .. ARGV[2], ARGV[3])
+  redis.call('HSET', details, 'done:' .. ARGV[2], ARGV[3])
   if ARGV[6] == '1' then redis.call('HSET', record, 'late', 1) end
-  redis.call('ZREM', items, ARGV[2])
+  lease.remove(items, ARGV[2])
   if redis.call('ZCARD', items) == 0 then
     if status() == 'in_progress' then enter('finalizing') end
-    free('finalize')
+    lease.free(items, 'finalize')
   end
   return 1
 end
 
--- -> for each chunk in order the fence whose results count
+-- -> for each chunk, in order, the lease epoch whose results count
 function commands.results()
   local found, i = {}, 0
   while true do
-    local fence = redis.call('HGET', known, 'done:' .. string.format('%08d', i))
-    if not fence then return found end
+    local epoch = redis.call('HGET', details, 'done:' .. string.format('%08d', i))
+    if not epoch then return found end
     i = i + 1
-    found[i] = fence
+    found[i] = epoch
   end
 end
 
--- id, fence, id of the output and of the error file or '', ttl in ms -> 1, 0 refused
+-- id, lease epoch, id of the output and of the error file or '', ttl in ms -> 1, or 0 if the lease is lost
 function commands.finish()
   if not holds('finalize', ARGV[3]) then return 0 end
   if ARGV[4] ~= '' then redis.call('HSET', record, 'output_file_id', ARGV[4]) end
@@ -170,7 +164,7 @@ function commands.finish()
   return 1
 end
 
--- -> 1, or 0 where the batch goes to its end already
+-- -> 1, or 0 if the batch is ending already
 function commands.cancel()
   local before = status()
   if before == 'validating' or before == 'in_progress' then enter('cancelling') end

@@ -16,7 +16,8 @@ import msgspec
 
 from shared.errors import Conflict, NotFound, TooManyBatches
 from shared.redis import keys
-from shared.redis.client import RedisServer, Script
+from shared.redis.client import RedisServer
+from shared.redis.script import LEASE, Script
 from shared.settings import Settings
 
 VALIDATE, FINALIZE = "validate", "finalize"
@@ -113,7 +114,7 @@ class Batches:
     def __init__(self, server: RedisServer, *, most_open: int, ttl: float, lease: float) -> None:
         self._server = server
         self._foreign = server.foreign
-        self._script = Script(server, "batches", Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "batches", LEASE, Path(__file__).with_suffix(".lua"))
         self._most_open = most_open
         self._ttl = int(ttl * 1000)
         self._lease = int(lease * 1000)

@@ -13,8 +13,9 @@ import msgspec
 
 from shared.protocol import ErrorInfo, Request
 from shared.redis import keys
-from shared.redis.client import RedisServer, Script
+from shared.redis.client import RedisServer
 from shared.redis.foreign import UNREADABLE
+from shared.redis.script import Script
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

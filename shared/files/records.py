@@ -10,8 +10,9 @@ import msgspec
 
 from shared.errors import NotFound, StorageFull
 from shared.redis import keys
-from shared.redis.client import RedisServer, Script
+from shared.redis.client import RedisServer
 from shared.redis.foreign import UNREADABLE
+from shared.redis.script import Script
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,11 +19,13 @@ import msgspec
 
 from shared.ledger.types import Charge, Due, End, Entry, Limit, Standing
 from shared.redis import keys
-from shared.redis.client import RedisServer, Script
+from shared.redis.client import RedisServer
 from shared.redis.foreign import UNREADABLE
+from shared.redis.script import LEASE, Script
 from shared.settings import Settings
 
-SCRIPT = Path(__file__).with_name("ledger.lua")
+STRATEGIES = Path(__file__).with_name("strategies.lua")  # tests replace its clock
+CHARGES = Path(__file__).with_name("ledger.lua")
 WRITE_LEASE = 30.0  # seconds after which an end that is not written is another's to write
 
 _encode = msgspec.json.Encoder().encode
@@ -56,7 +58,7 @@ class Ledger:
     def __init__(self, server: RedisServer, *, most_unwritten: int) -> None:
         self._server = server
         self._foreign = server.foreign
-        self._script = Script(server, "ledger", SCRIPT)
+        self._script = Script(server, "ledger", LEASE, STRATEGIES, CHARGES)
         self._most_unwritten = most_unwritten
 
     @classmethod

@@ -1,18 +1,11 @@
--- A name that belongs to whoever asks first. ARGV[1] names a command; KEYS[1] is the name.
+-- Named locks: KEYS[1] is a string that holds the owner of one. ARGV[1] names a command.
 
 local commands = {}
 
--- value, ttl in ms -> the value that it has now
-function commands.hold()
-  local found = redis.call('GET', KEYS[1])
-  if found and found ~= ARGV[2] then return found end
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-  return ARGV[2]
-end
+-- owner, ttl in ms -> the owner that it has now
+function commands.hold() return lease.lock(KEYS[1], ARGV[2], ARGV[3]) end
 
--- value
-function commands.release()
-  if redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('DEL', KEYS[1]) end
-end
+-- owner
+function commands.release() lease.unlock(KEYS[1], ARGV[2]) end
 
 return commands[ARGV[1]]()

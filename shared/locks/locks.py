@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from shared.redis import keys
-from shared.redis.client import RedisServer, Script
+from shared.redis.client import RedisServer
+from shared.redis.script import LEASE, Script
 
 
 class Holds(Protocol):
@@ -30,7 +31,7 @@ class RedisHolds:
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
-        self._script = Script(server, "holds", Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "holds", LEASE, Path(__file__).with_suffix(".lua"))
 
     async def hold(self, name: str, value: bytes, ttl: float) -> bytes:
         async with self._server.reaching("the store"):

@@ -26,11 +26,16 @@ from shared.queue.interface import (
     refusal,
 )
 from shared.redis import keys
-from shared.redis.client import RedisServer, Script
+from shared.redis.client import RedisServer
 from shared.redis.foreign import UNREADABLE
+from shared.redis.script import Script
 from shared.validation.request_limits import token_estimate
 
 CLASSES = tuple(PriorityClass)
+LUA = [
+    Path(__file__).with_name(f"{part}.lua")
+    for part in ("structure", "entries", "reservations", "lanes", "pull", "leases", "upkeep")
+]
 UNCONFIRMED = 10.0  # seconds after which a reservation that nobody confirmed is given back
 MOST_SEATS = 4096  # choices of one request that count
 MOST_MS = 2**53  # a deadline beyond it is one that never comes; Lua counts so far exactly
@@ -48,7 +53,7 @@ class RedisStreams:
     """
 
     def __init__(self, server: RedisServer, *, bounds: Bounds, lease: float) -> None:
-        self._script = Script(server, "queue", Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "queue", *LUA)
         self._server = server
         self._bounds = bounds
         self._lease_ms = int(lease * 1000)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +19,6 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,
     NoPermissionError,
-    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
@@ -33,7 +30,7 @@ from shared.errors import Unavailable
 from shared.redis.cluster import Cluster
 from shared.redis.foreign import ForeignEntries
 from shared.redis.multiplexer import Pipe
-from shared.redis.node import Client, noticing, pack
+from shared.redis.node import Client, noticing
 from shared.redis.redis_internals import MasterConnection, SecureMasterConnection
 from shared.redis.sentinel import Master, Sentinels
 from shared.redis.url import Host, RedisURL
@@ -54,16 +51,6 @@ RETRY_AFTER = 1.0
 MOST_ERROR = 300  # characters of a server's error that are logged
 # Neither retries nor a greeting: nothing is sent twice by itself, and the least ACL has no CLIENT SETINFO.
 QUIET: Mapping[str, Any] = {"protocol": 2, "driver_info": None, "socket_timeout": None}
-
-GUARD = Path(__file__).with_name("guard.lua")
-SCRIPT = """%s
-local reply = (function()
-%s
-end)()
-if foreign[1] then return { MARK, foreign, reply } end
-return reply
-"""
-MARK = b"hr:foreign"  # as in guard.lua
 
 log = structlog.get_logger(__name__)
 
@@ -155,52 +142,3 @@ def _client(url: RedisURL, timeout: float) -> Client:
     sentinels = Sentinels(url.hosts, url.service, asked, tls=url.tls, timeout=timeout)
     kind = SecureMasterConnection if url.tls else MasterConnection
     return Master(pipe(kind, find_master=sentinels.master), sentinels)
-
-
-class Script:
-    """A Lua file whose first argument names one of its commands; loaded again after a server restart.
-
-    The keys of one call share a slot. What a call had to set aside is noted as foreign entries of `structure`.
-    """
-
-    def __init__(self, server: RedisServer, structure: str, path: Path) -> None:
-        self._redis = server.client
-        self._foreign = server.foreign
-        self._structure = structure
-        self._text = SCRIPT % (GUARD.read_text(encoding="utf-8"), path.read_text(encoding="utf-8"))
-        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
-
-    async def __call__(self, command: str, keys: Sequence[str], *args: Any) -> Any:
-        [result] = await self.many(command, [(keys, args)])
-        return result
-
-    async def many(self, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
-        """Many calls in one round trip, and the first error raised.
-
-        Calls that met a server without the script are made again, with its text.
-        """
-        results = await self._run("EVALSHA", self._sha, command, calls)
-        missed = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
-        if missed:
-            again = await self._run("EVAL", self._text, command, [calls[i] for i in missed])
-            for i, result in zip(missed, again, strict=True):
-                results[i] = result
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-        return [self._reported(result) for result in results]
-
-    def _reported(self, result: Any) -> Any:
-        """The command's own reply, once what it set aside is noted."""
-        if not isinstance(result, list) or not result or result[0] != MARK:
-            return result
-        for place, reason in result[1]:
-            self._foreign.note(self._structure, place, reason.decode())
-        return result[2] if len(result) > 2 else None  # a nil ends a reply of Lua
-
-    async def _run(
-        self, how: str, script: str, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]
-    ) -> list[Any]:
-        return await self._redis.exchange(
-            [(keys[0], pack(how, script, len(keys), *keys, command, *args)) for keys, args in calls]
-        )

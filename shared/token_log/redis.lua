@@ -1,14 +1,9 @@
--- The answer's commands. ARGV[1] names one; KEYS: the request's state hash and its log, in one slot.
--- A log entry's id is its last seq + 1, so that a reader finds "after seq s" by range.
+-- Token logs. ARGV[1] names a command; KEYS, all in one slot: the request's state hash, its log, what its API keeps with
+-- it, and the token ids of its prompt for the next worker (a hash, since workers' users may not GET).
+-- The id of a log entry is its last seq + 1, so that a reader finds "after seq s" by range.
 
-local state, log = KEYS[1], KEYS[2]
+local state, log, keepsake, prompt = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local commands = {}
-
--- what its API keeps with a request, in the same slot
-local function keepsake() return (string.gsub(state, 'state$', 'keepsake')) end
-
--- the prompt's token ids, for the next worker, in the same slot; a hash, since workers' users may not GET
-local function prompt() return (string.gsub(state, 'state$', 'prompt')) end
 
 local function now()
   local time = redis.call('TIME')
@@ -19,29 +14,29 @@ local function ended(status) return status == 'completed' or status == 'failed' 
 
 local function whole(text) return text and string.match(text, '^%d+$') and #text <= 15 end
 
--- Whether a state is one that was made here, by the fields that all of this depends on.
+-- -> whether Headrace wrote this state, judged by the fields that every command depends on
 local function intact(status, epoch, seq)
   return (ended(status) or status == 'queued' or status == 'running') and whole(epoch) and whole(seq)
 end
 
--- Remove a state that another program wrote, and wake readers to find that the request is not known.
-local function unknown(channel)
+-- Remove a state that another program wrote, and wake its readers, which then find that the request is unknown.
+local function remove_foreign(channel)
   if redis.call('EXISTS', state) == 1 then
     set_aside(state, state, 'not the state of a request')
-    redis.call('DEL', state, log, keepsake(), prompt())
+    redis.call('DEL', state, log, keepsake, prompt)
   end
   if channel then redis.call('PUBLISH', channel, '') end
 end
 
--- Whether there is a state that was made here.
-local function known_here(channel)
+-- -> whether there is a state, written by Headrace; a foreign one is removed
+local function is_known(channel)
   local found = redis.call('HMGET', state, 'state', 'epoch', 'seq')
   if intact(found[1], found[2], found[3]) then return true end
-  unknown(channel)
+  remove_foreign(channel)
   return false
 end
 
--- Append an entry. `begins`: it may be the log's first. -> false where another program deleted the log, or added to it
+-- Append an entry; with `begins` it may be the log's first. -> false if another program deleted or extended the log
 local function write(last_seq, payload, channel, begins)
   local id, reply = (last_seq + 1) .. '-0', nil
   if begins then
@@ -59,15 +54,15 @@ local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
   local keep = redis.call('HGET', state, 'keep')
   ttl = whole(keep) and keep or ttl
-  for _, key in ipairs({ state, log, keepsake() }) do redis.call('PEXPIRE', key, ttl) end
-  redis.call('DEL', prompt())
+  for _, key in ipairs({ state, log, keepsake }) do redis.call('PEXPIRE', key, ttl) end
+  redis.call('DEL', prompt)
   for _, name in ipairs({ 'notify', 'watcher', 'carrier' }) do
     local channel = redis.call('HGET', state, name)
     if channel and string.find(channel, '^hr:') then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
   end
 end
 
--- End what has not ended, from outside; the state from before, as a table.
+-- End a request from outside unless it has ended. -> its state from before, as a list and as a table
 local function close(status, failure, channel, ttl)
   local before = redis.call('HGETALL', state)
   local known = {}
@@ -84,28 +79,28 @@ local function close(status, failure, channel, ttl)
     end
     local reason = failure ~= '' and cjson.decode(failure).code or status
     redis.call('HSET', state, 'seq', known.seq + 1, 'finish', reason)
-    redis.call('HINCRBY', state, 'epoch', 1)
+    lease.next_epoch(state, 'epoch')
     finish(status, ttl)
   end
   return before, known
 end
 
--- ttl in ms, keepsake or '', then field, value …; among them `notify` and `watcher`, the channels that are to hear of
--- the end, and, with a keepsake, `keep`, the ttl that it and the answer then have
--- -> 1, or 0 where it is there already; seq is the next seq to be written
+-- ttl in ms, keepsake or '', then field, value …; among them `notify` and `watcher`, the channels that the end is
+-- published on, and with a keepsake `keep`, the ttl of keepsake and answer after the end
+-- -> 1, or 0 if it exists already; `seq` is the next seq to be written
 function commands.create()
-  if known_here() then return 0 end
+  if is_known() then return 0 end
   redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 4))
   redis.call('PEXPIRE', state, ARGV[2])
-  if ARGV[3] ~= '' then redis.call('SET', keepsake(), ARGV[3], 'PX', ARGV[2]) end
+  if ARGV[3] ~= '' then redis.call('SET', keepsake, ARGV[3], 'PX', ARGV[2]) end
   return 1
 end
 
--- ttl in ms, 1 to make it where there is none, source, notify, then field, value … of one to be made
--- -> the state as field, value …; nil when it is unknown. What has another source is left as it is. With a source the
--- channel is that of its carrier, who is told beside whoever asked.
+-- ttl in ms, 1 to create a missing log, source, notify, then field, value … of a log to be created
+-- -> the state as field, value …; nil if it is unknown. A state with another source stays as it is. With a source,
+-- `notify` is the channel of its carrier, which is notified beside the channels of the request's creator.
 function commands.adopt()
-  local here = known_here()
+  local here = is_known()
   local found = redis.call('HMGET', state, 'seq', 'source')
   if not here then
     if ARGV[3] ~= '1' then return nil end
@@ -120,31 +115,31 @@ function commands.adopt()
   return redis.call('HGETALL', state)
 end
 
--- Count the workers lost with the request: one more if this is a later attempt than the last that acquired it.
--- At its last attempt a request runs apart from others like it: a token it then gives proves it innocent.
--- Where it has not moved, its worker lives and only lost time, which is no evidence.
--- -> losses; and if one was counted now, without a token from it: how many of the last in a row ran nothing else
+-- Count the workers that the request lost: one more if this is a later attempt than the last that acquired it.
+-- On its last attempt a request runs apart from others like it, so that a token proves it innocent. If it has not
+-- moved to another worker, its worker lives and only lost time, which is no evidence.
+-- -> losses; and, if one was counted now and produced no token, how many of the last in a row ran nothing else
 local function losses(attempt, most, alone, moved)
   local known = redis.call('HMGET', state, 'losses', 'attempt', 'seq', 'seq_then', 'alone', 'lost_alone')
   local count, before = tonumber(known[1] or 0) or 0, tonumber(known[2] or '')
   local lost_alone, evidence = tonumber(known[6] or 0) or 0, 0
   if before and attempt > before then
-    local gave = tonumber(known[3]) > (tonumber(known[4] or 0) or 0)
-    count = (gave and count == most - 1 and 0 or count) + 1
+    local produced = tonumber(known[3]) > (tonumber(known[4] or 0) or 0)
+    count = (produced and count == most - 1 and 0 or count) + 1
     lost_alone = known[5] == '1' and moved and lost_alone + 1 or 0
-    evidence = gave and 0 or lost_alone
+    evidence = produced and 0 or lost_alone
   end
   redis.call('HSET', state, 'losses', count, 'attempt', attempt, 'seq_then', known[3], 'alone', alone,
     'lost_alone', lost_alone)
   return count, evidence
 end
 
--- owner, ttl in ms, then for a request whose time is over: error as JSON, channel, result ttl in ms; then which
--- attempt this is, how many workers it may lose, and 1 if its worker runs nothing else
--- -> {epoch, time, log entries, workers lost, when the first worker began, next seq, those of the lost in a row that ran
--- nothing else, prompt or nil}, or nil when it has ended or is unknown
+-- owner, ttl in ms; for a request past its deadline: error as JSON, channel, result ttl in ms; then the number of this
+-- attempt, how many workers it may lose, and 1 if its worker runs nothing else
+-- -> {lease epoch, time, log entries, workers lost, when the first worker started, next seq, how many of the last lost
+-- in a row ran nothing else, prompt or nil}; nil if it has ended or is unknown
 function commands.acquire()
-  if not known_here(ARGV[5]) then return nil end
+  if not is_known(ARGV[5]) then return nil end
   local known = redis.call('HMGET', state, 'state', 'deadline', 'seq', 'owner')
   if ended(known[1]) then return nil end
   local deadline = tonumber(known[2] or '')
@@ -152,38 +147,38 @@ function commands.acquire()
     close('failed', ARGV[4], ARGV[5], ARGV[6])
     return nil
   end
-  local epoch = redis.call('HINCRBY', state, 'epoch', 1)
+  local epoch = lease.next_epoch(state, 'epoch')
   redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running')
   local time = now()
   redis.call('HSETNX', state, 'started_at', time)
-  for _, key in ipairs({ state, log, keepsake(), prompt() }) do redis.call('PEXPIRE', key, ARGV[3]) end
+  for _, key in ipairs({ state, log, keepsake, prompt }) do redis.call('PEXPIRE', key, ARGV[3]) end
   local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], known[4] ~= ARGV[2])
   local started, entries = redis.call('HGET', state, 'started_at'), redis.call('XRANGE', log, '-', '+')
-  return { epoch, time, entries, lost, started, tonumber(known[3]), lost_alone, redis.call('HGET', prompt(), 'ids') }
+  return { epoch, time, entries, lost, started, tonumber(known[3]), lost_alone, redis.call('HGET', prompt, 'ids') }
 end
 
--- epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
+-- lease epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
 function commands.note_alone()
   local known = redis.call('HMGET', state, 'epoch', 'owner', 'state')
-  if known[1] ~= ARGV[2] or known[2] ~= ARGV[3] or ended(known[3]) then return 0 end
+  if not lease.matches(known[1], known[2], ARGV[2], ARGV[3]) or ended(known[3]) then return 0 end
   redis.call('HSET', state, 'alone', ARGV[4])
   return 1
 end
 
--- epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms, owner,
--- why a choice or the request ended, or '', prompt or ''.
--- The owner counts too: a store that lost its last second may give an epoch a second time.
--- -> 1 written (now, or by the same call before), 0 refused, 2 where another program deleted the log or added to it
+-- lease epoch, first seq, tokens, most tokens, payload, channel, prompt tokens, status or '', ttl, result ttl in ms,
+-- owner, finish reason or '', prompt or ''.
+-- The owner is compared too: a store that lost its last second may give an epoch a second time.
+-- -> 1 written (now, or by the same call before), 0 refused, 2 if another program deleted or extended the log
 function commands.append()
   local known = redis.call('HMGET', state, 'epoch', 'seq', 'first_token_at', 'state', 'owner')
   local first, tokens = tonumber(ARGV[3]), tonumber(ARGV[4])
   local terminal = ARGV[9] ~= ''
   local last = first + tokens - 1 + (terminal and 1 or 0)
   if not intact(known[4], known[1], known[2]) then
-    unknown(ARGV[7])
+    remove_foreign(ARGV[7])
     return 0
   end
-  if known[1] ~= ARGV[2] or known[5] ~= ARGV[12] then return 0 end
+  if not lease.matches(known[1], known[5], ARGV[2], ARGV[12]) then return 0 end
   local seq = tonumber(known[2])
   if last < seq then return 1 end
   if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end
@@ -193,17 +188,17 @@ function commands.append()
   if ARGV[13] ~= '' then redis.call('HSET', state, 'finish', ARGV[13]) end
   if first == 0 then redis.call('PEXPIRE', log, ARGV[10]) end
   if first == 0 and ARGV[14] ~= '' then
-    redis.call('HSET', prompt(), 'ids', ARGV[14])
-    redis.call('PEXPIRE', prompt(), ARGV[10])
+    redis.call('HSET', prompt, 'ids', ARGV[14])
+    redis.call('PEXPIRE', prompt, ARGV[10])
   end
   if terminal then finish(ARGV[9], ARGV[11]) end
   return 1
 end
 
--- status, error as JSON or '', channel, result ttl in ms, format of control channels, request id
--- -> the state from before, as field, value …; nil if unknown
+-- status, error as JSON or '', channel, result ttl in ms, format of control channels, job id
+-- -> the state from before as field, value …; nil if it is unknown
 function commands.close()
-  if not known_here(ARGV[4]) then return nil end
+  if not is_known(ARGV[4]) then return nil end
   local before, known = close(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
   if known.owner and not ended(known.state) then
     redis.call('PUBLISH', string.format(ARGV[6], known.owner), ARGV[7])
@@ -211,19 +206,19 @@ function commands.close()
   return before
 end
 
--- -> the state as field, value …; nil when it has ended or is unknown
+-- -> the state as field, value …; nil if it has ended or is unknown
 function commands.unfinished()
-  if not known_here() or ended(redis.call('HGET', state, 'state')) then return nil end
+  if not is_known() or ended(redis.call('HGET', state, 'state')) then return nil end
   return redis.call('HGETALL', state)
 end
 
--- -> the state as field, value …; empty when it is unknown
-function commands.record() return known_here() and redis.call('HGETALL', state) or {} end
+-- -> the state as field, value …; empty if it is unknown
+function commands.record() return is_known() and redis.call('HGETALL', state) or {} end
 
--- after, most seqs -> {status, entries after that seq}; nil when the request is unknown. An entry that is larger than
--- the page comes alone.
+-- seq, most seqs -> {status, entries after that seq}; nil if the request is unknown. An entry larger than the page is
+-- returned alone.
 function commands.read()
-  if not known_here() then return nil end
+  if not is_known() then return nil end
   local status = redis.call('HGET', state, 'state')
   local first, last = '(' .. (ARGV[2] + 1) .. '-0', (ARGV[2] + 1 + ARGV[3]) .. '-0'
   local entries = redis.call('XRANGE', log, first, last)

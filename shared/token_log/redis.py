@@ -23,7 +23,8 @@ from shared.protocol import (
     encode,
 )
 from shared.redis import keys
-from shared.redis.client import RedisServer, Script
+from shared.redis.client import RedisServer
+from shared.redis.script import LEASE, Script
 from shared.redis.server_clock import ServerClock
 from shared.token_log.interface import (
     LOST,
@@ -70,7 +71,7 @@ class RedisTokenLog:
         self._redis = server.client
         self._foreign = server.foreign
         self._live = live
-        self._script = Script(server, "answers", Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "answers", LEASE, Path(__file__).with_suffix(".lua"))
         self._clock = ServerClock(self._time)
         self._most_tokens = most_tokens
         self._max_attempts = max_attempts
@@ -108,7 +109,7 @@ class RedisTokenLog:
 
     async def forget(self, job_id: str) -> None:
         async with self._server.reaching("the answer log"):
-            await self._redis.delete(*_keys(job_id), keys.keepsake(job_id), keys.prompt(job_id))
+            await self._redis.delete(*_keys(job_id))
 
     async def acquire(
         self, job_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
@@ -263,7 +264,7 @@ def _is_whole(events: Sequence[TokenEvent], next_seq: int) -> bool:
 
 
 def _keys(job_id: str) -> list[str]:
-    return [keys.state(job_id), keys.log(job_id)]
+    return [keys.state(job_id), keys.log(job_id), keys.keepsake(job_id), keys.prompt(job_id)]
 
 
 def _asked(request: Request) -> list[str]:

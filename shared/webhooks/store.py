@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from shared.redis import keys
-from shared.redis.client import RedisServer, Script
+from shared.redis.client import RedisServer
 from shared.redis.foreign import UNREADABLE
+from shared.redis.script import LEASE, Script
 from shared.webhooks.interface import Claim, Webhook
 
 _decode = msgspec.json.Decoder(Webhook).decode
@@ -25,7 +26,7 @@ class RedisWebhooks:
 
     def __init__(self, server: RedisServer, *, keep: float) -> None:
         self._server = server
-        self._script = Script(server, "webhooks", Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "webhooks", LEASE, Path(__file__).with_suffix(".lua"))
         self._keep = int(keep * 1000)
 
     async def add(self, webhook: Webhook, wait: float) -> None:

@@ -16,10 +16,10 @@ MIDNIGHT = 20_834 * 86_400.0  # seconds since the epoch, UTC; every window of a 
 
 def clocked_script(folder: Path) -> Path:
     """Write a copy of the ledger's script that reads the time from a key."""
-    text = store.SCRIPT.read_text(encoding="utf-8")
+    text = store.STRATEGIES.read_text(encoding="utf-8")
     assert text.count(TIME) == 1
     held = f"redis.call('HMGET', '{KEY}', 'seconds', 'microseconds')"
-    path = folder / "ledger.lua"
+    path = folder / "strategies.lua"
     path.write_text(text.replace(TIME, held), encoding="utf-8")
     return path
 

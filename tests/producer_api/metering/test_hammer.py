@@ -44,7 +44,7 @@ import os
 from pathlib import Path
 from shared.ledger import store
 store.WRITE_LEASE = 3.0
-store.SCRIPT = Path(os.environ.pop("LEDGER_SCRIPT", store.SCRIPT))
+store.STRATEGIES = Path(os.environ.pop("LEDGER_SCRIPT", store.STRATEGIES))
 from producer_api.admission import deadline
 deadline.PATIENCE = 60.0
 from headrace.cli.main import main

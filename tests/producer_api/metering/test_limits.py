@@ -60,7 +60,7 @@ async def refused_by_sdk(api: Metered, retries: int) -> openai.RateLimitError:
 @pytest.fixture
 async def clock(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The limits' clock, at a midnight until a test moves it."""
-    monkeypatch.setattr(store, "SCRIPT", clocked_script(tmp_path))
+    monkeypatch.setattr(store, "STRATEGIES", clocked_script(tmp_path))
     made = Clock(backend)
     await made.advance(0)
     return made

@@ -32,7 +32,7 @@ async def clock(backend: Backend) -> Clock:
 def ledger(backend: Backend, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     """A ledger whose time stands still until a test moves the clock."""
     assert backend.server is not None
-    monkeypatch.setattr(store, "SCRIPT", clocked_script(tmp_path))
+    monkeypatch.setattr(store, "STRATEGIES", clocked_script(tmp_path))
     return Ledger(backend.server, most_unwritten=3)
 
 

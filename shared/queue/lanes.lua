@@ -1,0 +1,151 @@
+-- Waiting requests: one lane for each tenant of a class, under start-time fair queueing.
+
+-- -> cost, seats, time of arrival in ms and payload of a waiting request; nil if it does not wait, or is foreign
+local function waiter(id)
+  local value = redis.call('HGET', waiting, id)
+  if not value then return nil end
+  local cost, seats, born, at = string.match(value, '^(%d+):(%d+):(%d+):()')
+  if not cost then return nil end
+  return { cost = tonumber(cost), seats = tonumber(seats), born = tonumber(born), payload = string.sub(value, at) }
+end
+
+-- Take a request out of its lane. An empty lane rests with its virtual time, so that its tenant gains nothing by it.
+local function leave(class, tenant, id, cost)
+  redis.call('HDEL', waiting, id)
+  redis.call('ZREM', lane_of(class, tenant), id)
+  count(class, tenant, -1, cost)
+  if redis.call('EXISTS', lane_of(class, tenant)) == 0 then
+    local virtual = redis.call('ZSCORE', lanes[class], tenant)
+    if virtual then redis.call('ZADD', resting[class], finite(virtual), tenant) end
+    redis.call('ZREM', lanes[class], tenant)
+  end
+  if number('n') == 0 then redis.call('DEL', unpack(resting)) end
+end
+
+-- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel,
+-- then the model's and the tenant's bounds: requests, tokens -> {0}, or {exceeded bound, seconds or ''}
+function commands.publish()
+  local class, tenant, id, cost = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
+  if redis.call('HEXISTS', waiting, id) == 1 then return { 0 } end
+  read_all()
+  read_tenant(tenant)
+  local promised = unreserve(id)
+  local refused = not promised and refusal(tenant, cost, { unpack(ARGV, 12) })
+  if refused then return refused end
+  add('ordinal', 1)
+  local born = string.format('%d', promised or seconds() * 1000)
+  redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
+  if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
+  redis.call('ZADD', lane_of(class, tenant), number('ordinal'), id)
+  if not redis.call('ZSCORE', lanes[class], tenant) then
+    local rested = finite(redis.call('ZSCORE', resting[class], tenant))
+    redis.call('ZREM', resting[class], tenant)
+    redis.call('ZADD', lanes[class], math.max(rested, number('clock:' .. class)), tenant)
+  end
+  redis.call('HSET', accepted, id, table.concat({ 'w', class, cost, tenant }, ':'))
+  count(class, tenant, 1, cost)
+  if ARGV[9] ~= '' then redis.call('ZADD', overdue, ARGV[9], id) end
+  redis.call('PUBLISH', ARGV[11], 'published')
+  return { 0 }
+end
+
+-- group, lanes, class, tenant, request id: remove it if it still waits
+function commands.discard()
+  local item = waiter(ARGV[6])
+  if not item then
+    if unreserve(ARGV[6]) then redis.call('ZREM', overdue, ARGV[6]) end
+    return
+  end
+  leave(tonumber(ARGV[4]), ARGV[5], ARGV[6], item.cost)
+  redis.call('ZREM', overdue, ARGV[6])
+  redis.call('HDEL', accepted, ARGV[6])
+end
+
+-- -> the class whose turn it is among those with waiting requests and room, and its virtual time; or nil
+local function next_class(room)
+  local chosen, least
+  for class = 1, CLASSES do
+    if room[class] > 0 and number('n#' .. class) > 0 then
+      local start = number('v:' .. class)
+      if not least or start < least then chosen, least = class, start end
+    end
+  end
+  return chosen, least
+end
+
+-- -> the next request of a class: tenant, the tenant's virtual time, id and waiter; nil if the lanes are empty.
+-- Foreign data in the lanes is set aside on the way.
+local function first_of(class)
+  while true do
+    local first = redis.call('ZRANGE', lanes[class], 0, 0, 'WITHSCORES')
+    local tenant = first[1]
+    if not tenant then return nil end
+    local id = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
+    local item = id and waiter(id)
+    if item then return tenant, finite(first[2]), id, item end
+    if id then
+      redis.call('ZREM', lane_of(class, tenant), id)
+      redis.call('HDEL', waiting, id)
+      set_aside(counters, lane_of(class, tenant) .. ':' .. id, 'an id without a request')
+    else
+      redis.call('ZREM', lanes[class], tenant)
+    end
+  end
+end
+
+-- Take the next request of a class, unless it needs more seats than are free. A request that needs more seats than any
+-- worker has goes to an idle worker, which refuses it. -> {class, entry, payload, attempt}
+local function take(class, start, weight, room, capacity)
+  local tenant, began, id, item = first_of(class)
+  if not tenant then
+    set('n#' .. class, 0) -- the lanes were deleted
+    return nil
+  end
+  if item.seats > room[class] and room[class] < capacity then
+    room[class] = 0
+    return nil
+  end
+  local entry = enter(class, item.payload, id)
+  set('clock', math.max(number('clock'), start))
+  set('v:' .. class, start + item.cost / weight)
+  set('clock:' .. class, math.max(number('clock:' .. class), began))
+  redis.call('ZADD', lanes[class], began + item.cost, tenant)
+  leave(class, tenant, id, item.cost)
+  redis.call('ZREMRANGEBYSCORE', resting[class], '-inf', began)
+  drained(class, item.cost)
+  for other = 1, CLASSES do room[other] = room[other] - item.seats end
+  return { class, entry, item.payload, 1 }
+end
+
+-- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms}
+function commands.depth()
+  local held, oldest = 0, nil
+  for class = 1, CLASSES do
+    held = held + redis.call('XLEN', streams[class])
+    for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
+      local first = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
+      local item = first and waiter(first)
+      if item and (not oldest or item.born < oldest) then oldest = item.born end
+    end
+  end
+  local promised = redis.call('ZRANGE', reserved_at, 0, 0, 'WITHSCORES')[2]
+  if promised then oldest = math.min(oldest or math.huge, tonumber(promised)) end
+  local age = oldest and math.max(0, math.floor(seconds() * 1000) - oldest) or 0
+  return { number('n'), number('t'), held, age }
+end
+
+-- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left the queue.
+-- Of each other tenant, as many requests go before it as of its own tenant, as far as there are any.
+function commands.outlook()
+  local class = tonumber(ARGV[4])
+  local lane = lane_of(class, ARGV[5])
+  local rank = redis.call('ZRANK', lane, ARGV[6])
+  if not rank then
+    if reservation(ARGV[6]) ~= '1' then return nil end
+    return { number('n#' .. class) + (redis.call('ZRANK', reserved_at, ARGV[6]) or 0) + 1, '' }
+  end
+  local others = number('n#' .. class) - redis.call('ZCARD', lane)
+  local place = rank + 1 + math.min(others, (rank + 1) * (redis.call('ZCARD', lanes[class]) - 1))
+  local speed = rate(class)
+  return { place, speed and speed > 0 and string.format('%.3f', place / speed) or '' }
+end

@@ -1,0 +1,96 @@
+-- Handing waiting requests to workers: an equal fraction of each worker's seats is taken.
+
+-- Give the entries taken from a class to the worker, by their ids, so that foreign entries cannot come between.
+local function hold(class, taken)
+  if not taken[1] then return end
+  local ids = {}
+  for i, item in ipairs(taken) do ids[i] = item[2] end
+  local options = { 'RETRYCOUNT', 1, 'FORCE', 'JUSTID', 'LASTID', ids[#ids] }
+  for _, option in ipairs(options) do ids[#ids + 1] = option end
+  redis.call('XCLAIM', streams[class], ARGV[2], ARGV[4], 0, unpack(ids))
+end
+
+-- -> requests held by each worker, by name; without idle workers
+local function held_by_worker()
+  local held = {}
+  for class = 1, CLASSES do
+    local found = redis.pcall('XPENDING', streams[class], ARGV[2])
+    for _, consumer in ipairs(found[4] or {}) do -- no stream, no workers
+      held[consumer[1]] = (held[consumer[1]] or 0) + tonumber(consumer[2])
+    end
+  end
+  return held
+end
+
+-- -> how many requests a worker holds, and {name, held, capacity} of each other worker that pulls
+local function loads(worker, capacity)
+  local all, others, known = redis.call('HGETALL', pullers), {}, nil
+  for i = 1, #all, 2 do
+    if all[i] == worker then
+      known = tonumber(all[i + 1])
+    else
+      others[#others + 1] = { name = all[i], capacity = tonumber(all[i + 1]) or 0 }
+    end
+  end
+  if known ~= capacity then redis.call('HSET', pullers, worker, capacity) end
+  if not others[1] then return 0, others end
+  local held = held_by_worker()
+  for _, other in ipairs(others) do other.held = held[other.name] or 0 end
+  return held[worker] or 0, others
+end
+
+-- -> requests that the less loaded workers take until their load, the fraction of their seats taken, is `load`
+local function owed(others, load)
+  local sum = 0
+  for _, other in ipairs(others) do
+    local level = math.ceil(math.min(1, load) * other.capacity)
+    sum = sum + math.max(0, level - other.held)
+  end
+  return sum
+end
+
+-- Forget the less loaded workers, which did not take what was left to them, until they pull again.
+local function strike_off(others, load)
+  for _, other in ipairs(others) do
+    if other.held < load * other.capacity then redis.call('HDEL', pullers, other.name) end
+  end
+end
+
+-- group, lanes, worker, its seats, for each class its weight and the seats free for it, then the ms for which requests
+-- are left to less loaded workers
+-- -> {entries {class, entry, payload, attempt}, how many still wait, 1 if some of these are left to others}
+function commands.pull()
+  local out, room, weight, taken, capacity = {}, {}, {}, {}, tonumber(ARGV[5])
+  read_all()
+  for class = 1, CLASSES do
+    weight[class], room[class], taken[class] = tonumber(ARGV[4 + 2 * class]), tonumber(ARGV[5 + 2 * class]), {}
+    if number('n#' .. class) > 0 and not drain(out, class) then room[class] = 0 end
+  end
+  local held, others = loads(ARGV[4], capacity)
+  local since, some, spared = number('spared'), false, false
+  local patient = since == 0 or (seconds() - since) * 1000 < tonumber(ARGV[6 + 2 * CLASSES])
+  local class, start = next_class(room)
+  while class do
+    if number('n#1') + number('n#2') + number('n#3') <= owed(others, held / capacity) then
+      if patient then
+        spared = true
+        break
+      end
+      strike_off(others, held / capacity)
+      others = {}
+    end
+    local item = take(class, start, weight[class], room, capacity)
+    if item then
+      taken[class][#taken[class] + 1], held, some = item, held + 1, true
+    end
+    class, start = next_class(room)
+  end
+  local left = number('n#1') + number('n#2') + number('n#3')
+  if some or left == 0 then set('spared', 0) end
+  if spared and number('spared') == 0 then set('spared', seconds()) end
+  for each = 1, CLASSES do
+    hold(each, taken[each])
+    for _, item in ipairs(taken[each]) do out[#out + 1] = item end
+  end
+  return { out, left, spared and 1 or 0 }
+end

@@ -1,0 +1,71 @@
+-- The bounds of the queue, and the reservations of requests on their way through Kafka.
+
+-- -> the bound that one more request of `cost` tokens would exceed (1: the model's, 2: the tenant's) and the seconds
+-- until there may be room; nil if there is room. A request larger than a bound of tokens is admitted if nothing waits.
+local function refusal(tenant, cost, bounds)
+  for i, whose in ipairs({ '', ':' .. tenant }) do
+    local n, t = number('n' .. whose), number('t' .. whose)
+    local depth, tokens = tonumber(bounds[2 * i - 1]), tonumber(bounds[2 * i])
+    if n >= depth or (n > 0 and t + cost > tokens) then
+      local _, speed = rate(1)
+      local excess = math.max(t / n * math.max(1, depth / 10), t + cost - tokens)
+      return { i, speed and speed > 0 and string.format('%.3f', excess / speed) or '' }
+    end
+  end
+end
+
+-- -> confirmed ('1' or '0'), cost, class and tenant of a reservation; nil if there is no such reservation
+local function reservation(id)
+  local value = redis.call('HGET', reserved, id)
+  if value then return string.match(value, '^(%d):(%d+):(%d):(.*)$') end
+end
+
+-- Give up a reservation. -> the time in ms at which it was made, or nil
+local function unreserve(id)
+  local _, cost, _, tenant = reservation(id)
+  local born = redis.call('ZSCORE', reserved_at, id)
+  if not born and not cost then return nil end
+  redis.call('HDEL', reserved, id)
+  redis.call('ZREM', reserved_at, id)
+  if not cost then return nil end
+  charge(tenant, -1, tonumber(cost))
+  return born
+end
+
+-- group, lanes, class, tenant, request id, cost, deadline in ms or '', then the bounds as for publish
+-- -> {0}, or {exceeded bound, seconds or ''}
+function commands.reserve()
+  local tenant, id, cost = ARGV[5], ARGV[6], tonumber(ARGV[7])
+  if redis.call('HEXISTS', waiting, id) == 1 or redis.call('HEXISTS', reserved, id) == 1 then return { 0 } end
+  local refused = refusal(tenant, cost, { unpack(ARGV, 9) })
+  if refused then return refused end
+  redis.call('HSET', reserved, id, table.concat({ 0, cost, ARGV[4], tenant }, ':'))
+  redis.call('ZADD', reserved_at, string.format('%d', seconds() * 1000), id)
+  charge(tenant, 1, cost)
+  if ARGV[8] ~= '' then redis.call('ZADD', overdue, ARGV[8], id) end
+  return { 0 }
+end
+
+-- group, lanes, request id, 1 if it was written to its topic: its reservation holds. Otherwise it is given back, unless
+-- it was confirmed before.
+function commands.confirm()
+  local confirmed, cost, class, tenant = reservation(ARGV[4])
+  if not confirmed then return end
+  if ARGV[5] == '1' then
+    redis.call('HSET', reserved, ARGV[4], table.concat({ 1, cost, class, tenant }, ':'))
+  elseif confirmed == '0' then
+    unreserve(ARGV[4])
+    redis.call('ZREM', overdue, ARGV[4])
+  end
+end
+
+-- group, lanes, age in ms: give back the reservations of that age that were never confirmed
+-- -> the ids of the confirmed ones of that age
+function commands.lapsed()
+  local old = {}
+  local before = string.format('%d', seconds() * 1000 - ARGV[4])
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', reserved_at, '-inf', before)) do
+    if reservation(id) == '1' and is_id(id) then old[#old + 1] = id else unreserve(id) end
+  end
+  return old
+end

@@ -1,0 +1,132 @@
+-- The queue's script, joined from these files in this order:
+--   structure     the keys, the counters, the drain rate
+--   entries       a class's stream: what workers hold, and what other programs wrote
+--   reservations  bounds, and places of requests on their way through Kafka
+--   lanes         waiting requests under start-time fair queueing
+--   pull          handing them to workers by load
+--   leases        claim, renew, release and acknowledge held requests
+--   upkeep        deadlines, and places that another program deleted; runs the command
+-- ARGV[1] names a command, ARGV[2] the consumer group, ARGV[3] begins the lanes' keys: which tenants wait is known here
+-- only, so the keys of their lanes, in the slot of KEYS, are made here.
+--
+-- A waiting request is in the lane of its class and tenant. Lanes are served by start-time fair queueing (Goyal, Vin,
+-- Cheng 1996) on two levels, both in tokens: classes share by weight, the tenants of a class equally. A held request is
+-- an entry of its class's stream, pending for its worker. A class is a number from 1, the most urgent.
+--
+-- A reserved request was promised a place and is on its way through Kafka: it counts, but cannot be pulled yet.
+--
+-- Another program may have written into any of these keys, or deleted some. Foreign data is set aside. `lost` reports
+-- requests whose place was deleted, by comparing what was accepted with what waits or is held.
+--
+-- counters: ordinal        requests ever published
+--           n, t           waiting requests and tokens; n#<class>; n:<tenant>, t:<tenant> while there are any
+--           clock:<class>  virtual time of the class's lanes; clock: of the classes; v:<class> a class's own
+--           spared         since when workers have left requests to less loaded ones, and none was taken
+--           r:<class>, rt, at, since   decayed requests by class, and tokens, that were pulled; when last; since when
+
+local CLASSES = 3
+local WINDOW_S = 30 -- over which the drain rate is averaged
+local counters, waiting, overdue = KEYS[1], KEYS[2], KEYS[3]
+local lanes, resting, streams = {}, {}, {}
+for class = 1, CLASSES do
+  lanes[class], resting[class], streams[class] = KEYS[3 + class], KEYS[6 + class], KEYS[9 + class]
+end
+local reserved, reserved_at = KEYS[13], KEYS[14] -- hash id -> confirmed:cost:class:tenant; ids by time in ms
+-- hash id -> w:class:cost:tenant while it waits, h:class:entry while it is held, l once its place is lost
+local accepted = KEYS[15]
+local pullers = KEYS[16] -- hash worker -> its seats
+local MAX_DRAINED = 256 -- foreign entries of a stream that one call sets aside
+local MAX_ID_CHARS = 256
+local commands = {}
+
+local function is_id(text) return #text <= MAX_ID_CHARS and not string.find(text, '[^%w_.:-]') end
+
+local function lane_of(class, tenant) return ARGV[3] .. class .. ':' .. tenant end
+
+-- The counters of this call. They are read together where possible, and written together at the end, since a Redis
+-- command costs several times what is computed here. A counter at 0 is deleted.
+local known, changed = {}, {}
+
+-- -> the finite number in a text; otherwise 0
+local function finite(text)
+  local value = tonumber(text or 0)
+  return value and value == value and math.abs(value) < 1e15 and value or 0
+end
+
+local function read(fields)
+  local found = redis.call('HMGET', counters, unpack(fields))
+  for i, field in ipairs(fields) do known[field] = finite(found[i]) end
+end
+
+local function number(field)
+  if not known[field] then read({ field }) end
+  return known[field]
+end
+
+local function set(field, value) known[field], changed[field] = value, true end
+local function add(field, amount) set(field, math.max(0, number(field) + amount)) end
+
+local function read_tenant(tenant)
+  if not known['n:' .. tenant] then read({ 'n:' .. tenant, 't:' .. tenant }) end
+end
+
+local function read_all()
+  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared' }
+  for class = 1, CLASSES do
+    for _, of in ipairs({ 'n#', 'v:', 'clock:', 'r:' }) do fields[#fields + 1] = of .. class end
+  end
+  read(fields)
+end
+
+local function write_back()
+  local kept, gone = {}, {}
+  for field in pairs(changed) do
+    if known[field] == 0 then
+      gone[#gone + 1] = field
+    else
+      kept[#kept + 1] = field
+      kept[#kept + 1] = string.format('%.17g', known[field])
+    end
+  end
+  if kept[1] then redis.call('HSET', counters, unpack(kept)) end
+  if gone[1] then redis.call('HDEL', counters, unpack(gone)) end
+end
+
+local function seconds()
+  local time = redis.call('TIME')
+  return time[1] + time[2] / 1e6
+end
+
+-- Add `sign` times a request of `cost` tokens to what counts against the bounds.
+local function charge(tenant, sign, cost)
+  read_tenant(tenant)
+  for _, whose in ipairs({ '', ':' .. tenant }) do
+    add('n' .. whose, sign)
+    add('t' .. whose, sign * cost)
+  end
+end
+
+-- The same, for a request that waits in a lane.
+local function count(class, tenant, sign, cost)
+  charge(tenant, sign, cost)
+  add('n#' .. class, sign)
+end
+
+-- -> requests of a class, and tokens of all, that were recently pulled per second; nil before any were
+local function rate(class)
+  local at = number('at')
+  if at == 0 then return nil end
+  local now = seconds()
+  local seen = WINDOW_S * (1 - math.exp(-math.max(now - number('since'), 1) / WINDOW_S))
+  local kept = math.exp(-(now - at) / WINDOW_S) / seen
+  return number('r:' .. class) * kept, number('rt') * kept
+end
+
+local function drained(class, cost)
+  local now, at = seconds(), number('at')
+  if now - at > 5 * WINDOW_S then set('since', now) end
+  local kept = math.exp(-(now - at) / WINDOW_S)
+  for other = 1, CLASSES do set('r:' .. other, number('r:' .. other) * kept + (other == class and 1 or 0)) end
+  set('rt', number('rt') * kept + cost)
+  set('at', now)
+end

@@ -1,0 +1,78 @@
+"""Lua scripts: each is loaded with the guard in front of it, and called many times in one round trip."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from shared.redis.client import RedisServer
+from shared.redis.node import pack
+
+GUARD = Path(__file__).with_name("guard.lua")
+LEASE = Path(__file__).with_name("lease.lua")  # the lease primitive, for scripts that need it
+SCRIPT = """%s
+local reply = (function()
+%s
+end)()
+if foreign[1] then return { MARK, foreign, reply } end
+return reply
+"""
+MARK = b"hr:foreign"  # as in guard.lua
+
+
+class Script:
+    """Lua files that form one script; its first argument names one of its commands.
+
+    Loaded again after a server restart. The keys of one call share a slot. What a call had to set aside is noted as
+    foreign entries of `structure`.
+
+    Args:
+        files: joined in this order, so that each sees the locals of those before it; the last runs the command.
+    """
+
+    def __init__(self, server: RedisServer, structure: str, *files: Path) -> None:
+        self._redis = server.client
+        self._foreign = server.foreign
+        self._structure = structure
+        commands = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        self._text = SCRIPT % (GUARD.read_text(encoding="utf-8"), commands)
+        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, command: str, keys: Sequence[str], *args: Any) -> Any:
+        [result] = await self.many(command, [(keys, args)])
+        return result
+
+    async def many(self, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        """Run many calls in one round trip; raise the first error.
+
+        Calls to a server that does not have the script yet are sent again with its text.
+        """
+        results = await self._run("EVALSHA", self._sha, command, calls)
+        missed = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
+        if missed:
+            again = await self._run("EVAL", self._text, command, [calls[i] for i in missed])
+            for i, result in zip(missed, again, strict=True):
+                results[i] = result
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return [self._without_report(result) for result in results]
+
+    def _without_report(self, result: Any) -> Any:
+        """Return the command's own reply; note what it set aside."""
+        if not isinstance(result, list) or not result or result[0] != MARK:
+            return result
+        for place, reason in result[1]:
+            self._foreign.note(self._structure, place, reason.decode())
+        return result[2] if len(result) > 2 else None  # a nil ends a reply of Lua
+
+    async def _run(
+        self, how: str, script: str, command: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]
+    ) -> list[Any]:
+        return await self._redis.exchange(
+            [(keys[0], pack(how, script, len(keys), *keys, command, *args)) for keys, args in calls]
+        )

@@ -102,9 +102,9 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     ):
         add_routes(app, router)
     if backend.server is not None:  # in memory there is no tasks process to share them with
-        files = Files.of(settings, backend)
+        files = Files.from_settings(settings, backend)
         add_routes(app, files_router(context, files))
-        add_routes(app, batches_router(context, files, Batches.of(settings, backend.server)))
+        add_routes(app, batches_router(context, files, Batches.from_settings(settings, backend.server)))
     check_rules(app)
     describe(
         app,

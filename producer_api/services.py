@@ -53,7 +53,7 @@ class Context:
         if backend.server is not None:
             metrics.registry.register(backend.server.foreign)
         catalog = Catalog(backend.registry, settings)
-        database = Database.of(settings)
+        database = Database.from_settings(settings)
         kept = max(settings.result_ttl, settings.response_ttl)
         keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + kept)
         meter = None if backend.limits is None else Meter.of(settings, backend.limits, metrics)
@@ -83,7 +83,7 @@ class Context:
         return Settler(
             self.settings,
             self.backend,
-            Ledger.of(self.settings, replace(self.backend.limits, timeout=self.settings.redis_timeout)),
+            Ledger.from_settings(self.settings, replace(self.backend.limits, timeout=self.settings.redis_timeout)),
             UsageRecords(self.database),
             self.metrics,
             channel=self.meter.channel,

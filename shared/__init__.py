@@ -1,4 +1,1 @@
-"""What both sides agree on: wire types, settings, errors, keys, transports and the durable answer log.
-
-Imports neither torch nor FastAPI.
-"""
+"""Code that the front end and the workers share: wire types, settings, errors, queues and other stores."""

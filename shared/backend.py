@@ -1,4 +1,4 @@
-"""Everything that a process shares with others: on Redis as the settings say, or in this process's memory alone."""
+"""The stores that a process shares with others: in Redis, or in the memory of one process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from shared.webhooks.interface import Webhooks
 from shared.webhooks.memory import MemoryWebhooks
 from shared.webhooks.store import RedisWebhooks
 
-MISSED_BEATS = 3  # a worker beats three times in a lease, and is gone after as many missed
+HEARTBEAT_LEASES = 3  # leases without a heartbeat after which a worker is no longer listed
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The queue, the answers, the live messages, the list of workers, what was set aside, and whom to tell."""
+    """The queue, the token logs, the live messages, the workers, the locks, the dead letters and the webhooks."""
 
     live: Live
     transport: Transport
@@ -41,14 +41,14 @@ class Backend:
 
     @classmethod
     def open(cls, settings: Settings) -> Backend:
-        """On Redis. Connects lazily; `start` is what checks that the server is there."""
+        """Return a backend on Redis. It connects lazily; `start` checks that the server answers."""
         server = RedisServer.connect(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
         live = LiveFeed(server)
         other = settings.limits_redis_url
         limits = RedisServer.connect(other.get_secret_value(), timeout=1) if other is not None else server
         return cls(
             live=live,
-            transport=RedisStreams(server, bounds=Bounds.of(settings), lease=settings.lease),
+            transport=RedisStreams(server, bounds=Bounds.from_settings(settings), lease=settings.lease),
             token_log=RedisTokenLog(
                 server,
                 live,
@@ -57,7 +57,7 @@ class Backend:
                 request_ttl=settings.request_ttl,
                 result_ttl=settings.result_ttl,
             ),
-            registry=RedisRegistry(server, ttl=settings.lease * MISSED_BEATS),
+            registry=RedisRegistry(server, ttl=settings.lease * HEARTBEAT_LEASES),
             holds=RedisHolds(server),
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=RedisWebhooks(server, keep=settings.result_ttl),
@@ -67,11 +67,11 @@ class Backend:
 
     @classmethod
     def memory(cls, settings: Settings) -> Backend:
-        """In this process: nothing outlives it, and nobody else sees it."""
+        """Return a backend in the memory of this process, which no other process sees and nothing outlives."""
         live = MemoryLive()
         return cls(
             live=live,
-            transport=MemoryTransport(live, bounds=Bounds.of(settings), lease=settings.lease),
+            transport=MemoryTransport(live, bounds=Bounds.from_settings(settings), lease=settings.lease),
             token_log=MemoryTokenLog(
                 live,
                 most_tokens=settings.log_tokens,
@@ -91,7 +91,7 @@ class Backend:
         return self.server.client
 
     async def start(self) -> None:
-        """Raises Unavailable when the server does not answer."""
+        """Check that the server answers. Raises Unavailable."""
         if self.server is not None:
             async with self.server.reaching("Redis"):
                 await self.redis.ping()

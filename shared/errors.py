@@ -1,7 +1,7 @@
 """The tree of errors that a caller may see, on any transport.
 
-Each class carries its stable code, its HTTP and gRPC status and whether a retry can help. It does not know how an
-API words an error: the front end turns one into an OpenAI error object or an RFC 9457 problem.
+Each class has a stable code, an HTTP and a gRPC status, and says whether a retry can help. The front end turns an
+error into an OpenAI error object or an RFC 9457 problem.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class HeadraceError(Exception):
     """Base of all errors meant for callers.
 
     Args:
-        message: one sentence for the caller, free of prompt text.
-        param: the request field at fault, if one is.
+        message: one sentence for the caller, without prompt text.
+        param: the request field at fault, if there is one.
         retry_after: seconds after which a retry may succeed, if known.
     """
 
@@ -39,19 +39,19 @@ class InvalidRequest(HeadraceError):
 
 
 class MalformedBody(InvalidRequest):
-    """The body is not what its content type says."""
+    """The body does not match its content type."""
 
     code = "malformed_body"
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and answer together do not fit the model's context."""
+    """Prompt and answer together exceed the model's context."""
 
     code = "context_length_exceeded"
 
 
 class Unauthenticated(HeadraceError):
-    """The server asks for an API key or a token, and none came."""
+    """The server requires an API key or a token, and the request has none."""
 
     code = "unauthenticated"
     status = 401
@@ -59,13 +59,13 @@ class Unauthenticated(HeadraceError):
 
 
 class InvalidApiKey(Unauthenticated):
-    """The API key or token that came is none, or counts no more."""
+    """The API key or token is unknown, malformed, expired or revoked."""
 
     code = "invalid_api_key"
 
 
 class TooManyFailures(HeadraceError):
-    """The client's address sent wrong credentials too often."""
+    """The client's address sent invalid credentials too often."""
 
     code = "too_many_failures"
     status = 429
@@ -73,7 +73,7 @@ class TooManyFailures(HeadraceError):
 
 
 class PermissionDenied(HeadraceError):
-    """The caller is known, and may not do this."""
+    """The caller is authenticated but not allowed to do this."""
 
     code = "permission_denied"
     status = 403
@@ -81,7 +81,7 @@ class PermissionDenied(HeadraceError):
 
 
 class HostNotAllowed(HeadraceError):
-    """The server does not answer to the name in the Host header."""
+    """The name in the Host header is not one of the server's."""
 
     code = "host_not_allowed"
     status = 403
@@ -89,7 +89,7 @@ class HostNotAllowed(HeadraceError):
 
 
 class OriginNotAllowed(HeadraceError):
-    """A page of another site sent it, and nobody is asked for a key."""
+    """A page of another site sent the request, and the server requires no key."""
 
     code = "origin_not_allowed"
     status = 403
@@ -97,7 +97,7 @@ class OriginNotAllowed(HeadraceError):
 
 
 class NotFound(HeadraceError):
-    """No such resource, or not the caller's."""
+    """The resource does not exist, or belongs to another tenant."""
 
     code = "not_found"
     status = 404
@@ -105,13 +105,13 @@ class NotFound(HeadraceError):
 
 
 class ModelNotFound(NotFound):
-    """No worker serves, or has lately served, a model of that name."""
+    """No worker serves a model of that name, or recently served one."""
 
     code = "model_not_found"
 
 
 class MethodNotAllowed(HeadraceError):
-    """The route exists, but not for this method."""
+    """The route does not support this method."""
 
     code = "method_not_allowed"
     status = 405
@@ -119,7 +119,7 @@ class MethodNotAllowed(HeadraceError):
 
 
 class Conflict(HeadraceError):
-    """The resource's state does not allow this."""
+    """The state of the resource does not allow this."""
 
     code = "conflict"
     status = 409
@@ -127,7 +127,7 @@ class Conflict(HeadraceError):
 
 
 class PayloadTooLarge(HeadraceError):
-    """The body is over the limit."""
+    """The body exceeds the size limit."""
 
     code = "payload_too_large"
     status = 413
@@ -135,7 +135,7 @@ class PayloadTooLarge(HeadraceError):
 
 
 class HeaderTooLarge(HeadraceError):
-    """The request's line and headers are over the limit."""
+    """The request line and headers exceed the size limit."""
 
     code = "header_too_large"
     status = 431
@@ -143,7 +143,7 @@ class HeaderTooLarge(HeadraceError):
 
 
 class StorageFull(HeadraceError):
-    """There is no room for the file on the server."""
+    """The server has no space left for the file."""
 
     code = "storage_full"
     status = 507
@@ -151,7 +151,7 @@ class StorageFull(HeadraceError):
 
 
 class TooManyBatches(HeadraceError):
-    """As many batches are open as may be."""
+    """The number of unfinished batches is at its limit."""
 
     code = "too_many_batches"
     status = 429
@@ -160,7 +160,7 @@ class TooManyBatches(HeadraceError):
 
 
 class UnsupportedMediaType(HeadraceError):
-    """The body is of another type than the route takes."""
+    """The route does not accept the body's content type."""
 
     code = "unsupported_media_type"
     status = 415
@@ -168,7 +168,7 @@ class UnsupportedMediaType(HeadraceError):
 
 
 class QueueFull(HeadraceError):
-    """The model's queue is at its bound."""
+    """The model's queue is full."""
 
     code = "queue_full"
     status = 503
@@ -177,7 +177,7 @@ class QueueFull(HeadraceError):
 
 
 class TenantQueueFull(HeadraceError):
-    """The caller's own share of the model's queue is used up."""
+    """The caller's share of the model's queue is full."""
 
     code = "tenant_queue_full"
     status = 429
@@ -186,7 +186,7 @@ class TenantQueueFull(HeadraceError):
 
 
 class RateLimited(HeadraceError):
-    """A limit of the caller's plan, of its user or of its address is used up for now."""
+    """A rate limit of the caller's plan, user or address is used up for now."""
 
     code = "rate_limit_exceeded"
     status = 429
@@ -195,14 +195,14 @@ class RateLimited(HeadraceError):
 
 
 class ExceedsRateLimit(RateLimited):
-    """The request alone is more than a limit ever allows."""
+    """The request alone exceeds a rate limit."""
 
     code = "request_exceeds_limit"
     retryable = False
 
 
 class QuotaExceeded(HeadraceError):
-    """The key's tokens of the day are used up."""
+    """The key's tokens for the day are used up."""
 
     code = "insufficient_quota"
     status = 429
@@ -210,7 +210,7 @@ class QuotaExceeded(HeadraceError):
 
 
 class IdempotencyKeyReused(HeadraceError):
-    """The Idempotency-Key came before, with another body."""
+    """The Idempotency-Key was already used with another body."""
 
     code = "idempotency_key_reused"
     status = 422
@@ -218,7 +218,7 @@ class IdempotencyKeyReused(HeadraceError):
 
 
 class DeadlineExceeded(HeadraceError):
-    """The request's time was over before its answer was whole."""
+    """The request's deadline passed before its answer was complete."""
 
     code = "deadline_exceeded"
     status = 504
@@ -226,7 +226,7 @@ class DeadlineExceeded(HeadraceError):
 
 
 class Unavailable(HeadraceError):
-    """A part that the server needs (Redis, a worker) cannot be reached."""
+    """A component that the server needs (Redis, a worker) cannot be reached."""
 
     code = "unavailable"
     status = 503
@@ -235,19 +235,19 @@ class Unavailable(HeadraceError):
 
 
 class EngineFailed(HeadraceError):
-    """The engine could not go on with this request."""
+    """The engine could not compute this request."""
 
     code = "engine_failed"
 
 
 class RequestAbandoned(HeadraceError):
-    """The request lost its worker too often and was set aside."""
+    """The request lost too many workers and became a dead letter."""
 
     code = "request_abandoned"
 
 
 class RequestLost(HeadraceError):
-    """The store lost the request's place in the queue or a part of its answer, or another program deleted it."""
+    """Redis lost, or another program deleted, the request's place in the queue or a part of its answer."""
 
     code = "request_lost"
     status = 503
@@ -256,17 +256,17 @@ class RequestLost(HeadraceError):
 
 
 class ConfigError(HeadraceError):
-    """A setting is wrong; the message says which, and what would be right."""
+    """A setting is invalid; the message says which one, and what is allowed."""
 
     code = "config_error"
 
 
 def error_classes() -> dict[str, type[HeadraceError]]:
-    """Every error class by its code, so that a stored error can be raised again as what it was."""
+    """Return every error class by its code, so that a stored error can be raised again."""
     found: dict[str, type[HeadraceError]] = {}
     pending = [HeadraceError]
     while pending:
         cls = pending.pop()
-        found.setdefault(cls.code, cls)  # a subclass without a code of its own is its parent to others
+        found.setdefault(cls.code, cls)  # a subclass without a code of its own appears as its parent
         pending.extend(cls.__subclasses__())
     return found

@@ -1,4 +1,4 @@
-"""Plans: named sets of limits, as the settings give them. It knows neither who has one nor how one is counted."""
+"""Plans: named sets of rate limits, as the settings define them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 WINDOW = re.compile(r"[1-9]\d{0,11}/([1-9]\d{0,3} )?(second|minute|hour|day)s?")
-MOST_WINDOWS = 4
+MAX_WINDOWS = 4
 
 
 def _windows(text: str) -> str:
     parts = [part.strip() for part in text.split(";")] if text else []
-    if len(parts) > MOST_WINDOWS:
-        raise ValueError(f"at most {MOST_WINDOWS} windows are allowed")
+    if len(parts) > MAX_WINDOWS:
+        raise ValueError(f"must have at most {MAX_WINDOWS} windows, got {len(parts)}")
     for part in parts:
         if not WINDOW.fullmatch(part):
-            raise ValueError("must be windows as in 10/second; 1000/5 minutes; 100000/day")
+            raise ValueError("must be windows such as 10/second; 1000/5 minutes; 100000/day")
     return ";".join(parts)
 
 
-Windows = Annotated[str, AfterValidator(_windows)]  # "" is no limit
+Windows = Annotated[str, AfterValidator(_windows)]  # "" means no limit
 
 
 class Plan(BaseModel):
-    """What one key may use; what is not given has no limit."""
+    """Limits for one key; a field that is not set has no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,12 +37,12 @@ class Plan(BaseModel):
 
 
 def _from_json(given: Any) -> Any:
-    """A variable of the environment is text."""
+    """Decode a plan from an environment variable, which is text."""
     if isinstance(given, str):
         try:
             return json.loads(given)
         except json.JSONDecodeError as error:
-            raise ValueError(f"is not JSON: {error.msg}") from None
+            raise ValueError(f"must be JSON: {error.msg}") from None
     return given
 
 

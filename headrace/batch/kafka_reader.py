@@ -66,7 +66,7 @@ class TopicReader:
             found = self._consumer.poll(timeout_ms=int(seconds * 1000))
         except KafkaError as error:
             raise unavailable(error) from error
-        records = [Record.of(each) for batch in found.values() for each in batch]
+        records = [Record.from_consumed(each) for batch in found.values() for each in batch]
         for record in records:
             self._positions[f"{record.topic}/{record.partition}"] = record.offset + 1
         return records

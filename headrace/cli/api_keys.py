@@ -53,7 +53,7 @@ def create(
     """Create a key and print it. It cannot be shown again, because only its digest is stored."""
     from shared.accounts.scopes import Scopes, checked_tenant
 
-    scopes = Scopes.of(
+    scopes = Scopes.parse(
         admin=admin,
         models=_optional_names(models),
         routes=_optional_names(routes),
@@ -141,7 +141,7 @@ def _with_keys(config: Path | None, data_dir: Path | None, work: Callable[[ApiKe
     settings = load({"data_dir": data_dir}, file=config).settings
 
     async def run() -> Result:
-        async with Database.of(settings) as database:
+        async with Database.from_settings(settings) as database:
             return await work(ApiKeys(database, pepper_of(settings)))
 
     return asyncio.run(run())

@@ -47,7 +47,7 @@ def usage(
     filters = Filters(tenant, key, user, model, since and since.date(), until and until.date())
 
     async def sums() -> list[dict[str, Any]]:
-        async with Database.of(settings) as database:
+        async with Database.from_settings(settings) as database:
             return await UsageRecords(database).sums(groups, filters)
 
     found = asyncio.run(sums())

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from shared.errors import Unavailable
-from shared.redis.client import RETRY_AFTER
+from shared.redis.client import RETRY_AFTER_S
 
 PATIENCE = 1.8  # seconds that one call may wait for Redis in all before its caller hears 503
 
@@ -24,7 +24,7 @@ async def patience() -> AsyncIterator[None]:
         async with asyncio.timeout(PATIENCE):
             yield
     except TimeoutError as error:
-        raise Unavailable("Redis did not answer in time", retry_after=RETRY_AFTER) from error
+        raise Unavailable("Redis did not answer in time", retry_after=RETRY_AFTER_S) from error
 
 
 async def beside(work: Coroutine[Any, Any, object], leading: Awaitable[None]) -> None:

@@ -72,7 +72,9 @@ async def through_kafka(backend: Backend, settings: Settings) -> AsyncIterator[B
     except KafkaError as error:
         raise unavailable(error) from error
     try:
-        transport = KafkaTransport(backend.server, bounds=Bounds.of(settings), lease=settings.lease, writer=writer)
+        transport = KafkaTransport(
+            backend.server, bounds=Bounds.from_settings(settings), lease=settings.lease, writer=writer
+        )
         yield replace(backend, transport=transport)
     finally:
         await asyncio.to_thread(writer.close, timeout=2)

@@ -105,7 +105,7 @@ def scopes_of(claim: Any) -> Scopes:
         elif each != "admin":
             raise PermissionDenied(f"the token's scope {OURS}{each[:64]} is none")
     try:
-        return Scopes.of(admin="admin" in ours, **names)
+        return Scopes.parse(admin="admin" in ours, **names)
     except ConfigError as error:
         raise PermissionDenied(f"the token's scope: {error.message}") from None
 

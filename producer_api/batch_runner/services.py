@@ -45,7 +45,7 @@ class Parts:
             backend=backend,
             gateway=Gateway(settings, backend, keys=keys, catalog=catalog, meter=meter, admitted=admitted),
             admitted=admitted,
-            files=Files.of(settings, backend),
-            batches=Batches.of(settings, backend.server),
+            files=Files.from_settings(settings, backend),
+            batches=Batches.from_settings(settings, backend.server),
             ends=Ends(backend.token_log, backend.live),
         )

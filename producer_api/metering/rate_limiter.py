@@ -23,7 +23,7 @@ from producer_api.auth.principal import Principal
 from producer_api.observability.metrics import Metrics
 from shared.errors import ConfigError, ExceedsRateLimit, HeadraceError, QuotaExceeded, RateLimited, Unavailable
 from shared.ledger.store import Behind, Ledger, Refused
-from shared.ledger.types import DAY, Charge, End, Entry, Limit, Standing
+from shared.ledger.types import DAY_S, Charge, End, Entry, Limit, Standing
 from shared.plans import Plan
 from shared.protocol import Request
 from shared.redis import keys
@@ -53,7 +53,7 @@ class Meter:
 
     @classmethod
     def of(cls, settings: Settings, server: RedisServer, metrics: Metrics) -> Self:
-        return cls(settings, Ledger.of(settings, server), metrics)
+        return cls(settings, Ledger.from_settings(settings, server), metrics)
 
     def charges(self, requests: Sequence[Request], principal: Principal) -> list[Charge]:
         """What requests that are asked together are to be charged: as one request, with the tokens of all.
@@ -108,7 +108,7 @@ class Meter:
 
     async def settle(self, record: RequestRecord) -> None:
         """Charge what a request took that has ended, and keep it for its usage record."""
-        end = End.of(record)
+        end = End.from_record(record)
         await self._ledger.settle([(record.id, end.tokens, end if self._settings.usage else None)])
 
     def _limits(self, request: Request, principal: Principal, *, counted: bool) -> list[Limit]:
@@ -187,7 +187,7 @@ class Meter:
         limit = full.limit
         if limit.strategy == "day":
             self._count("budget")
-            resets = datetime.fromtimestamp(round((time.time() + full.wait) / DAY) * DAY, UTC)
+            resets = datetime.fromtimestamp(round((time.time() + full.wait) / DAY_S) * DAY_S, UTC)
             return QuotaExceeded(
                 f"{full.remaining} of the key's {limit.amount} tokens a day are left, and the request may take "
                 f"{limit.cost}; the day ends at {resets:%Y-%m-%dT%H:%M:%SZ}",
@@ -219,7 +219,7 @@ def _subject(principal: Principal) -> str:
 def _budget(plan: Plan, subject: str, cost: int) -> list[Limit]:
     if plan.tokens_per_day is None:
         return []
-    return [Limit("day", f"{subject}:day", plan.tokens_per_day, int(DAY * 1000), cost, 1)]
+    return [Limit("day", f"{subject}:day", plan.tokens_per_day, int(DAY_S * 1000), cost, 1)]
 
 
 def _reason(limit: Limit) -> str:

@@ -130,7 +130,7 @@ class Settler:
 
     async def _end(self, records: Mapping[str, RequestRecord | None]) -> None:
         """Settle them; one without a record never began."""
-        ends = {name: None if record is None else End.of(record) for name, record in records.items()}
+        ends = {name: None if record is None else End.from_record(record) for name, record in records.items()}
         kept = self._settings.usage
         asked = [(name, None if end is None else end.tokens, end if kept else None) for name, end in ends.items()]
         entries = await self._ledger.settle(asked)

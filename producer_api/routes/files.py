@@ -97,7 +97,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
 async def _receive(context: Context, files: Files, tenant: str, request: Request) -> FileRecord:
     declared = request.headers.get("content-length", "0")
     async with patience():
-        await files.records.room(int(declared) - OVERHEAD)
+        await files.records.check_room(int(declared) - OVERHEAD)
     file_id = new_file_id()
     draft = await asyncio.to_thread(files.contents.draft, file_id, context.settings.max_file_bytes)
     try:

@@ -54,7 +54,7 @@ class WebhookSender:
     def __init__(self, settings: Settings, backend: Backend) -> None:
         self._webhooks = backend.webhooks
         self._token_log = backend.token_log
-        self._batches = Batches.of(settings, backend.server) if backend.server is not None else None
+        self._batches = Batches.from_settings(settings, backend.server) if backend.server is not None else None
         self._live = backend.live
         self._signer = Signer(settings.webhook_secrets.get_secret_value())
         self._poster = Poster(

@@ -1,7 +1,7 @@
-"""API keys: made, found, revoked and replaced in the accounts' database. It does not know who asks for them.
+"""API keys in the accounts' database.
 
-A key is `hr_`, an id of 12 hex digits that may be shown and searched for, `_`, and a secret of 256 bits in hex.
-Only the HMAC-SHA256 of the whole, under the pepper, is kept.
+A key is `hr_`, a public id of 12 hex digits, `_`, and a secret of 256 bits in hex. Only the HMAC-SHA256 of the
+whole key, under the pepper, is stored.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from shared.accounts.tables import api_keys
 from shared.errors import ConfigError, NotFound
 
 KEY = re.compile(r"hr_([0-9a-f]{12})_[0-9a-f]{64}")
-ID = re.compile(r"(?:hr_)?([0-9a-f]{1,12})(?:_[0-9a-f]*)?")  # what people paste of one
-LABEL_CHARS = 200
+ID = re.compile(r"(?:hr_)?([0-9a-f]{1,12})(?:_[0-9a-f]*)?")  # or a part of the key, as people paste it
+MAX_LABEL_CHARS = 200
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -34,10 +34,10 @@ class ApiKey:
     """A key without its secret; times in seconds since the epoch.
 
     Attributes:
-        id: shown and searched for; the key begins with `hr_` and it.
+        id: public; the key begins with `hr_` and the id.
         digest: the HMAC of the whole key, in hex.
-        tenant: on whose behalf it calls.
-        plan: the name of its limits; empty for the default ones.
+        tenant: the tenant on whose behalf it calls.
+        plan: the name of its plan; empty for the default plan.
         replaced_by: the id of the key that it was rotated to.
     """
 
@@ -53,7 +53,7 @@ class ApiKey:
     replaced_by: str | None = None
 
     def ended(self, now: float) -> str | None:
-        """Why it may not be used any more, if so."""
+        """Return why the key is no longer valid, or None."""
         if self.revoked_at is not None and self.revoked_at <= now:
             return "was revoked"
         if self.expires_at is not None and self.expires_at <= now:
@@ -62,24 +62,24 @@ class ApiKey:
 
 
 def id_of(text: str) -> str:
-    """The id, or the beginning of one, in what somebody gave for a key. Raises ConfigError."""
+    """Return the id, or its beginning, from the text given for a key. Raises ConfigError."""
     found = ID.fullmatch(text.strip())
     if found is None:
-        raise ConfigError(f"{text[:20]!r} is no key's id: it looks like hr_0123456789ab")
+        raise ConfigError(f"a key id must look like hr_0123456789ab, got {text[:20]!r}")
     return found[1]
 
 
 def digest(pepper: bytes, key: str) -> str:
-    """What is kept of `key`."""
+    """Return the digest that is stored of `key`."""
     return hmac.digest(pepper, key.encode(), hashlib.sha256).hex()
 
 
 class ApiKeys:
-    """All keys. Every call raises Unavailable when the database cannot be reached.
+    """All API keys. Every call raises Unavailable if the database cannot be reached.
 
     Args:
-        database: where they are.
-        pepper: of their digests.
+        database: the accounts' database.
+        pepper: secret part of the digests.
     """
 
     def __init__(self, database: Database, pepper: bytes) -> None:
@@ -89,12 +89,14 @@ class ApiKeys:
     async def create(
         self, *, tenant: str, scopes: Scopes, label: str = "", plan: str = "", expires_at: float | None = None
     ) -> tuple[ApiKey, str]:
-        """A new key, and its text, which nobody can be told again. Raises ConfigError."""
+        """Create a key. Returns it with its text, which cannot be recovered later. Raises ConfigError."""
         now = time.time()
         if expires_at is not None and expires_at <= now:
-            raise ConfigError("the key would have expired already")
-        if len(label) > LABEL_CHARS or (plan and not NAME.fullmatch(plan)):
-            raise ConfigError(f"a label has at most {LABEL_CHARS} characters, and a plan's name 64 of A-Za-z0-9._-")
+            raise ConfigError("expires_at must be in the future")
+        if len(label) > MAX_LABEL_CHARS or (plan and not NAME.fullmatch(plan)):
+            raise ConfigError(
+                f"a label must have at most {MAX_LABEL_CHARS} characters, a plan name at most 64 of A-Za-z0-9._-"
+            )
         made, text = self._draw(ApiKey("", tenant, scopes, now, label=label, plan=plan, expires_at=expires_at))
         async with self._database.writing() as connection:
             await connection.execute(insert(api_keys).values(_row(made)))
@@ -106,13 +108,13 @@ class ApiKeys:
         return replace(like, id=key_id, digest=digest(self._pepper, text)), text
 
     async def find(self, ids: Collection[str]) -> dict[str, ApiKey]:
-        """Those that there are, by their ids, ended ones too."""
+        """Return the existing keys by id, including revoked and expired ones."""
         async with self._database.reading() as connection:
             rows = await connection.execute(select(api_keys).where(api_keys.c.id.in_(ids)))
             return {row.id: _key(row) for row in rows}
 
     async def list(self, *, prefix: str = "", tenant: str | None = None, ended: bool = False) -> list[ApiKey]:
-        """Newest first; those that cannot be used any more only with `ended`."""
+        """List keys, newest first; revoked and expired ones only with `ended`."""
         wanted: list[ColumnElement[bool]] = [api_keys.c.id.startswith(prefix, autoescape=True)]
         if tenant is not None:
             wanted.append(api_keys.c.tenant == tenant)
@@ -124,7 +126,7 @@ class ApiKeys:
             return [_key(row) for row in rows]
 
     async def revoke(self, key_id: str) -> ApiKey:
-        """It counts no more, nowhere, within `key_life` seconds; again it changes nothing. Raises NotFound."""
+        """Revoke a key; all processes refuse it within `key_life` seconds. Idempotent. Raises NotFound."""
         async with self._database.writing() as connection:
             row = _one(await connection.execute(select(api_keys).where(api_keys.c.id == key_id)), key_id)
             found = _key(row)
@@ -134,15 +136,15 @@ class ApiKeys:
             return found
 
     async def rotate(self, key_id: str, *, overlap: float) -> tuple[ApiKey, str]:
-        """A new key that may do the same for as long, and its text; the old one ends in `overlap` seconds.
+        """Create a key with the same rights and lifetime, and let the old one expire in `overlap` seconds.
 
-        Raises NotFound; ConfigError for a key that has ended, or was rotated before.
+        Returns the new key and its text. Raises NotFound, and ConfigError for a key that has ended or was rotated.
         """
         now = time.time()
         async with self._database.writing() as connection:
             old = _key(_one(await connection.execute(select(api_keys).where(api_keys.c.id == key_id)), key_id))
             if (why := old.ended(now)) is not None or old.replaced_by is not None:
-                raise ConfigError(f"the key hr_{key_id} {why or f'was rotated to hr_{old.replaced_by} before'}")
+                raise ConfigError(f"the key hr_{key_id} {why or f'was already rotated to hr_{old.replaced_by}'}")
             life = None if old.expires_at is None else now + old.expires_at - old.created_at
             made, text = self._draw(replace(old, created_at=now, expires_at=life))
             ends = now + overlap if old.expires_at is None else min(old.expires_at, now + overlap)

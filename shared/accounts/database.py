@@ -1,6 +1,6 @@
-"""The accounts' database: SQLite in `data_dir`, or Postgres by `database_url`. It knows nothing of what is in it.
+"""The accounts' database: SQLite in `data_dir`, or Postgres at `database_url`.
 
-It is opened, and its schema brought up to date, when it is first used.
+The first use opens it and brings its schema up to date.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from shared.settings import Settings
 
 FILE = "accounts.db"
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
-CONNECTIONS = 4  # of one process
-PATIENCE = 5.0  # seconds that one use may take
-RETRY_AFTER = 1.0
-MIGRATION_LOCK = 0x48656164  # of Postgres, while the schema is changed
+MAX_CONNECTIONS = 4  # of one process
+TIMEOUT_S = 5.0  # of one use
+RETRY_AFTER_S = 1.0
+MIGRATION_LOCK = 0x48656164  # advisory lock in Postgres while the schema changes
 WRITES = "headrace_writes"
 
 
 class Database:
-    """A pool of connections, whose every use is one transaction.
+    """Pool of connections; each use is one transaction.
 
     Args:
-        url: of SQLite or Postgres.
+        url: URL of SQLite or Postgres.
 
     Raises:
-        ConfigError: it is neither, or its driver is not installed.
+        ConfigError: the URL is of neither, or its driver is not installed.
     """
 
     def __init__(self, url: URL) -> None:
@@ -50,13 +50,15 @@ class Database:
         self._migrating = asyncio.Lock()
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings) -> Self:
         if settings.database_url is None:
             return cls(URL.create("sqlite", database=str(settings.data_dir.absolute() / FILE)))
         try:
             return cls(make_url(settings.database_url.get_secret_value()))
         except ArgumentError:
-            raise ConfigError("database_url is not a database's URL", param="database_url") from None
+            raise ConfigError(
+                "database_url must be a URL that begins with sqlite:// or postgresql://", param="database_url"
+            ) from None
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,13 +71,13 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Raises Unavailable."""
+        """Open a read transaction. Raises Unavailable."""
         async with self._transaction(writes=False) as connection:
             yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """Committed at its end, in which nobody else's writing comes between. Raises Unavailable."""
+        """Open a write transaction, isolated from other writers and committed at its end. Raises Unavailable."""
         async with self._transaction(writes=True) as connection:
             yield connection
 
@@ -90,7 +92,7 @@ class Database:
                     yield connection
 
     async def _migrate(self) -> None:
-        """Make the tables, or bring them to the newest version; other processes wait."""
+        """Create or upgrade the tables; other processes wait."""
         async with self._migrating:
             if self._current:
                 return
@@ -106,12 +108,14 @@ class Database:
 
 
 def _bring_up_to_date(connection: Connection) -> None:
-    """Raises ConfigError for a database of a later Headrace."""
+    """Create or upgrade the tables. Raises ConfigError for a database of a newer Headrace."""
     newest = len(MIGRATIONS) + 1
     known = inspect(connection).has_table(schema_version.name)
     version = connection.execute(select(schema_version.c.version)).scalar_one() if known else newest
     if version > newest:
-        raise ConfigError(f"the accounts' database has version {version}, and this Headrace knows {newest}")
+        raise ConfigError(
+            f"the accounts' database has version {version}; this Headrace supports versions up to {newest}"
+        )
     for statement in (each for migration in MIGRATIONS[version - 1 :] for each in migration):
         connection.execute(text(statement))
     metadata.create_all(connection)
@@ -125,7 +129,7 @@ def _engine(url: URL) -> AsyncEngine:
     driver = DRIVERS.get(url.get_backend_name())
     if driver is None:
         raise ConfigError("database_url must begin with sqlite:// or postgresql://", param="database_url")
-    options: dict[str, Any] = {"pool_size": CONNECTIONS, "max_overflow": 0, "pool_timeout": PATIENCE}
+    options: dict[str, Any] = {"pool_size": MAX_CONNECTIONS, "max_overflow": 0, "pool_timeout": TIMEOUT_S}
     try:
         engine = create_async_engine(url.set(drivername=driver), hide_parameters=True, **options)
     except (ImportError, NoSuchModuleError) as error:
@@ -137,9 +141,9 @@ def _engine(url: URL) -> AsyncEngine:
 
 
 def _configure_sqlite(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # transactions begin where we say so, not where the driver guesses
+    connection.isolation_level = None  # transactions begin explicitly, not where the driver guesses
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(PATIENCE * 1000)}"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(TIMEOUT_S * 1000)}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -150,7 +154,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _private(file: Path) -> None:
-    """Make the file where it is not there yet, for its owner alone; SQLite's others beside it follow its mode."""
+    """Create the file, if it does not exist, for its owner alone; SQLite gives its other files the same mode."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
@@ -158,8 +162,8 @@ def _private(file: Path) -> None:
 @asynccontextmanager
 async def _reaching() -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_S):
             yield
     except (DBAPIError, PoolTimeout, OSError, builtins.TimeoutError) as error:
         kind = type(error.orig if isinstance(error, DBAPIError) and error.orig else error).__name__
-        raise Unavailable(f"the accounts' database cannot be used: {kind}", retry_after=RETRY_AFTER) from error
+        raise Unavailable(f"the accounts' database cannot be used: {kind}", retry_after=RETRY_AFTER_S) from error

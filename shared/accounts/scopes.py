@@ -1,4 +1,4 @@
-"""What a caller may do: which models, routes and classes it may use, and whether it administers."""
+"""Scopes: the models, routes and classes that a caller may use, and whether it may administer."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from shared.models.names import MODEL_NAME
 from shared.protocol import PriorityClass
 
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@|+/-]{0,127}")
-# The groups that routes belong to; a route of none of them cannot be made.
+# Every route belongs to one of these groups.
 ROUTES = (
     *("chat", "completions", "responses", "embeddings", "tokenize", "models"),
     *("files", "batches", "jobs", "dead-letters"),
 )
 CLASSES = tuple(priority.value for priority in PriorityClass)
-MOST = 64  # names of one kind
+MAX_NAMES = 64  # of one kind
 
 
 @dataclass(frozen=True)
 class Scopes:
-    """Names that may be used; None for all of them."""
+    """Names that a caller may use; None means all."""
 
     admin: bool = False
     models: frozenset[str] | None = None
@@ -31,7 +31,7 @@ class Scopes:
     classes: frozenset[str] | None = None
 
     @classmethod
-    def of(
+    def parse(
         cls,
         *,
         admin: bool = False,
@@ -39,19 +39,21 @@ class Scopes:
         routes: Iterable[str] | None = None,
         classes: Iterable[str] | None = None,
     ) -> Self:
-        """Raises ConfigError for a name that nothing can have."""
+        """Validate names. Raises ConfigError."""
         return cls(
             admin=admin,
             models=_names("model", models, lambda name: MODEL_NAME.fullmatch(name) is not None),
-            routes=_names("route", routes, ROUTES.__contains__, f": one of {', '.join(ROUTES)}"),
-            classes=_names("class", classes, CLASSES.__contains__, f": one of {', '.join(CLASSES)}"),
+            routes=_names("route", routes, ROUTES.__contains__, f"; allowed: {', '.join(ROUTES)}"),
+            classes=_names("class", classes, CLASSES.__contains__, f"; allowed: {', '.join(CLASSES)}"),
         )
 
 
 def checked_tenant(name: str) -> str:
-    """Raises ConfigError."""
+    """Return a valid tenant name. Raises ConfigError."""
     if not TENANT.fullmatch(name):
-        raise ConfigError("a tenant's name has 1 to 128 letters, digits and ._:@|+/-, a letter or digit first")
+        raise ConfigError(
+            "a tenant name must have 1 to 128 letters, digits and ._:@|+/-, and begin with a letter or digit"
+        )
     return name
 
 
@@ -62,7 +64,7 @@ def _names(
         return None
     names = frozenset(given)
     if wrong := sorted(name for name in names if not known(name)):
-        raise ConfigError(f"{wrong[0][:64]!r} cannot be a {kind}{hint}")
-    if len(names) > MOST:
-        raise ConfigError(f"at most {MOST} names of a {kind} can be given")
+        raise ConfigError(f"{wrong[0][:64]!r} is not a valid {kind}{hint}")
+    if len(names) > MAX_NAMES:
+        raise ConfigError(f"at most {MAX_NAMES} {kind} names are allowed, got {len(names)}")
     return names

@@ -1,4 +1,4 @@
-"""The tables of the accounts' database. What changes a table that is out there already is a MIGRATION."""
+"""Tables of the accounts' database. Changes to existing tables belong into MIGRATIONS."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, String
 
 metadata = MetaData()
 
-# One statement list per version after the first, for databases made before it; new ones are made from the tables.
+# One list of statements per version after the first, for older databases; new ones are created from the tables.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (("ALTER TABLE usage RENAME COLUMN request_id TO job_id",),)
 
 schema_version = Table("headrace_schema", metadata, Column("version", Integer, nullable=False))
 
-# Times are in seconds since the epoch. A scope is a JSON array of names, null for all.
+# Times are in seconds since the epoch. A scope is a JSON array of names; null means all.
 api_keys = Table(
     "api_keys",
     metadata,
@@ -30,7 +30,7 @@ api_keys = Table(
     Column("replaced_by", String(32)),
 )
 
-# One row for each request that has ended; `day` counts from 1970-01-01, in UTC, by its admission.
+# One row per finished request; `day` is that of its admission, in days since 1970-01-01, UTC.
 usage = Table(
     "usage",
     metadata,

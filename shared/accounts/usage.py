@@ -1,4 +1,4 @@
-"""Usage records: one row for each request that has ended, and their sums. Not how an end is heard of."""
+"""Usage records: one row per finished request, and their sums."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shared.accounts.tables import usage
 from shared.ledger.types import End, Entry
 
 GROUPS = ("tenant", "key", "user", "model", "day", "state")
-MOST_GROUPS = 100_000  # sums of one report
-PRUNED = 10_000  # rows that one transaction deletes
+MAX_GROUPS = 100_000  # in one report
+PRUNE_ROWS = 10_000  # deleted in one transaction
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which records are meant; an empty one does not choose. Days are UTC's, by admission; `until` is left out."""
+    """Filters on records; an empty field matches all. Days are UTC days of admission; `until` is exclusive."""
 
     tenant: str = ""
     key: str = ""
@@ -46,20 +46,20 @@ class Filters:
 
 
 class UsageRecords:
-    """The records in the accounts' database. Every call raises Unavailable when it cannot be reached in time."""
+    """Usage records in the database. Every call raises Unavailable if it cannot be reached in time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def write(self, ends: Sequence[tuple[str, Entry, End]]) -> None:
-        """Keep them, by their ids; what is there already stays as it is."""
+        """Insert records by id; existing ones stay unchanged."""
         rows = [_row(job_id, entry, end) for job_id, entry, end in ends]
         async with self._database.writing() as connection:
             dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
             await connection.execute(dialect.insert(usage).on_conflict_do_nothing(), rows)
 
     async def sums(self, by: Sequence[str], filters: Filters) -> list[dict[str, Any]]:
-        """Requests and tokens of each group, named by `by` out of GROUPS, in their order."""
+        """Return requests and tokens of each group, grouped and ordered by `by`, a subset of GROUPS."""
         columns = {
             "tenant": usage.c.tenant,
             "key": usage.c.key_id,
@@ -76,18 +76,18 @@ class UsageRecords:
         )
         asked = select(*groups, *sums).where(*filters.clauses()).group_by(*groups).order_by(*groups)
         async with self._database.reading() as connection:
-            found = await connection.execute(asked.limit(MOST_GROUPS))
-            return [_told(dict(row)) for row in found.mappings()]
+            found = await connection.execute(asked.limit(MAX_GROUPS))
+            return [_report_row(dict(row)) for row in found.mappings()]
 
     async def prune(self, before: float) -> int:
-        """Delete records of requests that were admitted before that time, in seconds since the epoch; how many."""
+        """Delete records of requests admitted before a time in seconds since the epoch. Returns how many."""
         removed = 0
         while True:
-            oldest = select(usage.c.job_id).where(usage.c.created_at < before).limit(PRUNED)
+            oldest = select(usage.c.job_id).where(usage.c.created_at < before).limit(PRUNE_ROWS)
             async with self._database.writing() as connection:
                 done = (await connection.execute(delete(usage).where(usage.c.job_id.in_(oldest)))).rowcount
             removed += done
-            if done < PRUNED:
+            if done < PRUNE_ROWS:
                 return removed
 
 
@@ -117,7 +117,7 @@ def _row(job_id: str, entry: Entry, end: End) -> dict[str, Any]:
     }
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
+def _report_row(row: dict[str, Any]) -> dict[str, Any]:
     if "day" in row:
         row["day"] = (EPOCH + timedelta(days=row["day"])).isoformat()
     return row

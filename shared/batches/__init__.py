@@ -1,4 +1,4 @@
-"""Records of OpenAI batches in Redis.
+"""OpenAI batches in Redis: their records, and their work under leases.
 
 `producer_api` imports this package.
 """

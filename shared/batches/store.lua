@@ -9,11 +9,11 @@ local commands = {}
 local function status() return redis.call('HGET', record, 'status') end
 
 local function enter(name)
-  redis.call('HSET', record, 'status', name, name .. '_at', math.floor(lease.now() / 1000))
+  redis.call('HSET', record, 'status', name, name .. '_at', math.floor(now_ms() / 1000))
 end
 
 local function holds(item, epoch)
-  return redis.call('ZSCORE', items, item) and lease.is_current(details, 'fence:' .. item, epoch)
+  return redis.call('ZSCORE', items, item) and is_current(details, 'fence:' .. item, epoch)
 end
 
 local function finish(id, name, ttl)
@@ -40,9 +40,9 @@ function commands.create()
   if redis.call('EXISTS', record) == 1 then return 1 end
   if redis.call('ZCARD', open) >= tonumber(ARGV[3]) then return 0 end
   redis.call('HSET', record, 'batch', ARGV[4], 'status', 'validating', 'total', 0, 'completed', 0, 'failed', 0)
-  redis.call('ZADD', open, lease.now(), ARGV[2])
-  redis.call('ZADD', of_tenant, lease.now(), ARGV[2])
-  lease.free(items, 'validate')
+  redis.call('ZADD', open, now_ms(), ARGV[2])
+  redis.call('ZADD', of_tenant, now_ms(), ARGV[2])
+  free_lease(items, 'validate')
   return 1
 end
 
@@ -70,7 +70,7 @@ end
 function commands.idle()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGE', open, 0, -1)) do
-    if lease.expired(ARGV[2] .. id .. ARGV[3], lease.now(), 1)[1] then
+    if expired_leases(ARGV[2] .. id .. ARGV[3], now_ms(), 1)[1] then
       found[#found + 1] = id
     end
   end
@@ -82,10 +82,10 @@ function commands.open() return redis.call('ZRANGE', open, 0, -1) end
 
 -- ms of the lease -> {item, lease epoch, its chunk or '', status}; nil if none is free
 function commands.claim()
-  local item = lease.expired(items, lease.now(), 1)[1]
+  local item = expired_leases(items, now_ms(), 1)[1]
   if not item then return nil end
-  lease.hold(items, item, lease.now() + ARGV[2])
-  local epoch = lease.next_epoch(details, 'fence:' .. item)
+  hold_until(items, item, now_ms() + ARGV[2])
+  local epoch = next_epoch(details, 'fence:' .. item)
   return { item, tostring(epoch), redis.call('HGET', details, 'chunk:' .. item) or '', status() }
 end
 
@@ -93,21 +93,21 @@ end
 function commands.renew()
   if not holds(ARGV[2], ARGV[3]) then return nil end
   count(ARGV[2], ARGV[4], ARGV[5])
-  lease.hold(items, ARGV[2], lease.now() + ARGV[6])
+  hold_until(items, ARGV[2], now_ms() + ARGV[6])
   return status()
 end
 
 -- item, lease epoch: give it back
 function commands.release()
-  if holds(ARGV[2], ARGV[3]) then lease.free(items, ARGV[2]) end
+  if holds(ARGV[2], ARGV[3]) then free_lease(items, ARGV[2]) end
 end
 
 -- lease epoch, lines, chunks …: the file is valid -> 1, or 0 if the lease is lost
 function commands.plan()
   if not holds('validate', ARGV[2]) then return 0 end
-  lease.remove(items, 'validate')
+  remove_lease(items, 'validate')
   if status() ~= 'validating' then
-    lease.free(items, 'finalize')
+    free_lease(items, 'finalize')
     return 1
   end
   redis.call('HSET', record, 'total', ARGV[3])
@@ -115,7 +115,7 @@ function commands.plan()
   for i = 4, #ARGV do
     local item = string.format('%08d', i - 4)
     redis.call('HSET', details, 'chunk:' .. item, ARGV[i])
-    lease.free(items, item)
+    free_lease(items, item)
   end
   return 1
 end
@@ -134,10 +134,10 @@ function commands.done()
   count(ARGV[2], ARGV[4], ARGV[5])
   redis.call('HSET', details, 'done:' .. ARGV[2], ARGV[3])
   if ARGV[6] == '1' then redis.call('HSET', record, 'late', 1) end
-  lease.remove(items, ARGV[2])
+  remove_lease(items, ARGV[2])
   if redis.call('ZCARD', items) == 0 then
     if status() == 'in_progress' then enter('finalizing') end
-    lease.free(items, 'finalize')
+    free_lease(items, 'finalize')
   end
   return 1
 end

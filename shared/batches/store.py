@@ -1,7 +1,6 @@
-"""Batches in Redis: each one's state, and its items of work under leases with fences. Every change is one Lua call.
+"""Batches in Redis: state, and items of work under leases. Every change is one Lua call.
 
-It knows nothing of files' content or of how a line is run. An item is `validate`, then each chunk of lines, then
-`finalize`; one that its holder does not renew in time is free for the next.
+The items are `validate`, then each chunk of lines, then `finalize`. An item whose lease has expired is free.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ import msgspec
 from shared.errors import Conflict, NotFound, TooManyBatches
 from shared.redis import keys
 from shared.redis.client import RedisServer
-from shared.redis.script import LEASE, Script
+from shared.redis.script import LEASE_DEADLINE, LEASE_EPOCH, Script
 from shared.settings import Settings
 
 VALIDATE, FINALIZE = "validate", "finalize"
 ENDED = ("completed", "failed", "expired", "cancelled")
-LEASES = 3  # of a request make one of an item: a busy process may be late
+ITEM_LEASE_FACTOR = 3  # leases of a request in one of an item, since a busy process may be late
 TIMES = ("in_progress", "finalizing", "cancelling", *ENDED)
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for; times in seconds since the epoch by the server's clock.
+    """Request for a batch; times in seconds since the epoch by the server's clock.
 
-    `output_life` is in seconds: how long the files that it makes are kept. `models` are those that its lines may
+    `output_life` is how long its output files are kept, in seconds. `models` are the models that its lines may
     name; None for all.
     """
 
@@ -48,7 +47,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LineError(msgspec.Struct, frozen=True):
-    """One reason for which a whole file is refused; `line` counts from 1."""
+    """Reason to refuse an input file; `line` counts from 1."""
 
     code: str
     message: str
@@ -58,7 +57,7 @@ class LineError(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """A batch as it stands. `times` are whole seconds by the name of the state that was entered then."""
+    """Present state of a batch. `times` are whole seconds, by the name of the state entered then."""
 
     batch: Batch
     status: str
@@ -89,7 +88,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Item:
-    """A held item of work; `status` is the batch's when it was claimed."""
+    """Claimed item of work; `status` is the batch's at the claim."""
 
     batch_id: str
     name: str
@@ -103,35 +102,37 @@ _errors = msgspec.json.Decoder(tuple[LineError, ...]).decode
 
 
 class Batches:
-    """All batches. Every call raises Unavailable when the store cannot be reached in time.
+    """All batches. Every call raises Unavailable if the store cannot be reached in time.
 
     Args:
-        most_open: bound on batches that have not ended.
-        ttl: seconds that one that has ended is kept.
+        most_open: maximum unfinished batches.
+        ttl: seconds that a finished batch is kept.
         lease: seconds that an item is held without being renewed.
     """
 
     def __init__(self, server: RedisServer, *, most_open: int, ttl: float, lease: float) -> None:
         self._server = server
         self._foreign = server.foreign
-        self._script = Script(server, "batches", LEASE, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "batches", LEASE_EPOCH, LEASE_DEADLINE, Path(__file__).with_suffix(".lua"))
         self._most_open = most_open
         self._ttl = int(ttl * 1000)
         self._lease = int(lease * 1000)
 
     @classmethod
-    def of(cls, settings: Settings, server: RedisServer) -> Batches:
-        return cls(server, most_open=settings.max_batches, ttl=settings.batch_ttl, lease=settings.lease * LEASES)
+    def from_settings(cls, settings: Settings, server: RedisServer) -> Batches:
+        return cls(
+            server, most_open=settings.max_batches, ttl=settings.batch_ttl, lease=settings.lease * ITEM_LEASE_FACTOR
+        )
 
     async def create(self, batch: Batch) -> None:
-        """Idempotent by id. Raises TooManyBatches."""
+        """Create a batch. Idempotent by id. Raises TooManyBatches."""
         encoded = msgspec.json.encode(batch)
         if not await self._run("create", batch.id, batch.id, self._most_open, encoded, tenant=batch.tenant):
-            raise TooManyBatches(f"{self._most_open} batches are open already", retry_after=60)
+            raise TooManyBatches(f"the limit of {self._most_open} unfinished batches is reached", retry_after=60)
         await self._wake(batch.id)
 
     async def get(self, batch_id: str, tenant: str | None = None) -> BatchRecord:
-        """Raises NotFound for an unknown id, and for one of another than `tenant`, if that is given."""
+        """Return a batch, of `tenant` if that is given. Raises NotFound."""
         fields = await self._run("get", batch_id)
         record = self._known(fields) if fields else None
         if record is None or tenant not in (None, record.batch.tenant):
@@ -139,7 +140,7 @@ class Batches:
         return record
 
     async def list(self, tenant: str, *, after: str, most: int) -> Sequence[BatchRecord]:
-        """Newest first, those after the batch `after`. Raises NotFound where there is none of that id."""
+        """List batches after the batch `after`, newest first. Raises NotFound if that batch is unknown."""
         prefix, suffix = keys.batch("*")[0].split("*")
         found = await self._run("list", "", after, most, prefix, suffix, tenant=tenant)
         if found is None:
@@ -147,26 +148,26 @@ class Batches:
         return [record for fields in found if (record := self._known(fields)) is not None]
 
     def _known(self, reply: Sequence[bytes]) -> BatchRecord | None:
-        """None where the record is not one that was written here."""
+        """Decode a record; None for foreign data."""
         return self._foreign.read("batches", hashlib.sha256(b"".join(reply)).digest(), lambda: _record(reply))
 
     async def cancel(self, batch_id: str) -> None:
-        """Raises Conflict where it goes to its end already."""
+        """Cancel a batch. Raises Conflict if it is already ending."""
         if not await self._run("cancel", batch_id):
-            raise Conflict("the batch has ended, or all of its lines have")
+            raise Conflict("the batch cannot be cancelled: it has ended, or is finalizing")
         await self._wake(batch_id)
 
     async def idle(self) -> Sequence[str]:
-        """The batches that have an item which nobody holds."""
+        """Return the unfinished batches that have a free item."""
         prefix, suffix = keys.batch("*")[1].split("*")
         return [batch_id.decode(errors="replace") for batch_id in await self._run("idle", "", prefix, suffix)]
 
     async def open(self) -> Sequence[str]:
-        """All that have not ended."""
+        """Return the unfinished batches."""
         return [batch_id.decode(errors="replace") for batch_id in await self._run("open", "")]
 
     async def claim(self, batch_id: str) -> Item | None:
-        """An item that nobody holds, if there is one."""
+        """Claim a free item, if there is one."""
         reply = await self._run("claim", batch_id, self._lease)
         if reply is None:
             return None
@@ -174,7 +175,7 @@ class Batches:
         return Item(batch_id, name, fence, status, Chunk.decode(chunk) if chunk else None)
 
     async def renew(self, item: Item, completed: int, failed: int) -> str | None:
-        """Hold it for longer and tell how far it is; the batch's status, or None where somebody else holds it."""
+        """Renew the lease and report progress. Returns the batch's status, or None if the lease is lost."""
         status = await self._run("renew", item.batch_id, item.name, item.fence, completed, failed, self._lease)
         return None if status is None else str(status.decode())
 
@@ -182,26 +183,26 @@ class Batches:
         await self._run("release", item.batch_id, item.name, item.fence)
 
     async def plan(self, item: Item, total: int, chunks: Iterable[Chunk]) -> bool:
-        """The input is valid, and is to be run in `chunks`; False where somebody else holds the item."""
+        """Record that the input is valid, and its chunks. Returns False if the lease is lost."""
         encoded = [chunk.encode() for chunk in chunks]
         return bool(await self._run("plan", item.batch_id, item.fence, total, *encoded))
 
     async def fail(self, item: Item, errors: Sequence[LineError]) -> bool:
-        """The input is refused."""
+        """Record that the input is refused. Returns False if the lease is lost."""
         encoded = msgspec.json.encode(errors)
         return bool(await self._run("fail", item.batch_id, item.batch_id, item.fence, encoded, self._ttl))
 
     async def done(self, item: Item, completed: int, failed: int, *, late: bool) -> bool:
-        """A chunk's results are durable; `late` if some of its lines did not run in time."""
+        """Record that a chunk's results are durable; `late` if some of its lines did not run in time."""
         counts = (completed, failed, int(late))
         return bool(await self._run("done", item.batch_id, item.name, item.fence, *counts))
 
     async def results(self, batch_id: str) -> Sequence[str]:
-        """The fence under which each chunk's results were made durable, by the chunks' order."""
+        """Return the lease epoch under which each chunk's results were made durable, in order."""
         return [fence.decode() for fence in await self._run("results", batch_id)]
 
     async def finish(self, item: Item, output: str | None, errors: str | None) -> bool:
-        """The batch has ended, with these files."""
+        """Record that the batch has ended, with these files. Returns False if the lease is lost."""
         files = (output or "", errors or "")
         return bool(await self._run("finish", item.batch_id, item.batch_id, item.fence, *files, self._ttl))
 
@@ -216,7 +217,7 @@ class Batches:
 
 
 def chunk_name(number: int) -> str:
-    """The item's name of a chunk."""
+    """Return the name of a chunk's item."""
     return f"{number:08d}"
 
 

@@ -1,4 +1,4 @@
-"""Requests that were set aside: they lost their workers or could not be computed.
+"""Dead letters: requests that lost too many workers or could not be computed.
 
 `producer_api` and `workers` import this package.
 """

@@ -1,4 +1,4 @@
--- Requests that were set aside. ARGV[1] names a command; KEYS: ids by time in ms, letters by id.
+-- Dead letters. ARGV[1] names a command; KEYS: ids by time in ms, letters by id.
 
 local index, letters = KEYS[1], KEYS[2]
 local commands = {}
@@ -39,7 +39,7 @@ end
 -- id -> letter or nil
 function commands.get() return redis.call('HGET', letters, ARGV[2]) end
 
--- id …: no letters, but of another program
+-- id …: set aside what another program wrote
 function commands.refuse()
   for i = 2, #ARGV do
     set_aside(index, letters .. ':' .. ARGV[i], 'not a dead letter', redis.call('HGET', letters, ARGV[i]) or '')
@@ -47,7 +47,7 @@ function commands.refuse()
   end
 end
 
--- id … -> how many there were
+-- id … -> how many existed
 function commands.remove() return drop({ unpack(ARGV, 2) }) end
 
 -- -> how many there were

@@ -1,6 +1,6 @@
-"""Requests that were set aside, with the reason: to be looked at, run again, or thrown away.
+"""Dead letters: requests that were given up, with the reason. They can be inspected, replayed or deleted.
 
-It knows nothing of workers: whoever gives a request up adds it here before ending its answer.
+A request is added here before its answer is ended.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared.redis.script import Script
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """One request, why it was set aside, after how many workers, and when (seconds, by the server's clock)."""
+    """A request, why it was given up, after how many workers, and when (seconds, by the server's clock)."""
 
     request: Request
     reason: ErrorInfo
@@ -35,7 +35,7 @@ _decoder = msgspec.json.Decoder(DeadLetter)
 
 
 def _letter(letter_id: bytes, data: bytes) -> DeadLetter | None:
-    """None where it is not one that was written here."""
+    """Decode a letter; None for foreign data."""
     try:
         letter = _decoder.decode(data)
     except UNREADABLE:
@@ -44,29 +44,29 @@ def _letter(letter_id: bytes, data: bytes) -> DeadLetter | None:
 
 
 class DeadLetters(Protocol):
-    """Bounded in number and age: the oldest go. Every call raises Unavailable when it cannot be reached in time."""
+    """Dead letters, bounded in number and age; the oldest are deleted first. Every call may raise Unavailable."""
 
     async def add(self, letter: DeadLetter) -> None:
-        """Idempotent by id."""
+        """Add a letter. Idempotent by id."""
 
     async def list(self, *, after: str = "", most: int = 100) -> Sequence[DeadLetter]:
-        """Newest first, those older than the letter `after`."""
+        """List letters older than the letter `after`, newest first."""
 
     async def get(self, letter_id: str) -> DeadLetter | None: ...
 
     async def remove(self, letter_ids: Sequence[str]) -> int:
-        """How many of them there were."""
+        """Delete letters. Returns how many existed."""
 
     async def purge(self) -> int:
-        """Throw all away; how many there were."""
+        """Delete all letters. Returns how many there were."""
 
 
 class RedisDeadLetters:
-    """DeadLetters in a sorted set of ids by time and a hash of letters.
+    """DeadLetters on Redis: a sorted set of ids by time, and a hash of letters.
 
     Args:
-        most: letters kept.
-        ttl: seconds that one is kept.
+        most: maximum letters kept.
+        ttl: seconds that a letter is kept.
     """
 
     def __init__(self, server: RedisServer, *, most: int, ttl: float) -> None:

@@ -1,7 +1,4 @@
-"""The bytes of files on a disk that the API and the tasks share: whole or not there, never half.
-
-It knows nothing of tenants or of what a file is for.
-"""
+"""Contents of files, on a disk that the API and the tasks share. A file appears only once it is complete."""
 
 from __future__ import annotations
 
@@ -18,8 +15,8 @@ from typing import IO
 from shared.errors import NotFound, PayloadTooLarge, StorageFull
 
 FILE_ID = re.compile(r"file-[0-9a-f]{32}")
-FULL = (errno.ENOSPC, errno.EDQUOT)
-LEFT_OVER = 3600.0  # seconds without a write after which a file that nobody knows was left by a crash
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+ORPHAN_AGE_S = 3600.0  # without a write, after which a file without a record was left by a crash
 
 
 def new_file_id() -> str:
@@ -27,11 +24,11 @@ def new_file_id() -> str:
 
 
 class Draft:
-    """A file that is being written, in a place of its own until it is kept.
+    """A file that is being written, under a temporary name until it is kept.
 
     Args:
-        target: where it will be, whole.
-        most: bytes that it may have.
+        target: its final path.
+        most: maximum bytes.
     """
 
     def __init__(self, target: Path, most: int | None = None) -> None:
@@ -43,15 +40,15 @@ class Draft:
         self._stream: IO[bytes] = self._path.open("xb")
 
     def write(self, data: bytes) -> None:
-        """Raises PayloadTooLarge, StorageFull."""
+        """Append data. Raises PayloadTooLarge, StorageFull."""
         self.size += len(data)
         if self._most is not None and self.size > self._most:
-            raise PayloadTooLarge(f"the file is larger than {self._most} bytes", param="file")
+            raise PayloadTooLarge(f"the file must not exceed {self._most} bytes", param="file")
         with storing():
             self._stream.write(data)
 
     def keep(self) -> None:
-        """Durable from now on: content, then name. Raises StorageFull."""
+        """Make the content durable, then its name. Raises StorageFull."""
         with storing():
             self._stream.flush()
             os.fsync(self._stream.fileno())
@@ -60,24 +57,24 @@ class Draft:
         sync_folder(self._target.parent)
 
     def discard(self) -> None:
-        """After `keep` there is nothing to do."""
+        """Delete the draft; do nothing after `keep`."""
         self._stream.close()
         self._path.unlink(missing_ok=True)
 
 
 @contextmanager
 def storing() -> Iterator[None]:
-    """Raise StorageFull where the disk is full."""
+    """Raise StorageFull if the disk is full."""
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise StorageFull("the server's disk is full") from error
         raise
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in it durable."""
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -86,7 +83,7 @@ def sync_folder(folder: Path) -> None:
 
 
 class Contents:
-    """Every file's content below one folder, named by its id."""
+    """Contents of all files in one folder, each named by its id."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -95,27 +92,27 @@ class Contents:
         return Draft(self._folder / _checked(file_id), most)
 
     def find(self, file_id: str) -> Path:
-        """Raises NotFound."""
+        """Return the path of a content. Raises NotFound."""
         path = self._folder / _checked(file_id)
         if not path.is_file():
-            raise NotFound(f"the content of {file_id!r} is not there")
+            raise NotFound(f"the content of {file_id!r} is missing")
         return path
 
     def delete(self, file_id: str) -> None:
         (self._folder / _checked(file_id)).unlink(missing_ok=True)
 
-    def left_over(self) -> Iterator[Path]:
-        """What has not been written for so long that whoever wrote it is gone; known files are among it."""
+    def orphan_candidates(self) -> Iterator[Path]:
+        """Yield paths that were not written to for ORPHAN_AGE_S; files with a record are among them."""
         if not self._folder.is_dir():
             return
-        limit = time.time() - LEFT_OVER
+        limit = time.time() - ORPHAN_AGE_S
         for path in self._folder.iterdir():
             if path.stat().st_mtime < limit:
                 yield path
 
 
 def _checked(file_id: str) -> str:
-    """An id becomes a name on disk: nothing but an id may."""
+    """Check an id before it becomes a name on disk. Raises NotFound."""
     if not FILE_ID.fullmatch(file_id):
         raise NotFound(f"there is no file {file_id[:64]!r}")
     return file_id

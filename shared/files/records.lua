@@ -1,13 +1,13 @@
--- What is known of files. ARGV[1] names a command; KEYS: records and sizes by id, ids by the ms of their end, and a
--- tenant's ids by the ms of their making. The sizes hash has their sum under ''.
+-- Records of files. ARGV[1] names a command; KEYS: records and sizes by id, ids by expiry in ms, and a tenant's ids by
+-- creation time in ms. The sizes hash has the total under ''.
 
 local records, sizes, ends, of_tenant = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local commands = {}
 
 local function used_bytes() return tonumber(redis.call('HGET', sizes, '') or 0) or 0 end
 
--- id, made at, ends at in ms, bytes, most bytes of all, record -> 1, or 0 where there is no room; the same id again
--- changes nothing
+-- id, creation time and expiry in ms, bytes, maximum bytes of all files, record -> 1, or 0 if there is no room; repeating
+-- it changes nothing
 function commands.add()
   if redis.call('HEXISTS', records, ARGV[2]) == 1 then return 1 end
   local used = used_bytes()
@@ -20,13 +20,13 @@ function commands.add()
   return 1
 end
 
--- -> bytes of all
+-- -> bytes of all files
 function commands.used() return used_bytes() end
 
 -- id -> record or nil
 function commands.get() return redis.call('HGET', records, ARGV[2]) end
 
--- id -> 1, or 0 where it was not there
+-- id -> 1, or 0 if it is unknown
 function commands.remove()
   local size = redis.call('HGET', sizes, ARGV[2])
   if not size then return 0 end
@@ -38,7 +38,7 @@ function commands.remove()
   return 1
 end
 
--- id of the file before, or '', most, 1 for the oldest first -> id, record …; nil when there is no such file before
+-- id of the file before, or '', most, 1 for the oldest first -> id, record …; nil if the file before is unknown
 function commands.list()
   local oldest = ARGV[4] == '1'
   local first = 0
@@ -55,7 +55,7 @@ function commands.list()
   return found
 end
 
--- time in ms, most -> id, record … of those whose end has come
+-- time in ms, most -> id, record … of expired files
 function commands.ended()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
@@ -65,7 +65,7 @@ function commands.ended()
   return found
 end
 
--- id …: no files, but of another program
+-- id …: set aside what another program wrote
 function commands.refuse()
   for i = 2, #ARGV do
     set_aside(records, records .. ':' .. ARGV[i], 'not the record of a file', redis.call('HGET', records, ARGV[i]) or '')

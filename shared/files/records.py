@@ -1,4 +1,4 @@
-"""What is known of each file: whose it is, what for, and when it ends. It knows nothing of contents."""
+"""Records of files: owner, purpose, size and expiry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.redis.script import Script
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One file; `size` in bytes, times in seconds since the epoch by the server's clock."""
+    """Record of one file; `size` in bytes, times in seconds since the epoch by the server's clock."""
 
     id: str
     tenant: str
@@ -31,10 +31,10 @@ _decode = msgspec.json.Decoder(FileRecord).decode
 
 
 class FileRecords:
-    """All files' records. Every call raises Unavailable when the store cannot be reached in time.
+    """Records of all files. Every call raises Unavailable if the store cannot be reached in time.
 
     Args:
-        most_bytes: bound on the content of all files together.
+        most_bytes: maximum size of all files together.
     """
 
     def __init__(self, server: RedisServer, *, most_bytes: int) -> None:
@@ -43,22 +43,24 @@ class FileRecords:
         self._most_bytes = most_bytes
 
     async def add(self, record: FileRecord) -> None:
-        """Idempotent by id. Raises StorageFull."""
+        """Add a record. Idempotent by id. Raises StorageFull."""
         made, ends = int(record.created_at * 1000), int(record.expires_at * 1000)
         encoded = msgspec.json.encode(record)
         if not await self._run("add", record.tenant, record.id, made, ends, record.size, self._most_bytes, encoded):
             raise self._full()
 
-    async def room(self, size: int) -> None:
-        """Whether `size` bytes would fit by now. Raises StorageFull."""
+    async def check_room(self, size: int) -> None:
+        """Raise StorageFull if `size` more bytes do not fit."""
         if await self._run("used", "") + size > self._most_bytes:
             raise self._full()
 
     def _full(self) -> StorageFull:
-        return StorageFull(f"all files together may have {self._most_bytes} bytes: delete some", param="file")
+        return StorageFull(
+            f"all files together must not exceed {self._most_bytes} bytes: delete some files first", param="file"
+        )
 
     async def get(self, file_id: str, tenant: str, now: float) -> FileRecord:
-        """Raises NotFound for an unknown id, one that has expired, and somebody else's alike."""
+        """Return a record. Raises NotFound for an unknown or expired file, and for another tenant's."""
         data = await self._run("get", tenant, file_id)
         record = None if data is None else _record(file_id.encode(), data)
         if record is None or record.tenant != tenant or record.expires_at <= now:
@@ -66,7 +68,7 @@ class FileRecords:
         return record
 
     async def list(self, tenant: str, *, after: str, most: int, oldest_first: bool) -> Sequence[FileRecord]:
-        """Those that come after the file `after`. Raises NotFound where there is none of that id."""
+        """List the records after the file `after`. Raises NotFound if that file is unknown."""
         while True:
             found = await self._run("list", tenant, after, most, int(oldest_first))
             if found is None:
@@ -76,7 +78,7 @@ class FileRecords:
                 return records
 
     async def _known(self, tenant: str, reply: Iterable[bytes]) -> Sequence[FileRecord]:
-        """The records of id, record …; what is none is set aside."""
+        """Decode id, record …; set foreign data aside."""
         parts = iter(reply)
         found = {file_id: _record(file_id, data) for file_id, data in zip(parts, parts, strict=True)}
         if foreign := [file_id for file_id, record in found.items() if record is None]:
@@ -84,7 +86,7 @@ class FileRecords:
         return [record for record in found.values() if record is not None]
 
     async def remove(self, record: FileRecord) -> bool:
-        """Whether it was there."""
+        """Delete a record. Returns whether it existed."""
         removed: int = await self._run("remove", record.tenant, record.id)
         return removed == 1
 
@@ -92,7 +94,7 @@ class FileRecords:
         return await self._run("get", "", file_id) is not None
 
     async def ended(self, now: float, most: int) -> Sequence[FileRecord]:
-        """Some of those whose end has come."""
+        """Return some of the expired files."""
         return await self._known("", await self._run("ended", "", int(now * 1000), most))
 
     async def _run(self, command: str, tenant: str, *args: Any) -> Any:
@@ -101,7 +103,7 @@ class FileRecords:
 
 
 def _record(file_id: bytes, data: bytes) -> FileRecord | None:
-    """None where it is not one that was written here."""
+    """Decode a record; None for foreign data."""
     try:
         record = _decode(data)
     except UNREADABLE:

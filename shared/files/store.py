@@ -1,6 +1,6 @@
-"""Files whole: a record in Redis for each content on the disk, made in this order and removed in the other.
+"""Files: a content on disk and a record in Redis. The content is written first and deleted last.
 
-A content without a record was left by a crash; `sweep` finds it.
+A crash can leave a content without a record; `sweep` deletes it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from shared.files.content import Contents, Draft
 from shared.files.records import FileRecord, FileRecords
 from shared.settings import Settings
 
-PAGE = 1000  # records read at once
-MOST = 256  # files ended at once
+PAGE_RECORDS = 1000  # read at once
+MAX_EXPIRED = 256  # files deleted in one sweep
 
 
 class Files:
     """All files of an installation.
 
     Args:
-        records: what is known of them.
-        contents: their bytes.
-        now: the server's time.
+        records: their records.
+        contents: their contents.
+        now: returns the server's time.
     """
 
     def __init__(self, records: FileRecords, contents: Contents, now: Callable[[], Awaitable[float]]) -> None:
@@ -33,7 +33,7 @@ class Files:
         self._now = now
 
     @classmethod
-    def of(cls, settings: Settings, backend: Backend) -> Files:
+    def from_settings(cls, settings: Settings, backend: Backend) -> Files:
         assert backend.server is not None, "files need a server"
         records = FileRecords(backend.server, most_bytes=settings.files_bytes)
         return cls(records, Contents(settings.files / "content"), backend.token_log.now)
@@ -41,7 +41,7 @@ class Files:
     async def keep(
         self, draft: Draft, file_id: str, *, tenant: str, filename: str, purpose: str, life: float
     ) -> FileRecord:
-        """Make a written file durable, then known, for `life` seconds. Raises StorageFull, Unavailable."""
+        """Make a draft durable, then add its record for `life` seconds. Raises StorageFull, Unavailable."""
         now = await self._now()
         record = FileRecord(
             id=file_id,
@@ -61,19 +61,19 @@ class Files:
         return record
 
     async def find(self, file_id: str, tenant: str) -> FileRecord:
-        """Raises NotFound, Unavailable."""
+        """Return a record. Raises NotFound, Unavailable."""
         return await self.records.get(file_id, tenant, await self._now())
 
     async def page(
         self, tenant: str, *, after: str, limit: int, oldest_first: bool, purpose: str | None
     ) -> tuple[list[FileRecord], bool]:
-        """Up to `limit` files after the file `after`, and whether more follow. Raises NotFound, Unavailable."""
+        """Return up to `limit` files after the file `after`, and whether more follow. Raises NotFound."""
         found: list[FileRecord] = []
         now = await self._now()
         while True:
-            some = await self.records.list(tenant, after=after, most=PAGE, oldest_first=oldest_first)
+            some = await self.records.list(tenant, after=after, most=PAGE_RECORDS, oldest_first=oldest_first)
             found += [each for each in some if each.expires_at > now and purpose in (None, each.purpose)]
-            if len(some) < PAGE or len(found) > limit:
+            if len(some) < PAGE_RECORDS or len(found) > limit:
                 return found[:limit], len(found) > limit
             after = some[-1].id
 
@@ -82,13 +82,13 @@ class Files:
         await asyncio.to_thread(self.contents.delete, record.id)
 
     async def sweep(self) -> int:
-        """Delete what has ended, and what nobody knows; how many files that were. Raises Unavailable."""
-        ended: Sequence[FileRecord] = await self.records.ended(await self._now(), MOST)
+        """Delete expired files and contents without a record. Returns how many. Raises Unavailable."""
+        ended: Sequence[FileRecord] = await self.records.ended(await self._now(), MAX_EXPIRED)
         for record in ended:
             await self.delete(record)
-        lost = 0
-        for path in await asyncio.to_thread(lambda: list(self.contents.left_over())):
+        orphans = 0
+        for path in await asyncio.to_thread(lambda: list(self.contents.orphan_candidates())):
             if not await self.records.known(path.name):
                 await asyncio.to_thread(path.unlink, missing_ok=True)
-                lost += 1
-        return len(ended) + lost
+                orphans += 1
+        return len(ended) + orphans

@@ -1,4 +1,4 @@
-"""How kafka-python reaches the brokers that the settings name: addresses, TLS, SASL. It knows no records."""
+"""Connections of kafka-python to the brokers in the settings: addresses, TLS, SASL."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from shared.errors import ConfigError, Unavailable
 from shared.settings import Settings
 
-HEADROOM = 64 * 1024  # bytes of a record beside its value
-FIRST = 10_000  # ms for a first answer of any broker
-RECENT = 15.0  # seconds for which a connection's failure explains others
-MOST_WORDS = 400
-HANDSHAKE = 5.0  # seconds that TLS may take to agree with a broker
+MAX_OVERHEAD_BYTES = 64 * 1024  # of a record besides its value
+FIRST_ANSWER_MS = 10_000  # for the first answer of any broker
+RECENT_S = 15.0  # for which a failed connection explains a timeout
+MAX_ERROR_CHARS = 400
+HANDSHAKE_LIMIT_S = 5.0  # for a TLS handshake with a broker
 
 
 class TokenFile(AbstractTokenProvider):  # type: ignore[misc]
-    """A bearer token, read anew for each connection from a file that somebody else keeps fresh."""
+    """Bearer token from a file that another program keeps up to date; read for each connection."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def token(self) -> str:
-        """Raises OSError where it cannot be read."""
+        """Read the token. Raises OSError."""
         return self._path.read_text(encoding="ascii").strip()
 
 
 def connection(settings: Settings) -> dict[str, Any]:
-    """The options that consumers, producers and admins of kafka-python share.
+    """Return the options shared by kafka-python's consumers, producers and admin clients.
 
-    Raises ConfigError where settings are missing or contradict each other, or a file of theirs cannot be used.
+    Raises ConfigError if settings are missing or contradict each other, or a file cannot be used.
     """
     if not settings.kafka_bootstrap:
-        raise ConfigError("kafka_bootstrap names no broker", param="kafka_bootstrap")
+        raise ConfigError("kafka_bootstrap must name at least one broker", param="kafka_bootstrap")
     options: dict[str, Any] = {
         "bootstrap_servers": [part.strip() for part in settings.kafka_bootstrap.split(",")],
-        "bootstrap_timeout_ms": FIRST,
+        "bootstrap_timeout_ms": FIRST_ANSWER_MS,
         "client_id": "headrace",
         "security_protocol": settings.kafka_security_protocol,
         **_sasl(settings),
@@ -93,16 +93,16 @@ def _trust(settings: Settings) -> ssl.SSLContext:
 
 
 class _Handshake(ssl.SSLSocket):
-    """Gives up a peer that says nothing, for which kafka-python (3.0.12) has no limit; its thread waits here."""
+    """TLS socket with a limit on the handshake, for which kafka-python (3.0.12) has none; its thread waits here."""
 
     def do_handshake(self, block: bool = False) -> None:
-        self.settimeout(HANDSHAKE)
+        self.settimeout(HANDSHAKE_LIMIT_S)
         super().do_handshake(block)
         self.setblocking(False)
 
 
 class _Failures(logging.Handler):
-    """Why a connection failed last: kafka-python goes on trying until time is over, and tells only its log."""
+    """Last failure of a connection, from the log: kafka-python retries until its timeout and reports only that."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -110,7 +110,7 @@ class _Failures(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._last = record.getMessage().rpartition("Connection lost: ")[2]
-        self._until = time.monotonic() + RECENT
+        self._until = time.monotonic() + RECENT_S
 
     def last(self) -> str:
         return self._last if time.monotonic() < self._until else ""
@@ -121,27 +121,31 @@ logging.getLogger("kafka.net.connection").addHandler(_failures)
 
 
 def explained(error: Exception) -> str:
-    """What went wrong, for whoever runs it; where time was over, and a connection failed lately, why that did."""
+    """Return an error's text for the operator; for a timeout, with the reason of a recent failed connection."""
     text = str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
     if isinstance(error, KafkaTimeoutError) and (reason := _failures.last()):
         text = f"{text}: {reason}"
-    return text[:MOST_WORDS]
+    return text[:MAX_ERROR_CHARS]
 
 
 def unavailable(error: KafkaError) -> Unavailable:
-    """For whoever runs it."""
-    return Unavailable(f"Kafka does not serve: {explained(error)}")
+    """Return the error for a failing Kafka, with its text for the operator."""
+    return Unavailable(f"Kafka is unavailable: {explained(error)}")
 
 
 def producer(settings: Settings, **options: Any) -> KafkaProducer:
-    """One that waits for all replicas and writes nothing twice. Raises ConfigError, kafka.errors.KafkaError."""
-    options = {"max_request_size": settings.max_body_bytes + HEADROOM, "max_block_ms": FIRST, **options}
+    """Return an idempotent producer that waits for all replicas. Raises ConfigError, kafka.errors.KafkaError."""
+    options = {
+        "max_request_size": settings.max_body_bytes + MAX_OVERHEAD_BYTES,
+        "max_block_ms": FIRST_ANSWER_MS,
+        **options,
+    }
     return KafkaProducer(**connection(settings), acks="all", enable_idempotence=True, **options)
 
 
 def consumer(settings: Settings, **options: Any) -> KafkaConsumer:
-    """One that sees only what was committed, and commits nothing by itself. Raises as `producer`."""
-    most = settings.max_body_bytes + HEADROOM
+    """Return a consumer of committed records that never commits offsets automatically. Raises as `producer`."""
+    most = settings.max_body_bytes + MAX_OVERHEAD_BYTES
     return KafkaConsumer(
         **connection(settings),
         enable_auto_commit=False,

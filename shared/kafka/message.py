@@ -1,6 +1,6 @@
 """Requests, results and dead letters as records: CloudEvents 1.0 in Kafka's binary mode, or plain JSON.
 
-A request's id is a function of its record, so that one delivered again is the same request. It knows no connection.
+A request's id is a function of its record, so that a record that is delivered again is the same request.
 
 Reference: CloudEvents 1.0.2, "Kafka Protocol Binding", and W3C "Trace Context".
 """
@@ -36,14 +36,14 @@ from shared.validation.request_limits import Limits, check_request, check_served
 REQUEST_TYPE = "dev.headrace.request.v1"
 RESULT_TYPE = "dev.headrace.result.v1"
 TRACE = ("traceparent", "tracestate")
-HEADER_BYTES = 1024  # most of one header that is read
+MAX_HEADER_BYTES = 1024
 TRUNCATED = "headrace-truncated"
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
 class KafkaRequest(JobRequest):
-    """The value of a request's record: what POST /v1/jobs takes, and whose it is."""
+    """Value of a request's record: the body of POST /v1/jobs, and its tenant."""
 
     priority: Priority = priority_field("batch", "the header of that name takes precedence")
     tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")] = Field(
@@ -52,7 +52,7 @@ class KafkaRequest(JobRequest):
 
 
 class Consumed(Protocol):
-    """What kafka-python hands out."""
+    """A record as kafka-python returns it."""
 
     topic: str
     partition: int
@@ -64,7 +64,7 @@ class Consumed(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """One record as it came."""
+    """One consumed record."""
 
     topic: str
     partition: int
@@ -74,31 +74,31 @@ class Record:
     headers: Headers = ()
 
     @classmethod
-    def of(cls, record: Consumed) -> Record:
+    def from_consumed(cls, record: Consumed) -> Record:
         headers = tuple((name, value or b"") for name, value in record.headers or ())
         return cls(record.topic, record.partition, record.offset, record.key, record.value or b"", headers)
 
     @property
     def source(self) -> str:
-        """Where it is, in one word."""
+        """Return topic, partition and offset as one word."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
     def header(self, name: str) -> str | None:
-        """The first of that name. Raises InvalidRequest where it is too long or no text."""
+        """Return the first header of that name. Raises InvalidRequest if it is too long or not text."""
         value = next((value for key, value in self.headers if key.lower() == name), None)
         if value is None:
             return None
-        if len(value) > HEADER_BYTES:
-            raise InvalidRequest(f"the header {name} is longer than {HEADER_BYTES} bytes", param=name)
+        if len(value) > MAX_HEADER_BYTES:
+            raise InvalidRequest(f"the header {name} must not exceed {MAX_HEADER_BYTES} bytes", param=name)
         try:
             return value.decode()
         except UnicodeDecodeError:
-            raise InvalidRequest(f"the header {name} is not UTF-8", param=name) from None
+            raise InvalidRequest(f"the header {name} must be UTF-8", param=name) from None
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """One record to be written."""
+    """One record to write."""
 
     topic: str
     key: bytes | None
@@ -106,13 +106,13 @@ class Outgoing:
     headers: Headers = field(default=())
 
     def arguments(self) -> dict[str, Any]:
-        """As KafkaProducer.send takes it."""
+        """Return the arguments of KafkaProducer.send."""
         return {"topic": self.topic, "key": self.key, "value": self.value, "headers": list(self.headers)}
 
 
 @dataclass(frozen=True)
 class Order:
-    """A request and where its result goes: to the topic `reply`, or, with None, nowhere."""
+    """A request, and the topic of its result; with None, no result is written."""
 
     request: Request
     record: Record
@@ -133,12 +133,12 @@ def request_record(
     reply_topic: str | None = None,
     extra: Headers = (),
 ) -> Outgoing:
-    """A request for `topic`; its result goes to `reply_topic`, or to headrace.results.
+    """Return a request record for `topic`; its result goes to `reply_topic`, by default headrace.results.
 
     Args:
-        event_id, source: CloudEvents' id, which is the idempotency key, and source.
+        event_id, source: the event's id, which is the idempotency key, and its source.
         key: decides the partition; default: the tenant.
-        extra: more headers, as of a trace.
+        extra: additional headers, such as those of a trace.
     """
     headers = [*_event(event_id, source, REQUEST_TYPE), ("priority", body.priority.encode()), *extra]
     if reply_topic is not None:
@@ -148,42 +148,42 @@ def request_record(
 
 
 def api_record(request: Request) -> Outgoing:
-    """A request that the API has admitted, for the topic of its model."""
+    """Return the record of a request that the API admitted, for the topic of its model."""
     return Outgoing(topics.api_requests(request.model), request.tenant.encode(), encode(request))
 
 
 def read_request(record: Record, model: ModelInfo, limits: Limits, most_bytes: int, now: float) -> Order:
-    """What a record asks of the model `model`, whose topic it is in. `now`: the server's time.
+    """Decode and validate a record of a topic of `model`. `now`: the server's time.
 
-    Raises InvalidRequest and its kin, ModelNotFound, PayloadTooLarge, UnsupportedMediaType, DeadlineExceeded.
+    Raises InvalidRequest (or a subclass), ModelNotFound, PayloadTooLarge, UnsupportedMediaType, DeadlineExceeded.
     """
     if len(record.value) > most_bytes:
-        raise PayloadTooLarge(f"the value has {len(record.value)} bytes, and may have {most_bytes}")
+        raise PayloadTooLarge(f"the value must not exceed {most_bytes} bytes, got {len(record.value)}")
     if record.topic == topics.api_requests(model.name):
         try:
             return Order(decode_request(record.value), record, None, by_api=True)
         except msgspec.DecodeError as error:
-            raise MalformedBody(f"no request of the API: {error}") from None
+            raise MalformedBody(f"not a request of the API: {error}") from None
     event_id = _check_event(record)
     body = validate(record.value, KafkaRequest)
     request = _complete(body, record, event_id, now)
     if request.model != model.name:
-        raise ModelNotFound(f"this topic is for {model.name}", param="model")
+        raise ModelNotFound(f"model must be {model.name} in this topic", param="model")
     check_request(request, limits)
     if request.deadline is not None and request.deadline <= now:
-        raise DeadlineExceeded("the request's time was over before it was taken from its topic")
+        raise DeadlineExceeded("the request's deadline passed before it was taken from its topic")
     check_served(request, model, limits)
     reply = record.header("reply-topic") or topics.RESULTS
     if not topics.is_topic(reply):
-        raise InvalidRequest("reply-topic cannot be a topic's name", param="reply-topic")
+        raise InvalidRequest("reply-topic must have 1 to 249 characters of A-Za-z0-9._-", param="reply-topic")
     return Order(request, record, reply)
 
 
 def _check_event(record: Record) -> str | None:
-    """The event's id, of a CloudEvent in binary mode; None of plain JSON."""
+    """Return the id of a CloudEvent in binary mode; None for plain JSON."""
     media = (record.header("content-type") or "application/json").split(";")[0].strip().lower()
     if media != "application/json":
-        raise UnsupportedMediaType("content-type must be application/json, with CloudEvents in binary mode")
+        raise UnsupportedMediaType("content-type must be application/json; CloudEvents must use the binary mode")
     for name, wanted in (("ce_specversion", "1.0"), ("ce_type", REQUEST_TYPE)):
         if record.header(name) not in (None, wanted):
             raise InvalidRequest(f"{name} must be {wanted}", param=name)
@@ -194,7 +194,7 @@ def _check_event(record: Record) -> str | None:
 
 
 def _complete(body: KafkaRequest, record: Record, event_id: str | None, now: float) -> Request:
-    """With an id and a seed that follow from the record."""
+    """Return the request, with an id and a seed derived from the record."""
     name: tuple[Any, ...] = ("record", record.topic, record.partition, record.offset)
     if event_id is not None:
         name = ("event", body.tenant, event_id)
@@ -221,7 +221,7 @@ def _priority(name: str) -> PriorityClass:
 
 
 def result_record(order: Order, job: Job) -> Outgoing:
-    """The end of an order that wants a result."""
+    """Return the result record of an order that wants one."""
     assert order.reply is not None
     record = order.record
     headers = [
@@ -236,18 +236,18 @@ def result_record(order: Order, job: Job) -> Outgoing:
 
 
 def read_result(record: Record) -> Job:
-    """The job that a result tells. Raises MalformedBody where it is none."""
+    """Decode the job in a result record. Raises MalformedBody."""
     try:
         return _job_decoder.decode(record.value)
     except msgspec.DecodeError as error:
-        raise MalformedBody(f"no result: {error}") from None
+        raise MalformedBody(f"not a result: {error}") from None
 
 
 def dead_letter(record: Record, error: HeadraceError, *, whole: bool = True) -> Outgoing:
-    """A record that was no request, as it came, and why; not `whole`: without the value, which no topic takes."""
+    """Return a dead letter: an invalid record with the reason; without its value if not `whole`, as too large."""
     why = {
         "headrace-error-code": error.code,
-        "headrace-error-message": error.message[:HEADER_BYTES],
+        "headrace-error-message": error.message[:MAX_HEADER_BYTES],
         "headrace-topic": record.topic,
         "headrace-partition": str(record.partition),
         "headrace-offset": str(record.offset),

@@ -1,24 +1,24 @@
-"""How far a partition is done: a contiguous watermark, and which offsets above it are done already.
+"""Progress in a partition: a contiguous watermark, and the finished offsets above it.
 
-Offsets need not be dense: compaction and transaction markers leave gaps, which count as done once something after
-them was taken. It knows nothing of records.
+Offsets need not be dense: compaction and transaction markers leave gaps, which count as finished once a later
+offset was taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-MOST_METADATA = 4096  # bytes of an offset's metadata that brokers take by default
-LONGEST_RUN = 8  # bytes that one offset may add to the metadata
-MOST_RUN = 1_000_000  # offsets that one run may name
+MAX_METADATA_BYTES = 4096  # of an offset that brokers accept by default
+MAX_OFFSET_BYTES = 8  # that one offset may add to the metadata
+MAX_RUN_OFFSETS = 1_000_000  # in one run
 
 
 class Offsets:
-    """One partition's taken and finished offsets.
+    """Taken and finished offsets of one partition.
 
     Args:
-        watermark: the first offset that is not known to be done.
-        done: offsets above it that are done.
+        watermark: the first offset that may be unfinished.
+        done: finished offsets above it.
     """
 
     def __init__(self, watermark: int, done: Iterable[int] = ()) -> None:
@@ -33,11 +33,11 @@ class Offsets:
 
     @property
     def room(self) -> int:
-        """How many more may be taken, so that the metadata fits whatever is done first."""
-        return (MOST_METADATA - len(self.metadata())) // LONGEST_RUN - self.unfinished
+        """Return how many more offsets may be taken so that the metadata fits in any order of completion."""
+        return (MAX_METADATA_BYTES - len(self.metadata())) // MAX_OFFSET_BYTES - self.unfinished
 
     def take(self, offset: int) -> bool:
-        """A record came; False where it is done already, or was taken before."""
+        """Take an offset. Returns False if it was taken or finished before."""
         if offset < self.watermark or offset in self._open:
             return False
         self._next = max(self._next, offset + 1)
@@ -48,13 +48,13 @@ class Offsets:
         return True
 
     def finish(self, offset: int) -> None:
-        """What was taken is done."""
+        """Mark a taken offset as finished."""
         self._open.discard(offset)
         self._done.add(offset)
         self._advance()
 
     def once(self, finished: Iterable[int]) -> tuple[int, str]:
-        """The watermark and the metadata as they are once these have been finished too."""
+        """Return the watermark and the metadata as they will be once these offsets are finished too."""
         then = Offsets(self.watermark, self._done)
         then._next, then._open = self._next, set(self._open)
         for offset in finished:
@@ -62,7 +62,7 @@ class Offsets:
         return then.watermark, then.metadata()
 
     def _advance(self) -> None:
-        """Everything below the oldest open offset is done, or never was."""
+        """Move the watermark to the oldest open offset: all offsets below it are finished or do not exist."""
         watermark = min(self._open) if self._open else self._next
         if watermark == self.watermark:
             return
@@ -70,7 +70,7 @@ class Offsets:
         self._done = {offset for offset in self._done if offset >= self.watermark}
 
     def metadata(self) -> str:
-        """The offsets done above the watermark, as runs of their distance from it: `2,5-9`."""
+        """Return the finished offsets above the watermark, as runs of their distance from it: `2,5-9`."""
         runs: list[list[int]] = []
         for offset in sorted(self._done):
             distance = offset - self.watermark
@@ -82,13 +82,13 @@ class Offsets:
 
     @classmethod
     def parse(cls, watermark: int, metadata: str) -> Offsets:
-        """What `metadata` told of a commit at `watermark`; what somebody else wrote there tells nothing."""
+        """Decode the metadata of a commit at `watermark`; foreign metadata is ignored."""
         done: set[int] = set()
         try:
-            for part in filter(None, metadata[:MOST_METADATA].split(",")):
+            for part in filter(None, metadata[:MAX_METADATA_BYTES].split(",")):
                 first, _, last = part.partition("-")
                 begin, end = int(first), int(last or first)
-                if not 0 <= begin <= end < begin + MOST_RUN:
+                if not 0 <= begin <= end < begin + MAX_RUN_OFFSETS:
                     return cls(watermark)
                 done.update(range(watermark + begin, watermark + end + 1))
         except ValueError:

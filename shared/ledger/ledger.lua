@@ -148,17 +148,17 @@ end
 -- most, ms of the lease -> {id, age in ms, entry, end or ''} of each that is due
 function commands.claim()
   local found = {}
-  for _, id in ipairs(lease.expired(due, now, ARGV[3])) do
+  for _, id in ipairs(expired_leases(due, now, ARGV[3])) do
     local held, left = stored(open, id, 'number', 'string', 'string'), stored(ended, id, 'string', 'string')
     if held then
       local at, entry = unpack(held)
-      lease.hold(due, id, now + math.min(LAST_LOOK_MS, math.max(FIRST_LOOK_MS, (now - at) / 8)))
+      hold_until(due, id, now + math.min(LAST_LOOK_MS, math.max(FIRST_LOOK_MS, (now - at) / 8)))
       found[#found + 1] = { id, now - at, entry, '' }
     elseif left then
-      lease.hold(due, id, now + ARGV[4])
+      hold_until(due, id, now + ARGV[4])
       found[#found + 1] = { id, 0, unpack(left) }
     else
-      lease.remove(due, id)
+      remove_lease(due, id)
     end
   end
   return found

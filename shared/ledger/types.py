@@ -1,4 +1,4 @@
-"""What a request is charged, and what is noted of whoever sent it. It knows nothing of plans or of Redis."""
+"""Types of the ledger: limits, charges, and the ends of requests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import msgspec
 
 from shared.token_log.interface import RequestRecord
 
-DAY = 86_400.0  # seconds
+DAY_S = 86_400.0
 
 
 class Limit(msgspec.Struct, frozen=True, array_like=True):
     """One limit, and what a request costs of it.
 
-    `strategy` is one of the settings', `day` for a budget or `slots` for requests at a time; `name` is its own;
-    `period` in ms; `estimated`: the cost is tokens that only the end tells exactly.
+    `strategy` is one of the setting's, `day` for a daily budget or `slots` for concurrent requests; `period` is in
+    ms; with `estimated`, the cost is an estimate of tokens, which is corrected at the end.
     """
 
     strategy: str
@@ -34,9 +34,9 @@ class Limit(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True)
 class Standing:
-    """A limit after a charge: what is left, and in how many seconds all of it is free again.
+    """State of a limit after a charge: what remains, and in how many seconds all of it is free again.
 
-    `wait` is the time in seconds after which the cost fits, if nobody else takes the room; 0 where it does now.
+    `wait` is the time in seconds until the cost fits, if no other request takes the room; 0 if it fits now.
     """
 
     limit: Limit
@@ -46,23 +46,23 @@ class Standing:
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whose an open request is, for the log and the usage records.
+    """Sender of an open request, for the request log and the usage records.
 
-    `channel` is that of the process that admitted it: its HTTP request may await the end, and tell the log of it.
+    `channel` is the channel of the process that admitted it, whose HTTP request may wait for the end and log it.
     """
 
     tenant: str
     model: str
     key_id: str = ""
     user: str = ""
-    http_request_id: str = msgspec.field(default="", name="request_id")  # as it is stored
+    http_request_id: str = msgspec.field(default="", name="request_id")  # its stored name
     trace_id: str = ""
     channel: str = ""
 
 
 @dataclass(frozen=True)
 class Charge:
-    """A request and what it is charged."""
+    """A request, and the limits that it is charged to."""
 
     job_id: str
     entry: Entry
@@ -70,7 +70,7 @@ class Charge:
 
 
 class End(msgspec.Struct, frozen=True):
-    """What became of a request; times in seconds since the epoch. `finish` is a reason or an error's code."""
+    """The end of a request; times in seconds since the epoch. `finish` is a finish reason or an error code."""
 
     state: str
     finish: str
@@ -82,8 +82,8 @@ class End(msgspec.Struct, frozen=True):
     finished_at: float
 
     @classmethod
-    def of(cls, record: RequestRecord) -> Self:
-        """Of a request that has ended."""
+    def from_record(cls, record: RequestRecord) -> Self:
+        """Return the end of a finished request."""
         return cls(
             record.state.value,
             record.finish,
@@ -102,7 +102,7 @@ class End(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be looked at: what was open `age` seconds after its charge, or has an end that is unwritten."""
+    """A request that is due: still open `age` seconds after its charge, or with an end that is not recorded."""
 
     job_id: str
     age: float

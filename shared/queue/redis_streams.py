@@ -1,7 +1,7 @@
 """The queue on Redis: lanes of waiting requests, and one stream with a consumer group per model and class.
 
-A worker holds a stream's entry while the entry's idle time, which its heartbeat resets, is below the lease, all by
-the server's clock. It does not know the answers' log.
+A worker holds an entry as long as the entry's idle time, which its heartbeat resets, is below the lease, by the
+server's clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared.protocol import Outlook, PriorityClass, Request, Ticket, decode_requ
 from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
-    STRANGER,
+    FORGET_AFTER_S,
     Bounds,
     Claim,
     Delivery,
@@ -36,19 +36,19 @@ LUA = [
     Path(__file__).with_name(f"{part}.lua")
     for part in ("structure", "entries", "reservations", "lanes", "pull", "leases", "upkeep")
 ]
-UNCONFIRMED = 10.0  # seconds after which a reservation that nobody confirmed is given back
-MOST_SEATS = 4096  # choices of one request that count
-MOST_MS = 2**53  # a deadline beyond it is one that never comes; Lua counts so far exactly
-MOST_LOST = 256  # lost requests that one call reports
+CONFIRM_WITHIN_S = 10.0  # or a reservation is given back
+MAX_SEATS = 4096  # that one request counts for
+MAX_MS = 2**53  # of a deadline; Lua counts exactly up to here
+MAX_LOST = 256  # lost requests that one call reports
 JOB_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
 
 class RedisStreams:
-    """A Transport.
+    """Transport on Redis Streams.
 
     Args:
         server: holds the queues.
-        bounds: what may wait.
+        bounds: bounds of each queue.
         lease: seconds of silence after which a held message may be claimed.
     """
 
@@ -68,13 +68,13 @@ class RedisStreams:
         return await self._place("publish", requests, _published)
 
     async def reserve(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
-        """Promise each a place, under the bounds of `publish`, which will take the promise up."""
+        """Promise each a place, under the bounds of `publish`, which later fulfils the promise."""
         return await self._place("reserve", requests, lambda request: (_deadline(request),))
 
     async def _place(
         self, command: str, requests: Sequence[Request], details: Callable[[Request], Iterable[Any]]
     ) -> list[Ticket | HeadraceError]:
-        """Run what takes a place under the bounds."""
+        """Run a command that takes a place under the bounds."""
         bounds = self._bounds
         limits = (bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens)
         calls = [
@@ -85,7 +85,7 @@ class RedisStreams:
         return [_placed(request, *reply) for request, reply in zip(requests, replies, strict=True)]
 
     async def confirm(self, tickets: Sequence[Ticket], *, written: bool) -> None:
-        """They are on their way, so that their reservations hold; or they are not, and these are given back."""
+        """Keep the reservations of requests that were written to their topic; give back those of others."""
         calls = [_call(ticket.model, ticket.job_id, int(written)) for ticket in tickets]
         async with self._server.reaching("the queue"):
             await self._script.many("confirm", calls)
@@ -101,7 +101,7 @@ class RedisStreams:
         return await self._deliveries(model, await self._run("claim", model, worker, most, self._lease_ms))
 
     async def _deliveries(self, model: str, reply: Iterable[Any]) -> list[Delivery]:
-        """The requests among the entries; what is none is set aside."""
+        """Return the entries' requests; set foreign entries aside."""
         found = []
         for index, entry, payload, attempt in reply:
             try:
@@ -151,14 +151,14 @@ class RedisStreams:
         return [job_id.decode() for job_id in await self._run("missing", model, *job_ids)]
 
     async def lost(self, model: str) -> list[str]:
-        return [job_id.decode() for job_id in await self._run("lost", model, MOST_LOST)]
+        return [job_id.decode() for job_id in await self._run("lost", model, MAX_LOST)]
 
     async def tidy(self, model: str) -> int:
-        struck: int = await self._run("tidy", model, int(STRANGER * 1000))
+        struck: int = await self._run("tidy", model, int(FORGET_AFTER_S * 1000))
         return struck
 
     async def lapsed(self, model: str) -> list[str]:
-        return [job_id.decode() for job_id in await self._run("lapsed", model, int(UNCONFIRMED * 1000))]
+        return [job_id.decode() for job_id in await self._run("lapsed", model, int(CONFIRM_WITHIN_S * 1000))]
 
     async def _run(self, command: str, model: str, *args: Any) -> Any:
         async with self._server.reaching("the queue"):
@@ -167,31 +167,31 @@ class RedisStreams:
 
 
 def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
-    """A call of the script: its keys, and what its commands begin with."""
+    """Return a call of the script: its keys, and the arguments with those that all commands take."""
     return keys.transport(model), (keys.GROUP, keys.lane_prefix(model), *args)
 
 
 def _published(request: Request) -> tuple[Any, ...]:
-    """What `publish` says of a request beside its place."""
-    seats = max(1, min(request.params.n, MOST_SEATS))
+    """Return the arguments of `publish` after the request's place."""
+    seats = max(1, min(request.params.n, MAX_SEATS))
     return seats, _deadline(request), encode(request), keys.wake_channel(request.model)
 
 
 def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | HeadraceError:
-    """What a reply about a place means: which bound was met, 0 for none, and seconds until there is room."""
+    """Decode a reply: the bound that was met, or 0, and the seconds until there is room."""
     if which:
         return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
     return Ticket(request.id, request.model, request.priority, request.tenant)
 
 
 def _class(priority: PriorityClass) -> int:
-    """A class on the wire of the script: a number from 1, the most urgent."""
+    """Return a class as the script numbers it, from 1, the most urgent."""
     return CLASSES.index(priority) + 1
 
 
 def _deadline(request: Request) -> int | str:
-    """In ms on the wire of the script; empty where there is none."""
-    return "" if request.deadline is None else int(min(request.deadline * 1000, MOST_MS))
+    """Return the deadline in ms; empty without one."""
+    return "" if request.deadline is None else int(min(request.deadline * 1000, MAX_MS))
 
 
 def _place(what: Ticket | Request) -> tuple[int, str, str]:
@@ -204,8 +204,8 @@ def _entries(claims: Iterable[Claim]) -> list[str | int]:
 
 
 def _request(model: str, payload: bytes) -> Request:
-    """Raises UNREADABLE for what no API queued for that model."""
+    """Decode a request. Raises UNREADABLE for a payload that no API queued for this model."""
     request = decode_request(payload)
     if request.model != model or not JOB_ID.fullmatch(request.id):
-        raise ValueError("the entry is not of this queue")
+        raise ValueError("not an entry of this queue")
     return request

@@ -1,4 +1,4 @@
-"""Connects to Redis or Valkey as the settings say, runs our Lua, and turns its trouble into our errors."""
+"""The client of Redis or Valkey, and the translation of its failures into Headrace's errors."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ TROUBLE = (
     OutOfMemoryError,
     OSError,
 )
-# How Valkey, and Redis, say that a script's caller may not run one of its commands.
-FORBIDDEN = ("ACL failure in script", "The user executing the script can't")
-RETRY_AFTER = 1.0
-MOST_ERROR = 300  # characters of a server's error that are logged
-# Neither retries nor a greeting: nothing is sent twice by itself, and the least ACL has no CLIENT SETINFO.
-QUIET: Mapping[str, Any] = {"protocol": 2, "driver_info": None, "socket_timeout": None}
+# Errors of Valkey and of Redis for a script with a command that the caller may not run.
+SCRIPT_DENIED = ("ACL failure in script", "The user executing the script can't")
+RETRY_AFTER_S = 1.0
+MAX_ERROR_CHARS = 300  # of a server's error that are logged
+# No automatic retries, and no CLIENT SETINFO, which the minimal ACL does not allow.
+CONNECTION_OPTIONS: Mapping[str, Any] = {"protocol": 2, "driver_info": None, "socket_timeout": None}
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class RedisServer:
-    """A client and the time that a call of it may take, in seconds.
+    """A client, and the seconds that a call to it may take.
 
-    The deadline is ours: with a `socket_timeout` redis-py sends through asyncio.wait_for, which on Python 3.11 can
-    lose a cancellation. Nothing is sent twice by itself.
+    Headrace enforces the timeout itself: with a `socket_timeout`, redis-py sends through asyncio.wait_for, which on
+    Python 3.11 can lose a cancellation. Nothing is retried automatically.
     """
 
     client: Client
@@ -69,19 +69,19 @@ class RedisServer:
 
     @classmethod
     def connect(cls, url: str, *, timeout: float) -> RedisServer:
-        """A client of the server, the Sentinels' master or the Cluster that `url` names; connects when used.
+        """Return a client of the server, the Sentinels' master or the Cluster at `url`; it connects when used.
 
-        Raises ConfigError for a URL that is not one of those of `shared.redis.url`.
+        Raises ConfigError for a URL that `shared.redis.url` does not accept.
         """
         return cls(_client(RedisURL.parse(url), timeout), timeout)
 
     def reaching(self, what: str) -> Reaching:
-        """Raise Unavailable when the time is over or the server is in trouble, in a sentence about `what`."""
+        """Return a context that raises Unavailable, with `what` in its message, if the server fails or is late."""
         return Reaching(self, what)
 
 
 class Reaching:
-    """Holds a call, or several; a class, since this is every token's path."""
+    """Context of one or several calls; a class rather than a generator, since every token passes through it."""
 
     def __init__(self, server: RedisServer, what: str) -> None:
         self._server = server
@@ -100,31 +100,38 @@ class Reaching:
             error = late
         if isinstance(error, builtins.TimeoutError):
             self._server.client.drop_silent()
-        if error is not None and (told := _told(self._what, error)) is not None:
-            raise told from error
+        if error is not None and (unavailable := _unavailable(self._what, error)) is not None:
+            raise unavailable from error
 
 
-def _told(what: str, error: BaseException) -> Unavailable | None:
-    """What callers are told of trouble with the server; None for what is no such trouble."""
+def _unavailable(what: str, error: BaseException) -> Unavailable | None:
+    """Return the error for callers when the server fails; None for other errors."""
     if isinstance(error, AuthenticationError):
-        return Unavailable(f"{what} refuses the user or the password of redis_url", retry_after=RETRY_AFTER)
+        return Unavailable(f"{what} refused the user or the password of redis_url", retry_after=RETRY_AFTER_S)
     if isinstance(error, TROUBLE):
-        return Unavailable(f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER)
+        return Unavailable(f"{what} cannot be reached: {type(error).__name__}", retry_after=RETRY_AFTER_S)
     if not isinstance(error, ResponseError):
         return None
-    if isinstance(error, NoPermissionError) or any(words in str(error) for words in FORBIDDEN):
+    if isinstance(error, NoPermissionError) or any(words in str(error) for words in SCRIPT_DENIED):
         log.error("redis_permission", what=what, error=str(error))
-        return Unavailable(f"{what} refuses a command: the Redis user lacks a permission", retry_after=RETRY_AFTER)
+        return Unavailable(
+            f"{what} refused a command: the Redis user lacks a permission", retry_after=RETRY_AFTER_S
+        )
     # a full disk under the append-only file, or a replica link that the server insists on
     if str(error).startswith(("MISCONF", "NOREPLICAS")):
-        return Unavailable(f"{what} refuses writes: {error}", retry_after=RETRY_AFTER)
-    # a key of another type, or a script that fails over what another program wrote: no reason for a process to end
-    log.error("redis_refused", what=what, error=str(error)[:MOST_ERROR])
-    return Unavailable(f"{what} holds data that cannot be read", retry_after=RETRY_AFTER)
+        return Unavailable(f"{what} refused a write: {error}", retry_after=RETRY_AFTER_S)
+    # a key of another type, or a script that fails on foreign data: no reason for a process to end
+    log.error("redis_refused", what=what, error=str(error)[:MAX_ERROR_CHARS])
+    return Unavailable(f"{what} contains data that cannot be read", retry_after=RETRY_AFTER_S)
 
 
 def _client(url: RedisURL, timeout: float) -> Client:
-    options = {**QUIET, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0), **url.options}
+    options = {
+        **CONNECTION_OPTIONS,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        **url.options,
+    }
 
     def pipe(kind: type[Any], **place: Any) -> Pipe:
         return Pipe(ConnectionPool(connection_class=noticing(kind), **options, **place), timeout)
@@ -138,7 +145,7 @@ def _client(url: RedisURL, timeout: float) -> Client:
         return Client(pipe(UnixDomainSocketConnection))
     if url.kind == "server":
         return Client(to(url.hosts[0]))
-    asked = {**QUIET, "socket_connect_timeout": timeout, **url.tls_options, **url.sentinel}
-    sentinels = Sentinels(url.hosts, url.service, asked, tls=url.tls, timeout=timeout)
+    sentinel_options = {**CONNECTION_OPTIONS, "socket_connect_timeout": timeout, **url.tls_options, **url.sentinel}
+    sentinels = Sentinels(url.hosts, url.service, sentinel_options, tls=url.tls, timeout=timeout)
     kind = SecureMasterConnection if url.tls else MasterConnection
     return Master(pipe(kind, find_master=sentinels.master), sentinels)

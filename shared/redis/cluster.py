@@ -1,7 +1,7 @@
 """A Redis Cluster as one client: each command goes to the node that holds its key.
 
-The slot table is read once and again when a node redirects, fails or falls silent. A command touches keys of one
-slot; it knows nothing of which. Sent twice is only what a node has refused: MOVED, ASK, TRYAGAIN.
+The slot table is read once, and again when a node redirects, fails or stops answering. A command touches
+keys of one slot. Only what a node refused (MOVED, ASK, TRYAGAIN) is sent again.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from shared.redis.url import Host
 from shared.redis.wire import connect
 
 SLOTS = 16_384
-REDIRECTS = 8  # rounds; while slots move, a call may be sent on several times
-TRY_AGAIN = 0.05  # seconds, while the keys of a call are on two nodes
-REFRESH = 0.5  # seconds between two readings of the slot table
-# Commands that name no key: they go to the node of slot 0, so that TIME is one clock for all processes.
+MAX_REDIRECTS = 8  # while slots move, a call may be redirected several times
+TRY_AGAIN_S = 0.05  # while the keys of a call are on two nodes
+MIN_REFRESH_S = 0.5  # between two readings of the slot table
+# Commands without a key go to the node of slot 0, so that TIME is one clock for all processes.
 KEYLESS = frozenset({"TIME", "PING", "INFO", "CONFIG GET", "CLUSTER INFO", "ACL WHOAMI", "PUBLISH"})
 
-Route = tuple[Host, bool]  # a node, and whether it must be told that we were sent to it (ASKING)
+Route = tuple[Host, bool]  # a node, and whether the command needs ASKING before it
 
 
 def slot_of(key: str) -> int:
-    """The slot of a key, by its hash tag if it has one (Redis Cluster specification, "Hash tags")."""
+    """Return the slot of a key, by its hash tag if it has one (Redis Cluster specification, "Hash tags")."""
     start = key.find("{")
     end = key.find("}", start + 1) if start >= 0 else -1
     tag = key[start + 1 : end] if end > start + 1 else key
@@ -51,11 +51,11 @@ def slot_of(key: str) -> int:
 
 
 class Cluster(Client):
-    """redis-py's commands on keys of one slot each; no pipelines and no transactions.
+    """Client with redis-py's commands, each on keys of one slot; no pipelines and no transactions.
 
     Args:
         seeds: nodes to ask first for the slot table.
-        pipe: makes the way to one node.
+        pipe: connects to one node.
         timeout: seconds that reading the slot table may take.
     """
 
@@ -76,12 +76,12 @@ class Cluster(Client):
         return "" if name in KEYLESS else str(args[1])
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """One write per node; what a node redirects is sent on until it is answered."""
+        """Send commands in one write per node, and follow redirects until all are answered."""
         if not self._slots:
             await self._refresh()
         replies: list[Any] = [None] * len(commands)
         routes: dict[int, Route] = {i: (self._node(key), False) for i, (key, _) in enumerate(commands)}
-        for _ in range(REDIRECTS):
+        for _ in range(MAX_REDIRECTS):
             found = await self._round(routes, commands)
             routes = {}
             for i, (reply, node) in found.items():
@@ -92,11 +92,11 @@ class Cluster(Client):
             if not routes:
                 return replies
             if any(isinstance(reply, TryAgainError) for reply, _ in found.values()):
-                await asyncio.sleep(TRY_AGAIN)
-        raise ConnectionError("the cluster redirects without end")
+                await asyncio.sleep(TRY_AGAIN_S)
+        raise ConnectionError(f"the cluster redirected a command more than {MAX_REDIRECTS} times")
 
     async def _round(self, routes: dict[int, Route], commands: Sequence[Command]) -> dict[int, tuple[Any, Host]]:
-        """Each command's reply and the node that gave it."""
+        """Return each command's reply, and the node that sent it."""
         groups: dict[Route, list[int]] = defaultdict(list)
         for i, route in routes.items():
             groups[route].append(i)
@@ -118,7 +118,7 @@ class Cluster(Client):
         try:
             replies = await self._pipe_to(node).exchange(packed)
         except (RedisError, OSError, asyncio.CancelledError):
-            self._refresh_soon()  # dead or silent: another may have taken its slots over
+            self._refresh_soon()  # dead or silent: another node may have taken over its slots
             raise
         if any(isinstance(reply, ClusterDownError | ConnectionError) for reply in replies):
             self._refresh_soon()
@@ -138,7 +138,7 @@ class Cluster(Client):
         node = self._slots[slot_of(key)]
         if node is None:
             self._refresh_soon()
-            raise ConnectionError("no node of the cluster serves that slot")
+            raise ConnectionError("no node of the cluster serves the slot of the key")
         return node
 
     def _pipe_to(self, node: Host) -> Pipe:
@@ -147,11 +147,11 @@ class Cluster(Client):
         return self._nodes[node]
 
     def _refresh_soon(self) -> None:
-        if time.monotonic() - self._refreshed > REFRESH:
+        if time.monotonic() - self._refreshed > MIN_REFRESH_S:
             self._refresh.start()
 
     async def _read_slots(self) -> None:
-        """Ask all known nodes at once; the first that answers decides."""
+        """Ask all known nodes at once; use the first answer."""
         self._refreshed = time.monotonic()
         known = dict.fromkeys([*self._seeds, *self._nodes])
         slots = await first_answer([self._table(node) for node in known], self._timeout)
@@ -164,17 +164,17 @@ class Cluster(Client):
         [reply] = await self._pipe_to(node).exchange([pack("CLUSTER", "SLOTS")])
         if isinstance(reply, ResponseError):
             if "cluster support disabled" in str(reply):
-                raise ConfigError(f"redis_url: {node[0]}:{node[1]} is no node of a Cluster", param="redis_url")
+                raise ConfigError(f"redis_url: {node[0]}:{node[1]} is not a node of a Cluster", param="redis_url")
             raise reply
         slots: list[Host | None] = [None] * SLOTS
         for first, last, primary, *_ in reply:
-            # a node that knows no name for itself or another leaves it empty: the one that we asked
+            # an empty host means the node that was asked
             host = (str((primary[0] or b"").decode() or node[0]), int(primary[1]))
             slots[first : last + 1] = [host] * (last + 1 - first)
         return slots
 
     async def dedicated(self) -> Connection:
-        """To any node: messages reach all of them over the cluster's bus."""
+        """Return a connection to any node; the cluster's bus carries messages to all of them."""
         if not self._slots:
             await self._refresh()
         nodes = sorted({node for node in self._slots if node} or self._seeds)

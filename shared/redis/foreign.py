@@ -1,4 +1,4 @@
-"""Data that another program wrote into Headrace's Redis keys: counted, logged once each, and never shown."""
+"""Foreign data in Headrace's Redis keys, written by another program: counted, logged once and never shown."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgspec
 import structlog
 from prometheus_client.core import CounterMetricFamily
 
-REMEMBERED = 1024  # places that are logged and counted once, however often they are read
-# How reading a value fails that Headrace did not write: JSON, UTF-8, numbers, missing fields.
+MAX_PLACES = 1024  # remembered, so that each is logged and counted once
+# Errors of decoding a value that Headrace did not write: JSON, UTF-8, numbers, missing fields.
 UNREADABLE = (msgspec.DecodeError, ValueError, KeyError, TypeError, IndexError, RecursionError)
 SAFE = re.compile(r"[\w.:{}*~@/-]{1,200}", re.ASCII)
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class ForeignEntries:
-    """The foreign entries that one process found; a collector for Prometheus."""
+    """Foreign entries that one process found; a collector for Prometheus."""
 
     def __init__(self) -> None:
         self.found: Counter[str] = Counter()
@@ -34,20 +34,20 @@ class ForeignEntries:
 
         Args:
             structure: the part of the store, such as `queue`.
-            place: its key or id, logged only where it cannot carry text of somebody's.
+            place: its key or id, logged only if it cannot contain a person's text.
             reason: why it cannot be used, without its content.
         """
         if (structure, place) in self._places:
             return
         self._places[structure, place] = None
-        if len(self._places) > REMEMBERED:
+        if len(self._places) > MAX_PLACES:
             self._places.popitem(last=False)
         self.found[structure] += 1
         name = place.decode("ascii", "replace")
         log.error("foreign_entry", structure=structure, place=name if SAFE.fullmatch(name) else None, reason=reason)
 
     def read(self, structure: str, place: bytes | str, decode: Callable[[], T]) -> T | None:
-        """The decoded value, or None where it is not Headrace's, which is noted."""
+        """Return the decoded value; None for foreign data, which is noted."""
         try:
             return decode()
         except UNREADABLE as error:
@@ -56,12 +56,12 @@ class ForeignEntries:
             return None
 
     def read_all(self, structure: str, values: Iterable[tuple[bytes, T]], decode: Callable[[T], S]) -> list[S]:
-        """Those of the values, by their places, that can be decoded."""
+        """Return the values that can be decoded, given each with its place."""
         found = (self.read(structure, place, lambda value=value: decode(value)) for place, value in values)  # type: ignore[misc]
         return [each for each in found if each is not None]
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """For Prometheus."""
+        """Yield the counters for Prometheus."""
         family = CounterMetricFamily(
             "headrace_foreign_entries",
             "Entries of another program found in Headrace's Redis keys, and set aside or passed over",

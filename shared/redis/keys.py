@@ -1,34 +1,34 @@
-"""Every Redis key and channel, and who owns it.
+"""All Redis keys and channels.
 
-Keys that one Lua call touches share a hash tag, so that a Redis Cluster serves: a model's queues share one slot, a
+Keys that one Lua call touches share a hash tag, as a Redis Cluster requires: a model's queue has one slot, a
 request's state and log another.
 
-| key | type | written by | lives |
+| key | type | written by | lives until |
 | --- | --- | --- | --- |
-| lane | sorted set per model, class, tenant: ids in order | API: publish, discard; worker: pull | until empty |
-| waiting | hash per model: id -> what the request costs, and the request | the same | entry until pulled |
-| lanes, resting | sorted sets per model and class: tenants by served tokens | the same | until nobody waits |
-| overdue | sorted set per model: request ids by deadline | publish, acknowledge, sweeper | until it ends |
-| reserved | hash, and sorted set, per model: on the way through Kafka | API: reserve; worker: publish | till then |
-| accepted | hash per model: id -> where it waits or is held | publish, pull, acknowledge | until it ends |
-| foreign | stream per slot: what another program wrote there and was set aside | any script | a week, 100 entries |
-| queue | stream per model and class: what workers hold | worker: pull, acknowledge | entry until acknowledged |
-| pullers | hash per model: worker -> its seats | pull | until another finds it silent, or `tidy` |
-| counters | hash per model | publish, pull, discard | for ever, one per model |
+| lane | sorted set per model, class, tenant: ids in order | API: publish, discard; worker: pull | empty |
+| waiting | hash per model: id -> cost and request | the same | entry: pulled |
+| lanes, resting | sorted sets per model and class: tenants by served tokens | the same | nothing waits |
+| overdue | sorted set per model: request ids by deadline | publish, acknowledge, sweeper | the request ends |
+| reserved | hash and sorted set per model: requests in Kafka | API: reserve; worker: publish | published |
+| accepted | hash per model: id -> where it waits or is held | publish, pull, acknowledge | the request ends |
+| foreign | stream per slot: foreign data that was set aside | any script | a week, 100 entries |
+| queue | stream per model and class: held requests | worker: pull, acknowledge | entry: acknowledged |
+| pullers | hash per model: worker -> its seats | pull | found silent, or `tidy` |
+| counters | hash per model | publish, pull, discard | forever, one per model |
 | state | hash per request | API: create, cancel; worker: acquire, append | result TTL after the end |
 | log | stream per request, entry id = last seq + 1 | worker: append; API: cancel | with its state |
-| keepsake | string per stored response: what was asked, and its conversation | API: create | with its state |
-| prompt | hash per running chat: the token ids of its prompt | worker: append | until it ends |
+| keepsake | string per stored response: its request and conversation | API: create | with its state |
+| prompt | hash per running chat: the token ids of its prompt | worker: append | the request ends |
 | worker | JSON per worker | that worker's heartbeat | three heartbeats |
 | model | JSON per model | any of its workers | a day after the last worker |
-| worker_exit | JSON per model: the last end of a worker | `headrace up` | until shortly after the restart |
-| WORKERS, MODELS | sets of the ids and names | the same | until a reader finds the entry gone |
-| hold | string per name: leaders, idempotency keys | whoever asks first | the time it asked for |
-| files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | until deleted or expired |
+| worker_exit | JSON per model: the last end of a worker | `headrace up` | shortly after the restart |
+| WORKERS, MODELS | sets of the ids and names | the same | a reader finds the entry gone |
+| hold | string per lock: leaders, idempotency keys | the owner | its ttl |
+| files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | deleted or expired |
 | batch | hash per batch, its items and their holders; by tenant and open: sorted sets | API, tasks | `batch_ttl` |
-| WEBHOOKS_DUE, webhook | sorted set of ids by when they are due; hash of each | API | a while after its end |
-| LEDGER, limit | hashes and a sorted set of open and ended requests; per limit what is used | API | as it says |
-| DEAD_INDEX, DEAD_LETTERS | sorted set and hash of requests set aside | worker: add; API: remove | bounded |
+| WEBHOOKS_DUE, webhook | sorted set of ids by due time; hash of each | API | `result_ttl` after its end |
+| LEDGER, limit | hashes and a sorted set of open and ended requests; usage per limit | API | its window |
+| DEAD_INDEX, DEAD_LETTERS | sorted set and hash of dead letters | worker: add; API: remove | bounded |
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ DEAD_INDEX = "hr:{dead}:index"
 DEAD_LETTERS = "hr:{dead}:letters"
 FILES = ("hr:{files}:records", "hr:{files}:sizes", "hr:{files}:ends")
 OPEN_BATCHES = "hr:{batches}:open"
-BATCH_WAKE = "hr:{batches}:wake"  # published to when a batch was made or cancelled, with its id
+BATCH_WAKE = "hr:{batches}:wake"  # carries the ids of batches that were created or cancelled
 WEBHOOKS_DUE = "hr:{webhooks}:due"
-WEBHOOK_PREFIX = "hr:{webhooks}:of:"  # and the id of the work that it is about
+WEBHOOK_PREFIX = "hr:{webhooks}:of:"  # followed by the id of the job or batch
 LEDGER = ("hr:{limits}:open", "hr:{limits}:due", "hr:{limits}:ended")
-LIMIT_PREFIX = "hr:{limits}:of:"  # and the limit's name: the script makes the key, in the same slot
-REMEMBERED = 256  # models whose keys are made once
-STATES = "hr:{req_*}:state"  # pattern of all states
-LIVE = "hr:live"  # nobody publishes to it: it keeps a connection without readers subscribed
+LIMIT_PREFIX = "hr:{limits}:of:"  # followed by the limit's name, by the script; in the same slot
+CACHED_MODELS = 256
+STATES = "hr:{req_*}:state"  # matches all states
+LIVE = "hr:live"  # without messages; keeps a connection subscribed that has no readers
 
 
 def queue(model: str, priority: PriorityClass) -> str:
     return f"hr:{{q:{model}}}:{priority.value}"
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHED_MODELS)
 def transport(model: str) -> tuple[str, ...]:
-    """All that a model's queue is made of, as its script expects it; per class, most urgent first."""
+    """Return the keys of a model's queue in its script's order; per class, the most urgent first."""
     prefix = f"hr:{{q:{model}}}"
     single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
     per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
@@ -70,7 +70,7 @@ def transport(model: str) -> tuple[str, ...]:
 
 
 def lane_prefix(model: str) -> str:
-    """A lane's key is this, its class's number, a colon and its tenant: the script makes it, in the same slot."""
+    """Return the prefix of lane keys; the script appends class, colon and tenant, in the same slot."""
     return f"hr:{{q:{model}}}:lane:"
 
 
@@ -79,7 +79,7 @@ def counters(model: str) -> str:
 
 
 def wake_channel(model: str) -> str:
-    """Published to when a queue of the model got something to pull."""
+    """Return the channel that announces requests to pull."""
     return f"hr:{{q:{model}}}:wake"
 
 
@@ -88,7 +88,7 @@ def state(job_id: str) -> str:
 
 
 def request_of(state_key: str) -> str:
-    """Whose state that is."""
+    """Return the job id of a state key."""
     return state_key[len("hr:{") : -len("}:state")]
 
 
@@ -105,12 +105,12 @@ def prompt(job_id: str) -> str:
 
 
 def live_channel(job_id: str) -> str:
-    """Carries each append of the request's log, as it is made."""
+    """Return the channel that carries each append to the request's log."""
     return f"hr:{{{job_id}}}:live"
 
 
 def notify_channel(name: str) -> str:
-    """Carries the ids of requests that ended, to whoever asked to be told under that name."""
+    """Return the channel that carries the ids of ended requests to the process of that name."""
     return f"hr:notify:{name}"
 
 
@@ -119,7 +119,7 @@ def worker(worker_id: str) -> str:
 
 
 def control_channel(worker_id: str) -> str:
-    """Carries ids of requests that the worker must stop."""
+    """Return the channel that carries ids of requests that the worker must stop."""
     return f"hr:worker:{worker_id}:control"
 
 
@@ -144,5 +144,5 @@ def batches_of(tenant: str) -> str:
 
 
 def batch(batch_id: str) -> list[str]:
-    """A batch's record, the items of its work by when they are free, and what is known of each."""
+    """Return the keys of a batch: its record, its items by the end of their leases, their details."""
     return [f"hr:{{batches}}:{batch_id}:{part}" for part in ("record", "items", "chunks")]

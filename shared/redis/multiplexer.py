@@ -1,8 +1,7 @@
-"""The connection to one Redis or Valkey server, shared by all callers of the process: commands go out as they come,
-and replies are told in their order.
+"""The connection to one Redis or Valkey server, shared by all callers of the process: commands are pipelined.
 
-So nobody waits for a connection of their own, and what is asked at once shares reads and writes. No command may
-block the server's side of it. It knows nothing of keys, scripts or other servers.
+No caller waits for a free connection, and concurrent calls share reads and writes. Commands that block on the
+server must not be sent.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from redis.exceptions import ConnectionError, ReadOnlyError
 from shared.redis.single_flight import Shared
 from shared.redis.wire import Wire, connect
 
-BUFFERED = 1 << 20  # bytes that wait to be written, beyond which callers wait too
+MAX_BUFFERED_BYTES = 1 << 20  # that wait to be written, before callers wait too
 
 
 @dataclass
@@ -32,7 +31,7 @@ class _Call:
 
 
 class _Link(Wire):
-    """One connection's calls."""
+    """One connection and the calls on it."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -40,7 +39,7 @@ class _Link(Wire):
         self._writable = asyncio.Event()
         self._writable.set()
         self._retired = False
-        self._transport.set_write_buffer_limits(BUFFERED)
+        self._transport.set_write_buffer_limits(MAX_BUFFERED_BYTES)
 
     @property
     def usable(self) -> bool:
@@ -53,17 +52,17 @@ class _Link(Wire):
             raise ConnectionError("the connection was lost")
         call = _Call(len(packed), self._loop.create_future())
         if not self._waiting:
-            self.heard = self._loop.time()  # nothing was to be heard before
+            self.heard = self._loop.time()  # no reply was due before
         self._waiting.append(call)
         self.send(b"".join(packed))
         return await call.done
 
     def silent(self, seconds: float) -> bool:
-        """Whether replies have been due for that long."""
+        """Return whether replies have been due for that long."""
         return bool(self._waiting) and self.quiet() >= seconds
 
     def retire(self, within: float) -> None:
-        """Take no more calls, and close when all are answered, or as many seconds have passed."""
+        """Accept no further calls; close once all are answered, or after `within` seconds."""
         self._retired = True
         if self._waiting:
             self._loop.call_later(within, self.abort)
@@ -77,15 +76,15 @@ class _Link(Wire):
 
     def take(self, reply: Any) -> None:
         if not self._waiting:
-            self.abort()  # an answer that nobody asked for: the next ones could be anybody's
+            self.abort()  # a reply without a call: the next ones could go to the wrong callers
             return
-        if isinstance(reply, ReadOnlyError):  # a master that is one no more
+        if isinstance(reply, ReadOnlyError):  # the server is no longer the master
             self._retired = True
         call = self._waiting[0]
         call.replies.append(reply)
         if len(call.replies) == call.wanted:
             self._waiting.popleft()
-            if not call.done.done():  # else its caller has gone
+            if not call.done.done():  # otherwise its caller was cancelled
                 call.done.set_result(call.replies)
 
     def pause_writing(self) -> None:
@@ -104,11 +103,11 @@ class _Link(Wire):
 
 
 class Pipe:
-    """Calls of one server, over a connection that is made when it is needed.
+    """Calls to one server, over a connection that is opened when it is needed.
 
     Args:
-        pool: makes the connection; it does not keep it.
-        timeout: seconds that this may take, and a call usually.
+        pool: makes the connection, without keeping it.
+        timeout: seconds in which it must open; also the usual limit of a call.
     """
 
     def __init__(self, pool: ConnectionPool, timeout: float) -> None:
@@ -119,9 +118,9 @@ class Pipe:
         self._linking = Shared(self._connect)
 
     async def exchange(self, packed: Sequence[bytes]) -> list[Any]:
-        """The replies of all, in their order; an error reply is the error, not raised. Nothing is sent twice.
+        """Return all replies in order; an error reply is returned as an exception. Nothing is sent twice.
 
-        Raises redis' ConnectionError and OSError. Whoever stops waiting takes nothing from the others.
+        Raises redis' ConnectionError and OSError. A cancelled caller does not affect the others.
         """
         if not packed:
             return []
@@ -131,12 +130,12 @@ class Pipe:
         return await link.exchange(packed)
 
     async def _connect(self) -> _Link:
-        async with asyncio.timeout(self._timeout):  # also of a peer that never answers the greeting
+        async with asyncio.timeout(self._timeout):  # also for a peer that never answers the handshake
             self._link = _Link(await connect(self.pool))
         return self._link
 
     def drop_silent(self) -> None:
-        """Call over another connection, if replies have been due for half of the time: the peer may be gone."""
+        """Use a new connection if replies have been due for half the timeout: the peer may be gone."""
         if self._link is not None and self._link.silent(self._timeout / 2):
             self._link.retire(self._timeout)
             self._retired = [*(link for link in self._retired if link.open), self._link]

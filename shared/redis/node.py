@@ -1,7 +1,4 @@
-"""A client of one Redis or Valkey server: redis-py's commands, over the connection that all of the process share.
-
-It knows nothing of our keys, our scripts or our errors.
-"""
+"""A client of one Redis or Valkey server: redis-py's commands over the connection that the process shares."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ from redis.exceptions import ConnectionError
 from shared.redis.multiplexer import Pipe
 from shared.redis.wire import connect
 
-Command = tuple[str, bytes]  # a key that it touches, "" if none, and the packed command
+Command = tuple[str, bytes]  # a key that the command touches or "", and the packed command
 
 
 def pack(*parts: Any) -> bytes:
-    """A command as it goes over the wire; each part text, bytes or a number."""
+    """Return a command in wire format; each part is text, bytes or a number."""
     packed: bytes = hiredis.pack_command(parts)
     return packed
 
 
 class NoticesResets(AbstractConnection):
-    """uvloop raises RuntimeError for a write to a connection that was reset, where asyncio's own loop does not."""
+    """Connection that reports a reset as ConnectionError; uvloop raises RuntimeError for a write to one."""
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         try:
@@ -36,12 +33,12 @@ class NoticesResets(AbstractConnection):
 
 
 def noticing(kind: type[Connection]) -> type[Connection]:
-    """A kind of connection, and it notices resets."""
+    """Return a connection class that notices resets."""
     return type(kind.__name__, (NoticesResets, kind), {})
 
 
 class Client(Redis):
-    """One server's commands; no pipelines and no transactions."""
+    """Client of one server; no pipelines and no transactions."""
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(connection_pool=pipe.pool)
@@ -57,25 +54,25 @@ class Client(Redis):
         return callback(reply, **options) if callback else reply
 
     def _key_of(self, args: Sequence[Any]) -> str:
-        """A key that the command touches; one server has them all."""
+        """Return a key that the command touches, for routing; one server needs none."""
         return ""
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies of all, in their order, in one round trip; an error reply is the error, not raised."""
+        """Return all replies in order, in one round trip; an error reply is returned as an exception."""
         return await self._pipe.exchange([packed for _, packed in commands])
 
     async def dedicated(self) -> Connection:
-        """A connection that is the caller's, to disconnect in the end: for subscribing."""
+        """Return a connection of the caller's own, for subscribing; the caller closes it."""
         return await connect(self.connection_pool)
 
     async def primaries(self) -> list[Client]:
-        """A client of each server that takes writes; they share this one's connections."""
+        """Return a client of each server that accepts writes; they share this client's connections."""
         return [self]
 
     def drop_silent(self) -> None:
-        """Call over new connections where replies have been due for long, since the peer may be gone.
+        """Replace connections on which replies are long overdue, since the peer may be gone.
 
-        Otherwise every caller would wait for it as long as it may, until the system finds out.
+        Otherwise every caller would wait for its full timeout until the system notices.
         """
         for pipe in self._pipes():
             pipe.drop_silent()

@@ -1,4 +1,4 @@
-"""Connections to the master that Sentinels name, asked again for each connection that is made."""
+"""Connections to the master that Sentinels name; each new connection asks them again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shared.redis.url import Host
 
 
 class Sentinels:
-    """Asks all Sentinels at once; the first that knows the master decides.
+    """Lookup of the master at all Sentinels at once; the first answer is used.
 
     Args:
-        service: the master's name there.
-        options: redis-py's arguments of a connection to a Sentinel.
+        service: the master's name at the Sentinels.
+        options: redis-py's arguments for a connection to a Sentinel.
         timeout: seconds that finding the master may take.
     """
 
@@ -34,7 +34,7 @@ class Sentinels:
         self._master = Shared(self._find)
 
     async def master(self) -> Host:
-        """Raises redis' ConnectionError when no Sentinel answers, or none knows the service."""
+        """Return the master's address. Raises redis' ConnectionError if no Sentinel knows the service."""
         return await self._master()
 
     async def _find(self) -> Host:
@@ -53,7 +53,7 @@ class Sentinels:
 
 
 class Master(Client):
-    """A client of the master that `sentinels` name; the pipe's pool makes MasterConnections."""
+    """Client of the master that `sentinels` name; the pipe's pool makes MasterConnections."""
 
     def __init__(self, pipe: Pipe, sentinels: Sentinels) -> None:
         super().__init__(pipe)

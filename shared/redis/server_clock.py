@@ -1,7 +1,6 @@
-"""The server's clock, read from our own monotonic one between looks at it.
+"""The server's clock, extrapolated by the local monotonic clock between two readings.
 
-A process's wall clock plays no part: it may be wrong, or be set. Between two looks only the difference of two
-readings of the monotonic clock counts.
+The local wall clock is not used: it may be wrong, or be set.
 """
 
 from __future__ import annotations
@@ -9,14 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-FRESH = 1.0  # seconds for which one look is good
+MAX_AGE_S = 1.0  # of a reading
 
 
 class ServerClock:
-    """Tells the server's time, asking for it at most once in FRESH seconds.
+    """The server's time, read at most once in MAX_AGE_S seconds.
 
     Args:
-        ask: the server's time in seconds since the epoch; raises Unavailable.
+        ask: returns the server's time in seconds since the epoch; raises Unavailable.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[float]]) -> None:
@@ -25,9 +24,9 @@ class ServerClock:
         self._good_until = 0.0
 
     async def now(self) -> float:
-        """Seconds since the epoch, at most a round trip behind. Raises Unavailable."""
+        """Return seconds since the epoch, late by at most a round trip. Raises Unavailable."""
         if time.monotonic() > self._good_until:
-            told = await self._ask()
+            reading = await self._ask()
             answered = time.monotonic()
-            self._offset, self._good_until = told - answered, answered + FRESH
+            self._offset, self._good_until = reading - answered, answered + MAX_AGE_S
         return self._offset + time.monotonic()

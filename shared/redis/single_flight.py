@@ -1,4 +1,4 @@
-"""Calls that several wait for, and calls of which the first answer will do. It knows nothing of what is asked."""
+"""Calls that several callers share, and calls to several peers of which the first answer is used."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """One call for all who ask while it runs; it goes on when some of them give up waiting.
+    """One call for all callers that arrive while it runs; it continues if some of them stop waiting.
 
-    Raises what the call raises; ConnectionError to those who wait when it is stopped.
+    Raises what the call raises, and ConnectionError in callers that wait when it is stopped.
     """
 
     def __init__(self, call: Callable[[], Coroutine[Any, Any, T]]) -> None:
@@ -31,7 +31,7 @@ class Shared(Generic[T]):
         task = self.start()
         await asyncio.wait([task])
         if task.cancelled():
-            raise ConnectionError("closed while it was asked")
+            raise ConnectionError("the client was closed during the call")
         return task.result()
 
     async def stop(self) -> None:
@@ -41,15 +41,15 @@ class Shared(Generic[T]):
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Whoever waited has seen the error; asyncio complains about one that nobody waited for."""
+    """Mark the error as retrieved: callers have seen it, and asyncio warns if there were none."""
     if not task.cancelled():
         task.exception()
 
 
 async def first_answer(questions: Iterable[Awaitable[T | None]], limit: float) -> T:
-    """The first answer that is not None; a hung or dead peer costs nothing while another answers.
+    """Return the first answer that is not None; a dead peer causes no delay while another answers.
 
-    Raises ConnectionError when nobody knows within `limit` seconds.
+    Raises ConnectionError if there is no such answer within `limit` seconds.
     """
     tasks = [asyncio.ensure_future(question) for question in questions]
     try:
@@ -64,4 +64,4 @@ async def first_answer(questions: Iterable[Awaitable[T | None]], limit: float) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    raise ConnectionError("nobody that was asked knows")
+    raise ConnectionError("no peer answered")

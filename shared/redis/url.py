@@ -1,14 +1,14 @@
-"""What `redis_url` may say, and the servers that it names. It connects to nothing.
+"""The setting `redis_url`: its forms, and the servers that it names.
 
-| URL | means |
+| URL | meaning |
 | --- | --- |
 | redis://[user:password@]host:6379/0 | one server; rediss:// with TLS |
 | unix://[user:password@]/path/to/socket?db=0 | one server's socket |
 | redis+sentinel://[user:password@]host:26379,host:26379/service/0 | the master that the Sentinels name |
-| redis+cluster://[user:password@]host:6379,host:6379 | a Cluster; any of its nodes lead to the others |
+| redis+cluster://[user:password@]host:6379,host:6379 | a Cluster; any node leads to the others |
 
-`rediss+sentinel` and `rediss+cluster` are the same with TLS. No error of it shows any part of the URL in which a
-password could be.
+`rediss+sentinel` and `rediss+cluster` are the same with TLS. No error message shows any part of
+the URL in which a password could be.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ HIDDEN = "***"
 
 @dataclass(frozen=True)
 class RedisURL:
-    """A checked URL; as text it hides the password.
+    """Validated URL; `str` hides its password.
 
     Args:
-        hosts: where to connect first; none for a socket.
-        options: redis-py's arguments of a connection, with the password.
+        hosts: addresses to connect to first; empty for a socket.
+        options: redis-py's arguments for a connection, with the password.
         service: the master's name, for Sentinel.
-        sentinel: redis-py's arguments of a connection to a Sentinel, beside those of TLS.
+        sentinel: redis-py's arguments for a connection to a Sentinel, besides those for TLS.
     """
 
     kind: Kind
@@ -58,16 +58,16 @@ class RedisURL:
 
     @classmethod
     def parse(cls, url: str) -> RedisURL:
-        """Raises ConfigError, which says what is wrong."""
+        """Validate a URL. Raises ConfigError."""
         try:
             parts = urlsplit(url)
         except ValueError:
-            raise _wrong("it is no URL") from None
+            raise _wrong("must be a URL") from None
         kind = SCHEMES.get(parts.scheme)
         if kind is None:
-            raise _wrong(f"it must begin with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
+            raise _wrong(f"must begin with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
         if "@" in parts.path + parts.query + parts.fragment or parts.fragment:
-            raise _wrong("write / ? # @ in a user, password or path as %2F %3F %23 %40")
+            raise _wrong("/ ? # @ in a user, password or path must be written as %2F %3F %23 %40")
         tls = parts.scheme.startswith("rediss")
         user, hosts = _authority(parts, kind)
         query = _query(parts.query, kind, tls)
@@ -100,7 +100,7 @@ def _wrong(reason: str) -> ConfigError:
 
 
 def _authority(parts: SplitResult, kind: Kind) -> tuple[dict[str, str], tuple[Host, ...]]:
-    """User and password, and the hosts."""
+    """Return user and password, and the hosts."""
     who, _, where = parts.netloc.rpartition("@")
     name, _, secret = who.partition(":")
     user = {"username": unquote(name)} if name else {}
@@ -108,7 +108,7 @@ def _authority(parts: SplitResult, kind: Kind) -> tuple[dict[str, str], tuple[Ho
         user["password"] = unquote(secret)
     if kind == "socket":
         if where:
-            raise _wrong("unix:// takes a path, with three slashes: unix:///run/redis.sock")
+            raise _wrong("unix:// must be followed by a path, with three slashes: unix:///run/redis.sock")
         return user, ()
     if kind == "server" and not where:
         where = "localhost"
@@ -119,12 +119,12 @@ def _host(text: str, default: int, number: int) -> Host:
     found = re.fullmatch(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\[\]:\s]+)(:(?P<port>\d{1,5}))?", text)
     port = int(found["port"] or default) if found else 0
     if not found or not 1 <= port <= 65535:
-        raise _wrong(f"host {number} is not of the form host:port, with a port from 1 to 65535")
+        raise _wrong(f"host {number} must have the form host:port, with a port from 1 to 65535")
     return unquote(found["host"].strip("[]")), port
 
 
 def _path(path: str, kind: Kind) -> tuple[dict[str, Any], str]:
-    """Database or socket path, and the Sentinels' service."""
+    """Return the database or socket path, and the Sentinels' service."""
     if kind == "socket":
         if not path:
             raise _wrong("unix:// needs the path of a socket")
@@ -133,43 +133,43 @@ def _path(path: str, kind: Kind) -> tuple[dict[str, Any], str]:
     service = ""
     if kind == "sentinel":
         if not parts:
-            raise _wrong("Sentinel needs the name of its master: redis+sentinel://host:26379/service")
+            raise _wrong("Sentinel needs the name of the master: redis+sentinel://host:26379/service")
         service = parts.pop(0)
     if len(parts) > 1 or (parts and not parts[0].isdecimal()):
         raise _wrong("the database after the last / must be a number")
     database = int(parts[0]) if parts else 0
     if kind == "cluster" and database:
-        raise _wrong("a Cluster has database 0 only")
+        raise _wrong("a Cluster only has database 0")
     return ({"db": database} if database else {}), service
 
 
 def _file(text: str) -> str:
     if not Path(text).is_file():
-        raise ValueError("there is no such file")
+        raise ValueError("no such file")
     return text
 
 
 def _folder(text: str) -> str:
     if not Path(text).is_dir():
-        raise ValueError("there is no such folder")
+        raise ValueError("no such folder")
     return text
 
 
-def _truth(text: str) -> bool:
+def _boolean(text: str) -> bool:
     if text.lower() not in {"true", "false", "yes", "no", "1", "0"}:
-        raise ValueError("it must be true or false")
+        raise ValueError("must be true or false")
     return text.lower() in {"true", "yes", "1"}
 
 
-def _demand(text: str) -> str:
+def _cert_reqs(text: str) -> str:
     if text not in {"required", "optional", "none"}:
-        raise ValueError("it must be required, optional or none")
+        raise ValueError("must be required, optional or none")
     return text
 
 
 def _database(text: str) -> int:
     if not text.isdecimal():
-        raise ValueError("it must be a number")
+        raise ValueError("must be a number")
     return int(text)
 
 
@@ -180,8 +180,8 @@ _TLS: Mapping[str, Callable[[str], Any]] = {
     "ssl_keyfile": _file,
     "ssl_password": str,
     "ssl_ciphers": str,
-    "ssl_cert_reqs": _demand,
-    "ssl_check_hostname": _truth,
+    "ssl_cert_reqs": _cert_reqs,
+    "ssl_check_hostname": _boolean,
 }
 _SENTINEL: Mapping[str, Callable[[str], Any]] = {"sentinel_username": str, "sentinel_password": str}
 _OTHER: Mapping[Kind, Mapping[str, Callable[[str], Any]]] = {
@@ -193,17 +193,17 @@ _OTHER: Mapping[Kind, Mapping[str, Callable[[str], Any]]] = {
 
 
 def _query(text: str, kind: Kind, tls: bool) -> dict[str, Any]:
-    """Options, by the names that redis-py documents. What would change how we call is not among them.
+    """Return the options under redis-py's documented names; options that change how calls are made are not allowed.
 
-    An unknown one is told by its place alone: its name may be the rest of a password.
+    The error for an unknown option gives only its position: its name may be the rest of a password.
     """
     allowed = {**_OTHER[kind], **(_TLS if tls else {})}
     found: dict[str, Any] = {}
     for number, (name, value) in enumerate(parse_qsl(text, keep_blank_values=True), 1):
         if name in _TLS and not tls:
-            raise _wrong(f"{name} needs TLS: begin with rediss")
+            raise _wrong(f"{name} needs TLS: the URL must begin with rediss")
         if name not in allowed:
-            known = f"known here: {', '.join(allowed)}" if allowed else "there are none here"
+            known = f"allowed: {', '.join(allowed)}" if allowed else "none is allowed"
             raise _wrong(f"option {number} after the ? is unknown; {known}")
         if name in found:
             raise _wrong(f"{name} is given twice")

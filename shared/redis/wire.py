@@ -1,7 +1,4 @@
-"""A connection that redis-py made and greeted, read and written without its streams: a reply is told as it comes.
-
-It knows nothing of what is asked, or told.
-"""
+"""Connections that redis-py opened, read and written without its streams: each reply is delivered as it arrives."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from shared.redis.redis_internals import NOT_ENOUGH_DATA, mark_closed, reply_rea
 
 
 class Wire(asyncio.Protocol, ABC):
-    """One connection, from its greeting to its loss.
+    """One open connection, until it is lost.
 
     Args:
-        connection: a greeted one of redis-py; its reader and transport are taken over.
+        connection: an open one of redis-py; its reader and transport are taken over.
 
     Attributes:
-        heard: when something was read last, by the loop's clock.
+        heard: time of the last read, by the loop's clock.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -39,26 +36,26 @@ class Wire(asyncio.Protocol, ABC):
         return not self._transport.is_closing()
 
     def send(self, packed: bytes) -> None:
-        """Commands; nothing where the connection is closed."""
+        """Send packed commands; do nothing if the connection is closed."""
         if self.open:
             self._transport.write(packed)
 
     @abstractmethod
     def take(self, reply: Any) -> None:
-        """A reply, an error reply as the error that it stands for."""
+        """Handle a reply; an error reply is an exception."""
 
     def quiet(self) -> float:
-        """Seconds since something was heard."""
+        """Return the seconds since the last read."""
         return self._loop.time() - self.heard
 
     async def stay(self, seconds: float) -> None:
-        """For as long. Raises the error with which the connection is lost meanwhile."""
+        """Wait. Raises the error with which the connection is lost meanwhile."""
         await asyncio.wait([self._lost], timeout=seconds)
         if self._lost.done():
             raise self._lost.result()
 
     async def close(self, error: Exception | None = None) -> None:
-        """At once; `error` is why."""
+        """Close at once; `error` is the reason."""
         self.abort(error)
         await asyncio.wait([self._lost])
 
@@ -74,17 +71,17 @@ class Wire(asyncio.Protocol, ABC):
             self.take(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
-        mark_closed(self._connection)  # redis-py complains of one that it believes to be open
+        mark_closed(self._connection)  # redis-py warns about a connection that it believes to be open
         if not self._lost.done():
             self._lost.set_result(ConnectionError(f"the connection was lost: {error!r}"))
 
 
 async def connect(pool: ConnectionPool) -> Connection:
-    """A connection that the pool does not count."""
+    """Return an open connection that the pool does not count."""
     connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
-    except BaseException:  # cancelled, it would leave the socket to the garbage collector
+    except BaseException:  # a cancelled call would leave the socket to the garbage collector
         mark_closed(connection)
         raise
     return connection

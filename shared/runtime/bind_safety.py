@@ -1,4 +1,4 @@
-"""Whether what a process listens on may be reached from elsewhere, as the settings stand."""
+"""The check that the API does not listen on public addresses without authentication."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.settings import Settings
 
 
 def loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`; an unknown name is no loopback."""
+    """Return whether only this machine can reach `host`; False for an unknown name."""
     try:
         found = {info[4][0] for info in socket.getaddrinfo(host or None, None, flags=socket.AI_PASSIVE)}
     except OSError:
@@ -19,7 +19,7 @@ def loopback(host: str) -> bool:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Raises ConfigError where others could call without a key; it names the ways out."""
+    """Raise ConfigError if other machines could call without a key; the message says what to change."""
     if settings.auth or settings.insecure:
         return
     hosts = {"host": settings.host}
@@ -28,7 +28,7 @@ def check_exposure(settings: Settings) -> None:
     for name, host in hosts.items():
         if not loopback(host):
             raise ConfigError(
-                f"{name} {host} can be reached from other machines, and nobody is asked for a key: set auth = true "
-                "and make a key with `headrace keys create`; or insecure = true, where something else protects it",
+                f"{name} {host} can be reached from other machines, and authentication is off: set auth = true and "
+                "create a key with `headrace keys create`, or set insecure = true if something else protects it",
                 param=name,
             )

@@ -1,7 +1,4 @@
-"""A log's way out: lines are written by a thread, so that nobody waits for whoever should read them.
-
-It knows nothing of what the lines say.
-"""
+"""A writer of log lines on a thread, so that a slow reader of the log never blocks the process."""
 
 from __future__ import annotations
 
@@ -10,23 +7,23 @@ import os
 import threading
 import time
 
-MOST = 10_000  # lines that wait to be written; what comes then is dropped
-GATHER = 0.05  # seconds for which lines gather before they are written: waking the thread costs more than a line
-FAREWELL = 1.0  # seconds that a process's end waits for the last of them
+MAX_WAITING = 10_000  # lines; further ones are dropped
+GATHER_S = 0.05  # lines gather before they are written, since waking the thread costs more than a line
+EXIT_WAIT_S = 1.0  # that an ending process waits for the last lines
 
 
 class Lines:
-    """Takes lines for a file that may stand still, as a pipe does that nobody reads.
+    """Bounded buffer of lines for a file that may block, such as a pipe without a reader.
 
     Args:
-        file: its descriptor; Python's own file over it would be locked where the thread stands still at the end.
+        file: its descriptor. A Python file object would still be locked at exit if the thread blocks in a write.
         most: lines that may wait.
 
     Attributes:
-        dropped: lines that were not written, since too many waited or the file is closed.
+        dropped: lines that were not written, because too many waited or the file is closed.
     """
 
-    def __init__(self, file: int, *, most: int = MOST) -> None:
+    def __init__(self, file: int, *, most: int = MAX_WAITING) -> None:
         self._file = file
         self._most = most
         self._waiting: list[str] = []
@@ -46,10 +43,10 @@ class Lines:
                 self._changed.notify_all()
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: lines are written soon after they arrive."""
 
-    def settle(self, timeout: float = FAREWELL) -> None:
-        """Wait until all is written, `timeout` seconds at most."""
+    def settle(self, timeout: float = EXIT_WAIT_S) -> None:
+        """Wait until all lines are written, at most `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._waiting or self._writing), timeout)
 
@@ -60,13 +57,13 @@ class Lines:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._waiting)
                 self._writing = True
-            time.sleep(GATHER)
+            time.sleep(GATHER_S)
             with self._changed:
                 lines, self._waiting = self._waiting, []
             try:
                 left = "".join(lines).encode(errors="backslashreplace")
                 while left:
                     left = left[os.write(self._file, left) :]
-            except OSError:  # its reader has gone, or it is closed
+            except OSError:  # the reader is gone, or the file is closed
                 with self._changed:
                     self.dropped += len(lines)

@@ -1,4 +1,4 @@
-"""Child processes that do not outlive us."""
+"""Child processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def die_with_parent() -> None:
-    """For `preexec_fn`: on Linux the child gets SIGTERM when the thread that started it ends, however it ends."""
+    """Make Linux send SIGTERM to this child when the thread that started it ends; for `preexec_fn`."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() == 1:  # the parent was gone before the call

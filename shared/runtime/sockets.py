@@ -1,4 +1,4 @@
-"""Addresses of this machine to listen on: by whom they are reached, and ports that nobody else can have."""
+"""Addresses to listen on, and ports that are free."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 from random import SystemRandom
 from typing import Any
 
-SPAN = range(12_000, 22_768)  # these, and these + 10,000 (a cluster's bus), no system gives to what connects out
+PORTS = range(12_000, 22_768)  # no system uses these, or these + 10,000 (a cluster's bus), as ephemeral ports
 
 
 def unbound(host: str, port: int) -> tuple[socket.socket, Any]:
-    """A socket to listen with, and the address to bind it to. Raises OSError for a `host` that is none."""
+    """Return a socket to listen with, and the address to bind it to. Raises OSError for an invalid `host`."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -21,37 +21,37 @@ def unbound(host: str, port: int) -> tuple[socket.socket, Any]:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises OSError where `port` cannot be listened on now."""
+    """Raise OSError if `port` cannot be listened on now."""
     listener, address = unbound(host, port)
     with listener:
         listener.bind(address)
 
 
 def place_of(host: str, port: int) -> str:
-    """Both as one text; `host` is a name or an address of IPv4 or 6."""
+    """Return `host:port`; `host` is a name, an IPv4 or an IPv6 address."""
     return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def url_of(host: str, port: int) -> str:
-    """The URL of what listens there."""
+    """Return the http URL of a host and port."""
     return f"http://{place_of(host, port)}"
 
 
 def free_port(host: str) -> int:
-    """One of `free_ports`."""
+    """Return one port as `free_ports` does."""
     return free_ports(host, 1)[0]
 
 
 def free_ports(host: str, count: int) -> list[int]:
-    """Ports that are free now, all different, and never given by the system to what connects out.
+    """Return different ports that are free now and outside the system's ephemeral range.
 
-    Else a connection could have one before its listener is there, or while that is restarted.
+    An outgoing connection could take an ephemeral port before its listener starts, or while that is restarted.
 
     Raises:
-        OSError: so many are not free, or `host` is not this machine's.
+        OSError: fewer ports are free, or `host` is not an address of this machine.
     """
     found: list[int] = []
-    for port in SystemRandom().sample(SPAN, len(SPAN)):
+    for port in SystemRandom().sample(PORTS, len(PORTS)):
         try:
             check_port(host, port)
         except OSError as error:
@@ -61,4 +61,4 @@ def free_ports(host: str, count: int) -> list[int]:
         found.append(port)
         if len(found) == count:
             return found
-    raise OSError(errno.EADDRINUSE, f"{count} free ports are not to be had on {host}")
+    raise OSError(errno.EADDRINUSE, f"fewer than {count} ports are free on {host}")

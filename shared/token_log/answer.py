@@ -1,4 +1,4 @@
-"""What a request's events add up to: each choice's text and reason, and how it ended."""
+"""Answers assembled from events: each choice's text and finish reason, and how the request ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CANCELLED = Conflict("the request was cancelled")
 
 @dataclass
 class Choice:
-    """One choice so far; `prompt` has the echoed prompt's tokens, with the first choice of each prompt."""
+    """One choice so far; `prompt` holds the echoed prompt's tokens, in the first choice of each prompt."""
 
     tokens: list[Token] = field(default_factory=list)
     prompt: tuple[Token, ...] = ()
@@ -27,7 +27,7 @@ class Choice:
 
 
 class Answer:
-    """Grows event by event."""
+    """An answer that grows event by event."""
 
     def __init__(self) -> None:
         self._choices: dict[int, Choice] = {}
@@ -48,15 +48,15 @@ class Answer:
 
 
 def ending(terminal: Terminal) -> HeadraceError | None:
-    """The error that a request's end is to a client that waits for its answer."""
+    """Return the error for a client that waits for the answer; None if the request completed."""
     if terminal.error is not None:
         return terminal.error.to_error()
     return CANCELLED if terminal.state is RequestState.CANCELLED else None
 
 
 def end_of(answer: Answer) -> Terminal:
-    """How a whole answer ended. Raises what its request failed of."""
-    if answer.terminal is None:  # another program deleted it
+    """Return the end of a complete answer. Raises the error that the request failed with."""
+    if answer.terminal is None:  # another program deleted the end
         raise LOST
     if (error := ending(answer.terminal)) is not None:
         raise error
@@ -64,7 +64,7 @@ def end_of(answer: Answer) -> Terminal:
 
 
 def result_of(answer: Answer) -> Result:
-    """What a request gave that asked for other work than text. Raises what it failed of."""
+    """Return the result of a request for other work than text. Raises the error that the request failed with."""
     found = end_of(answer).result
     if found is None:
         raise LOST
@@ -72,17 +72,17 @@ def result_of(answer: Answer) -> Result:
 
 
 def nothing_after(record: RequestRecord, seq: int) -> bool:
-    """A reader that has seen `seq` has all of the answer, which has ended."""
-    return record.state.terminal and seq >= record.completion_tokens  # the seq of the end
+    """Return whether the request has ended and a reader that has seen `seq` has all of its answer."""
+    return record.state.terminal and seq >= record.completion_tokens  # the seq of the terminal event
 
 
 def before_end(record: RequestRecord, seq: int) -> int:
-    """`seq`, or the last from which the end is still to come."""
+    """Return `seq`, or the seq before the terminal event if that is smaller."""
     return min(seq, record.completion_tokens - 1) if record.state.terminal else seq
 
 
 async def collect(events: AsyncGenerator[TokenEvent | None]) -> Answer:
-    """The whole of an answer."""
+    """Collect all events into an answer."""
     answer = Answer()
     async with aclosing(events):
         async for event in events:
@@ -92,7 +92,7 @@ async def collect(events: AsyncGenerator[TokenEvent | None]) -> Answer:
 
 
 async def read_all(token_log: TokenLog, job_id: str) -> Answer:
-    """The whole of an answer that has ended, out of its log. Raises NotFound, Unavailable."""
+    """Read the answer of a finished request from its log. Raises NotFound, Unavailable."""
     [answer] = await read_whole(token_log, [job_id])
     if answer is None:
         raise NotFound(f"no request {job_id}, or its answer has expired")
@@ -100,7 +100,7 @@ async def read_all(token_log: TokenLog, job_id: str) -> Answer:
 
 
 async def read_whole(token_log: TokenLog, job_ids: Sequence[str]) -> list[Answer | None]:
-    """As `read_all`, of each, a page of all in one round trip. None where there is no log."""
+    """Read many answers, a page of each in one round trip; None where there is no log."""
     answers = {each: Answer() for each in job_ids}
     after = dict.fromkeys(job_ids, -1)
     unknown = set()

@@ -1,7 +1,6 @@
-"""The process's one connection for live messages, shared by all its readers.
+"""The connection for live messages, one for all readers of a process.
 
-Pub/sub is a wake-up, not the truth: a subscriber learns when it may have missed something, and then reads the log.
-It knows nothing of what the messages mean.
+Pub/sub messages only wake readers up. A subscriber learns when it may have missed some, and then reads the log.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from redis.exceptions import RedisError
 
 from shared.errors import Unavailable
 from shared.redis import keys
-from shared.redis.client import RETRY_AFTER, RedisServer
+from shared.redis.client import RETRY_AFTER_S, RedisServer
 from shared.redis.node import pack
 from shared.redis.wire import Wire
 from shared.token_log.subscription import Subscription
 
-SILENCE = 2.0  # seconds without a message after which the connection is probed
-BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)  # most seconds before a new attempt; at least half of it
+PROBE_AFTER_S = 2.0  # without a message
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)  # before reconnecting; shortened at random by up to half
 
 log = structlog.get_logger(__name__)
 
 
 class Channel:
-    """A channel's readers, and whether the server has confirmed that it sends to us."""
+    """The readers of a channel, and whether the server has confirmed the subscription."""
 
     def __init__(self) -> None:
         self.readers: set[Subscription] = set()
@@ -39,12 +38,12 @@ class Channel:
         self._lost = False
 
     def lose(self) -> None:
-        """The connection is gone."""
+        """Mark the connection as lost."""
         self.confirmed.clear()
         self._lost = True
 
     def confirm(self) -> None:
-        """From now on nothing is missed; what came since the connection was lost was."""
+        """Mark the subscription as confirmed; tell readers that they missed messages if the connection was lost."""
         self.confirmed.set()
         if self._lost:
             self._lost = False
@@ -53,10 +52,10 @@ class Channel:
 
 
 class _Feed(Wire):
-    """One connection's messages; a refusal ends it.
+    """Receiver of one connection's messages; an error reply closes it.
 
     Args:
-        handle: told of each.
+        handle: called with each message.
     """
 
     def __init__(self, connection: Connection, handle: Callable[[Any], None]) -> None:
@@ -71,23 +70,23 @@ class _Feed(Wire):
 
 
 class LiveFeed:
-    """Subscribes on behalf of many readers over one connection, and reconnects with backoff.
+    """Subscriptions of many readers over one connection, which is restored with backoff.
 
     Args:
-        server: gives the connection, and the time that a subscription may take to be confirmed.
+        server: provides the connection, and the time in which a subscription must be confirmed.
     """
 
     def __init__(self, server: RedisServer) -> None:
         self._redis = server.client
         self._timeout = server.timeout
         self._channels: dict[bytes, Channel] = {}
-        self._asked: Counter[bytes] = Counter()  # SUBSCRIBEs that the server has not confirmed, by channel
+        self._unconfirmed: Counter[bytes] = Counter()  # SUBSCRIBEs, by channel
         self._feed: _Feed | None = None
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def subscribe(self, name: str) -> AsyncIterator[Subscription]:
-        """A subscription, confirmed by the server before the body runs. Raises Unavailable."""
+        """Subscribe; the server has confirmed it when the body runs. Raises Unavailable."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="live-feed")
         key = name.encode()
@@ -114,7 +113,7 @@ class LiveFeed:
                     self._send("SUBSCRIBE", new)
                 await channel.confirmed.wait()
         except TimeoutError as error:
-            raise Unavailable("live messages cannot be reached", retry_after=RETRY_AFTER) from error
+            raise Unavailable("Redis did not confirm a subscription in time", retry_after=RETRY_AFTER_S) from error
 
     async def close(self) -> None:
         if self._task is not None:
@@ -122,10 +121,10 @@ class LiveFeed:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _send(self, command: str, key: bytes) -> None:
-        """Without a connection there is nothing to do: a new one subscribes to all channels that it finds."""
+        """Send a command if there is a connection; a new connection subscribes to all channels anyway."""
         if self._feed is not None:
             if command == "SUBSCRIBE":
-                self._asked[key] += 1
+                self._unconfirmed[key] += 1
             self._feed.send(pack(command, key))
 
     async def _run(self) -> None:
@@ -135,7 +134,7 @@ class LiveFeed:
                 async with asyncio.timeout(self._timeout):
                     connection = await self._redis.dedicated()
                 self._feed = _Feed(connection, self._handle)
-                self._asked = Counter(self._channels.keys())
+                self._unconfirmed = Counter(self._channels.keys())
                 self._feed.send(pack("SUBSCRIBE", keys.LIVE, *self._channels))
                 while True:
                     await self._watch(self._feed)
@@ -148,34 +147,34 @@ class LiveFeed:
                     await feed.close()
             for channel in self._channels.values():
                 channel.lose()
-            wait = BACKOFF[min(failures, len(BACKOFF) - 1)]
-            await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  so that replicas do not come at once
+            wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  so that replicas do not reconnect at once
             failures += 1
 
     async def _watch(self, feed: _Feed) -> None:
-        """Raise what ends the connection; after SILENCE, probe, so that a dead peer shows as a timeout."""
-        if (left := SILENCE - feed.quiet()) > 0:
+        """Probe a silent connection. Raises the error with which it is lost, TimeoutError for a dead peer."""
+        if (left := PROBE_AFTER_S - feed.quiet()) > 0:
             await feed.stay(left)
             return
         before = feed.heard
         feed.send(pack("PING"))
-        for _ in range(2):  # a machine that stood still meanwhile has slept through one wait, not through both
+        for _ in range(2):  # a machine that stood still has slept through one wait, not through both
             await feed.stay(self._timeout / 2)
             if feed.heard > before:
                 return
-        raise TimeoutError("live messages' peer is silent")
+        raise TimeoutError("the connection for live messages is silent")
 
     def _handle(self, reply: Any) -> None:
         kind = reply[0]
         if kind == b"subscribe":
-            self._asked[reply[1]] -= 1
-            if self._asked[reply[1]] <= 0:
-                del self._asked[reply[1]]
+            self._unconfirmed[reply[1]] -= 1
+            if self._unconfirmed[reply[1]] <= 0:
+                del self._unconfirmed[reply[1]]
         channel = self._channels.get(reply[1])
         if channel is None:
             return
         if kind == b"message":
             for reader in channel.readers:
                 reader.put(reply[2])
-        elif kind == b"subscribe" and reply[1] not in self._asked:
-            channel.confirm()  # else it was for a subscription that was given up in between
+        elif kind == b"subscribe" and reply[1] not in self._unconfirmed:
+            channel.confirm()  # otherwise it confirms a subscription that was given up since

@@ -1,6 +1,6 @@
-"""Answers in this process's memory, under the same contract: for tests, and for embedding without a server.
+"""Token logs, locks and dead letters in the memory of one process: for tests, and for use without a server.
 
-Every call is done before it returns control, so that none sees another half done. Nothing outlives the process.
+No call awaits before it is complete, so that no other sees it half done. Nothing outlives the process.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from shared.token_log.interface import OVERDUE, Adoption, Append, Keepsake, Leas
 from shared.token_log.reader import follow
 from shared.token_log.subscription import Subscription
 
-SWEEP = 60.0  # seconds between looks for what expired
+SWEEP_INTERVAL_S = 60.0  # between removals of expired answers
 
 
 class MemoryLive:
-    """Live messages to readers of this process."""
+    """Live messages to the readers of this process."""
 
     def __init__(self) -> None:
         self._readers: dict[str, set[Subscription]] = {}
@@ -68,10 +68,10 @@ class _Answer:
 
 
 class MemoryTokenLog:
-    """A TokenLog.
+    """TokenLog in memory.
 
     Args:
-        live: whom to tell of appends.
+        live: publishes appends.
         most_tokens, max_attempts, request_ttl, result_ttl: as RedisTokenLog's.
         clock: seconds since the epoch.
     """
@@ -165,15 +165,15 @@ class MemoryTokenLog:
     def _count_losses(self, answer: _Answer, attempt: int, alone: bool, moved: bool) -> int:
         """Count the lost workers, and return `lost_alone` of the new lease.
 
-        At its last attempt a request runs apart from others like it: a token it gives proves it innocent. Where it
-        has not moved, its worker lives and only lost time, which is no evidence.
+        On its last attempt a request runs apart from others like it, so that a token proves it innocent. If it has
+        not moved to another worker, its worker lives and only lost time, which is no evidence.
         """
         evidence = 0
         if answer.attempt and attempt > answer.attempt:
-            gave = answer.seq > answer.seq_then
-            answer.losses = (0 if gave and answer.losses == self._max_attempts - 1 else answer.losses) + 1
+            produced = answer.seq > answer.seq_then
+            answer.losses = (0 if produced and answer.losses == self._max_attempts - 1 else answer.losses) + 1
             answer.lost_alone = answer.lost_alone + 1 if answer.alone and moved else 0
-            evidence = 0 if gave else answer.lost_alone
+            evidence = 0 if produced else answer.lost_alone
         answer.attempt, answer.seq_then, answer.alone = attempt, answer.seq, alone
         return evidence
 
@@ -285,15 +285,15 @@ class MemoryTokenLog:
         return answer if answer is not None and answer.expires > self._clock() else None
 
     def _sweep(self) -> None:
-        """Drop what expired, once in SWEEP."""
+        """Remove expired answers, once in SWEEP_INTERVAL_S."""
         now = self._clock()
-        if now - self._swept > SWEEP:
+        if now - self._swept > SWEEP_INTERVAL_S:
             self._answers = {key: answer for key, answer in self._answers.items() if answer.expires > now}
             self._swept = now
 
 
 class MemoryHolds:
-    """Holds."""
+    """Holds in memory."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -313,7 +313,7 @@ class MemoryHolds:
 
 
 class MemoryDeadLetters:
-    """DeadLetters."""
+    """DeadLetters in memory."""
 
     def __init__(self, *, most: int, ttl: float, clock: Callable[[], float] = time.time) -> None:
         self._most = most

@@ -1,6 +1,6 @@
-"""Several answers read as one: their choices numbered through, their events as they come, one end for all.
+"""Several answers merged into one: choices numbered consecutively, events as they arrive, one terminal event.
 
-What a client was told of is a place: the last seq seen of each answer, joined by dots.
+A reader's position is the last seq of each answer, joined by dots.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Events = AsyncGenerator[TokenEvent | None]
 
 
 class MergedEvent(TokenEvent, frozen=True):
-    """An event of one of several answers; `seq` is its own answer's."""
+    """Event of one of several answers; `seq` is that answer's."""
 
     all_places: str = ""
 
@@ -30,11 +30,11 @@ class MergedEvent(TokenEvent, frozen=True):
 def follow_all(
     token_log: TokenLog, requests: Sequence[Request], after: Sequence[int], *, idle: float, again: bool = False
 ) -> Events:
-    """TokenLog.follow, over the answers of several requests of n choices each, from a place of each.
+    """Follow the answers of several requests of n choices each, from a position in each.
 
-    Choice c of answer i is told as i * n + c. Ends after the last answer's end, or with the first that failed.
-    None of them may have ended before its place: no end would come. `again` tells all from the start, for a reader
-    who is at that place.
+    Choice c of answer i becomes i * n + c. Ends after the last answer's end, or with the first that failed. None of
+    them may have ended before its position, since no terminal event would arrive. `again` repeats all events from
+    the start, for a reader at that position.
     """
     starts = [-1] * len(after) if again else after
     followed = [token_log.follow(each.id, start, idle=idle) for each, start in zip(requests, starts, strict=True)]
@@ -48,7 +48,7 @@ async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
     async with aclosing(_interleaved(parts)) as events:
         async for i, event in events:
             if event is None:
-                if i == min(left):  # one sign of silence is enough
+                if i == min(left):  # one report of silence is enough
                     yield None
                 continue
             seen[i] = max(seen[i], event.last_seq)
@@ -67,7 +67,7 @@ async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
 
 
 def joined(results: Sequence[Result | None]) -> Result | None:
-    """The vectors of all in a row; None where there are none."""
+    """Concatenate the vectors of all results; None without any."""
     vectors = tuple(vector for result in results if result is not None for vector in result.vectors)
     return Result(vectors=vectors) if vectors else None
 
@@ -80,7 +80,7 @@ def _renumbered(event: TokenEvent, first: int, end: Terminal | None, place: str)
 
 
 async def _interleaved(parts: Sequence[Events]) -> AsyncGenerator[tuple[int, TokenEvent | None]]:
-    """What each gives, as it comes; one event of each is read ahead at most."""
+    """Yield events of all parts as they arrive; at most one event of each is read ahead."""
     coming = {asyncio.ensure_future(anext(part)): i for i, part in enumerate(parts)}
     try:
         while coming:

@@ -1,7 +1,4 @@
-"""Reads an answer as it grows: subscribe first, replay the log second, then drop what is there already.
-
-It knows the log and the live messages by their contracts alone.
-"""
+"""Readers that follow an answer: subscribe first, replay the log second, then skip what was already read."""
 
 from __future__ import annotations
 
@@ -16,20 +13,20 @@ from shared.redis.foreign import UNREADABLE
 from shared.token_log.answer import nothing_after
 from shared.token_log.interface import LOST, Live, LogPage, TokenLog
 
-OUTAGE = 60.0  # seconds that a reader waits for the store to come back before it gives up
-RETRY = 0.5
+MAX_OUTAGE_S = 60.0  # of the store, before a reader gives up
+RETRY_S = 0.5
 
 
 class Outage:
-    """How long the store has been away for one reader: borne for OUTAGE seconds, once it was reached."""
+    """Outage of the store for one reader, tolerated for MAX_OUTAGE_S if the store was reached before."""
 
     def __init__(self) -> None:
         self._deadline: float | None = 0.0
 
-    def bear(self, error: Unavailable) -> None:
+    def tolerate(self, error: Unavailable) -> None:
         now = time.monotonic()
         if self._deadline is None:
-            self._deadline = now + OUTAGE
+            self._deadline = now + MAX_OUTAGE_S
         if now > self._deadline:
             raise error
 
@@ -40,10 +37,10 @@ class Outage:
 async def follow(
     log: TokenLog, live: Live, job_id: str, after: int, *, idle: float
 ) -> AsyncGenerator[TokenEvent | None]:
-    """TokenLog.follow, over any log's `read`.
+    """Implement TokenLog.follow by any log's `read`.
 
-    Once it has read the log, it waits out an outage of the store of up to OUTAGE seconds, as silence. What another
-    program deleted of the log ends the answer with LOST.
+    After the first read, an outage of the store of up to MAX_OUTAGE_S appears as silence. If another program
+    deleted a part of the log, the answer ends with LOST.
     """
     async with live.subscribe(keys.live_channel(job_id)) as subscription:
         seen, behind, waited = after, True, False
@@ -53,9 +50,9 @@ async def follow(
                 try:
                     page = await _read(log, job_id, seen, waited=waited)
                 except Unavailable as error:
-                    outage.bear(error)
+                    outage.tolerate(error)
                     yield None
-                    await asyncio.sleep(RETRY)
+                    await asyncio.sleep(RETRY_S)
                     continue
                 outage.over()
                 for event in page.events:
@@ -74,7 +71,7 @@ async def follow(
             if live_event is None or live_event.seq > seen + 1:
                 behind = True
             elif live_event.last_seq <= seen:
-                behind = live_event.terminal is not None  # it began beyond the end
+                behind = live_event.terminal is not None  # the reader started beyond the end
             else:
                 yield live_event.after(seen)
                 seen = live_event.last_seq
@@ -83,7 +80,7 @@ async def follow(
 
 
 def _decode(message: object) -> TokenEvent | None:
-    """None where the log is to be read instead: messages were missed, or this is not one of an answer."""
+    """Decode a live message; None if messages were missed or this one is foreign: then the log must be read."""
     try:
         return decode_event(message) if isinstance(message, bytes) else None
     except UNREADABLE:
@@ -91,7 +88,7 @@ def _decode(message: object) -> TokenEvent | None:
 
 
 async def _read(log: TokenLog, job_id: str, seen: int, *, waited: bool) -> LogPage:
-    """The next page. Raises NotFound for a request that is not known from the start, Unavailable.
+    """Read the next page. Raises Unavailable, and NotFound for a request that is unknown from the start.
 
     A request that is deleted while it is followed, and an answer with a gap, end with LOST.
     """
@@ -111,7 +108,7 @@ async def _read(log: TokenLog, job_id: str, seen: int, *, waited: bool) -> LogPa
 
 
 async def _end(log: TokenLog, job_id: str, seen: int, *, waited: bool) -> LogPage:
-    """The last event of an answer that has ended, for a reader from beyond it. Raises NotFound, Unavailable."""
+    """Read the terminal event for a reader that started beyond it. Raises NotFound, Unavailable."""
     record = await log.record(job_id)
     if record is None or (nothing_after(record, seen) and not waited):
         return LogPage((), complete=True)
@@ -120,6 +117,6 @@ async def _end(log: TokenLog, job_id: str, seen: int, *, waited: bool) -> LogPag
 
 
 def _lost(seen: int) -> LogPage:
-    """The end of an answer that is not in its log any more."""
+    """Return a terminal event with LOST."""
     end = Terminal(RequestState.FAILED, Usage(0, seen + 1), ErrorInfo.from_error(LOST))
     return LogPage((TokenEvent(seen + 1, (), end),), complete=True)

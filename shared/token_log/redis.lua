@@ -79,7 +79,7 @@ local function close(status, failure, channel, ttl)
     end
     local reason = failure ~= '' and cjson.decode(failure).code or status
     redis.call('HSET', state, 'seq', known.seq + 1, 'finish', reason)
-    lease.next_epoch(state, 'epoch')
+    next_epoch(state, 'epoch')
     finish(status, ttl)
   end
   return before, known
@@ -147,7 +147,7 @@ function commands.acquire()
     close('failed', ARGV[4], ARGV[5], ARGV[6])
     return nil
   end
-  local epoch = lease.next_epoch(state, 'epoch')
+  local epoch = next_epoch(state, 'epoch')
   redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running')
   local time = now()
   redis.call('HSETNX', state, 'started_at', time)
@@ -160,7 +160,7 @@ end
 -- lease epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
 function commands.note_alone()
   local known = redis.call('HMGET', state, 'epoch', 'owner', 'state')
-  if not lease.matches(known[1], known[2], ARGV[2], ARGV[3]) or ended(known[3]) then return 0 end
+  if not is_held_by(ARGV[3], ARGV[2], known[2], known[1]) or ended(known[3]) then return 0 end
   redis.call('HSET', state, 'alone', ARGV[4])
   return 1
 end
@@ -178,7 +178,7 @@ function commands.append()
     remove_foreign(ARGV[7])
     return 0
   end
-  if not lease.matches(known[1], known[5], ARGV[2], ARGV[12]) then return 0 end
+  if not is_held_by(ARGV[12], ARGV[2], known[5], known[1]) then return 0 end
   local seq = tonumber(known[2])
   if last < seq then return 1 end
   if ended(known[4]) or seq ~= first or first + tokens > tonumber(ARGV[5]) then return 0 end

@@ -1,6 +1,6 @@
-"""The durable answer on Redis: a state hash and a stream per request, written by Lua, read from any seq.
+"""The token log on Redis: a state hash and a stream per request, written by Lua, readable from any seq.
 
-It knows nothing of queues or engines. The stream is the truth; live messages save a reader from polling it.
+The stream is the source of truth; live messages save readers from polling it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared.protocol import (
 )
 from shared.redis import keys
 from shared.redis.client import RedisServer
-from shared.redis.script import LEASE, Script
+from shared.redis.script import LEASE_EPOCH, Script
 from shared.redis.server_clock import ServerClock
 from shared.token_log.interface import (
     LOST,
@@ -39,20 +39,20 @@ from shared.token_log.interface import (
 )
 from shared.token_log.reader import follow
 
-SCAN = 500  # keys that one look for unfinished requests passes
-DAMAGED = 2  # the script's reply to an append where another program deleted the log or added to it
-PAGE = 256  # seqs that one read covers, and so what a reader holds in memory; an entry may hold hundreds of tokens
+SCAN_COUNT = 500  # keys that one step of the scan for unfinished requests visits
+DAMAGED = 2  # the script's reply to an append if another program deleted or extended the log
+PAGE_SEQS = 256  # that one read covers; bounds a reader's memory, although an entry may hold hundreds of tokens
 
 Entry = tuple[bytes, Sequence[bytes]]
 
 
 class RedisTokenLog:
-    """A TokenLog.
+    """TokenLog on Redis.
 
     Args:
-        server: holds the answers.
-        live: the process's live messages.
-        most_tokens: bound on one log; an append beyond it is refused.
+        server: holds the token logs.
+        live: live messages of this process.
+        most_tokens: maximum tokens of one log; an append beyond it is refused.
         max_attempts: workers that a request may lose.
         request_ttl, result_ttl: seconds that an unfinished and a finished request are kept.
     """
@@ -71,7 +71,7 @@ class RedisTokenLog:
         self._redis = server.client
         self._foreign = server.foreign
         self._live = live
-        self._script = Script(server, "answers", LEASE, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "answers", LEASE_EPOCH, Path(__file__).with_suffix(".lua"))
         self._clock = ServerClock(self._time)
         self._most_tokens = most_tokens
         self._max_attempts = max_attempts
@@ -82,7 +82,7 @@ class RedisTokenLog:
         return await self._clock.now()
 
     async def _time(self) -> float:
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             seconds, micros = await self._redis.time()
         return seconds + micros / 1e6
 
@@ -90,17 +90,19 @@ class RedisTokenLog:
         self, request: Request, *, notify: str = "", watcher: str = "", keepsake: Keepsake | None = None
     ) -> bool:
         kept, keep = (keepsake.content, int(keepsake.ttl * 1000)) if keepsake else (b"", "")
-        told = {"notify": notify, "watcher": watcher, "keep": keep}
-        parts = [part for name, value in told.items() if value for part in (name, value)]
-        made: int = await self._run("create", request.id, self._request_ttl, kept, *_asked(request), *parts)
+        fields = {"notify": notify, "watcher": watcher, "keep": keep}
+        parts = [part for name, value in fields.items() if value for part in (name, value)]
+        made: int = await self._run(
+            "create", request.id, self._request_ttl, kept, *_request_fields(request), *parts
+        )
         return made == 1
 
     async def adopt(self, adoptions: Sequence[Adoption], notify: str) -> list[RequestRecord | None]:
         calls = []
         for each in adoptions:
-            args = (self._request_ttl, int(each.create), each.source, notify, *_asked(each.request))
+            args = (self._request_ttl, int(each.create), each.source, notify, *_request_fields(each.request))
             calls.append((_keys(each.request.id), args))
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             replies = await self._script.many("adopt", calls)
         return [
             None if reply is None else self._record(each.request.id, reply)
@@ -108,7 +110,7 @@ class RedisTokenLog:
         ]
 
     async def forget(self, job_id: str) -> None:
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             await self._redis.delete(*_keys(job_id))
 
     async def acquire(
@@ -119,12 +121,12 @@ class RedisTokenLog:
         for each, attempt in zip(job_ids, attempts or [1] * len(job_ids), strict=True):
             ended = (overdue, keys.live_channel(each), self._result_ttl)
             calls.append((_keys(each), (owner, self._request_ttl, *ended, attempt, self._max_attempts, int(alone))))
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             replies = await self._script.many("acquire", calls)
         return [await self._lease(each, owner, reply) for each, reply in zip(job_ids, replies, strict=True)]
 
     async def _lease(self, job_id: str, owner: str, reply: Any) -> Lease | None:
-        """None where there is none, or where the answer so far is not whole: then the request ends."""
+        """Decode a lease; None for a nil reply. A request with a gap in its log is ended."""
         if reply is None:
             return None
         epoch, now, entries, losses, started, next_seq, alone, ids = reply
@@ -133,7 +135,7 @@ class RedisTokenLog:
         if begun is None or not _is_whole(history, next_seq):
             await self.close(job_id, LOST)
             return None
-        prompt = self._foreign.read("answers", keys.prompt(job_id), lambda: _unpacked(ids or b"")) or ()
+        prompt = self._foreign.read("answers", keys.prompt(job_id), lambda: _unpack_ids(ids or b"")) or ()
         return Lease(job_id, owner, epoch, float(now), history, losses, begun, alone, prompt)
 
     async def note_alone(self, lease: Lease, alone: bool) -> bool:
@@ -141,7 +143,7 @@ class RedisTokenLog:
         return bool(reply == 1)
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             replies = await self._script.many("append", [self._append_call(append) for append in appends])
         for append, reply in zip(appends, replies, strict=True):
             if reply == DAMAGED:
@@ -163,7 +165,7 @@ class RedisTokenLog:
             self._result_ttl,
             append.lease.owner,
             event.finish,
-            _packed(append.prompt),
+            _pack_ids(append.prompt),
         )
 
     async def close(self, job_id: str, error: HeadraceError | None = None) -> RequestRecord | None:
@@ -184,26 +186,26 @@ class RedisTokenLog:
         return record
 
     async def records(self, job_ids: Sequence[str]) -> list[RequestRecord | None]:
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             replies = await self._script.many("record", [(_keys(each), ()) for each in job_ids])
         return [self._record(each, reply) if reply else None for each, reply in zip(job_ids, replies, strict=True)]
 
     async def keepsake(self, job_id: str) -> bytes | None:
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             return cast(bytes | None, await self._redis.get(keys.keepsake(job_id)))
 
     async def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             primaries = await self._redis.primaries()
         for primary in primaries:
             cursor = None
             while cursor != 0:
-                async with self._server.reaching("the answer log"):
-                    cursor, names = await primary.scan(cursor or 0, match=keys.STATES, count=SCAN)
+                async with self._server.reaching("the token log"):
+                    cursor, names = await primary.scan(cursor or 0, match=keys.STATES, count=SCAN_COUNT)
                 yield await self._of_unfinished([keys.request_of(str_if_bytes(name)) for name in names])
 
     async def _of_unfinished(self, job_ids: Sequence[str]) -> list[RequestRecord]:
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             replies = await self._script.many("unfinished", [(_keys(each), ()) for each in job_ids])
         found = [self._record(each, reply) for each, reply in zip(job_ids, replies, strict=True) if reply]
         return [record for record in found if record is not None]
@@ -215,8 +217,8 @@ class RedisTokenLog:
         return page
 
     async def read_many(self, after: Mapping[str, int]) -> list[LogPage | None]:
-        calls = [(_keys(job_id), (seq, PAGE)) for job_id, seq in after.items()]
-        async with self._server.reaching("the answer log"):
+        calls = [(_keys(job_id), (seq, PAGE_SEQS)) for job_id, seq in after.items()]
+        async with self._server.reaching("the token log"):
             replies = await self._script.many("read", calls)
         return [
             reply and self._page(each, seq, *reply)
@@ -229,7 +231,7 @@ class RedisTokenLog:
         return LogPage(events, complete=ended and (not events or events[-1].terminal is not None))
 
     def _events(self, job_id: str, entries: Sequence[Entry]) -> list[TokenEvent]:
-        """Without the entries that another program added."""
+        """Decode entries, without foreign ones."""
         log = keys.log(job_id).encode()
         places = ((log + b":" + entry, fields) for entry, fields in entries)
         return self._foreign.read_all("answers", places, _event)
@@ -241,20 +243,20 @@ class RedisTokenLog:
         return follow(self, self._live, job_id, after, idle=idle)
 
     async def _run(self, command: str, job_id: str, *args: Any) -> Any:
-        async with self._server.reaching("the answer log"):
+        async with self._server.reaching("the token log"):
             return await self._script(command, _keys(job_id), *args)
 
 
 def _event(fields: Sequence[bytes]) -> TokenEvent:
-    """Raises UNREADABLE."""
+    """Decode an entry. Raises UNREADABLE."""
     name, data = fields
     if name != b"e":
-        raise ValueError("not an entry of a log")
+        raise ValueError("not an entry of a token log")
     return decode_event(data)
 
 
 def _is_whole(events: Sequence[TokenEvent], next_seq: int) -> bool:
-    """Whether the events cover each seq below `next_seq`."""
+    """Return whether the events cover each seq below `next_seq`."""
     seq = 0
     for event in events:
         if event.seq != seq:
@@ -267,8 +269,8 @@ def _keys(job_id: str) -> list[str]:
     return [keys.state(job_id), keys.log(job_id), keys.keepsake(job_id), keys.prompt(job_id)]
 
 
-def _asked(request: Request) -> list[str]:
-    """What the state tells of a request, as field, value …"""
+def _request_fields(request: Request) -> list[str]:
+    """Return the fields of the state that come from the request, as field, value …"""
     fields = {
         "model": request.model,
         "tenant": request.tenant,
@@ -280,21 +282,21 @@ def _asked(request: Request) -> list[str]:
     return [part for pair in fields.items() for part in pair]
 
 
-def _packed(prompt: Sequence[int]) -> bytes:
-    """Token ids in two or four bytes each, little-endian, after the letter that says which."""
+def _pack_ids(prompt: Sequence[int]) -> bytes:
+    """Encode token ids in two or four little-endian bytes each, after a letter that says which."""
     if not prompt:
         return b""
     letter = "H" if max(prompt) < 2**16 else "I"
     return letter.encode() + struct.pack(f"<{len(prompt)}{letter}", *prompt)
 
 
-def _unpacked(data: bytes) -> tuple[int, ...]:
+def _unpack_ids(data: bytes) -> tuple[int, ...]:
     letter, ids = data[:1].decode(), data[1:]
     return struct.unpack(f"<{len(ids) // struct.calcsize('<' + letter)}{letter}", ids) if letter else ()
 
 
 def _fields(reply: Sequence[bytes]) -> dict[bytes, bytes]:
-    """A hash as a script gives it: field, value …"""
+    """Return a hash from a script's reply: field, value …"""
     parts = iter(reply)
     return dict(zip(parts, parts, strict=True))
 

@@ -1,7 +1,4 @@
-"""One reader's live messages, bounded: a reader that lags is told that it missed some, and reads the log instead.
-
-It knows nothing of where messages come from or what they mean.
-"""
+"""A bounded buffer of live messages for one reader; a reader that lags reads the log instead."""
 
 from __future__ import annotations
 
@@ -9,20 +6,20 @@ import asyncio
 import math
 from collections import deque
 
-BACKLOG = 64  # messages kept for a slow subscriber; then it is told to read the log instead
+MAX_BACKLOG = 64  # messages kept for a slow subscriber
 
 
 class Missed:
-    """Stands in a subscription where messages may have been lost."""
+    """Marker in a subscription: messages may have been lost here."""
 
 
 MISSED = Missed()
 
 
 class Subscription:
-    """Messages of one channel for one reader: at most BACKLOG of them, then MISSED.
+    """Messages of one channel for one reader: at most MAX_BACKLOG of them, then MISSED.
 
-    One timer serves many waits, since this is every token's path: when it ends it looks whether it came too early.
+    One timer serves many waits, since every token passes through here; a timer that fires early is set again.
     """
 
     def __init__(self) -> None:
@@ -33,7 +30,7 @@ class Subscription:
         self._due = 0.0
 
     def put(self, message: bytes) -> None:
-        if len(self._messages) >= BACKLOG:
+        if len(self._messages) >= MAX_BACKLOG:
             self.miss()
         elif not self._missed:
             self._messages.append(message)
@@ -45,13 +42,13 @@ class Subscription:
         self._wake(True)
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Cancel the timer; nothing waits any longer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     async def get(self, silence: float | None) -> bytes | Missed | None:
-        """The next message, MISSED after a loss, None after `silence` seconds without one."""
+        """Return the next message; MISSED after a loss, None after `silence` seconds without a message."""
         if not self._messages and not self._missed and not await self._arrival(silence):
             return None
         if self._missed:

@@ -1,4 +1,4 @@
-"""The contract of the list of webhooks: each is told once its work ended, again and again until it is taken."""
+"""The contract of the webhook store: each webhook is delivered once its work has ended, with retries."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 
 
 class WebhookState(StrEnum):
-    """Where a webhook is in its life; the last three are its ends."""
+    """State of a webhook; the last three are final."""
 
-    WAITING = "waiting"  # the work goes on
-    PENDING = "pending"  # the work ended: to be delivered
+    WAITING = "waiting"  # for the work to end
+    PENDING = "pending"  # the work has ended: to be delivered
     DELIVERED = "delivered"
-    FAILED = "failed"  # given up
-    SKIPPED = "skipped"  # not one of the events asked for
+    FAILED = "failed"  # retries exhausted
+    SKIPPED = "skipped"  # not one of the subscribed events
 
     @property
     def ended(self) -> bool:
@@ -24,16 +24,16 @@ class WebhookState(StrEnum):
 
 
 class Hook(msgspec.Struct, frozen=True):
-    """What a client asked for: no `events` means all."""
+    """Subscription of a client; empty `events` means all."""
 
     url: str
     events: tuple[str, ...] = ()
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
-    """One webhook, of the request or batch that has its id. Times in seconds since the epoch, by its clock.
+    """Webhook of the job or batch with the same id. Times are in seconds since the epoch, by the server's clock.
 
-    `body` is what is sent, the same in all attempts; there once the work has ended, at `ended_at`.
+    `body` is what is sent, the same in all attempts; it exists once the work has ended, at `ended_at`.
     """
 
     id: str
@@ -49,28 +49,28 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A webhook in one process's hands, until the lease is over or somebody else claims it."""
+    """A webhook under lease by one process; `epoch` is the lease epoch."""
 
     webhook: Webhook
     epoch: int
 
 
 class Webhooks(Protocol):
-    """Durable, in the order in which they are due. Every call raises Unavailable."""
+    """Durable webhooks, ordered by when they are due. Every call raises Unavailable."""
 
     async def add(self, webhook: Webhook, wait: float) -> None:
-        """Once by id; it is first due in `wait` seconds."""
+        """Add a webhook, first due in `wait` seconds. Idempotent by id."""
 
     async def get(self, webhook_id: str) -> Webhook | None: ...
 
     async def wake(self, webhook_id: str) -> None:
-        """Its work has ended: it is due now, unless somebody has it."""
+        """Make a webhook due, since its work has ended; if it is claimed, once its holder updates it."""
 
     async def claim(self, most: int, lease: float) -> Sequence[Claim]:
-        """Those that are due, for `lease` seconds: after that they are due again."""
+        """Claim due webhooks for `lease` seconds; then they are due again."""
 
     async def update(self, claim: Claim, webhook: Webhook, wait: float | None) -> bool:
-        """Write what became of it; it is due in `wait` seconds, or, with None, done. False: the claim is lost."""
+        """Update a claimed webhook: due in `wait` seconds, or with None done. False: the lease is lost."""
 
     async def drop(self, claim: Claim) -> None:
-        """There is no such work."""
+        """Delete a claimed webhook whose work does not exist."""

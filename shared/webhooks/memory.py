@@ -1,4 +1,4 @@
-"""Webhooks in this process's memory, under the same contract."""
+"""Webhooks in the memory of one process, under the same contract."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Entry:
 
 
 class MemoryWebhooks:
-    """Webhooks.
+    """Webhooks in memory.
 
     Args:
-        keep: seconds that one is kept after its end.
+        keep: seconds that a webhook is kept after its end.
         clock: seconds since the epoch.
     """
 

@@ -9,7 +9,7 @@ local commands = {}
 function commands.add()
   if redis.call('EXISTS', hook) == 1 then return end
   redis.call('HSET', hook, 'w', ARGV[3], 'epoch', 0)
-  redis.call('ZADD', due, lease.now() + ARGV[4], ARGV[2])
+  redis.call('ZADD', due, now_ms() + ARGV[4], ARGV[2])
 end
 
 -- -> webhook or nil
@@ -21,22 +21,22 @@ function commands.wake()
   if redis.call('HGET', hook, 'claimed') then
     redis.call('HSET', hook, 'woken', 1)
   elseif redis.call('ZSCORE', due, ARGV[2]) then
-    redis.call('ZADD', due, lease.now(), ARGV[2])
+    redis.call('ZADD', due, now_ms(), ARGV[2])
   end
 end
 
 -- prefix of the hashes, most, lease in ms -> {id, webhook, lease epoch} …
 -- The ids are known here only, so the keys of the hashes, in the same slot, are made here.
 function commands.claim()
-  local time, found = lease.now(), {}
-  for _, id in ipairs(lease.expired(due, time, ARGV[3])) do
+  local time, found = now_ms(), {}
+  for _, id in ipairs(expired_leases(due, time, ARGV[3])) do
     local key = ARGV[2] .. id
     local webhook = redis.call('HGET', key, 'w')
     if webhook then
       if not tonumber(redis.call('HGET', key, 'epoch') or '') then redis.call('HSET', key, 'epoch', 0) end
-      local epoch = lease.next_epoch(key, 'epoch')
+      local epoch = next_epoch(key, 'epoch')
       redis.call('HSET', key, 'claimed', 1)
-      lease.hold(due, id, time + ARGV[4])
+      hold_until(due, id, time + ARGV[4])
       found[#found + 1] = { id, webhook, epoch }
     else
       redis.call('ZREM', due, id)
@@ -47,7 +47,7 @@ end
 
 -- id, lease epoch, webhook, ms until it is due or '' if it is done, ms to keep it then -> 1, or 0 if the lease is lost
 function commands.update()
-  if not lease.is_current(hook, 'epoch', ARGV[3]) then return 0 end
+  if not is_current(hook, 'epoch', ARGV[3]) then return 0 end
   local woken = redis.call('HGET', hook, 'woken')
   redis.call('HSET', hook, 'w', ARGV[4])
   redis.call('HDEL', hook, 'claimed', 'woken')
@@ -55,14 +55,14 @@ function commands.update()
     redis.call('ZREM', due, ARGV[2])
     redis.call('PEXPIRE', hook, ARGV[6])
   else
-    redis.call('ZADD', due, lease.now() + (woken and 0 or ARGV[5]), ARGV[2])
+    redis.call('ZADD', due, now_ms() + (woken and 0 or ARGV[5]), ARGV[2])
   end
   return 1
 end
 
 -- id, lease epoch
 function commands.drop()
-  if not lease.is_current(hook, 'epoch', ARGV[3]) then return end
+  if not is_current(hook, 'epoch', ARGV[3]) then return end
   redis.call('ZREM', due, ARGV[2])
   redis.call('DEL', hook)
 end

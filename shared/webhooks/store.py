@@ -1,4 +1,4 @@
-"""Webhooks on Redis: a sorted set of when each is due, and a hash of each; every change is one Lua call."""
+"""Webhooks on Redis: a sorted set of ids by due time, and a hash for each; every change is one Lua call."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import msgspec
 from shared.redis import keys
 from shared.redis.client import RedisServer
 from shared.redis.foreign import UNREADABLE
-from shared.redis.script import LEASE, Script
+from shared.redis.script import LEASE_DEADLINE, LEASE_EPOCH, Script
 from shared.webhooks.interface import Claim, Webhook
 
 _decode = msgspec.json.Decoder(Webhook).decode
 
 
 class RedisWebhooks:
-    """Webhooks.
+    """Webhooks on Redis.
 
     Args:
-        keep: seconds that one is kept after its end.
+        keep: seconds that a webhook is kept after its end.
     """
 
     def __init__(self, server: RedisServer, *, keep: float) -> None:
         self._server = server
-        self._script = Script(server, "webhooks", LEASE, Path(__file__).with_suffix(".lua"))
+        self._script = Script(server, "webhooks", LEASE_EPOCH, LEASE_DEADLINE, Path(__file__).with_suffix(".lua"))
         self._keep = int(keep * 1000)
 
     async def add(self, webhook: Webhook, wait: float) -> None:
@@ -60,7 +60,7 @@ class RedisWebhooks:
             )
 
     async def _known(self, webhook_id: bytes, data: bytes) -> Webhook | None:
-        """None where it is not one that was written here, which is set aside."""
+        """Decode a webhook; None for foreign data, which is set aside."""
         if (webhook := _webhook(webhook_id, data)) is None:
             async with self._server.reaching("the webhooks"):
                 await self._script("refuse", [keys.WEBHOOKS_DUE], keys.WEBHOOK_PREFIX, webhook_id)
@@ -68,7 +68,7 @@ class RedisWebhooks:
 
 
 def _webhook(webhook_id: bytes, data: bytes) -> Webhook | None:
-    """None where it is not one that was written here."""
+    """Decode a webhook; None for foreign data."""
     try:
         webhook = _decode(data)
     except UNREADABLE:

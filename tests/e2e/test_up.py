@@ -211,7 +211,7 @@ def test_a_second_launcher_on_the_same_data_is_refused(scripted_up: Launched, tm
 
     assert (same_port.returncode, same_data.returncode) == (2, 2)
     assert f"port {scripted_up.port}" in same_port.stderr
-    assert "another Headrace uses" in same_data.stderr
+    assert "in use by another Headrace" in same_data.stderr
 
 
 def test_the_worker_has_metrics_and_typed_errors(scripted_up: Launched) -> None:

@@ -86,7 +86,7 @@ async def test_a_failed_write_releases_its_reservation(
 async def test_the_sweeper_releases_stale_reservations(
     api: Backend, lanes: RedisStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.queue.redis_streams.UNCONFIRMED", -1.0)
+    monkeypatch.setattr("shared.queue.redis_streams.CONFIRM_WITHIN_S", -1.0)
     died, wanted, gone = (make_request() for _ in range(3))
     await lanes.reserve([died])  # by a process that died before it wrote to the brokers
     for request in (wanted, gone):

@@ -28,7 +28,7 @@ from workers.worker import Worker
 
 
 def _polled(reader: KafkaConsumer, seconds: float) -> list[Record]:
-    return [Record.of(each) for records in reader.poll(int(seconds * 1000)).values() for each in records]
+    return [Record.from_consumed(each) for records in reader.poll(int(seconds * 1000)).values() for each in records]
 
 
 class Bench:

@@ -77,6 +77,6 @@ def with_kafka(backend: Backend, settings: Settings, writer: KafkaProducer) -> B
     """Return the backend with Kafka as its queue."""
     assert backend.server is not None
     transport = DirectKafkaTransport(
-        backend.server, bounds=Bounds.of(settings), lease=settings.lease, writer=writer
+        backend.server, bounds=Bounds.from_settings(settings), lease=settings.lease, writer=writer
     )
     return replace(backend, transport=transport)

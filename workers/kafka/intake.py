@@ -83,7 +83,7 @@ class KafkaIntake:
         self._model = model
         self._limits = Limits.from_settings(settings)
         server = backend.limits if settings.usage else None
-        self._ledger = None if server is None else Ledger.of(settings, server)
+        self._ledger = None if server is None else Ledger.from_settings(settings, server)
         self._max_bytes = settings.max_body_bytes
         self._channel = keys.notify_channel(f"kafka:{worker}")
         self._loop = asyncio.get_running_loop()

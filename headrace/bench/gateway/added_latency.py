@@ -169,7 +169,7 @@ def _full(folder: Path, common: dict[str, Any]) -> Iterator[Side]:
     ) as process:
 
         async def key() -> str:
-            async with Database.of(settings) as database:
+            async with Database.from_settings(settings) as database:
                 return (await ApiKeys(database, pepper_of(settings)).create(tenant="bench", scopes=Scopes()))[1]
 
         yield Side(Target(url, SCRIPTED, key=asyncio.run(key())), process)

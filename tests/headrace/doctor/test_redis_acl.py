@@ -147,7 +147,7 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
     taken = make_request()  # as from a topic
     await worker.token_log.adopt([Adoption(taken, "t/0/0", create=True)], "hr:notify:w")
     assert worker.limits is not None
-    await Ledger.of(worker_settings, worker.limits).charge(Charge(taken.id, Entry("default", MODEL), ()))
+    await Ledger.from_settings(worker_settings, worker.limits).charge(Charge(taken.id, Entry("default", MODEL), ()))
     await worker.transport.publish(taken)
     await worker.token_log.read(taken.id)
     await worker.registry.leave("w")
@@ -186,7 +186,7 @@ async def use_webhooks(api: Backend) -> None:
 async def use_ledger(api: Backend, settings: Settings) -> None:
     """Charge requests under every kind of limit, settle them, and mark them as written."""
     assert api.limits is not None
-    ledger = Ledger.of(settings, api.limits)
+    ledger = Ledger.from_settings(settings, api.limits)
     for strategy in ("fixed-window", "sliding-window-counter", "moving-window", "token-bucket", "day", "slots"):
         limits = [Limit(strategy, strategy, 1, 3_600_000, 1, 1)]
         for name, tokens in (("a", None), ("b", 9)):

@@ -40,7 +40,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def keys(settings: Settings) -> AsyncIterator[ApiKeys]:
-    async with Database.of(settings) as database:
+    async with Database.from_settings(settings) as database:
         yield ApiKeys(database, pepper_of(settings))
 
 
@@ -49,7 +49,7 @@ async def caller(
     app: FastAPI, keys: ApiKeys, tenant: str = "t", **scopes: object
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Calls with a new key."""
-    _, key = await keys.create(tenant=tenant, scopes=Scopes.of(**scopes))
+    _, key = await keys.create(tenant=tenant, scopes=Scopes.parse(**scopes))
     async with calling(app, key) as client:
         yield client
 
@@ -123,7 +123,7 @@ async def test_the_sdk_raises_its_own_errors(
     settings: Settings, backend: Backend, worker: ScriptedWorker, keys: ApiKeys
 ) -> None:
     """Given the openai package with no key of ours and with one that may not, expect its two classes."""
-    _, key = await keys.create(tenant="t", scopes=Scopes.of(routes=["jobs"]))
+    _, key = await keys.create(tenant="t", scopes=Scopes.parse(routes=["jobs"]))
     async with serving(settings, backend) as url:
         for given, error in (("sk-none", openai.AuthenticationError), (key, openai.PermissionDeniedError)):
             async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=given) as client:
@@ -162,7 +162,9 @@ async def test_administration(app: FastAPI, keys: ApiKeys, backend: Backend) -> 
     ]
     for letter in letters:
         await backend.dead_letters.add(letter)
-    (_, plain), (_, key) = [await keys.create(tenant="t", scopes=Scopes.of(admin=admin)) for admin in (False, True)]
+    (_, plain), (_, key) = [
+        await keys.create(tenant="t", scopes=Scopes.parse(admin=admin)) for admin in (False, True)
+    ]
     for given, status in ((None, 401), (plain, 403)):
         async with administering(app, given) as client:
             for route in routes_of(create_admin_app(app.state.context)):

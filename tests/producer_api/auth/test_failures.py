@@ -33,7 +33,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def keys(settings: Settings) -> AsyncIterator[ApiKeys]:
-    async with Database.of(settings) as database:
+    async with Database.from_settings(settings) as database:
         yield ApiKeys(database, pepper_of(settings))
 
 

@@ -87,7 +87,7 @@ async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, t
     left = settings.files / "batches" / "batch_of_old"
     left.mkdir(parents=True)
     backend = Backend.open(settings)
-    files = Files.of(settings, backend)
+    files = Files.from_settings(settings, backend)
     old = new_file_id()
     draft = files.contents.draft(old)
     draft.write(b"{}")

@@ -43,7 +43,7 @@ RUN = """
 import os
 from pathlib import Path
 from shared.ledger import store
-store.WRITE_LEASE = 3.0
+store.RECORD_LEASE_S = 3.0
 store.STRATEGIES = Path(os.environ.pop("LEDGER_SCRIPT", store.STRATEGIES))
 from producer_api.admission import deadline
 deadline.PATIENCE = 60.0
@@ -157,7 +157,10 @@ async def test_no_usage_is_lost_or_counted_twice_when_processes_are_killed(
             while await backend.redis.exists(*keys.LEDGER):
                 await asyncio.sleep(0.1)
 
-    async with Database.of(load({"data_dir": tmp_path}).settings) as database, database.reading() as connection:
+    async with (
+        Database.from_settings(load({"data_dir": tmp_path}).settings) as database,
+        database.reading() as connection,
+    ):
         rows = (await connection.execute(select(usage))).mappings().all()
     assert {row["job_id"]: row["completion_tokens"] for row in rows} == asked
     assert {row["prompt_tokens"] for row in rows} == {PROMPT_TOKENS}

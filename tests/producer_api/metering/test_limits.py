@@ -288,7 +288,7 @@ async def test_each_key_has_the_limits_of_its_plan(
 ) -> None:
     plans = {"small": {"requests": "1/day"}, "large": {"requests": "3/day"}, "none": {}}
     limited = changed(settings, plans=plans, auth=True, default_plan="small")
-    async with Database.of(limited) as database:
+    async with Database.from_settings(limited) as database:
         made = ApiKeys(database, pepper_of(limited))
         texts = [
             (await made.create(tenant="t", scopes=Scopes(), plan=plan))[1] for plan in ("large", "", "none", "gone")

@@ -27,7 +27,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def files(settings: Settings, backend: Backend) -> Files:
-    return Files.of(settings, backend)
+    return Files.from_settings(settings, backend)
 
 
 def on_disk(settings: Settings) -> list[Path]:

@@ -42,12 +42,12 @@ Keyed = tuple[Client, ApiKeys]
 async def keyed(settings: Settings, backend: Backend, worker: ScriptedWorker) -> AsyncIterator[Keyed]:
     """A server that asks for keys, and what makes them."""
     asking = settings.model_copy(update={"auth": True})
-    async with Database.of(asking) as database, serving(asking, backend) as (_, client):
+    async with Database.from_settings(asking) as database, serving(asking, backend) as (_, client):
         yield client, ApiKeys(database, pepper_of(asking))
 
 
 async def key_of(keys: ApiKeys, tenant: str = "t", **scopes: Any) -> str:
-    return (await keys.create(tenant=tenant, scopes=Scopes.of(**scopes)))[1]
+    return (await keys.create(tenant=tenant, scopes=Scopes.parse(**scopes)))[1]
 
 
 def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:

@@ -139,7 +139,7 @@ async def test_the_end_of_a_batch_is_found_by_who_tells_of_it(
 ) -> None:
     """Given batches whose processes die as soon as they end, before a sender lives, Expect those asked for told."""
     assert backend.server is not None
-    batches = Batches.of(settings, backend.server)
+    batches = Batches.from_settings(settings, backend.server)
     failed = await batch(http, receiver.url(), events=["batch.failed", "batch.completed"])
     other = await batch(http, receiver.url(), events=["batch.completed"])
     cancelled = await batch(http, receiver.url())

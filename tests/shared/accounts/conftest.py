@@ -20,7 +20,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
-    async with Database.of(settings) as opened:
+    async with Database.from_settings(settings) as opened:
         yield opened
 
 

@@ -22,7 +22,7 @@ from shared.settings import Settings, load
 
 async def test_a_key_is_kept_as_its_digest(keys: ApiKeys, settings: Settings, database: Database) -> None:
     """Given a new key, expect it found by its id, its secret nowhere in the files, and these for us alone."""
-    scopes = Scopes.of(admin=True, models=["a", "b"], routes=["chat"], classes=["batch"])
+    scopes = Scopes.parse(admin=True, models=["a", "b"], routes=["chat"], classes=["batch"])
     made, key = await keys.create(tenant="t", scopes=scopes, label="l", plan="p", expires_at=time.time() + 60)
     assert KEY.fullmatch(key)
     assert made.id in key
@@ -61,7 +61,7 @@ async def test_revoke(keys: ApiKeys) -> None:
 
 async def test_rotate(keys: ApiKeys) -> None:
     """Given a rotated key, expect another with the same rights and life; the old one ends after the overlap."""
-    scopes = Scopes.of(models=["a"])
+    scopes = Scopes.parse(models=["a"])
     old, _ = await keys.create(tenant="t", scopes=scopes, label="l", plan="p", expires_at=time.time() + 1000)
     made, key = await keys.rotate(old.id, overlap=60)
     assert KEY.fullmatch(key)
@@ -77,12 +77,12 @@ async def test_rotate(keys: ApiKeys) -> None:
 
 def test_what_is_no_name() -> None:
     """Given names that nothing has, expect each refused with what it is."""
-    with pytest.raises(ConfigError, match="'x y' cannot be a model"):
-        Scopes.of(models=["x y"])
-    with pytest.raises(ConfigError, match="cannot be a route: one of chat"):
-        Scopes.of(routes=["keys"])
+    with pytest.raises(ConfigError, match="'x y' is not a valid model"):
+        Scopes.parse(models=["x y"])
+    with pytest.raises(ConfigError, match="is not a valid route; allowed: chat"):
+        Scopes.parse(routes=["keys"])
     with pytest.raises(ConfigError, match="interactive, standard, batch"):
-        Scopes.of(classes=["urgent"])
+        Scopes.parse(classes=["urgent"])
     for tenant in ("", "a b", "-x", "x" * 129, "{x}", "x*"):
         with pytest.raises(ConfigError, match="tenant"):
             checked_tenant(tenant)
@@ -120,7 +120,7 @@ def test_pepper(settings: Settings) -> None:
 
 async def test_two_begin_at_once(settings: Settings) -> None:
     """Given processes that first use a database at the same time, expect one schema, and all of them served."""
-    async with Database.of(settings) as one, Database.of(settings) as two:
+    async with Database.from_settings(settings) as one, Database.from_settings(settings) as two:
         pepper = pepper_of(settings)
         made = await asyncio.gather(
             *(ApiKeys(each, pepper).create(tenant="t", scopes=Scopes()) for each in (one, two) for _ in range(4))
@@ -138,14 +138,14 @@ async def test_schema_of_another_version(
     more = (*MIGRATIONS, ("ALTER TABLE api_keys ADD COLUMN motto TEXT",))
     monkeypatch.setattr(databases, "MIGRATIONS", more)
     for _ in range(2):
-        async with Database.of(settings) as newer:
+        async with Database.from_settings(settings) as newer:
             assert (await ApiKeys(newer, b"").find([made.id]))[made.id] == made
             async with newer.writing() as connection:
                 await connection.execute(text("UPDATE api_keys SET motto = 'x'"))
                 assert (await connection.execute(select(schema_version.c.version))).scalar_one() == newest + 1
     async with database.writing() as connection:
         await connection.execute(update(schema_version).values(version=9))
-    async with Database.of(settings) as older:
+    async with Database.from_settings(settings) as older:
         with pytest.raises(ConfigError, match="version 9"):
             await ApiKeys(older, b"").list()
 
@@ -153,11 +153,11 @@ async def test_schema_of_another_version(
 async def test_a_database_of_version_1_still_opens(settings: Settings) -> None:
     """Given usage records from before the column `request_id` was renamed, expect them under `job_id`."""
     record = "'req_1', 't', 'k', '', 'm', 20000, 'completed', 'stop', 3, 4, 1.0, 2.0, 3.0, 4.0"
-    async with Database.of(settings) as first, first.writing() as connection:
+    async with Database.from_settings(settings) as first, first.writing() as connection:
         await connection.execute(text("ALTER TABLE usage RENAME COLUMN job_id TO request_id"))
         await connection.execute(text(f"INSERT INTO usage VALUES ({record})"))
         await connection.execute(update(schema_version).values(version=1))
-    async with Database.of(settings) as opened, opened.reading() as connection:
+    async with Database.from_settings(settings) as opened, opened.reading() as connection:
         [row] = (await connection.execute(select(usage.c.job_id, usage.c.completion_tokens))).all()
     assert tuple(row) == ("req_1", 4)
 
@@ -176,11 +176,11 @@ async def test_a_database_that_is_away(tmp_path_factory: pytest.TempPathFactory)
     """Given no database at the URL, expect Unavailable; given a URL of none, ConfigError; no password in either."""
     folder = tmp_path_factory.mktemp("away")
     (folder / "accounts.db").mkdir()
-    async with Database.of(load({"data_dir": folder}).settings) as database:
+    async with Database.from_settings(load({"data_dir": folder}).settings) as database:
         with pytest.raises(Unavailable, match="accounts' database"):
             async with database.reading():
                 pass
     for url in ("mysql://u:hush@h/d", "nonsense", "postgresql://u:hush@h/d"):
         with pytest.raises(ConfigError) as refusal:
-            Database.of(load({"database_url": url}).settings)
+            Database.from_settings(load({"database_url": url}).settings)
         assert "hush" not in str(refusal.value)

@@ -15,7 +15,7 @@ import pytest
 
 from headrace.bench.kafka import mock_kafka
 from shared.errors import ConfigError
-from shared.kafka.connection import FIRST, connection, consumer
+from shared.kafka.connection import FIRST_ANSWER_MS, connection, consumer
 from shared.settings import Settings, load
 from tests.support import certificates
 from tests.support.waiting import LIMIT_S
@@ -123,7 +123,7 @@ def trusting(address: str, ca: Path, **more: str) -> Settings:
 async def test_a_broker_whose_certificate_is_trusted_is_spoken_to(folder: Path, port: int) -> None:
     settings = trusting(f"localhost:{port}", folder / "ca.pem", kafka_api_version=mock_kafka.VERSION)
     reader = await asyncio.to_thread(consumer, settings)
-    await asyncio.to_thread(reader.bootstrap, FIRST)
+    await asyncio.to_thread(reader.bootstrap, FIRST_ANSWER_MS)
     reader.close()
 
 
@@ -131,7 +131,7 @@ HURRIED = """
 from headrace.cli.main import main
 from shared.kafka import connection
 
-connection.FIRST, connection.HANDSHAKE = 3_000, 1.0
+connection.FIRST_ANSWER_MS, connection.HANDSHAKE_LIMIT_S = 3_000, 1.0
 main()
 """
 
@@ -178,4 +178,4 @@ async def test_a_broker_that_is_not_to_be_trusted_is_told_and_why(
     for why, (status, told) in zip(cases, ends, strict=True):
         assert status == 1
         assert why in told
-        assert told.startswith("error: Kafka does not serve")
+        assert told.startswith("error: Kafka is unavailable")

@@ -22,7 +22,7 @@ from shared.kafka.message import (
     request_record,
     result_record,
 )
-from shared.kafka.offsets import MOST_METADATA, Offsets
+from shared.kafka.offsets import MAX_METADATA_BYTES, Offsets
 from shared.models.worker_registry import ModelInfo
 from shared.protocol import PriorityClass, RequestState
 from shared.schemas.native.jobs import Job
@@ -200,5 +200,5 @@ def test_the_window_closes_before_the_metadata_is_full() -> None:
         offset += 1
     for even in range(2, offset, 4):
         offsets.finish(even)
-    assert len(offsets.metadata()) <= MOST_METADATA
+    assert len(offsets.metadata()) <= MAX_METADATA_BYTES
     assert Offsets.parse(5, "by somebody else").metadata() == ""

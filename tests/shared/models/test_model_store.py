@@ -40,7 +40,7 @@ def test_what_is_no_model_is_refused_with_what_is_missing(tmp_path: Path) -> Non
     (empty / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="safetensors"):
         ModelRepository(settings_of(tmp_path, str(empty))).folder()
-    with pytest.raises(ConfigError, match="no model folder"):
+    with pytest.raises(ConfigError, match="model must be a folder"):
         ModelRepository(settings_of(tmp_path, "/no/such/folder", served_model_name="x")).folder()
     with pytest.raises(ConfigError, match="served_model_name"):
         ModelRepository(settings_of(tmp_path, "a model"))

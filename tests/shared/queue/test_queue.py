@@ -384,7 +384,7 @@ async def test_the_script_survives_a_server_that_forgot_it(on_redis: Backend) ->
 async def test_workers_that_are_no_more_are_struck_off_unless_they_hold_something(
     on_redis: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.queue.redis_streams.STRANGER", 0.0)
+    monkeypatch.setattr("shared.queue.redis_streams.FORGET_AFTER_S", 0.0)
     for worker in ("gone", "holds"):
         await on_redis.transport.publish(make_request())
         [delivery] = await pull(on_redis.transport, 1, worker)

@@ -345,7 +345,7 @@ async def test_junk_among_files_and_batches_hides_none(backend: Backend, setting
     await files.add(record)
     assert list(await files.list("t", after="", most=1, oldest_first=False)) == [record]
     assert list(await files.ended(10.0, 10)) == []
-    batches = Batches.of(settings, backend.server)
+    batches = Batches.from_settings(settings, backend.server)
     batch = Batch(
         id="batch_1",
         tenant="t",

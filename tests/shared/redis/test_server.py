@@ -50,7 +50,7 @@ async def test_over_a_socket_as_a_user(node: Node, tmp_path: Path) -> None:
 @pytest.mark.parametrize("user", ["me:wrong", "stranger:secret"])
 async def test_a_wrong_password_is_told_without_it(node: Node, tmp_path: Path, user: str) -> None:
     async with opened(settings_for(f"redis://{user}@{HOST}:{node.port}", tmp_path)) as backend:
-        with pytest.raises(Unavailable, match="refuses the user or the password") as refused:
+        with pytest.raises(Unavailable, match="refused the user or the password") as refused:
             await backend.start()
     assert user.partition(":")[2] not in refused.value.message.removesuffix(" of redis_url").split()
 
@@ -103,7 +103,7 @@ async def test_a_hung_server_is_unavailable_in_time_and_heals(node: Node, tmp_pa
 async def test_a_half_open_peer_is_unavailable_in_time_and_heals(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.token_log.live_feed.SILENCE", 0.3)
+    monkeypatch.setattr("shared.token_log.live_feed.PROBE_AFTER_S", 0.3)
     async with (
         Proxy(node.port).listening() as proxy,
         opened(

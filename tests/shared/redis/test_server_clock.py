@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.redis.server_clock import FRESH, ServerClock
+from shared.redis.server_clock import MAX_AGE_S, ServerClock
 
 
 async def test_it_asks_once_in_a_while_and_goes_on_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +18,7 @@ async def test_it_asks_once_in_a_while_and_goes_on_by_the_monotonic_clock(monkey
 
     clock = ServerClock(ask)
     assert await clock.now() == 5000.0
-    ours += FRESH / 2
-    assert (await clock.now(), asked) == (5000.0 + FRESH / 2, 1)
-    ours, server = ours + FRESH, 6000.0  # the server changed, or its clock was set
+    ours += MAX_AGE_S / 2
+    assert (await clock.now(), asked) == (5000.0 + MAX_AGE_S / 2, 1)
+    ours, server = ours + MAX_AGE_S, 6000.0  # the server changed, or its clock was set
     assert (await clock.now(), asked) == (6000.0, 2)

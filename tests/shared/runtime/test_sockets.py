@@ -26,7 +26,7 @@ def test_nothing_that_connects_out_is_given_one() -> None:
 def test_what_is_listened_on_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given three ports and one listener, Expect the two others, and an error where three are asked for."""
     span = sockets.free_ports(HOST, 3)
-    monkeypatch.setattr(sockets, "SPAN", span)
+    monkeypatch.setattr(sockets, "PORTS", span)
     with socket.create_server((HOST, span[1])):
         assert set(sockets.free_ports(HOST, 2)) == {span[0], span[2]}
         with pytest.raises(OSError) as caught:
@@ -36,7 +36,7 @@ def test_what_is_listened_on_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_all_that_are_free_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     span = sockets.free_ports(HOST, 3)
-    monkeypatch.setattr(sockets, "SPAN", span)
+    monkeypatch.setattr(sockets, "PORTS", span)
 
     assert set(sockets.free_ports(HOST, 3)) == set(span)
 
@@ -45,7 +45,7 @@ def test_all_that_are_free_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_port_is_claimed_on_each_kind_of_host(host: str) -> None:
     port = claim_port(host, 0)
 
-    assert port in sockets.SPAN
+    assert port in sockets.PORTS
     assert claim_port(host, port) == port
 
 

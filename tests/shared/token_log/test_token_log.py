@@ -14,8 +14,8 @@ from shared.redis import keys
 from shared.redis.embedded import EmbeddedServer
 from shared.token_log.answer import read_whole
 from shared.token_log.interface import Adoption, Append, Keepsake, Lease, LogPage
-from shared.token_log.redis import PAGE
-from shared.token_log.subscription import BACKLOG
+from shared.token_log.redis import PAGE_SEQS
+from shared.token_log.subscription import MAX_BACKLOG
 from tests.support.fakes import answer, make_request, token_event
 from tests.support.waiting import LIMIT_S
 
@@ -263,7 +263,7 @@ async def test_a_reader_from_beyond_the_end_hears_of_it_live(
 
 async def test_a_slow_reader_reads_the_log_instead_of_growing(backend: Backend, request_: Request) -> None:
     lease = await acquire(backend, request_)
-    total = max(PAGE, BACKLOG) * 2 + 5
+    total = max(PAGE_SEQS, MAX_BACKLOG) * 2 + 5
     async with aclosing(backend.token_log.follow(request_.id, idle=0.01)) as events:
         assert await anext(events) is None
         await backend.token_log.append([Append(lease, token_event(i, "x"), 3) for i in range(total)])
@@ -276,7 +276,7 @@ async def test_a_page_is_bounded_in_tokens_and_holds_at_least_one_entry(on_redis
     """Given entries of many tokens, if a reader is behind, then it holds no more than a page of them at a time."""
     request_ = await created(on_redis)
     lease = await acquire(on_redis, request_)
-    sizes = [PAGE // 3, PAGE // 3, PAGE // 3, PAGE // 3, 2 * PAGE, 1]
+    sizes = [PAGE_SEQS // 3, PAGE_SEQS // 3, PAGE_SEQS // 3, PAGE_SEQS // 3, 2 * PAGE_SEQS, 1]
     seq, pages = 0, []
     for size in sizes:
         assert await append(on_redis, lease, token_event(seq, *["x"] * size))
@@ -295,19 +295,19 @@ async def test_many_are_read_at_once(backend: Backend) -> None:
     """Given an answer of several pages, a short one that goes on, and one unknown, Expect each in its place."""
     long, short = await created(backend), await created(backend)
     leases = [await acquire(backend, each) for each in (long, short)]
-    for seq in range(PAGE + 5):
+    for seq in range(PAGE_SEQS + 5):
         assert await append(backend, leases[0], token_event(seq, f"{seq} "))
-    assert await append(backend, leases[0], TokenEvent(PAGE + 5, (), DONE))
+    assert await append(backend, leases[0], TokenEvent(PAGE_SEQS + 5, (), DONE))
     assert await append(backend, leases[1], token_event(0, "a", "b"))
 
-    assert await backend.token_log.read_many({"req_x": -1, short.id: 0, long.id: PAGE + 4}) == [
+    assert await backend.token_log.read_many({"req_x": -1, short.id: 0, long.id: PAGE_SEQS + 4}) == [
         None,
         LogPage((TokenEvent(1, token_event(1, "b").tokens),), complete=False),
-        LogPage((TokenEvent(PAGE + 5, (), DONE),), complete=True),
+        LogPage((TokenEvent(PAGE_SEQS + 5, (), DONE),), complete=True),
     ]
     answers = await read_whole(backend.token_log, [short.id, "req_x", long.id])
     texts = ["".join(choice.text for _, choice in found.choices) if found else None for found in answers]
-    assert texts == ["ab", None, "".join(f"{seq} " for seq in range(PAGE + 5))]
+    assert texts == ["ab", None, "".join(f"{seq} " for seq in range(PAGE_SEQS + 5))]
     assert answers[2].terminal == DONE
 
 
@@ -325,7 +325,7 @@ async def test_a_reader_outlives_the_loss_of_its_live_connection(on_redis: Backe
 async def test_what_is_written_while_live_messages_are_lost_is_read_once_they_come_again(
     on_redis: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.token_log.live_feed.BACKOFF", (0.5,))
+    monkeypatch.setattr("shared.token_log.live_feed.BACKOFF_S", (0.5,))
     request_ = await created(on_redis)
     lease = await acquire(on_redis, request_)
     async with aclosing(on_redis.token_log.follow(request_.id, idle=LIMIT_S)) as events:

@@ -1,0 +1,18 @@
+"""The settings and their sources.
+
+Every package may import this one; it imports only `shared.errors` and `shared.plans`.
+"""
+
+from shared.settings.fields import QuantizationName, Settings, user_folder
+from shared.settings.sources import CONFIG_FILE, ENV_PREFIX, Loaded, load, to_environment
+
+__all__ = [
+    "CONFIG_FILE",
+    "ENV_PREFIX",
+    "Loaded",
+    "QuantizationName",
+    "Settings",
+    "load",
+    "to_environment",
+    "user_folder",
+]

@@ -1,0 +1,54 @@
+"""Queues of each kind, and calls on them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from shared.backend import Backend
+from shared.queue.interface import Delivery, Room, Transport
+from shared.settings import Settings
+from tests.support.backends import opened
+from tests.support.fakes import MODEL
+from tests.support.kafka_mock import with_kafka
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"queue_depth": 4, "tenant_queue_depth": 4})
+
+
+@pytest.fixture(params=["redis", "memory", "kafka"])
+async def backend(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Backend]:
+    """What Kafka's is given is reserved, written to its topic, and taken from there at once."""
+    made = await opened("memory" if request.param == "memory" else "redis", settings)
+    if request.param == "kafka":
+        made = with_kafka(made, settings, request.getfixturevalue("kafka_writer"))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def transport(backend: Backend) -> Transport:
+    return backend.transport
+
+
+async def pull(transport: Transport, room: int, worker: str = "a") -> list[Delivery]:
+    found = (await transport.pull(MODEL, worker, Room.all(room))).found
+    assert all(isinstance(item, Delivery) for item in found)
+    return found
+
+
+def ids(found: Sequence[Delivery]) -> list[str]:
+    return [item.claim.job_id for item in found]
+
+
+async def counts(transport: Transport) -> tuple[int, int]:
+    depth = await transport.depth(MODEL)
+    return depth.waiting, depth.held
+
+
+@pytest.fixture
+def roomy(settings: Settings) -> Settings:
+    return settings.model_copy(update={"queue_depth": 1000, "tenant_queue_depth": 1000})

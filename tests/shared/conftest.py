@@ -1,4 +1,4 @@
-"""Every contract holds on a real server and in memory alike."""
+"""Backends for contract tests, on a real server and in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def backend(request: pytest.FixtureRequest, settings: Settings) -> AsyncIt
 
 @pytest.fixture
 async def on_redis(settings: Settings) -> AsyncIterator[Backend]:
-    """For what only a server can suffer."""
+    """Open a backend on Redis, for faults that only a server can have."""
     made = await opened("redis", settings)
     yield made
     await made.close()
@@ -28,7 +28,7 @@ async def on_redis(settings: Settings) -> AsyncIterator[Backend]:
 
 @pytest.fixture
 async def backend_of() -> AsyncIterator[Callable[[str, Settings], Awaitable[Backend]]]:
-    """For tests that need settings of their own."""
+    """Open backends with other settings."""
     made: list[Backend] = []
 
     async def make(kind: str, settings: Settings) -> Backend:

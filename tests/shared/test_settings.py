@@ -1,4 +1,4 @@
-"""Settings: who wins, what is refused, and that the document tells them all."""
+"""Settings: precedence of sources, refusals, and the generated document."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ GIVEN = {  # what a pattern or a validator of the setting allows
 
 
 def other(name: str, field: FieldInfo) -> Any:
-    """A value of the setting that is not its default."""
+    """Return a value of a setting that is not its default."""
     if name in GIVEN:
         return GIVEN[name]
     kind = next((part for part in get_args(field.annotation) if part is not type(None)), field.annotation)
@@ -132,7 +132,7 @@ def test_each_setting_survives_the_environment(
 def test_a_child_gets_every_setting_of_its_launcher(
     every_setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given other values in a file and in the environment, Expect the child to have those of the launcher."""
+    """A child has the launcher's values, whatever a file and the environment say."""
     monkeypatch.chdir(tmp_path)
     Path("headrace.toml").write_text("queue_depth = 5\nunknown = 1\n")
     settings = every_setting.model_copy(update={"metrics_port": None})

@@ -1,4 +1,4 @@
-"""What nobody else sees is mended: deadlines without a worker, by one leader at a time. And holds, dead letters."""
+"""The sweeper, the locks and the dead letters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sweeper(backend: Backend) -> Sweeper:
     return Sweeper(backend, models)
 
 
-async def test_a_request_ends_at_its_deadline_although_no_worker_looks(backend: Backend) -> None:
+async def test_a_request_ends_at_its_deadline_without_a_worker(backend: Backend) -> None:
     now = await backend.token_log.now()
     waiting, held = make_request(deadline=now - 1), make_request(deadline=now - 1)
     patient = make_request(deadline=now + 60)
@@ -47,12 +47,12 @@ async def test_a_request_ends_at_its_deadline_although_no_worker_looks(backend: 
     assert record is not None
     assert record.state is RequestState.QUEUED
     depth = await backend.transport.depth(MODEL)
-    assert (depth.waiting, depth.held) == (1, 1)  # the dead worker's entry goes to whoever claims it
+    assert (depth.waiting, depth.held) == (1, 1)  # another worker will claim the dead worker's entry
     assert await backend.transport.overdue(MODEL, 10) == []
 
 
 async def test_what_no_worker_will_ever_run_ends(backend: Backend) -> None:
-    """Given a log whose place in the queue is gone, its reader hears so; what waits or runs is left alone."""
+    """A request without a place in the queue ends with an error; waiting and running ones continue."""
     orphan, half_run, waiting, held, ended = (make_request() for _ in range(5))
     young = make_request(created_at=await backend.token_log.now())
     for request in (half_run, held, ended, waiting):
@@ -104,7 +104,7 @@ async def test_a_lost_connection_makes_the_sweeper_look_again(
     task.cancel()
 
 
-async def test_one_sweeper_works_and_another_goes_on_when_it_is_gone(backend: Backend) -> None:
+async def test_one_sweeper_works_and_another_takes_over(backend: Backend) -> None:
     first, second = sweeper(backend), sweeper(backend)
     assert [await s._leads() for s in (first, second, first)] == [True, False, True]
     await backend.holds.release("sweeper", first._me)
@@ -120,7 +120,7 @@ async def test_a_running_sweeper_survives_what_it_meets(backend: Backend) -> Non
     task.cancel()
 
 
-async def test_a_name_belongs_to_whoever_asks_first_for_as_long_as_it_says(backend: Backend) -> None:
+async def test_a_lock_belongs_to_its_first_owner_until_it_expires(backend: Backend) -> None:
     holds = backend.holds
     assert await holds.hold("name", b"a", 60) == b"a"
     assert await holds.hold("name", b"b", 60) == b"a"

@@ -1,4 +1,4 @@
-"""A database of keys in a fresh folder."""
+"""A database of keys in an empty folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys in their database, and their pepper."""
+"""API keys, their database and the pepper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.settings import Settings, load
 
 
 async def test_a_key_is_kept_as_its_digest(keys: ApiKeys, settings: Settings, database: Database) -> None:
-    """Given a new key, expect it found by its id, its secret nowhere in the files, and these for us alone."""
+    """A new key is found by its id; its secret is in no file, and only the owner can read the files."""
     scopes = Scopes.parse(admin=True, models=["a", "b"], routes=["chat"], classes=["batch"])
     made, key = await keys.create(tenant="t", scopes=scopes, label="l", plan="p", expires_at=time.time() + 60)
     assert KEY.fullmatch(key)
@@ -35,7 +35,7 @@ async def test_a_key_is_kept_as_its_digest(keys: ApiKeys, settings: Settings, da
 
 
 async def test_list(keys: ApiKeys) -> None:
-    """Given keys of two tenants, one revoked, expect them found by the beginning of an id, by tenant, by state."""
+    """Keys are listed by the beginning of an id, by tenant and by state."""
     one, _ = await keys.create(tenant="one", scopes=Scopes())
     two, _ = await keys.create(tenant="two", scopes=Scopes())
     await keys.revoke(one.id)
@@ -47,7 +47,7 @@ async def test_list(keys: ApiKeys) -> None:
 
 
 async def test_revoke(keys: ApiKeys) -> None:
-    """Given a revoked key, expect it ended for good, the same when it is revoked again, and others unknown."""
+    """Revoking is permanent and idempotent; unknown keys are not found."""
     made, _ = await keys.create(tenant="t", scopes=Scopes())
     assert made.ended(time.time()) is None
     revoked = await keys.revoke(made.id)
@@ -60,7 +60,7 @@ async def test_revoke(keys: ApiKeys) -> None:
 
 
 async def test_rotate(keys: ApiKeys) -> None:
-    """Given a rotated key, expect another with the same rights and life; the old one ends after the overlap."""
+    """Rotation creates a key with the same rights and lifetime; the old one expires after the overlap."""
     scopes = Scopes.parse(models=["a"])
     old, _ = await keys.create(tenant="t", scopes=scopes, label="l", plan="p", expires_at=time.time() + 1000)
     made, key = await keys.rotate(old.id, overlap=60)
@@ -76,7 +76,7 @@ async def test_rotate(keys: ApiKeys) -> None:
 
 
 def test_what_is_no_name() -> None:
-    """Given names that nothing has, expect each refused with what it is."""
+    """Invalid names are refused with their kind."""
     with pytest.raises(ConfigError, match="'x y' is not a valid model"):
         Scopes.parse(models=["x y"])
     with pytest.raises(ConfigError, match="is not a valid route; allowed: chat"):
@@ -90,7 +90,7 @@ def test_what_is_no_name() -> None:
 
 
 def test_ids_in_what_is_pasted() -> None:
-    """Given an id, its beginning, or a whole key, expect the id; expect other text refused."""
+    """An id, its beginning and a whole key yield the id; other text is refused."""
     key_id = "0123456789ab"
     assert {id_of(given) for given in (key_id, f"hr_{key_id}", f"hr_{key_id}_{'f' * 64}", f" {key_id}\n")} == {
         key_id
@@ -102,7 +102,7 @@ def test_ids_in_what_is_pasted() -> None:
 
 
 def test_pepper(settings: Settings) -> None:
-    """Given none, expect one made for good, for its owner alone; expect one of the settings to count first."""
+    """A missing pepper is generated once, readable by its owner alone; the setting has precedence."""
     first = pepper_of(settings)
     assert re.fullmatch(rb"[0-9a-f]{64}", first)
     assert pepper_of(settings) == first
@@ -119,7 +119,7 @@ def test_pepper(settings: Settings) -> None:
 
 
 async def test_two_begin_at_once(settings: Settings) -> None:
-    """Given processes that first use a database at the same time, expect one schema, and all of them served."""
+    """Processes that first use a database together create one schema, and all succeed."""
     async with Database.from_settings(settings) as one, Database.from_settings(settings) as two:
         pepper = pepper_of(settings)
         made = await asyncio.gather(
@@ -131,7 +131,7 @@ async def test_two_begin_at_once(settings: Settings) -> None:
 async def test_schema_of_another_version(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a database of an earlier version, expect it changed once, its keys kept; of a later one, a refusal."""
+    """An older database is upgraded once and keeps its keys; a newer one is refused."""
     keys = ApiKeys(database, pepper_of(settings))
     made, _ = await keys.create(tenant="t", scopes=Scopes())
     newest = len(MIGRATIONS) + 1
@@ -151,7 +151,7 @@ async def test_schema_of_another_version(
 
 
 async def test_a_database_of_version_1_still_opens(settings: Settings) -> None:
-    """Given usage records from before the column `request_id` was renamed, expect them under `job_id`."""
+    """Usage records from before the column `request_id` was renamed are found under `job_id`."""
     record = "'req_1', 't', 'k', '', 'm', 20000, 'completed', 'stop', 3, 4, 1.0, 2.0, 3.0, 4.0"
     async with Database.from_settings(settings) as first, first.writing() as connection:
         await connection.execute(text("ALTER TABLE usage RENAME COLUMN job_id TO request_id"))
@@ -163,7 +163,7 @@ async def test_a_database_of_version_1_still_opens(settings: Settings) -> None:
 
 
 async def test_a_write_is_whole_or_not_at_all(database: Database, keys: ApiKeys) -> None:
-    """Given a transaction that fails half way, expect nothing of it."""
+    """A failed transaction leaves nothing behind."""
     made, _ = await keys.create(tenant="t", scopes=Scopes())
     with pytest.raises(ZeroDivisionError):
         async with database.writing() as connection:
@@ -173,7 +173,7 @@ async def test_a_write_is_whole_or_not_at_all(database: Database, keys: ApiKeys)
 
 
 async def test_a_database_that_is_away(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Given no database at the URL, expect Unavailable; given a URL of none, ConfigError; no password in either."""
+    """A missing database is Unavailable, an invalid URL a ConfigError; neither shows the password."""
     folder = tmp_path_factory.mktemp("away")
     (folder / "accounts.db").mkdir()
     async with Database.from_settings(load({"data_dir": folder}).settings) as database:

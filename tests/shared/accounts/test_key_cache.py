@@ -1,4 +1,4 @@
-"""The memory of keys: when it asks, and when it does not."""
+"""The cache of API keys: when it looks a key up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.errors import Unavailable
 
 
 class Store:
-    """Keys by id, each look-up noted; it answers when `gate` is open."""
+    """Store of keys that records look-ups and answers when `gate` is open."""
 
     def __init__(self, *ids: str) -> None:
         self.keys = {key_id: ApiKey(key_id, "t", Scopes(), 0.0) for key_id in ids}
@@ -34,7 +34,7 @@ class Store:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The event loop's time as the memory sees it."""
+    """The event loop's time as the cache sees it."""
     time = [1000.0]
 
     class Loop:
@@ -55,7 +55,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def test_a_key_in_use_is_looked_up_ahead(now: list[float]) -> None:
-    """Given a key in use, expect one look-up in its first half life, then one that nobody waits for."""
+    """A key in use is looked up once in the first half of its lifetime, and then in the background."""
     store = Store("a")
     keys = KnownKeys(store.find, life=4)
     for _ in range(3):
@@ -76,7 +76,7 @@ async def test_a_key_in_use_is_looked_up_ahead(now: list[float]) -> None:
 
 
 async def test_no_key_outlives_its_life(now: list[float]) -> None:
-    """Given a database that is away, expect a known key to count for its life and not longer, and then again."""
+    """Without the database, a cached key is valid for its lifetime only, and again once the database is back."""
     store = Store("a")
     keys = KnownKeys(store.find, life=4)
     await keys.get("a", "")
@@ -91,7 +91,7 @@ async def test_no_key_outlives_its_life(now: list[float]) -> None:
 
 
 async def test_one_look_up_at_a_time() -> None:
-    """Given many keys wanted at once, expect them looked up together, a key that nobody has among them."""
+    """Keys requested together are looked up together, unknown ones included."""
     store = Store(*map(str, range(50)))
     store.gate.clear()
     keys = KnownKeys(store.find, life=4)
@@ -110,7 +110,7 @@ async def test_one_look_up_at_a_time() -> None:
 
 
 async def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given more keys than are remembered or waited for, expect the oldest forgotten, and a refusal."""
+    """Beyond its bounds, the cache forgets the oldest keys and refuses further look-ups."""
     monkeypatch.setattr(key_cache, "MOST", 2)
     monkeypatch.setattr(key_cache, "MOST_WANTED", 3)
     store = Store("a", "b", "c")
@@ -128,7 +128,7 @@ async def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_wrong_key_is_looked_up_each_time(now: list[float]) -> None:
-    """Given a remembered key and a wrong one with its id, expect a look-up as for an unknown id."""
+    """A wrong key with a cached id is looked up like an unknown one."""
     store = Store("a")
     keys = KnownKeys(store.find, life=4)
     await keys.get("a", "")

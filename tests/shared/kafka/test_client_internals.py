@@ -1,4 +1,4 @@
-"""What shared/kafka/client_internals.py expects of kafka-python; a release that changes it fails here first."""
+"""The private attributes of kafka-python that shared/kafka/client_internals.py uses still exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How brokers are reached: which options, whose certificate is taken, and what is said where none is."""
+"""Connections to brokers: options, certificates and errors."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_bearer_token_is_read_for_each_connection(tmp_path: Path) -> None:
 
 
 class Front:
-    """TLS before the mock, for a first answer: the address that it names for more is its own."""
+    """Serve TLS in front of the mock, for the first answer only, since the mock names its own address."""
 
     def __init__(self, folder: Path) -> None:
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -120,7 +120,7 @@ def trusting(address: str, ca: Path, **more: str) -> Settings:
     return load({"kafka_bootstrap": address, **tls, **more}).settings
 
 
-async def test_a_broker_whose_certificate_is_trusted_is_spoken_to(folder: Path, port: int) -> None:
+async def test_a_broker_with_a_trusted_certificate_is_used(folder: Path, port: int) -> None:
     settings = trusting(f"localhost:{port}", folder / "ca.pem", kafka_api_version=mock_kafka.VERSION)
     reader = await asyncio.to_thread(consumer, settings)
     await asyncio.to_thread(reader.bootstrap, FIRST_ANSWER_MS)
@@ -137,7 +137,7 @@ main()
 
 
 async def tailed(settings: Settings) -> tuple[int | None, str]:
-    """How `headrace kafka tail` ends, and what it says: in a process, as kafka-python leaves sockets open."""
+    """Run `headrace kafka tail` in a process, as kafka-python leaves sockets open. Returns status and error."""
     names = ("kafka_bootstrap", "kafka_security_protocol", "kafka_ssl_cafile")
     own = {f"HEADRACE_{name.upper()}": str(getattr(settings, name)) for name in names}
     command = [sys.executable, "-c", HURRIED, "kafka", "tail"]
@@ -155,18 +155,16 @@ async def tailed(settings: Settings) -> tuple[int | None, str]:
 
 @pytest.fixture
 def mute() -> Iterator[int]:
-    """The port of one who takes connections and says nothing."""
+    """Return the port of a listener that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
 @pytest.mark.slow
-async def test_a_broker_that_is_not_to_be_trusted_is_told_and_why(
+async def test_an_untrusted_broker_is_reported_with_the_reason(
     folder: Path, port: int, mute: int, tmp_path: Path
 ) -> None:
-    """Given another's CA, another name, a broker without TLS, or one that says nothing, Expect the command to end
-    with the reason.
-    """
+    """The command ends with the reason: an unknown CA, a wrong name, a broker without TLS, or a silent one."""
     stranger = certificates.make(tmp_path, "localhost") / "ca.pem"
     cases = {
         "CERTIFICATE_VERIFY_FAILED": (f"localhost:{port}", stranger),

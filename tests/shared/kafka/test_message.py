@@ -1,4 +1,4 @@
-"""Records as requests: ids that follow from them, and every refusal by its type."""
+"""Requests in records: ids that follow from the record, and refusals with their types."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def called(arguments: str) -> list[dict[str, object]]:
     return [{"role": "assistant", "content": None, "tool_calls": [call]}]
 
 
-def test_a_request_is_read_as_it_was_written_and_its_id_is_its_events() -> None:
+def test_a_request_round_trips_and_its_id_follows_from_the_event() -> None:
     body = KafkaRequest(model=MODEL, prompt="hi", tenant="t", priority="standard", timeout=5.0)
     out = request_record(TOPIC, body, event_id="e1", source="/me", reply_topic="mine", extra=(TRACE,))
     first, again = read(came(out, 3)), read(came(out, 9, 1), 200.0)
@@ -124,7 +124,7 @@ def test_headers_are_checked_by_name(name: str, value: bytes, code: str) -> None
     assert refused.value.code == code
 
 
-def test_what_the_api_admitted_is_taken_as_it_is_and_wants_no_result() -> None:
+def test_a_request_of_the_api_is_read_unchanged_without_a_result() -> None:
     request = make_request(priority=PriorityClass.INTERACTIVE)
     order = read(came(api_record(request)))
     assert (order.request, order.reply, order.by_api) == (request, None, True)
@@ -170,8 +170,8 @@ def test_every_model_has_a_topic_of_its_own() -> None:
 
 
 @given(st.lists(st.integers(0, 30), unique=True), st.data())
-def test_after_a_crash_exactly_what_was_not_done_is_taken_again(order: list[int], data: st.DataObject) -> None:
-    """Given offsets with gaps, done in any order, if another goes on from any commit, Expect the rest, once."""
+def test_after_a_crash_only_unfinished_offsets_are_taken_again(order: list[int], data: st.DataObject) -> None:
+    """From any commit, with gaps and any order of completion, the unfinished offsets are taken once."""
     first = Offsets(0)
     offsets = sorted(order)
     for offset in offsets:
@@ -201,4 +201,4 @@ def test_the_window_closes_before_the_metadata_is_full() -> None:
     for even in range(2, offset, 4):
         offsets.finish(even)
     assert len(offsets.metadata()) <= MAX_METADATA_BYTES
-    assert Offsets.parse(5, "by somebody else").metadata() == ""
+    assert Offsets.parse(5, "written by another program").metadata() == ""

@@ -1,4 +1,4 @@
-"""The ledger exists on a server only."""
+"""The ledger has no version in memory."""
 
 from __future__ import annotations
 

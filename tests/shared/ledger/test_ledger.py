@@ -1,4 +1,4 @@
-"""The ledger on a real server: what is charged, refused, given back, settled once and never lost."""
+"""The ledger on a real server: charges, refusals, refunds and settlement."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def clock(backend: Backend) -> Clock:
 
 @pytest.fixture
 def ledger(backend: Backend, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    """A ledger whose time stands still until a test moves the clock."""
+    """Return a ledger whose clock the test moves."""
     assert backend.server is not None
     monkeypatch.setattr(store, "STRATEGIES", clocked_script(tmp_path))
     return Ledger(backend.server, most_unwritten=3)
@@ -52,9 +52,7 @@ END = End("completed", "stop", 7, 0, 1.0, 2.0, 3.0, 4.0)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-async def test_a_limit_lets_through_its_amount_and_says_when_there_is_room(
-    ledger: Ledger, clock: Clock, strategy: str
-) -> None:
+async def test_a_limit_admits_its_amount_and_reports_the_wait(ledger: Ledger, clock: Clock, strategy: str) -> None:
     allowed = limit(strategy, 3)
     longest = 2 * HOUR_S if strategy == "sliding-window-counter" else HOUR_S
     told = [await ledger.charge(Charge(new_job_id(), ENTRY, [allowed])) for _ in range(3)]
@@ -74,7 +72,7 @@ async def test_a_limit_lets_through_its_amount_and_says_when_there_is_room(
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "slots", "day"])
-async def test_a_refusal_by_one_limit_leaves_the_others_as_they_were(ledger: Ledger, strategy: str) -> None:
+async def test_a_refusal_by_one_limit_charges_no_other(ledger: Ledger, strategy: str) -> None:
     wide, narrow = limit(strategy, 10, name="wide"), limit("fixed-window", 2, name="narrow")
     for _ in range(2):
         await charge(ledger, wide, narrow)
@@ -88,7 +86,7 @@ async def test_a_refusal_by_one_limit_leaves_the_others_as_they_were(ledger: Led
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("tokens", "left"), [(10, 90), (60, 40), (150, 0), (None, 100)])
 async def test_the_end_charges_what_it_took(ledger: Ledger, strategy: str, tokens: int | None, left: int) -> None:
-    """Given 30 of 100 tokens charged, If it took less, more, more than all, or never began, Expect that charged."""
+    """A charge of 30 of 100 tokens is corrected to less, to more, to more than all, or refunded."""
     estimate = limit(strategy, 100, cost=30, estimated=1)
     job_id = await charge(ledger, estimate)
     assert [standing.remaining for standing in await ledger.look([estimate])] == [70]
@@ -107,7 +105,7 @@ async def test_requests_stay_charged_unless_they_never_began(ledger: Ledger, str
     assert [standing.remaining for standing in await ledger.look([requests])] == [9]
 
 
-async def test_a_surplus_that_comes_after_its_window_is_charged_to_this_one(ledger: Ledger, clock: Clock) -> None:
+async def test_a_late_deficit_is_charged_to_the_current_window(ledger: Ledger, clock: Clock) -> None:
     windows = ["fixed-window", "sliding-window-counter", "moving-window"]
     tokens = [limit(strategy, 100, cost=30, estimated=1) for strategy in windows]
     more, less = await charge(ledger, *tokens), await charge(ledger, *tokens)
@@ -126,7 +124,7 @@ async def test_slots_are_held_from_admission_to_the_end(ledger: Ledger) -> None:
 
 
 async def test_a_budget_is_of_the_day_of_admission(ledger: Ledger, clock: Clock) -> None:
-    """Given a budget used up, If its day is over, Expect it whole, and what ends now charged to its own day."""
+    """A used budget is whole on the next day; a request that ends then is charged to its own day."""
     budget = Limit("day", "k1", 100, 86_400_000, 60, 1)
     late = await charge(ledger, budget)
     with pytest.raises(Refused) as refused:
@@ -200,7 +198,7 @@ async def test_ends_that_nobody_writes_stop_what_is_new(ledger: Ledger) -> None:
 
 
 async def test_what_is_used_up_by_nobody_is_not_kept(ledger: Ledger, backend: Backend) -> None:
-    """Expect each window's key to go by itself once it is free again."""
+    """The key of a window expires once the window is free again."""
     for strategy in STRATEGIES:
         await charge(
             ledger,

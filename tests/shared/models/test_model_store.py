@@ -1,4 +1,4 @@
-"""Where models come from, and what is said when they do not."""
+"""Finding, converting and refusing models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_served_by_its_name(tmp_path: Path) -> None:
+def test_a_folder_is_served_under_its_name(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "tiny-llama")
     found = ModelRepository(settings_of(tmp_path, str(folder)))
     assert (found.folder(), found.served_name) == (folder, "tiny-llama")
@@ -32,7 +32,7 @@ def test_a_folder_is_served_by_its_name(tmp_path: Path) -> None:
     assert named.served_name == "mine"
 
 
-def test_what_is_no_model_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+def test_a_refused_model_folder_names_what_is_missing(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ConfigError, match=r"config\.json"):
@@ -48,7 +48,7 @@ def test_what_is_no_model_is_refused_with_what_is_missing(tmp_path: Path) -> Non
 
 @pytest.fixture
 def fake_conversion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
-    """Instead of pip and transformers; each call of the converter is noted."""
+    """Replace pip and transformers; return the recorded conversions."""
     calls: list[Path] = []
 
     def convert(gguf: Path, target: Path) -> None:
@@ -60,7 +60,7 @@ def fake_conversion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Pat
     return calls
 
 
-def test_the_default_model_is_converted_once_however_many_ask(tmp_path: Path, fake_conversion: list[Path]) -> None:
+def test_concurrent_callers_convert_the_default_model_once(tmp_path: Path, fake_conversion: list[Path]) -> None:
     settings = settings_of(tmp_path, "smollm2")
     asking = [threading.Thread(target=ModelRepository(settings).folder) for _ in range(4)]
     for thread in asking:
@@ -71,7 +71,7 @@ def test_the_default_model_is_converted_once_however_many_ask(tmp_path: Path, fa
     assert ModelRepository(settings).folder() == tmp_path / "cache" / "models" / "smollm2"
 
 
-def test_half_a_conversion_does_not_count(
+def test_an_incomplete_conversion_is_not_used(
     tmp_path: Path, fake_conversion: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(tmp_path, "smollm2")

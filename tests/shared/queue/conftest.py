@@ -21,7 +21,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture(params=["redis", "memory", "kafka"])
 async def backend(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Backend]:
-    """What Kafka's is given is reserved, written to its topic, and taken from there at once."""
+    """Open a backend; with `kafka`, requests are reserved, written to a topic, and published from there at once."""
     made = await opened("memory" if request.param == "memory" else "redis", settings)
     if request.param == "kafka":
         made = with_kafka(made, settings, request.getfixturevalue("kafka_writer"))

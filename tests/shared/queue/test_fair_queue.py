@@ -26,7 +26,7 @@ async def test_urgent_classes_are_pulled_first_and_room_is_kept(transport: Trans
     assert len(first) == 2
 
 
-async def test_each_class_has_room_of_its_own_out_of_the_same_seats(transport: Transport) -> None:
+async def test_each_class_has_its_own_room_in_shared_seats(transport: Transport) -> None:
     for priority in (BATCH, INTERACTIVE, INTERACTIVE, STANDARD):
         await transport.publish(make_request(priority=priority))
 
@@ -35,17 +35,17 @@ async def test_each_class_has_room_of_its_own_out_of_the_same_seats(transport: T
     assert sorted(item.claim.priority for item in found) == [INTERACTIVE, INTERACTIVE]
 
 
-async def test_choices_need_a_seat_each_and_too_many_are_left_to_an_idle_worker(transport: Transport) -> None:
+async def test_each_choice_needs_a_seat(transport: Transport) -> None:
     wide, narrow = make_request(n=3), make_request()
     await transport.publish(wide)
     await transport.publish(narrow)
 
     assert await transport.pull(MODEL, "a", Room(3, dict.fromkeys(PriorityClass, 2))) == ([], True, False)
-    assert ids(await pull(transport, 2)) == [wide.id]  # it is too wide for anybody: to be refused
+    assert ids(await pull(transport, 2)) == [wide.id]  # too wide for any worker; this one will refuse it
 
 
 async def registered(transport: Transport, *workers: str) -> None:
-    """Let workers be known to pull; nothing waits yet."""
+    """Register workers as pulling while nothing waits."""
     for worker in workers:
         assert await pull(transport, 10, worker) == []
 
@@ -76,7 +76,7 @@ async def test_a_loaded_worker_leaves_requests_to_an_idle_one(
 async def test_a_loaded_worker_takes_what_an_idle_one_leaves(
     transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given an idle worker that is gone, then only the first request waits for it."""
+    """Only the first request waits for an idle worker that is gone."""
     monkeypatch.setattr("shared.queue.interface.SPARE_S", 0.0)
     await registered(transport, "a", "gone")
     for waits in (False, True, False, False):
@@ -98,7 +98,7 @@ async def test_requests_are_not_left_to_a_full_worker(
 
 
 async def shares(backend: Backend, publish: Callable[[int], Request], rounds: int) -> list[Request]:
-    """Requests in the order in which one seat at a time takes them, while as many wait as ever."""
+    """Return requests in the order in which single pulls take them, with the queue kept equally long."""
     for i in range(30):
         await backend.transport.publish(publish(i))
     order = []
@@ -125,7 +125,7 @@ async def test_classes_share_by_weight_and_none_starves(
 async def test_tenants_take_turns_by_tokens_not_by_requests(
     kind: str, roomy: Settings, backend_of: Callable[..., Backend]
 ) -> None:
-    """Given one tenant with long requests and one with short ones, then each gets the same number of tokens."""
+    """A tenant with long requests and one with short ones get the same number of tokens."""
     backend = await backend_of(kind, roomy)
 
     def publish(i: int) -> Request:

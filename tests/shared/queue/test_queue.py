@@ -22,7 +22,7 @@ from tests.support.waiting import LIMIT_S
 INTERACTIVE, STANDARD, BATCH = PriorityClass
 
 
-async def test_a_message_is_handed_out_once_and_is_gone_once_acknowledged(transport: Transport) -> None:
+async def test_a_message_is_delivered_once_and_removed_by_acknowledge(transport: Transport) -> None:
     request = make_request()
     await transport.publish(request)
     assert (await transport.depth(MODEL)).waiting_tokens == token_estimate(request)
@@ -37,14 +37,14 @@ async def test_a_message_is_handed_out_once_and_is_gone_once_acknowledged(transp
     assert await counts(transport) == (0, 0)
 
 
-async def test_publishing_again_what_waits_changes_nothing(transport: Transport) -> None:
+async def test_publishing_a_waiting_request_again_changes_nothing(transport: Transport) -> None:
     request = make_request()
     assert await transport.publish(request) == await transport.publish(request)
     assert await counts(transport) == (1, 0)
     assert ids(await pull(transport, 10)) == [request.id]
 
 
-async def test_the_queue_is_bounded_over_all_classes_and_room_comes_back(transport: Transport) -> None:
+async def test_the_queue_is_bounded_over_all_classes(transport: Transport) -> None:
     tickets = [await transport.publish(make_request(priority=priority)) for priority in [*PriorityClass, BATCH]]
 
     with pytest.raises(QueueFull) as refused:
@@ -58,8 +58,8 @@ async def test_the_queue_is_bounded_over_all_classes_and_room_comes_back(transpo
     await transport.publish(make_request())
 
 
-async def test_of_many_published_at_once_each_has_its_own_reply(transport: Transport) -> None:
-    """Given room for 4, if 6 come in one call, Expect 4 tickets and 2 refusals; and no change by the same again."""
+async def test_requests_published_together_get_their_own_replies(transport: Transport) -> None:
+    """With room for 4 of 6 requests, 4 get tickets and 2 are refused; repeating the call changes nothing."""
     requests = [make_request() for _ in range(6)]
     places = await transport.publish_many(requests)
     assert [getattr(place, "job_id", None) for place in places] == [each.id for each in requests[:4]] + [None] * 2
@@ -70,7 +70,7 @@ async def test_of_many_published_at_once_each_has_its_own_reply(transport: Trans
 
 
 @pytest.mark.parametrize("kind", ["redis", "memory"])
-async def test_a_tenant_has_bounds_of_its_own_in_requests_and_tokens(
+async def test_a_tenant_has_its_own_bounds(
     kind: str, settings: Settings, backend_of: Callable[..., Backend]
 ) -> None:
     bounds = {"queue_depth": 10, "tenant_queue_depth": 2, "tenant_queue_tokens": 1000}
@@ -87,8 +87,8 @@ async def test_a_tenant_has_bounds_of_its_own_in_requests_and_tokens(
     await publish(make_request(tenant="c"))
 
 
-async def test_a_refused_client_is_told_the_time_that_the_queue_needs(transport: Transport) -> None:
-    """Given that 4 of 4 places are taken and one was drained in the last second, then a tenth of them takes 1 s."""
+async def test_a_refusal_has_the_time_until_there_is_room(transport: Transport) -> None:
+    """With 4 of 4 places taken and one drained in the last second, a tenth of them takes 1 s."""
     await transport.publish(make_request())
     await pull(transport, 1)
     tickets = [await transport.publish(make_request()) for _ in range(4)]
@@ -116,7 +116,7 @@ async def test_position_counts_the_turns_of_other_tenants(transport: Transport) 
     assert (await transport.outlook(ticket)).position == 2
 
 
-async def test_what_neither_waits_nor_is_held_is_missing(transport: Transport) -> None:
+async def test_a_request_that_neither_waits_nor_is_held_is_missing(transport: Transport) -> None:
     first, second, done, unknown = (make_request() for _ in range(4))
     for request in (done, first, second):
         await transport.publish(request)
@@ -126,7 +126,7 @@ async def test_what_neither_waits_nor_is_held_is_missing(transport: Transport) -
     assert await transport.missing(MODEL, asked) == [done.id, unknown.id]
 
 
-async def test_depth_tells_the_age_of_the_oldest_that_waits(transport: Transport) -> None:
+async def test_depth_has_the_age_of_the_oldest_waiting_request(transport: Transport) -> None:
     await transport.publish(make_request())
     await transport.publish(make_request())
     await pull(transport, 1)
@@ -137,7 +137,7 @@ async def test_depth_tells_the_age_of_the_oldest_that_waits(transport: Transport
     assert 0 <= depth.oldest_age < LIMIT_S
 
 
-async def test_a_silent_worker_loses_its_message_and_a_beating_one_keeps_it(
+async def test_a_message_is_claimed_once_its_worker_is_silent(
     backend: Backend, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
@@ -159,7 +159,7 @@ async def test_a_silent_worker_loses_its_message_and_a_beating_one_keeps_it(
     assert await transport.renew(MODEL, "a", [silent, beating]) == [silent]
 
 
-async def test_a_released_message_is_claimable_at_once_and_its_worker_does_not_count_as_lost(
+async def test_a_released_message_is_claimable_without_a_lost_worker(
     transport: Transport,
 ) -> None:
     await transport.publish(make_request())
@@ -174,7 +174,7 @@ async def test_a_released_message_is_claimable_at_once_and_its_worker_does_not_c
     assert found.attempt == 1
 
 
-async def test_deadlines_are_told_whether_a_request_waits_or_is_held(transport: Transport) -> None:
+async def test_waiting_and_held_requests_past_deadlines_are_reported(transport: Transport) -> None:
     held = make_request(deadline=1.0)
     await transport.publish(held)
     await pull(transport, 1)
@@ -189,7 +189,7 @@ async def test_deadlines_are_told_whether_a_request_waits_or_is_held(transport: 
     assert await transport.overdue(MODEL, 10) == []
 
 
-async def test_a_message_that_is_no_request_is_set_aside(on_redis: Backend) -> None:
+async def test_a_foreign_message_is_set_aside(on_redis: Backend) -> None:
     await publish_garbage(on_redis, b'{"id": 5}')
     assert (await on_redis.transport.pull(MODEL, "a", Room.all(1))).found == []
     assert await counts(on_redis.transport) == (0, 0)
@@ -197,13 +197,13 @@ async def test_a_message_that_is_no_request_is_set_aside(on_redis: Backend) -> N
     assert on_redis.server.foreign.found == {"queue": 1}
 
 
-async def test_the_script_survives_a_server_that_forgot_it(on_redis: Backend) -> None:
+async def test_the_script_is_loaded_again_after_a_restart(on_redis: Backend) -> None:
     await on_redis.transport.publish(make_request())
     await on_redis.redis.script_flush()
     assert len(await pull(on_redis.transport, 1)) == 1
 
 
-async def test_workers_that_are_no_more_are_struck_off_unless_they_hold_something(
+async def test_silent_workers_that_hold_nothing_are_forgotten(
     on_redis: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.queue.redis_streams.FORGET_AFTER_S", 0.0)
@@ -219,7 +219,7 @@ async def test_workers_that_are_no_more_are_struck_off_unless_they_hold_somethin
     assert await on_redis.transport.tidy(MODEL) == 0
 
 
-async def test_nothing_is_left_behind_by_tenants_that_are_gone(on_redis: Backend) -> None:
+async def test_no_keys_remain_of_tenants_without_requests(on_redis: Backend) -> None:
     before = {*await on_redis.redis.keys("*")}
     for i in range(4):
         await on_redis.transport.publish(make_request(tenant=f"t{i}"))

@@ -1,4 +1,4 @@
-"""These tests are about a server: they do not run on the memory backend."""
+"""These tests need a server, so `backend` is on Redis only."""
 
 from __future__ import annotations
 

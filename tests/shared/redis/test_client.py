@@ -1,4 +1,4 @@
-"""The connection to Redis by itself, which all callers share: what goes wrong with it, and for whom."""
+"""Faults of the shared connection to Redis, and the callers that they affect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Check = Callable[[FaultProxy, RedisServer], Coroutine[None, None, None]]
 
 
 def on_either_loop(check: Check) -> Callable[..., None]:
-    """A test of `check` with a client of the server behind a proxy, on asyncio's loop and on uvloop's."""
+    """Run `check` with a client behind a proxy, on asyncio's loop and on uvloop's."""
 
     async def checked(valkey: EmbeddedServer) -> None:
         async with FaultProxy(HOST, valkey.port).listening() as proxy:
@@ -49,10 +49,8 @@ async def test_an_idle_connection_that_was_reset_costs_no_call(proxy: FaultProxy
 
 
 @on_either_loop
-async def test_calls_under_way_on_a_connection_that_is_reset_are_unavailable_once(
-    proxy: FaultProxy, server: RedisServer
-) -> None:
-    """Given calls whose replies are held back, if the connection is reset, each fails at once and the next goes."""
+async def test_a_reset_connection_fails_only_the_calls_on_it(proxy: FaultProxy, server: RedisServer) -> None:
+    """Calls waiting for replies fail at once when the connection is reset; the next call succeeds."""
     proxy.to_client.hold()
     calls = [asyncio.create_task(ping(server)) for _ in range(3)]
     while len(server.client._pipe._link._waiting) < 3:  # type: ignore[union-attr]
@@ -67,10 +65,8 @@ async def test_calls_under_way_on_a_connection_that_is_reset_are_unavailable_onc
 
 
 @on_either_loop
-async def test_each_caller_has_its_own_replies_whoever_gives_up(proxy: FaultProxy, server: RedisServer) -> None:
-    """Given callers of one connection, every third cancelled on the way, expect the rest to have their own replies,
-    in order, errors in their places.
-    """
+async def test_cancelled_callers_do_not_disturb_others_replies(proxy: FaultProxy, server: RedisServer) -> None:
+    """If every third caller of a connection is cancelled, the others get their own replies and errors, in order."""
 
     async def ask(server: RedisServer, number: int) -> list[object]:
         commands = [pack("ECHO", f"{number}.{part}") for part in range(number % 4)] + [pack("NO", "SUCH")]
@@ -94,8 +90,8 @@ async def test_each_caller_has_its_own_replies_whoever_gives_up(proxy: FaultProx
 
 
 @on_either_loop
-async def test_a_peer_that_went_silent_is_left_for_a_new_connection(proxy: FaultProxy, server: RedisServer) -> None:
-    """Given a half-open connection, expect the calls on it to time out, and those after them to go through."""
+async def test_a_silent_peer_is_replaced_by_a_new_connection(proxy: FaultProxy, server: RedisServer) -> None:
+    """Calls on a half-open connection time out; later ones succeed."""
     proxy.halve()
     waiting = [asyncio.create_task(ping(server)) for _ in range(3)]
     for call in waiting:
@@ -107,7 +103,7 @@ async def test_a_peer_that_went_silent_is_left_for_a_new_connection(proxy: Fault
 
 @on_either_loop
 async def test_a_slow_reply_costs_the_connection_nothing(proxy: FaultProxy, server: RedisServer) -> None:
-    """Given one that gives up early while others are answered, expect the connection to be kept."""
+    """A caller that gives up early does not close a connection that answers others."""
     before = await server.client.client_id()
     proxy.to_client.hold()
     with pytest.raises(Unavailable, match="TimeoutError"):
@@ -116,8 +112,8 @@ async def test_a_slow_reply_costs_the_connection_nothing(proxy: FaultProxy, serv
     assert await server.client.client_id() == before
 
 
-def test_a_peer_that_never_answers_the_greeting_is_given_up(valkey: EmbeddedServer) -> None:
-    """Given a connection whose greeting is lost, expect Unavailable in time, and later calls on a new one."""
+def test_a_peer_without_a_handshake_is_given_up(valkey: EmbeddedServer) -> None:
+    """A lost handshake is Unavailable in time; later calls use a new connection."""
 
     async def checked() -> None:
         async with FaultProxy(HOST, valkey.port).listening() as proxy:

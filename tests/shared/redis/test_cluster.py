@@ -1,4 +1,4 @@
-"""A Cluster of three, one with a replica: calls find their nodes while slots move and nodes die."""
+"""A Cluster of three primaries: calls find their nodes while slots move and nodes die."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 class Nodes:
-    """Three primaries with a third of the slots each, and a replica of the last."""
+    """Start three primaries with a third of the slots each, and a replica of the last."""
 
     def __init__(self, folder: Path) -> None:
         ports = free_ports(HOST, 8)
@@ -145,7 +145,7 @@ async def test_the_doctor_knows_a_cluster(nodes: Nodes, settings: Settings, tmp_
 
 
 async def test_the_least_users_on_a_cluster(nodes: Nodes, tmp_path: Path) -> None:
-    """Two users who may do nothing but what the document allows them there."""
+    """Connect as two users with only the documented permissions."""
     for node in nodes.all:
         for role in ("api", "worker"):
             node.call(*acl_rule(role, cluster=True).replace("PASSWORD", "secret").split())
@@ -185,7 +185,7 @@ async def test_one_write_per_node(settings: Settings, monkeypatch: pytest.Monkey
 
 
 async def test_calls_follow_a_slot_that_moves(nodes: Nodes, settings: Settings) -> None:
-    """Given a request whose slot migrates, its calls follow ASK, TRYAGAIN and MOVED, in one batch with others."""
+    """Calls for a migrating slot follow ASK, TRYAGAIN and MOVED, in one batch with others."""
     async with opened(settings) as backend:
         held = await hold(backend, 16)
         leases = [lease for _, lease in held]
@@ -224,7 +224,7 @@ async def move_back(nodes: Nodes, slot: int, target: Node, source: Node, names: 
 
 
 async def test_readers_of_a_node_that_hangs_go_to_another(nodes: Nodes, settings: Settings) -> None:
-    """Live messages come over any node; when that one hangs or dies, over the next."""
+    """Live messages arrive over any node, and over the next when it hangs or dies."""
     async with opened(settings) as backend:
         [(_, lease)] = await hold(backend)
         async with aclosing(backend.token_log.follow(lease.job_id, idle=0.05)) as events:
@@ -238,7 +238,7 @@ async def test_readers_of_a_node_that_hangs_go_to_another(nodes: Nodes, settings
 
 
 async def test_a_dead_primary_is_replaced_by_its_replica(nodes: Nodes, settings: Settings) -> None:
-    """The last test of this module: its primary does not come back as one."""
+    """Must be the last test of this module: its primary returns as a replica."""
     async with opened(settings) as backend:
         held = await hold(backend, 24)
         leases = [lease for _, lease in held]

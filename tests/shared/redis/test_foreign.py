@@ -41,7 +41,7 @@ async def models() -> list[str]:
 
 
 def end_of(events: list[TokenEvent]) -> tuple[str, str | None]:
-    """The state in which an answer ended, and the code of its error."""
+    """Return the state in which an answer ended, and the code of its error."""
     terminal = events[-1].terminal
     assert terminal is not None
     return terminal.state.value, terminal.error.code if terminal.error else None
@@ -97,7 +97,7 @@ async def kind_of(backend: Backend, key: str) -> bytes:
     max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_requests_among_junk_are_all_answered(settings: Settings, written: list[Any]) -> None:
-    """Given junk and requests in any order in a queue's keys, Expect each answer, each junk entry set aside."""
+    """Among junk in the queue's keys, every request is answered and every junk entry is set aside."""
 
     async def run() -> None:
         backend = Backend.open(settings)
@@ -178,7 +178,7 @@ Damage = Callable[[Backend, str], Awaitable[None]]
 async def test_a_running_request_that_is_damaged_ends(
     backend: Backend, settings: Settings, sweeping: asyncio.Task[None], damage: Damage
 ) -> None:
-    """Given a running request whose entry, log or state is deleted or overwritten, Expect its reader to hear so."""
+    """The reader of a running request gets an error if its entry, log or state is deleted or overwritten."""
     engine = GatedEngine(3)
     async with Harness(backend, settings).worker(engine), asyncio.timeout(LIMIT):
         request, neighbour = make_request(max_tokens=1000), make_request(max_tokens=4)
@@ -237,7 +237,7 @@ async def test_deleted_counters_are_made_anew(
 
 
 async def test_used_up_ids_of_a_stream_stop_nothing(backend: Backend, settings: Settings) -> None:
-    """Given a held request and an entry with the last of all ids, Expect both that and the next to be answered."""
+    """With an entry under the last possible id, a held request and the next one are answered."""
     held, following = make_request(max_tokens=4), make_request()
     engine = GatedEngine(1)
     async with Harness(backend, settings).worker(engine), asyncio.timeout(LIMIT):
@@ -281,7 +281,7 @@ async def test_junk_on_the_live_channel_disturbs_no_reader(backend: Backend, set
 
 
 async def test_foreign_entries_are_kept_for_an_operator(backend: Backend) -> None:
-    """Given an entry in a class's stream, Expect it once in the bounded record of the queue, with the reason."""
+    """A foreign entry of a stream is recorded once in the queue's bounded stream, with the reason."""
     await backend.redis.xadd(STREAMS[1], {"what": "ever"})
     request = make_request()
     await submit(backend, request)
@@ -296,7 +296,7 @@ async def test_foreign_entries_are_kept_for_an_operator(backend: Backend) -> Non
 
 @pytest.mark.slow
 async def test_processes_stay_and_serve_among_junk(tmp_path: Path) -> None:
-    """Given a served cluster and junk in place of each of its keys, Expect the same processes to answer."""
+    """With junk in place of each key, the same processes keep answering."""
     body = {"model": MODEL, "prompt": "hello", "max_tokens": 3}
     admin = free_port("127.0.0.1")
     async with running(tmp_path, apis=1, workers=1, admin_port=admin) as cluster:
@@ -319,7 +319,7 @@ async def test_processes_stay_and_serve_among_junk(tmp_path: Path) -> None:
                         await backend.redis.publish(channel, b"\xff")
                     while (response := await client.post("/v1/completions", json=body)).status_code != 200:
                         assert response.status_code in (404, 429, 503), response.text
-                        await asyncio.sleep(0.1)  # until heartbeat and sweeper have mended what was overwritten
+                        await asyncio.sleep(0.1)  # until heartbeat and sweeper have restored what was overwritten
                     assert response.json()["usage"]["completion_tokens"] == 3
                 assert (
                     "headrace_foreign_entries_total{structure="

@@ -1,4 +1,4 @@
-"""A server that cannot write its append-only file: every call that would write is refused as trouble of Redis."""
+"""A server that cannot write its append-only file: calls that write are Unavailable."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ CALLS: dict[str, Callable[[Backend], Awaitable[object]]] = {
 }
 
 
-async def test_a_full_disk_makes_writes_unavailable_and_space_brings_them_back(
-    valkey: EmbeddedServer, on_redis: Backend
-) -> None:
+async def test_writes_are_unavailable_while_the_disk_is_full(valkey: EmbeddedServer, on_redis: Backend) -> None:
     await on_redis.transport.publish(make_request())
     with full_disk(valkey):
         with pytest.raises(Unavailable):

@@ -1,4 +1,4 @@
-"""What shared/redis/redis_internals.py expects of redis-py; a release that changes it fails here first."""
+"""The private attributes of redis-py that shared/redis/redis_internals.py uses still exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Received(asyncio.Protocol):
 
 
 async def test_a_greeted_connection_can_be_taken_over(valkey: EmbeddedServer) -> None:
-    """Given its transport and reader, replies are read without redis-py's streams."""
+    """With transport and reader, replies are read without redis-py's streams."""
     connection = await greeted(valkey)
     received = Received()
     transport_of(connection).set_protocol(received)
@@ -48,7 +48,7 @@ async def test_a_connection_marked_closed_is_closed(valkey: EmbeddedServer) -> N
     assert not connection.is_connected
 
 
-async def test_a_master_connection_asks_for_its_host_at_each_connect(valkey: EmbeddedServer) -> None:
+async def test_a_master_connection_looks_its_host_up_each_time(valkey: EmbeddedServer) -> None:
     asked = 0
 
     async def find() -> tuple[str, int]:

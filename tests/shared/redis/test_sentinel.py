@@ -1,4 +1,4 @@
-"""A master that Sentinels name: its failover is an outage that ends by itself."""
+"""A master behind Sentinels: a failover is a temporary outage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACL = "user me on >secret ~hr:* &hr:* +@all"
 
 
 class Group:
-    """A master, its replica and two Sentinels that fail over within a second or two."""
+    """Start a master, its replica and two Sentinels that fail over within a second or two."""
 
     def __init__(self, folder: Path) -> None:
         self.master = Node(folder / "master", ACL, "repl-diskless-sync-delay 0")
@@ -68,7 +68,7 @@ def settings(group: Group, tmp_path: Path) -> Settings:
 
 
 async def until_written(backend: Backend, leases: list, event: TokenEvent) -> int:
-    """Insist, as a worker does; how often it was refused as Unavailable."""
+    """Retry as a worker does. Returns how often a call was Unavailable."""
     async with asyncio.timeout(LIMIT_S):
         for refused in range(1000):
             try:
@@ -80,7 +80,7 @@ async def until_written(backend: Backend, leases: list, event: TokenEvent) -> in
 
 
 async def test_a_hung_master_is_replaced(group: Group, settings: Settings) -> None:
-    """Given answers being written, if their master hangs, expect Unavailable, then the rest from the new master."""
+    """While the master hangs, appends are Unavailable; then the new master takes the rest."""
     found = {finding.what: finding for finding in await examine_redis(settings)}
     assert found["topology"].found == "Sentinel: a master with 1 replica"
     async with opened(settings) as backend:
@@ -103,7 +103,7 @@ async def test_a_hung_master_is_replaced(group: Group, settings: Settings) -> No
 
 
 async def test_a_master_that_became_a_replica_is_left(group: Group, settings: Settings) -> None:
-    """A demotion that closes no connection: the refusal itself makes us look for the master again."""
+    """After a demotion that closes no connection, the refusal itself makes the client find the new master."""
     async with opened(settings) as backend:
         leases = [lease for _, lease in await hold(backend, 2)]
         assert all(await write(backend, leases, token_event(0, "a")))
@@ -119,7 +119,7 @@ async def test_a_master_that_became_a_replica_is_left(group: Group, settings: Se
         assert int(str(group.replica.call("DBSIZE"))) > 0
 
 
-async def test_without_sentinels_or_without_the_service_it_is_unavailable(group: Group, tmp_path: Path) -> None:
+async def test_a_missing_sentinel_or_service_is_unavailable(group: Group, tmp_path: Path) -> None:
     unknown = group.url().replace("/main", "/other")
     dead = f"redis+sentinel://{HOST}:{free_port(HOST)}/main"
     for url in (unknown, dead):

@@ -1,4 +1,4 @@
-"""One server as users have it: over TLS or a socket, with a user; hung, dead, half-open, restarted."""
+"""A single server: over TLS or a socket, with a user; hung, dead, half-open and restarted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 @asynccontextmanager
 async def refused_in_time() -> AsyncIterator[None]:
-    """Unavailable, within the settings' timeout."""
+    """Expect Unavailable within the configured timeout."""
     with pytest.raises(Unavailable):
         async with ticking() as ticks:
             yield
@@ -57,7 +57,7 @@ async def test_a_wrong_password_is_told_without_it(node: Node, tmp_path: Path, u
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA, and a server's certificate for localhost signed by it."""
+    """Make a CA, and a server certificate for localhost signed by it."""
     return make(tmp_path_factory.mktemp("tls"), "localhost")
 
 
@@ -140,7 +140,7 @@ async def test_a_name_lookup_that_hangs_is_unavailable_in_time(
         answered.set()
 
 
-async def test_a_restart_under_load_loses_nothing_and_heals_within_5_s(tmp_path: Path) -> None:
+async def test_a_restart_under_load_loses_nothing(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "valkey", appendfsync="always")
     server.start()
     try:
@@ -166,7 +166,7 @@ async def test_a_restart_under_load_loses_nothing_and_heals_within_5_s(tmp_path:
 
 
 async def write_all(backend: Backend, leases: list, number: int, written: asyncio.Queue[int]) -> None:
-    """As a worker does: the same append again until it is accepted."""
+    """Repeat an append until it is accepted, as a worker does."""
     for seq in range(number + 1):
         event = token_event(seq, "x") if seq < number else TokenEvent(seq, (), DONE)
         while True:
@@ -186,8 +186,8 @@ async def test_many_calls_survive_a_server_that_forgot_the_script(node: Node, tm
         assert await write(backend, leases, token_event(0, "a")) == [True] * 32
 
 
-async def test_a_subscription_made_again_is_confirmed_by_its_own_reply(node: Node, tmp_path: Path) -> None:
-    """Given up before the server's reply came and made again, it is confirmed by the second reply."""
+async def test_a_repeated_subscription_needs_its_own_confirmation(node: Node, tmp_path: Path) -> None:
+    """A subscription that is cancelled before its confirmation and repeated is confirmed by the second reply."""
     async with (
         Proxy(node.port).listening() as proxy,
         opened(settings_for(f"redis://{HOST}:{proxy.port}", tmp_path, redis_timeout=TIMEOUT_S)) as backend,
@@ -210,7 +210,7 @@ async def test_a_subscription_made_again_is_confirmed_by_its_own_reply(node: Nod
 
 
 async def healed(backend: Backend) -> None:
-    """Wait until live messages come again."""
+    """Wait until live messages arrive again."""
     async with asyncio.timeout(LIMIT_S):
         while True:
             try:

@@ -1,4 +1,4 @@
-"""The server's clock, without a question each time."""
+"""The server's clock, extrapolated between readings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from shared.redis.server_clock import MAX_AGE_S, ServerClock
 
 
-async def test_it_asks_once_in_a_while_and_goes_on_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_clock_is_read_rarely_and_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, server, asked = 10.0, 5000.0, 0
     monkeypatch.setattr("shared.redis.server_clock.time.monotonic", lambda: ours)
 

@@ -1,4 +1,4 @@
-"""What redis_url takes, and that it never shows its password."""
+"""Accepted and refused forms of redis_url; errors never show its password."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_sentinels_have_a_user_of_their_own() -> None:
     assert found.options == {"username": "u", "password": "p"}
 
 
-def test_certificates_are_looked_for_at_the_start(tmp_path: Path) -> None:
+def test_missing_certificates_are_reported_at_the_start(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     with pytest.raises(ConfigError, match="ssl_ca_certs: no such file"):
         RedisURL.parse(f"rediss://a?ssl_ca_certs={ca}")
@@ -97,7 +97,7 @@ def test_certificates_are_looked_for_at_the_start(tmp_path: Path) -> None:
         ("redis+cluster://a?db=0", "option 1 after the ? is unknown; none is allowed"),
     ],
 )
-def test_what_is_wrong_with_a_url(url: str, reason: str) -> None:
+def test_an_invalid_url_names_the_reason(url: str, reason: str) -> None:
     with pytest.raises(ConfigError, match="redis_url: ") as refused:
         RedisURL.parse(url)
     assert reason in refused.value.message

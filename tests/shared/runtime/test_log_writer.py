@@ -1,4 +1,4 @@
-"""Log lines over a pipe that nobody reads: nobody waits for it, and what is lost is counted."""
+"""Log lines to a pipe without a reader: writes do not block, and lost lines are counted."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import os
 from shared.runtime.log_writer import Lines
 
 
-def test_a_full_pipe_keeps_nobody_waiting() -> None:
-    """Given a pipe that is not read, expect each write to return at once, the lost ones counted, and the rest whole
-    and in order once somebody reads.
-    """
+def test_a_full_pipe_blocks_no_writer() -> None:
+    """Writes to a pipe that is not read return at once; lost lines are counted, the others arrive whole and in order."""
     reading, writing = os.pipe()
     line, written = "x" * 1000, 300  # a pipe holds 64 KiB
     with os.fdopen(reading, "rb") as reader:

@@ -1,4 +1,4 @@
-"""Free ports: none that a connection of somebody else could have before its listener is there."""
+"""Free ports, outside the system's ephemeral range."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.runtime import sockets
 
 
 def test_nothing_that_connects_out_is_given_one() -> None:
-    """Given the system's ports for connections, Expect neither a free port nor its cluster bus to be of them."""
+    """Neither a free port nor its cluster bus is an ephemeral port."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     found = sockets.free_ports(HOST, 50)
 
@@ -23,8 +23,8 @@ def test_nothing_that_connects_out_is_given_one() -> None:
     assert max(found) + 10_000 < first
 
 
-def test_what_is_listened_on_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given three ports and one listener, Expect the two others, and an error where three are asked for."""
+def test_a_port_in_use_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one of three ports in use, the two others are found, and a request for three fails."""
     span = sockets.free_ports(HOST, 3)
     monkeypatch.setattr(sockets, "PORTS", span)
     with socket.create_server((HOST, span[1])):
@@ -34,7 +34,7 @@ def test_what_is_listened_on_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> 
     assert caught.value.errno == errno.EADDRINUSE
 
 
-def test_all_that_are_free_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_free_ports_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     span = sockets.free_ports(HOST, 3)
     monkeypatch.setattr(sockets, "PORTS", span)
 

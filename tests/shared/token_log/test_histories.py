@@ -1,4 +1,4 @@
-"""Any history of clients and workers, on a real server and in memory: one gapless answer each, and true counts.
+"""Random histories of clients and workers, on a real server and in memory: gapless answers and exact counts.
 
 `HISTORIES` in the environment sets how many histories of each kind are tried; scripts/chaos tries 10,000 in all.
 """
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class Known:
-    """What the model knows of one request."""
+    """State of one request in the model."""
 
     request: Request
     ticket: Ticket
@@ -45,7 +45,7 @@ class Known:
 
 
 class Histories(RuleBasedStateMachine):
-    """Clients publish, cancel and read; workers pull, append, lag, die, hand over."""
+    """State machine: clients publish, cancel and read; workers pull, append, lag, die and hand over."""
 
     kind: str
     config: Settings
@@ -83,7 +83,7 @@ class Histories(RuleBasedStateMachine):
         self._hold(worker, found, 1)
 
     def _pull(self, worker: str, seats: int) -> tuple[list[Delivery], bool]:
-        """Pull until nothing is left to less loaded workers: what the others do not take, this one gets."""
+        """Pull until nothing is left to less loaded workers; this worker gets what the others do not take."""
         found, more, spared = self.run_async(self.backend.transport.pull(MODEL, worker, Room.all(seats)))
         while spared:
             self.run_async(asyncio.sleep(SPARE_S))
@@ -115,7 +115,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(data=st.data(), shift=st.sampled_from([-2, -1, 1]))
     def append_elsewhere(self, data: st.DataObject, shift: int) -> None:
-        """A gap is refused; what is there already is accepted and changes nothing."""
+        """Append with a gap, which is refused, or a repeat, which is accepted and changes nothing."""
         known = self._running(data)
         if known and known.ended is not RequestState.COMPLETED and known.tokens + shift >= 0:
             accepted = self._append(known.leases[-1], token_event(known.tokens + shift, "y"))
@@ -193,7 +193,7 @@ class Histories(RuleBasedStateMachine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["redis", "memory"])
-def test_any_history_leaves_one_gapless_answer_and_true_counts(kind: str, settings: Settings) -> None:
+def test_any_history_leaves_a_gapless_answer_and_exact_counts(kind: str, settings: Settings) -> None:
     bounds = {"lease": LEASE, "queue_depth": 1000, "tenant_queue_depth": 1000}
     config = settings.model_copy(update=bounds)
     machine = type("Histories", (Histories,), {"kind": kind, "config": config})

@@ -12,9 +12,7 @@ from tests.shared.token_log.conftest import DONE, acquire, append, created, reco
 from tests.support.fakes import token_event
 
 
-async def test_the_worker_that_lost_its_lease_writes_nothing_and_the_next_goes_on(
-    backend: Backend, request_: Request
-) -> None:
+async def test_a_worker_without_the_lease_cannot_write(backend: Backend, request_: Request) -> None:
     first = await acquire(backend, request_, "a")
     assert await append(backend, first, token_event(0, "a"))
 
@@ -26,7 +24,7 @@ async def test_the_worker_that_lost_its_lease_writes_nothing_and_the_next_goes_o
     assert await append(backend, second, token_event(1, "b"))
 
 
-async def test_the_next_worker_gets_the_prompt_that_the_first_recorded(backend: Backend, request_: Request) -> None:
+async def test_the_next_worker_gets_the_recorded_prompt(backend: Backend, request_: Request) -> None:
     first = await acquire(backend, request_, "a")
     assert first.prompt == ()
     assert await recorded(backend, first, token_event(0, "a"), (7, 65_535))
@@ -59,7 +57,7 @@ async def test_a_prompt_is_kept_no_longer_than_its_request_runs(on_redis: Backen
 
 
 async def lose(backend: Backend, request: Request, attempts: int) -> list[int]:
-    """The losses that each of so many attempts, one after another, is told of."""
+    """Acquire a request in `attempts` successive attempts. Returns the losses that each lease reports."""
     told = []
     for attempt in range(1, attempts + 1):
         [lease] = await backend.token_log.acquire([request.id], str(attempt), [attempt])
@@ -68,9 +66,7 @@ async def lose(backend: Backend, request: Request, attempts: int) -> list[int]:
     return told
 
 
-async def test_each_lost_worker_counts_and_one_that_handed_over_does_not(
-    backend: Backend, request_: Request
-) -> None:
+async def test_lost_workers_count_but_handovers_do_not(backend: Backend, request_: Request) -> None:
     assert await lose(backend, request_, 3) == [0, 1, 2]
     [again] = await backend.token_log.acquire([request_.id], "x", [3])
     assert again is not None
@@ -80,8 +76,8 @@ async def test_each_lost_worker_counts_and_one_that_handed_over_does_not(
     assert fourth.losses == 3
 
 
-async def test_a_token_given_apart_proves_a_request_innocent(backend: Backend, request_: Request) -> None:
-    """Given progress before its last attempt, then it still counts; after it, the count begins anew."""
+async def test_a_token_on_the_last_attempt_proves_innocence(backend: Backend, request_: Request) -> None:
+    """Progress before the last attempt does not reset the count; progress on it does."""
     early = await acquire(backend, request_)
     await append(backend, early, token_event(0, "a"))
     assert await lose(backend, request_, 3) == [0, 1, 2]
@@ -94,7 +90,7 @@ async def test_a_token_given_apart_proves_a_request_innocent(backend: Backend, r
 
 
 async def lost(backend: Backend, request: Request, attempt: int, *, alone: bool = False) -> Lease:
-    """The lease of that attempt, whose worker is lost afterwards."""
+    """Acquire a lease for an attempt whose worker is then lost."""
     [lease] = await backend.token_log.acquire([request.id], f"w{attempt}", [attempt], alone=alone)
     assert lease is not None
     return lease
@@ -108,7 +104,7 @@ async def test_workers_lost_alone_are_counted_in_a_row(backend: Backend, request
 
 
 async def test_a_token_from_the_last_worker_clears_the_evidence(backend: Backend, request_: Request) -> None:
-    """Given a token before the first loss, Expect it not to count; given one before the second, no evidence."""
+    """A token before the first loss does not matter; a token before the second clears the evidence."""
     assert await append(backend, await lost(backend, request_, 1, alone=True), token_event(0, "a"))
     second = await lost(backend, request_, 2, alone=True)
     assert second.lost_alone == 0
@@ -121,7 +117,7 @@ async def test_a_token_from_the_last_worker_clears_the_evidence(backend: Backend
 
 
 async def test_a_worker_that_lives_is_no_evidence(backend: Backend, request_: Request) -> None:
-    """Given a worker that takes its own request again, Expect the attempt to count, but not as one lost alone."""
+    """A worker that takes its own request again counts as an attempt, but not as lost alone."""
     leases = [
         lease
         for attempt in (1, 2, 3)
@@ -130,7 +126,7 @@ async def test_a_worker_that_lives_is_no_evidence(backend: Backend, request_: Re
     assert [(lease.losses, lease.lost_alone) for lease in leases if lease] == [(0, 0), (1, 0), (2, 0)]
 
 
-async def test_who_runs_alone_is_noted_by_the_holder_only(backend: Backend, request_: Request) -> None:
+async def test_only_the_holder_can_record_that_it_runs_alone(backend: Backend, request_: Request) -> None:
     first = await lost(backend, request_, 1)
     assert await backend.token_log.note_alone(first, alone=True)
     second = await lost(backend, request_, 2, alone=True)
@@ -143,8 +139,8 @@ async def test_who_runs_alone_is_noted_by_the_holder_only(backend: Backend, requ
     assert not await backend.token_log.note_alone(fourth, alone=True)
 
 
-async def test_an_epoch_given_twice_is_its_last_owners(backend: Backend, request_: Request) -> None:
-    """Given a store that lost its last second, so that two workers hold one epoch, then one of them is refused."""
+async def test_an_epoch_given_twice_belongs_to_its_last_owner(backend: Backend, request_: Request) -> None:
+    """If a store that lost its last second gives an epoch twice, the former owner is refused."""
     lease = await acquire(backend, request_, "a")
     twin = Lease(lease.job_id, "b", lease.epoch, lease.acquired_at)
     assert not await append(backend, twin, token_event(0, "x"))

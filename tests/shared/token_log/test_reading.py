@@ -20,7 +20,7 @@ from tests.support.fakes import answer, token_event
 from tests.support.waiting import LIMIT_S
 
 
-async def test_a_reader_may_start_after_any_seq_also_within_an_append(backend: Backend, request_: Request) -> None:
+async def test_a_reader_can_start_after_any_seq(backend: Backend, request_: Request) -> None:
     lease = await acquire(backend, request_)
     await append(backend, lease, token_event(0, "a", "b", "c"))
     await append(backend, lease, TokenEvent(3, token_event(3, "d").tokens, DONE))
@@ -42,7 +42,7 @@ async def test_a_reader_sees_appends_as_they_are_made(backend: Backend, request_
             assert event == token_event(i, "x")
 
 
-async def test_a_reader_from_beyond_the_end_is_told_of_it(backend: Backend, request_: Request) -> None:
+async def test_a_reader_beyond_the_end_gets_the_terminal_event(backend: Backend, request_: Request) -> None:
     lease = await acquire(backend, request_)
     await append(backend, lease, token_event(0, "a"))
     async with aclosing(backend.token_log.follow(request_.id, 9, idle=0.01)) as events:
@@ -53,7 +53,7 @@ async def test_a_reader_from_beyond_the_end_is_told_of_it(backend: Backend, requ
         assert [event async for event in events] == []
 
 
-async def test_a_reader_from_beyond_the_end_hears_of_it_live(
+async def test_a_reader_beyond_the_end_gets_a_live_terminal_event(
     backend: Backend, request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await acquire(backend, request_)
@@ -84,8 +84,8 @@ async def test_a_slow_reader_reads_the_log_instead_of_growing(backend: Backend, 
     assert seqs == list(range(total + 1))
 
 
-async def test_a_page_is_bounded_in_tokens_and_holds_at_least_one_entry(on_redis: Backend) -> None:
-    """Given entries of many tokens, if a reader is behind, then it holds no more than a page of them at a time."""
+async def test_a_page_is_bounded_and_has_at_least_one_entry(on_redis: Backend) -> None:
+    """A reader of large entries that is behind holds at most a page of them at a time."""
     request_ = await created(on_redis)
     lease = await acquire(on_redis, request_)
     sizes = [PAGE_SEQS // 3, PAGE_SEQS // 3, PAGE_SEQS // 3, PAGE_SEQS // 3, 2 * PAGE_SEQS, 1]
@@ -104,7 +104,7 @@ async def test_a_page_is_bounded_in_tokens_and_holds_at_least_one_entry(on_redis
 
 
 async def test_many_are_read_at_once(backend: Backend) -> None:
-    """Given an answer of several pages, a short one that goes on, and one unknown, Expect each in its place."""
+    """An answer of several pages, a short unfinished one and an unknown one are returned in order."""
     long, short = await created(backend), await created(backend)
     leases = [await acquire(backend, each) for each in (long, short)]
     for seq in range(PAGE_SEQS + 5):
@@ -134,7 +134,7 @@ async def test_a_reader_outlives_the_loss_of_its_live_connection(on_redis: Backe
         assert await anext(events) == token_event(1, "b")
 
 
-async def test_what_is_written_while_live_messages_are_lost_is_read_once_they_come_again(
+async def test_events_during_a_lost_live_connection_are_read_later(
     on_redis: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.token_log.live_feed.BACKOFF_S", (0.5,))
@@ -153,7 +153,7 @@ async def test_what_is_written_while_live_messages_are_lost_is_read_once_they_co
         assert await asyncio.wait_for(last, LIMIT_S) == TokenEvent(1, (), DONE)
 
 
-async def test_a_reader_waits_out_a_restart_of_the_server_but_does_not_begin_in_one(
+async def test_a_reader_survives_a_restart_but_cannot_start_in_one(
     valkey: EmbeddedServer, on_redis: Backend
 ) -> None:
     request_ = await created(on_redis)

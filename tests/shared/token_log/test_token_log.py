@@ -29,7 +29,7 @@ async def test_an_answer_is_read_as_it_was_written(backend: Backend, request_: R
     assert record.created_at <= record.started_at <= record.first_token_at <= record.finished_at
 
 
-async def test_records_come_in_one_go_and_a_takeover_knows_when_the_first_worker_began(backend: Backend) -> None:
+async def test_a_takeover_keeps_the_start_time_of_the_first_worker(backend: Backend) -> None:
     asked = [await created(backend) for _ in range(2)]
     first, second = await acquire(backend, asked[0], "a"), await acquire(backend, asked[0], "b")
     assert first.acquired_at == first.started_at == second.started_at <= second.acquired_at
@@ -41,7 +41,7 @@ async def test_records_come_in_one_go_and_a_takeover_knows_when_the_first_worker
     assert queued == await backend.token_log.record(asked[1].id)
 
 
-async def test_a_record_tells_why_the_answer_ended(backend: Backend) -> None:
+async def test_a_record_has_the_finish_reason(backend: Backend) -> None:
     stopped, failed, cancelled, overdue = [await created(backend) for _ in range(4)]
     lease = await acquire(backend, stopped)
     assert await append(backend, lease, TokenEvent(0, (Token(0, 1, "a", FinishReason.STOP),)))
@@ -58,8 +58,8 @@ async def test_a_record_tells_why_the_answer_ended(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("how", ["finish", "close"])
-async def test_all_who_want_to_know_hear_of_the_end(backend: Backend, how: str) -> None:
-    """Given one who asked, who took over from it, who watches, and a carrier, Expect all but the first told."""
+async def test_the_end_is_published_on_all_channels(backend: Backend, how: str) -> None:
+    """The end goes to the channels of the last adoption, the watcher and the carrier; not to a replaced one."""
     asked, token_log = make_request(), backend.token_log
     names = [keys.notify_channel(name) for name in ("first", "second", "watching", "carrying")]
     async with AsyncExitStack() as stack:
@@ -87,7 +87,7 @@ async def test_a_gap_is_refused_and_a_repeat_changes_nothing(backend: Backend, r
     assert [event.seq for event in await answer(backend, request_.id)] == [0, 2]
 
 
-async def test_closing_ends_the_answer_and_fences_and_tells_its_worker(backend: Backend, request_: Request) -> None:
+async def test_closing_fences_and_notifies_the_worker(backend: Backend, request_: Request) -> None:
     lease = await acquire(backend, request_, "a")
     await append(backend, lease, token_event(0, "a", "b"))
 
@@ -121,7 +121,7 @@ async def test_a_failure_keeps_its_type(backend: Backend, request_: Request) -> 
     assert (error.message, error.param) == ('it said "no"', "prompt")
 
 
-async def test_what_is_unknown_is_not_found(backend: Backend) -> None:
+async def test_an_unknown_request_is_not_found(backend: Backend) -> None:
     assert await backend.token_log.record("req_x") is None
     assert await backend.token_log.close("req_x") is None
     assert await backend.token_log.acquire(["req_x"], "a") == [None]
@@ -175,7 +175,7 @@ async def test_a_log_is_made_once(backend: Backend, request_: Request) -> None:
     assert (await backend.token_log.read(request_.id)).events == (token_event(0, "a"),)
 
 
-async def test_a_request_past_its_deadline_ends_when_somebody_would_run_it(backend: Backend) -> None:
+async def test_acquiring_a_request_past_its_deadline_ends_it(backend: Backend) -> None:
     now = await backend.token_log.now()
     late, early = make_request(deadline=now - 1), make_request(deadline=now + 60)
     for request in (late, early):
@@ -195,8 +195,8 @@ async def test_a_request_past_its_deadline_ends_when_somebody_would_run_it(backe
 
 
 @pytest.mark.parametrize("ending", ["append", "close", "deadline"])
-async def test_whoever_ends_a_request_tells_the_channel_that_asked(backend: Backend, ending: str) -> None:
-    """Given a request with a channel and one without, Expect the one's id, once, however it ends."""
+async def test_every_end_is_published_on_the_requested_channel(backend: Backend, ending: str) -> None:
+    """The id of a request with a channel is published once, however it ends; others are not published."""
     now = await backend.token_log.now()
     asked, silent = (make_request(deadline=now + (-1 if ending == "deadline" else 60)) for _ in range(2))
     channel = keys.notify_channel("test")
@@ -217,8 +217,8 @@ async def test_whoever_ends_a_request_tells_the_channel_that_asked(backend: Back
         assert await told.get(0.05) is None
 
 
-async def test_an_adopted_request_is_its_first_sources(backend: Backend) -> None:
-    """Given a log, if records adopt it, Expect the first to be its source and the last of it to be told."""
+async def test_an_adopted_request_keeps_its_first_source(backend: Backend) -> None:
+    """The first record to adopt a log becomes its source; its last channel gets the end."""
     made, unknown, given = make_request(), make_request(), make_request()
     await backend.token_log.create(given)
     [first, nothing, published] = await backend.token_log.adopt(

@@ -1,4 +1,4 @@
-"""The list of webhooks, on a server and in memory."""
+"""The webhook store, on a server and in memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_one_is_claimed_once_when_it_is_due(backend: Backend) -> None:
 
 
 async def test_a_lapsed_claim_is_anothers(backend: Backend) -> None:
-    """Given a holder that is too late, Expect its writes refused, and those of the next taken."""
+    """Writes of a holder whose lease expired are refused; those of the next are accepted."""
     store = backend.webhooks
     await store.add(make("a"), 0)
     late = await due(backend, 0.0)
@@ -55,7 +55,7 @@ async def test_a_lapsed_claim_is_anothers(backend: Backend) -> None:
 
 
 async def test_woken_while_claimed(backend: Backend) -> None:
-    """Given an end that is told while its webhook is looked at, Expect another look at once."""
+    """A webhook that is woken while it is claimed becomes due as soon as it is updated."""
     store = backend.webhooks
     await store.add(make("a"), 0)
     claim = await due(backend)

@@ -8,7 +8,7 @@ from shared.runtime.log_writer import Lines
 
 
 def test_a_full_pipe_blocks_no_writer() -> None:
-    """Writes to a pipe that is not read return at once; lost lines are counted, the others arrive whole and in order."""
+    """Writes to a full pipe return at once; lost lines are counted, the others arrive whole and in order."""
     reading, writing = os.pipe()
     line, written = "x" * 1000, 300  # a pipe holds 64 KiB
     with os.fdopen(reading, "rb") as reader:

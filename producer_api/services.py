@@ -55,7 +55,7 @@ class Context:
         catalog = Catalog(backend.registry, settings)
         database = Database.from_settings(settings)
         kept = max(settings.result_ttl, settings.response_ttl)
-        keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + kept)
+        keys = IdempotencyKeys(backend.locks, ttl=settings.request_ttl + kept)
         meter = None if backend.limits is None else Meter.of(settings, backend.limits, metrics)
         admitted = Admitted(backend, meter)
         told = Told()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from redis.asyncio import Redis
 
 from shared.dead_letters.store import DeadLetters, RedisDeadLetters
-from shared.locks.locks import Holds, RedisHolds
+from shared.locks.locks import Locks, RedisLocks
 from shared.models.worker_registry import MemoryRegistry, RedisRegistry, Registry
 from shared.queue.interface import Bounds, Transport
 from shared.queue.memory import MemoryTransport
@@ -16,7 +16,7 @@ from shared.redis.client import RedisServer
 from shared.settings import Settings
 from shared.token_log.interface import Live, TokenLog
 from shared.token_log.live_feed import LiveFeed
-from shared.token_log.memory import MemoryDeadLetters, MemoryHolds, MemoryLive, MemoryTokenLog
+from shared.token_log.memory import MemoryDeadLetters, MemoryLive, MemoryLocks, MemoryTokenLog
 from shared.token_log.redis import RedisTokenLog
 from shared.webhooks.interface import Webhooks
 from shared.webhooks.memory import MemoryWebhooks
@@ -33,7 +33,7 @@ class Backend:
     transport: Transport
     token_log: TokenLog
     registry: Registry
-    holds: Holds
+    locks: Locks
     dead_letters: DeadLetters
     webhooks: Webhooks
     server: RedisServer | None = None
@@ -58,7 +58,7 @@ class Backend:
                 result_ttl=settings.result_ttl,
             ),
             registry=RedisRegistry(server, ttl=settings.lease * HEARTBEAT_LEASES),
-            holds=RedisHolds(server),
+            locks=RedisLocks(server),
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=RedisWebhooks(server, keep=settings.result_ttl),
             server=server,
@@ -80,7 +80,7 @@ class Backend:
                 result_ttl=settings.result_ttl,
             ),
             registry=MemoryRegistry(),
-            holds=MemoryHolds(),
+            locks=MemoryLocks(),
             dead_letters=MemoryDeadLetters(most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=MemoryWebhooks(keep=settings.result_ttl),
         )

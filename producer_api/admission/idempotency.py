@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shared.errors import IdempotencyKeyReused, InvalidRequest
-from shared.locks.locks import Holds
+from shared.locks.locks import Locks
 from shared.protocol import Request, new_job_id
 from shared.redis.foreign import UNREADABLE
 
@@ -68,19 +68,19 @@ class IdempotencyKeys:
     """The keys that stand for requests.
 
     Args:
-        holds: where they are kept.
+        locks: stores the keys.
         ttl: seconds, as long as a request and its result can live.
     """
 
-    def __init__(self, holds: Holds, *, ttl: float) -> None:
-        self._holds = holds
+    def __init__(self, locks: Locks, *, ttl: float) -> None:
+        self._locks = locks
         self._ttl = ttl
         self._decode = msgspec.json.Decoder(Identity).decode
 
     async def take(self, key: Key, identity: Identity) -> Identity:
         """Whose the key is: `identity`, if it was free. Raises IdempotencyKeyReused, Unavailable."""
         try:
-            held = self._decode(await self._holds.hold(key.name, msgspec.json.encode(identity), self._ttl))
+            held = self._decode(await self._locks.acquire(key.name, msgspec.json.encode(identity), self._ttl))
         except UNREADABLE:  # another program took the name
             held = Identity("", 0.0, 0)
         if held.fingerprint != key.fingerprint:
@@ -98,7 +98,7 @@ class IdempotencyKeys:
 
     async def release(self, key: Key, identity: Identity) -> None:
         """Nothing came of it: the key is free again."""
-        await self._holds.release(key.name, msgspec.json.encode(identity))
+        await self._locks.release(key.name, msgspec.json.encode(identity))
 
 
 def _hash(*parts: str) -> str:

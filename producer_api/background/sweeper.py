@@ -45,7 +45,7 @@ class Sweeper:
         self._live = backend.live
         self._transport = backend.transport
         self._token_log = backend.token_log
-        self._holds = backend.holds
+        self._locks = backend.locks
         self._models = models
         self._me = secrets.token_bytes(8).hex().encode()
         self._rounds = 0
@@ -76,7 +76,7 @@ class Sweeper:
             self._doubted_at = time.monotonic()
 
     async def _leads(self) -> bool:
-        return await self._holds.hold(LOCK, self._me, ROUND * 5) == self._me
+        return await self._locks.acquire(LOCK, self._me, ROUND * 5) == self._me
 
     async def sweep(self, *, tidy: bool) -> None:
         """One round. Raises Unavailable."""

@@ -36,7 +36,7 @@ class Parts:
         assert backend.server is not None, "tasks need a server"
         assert backend.limits is not None
         metrics = Metrics(CollectorRegistry())  # nobody reads them
-        keys = IdempotencyKeys(backend.holds, ttl=settings.request_ttl + settings.result_ttl)
+        keys = IdempotencyKeys(backend.locks, ttl=settings.request_ttl + settings.result_ttl)
         catalog = Catalog(backend.registry, settings)
         meter = Meter.of(settings, backend.limits, metrics)
         admitted = Admitted(backend, meter)

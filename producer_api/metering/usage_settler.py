@@ -169,7 +169,7 @@ class Settler:
 
     async def tidy(self) -> None:
         """One process at a time."""
-        if await self._backend.holds.hold(LOCK, self._me, TIDY) == self._me:
+        if await self._backend.locks.acquire(LOCK, self._me, TIDY) == self._me:
             before = await self._backend.token_log.now() - self._settings.usage_ttl
             if removed := await self._records.prune(before):
                 log.info("usage_pruned", records=removed)

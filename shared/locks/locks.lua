@@ -3,7 +3,7 @@
 local commands = {}
 
 -- owner, ttl in ms: take the lock or renew it, unless it has another owner -> its owner now
-function commands.hold()
+function commands.acquire()
   local found = redis.call('GET', KEYS[1])
   if found and found ~= ARGV[2] then return found end
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])

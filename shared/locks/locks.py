@@ -10,10 +10,10 @@ from shared.redis.client import RedisServer
 from shared.redis.script import Script
 
 
-class Holds(Protocol):
+class Locks(Protocol):
     """Locks by name. Every call raises Unavailable if the store cannot be reached in time."""
 
-    async def hold(self, name: str, value: bytes, ttl: float) -> bytes:
+    async def acquire(self, name: str, value: bytes, ttl: float) -> bytes:
         """Lock `name` for the owner `value` for `ttl` seconds, or renew it for the same owner.
 
         Returns the present owner: another value means that the lock was not acquired.
@@ -23,16 +23,16 @@ class Holds(Protocol):
         """Release `name` if `value` owns it."""
 
 
-class RedisHolds:
-    """Holds on Redis."""
+class RedisLocks:
+    """Locks on Redis."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
         self._script = Script(server, "holds", Path(__file__).with_suffix(".lua"))
 
-    async def hold(self, name: str, value: bytes, ttl: float) -> bytes:
+    async def acquire(self, name: str, value: bytes, ttl: float) -> bytes:
         async with self._server.reaching("the store"):
-            found: bytes = await self._script("hold", [keys.hold(name)], value, int(ttl * 1000))
+            found: bytes = await self._script("acquire", [keys.hold(name)], value, int(ttl * 1000))
         return found
 
     async def release(self, name: str, value: bytes) -> None:

@@ -27,7 +27,7 @@ request's state and log another.
 | files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | deleted or expired |
 | batch | hash per batch, its items and their holders; by tenant and open: sorted sets | API, tasks | `batch_ttl` |
 | WEBHOOKS_DUE, webhook | sorted set of ids by due time; hash of each | API | `result_ttl` after its end |
-| LEDGER, limit | hashes and a sorted set of open and ended requests; usage per limit | API | its window |
+| LEDGER, limit | hashes and sorted set of open and ended requests; usage per limit | API | recorded; window ends |
 | DEAD_INDEX, DEAD_LETTERS | sorted set and hash of dead letters | worker: add; API: remove | bounded |
 """
 

@@ -77,7 +77,7 @@ def nothing_after(record: RequestRecord, seq: int) -> bool:
 
 
 def before_end(record: RequestRecord, seq: int) -> int:
-    """Return `seq`, or the seq before the terminal event if that is smaller."""
+    """Return `seq`; for a finished request at most the seq before its terminal event."""
     return min(seq, record.completion_tokens - 1) if record.state.terminal else seq
 
 

@@ -180,7 +180,7 @@ class TokenLog(Protocol):
         """Return the content stored with a request; None if there was none, or it has expired."""
 
     def unfinished(self) -> AsyncIterator[list[RequestRecord]]:
-        """Yield all unfinished requests, some at a time; one that is created meanwhile may be missing."""
+        """Yield all unfinished requests, some at a time; those created meanwhile may be among them."""
 
     async def read(self, job_id: str, after: int = -1) -> LogPage:
         """Return a page of the log after seq `after`. Raises NotFound."""

@@ -292,14 +292,14 @@ class MemoryTokenLog:
             self._swept = now
 
 
-class MemoryHolds:
-    """Holds in memory."""
+class MemoryLocks:
+    """Locks in memory."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._held: dict[str, tuple[bytes, float]] = {}
 
-    async def hold(self, name: str, value: bytes, ttl: float) -> bytes:
+    async def acquire(self, name: str, value: bytes, ttl: float) -> bytes:
         now = self._clock()
         self._held = {key: held for key, held in self._held.items() if held[1] > now}
         found, _ = self._held.get(name, (value, 0.0))

@@ -124,7 +124,7 @@ class Died:
 
     async def hold(self, age: float = 0.0) -> Identity:
         identity = Identity.new(await self.backend.token_log.now() - age, 77, self.key)
-        await self.backend.holds.hold(self.key.name, msgspec.json.encode(identity), 60)
+        await self.backend.locks.acquire(self.key.name, msgspec.json.encode(identity), 60)
         return identity
 
 

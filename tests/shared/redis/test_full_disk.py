@@ -23,7 +23,7 @@ CALLS: dict[str, Callable[[Backend], Awaitable[object]]] = {
     "pull": lambda backend: backend.transport.pull(MODEL, "a", ROOM),
     "publish": lambda backend: backend.transport.publish(make_request()),
     "create": lambda backend: backend.token_log.create(make_request()),
-    "hold": lambda backend: backend.holds.hold("x", b"y", 1.0),
+    "hold": lambda backend: backend.locks.acquire("x", b"y", 1.0),
 }
 
 

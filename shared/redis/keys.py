@@ -97,10 +97,12 @@ def log(job_id: str) -> str:
 
 
 def keepsake(job_id: str) -> str:
+    """Return a key in the slot of the state, from whose name the script makes it."""
     return f"hr:{{{job_id}}}:keepsake"
 
 
 def prompt(job_id: str) -> str:
+    """Return a key in the slot of the state, from whose name the script makes it."""
     return f"hr:{{{job_id}}}:prompt"
 
 

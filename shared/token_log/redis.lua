@@ -1,9 +1,14 @@
--- Token logs. ARGV[1] names a command; KEYS, all in one slot: the request's state hash, its log, what its API keeps with
--- it, and the token ids of its prompt for the next worker (a hash, since workers' users may not GET).
+-- Token logs. ARGV[1] names a command; KEYS: the request's state hash and its log, in one slot.
 -- The id of a log entry is its last seq + 1, so that a reader finds "after seq s" by range.
 
-local state, log, keepsake, prompt = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local state, log = KEYS[1], KEYS[2]
 local commands = {}
+
+-- Two more keys in the slot of the state, made from its name: `keepsake` is what its API keeps with the request; `prompt`
+-- the token ids of the prompt for the next worker (a hash, since workers' users may not GET). They are not among KEYS,
+-- since they rarely exist: while a Cluster moves a slot, it answers TRYAGAIN to calls that name a key which is missing
+-- on the new node.
+local function sibling(name) return (string.gsub(state, 'state$', name)) end
 
 local function now()
   local time = redis.call('TIME')
@@ -23,7 +28,7 @@ end
 local function remove_foreign(channel)
   if redis.call('EXISTS', state) == 1 then
     set_aside(state, state, 'not the state of a request')
-    redis.call('DEL', state, log, keepsake, prompt)
+    redis.call('DEL', state, log, sibling('keepsake'), sibling('prompt'))
   end
   if channel then redis.call('PUBLISH', channel, '') end
 end
@@ -54,8 +59,8 @@ local function finish(status, ttl)
   redis.call('HSET', state, 'state', status, 'finished_at', now())
   local keep = redis.call('HGET', state, 'keep')
   ttl = whole(keep) and keep or ttl
-  for _, key in ipairs({ state, log, keepsake }) do redis.call('PEXPIRE', key, ttl) end
-  redis.call('DEL', prompt)
+  for _, key in ipairs({ state, log, sibling('keepsake') }) do redis.call('PEXPIRE', key, ttl) end
+  redis.call('DEL', sibling('prompt'))
   for _, name in ipairs({ 'notify', 'watcher', 'carrier' }) do
     local channel = redis.call('HGET', state, name)
     if channel and string.find(channel, '^hr:') then redis.call('PUBLISH', channel, string.match(state, '{(.-)}')) end
@@ -92,7 +97,7 @@ function commands.create()
   if is_known() then return 0 end
   redis.call('HSET', state, 'state', 'queued', 'epoch', 0, 'seq', 0, unpack(ARGV, 4))
   redis.call('PEXPIRE', state, ARGV[2])
-  if ARGV[3] ~= '' then redis.call('SET', keepsake, ARGV[3], 'PX', ARGV[2]) end
+  if ARGV[3] ~= '' then redis.call('SET', sibling('keepsake'), ARGV[3], 'PX', ARGV[2]) end
   return 1
 end
 
@@ -151,10 +156,10 @@ function commands.acquire()
   redis.call('HSET', state, 'owner', ARGV[2], 'state', 'running')
   local time = now()
   redis.call('HSETNX', state, 'started_at', time)
-  for _, key in ipairs({ state, log, keepsake, prompt }) do redis.call('PEXPIRE', key, ARGV[3]) end
+  for _, key in ipairs({ state, log, sibling('keepsake'), sibling('prompt') }) do redis.call('PEXPIRE', key, ARGV[3]) end
   local lost, lost_alone = losses(tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], known[4] ~= ARGV[2])
   local started, entries = redis.call('HGET', state, 'started_at'), redis.call('XRANGE', log, '-', '+')
-  return { epoch, time, entries, lost, started, tonumber(known[3]), lost_alone, redis.call('HGET', prompt, 'ids') }
+  return { epoch, time, entries, lost, started, tonumber(known[3]), lost_alone, redis.call('HGET', sibling('prompt'), 'ids') }
 end
 
 -- lease epoch, owner, 1 if the worker runs nothing else -> 1 recorded, 0 refused
@@ -188,8 +193,8 @@ function commands.append()
   if ARGV[13] ~= '' then redis.call('HSET', state, 'finish', ARGV[13]) end
   if first == 0 then redis.call('PEXPIRE', log, ARGV[10]) end
   if first == 0 and ARGV[14] ~= '' then
-    redis.call('HSET', prompt, 'ids', ARGV[14])
-    redis.call('PEXPIRE', prompt, ARGV[10])
+    redis.call('HSET', sibling('prompt'), 'ids', ARGV[14])
+    redis.call('PEXPIRE', sibling('prompt'), ARGV[10])
   end
   if terminal then finish(ARGV[9], ARGV[11]) end
   return 1

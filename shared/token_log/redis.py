@@ -111,7 +111,7 @@ class RedisTokenLog:
 
     async def forget(self, job_id: str) -> None:
         async with self._server.reaching("the token log"):
-            await self._redis.delete(*_keys(job_id))
+            await self._redis.delete(*_keys(job_id), keys.keepsake(job_id), keys.prompt(job_id))
 
     async def acquire(
         self, job_ids: Sequence[str], owner: str, attempts: Sequence[int] = (), *, alone: bool = False
@@ -266,7 +266,7 @@ def _is_whole(events: Sequence[TokenEvent], next_seq: int) -> bool:
 
 
 def _keys(job_id: str) -> list[str]:
-    return [keys.state(job_id), keys.log(job_id), keys.keepsake(job_id), keys.prompt(job_id)]
+    return [keys.state(job_id), keys.log(job_id)]
 
 
 def _request_fields(request: Request) -> list[str]:

@@ -268,10 +268,10 @@ async def accepted(backend: object, leases: list[Lease], event: TokenEvent) -> b
     return True
 
 
-async def test_a_server_that_is_no_cluster_is_told(tmp_path: Path) -> None:
+async def test_a_single_server_is_refused_as_a_cluster(tmp_path: Path) -> None:
     node = Node(tmp_path / "plain")
     with running(node):
         async with opened(settings_for(f"redis+cluster://{HOST}:{node.port}", tmp_path)) as backend:
             assert isinstance(backend.redis, Cluster)
-            with pytest.raises(ConfigError, match="no node of a Cluster"):
+            with pytest.raises(ConfigError, match="not a node of a Cluster"):
                 await backend.start()

@@ -166,7 +166,11 @@ class ConsumerThread(threading.Thread):
         for partition, records in batches.items():
             offsets = self._offsets.get(partition)
             if offsets is not None and partition not in new_partitions:
-                new += [TakenRecord(Record.from_consumed(each), offsets) for each in records if offsets.take(each.offset)]
+                new += [
+                    TakenRecord(Record.from_consumed(each), offsets)
+                    for each in records
+                    if offsets.take(each.offset)
+                ]
         if new:
             self._on_records(new)
         self._write_finished(kafka)

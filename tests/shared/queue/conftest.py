@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 
 from shared.backend import Backend
-from shared.queue.interface import Delivery, Room, Transport
+from shared.queue.interface import Transport
 from shared.settings import Settings
 from tests.support.backends import opened
-from tests.support.fakes import MODEL
 from tests.support.kafka_mock import with_kafka
 
 
@@ -32,21 +31,6 @@ async def backend(request: pytest.FixtureRequest, settings: Settings) -> AsyncIt
 @pytest.fixture
 def transport(backend: Backend) -> Transport:
     return backend.transport
-
-
-async def pull(transport: Transport, room: int, worker: str = "a") -> list[Delivery]:
-    found = (await transport.pull(MODEL, worker, Room.all(room))).found
-    assert all(isinstance(item, Delivery) for item in found)
-    return found
-
-
-def ids(found: Sequence[Delivery]) -> list[str]:
-    return [item.claim.job_id for item in found]
-
-
-async def counts(transport: Transport) -> tuple[int, int]:
-    depth = await transport.depth(MODEL)
-    return depth.waiting, depth.held
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from shared.backend import Backend
 from shared.protocol import PriorityClass, Request
 from shared.queue.interface import CLASS_WEIGHTS, Room, Transport
 from shared.settings import Settings
-from tests.shared.queue.conftest import ids, pull
 from tests.support.fakes import MODEL, make_request
+from tests.support.queue_calls import ids, pull
 
 INTERACTIVE, STANDARD, BATCH = PriorityClass
 

@@ -15,8 +15,8 @@ from shared.queue.interface import Delivery, Room, Transport
 from shared.queue.memory import MemoryTransport
 from shared.settings import Settings
 from shared.validation.request_limits import token_estimate
-from tests.shared.queue.conftest import counts, ids, pull
 from tests.support.fakes import MODEL, lapse, make_request, publish_garbage
+from tests.support.queue_calls import counts, ids, pull
 from tests.support.waiting import LIMIT_S
 
 INTERACTIVE, STANDARD, BATCH = PriorityClass

@@ -10,8 +10,3 @@ from shared.backend import Backend
 @pytest.fixture
 def backend(on_redis: Backend) -> Backend:
     return on_redis
-
-
-def foreign(backend: Backend) -> dict[str, int]:
-    assert backend.server is not None
-    return dict(backend.server.foreign.found)

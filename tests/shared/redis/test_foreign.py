@@ -21,9 +21,9 @@ from shared.redis import keys
 from shared.runtime.sockets import free_port
 from shared.settings import Settings
 from shared.token_log.interface import Append
-from tests.shared.redis.conftest import foreign
 from tests.support.cluster import running
 from tests.support.fakes import MODEL, answer, make_request, submit, token_event
+from tests.support.foreign_counts import foreign
 from tests.support.worker_harness import GatedEngine, Harness, wait_for_tokens
 
 LIMIT = 20

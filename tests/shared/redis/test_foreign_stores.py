@@ -16,8 +16,8 @@ from shared.protocol import ErrorInfo
 from shared.redis import keys
 from shared.settings import Settings
 from shared.webhooks.interface import Hook, Webhook
-from tests.shared.redis.conftest import foreign
 from tests.support.fakes import MODEL, make_request
+from tests.support.foreign_counts import foreign
 
 
 async def test_junk_in_the_registry_hides_no_worker(backend: Backend) -> None:

@@ -8,8 +8,8 @@ from shared.backend import Backend
 from shared.protocol import Request, TokenEvent
 from shared.redis import keys
 from shared.token_log.interface import Lease
-from tests.shared.token_log.conftest import DONE, acquire, append, created, recorded
 from tests.support.fakes import token_event
+from tests.support.log_calls import DONE, acquire, append, created, recorded
 
 
 async def test_a_worker_without_the_lease_cannot_write(backend: Backend, request_: Request) -> None:

@@ -15,8 +15,8 @@ from shared.token_log.answer import read_whole
 from shared.token_log.interface import Append, LogPage
 from shared.token_log.redis import PAGE_SEQS
 from shared.token_log.subscription import MAX_BACKLOG
-from tests.shared.token_log.conftest import DONE, acquire, append, created
 from tests.support.fakes import answer, token_event
+from tests.support.log_calls import DONE, acquire, append, created
 from tests.support.waiting import LIMIT_S
 
 

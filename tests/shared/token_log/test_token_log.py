@@ -11,8 +11,8 @@ from shared.errors import DeadlineExceeded, EngineFailed, NotFound
 from shared.protocol import ErrorInfo, FinishReason, Request, RequestState, Terminal, Token, TokenEvent, Usage
 from shared.redis import keys
 from shared.token_log.interface import Adoption, Keepsake
-from tests.shared.token_log.conftest import DONE, acquire, append, created
 from tests.support.fakes import answer, make_request, token_event
+from tests.support.log_calls import DONE, acquire, append, created
 from tests.support.waiting import LIMIT_S
 
 

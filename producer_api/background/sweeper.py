@@ -7,7 +7,6 @@ done twice, or begun and left: the next round finds the rest.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections import defaultdict
@@ -16,8 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import structlog
 
 from shared.backend import Backend
-from shared.errors import Unavailable
 from shared.protocol import PriorityClass, RequestState, Ticket
+from shared.runtime.retry import run_forever
 from shared.token_log.interface import LOST, OVERDUE
 from shared.token_log.subscription import MISSED, Subscription
 
@@ -53,15 +52,13 @@ class Sweeper:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        while True:
-            try:
-                async with self._live.subscribe(f"hr:{LOCK}") as connection:
-                    self._doubted_at = time.monotonic()
-                    while True:
-                        await self._round(connection)
-            except Unavailable as error:
-                log.warning("sweep_failed", error=error.message)
-            await asyncio.sleep(ROUND)
+        await run_forever(self._sweep_rounds, pause_s=ROUND, failure_event="sweep_failed")
+
+    async def _sweep_rounds(self) -> None:
+        async with self._live.subscribe(f"hr:{LOCK}") as connection:
+            self._doubted_at = time.monotonic()
+            while True:
+                await self._round(connection)
 
     async def _round(self, connection: Subscription) -> None:
         if await self._leads():

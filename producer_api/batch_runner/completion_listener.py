@@ -7,15 +7,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
-
-from shared.errors import Unavailable
 from shared.redis import keys
+from shared.runtime.retry import run_forever
 from shared.token_log.interface import Live, TokenLog
 
 SLOW = 3.0  # seconds between looks for ends that were not heard
-
-log = structlog.get_logger(__name__)
 
 
 class Ends:
@@ -44,14 +40,12 @@ class Ends:
 
     async def listen(self) -> None:
         """Until it is cancelled."""
-        while True:
-            try:
-                async with self._live.subscribe(self.channel) as messages:
-                    while True:
-                        await self._take(await messages.get(SLOW))
-            except Unavailable as error:
-                log.warning("ends_not_heard", error=error.message)
-                await asyncio.sleep(SLOW)
+        await run_forever(self._receive, pause_s=SLOW, failure_event="ends_not_heard")
+
+    async def _receive(self) -> None:
+        async with self._live.subscribe(self.channel) as messages:
+            while True:
+                await self._take(await messages.get(SLOW))
 
     async def _take(self, message: object) -> None:
         if isinstance(message, bytes):

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,9 +28,9 @@ from producer_api.batch_runner.work_folder import remove_all_but
 from producer_api.http.open_streams import Stopping
 from producer_api.schemas.batches import CHAT
 from shared.backend import Backend
-from shared.errors import Unavailable
 from shared.protocol import PriorityClass
 from shared.redis import keys
+from shared.runtime.retry import run_forever
 from shared.settings import Settings
 
 RETRY = 1.0  # seconds before the store is asked again for what wakes us
@@ -68,7 +69,8 @@ class Host:
         """
         self._thread.start()
         self._submit(self._open()).result()
-        for work in (self.parts.ends.listen(), self._listen(wake)):
+        listen = run_forever(partial(self._listen, wake), pause_s=RETRY, failure_event="tasks_not_woken")
+        for work in (self.parts.ends.listen(), listen):
             self._submit(self._for_ever(work))
 
     def call(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -119,16 +121,11 @@ class Host:
             raise
 
     async def _listen(self, wake: Callable[[str], None]) -> None:
-        while True:
-            try:
-                async with self.parts.backend.live.subscribe(keys.BATCH_WAKE) as messages:
-                    while True:
-                        message = await messages.get(None)
-                        if isinstance(message, bytes):  # what was missed, upkeep finds
-                            await asyncio.to_thread(wake, message.decode(errors="replace"))
-            except Unavailable as error:
-                log.warning("tasks_not_woken", error=error.message)
-                await asyncio.sleep(RETRY)
+        async with self.parts.backend.live.subscribe(keys.BATCH_WAKE) as messages:
+            while True:
+                message = await messages.get(None)
+                if isinstance(message, bytes):  # what was missed, upkeep finds
+                    await asyncio.to_thread(wake, message.decode(errors="replace"))
 
     # what the tasks do
 

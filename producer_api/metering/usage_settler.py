@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -21,6 +21,7 @@ from shared.errors import Unavailable
 from shared.ledger.store import Ledger
 from shared.ledger.types import End, Entry
 from shared.protocol import RequestState
+from shared.runtime.retry import run_forever
 from shared.settings import Settings
 from shared.token_log.interface import RequestRecord
 
@@ -72,17 +73,9 @@ class Settler:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for work in (self._listen, self._settle_heard, self.sweep, self._write, self.tidy):
-                    tasks.create_task(self._again(work))
+                    tasks.create_task(run_forever(work, pause_s=ROUND, failure_event="settling_failed"))
         finally:
             await self.flush()
-
-    async def _again(self, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await work()
-            except Unavailable as error:
-                log.warning("settling_failed", error=error.message)
-            await asyncio.sleep(ROUND)
 
     async def _listen(self) -> None:
         async with self._backend.live.subscribe(self._channel) as ended:

@@ -22,6 +22,7 @@ from producer_api.webhooks.signing import Signer
 from shared.backend import Backend
 from shared.batches.store import ENDED, Batches, BatchRecord
 from shared.errors import NotFound, Unavailable
+from shared.runtime.retry import run_forever
 from shared.settings import Settings
 from shared.token_log.interface import RequestRecord
 from shared.token_log.subscription import Subscription
@@ -70,19 +71,17 @@ class WebhookSender:
         if not self._signer:
             return
         try:
-            while True:
-                try:
-                    async with self._live.subscribe(WEBHOOKS) as ended:
-                        while True:
-                            await self._round(ended)
-                except Unavailable as error:
-                    log.warning("webhooks_failed", error=error.message)
-                await asyncio.sleep(ROUND)
+            await run_forever(self._claim_due, pause_s=ROUND, failure_event="webhooks_failed")
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._poster.close()
+
+    async def _claim_due(self) -> None:
+        async with self._live.subscribe(WEBHOOKS) as ended:
+            while True:
+                await self._round(ended)
 
     async def _round(self, ended: Subscription) -> None:
         room = AT_ONCE - len(self._tasks)

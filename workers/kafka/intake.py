@@ -25,6 +25,7 @@ from shared.ledger.types import Charge, Entry
 from shared.models.worker_registry import ModelInfo
 from shared.protocol import ErrorInfo, RequestState
 from shared.redis import keys
+from shared.runtime.retry import run_forever
 from shared.schemas.native.jobs import Job
 from shared.settings import Settings
 from shared.token_log.answer import Answer, read_whole
@@ -111,7 +112,8 @@ class KafkaIntake:
         self._shuttle.start()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen())
+                listen = run_forever(self._listen, pause_s=RETRY, failure_event="kafka_ends_unavailable")
+                tasks.create_task(listen)
                 tasks.create_task(self._whenever(self._came, self._take))
                 tasks.create_task(self._whenever(self._told, self._finish))
                 await self._failure
@@ -124,20 +126,15 @@ class KafkaIntake:
 
     async def _listen(self) -> None:
         """Ends as they are told; and, where one may have been missed, or after LOOK seconds, a look at all."""
-        while True:
-            try:
-                async with self._backend.live.subscribe(self._channel) as told:
-                    look_at = 0.0
-                    while True:
-                        message = await told.get(max(0.01, look_at - time.monotonic()))
-                        if isinstance(message, bytes):
-                            self._note(message.decode(errors="replace"))
-                        if not isinstance(message, bytes) or time.monotonic() >= look_at:
-                            await self._look()
-                            look_at = time.monotonic() + LOOK
-            except Unavailable as error:
-                log.warning("kafka_ends_unavailable", error=error.message)
-                await asyncio.sleep(RETRY)
+        async with self._backend.live.subscribe(self._channel) as told:
+            look_at = 0.0
+            while True:
+                message = await told.get(max(0.01, look_at - time.monotonic()))
+                if isinstance(message, bytes):
+                    self._note(message.decode(errors="replace"))
+                if not isinstance(message, bytes) or time.monotonic() >= look_at:
+                    await self._look()
+                    look_at = time.monotonic() + LOOK
 
     def _note(self, job_id: str) -> None:
         if job_id in self._flights:

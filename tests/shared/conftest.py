@@ -8,16 +8,7 @@ import pytest
 
 from shared.backend import Backend
 from shared.settings import Settings
-
-
-async def opened(kind: str, settings: Settings) -> Backend:
-    """An empty backend of that kind."""
-    if kind == "memory":
-        return Backend.memory(settings)
-    backend = Backend.open(settings)
-    await backend.start()
-    await backend.redis.flushall()
-    return backend
+from tests.support.backends import opened
 
 
 @pytest.fixture(params=["redis", "memory"])

@@ -15,7 +15,7 @@ from shared.queue.interface import CLASS_WEIGHTS, Delivery, Room, Transport
 from shared.queue.memory import MemoryTransport
 from shared.settings import Settings
 from shared.validation.request_limits import token_estimate
-from tests.shared.conftest import opened
+from tests.support.backends import opened
 from tests.support.fakes import MODEL, lapse, make_request, publish_garbage
 from tests.support.kafka_mock import moved
 from tests.support.waiting import LIMIT_S

@@ -21,7 +21,7 @@ from shared.protocol import PriorityClass, Request, RequestState, Terminal, Tick
 from shared.queue.interface import SPARE_S, Claim, Delivery, Room
 from shared.settings import Settings
 from shared.token_log.interface import Append, Lease
-from tests.shared.conftest import opened
+from tests.support.backends import opened
 from tests.support.fakes import MODEL, answer, make_request, token_event
 from tests.support.waiting import LIMIT_S
 

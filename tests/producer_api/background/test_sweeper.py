@@ -1,21 +1,18 @@
-"""What nobody else sees is mended: deadlines without a worker, by one leader at a time. And holds, dead letters."""
+"""The sweeper: it ends requests that no worker can end, in one process at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
 
 from producer_api.background.sweeper import Sweeper
 from shared.backend import Backend
-from shared.dead_letters.store import DeadLetter
 from shared.errors import NotFound
-from shared.protocol import ErrorInfo, RequestState, decode_event
+from shared.protocol import RequestState, decode_event
 from shared.queue.interface import Delivery, Room
 from shared.redis import keys
-from shared.settings import Settings
 from tests.support.fakes import MODEL, answer, make_request, submit
 from tests.support.waiting import LIMIT_S
 
@@ -27,7 +24,7 @@ def sweeper(backend: Backend) -> Sweeper:
     return Sweeper(backend, models)
 
 
-async def test_a_request_ends_at_its_deadline_although_no_worker_looks(backend: Backend) -> None:
+async def test_a_deadline_ends_a_request_without_a_worker(backend: Backend) -> None:
     now = await backend.token_log.now()
     waiting, held = make_request(deadline=now - 1), make_request(deadline=now - 1)
     patient = make_request(deadline=now + 60)
@@ -47,12 +44,12 @@ async def test_a_request_ends_at_its_deadline_although_no_worker_looks(backend: 
     assert record is not None
     assert record.state is RequestState.QUEUED
     depth = await backend.transport.depth(MODEL)
-    assert (depth.waiting, depth.held) == (1, 1)  # the dead worker's entry goes to whoever claims it
+    assert (depth.waiting, depth.held) == (1, 1)  # another worker may claim the dead worker's entry
     assert await backend.transport.overdue(MODEL, 10) == []
 
 
-async def test_what_no_worker_will_ever_run_ends(backend: Backend) -> None:
-    """Given a log whose place in the queue is gone, its reader hears so; what waits or runs is left alone."""
+async def test_requests_without_a_place_in_the_queue_end(backend: Backend) -> None:
+    """The reader of such a log gets its end; requests that wait or run are left alone."""
     orphan, half_run, waiting, held, ended = (make_request() for _ in range(5))
     young = make_request(created_at=await backend.token_log.now())
     for request in (half_run, held, ended, waiting):
@@ -89,7 +86,7 @@ async def test_what_no_worker_will_ever_run_ends(backend: Backend) -> None:
     }
 
 
-async def test_a_lost_connection_makes_the_sweeper_look_again(
+async def test_the_sweeper_reconciles_after_a_lost_connection(
     on_redis: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("producer_api.background.sweeper.SETTLED", 0.0)
@@ -104,66 +101,17 @@ async def test_a_lost_connection_makes_the_sweeper_look_again(
     task.cancel()
 
 
-async def test_one_sweeper_works_and_another_goes_on_when_it_is_gone(backend: Backend) -> None:
+async def test_another_sweeper_takes_over_a_released_lock(backend: Backend) -> None:
     first, second = sweeper(backend), sweeper(backend)
     assert [await s._leads() for s in (first, second, first)] == [True, False, True]
     await backend.holds.release("sweeper", first._me)
     assert [await s._leads() for s in (first, second)] == [True, False]
 
 
-async def test_a_running_sweeper_survives_what_it_meets(backend: Backend) -> None:
+async def test_a_running_sweeper_ends_an_overdue_request(backend: Backend) -> None:
     request = make_request(deadline=1.0)
     await submit(backend, request)
     task = asyncio.create_task(sweeper(backend).run())
     [end] = await asyncio.wait_for(answer(backend, request.id), LIMIT_S)
     assert end.terminal is not None
     task.cancel()
-
-
-async def test_a_name_belongs_to_whoever_asks_first_for_as_long_as_it_says(backend: Backend) -> None:
-    holds = backend.holds
-    assert await holds.hold("name", b"a", 60) == b"a"
-    assert await holds.hold("name", b"b", 60) == b"a"
-    await holds.release("name", b"b")
-    assert await holds.hold("name", b"b", 60) == b"a"
-    assert await holds.hold("name", b"a", 0.02) == b"a"
-    async with asyncio.timeout(LIMIT_S):
-        while await holds.hold("name", b"b", 60) != b"b":
-            pass
-    await holds.release("name", b"b")
-    assert await holds.hold("name", b"c", 60) == b"c"
-
-
-def letter(at: float) -> DeadLetter:
-    return DeadLetter(make_request(), ErrorInfo("request_abandoned", "three workers were lost"), 3, at)
-
-
-async def test_dead_letters_are_listed_newest_first_page_by_page(backend: Backend) -> None:
-    letters = [letter(1000.0 + i) for i in range(5)]
-    for each in (*letters, letters[4]):
-        await backend.dead_letters.add(each)
-
-    newest = letters[::-1]
-    first = await backend.dead_letters.list(most=2)
-    assert list(first) == newest[:2]
-    assert list(await backend.dead_letters.list(after=first[-1].id, most=10)) == newest[2:]
-    assert await backend.dead_letters.list(after="req_unknown") == []
-    assert await backend.dead_letters.get(letters[0].id) == letters[0]
-
-    assert await backend.dead_letters.remove([letters[0].id, "req_unknown"]) == 1
-    assert await backend.dead_letters.get(letters[0].id) is None
-    assert await backend.dead_letters.purge() == 4
-    assert await backend.dead_letters.list() == []
-
-
-@pytest.mark.parametrize("kind", ["redis", "memory"])
-async def test_dead_letters_are_bounded_in_number_and_age(
-    kind: str, settings: Settings, backend_of: Callable[[str, Settings], Awaitable[Backend]]
-) -> None:
-    backend = await backend_of(kind, settings.model_copy(update={"dead_letters": 2, "dead_letter_ttl": 10.0}))
-    letters = [letter(at) for at in (1000.0, 1001.0, 1002.0, 1011.5)]
-    for each in letters[:3]:
-        await backend.dead_letters.add(each)
-    assert list(await backend.dead_letters.list()) == [letters[2], letters[1]]
-    await backend.dead_letters.add(letters[3])
-    assert [each.at for each in await backend.dead_letters.list()] == [1011.5, 1002.0]

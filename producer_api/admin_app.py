@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from producer_api.auth.client_address import Proxies
+from producer_api.auth.client_address import TrustedProxies
 from producer_api.http.access import check_rules
 from producer_api.http.endpoint import add_routes
 from producer_api.http.errors import register_errors
@@ -32,9 +32,9 @@ def create_admin_app(context: Context) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         middleware=[
-            Middleware(RequestId, proxies=Proxies(context.settings.trusted_proxies)),
+            Middleware(RequestId, proxies=TrustedProxies(context.settings.trusted_proxies)),
             Middleware(SecurityHeaders),
-            Middleware(RequestLog, journal=context.journal),
+            Middleware(RequestLog, journal=context.request_logger),
             *site_check(context.settings),
             Middleware(ConnectionLimit, most=CONNECTIONS),
             Middleware(BodyLimit, most=context.settings.max_body_bytes, of_path={}),

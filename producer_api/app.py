@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from producer_api.admission.model_catalog import Catalog
+from producer_api.admission.model_catalog import ModelCatalog
 from producer_api.answers.job_events import EndData, TokensData
-from producer_api.auth.client_address import Proxies
+from producer_api.auth.client_address import TrustedProxies
 from producer_api.http.access import check_rules, routes_of
 from producer_api.http.endpoint import add_routes
 from producer_api.http.errors import register_errors
@@ -64,7 +64,7 @@ EXPOSED = [  # to other sites' pages
 def create_app(settings: Settings, backend: Backend) -> FastAPI:
     """The front end as an ASGI application; `app.state.context` holds its parts."""
     metrics = Metrics(CollectorRegistry())
-    context = Context.of(settings, backend, metrics)
+    context = Context.from_settings(settings, backend, metrics)
     app = FastAPI(
         title="Headrace",
         version=VERSION,
@@ -72,12 +72,12 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         middleware=[
-            Middleware(RequestId, proxies=Proxies(settings.trusted_proxies)),
+            Middleware(RequestId, proxies=TrustedProxies(settings.trusted_proxies)),
             Middleware(SecurityHeaders),
             *_cors(settings),
-            Middleware(RequestLog, journal=context.journal),
+            Middleware(RequestLog, journal=context.request_logger),
             *site_check(settings),
-            Middleware(LimitHeaders, meter=context.meter),
+            Middleware(LimitHeaders, meter=context.rate_limiter),
             Middleware(Drain, attendance=context.attendance),
             Middleware(ConnectionLimit, most=settings.max_connections),
             Middleware(
@@ -139,7 +139,7 @@ def _cors(settings: Settings) -> list[Middleware]:
     ]
 
 
-def _examples(app: FastAPI, catalog: Catalog) -> dict[str, Examples]:
+def _examples(app: FastAPI, catalog: ModelCatalog) -> dict[str, Examples]:
     """Those of the routes that there are."""
     paths = {route.path_format for route in routes_of(app)}
     found = examples(catalog.served_model, catalog.embedding_model or MINILM.name)

@@ -73,10 +73,10 @@ async def _queued(backend: Backend, settings: Settings) -> AsyncIterator[Backend
         yield backend
         return
     try:
-        from producer_api.admission.kafka_queue import through_kafka  # noqa: PLC0415  kafka-python is there only where it is used
+        from producer_api.admission.kafka_queue import with_kafka_queue  # noqa: PLC0415  kafka-python is there only where it is used
     except ImportError as error:
         raise ConfigError(f"{error}: install headrace[kafka]", param="queue") from error
-    async with through_kafka(backend, settings) as through:
+    async with with_kafka_queue(backend, settings) as through:
         yield through
 
 

@@ -91,7 +91,7 @@ def settings(valkey: EmbeddedServer, tmp_path: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def patient_admission(monkeypatch: pytest.MonkeyPatch) -> None:
     """Admission in this process gives up on Redis as late as tests give up on anything."""
-    monkeypatch.setattr("producer_api.admission.deadline.PATIENCE", LIMIT_S)
+    monkeypatch.setattr("producer_api.admission.deadline.REDIS_DEADLINE_S", LIMIT_S)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a line of a batch or a task asks, by the API that its URL names. It knows nothing of queues."""
+"""Bodies of batch lines and tasks, read by the API that the URL names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from producer_api.answers.chat import completion
 from producer_api.answers.completions import text_completion
 from producer_api.answers.embeddings import embedding_list
-from producer_api.answers.response_stream import admitted, whole
+from producer_api.answers.response_stream import complete_response, with_identity
 from producer_api.schemas.batches import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 from shared.errors import InvalidRequest
 from shared.protocol import PriorityClass, Request
@@ -25,12 +25,14 @@ from shared.token_log.answer import Answer
 
 @dataclass(frozen=True)
 class Asked:
-    """Drafts, of which there are several where a body has several prompts or inputs.
+    """A parsed body.
 
     Attributes:
-        seed, timeout: the body's, if it has them.
-        word: their answer's object, with the fingerprint of their model; raises what a request failed of.
-        classed: the body says in which class it waits.
+        drafts: one request per prompt or input.
+        seed, timeout: the body's fields, if it has them.
+        word: makes the response object of the answer, with the fingerprint of the model; raises the error that a
+            request failed with.
+        classed: the body sets its priority class.
     """
 
     drafts: tuple[Request, ...]
@@ -47,7 +49,7 @@ class Asked:
 
 
 def read_body(url: str, body: bytes, tenant: str) -> Asked:
-    """A body as POST `url` takes it. Raises InvalidRequest, MalformedBody."""
+    """Parse a body of POST `url`. Raises InvalidRequest, MalformedBody."""
     return READERS[url](body, tenant)
 
 
@@ -88,11 +90,11 @@ def _response(body: bytes, tenant: str) -> Asked:
     _not_streamed(parsed.stream)
     for name in ("background", "store", "previous_response_id"):
         if getattr(parsed, name):
-            raise InvalidRequest(f"{name}: responses are not stored here", param=name)
+            raise InvalidRequest(f"{name} is not supported in batches, whose responses are not stored", param=name)
     asked = msgspec.structs.replace(parsed.to_object(), store=False)
 
     def word(requests: Sequence[Request], answer: Answer, _: str | None) -> Any:
-        return whole(admitted(asked, requests[0]), answer)
+        return complete_response(with_identity(asked, requests[0]), answer)
 
     drafts = (parsed.to_request(tenant, [item.to_item() for item in parsed.input]),)
     return Asked(drafts, parsed.seed, parsed.timeout, word, parsed.priority is not None)
@@ -100,7 +102,7 @@ def _response(body: bytes, tenant: str) -> Asked:
 
 def _not_streamed(stream: bool | None) -> None:
     if stream:
-        raise InvalidRequest("stream: the answer is not streamed here", param="stream")
+        raise InvalidRequest("stream must be false in batches and tasks", param="stream")
 
 
 READERS = {CHAT: _chat, COMPLETIONS: _completion, EMBEDDINGS: _embedding, RESPONSES: _response}

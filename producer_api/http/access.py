@@ -13,7 +13,7 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.requests import Request
 
 from producer_api.auth.authenticator import Authenticator
-from producer_api.observability.request_log import Facts
+from producer_api.observability.request_log import RequestFacts
 from shared.accounts.scopes import ROUTES
 
 
@@ -36,7 +36,7 @@ class Rule:
         """Raises Unauthenticated, TooManyFailures, PermissionDenied, Unavailable."""
         await self.settle(request.state.facts, request.headers.getlist("authorization"))
 
-    async def settle(self, facts: Facts, given: Sequence[str]) -> None:
+    async def settle(self, facts: RequestFacts, given: Sequence[str]) -> None:
         """The same, by the Authorization headers that were `given`."""
         facts.principal = await self._authenticate(given, facts.client.address)
         facts.principal.check_route(self.group, admin=self.admin)

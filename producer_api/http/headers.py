@@ -7,7 +7,7 @@ import re
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from producer_api.admission.idempotency import HEADER, Key
+from producer_api.admission.idempotency import HEADER, IdempotencyKey
 from producer_api.http.json_body import off_loop
 from shared.errors import InvalidRequest
 
@@ -17,12 +17,14 @@ MOST_SEQ = 2**53  # beyond it a browser could not count
 REPLAYED = {"idempotent-replayed": "true"}  # tells a client that its request came before
 
 
-async def idempotency_key(request: Request, *, tenant: str, kind: str, body: BaseModel) -> Key | None:
+async def idempotency_key(request: Request, *, tenant: str, kind: str, body: BaseModel) -> IdempotencyKey | None:
     """The key that the client gave for this `kind` of request and `body`. Raises InvalidRequest."""
     given = request.headers.getlist(HEADER)
     if not given:
         return None
-    return await off_loop(request, lambda: Key.of(given, tenant=tenant, kind=kind, body=body.model_dump_json()))
+    return await off_loop(
+        request, lambda: IdempotencyKey.from_header(given, tenant=tenant, kind=kind, body=body.model_dump_json())
+    )
 
 
 def resume_point(request: Request, query: str = "after", *, resumable: bool = True) -> int:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer_api.auth.client_address import Proxies
+from producer_api.auth.client_address import TrustedProxies
 from producer_api.http.errors import error_response
 from producer_api.http.open_streams import Attendance, ClientGone, stopping
-from producer_api.observability.request_log import CLIENT_CLOSED, QUIET, Facts, Journal
+from producer_api.observability.request_log import CLIENT_CLOSED, QUIET, RequestFacts, RequestLogger
 from shared.errors import PayloadTooLarge, Unavailable
 
 # for an answer that declares none; a browser shows its own icon request as blocked unless images are allowed
@@ -29,7 +29,7 @@ SECURITY = [
 class RequestId:
     """Gives each request an id, or takes the client's where it is a sane one, and tells it in the answer."""
 
-    def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
+    def __init__(self, app: ASGIApp, proxies: TrustedProxies) -> None:
         self._app = app
         self._proxies = proxies
 
@@ -41,7 +41,7 @@ class RequestId:
         client = self._proxies.client((scope.get("client") or ("",))[0], headers)
         http_request_id = client.http_request_id.encode()
         state = scope.setdefault("state", {})
-        state["facts"] = Facts(client, time.perf_counter())
+        state["facts"] = RequestFacts(client, time.perf_counter())
         state["send"] = send  # the server's own: a stream's frames, after its head, need not pass every layer
 
         async def send_with_id(message: Message) -> None:
@@ -55,7 +55,7 @@ class RequestId:
 class RequestLog:
     """One line and one count per request; an unexpected error is logged here, and told without its insides."""
 
-    def __init__(self, app: ASGIApp, journal: Journal) -> None:
+    def __init__(self, app: ASGIApp, journal: RequestLogger) -> None:
         self._app = app
         self._journal = journal
 
@@ -63,7 +63,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        facts: Facts = scope["state"]["facts"]
+        facts: RequestFacts = scope["state"]["facts"]
         status = 0
 
         async def send_noting_status(message: Message) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer_api.metering.rate_limiter import Meter
-from producer_api.observability.request_log import Facts
+from producer_api.metering.rate_limiter import RateLimiter
+from producer_api.observability.request_log import RequestFacts
 from shared.ledger.types import Standing
 
 CHARGED = (
@@ -22,11 +22,11 @@ CHARGED = (
 )
 
 
-async def limit_headers(meter: Meter, facts: Facts) -> list[tuple[bytes, bytes]]:
+async def limit_headers(meter: RateLimiter, facts: RequestFacts) -> list[tuple[bytes, bytes]]:
     """Where the limits are of whoever sent a request, charged or not."""
     standings = facts.client.standings
     if not standings and facts.principal is not None:  # nothing was charged
-        standings = await meter.look(facts.principal, facts.client)
+        standings = await meter.standings(facts.principal, facts.client)
     return headers_of(standings)
 
 
@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 class LimitHeaders:
     """Tells where the caller's limits are on every answer of the routes that are charged, errors among them."""
 
-    def __init__(self, app: ASGIApp, meter: Meter | None) -> None:
+    def __init__(self, app: ASGIApp, meter: RateLimiter | None) -> None:
         self._app = app
         self._meter = meter
 

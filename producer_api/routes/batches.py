@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
-from producer_api.admission.gateway import LOOK
-from producer_api.admission.idempotency import Identity, Key
+from producer_api.admission.deadline import redis_deadline
+from producer_api.admission.gateway import FIRST_CHECK_DELAY_S
+from producer_api.admission.idempotency import IdempotencyKey, Identity
 from producer_api.auth.principal import Caller, Principal, Tenant
 from producer_api.http.endpoint import Route
 from producer_api.http.headers import REPLAYED, idempotency_key
@@ -19,7 +19,7 @@ from producer_api.openapi.document import IDEMPOTENCY, body_of, failures, struct
 from producer_api.openapi.pagination import Page, paging
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest, window_seconds
 from producer_api.services import Context
-from producer_api.webhooks.subscription import hook_of, webhook_status
+from producer_api.webhooks.subscription import validated_hook, webhook_status
 from shared.batches.store import Batch, Batches
 from shared.errors import HeadraceError, InvalidRequest, Unavailable
 from shared.files.store import Files
@@ -35,7 +35,7 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
     )
 
     async def described(batch_id: str, tenant: str) -> BatchObject:
-        async with patience():
+        async with redis_deadline():
             record = await batches.get(batch_id, tenant)
         return BatchObject.of(record, await webhook_status(context, batch_id))
 
@@ -52,8 +52,8 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         caller.check_class(PriorityClass.BATCH)
         body = await read_body(request, BatchRequest)
         key = await idempotency_key(request, tenant=caller.tenant, kind="batch", body=body)
-        hook = hook_of(context.settings, body.webhook)
-        async with patience():
+        hook = validated_hook(context.settings, body.webhook)
+        async with redis_deadline():
             batch, joined = await _create(context, files, batches, caller, body=body, hook=hook, key=key)
         return json_answer(await described(batch, caller.tenant), headers=REPLAYED if joined else None)
 
@@ -65,7 +65,7 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
     )
     async def all_batches(request: Request, tenant: Tenant) -> Response:
         page = Page.of(request, usual=USUAL, most=MOST)
-        async with patience():
+        async with redis_deadline():
             found = list(await batches.list(tenant, after=page.after, most=page.limit + 1))
         shown = [BatchObject.of(record) for record in found[: page.limit]]
         ids: list[str | None] = [*(each.id for each in shown)] or [None]
@@ -85,7 +85,7 @@ def batches_router(context: Context, files: Files, batches: Batches) -> APIRoute
         responses={**failures("openai", 404, 409, 500, 503), 200: struct_response("as it stands", BatchObject)},
     )
     async def cancel(batch_id: str, tenant: Tenant) -> Response:
-        async with patience():
+        async with redis_deadline():
             await batches.get(batch_id, tenant)
             await batches.cancel(batch_id)
         return json_answer(await described(batch_id, tenant))
@@ -101,24 +101,24 @@ async def _create(
     *,
     body: BatchRequest,
     hook: Hook | None,
-    key: Key | None,
+    key: IdempotencyKey | None,
 ) -> tuple[str, bool]:
     """The new batch's id, or that of the one that came before under the key."""
     now = await context.backend.token_log.now()
     identity = Identity(f"batch_{secrets.token_hex(16)}", now, 0, key.fingerprint if key else "")
-    held = identity if key is None else await context.keys.take(key, identity)
+    held = identity if key is None else await context.idempotency_keys.take(key, identity)
     try:
         file = await files.find(body.input_file_id, caller.tenant)
         if file.purpose != "batch":
             raise InvalidRequest(f"the file's purpose is {file.purpose}, not batch", param="input_file_id")
         if hook is not None:  # first: where there is no such batch in the end, it is dropped
-            await context.backend.webhooks.add(Webhook(id=held.id, hook=hook, created_at=now), LOOK)
+            await context.backend.webhooks.add(Webhook(id=held.id, hook=hook, created_at=now), FIRST_CHECK_DELAY_S)
         await batches.create(_batch(context, caller, body, held))
     except Unavailable:
         raise  # it may have been made: whoever sends the key again finds out, or makes it
     except HeadraceError:
         if key is not None and held == identity:
-            await context.keys.release(key, held)
+            await context.idempotency_keys.release(key, held)
         raise
     return held.id, held != identity
 

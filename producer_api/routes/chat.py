@@ -67,17 +67,17 @@ async def _answer(
         draft,
         principal=caller,
         seed=body.seed,
-        within=body.timeout,
+        timeout_s=body.timeout,
         key=key,
         resuming=after >= 0,
     )
     admitted = admission.request
-    reply = Reply(context, request.state.facts, admission, lasting=key is not None)
-    if after >= 0 and nothing_after(await context.admitted.record(admitted.id, caller.tenant), after):
+    reply = Reply(context, request.state.facts, admission, detached=key is not None)
+    if after >= 0 and nothing_after(await context.request_control.record(admitted.id, caller.tenant), after):
         return Response(status_code=204)
     fingerprint = await context.gateway.fingerprint(admitted.model)
     if not stream:
-        return await reply.whole(request, partial(completion, admitted, fingerprint=fingerprint))
+        return await reply.complete(request, partial(completion, admitted, fingerprint=fingerprint))
     framing = ChatFraming(
         admitted,
         include_usage=body.include_usage,

@@ -49,15 +49,15 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
     after = resume_places(request, len(made), resumable=stream and key is not None)
     resumed = max(after) >= 0
     admission = await context.gateway.submit_all(
-        made, principal=caller, seed=body.seed, within=body.timeout, key=key, resuming=resumed
+        made, principal=caller, seed=body.seed, timeout_s=body.timeout, key=key, resuming=resumed
     )
     requests = admission.requests
-    reply = Reply(context, request.state.facts, admission, lasting=key is not None)
+    reply = Reply(context, request.state.facts, admission, detached=key is not None)
     fingerprint = await context.gateway.fingerprint(body.model)
     if not stream:
-        return await reply.whole(request, partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
+        return await reply.complete(request, partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
     if resumed:
-        records = [await context.admitted.record(each.id, caller.tenant) for each in requests]
+        records = [await context.request_control.record(each.id, caller.tenant) for each in requests]
         if all(nothing_after(record, seq) for record, seq in zip(records, after, strict=True)):
             return Response(status_code=204)
         after = [before_end(record, seq) for record, seq in zip(records, after, strict=True)]

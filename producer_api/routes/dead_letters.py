@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
-from producer_api.admission.idempotency import HEADER, Key
+from producer_api.admission.deadline import redis_deadline
+from producer_api.admission.idempotency import HEADER, IdempotencyKey
 from producer_api.answers.jobs import describe
 from producer_api.auth.principal import Caller, Principal
 from producer_api.http.endpoint import Route
@@ -62,7 +62,7 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
     )
     async def purge(caller: Caller) -> Response:
         letter_ids = [letter.id async for letter in _of_tenant(context, "", owner(caller))]
-        async with patience():
+        async with redis_deadline():
             return json_answer(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
 
     @router.get(
@@ -80,7 +80,7 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
     )
     async def remove(letter_id: str, caller: Caller) -> Response:
         await _find(context, letter_id, owner(caller))
-        async with patience():
+        async with redis_deadline():
             return json_answer(Removed(await context.backend.dead_letters.remove([letter_id])))
 
     @router.post(
@@ -94,15 +94,17 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
         },
     )
     async def replay(request: Request, letter_id: str, caller: Caller) -> Response:
-        key = Key.of(request.headers.getlist(HEADER), tenant=caller.tenant, kind="replay", body=letter_id)
+        key = IdempotencyKey.from_header(
+            request.headers.getlist(HEADER), tenant=caller.tenant, kind="replay", body=letter_id
+        )
         try:
             draft = msgspec.structs.replace((await _find(context, letter_id, owner(caller))).request, deadline=None)
         except NotFound:  # it was replayed before, maybe under this key
-            if key is None or (before := await context.gateway.known(key, owner(caller))) is None:
+            if key is None or (before := await context.gateway.find_by_key(key, owner(caller))) is None:
                 raise
             return told(await describe(context, before), joined=True)
         admission = await context.gateway.submit(draft, principal=caller, seed=draft.params.seed, key=key)
-        async with patience():
+        async with redis_deadline():
             await context.backend.dead_letters.remove([letter_id])
         return await accepted(context, request, admission)
 
@@ -111,7 +113,7 @@ def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
 
 async def _find(context: Context, letter_id: str, owner: str | None) -> DeadLetter:
     """Raises NotFound for an unknown id and for somebody else's alike."""
-    async with patience():
+    async with redis_deadline():
         letter = await context.backend.dead_letters.get(letter_id)
     if letter is None or owner not in (None, letter.request.tenant):
         raise NotFound(f"there is no dead letter {letter_id[:64]!r}")
@@ -121,7 +123,7 @@ async def _find(context: Context, letter_id: str, owner: str | None) -> DeadLett
 async def _of_tenant(context: Context, after: str, owner: str | None) -> AsyncIterator[DeadLetter]:
     """Newest first."""
     while True:
-        async with patience():
+        async with redis_deadline():
             page = await context.backend.dead_letters.list(after=after, most=PAGE)
         for letter in page:
             if owner in (None, letter.request.tenant):

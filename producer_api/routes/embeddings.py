@@ -37,9 +37,11 @@ def embeddings_router(context: Context) -> APIRouter:
         body = await read_body(request, EmbeddingRequest)
         key = await idempotency_key(request, tenant=caller.tenant, kind="embedding", body=body)
         made = await drafts(request, lambda: body.to_requests(caller.tenant))
-        admission = await context.gateway.submit_all(made, principal=caller, seed=0, within=body.timeout, key=key)
-        reply = Reply(context, request.state.facts, admission, lasting=key is not None)
+        admission = await context.gateway.submit_all(
+            made, principal=caller, seed=0, timeout_s=body.timeout, key=key
+        )
+        reply = Reply(context, request.state.facts, admission, detached=key is not None)
         base64 = body.encoding_format == "base64"
-        return await reply.whole(request, partial(embedding_list, admission.request, base64=base64))
+        return await reply.complete(request, partial(embedding_list, admission.request, base64=base64))
 
     return router

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from producer_api.admission.deadline import patience
+from producer_api.admission.deadline import redis_deadline
 from producer_api.auth.principal import Tenant
 from producer_api.http.endpoint import Route
 from producer_api.http.json_body import json_answer
@@ -49,7 +49,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
     )
     async def all_files(request: Request, tenant: Tenant) -> Response:
         page = Page.of(request, usual=USUAL, most=MOST)
-        async with patience():
+        async with redis_deadline():
             found, more = await files.page(
                 tenant,
                 after=page.after,
@@ -66,7 +66,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
         responses={**failures("openai", 404, 500, 503), 200: struct_response("the file", File)},
     )
     async def see(file_id: str, tenant: Tenant) -> Response:
-        async with patience():
+        async with redis_deadline():
             return json_answer(File.of(await files.find(file_id, tenant)))
 
     @router.get(
@@ -76,7 +76,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
         responses={**failures("openai", 404, 500, 503), 200: {"description": "its bytes"}},
     )
     async def content(file_id: str, tenant: Tenant) -> Response:
-        async with patience():
+        async with redis_deadline():
             record = await files.find(file_id, tenant)
         path = files.contents.find(record.id)
         return FileResponse(path, media_type="application/octet-stream", filename=record.filename)
@@ -87,7 +87,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
         responses={**failures("openai", 404, 500, 503), 200: struct_response("its id", FileDeleted)},
     )
     async def delete(file_id: str, tenant: Tenant) -> Response:
-        async with patience():
+        async with redis_deadline():
             await files.delete(await files.find(file_id, tenant))
         return json_answer(FileDeleted(file_id))
 
@@ -96,7 +96,7 @@ def files_router(context: Context, files: Files) -> APIRouter:
 
 async def _receive(context: Context, files: Files, tenant: str, request: Request) -> FileRecord:
     declared = request.headers.get("content-length", "0")
-    async with patience():
+    async with redis_deadline():
         await files.records.room(int(declared) - OVERHEAD)
     file_id = new_file_id()
     draft = await asyncio.to_thread(files.contents.draft, file_id, context.settings.max_file_bytes)

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
+from producer_api.admission.deadline import redis_deadline
 from producer_api.http.access import PUBLIC
 from producer_api.http.open_streams import stopping
 from producer_api.openapi.document import struct_response
@@ -78,7 +78,7 @@ async def readiness(context: Context) -> Readiness:
     if context.attendance.draining:
         return Readiness(False, model, 1.0, [], stopping().message)
     try:
-        async with patience():
+        async with redis_deadline():
             workers = await context.catalog.workers(model)
             reason = f"{model} is loading" if workers else await _absence(context, model)
     except Unavailable as error:

@@ -59,7 +59,7 @@ def jobs_router(context: Context) -> APIRouter:
         responses={**failures("problem", 404, 500, 503), 200: struct_response("the job as it stands", Job)},
     )
     async def see(job_id: str, tenant: Tenant) -> Response:
-        return json_answer(await jobs.see(context, job_id, tenant))
+        return json_answer(await jobs.find(context, job_id, tenant))
 
     @router.delete(
         "/{job_id}",
@@ -81,7 +81,7 @@ def jobs_router(context: Context) -> APIRouter:
     )
     async def events(request: Request, job_id: str, tenant: Tenant) -> Response:
         after = resume_point(request)
-        record = await context.admitted.record(job_id, tenant)
+        record = await context.request_control.record(job_id, tenant)
         if nothing_after(record, after):
             return Response(status_code=204)
         followed = context.backend.token_log.follow(job_id, after, idle=context.settings.keepalive)
@@ -93,7 +93,7 @@ def jobs_router(context: Context) -> APIRouter:
 async def accepted(context: Context, request: Request, admission: Admission) -> Response:
     """202 with the job that was made, or that its key stands for already."""
     context.note(request.state.facts, admission.request)
-    return told(await jobs.admitted(context, admission), joined=admission.joined)
+    return told(await jobs.submitted(context, admission), joined=admission.joined)
 
 
 def told(job: Job, *, joined: bool) -> Response:

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
+from producer_api.admission.deadline import redis_deadline
 from producer_api.services import Context
 from shared.errors import Unavailable
 
@@ -27,7 +27,7 @@ def metrics_router(context: Context) -> APIRouter:
 
 async def _measure_queues(context: Context) -> None:
     try:
-        async with patience():
+        async with redis_deadline():
             for info in await context.catalog.models():
                 context.metrics.show_depth(info.name, await context.backend.transport.depth(info.name))
         context.metrics.redis_up.set(1)

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
+from producer_api.admission.deadline import redis_deadline
 from producer_api.auth.principal import Caller
 from producer_api.http.endpoint import Route
 from producer_api.http.json_body import json_answer
@@ -48,7 +48,7 @@ def models_router(context: Context) -> APIRouter:
         responses={**failures("openai", 500, 503), 200: struct_response("all that a request may name", ModelList)},
     )
     async def all_models(caller: Caller) -> Response:
-        async with patience():
+        async with redis_deadline():
             found = await context.catalog.models()
         return json_answer(ModelList([Model.of(info) for info in found if caller.may_use(info.name)]))
 
@@ -59,7 +59,7 @@ def models_router(context: Context) -> APIRouter:
     )
     async def one_model(name: str, caller: Caller) -> Response:
         caller.check_model(name)
-        async with patience():
+        async with redis_deadline():
             return json_answer(Model.of(await context.catalog.find(name)))
 
     return router

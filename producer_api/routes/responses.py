@@ -14,7 +14,7 @@ from starlette.responses import Response
 from producer_api.admission.gateway import Admission
 from producer_api.answers import stored_responses as stored
 from producer_api.answers.reply import Reply
-from producer_api.answers.response_stream import ResponseFraming, admitted, whole
+from producer_api.answers.response_stream import ResponseFraming, complete_response, with_identity
 from producer_api.auth.principal import Caller, Principal, Tenant
 from producer_api.http.endpoint import Route
 from producer_api.http.headers import REPLAYED, idempotency_key, resume_point
@@ -79,13 +79,13 @@ def responses_router(context: Context) -> APIRouter:
         if not stream:
             return json_answer(await stored.describe(context, found))
         events = context.backend.token_log.follow(found.record.id, idle=context.settings.keepalive)
-        framing = ResponseFraming(found.asked, after=after, resumable=True)
+        framing = ResponseFraming(found.response, after=after, resumable=True)
         return EventStream(events, framing, context.attendance, eager=True, abandon=None)
 
     @router.post("/{response_id}/cancel", summary="Cancel a stored response", responses=seen)
     async def cancel(response_id: str, tenant: Tenant) -> Response:
         found = await stored.find(context, response_id, tenant)
-        await context.admitted.cancel(found.record.id)
+        await context.request_control.cancel(found.record.id)
         return json_answer(await stored.describe(context, await stored.find(context, response_id, tenant)))
 
     @router.delete(
@@ -95,7 +95,7 @@ def responses_router(context: Context) -> APIRouter:
     )
     async def delete(response_id: str, tenant: Tenant) -> Response:
         found = await stored.find(context, response_id, tenant)
-        await context.admitted.forget(found.record.id)
+        await context.request_control.forget(found.record.id)
         return json_answer(ResponseDeleted(response_id))
 
     @router.get(
@@ -124,20 +124,20 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
         draft,
         principal=caller,
         seed=body.seed,
-        within=body.timeout,
+        timeout_s=body.timeout,
         key=key,
         resuming=after >= 0,
         keepsake=stored.keepsake(context, asked, items) if body.stored else None,
     )
-    asked = admitted(asked, admission.request)
+    asked = with_identity(asked, admission.request)
     if body.background and not body.stream:
         return await _accepted(context, request, admission, asked)
-    lasting = bool(body.background) or key is not None
-    reply = Reply(context, request.state.facts, admission, lasting=lasting)
+    detached = bool(body.background) or key is not None
+    reply = Reply(context, request.state.facts, admission, detached=detached)
     if body.stream:
-        framing = ResponseFraming(asked, after=after, resumable=lasting)
+        framing = ResponseFraming(asked, after=after, resumable=detached)
         return reply.stream(framing, eager=bool(body.background) or after >= 0)
-    return await reply.whole(request, partial(whole, asked))
+    return await reply.complete(request, partial(complete_response, asked))
 
 
 async def _accepted(context: Context, request: Request, admission: Admission, asked: ResponseObject) -> Response:

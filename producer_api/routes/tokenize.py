@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
+from producer_api.admission.deadline import redis_deadline
 from producer_api.answers.reply import Reply
 from producer_api.auth.principal import Caller, Principal
 from producer_api.http.endpoint import Route
@@ -36,7 +36,7 @@ def tokenize_router(context: Context) -> APIRouter:
     async def tokenize(request: Request, caller: Caller) -> Response:
         body = await read_body(request, TokenizeRequest)
         reply = await _ask(context, request, caller, body)
-        async with patience():
+        async with redis_deadline():
             limit = (await context.catalog.find(body.model)).max_model_len or None
 
         def word(answer: Answer) -> Tokens:
@@ -44,7 +44,7 @@ def tokenize_router(context: Context) -> APIRouter:
             strings = list(found.pieces) if body.return_token_strs else None
             return Tokens(len(found.tokens), limit, list(found.tokens), strings)
 
-        return await reply.whole(request, word)
+        return await reply.complete(request, word)
 
     @router.post(
         "/detokenize",
@@ -55,7 +55,7 @@ def tokenize_router(context: Context) -> APIRouter:
     async def detokenize(request: Request, caller: Caller) -> Response:
         body = await read_body(request, DetokenizeRequest)
         reply = await _ask(context, request, caller, body)
-        return await reply.whole(request, lambda answer: Detokenized(result_of(answer).text))
+        return await reply.complete(request, lambda answer: Detokenized(result_of(answer).text))
 
     return router
 
@@ -64,5 +64,5 @@ async def _ask(
     context: Context, request: Request, caller: Principal, body: TokenizeRequest | DetokenizeRequest
 ) -> Reply:
     [draft] = await drafts(request, lambda: [body.to_request(caller.tenant)])
-    admission = await context.gateway.submit(draft, principal=caller, seed=0, within=LIMIT)
-    return Reply(context, request.state.facts, admission, lasting=False)
+    admission = await context.gateway.submit(draft, principal=caller, seed=0, timeout_s=LIMIT)
+    return Reply(context, request.state.facts, admission, detached=False)

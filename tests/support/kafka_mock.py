@@ -14,7 +14,7 @@ from typing import Any
 from kafka import KafkaProducer
 
 from headrace.bench.kafka import kafka_cluster, mock_kafka
-from producer_api.admission.kafka_queue import KafkaTransport
+from producer_api.admission.kafka_queue import KafkaQueue
 from shared.backend import Backend
 from shared.errors import HeadraceError
 from shared.protocol import Request, Ticket
@@ -62,7 +62,7 @@ def make_topics(bootstrap: str, *names: str) -> None:
         kafka_cluster.make_topics(load(address(bootstrap)).settings, *names)
 
 
-class Moved(KafkaTransport):
+class Moved(KafkaQueue):
     """As if a worker took each record from its topic at once."""
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:

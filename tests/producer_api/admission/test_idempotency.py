@@ -9,8 +9,8 @@ import httpx
 import msgspec
 import pytest
 
-from producer_api.admission.gateway import EXPIRED
-from producer_api.admission.idempotency import Identity, Key
+from producer_api.admission.gateway import STALE_KEY_AGE_S
+from producer_api.admission.idempotency import IdempotencyKey, Identity
 from producer_api.schemas.jobs import JobSubmission
 from shared.backend import Backend
 from shared.protocol import RequestState
@@ -101,7 +101,10 @@ async def test_a_refusal_gives_the_key_back(
 async def test_keys_are_the_tenants_own(http: httpx.AsyncClient, backend: Backend) -> None:
     """Given the same key of another tenant, Expect another name in the store; neither shows the key."""
     await http.post("/v1/jobs", json=BODY, headers={"idempotency-key": "canary-71c"})
-    mine, theirs = (Key.of(["canary-71c"], tenant=tenant, kind="job", body="{}") for tenant in ("default", "other"))
+    mine, theirs = (
+        IdempotencyKey.from_header(["canary-71c"], tenant=tenant, kind="job", body="{}")
+        for tenant in ("default", "other")
+    )
     assert mine is not None
     assert theirs is not None
     names = [name.decode() for name in await backend.redis.keys("hr:hold:idempotency:*")]
@@ -117,7 +120,7 @@ class Died:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         body = JobSubmission(**BODY).model_dump_json()
-        key = Key.of(["k1"], tenant="default", kind="job", body=body)
+        key = IdempotencyKey.from_header(["k1"], tenant="default", kind="job", body=body)
         assert key is not None
         self.key = key
 
@@ -151,8 +154,8 @@ async def test_a_key_that_outlived_its_answer_begins_anew(
     http: httpx.AsyncClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a key whose answer has expired, Expect a new request at once."""
-    monkeypatch.setattr("producer_api.admission.gateway.SETTLING", (10 * LIMIT_S,) * 2)
-    old = await Died(backend).hold(age=EXPIRED + 1)
+    monkeypatch.setattr("producer_api.admission.gateway.KEY_RETRY_DELAYS_S", (10 * LIMIT_S,) * 2)
+    old = await Died(backend).hold(age=STALE_KEY_AGE_S + 1)
     async with asyncio.timeout(LIMIT_S):
         new = (await http.post("/v1/jobs", json=BODY, headers=KEYED)).json()["id"]
     assert new != old.id

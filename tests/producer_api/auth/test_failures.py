@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from producer_api.auth import authenticator, failures
-from producer_api.auth.failures import Failures
+from producer_api.auth.failures import FailureLimiter
 from shared.accounts.api_keys import ApiKeys
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
@@ -107,7 +107,7 @@ async def test_repeated_failures_of_an_address_get_429(
 
 def test_window_of_failures_ends() -> None:
     now = [100.0]
-    table = Failures(clock=lambda: now[0])
+    table = FailureLimiter(clock=lambda: now[0])
     for _ in range(failures.MAX_FAILURES):
         table.count("a")
     now[0] += 10
@@ -120,7 +120,7 @@ def test_window_of_failures_ends() -> None:
 
 def test_addresses_counted_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "MAX_ADDRESSES", 3)
-    table = Failures()
+    table = FailureLimiter()
     for address in "abcdefg":
         table.count(address)
     assert len(table) == 3

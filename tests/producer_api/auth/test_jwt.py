@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from producer_api.app import create_app
-from producer_api.auth import jwks as key_set
-from producer_api.auth.jwks import KeySet
-from producer_api.auth.jwt import Tokens, scopes_of
+from producer_api.auth import jwks
+from producer_api.auth.jwks import JwkSet
+from producer_api.auth.jwt import JwtAuthenticator, parse_scopes
 from shared.accounts.scopes import Scopes
 from shared.backend import Backend
 from shared.errors import ConfigError, InvalidApiKey, PermissionDenied, Unavailable
@@ -48,7 +48,7 @@ def token(algorithm: str = "ES256", key: Any = None, head: dict[str, Any] | None
 
 
 @pytest.fixture
-def jwks(tmp_path: Path) -> Path:
+def jwks_file(tmp_path: Path) -> Path:
     file = tmp_path / "jwks.json"
     secret = {"kty": "oct", "kid": "HS256", "k": base64.urlsafe_b64encode(b"k" * 32).decode()}
     file.write_text(json.dumps({"keys": [*map(public, PRIVATE), secret]}))
@@ -56,8 +56,8 @@ def jwks(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def settings(settings: Settings, jwks: Path) -> Settings:
-    given = {"jwt_jwks": str(jwks), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+def settings(settings: Settings, jwks_file: Path) -> Settings:
+    given = {"jwt_jwks": str(jwks_file), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
     return settings.model_copy(update={"auth": True, **given})
 
 
@@ -65,12 +65,12 @@ def settings(settings: Settings, jwks: Path) -> Settings:
 async def test_a_token_tells_who_calls(settings: Settings, algorithm: str) -> None:
     """Given a token of each kind of signature, expect its tenant, plan and scopes, its subject told by no id."""
     scope = "openid headrace:admin headrace:model:a headrace:model:b headrace:route:jobs headrace:class:batch"
-    found = await Tokens(settings)(token(algorithm, scope=scope, plan="gold"))
+    found = await JwtAuthenticator(settings)(token(algorithm, scope=scope, plan="gold"))
     assert (found.tenant, found.plan) == ("acme", "gold")
     assert found.scopes == Scopes.of(admin=True, models=["a", "b"], routes=["jobs"], classes=["batch"])
     assert found.key_id.startswith("jwt_")
     assert "user" not in found.key_id
-    assert (await Tokens(settings)(token(algorithm))).scopes == Scopes()
+    assert (await JwtAuthenticator(settings)(token(algorithm))).scopes == Scopes()
 
 
 def unsigned(**head: Any) -> str:
@@ -91,7 +91,7 @@ def signed_with_what_is_public(algorithm: str, secret: bytes) -> str:
 
 async def test_tokens_that_do_not_count(settings: Settings) -> None:
     """Given tokens unsigned, wrongly signed, of another, early, late, or without what they must say, expect 401."""
-    known = Tokens(settings)
+    known = JwtAuthenticator(settings)
     await known(token())
     pem = PRIVATE["RS256"].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     now = int(time.time())
@@ -122,7 +122,7 @@ async def test_tokens_that_do_not_count(settings: Settings) -> None:
     for what, given in bad.items():
         with pytest.raises(InvalidApiKey):
             pytest.fail(f"{what} counts: {await known(given)}")
-    strict = Tokens(settings.model_copy(update={"jwt_require_nbf": True}))
+    strict = JwtAuthenticator(settings.model_copy(update={"jwt_require_nbf": True}))
     await strict(token())
     await known(token(nbf=None))
     with pytest.raises(InvalidApiKey):
@@ -133,10 +133,10 @@ async def test_tokens_that_allow_nothing(settings: Settings) -> None:
     """Given good tokens that name no tenant, or a scope of ours that is none, expect 403."""
     for claims in ({"tenant": None}, {"tenant": ["a"]}, {"tenant": "{x}"}, {"scope": "headrace:modell:a"}):
         with pytest.raises(PermissionDenied):
-            await Tokens(settings)(token(**claims))
+            await JwtAuthenticator(settings)(token(**claims))
     with pytest.raises(PermissionDenied, match="cannot be a route"):
-        scopes_of(["headrace:route:all"])
-    assert scopes_of("admin model:a") == Scopes(), "those are another's"
+        parse_scopes(["headrace:route:all"])
+    assert parse_scopes("admin model:a") == Scopes(), "those are another's"
 
 
 async def test_over_http(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
@@ -158,7 +158,7 @@ def test_settings_that_do_not_do(settings: Settings) -> None:
         {"jwt_jwks": "/no/such/file"},
     ):
         with pytest.raises(ConfigError):
-            Tokens(settings.model_copy(update=wrong))
+            JwtAuthenticator(settings.model_copy(update=wrong))
 
 
 class Issuer:
@@ -179,16 +179,16 @@ class Issuer:
 
 
 @pytest.fixture
-async def issuer() -> AsyncIterator[tuple[Issuer, KeySet]]:
+async def issuer() -> AsyncIterator[tuple[Issuer, JwkSet]]:
     made = Issuer()
     server = await asyncio.start_server(made.answer, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        yield made, KeySet(f"http://127.0.0.1:{port}/jwks.json")
+        yield made, JwkSet(f"http://127.0.0.1:{port}/jwks.json")
 
 
 async def test_a_set_is_asked_for_within_bounds(
-    issuer: tuple[Issuer, KeySet], monkeypatch: pytest.MonkeyPatch
+    issuer: tuple[Issuer, JwkSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given tokens of unknown keys, expect one more look at the issuer; after the cooldown, its new keys."""
     served, keys = issuer
@@ -197,35 +197,35 @@ async def test_a_set_is_asked_for_within_bounds(
         assert await keys.find("RS256", "RS256") is None
     assert served.asked == 1
     served.keys.append(public("RS256", alg="RS256", use="sig"))
-    monkeypatch.setattr(key_set, "COOLDOWN", 0.0)
+    monkeypatch.setattr(jwks, "MIN_READ_INTERVAL_S", 0.0)
     assert await keys.find("RS256", "RS256") is not None
     assert await keys.find("RS256", "PS256") is None, "the key says what it is for"
     served.keys = [public("ES256", use="enc")]
-    monkeypatch.setattr(key_set, "LIFE", 0.0)
+    monkeypatch.setattr(jwks, "URL_LIFE_S", 0.0)
     keys._life = 0.0
     assert await keys.find("ES256", "ES256") is None
 
 
-async def test_an_issuer_that_is_away(issuer: tuple[Issuer, KeySet], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_issuer_that_is_away(issuer: tuple[Issuer, JwkSet], monkeypatch: pytest.MonkeyPatch) -> None:
     """Given an issuer that fails, expect its last keys to count for a while, and then nothing."""
     served, keys = issuer
     served.status = "500 Internal Server Error"
     with pytest.raises(Unavailable):
         await keys.find("ES256", "ES256")
-    monkeypatch.setattr(key_set, "COOLDOWN", 0.0)
+    monkeypatch.setattr(jwks, "MIN_READ_INTERVAL_S", 0.0)
     served.status = "200 OK"
     assert await keys.find("ES256", "ES256") is not None
     served.status, keys._life = "302 Found", 0.0
     assert await keys.find("ES256", "ES256") is not None
-    monkeypatch.setattr(key_set, "STALE", 0.0)
+    monkeypatch.setattr(jwks, "MAX_STALE_S", 0.0)
     with pytest.raises(Unavailable):
         await keys.find("ES256", "ES256")
 
 
-async def test_a_file_is_read_again(jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = KeySet(str(jwks))
+async def test_a_file_is_read_again(jwks_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = JwkSet(str(jwks_file))
     assert await keys.find("ES256", "ES256") is not None
-    jwks.write_text(json.dumps({"keys": [public("ES256", kid="new")]}))
+    jwks_file.write_text(json.dumps({"keys": [public("ES256", kid="new")]}))
     keys._life = 0.0
     assert await keys.find("new", "ES256") is not None
     assert await keys.find("ES256", "ES256") is None

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import pytest
 
 from producer_api.auth import key_cache
-from producer_api.auth.key_cache import KnownKeys
+from producer_api.auth.key_cache import KeyCache
 from shared.accounts.api_keys import ApiKey
 from shared.accounts.scopes import Scopes
 from shared.errors import Unavailable
@@ -57,7 +57,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def test_a_key_in_use_is_looked_up_ahead(now: list[float]) -> None:
     """Given a key in use, expect one look-up in its first half life, then one that nobody waits for."""
     store = Store("a")
-    keys = KnownKeys(store.find, life=4)
+    keys = KeyCache(store.find, life=4)
     for _ in range(3):
         assert await keys.get("a", "") == store.keys["a"]
     assert store.asked == [["a"]]
@@ -70,7 +70,7 @@ async def test_a_key_in_use_is_looked_up_ahead(now: list[float]) -> None:
     assert await keys.get("a", "") == store.keys["a"], "the look-up is still under way"
     del store.keys["a"]
     store.gate.set()
-    while len(keys._wanted):
+    while len(keys._pending):
         await asyncio.sleep(0)
     assert await keys.get("a", "") is None
 
@@ -78,7 +78,7 @@ async def test_a_key_in_use_is_looked_up_ahead(now: list[float]) -> None:
 async def test_no_key_outlives_its_life(now: list[float]) -> None:
     """Given a database that is away, expect a known key to count for its life and not longer, and then again."""
     store = Store("a")
-    keys = KnownKeys(store.find, life=4)
+    keys = KeyCache(store.find, life=4)
     await keys.get("a", "")
     store.away = True
     now[0] += 3.9
@@ -94,7 +94,7 @@ async def test_one_look_up_at_a_time() -> None:
     """Given many keys wanted at once, expect them looked up together, a key that nobody has among them."""
     store = Store(*map(str, range(50)))
     store.gate.clear()
-    keys = KnownKeys(store.find, life=4)
+    keys = KeyCache(store.find, life=4)
     first = asyncio.create_task(keys.get("0", ""))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -111,13 +111,13 @@ async def test_one_look_up_at_a_time() -> None:
 
 async def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given more keys than are remembered or waited for, expect the oldest forgotten, and a refusal."""
-    monkeypatch.setattr(key_cache, "MOST", 2)
-    monkeypatch.setattr(key_cache, "MOST_WANTED", 3)
+    monkeypatch.setattr(key_cache, "MAX_KEYS", 2)
+    monkeypatch.setattr(key_cache, "MAX_PENDING", 3)
     store = Store("a", "b", "c")
-    keys = KnownKeys(store.find, life=4)
+    keys = KeyCache(store.find, life=4)
     for key_id in "abc":
         await keys.get(key_id, "")
-    assert list(keys._known) == ["b", "c"]
+    assert list(keys._cached) == ["b", "c"]
     store.gate.clear()
     waiting = [asyncio.create_task(keys.get(key_id, "")) for key_id in "xyz"]
     await asyncio.sleep(0)
@@ -130,7 +130,7 @@ async def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_wrong_key_is_looked_up_each_time(now: list[float]) -> None:
     """Given a remembered key and a wrong one with its id, expect a look-up as for an unknown id."""
     store = Store("a")
-    keys = KnownKeys(store.find, life=4)
+    keys = KeyCache(store.find, life=4)
     await keys.get("a", "")
     for key_id in ("a", "b"):
         for _ in range(3):

@@ -89,7 +89,7 @@ async def test_requests_without_a_place_in_the_queue_end(backend: Backend) -> No
 async def test_the_sweeper_reconciles_after_a_lost_connection(
     on_redis: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer_api.background.sweeper.SETTLED", 0.0)
+    monkeypatch.setattr("producer_api.background.sweeper.MIN_LOST_AGE_S", 0.0)
     task = asyncio.create_task(sweeper(on_redis).run())
     for _ in range(2):
         orphan = make_request()
@@ -104,7 +104,7 @@ async def test_the_sweeper_reconciles_after_a_lost_connection(
 async def test_another_sweeper_takes_over_a_released_lock(backend: Backend) -> None:
     first, second = sweeper(backend), sweeper(backend)
     assert [await s._leads() for s in (first, second, first)] == [True, False, True]
-    await backend.holds.release("sweeper", first._me)
+    await backend.holds.release("sweeper", first._holder)
     assert [await s._leads() for s in (first, second)] == [True, False]
 
 

@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 FALLING = Path(__file__).parents[3] / "support" / "falling"
 # with how often the end is told: after a fall between the telling and its record nobody knows that it was
 POINTS = {
-    "producer_api.batch_runner.batch_runner:BatchRun._ended": 1,  # the batch has ended, and nobody was woken
+    "producer_api.batch_runner.batch_runner:BatchRunner._ended": 1,  # the batch has ended, and nobody was woken
     "producer_api.webhooks.sender:WebhookSender._deliver": 1,  # it is known to have, and not told
-    "producer_api.webhooks.sender:after": 2,
+    "producer_api.webhooks.sender:after_attempt": 2,
 }
 
 

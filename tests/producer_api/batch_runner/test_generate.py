@@ -13,7 +13,7 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
 from producer_api.batch_runner.celery_app import make_app
-from producer_api.batch_runner.event_loop_host import Host
+from producer_api.batch_runner.event_loop_host import EventLoopHost
 from shared.backend import Backend
 from shared.errors import NotFound
 from shared.files.content import new_file_id
@@ -93,7 +93,7 @@ async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, t
     draft.write(b"{}")
     await files.keep(draft, old, tenant="default", filename="x", purpose="batch", life=0.0)
 
-    with make_app(settings, Host(settings)) as app:
+    with make_app(settings, EventLoopHost(settings)) as app:
         entries = app.conf.beat_schedule.values()
         [entry] = [each for each in entries if each["task"] == "headrace.upkeep"]
         await asyncio.to_thread(app.tasks[entry["task"]].apply_async, **entry["options"])

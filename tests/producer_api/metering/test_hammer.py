@@ -45,8 +45,8 @@ from pathlib import Path
 from shared.ledger import store
 store.WRITE_LEASE = 3.0
 store.SCRIPT = Path(os.environ.pop("LEDGER_SCRIPT", store.SCRIPT))
-from producer_api.gateway import patience
-patience.PATIENCE = 60.0
+from producer_api.admission import deadline
+deadline.REDIS_DEADLINE_S = 60.0
 from headrace.cli.main import main
 main()
 """

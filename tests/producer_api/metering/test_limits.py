@@ -241,14 +241,14 @@ async def test_what_was_charged_and_never_queued_is_given_back(
     settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a full queue, and a process that died between charge and queue, Expect no limit used by them."""
-    monkeypatch.setattr("producer_api.metering.usage_settler.UNQUEUED", -1.0)
+    monkeypatch.setattr("producer_api.metering.usage_settler.UNQUEUED_AGE_S", -1.0)
     limited = planned(settings, {"requests": "3/day", "concurrent": 3}, queue_depth=1)
     async with opened(limited) as narrow, metered(limited, narrow, settling=False) as api:
         assert left(await post(api)) == (3, 2)
         full = await post(api)
         assert (full.status_code, full.json()["code"]) == (503, "queue_full")
-        await api.context.admitted.upkeep.close()  # what it does in the background
-        meter, dying = api.context.meter, [make_request(), make_request()]
+        await api.context.request_control.background.close()  # what it does in the background
+        meter, dying = api.context.rate_limiter, [make_request(), make_request()]
         assert meter is not None
         for request in dying:
             await meter.charge(meter.charges([request], Principal("default")), Principal("default"))
@@ -269,7 +269,7 @@ async def test_a_refused_request_leaves_no_log(
         before = await backend.redis.keys("hr:{req_*}*")
         for headers in ({}, {"idempotency-key": "k"}, {"idempotency-key": "k"}):
             assert (await post(api, **headers)).status_code == 429
-        await api.context.admitted.upkeep.close()  # what it does in the background
+        await api.context.request_control.background.close()  # what it does in the background
         assert sorted(await backend.redis.keys("hr:{req_*}*")) == sorted(before)
 
 

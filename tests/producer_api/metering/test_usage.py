@@ -164,7 +164,7 @@ async def test_old_records_go(settings: Settings, backend: Backend, worker: Scri
             await connection.execute(
                 update(usage).where(usage.c.job_id == old).values(created_at=time.time() - 101)
             )
-        tidying = asyncio.create_task(api.settler.tidy())
+        tidying = asyncio.create_task(api.settler.prune())
         async with asyncio.timeout(LIMIT_S):
             while old in await rows(api):
                 await asyncio.sleep(0.01)

@@ -46,8 +46,8 @@ async def test_a_stream_is_told_at_its_end(
 
     [line] = told(lines, job)
     assert line["event"] == "request"
-    times = [line.pop(name) for name in ("queue_seconds", "first_token_seconds", "seconds")]
-    assert times == sorted(times)
+    assert line.pop("queue_seconds") > 0  # by Redis' clock; the others are by the process's
+    assert 0 < line.pop("first_token_seconds") <= line.pop("seconds")
     expected = {
         "http_request_id": "mine",
         "trace_id": TRACE,

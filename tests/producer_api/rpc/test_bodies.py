@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer_api.rpc import inference_pb2 as pb
-from producer_api.rpc.requests import parse, submission
+from producer_api.rpc.requests import parse, to_submission
 from producer_api.schemas.jobs import JobSubmission
 from shared.errors import HeadraceError, InvalidRequest, MalformedBody
 from shared.schemas.parsing import InvalidFields, validate
@@ -130,7 +130,7 @@ SAME = [
 def test_a_message_says_what_a_body_says(fields: dict[str, Any], body: dict[str, Any]) -> None:
     """Given each field, Expect what HTTP's validator makes of the same body, and so the same idempotency key."""
     sent = pb.JobRequest(model="m", **fields).SerializeToString()
-    read = submission(parse(sent, pb.JobRequest))
+    read = to_submission(parse(sent, pb.JobRequest))
     same = validate(msgspec.json.encode({"model": "m", **body}), JobSubmission)
 
     assert read == same
@@ -162,7 +162,7 @@ def test_every_field_is_there() -> None:
 )
 def test_wrong_fields_are_named(fields: dict[str, Any], params: list[str]) -> None:
     with pytest.raises(InvalidFields) as caught:
-        submission(pb.JobRequest(**fields))
+        to_submission(pb.JobRequest(**fields))
     assert [param for param, _ in caught.value.fields] == params
 
 
@@ -177,22 +177,26 @@ def test_wrong_fields_are_named(fields: dict[str, Any], params: list[str]) -> No
 )
 def test_what_contradicts_or_is_no_json_is_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        submission(pb.JobRequest(model="m", **fields)).to_request("t")
+        to_submission(pb.JobRequest(model="m", **fields)).to_request("t")
     assert caught.value.param == param
 
 
 def test_an_empty_choice_is_refused() -> None:
     with pytest.raises(InvalidFields):
-        submission(pb.JobRequest(model="m", prompt="a", tool_choice=pb.ToolChoice()))
+        to_submission(pb.JobRequest(model="m", prompt="a", tool_choice=pb.ToolChoice()))
 
 
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (b"\xff", MalformedBody, "no headrace.v1.JobRequest"),
-        (b"\x0a\x02\xff\xfe", MalformedBody, "no headrace.v1.JobRequest"),  # a text that is no UTF-8
-        (b"\xa2\x06\x01x", InvalidRequest, "JobRequest has a field"),
-        (pb.JobRequest(messages=[USER]).SerializeToString() + b"\x12\x04\xa2\x06\x01x", InvalidRequest, "within"),
+        (b"\xff", MalformedBody, "not a valid headrace.v1.JobRequest"),
+        (b"\x0a\x02\xff\xfe", MalformedBody, "not a valid headrace.v1.JobRequest"),  # a text that is no UTF-8
+        (b"\xa2\x06\x01x", InvalidRequest, "JobRequest has an unknown field"),
+        (
+            pb.JobRequest(messages=[USER]).SerializeToString() + b"\x12\x04\xa2\x06\x01x",
+            InvalidRequest,
+            "a message in it",
+        ),
     ],
 )
 def test_what_is_no_message_of_ours_is_refused(data: bytes, error: type[HeadraceError], words: str) -> None:
@@ -210,7 +214,7 @@ def test_what_is_no_message_of_ours_is_refused(data: bytes, error: type[Headrace
 )
 def test_too_many_are_not_even_looked_at(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest, match="at most") as caught:
-        submission(pb.JobRequest(model="m", **fields))
+        to_submission(pb.JobRequest(model="m", **fields))
     assert caught.value.param == param
 
 
@@ -245,7 +249,7 @@ def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
 def test_any_message_is_a_request_or_refused_with_a_reason(message: Message) -> None:
     """Given whatever fits the definition, Expect a request within the limits, or an error of ours."""
     try:
-        request = submission(parse(message.SerializeToString(), pb.JobRequest)).to_request("t")
+        request = to_submission(parse(message.SerializeToString(), pb.JobRequest)).to_request("t")
         check_request(msgspec.structs.replace(request, id="req_x"), Limits())
     except HeadraceError as error:
         assert error.status < 500
@@ -258,7 +262,7 @@ def test_any_bytes_are_a_message_or_refused_with_a_reason(data: bytes, known: An
     sent = pb.JobRequest(model="m", **known[0]).SerializeToString()
     for each in (data, sent[:at] + data + sent[at:]):
         try:
-            submission(parse(each, pb.JobRequest)).to_request("t")
+            to_submission(parse(each, pb.JobRequest)).to_request("t")
         except HeadraceError as error:
             assert error.status < 500
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from producer_api.webhooks.address import AddressRules, ForbiddenAddress
-from producer_api.webhooks.post import Poster
+from producer_api.webhooks.post import WebhookClient
 from shared.errors import Unavailable
 from tests.producer_api.webhooks.conftest import Receiver, status
 from tests.support.certificates import make
@@ -92,7 +92,7 @@ async def test_the_address_that_was_checked_is_connected_to(
 ) -> None:
     """Given a name that leads elsewhere at a second look, Expect one look, that address, and the name in Host."""
     names = Names(monkeypatch, a_example=[["127.0.0.1"], ["192.0.2.1"]])
-    poster = Poster(OPEN, timeout=LIMIT_S)
+    poster = WebhookClient(OPEN, timeout=LIMIT_S)
     monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:1")
     outcome = await poster.post(receiver.url("a.example"), {}, b"{}")
     assert outcome.delivered, outcome
@@ -112,7 +112,7 @@ async def test_over_tls_the_certificate_must_be_the_names(
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=context)
     receiver.port = server.sockets[0].getsockname()[1]
     Names(monkeypatch, a_example=[["127.0.0.1"]], b_example=[["127.0.0.1"]])
-    poster = Poster(OPEN, timeout=LIMIT_S)
+    poster = WebhookClient(OPEN, timeout=LIMIT_S)
     outcome = await poster.post(f"https://a.example:{receiver.port}/", {}, b"{}")
     assert outcome.delivered, outcome
     assert (await poster.post(f"https://b.example:{receiver.port}/", {}, b"{}")).error == "ConnectError"
@@ -131,7 +131,7 @@ class Here(AddressRules):
 
 async def test_redirects_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
     Names(monkeypatch, inside_example=[["10.0.0.1"]])
-    poster = Poster(Here(http=True), timeout=LIMIT_S)
+    poster = WebhookClient(Here(http=True), timeout=LIMIT_S)
     receiver.answers = [status(307, "location: /next"), status(308, f"location: {receiver.url()}"), status(200)]
     assert (await poster.post(receiver.url(), {"webhook-id": "m"}, b"{}")).status == 200
     assert [each.path for each in receiver.received] == ["/hook", "/next", "/hook"]
@@ -139,7 +139,7 @@ async def test_redirects_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch
     for target in ("http://inside.example/", "http://169.254.169.254/", "http://[::1]/", "file:///etc/passwd"):
         receiver.answers = [status(302, f"location: {target}")]
         outcome = await poster.post(receiver.url(), {}, b"{}")
-        assert (outcome.hopeless, outcome.delivered) == (True, False), target
+        assert (outcome.permanent, outcome.delivered) == (True, False), target
     receiver.answers = [status(307, "location: /again")] * 9
     before = len(receiver.received)
     outcome = await poster.post(receiver.url(), {}, b"{}")
@@ -151,7 +151,7 @@ async def test_redirects_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch
 
 async def test_nothing_of_an_answer_holds_it_up(receiver: Receiver) -> None:
     """Given an endless body, silence, nonsense and a closed port, Expect a status or an error, in time."""
-    poster, hurried = Poster(OPEN, timeout=LIMIT_S), Poster(OPEN, timeout=0.5)
+    poster, hurried = WebhookClient(OPEN, timeout=LIMIT_S), WebhookClient(OPEN, timeout=0.5)
     receiver.answers = [
         b"HTTP/1.1 200 x\r\ncontent-length: 99999999999\r\n\r\n" + b"x" * 100_000,
         None,

@@ -14,7 +14,7 @@ import pytest
 
 from producer_api.webhooks import sender
 from producer_api.webhooks.post import Outcome
-from producer_api.webhooks.sender import WebhookSender, after
+from producer_api.webhooks.sender import WebhookSender, after_attempt
 from shared.backend import Backend
 from shared.batches.store import VALIDATE, Batches, LineError
 from shared.errors import ConfigError
@@ -32,8 +32,8 @@ __all__ = ["api", "worker"]  # fixtures
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "BACKOFF", 0.1)
-    monkeypatch.setattr(sender, "ROUND", 0.1)
+    monkeypatch.setattr(sender, "FIRST_BACKOFF_S", 0.1)
+    monkeypatch.setattr(sender, "POLL_INTERVAL_S", 0.1)
 
 
 @asynccontextmanager
@@ -201,7 +201,7 @@ def test_waits_grow_and_end() -> None:
     webhook = Webhook(id="req_1", hook=Hook("https://a"), created_at=0.0, state=WebhookState.PENDING, ended_at=0.0)
     now, waits = 0.0, []
     while True:
-        webhook, wait = after(webhook, Outcome(500), now, 86_400)
+        webhook, wait = after_attempt(webhook, Outcome(500), now, 86_400)
         if wait is None:
             break
         assert webhook.next_attempt_at == now + wait
@@ -211,7 +211,9 @@ def test_waits_grow_and_end() -> None:
     assert 86_400 - 3600 < now <= 86_400
     assert max(waits) <= 3600
     assert 0.05 <= waits[0] <= 0.1
-    _, told = after(msgspec.structs.replace(webhook, attempts=0), Outcome(503, retry_after=700), 0.0, 86_400)
+    _, told = after_attempt(
+        msgspec.structs.replace(webhook, attempts=0), Outcome(503, retry_after=700), 0.0, 86_400
+    )
     assert told == 700
 
 

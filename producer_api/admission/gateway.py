@@ -268,7 +268,7 @@ class Gateway:
         return record
 
     async def find_by_key(self, key: IdempotencyKey, tenant: str | None) -> RequestRecord | None:
-        """Return the record of the key's request if `tenant` owns it; with None for `tenant`, whoever owns it.
+        """Return the record of the key's request if `tenant` owns it; with None, any tenant's.
 
         Raises IdempotencyKeyReused, Unavailable.
         """

@@ -33,7 +33,7 @@ class IdempotencyKey:
 
     @classmethod
     def from_header(cls, values: Sequence[str], *, tenant: str, kind: str, body: str) -> IdempotencyKey | None:
-        """Parse the header's values; return None if there are none.
+        """Parse the header's values; return None without any.
 
         Args:
             kind: the API that was called.

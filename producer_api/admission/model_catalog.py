@@ -64,7 +64,7 @@ class ModelCatalog:
         raise ModelNotFound(f"the model {name!r} does not exist; see /v1/models", param="model")
 
     async def fingerprint(self, name: str) -> str | None:
-        """Return the fingerprint that a model's workers announced; None if there is none yet."""
+        """Return the fingerprint that a model's workers announced, or None."""
         try:
             snapshot = await self.snapshot()
         except Unavailable:  # an admitted request is answered even so, from the last contents

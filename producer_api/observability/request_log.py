@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class RequestFacts:
-    """What the layers and the handler learn about one request, for its log line.
+    """Facts about one request that its handling gathers for the log line.
 
     Attributes:
         started: when it arrived, by time.perf_counter.

@@ -15,7 +15,7 @@ URL, EVENTS = "https, with a public address", "only these events; default: all"
 
 
 class WebhookTarget(Body):
-    """Where to send a notification when the work ends."""
+    """Address to notify when the work ends."""
 
     url: str = Field(max_length=MAX_URL_CHARS, description=URL)
     events: Sequence[str] | None = Field(None, min_length=1, max_length=3, description=EVENTS)
@@ -25,7 +25,7 @@ class WebhookTarget(Body):
 
 
 class WebhookFields(WebhookTarget):
-    """Where to send a notification when the job ends."""
+    """Address to notify when the job ends."""
 
     events: Sequence[Literal["job.completed", "job.failed", "job.cancelled"]] | None = Field(
         None, min_length=1, max_length=4, description=EVENTS
@@ -33,7 +33,7 @@ class WebhookFields(WebhookTarget):
 
 
 class BatchWebhookFields(WebhookTarget):
-    """Where to send a notification when the batch ends."""
+    """Address to notify when the batch ends."""
 
     events: Sequence[Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]] | None = Field(
         None, min_length=1, max_length=4, description=EVENTS

@@ -1,4 +1,4 @@
-"""A cluster with tasks processes, driven by the `openai` package."""
+"""Cluster with batch-runner processes, used through the `openai` package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHAT = "/v1/chat/completions"
 
 
 def line(custom_id: str, content: str = "hello", max_tokens: int = 4, **body: Any) -> dict[str, Any]:
-    """One line of a batch's input."""
+    """Return one line of a batch's input."""
     messages = [{"role": "user", "content": content}]
     return {
         "custom_id": custom_id,
@@ -36,7 +36,7 @@ def jsonl(lines: Iterable[Any]) -> bytes:
 
 
 class BatchClient:
-    """What a user of the `openai` package does."""
+    """Operations of a user of the `openai` package."""
 
     def __init__(self, url: str) -> None:
         self.sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=20)
@@ -49,7 +49,7 @@ class BatchClient:
         return self.sdk.batches.create(**asked, extra_body=more)
 
     def results(self, batch: openai.types.Batch) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The lines of the output and of the error file."""
+        """Return the lines of the output file and of the error file."""
         return self._lines(batch.output_file_id), self._lines(batch.error_file_id)
 
     def _lines(self, file_id: str | None) -> list[dict[str, Any]]:
@@ -59,13 +59,13 @@ class BatchClient:
 
 
 def ids(*files: Iterable[dict[str, Any]]) -> Counter[str]:
-    """How often each custom_id is in the files together."""
+    """Count each custom_id in all files together."""
     return Counter(each["custom_id"] for file in files for each in file)
 
 
 @asynccontextmanager
 async def with_tasks(folder: Path, *, tasks: int, **settings: Any) -> AsyncIterator[Cluster]:
-    """A cluster with as many tasks processes."""
+    """Run a cluster with `tasks` batch-runner processes."""
     common = {
         "files_dir": folder / "files",
         "data_dir": folder,

@@ -1,4 +1,4 @@
-"""The API's gRPC server on a free port, and a client of it made from the service's definition."""
+"""gRPC server of the API on a free port, and a client made from the service definition."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.waiting import LIMIT_S
 
 
 class Client:
-    """The service's methods by their names, as generated stubs have them."""
+    """Client with the methods of the service, as a generated stub has them."""
 
     def __init__(self, channel: grpc.aio.Channel, port: int, key: str | None = None) -> None:
         self.channel = channel
@@ -51,7 +51,7 @@ class Client:
 
 @asynccontextmanager
 async def serving(settings: Settings, backend: Backend, port: int = 0) -> AsyncIterator[tuple[Context, Client]]:
-    """An API's parts behind gRPC, and a client of them."""
+    """Serve an API over gRPC, and yield its context and a client."""
     context: Context = create_app(settings.model_copy(update={"grpc_port": port}), backend).state.context
     try:
         async with (
@@ -77,12 +77,12 @@ async def client(settings: Settings, backend: Backend, worker: ScriptedWorker) -
 
 
 def chat(**fields: Any) -> pb.JobRequest:
-    """A small job."""
+    """Return a small job."""
     return pb.JobRequest(model=MODEL, messages=[pb.Message(role="user", content="hi")], **fields)
 
 
-async def told(events: Any) -> tuple[list[str], list[pb.Event]]:
-    """The texts of what is left of a stream's tokens, and all of these events."""
+async def read_rest(events: Any) -> tuple[list[str], list[pb.Event]]:
+    """Read the rest of a stream; return the texts of its tokens and its events."""
     seen = []
     while (event := await events.read()) is not grpc.aio.EOF:
         seen.append(event)
@@ -91,7 +91,7 @@ async def told(events: Any) -> tuple[list[str], list[pb.Event]]:
 
 
 async def refusal(call: Any) -> grpc.aio.AioRpcError:
-    """What a call, streamed or not, ends with."""
+    """Return the error that a call, streamed or not, ends with."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         if isinstance(call, grpc.aio.UnaryUnaryCall):
             await call

@@ -16,7 +16,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True)
 class AdmissionServices:
-    """What one process needs to admit requests; `rate_limiter` is None for a backend in memory."""
+    """Objects that admit the requests of one process; `rate_limiter` is None for a backend in memory."""
 
     settings: Settings
     backend: Backend

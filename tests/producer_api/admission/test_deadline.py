@@ -21,7 +21,7 @@ from tests.support.waiting import LIMIT_S
 async def test_a_timeout_becomes_a_deadline_by_the_servers_clock(
     client: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
 ) -> None:
-    """The deadline is in the request and in the job; without a timeout there is none."""
+    """The deadline is in the request and in the job; a request without a timeout has no deadline."""
     now = await backend.token_log.now()
     for fields, least, most in (
         ({"timeout": 60}, now + 60, now + 60 + LIMIT_S),

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
-from producer_api.app import create_app
 from producer_api.auth.principal import Principal
 from shared.accounts.api_keys import ApiKeys
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
 from shared.backend import Backend
-from shared.errors import ConfigError, QuotaExceeded
+from shared.errors import QuotaExceeded
 from shared.ledger import store
-from shared.settings import Settings, load
+from shared.settings import Settings
 from tests.producer_api.conftest import PROMPT_TOKENS, ScriptedWorker, chat
 from tests.support.fakes import MODEL, make_request
 from tests.support.ledger_clock import Clock, clocked_script
 from tests.support.metered import Metered, changed, metered, planned
-from tests.support.waiting import LIMIT_S, ticking
+from tests.support.redis_servers import opened
+from tests.support.waiting import LIMIT_S
 
 JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}
 
@@ -34,15 +31,6 @@ JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}
 def left(response: httpx.Response, unit: str = "requests") -> tuple[int, int]:
     """Return a limit and what remains of it, from the headers."""
     return tuple(int(response.headers[f"x-ratelimit-{name}-{unit}"]) for name in ("limit", "remaining"))
-
-
-@asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Backend]:
-    backend = Backend.open(settings)
-    try:
-        yield backend
-    finally:
-        await backend.close()
 
 
 async def post(api: Metered, path: str = "/v1/jobs", **headers: str) -> httpx.Response:
@@ -327,59 +315,3 @@ async def test_forwarded_for_of_an_untrusted_peer_is_ignored(
     async with metered(changed(settings, address_requests="2/day"), backend) as api:
         seen = [(await post(api, **{"x-forwarded-for": f"1.1.1.{i}"})).status_code for i in range(3)]
     assert seen == [202, 202, 429]
-
-
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """Server that accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"redis://127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.mark.parametrize(("failure", "status"), [("closed", 503), ("open", 202)])
-@pytest.mark.parametrize("kind", ["slow", "gone"])
-async def test_a_setting_decides_when_the_ledger_is_away(
-    settings: Settings, backend: Backend, worker: ScriptedWorker, silent: str, failure: str, status: int, kind: str
-) -> None:
-    limited = planned(
-        settings,
-        {"requests": "1/day"},
-        rate_limit_failure=failure,
-        rate_limit_timeout=0.1,
-        limits_redis_url=silent if kind == "slow" else "redis://127.0.0.1:1",
-    )
-    async with opened(limited) as other, metered(limited, other, settling=False) as api:
-        async with ticking() as ticks:
-            answers = [await post(api) for _ in range(2)]
-        assert ticks.seconds < 1
-        assert [each.status_code for each in answers] == [status] * 2
-        assert ("retry-after" in answers[0].headers) is (status == 503)
-        assert api.limited() == {"unavailable" if failure == "closed" else "uncounted": 2}
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"plans": "{"}, "plans"),
-        ({"plans": {"free": {"requests": "ten a minute"}}}, "plans.free.requests"),
-        ({"plans": {"free": {"requests": "0/minute"}}}, "plans.free.requests"),
-        ({"plans": {"free": {"requests": ";".join(["1/second"] * 5)}}}, "plans.free.requests"),
-        ({"plans": {"free": {"concurrent": 0}}}, "plans.free.concurrent"),
-        ({"plans": {"Free plan": {}}}, "plans.Free plan"),
-        ({"plans": {"free": {"request": "1/second"}}}, "plans.free.request"),
-        ({"default_plan": "gold"}, "default_plan"),
-        ({"rate_limit_strategy": "leaky"}, "rate_limit_strategy"),
-        ({"user_requests": "1/fortnight"}, "user_requests"),
-        ({"rate_limit_failure": "ajar"}, "rate_limit_failure"),
-        ({"log_prompts": -1}, "log_prompts"),
-    ],
-)
-def test_a_wrong_setting_is_named(changes: dict[str, object], named: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load(changes)
-    assert named in refused.value.message
-
-
-async def test_an_invalid_proxy_address_is_named(settings: Settings, backend: Backend) -> None:
-    with pytest.raises(ConfigError, match="trusted_proxies"):
-        create_app(changed(settings, trusted_proxies="10.0.0.0/8, proxy.local"), backend).build_middleware_stack()

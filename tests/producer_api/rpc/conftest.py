@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from producer_api.app import create_app
 from producer_api.rpc import inference_pb2 as pb
@@ -99,3 +101,14 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
             while await call.read() is not grpc.aio.EOF:
                 pass
     return caught.value
+
+
+def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    """Return the details of an error by their type."""
+    found = {}
+    status = rpc_status.from_call(error)  # also checks that code and message match
+    for packed in status.details if status is not None else ():
+        kind = packed.TypeName().rpartition(".")[2]
+        found[kind] = getattr(error_details_pb2, kind)()
+        assert packed.Unpack(found[kind])
+    return found

@@ -37,7 +37,7 @@ class Reply:
         self._requests = admission.requests
         context.note(facts, admission.request)
         self._stopwatch = context.time(facts, admission.requests, detached=detached)
-        self._lasting = detached
+        self._detached = detached
         self._headers = REPLAYED if admission.joined else {}
 
     def stream(
@@ -47,7 +47,7 @@ class Reply:
 
         `eager` is passed to EventStream, `again` to follow_all.
         """
-        abandon = None if self._lasting else self.abandon
+        abandon = None if self._detached else self.abandon
         return EventStream(
             self.events(after, again=again),
             framing,
@@ -61,9 +61,9 @@ class Reply:
         """Wait for the end of the answer and return it as `to_body` makes it. Raises as `to_body`; Unavailable."""
         attend = self._context.attendance.attend
         try:
-            answer = await attend(collect(self.events(-1)), disconnect(request.receive), resumable=self._lasting)
+            answer = await attend(collect(self.events(-1)), disconnect(request.receive), resumable=self._detached)
         except (ClientGone, Stopping, HeadraceError) as error:
-            if not self._lasting:
+            if not self._detached:
                 self.abandon()
             raise (stopping() if isinstance(error, Stopping) else error) from None
         return json_answer(to_body(answer), headers=self._headers)
@@ -75,7 +75,7 @@ class Reply:
         followed = follow_all(
             context.backend.token_log, self._requests, places, idle=context.settings.keepalive, again=again
         )
-        alone = self._lasting or len(self._requests) == 1
+        alone = self._detached or len(self._requests) == 1
         return self._stopwatch.watch(followed if alone else self._cancelling_on_failure(followed))
 
     async def _cancelling_on_failure(self, events: Events) -> Events:

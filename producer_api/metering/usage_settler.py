@@ -62,7 +62,7 @@ class UsageSettler:
         self._backend = backend
         self._ledger = ledger
         self._records = records
-        self._holdertrics = metrics
+        self._metrics = metrics
         self._channel = channel
         self._awaited_jobs = awaited_jobs
         self._holder = secrets.token_hex(8).encode()
@@ -159,7 +159,7 @@ class UsageSettler:
             except Unavailable as error:
                 log.warning("usage_not_written", records=len(ends), error=error.message)
                 return
-            self._holdertrics.usage_written.inc(len(ends))
+            self._metrics.usage_written.inc(len(ends))
 
     async def prune(self) -> None:
         """Delete old usage records, in one process at a time."""

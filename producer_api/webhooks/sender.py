@@ -59,7 +59,7 @@ class WebhookSender:
         self._batches = Batches.of(settings, backend.server) if backend.server is not None else None
         self._live = backend.live
         self._signer = Signer(settings.webhook_secrets.get_secret_value())
-        self._poster = WebhookClient(
+        self._client = WebhookClient(
             AddressRules(http=settings.webhook_allow_http, private=settings.webhook_allow_private),
             timeout=settings.webhook_timeout,
         )
@@ -77,7 +77,7 @@ class WebhookSender:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._poster.close()
+            await self._client.close()
 
     async def _claim_due(self) -> None:
         async with self._live.subscribe(WEBHOOK_CHANNEL) as messages:
@@ -136,7 +136,7 @@ class WebhookSender:
     async def _deliver(self, claim: Claim, webhook: Webhook, now: float) -> None:
         body = webhook.body.encode()
         headers = self._signer.headers(message_id(webhook.id), int(now), body)
-        outcome = await self._poster.post(webhook.hook.url, headers, body)
+        outcome = await self._client.post(webhook.hook.url, headers, body)
         webhook, wait = after_attempt(webhook, outcome, await self._token_log.now(), self._retry_for)
         await self._webhooks.update(claim, webhook, wait)
         log.info(

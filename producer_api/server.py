@@ -202,7 +202,11 @@ class AdminServer(uvicorn.Server):
 def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=partial(Connection, bounds=Bounds.of(settings, connections + HEADROOM)),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            Connection,
+            bounds=Bounds.of(settings, connections + HEADROOM),
+            endpoints=app.state.endpoints,
+        ),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastapi import Depends
-from fastapi.params import Depends as Dependency
-
 from producer_api.admission.gateway import Gateway
 from producer_api.admission.idempotency import IdempotencyKeys
 from producer_api.admission.model_catalog import Catalog
 from producer_api.admission.request_control import Admitted
 from producer_api.auth.authenticator import Authenticator, authenticator
-from producer_api.http.access import Rule
 from producer_api.http.open_streams import Attendance
 from producer_api.http.threads import Threads
 from producer_api.metering.rate_limiter import Meter
@@ -89,11 +85,6 @@ class Context:
             channel=self.meter.channel,
             told=self.told,
         )
-
-    def allow(self, group: str, *, admin: bool = False) -> Dependency:
-        """The rule of a router or route: for callers that may use `group`."""
-        rule: Dependency = Depends(Rule(group, self.authenticate, admin=admin))
-        return rule
 
     async def start(self) -> None:
         """Raises ConfigError, Unavailable where callers are asked for keys and these cannot be looked up."""

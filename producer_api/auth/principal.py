@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
-
-from fastapi import Depends
-from starlette.requests import Request
 
 from producer_api.auth.client_address import Client
 from shared.accounts.scopes import Scopes
@@ -58,17 +54,3 @@ class Principal:
 
 
 ANONYMOUS = Principal("default", scopes=Scopes(admin=True))  # where the server asks nobody for a key
-
-
-def principal_of(request: Request) -> Principal:
-    """Who sent `request`."""
-    found: Principal = request.state.facts.caller
-    return found
-
-
-def _tenant_of(request: Request) -> str:
-    return principal_of(request).tenant
-
-
-Caller = Annotated[Principal, Depends(principal_of)]  # a route's parameter: who asks
-Tenant = Annotated[str, Depends(_tenant_of)]  # the same: on whose behalf

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from producer_api.admission.idempotency import derived_id, derived_seed
+from producer_api.admission.parsed_body import ParsedBody
 from producer_api.auth.principal import Principal
-from producer_api.batch_runner.line_body import Asked
 from producer_api.batch_runner.services import Parts
 from shared.errors import HeadraceError, NotFound, QueueFull, TenantQueueFull, Unavailable
 from shared.protocol import Request
@@ -21,12 +21,12 @@ from shared.token_log.merge import follow_all
 PAUSE = 1.0  # seconds before what could not be had is asked for again
 
 
-def ids_of(asked: Asked, job_id: str) -> list[str]:
+def ids_of(asked: ParsedBody, job_id: str) -> list[str]:
     """Those of all its requests, of which `job_id` is the first's."""
     return [job_id, *(derived_id(job_id, number) for number in range(1, len(asked.drafts)))]
 
 
-async def answer(parts: Parts, asked: Asked, *, job_id: str, seed: int, principal: Principal) -> Any:
+async def answer(parts: Parts, asked: ParsedBody, *, job_id: str, seed: int, principal: Principal) -> Any:
     """Run what is asked under derived ids, or join it; a full queue and a store that is away are waited out.
 
     Raises HeadraceError: what a request was refused or failed for.

@@ -74,7 +74,7 @@ class SiteCheck:
             try:
                 self._sites.check(scope["method"], Headers(scope=scope))
             except (HostNotAllowed, OriginNotAllowed) as refusal:
-                await error_response(refusal, scope["path"])(scope, receive, send)
+                await error_response(refusal, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

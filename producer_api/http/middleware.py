@@ -6,14 +6,14 @@ Pure ASGI, so that streams pass through untouched. It knows nothing of what a ro
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.auth.client_address import Proxies
+from producer_api.http.endpoint_table import EndpointTable, match_of
 from producer_api.http.errors import error_response
 from producer_api.http.open_streams import Attendance, ClientGone, stopping
-from producer_api.observability.request_log import CLIENT_CLOSED, QUIET, Facts, Journal
+from producer_api.observability.request_log import CLIENT_CLOSED, Facts, Journal
 from shared.errors import PayloadTooLarge, Unavailable
 
 # for an answer that declares none; a browser shows its own icon request as blocked unless images are allowed
@@ -29,8 +29,9 @@ SECURITY = [
 class RequestId:
     """Gives each request an id, or takes the client's where it is a sane one, and tells it in the answer."""
 
-    def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
+    def __init__(self, app: ASGIApp, endpoints: EndpointTable, proxies: Proxies) -> None:
         self._app = app
+        self._endpoints = endpoints
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,6 +42,7 @@ class RequestId:
         client = self._proxies.client((scope.get("client") or ("",))[0], headers)
         http_request_id = client.http_request_id.encode()
         state = scope.setdefault("state", {})
+        state["match"] = self._endpoints.match(scope["method"], scope["path"])
         state["facts"] = Facts(client, time.perf_counter())
         state["send"] = send  # the server's own: a stream's frames, after its head, need not pass every layer
 
@@ -80,10 +82,11 @@ class RequestLog:
             failure = self._journal.failure(facts)
             if status:
                 raise  # too late for an answer: the server closes the connection
-            await error_response(failure, scope["path"])(scope, receive, send_noting_status)
+            await error_response(failure, scope)(scope, receive, send_noting_status)
         finally:
-            route = getattr(scope.get("route"), "path", "")
-            self._journal.write(facts, method=scope["method"], route=route, status=status)
+            found = match_of(scope)
+            quiet = found.endpoint is not None and not found.endpoint.logged
+            self._journal.write(facts, method=scope["method"], route=found.template, status=status, quiet=quiet)
 
 
 class SecurityHeaders:
@@ -121,10 +124,11 @@ class Drain:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        if scope["path"] in QUIET:
+        endpoint = match_of(scope).endpoint
+        if endpoint is not None and endpoint.while_draining:
             await self._app(scope, receive, send_closing)
         else:
-            await error_response(stopping(), scope["path"])(scope, receive, send_closing)
+            await error_response(stopping(), scope)(scope, receive, send_closing)
 
 
 class ConnectionLimit:
@@ -138,7 +142,7 @@ class ConnectionLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._open >= self._most:
             refusal = Unavailable(f"{self._most} connections are open already", retry_after=1)
-            await error_response(refusal, scope["path"])(scope, receive, send)
+            await error_response(refusal, scope)(scope, receive, send)
             return
         self._open += 1
         try:
@@ -148,22 +152,23 @@ class ConnectionLimit:
 
 
 class BodyLimit:
-    """Refuses a body of more than `most` bytes, or those of its path: by its declared length, or as it comes."""
+    """Refuses a body of more bytes than its endpoint takes: by its declared length, or while it arrives."""
 
-    def __init__(self, app: ASGIApp, most: int, of_path: Mapping[str, int]) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
         self._app = app
-        self._most = most
-        self._of_path = of_path
+        self._max_bytes = max_bytes
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._of_path.get(scope["path"], self._most)
+        endpoint = match_of(scope).endpoint
+        most = self._max_upload_bytes if endpoint is not None and endpoint.uploads else self._max_bytes
         refusal = PayloadTooLarge(f"the body is larger than {most} bytes")
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if int(declared) > most:  # the HTTP parser has checked that it is a number
-            await error_response(refusal, scope["path"])(scope, receive, send)
+            await error_response(refusal, scope)(scope, receive, send)
             return
         received = 0
 

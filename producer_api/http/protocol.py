@@ -15,7 +15,7 @@ from typing import Any
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from producer_api.http.errors import error_response
+from producer_api.http.endpoint_table import EndpointTable
 from shared.errors import HeaderTooLarge, HeadraceError, InvalidRequest, Unavailable
 from shared.settings import Settings
 
@@ -58,9 +58,10 @@ class Connection(HttpToolsProtocol):
     A body may take longer than its time as long as it comes at LEAST_RATE, or waits for us.
     """
 
-    def __init__(self, *args: Any, bounds: Bounds, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, bounds: Bounds, endpoints: EndpointTable, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._bounds = bounds
+        self._endpoints = endpoints
         self._timer: asyncio.TimerHandle | None = None
         self._in_head = True  # and before it
         self._unread = 0  # bytes since the parser last gave something out
@@ -203,7 +204,7 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is None or cycle.response_complete or self._unanswered(cycle):
             path = getattr(self, "url", b"").partition(b"?")[0].decode("ascii", "replace")
-            answer = error_response(refusal, path)
+            answer = self._endpoints.errors_at(path).response(refusal, path)
             extra = [(b"x-request-id", secrets.token_hex(16).encode()), (b"connection", b"close")]
             lines = b"".join(b"%b: %b\r\n" % each for each in [*answer.raw_headers, *extra])
             self.transport.write(STATUS_LINE[answer.status_code] + lines + b"\r\n" + bytes(answer.body))

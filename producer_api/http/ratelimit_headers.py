@@ -7,19 +7,10 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from producer_api.http.endpoint_table import match_of
 from producer_api.metering.rate_limiter import Meter
 from producer_api.observability.request_log import Facts
 from shared.ledger.types import Standing
-
-CHARGED = (
-    "/v1/chat/",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-    "/v1/jobs",
-    "/tokenize",
-    "/detokenize",
-)
 
 
 async def limit_headers(meter: Meter, facts: Facts) -> list[tuple[bytes, bytes]]:
@@ -61,7 +52,8 @@ class LimitHeaders:
         self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._meter is None or scope["type"] != "http" or not _charged(scope):
+        endpoint = match_of(scope).endpoint if scope["type"] == "http" else None
+        if self._meter is None or endpoint is None or not endpoint.charged:
             await self._app(scope, receive, send)
             return
         meter, facts = self._meter, scope["state"]["facts"]
@@ -72,8 +64,3 @@ class LimitHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_limits)
-
-
-def _charged(scope: Scope) -> bool:
-    path: str = scope["path"]
-    return scope["method"] == "POST" and path.startswith(CHARGED)

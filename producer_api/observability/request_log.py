@@ -16,7 +16,6 @@ from shared.errors import HeadraceError
 
 CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer
 OUTCOMES = {CLIENT_CLOSED: "left", 503: "unavailable"}
-QUIET = ("/health", "/ready", "/metrics")  # asked every few seconds by machines: logged at debug
 
 log = structlog.get_logger(__name__)
 
@@ -59,12 +58,20 @@ class Journal:
         log.exception("request_failed", http_request_id=facts.client.http_request_id)
         return HeadraceError("the server failed; its log knows more by the request id")
 
-    def write(self, facts: Facts, *, method: str, route: str, status: int, **more: object) -> None:
-        """Once the request is over; `status` is HTTP's, or what it would be, `more` is for the line alone."""
+    def write(
+        self, facts: Facts, *, method: str, route: str, status: int, quiet: bool = False, **more: object
+    ) -> None:
+        """Write the line of a request that has ended.
+
+        Args:
+            status: HTTP's, or the one that it would have over HTTP.
+            quiet: log at debug level.
+            more: for the line alone.
+        """
         answer = facts.answer
         outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
         self._metrics.requests.labels(facts.model, route, outcome).inc()
-        write: Callable[..., None] = log.debug if route in QUIET else log.info
+        write: Callable[..., None] = log.debug if quiet else log.info
         told: dict[str, object] = {**more, "model": facts.model, "job_id": facts.job, "prompt": facts.prompt}
         told["trace_id"] = facts.client.trace_id
         if facts.principal is not None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Literal
 
 import msgspec
-from fastapi import APIRouter
 from starlette.responses import Response
 
 from producer_api.admission.deadline import patience
-from producer_api.http.access import PUBLIC
+from producer_api.http.endpoint import Endpoint, ResponseDoc
+from producer_api.http.json_body import json_answer
 from producer_api.http.open_streams import stopping
-from producer_api.openapi.document import struct_response
 from producer_api.services import Context
 from shared.errors import Unavailable
 from shared.models.worker_registry import WorkerExit, WorkerInfo
@@ -43,33 +44,18 @@ class Readiness(msgspec.Struct):
     reason: str | None = None
 
 
-def alive_router() -> APIRouter:
-    router = APIRouter(tags=["Operation"], dependencies=[PUBLIC])
-
-    @router.get("/health", summary="Does this process live?")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    return router
+class Health(msgspec.Struct):
+    status: Literal["ok"] = "ok"
 
 
-def ready_router(context: Context) -> APIRouter:
-    router = APIRouter(tags=["Operation"], dependencies=[PUBLIC])
+async def health() -> Response:
+    return json_answer(Health())
 
-    @router.get(
-        "/ready",
-        summary="Is the model served?",
-        responses={
-            200: struct_response("a worker serves the model", Readiness),
-            503: struct_response("not yet, or not any more", Readiness),
-        },
-    )
-    async def ready() -> Response:
-        found = await readiness(context)
-        headers = {} if found.ready else {"retry-after": "1"}
-        return Response(msgspec.json.encode(found), 200 if found.ready else 503, headers, "application/json")
 
-    return router
+async def ready(context: Context) -> Response:
+    found = await readiness(context)
+    headers = {} if found.ready else {"retry-after": "1"}
+    return json_answer(found, 200 if found.ready else 503, headers)
 
 
 async def readiness(context: Context) -> Readiness:
@@ -103,3 +89,26 @@ def _described(last: WorkerExit, now: float) -> str:
     left = math.ceil(last.restart_at - now)
     restart = f"restart in {left} s" if left > 0 else "restarting now"
     return f"the last one {end} {max(0, round(now - last.at))} s ago, {restart}"
+
+
+_probe = partial(Endpoint, group=None, logged=False, while_draining=True, tag="Operation")
+HEALTH = _probe(
+    "GET",
+    "/health",
+    health,
+    summary="Does this process live?",
+    responses=(ResponseDoc("it does", Health),),
+)
+ENDPOINTS = (
+    HEALTH,
+    _probe(
+        "GET",
+        "/ready",
+        ready,
+        summary="Is the model served?",
+        responses=(
+            ResponseDoc("a worker serves the model", Readiness),
+            ResponseDoc("not yet, or not any more", Readiness, status=503),
+        ),
+    ),
+)

@@ -15,12 +15,13 @@ from typing import Any
 import grpc
 
 from producer_api.auth.client_address import Proxies
-from producer_api.http.access import Rule
+from producer_api.http.access import authorize
 from producer_api.http.open_streams import stopping
 from producer_api.observability.request_log import CLIENT_CLOSED, Facts
 from producer_api.rpc.call import Call, Servicer, address_of, headers
 from producer_api.rpc.errors import status_of
 from producer_api.services import Context
+from shared.accounts.scopes import ROUTES
 from shared.errors import HeadraceError, Unavailable
 
 
@@ -40,6 +41,9 @@ class Method:
     answer: Callable[[Call], Awaitable[None]]
     charged: bool = False
 
+    def __post_init__(self) -> None:
+        assert self.group in ROUTES, f"{self.name}: group {self.group!r} is not one of {ROUTES}"
+
 
 class Endpoints:
     """Makes methods into what gRPC calls.
@@ -58,20 +62,19 @@ class Endpoints:
 
     def handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         """As streams of bytes, also where it is one message: then the time that it takes is ours to bound."""
-        rule = Rule(method.group, self._context.authenticate)
 
         async def handle(_: object, rpc: Servicer) -> None:
-            await self._handle(method, rule, rpc)
+            await self._handle(method, rpc)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def _handle(self, method: Method, rule: Rule, rpc: Servicer) -> None:
+    async def _handle(self, method: Method, rpc: Servicer) -> None:
         facts = Facts(self._proxies.client(address_of(rpc.peer()), headers(rpc)), time.perf_counter())
         call = Call(self._context, rpc, facts, charged=method.charged)
         status, refusal = 200, None
         try:
             with self._place():
-                await self._answer(method, rule, call)
+                await self._answer(method, call)
         except HeadraceError as error:
             refusal = error
         except asyncio.CancelledError:
@@ -88,10 +91,10 @@ class Endpoints:
             told = status_of(refusal)
             await rpc.abort(told.code, told.details, (*await call.metadata(), *told.trailing_metadata))
 
-    async def _answer(self, method: Method, rule: Rule, call: Call) -> None:
+    async def _answer(self, method: Method, call: Call) -> None:
         if self._context.attendance.draining:
             raise stopping()
-        await rule.settle(call.facts, call.given("authorization"))
+        await authorize(self._context.authenticate, call.facts, call.given("authorization"), group=method.group)
         await method.answer(call)
 
     @contextmanager

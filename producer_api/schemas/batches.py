@@ -20,9 +20,6 @@ from shared.schemas.common_fields import Metadata
 from shared.schemas.native.jobs import WebhookStatus
 from shared.schemas.openapi_bounds import Short
 
-CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-RESPONSES = "/v1/responses"
-ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
 WINDOW = re.compile(r"([1-9][0-9]{0,4})([smh])")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 MOST_WINDOW = 86_400  # seconds
@@ -32,18 +29,11 @@ class BatchRequest(Body):
     """The body of POST /v1/batches."""
 
     input_file_id: Short = Field(description="a file of purpose batch: a request in each line")
-    endpoint: Short = Field(description=f"what all lines ask for: one of {', '.join(ENDPOINTS)}")
+    endpoint: Short = Field(description="the path that all lines ask for, such as /v1/chat/completions")
     completion_window: str = Field(description="24h; beyond OpenAI's, a shorter time as 90s, 30m, 2h")
     metadata: Metadata = Field(None, description="up to 16 texts of yours by name")
     output_expires_after: ExpiresAfter | None = Field(None, description="when the files that it makes end")
     webhook: BatchWebhookFields | None = Field(None, description="told of the batch's end, signed; beyond OpenAI's")
-
-    @field_validator("endpoint")
-    @classmethod
-    def _served(cls, value: str) -> str:
-        if value not in ENDPOINTS:
-            raise PydanticCustomError("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
-        return value
 
     @field_validator("completion_window")
     @classmethod

@@ -1,0 +1,90 @@
+"""Declarations of endpoints, and which of them a request is matched to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.http.endpoint import Endpoint
+from producer_api.http.endpoint_table import EndpointTable
+from producer_api.http.errors import NATIVE, OPENAI
+from producer_api.routes.catalog import ADMIN, API
+
+JOB = "/v1/jobs/{job_id}"
+
+
+async def answer(request: Request, tenant: str, job_id: str) -> Response:
+    return Response(f"{tenant} {job_id}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"group": "anything"}, "group 'anything' is not one of"),
+        ({"group": None}, r"parameters \['tenant'\] are not known"),
+        ({"path": "/v1/jobs"}, r"parameters \['job_id'\] are not known"),
+        ({"path": "/v1/jobs/{job_id}/{number}"}, "does not take"),
+        ({"method": "PATCH"}, "method must be one of"),
+        ({"summary": "See a job"}, "needs a response"),
+    ],
+)
+def test_a_wrong_declaration_is_refused(changes: dict[str, Any], reason: str) -> None:
+    declared: dict[str, Any] = {"method": "GET", "path": JOB, "handler": answer, "group": "jobs"}
+    Endpoint(**declared)
+    with pytest.raises(AssertionError, match=reason):
+        Endpoint(**declared | changes)
+
+
+def test_an_endpoint_declared_twice_is_refused() -> None:
+    once = Endpoint("GET", JOB, answer, group="jobs")
+    with pytest.raises(AssertionError, match="is declared twice"):
+        EndpointTable([once, once])
+
+
+def test_a_request_is_matched_by_method_and_path() -> None:
+    table = EndpointTable(API)
+    for method, path, template, parameters in (
+        ("POST", "/v1/chat/completions", "/v1/chat/completions", {}),
+        ("GET", "/v1/jobs/req_1", JOB, {"job_id": "req_1"}),
+        ("DELETE", "/v1/jobs/req_1", JOB, {"job_id": "req_1"}),
+        ("GET", "/v1/models/org/name", "/v1/models/{name:path}", {"name": "org/name"}),
+    ):
+        found = table.match(method, path)
+        assert found.endpoint is not None, path
+        assert (found.endpoint.method, found.template, found.path_params) == (method, template, parameters)
+    other = table.match("POST", "/v1/jobs/req_1")
+    assert (other.endpoint, other.template, other.allowed) == (None, JOB, ("GET", "DELETE"))
+    unknown = table.match("GET", "/v1/jobs/req_1/nothing")
+    assert (unknown.endpoint, unknown.template) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("path", "format_name"),
+    [
+        ("/v1/nothing", "OpenAIError"),
+        ("/v1/responses/resp_1/nothing", "OpenAIError"),
+        ("/tokenize/nothing", "OpenAIError"),
+        ("/v1/jobs/req_1/nothing", "Problem"),
+        ("/v1/dead-letters/x/y/z", "Problem"),
+        ("/nothing", "Problem"),
+        ("", "Problem"),
+        ("/%00" * 5000, "Problem"),
+    ],
+)
+def test_an_unknown_path_has_its_neighbours_errors(path: str, format_name: str) -> None:
+    found = EndpointTable(API).match("GET", path)
+    assert (found.endpoint, found.errors.schema) == (None, format_name)
+
+
+def test_the_admin_port_speaks_problems_alone() -> None:
+    assert {each.errors for each in ADMIN} == {NATIVE}
+    assert EndpointTable(ADMIN).errors_at("/v1/nothing") is NATIVE
+
+
+def test_batches_can_use_what_speaks_openai() -> None:
+    """A failed line of a batch is written as OpenAI's error object."""
+    batchable = [each for each in API if each.batchable is not None]
+    assert {each.errors.schema for each in batchable} == {OPENAI.schema}

@@ -1,6 +1,6 @@
-"""The application of the admin port: what shows or changes more than one tenant's things.
+"""Builds the application of the admin port: metrics, and the dead letters of all tenants.
 
-It shares the parts of the API's application, and stays while that one drains.
+It shares the services of the API's application, and keeps serving while that one drains.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from producer_api.auth.client_address import Proxies
 from producer_api.http.dispatch import Dispatcher
 from producer_api.http.endpoint_table import EndpointTable
 from producer_api.http.errors import register_errors
-from producer_api.http.host_check import site_check
-from producer_api.http.middleware import BodyLimit, ConnectionLimit, RequestId, RequestLog, SecurityHeaders
+from producer_api.http.host_check import host_check
+from producer_api.http.middleware import BodyLimit, RequestId, RequestLimit, RequestLog, SecurityHeaders
 from producer_api.openapi.document import describe
 from producer_api.routes.catalog import ADMIN
 from producer_api.services import Context
 
-CONNECTIONS = 64  # of one process
+MAX_CONNECTIONS = 64  # of one process
 
 
 def create_admin_app(context: Context) -> FastAPI:
-    """Return the ASGI application around the same parts."""
+    """Return the ASGI application around an API's services."""
     table = EndpointTable(ADMIN)
     app = FastAPI(
         title="Headrace administration",
@@ -31,8 +31,8 @@ def create_admin_app(context: Context) -> FastAPI:
             Middleware(RequestId, endpoints=table, proxies=Proxies(context.settings.trusted_proxies)),
             Middleware(SecurityHeaders),
             Middleware(RequestLog, journal=context.journal),
-            *site_check(context.settings),
-            Middleware(ConnectionLimit, most=CONNECTIONS),
+            *host_check(context.settings),
+            Middleware(RequestLimit, max_requests=MAX_CONNECTIONS),
             Middleware(BodyLimit, max_bytes=context.settings.max_body_bytes, max_upload_bytes=0),  # no uploads
         ],
     )

@@ -1,4 +1,4 @@
-"""Puts the front end together: routes, errors and middleware around the parts that it is handed.
+"""Builds the API's application: endpoints, error handlers and middleware.
 
 It opens no connection and reads no environment.
 """
@@ -14,9 +14,9 @@ from producer_api.auth.client_address import Proxies
 from producer_api.http.dispatch import Dispatcher
 from producer_api.http.endpoint_table import EndpointTable
 from producer_api.http.errors import register_errors
-from producer_api.http.host_check import listed, site_check
-from producer_api.http.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
-from producer_api.http.multipart import OVERHEAD
+from producer_api.http.host_check import host_check, split_list
+from producer_api.http.middleware import BodyLimit, Drain, RequestId, RequestLimit, RequestLog, SecurityHeaders
+from producer_api.http.multipart import MAX_OVERHEAD_BYTES
 from producer_api.http.ratelimit_headers import LimitHeaders
 from producer_api.observability.metrics import Metrics
 from producer_api.openapi.document import describe
@@ -31,7 +31,7 @@ from shared.settings import Settings
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"
-EXPOSED = [  # to other sites' pages
+EXPOSED_HEADERS = [  # to pages of other sites
     *("idempotent-replayed", "location", "retry-after", "x-request-id", "x-should-retry"),
     *(f"x-ratelimit-{name}-{unit}" for name in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
 ]
@@ -51,14 +51,14 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             Middleware(SecurityHeaders),
             *_cors(settings),
             Middleware(RequestLog, journal=context.journal),
-            *site_check(settings),
+            *host_check(settings),
             Middleware(LimitHeaders, meter=context.meter),
-            Middleware(Drain, attendance=context.attendance),
-            Middleware(ConnectionLimit, most=settings.max_connections),
+            Middleware(Drain, open_answers=context.open_answers),
+            Middleware(RequestLimit, max_requests=settings.max_connections),
             Middleware(
                 BodyLimit,
                 max_bytes=settings.max_body_bytes,
-                max_upload_bytes=settings.max_file_bytes + OVERHEAD,
+                max_upload_bytes=settings.max_file_bytes + MAX_OVERHEAD_BYTES,
             ),
         ],
     )
@@ -80,16 +80,16 @@ def _parts(context: Context) -> dict[str, object]:
 
 
 def _cors(settings: Settings) -> list[Middleware]:
-    """Lets pages of other sites call, with a key of their own; cookies are nothing to us."""
+    """Return the middleware that lets pages of other sites call with an API key; cookies are not used."""
     if not settings.cors_origins:
         return []
     return [
         Middleware(
             CORSMiddleware,
-            allow_origins=listed(settings.cors_origins),
+            allow_origins=split_list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=EXPOSED,
+            expose_headers=EXPOSED_HEADERS,
             max_age=600,
         )
     ]

@@ -10,7 +10,7 @@ from producer_api.admission.idempotency import IdempotencyKeys
 from producer_api.admission.model_catalog import Catalog
 from producer_api.admission.request_control import Admitted
 from producer_api.auth.authenticator import Authenticator, authenticator
-from producer_api.http.open_streams import Attendance
+from producer_api.http.open_streams import OpenAnswers
 from producer_api.http.threads import Threads
 from producer_api.metering.rate_limiter import Meter
 from producer_api.metering.usage_settler import Settler
@@ -36,7 +36,7 @@ class Context:
     admitted: Admitted
     keys: IdempotencyKeys
     metrics: Metrics
-    attendance: Attendance
+    open_answers: OpenAnswers
     database: Database
     authenticate: Authenticator
     told: Told
@@ -63,7 +63,7 @@ class Context:
             admitted=admitted,
             keys=keys,
             metrics=metrics,
-            attendance=Attendance(metrics.open_answers),
+            open_answers=OpenAnswers(metrics.open_answers),
             database=database,
             authenticate=authenticator(settings, database),
             told=told,

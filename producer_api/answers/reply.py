@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from producer_api.admission.gateway import Admission
 from producer_api.http.headers import REPLAYED
-from producer_api.http.json_body import json_answer
-from producer_api.http.open_streams import ClientGone, Stopping, disconnect, stopping
+from producer_api.http.json_body import json_response
+from producer_api.http.open_streams import ClientGone, Stopping, disconnect, shutdown_error
 from producer_api.http.sse import Events, EventStream, Framing
 from producer_api.observability.request_log import Facts
 from producer_api.services import Context
@@ -45,21 +45,26 @@ class Reply:
     ) -> Response:
         """What comes after seq `after`, or after each request's; `eager` is EventStream's, `again` follow_all's."""
         leave = None if self._lasting else self.abandon
-        attendance = self._context.attendance
+        open_answers = self._context.open_answers
         return EventStream(
-            self.events(after, again=again), framing, attendance, eager=eager, abandon=leave, headers=self._headers
+            self.events(after, again=again),
+            framing,
+            open_answers,
+            eager=eager,
+            abandon=leave,
+            headers=self._headers,
         )
 
     async def whole(self, request: Request, word: Callable[[Answer], Any]) -> Response:
         """All of it to `request`, once it has ended, as `word` words it. Raises what `word` raises, Unavailable."""
-        attend = self._context.attendance.attend
+        attend = self._context.open_answers.run
         try:
             answer = await attend(collect(self.events(-1)), disconnect(request.receive), resumable=self._lasting)
         except (ClientGone, Stopping, HeadraceError) as error:
             if not self._lasting:
                 self.abandon()
-            raise (stopping() if isinstance(error, Stopping) else error) from None
-        return json_answer(word(answer), headers=self._headers)
+            raise (shutdown_error() if isinstance(error, Stopping) else error) from None
+        return json_response(word(answer), headers=self._headers)
 
     def events(self, after: int | Sequence[int], *, again: bool = False) -> Events:
         """What comes after seq `after`, or after each request's; `again` is follow_all's."""

@@ -21,7 +21,7 @@ NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What the table has for one request.
+    """Result of the table for one request.
 
     Attributes:
         errors: the format of any error in the response.

@@ -60,7 +60,7 @@ def problem(error: HeadraceError, instance: str) -> dict[str, Any]:
 
 
 class ErrorFormat(Protocol):
-    """How one API words an error."""
+    """Error bodies of one API."""
 
     schema: ClassVar[str]  # its name in the OpenAPI document
     media_type: ClassVar[str]

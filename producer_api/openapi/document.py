@@ -73,21 +73,21 @@ def parameter(name: str, where: Literal["query", "header"], description: str, **
 IDEMPOTENCY = parameter(
     "Idempotency-Key",
     "header",
-    "what is sent again with the same key and body is run once, and answered as the same request",
+    "a request that is sent again with the same key and body runs once, and gets the answer of the first",
     type="string",
     pattern="^[!-~]{1,255}$",
 )
-RESUMING = parameter(
-    "Last-Event-ID", "header", "the stream goes on after the frame with this id", type="integer", minimum=-1
+LAST_EVENT_ID = parameter(
+    "Last-Event-ID", "header", "the stream continues after the frame with this id", type="integer", minimum=-1
 )
-PLACE = parameter(
+LAST_EVENT_IDS = parameter(
     "Last-Event-ID",
     "header",
-    "the stream goes on after the frame with this id; with several prompts it has dots",
+    "the stream continues after the frame with this id, which has a number for each prompt, joined by dots",
     type="string",
     pattern=r"^(-1|[0-9]{1,15})(\.(-1|[0-9]{1,15}))*$",
 )
-ENDED = ResponseDoc("nothing comes after Last-Event-ID: the answer has ended", status=204)
+NOTHING_LEFT = ResponseDoc("the answer has ended: there is nothing after Last-Event-ID", status=204)
 
 EVENT: Described = {  # one event of a stream
     "type": "object",
@@ -117,7 +117,7 @@ def _document(app: FastAPI, endpoints: Sequence[Endpoint], models: Mapping[str, 
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=routes)
     components = document.setdefault("components", {})
     components["securitySchemes"] = {
-        "key": {"type": "http", "scheme": "bearer", "description": "where the server's `auth` is on"}
+        "key": {"type": "http", "scheme": "bearer", "description": "required if the server's `auth` is on"}
     }
     components["schemas"] = components.get("schemas", {}) | _schemas(endpoints) | ERRORS
     return document

@@ -1,4 +1,4 @@
-"""OpenAI's batches: made, seen, cancelled here; run by the tasks process. Somebody else's batch is a 404."""
+"""OpenAI's batches: create, list, show and cancel. `batch_runner` runs them. Another tenant's batch is a 404."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.endpoint_table import EndpointTable
 from producer_api.http.errors import OPENAI
 from producer_api.http.headers import REPLAYED, idempotency_key
-from producer_api.http.json_body import json_answer, read_body
+from producer_api.http.json_body import json_response, read_body
 from producer_api.openapi.document import IDEMPOTENCY
-from producer_api.openapi.pagination import Page, paging
+from producer_api.openapi.pagination import Page, page_parameters
 from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest, window_seconds
 from producer_api.services import Context
 from producer_api.webhooks.subscription import hook_of, webhook_status
@@ -29,7 +29,7 @@ from shared.protocol import PriorityClass
 from shared.schemas.parsing import InvalidFields
 from shared.webhooks.interface import Hook, Webhook
 
-USUAL, MOST = 20, 100  # batches of one list
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100  # batches in one page
 
 
 async def create(context: Context, files: Files, batches: Batches, request: Request, caller: Principal) -> Response:
@@ -41,33 +41,33 @@ async def create(context: Context, files: Files, batches: Batches, request: Requ
     async with patience():
         batch, joined = await _create(context, files, batches, caller, body=body, hook=hook, key=key)
     described = await _describe(context, batches, batch, caller.tenant)
-    return json_answer(described, headers=REPLAYED if joined else None)
+    return json_response(described, headers=REPLAYED if joined else None)
 
 
 async def all_batches(request: Request, batches: Batches, tenant: str) -> Response:
-    page = Page.of(request, usual=USUAL, most=MOST)
+    page = Page.from_request(request, default=DEFAULT_LIMIT, maximum=MAX_LIMIT)
     async with patience():
         found = list(await batches.list(tenant, after=page.after, most=page.limit + 1))
-    shown = [BatchObject.of(record) for record in found[: page.limit]]
+    shown = [BatchObject.from_record(record) for record in found[: page.limit]]
     ids: list[str | None] = [*(each.id for each in shown)] or [None]
-    return json_answer(BatchList(shown, len(found) > page.limit, ids[0], ids[-1]))
+    return json_response(BatchList(shown, len(found) > page.limit, ids[0], ids[-1]))
 
 
 async def see(context: Context, batches: Batches, batch_id: str, tenant: str) -> Response:
-    return json_answer(await _describe(context, batches, batch_id, tenant))
+    return json_response(await _describe(context, batches, batch_id, tenant))
 
 
 async def cancel(context: Context, batches: Batches, batch_id: str, tenant: str) -> Response:
     async with patience():
         await batches.get(batch_id, tenant)
         await batches.cancel(batch_id)
-    return json_answer(await _describe(context, batches, batch_id, tenant))
+    return json_response(await _describe(context, batches, batch_id, tenant))
 
 
 async def _describe(context: Context, batches: Batches, batch_id: str, tenant: str) -> BatchObject:
     async with patience():
         record = await batches.get(batch_id, tenant)
-    return BatchObject.of(record, await webhook_status(context, batch_id))
+    return BatchObject.from_record(record, await webhook_status(context, batch_id))
 
 
 def _check_endpoint(request: Request, endpoint: str) -> None:
@@ -87,19 +87,22 @@ async def _create(
     hook: Hook | None,
     key: Key | None,
 ) -> tuple[str, bool]:
-    """The new batch's id, or that of the one that came before under the key."""
+    """Return the id of the new batch, or of the one created before under the key, and whether it is that one."""
     now = await context.backend.token_log.now()
     identity = Identity(f"batch_{secrets.token_hex(16)}", now, 0, key.fingerprint if key else "")
     held = identity if key is None else await context.keys.take(key, identity)
     try:
         file = await files.find(body.input_file_id, caller.tenant)
         if file.purpose != "batch":
-            raise InvalidRequest(f"the file's purpose is {file.purpose}, not batch", param="input_file_id")
-        if hook is not None:  # first: where there is no such batch in the end, it is dropped
+            raise InvalidRequest(
+                f"input_file_id must be a file with purpose batch, got purpose {file.purpose}",
+                param="input_file_id",
+            )
+        if hook is not None:  # first: if the batch is not created after all, the hook is dropped
             await context.backend.webhooks.add(Webhook(id=held.id, hook=hook, created_at=now), LOOK)
         await batches.create(_batch(context, caller, body, held))
     except Unavailable:
-        raise  # it may have been made: whoever sends the key again finds out, or makes it
+        raise  # the batch may exist: a retry with the key finds or creates it
     except HeadraceError:
         if key is not None and held == identity:
             await context.keys.release(key, held)
@@ -134,7 +137,7 @@ ENDPOINTS = (
         summary="Create a batch",
         body=BatchRequest,
         parameters=[IDEMPOTENCY],
-        responses=(ResponseDoc("the batch, to be validated", BatchObject),),
+        responses=(ResponseDoc("the batch, before its validation", BatchObject),),
         failures=(400, 404, 413, 415, 422, 429, 500, 503),
         examples={
             "A batch": {
@@ -149,24 +152,24 @@ ENDPOINTS = (
         "/v1/batches",
         all_batches,
         summary="List the batches, newest first",
-        parameters=paging(USUAL, MOST),
-        responses=(ResponseDoc("a page of them", BatchList),),
+        parameters=page_parameters(DEFAULT_LIMIT, MAX_LIMIT),
+        responses=(ResponseDoc("a page of batches", BatchList),),
         failures=(400, 404, 500, 503),
     ),
     _endpoint(
         "GET",
         "/v1/batches/{batch_id}",
         see,
-        summary="See a batch",
-        responses=(ResponseDoc("as it stands", BatchObject),),
+        summary="Get a batch",
+        responses=(ResponseDoc("the batch", BatchObject),),
         failures=(404, 500, 503),
     ),
     _endpoint(
         "POST",
         "/v1/batches/{batch_id}/cancel",
         cancel,
-        summary="Cancel a batch; what has run by then is in its output",
-        responses=(ResponseDoc("as it stands", BatchObject),),
+        summary="Cancel a batch; its output has the lines that have run",
+        responses=(ResponseDoc("the batch", BatchObject),),
         failures=(404, 409, 500, 503),
     ),
 )

@@ -1,7 +1,7 @@
-"""OpenAI's chat completions, streamed and whole.
+"""OpenAI's chat completions, streamed or complete.
 
-A client that leaves cancels its request, unless it gave an Idempotency-Key: then the answer goes on, and the same
-POST joins it, a stream after the Last-Event-ID.
+A client that disconnects cancels its request, unless it sent an Idempotency-Key: then the answer continues, and the
+same POST returns it; a stream resumes after Last-Event-ID.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
 from producer_api.http.headers import idempotency_key, resume_point
-from producer_api.http.json_body import drafts, read_body
-from producer_api.openapi.document import ENDED, IDEMPOTENCY, RESUMING
+from producer_api.http.json_body import make_drafts, read_body
+from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, NOTHING_LEFT
 from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.services import Context
 from shared.protocol import Request as Draft
@@ -45,7 +45,7 @@ async def _answer(
 ) -> Response:
     key = await idempotency_key(request, tenant=caller.tenant, kind="chat", body=body)
     after = resume_point(request, resumable=stream and key is not None)
-    [draft] = await drafts(request, lambda: [body.to_request(caller.tenant, stream=stream)])
+    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant, stream=stream)])
     admission = await context.gateway.submit(
         draft,
         principal=caller,
@@ -101,7 +101,7 @@ _endpoint = partial(
     charged=True,
     tag="OpenAI",
     body=ChatRequest,
-    parameters=[IDEMPOTENCY, RESUMING],
+    parameters=[IDEMPOTENCY, LAST_EVENT_ID],
     failures=(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
 )
 ENDPOINTS = (
@@ -113,12 +113,12 @@ ENDPOINTS = (
         summary="Create a chat completion",
         responses=(
             ResponseDoc("the completion; with `stream`, its chunks", ChatCompletion, events=(Chunk,)),
-            ENDED,
+            NOTHING_LEFT,
         ),
         examples={
             "A question": _QUESTION,
             "Streamed, with usage": {**_QUESTION, "stream": True, "stream_options": {"include_usage": True}},
-            "Held to a JSON schema": {
+            "Constrained by a JSON schema": {
                 **_QUESTION,
                 "response_format": {
                     "type": "json_schema",
@@ -133,7 +133,7 @@ ENDPOINTS = (
         "/v1/chat/completions/stream",
         create_stream,
         summary="Create a chat completion that is always streamed",
-        responses=(ResponseDoc("the completion's chunks", events=(Chunk,)), ENDED),
+        responses=(ResponseDoc("the chunks of the completion", events=(Chunk,)), NOTHING_LEFT),
         examples={"A question": _QUESTION},
     ),
 )

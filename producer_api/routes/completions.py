@@ -1,4 +1,4 @@
-"""OpenAI's completions of plain texts, streamed and whole; one HTTP request may ask for many."""
+"""OpenAI's completions of plain texts, streamed or complete; one HTTP request may have several prompts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from producer_api.answers.reply import Reply
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
-from producer_api.http.headers import idempotency_key, resume_places
-from producer_api.http.json_body import drafts, read_body
-from producer_api.openapi.document import ENDED, IDEMPOTENCY, PLACE
+from producer_api.http.headers import idempotency_key, resume_points
+from producer_api.http.json_body import make_drafts, read_body
+from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_IDS, NOTHING_LEFT
 from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.services import Context
 from shared.protocol import Request as Draft
@@ -33,9 +33,9 @@ async def create(context: Context, request: Request, caller: Principal) -> Respo
 
 async def _answer(context: Context, request: Request, caller: Principal, body: CompletionRequest) -> Response:
     stream, echo = bool(body.stream), bool(body.echo)
-    made = await drafts(request, lambda: body.to_requests(caller.tenant, stream=stream))
+    made = await make_drafts(request, lambda: body.to_requests(caller.tenant, stream=stream))
     key = await idempotency_key(request, tenant=caller.tenant, kind="completion", body=body)
-    after = resume_places(request, len(made), resumable=stream and key is not None)
+    after = resume_points(request, len(made), resumable=stream and key is not None)
     resumed = max(after) >= 0
     admission = await context.gateway.submit_all(
         made, principal=caller, seed=body.seed, within=body.timeout, key=key, resuming=resumed
@@ -58,7 +58,7 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
         resumable=key is not None,
         fingerprint=fingerprint,
     )
-    again = resumed and body.logprobs is not None  # their offsets count what was told before
+    again = resumed and body.logprobs is not None  # their text offsets depend on the text before
     return reply.stream(framing, after=after, eager=resumed, again=again)
 
 
@@ -87,12 +87,12 @@ ENDPOINTS = (
         summary="Complete texts",
         tag="OpenAI",
         body=CompletionRequest,
-        parameters=[IDEMPOTENCY, PLACE],
+        parameters=[IDEMPOTENCY, LAST_EVENT_IDS],
         responses=(
             ResponseDoc(
                 "the completion; with `stream`, chunks of the same shape", Completion, events=(Completion,)
             ),
-            ENDED,
+            NOTHING_LEFT,
         ),
         failures=(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
         examples={

@@ -1,4 +1,4 @@
-"""Requests that were set aside: to be looked at, run again, or thrown away. Each tenant sees its own."""
+"""Dead letters: list, show, replay and delete failed requests. Each tenant sees its own; the admin port, all."""
 
 from __future__ import annotations
 
@@ -16,44 +16,46 @@ from producer_api.answers.jobs import describe
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import NATIVE
-from producer_api.http.json_body import json_answer
+from producer_api.http.json_body import json_response
 from producer_api.openapi.document import IDEMPOTENCY, parameter
-from producer_api.routes.jobs import accepted, told
+from producer_api.routes.jobs import accepted, job_response
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.services import Context
 from shared.dead_letters.store import DeadLetter
 from shared.errors import InvalidRequest, NotFound
 from shared.schemas.native.jobs import Job
 
-USUAL, MOST = 100, 1000  # letters of one list
-PAGE = 200
-LIMIT = parameter("limit", "query", f"most to list; default {USUAL}", type="integer", minimum=1, maximum=MOST)
-AFTER = parameter("after", "query", "only those older than the letter with this id", type="string")
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000  # letters in one page
+PAGE_SIZE = 200
+LIMIT = parameter(
+    "limit", "query", f"number of letters; default {DEFAULT_LIMIT}", type="integer", minimum=1, maximum=MAX_LIMIT
+)
+AFTER = parameter("after", "query", "only letters older than the one with this id", type="string")
 
 
 async def all_letters(context: Context, request: Request, owner: str | None) -> Response:
     limit, found = _limit(request), []
     async for letter in _of_tenant(context, request.query_params.get("after", ""), owner):
-        found.append(Letter.of(letter))
+        found.append(Letter.from_dead_letter(letter))
         if len(found) == limit:
             break
-    return json_answer(LetterList(found))
+    return json_response(LetterList(found))
 
 
 async def purge(context: Context, owner: str | None) -> Response:
     letter_ids = [letter.id async for letter in _of_tenant(context, "", owner)]
     async with patience():
-        return json_answer(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
+        return json_response(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
 
 
 async def see(context: Context, letter_id: str, owner: str | None) -> Response:
-    return json_answer(Letter.of(await _find(context, letter_id, owner), whole=True))
+    return json_response(Letter.from_dead_letter(await _find(context, letter_id, owner), with_request=True))
 
 
 async def remove(context: Context, letter_id: str, owner: str | None) -> Response:
     await _find(context, letter_id, owner)
     async with patience():
-        return json_answer(Removed(await context.backend.dead_letters.remove([letter_id])))
+        return json_response(Removed(await context.backend.dead_letters.remove([letter_id])))
 
 
 async def replay(
@@ -62,10 +64,10 @@ async def replay(
     key = Key.of(request.headers.getlist(HEADER), tenant=caller.tenant, kind="replay", body=letter_id)
     try:
         draft = msgspec.structs.replace((await _find(context, letter_id, owner)).request, deadline=None)
-    except NotFound:  # it was replayed before, maybe under this key
+    except NotFound:  # replayed before, perhaps under this key
         if key is None or (before := await context.gateway.known(key, owner)) is None:
             raise
-        return told(await describe(context, before), joined=True)
+        return job_response(await describe(context, before), joined=True)
     admission = await context.gateway.submit(draft, principal=caller, seed=draft.params.seed, key=key)
     async with patience():
         await context.backend.dead_letters.remove([letter_id])
@@ -73,7 +75,7 @@ async def replay(
 
 
 async def _find(context: Context, letter_id: str, owner: str | None) -> DeadLetter:
-    """Raises NotFound for an unknown id and for somebody else's alike."""
+    """Return a letter. Raises NotFound for an unknown id and for another tenant's."""
     async with patience():
         letter = await context.backend.dead_letters.get(letter_id)
     if letter is None or owner not in (None, letter.request.tenant):
@@ -82,22 +84,22 @@ async def _find(context: Context, letter_id: str, owner: str | None) -> DeadLett
 
 
 async def _of_tenant(context: Context, after: str, owner: str | None) -> AsyncIterator[DeadLetter]:
-    """Newest first."""
+    """Yield letters, newest first."""
     while True:
         async with patience():
-            page = await context.backend.dead_letters.list(after=after, most=PAGE)
+            page = await context.backend.dead_letters.list(after=after, most=PAGE_SIZE)
         for letter in page:
             if owner in (None, letter.request.tenant):
                 yield letter
-        if len(page) < PAGE:
+        if len(page) < PAGE_SIZE:
             return
         after = page[-1].id
 
 
 def _limit(request: Request) -> int:
-    given = request.query_params.get("limit", str(USUAL))
-    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MOST):
-        raise InvalidRequest(f"limit must be a number from 1 to {MOST}", param="limit")
+    given = request.query_params.get("limit", str(DEFAULT_LIMIT))
+    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MAX_LIMIT):
+        raise InvalidRequest(f"limit must be between 1 and {MAX_LIMIT}", param="limit")
     return int(given)
 
 
@@ -107,7 +109,7 @@ ENDPOINTS = (
         "GET",
         "/v1/dead-letters",
         all_letters,
-        summary="List what was set aside, newest first",
+        summary="List the dead letters, newest first",
         parameters=[LIMIT, AFTER],
         responses=(ResponseDoc("the letters", LetterList),),
         failures=(400, 500, 503),
@@ -116,15 +118,15 @@ ENDPOINTS = (
         "DELETE",
         "/v1/dead-letters",
         purge,
-        summary="Throw all away",
-        responses=(ResponseDoc("how many there were", Removed),),
+        summary="Delete all dead letters",
+        responses=(ResponseDoc("the number of deleted letters", Removed),),
         failures=(500, 503),
     ),
     _endpoint(
         "GET",
         "/v1/dead-letters/{letter_id}",
         see,
-        summary="See one, with its request",
+        summary="Get a dead letter with its request",
         responses=(ResponseDoc("the letter", Letter),),
         failures=(404, 500, 503),
     ),
@@ -132,7 +134,7 @@ ENDPOINTS = (
         "DELETE",
         "/v1/dead-letters/{letter_id}",
         remove,
-        summary="Throw one away",
+        summary="Delete a dead letter",
         responses=(ResponseDoc("1", Removed),),
         failures=(404, 500, 503),
     ),
@@ -141,9 +143,9 @@ ENDPOINTS = (
         "/v1/dead-letters/{letter_id}/replay",
         replay,
         charged=True,
-        summary="Run one again, as a new job",
+        summary="Replay a dead letter as a new job",
         parameters=[IDEMPOTENCY],
-        responses=(ResponseDoc("the new job; the letter is gone", Job, status=202),),
+        responses=(ResponseDoc("the new job; the letter is deleted", Job, status=202),),
         failures=(400, 404, 422, 429, 500, 503),
     ),
 )

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings; many inputs are several requests of the queue."""
+"""OpenAI's embeddings; many inputs become several requests in the queue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
 from producer_api.http.headers import idempotency_key
-from producer_api.http.json_body import drafts, read_body
+from producer_api.http.json_body import make_drafts, read_body
 from producer_api.openapi.document import IDEMPOTENCY
 from producer_api.openapi.examples import EMBEDDING_MODEL
 from producer_api.services import Context
@@ -29,7 +29,7 @@ from shared.token_log.answer import Answer
 async def create(context: Context, request: Request, caller: Principal) -> Response:
     body = await read_body(request, EmbeddingRequest)
     key = await idempotency_key(request, tenant=caller.tenant, kind="embedding", body=body)
-    made = await drafts(request, lambda: body.to_requests(caller.tenant))
+    made = await make_drafts(request, lambda: body.to_requests(caller.tenant))
     admission = await context.gateway.submit_all(made, principal=caller, seed=0, within=body.timeout, key=key)
     reply = Reply(context, request.state.facts, admission, lasting=key is not None)
     base64 = body.encoding_format == "base64"

@@ -1,4 +1,4 @@
-"""OpenAI's files: what batches read, and what they write. Somebody else's file is a 404."""
+"""OpenAI's files: the input and the output of batches. Another tenant's file is a 404."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from starlette.responses import FileResponse, Response
 from producer_api.admission.deadline import patience
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
-from producer_api.http.json_body import json_answer
-from producer_api.http.multipart import OVERHEAD, Upload
+from producer_api.http.json_body import json_response
+from producer_api.http.multipart import MAX_OVERHEAD_BYTES, Upload
 from producer_api.openapi.document import parameter
-from producer_api.openapi.pagination import ORDER, Page, paging
-from producer_api.schemas.files import FORM, File, FileDeleted, FileList, life_of, purpose_of
+from producer_api.openapi.pagination import ORDER, Page, page_parameters
+from producer_api.schemas.files import FORM, File, FileDeleted, FileList, lifetime_s, purpose_of
 from producer_api.services import Context
 from shared.files.content import new_file_id
 from shared.files.records import FileRecord
 from shared.files.store import Files
 
-USUAL, MOST = 10_000, 10_000  # files of one list
-PURPOSE = parameter("purpose", "query", "only those", type="string")
+DEFAULT_LIMIT, MAX_LIMIT = 10_000, 10_000  # files in one page
+PURPOSE = parameter("purpose", "query", "only files with this purpose", type="string")
 
 
 async def upload(context: Context, files: Files, request: Request, tenant: str) -> Response:
-    return json_answer(File.of(await _receive(context, files, tenant, request)))
+    return json_response(File.from_record(await _receive(context, files, tenant, request)))
 
 
 async def all_files(files: Files, request: Request, tenant: str) -> Response:
-    page = Page.of(request, usual=USUAL, most=MOST)
+    page = Page.from_request(request, default=DEFAULT_LIMIT, maximum=MAX_LIMIT)
     async with patience():
         found, more = await files.page(
             tenant,
@@ -40,12 +40,12 @@ async def all_files(files: Files, request: Request, tenant: str) -> Response:
             purpose=request.query_params.get("purpose"),
         )
     ids: list[str | None] = [*(record.id for record in found)] or [None]
-    return json_answer(FileList([File.of(record) for record in found], more, ids[0], ids[-1]))
+    return json_response(FileList([File.from_record(record) for record in found], more, ids[0], ids[-1]))
 
 
 async def see(files: Files, file_id: str, tenant: str) -> Response:
     async with patience():
-        return json_answer(File.of(await files.find(file_id, tenant)))
+        return json_response(File.from_record(await files.find(file_id, tenant)))
 
 
 async def content(files: Files, file_id: str, tenant: str) -> Response:
@@ -58,19 +58,19 @@ async def content(files: Files, file_id: str, tenant: str) -> Response:
 async def delete(files: Files, file_id: str, tenant: str) -> Response:
     async with patience():
         await files.delete(await files.find(file_id, tenant))
-    return json_answer(FileDeleted(file_id))
+    return json_response(FileDeleted(file_id))
 
 
 async def _receive(context: Context, files: Files, tenant: str, request: Request) -> FileRecord:
     declared = request.headers.get("content-length", "0")
     async with patience():
-        await files.records.room(int(declared) - OVERHEAD)
+        await files.records.room(int(declared) - MAX_OVERHEAD_BYTES)
     file_id = new_file_id()
     draft = await asyncio.to_thread(files.contents.draft, file_id, context.settings.max_file_bytes)
     try:
         form = Upload(draft)
         await form.read(request)
-        purpose, life = purpose_of(form.fields), life_of(form.fields, context.settings.file_ttl)
+        purpose, life = purpose_of(form.fields), lifetime_s(form.fields, context.settings.file_ttl)
         assert form.filename is not None
         return await files.keep(draft, file_id, tenant=tenant, filename=form.filename, purpose=purpose, life=life)
     finally:
@@ -91,7 +91,7 @@ ENDPOINTS = (
         uploads=True,
         summary="Upload a file",
         form=_FORM,
-        responses=(ResponseDoc("the file, durable", File),),
+        responses=(ResponseDoc("the file, stored durably", File),),
         failures=(400, 413, 415, 500, 503, 507),
     ),
     _endpoint(
@@ -99,15 +99,15 @@ ENDPOINTS = (
         "/v1/files",
         all_files,
         summary="List the files",
-        parameters=[PURPOSE, ORDER, *paging(USUAL, MOST)],
-        responses=(ResponseDoc("a page of them", FileList),),
+        parameters=[PURPOSE, ORDER, *page_parameters(DEFAULT_LIMIT, MAX_LIMIT)],
+        responses=(ResponseDoc("a page of files", FileList),),
         failures=(400, 404, 500, 503),
     ),
     _endpoint(
         "GET",
         "/v1/files/{file_id}",
         see,
-        summary="See a file",
+        summary="Get a file",
         responses=(ResponseDoc("the file", File),),
         failures=(404, 500, 503),
     ),
@@ -115,8 +115,8 @@ ENDPOINTS = (
         "GET",
         "/v1/files/{file_id}/content",
         content,
-        summary="Read a file",
-        responses=(ResponseDoc("its bytes"),),
+        summary="Get the content of a file",
+        responses=(ResponseDoc("the content"),),
         failures=(404, 500, 503),
     ),
     _endpoint(
@@ -124,7 +124,7 @@ ENDPOINTS = (
         "/v1/files/{file_id}",
         delete,
         summary="Delete a file",
-        responses=(ResponseDoc("its id", FileDeleted),),
+        responses=(ResponseDoc("the id of the deleted file", FileDeleted),),
         failures=(404, 500, 503),
     ),
 )

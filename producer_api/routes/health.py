@@ -1,4 +1,4 @@
-"""For machines that watch us: alive, and ready."""
+"""Probes for monitoring: liveness and readiness."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from starlette.responses import Response
 
 from producer_api.admission.deadline import patience
 from producer_api.http.endpoint import Endpoint, ResponseDoc
-from producer_api.http.json_body import json_answer
-from producer_api.http.open_streams import stopping
+from producer_api.http.json_body import json_response
+from producer_api.http.open_streams import shutdown_error
 from producer_api.services import Context
 from shared.errors import Unavailable
 from shared.models.worker_registry import WorkerExit, WorkerInfo
 
 
 class WorkerState(msgspec.Struct):
-    """As its last heartbeat told: sequences in and before the batch, KV blocks in use and in all."""
+    """Worker as of its last heartbeat: sequences running and waiting, KV blocks in use and in total."""
 
     id: str
     state: str
@@ -35,7 +35,7 @@ class WorkerState(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    """`progress` from 0 to 1 is the furthest worker's; `reason` is there when not ready."""
+    """Readiness of the default model; `progress`, from 0 to 1, is of the worker that has loaded most."""
 
     ready: bool
     model: str
@@ -49,20 +49,20 @@ class Health(msgspec.Struct):
 
 
 async def health() -> Response:
-    return json_answer(Health())
+    return json_response(Health())
 
 
 async def ready(context: Context) -> Response:
     found = await readiness(context)
     headers = {} if found.ready else {"retry-after": "1"}
-    return json_answer(found, 200 if found.ready else 503, headers)
+    return json_response(found, 200 if found.ready else 503, headers)
 
 
 async def readiness(context: Context) -> Readiness:
-    """Whether the default model is served, and by whom; while the process stops, it is not."""
+    """Return whether a worker serves the default model; during a shutdown, not ready."""
     model = context.catalog.served_model
-    if context.attendance.draining:
-        return Readiness(False, model, 1.0, [], stopping().message)
+    if context.open_answers.draining:
+        return Readiness(False, model, 1.0, [], shutdown_error().message)
     try:
         async with patience():
             workers = await context.catalog.workers(model)
@@ -96,8 +96,8 @@ HEALTH = _probe(
     "GET",
     "/health",
     health,
-    summary="Does this process live?",
-    responses=(ResponseDoc("it does", Health),),
+    summary="Is this process alive?",
+    responses=(ResponseDoc("it is", Health),),
 )
 ENDPOINTS = (
     HEALTH,
@@ -108,7 +108,7 @@ ENDPOINTS = (
         summary="Is the model served?",
         responses=(
             ResponseDoc("a worker serves the model", Readiness),
-            ResponseDoc("not yet, or not any more", Readiness, status=503),
+            ResponseDoc("not yet, or no longer", Readiness, status=503),
         ),
     ),
 )

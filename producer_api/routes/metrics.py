@@ -1,4 +1,4 @@
-"""The front end's metrics, for Prometheus."""
+"""The front end's metrics in Prometheus' format."""
 
 from __future__ import annotations
 

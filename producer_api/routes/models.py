@@ -12,13 +12,13 @@ from producer_api.admission.deadline import patience
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
-from producer_api.http.json_body import json_answer
+from producer_api.http.json_body import json_response
 from producer_api.services import Context
 from shared.models.worker_registry import ModelInfo, Task
 
 
 class Model(msgspec.Struct):
-    """One model; `max_model_len` in tokens and `task` are ours, null while no worker has loaded it."""
+    """One model; our fields `max_model_len`, in tokens, and `task` are null until a worker has loaded it."""
 
     id: str
     created: int
@@ -40,13 +40,13 @@ class ModelList(msgspec.Struct):
 async def all_models(context: Context, caller: Principal) -> Response:
     async with patience():
         found = await context.catalog.models()
-    return json_answer(ModelList([Model.of(info) for info in found if caller.may_use(info.name)]))
+    return json_response(ModelList([Model.of(info) for info in found if caller.may_use(info.name)]))
 
 
 async def one_model(context: Context, name: str, caller: Principal) -> Response:
     caller.check_model(name)
     async with patience():
-        return json_answer(Model.of(await context.catalog.find(name)))
+        return json_response(Model.of(await context.catalog.find(name)))
 
 
 _endpoint = partial(Endpoint, group="models", errors=OPENAI, tag="OpenAI")
@@ -56,14 +56,14 @@ ENDPOINTS = (
         "/v1/models",
         all_models,
         summary="List the models",
-        responses=(ResponseDoc("all that a request may name", ModelList),),
+        responses=(ResponseDoc("all models that a request may name", ModelList),),
         failures=(500, 503),
     ),
     _endpoint(
         "GET",
         "/v1/models/{name:path}",
         one_model,
-        summary="See a model",
+        summary="Get a model",
         responses=(ResponseDoc("the model", Model),),
         failures=(404, 500, 503),
     ),

@@ -1,4 +1,4 @@
-"""The two pages, the playground and the API reference, and the files they load; all are kept in memory."""
+"""Two pages, the playground and the API reference, and the files they load; all are kept in memory."""
 
 from __future__ import annotations
 

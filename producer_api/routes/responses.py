@@ -1,6 +1,6 @@
-"""OpenAI's responses: create, streamed or whole or in the background; see, resume, cancel and delete stored ones.
+"""OpenAI's responses: created as a stream, complete or in the background; stored ones can be resumed.
 
-A client that leaves cancels its response, unless that is in the background or was sent with an Idempotency-Key.
+A client that disconnects cancels its response, unless it runs in the background or has an Idempotency-Key.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI, OpenAIErrors
 from producer_api.http.headers import REPLAYED, idempotency_key, resume_point
-from producer_api.http.json_body import drafts, json_answer, off_loop, read_body
+from producer_api.http.json_body import json_response, make_drafts, off_loop, read_body
 from producer_api.http.sse import EventStream
-from producer_api.openapi.document import IDEMPOTENCY, RESUMING, parameter
+from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, parameter
 from producer_api.openapi.examples import SERVED_MODEL
-from producer_api.openapi.pagination import ORDER, Page, paging
+from producer_api.openapi.pagination import ORDER, Page, page_parameters
 from producer_api.services import Context
 from shared.errors import InvalidRequest
 from shared.protocol import Request as Draft
@@ -36,11 +36,11 @@ from shared.schemas.parsing import validate
 from shared.token_log.answer import Answer
 
 STARTING_AFTER = "starting_after"
-STREAM = parameter("stream", "query", "tell its events, from the first on", type="boolean")
+STREAM = parameter("stream", "query", "stream the events from the first on", type="boolean")
 AFTER = parameter(
-    STARTING_AFTER, "query", "with stream: only the events after the one of this number", type="integer", minimum=-1
+    STARTING_AFTER, "query", "with stream: only the events after this sequence number", type="integer", minimum=-1
 )
-USUAL, MOST = 20, 100  # input items listed at once
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100  # input items in one page
 
 
 async def create(context: Context, request: Request, caller: Principal) -> Response:
@@ -51,31 +51,31 @@ async def retrieve(context: Context, request: Request, response_id: str, tenant:
     stream = _flag(request, "stream")
     after = resume_point(request, STARTING_AFTER)
     if after >= 0 and not stream:
-        raise InvalidRequest(f"{STARTING_AFTER}: only allowed with stream", param=STARTING_AFTER)
+        raise InvalidRequest(f"{STARTING_AFTER} is only allowed with stream", param=STARTING_AFTER)
     found = await stored.find(context, response_id, tenant)
     if not stream:
-        return json_answer(await stored.describe(context, found))
+        return json_response(await stored.describe(context, found))
     events = context.backend.token_log.follow(found.record.id, idle=context.settings.keepalive)
     framing = ResponseFraming(found.asked, after=after, resumable=True)
-    return EventStream(events, framing, context.attendance, eager=True, abandon=None)
+    return EventStream(events, framing, context.open_answers, eager=True, abandon=None)
 
 
 async def cancel(context: Context, response_id: str, tenant: str) -> Response:
     found = await stored.find(context, response_id, tenant)
     await context.admitted.cancel(found.record.id)
-    return json_answer(await stored.describe(context, await stored.find(context, response_id, tenant)))
+    return json_response(await stored.describe(context, await stored.find(context, response_id, tenant)))
 
 
 async def delete(context: Context, response_id: str, tenant: str) -> Response:
     found = await stored.find(context, response_id, tenant)
     await context.admitted.forget(found.record.id)
-    return json_answer(ResponseDeleted(response_id))
+    return json_response(ResponseDeleted(response_id))
 
 
 async def input_items(context: Context, request: Request, response_id: str, tenant: str) -> Response:
-    page = Page.of(request, usual=USUAL, most=MOST)
+    page = Page.from_request(request, default=DEFAULT_LIMIT, maximum=MAX_LIMIT)
     found = await stored.find(context, response_id, tenant)
-    return json_answer(_listed(found, page))
+    return json_response(_listed(found, page))
 
 
 async def _create(context: Context, request: Request, caller: Principal, body: ResponseRequest) -> Response:
@@ -85,7 +85,7 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
     items = await stored.conversation(context, body.previous_response_id, caller.tenant)
     items += await off_loop(request, lambda: [item.to_item() for item in body.input])
     asked = body.to_object()
-    [draft] = await drafts(request, lambda: [body.to_request(caller.tenant, items)])
+    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant, items)])
     admission = await context.gateway.submit(
         draft,
         principal=caller,
@@ -107,12 +107,12 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
 
 
 async def _accepted(context: Context, request: Request, admission: Admission, asked: ResponseObject) -> Response:
-    """The response as it stands."""
+    """Return a response in the background, in its present state."""
     made = admission.request
     context.note(request.state.facts, made)
     if not admission.joined:
-        return json_answer(asked)
-    return json_answer(
+        return json_response(asked)
+    return json_response(
         await stored.describe(context, await stored.find(context, asked.id, made.tenant)), headers=REPLAYED
     )
 
@@ -168,10 +168,12 @@ ENDPOINTS = (
         batchable=parse_response,
         summary="Create a response",
         body=ResponseRequest,
-        parameters=[IDEMPOTENCY, RESUMING],
+        parameters=[IDEMPOTENCY, LAST_EVENT_ID],
         responses=(
             ResponseDoc(
-                "the response; in the background, as it stands; with `stream`, events", ResponseObject, events=()
+                "the response; in the background, its present state; with `stream`, events",
+                ResponseObject,
+                events=(),
             ),
         ),
         failures=(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
@@ -188,9 +190,9 @@ ENDPOINTS = (
         "GET",
         "/v1/responses/{response_id}",
         retrieve,
-        summary="See a stored response, or go on with its stream",
-        parameters=[STREAM, AFTER, RESUMING],
-        responses=(ResponseDoc("as it stands; with `stream`, its events", ResponseObject, events=()),),
+        summary="Get a stored response, or resume its stream",
+        parameters=[STREAM, AFTER, LAST_EVENT_ID],
+        responses=(ResponseDoc("the response; with `stream`, its events", ResponseObject, events=()),),
         failures=(400, 404, 500, 503),
     ),
     _endpoint(
@@ -198,7 +200,7 @@ ENDPOINTS = (
         "/v1/responses/{response_id}/cancel",
         cancel,
         summary="Cancel a stored response",
-        responses=(ResponseDoc("as it stands", ResponseObject),),
+        responses=(ResponseDoc("the response", ResponseObject),),
         failures=(404, 500, 503),
     ),
     _endpoint(
@@ -206,16 +208,16 @@ ENDPOINTS = (
         "/v1/responses/{response_id}",
         delete,
         summary="Delete a stored response",
-        responses=(ResponseDoc("it is gone", ResponseDeleted),),
+        responses=(ResponseDoc("the id of the deleted response", ResponseDeleted),),
         failures=(404, 500, 503),
     ),
     _endpoint(
         "GET",
         "/v1/responses/{response_id}/input_items",
         input_items,
-        summary="List what a stored response went on from",
-        parameters=[*paging(USUAL, MOST), ORDER],
-        responses=(ResponseDoc("its items", ItemList),),
+        summary="List the input items of a stored response",
+        parameters=[*page_parameters(DEFAULT_LIMIT, MAX_LIMIT), ORDER],
+        responses=(ResponseDoc("the input items", ItemList),),
         failures=(400, 404, 500, 503),
     ),
 )

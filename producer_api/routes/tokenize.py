@@ -1,7 +1,7 @@
 """Tokenizing and detokenizing, in vLLM's shape.
 
-A worker of the model does it, asked by the queue like for an answer: the front end needs no model's files, and it
-does not matter which machine has them. So it waits its turn, too; LIMIT bounds that.
+A worker of the model does it, through the queue, so that the front end needs no model files. It waits its turn like
+any request, for at most TIMEOUT_S.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from producer_api.answers.reply import Reply
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
-from producer_api.http.json_body import drafts, read_body
+from producer_api.http.json_body import make_drafts, read_body
 from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.services import Context
 from shared.schemas.native.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
 from shared.token_log.answer import Answer, result_of
 
-LIMIT = 30.0  # seconds until a worker must have had time for it
+TIMEOUT_S = 30.0
 
 
 async def tokenize(context: Context, request: Request, caller: Principal) -> Response:
@@ -48,8 +48,8 @@ async def detokenize(context: Context, request: Request, caller: Principal) -> R
 async def _ask(
     context: Context, request: Request, caller: Principal, body: TokenizeRequest | DetokenizeRequest
 ) -> Reply:
-    [draft] = await drafts(request, lambda: [body.to_request(caller.tenant)])
-    admission = await context.gateway.submit(draft, principal=caller, seed=0, within=LIMIT)
+    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant)])
+    admission = await context.gateway.submit(draft, principal=caller, seed=0, within=TIMEOUT_S)
     return Reply(context, request.state.facts, admission, lasting=False)
 
 

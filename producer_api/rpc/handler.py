@@ -16,7 +16,7 @@ import grpc
 
 from producer_api.auth.client_address import Proxies
 from producer_api.http.access import authorize
-from producer_api.http.open_streams import stopping
+from producer_api.http.open_streams import shutdown_error
 from producer_api.observability.request_log import CLIENT_CLOSED, Facts
 from producer_api.rpc.call import Call, Servicer, address_of, headers
 from producer_api.rpc.errors import status_of
@@ -92,8 +92,8 @@ class Endpoints:
             await rpc.abort(told.code, told.details, (*await call.metadata(), *told.trailing_metadata))
 
     async def _answer(self, method: Method, call: Call) -> None:
-        if self._context.attendance.draining:
-            raise stopping()
+        if self._context.open_answers.draining:
+            raise shutdown_error()
         await authorize(self._context.authenticate, call.facts, call.given("authorization"), group=method.group)
         await method.answer(call)
 

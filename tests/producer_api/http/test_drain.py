@@ -77,7 +77,7 @@ async def test_running_streams_end_whole_and_nothing_new_begins(
             job = await speaking
             api.stop()
             ready = await until_draining(other)
-            assert (ready.json()["ready"], ready.json()["reason"]) == (False, "the server is stopping")
+            assert (ready.json()["ready"], ready.json()["reason"]) == (False, "the server is shutting down")
             for method, path, body in (
                 ("POST", "/v1/jobs", BODY),
                 ("POST", "/v1/chat/completions", chat()),

@@ -228,7 +228,7 @@ async def test_a_client_that_half_closes_is_answered(
         await job.say("a")
         begun = await reader.readuntil(b'content":"a"') if stream else b""
         writer.write_eof()
-        await asyncio.sleep(protocol.PEER_LOOK_S * 2)  # nothing tells when the server has seen the end
+        await asyncio.sleep(protocol.PEER_CHECK_S * 2)  # nothing tells when the server has seen the end
         await job.say("b")
         await job.end()
         told = begun + await reader.read()
@@ -308,7 +308,7 @@ async def test_more_connections_than_are_taken(
 ) -> None:
     """Given connections over the bound, expect a few told so in our words, others closed, and the first served."""
     monkeypatch.setattr("producer_api.server.HEADROOM", 1)
-    monkeypatch.setattr(protocol, "SPARE", 1)
+    monkeypatch.setattr(protocol, "MAX_REFUSED_CONNECTIONS", 1)
     ask = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
     async with (
         asyncio.timeout(LIMIT_S),

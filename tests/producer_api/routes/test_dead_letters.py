@@ -50,7 +50,7 @@ def ours(letters: list[DeadLetter]) -> list[str]:
 
 async def test_list_and_see(http: httpx.AsyncClient, letters: list[DeadLetter], monkeypatch) -> None:
     """Given letters, Expect the tenant's own, newest first, in pages; one alone with its request."""
-    monkeypatch.setattr("producer_api.routes.dead_letters.PAGE", 2)
+    monkeypatch.setattr("producer_api.routes.dead_letters.PAGE_SIZE", 2)
     listed = (await http.get("/v1/dead-letters")).json()
     assert [letter["id"] for letter in listed["data"]] == ours(letters)
     assert "request" not in listed["data"][0]

@@ -58,7 +58,7 @@ async def test_it_is_bounded(
     client: httpx.AsyncClient, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given workers without time, Expect 504 once the limit is over; a client that leaves takes it along."""
-    monkeypatch.setattr(tokenize, "LIMIT", 0.05)
+    monkeypatch.setattr(tokenize, "TIMEOUT_S", 0.05)
     asked = asyncio.create_task(client.post("/detokenize", json={"model": MODEL, "tokens": [1]}))
     delivery = await worker.pull()
     assert delivery.request.work == Detokenize()

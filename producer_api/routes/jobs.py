@@ -1,7 +1,7 @@
 """The native API: submit a job, get it, stream its tokens from any point, cancel it.
 
-A job continues without readers. Cancelling a job that has ended changes nothing and succeeds, so that a DELETE can be
-retried.
+A job continues without readers. Cancelling a job that has ended changes nothing and succeeds, so that clients can
+retry a DELETE.
 """
 
 from __future__ import annotations

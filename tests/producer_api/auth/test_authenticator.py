@@ -1,4 +1,4 @@
-"""Who may do what: keys, their scopes, and whose a thing is."""
+"""API keys, their scopes, and isolation between tenants."""
 
 from __future__ import annotations
 
@@ -70,8 +70,7 @@ async def test_only_named_endpoints_answer_without_a_key(app: FastAPI) -> None:
     assert public == PUBLIC
 
 
-async def test_what_is_no_key(app: FastAPI, keys: ApiKeys) -> None:
-    """Given keys that are wrong, cut, changed, revoked or expired, expect 401 invalid_api_key."""
+async def test_an_invalid_key_is_401(app: FastAPI, keys: ApiKeys) -> None:
     _, key = await keys.create(tenant="t", scopes=Scopes())
     revoked, gone = await keys.create(tenant="t", scopes=Scopes())
     await keys.revoke(revoked.id)
@@ -101,7 +100,6 @@ async def test_what_is_no_key(app: FastAPI, keys: ApiKeys) -> None:
 async def test_the_sdk_raises_its_own_errors(
     settings: Settings, backend: Backend, worker: ScriptedWorker, keys: ApiKeys
 ) -> None:
-    """Given the openai package with no key of ours and with one that may not, expect its two classes."""
     _, key = await keys.create(tenant="t", scopes=Scopes.of(routes=["jobs"]))
     async with serving(settings, backend) as url:
         for given, error in (("sk-none", openai.AuthenticationError), (key, openai.PermissionDeniedError)):
@@ -110,8 +108,7 @@ async def test_the_sdk_raises_its_own_errors(
                     await client.chat.completions.create(**chat())
 
 
-async def test_scopes(app: FastAPI, keys: ApiKeys) -> None:
-    """Given keys for some models, groups and classes, expect 403 for all others, and what is theirs served."""
+async def test_scopes_limit_models_groups_and_classes(app: FastAPI, keys: ApiKeys) -> None:
     async with caller(app, keys, models=["other"]) as client:
         for path, body in (("/v1/chat/completions", chat()), ("/v1/jobs", {"model": MODEL, "prompt": "x"})):
             answer = await client.post(path, json=body)
@@ -134,8 +131,7 @@ async def test_scopes(app: FastAPI, keys: ApiKeys) -> None:
         assert (await client.post("/v1/batches", json=body)).status_code == 403
 
 
-async def test_administration(app: FastAPI, keys: ApiKeys, backend: Backend) -> None:
-    """Given the admin port, expect it closed without a key and with one that may not administer, at every route."""
+async def test_the_admin_port_needs_an_admin_key(app: FastAPI, keys: ApiKeys, backend: Backend) -> None:
     letters = [
         DeadLetter(make_request(tenant=tenant), ErrorInfo("engine_failed", "it broke"), 1, 1.0) for tenant in "ab"
     ]
@@ -163,8 +159,9 @@ async def test_administration(app: FastAPI, keys: ApiKeys, backend: Backend) -> 
         assert (await client.delete("/v1/dead-letters")).json() == {"removed": 1}
 
 
-async def test_others_have_nothing(app: FastAPI, keys: ApiKeys, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given two tenants, expect what one makes to be a 404 to the other, and its idempotency keys another's."""
+async def test_another_tenants_objects_are_404(
+    app: FastAPI, keys: ApiKeys, backend: Backend, worker: ScriptedWorker
+) -> None:
     async with caller(app, keys, "one") as one, caller(app, keys, "two") as two:
         named = {"idempotency-key": "k"}
         body = {"model": MODEL, "prompt": "x"}

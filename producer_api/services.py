@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from fastapi import Depends
-from fastapi.params import Depends as Dependency
-
 from producer_api.admission.services import AdmissionServices, admission_services
 from producer_api.auth.authenticator import Authenticator, make_authenticator
-from producer_api.http.access import Rule
-from producer_api.http.open_streams import Attendance
+from producer_api.http.open_streams import OpenAnswers
 from producer_api.http.threads import Threads
 from producer_api.metering.usage_settler import UsageSettler
 from producer_api.observability.metrics import Metrics, Stopwatch
@@ -30,7 +26,7 @@ class Context(AdmissionServices):
     """The objects of one API process."""
 
     metrics: Metrics
-    attendance: Attendance
+    open_answers: OpenAnswers
     database: Database
     authenticate: Authenticator
     awaited_jobs: AwaitedJobs
@@ -46,7 +42,7 @@ class Context(AdmissionServices):
         return cls(
             **vars(admission_services(settings, backend, metrics)),
             metrics=metrics,
-            attendance=Attendance(metrics.open_answers),
+            open_answers=OpenAnswers(metrics.open_answers),
             database=database,
             authenticate=make_authenticator(settings, database),
             awaited_jobs=awaited_jobs,
@@ -67,11 +63,6 @@ class Context(AdmissionServices):
             channel=self.rate_limiter.channel,
             awaited_jobs=self.awaited_jobs,
         )
-
-    def allow(self, group: str, *, admin: bool = False) -> Dependency:
-        """The rule of a router or route: for callers that may use `group`."""
-        rule: Dependency = Depends(Rule(group, self.authenticate, admin=admin))
-        return rule
 
     async def start(self) -> None:
         """Raises ConfigError, Unavailable where callers are asked for keys and these cannot be looked up."""

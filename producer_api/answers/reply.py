@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from producer_api.admission.gateway import Admission
 from producer_api.http.headers import REPLAYED
-from producer_api.http.json_body import json_answer
-from producer_api.http.open_streams import ClientGone, Stopping, disconnect, stopping
+from producer_api.http.json_body import json_response
+from producer_api.http.open_streams import ClientGone, Stopping, disconnect, shutdown_error
 from producer_api.http.sse import Events, EventStream, Framing
 from producer_api.observability.request_log import RequestFacts
 from producer_api.services import Context
@@ -51,7 +51,7 @@ class Reply:
         return EventStream(
             self.events(after, again=again),
             framing,
-            self._context.attendance,
+            self._context.open_answers,
             eager=eager,
             abandon=abandon,
             headers=self._headers,
@@ -59,14 +59,14 @@ class Reply:
 
     async def complete(self, request: Request, to_body: Callable[[Answer], Any]) -> Response:
         """Wait for the end of the answer and return it as `to_body` makes it. Raises as `to_body`; Unavailable."""
-        attend = self._context.attendance.attend
+        attend = self._context.open_answers.run
         try:
             answer = await attend(collect(self.events(-1)), disconnect(request.receive), resumable=self._detached)
         except (ClientGone, Stopping, HeadraceError) as error:
             if not self._detached:
                 self.abandon()
-            raise (stopping() if isinstance(error, Stopping) else error) from None
-        return json_answer(to_body(answer), headers=self._headers)
+            raise (shutdown_error() if isinstance(error, Stopping) else error) from None
+        return json_response(to_body(answer), headers=self._headers)
 
     def events(self, after: int | Sequence[int], *, again: bool = False) -> Events:
         """Yield the events after seq `after`, which may be one per request; `again` is passed to follow_all."""

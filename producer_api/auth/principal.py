@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
-
-from fastapi import Depends
-from starlette.requests import Request
 
 from producer_api.auth.client_address import Client
 from shared.accounts.scopes import Scopes
@@ -58,17 +54,3 @@ class Principal:
 
 
 ANONYMOUS = Principal("default", scopes=Scopes(admin=True))  # every caller, while authentication is off
-
-
-def principal_of(request: Request) -> Principal:
-    """Return the caller of a request."""
-    found: Principal = request.state.facts.caller
-    return found
-
-
-def _tenant_of(request: Request) -> str:
-    return principal_of(request).tenant
-
-
-Caller = Annotated[Principal, Depends(principal_of)]  # parameter of a route: the caller
-Tenant = Annotated[str, Depends(_tenant_of)]  # parameter of a route: the caller's tenant

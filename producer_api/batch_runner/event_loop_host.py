@@ -20,13 +20,12 @@ import uvloop
 
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.batch_runner import BatchRunner
-from producer_api.batch_runner.line_body import read_body
+from producer_api.batch_runner.line_body import CHAT, read_body
 from producer_api.batch_runner.lines import job_id, seed_of
 from producer_api.batch_runner.run_request import run
 from producer_api.batch_runner.services import BatchServices
 from producer_api.batch_runner.work_folder import remove_all_but
 from producer_api.http.open_streams import Stopping
-from producer_api.schemas.batches import CHAT
 from shared.backend import Backend
 from shared.protocol import PriorityClass
 from shared.redis import keys

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import msgspec
 
-from producer_api.http.errors import openai_error, renamed
+from producer_api.routes.catalog import BATCHABLE
 from shared.batches.store import Batch, Chunk, LineError
 from shared.errors import HeadraceError
 
@@ -154,7 +154,8 @@ class Outcome:
 
     @classmethod
     def failed(cls, line: Line, job_id: str, error: HeadraceError) -> Outcome:
-        return cls(_result(line, job_id, error.status, openai_error(renamed(error, line.url))), completed=False)
+        body = BATCHABLE[line.url].errors.body(error, line.url)
+        return cls(_result(line, job_id, error.status, body), completed=False)
 
     @classmethod
     def stopped(cls, line: Line, job_id: str, code: str) -> Outcome:

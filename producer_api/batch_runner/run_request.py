@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from producer_api.admission.idempotency import derived_id, derived_seed
+from producer_api.admission.parsed_body import ParsedBody
 from producer_api.auth.principal import Principal
-from producer_api.batch_runner.line_body import Asked
 from producer_api.batch_runner.services import BatchServices
 from shared.errors import HeadraceError, NotFound, QueueFull, TenantQueueFull, Unavailable
 from shared.protocol import Request
@@ -18,23 +18,23 @@ from shared.token_log.merge import follow_all
 RETRY_DELAY_S = 1.0  # after a full queue, an outage of Redis or an expired answer
 
 
-def job_ids(asked: Asked, first: str) -> list[str]:
+def job_ids(body: ParsedBody, first: str) -> list[str]:
     """Return the ids of all requests of a body; `first` is the id of its first one."""
-    return [first, *(derived_id(first, number) for number in range(1, len(asked.drafts)))]
+    return [first, *(derived_id(first, number) for number in range(1, len(body.drafts)))]
 
 
-async def run(services: BatchServices, asked: Asked, *, job_id: str, seed: int, principal: Principal) -> Any:
+async def run(services: BatchServices, body: ParsedBody, *, job_id: str, seed: int, principal: Principal) -> Any:
     """Run the requests of a body under ids derived from `job_id`, or join them, and return the response object.
 
     Waits while the queue is full or Redis is unreachable. Raises the HeadraceError that a request was refused or
     failed with.
     """
-    ids = job_ids(asked, job_id)
-    services.gateway.check_together(asked.drafts)
-    same = asked.seed is not None
+    ids = job_ids(body, job_id)
+    services.gateway.check_together(body.drafts)
+    same = body.seed is not None
     seeds = [seed if same or not number else derived_seed(seed, number) for number in range(len(ids))]
     while True:
-        runs = [_run(services, *each, principal) for each in zip(asked.drafts, ids, seeds, strict=True)]
+        runs = [_run(services, *each, principal) for each in zip(body.drafts, ids, seeds, strict=True)]
         try:
             requests = await asyncio.gather(*runs)
         except HeadraceError:
@@ -46,7 +46,7 @@ async def run(services: BatchServices, asked: Asked, *, job_id: str, seed: int, 
         except (NotFound, Unavailable):  # an answer expired unread, or its request was lost before it began
             await asyncio.sleep(RETRY_DELAY_S)
             continue
-        return asked.word(requests, answer, await services.gateway.fingerprint(requests[0].model))
+        return body.word(requests, answer, await services.gateway.fingerprint(requests[0].model))
 
 
 async def _run(services: BatchServices, draft: Request, job_id: str, seed: int, principal: Principal) -> Request:

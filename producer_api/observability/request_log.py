@@ -15,7 +15,6 @@ from shared.errors import HeadraceError
 
 CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer
 OUTCOMES = {CLIENT_CLOSED: "left", 503: "unavailable"}
-QUIET = ("/health", "/ready", "/metrics")  # polled every few seconds by machines: logged at debug
 SETTLE_WINDOW_S = 60.0  # how long after its HTTP request a job is still expected to be settled
 
 log = structlog.get_logger(__name__)
@@ -105,16 +104,19 @@ class RequestLogger:
         log.exception("request_failed", http_request_id=facts.client.http_request_id)
         return HeadraceError("internal server error; the server log has details under this request id")
 
-    def write(self, facts: RequestFacts, *, method: str, route: str, status: int, **more: object) -> None:
+    def write(
+        self, facts: RequestFacts, *, method: str, route: str, status: int, quiet: bool = False, **more: object
+    ) -> None:
         """Log and count a request that ended.
 
         Args:
             status: the HTTP status, or its equivalent for gRPC.
+            quiet: log at debug level.
             more: fields for the log line alone.
         """
         outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
         self._metrics.requests.labels(facts.model, route, outcome).inc()
-        write: Callable[..., None] = log.debug if route in QUIET else log.info
+        write: Callable[..., None] = log.debug if quiet else log.info
         write(
             "request",
             http_request_id=facts.client.http_request_id,

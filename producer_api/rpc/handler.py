@@ -12,12 +12,13 @@ from typing import Any
 import grpc
 
 from producer_api.auth.client_address import TrustedProxies
-from producer_api.http.access import Rule
-from producer_api.http.open_streams import stopping
+from producer_api.http.access import authorize
+from producer_api.http.open_streams import shutdown_error
 from producer_api.observability.request_log import CLIENT_CLOSED, RequestFacts
 from producer_api.rpc.call import Call, RpcContext, address_of, metadata_headers
 from producer_api.rpc.errors import status_of
 from producer_api.services import Context
+from shared.accounts.scopes import ROUTES
 from shared.errors import HeadraceError, Unavailable
 
 
@@ -37,6 +38,9 @@ class Method:
     answer: Callable[[Call], Awaitable[None]]
     charged: bool = False
 
+    def __post_init__(self) -> None:
+        assert self.group in ROUTES, f"{self.name}: group {self.group!r} is not one of {ROUTES}"
+
 
 class MethodHandlers:
     """Makes gRPC handlers of methods.
@@ -55,14 +59,13 @@ class MethodHandlers:
 
     def handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         """Return a handler of byte streams, even for one message: so the time to read it can be limited."""
-        rule = Rule(method.group, self._context.authenticate)
 
         async def handle(_: object, rpc: RpcContext) -> None:
-            await self._handle(method, rule, rpc)
+            await self._handle(method, rpc)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def _handle(self, method: Method, rule: Rule, rpc: RpcContext) -> None:
+    async def _handle(self, method: Method, rpc: RpcContext) -> None:
         facts = RequestFacts(
             self._proxies.client(address_of(rpc.peer()), metadata_headers(rpc)), time.perf_counter()
         )
@@ -70,7 +73,7 @@ class MethodHandlers:
         http_status, refusal = 200, None
         try:
             with self._place():
-                await self._answer(method, rule, call)
+                await self._answer(method, call)
         except HeadraceError as error:
             refusal = error
         except asyncio.CancelledError:
@@ -87,10 +90,11 @@ class MethodHandlers:
             status = status_of(refusal)
             await rpc.abort(status.code, status.details, (*await call.metadata(), *status.trailing_metadata))
 
-    async def _answer(self, method: Method, rule: Rule, call: Call) -> None:
-        if self._context.attendance.draining:
-            raise stopping()
-        await rule.settle(call.facts, call.metadata_values("authorization"))
+    async def _answer(self, method: Method, call: Call) -> None:
+        if self._context.open_answers.draining:
+            raise shutdown_error()
+        credentials = call.metadata_values("authorization")
+        await authorize(self._context.authenticate, call.facts, credentials, group=method.group)
         await method.answer(call)
 
     @contextmanager

@@ -10,7 +10,7 @@ from producer_api.admission.idempotency import HEADER, IdempotencyKey
 from producer_api.answers import jobs
 from producer_api.answers.reply import Reply
 from producer_api.http.headers import REPLAYED
-from producer_api.http.open_streams import Stopping, stopping
+from producer_api.http.open_streams import Stopping, shutdown_error
 from producer_api.http.sse import Events
 from producer_api.rpc import inference_pb2 as pb
 from producer_api.rpc.call import Call
@@ -111,9 +111,9 @@ class Inference:
     async def _stream(self, call: Call, events: Events, *, resumable: bool) -> Terminal:
         """Write the events at the client's pace and return the last. Raises Unavailable if the server stops."""
         try:
-            return await self._context.attendance.attend(_written(call, events), None, resumable=resumable)
+            return await self._context.open_answers.run(_written(call, events), None, resumable=resumable)
         except Stopping:
-            raise stopping() from None
+            raise shutdown_error() from None
 
 
 async def _written(call: Call, events: Events) -> Terminal:

@@ -1,4 +1,4 @@
-"""A real server on a free port, and a hand-made worker that answers by a script."""
+"""A server on a free port, and a worker that answers by a script."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROMPT_TOKENS = 5
 
 
 class ScriptedWorker:
-    """Pulls requests one at a time and writes what a test tells it to."""
+    """Worker that pulls requests one at a time and writes what a test says."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -48,7 +48,7 @@ class ScriptedWorker:
         )
 
     async def pull(self) -> Delivery:
-        """The next request, whenever it comes."""
+        """Return the next request, waiting for it."""
         async with asyncio.timeout(LIMIT_S), self.backend.live.subscribe(keys.wake_channel(MODEL)) as wake:
             while True:
                 for delivery in (await self.backend.transport.pull(MODEL, "w1", Room.all(1))).found:
@@ -63,7 +63,7 @@ class ScriptedWorker:
         return Job(self.backend, delivery, lease)
 
     async def answer(self, *texts: str, n: int = 1, times: int = 1) -> Request:
-        """Take requests and answer each with these texts, one token each, for each of n choices."""
+        """Take requests and answer each with these texts, one token each, in each of n choices."""
         for _ in range(times):
             job = await self.take()
             for i, text in enumerate(texts):
@@ -75,7 +75,7 @@ class ScriptedWorker:
 
 @dataclass
 class Job:
-    """A request in a worker's hands."""
+    """A request that a worker has leased."""
 
     backend: Backend
     delivery: Delivery
@@ -93,7 +93,7 @@ class Job:
         return await self.write(Token(0, self.seq, text))
 
     async def say_all(self, texts: list[str]) -> bool:
-        """One append of several tokens."""
+        """Write several tokens in one append."""
         return await self.write(*(Token(0, self.seq + i, text) for i, text in enumerate(texts)))
 
     async def end(self, state: RequestState = RequestState.COMPLETED, error=None) -> bool:
@@ -110,15 +110,15 @@ class Job:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module's tests run with each of its QUEUES."""
+    """Run a module's tests with each of its QUEUES."""
     if "queue" in metafunc.fixturenames:
         metafunc.parametrize("queue", getattr(metafunc.module, "QUEUES", ["redis"]))
 
 
 @pytest.fixture
 def queue() -> str:
-    """Which one the API uses."""
-    raise AssertionError("it is a parameter")
+    """Name of the queue that the API uses."""
+    raise AssertionError("set by pytest_generate_tests")
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ async def worker(backend: Backend) -> ScriptedWorker:
 
 @asynccontextmanager
 async def serving(settings: Settings, backend: Backend) -> AsyncIterator[str]:
-    """The API on a free port of this machine, as its URL."""
+    """Serve the API on a free port, and yield its URL."""
     listener = listen(settings)
     server = Server(settings, backend)
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -164,30 +164,30 @@ async def app(settings: Settings, backend: Backend, worker: ScriptedWorker) -> A
 
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """Calls the application without a socket; streams arrive whole."""
+    """Yield a client that calls the application without a socket; streams arrive complete."""
     async with calling(app) as opened:
         yield opened
 
 
 def calling(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:
-    """Calls with an API key, without a socket."""
+    """Return a client that calls with an API key, without a socket."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
 
 def administering(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:
-    """Calls the admin port's application around the parts of `app`."""
+    """Return a client of the admin application around the services of `app`."""
     return calling(create_admin_app(app.state.context), key)
 
 
 def chat(**fields: object) -> dict[str, object]:
-    """The body of a small chat request."""
+    """Return the body of a small chat request."""
     return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **fields}
 
 
 async def frames(response: httpx.Response) -> AsyncIterator[dict[str, str]]:
-    """The server-sent events of a response as they come; a comment as {"": text}."""
+    """Yield the server-sent events of a response as they arrive; a comment as {"": text}."""
     frame: dict[str, str] = {}
     async for line in response.aiter_lines():
         if line.startswith(":"):

@@ -35,7 +35,7 @@ async def test_a_draining_server_ends_resumable_streams(
             await job.say("a")
         assert (await reading.read()).tokens.seq == 0
         assert (await generating.read()).HasField("job")
-        context.attendance.drain()
+        context.open_answers.drain()
         sent_on = await refusal(reading)
         refused = await refusal(client.Submit(chat()))
         await second.end()
@@ -53,7 +53,7 @@ async def test_a_stopping_server_cancels_keyless_jobs(
         generating = client.Generate(pb.GenerateRequest(job=chat()))
         job = await worker.take()
         assert (await generating.read()).HasField("job")
-        context.attendance.stop()
+        context.open_answers.stop()
         ended = await refusal(generating)
 
     assert ended.code() is grpc.StatusCode.UNAVAILABLE
@@ -69,7 +69,7 @@ async def test_health_reports_readiness(settings: Settings, backend: Backend, wo
         watched = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE.full_name), timeout=LIMIT_S)
         seen = [(await watched.read()).status]
         overall = await health.Check(health_pb2.HealthCheckRequest())
-        context.attendance.drain()
+        context.open_answers.drain()
         seen.append((await watched.read()).status)
         watched.cancel()
 

@@ -124,7 +124,7 @@ async def test_a_chain_of_three(sdk: AsyncOpenAI, worker: ScriptedWorker) -> Non
 
 async def test_what_does_not_chain(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     running = await sdk.responses.create(model=MODEL, input=INPUT, background=True)
-    with pytest.raises(openai.BadRequestError, match="not ended") as caught:
+    with pytest.raises(openai.BadRequestError, match="has ended") as caught:
         await sdk.responses.create(model=MODEL, input=INPUT, previous_response_id=running.id)
     assert caught.value.param == "previous_response_id"
     await sdk.responses.cancel(running.id)

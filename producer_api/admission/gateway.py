@@ -129,14 +129,17 @@ class Gateway:
             identity = Identity.new(await self._token_log.now(), drawn, key)
             if key is not None:
                 return await self._submit_once(draft, timeout_s, key, identity, queue, resuming=resuming)
-            request = identity.complete(draft, timeout_s)
-            await self._check(request)
-            try:
-                await queue(request)
-            except BaseException:  # also the deadline of this call
-                self._background.start(self._token_log.forget(request.id))
-                raise
-            return Admission(request)
+            return await self._submit_new(identity.complete(draft, timeout_s), queue)
+
+    async def _submit_new(self, request: Request, queue: Callable[[Request], Awaitable[None]]) -> Admission:
+        """Queue a request without a key; if it is refused, delete its log in the background."""
+        await self._check(request)
+        try:
+            await queue(request)
+        except BaseException:  # also the deadline of this call
+            self._background.start(self._token_log.forget(request.id))
+            raise
+        return Admission(request)
 
     async def submit_all(
         self,

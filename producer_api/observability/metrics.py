@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -51,27 +51,20 @@ class Metrics:
         self.oldest = Gauge(
             "headrace_queue_oldest_age_seconds", "Age of the oldest waiting request", ["model"], registry=registry
         )
-        self.first_token = Histogram(
-            "headrace_api_time_to_first_token_seconds",
-            "Time from a request's arrival to its first token",
-            ["model"],
-            buckets=FIRST_TOKEN,
-            registry=registry,
+        self.first_token = self._seconds(
+            "time_to_first_token", "Time from a request's arrival to its first token", FIRST_TOKEN
         )
-        self.between_tokens = Histogram(
-            "headrace_api_inter_token_seconds",
-            "Time per token after the first, as read by the client",
-            ["model"],
-            buckets=BETWEEN_TOKENS,
-            registry=registry,
+        self.between_tokens = self._seconds(
+            "inter_token", "Time per token after the first, as read by the client", BETWEEN_TOKENS
         )
-        self.whole_answer = Histogram(
-            "headrace_api_request_seconds",
-            "Time from a request's arrival to the end of its answer",
-            ["model"],
-            buckets=WHOLE_ANSWER,
-            registry=registry,
+        self.whole_answer = self._seconds(
+            "request", "Time from a request's arrival to the end of its answer", WHOLE_ANSWER
         )
+
+    def _seconds(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        """Make a histogram of seconds per model."""
+        name = f"headrace_api_{name}_seconds"
+        return Histogram(name, text, ["model"], buckets=buckets, registry=self.registry)
 
     def show_depth(self, model: str, depth: QueueDepth) -> None:
         self.waiting.labels(model).set(depth.waiting)

@@ -123,7 +123,7 @@ async def test_responses_chain(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None
 
 async def test_unfinished_or_unstored_responses_do_not_chain(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     running = await sdk.responses.create(model=MODEL, input=INPUT, background=True)
-    with pytest.raises(openai.BadRequestError, match="not ended") as caught:
+    with pytest.raises(openai.BadRequestError, match="has ended") as caught:
         await sdk.responses.create(model=MODEL, input=INPUT, previous_response_id=running.id)
     assert caught.value.param == "previous_response_id"
     await sdk.responses.cancel(running.id)

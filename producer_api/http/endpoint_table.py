@@ -90,6 +90,7 @@ class EndpointTable:
         return tuple(each.path for each in self.endpoints if each.batchable is not None)
 
     def match(self, method: str, path: str) -> Match:
+        """Return the endpoint of a request with the parameters of its path, or what an error response needs."""
         if (fixed := self._fixed.get(path)) is not None:
             return fixed.match(method, path, NO_PARAMETERS)
         for resource in self._templates:

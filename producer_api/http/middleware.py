@@ -112,10 +112,10 @@ class Drain:
 
     def __init__(self, app: ASGIApp, open_answers: OpenAnswers) -> None:
         self._app = app
-        self._attendance = open_answers
+        self._open_answers = open_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._attendance.draining:
+        if scope["type"] != "http" or not self._open_answers.draining:
             await self._app(scope, receive, send)
             return
 

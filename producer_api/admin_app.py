@@ -1,6 +1,6 @@
-"""The application of the admin port: what shows or changes more than one tenant's things.
+"""Builds the application of the admin port: metrics, and the dead letters of all tenants.
 
-It shares the parts of the API's application, and stays while that one drains.
+It shares the services of the API's application, and keeps serving while that one drains.
 """
 
 from __future__ import annotations
@@ -8,41 +8,36 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from producer_api.auth.client_address import Proxies
-from producer_api.http.access import check_rules
-from producer_api.http.endpoint import add_routes
+from producer_api.auth.client_address import TrustedProxies
+from producer_api.http.dispatch import Dispatcher
+from producer_api.http.endpoint_table import EndpointTable
 from producer_api.http.errors import register_errors
-from producer_api.http.host_check import site_check
-from producer_api.http.middleware import BodyLimit, ConnectionLimit, RequestId, RequestLog, SecurityHeaders
+from producer_api.http.host_check import host_check
+from producer_api.http.middleware import BodyLimit, RequestId, RequestLimit, RequestLog, SecurityHeaders
 from producer_api.openapi.document import describe
-from producer_api.routes.dead_letters import dead_letters_router
-from producer_api.routes.health import alive_router
-from producer_api.routes.metrics import metrics_router
-from producer_api.schemas.dead_letters import Letter, LetterList, Removed
+from producer_api.routes.catalog import ADMIN
 from producer_api.services import Context
-from shared.schemas.native.jobs import Job
 
-CONNECTIONS = 64  # of one process
+MAX_CONNECTIONS = 64  # of one process
 
 
 def create_admin_app(context: Context) -> FastAPI:
-    """The ASGI application around the same parts."""
+    """Return the ASGI application around an API's services."""
+    table = EndpointTable(ADMIN)
     app = FastAPI(
         title="Headrace administration",
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,  # routes/openapi.py serves it
         middleware=[
-            Middleware(RequestId, proxies=Proxies(context.settings.trusted_proxies)),
+            Middleware(RequestId, endpoints=table, proxies=TrustedProxies(context.settings.trusted_proxies)),
             Middleware(SecurityHeaders),
-            Middleware(RequestLog, journal=context.journal),
-            *site_check(context.settings),
-            Middleware(ConnectionLimit, most=CONNECTIONS),
-            Middleware(BodyLimit, most=context.settings.max_body_bytes, of_path={}),
+            Middleware(RequestLog, journal=context.request_logger),
+            *host_check(context.settings),
+            Middleware(RequestLimit, max_requests=MAX_CONNECTIONS),
+            Middleware(BodyLimit, max_bytes=context.settings.max_body_bytes, max_upload_bytes=0),  # no uploads
         ],
     )
+    app.state.context, app.state.endpoints = context, table
     register_errors(app)
-    for router in (alive_router(), metrics_router(context), dead_letters_router(context, admin=True)):
-        add_routes(app, router)
-    check_rules(app)
-    describe(app, [], [Letter, LetterList, Removed, Job])
+    app.router.routes.append(Dispatcher(table, context.authenticate, {"context": context}))
+    describe(app, table.endpoints, {})
     return app

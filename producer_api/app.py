@@ -1,4 +1,4 @@
-"""Puts the front end together: routes, errors and middleware around the parts that it is handed.
+"""Builds the API's application: endpoints, error handlers and middleware.
 
 It opens no connection and reads no environment.
 """
@@ -10,137 +10,86 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from producer_api.admission.model_catalog import Catalog
-from producer_api.answers.job_events import EndData, TokensData
-from producer_api.auth.client_address import Proxies
-from producer_api.http.access import check_rules, routes_of
-from producer_api.http.endpoint import add_routes
+from producer_api.auth.client_address import TrustedProxies
+from producer_api.http.dispatch import Dispatcher
+from producer_api.http.endpoint_table import EndpointTable
 from producer_api.http.errors import register_errors
-from producer_api.http.host_check import listed, site_check
-from producer_api.http.middleware import BodyLimit, ConnectionLimit, Drain, RequestId, RequestLog, SecurityHeaders
-from producer_api.http.multipart import OVERHEAD
+from producer_api.http.host_check import host_check, split_list
+from producer_api.http.middleware import BodyLimit, Drain, RequestId, RequestLimit, RequestLog, SecurityHeaders
+from producer_api.http.multipart import MAX_OVERHEAD_BYTES
 from producer_api.http.ratelimit_headers import LimitHeaders
 from producer_api.observability.metrics import Metrics
 from producer_api.openapi.document import describe
-from producer_api.openapi.examples import Examples, examples
-from producer_api.routes.batches import batches_router
-from producer_api.routes.chat import chat_router
-from producer_api.routes.completions import completions_router
-from producer_api.routes.dead_letters import dead_letters_router
-from producer_api.routes.embeddings import embeddings_router
-from producer_api.routes.files import PREFIX, files_router
-from producer_api.routes.health import Readiness, alive_router, ready_router
-from producer_api.routes.jobs import jobs_router
-from producer_api.routes.models import Model, ModelList, models_router
-from producer_api.routes.pages import pages_router
-from producer_api.routes.responses import responses_router
-from producer_api.routes.tokenize import tokenize_router
-from producer_api.schemas.batches import BatchList, BatchObject, BatchRequest
-from producer_api.schemas.dead_letters import Letter, LetterList, Removed
-from producer_api.schemas.files import File, FileDeleted, FileList
-from producer_api.schemas.jobs import JobSubmission
+from producer_api.openapi.examples import EMBEDDING_MODEL, SERVED_MODEL
+from producer_api.routes.catalog import API, IN_MEMORY
 from producer_api.services import Context
 from shared.backend import Backend
 from shared.batches.store import Batches
 from shared.files.store import Files
 from shared.models.model_store import MINILM
-from shared.schemas.native.jobs import Job
-from shared.schemas.native.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
-from shared.schemas.openai.chat import ChatCompletion, ChatRequest, Chunk
-from shared.schemas.openai.completions import Completion, CompletionRequest
-from shared.schemas.openai.embeddings import EmbeddingList, EmbeddingRequest
-from shared.schemas.openai.response_object import ItemList, ResponseDeleted, ResponseObject
-from shared.schemas.openai.responses import ResponseRequest
 from shared.settings import Settings
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
 VERSION = "0.1.0"
-EXPOSED = [  # to other sites' pages
+EXPOSED_HEADERS = [  # to pages of other sites
     *("idempotent-replayed", "location", "retry-after", "x-request-id", "x-should-retry"),
     *(f"x-ratelimit-{name}-{unit}" for name in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
 ]
 
 
 def create_app(settings: Settings, backend: Backend) -> FastAPI:
-    """The front end as an ASGI application; `app.state.context` holds its parts."""
-    metrics = Metrics(CollectorRegistry())
-    context = Context.of(settings, backend, metrics)
+    """Return the front end as an ASGI application; `app.state` has its `context` and its table of `endpoints`."""
+    context = Context.from_settings(settings, backend, Metrics(CollectorRegistry()))
+    table = EndpointTable(API if backend.server is not None else IN_MEMORY)
     app = FastAPI(
         title="Headrace",
         version=VERSION,
         description=DESCRIPTION,
-        docs_url=None,  # its page would load scripts from elsewhere
-        redoc_url=None,
+        openapi_url=None,  # routes/openapi.py serves it
         middleware=[
-            Middleware(RequestId, proxies=Proxies(settings.trusted_proxies)),
+            Middleware(RequestId, endpoints=table, proxies=TrustedProxies(settings.trusted_proxies)),
             Middleware(SecurityHeaders),
             *_cors(settings),
-            Middleware(RequestLog, journal=context.journal),
-            *site_check(settings),
-            Middleware(LimitHeaders, meter=context.meter),
-            Middleware(Drain, attendance=context.attendance),
-            Middleware(ConnectionLimit, most=settings.max_connections),
+            Middleware(RequestLog, journal=context.request_logger),
+            *host_check(settings),
+            Middleware(LimitHeaders, meter=context.rate_limiter),
+            Middleware(Drain, open_answers=context.open_answers),
+            Middleware(RequestLimit, max_requests=settings.max_connections),
             Middleware(
-                BodyLimit, most=settings.max_body_bytes, of_path={PREFIX: settings.max_file_bytes + OVERHEAD}
+                BodyLimit,
+                max_bytes=settings.max_body_bytes,
+                max_upload_bytes=settings.max_file_bytes + MAX_OVERHEAD_BYTES,
             ),
         ],
     )
-    app.state.context = context
+    app.state.context, app.state.endpoints = context, table
     register_errors(app)
-    for router in (
-        chat_router(context),
-        completions_router(context),
-        responses_router(context),
-        embeddings_router(context),
-        tokenize_router(context),
-        jobs_router(context),
-        dead_letters_router(context),
-        models_router(context),
-        alive_router(),
-        ready_router(context),
-        pages_router(),
-    ):
-        add_routes(app, router)
-    if backend.server is not None:  # in memory there is no tasks process to share them with
-        files = Files.from_settings(settings, backend)
-        add_routes(app, files_router(context, files))
-        add_routes(app, batches_router(context, files, Batches.from_settings(settings, backend.server)))
-    check_rules(app)
-    describe(
-        app,
-        [
-            *(ChatRequest, CompletionRequest, ResponseRequest, EmbeddingRequest),
-            *(TokenizeRequest, DetokenizeRequest, JobSubmission, BatchRequest),
-        ],
-        [
-            *(ChatCompletion, Chunk, Completion, Job, ModelList, Model, Readiness, TokensData, EndData),
-            *(ResponseObject, ResponseDeleted, ItemList),
-            *(EmbeddingList, Tokens, Detokenized),
-            *(LetterList, Letter, Removed, File, FileList, FileDeleted, BatchObject, BatchList),
-        ],
-        _examples(app, context.catalog),
-    )
+    app.router.routes.append(Dispatcher(table, context.authenticate, _parts(context)))
+    embedder = context.catalog.embedding_model or MINILM.name
+    describe(app, table.endpoints, {SERVED_MODEL: context.catalog.served_model, EMBEDDING_MODEL: embedder})
     return app
 
 
+def _parts(context: Context) -> dict[str, object]:
+    """Return what handlers may ask for by name."""
+    parts: dict[str, object] = {"context": context}
+    if (server := context.backend.server) is not None:
+        parts["files"] = Files.from_settings(context.settings, context.backend)
+        parts["batches"] = Batches.from_settings(context.settings, server)
+    return parts
+
+
 def _cors(settings: Settings) -> list[Middleware]:
-    """Lets pages of other sites call, with a key of their own; cookies are nothing to us."""
+    """Return the middleware that lets pages of other sites call with an API key; cookies are not used."""
     if not settings.cors_origins:
         return []
     return [
         Middleware(
             CORSMiddleware,
-            allow_origins=listed(settings.cors_origins),
+            allow_origins=split_list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=EXPOSED,
+            expose_headers=EXPOSED_HEADERS,
             max_age=600,
         )
     ]
-
-
-def _examples(app: FastAPI, catalog: Catalog) -> dict[str, Examples]:
-    """Those of the routes that there are."""
-    paths = {route.path_format for route in routes_of(app)}
-    found = examples(catalog.served_model, catalog.embedding_model or MINILM.name)
-    return {path: bodies for path, bodies in found.items() if path in paths}

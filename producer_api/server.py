@@ -1,7 +1,4 @@
-"""Runs the front end as a process: binds, serves until it is told to stop, then lets open answers end.
-
-It knows nothing of routes.
-"""
+"""Runs the front end as a process: listens, serves until a signal, then drains."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from producer_api.admin_app import CONNECTIONS, create_admin_app
+from producer_api.admin_app import MAX_CONNECTIONS, create_admin_app
 from producer_api.app import create_app
 from producer_api.background.sweeper import Sweeper
-from producer_api.http.protocol import HEADROOM, Bounds, Connection
+from producer_api.http.protocol import HEADROOM, Connection, ConnectionLimits
 from producer_api.http.uvicorn_internals import forget_signals
 from producer_api.services import Context
 from producer_api.webhooks.sender import WebhookSender
@@ -34,9 +31,9 @@ from shared.runtime.sockets import place_of, unbound, url_of
 from shared.settings import Settings
 
 BACKLOG = 2048
-FAREWELL = 1  # seconds before the end of the grace time, for the last frames
-TICK = 0.05
-KEEP_ALIVE = 30  # seconds that an idle connection is kept
+LAST_FRAMES_S = 1  # the end of the grace time, for the last frames
+DRAIN_POLL_S = 0.05
+KEEP_ALIVE_S = 30  # for an idle connection
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +42,7 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish within `settings.grace` seconds.
 
     Raises:
-        ConfigError: the address cannot be listened on, or may not be without keys.
+        ConfigError: the address cannot be bound, or must not be served without authentication.
         Unavailable: Redis does not answer at the start.
     """
     check_exposure(settings)
@@ -68,15 +65,15 @@ async def _serve(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _queued(backend: Backend, settings: Settings) -> AsyncIterator[Backend]:
-    """With the queue that the settings ask for."""
+    """Yield the backend with the queue that the settings name."""
     if settings.queue == "redis":
         yield backend
         return
     try:
-        from producer_api.admission.kafka_queue import through_kafka  # noqa: PLC0415  kafka-python is there only where it is used
+        from producer_api.admission.kafka_queue import with_kafka_queue  # noqa: PLC0415  kafka-python is an optional dependency
     except ImportError as error:
-        raise ConfigError(f"{error}: install headrace[kafka]", param="queue") from error
-    async with through_kafka(backend, settings) as through:
+        raise ConfigError(f"queue kafka needs the package headrace[kafka]: {error}", param="queue") from error
+    async with with_kafka_queue(backend, settings) as through:
         yield through
 
 
@@ -102,32 +99,37 @@ async def _listen(backend: Backend, settings: Settings) -> None:
 
 @asynccontextmanager
 async def _rpc(context: Context) -> AsyncIterator[None]:
-    """The same by gRPC, where the settings ask for it."""
+    """Serve gRPC too, if grpc_port is set."""
     if context.settings.grpc_port is None:
         yield
         return
     try:
-        from producer_api.rpc.server import serving  # noqa: PLC0415  grpcio is there only where it is used
+        from producer_api.rpc.server import serving  # noqa: PLC0415  grpcio is an optional dependency
     except ImportError as error:
-        raise ConfigError(f"{error}: install headrace[grpc]", param="grpc_port") from error
-    async with serving(context, farewell=FAREWELL) as port:
+        raise ConfigError(f"grpc_port needs the package headrace[grpc]: {error}", param="grpc_port") from error
+    async with serving(context, farewell=LAST_FRAMES_S) as port:
         log.info("listening", message=f"gRPC on {place_of(context.settings.host, port)}")
         yield
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The API's bound socket. Raises ConfigError, naming the setting."""
+    """Return the API's listening socket. Raises ConfigError, naming the setting."""
     check_exposure(settings)
     return bind(settings, "host", "port", shared=settings.reuse_port)
 
 
 def bind(settings: Settings, host_name: str, port_name: str, *, shared: bool = False) -> socket.socket:
-    """A listening socket at the address of two settings; `shared` with other processes. Raises ConfigError."""
+    """Return a listening socket for the address in two settings; `shared` lets other processes listen too.
+
+    Raises ConfigError.
+    """
     host, port = getattr(settings, host_name), getattr(settings, port_name)
     try:
         listener, address = unbound(host, port)
     except OSError as error:
-        raise ConfigError(f"{host_name} {host} cannot be listened on: {error.strerror}", param=host_name) from None
+        raise ConfigError(
+            f"{host_name} must be an address of this machine, got {host}: {error.strerror}", param=host_name
+        ) from None
     try:
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -136,13 +138,13 @@ def bind(settings: Settings, host_name: str, port_name: str, *, shared: bool = F
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"{port_name} {port} on {host} cannot be listened on: {error.strerror}; choose another", param=port_name
+            f"{port_name} {port} on {host} cannot be bound: {error.strerror}; choose another port", param=port_name
         ) from None
     return listener
 
 
 class Server(uvicorn.Server):
-    """uvicorn, ending open answers in good time when it stops, and then leaving by a return, not by the signal."""
+    """uvicorn server of the API that drains on shutdown, and then returns instead of raising the signal again."""
 
     def __init__(self, settings: Settings, backend: Backend) -> None:
         app = create_app(settings, backend)
@@ -160,24 +162,24 @@ class Server(uvicorn.Server):
         return Sweeper(backend, models)
 
     async def settle(self) -> None:
-        """Settle what ends, until cancelled."""
+        """Settle the usage of ended requests, until cancelled."""
         if (settler := self.context.settler()) is not None:
             await settler.run()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Send away at once who can go on elsewhere, give the others until the end of the grace time, then end.
+        """End at once the answers that can be resumed elsewhere, the others at the end of the grace time.
 
-        Meanwhile whoever connects is told so; with `reuse_port` nobody does: the others on the port take over.
+        Until then, new requests get a 503; with `reuse_port`, other processes on the port get new connections.
         """
-        attendance = self.context.attendance
-        attendance.drain()
+        open_answers = self.context.open_answers
+        open_answers.drain()
         if self._reuse_port:
             for server in self.servers:
                 server.close()
-        end = time.monotonic() + self._grace - FAREWELL
-        while attendance and not self.force_exit and time.monotonic() < end:  # noqa: ASYNC110  a signal sets force_exit
-            await asyncio.sleep(TICK)
-        attendance.stop()
+        end = time.monotonic() + self._grace - LAST_FRAMES_S
+        while open_answers and not self.force_exit and time.monotonic() < end:  # noqa: ASYNC110  a signal sets force_exit
+            await asyncio.sleep(DRAIN_POLL_S)
+        open_answers.stop()
         await super().shutdown(sockets)
         await self.context.close()
 
@@ -189,10 +191,10 @@ class Server(uvicorn.Server):
 
 
 class AdminServer(uvicorn.Server):
-    """The admin port, until it is cancelled; the API's server is who hears signals."""
+    """uvicorn server of the admin port; it runs until cancelled, since the API's server handles signals."""
 
     def __init__(self, context: Context) -> None:
-        super().__init__(_config(create_admin_app(context), context.settings, CONNECTIONS))
+        super().__init__(_config(create_admin_app(context), context.settings, MAX_CONNECTIONS))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -202,7 +204,11 @@ class AdminServer(uvicorn.Server):
 def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=partial(Connection, bounds=Bounds.of(settings, connections + HEADROOM)),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            Connection,
+            limits=ConnectionLimits.from_settings(settings, connections + HEADROOM),
+            endpoints=app.state.endpoints,
+        ),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -210,13 +216,13 @@ def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Confi
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=FAREWELL,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=LAST_FRAMES_S,
     )
 
 
 class _ToStructlog(logging.Handler):
-    """The servers' own warnings, in our log."""
+    """Handler that passes the warnings of uvicorn and grpcio to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log.log(

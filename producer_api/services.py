@@ -1,26 +1,18 @@
-"""What the routes are handed: the parts of one API process, wired once."""
+"""The objects of one API process, wired once and passed to the routes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
-from fastapi import Depends
-from fastapi.params import Depends as Dependency
-
-from producer_api.admission.gateway import Gateway
-from producer_api.admission.idempotency import IdempotencyKeys
-from producer_api.admission.model_catalog import Catalog
-from producer_api.admission.request_control import Admitted
-from producer_api.auth.authenticator import Authenticator, authenticator
-from producer_api.http.access import Rule
-from producer_api.http.open_streams import Attendance
+from producer_api.admission.services import AdmissionServices, admission_services
+from producer_api.auth.authenticator import Authenticator, make_authenticator
+from producer_api.http.open_streams import OpenAnswers
 from producer_api.http.threads import Threads
-from producer_api.metering.rate_limiter import Meter
-from producer_api.metering.usage_settler import Settler
+from producer_api.metering.usage_settler import UsageSettler
 from producer_api.observability.metrics import Metrics, Stopwatch
-from producer_api.observability.request_facts import Told
-from producer_api.observability.request_log import Facts, Journal
+from producer_api.observability.request_log import AwaitedJobs, RequestFacts, RequestLogger
 from shared.accounts.database import Database
 from shared.accounts.usage import UsageRecords
 from shared.backend import Backend
@@ -30,70 +22,47 @@ from shared.settings import Settings
 
 
 @dataclass(frozen=True)
-class Context:
-    """One API process's parts."""
+class Context(AdmissionServices):
+    """The objects of one API process."""
 
-    settings: Settings
-    backend: Backend
-    catalog: Catalog
-    gateway: Gateway
-    admitted: Admitted
-    keys: IdempotencyKeys
     metrics: Metrics
-    attendance: Attendance
+    open_answers: OpenAnswers
     database: Database
     authenticate: Authenticator
-    told: Told
-    journal: Journal
-    meter: Meter | None
+    awaited_jobs: AwaitedJobs
+    request_logger: RequestLogger
     threads: Threads
 
     @classmethod
-    def of(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Context:
+    def from_settings(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Self:
         if backend.server is not None:
             metrics.registry.register(backend.server.foreign)
-        catalog = Catalog(backend.registry, settings)
         database = Database.from_settings(settings)
-        kept = max(settings.result_ttl, settings.response_ttl)
-        keys = IdempotencyKeys(backend.locks, ttl=settings.request_ttl + kept)
-        meter = None if backend.limits is None else Meter.of(settings, backend.limits, metrics)
-        admitted = Admitted(backend, meter)
-        told = Told()
+        awaited_jobs = AwaitedJobs()
         return cls(
-            settings=settings,
-            backend=backend,
-            catalog=catalog,
-            gateway=Gateway(settings, backend, keys=keys, catalog=catalog, meter=meter, admitted=admitted),
-            admitted=admitted,
-            keys=keys,
+            **vars(admission_services(settings, backend, metrics)),
             metrics=metrics,
-            attendance=Attendance(metrics.open_answers),
+            open_answers=OpenAnswers(metrics.open_answers),
             database=database,
-            authenticate=authenticator(settings, database),
-            told=told,
-            journal=Journal(metrics, told),
-            meter=meter,
+            authenticate=make_authenticator(settings, database),
+            awaited_jobs=awaited_jobs,
+            request_logger=RequestLogger(metrics, awaited_jobs),
             threads=Threads(),
         )
 
-    def settler(self) -> Settler | None:
+    def settler(self) -> UsageSettler | None:
         """None where nothing is metered: in memory."""
-        if self.meter is None or self.backend.limits is None:
+        if self.rate_limiter is None or self.backend.limits is None:
             return None
-        return Settler(
+        return UsageSettler(
             self.settings,
             self.backend,
             Ledger.from_settings(self.settings, replace(self.backend.limits, timeout=self.settings.redis_timeout)),
             UsageRecords(self.database),
             self.metrics,
-            channel=self.meter.channel,
-            told=self.told,
+            channel=self.rate_limiter.channel,
+            awaited_jobs=self.awaited_jobs,
         )
-
-    def allow(self, group: str, *, admin: bool = False) -> Dependency:
-        """The rule of a router or route: for callers that may use `group`."""
-        rule: Dependency = Depends(Rule(group, self.authenticate, admin=admin))
-        return rule
 
     async def start(self) -> None:
         """Raises ConfigError, Unavailable where callers are asked for keys and these cannot be looked up."""
@@ -103,22 +72,22 @@ class Context:
 
     async def close(self) -> None:
         """Wait for what runs in the background, and let go of the database."""
-        await self.admitted.upkeep.close()
+        await self.request_control.background.close()
         await self.authenticate.close()
         await self.database.close()
         self.threads.close()
 
-    def note(self, facts: Facts, admitted: Request) -> None:
+    def note(self, facts: RequestFacts, admitted: Request) -> None:
         """Tell the request log what was admitted."""
-        facts.model, facts.job = admitted.model, admitted.id
+        facts.model, facts.job_id = admitted.model, admitted.id
         facts.prompt = excerpt(admitted, self.settings.log_prompts)
 
-    def time(self, facts: Facts, requests: Sequence[Request], *, lasting: bool) -> Stopwatch:
-        """Start to time the answer that `requests` have together. `lasting`: it goes on without its client."""
-        facts.answer, facts.lasting = Stopwatch(self.metrics, facts.model, facts.started), lasting
-        facts.awaited = tuple(each.id for each in requests)
-        for job_id in facts.awaited:
-            self.told.begin(job_id)
+    def time(self, facts: RequestFacts, requests: Sequence[Request], *, detached: bool) -> Stopwatch:
+        """Start to time the answer that `requests` have together. `detached`: it goes on without its client."""
+        facts.answer, facts.detached = Stopwatch(self.metrics, facts.model, facts.started), detached
+        facts.awaited_job_ids = tuple(each.id for each in requests)
+        for job_id in facts.awaited_job_ids:
+            self.awaited_jobs.begin(job_id)
         return facts.answer
 
 

@@ -91,7 +91,7 @@ def settings(valkey: EmbeddedServer, tmp_path: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def patient_admission(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let admission in this process wait for Redis as long as tests wait for anything."""
-    monkeypatch.setattr("producer_api.admission.deadline.PATIENCE", LIMIT_S)
+    monkeypatch.setattr("producer_api.admission.deadline.REDIS_DEADLINE_S", LIMIT_S)
 
 
 @pytest.fixture

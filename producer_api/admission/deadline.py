@@ -1,4 +1,4 @@
-"""How long one call may wait for Redis, and what goes on without its caller."""
+"""Time limits of calls to Redis, and background tasks that continue without the caller."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import structlog
 from shared.errors import Unavailable
 from shared.redis.client import RETRY_AFTER_S
 
-PATIENCE = 1.8  # seconds that one call may wait for Redis in all before its caller hears 503
+REDIS_DEADLINE_S = 1.8  # how long one call may wait for Redis in all before its caller gets a 503
 
 log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def patience() -> AsyncIterator[None]:
-    """Raise Unavailable when what it holds takes longer than PATIENCE."""
+async def redis_deadline() -> AsyncIterator[None]:
+    """Raise Unavailable if the body takes longer than REDIS_DEADLINE_S."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(REDIS_DEADLINE_S):
             yield
     except TimeoutError as error:
         raise Unavailable("Redis did not answer in time", retry_after=RETRY_AFTER_S) from error
 
 
-async def beside(work: Coroutine[Any, Any, object], leading: Awaitable[None]) -> None:
-    """Both at once. Where `leading` fails, `work` is over too, whatever came of it."""
+async def run_alongside(work: Coroutine[Any, Any, object], leading: Awaitable[None]) -> None:
+    """Await both at the same time. If `leading` fails, cancel `work` and ignore its outcome."""
     task = asyncio.create_task(work)
     try:
         await leading
@@ -39,24 +39,24 @@ async def beside(work: Coroutine[Any, Any, object], leading: Awaitable[None]) ->
     await task
 
 
-class Upkeep:
-    """Work that no caller waits for. Each piece has its own time limit."""
+class BackgroundTasks:
+    """Tasks that no caller waits for. Each has its own time limit."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_tolerantly(work))
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_log_unavailable(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Wait for what has begun."""
+        """Wait for the tasks that were started."""
         await asyncio.gather(*self._tasks)
 
 
-async def _tolerantly(work: Coroutine[Any, Any, None]) -> None:
+async def _log_unavailable(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
-    except Unavailable as error:  # the request's time to live, or its worker, ends it
-        log.warning("upkeep_failed", error=error.message)
+    except Unavailable as error:  # the request's worker or its time to live ends it
+        log.warning("background_task_failed", error=error.message)

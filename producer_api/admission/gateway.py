@@ -1,7 +1,4 @@
-"""Admission: the one way in for every API. Checks a request, names it, queues it.
-
-It does not know which API asked, or how an answer is worded.
-"""
+"""Admission: checks a request, gives it an id, charges it and queues it, for every API."""
 
 from __future__ import annotations
 
@@ -13,12 +10,19 @@ from functools import partial
 
 import msgspec
 
-from producer_api.admission.deadline import beside, patience
-from producer_api.admission.idempotency import IdempotencyKeys, Identity, Key, derived_id, derived_seed
-from producer_api.admission.model_catalog import Catalog
-from producer_api.admission.request_control import Admitted
+from producer_api.admission.deadline import redis_deadline, run_alongside
+from producer_api.admission.idempotency import (
+    HEADER,
+    IdempotencyKey,
+    IdempotencyKeys,
+    Identity,
+    derived_id,
+    derived_seed,
+)
+from producer_api.admission.model_catalog import ModelCatalog
+from producer_api.admission.request_control import RequestControl
 from producer_api.auth.principal import Principal
-from producer_api.metering.rate_limiter import Meter
+from producer_api.metering.rate_limiter import RateLimiter
 from shared.backend import Backend
 from shared.errors import HeadraceError, NotFound, Unavailable
 from shared.protocol import Request, RequestState
@@ -28,15 +32,18 @@ from shared.token_log.interface import Adoption, Keepsake, RequestRecord
 from shared.validation.request_limits import Limits, check_request, check_served, check_together
 from shared.webhooks.interface import Hook, Webhook
 
-EXPIRED = 60.0  # seconds after which a key without a request has outlived it
-WEBHOOKS = notify_channel("webhooks")  # tells of ends that somebody is to be told of
-LOOK = 1.0  # seconds until a webhook is first looked at, unless its request ends sooner
-SETTLING = (0.01, 0.02, 0.05, 0.1, 0.2, 0.2)  # seconds to wait for one who took a key to queue its request
+STALE_KEY_AGE_S = 60.0  # a key this old whose request does not exist is released
+WEBHOOK_CHANNEL = notify_channel("webhooks")  # carries the ids of ended requests that have a webhook
+FIRST_CHECK_DELAY_S = 1.0  # before a webhook is first checked, unless its request ends sooner
+KEY_RETRY_DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.2)  # waits for the holder of a key to queue its request
 
 
 @dataclass(frozen=True)
 class Admission:
-    """A queued request, and those queued with it. `joined`: it came before, under the same key or derived id."""
+    """A queued request and those queued with it.
+
+    `joined`: the request existed already, under the same idempotency key or derived id.
+    """
 
     request: Request
     joined: bool = False
@@ -52,11 +59,11 @@ class Gateway:
 
     Args:
         settings: the limits.
-        backend: the queue, the answers, and whom to tell of their end.
+        backend: the queue, the token log and the webhooks.
         keys: the idempotency keys.
-        catalog: the models that may be named.
-        meter: charges what is admitted; None where nothing is limited or metered.
-        admitted: ends what is of no use after all, in the background.
+        catalog: the models that a request may name.
+        limiter: charges admitted requests; None if there are neither limits nor usage records.
+        control: cancels requests that turn out to be useless, in the background.
     """
 
     def __init__(
@@ -65,19 +72,19 @@ class Gateway:
         backend: Backend,
         *,
         keys: IdempotencyKeys,
-        catalog: Catalog,
-        meter: Meter | None,
-        admitted: Admitted,
+        catalog: ModelCatalog,
+        limiter: RateLimiter | None,
+        control: RequestControl,
     ) -> None:
         self._limits = Limits.from_settings(settings)
         self._transport = backend.transport
         self._token_log = backend.token_log
         self._keys = keys
         self._catalog = catalog
-        self._meter = meter
+        self._limiter = limiter
         self._webhooks = backend.webhooks
-        self._admitted = admitted
-        self._upkeep = admitted.upkeep
+        self._control = control
+        self._background = control.background
 
     async def submit(
         self,
@@ -85,51 +92,54 @@ class Gateway:
         *,
         principal: Principal,
         seed: int | None,
-        within: float | None = None,
-        key: Key | None = None,
+        timeout_s: float | None = None,
+        key: IdempotencyKey | None = None,
         resuming: bool = False,
         hook: Hook | None = None,
         keepsake: Keepsake | None = None,
         others: Sequence[Request] = (),
     ) -> Admission:
-        """Queue `draft` under an id, a time and a seed of our own, and return it as queued.
+        """Queue `draft` with a new id, creation time and seed, and return it as queued.
 
         Args:
-            draft: what the client asked for; its id, created_at and seed are not looked at.
-            principal: who asks.
-            seed: the client's, or None.
-            within: seconds that it may take, in place of the draft's deadline.
-            key: under which it is queued once.
-            resuming: only to join what came before under the key.
-            hook: whom to tell of its end.
-            keepsake: what to keep with it.
-            others: drafts that are to be derived from it: they are charged with it.
+            draft: what the client asked for; its id, created_at and seed are ignored.
+            principal: the caller.
+            seed: the client's seed, if it sent one.
+            timeout_s: how long the request may take; replaces the draft's deadline.
+            key: queue the request once under this key.
+            resuming: only join an existing request of the key.
+            hook: the webhook to call when the request ends.
+            keepsake: data to store with the request.
+            others: drafts that will be derived from this one and are charged with it.
 
         Raises:
-            PermissionDenied: it may not use the model or the class.
+            PermissionDenied: the caller may not use the model or the class.
             InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
-            IdempotencyKeyReused: the key stands for another request.
-            NotFound: there is nothing to resume any more.
-            RateLimited, QuotaExceeded: a limit of the caller's is reached.
-            QueueFull, TenantQueueFull, Unavailable: not now; with `retry_after`.
+            IdempotencyKeyReused: the key belongs to another request.
+            NotFound: there is no answer to resume.
+            RateLimited, QuotaExceeded: one of the caller's limits is reached.
+            QueueFull, TenantQueueFull, Unavailable: try again later; with `retry_after`.
         """
         principal.check_model(draft.model)
         principal.check_class(draft.priority)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)
-        async with patience():
+        async with redis_deadline():
             identity = Identity.new(await self._token_log.now(), drawn, key)
             if key is not None:
-                return await self._submit_once(draft, within, key, identity, queue, resuming=resuming)
-            request = identity.complete(draft, within)
-            await self._check(request)
-            try:
-                await queue(request)
-            except BaseException:  # also our own time limit
-                self._upkeep.begin(self._token_log.forget(request.id))
-                raise
-            return Admission(request)
+                return await self._submit_once(draft, timeout_s, key, identity, queue, resuming=resuming)
+            return await self._submit_new(identity.complete(draft, timeout_s), queue)
+
+    async def _submit_new(self, request: Request, queue: Callable[[Request], Awaitable[None]]) -> Admission:
+        """Queue a request without a key; if it is refused, delete its log in the background."""
+        await self._check(request)
+        try:
+            await queue(request)
+        except BaseException:  # also the deadline of this call
+            self._background.start(self._token_log.forget(request.id))
+            raise
+        return Admission(request)
 
     async def submit_all(
         self,
@@ -137,18 +147,18 @@ class Gateway:
         *,
         principal: Principal,
         seed: int | None,
-        within: float | None = None,
-        key: Key | None = None,
+        timeout_s: float | None = None,
+        key: IdempotencyKey | None = None,
         resuming: bool = False,
     ) -> Admission:
-        """As `submit`, for drafts that are asked together: all are queued, or those that were are cancelled again.
+        """Queue drafts that belong together, as `submit` does; if one is refused, cancel those queued before it.
 
-        Without a `seed` each has one of its own.
+        Without a `seed` each draft gets its own.
         """
         self.check_together(drafts, seed)
         first, *rest = drafts
         admission = await self.submit(
-            first, principal=principal, seed=seed, within=within, key=key, resuming=resuming, others=rest
+            first, principal=principal, seed=seed, timeout_s=timeout_s, key=key, resuming=resuming, others=rest
         )
         request = admission.request
         others: list[Request] = []
@@ -162,59 +172,59 @@ class Gateway:
                     principal=principal,
                 )
                 others.append(made.request)
-        except BaseException as error:  # also our own time limit
+        except BaseException as error:  # also the deadline of this call
             if key is None or not (isinstance(error, Unavailable) or admission.joined):
                 self._take_back([request, *others], key)
             raise
         return replace(admission, others=tuple(others))
 
     def check_together(self, drafts: Sequence[Request], seed: int | None = None) -> None:
-        """Raise InvalidRequest for what is out of bounds in drafts that are asked together."""
+        """Raise InvalidRequest if drafts that belong together exceed a bound."""
         check_together([Identity("", 0.0, seed or 0).complete(draft, None) for draft in drafts], self._limits)
 
-    def _take_back(self, requests: Sequence[Request], key: Key | None) -> None:
-        """Cancel what is of no use without the rest, and free its key."""
+    def _take_back(self, requests: Sequence[Request], key: IdempotencyKey | None) -> None:
+        """Cancel requests that are useless without the rest, and release their key."""
         for each in requests:
-            self._admitted.abandon(each.id)
+            self._control.abandon(each.id)
         if key is not None:
             first = requests[0]
             held = Identity(first.id, first.created_at, first.params.seed, key.fingerprint)
-            self._upkeep.begin(self._keys.release(key, held))
+            self._background.start(self._keys.release(key, held))
 
     async def _submit_once(
         self,
         draft: Request,
-        within: float | None,
-        key: Key,
+        timeout_s: float | None,
+        key: IdempotencyKey,
         mine: Identity,
         queue: Callable[[Request], Awaitable[None]],
         *,
         resuming: bool,
     ) -> Admission:
-        """Under a key: queue what is new, join what is queued, and finish what was left on the way to the queue."""
+        """Queue a new request of the key, join a queued one, or finish an admission that was interrupted."""
         held = mine
-        for pause in SETTLING:
+        for pause in KEY_RETRY_DELAYS_S:
             held = await self._keys.take(key, mine)
             if held == mine:
                 break
             record = await self._token_log.record(held.id)
-            if record is not None and await self._queued(record):
-                return Admission(held.complete(draft, within), joined=True)
-            if record is None and mine.created_at - held.created_at > EXPIRED:
+            if record is not None and await self._was_queued(record):
+                return Admission(held.complete(draft, timeout_s), joined=True)
+            if record is None and mine.created_at - held.created_at > STALE_KEY_AGE_S:
                 await self._keys.release(key, held)
             else:
                 await asyncio.sleep(pause)
-        request = held.complete(draft, within)
+        request = held.complete(draft, timeout_s)
         try:
             if resuming and held == mine:
-                raise NotFound("there is no answer of this key to go on with, or it has expired")
+                raise NotFound(f"no answer to resume: none exists for this {HEADER}, or it has expired")
             await self._check(request)
             await queue(request)
         except Unavailable:
-            raise  # it may have been queued: whoever sends the key again finds out, or finishes it
+            raise  # it may have been queued: sending the key again joins it or finishes its admission
         except HeadraceError:
             if held == mine:
-                await self._token_log.forget(request.id)  # before the key may come again
+                await self._token_log.forget(request.id)  # before the key can be used again
             await self._keys.release(key, held)
             raise
         return Admission(request, joined=held != mine)
@@ -222,60 +232,60 @@ class Gateway:
     async def submit_derived(
         self, draft: Request, *, job_id: str, seed: int, principal: Principal, notify: str = ""
     ) -> Admission:
-        """Queue `draft` under an id and a seed that its caller derived; its end is told on the channel `notify`.
+        """Queue `draft` under an id and a seed that the caller derived; publish its end on the channel `notify`.
 
-        The same id again is the same request: queued where it was left on the way there, and otherwise joined. What
-        was not charged with the request that it is derived from is charged to its caller's budget alone.
+        A second call with the same id joins the first request, or finishes its admission. A request that was not
+        charged with the one it derives from is charged to the caller's budget alone.
 
         Raises:
             InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
             QuotaExceeded, ExceedsRateLimit: the budget is used up.
-            QueueFull, TenantQueueFull, Unavailable: not now; with `retry_after`.
+            QueueFull, TenantQueueFull, Unavailable: try again later; with `retry_after`.
         """
         check_request(Identity(job_id, 0.0, seed).complete(draft, None), self._limits)
-        async with patience():
+        async with redis_deadline():
             request = Identity(job_id, await self._token_log.now(), seed).complete(draft, None)
             await self._check(request)
-            watcher = "" if self._meter is None else self._meter.channel
+            watcher = "" if self._limiter is None else self._limiter.channel
             if not await self._token_log.create(request, notify=notify, watcher=watcher):
-                record = await self._adopted(request, notify)
-                if record is not None and await self._queued(record):
+                record = await self._adopt(request, notify)
+                if record is not None and await self._was_queued(record):
                     return Admission(msgspec.structs.replace(request, created_at=record.created_at), joined=True)
             try:
-                if self._meter is not None:
-                    await self._meter.admit_derived(request, principal)
+                if self._limiter is not None:
+                    await self._limiter.admit_derived(request, principal)
                 await self._transport.publish(request)
             except Unavailable:
-                raise  # it may have been queued: whoever sends the id again finds out, or finishes it
+                raise  # it may have been queued: sending the id again joins it or finishes its admission
             except HeadraceError:
-                await self._token_log.forget(job_id)  # before the id may come again
+                await self._token_log.forget(job_id)  # before the id can be used again
                 await self._release([request])
                 raise
             return Admission(request)
 
-    async def _adopted(self, request: Request, notify: str) -> RequestRecord | None:
-        """The record of one that came before, whose end is now told on `notify`, if that is a channel."""
+    async def _adopt(self, request: Request, notify: str) -> RequestRecord | None:
+        """Return the record of an existing request, and have its end published on `notify` if that is set."""
         if not notify:
             return await self._token_log.record(request.id)
         [record] = await self._token_log.adopt([Adoption(request, "", create=False)], notify)
         return record
 
-    async def known(self, key: Key, tenant: str | None) -> RequestRecord | None:
-        """What came before under a key, if it is still known, and `tenant`'s; None for anybody's.
+    async def find_by_key(self, key: IdempotencyKey, tenant: str | None) -> RequestRecord | None:
+        """Return the record of the key's request if `tenant` owns it; with None, any tenant's.
 
         Raises IdempotencyKeyReused, Unavailable.
         """
-        async with patience():
+        async with redis_deadline():
             held = await self._keys.find(key)
             record = await self._token_log.record(held.id) if held is not None else None
         return record if record is not None and tenant in (None, record.tenant) else None
 
     async def fingerprint(self, model: str) -> str | None:
-        """What tells answers of one state of a model from those of another; None while nobody knows."""
+        """Return the fingerprint of a model's weights and settings; None while no worker has announced one."""
         return await self._catalog.fingerprint(model)
 
     async def _check(self, request: Request) -> None:
-        """What only the server's state can tell."""
+        """Run the checks that depend on the models being served."""
         check_served(request, await self._catalog.find(request.model), self._limits)
 
     async def _queue(
@@ -287,34 +297,35 @@ class Gateway:
         keepsake: Keepsake | None,
         others: Sequence[Request],
     ) -> None:
-        """The log comes before the queue: workers drop a queued request that has none. The webhook needs it too.
+        """Create the log, then queue the request: workers drop a queued request without a log.
 
-        It is made while the request is charged, in one wait; whoever is refused leaves it to be forgotten.
+        Both the log and the charge are awaited at once. If the charge is refused, the caller deletes the log.
         """
         together = [
             request,
             *(msgspec.structs.replace(draft, id=derived_id(request.id, i)) for i, draft in enumerate(others, 1)),
         ]
-        notify = WEBHOOKS if hook else ""
+        notify = WEBHOOK_CHANNEL if hook else ""
         create = partial(self._token_log.create, request, notify=notify, keepsake=keepsake)
-        if self._meter is not None and (charges := self._meter.charges(together, principal)):
-            await beside(create(watcher=self._meter.channel), self._meter.charge(charges, principal))
+        if self._limiter is not None and (charges := self._limiter.charges(together, principal)):
+            await run_alongside(create(watcher=self._limiter.channel), self._limiter.charge(charges, principal))
         else:
             await create()
         try:
             if hook is not None:
-                await self._webhooks.add(Webhook(id=request.id, hook=hook, created_at=request.created_at), LOOK)
+                webhook = Webhook(id=request.id, hook=hook, created_at=request.created_at)
+                await self._webhooks.add(webhook, FIRST_CHECK_DELAY_S)
             await self._transport.publish(request)
         except Unavailable:
-            raise  # it may have been queued; what was not is found in the ledger
+            raise  # it may have been queued; if not, the usage settler finds its charge in the ledger
         except HeadraceError:
-            self._upkeep.begin(self._release(together))
+            self._background.start(self._release(together))
             raise
 
     async def _release(self, requests: Sequence[Request]) -> None:
-        if self._meter is not None:
-            await self._meter.release([request.id for request in requests])
+        if self._limiter is not None:
+            await self._limiter.release([request.id for request in requests])
 
-    async def _queued(self, record: RequestRecord) -> bool:
-        """Whether it got as far as the queue."""
+    async def _was_queued(self, record: RequestRecord) -> bool:
+        """Return True if the request reached the queue."""
         return record.state is not RequestState.QUEUED or await self._transport.outlook(record.ticket) is not None

@@ -1,7 +1,7 @@
-"""Idempotency-Key: what is sent again under the same key is one request, however often and by however many.
+"""Idempotency-Key: a request that is sent several times under the same key runs once.
 
-A key is held together with all that makes its request what it is. So whoever finds it held by one who died before
-queueing can finish that admission as the same request. It does not know how a request is queued.
+A key is stored with the identity of its request. If the process that took it died before it queued the request, the
+next one that gets the key finishes that admission with the same identity.
 
 Reference: draft-ietf-httpapi-idempotency-key-header.
 """
@@ -21,28 +21,38 @@ from shared.protocol import Request, new_job_id
 from shared.redis.foreign import UNREADABLE
 
 HEADER = "Idempotency-Key"
-KEY = re.compile(r"[!-~]{1,255}")
+KEY_PATTERN = re.compile(r"[!-~]{1,255}")
 
 
 @dataclass(frozen=True)
-class Key:
-    """A tenant's key, and what was asked under it. Both are hashes: neither tells a key nor a prompt."""
+class IdempotencyKey:
+    """A tenant's key and the request sent with it. Both are hashes and reveal neither key nor prompt."""
 
     name: str
     fingerprint: str
 
     @classmethod
-    def of(cls, given: Sequence[str], *, tenant: str, kind: str, body: str) -> Key | None:
-        """None where no header was `given`. `body` is canonical; `kind` is the API. Raises InvalidRequest."""
-        if not given:
+    def from_header(cls, values: Sequence[str], *, tenant: str, kind: str, body: str) -> IdempotencyKey | None:
+        """Parse the header's values; return None without any.
+
+        Args:
+            kind: the API that was called.
+            body: the request's body in its canonical form.
+
+        Raises InvalidRequest.
+        """
+        if not values:
             return None
-        if len(given) > 1 or not KEY.fullmatch(given[0]):
-            raise InvalidRequest(f"{HEADER} must be 1 to 255 visible ASCII characters, given once", param=HEADER)
-        return cls(f"idempotency:{_hash(tenant, given[0])}", _hash(tenant, kind, body))
+        if len(values) > 1 or not KEY_PATTERN.fullmatch(values[0]):
+            raise InvalidRequest(
+                f"{HEADER} must be sent once, with 1 to 255 visible ASCII characters",
+                param=HEADER,
+            )
+        return cls(f"idempotency:{_hash(tenant, values[0])}", _hash(tenant, kind, body))
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """What the server adds to a request: the rest is in the body, of which a key keeps only the fingerprint."""
+    """The fields that the server adds to a request, and the fingerprint of the rest if it has a key."""
 
     id: str
     created_at: float
@@ -50,26 +60,26 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     fingerprint: str = ""
 
     @classmethod
-    def new(cls, now: float, seed: int, key: Key | None) -> Identity:
+    def new(cls, now: float, seed: int, key: IdempotencyKey | None) -> Identity:
         return cls(new_job_id(), now, seed, key.fingerprint if key else "")
 
-    def complete(self, draft: Request, within: float | None) -> Request:
-        """`draft` as this request, with `within` seconds from its creation."""
+    def complete(self, draft: Request, timeout_s: float | None) -> Request:
+        """Return `draft` with this identity, and with a deadline if `timeout_s` is set."""
         return msgspec.structs.replace(
             draft,
             id=self.id,
             created_at=self.created_at,
-            deadline=draft.deadline if within is None else self.created_at + within,
+            deadline=draft.deadline if timeout_s is None else self.created_at + timeout_s,
             params=msgspec.structs.replace(draft.params, seed=self.seed),
         )
 
 
 class IdempotencyKeys:
-    """The keys that stand for requests.
+    """Store of idempotency keys.
 
     Args:
         locks: stores the keys.
-        ttl: seconds, as long as a request and its result can live.
+        ttl: how long to keep a key, in seconds: as long as a request and its result can live.
     """
 
     def __init__(self, locks: Locks, *, ttl: float) -> None:
@@ -77,27 +87,27 @@ class IdempotencyKeys:
         self._ttl = ttl
         self._decode = msgspec.json.Decoder(Identity).decode
 
-    async def take(self, key: Key, identity: Identity) -> Identity:
-        """Whose the key is: `identity`, if it was free. Raises IdempotencyKeyReused, Unavailable."""
+    async def take(self, key: IdempotencyKey, identity: Identity) -> Identity:
+        """Take the key if it is free, and return its holder. Raises IdempotencyKeyReused, Unavailable."""
         try:
             held = self._decode(await self._locks.acquire(key.name, msgspec.json.encode(identity), self._ttl))
-        except UNREADABLE:  # another program took the name
+        except UNREADABLE:  # another program wrote to this name
             held = Identity("", 0.0, 0)
         if held.fingerprint != key.fingerprint:
-            raise IdempotencyKeyReused(f"this {HEADER} came before, with another request", param=HEADER)
+            raise IdempotencyKeyReused(f"this {HEADER} was already used with a different request", param=HEADER)
         return held
 
-    async def find(self, key: Key) -> Identity | None:
-        """Whose the key is; None if it is free. Raises IdempotencyKeyReused, Unavailable."""
-        nobody = Identity("", 0.0, 0, key.fingerprint)
-        held = await self.take(key, nobody)
-        if held != nobody:
+    async def find(self, key: IdempotencyKey) -> Identity | None:
+        """Return the holder of the key, or None if it is free. Raises IdempotencyKeyReused, Unavailable."""
+        probe = Identity("", 0.0, 0, key.fingerprint)
+        held = await self.take(key, probe)
+        if held != probe:
             return held
-        await self.release(key, nobody)
+        await self.release(key, probe)
         return None
 
-    async def release(self, key: Key, identity: Identity) -> None:
-        """Nothing came of it: the key is free again."""
+    async def release(self, key: IdempotencyKey, identity: Identity) -> None:
+        """Free the key of a request that was not queued."""
         await self._locks.release(key.name, msgspec.json.encode(identity))
 
 
@@ -106,9 +116,10 @@ def _hash(*parts: str) -> str:
 
 
 def derived_id(job_id: str, number: int) -> str:
-    """Of the request `number` that belongs to another: the same whoever derives it."""
+    """Return the id of part `number` of a request; every process derives the same."""
     return f"req_{_hash(job_id, str(number))[:32]}"
 
 
 def derived_seed(seed: int, number: int) -> int:
+    """Return the seed of part `number` of a request; every process derives the same."""
     return int(_hash("seed", str(seed), str(number))[:16], 16) >> 1

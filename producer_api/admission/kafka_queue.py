@@ -1,7 +1,8 @@
-"""Kafka before the lanes: what the API publishes is reserved in Redis and written to the model's topic.
+"""Queue that writes requests to Kafka and keeps their places in the lanes of Redis.
 
-A worker's intake turns the reservation into a place in its lane. All else is the lanes' own. A reservation counts
-against the bounds like what waits; one whose writer died before it was confirmed is given back by the sweeper.
+Publishing reserves a place in Redis and writes the request to the model's topic. A worker's intake turns the
+reservation into a place in a lane; everything else works as in RedisStreams. A reservation counts against the
+bounds of the queue. If its writer died before it was confirmed, the sweeper releases it.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from shared.queue.redis_streams import RedisStreams
 from shared.redis.client import RedisServer
 from shared.settings import Settings
 
-WRITTEN = 1.2  # seconds that the brokers may take to have a record on all replicas; admission waits a little longer
-BLOCKED = 1_000  # ms that a call may wait for a topic's metadata or for memory
-RETRY_AFTER = 1.0
+WRITE_TIMEOUT_S = 1.2  # for the brokers to have a record on all replicas; admission waits a little longer
+MAX_BLOCK_MS = 1_000  # how long a call may wait for a topic's metadata or for memory
+RETRY_AFTER_S = 1.0
 
 log = structlog.get_logger(__name__)
 
 
-class KafkaTransport(RedisStreams):
-    """The lanes, with Kafka before them.
+class KafkaQueue(RedisStreams):
+    """RedisStreams whose requests pass through Kafka first.
 
     Args:
-        server, bounds, lease: as of RedisStreams.
-        writer: opened, closed by whoever opened it.
+        server, bounds, lease: as for RedisStreams.
+        writer: an open producer; the caller closes it.
     """
 
     def __init__(self, server: RedisServer, *, bounds: Bounds, lease: float, writer: KafkaProducer) -> None:
@@ -48,31 +49,31 @@ class KafkaTransport(RedisStreams):
         places = await self.reserve(requests)
         promised = {place.job_id: place for place in places if isinstance(place, Ticket)}
         try:
-            async with asyncio.timeout(WRITTEN):
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
                 await asyncio.to_thread(self._write, [each for each in requests if each.id in promised])
         except (KafkaError, TimeoutError) as error:
             log.warning("kafka_write_failed", error=explained(error))
             await self.confirm(list(promised.values()), written=False)
-            raise Unavailable("Kafka cannot be reached", retry_after=RETRY_AFTER) from error
+            raise Unavailable("Kafka cannot be reached", retry_after=RETRY_AFTER_S) from error
         await self.confirm(list(promised.values()), written=True)
         return places
 
     def _write(self, requests: Sequence[Request]) -> None:
-        """Until the brokers have all."""
+        """Write the requests and wait until the brokers have all of them."""
         for sent in [self._writer.send(**api_record(each).arguments()) for each in requests]:
-            sent.get(timeout=WRITTEN)
+            sent.get(timeout=WRITE_TIMEOUT_S)
 
 
 @asynccontextmanager
-async def through_kafka(backend: Backend, settings: Settings) -> AsyncIterator[Backend]:
-    """`backend` with Kafka before its lanes. Raises Unavailable where no broker answers, ConfigError."""
+async def with_kafka_queue(backend: Backend, settings: Settings) -> AsyncIterator[Backend]:
+    """Yield `backend` with a KafkaQueue. Raises ConfigError; Unavailable if no broker answers."""
     assert backend.server is not None, "this backend is in memory"
     try:
-        writer = await asyncio.to_thread(producer, settings, max_block_ms=BLOCKED)
+        writer = await asyncio.to_thread(producer, settings, max_block_ms=MAX_BLOCK_MS)
     except KafkaError as error:
         raise unavailable(error) from error
     try:
-        transport = KafkaTransport(
+        transport = KafkaQueue(
             backend.server, bounds=Bounds.from_settings(settings), lease=settings.lease, writer=writer
         )
         yield replace(backend, transport=transport)

@@ -1,14 +1,11 @@
-"""Requests that were admitted: how they stand, and how they are ended from outside.
-
-It does not know how a request got in, or which API asks.
-"""
+"""Control of admitted requests: look up their state, cancel and delete them."""
 
 from __future__ import annotations
 
 import re
 
-from producer_api.admission.deadline import Upkeep, patience
-from producer_api.metering.rate_limiter import Meter
+from producer_api.admission.deadline import BackgroundTasks, redis_deadline
+from producer_api.metering.rate_limiter import RateLimiter
 from shared.backend import Backend
 from shared.errors import NotFound
 from shared.protocol import Outlook, RequestState
@@ -17,56 +14,56 @@ from shared.token_log.interface import RequestRecord
 JOB_ID = re.compile(r"req_[0-9a-f]{32}")
 
 
-class Admitted:
-    """What may be asked of a request, and done to it, by its id.
+class RequestControl:
+    """Looks up, cancels and deletes requests by their id.
 
     Args:
-        backend: the queue and the answers.
-        meter: settles what is forgotten; None where nothing is limited or metered.
+        backend: the queue and the token log.
+        limiter: settles the usage of a deleted request; None if there are neither limits nor usage records.
 
     Attributes:
-        upkeep: runs what nobody waits for.
+        background: tasks that no caller waits for.
     """
 
-    def __init__(self, backend: Backend, meter: Meter | None) -> None:
+    def __init__(self, backend: Backend, limiter: RateLimiter | None) -> None:
         self._transport = backend.transport
         self._token_log = backend.token_log
-        self._meter = meter
-        self.upkeep = Upkeep()
+        self._limiter = limiter
+        self.background = BackgroundTasks()
 
     async def record(self, job_id: str, tenant: str) -> RequestRecord:
-        """Raises NotFound for an unknown id and for somebody else's alike."""
+        """Return a request's record. Raises NotFound for an unknown id or another tenant's; Unavailable."""
         record = None
         if JOB_ID.fullmatch(job_id):
-            async with patience():
+            async with redis_deadline():
                 record = await self._token_log.record(job_id)
         if record is None or record.tenant != tenant:
-            raise NotFound(f"there is no job {job_id[:64]!r}, or its answer has expired")
+            raise NotFound(f"the job {job_id[:64]!r} does not exist, or its answer has expired")
         return record
 
     async def outlook(self, record: RequestRecord) -> Outlook | None:
-        """What a waiting request may expect; None once it left the queue."""
+        """Return the queue position and expected wait of a request; None once it left the queue."""
         if record.state is not RequestState.QUEUED:
             return None
-        async with patience():
+        async with redis_deadline():
             return await self._transport.outlook(record.ticket)
 
     async def cancel(self, job_id: str) -> None:
-        """End a request, wherever it is; an ended one stays as it is. Raises Unavailable."""
-        async with patience():
+        """Cancel a request, waiting or running; one that has ended is unchanged. Raises Unavailable."""
+        async with redis_deadline():
             record = await self._token_log.close(job_id)
             if record is not None and record.state is RequestState.QUEUED:
                 await self._transport.discard(record.ticket)
 
     async def forget(self, job_id: str) -> None:
-        """End a request, wherever it is, and remove all that is known of it. Raises Unavailable."""
+        """Cancel a request and delete its data. Raises Unavailable."""
         await self.cancel(job_id)
-        async with patience():
+        async with redis_deadline():
             record = await self._token_log.record(job_id)
-            if record is not None and self._meter is not None:
-                await self._meter.settle(record)  # while it can be read what it took
+            if record is not None and self._limiter is not None:
+                await self._limiter.settle(record)  # while its usage can still be read
             await self._token_log.forget(job_id)
 
     def abandon(self, job_id: str) -> None:
-        """Cancel a request whose client left, without waiting for it."""
-        self.upkeep.begin(self.cancel(job_id))
+        """Cancel a request in the background, for example one whose client disconnected."""
+        self.background.start(self.cancel(job_id))

@@ -1,4 +1,4 @@
-"""An answer as OpenAI's chat completion, whole and in chunks. It knows nothing of HTTP.
+"""Answers as OpenAI chat completions, complete and in chunks.
 
 Reference: OpenAI API, "The chat completion object" and "The chat completion chunk object".
 """
@@ -30,7 +30,7 @@ def completion_id(request: Request) -> str:
 
 
 def completion(request: Request, answer: Answer, fingerprint: str | None = None) -> ChatCompletion:
-    """The whole answer in OpenAI's shape; `fingerprint` is its model's. Raises what the request failed of."""
+    """Build the chat completion of an answer. Raises the error that the request failed with."""
     terminal = end_of(answer)
     return ChatCompletion(
         id=completion_id(request),
@@ -51,16 +51,15 @@ def completion(request: Request, answer: Answer, fingerprint: str | None = None)
 
 
 class ChatFraming:
-    """OpenAI's chunks: for each choice a role, text and tool calls, a finish reason; then maybe the usage; then
-    [DONE].
+    """Frames of a streamed chat completion.
 
-    What an event's frames say depends on the request and the event alone, so that any replica goes on with the same
-    bytes.
+    Each choice has a role, text and tool calls, and a finish reason; the usage, if asked for, and [DONE] follow.
+    The frames of an event depend only on the request and the event: any replica continues with the same bytes.
 
     Args:
-        fingerprint: of the request's model.
-        after: the seq after which the client wants the stream: the roles come at its start alone.
-        resumable: the client can come back for the rest.
+        fingerprint: the fingerprint of the model.
+        after: the last seq that the client has; the role is sent only from the start.
+        resumable: the client can resume the stream.
     """
 
     def __init__(

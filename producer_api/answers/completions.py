@@ -1,6 +1,6 @@
-"""Answers as OpenAI's completions of plain texts, whole and in chunks. It knows nothing of HTTP.
+"""Answers as OpenAI text completions, complete and in chunks.
 
-Several prompts are several requests; choice c of prompt i has the index i * n + c.
+Each prompt is a request of its own; choice c of prompt i has the index i * n + c.
 
 Reference: OpenAI API, "The completion object (legacy)".
 """
@@ -27,7 +27,7 @@ def completion_id(request: Request) -> str:
 def text_completion(
     requests: Sequence[Request], answer: Answer, *, echo: bool, fingerprint: str | None = None
 ) -> Completion:
-    """The whole answer in OpenAI's shape; `fingerprint` is its model's. Raises what a request failed of."""
+    """Build the completion of an answer. Raises the error that a request failed with."""
     terminal = end_of(answer)
     n, found = requests[0].params.n, dict(answer.choices)
     choices = []
@@ -53,17 +53,19 @@ def _choice(
 
 
 def _echo(request: Request, prompt: Sequence[Token]) -> str:
-    """The prompt's text: as it was given, or as its tokens say."""
+    """Return the text of the prompt, decoded from its tokens if it was sent as token ids."""
     return request.prompt if isinstance(request.prompt, str) else join_text(prompt)
 
 
 class TextFraming:
-    """OpenAI's chunks: for each choice its prompt, if it is echoed, and text; then maybe the usage; then [DONE].
+    """Frames of a streamed text completion.
+
+    Each choice has its prompt, if it is echoed, and its text; the usage, if asked for, and [DONE] follow.
 
     Args:
-        after: the seq of each request after which the client wants it: what was told is counted, not told again.
-        resumable: the client can come back for the rest.
-        fingerprint: of the requests' model.
+        after: the last seq of each request that the client has; those tokens are counted but not sent again.
+        resumable: the client can resume the stream.
+        fingerprint: the fingerprint of the model.
     """
 
     def __init__(

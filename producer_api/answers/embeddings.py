@@ -1,4 +1,4 @@
-"""The vectors of a request as OpenAI's list of embeddings. It knows nothing of HTTP."""
+"""Answers as OpenAI lists of embeddings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shared.token_log.answer import Answer, result_of
 
 
 def embedding_list(request: Request, answer: Answer, *, base64: bool) -> EmbeddingList:
-    """Raises what the request failed of."""
+    """Build the list of embeddings of an answer. Raises the error that the request failed with."""
     vectors = result_of(answer).vectors
     assert answer.terminal is not None
     tokens = answer.terminal.usage.prompt_tokens

@@ -1,4 +1,4 @@
-"""An answer as a job's server-sent events. It knows nothing of HTTP."""
+"""Answers as the server-sent events of a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDINGS = {RequestState.COMPLETED: b"done", RequestState.FAILED: b"error", Reque
 
 
 class EventCall(msgspec.Struct, omit_defaults=True):
-    """More of tool call number `index`; the first has its name."""
+    """Next part of the tool call `index`; the first part has the name."""
 
     index: int
     arguments: str
@@ -22,10 +22,7 @@ class EventCall(msgspec.Struct, omit_defaults=True):
 
 
 class EventToken(msgspec.Struct, omit_defaults=True):
-    """One token: its id in the vocabulary and the text, or the pieces of tool calls, that it added.
-
-    `logprobs` where they were asked for.
-    """
+    """One token: its id in the vocabulary, and the text or the parts of tool calls that it added."""
 
     choice: int
     id: int
@@ -43,7 +40,7 @@ class EventToken(msgspec.Struct, omit_defaults=True):
 
 
 class TokensData(msgspec.Struct):
-    """Data of a `token` event: tokens seq, seq + 1, …"""
+    """Data of a `token` event with the tokens seq, seq + 1, …"""
 
     seq: int
     tokens: list[EventToken]
@@ -59,7 +56,7 @@ class EndData(msgspec.Struct, omit_defaults=True):
 
 
 class JobFraming:
-    """One `token` event per append, its id the last seq; then one that tells the end."""
+    """Frames of a job's stream: one `token` event per append, whose id is its last seq, then a final event."""
 
     def __init__(self) -> None:
         self._encode = msgspec.json.Encoder().encode
@@ -70,13 +67,13 @@ class JobFraming:
     def event(self, event: TokenEvent) -> bytes:
         frame = b""
         if event.tokens:
-            data = TokensData(event.seq, [EventToken.of(token) for token in event.tokens])
+            tokens = TokensData(event.seq, [EventToken.of(token) for token in event.tokens])
             last = event.seq + len(event.tokens) - 1
-            frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(data))
+            frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(tokens))
         if (end := event.terminal) is not None:
             usage = Usage.from_counts(end.usage.prompt_tokens, end.usage.completion_tokens)
-            told = self._encode(EndData(event.last_seq, end.state.value, usage, end.error))
-            frame += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.last_seq, ENDINGS[end.state], told)
+            data = self._encode(EndData(event.last_seq, end.state.value, usage, end.error))
+            frame += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.last_seq, ENDINGS[end.state], data)
         return frame
 
     def interruption(self, error: HeadraceError) -> bytes:

@@ -1,7 +1,7 @@
-"""What the framings of OpenAI's streams share. It knows nothing of what a chunk says.
+"""Parts shared by the streams of OpenAI's APIs.
 
 A stream that fails after it began ends with `data: {"error": {…}}` and no `[DONE]`: the SDKs raise at the error,
-and a client that only looks for `[DONE]` sees that the answer is not whole.
+and a client that only looks for `[DONE]` notices that the answer is incomplete.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def usage_of(usage: TokenUsage) -> Usage:
 
 
 def by_choice(tokens: Sequence[Token]) -> Iterable[tuple[int, Sequence[Token]]]:
-    """An event's tokens by their choice; nearly always it has one token."""
+    """Group the tokens of an event by choice. An event nearly always has one token."""
     if len(tokens) == 1:
         return ((tokens[0].choice, tokens),)
     found: dict[int, list[Token]] = {}
@@ -33,7 +33,7 @@ def by_choice(tokens: Sequence[Token]) -> Iterable[tuple[int, Sequence[Token]]]:
 
 
 def frames(place: str, chunks: list[bytes]) -> bytes:
-    """The chunks of one event. The id comes with the last: whoever saw less has not seen the event."""
+    """Return the frames of one event. Only the last has the id: a client that saw less has not seen the event."""
     if not chunks:
         return b""
     *earlier, last = chunks
@@ -44,7 +44,7 @@ def frames(place: str, chunks: list[bytes]) -> bytes:
 
 
 def interruption(error: HeadraceError, *, resumable: bool) -> bytes:
-    """The frames that end a stream whose answer has not ended."""
+    """Return the frames that end a stream before its answer has ended."""
     if resumable and error.retryable:
         return RETRY + b": interrupted\n\n"
     return b"data: %b\n\n" % msgspec.json.encode(openai_error(error))

@@ -1,7 +1,6 @@
-"""The items of a response as its tokens make them, and each change, for a stream to tell of.
+"""Output items of a response, built token by token, and the changes that a stream reports.
 
-Text makes a message, and each call an item of its own; an item ends where the next begins. It knows nothing of
-frames.
+Text becomes a message, and each tool call an item of its own. An item ends where the next one starts.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Kind = Literal["begun", "text", "arguments", "done"]
 
 @dataclass(frozen=True)
 class Change:
-    """What happened to item number `index`: it was begun, got `delta` as its text or arguments, or is done."""
+    """Change of item `index`: it began, got `delta` as part of its text or arguments, or is done."""
 
     kind: Kind
     index: int
@@ -30,23 +29,23 @@ class Change:
 
 
 class Output:
-    """Grows token by token. An item that is not done has no text or arguments yet.
+    """Output of one response. Text and arguments are set when an item is done.
 
     Args:
-        job_id: from which all ids are made, the same on every replica.
+        job_id: all ids derive from it, so that they are the same on every replica.
     """
 
     def __init__(self, job_id: str) -> None:
         self.items: list[OutputItem] = []
         self._job_id = job_id
         self._name = job_id.removeprefix("req_")
-        self._pieces: list[str] = []  # of the last item
-        self._logprobs: list[TokenLogprob] = []  # the same
-        self._pending: list[TokenLogprob] = []  # of tokens whose text is held back
+        self._pieces: list[str] = []  # text or arguments of the last item
+        self._logprobs: list[TokenLogprob] = []  # of the last item
+        self._pending: list[TokenLogprob] = []  # of tokens whose text was not emitted yet
 
     @classmethod
-    def whole(cls, job_id: str, tokens: Iterable[Token], status: Status) -> list[OutputItem]:
-        """The items of an answer that has ended."""
+    def complete(cls, job_id: str, tokens: Iterable[Token], status: Status) -> list[OutputItem]:
+        """Build the items of an answer that has ended."""
         made = cls(job_id)
         for token in tokens:
             list(made.feed(token))
@@ -54,17 +53,18 @@ class Output:
         return made.items
 
     def feed(self, token: Token) -> Iterator[Change]:
+        """Add a token."""
         if token.logprobs is not None:
             self._pending.append(TokenLogprob.from_token(token))
         if token.text:
-            yield from self._say(token.text)
+            yield from self._add_text(token.text)
         for delta in token.calls:
-            yield from self._call(delta)
+            yield from self._add_call(delta)
 
     def end(self, status: Status) -> Iterator[Change]:
-        """The last item ends as the answer did; a whole answer has one, if with no text."""
+        """End the last item with the answer's status. A completed answer always has an item, even without text."""
         if self._pending and isinstance(self._last, MessageItem):
-            yield from self._say("")
+            yield from self._add_text("")
         if not self.items and status == "completed":
             yield self._begin(self._message())
         yield from self._finish(status)
@@ -73,7 +73,7 @@ class Output:
     def _last(self) -> OutputItem | None:
         return self.items[-1] if self.items else None
 
-    def _say(self, text: str) -> Iterator[Change]:
+    def _add_text(self, text: str) -> Iterator[Change]:
         if not isinstance(self._last, MessageItem):
             yield from self._finish("completed")
             yield self._begin(self._message())
@@ -82,7 +82,7 @@ class Output:
         self._pieces.append(text)
         yield self._change("text", text, tuple(logprobs))
 
-    def _call(self, delta: CallDelta) -> Iterator[Change]:
+    def _add_call(self, delta: CallDelta) -> Iterator[Change]:
         self._pending = []
         if delta.name:
             yield from self._finish("completed")

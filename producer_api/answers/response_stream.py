@@ -1,10 +1,10 @@
-"""A response and the events of its stream, out of its log. It knows nothing of HTTP.
+"""Response objects, and the events of their streams.
 
-What is told depends on what was asked and on the log alone. So every replica gives every event the same number and
-the same bytes. A stream goes on after any of them: the log is read from its start, and what was told is left out.
+The events depend only on the request and its log, so that every replica gives each event the same number and bytes.
+To resume a stream after an event, the log is read from its start and the earlier events are not sent.
 
-Reference: OpenAI API, "The response object" and "Streaming events". It has no event for a response that was
-cancelled: response.incomplete tells of it, with the status cancelled.
+Reference: OpenAI API, "The response object" and "Streaming events". It has no event for a cancelled response: the
+stream ends with response.incomplete, with the status cancelled.
 """
 
 from __future__ import annotations
@@ -38,39 +38,40 @@ from shared.schemas.openai.response_object import (
 from shared.token_log.answer import Answer, end_of
 from shared.token_log.interface import RequestRecord
 
-OURS, THEIRS = "req_", "resp_"  # one id, as a request's and as a response's
+JOB_PREFIX, RESPONSE_PREFIX = "req_", "resp_"  # an id is the same apart from its prefix
 ENDS: dict[ResponseStatus, StateKind] = {"completed": "response.completed", "failed": "response.failed"}
 
 
 def job_id_of(response_id: str) -> str:
-    return OURS + response_id.removeprefix(THEIRS)
+    return JOB_PREFIX + response_id.removeprefix(RESPONSE_PREFIX)
 
 
 def response_id_of(job_id: str) -> str:
-    return THEIRS + job_id.removeprefix(OURS)
+    return RESPONSE_PREFIX + job_id.removeprefix(JOB_PREFIX)
 
 
-def admitted(asked: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
-    """With what admission gave it."""
-    return msgspec.structs.replace(asked, id=response_id_of(request.id), created_at=int(request.created_at))
+def with_identity(response: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
+    """Return the response with the id and the creation time of its admitted request."""
+    return msgspec.structs.replace(response, id=response_id_of(request.id), created_at=int(request.created_at))
 
 
-def whole(asked: ResponseObject, answer: Answer) -> ResponseObject:
-    """As `ended`, for a client that waits for it. Raises what the request failed of."""
+def complete_response(response: ResponseObject, answer: Answer) -> ResponseObject:
+    """Return the response with its answer. Raises the error that the request failed with."""
     end_of(answer)
-    return ended(asked, answer)
+    return finished_response(response, answer)
 
 
-def ended(asked: ResponseObject, answer: Answer) -> ResponseObject:
-    """What was `asked`, with the whole of its answer."""
+def finished_response(response: ResponseObject, answer: Answer) -> ResponseObject:
+    """Return the response with its answer, also if it failed."""
     assert answer.terminal is not None
     tokens = [token for _, choice in answer.choices for token in choice.tokens]
     status = _status(answer.terminal, tokens[-1:])
-    return _told(asked, status, answer.terminal, Output.whole(job_id_of(asked.id), tokens, _item_status(status)))
+    items = Output.complete(job_id_of(response.id), tokens, _item_status(status))
+    return _with_outcome(response, status, answer.terminal, items)
 
 
 def _status(terminal: Terminal, last: Sequence[Token]) -> ResponseStatus:
-    """How it ended, with this as its last token, if it has any."""
+    """Return the status of an ended response; `last` has its last token, if any."""
     if terminal.state is RequestState.COMPLETED:
         cut = any(token.finish_reason is not None and not token.finish_reason.complete for token in last)
         return "incomplete" if cut else "completed"
@@ -81,11 +82,11 @@ def _item_status(status: ResponseStatus) -> Status:
     return "completed" if status == "completed" else "incomplete"
 
 
-def _told(
-    asked: ResponseObject, status: ResponseStatus, terminal: Terminal, output: list[OutputItem]
+def _with_outcome(
+    response: ResponseObject, status: ResponseStatus, terminal: Terminal, output: list[OutputItem]
 ) -> ResponseObject:
     return msgspec.structs.replace(
-        asked,
+        response,
         status=status,
         error=None if terminal.error is None else ResponseFailure.from_error(terminal.error.to_error()),
         incomplete_details=IncompleteDetails() if status == "incomplete" else None,
@@ -95,31 +96,31 @@ def _told(
 
 
 class ResponseFraming:
-    """One event per token that adds something, between those that tell how the response and its items stand.
+    """Frames of a response's stream: an event per token that adds something, and those of state changes.
 
     Args:
-        asked: the response before its answer.
-        after: the number after which the client wants the events.
-        resumable: the client can come back for the rest.
+        response: the response before its answer.
+        after: the number of the last event that the client has.
+        resumable: the client can resume the stream.
     """
 
-    def __init__(self, asked: ResponseObject, *, after: int = -1, resumable: bool = False) -> None:
-        self._asked = asked
+    def __init__(self, response: ResponseObject, *, after: int = -1, resumable: bool = False) -> None:
+        self._response = response
         self._after = after
         self._resumable = resumable
         self._number = -1  # of the last event
-        self._output = Output(job_id_of(asked.id))
+        self._output = Output(job_id_of(response.id))
         self._last: tuple[Token, ...] = ()
         self._encode = msgspec.json.Encoder().encode
 
     def opening(self) -> bytes:
-        waiting: StateKind = "response.queued" if self._asked.background else "response.in_progress"
-        return self._state("response.created", self._asked) + self._state(waiting, self._asked)
+        waiting: StateKind = "response.queued" if self._response.background else "response.in_progress"
+        return self._state("response.created", self._response) + self._state(waiting, self._response)
 
     def event(self, event: TokenEvent) -> bytes:
         frames: list[bytes] = []
-        if event.tokens and not self._last and self._asked.background:
-            running = msgspec.structs.replace(self._asked, status="in_progress")
+        if event.tokens and not self._last and self._response.background:
+            running = msgspec.structs.replace(self._response, status="in_progress")
             frames.append(self._state("response.in_progress", running))
         self._last = event.tokens[-1:] or self._last
         for token in event.tokens:
@@ -130,17 +131,17 @@ class ResponseFraming:
         return b"".join(frames)
 
     def interruption(self, error: HeadraceError) -> bytes:
-        """It has no number of its own, so that a client goes on after the last event it has."""
-        told = self._encode(
+        """Return an error event. It repeats the last number, so that a client resumes after that event."""
+        data = self._encode(
             ErrorEvent(sequence_number=self._number, code=error.code, message=error.message, param=error.param)
         )
-        return (RETRY if self._resumable and error.retryable else b"") + b"event: error\ndata: %b\n\n" % told
+        return (RETRY if self._resumable and error.retryable else b"") + b"event: error\ndata: %b\n\n" % data
 
     def _end(self, terminal: Terminal) -> Iterator[bytes]:
         status = _status(terminal, self._last)
         for change in self._output.end(_item_status(status)):
             yield from self._changed(change)
-        response = _told(self._asked, status, terminal, self._output.items)
+        response = _with_outcome(self._response, status, terminal, self._output.items)
         yield self._state(ENDS.get(status, "response.incomplete"), response)
 
     def _changed(self, change: Change) -> Iterator[bytes]:
@@ -205,7 +206,7 @@ class ResponseFraming:
         return self._number
 
     def _frame(self, event: NumberedEvent) -> bytes:
-        """Nothing where the client has it."""
+        """Return the frame of an event; empty if the client has it."""
         if event.sequence_number <= self._after:
             return b""
         return b"id: %d\nevent: %b\ndata: %b\n\n" % (

@@ -1,6 +1,6 @@
-"""Responses that are stored: what was asked of each, and the conversation that it went on from.
+"""Stored responses, each with the conversation that it continued.
 
-It is kept with the request's log, and so on every replica and for as long. It knows nothing of streams.
+They are stored with the request's log: available on every replica, and kept as long.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from producer_api.admission.deadline import patience
-from producer_api.answers.response_stream import THEIRS, admitted, ended, job_id_of
+from producer_api.admission.deadline import redis_deadline
+from producer_api.answers.response_stream import RESPONSE_PREFIX, finished_response, job_id_of, with_identity
 from producer_api.services import Context
 from shared.errors import InvalidRequest, NotFound
 from shared.protocol import RequestState
@@ -22,7 +22,7 @@ from shared.token_log.interface import Keepsake, RequestRecord
 
 
 class _Kept(msgspec.Struct):
-    """`items` are all that came before the answer, those of earlier responses too."""
+    """`items` is the conversation before the answer, with the items of earlier responses."""
 
     asked: ResponseObject
     items: list[Item]
@@ -33,54 +33,55 @@ _decode = msgspec.json.Decoder(_Kept).decode
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """One response of its tenant: `asked` is it before its answer."""
+    """A stored response; `response` is the object before its answer."""
 
     record: RequestRecord
-    asked: ResponseObject
+    response: ResponseObject
     items: Sequence[Item]
 
 
-def keepsake(context: Context, asked: ResponseObject, items: Sequence[Item]) -> Keepsake:
-    """What makes a response a stored one. Raises InvalidRequest where that is larger than a body may be."""
-    content = msgspec.json.encode(_Kept(asked, list(items)))
-    if len(content) > context.settings.max_body_bytes:
-        raise InvalidRequest("the conversation is too large to be stored", param="store")
+def keepsake(context: Context, response: ResponseObject, items: Sequence[Item]) -> Keepsake:
+    """Return the data to store with a request. Raises InvalidRequest if it is larger than a body may be."""
+    content = msgspec.json.encode(_Kept(response, list(items)))
+    limit = context.settings.max_body_bytes
+    if len(content) > limit:
+        raise InvalidRequest(f"store: the conversation must have at most {limit} bytes", param="store")
     return Keepsake(content, ttl=context.settings.response_ttl)
 
 
 async def find(context: Context, response_id: str, tenant: str) -> StoredResponse:
-    """Raises NotFound for one that is unknown, somebody else's or not stored; Unavailable."""
-    missing = NotFound(f"there is no response {response_id[:64]!r}, or it has expired")
-    if not response_id.startswith(THEIRS):
+    """Return a stored response. Raises NotFound, also for another tenant's or an unstored one; Unavailable."""
+    missing = NotFound(f"the response {response_id[:64]!r} does not exist, or it has expired")
+    if not response_id.startswith(RESPONSE_PREFIX):
         raise missing
     try:
-        record = await context.admitted.record(job_id_of(response_id), tenant)
+        record = await context.request_control.record(job_id_of(response_id), tenant)
     except NotFound:
         raise missing from None
-    async with patience():
+    async with redis_deadline():
         content = await context.backend.token_log.keepsake(record.id)
     if content is None:
         raise missing
     found = _decode(content)
-    return StoredResponse(record, admitted(found.asked, record), found.items)
+    return StoredResponse(record, with_identity(found.asked, record), found.items)
 
 
 async def describe(context: Context, found: StoredResponse) -> ResponseObject:
-    """As it stands. Raises Unavailable."""
-    record, asked = found.record, found.asked
+    """Return the response with its present state. Raises Unavailable."""
+    record = found.record
     if not record.state.terminal:
         status = "queued" if record.state is RequestState.QUEUED else "in_progress"
-        return msgspec.structs.replace(asked, status=status)
-    response = ended(asked, await read_all(context.backend.token_log, record.id))
+        return msgspec.structs.replace(found.response, status=status)
+    response = finished_response(found.response, await read_all(context.backend.token_log, record.id))
     if response.status == "completed" and record.finished_at is not None:
         response.completed_at = int(record.finished_at)
     return response
 
 
 async def conversation(context: Context, previous: str | None, tenant: str) -> list[Item]:
-    """All items up to the answer of the response `previous`; none without one.
+    """Return the conversation up to and including the answer of the response `previous`; empty for None.
 
-    Raises NotFound, InvalidRequest where it has not ended, Unavailable.
+    Raises NotFound, Unavailable; InvalidRequest if that response has not ended.
     """
     if previous is None:
         return []
@@ -89,6 +90,8 @@ async def conversation(context: Context, previous: str | None, tenant: str) -> l
     except NotFound as error:
         raise NotFound(error.message, param="previous_response_id") from None
     if not found.record.state.terminal:
-        raise InvalidRequest("previous_response_id: that response has not ended", param="previous_response_id")
+        raise InvalidRequest(
+            "previous_response_id must name a response that has ended", param="previous_response_id"
+        )
     response = await describe(context, found)
     return [*found.items, *conversation_items(response.output)]

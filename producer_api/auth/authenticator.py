@@ -1,7 +1,4 @@
-"""How a caller proves who it is: by an API key or a token, sent as `Authorization: Bearer`. Reference: RFC 6750.
-
-It does not know what the caller wants.
-"""
+"""Authentication by an API key or a JWT, sent as `Authorization: Bearer`. Reference: RFC 6750."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from producer_api.auth.failures import Failures
-from producer_api.auth.jwt import Tokens
-from producer_api.auth.key_cache import KnownKeys
+from producer_api.auth.failures import FailureLimiter
+from producer_api.auth.jwt import JwtAuthenticator
+from producer_api.auth.key_cache import KeyCache
 from producer_api.auth.principal import ANONYMOUS, Principal
 from shared.accounts.api_keys import KEY, ApiKeys, digest
 from shared.accounts.database import Database
@@ -21,87 +18,88 @@ from shared.errors import InvalidApiKey, Unauthenticated
 from shared.settings import Settings
 
 SCHEME = "bearer"
-PREFIX = "hr_"  # of keys
-NO_DIGEST = "-" * 64  # of no key, and as long as any
+KEY_PREFIX = "hr_"
+DUMMY_DIGEST = "-" * 64  # as long as a real digest, and equal to none
 
 
 class Authenticator(Protocol):
-    """Tells the caller by the Authorization headers of a request."""
+    """Authenticates callers by the Authorization headers of their requests."""
 
-    async def __call__(self, given: Sequence[str], address: str) -> Principal:
-        """The caller, who calls from the client `address`.
+    async def __call__(self, headers: Sequence[str], address: str) -> Principal:
+        """Return the caller of a request from the client `address`.
 
-        Raises Unauthenticated, TooManyFailures, PermissionDenied, and Unavailable where it cannot be told now.
+        Raises Unauthenticated, InvalidApiKey, TooManyFailures, PermissionDenied; Unavailable if a key cannot be
+        looked up.
         """
 
     async def close(self) -> None: ...
 
 
-class Nobody:
-    """Asks for nothing: every caller is ANONYMOUS."""
+class NoAuthentication:
+    """Authenticator that accepts every caller as ANONYMOUS."""
 
-    async def __call__(self, given: Sequence[str], address: str) -> Principal:
+    async def __call__(self, headers: Sequence[str], address: str) -> Principal:
         return ANONYMOUS
 
     async def close(self) -> None:
         return
 
 
-class Callers:
-    """By API keys, and by tokens where the settings name their issuer.
+class BearerAuthenticator:
+    """Authenticates by API keys, and by JWTs if the settings name an issuer.
 
     Args:
-        settings: how long a key is remembered, and whose tokens count.
-        database: where keys are looked up.
+        settings: how long a key is cached, and the JWT issuer.
+        database: has the API keys.
 
     Raises:
-        ConfigError: there is no pepper, or the issuer is not wholly named.
+        ConfigError: there is no pepper, or the issuer's settings are incomplete.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._pepper = pepper_of(settings)
-        self._known = KnownKeys(ApiKeys(database, self._pepper).find, settings.key_life)
-        self._failures = Failures()
-        self._tokens = None if settings.jwt_jwks is None else Tokens(settings)
+        self._keys = KeyCache(ApiKeys(database, self._pepper).find, settings.key_life)
+        self._failures = FailureLimiter()
+        self._jwt = None if settings.jwt_jwks is None else JwtAuthenticator(settings)
 
-    async def __call__(self, given: Sequence[str], address: str) -> Principal:
+    async def __call__(self, headers: Sequence[str], address: str) -> Principal:
         try:
-            return await self._caller(credential(given))
+            return await self._authenticate(bearer_token(headers))
         except InvalidApiKey:
             self._failures.count(address)
             raise
 
-    async def _caller(self, text: str) -> Principal:
-        if self._tokens is not None and not text.startswith(PREFIX):
-            return await self._tokens(text)
-        return await self._by_key(text)
+    async def _authenticate(self, token: str) -> Principal:
+        if self._jwt is not None and not token.startswith(KEY_PREFIX):
+            return await self._jwt(token)
+        return await self._by_api_key(token)
 
-    async def _by_key(self, text: str) -> Principal:
-        found = KEY.fullmatch(text)
-        proof = digest(self._pepper, text)
-        # a wrong key costs one look-up and one comparison whether or not there is its id: the time tells nothing
-        key = await self._known.get(found[1], proof) if found else None
-        proven = hmac.compare_digest(proof, key.digest if key else NO_DIGEST)
-        if key is None or not proven:
-            raise InvalidApiKey("this is no API key of this server")
+    async def _by_api_key(self, token: str) -> Principal:
+        found = KEY.fullmatch(token)
+        proof = digest(self._pepper, token)
+        # an unknown id costs the same look-up and comparison as a wrong key, so that timing reveals nothing
+        key = await self._keys.get(found[1], proof) if found else None
+        matches = hmac.compare_digest(proof, key.digest if key else DUMMY_DIGEST)
+        if key is None or not matches:
+            raise InvalidApiKey("unknown API key")
         if (why := key.ended(time.time())) is not None:
-            raise InvalidApiKey(f"the API key {PREFIX}{key.id} {why}")
+            raise InvalidApiKey(f"the API key {KEY_PREFIX}{key.id} {why}")
         return Principal(key.tenant, key.id, key.plan, key.scopes)
 
     async def close(self) -> None:
-        await self._known.close()
+        await self._keys.close()
 
 
-def credential(given: Sequence[str]) -> str:
-    """What the Authorization headers of a request hold. Raises Unauthenticated."""
-    if not given:
-        raise Unauthenticated("an API key is needed: send it as Authorization: Bearer hr_…")
-    scheme, _, text = given[0].partition(" ")
-    if len(given) > 1 or scheme.lower() != SCHEME or not text.strip():
-        raise InvalidApiKey("the Authorization header must be Bearer and an API key, given once")
-    return text.strip()
+def bearer_token(headers: Sequence[str]) -> str:
+    """Return the token of the Authorization headers. Raises Unauthenticated, InvalidApiKey."""
+    if not headers:
+        raise Unauthenticated("missing API key; send the header Authorization: Bearer hr_…")
+    scheme, _, token = headers[0].partition(" ")
+    if len(headers) > 1 or scheme.lower() != SCHEME or not token.strip():
+        raise InvalidApiKey("the Authorization header must be sent once, as Bearer and an API key")
+    return token.strip()
 
 
-def authenticator(settings: Settings, database: Database) -> Authenticator:
-    """As the settings ask for. Raises ConfigError."""
-    return Callers(settings, database) if settings.auth else Nobody()
+def make_authenticator(settings: Settings, database: Database) -> Authenticator:
+    """Make the authenticator that the settings ask for. Raises ConfigError."""
+    return BearerAuthenticator(settings, database) if settings.auth else NoAuthentication()

@@ -1,4 +1,4 @@
-"""Where a request came from: the client's address, and what it is called in logs and traces. Not who sent it."""
+"""Origin of a request: the client's address, and the ids of the request in logs and traces."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from shared.errors import ConfigError
 from shared.ledger.types import Standing
 
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-OWN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+HTTP_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 NO_TRACE = b"0" * 32
-SITE = 64  # bits that one IPv6 client's addresses share
-ADDRESSES = 4096  # that are remembered as parsed
-MOST_HOPS = 32  # addresses of X-Forwarded-For that are looked at, from the nearest
+IPV6_PREFIX_BITS = 64  # one IPv6 client has a whole network of this prefix
+MAX_PARSED_ADDRESSES = 4096  # cached
+MAX_HOPS = 32  # addresses of X-Forwarded-For to read, starting at the nearest
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -25,13 +25,13 @@ Network = IPv4Network | IPv6Network
 
 @dataclass
 class Client:
-    """One request's.
+    """Client side of one request.
 
     Attributes:
-        address: of the client, or of its IPv6 network; empty where there is none, as on a socket.
-        http_request_id: its `x-request-id`.
-        trace_id: of W3C's `traceparent`; empty without a valid one.
-        standings: where its limits are once it was charged, for its answer's headers.
+        address: the client's IPv4 address or IPv6 network; empty if it has none, as on a Unix socket.
+        http_request_id: the request's `x-request-id`.
+        trace_id: from W3C's `traceparent`; empty without a valid one.
+        standings: the state of the caller's limits after the charge, for the response headers.
     """
 
     address: str = ""
@@ -41,16 +41,16 @@ class Client:
 
 
 def _trace_id(headers: Mapping[bytes, bytes]) -> str:
-    """W3C Trace Context, "traceparent"."""
+    """Return the trace id of the traceparent header, or an empty string. Reference: W3C Trace Context."""
     found = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
     return "" if found is None or found[1] == NO_TRACE else found[1].decode()
 
 
-class Proxies:
-    """The proxies that are believed about whom they speak for.
+class TrustedProxies:
+    """Proxies whose X-Forwarded-For header is believed.
 
     Args:
-        trusted: addresses and networks, by commas. Raises ConfigError.
+        trusted: addresses and networks, separated by commas. Raises ConfigError.
     """
 
     def __init__(self, trusted: str) -> None:
@@ -62,25 +62,25 @@ class Proxies:
             raise ConfigError(f"trusted_proxies: {error}", param="trusted_proxies") from None
 
     def client(self, peer: str, headers: Mapping[bytes, bytes]) -> Client:
-        """Of a request with `headers` that came from the address `peer`; it may give its own id, if a sane one."""
-        given = headers.get(b"x-request-id", b"")
-        http_request_id = given.decode() if OWN_ID.fullmatch(given) else secrets.token_hex(16)
+        """Return the client of a request from the address `peer`. A valid `x-request-id` becomes its id."""
+        sent = headers.get(b"x-request-id", b"")
+        http_request_id = sent.decode() if HTTP_REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
         return Client(self._address(peer, headers), http_request_id, _trace_id(headers))
 
     def _address(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
-        """The address nearest to us, `peer` or one that `headers` tell of, that is no trusted proxy."""
+        """Return the nearest address, `peer` or one of X-Forwarded-For, that is not a trusted proxy."""
         nearest = _parsed(peer)
         if nearest is None:
             return ""
         if self._trusts(nearest):
             hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
-            nearest = self._first_stranger(nearest, reversed(hops[-MOST_HOPS:]))
-        return _site(nearest)
+            nearest = self._first_untrusted(nearest, reversed(hops[-MAX_HOPS:]))
+        return _client_network(nearest)
 
-    def _first_stranger(self, nearest: Address, hops: Iterable[str]) -> Address:
+    def _first_untrusted(self, nearest: Address, hops: Iterable[str]) -> Address:
         for hop in hops:
             address = _parsed(hop.strip())
-            if address is None:  # not an address: whoever wrote it is the last that we know
+            if address is None:  # not an address: the proxy that wrote it is the last known hop
                 return nearest
             nearest = address
             if not self._trusts(address):
@@ -91,7 +91,7 @@ class Proxies:
         return any(address in network for network in self._trusted)
 
 
-@lru_cache(ADDRESSES)
+@lru_cache(MAX_PARSED_ADDRESSES)
 def _parsed(text: str) -> Address | None:
     try:
         address = ip_address(text)
@@ -101,8 +101,8 @@ def _parsed(text: str) -> Address | None:
     return mapped or address
 
 
-def _site(address: Address) -> str:
-    """Whoever has one IPv6 address has its whole network."""
+def _client_network(address: Address) -> str:
+    """Return an IPv4 address as it is, and the network of an IPv6 address: a client usually has all of it."""
     if isinstance(address, IPv6Address):
-        return str(ip_network((address, SITE), strict=False))
+        return str(ip_network((address, IPV6_PREFIX_BITS), strict=False))
     return str(address)

@@ -1,4 +1,4 @@
-"""Slows clients that keep sending wrong credentials: counts the failures of each address within a window."""
+"""Limit on wrong credentials, by the client's address and a time window."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import structlog
 
 from shared.errors import TooManyFailures
 
-MAX_FAILURES = 20  # of one address within a window that are answered with 401
+MAX_FAILURES = 20  # per address and window that get a 401; further ones get a 429
 WINDOW_S = 60.0
-MAX_ADDRESSES = 10_000  # counted at a time; beyond it the one that began first is forgotten
+MAX_ADDRESSES = 10_000  # tracked; beyond this the oldest is dropped
 
 log = structlog.get_logger(__name__)
 
@@ -24,14 +24,14 @@ class _Window:
     count: int = 0
 
 
-class Failures:
-    """The failures of one process's callers.
+class FailureLimiter:
+    """Counts the failures of one process's callers.
 
-    Only failures are counted and refused: valid credentials work from any address, also behind a proxy that it
-    shares with whoever sends wrong ones.
+    Only failures are counted and refused. Valid credentials keep working, even behind a proxy shared with a client
+    that sends wrong ones.
 
     Args:
-        clock: seconds that only grow.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,7 +42,7 @@ class Failures:
         return len(self._windows)
 
     def count(self, address: str) -> None:
-        """Count one failure of `address`. Raises TooManyFailures in place of the 401 where there were too many."""
+        """Count a failure of `address`. Raises TooManyFailures, which replaces the 401, beyond MAX_FAILURES."""
         now = self._clock()
         window = self._windows.get(address)
         if window is None or window.ends <= now:
@@ -56,6 +56,6 @@ class Failures:
         if window.count == MAX_FAILURES + 1:
             log.warning("wrong_credentials_repeated", address=address, failures=window.count)
         raise TooManyFailures(
-            f"more than {MAX_FAILURES} requests of this address had wrong credentials within {WINDOW_S:.0f} s",
+            f"more than {MAX_FAILURES} requests from this address had wrong credentials within {WINDOW_S:.0f} s",
             retry_after=window.ends - now,
         )

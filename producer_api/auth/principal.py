@@ -1,12 +1,8 @@
-"""Who calls: settled once for each request, before its route. It knows nothing of how a caller proves it."""
+"""The principal: the authenticated caller of a request and its permissions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
-
-from fastapi import Depends
-from starlette.requests import Request
 
 from producer_api.auth.client_address import Client
 from shared.accounts.scopes import Scopes
@@ -16,13 +12,13 @@ from shared.protocol import PriorityClass
 
 @dataclass(frozen=True)
 class Principal:
-    """A caller and what it may do.
+    """A caller and its permissions.
 
     Attributes:
-        tenant: who owns what this caller makes; others' are 404 to it.
-        key_id: the API key or token by which it came; empty without one.
-        plan: the name of its limits; empty for the default ones.
-        client: where this request of it came from.
+        tenant: owns everything the caller creates; other tenants' objects are a 404 to it.
+        key_id: the id of the API key or token that it used; empty without authentication.
+        plan: the name of its plan; empty for the default plan.
+        client: the origin of this request.
     """
 
     tenant: str
@@ -35,40 +31,26 @@ class Principal:
         return self.scopes.models is None or model in self.scopes.models
 
     def check_model(self, name: str) -> None:
-        """Raises PermissionDenied, whether there is such a model or not."""
+        """Raise PermissionDenied if the caller may not use the model, whether or not it exists."""
         if not self.may_use(name):
             raise PermissionDenied(f"this key may not use the model {name[:128]!r}", param="model")
 
     def check_class(self, priority: PriorityClass) -> None:
-        """Raises PermissionDenied."""
+        """Raise PermissionDenied if the caller may not use the class."""
         classes = self.scopes.classes
         if classes is not None and priority.value not in classes:
             raise PermissionDenied(
-                f"this key may not use the class {priority.value}, only {', '.join(sorted(classes)) or 'none'}",
+                f"this key may not use the class {priority.value}; allowed: {', '.join(sorted(classes)) or 'none'}",
                 param="priority",
             )
 
     def check_route(self, group: str, *, admin: bool) -> None:
-        """Raises PermissionDenied."""
+        """Raise PermissionDenied if the caller may not use the group, or is not an admin where that is needed."""
         if admin:
             if not self.scopes.admin:
-                raise PermissionDenied("this key may not administer")
+                raise PermissionDenied("this key has no admin scope")
         elif self.scopes.routes is not None and group not in self.scopes.routes:
             raise PermissionDenied(f"this key may not use {group}")
 
 
-ANONYMOUS = Principal("default", scopes=Scopes(admin=True))  # where the server asks nobody for a key
-
-
-def principal_of(request: Request) -> Principal:
-    """Who sent `request`."""
-    found: Principal = request.state.facts.caller
-    return found
-
-
-def _tenant_of(request: Request) -> str:
-    return principal_of(request).tenant
-
-
-Caller = Annotated[Principal, Depends(principal_of)]  # a route's parameter: who asks
-Tenant = Annotated[str, Depends(_tenant_of)]  # the same: on whose behalf
+ANONYMOUS = Principal("default", scopes=Scopes(admin=True))  # every caller, while authentication is off

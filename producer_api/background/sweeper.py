@@ -1,13 +1,11 @@
-"""Mends what nobody else sees: requests whose time ran out where no worker looked, workers that are no more, and
-what a store lost by half.
+"""Sweeper: ends overdue requests that no worker ends, removes dead workers, and repairs partial losses of Redis.
 
-One process at a time does it, the one that holds the lock; another goes on when that one is gone. Each step may be
-done twice, or begun and left: the next round finds the rest.
+One process at a time sweeps, the one that holds the lock; if it dies, another takes over. Every step may run twice
+or be interrupted: the next round does the rest.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections import defaultdict
@@ -16,91 +14,89 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import structlog
 
 from shared.backend import Backend
-from shared.errors import Unavailable
 from shared.protocol import PriorityClass, RequestState, Ticket
+from shared.runtime.retry import run_forever
 from shared.token_log.interface import LOST, OVERDUE
 from shared.token_log.subscription import MISSED, Subscription
 
 LOCK = "sweeper"
-ROUND = 1.0  # seconds between rounds, and so the delay with which a deadline is seen
-TIDY_EVERY = 60  # rounds
-LOST_EVERY = 3  # rounds between looks for requests whose place in the queue was deleted
-MOST = 256  # requests ended at once
-SETTLED = 5.0  # seconds after which a request is queued, or will not be by whoever began to
+ROUND_S = 1.0  # between rounds, and so the delay with which an overdue request is ended
+TIDY_INTERVAL_ROUNDS = 60
+LOST_INTERVAL_ROUNDS = 3  # between searches for requests whose place in the queue was deleted
+MAX_BATCH = 256  # overdue requests per call
+MIN_LOST_AGE_S = 5.0  # a request this old is queued, or its admission was interrupted
 
-Models = Callable[[], Awaitable[Sequence[str]]]
+ModelNames = Callable[[], Awaitable[Sequence[str]]]
 
 log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """Runs in every API process; works in one.
+    """Sweeper of one process. It runs in every API process and works in one.
 
     Args:
-        backend: what is swept.
-        models: the names of all models that requests may wait for.
+        backend: the queue and the token log.
+        models: returns the names of all models that requests may wait for.
     """
 
-    def __init__(self, backend: Backend, models: Models) -> None:
+    def __init__(self, backend: Backend, models: ModelNames) -> None:
         self._live = backend.live
         self._transport = backend.transport
         self._token_log = backend.token_log
         self._locks = backend.locks
         self._models = models
-        self._me = secrets.token_bytes(8).hex().encode()
+        self._holder = secrets.token_bytes(8).hex().encode()
         self._rounds = 0
-        self._doubted_at: float | None = None  # when the store was found to have been away
+        self._outage_at: float | None = None  # when an outage of Redis was noticed
 
     async def run(self) -> None:
-        """Until it is cancelled."""
-        while True:
-            try:
-                async with self._live.subscribe(f"hr:{LOCK}") as connection:
-                    self._doubted_at = time.monotonic()
-                    while True:
-                        await self._round(connection)
-            except Unavailable as error:
-                log.warning("sweep_failed", error=error.message)
-            await asyncio.sleep(ROUND)
+        """Run until cancelled."""
+        await run_forever(self._sweep_rounds, pause_s=ROUND_S, failure_event="sweep_failed")
+
+    async def _sweep_rounds(self) -> None:
+        async with self._live.subscribe(f"hr:{LOCK}") as connection:
+            self._outage_at = time.monotonic()
+            while True:
+                await self._round(connection)
 
     async def _round(self, connection: Subscription) -> None:
         if await self._leads():
-            await self.sweep(tidy=self._rounds % TIDY_EVERY == 0)
-            if self._rounds % LOST_EVERY == 0:
+            await self.sweep(tidy=self._rounds % TIDY_INTERVAL_ROUNDS == 0)
+            if self._rounds % LOST_INTERVAL_ROUNDS == 0:
                 await self.end_lost()
             self._rounds += 1
-            if self._doubted_at is not None and time.monotonic() - self._doubted_at > SETTLED:
+            if self._outage_at is not None and time.monotonic() - self._outage_at > MIN_LOST_AGE_S:
                 await self.reconcile()
-                self._doubted_at = None
-        if await connection.get(ROUND) is MISSED:
-            self._doubted_at = time.monotonic()
+                self._outage_at = None
+        if await connection.get(ROUND_S) is MISSED:
+            self._outage_at = time.monotonic()
 
     async def _leads(self) -> bool:
-        return await self._locks.acquire(LOCK, self._me, ROUND * 5) == self._me
+        return await self._locks.acquire(LOCK, self._holder, ROUND_S * 5) == self._holder
 
     async def sweep(self, *, tidy: bool) -> None:
-        """One round. Raises Unavailable."""
+        """End overdue requests; with `tidy`, also remove dead workers and lapsed places. Raises Unavailable."""
         for model in await self._models():
             async for job_ids in self._overdue(model):
                 for job_id in job_ids:
-                    await self._end(job_id)
+                    await self._end_overdue(job_id)
                 await self._transport.forget(model, job_ids)
             for job_id in await self._transport.lapsed(model) if tidy else ():
-                await self._give_back(model, job_id)
-            if tidy and (struck := await self._transport.tidy(model)):
-                log.info("workers_struck_off", model=model, count=struck)
+                await self._release_place(model, job_id)
+            if tidy and (removed := await self._transport.tidy(model)):
+                log.info("dead_workers_removed", model=model, count=removed)
 
-    async def _give_back(self, model: str, job_id: str) -> None:
-        """The place of one on its way through Kafka whose answer has ended or expired meanwhile."""
+    async def _release_place(self, model: str, job_id: str) -> None:
+        """Release the reserved place of a request in Kafka if its answer has ended or expired."""
         record = await self._token_log.record(job_id)
         if record is None or record.state.terminal:
             await self._transport.discard(Ticket(job_id, model, PriorityClass.STANDARD, ""))
 
     async def _overdue(self, model: str) -> AsyncIterator[list[str]]:
-        while job_ids := await self._transport.overdue(model, MOST):
+        while job_ids := await self._transport.overdue(model, MAX_BATCH):
             yield job_ids
 
-    async def _end(self, job_id: str) -> None:
+    async def _end_overdue(self, job_id: str) -> None:
         record = await self._token_log.close(job_id, OVERDUE)
         if record is not None:
             await self._transport.discard(record.ticket)
@@ -110,28 +106,28 @@ class Sweeper:
         for model in await self._models():
             if job_ids := await self._transport.lost(model):
                 for job_id in job_ids:
-                    await self._give_up(job_id)
+                    await self._end_if_unfinished(job_id)
                 await self._transport.forget(model, job_ids)
 
     async def reconcile(self) -> None:
-        """End every answer that no worker will ever begin or go on with. Raises Unavailable.
+        """End every request that no worker will ever run. Raises Unavailable.
 
-        A store that lost its last writes may have kept a request's log and lost its place in the queue.
+        If Redis lost its last writes, a request may have kept its log and lost its place in the queue.
         """
-        settled = await self._token_log.now() - SETTLED
+        newest = await self._token_log.now() - MIN_LOST_AGE_S
         async for records in self._token_log.unfinished():
-            of_model = defaultdict(list)
+            by_model = defaultdict(list)
             for record in records:
-                if record.created_at < settled:
-                    of_model[record.model].append(record.id)
-            for model, job_ids in of_model.items():
+                if record.created_at < newest:
+                    by_model[record.model].append(record.id)
+            for model, job_ids in by_model.items():
                 for job_id in await self._transport.missing(model, job_ids):
-                    await self._give_up(job_id)
+                    await self._end_if_unfinished(job_id)
 
-    async def _give_up(self, job_id: str) -> None:
-        """End it, unless it ended by itself in the meantime, as what a worker is done with leaves the queue.
+    async def _end_if_unfinished(self, job_id: str) -> None:
+        """End a lost request, unless it ended in the meantime: a finished request leaves the queue too.
 
-        What never ran is forgotten, as if the store had lost all of it: its Idempotency-Key may send it again.
+        A request that never ran is deleted, as if Redis had lost all of it: its Idempotency-Key may send it again.
         """
         record = await self._token_log.close(job_id, LOST)
         if record is None or record.state.terminal:

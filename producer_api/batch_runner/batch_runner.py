@@ -1,7 +1,7 @@
-"""One tasks process's work on one batch: it claims items, does them, renews what it holds, and stops when told to.
+"""Batch runner: one process's work on one batch. It claims items, runs them and renews their leases.
 
-Several processes do this for one batch at a time, by holding different chunks. Whoever is killed leaves its items
-to the others: a line's request has the same id whoever runs it, and so is found, not run again.
+Several processes may work on one batch, each on different chunks. If one is killed, the others take over its items:
+the request of a line has the same id in every process, so that a queued request is joined, not run again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 import structlog
 
 from producer_api.auth.principal import Principal
-from producer_api.batch_runner.held_item import Held
+from producer_api.batch_runner.held_item import HeldItem
 from producer_api.batch_runner.line_body import read_body
 from producer_api.batch_runner.lines import Line, Outcome, job_id, read, seed_of, survey
-from producer_api.batch_runner.run_request import answer, ids_of
-from producer_api.batch_runner.services import Parts
-from producer_api.batch_runner.work_folder import KINDS, Folder
+from producer_api.batch_runner.run_request import job_ids, run
+from producer_api.batch_runner.services import BatchServices
+from producer_api.batch_runner.work_folder import KINDS, WorkFolder
 from producer_api.schemas.files import PRODUCED
 from shared.accounts.scopes import Scopes
 from shared.batches.store import FINALIZE, VALIDATE, BatchRecord, Item, LineError
@@ -34,35 +34,35 @@ from shared.errors import (
 )
 from shared.protocol import PriorityClass
 
-LOOK = 1.0  # seconds between looks at the batch's state and time, at most
-ATTEMPTS = 3  # requests that a line may be, where the store loses one
+CHECK_INTERVAL_S = 1.0  # between checks of the batch's state and deadline, at most
+MAX_ATTEMPTS = 3  # requests of one line, if Redis loses one
 
 log = structlog.get_logger(__name__)
 
 
-class BatchRun:
-    """The work on `record`'s batch.
+class BatchRunner:
+    """Runs one batch.
 
     Args:
-        room: the requests that this process may have under way, over all batches.
+        room: limits the requests that this process has in progress, across all batches.
     """
 
-    def __init__(self, parts: Parts, record: BatchRecord, room: asyncio.Semaphore) -> None:
-        self._parts = parts
+    def __init__(self, services: BatchServices, record: BatchRecord, room: asyncio.Semaphore) -> None:
+        self._services = services
         self._batch = record.batch
-        self._folder = Folder(parts.settings.files / "batches", record.batch.id)
+        self._folder = WorkFolder(services.settings.files / "batches", record.batch.id)
         self._room = room
-        self._held: dict[str, Held] = {}
-        self._done = 0  # items
-        self._under_way: set[str] = set()  # ids of requests
-        self._stop: str | None = None  # why no more lines are run, by the code that they end with
+        self._held: dict[str, HeldItem] = {}
+        self._items_done = 0
+        self._in_progress: set[str] = set()  # job ids
+        self._stop: str | None = None  # error code of the remaining lines of a cancelled or expired batch
 
     async def run(self) -> None:
-        """Until there is nothing left to claim; cancelled, it gives back what it holds. Raises HeadraceError."""
+        """Work until nothing is left to claim. If cancelled, release the claimed items. Raises HeadraceError."""
         watching = asyncio.create_task(self._watch())
         try:
             while True:
-                item = await self._parts.batches.claim(self._batch.id)
+                item = await self._services.batches.claim(self._batch.id)
                 if item is not None:
                     await self._begin(item)
                 elif self._held:
@@ -75,9 +75,9 @@ class BatchRun:
             await self._leave(watching)
 
     async def _begin(self, item: Item) -> None:
-        """Work on it in the background; returns when there is room for another's lines."""
-        held = self._held[item.name] = Held(item)
-        held.work = asyncio.create_task(self._work(held))
+        """Start work on an item, and return when there is room for the lines of another."""
+        held = self._held[item.name] = HeldItem(item)
+        held.work = asyncio.create_task(self._run_item(held))
         await held.fed.wait()
         async with self._room:
             pass
@@ -86,63 +86,63 @@ class BatchRun:
         for name, held in list(self._held.items()):
             if held.work is not None and held.work.done():
                 del self._held[name]
-                if not held.work.cancelled():  # as is what somebody else holds now
+                if not held.work.cancelled():  # cancelled if another process holds the item now
                     held.work.result()
-                    self._done += 1
+                    self._items_done += 1
 
     async def _leave(self, watching: asyncio.Task[None]) -> None:
         work = [held.work for held in self._held.values() if held.work is not None]
         for task in (watching, *work):
             task.cancel()
         await asyncio.gather(watching, *work, return_exceptions=True)
-        log.info("batch_left", batch=self._batch.id, items_done=self._done, items_given_back=len(self._held))
+        log.info("batch_left", batch=self._batch.id, items_done=self._items_done, items_released=len(self._held))
         for held in self._held.values():
             try:
-                await self._parts.batches.release(held.item)
-            except Unavailable:  # it lapses
+                await self._services.batches.release(held.item)
+            except Unavailable:  # its lease expires
                 log.warning("batch_item_not_released", batch=self._batch.id, item=held.item.name)
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(min(LOOK, self._parts.settings.lease))
+            await asyncio.sleep(min(CHECK_INTERVAL_S, self._services.settings.lease))
             try:
-                await self._look()
+                await self._check()
             except Unavailable as error:
                 log.warning("batch_not_renewed", batch=self._batch.id, error=error.message)
 
-    async def _look(self) -> None:
-        """Renew what is held; once the batch is cancelled or its time is over, end what is under way."""
-        await self._look_at_time()
+    async def _check(self) -> None:
+        """Renew the leases. Once the batch is cancelled or expired, cancel its requests in progress."""
+        await self._check_deadline()
         for held in list(self._held.values()):
-            status = await self._parts.batches.renew(held.item, *held.counts())
+            status = await self._services.batches.renew(held.item, *held.counts())
             if status is None and held.work is not None:
                 held.work.cancel()
             elif status == "cancelling":
                 self._stop = "batch_cancelled"
         if self._stop is not None:
-            for each in list(self._under_way):
-                await self._parts.admitted.cancel(each)
+            for each in list(self._in_progress):
+                await self._services.request_control.cancel(each)
 
-    async def _look_at_time(self) -> None:
-        if self._stop is None and await self._parts.backend.token_log.now() >= self._batch.expires_at:
+    async def _check_deadline(self) -> None:
+        if self._stop is None and await self._services.backend.token_log.now() >= self._batch.expires_at:
             self._stop = "batch_expired"
 
-    async def _work(self, held: Held) -> None:
+    async def _run_item(self, held: HeldItem) -> None:
         try:
             if held.item.name == VALIDATE:
                 await self._validate(held.item)
             elif held.item.name == FINALIZE:
                 await self._finalize(held.item)
             else:
-                await self._chunk(held)
+                await self._run_chunk(held)
         finally:
             held.fed.set()
-            held.drop()
+            held.cancel_lines()
 
     # validation
 
     async def _validate(self, item: Item) -> None:
-        settings, batches = self._parts.settings, self._parts.batches
+        settings, batches = self._services.settings, self._services.batches
         if item.status == "cancelling":
             await batches.plan(item, 0, ())
             return
@@ -161,24 +161,24 @@ class BatchRun:
 
     async def _take_input(self) -> None:
         if not self._folder.input.exists():
-            record = await self._parts.files.find(self._batch.input_file_id, self._batch.tenant)
-            await asyncio.to_thread(self._folder.keep_input, self._parts.files.contents.find(record.id))
+            record = await self._services.files.find(self._batch.input_file_id, self._batch.tenant)
+            await asyncio.to_thread(self._folder.keep_input, self._services.files.contents.find(record.id))
 
     # lines
 
-    async def _chunk(self, held: Held) -> None:
+    async def _run_chunk(self, held: HeldItem) -> None:
         assert held.item.chunk is not None
         for number, line in read(self._folder.input, held.item.chunk):
             await self._room.acquire()
-            task = asyncio.create_task(self._line(number, line))
+            task = asyncio.create_task(self._run_line(number, line))
             task.add_done_callback(lambda _: self._room.release())
             held.lines.append(task)
         held.fed.set()
         late = await held.write(self._folder)
-        await self._parts.batches.done(held.item, *held.counts(), late=late)
+        await self._services.batches.done(held.item, *held.counts(), late=late)
 
-    async def _line(self, number: int, line: Line) -> Outcome:
-        for attempt in range(ATTEMPTS):
+    async def _run_line(self, number: int, line: Line) -> Outcome:
+        for attempt in range(MAX_ATTEMPTS):
             name = job_id(self._batch.id, number, attempt)
             if self._stop is not None:
                 return Outcome.stopped(line, name, self._stop)
@@ -187,66 +187,67 @@ class BatchRun:
             except RequestLost as error:
                 failure: HeadraceError = error
             except HeadraceError as error:
-                await self._look_at_time()
+                await self._check_deadline()
                 return self._failed(line, name, error)
         return Outcome.failed(line, name, failure)
 
     def _failed(self, line: Line, name: str, error: HeadraceError) -> Outcome:
-        """A request that was cancelled, or came too late, with its batch did not fail by itself."""
-        by_the_stop = isinstance(error, Conflict | DeadlineExceeded) or error.param == "timeout"
-        if self._stop is not None and by_the_stop:
+        """Return the outcome of an error. A cancelled or late request was stopped, if its batch was."""
+        stoppable = isinstance(error, Conflict | DeadlineExceeded) or error.param == "timeout"
+        if self._stop is not None and stoppable:
             return Outcome.stopped(line, name, self._stop)
         return Outcome.failed(line, name, error)
 
     async def _answer(self, name: str, number: int, line: Line) -> Any:
-        asked = read_body(line.url, bytes(line.body), self._batch.tenant).in_class(PriorityClass.BATCH)
+        body = read_body(line.url, bytes(line.body), self._batch.tenant).in_class(PriorityClass.BATCH)
         principal = Principal(
             self._batch.tenant, self._batch.key_id, self._batch.plan, Scopes(models=self._batch.models)
         )
-        if not principal.may_use(asked.drafts[0].model):
-            raise PermissionDenied("the key of this batch may not use this model", param="model")
-        now = await self._parts.backend.token_log.now()
-        ends = [self._batch.expires_at, now + self._parts.settings.max_timeout]
-        if asked.timeout is not None:
-            ends.append(now + asked.timeout)
-        seed = seed_of(f"{self._batch.id}:{number}") if asked.seed is None else asked.seed
-        names = ids_of(asked, name)
-        self._under_way.update(names)
+        if not principal.may_use(body.drafts[0].model):
+            raise PermissionDenied("the API key of this batch may not use this model", param="model")
+        now = await self._services.backend.token_log.now()
+        deadlines = [self._batch.expires_at, now + self._services.settings.max_timeout]
+        if body.timeout is not None:
+            deadlines.append(now + body.timeout)
+        seed = seed_of(f"{self._batch.id}:{number}") if body.seed is None else body.seed
+        ids = job_ids(body, name)
+        self._in_progress.update(ids)
         try:
-            return await answer(self._parts, asked.until(min(ends)), job_id=name, seed=seed, principal=principal)
+            body = body.until(min(deadlines))
+            return await run(self._services, body, job_id=name, seed=seed, principal=principal)
         finally:
-            self._under_way.difference_update(names)
+            self._in_progress.difference_update(ids)
 
     # the end
 
     async def _finalize(self, item: Item) -> None:
-        fences = await self._parts.batches.results(self._batch.id)
+        lease_epochs = await self._services.batches.results(self._batch.id)
         try:
-            output, errors = [await self._produce(kind, fences) for kind in KINDS]
+            output, errors = [await self._produce(kind, lease_epochs) for kind in KINDS]
         except FileNotFoundError:
-            if await self._parts.batches.renew(item, 0, 0) is not None:
+            if await self._services.batches.renew(item, 0, 0) is not None:
                 raise
-            return  # somebody else finished it
-        if await self._parts.batches.finish(item, output, errors):
+            return  # another process finished it
+        if await self._services.batches.finish(item, output, errors):
             await self._ended()
 
     async def _ended(self) -> None:
-        """Whoever tells of batches' ends finds it by itself a little later, as upkeep finds the folder."""
+        """Wake the webhook sender and delete the folder. If either fails, a periodic task does it later."""
         try:
-            await self._parts.backend.webhooks.wake(self._batch.id)
+            await self._services.backend.webhooks.wake(self._batch.id)
         except Unavailable as error:
-            log.warning("batch_end_not_told", batch=self._batch.id, error=error.message)
+            log.warning("webhook_not_woken", batch=self._batch.id, error=error.message)
         await asyncio.to_thread(self._folder.remove)
 
-    async def _produce(self, kind: str, fences: Sequence[str]) -> str | None:
-        """The id of a file with all results of one kind; None where there are none. The same whoever makes it."""
-        if not fences:
+    async def _produce(self, kind: str, lease_epochs: Sequence[str]) -> str | None:
+        """Write the file of all results of one kind. Return its id, the same in every process; None if empty."""
+        if not lease_epochs:
             return None
         file_id = f"file-{hashlib.sha256(f'{self._batch.id}:{kind}'.encode()).hexdigest()[:32]}"
-        files, batch = self._parts.files, self._batch
+        files, batch = self._services.files, self._batch
         draft = files.contents.draft(file_id)
         try:
-            await asyncio.to_thread(self._folder.concatenate, fences, kind, draft)
+            await asyncio.to_thread(self._folder.concatenate, lease_epochs, kind, draft)
             if not draft.size:
                 return None
             names = {"tenant": batch.tenant, "filename": f"{batch.id}_{kind}.jsonl", "purpose": PRODUCED}

@@ -1,4 +1,4 @@
-"""Where Celery's broker is, by the settings. It imports no Celery, so that anybody may ask."""
+"""URL of Celery's broker. This module does not import Celery, so that the launcher can use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.settings import Settings
 
 
 def broker_url(settings: Settings) -> str:
-    """In Celery's words. Raises ConfigError for a Redis that Celery cannot use."""
+    """Return the broker URL of the settings, as Celery takes it. Raises ConfigError if Celery cannot use it."""
     if settings.tasks_broker_url is not None:
         return settings.tasks_broker_url.get_secret_value()
     given = settings.redis_url.get_secret_value()
@@ -22,5 +22,5 @@ def broker_url(settings: Settings) -> str:
         at = f"{user}:{password}@" if user or password else ""
         return f"redis+socket://{at}{url.options['path']}?{urlencode({'virtual_host': url.options.get('db', 0)})}"
     raise ConfigError(
-        f"Celery cannot use a {url.kind} of Redis by redis_url: set tasks_broker_url", param="tasks_broker_url"
+        f"redis_url is a Redis {url.kind}, which Celery cannot use; set tasks_broker_url", param="tasks_broker_url"
     )

@@ -1,6 +1,6 @@
-"""The Celery application: which tasks there are, and how they are delivered. JSON only, never pickle.
+"""Celery application: its tasks and their delivery. JSON only, never pickle.
 
-Every task may come twice: a batch's work is held under leases, and a request's id is derived from what asks for it.
+A task may be delivered twice: the work on a batch is under leases, and the id of a request derives from its task.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import Any
 from celery import Celery, Task
 
 from producer_api.batch_runner.broker import broker_url
-from producer_api.batch_runner.event_loop_host import Host
-from producer_api.batch_runner.redis_transport import tolerate
+from producer_api.batch_runner.event_loop_host import EventLoopHost
+from producer_api.batch_runner.redis_transport import use_tolerant_transport
 from producer_api.http.open_streams import Stopping
 from shared.errors import Unavailable
 from shared.redis.foreign import ForeignEntries
 from shared.settings import Settings
 
 QUEUE = "headrace"
-PREFIX = "hr:celery:"  # of all keys: the Redis user may touch none but hr:*
-START_EVERY = 1.0  # seconds between looks for batches without a runner
-TIDY_EVERY = 60.0
-STALE = 10.0  # seconds after which nobody need look any more, by clocks that may differ
-RESTORE_EVERY = 10.0  # seconds between looks for tasks whose process was lost
+KEY_PREFIX = "hr:celery:"  # of all keys: the Redis user may access only hr:*
+START_INTERVAL_S = 1.0  # between searches for batches without a runner
+TIDY_INTERVAL_S = 60.0
+START_EXPIRES_S = 10.0  # a search this old is dropped; clocks may differ
+RESTORE_INTERVAL_S = 10.0  # between searches for tasks of lost processes
 
 
-def make_app(settings: Settings, host: Host) -> Celery:
-    """The application of one tasks process. Raises ConfigError for a Redis that Celery cannot use."""
+def make_app(settings: Settings, host: EventLoopHost) -> Celery:
+    """Make the application of one process. Raises ConfigError for a Redis that Celery cannot use."""
     broker = broker_url(settings)
     result = settings.tasks_result_url
-    tolerate(ForeignEntries())
+    use_tolerant_transport(ForeignEntries())
     app = Celery("headrace", set_as_current=False)
     app.conf.update(
         broker_url=broker,
@@ -43,10 +43,10 @@ def make_app(settings: Settings, host: Host) -> Celery:
 
 def _delivery(settings: Settings) -> dict[str, Any]:
     options = {
-        "global_keyprefix": PREFIX,
+        "global_keyprefix": KEY_PREFIX,
         "visibility_timeout": settings.tasks_redelivery,
-        "unacked_restore_interval": RESTORE_EVERY,
-        "unacked_restore_throttle": 1,  # kombu would look in each tenth interval only
+        "unacked_restore_interval": RESTORE_INTERVAL_S,
+        "unacked_restore_throttle": 1,  # kombu would search only in every tenth interval
     }
     return {
         "accept_content": ["json"],
@@ -60,23 +60,27 @@ def _delivery(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": options,
-        "result_backend_transport_options": {"global_keyprefix": PREFIX},
+        "result_backend_transport_options": {"global_keyprefix": KEY_PREFIX},
         "result_expires": settings.result_ttl,
         "beat_schedule": {
             "start": {
                 "task": "headrace.batch.start",
-                "schedule": START_EVERY,
-                "options": {"expires": STALE},
+                "schedule": START_INTERVAL_S,
+                "options": {"expires": START_EXPIRES_S},
             },
-            "tidy": {"task": "headrace.upkeep", "schedule": TIDY_EVERY, "options": {"expires": TIDY_EVERY}},
+            "tidy": {
+                "task": "headrace.upkeep",
+                "schedule": TIDY_INTERVAL_S,
+                "options": {"expires": TIDY_INTERVAL_S},
+            },
         },
     }
 
 
-def _add_tasks(app: Celery, host: Host) -> None:
+def _add_tasks(app: Celery, host: EventLoopHost) -> None:
     @app.task(name="headrace.generate", bind=True, max_retries=None)
     def generate(self: Task, body: dict[str, Any]) -> Any:
-        """A chat completion for the body of POST /v1/chat/completions."""
+        """Return a chat completion for the body of POST /v1/chat/completions."""
         try:
             return host.call(host.generate(self.request.id, json.dumps(body).encode()))
         except (Stopping, Unavailable) as error:
@@ -84,7 +88,7 @@ def _add_tasks(app: Celery, host: Host) -> None:
 
     @app.task(name="headrace.batch.run", ignore_result=True)
     def run_batch(batch_id: str) -> None:
-        """Work on a batch until nothing is left that nobody does; a process that stops gives it back."""
+        """Work on a batch until nothing is left to claim. A process that stops releases its items."""
         try:
             host.call(host.run_batch(batch_id))
         except Stopping:
@@ -92,11 +96,11 @@ def _add_tasks(app: Celery, host: Host) -> None:
 
     @app.task(name="headrace.batch.start", ignore_result=True)
     def start_batches() -> None:
-        """Start a runner for each batch with work that nobody does."""
+        """Start a runner for each batch with unclaimed work."""
         for batch_id in host.call(host.idle_batches()):
-            run_batch.apply_async((batch_id,), expires=TIDY_EVERY)
+            run_batch.apply_async((batch_id,), expires=TIDY_INTERVAL_S)
 
     @app.task(name="headrace.upkeep", ignore_result=True)
     def tidy() -> None:
-        """Remove expired files, and what is left of batches."""
+        """Remove expired files and the folders of ended batches."""
         host.call(host.tidy())

@@ -1,4 +1,4 @@
-"""The ends of many requests, heard on one channel of this process: nobody polls for them or reads their tokens."""
+"""Completion listener: waits for the ends of many requests on one channel, without polling or reading tokens."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
-
-from shared.errors import Unavailable
 from shared.redis import keys
+from shared.runtime.retry import run_forever
 from shared.token_log.interface import Live, TokenLog
 
-SLOW = 3.0  # seconds between looks for ends that were not heard
-
-log = structlog.get_logger(__name__)
+CHECK_INTERVAL_S = 3.0  # between checks for ends whose message was lost
 
 
-class Ends:
-    """Awaited requests.
+class CompletionListener:
+    """Waits for requests of one process.
 
     Args:
-        token_log: has the truth.
-        live: brings the news.
+        token_log: has the state of each request.
+        live: delivers the messages of ended requests.
+
+    Attributes:
+        channel: the ends must be published on it.
     """
 
     def __init__(self, token_log: TokenLog, live: Live) -> None:
@@ -33,8 +32,8 @@ class Ends:
         self.channel = keys.notify_channel(f"tasks-{secrets.token_hex(8)}")
 
     @contextmanager
-    def awaiting(self, job_id: str) -> Iterator[asyncio.Future[None]]:
-        """Done once the request has ended, or is not known any more. One waits for a request at a time."""
+    def waiting_for(self, job_id: str) -> Iterator[asyncio.Future[None]]:
+        """Yield a future that is done once the request has ended or expired. One caller may wait for a request."""
         ended = self._awaited[job_id] = asyncio.get_running_loop().create_future()
         try:
             yield ended
@@ -42,25 +41,23 @@ class Ends:
             if self._awaited.get(job_id) is ended:
                 del self._awaited[job_id]
 
-    async def listen(self) -> None:
-        """Until it is cancelled."""
-        while True:
-            try:
-                async with self._live.subscribe(self.channel) as messages:
-                    while True:
-                        await self._take(await messages.get(SLOW))
-            except Unavailable as error:
-                log.warning("ends_not_heard", error=error.message)
-                await asyncio.sleep(SLOW)
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        await run_forever(self._receive, pause_s=CHECK_INTERVAL_S, failure_event="completions_not_received")
 
-    async def _take(self, message: object) -> None:
+    async def _receive(self) -> None:
+        async with self._live.subscribe(self.channel) as messages:
+            while True:
+                await self._handle(await messages.get(CHECK_INTERVAL_S))
+
+    async def _handle(self, message: object) -> None:
         if isinstance(message, bytes):
             self._resolve(message.decode(errors="replace"))
-        else:  # silence, or some were missed
-            await self.look(list(self._awaited))
+        else:  # no message for a while, or some were lost
+            await self.check(list(self._awaited))
 
-    async def look(self, job_ids: list[str]) -> None:
-        """Find those that have ended already. Raises Unavailable."""
+    async def check(self, job_ids: list[str]) -> None:
+        """Resolve the futures of requests that have ended. Raises Unavailable."""
         for job_id in job_ids:
             record = await self._token_log.record(job_id)
             if record is None or record.state.terminal:

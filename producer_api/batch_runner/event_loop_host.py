@@ -1,6 +1,6 @@
-"""The asyncio side of a tasks process: one event loop in a thread of its own, on which Celery's threads call.
+"""Event loop of a batch-runner process, in its own thread; Celery's threads run coroutines on it.
 
-So that one process holds one set of connections, and a long batch keeps no other task waiting.
+So a process has one set of connections, and a long batch does not delay other tasks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,33 +19,28 @@ import structlog
 import uvloop
 
 from producer_api.auth.principal import Principal
-from producer_api.batch_runner.batch_runner import BatchRun
-from producer_api.batch_runner.line_body import read_body
+from producer_api.batch_runner.batch_runner import BatchRunner
+from producer_api.batch_runner.line_body import CHAT, read_body
 from producer_api.batch_runner.lines import job_id, seed_of
-from producer_api.batch_runner.run_request import answer
-from producer_api.batch_runner.services import Parts
+from producer_api.batch_runner.run_request import run
+from producer_api.batch_runner.services import BatchServices
 from producer_api.batch_runner.work_folder import remove_all_but
 from producer_api.http.open_streams import Stopping
-from producer_api.schemas.batches import CHAT
 from shared.backend import Backend
-from shared.errors import Unavailable
 from shared.protocol import PriorityClass
 from shared.redis import keys
+from shared.runtime.retry import run_forever
 from shared.settings import Settings
 
-RETRY = 1.0  # seconds before the store is asked again for what wakes us
+RETRY_DELAY_S = 1.0  # before subscribing to new batches again
 
 Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 
 
-class Host:
-    """Runs coroutines for threads.
-
-    Args:
-        settings: of the process.
-    """
+class EventLoopHost:
+    """Runs coroutines for Celery's threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -54,33 +50,34 @@ class Host:
         self._running: set[str] = set()  # batches
         self._calls: set[asyncio.Task[Any]] = set()
         self._draining = False
-        self._parts: Parts | None = None
+        self._services: BatchServices | None = None
 
     @property
-    def parts(self) -> Parts:
-        assert self._parts is not None, "the host was not started"
-        return self._parts
+    def services(self) -> BatchServices:
+        assert self._services is not None, "the host was not started"
+        return self._services
 
     def start(self, wake: Callable[[str], None]) -> None:
-        """Connect; `wake` is told, in a thread, the id of each batch that was made or cancelled.
+        """Connect to Redis. `wake` is called in a thread with the id of each created or cancelled batch.
 
-        Raises Unavailable when Redis does not answer.
+        Raises Unavailable if Redis does not answer.
         """
         self._thread.start()
         self._submit(self._open()).result()
-        for work in (self.parts.ends.listen(), self._listen(wake)):
-            self._submit(self._for_ever(work))
+        listen = run_forever(partial(self._listen, wake), pause_s=RETRY_DELAY_S, failure_event="batch_wake_failed")
+        for work in (self.services.completions.run(), listen):
+            self._submit(self._stop_process_on_failure(work))
 
     def call(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Its result, once it has one. Raises what it raises, and Stopping when the process drains."""
-        return self._submit(self._attend(work)).result()
+        """Return the result of a coroutine. Raises what it raises; Stopping if the process drains."""
+        return self._submit(self._cancellable(work)).result()
 
     def drain(self) -> None:
-        """Take no more work, and give back what is under way. May be called by a signal's handler."""
+        """Cancel the calls in progress and accept no new ones. May be called by a signal handler."""
         self._loop.call_soon_threadsafe(self._end_calls)
 
     def close(self) -> None:
-        self._submit(self.parts.backend.close()).result()
+        self._submit(self.services.backend.close()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -90,9 +87,9 @@ class Host:
     async def _open(self) -> None:
         backend = Backend.open(self._settings)
         await backend.start()
-        self._parts = Parts.of(self._settings, backend)
+        self._services = BatchServices.from_settings(self._settings, backend)
 
-    async def _attend(self, work: Coroutine[Any, Any, Result]) -> Result:
+    async def _cancellable(self, work: Coroutine[Any, Any, Result]) -> Result:
         task = asyncio.create_task(work)
         self._calls.add(task)
         try:
@@ -109,61 +106,56 @@ class Host:
         for task in self._calls:
             task.cancel()
 
-    async def _for_ever(self, work: Coroutine[Any, Any, None]) -> None:
-        """Without it the process could not go on: stop it, for its supervisor to start anew."""
+    async def _stop_process_on_failure(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work that the process depends on. If it fails, stop the process: its supervisor restarts it."""
         try:
             await work
         except Exception:
-            log.exception("tasks_broken")
+            log.exception("background_task_crashed")
             os.kill(os.getpid(), signal.SIGTERM)
             raise
 
     async def _listen(self, wake: Callable[[str], None]) -> None:
-        while True:
-            try:
-                async with self.parts.backend.live.subscribe(keys.BATCH_WAKE) as messages:
-                    while True:
-                        message = await messages.get(None)
-                        if isinstance(message, bytes):  # what was missed, upkeep finds
-                            await asyncio.to_thread(wake, message.decode(errors="replace"))
-            except Unavailable as error:
-                log.warning("tasks_not_woken", error=error.message)
-                await asyncio.sleep(RETRY)
+        async with self.services.backend.live.subscribe(keys.BATCH_WAKE) as messages:
+            while True:
+                message = await messages.get(None)
+                if isinstance(message, bytes):  # a periodic task finds batches whose message was lost
+                    await asyncio.to_thread(wake, message.decode(errors="replace"))
 
-    # what the tasks do
+    # the tasks
 
     async def run_batch(self, batch_id: str) -> None:
-        """Work on a batch, unless this process does so already. Raises HeadraceError."""
+        """Work on a batch, unless this process is already working on it. Raises HeadraceError."""
         if batch_id in self._running:
             return
         self._running.add(batch_id)
         try:
-            record = await self.parts.batches.get(batch_id)
-            await BatchRun(self.parts, record, self._room).run()
+            record = await self.services.batches.get(batch_id)
+            await BatchRunner(self.services, record, self._room).run()
         finally:
             self._running.discard(batch_id)
 
     async def generate(self, task_id: str, body: bytes) -> Any:
-        """A chat completion; the same task again is the same request. Raises HeadraceError."""
-        asked = read_body(CHAT, body, tenant="default")
-        if not asked.classed:
-            asked = asked.in_class(PriorityClass.BATCH)
-        now = await self.parts.backend.token_log.now()
+        """Return a chat completion. The same task again joins the same request. Raises HeadraceError."""
+        request = read_body(CHAT, body, tenant="default")
+        if not request.classed:
+            request = request.in_class(PriorityClass.BATCH)
+        now = await self.services.backend.token_log.now()
         limit = min(self._settings.tasks_redelivery, self._settings.max_timeout)
-        asked = asked.until(now + min(limit, asked.timeout or limit))
-        seed = seed_of(task_id) if asked.seed is None else asked.seed
-        found = await answer(
-            self.parts, asked, job_id=job_id(task_id, 0), seed=seed, principal=Principal("default")
+        request = request.until(now + min(limit, request.timeout or limit))
+        seed = seed_of(task_id) if request.seed is None else request.seed
+        answer = await run(
+            self.services, request, job_id=job_id(task_id, 0), seed=seed, principal=Principal("default")
         )
-        return msgspec.to_builtins(found)
+        return msgspec.to_builtins(answer)
 
     async def idle_batches(self) -> list[str]:
-        """Those that have work which nobody does, neither here nor elsewhere."""
-        return list(await self.parts.batches.idle())
+        """Return the batches with work that no process has claimed."""
+        return list(await self.services.batches.idle())
 
     async def tidy(self) -> None:
-        """Delete files that have ended, and what batches left on the disk. Raises Unavailable."""
-        if removed := await self.parts.files.sweep():
+        """Delete expired files, and the folders of ended batches. Raises Unavailable."""
+        if removed := await self.services.files.sweep():
             log.info("files_removed", count=removed)
-        still = frozenset(await self.parts.batches.open())
-        await asyncio.to_thread(remove_all_but, self._settings.files / "batches", still)
+        unfinished = frozenset(await self.services.batches.open())
+        await asyncio.to_thread(remove_all_but, self._settings.files / "batches", unfinished)

@@ -1,4 +1,4 @@
-"""The lines of a batch: what is asked in each, and what is told of it. It knows nothing of queues or leases.
+"""Lines of a batch: the requests of the input file, and their outcomes.
 
 Reference: OpenAI API, "The request input object" and "The request output object" of the Batch API.
 """
@@ -14,13 +14,13 @@ from typing import IO, Any
 
 import msgspec
 
-from producer_api.http.errors import openai_error, renamed
+from producer_api.routes.catalog import BATCHABLE
 from shared.batches.store import Batch, Chunk, LineError
 from shared.errors import HeadraceError
 
-CHUNK = 128  # lines: fewer cost more fsyncs, more leave less to share
-MOST_ERRORS = 100  # told of one file
-ID_CHARS = 512
+CHUNK_LINES = 128  # fewer need more fsyncs, more leave less to share among processes
+MAX_ERRORS = 100  # reported per file
+MAX_ID_CHARS = 512
 FIELD = re.compile(r"`(?:\$\.)?(\w+)`")
 STOPPED = {
     "batch_cancelled": "the batch was cancelled before this line was done",
@@ -29,7 +29,7 @@ STOPPED = {
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One line; `body` is JSON, for the API that `url` names."""
+    """One line of the input; `body` is the JSON body for the API at `url`."""
 
     custom_id: str
     method: str
@@ -42,19 +42,19 @@ _encode = msgspec.json.Encoder().encode
 
 
 def job_id(batch_id: str, number: int, attempt: int = 0) -> str:
-    """Of a line of a batch: the same whoever runs it. Another attempt is another request."""
+    """Return the job id of a line, the same in every process. Another attempt is another request."""
     text = f"{batch_id}:{number}" + (f":{attempt}" if attempt else "")
     return f"req_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def seed_of(name: str) -> int:
-    """A seed that stays the same for whoever runs the request of that name again."""
+    """Return the seed of a request, the same in every process."""
     return int.from_bytes(hashlib.sha256(f"seed:{name}".encode()).digest()[:8]) >> 1
 
 
 @dataclass
 class Survey:
-    """What was found in an input file."""
+    """Result of checking an input file."""
 
     total: int = 0
     chunks: list[Chunk] = field(default_factory=list)
@@ -62,11 +62,11 @@ class Survey:
 
 
 def survey(path: Path, batch: Batch, *, most_lines: int, most_bytes: int) -> Survey:
-    """Look through a batch's input: where its chunks are, or what is wrong with it.
+    """Check a batch's input and find its chunks.
 
     Args:
-        most_lines: bound on requests.
-        most_bytes: bound on one line.
+        most_lines: limit on the number of requests.
+        most_bytes: limit on the size of a line.
     """
     found, seen = Survey(), set[bytes]()
     with path.open("rb") as stream:
@@ -79,26 +79,28 @@ def survey(path: Path, batch: Batch, *, most_lines: int, most_bytes: int) -> Sur
                 if error is not None:
                     found.errors.append(error)
             if found.total > most_lines:
-                found.errors.append(LineError("too_many_requests", f"a batch may have {most_lines} lines", number))
-            if len(found.errors) >= MOST_ERRORS or found.total > most_lines:
+                found.errors.append(
+                    LineError("too_many_requests", f"a batch must have at most {most_lines} lines", number)
+                )
+            if len(found.errors) >= MAX_ERRORS or found.total > most_lines:
                 return found
-            if number - begun == CHUNK:
-                found.chunks.append(Chunk(offset, begun + 1, CHUNK))
+            if number - begun == CHUNK_LINES:
+                found.chunks.append(Chunk(offset, begun + 1, CHUNK_LINES))
                 offset, begun = stream.tell(), number
         if number > begun:
             found.chunks.append(Chunk(offset, begun + 1, number - begun))
     if not found.total:
-        found.errors.append(LineError("empty_file", "the file has no requests"))
+        found.errors.append(LineError("empty_file", "the file must have at least one request"))
     return found
 
 
 def _too_long(stream: IO[bytes], line: bytes, number: int, most: int) -> LineError | None:
-    """Reads on to the line's end."""
+    """Return an error if the line is too long; then also read to its end."""
     if len(line) <= most:
         return None
     while line and not line.endswith(b"\n"):
         line = stream.readline(most)
-    return LineError("line_too_long", f"a line may have {most} bytes", number)
+    return LineError("line_too_long", f"a line must have at most {most} bytes", number)
 
 
 def _fault(data: bytes, number: int, batch: Batch, seen: set[bytes]) -> LineError | None:
@@ -109,28 +111,28 @@ def _fault(data: bytes, number: int, batch: Batch, seen: set[bytes]) -> LineErro
     for wrong, name, message in (
         (line.method != "POST", "method", "must be POST"),
         (line.url != batch.endpoint, "url", f"must be the batch's endpoint, {batch.endpoint}"),
-        (not 1 <= len(line.custom_id) <= ID_CHARS, "custom_id", f"must have 1 to {ID_CHARS} characters"),
+        (not 1 <= len(line.custom_id) <= MAX_ID_CHARS, "custom_id", f"must have 1 to {MAX_ID_CHARS} characters"),
         (not bytes(line.body).startswith(b"{"), "body", "must be an object"),
     ):
         if wrong:
             return LineError(f"invalid_{name}", f"{name} {message}", number, name)
     digest = hashlib.blake2b(line.custom_id.encode(), digest_size=16).digest()
     if digest in seen:
-        return LineError("duplicate_custom_id", "custom_id came before in this file", number, "custom_id")
+        return LineError("duplicate_custom_id", "custom_id must be unique in the file", number, "custom_id")
     seen.add(digest)
     return None
 
 
 def _undecodable(error: Exception, number: int) -> LineError:
     if not isinstance(error, msgspec.ValidationError):
-        return LineError("invalid_json_line", "the line is not valid JSON", number)
+        return LineError("invalid_json_line", "the line must be valid JSON", number)
     named = FIELD.findall(str(error))
     code = "missing_required_parameter" if "missing" in str(error) else "invalid_line"
     return LineError(code, str(error), number, named[-1] if named else None)
 
 
 def read(path: Path, chunk: Chunk) -> Iterator[tuple[int, Line]]:
-    """Each line of a chunk, with its number. The file was surveyed."""
+    """Yield each line of a chunk of a checked file, with its number."""
     with path.open("rb") as stream:
         stream.seek(chunk.offset)
         for number in range(chunk.first, chunk.first + chunk.count):
@@ -140,33 +142,34 @@ def read(path: Path, chunk: Chunk) -> Iterator[tuple[int, Line]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a line, as a line of the output or of the error file."""
+    """Outcome of a line, as a line of the output or error file."""
 
     data: bytes
     completed: bool
     expired: bool = False
 
     @classmethod
-    def answered(cls, line: Line, request: str, answer: Any) -> Outcome:
-        return cls(_result(line, request, 200, answer), completed=True)
+    def answered(cls, line: Line, job_id: str, answer: Any) -> Outcome:
+        return cls(_result(line, job_id, 200, answer), completed=True)
 
     @classmethod
-    def failed(cls, line: Line, request: str, error: HeadraceError) -> Outcome:
-        return cls(_result(line, request, error.status, openai_error(renamed(error, line.url))), completed=False)
+    def failed(cls, line: Line, job_id: str, error: HeadraceError) -> Outcome:
+        body = BATCHABLE[line.url].errors.body(error, line.url)
+        return cls(_result(line, job_id, error.status, body), completed=False)
 
     @classmethod
-    def stopped(cls, line: Line, request: str, code: str) -> Outcome:
-        """It was not run to its end, since its batch was not."""
-        told = {"code": code, "message": STOPPED[code]}
-        fields = {"id": _result_id(request), "custom_id": line.custom_id, "response": None, "error": told}
+    def stopped(cls, line: Line, job_id: str, code: str) -> Outcome:
+        """Return the outcome of a line that the end of its batch interrupted."""
+        error = {"code": code, "message": STOPPED[code]}
+        fields = {"id": _result_id(job_id), "custom_id": line.custom_id, "response": None, "error": error}
         return cls(_encode(fields) + b"\n", completed=False, expired=code == "batch_expired")
 
 
-def _result(line: Line, request: str, status: int, body: Any) -> bytes:
-    response = {"status_code": status, "request_id": request, "body": body}
-    fields = {"id": _result_id(request), "custom_id": line.custom_id, "response": response, "error": None}
+def _result(line: Line, job_id: str, status: int, body: Any) -> bytes:
+    response = {"status_code": status, "request_id": job_id, "body": body}
+    fields = {"id": _result_id(job_id), "custom_id": line.custom_id, "response": response, "error": None}
     return _encode(fields) + b"\n"
 
 
-def _result_id(request: str) -> str:
-    return f"batch_{request}"
+def _result_id(job_id: str) -> str:
+    return f"batch_{job_id}"

@@ -1,7 +1,7 @@
-"""A tasks process, from its settings to its end: a Celery worker on threads, with beat in one of them.
+"""Batch-runner process: a Celery worker with a pool of threads, and beat in one more thread.
 
-Threads, not Celery's solo pool: a solo worker would take nothing else while it runs a batch, neither the upkeep
-that finds what others lost nor `headrace.generate`. The work itself is on the host's one event loop.
+Threads, not Celery's solo pool: while a solo worker runs a batch it takes no other task, neither the periodic ones
+that find abandoned work nor `headrace.generate`. The work itself runs on the host's one event loop.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from celery import signals
 from celery.beat import EmbeddedService, Scheduler
 from kombu.exceptions import OperationalError
 
-from producer_api.batch_runner.celery_app import TIDY_EVERY, make_app
-from producer_api.batch_runner.event_loop_host import Host
+from producer_api.batch_runner.celery_app import TIDY_INTERVAL_S, make_app
+from producer_api.batch_runner.event_loop_host import EventLoopHost
 from shared.runtime.logging import configure_logging
 from shared.settings import Settings
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Serve tasks until SIGTERM or SIGINT, then give back what is under way.
+    """Serve tasks until SIGTERM or SIGINT, then release the work in progress.
 
     Raises:
         ConfigError: the broker cannot be used.
@@ -31,13 +31,13 @@ def run(settings: Settings) -> None:
     """
     configure_logging(settings, process="tasks")
     logging.getLogger("celery").setLevel(logging.WARNING)
-    host = Host(settings)
+    host = EventLoopHost(settings)
     app = make_app(settings, host)
 
     def wake(batch_id: str) -> None:
         try:
-            app.send_task("headrace.batch.run", (batch_id,), expires=TIDY_EVERY)
-        except OperationalError as error:  # the next look for idle batches finds it
+            app.send_task("headrace.batch.run", (batch_id,), expires=TIDY_INTERVAL_S)
+        except OperationalError as error:  # the next search for idle batches finds it
             log.warning("batch_not_woken", batch=batch_id, error=str(error))
 
     host.start(wake)
@@ -45,7 +45,7 @@ def run(settings: Settings) -> None:
 
     def ready(**_: Any) -> None:
         beat.start()
-        log.info("tasks_ready", message="Headrace tasks are run")
+        log.info("tasks_ready", message="Headrace runs tasks")
 
     def stop(**_: Any) -> None:
         host.drain()
@@ -72,4 +72,4 @@ def run(settings: Settings) -> None:
 
 
 def _keep_logging(**_: Any) -> None:
-    """Celery leaves the logs as they are when somebody says that they are set up."""
+    """Keep Celery from configuring logging: it does so unless this signal has a receiver."""

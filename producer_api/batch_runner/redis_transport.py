@@ -1,7 +1,7 @@
-"""Celery's transport over Redis, which what another program wrote into its keys does not end.
+"""Celery transport over Redis that survives foreign data in its keys.
 
-kombu decodes a message after it has taken it off its list, and lets the error end the worker. Here such a message
-is dropped and counted, and the next one is read. This uses internals of kombu.
+kombu decodes a message after it has removed it from its list, and an error there ends the worker. This transport
+drops and counts such a message, and reads the next one. It uses internals of kombu.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from redis.exceptions import ResponseError
 
 from shared.redis.foreign import ForeignEntries
 
-# How a message fails that Celery did not write: in its JSON, its fields or their types.
+# Errors that a message of another program causes: in its JSON, its fields or their types.
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 SCHEMES = ("redis", "rediss")
 
 
-def tolerate(foreign: ForeignEntries) -> None:
-    """Use this transport for all brokers on Redis of this process, and note in `foreign` what they drop."""
-    kind = type("NotingTransport", (Transport,), {"foreign": foreign})
+def use_tolerant_transport(foreign: ForeignEntries) -> None:
+    """Use this transport for all Redis brokers of this process, and record dropped messages in `foreign`."""
+    kind = type("TolerantTransport", (Transport,), {"foreign": foreign})
     TRANSPORT_ALIASES.update(dict.fromkeys(SCHEMES, lambda: kind))  # type: ignore[arg-type]  # kombu calls it
 
 
 class QoS(redis.QoS):
-    """Gives back the messages of lost processes, except those that cannot be read."""
+    """Restores the messages of lost processes, and drops those that cannot be read."""
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         try:
@@ -38,7 +38,7 @@ class QoS(redis.QoS):
 
 
 class Channel(redis.Channel):
-    """Reads the lists of tasks."""
+    """Reads the task lists."""
 
     QoS = QoS
 
@@ -54,7 +54,7 @@ class Channel(redis.Channel):
         raise Empty
 
     def _remove_other_types(self, error: ResponseError) -> None:
-        """Delete each key of a list of tasks that is no list."""
+        """Delete each key of a task list that has another type."""
         with self.conn_or_acquire() as client:
             for name in (
                 self._q_for_pri(queue, step) for queue in self.active_queues for step in self.priority_steps
@@ -67,10 +67,10 @@ class Channel(redis.Channel):
 
 
 class Transport(redis.Transport):
-    """kombu's own, with these channels.
+    """kombu's Redis transport with a tolerant channel.
 
     Attributes:
-        foreign: where dropped messages are noted.
+        foreign: records dropped messages.
     """
 
     Channel = Channel
@@ -85,7 +85,7 @@ class Transport(redis.Transport):
             self._forget(message)
 
     def _forget(self, message: Any) -> None:
-        """Acknowledge what was noted as under way before it was found unreadable."""
+        """Acknowledge an unreadable message that kombu already counts as delivered."""
         properties = message.get("properties") if isinstance(message, dict) else None
         tag = properties.get("delivery_tag") if isinstance(properties, dict) else None
         if isinstance(tag, str):
@@ -93,7 +93,7 @@ class Transport(redis.Transport):
                 channel.basic_reject(tag, requeue=False)
 
     def drop(self, place: str, error: Exception) -> None:
-        """Note one message, by its key or, where it has none, by a number."""
+        """Record a dropped message by its key, or by a number if it has none."""
         self.dropped += 1
         name = hashlib.sha256(f"{id(self)}:{self.dropped}:{place}".encode()).digest()
         self.foreign.note("tasks", name, f"not a task: {type(error).__name__}")

@@ -1,7 +1,4 @@
-"""The requests of a line or a task, from their drafts to their answer: admitted as by HTTP, awaited, tried again.
-
-It does not know who wants the answer.
-"""
+"""Requests of one line or task: admitted as over HTTP, awaited, and retried."""
 
 from __future__ import annotations
 
@@ -10,66 +7,68 @@ from collections.abc import Sequence
 from typing import Any
 
 from producer_api.admission.idempotency import derived_id, derived_seed
+from producer_api.admission.parsed_body import ParsedBody
 from producer_api.auth.principal import Principal
-from producer_api.batch_runner.line_body import Asked
-from producer_api.batch_runner.services import Parts
+from producer_api.batch_runner.services import BatchServices
 from shared.errors import HeadraceError, NotFound, QueueFull, TenantQueueFull, Unavailable
 from shared.protocol import Request
 from shared.token_log.answer import Answer, collect, read_all
 from shared.token_log.merge import follow_all
 
-PAUSE = 1.0  # seconds before what could not be had is asked for again
+RETRY_DELAY_S = 1.0  # after a full queue, an outage of Redis or an expired answer
 
 
-def ids_of(asked: Asked, job_id: str) -> list[str]:
-    """Those of all its requests, of which `job_id` is the first's."""
-    return [job_id, *(derived_id(job_id, number) for number in range(1, len(asked.drafts)))]
+def job_ids(body: ParsedBody, first: str) -> list[str]:
+    """Return the ids of all requests of a body; `first` is the id of its first one."""
+    return [first, *(derived_id(first, number) for number in range(1, len(body.drafts)))]
 
 
-async def answer(parts: Parts, asked: Asked, *, job_id: str, seed: int, principal: Principal) -> Any:
-    """Run what is asked under derived ids, or join it; a full queue and a store that is away are waited out.
+async def run(services: BatchServices, body: ParsedBody, *, job_id: str, seed: int, principal: Principal) -> Any:
+    """Run the requests of a body under ids derived from `job_id`, or join them, and return the response object.
 
-    Raises HeadraceError: what a request was refused or failed for.
+    Waits while the queue is full or Redis is unreachable. Raises the HeadraceError that a request was refused or
+    failed with.
     """
-    ids = ids_of(asked, job_id)
-    parts.gateway.check_together(asked.drafts)
-    same = asked.seed is not None
+    ids = job_ids(body, job_id)
+    services.gateway.check_together(body.drafts)
+    same = body.seed is not None
     seeds = [seed if same or not number else derived_seed(seed, number) for number in range(len(ids))]
     while True:
-        runs = [_run(parts, *each, principal) for each in zip(asked.drafts, ids, seeds, strict=True)]
+        runs = [_run(services, *each, principal) for each in zip(body.drafts, ids, seeds, strict=True)]
         try:
             requests = await asyncio.gather(*runs)
         except HeadraceError:
             for each in ids:
-                parts.admitted.abandon(each)
+                services.request_control.abandon(each)
             raise
         try:
-            found = await _read(parts, requests)
-        except (NotFound, Unavailable):  # one expired unread, or was lost before it began: run it anew
-            await asyncio.sleep(PAUSE)
+            answer = await _read(services, requests)
+        except (NotFound, Unavailable):  # an answer expired unread, or its request was lost before it began
+            await asyncio.sleep(RETRY_DELAY_S)
             continue
-        return asked.word(requests, found, await parts.gateway.fingerprint(requests[0].model))
+        return body.word(requests, answer, await services.gateway.fingerprint(requests[0].model))
 
 
-async def _run(parts: Parts, draft: Request, job_id: str, seed: int, principal: Principal) -> Request:
-    """Until it has ended."""
+async def _run(services: BatchServices, draft: Request, job_id: str, seed: int, principal: Principal) -> Request:
+    """Submit or join one request and wait for its end."""
+    completions = services.completions
     while True:
         try:
-            with parts.ends.awaiting(job_id) as ended:
-                admission = await parts.gateway.submit_derived(
-                    draft, job_id=job_id, seed=seed, notify=parts.ends.channel, principal=principal
+            with completions.waiting_for(job_id) as ended:
+                admission = await services.gateway.submit_derived(
+                    draft, job_id=job_id, seed=seed, notify=completions.channel, principal=principal
                 )
                 if admission.joined:
-                    await parts.ends.look([job_id])
+                    await completions.check([job_id])
                 await ended
             return admission.request
         except (QueueFull, TenantQueueFull, Unavailable):
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(RETRY_DELAY_S)
 
 
-async def _read(parts: Parts, requests: Sequence[Request]) -> Answer:
-    """What has ended, as one answer. Raises NotFound, Unavailable."""
-    token_log = parts.backend.token_log
+async def _read(services: BatchServices, requests: Sequence[Request]) -> Answer:
+    """Return the answers of ended requests as one answer. Raises NotFound, Unavailable."""
+    token_log = services.backend.token_log
     if len(requests) == 1:
         return await read_all(token_log, requests[0].id)
-    return await collect(follow_all(token_log, requests, [-1] * len(requests), idle=parts.settings.keepalive))
+    return await collect(follow_all(token_log, requests, [-1] * len(requests), idle=services.settings.keepalive))

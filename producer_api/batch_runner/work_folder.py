@@ -1,4 +1,4 @@
-"""The working files of batches on disk: the input as it was and each chunk's results, until the batch has ended."""
+"""Working files of a batch on disk, until it ends: its input, and the results of each chunk."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shared.batches.store import Item, chunk_name
 from shared.files.content import Draft, sync_folder
 
 KINDS = ("output", "errors")
-BLOCK = 2**20  # bytes copied at once
+COPY_BLOCK_BYTES = 2**20
 
 
-class Folder:
-    """Of one batch.
+class WorkFolder:
+    """Folder of one batch.
 
     Args:
-        root: of all batches' folders.
+        root: has the folders of all batches.
     """
 
     def __init__(self, root: Path, batch_id: str) -> None:
@@ -30,14 +30,14 @@ class Folder:
         return self._path / "input.jsonl"
 
     def keep_input(self, content: Path) -> None:
-        """The input stays as it is even if its file is deleted meanwhile. Raises FileNotFoundError."""
+        """Keep the input even if its file is deleted meanwhile. Raises FileNotFoundError."""
         self._path.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             os.link(content, self.input)
         sync_folder(self._path)
 
     def write(self, item: Item, kind: str, lines: Sequence[bytes]) -> None:
-        """A chunk's results of one kind, durable when this returns; nothing where there are none."""
+        """Write a chunk's results of one kind durably; without results, write no file."""
         if not lines:
             return
         draft = Draft(self._results(item.name, item.fence, kind))
@@ -48,23 +48,26 @@ class Folder:
         finally:
             draft.discard()
 
-    def concatenate(self, fences: Sequence[str], kind: str, draft: Draft) -> None:
-        """All chunks' results of one kind, in order. Raises FileNotFoundError where the batch has ended."""
+    def concatenate(self, lease_epochs: Sequence[str], kind: str, draft: Draft) -> None:
+        """Write all results of one kind to `draft`, in order. Raises FileNotFoundError if the batch has ended."""
         self.input.stat()
-        for number, fence in enumerate(fences):
-            with suppress(FileNotFoundError), self._results(chunk_name(number), fence, kind).open("rb") as part:
-                while block := part.read(BLOCK):
+        for number, lease_epoch in enumerate(lease_epochs):
+            with (
+                suppress(FileNotFoundError),
+                self._results(chunk_name(number), lease_epoch, kind).open("rb") as part,
+            ):
+                while block := part.read(COPY_BLOCK_BYTES):
                     draft.write(block)
 
     def remove(self) -> None:
         shutil.rmtree(self._path, ignore_errors=True)
 
-    def _results(self, name: str, fence: str, kind: str) -> Path:
-        return self._path / f"{name}-{fence}.{kind}"
+    def _results(self, name: str, lease_epoch: str, kind: str) -> Path:
+        return self._path / f"{name}-{lease_epoch}.{kind}"
 
 
 def remove_all_but(root: Path, open_batches: Collection[str]) -> None:
-    """What is left of batches that have ended."""
+    """Delete the folders of ended batches."""
     if root.is_dir():
         for path in root.iterdir():
             if path.name not in open_batches:

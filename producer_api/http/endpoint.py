@@ -1,53 +1,107 @@
-"""How a request gets to an endpoint of ours, which reads its body by itself and answers with a Response.
-
-FastAPI finds such a route and makes the document of it. Its own way to an endpoint, with parsed bodies and with
-dependencies that are opened and closed, which none of these have, cost a fifth of all that a request cost.
-"""
+"""Declaration of one HTTP route: everything about it that is not in its handler."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, get_args, get_type_hints
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from typing import Any
 
-from fastapi import APIRouter, FastAPI
-from fastapi.params import Depends
-from fastapi.routing import APIRoute
-from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+import msgspec
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.routing import compile_path
 
-from producer_api.http.access import Rule
+from producer_api.admission.parsed_body import BodyReader
+from producer_api.http.errors import NATIVE, ErrorFormat
+from shared.accounts.scopes import ROUTES
 
-Given = Callable[[Request], Any]  # what a parameter is given
+Handler = Callable[..., Awaitable[Response]]
 
-
-class Route(APIRoute):
-    """Asks its rule, then its endpoint, whose parameters are the request, what is known of it, or in its path."""
-
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-        [self._rule] = [each.dependency for each in self.dependencies if isinstance(each.dependency, Rule)]
-        hints = get_type_hints(endpoint, include_extras=True)
-        hints.pop("return", None)
-        self._parameters = {name: self._given(name, hint) for name, hint in hints.items()}
-        self.app = self._answer
-
-    def _given(self, name: str, hint: Any) -> Given:
-        if hint is Request:
-            return lambda request: request
-        if name in self.param_convertors:
-            return lambda request: request.path_params[name]
-        [depends] = [each for each in get_args(hint) if isinstance(each, Depends)]
-        assert depends.dependency is not None, f"{name} is not told by a function"
-        return depends.dependency
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
-        await self._rule(request)
-        given = {name: of(request) for name, of in self._parameters.items()}
-        response = await self.endpoint(**given)
-        await response(scope, receive, send)
+PARTS = frozenset({"context", "files", "batches"})  # of the application
+CALLER = frozenset({"caller", "tenant", "owner"})  # known once the caller is authenticated
+METHODS = ("GET", "HEAD", "POST", "DELETE")
 
 
-def add_routes(app: FastAPI, router: APIRouter) -> None:
-    """Those of `router`, as the application's own: a router within a router is searched twice for each request."""
-    app.router.routes.extend(router.routes)
+@dataclass(frozen=True)
+class ResponseDoc:
+    """One response, as the OpenAPI document describes it.
+
+    Attributes:
+        struct: its JSON body; None for a body that is not JSON, or for none.
+        events: structs of the data of its server-sent events; None where it is never a stream.
+    """
+
+    description: str
+    struct: type[msgspec.Struct] | None = None
+    _: KW_ONLY
+    status: int = 200
+    events: tuple[type[msgspec.Struct], ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoint:
+    """One method of one path.
+
+    The handler's parameters are passed by name: `request`, the parameters of the path, parts of the application
+    (`context`, `files`, `batches`), and the caller: `caller` is its Principal, `tenant` its tenant, and `owner` the
+    tenant whose objects it may see, None for all of them on the admin port.
+
+    Attributes:
+        path: template in Starlette's syntax, such as `/v1/jobs/{job_id}`.
+        group: the scope that a key needs, one of ROUTES; None for a public endpoint, or one of the admin port.
+        admin: only for keys that may administer.
+        errors: the error format of its API.
+        charged: requests are charged to the caller's limits; responses carry x-ratelimit headers.
+        batchable: reads a line of a batch for this path; None where batches cannot use it.
+        logged: False for what monitoring asks every few seconds: it is logged at debug level.
+        while_draining: answers while the server shuts down.
+        uploads: the body may have max_file_bytes instead of max_body_bytes.
+        summary: title in the OpenAPI document; an endpoint without one is not in it.
+        body: schema of the JSON request body.
+        form: JSON Schema of the multipart request body.
+        failures: statuses of its errors, besides those of authentication.
+        examples: request bodies by title; a `model` of SERVED_MODEL or EMBEDDING_MODEL stands for the server's.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    _: KW_ONLY
+    group: str | None
+    admin: bool = False
+    errors: ErrorFormat = NATIVE
+    charged: bool = False
+    batchable: BodyReader | None = None
+    logged: bool = True
+    while_draining: bool = False
+    uploads: bool = False
+    summary: str = ""
+    tag: str = ""
+    body: type[BaseModel] | None = None
+    form: Mapping[str, Any] | None = None
+    parameters: Sequence[Mapping[str, Any]] = ()
+    responses: tuple[ResponseDoc, ...] = ()
+    failures: tuple[int, ...] = ()
+    examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"{self.method} {self.path}"
+        assert self.method in METHODS, f"{where}: the method must be one of {METHODS}"
+        assert self.group is None or self.group in ROUTES, f"{where}: group {self.group!r} is not one of {ROUTES}"
+        in_path = set(compile_path(self.path)[2])
+        assert in_path <= self.handler_parameters, f"{where}: the handler does not take {in_path}"
+        known = PARTS | {"request"} | in_path | (frozenset() if self.public else CALLER)
+        unknown = self.handler_parameters - known
+        assert not unknown, f"{where}: the handler's parameters {sorted(unknown)} are not known"
+        assert self.batchable is None or self.method == "POST", f"{where}: only a POST can be batchable"
+        assert not self.summary or self.responses, f"{where}: the OpenAPI document needs a response"
+
+    @property
+    def public(self) -> bool:
+        return self.group is None and not self.admin
+
+    @cached_property
+    def handler_parameters(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.handler).parameters)

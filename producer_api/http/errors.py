@@ -1,20 +1,19 @@
-"""Turns an error into the words of the API that was called: OpenAI's error object, or an RFC 9457 problem.
-
-It does not know where errors come from; unexpected ones are logged by the request log and told as a plain 500.
-"""
+"""Errors in the format of the API that was called: OpenAI's error object, or an RFC 9457 problem."""
 
 from __future__ import annotations
 
 import http
 import math
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from shared.errors import (
     HeadraceError,
@@ -26,20 +25,7 @@ from shared.errors import (
 )
 from shared.schemas.parsing import InvalidFields
 
-NATIVE = ("/v1/jobs/", "/v1/dead-letters/")
-OPENAI_TOO = ("/tokenize", "/detokenize")  # vLLM's
-
-# what an API calls the fields that errors name as a chat does
-FIELDS = {
-    "/v1/responses": (
-        (r"^messages\b.*", "input"),
-        (r"^max_tokens$", "max_output_tokens"),
-        (r"^logprobs$", "top_logprobs"),
-        (r"^(tools\[\d+\])\.function", r"\1"),
-    )
-}
-
-# what the SDK's users see as `error.type`, by HTTP status
+# `error.type` in the SDKs, by HTTP status
 OPENAI_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -50,20 +36,14 @@ OPENAI_TYPES = {
 }
 
 
-def speaks_openai(path: str) -> bool:
-    if path.rstrip("/") in OPENAI_TOO:
-        return True
-    return path.startswith("/v1/") and not any(f"{path}/".startswith(prefix) for prefix in NATIVE)
-
-
 def openai_error(error: HeadraceError) -> dict[str, Any]:
-    """The body that the SDKs make their exceptions from."""
+    """Return the body from which the SDKs make their exceptions."""
     kind = OPENAI_TYPES.get(error.status) or ("server_error" if error.status >= 500 else "invalid_request_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
 
 
 def problem(error: HeadraceError, instance: str) -> dict[str, Any]:
-    """An RFC 9457 problem, extended by our code, param and, for a body, all that is wrong with it."""
+    """Return an RFC 9457 problem, extended by code, param and, for a body, every field at fault."""
     found: dict[str, Any] = {
         "type": "about:blank",
         "title": http.HTTPStatus(error.status).phrase,
@@ -79,49 +59,102 @@ def problem(error: HeadraceError, instance: str) -> dict[str, Any]:
     return found
 
 
-def error_response(error: HeadraceError, path: str) -> Response:
-    """`error` in the shape of the API at `path`, with Retry-After where a time is known."""
+class ErrorFormat(Protocol):
+    """Error bodies of one API."""
+
+    schema: ClassVar[str]  # its name in the OpenAPI document
+    media_type: ClassVar[str]
+
+    def body(self, error: HeadraceError, path: str) -> dict[str, Any]: ...
+
+    def response(self, error: HeadraceError, path: str) -> Response:
+        """Return the response to a request for `path`, with Retry-After where a time is known."""
+
+
+@dataclass(frozen=True)
+class OpenAIErrors:
+    """OpenAI's error object.
+
+    Attributes:
+        field_names: what this API calls the fields that errors name as a chat does: patterns and replacements.
+    """
+
+    field_names: tuple[tuple[str, str], ...] = ()
+    schema: ClassVar[str] = "OpenAIError"
+    media_type: ClassVar[str] = "application/json"
+
+    def response(self, error: HeadraceError, path: str) -> Response:
+        retry = "true" if error.retryable else "false"  # the SDKs would retry any 409 or 5xx
+        headers = {"x-should-retry": retry, **_headers(error)}
+        return Response(msgspec.json.encode(self.body(error, path)), error.status, headers, self.media_type)
+
+    def body(self, error: HeadraceError, path: str) -> dict[str, Any]:
+        return openai_error(self._renamed(error))
+
+    def _renamed(self, error: HeadraceError) -> HeadraceError:
+        """Return the error with this API's name of the field; schema errors have it already."""
+        if error.param is None or isinstance(error, InvalidFields):
+            return error
+        for pattern, replacement in self.field_names:
+            if (name := re.sub(pattern, replacement, error.param)) != error.param:
+                rest = error.message.removeprefix(f"{error.param} ")
+                message = error.message if rest == error.message else f"{name} {rest}"
+                return type(error)(message, param=name, retry_after=error.retry_after)
+        return error
+
+
+@dataclass(frozen=True)
+class Problems:
+    """RFC 9457 problems, in the native APIs."""
+
+    schema: ClassVar[str] = "Problem"
+    media_type: ClassVar[str] = "application/problem+json"
+
+    def body(self, error: HeadraceError, path: str) -> dict[str, Any]:
+        return problem(error, path)
+
+    def response(self, error: HeadraceError, path: str) -> Response:
+        body = msgspec.json.encode(self.body(error, path))
+        return Response(body, error.status, _headers(error), self.media_type)
+
+
+OPENAI = OpenAIErrors()
+NATIVE = Problems()
+
+
+def _headers(error: HeadraceError) -> dict[str, str]:
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
     if isinstance(error, Unauthenticated):
         wrong = ', error="invalid_token"' if isinstance(error, InvalidApiKey) else ""
         headers["www-authenticate"] = f'Bearer realm="headrace"{wrong}'
-    if speaks_openai(path):
-        headers["x-should-retry"] = "true" if error.retryable else "false"  # the SDKs would retry any 409 or 5xx
-        body, media_type = openai_error(renamed(error, path)), "application/json"
-    else:
-        body, media_type = problem(error, path), "application/problem+json"
-    return Response(msgspec.json.encode(body), error.status, headers, media_type)
+    return headers
 
 
-def renamed(error: HeadraceError, path: str) -> HeadraceError:
-    """With the name that the field has in that API; what its schema found is by that name already."""
-    if error.param is None or isinstance(error, InvalidFields):
-        return error
-    for pattern, to in FIELDS.get(path, ()):
-        if (name := re.sub(pattern, to, error.param)) != error.param:
-            rest = error.message.removeprefix(f"{error.param} ")
-            message = error.message if rest == error.message else f"{name} {rest}"
-            return type(error)(message, param=name, retry_after=error.retry_after)
-    return error
+def error_response(error: HeadraceError, scope: Scope) -> Response:
+    """Return `error` in the format of the API that the request is for."""
+    errors: ErrorFormat = scope["state"]["match"].errors
+    return errors.response(error, scope["path"])
 
 
 def register_errors(app: FastAPI) -> None:
-    """Answer our own errors and the router's in the shape of the API that was called."""
+    """Answer our own errors and the router's in the format of the API that was called."""
 
-    async def ours(request: Request, error: HeadraceError) -> Response:
-        return error_response(error, request.url.path)
+    async def answer_error(request: Request, error: HeadraceError) -> Response:
+        return error_response(error, request.scope)
 
-    async def routers(request: Request, error: HTTPException) -> Response:
+    async def answer_router_error(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         if error.status_code == 405:
-            response = error_response(MethodNotAllowed(f"{request.method} is not allowed on {path}"), path)
-            response.headers.update(error.headers or {})
-            return response
-        if error.status_code == 404:
-            return error_response(NotFound(f"there is nothing at {path}"), path)
-        return error_response(InvalidRequest(str(error.detail)), path)
+            refusal: HeadraceError = MethodNotAllowed(f"{request.method} is not allowed on {path}")
+        elif error.status_code == 404:
+            refusal = NotFound(f"there is nothing at {path}")
+        else:
+            refusal = InvalidRequest(str(error.detail))
+        response = error_response(refusal, request.scope)
+        response.headers.update(error.headers or {})
+        return response
 
-    app.exception_handler(HeadraceError)(ours)
-    app.exception_handler(HTTPException)(routers)
+    app.exception_handler(HeadraceError)(answer_error)
+    app.exception_handler(HTTPException)(answer_router_error)

@@ -1,7 +1,7 @@
-"""Which names the server answers to, and which sites' pages may send to it, where no key tells who calls.
+"""Checks the Host and Origin headers, where requests need no key.
 
-A browser's page of another site reaches a server on its machine by a name of that site which points here (DNS
-rebinding), or by a form, which a browser sends to anybody. It knows nothing of what a route does.
+A page of another site reaches a server on the browser's machine through a name of that site which resolves to it
+(DNS rebinding), or through a form, which a browser sends to any address.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from producer_api.http.errors import error_response
 from shared.errors import HostNotAllowed, OriginNotAllowed
 from shared.settings import Settings
 
-READING = ("GET", "HEAD", "OPTIONS")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclass(frozen=True)
-class Sites:
-    """What is let through.
+class AllowedSites:
+    """Hosts and origins that requests may name.
 
     Attributes:
-        hosts: names of the server beside those of loopback; `*.example.com` is all below, `*` any.
-        addresses: by any address of its own too, which no other site can have.
-        origins: other sites whose pages may send; None lets all, as where each caller needs a key.
+        hosts: names of the server besides those of loopback; `*.example.com` is all subdomains, `*` any name.
+        addresses: allow any IP address as the host, since no other site can have the server's.
+        origins: other sites whose pages may send requests; None allows all, as where each caller needs a key.
     """
 
     hosts: tuple[str, ...]
@@ -37,23 +37,18 @@ class Sites:
     def check(self, method: str, headers: Headers) -> None:
         """Raises HostNotAllowed, OriginNotAllowed."""
         hosts = headers.getlist("host")
-        if not hosts or not all(self._answers_to(_name(host)) for host in hosts):
-            raise HostNotAllowed(
-                "this server does not answer to the name that the Host header gives; the setting allowed_hosts has "
-                "those it answers to beside localhost"
-            )
+        if not hosts or not all(self._is_served(_name(host)) for host in hosts):
+            raise HostNotAllowed("the Host header must name localhost or a host in the setting allowed_hosts")
         origin = headers.get("origin")
-        if self.origins is None or origin is None or method in READING or self.origins == ("*",):
+        if self.origins is None or origin is None or method in SAFE_METHODS or self.origins == ("*",):
             return
         if origin not in self.origins and origin.partition("://")[2] != hosts[0]:
-            raise OriginNotAllowed(
-                "this server takes nothing from another site's page that cors_origins does not name"
-            )
+            raise OriginNotAllowed("the Origin header must name this server or a site in the setting cors_origins")
 
-    def _answers_to(self, name: str) -> bool:
+    def _is_served(self, name: str) -> bool:
         if name == "localhost" or name.endswith(".localhost"):
             return True
-        return any(_fits(name, host) for host in self.hosts) or self._is_address(name)
+        return any(_matches(name, host) for host in self.hosts) or self._is_address(name)
 
     def _is_address(self, name: str) -> bool:
         try:
@@ -62,10 +57,10 @@ class Sites:
             return False
 
 
-class SiteCheck:
-    """Refuses what `sites` does not let through."""
+class HostCheck:
+    """Refuses requests that `sites` does not allow."""
 
-    def __init__(self, app: ASGIApp, sites: Sites) -> None:
+    def __init__(self, app: ASGIApp, sites: AllowedSites) -> None:
         self._app = app
         self._sites = sites
 
@@ -74,35 +69,35 @@ class SiteCheck:
             try:
                 self._sites.check(scope["method"], Headers(scope=scope))
             except (HostNotAllowed, OriginNotAllowed) as refusal:
-                await error_response(refusal, scope["path"])(scope, receive, send)
+                await error_response(refusal, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def site_check(settings: Settings) -> list[Middleware]:
-    """None where each caller needs a key, unless names are set."""
-    names = listed(settings.allowed_hosts.lower())
+def host_check(settings: Settings) -> list[Middleware]:
+    """Return the check; nothing where each caller needs a key and allowed_hosts is empty."""
+    names = split_list(settings.allowed_hosts.lower())
     if settings.auth and not names:
         return []
-    sites = Sites(
+    sites = AllowedSites(
         hosts=(*names, settings.host, settings.admin_host),
         addresses=settings.auth or settings.insecure,
-        origins=None if settings.auth else listed(settings.cors_origins),
+        origins=None if settings.auth else split_list(settings.cors_origins),
     )
-    return [Middleware(SiteCheck, sites=sites)]
+    return [Middleware(HostCheck, sites=sites)]
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """The parts of a setting that has several, by commas."""
+def split_list(text: str) -> tuple[str, ...]:
+    """Return the items of a setting that holds a list, separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _name(host: str) -> str:
-    """Of a Host header, without the port, brackets and a last dot."""
+    """Return the name in a Host header, without port, brackets and final dot."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].rstrip(".").lower()
 
 
-def _fits(name: str, host: str) -> bool:
+def _matches(name: str, host: str) -> bool:
     return host in ("*", name) or (host.startswith("*.") and name.endswith(host[1:]))

@@ -1,4 +1,4 @@
-"""JSON bodies: a request's read into its schema, an answer's written. It knows nothing of what the fields mean."""
+"""Reads JSON request bodies into their schemas, and writes JSON responses."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Result = TypeVar("Result")
 
 
 async def read_body(request: Request, schema: type[Model]) -> Model:
-    """The body as `schema`.
+    """Return the body as `schema`.
 
-    Insisting on the content type also keeps other sites' pages out: browsers do not send that unasked.
+    The required content type also keeps other sites' pages out: browsers send it only after a CORS preflight.
 
     Raises:
         UnsupportedMediaType, MalformedBody, InvalidFields (the fields at fault), ClientGone.
@@ -43,14 +43,14 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
 
 
 async def off_loop(request: Request, work: Callable[[], Result]) -> Result:
-    """The result of `work` on a body that was read: of a thread, where the body is large."""
+    """Return the result of `work` on a body that was read; large bodies are handled in a thread."""
     size = len(await request.body())
     threads: Threads = request.app.state.context.threads
     return await threads.run(size, work)
 
 
-async def drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> Sequence[Draft]:
-    """The drafts of a body that was read, within bounds. Raises InvalidRequest."""
+async def make_drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> Sequence[Draft]:
+    """Return the drafts of a body that was read, checked against the limits. Raises InvalidRequest."""
     gateway = request.app.state.context.gateway
 
     def checked() -> Sequence[Draft]:
@@ -61,6 +61,6 @@ async def drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> Seque
     return await off_loop(request, checked)
 
 
-def json_answer(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer that says `value`."""
+def json_response(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return `value` as a JSON response."""
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")

@@ -1,22 +1,22 @@
-"""What surrounds every route, outermost first: request id, log, security headers, bounds on connections and bodies.
+"""Middleware around all endpoints: request id, log, security headers, limits on requests and bodies.
 
-Pure ASGI, so that streams pass through untouched. It knows nothing of what a route does.
+Pure ASGI, so that streams pass through untouched.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer_api.auth.client_address import Proxies
+from producer_api.auth.client_address import TrustedProxies
+from producer_api.http.endpoint_table import EndpointTable, match_of
 from producer_api.http.errors import error_response
-from producer_api.http.open_streams import Attendance, ClientGone, stopping
-from producer_api.observability.request_log import CLIENT_CLOSED, QUIET, Facts, Journal
+from producer_api.http.open_streams import ClientGone, OpenAnswers, shutdown_error
+from producer_api.observability.request_log import CLIENT_CLOSED, RequestFacts, RequestLogger
 from shared.errors import PayloadTooLarge, Unavailable
 
-# for an answer that declares none; a browser shows its own icon request as blocked unless images are allowed
+# for responses that declare none; without img-src, browsers report their own request for the icon as blocked
 DEFAULT_POLICY = b"default-src 'none'; img-src 'self'; frame-ancestors 'none'"
 SECURITY = [
     (b"x-content-type-options", b"nosniff"),
@@ -27,10 +27,11 @@ SECURITY = [
 
 
 class RequestId:
-    """Gives each request an id, or takes the client's where it is a sane one, and tells it in the answer."""
+    """Matches each request to its endpoint, and returns its id, the client's if valid."""
 
-    def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
+    def __init__(self, app: ASGIApp, endpoints: EndpointTable, proxies: TrustedProxies) -> None:
         self._app = app
+        self._endpoints = endpoints
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,8 +42,9 @@ class RequestId:
         client = self._proxies.client((scope.get("client") or ("",))[0], headers)
         http_request_id = client.http_request_id.encode()
         state = scope.setdefault("state", {})
-        state["facts"] = Facts(client, time.perf_counter())
-        state["send"] = send  # the server's own: a stream's frames, after its head, need not pass every layer
+        state["match"] = self._endpoints.match(scope["method"], scope["path"])
+        state["facts"] = RequestFacts(client, time.perf_counter())
+        state["send"] = send  # the server's own, for a stream's frames: only their head passes every layer
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -53,9 +55,9 @@ class RequestId:
 
 
 class RequestLog:
-    """One line and one count per request; an unexpected error is logged here, and told without its insides."""
+    """Logs and counts each request; logs unexpected errors, and answers them with a 500 without internals."""
 
-    def __init__(self, app: ASGIApp, journal: Journal) -> None:
+    def __init__(self, app: ASGIApp, journal: RequestLogger) -> None:
         self._app = app
         self._journal = journal
 
@@ -63,7 +65,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        facts: Facts = scope["state"]["facts"]
+        facts: RequestFacts = scope["state"]["facts"]
         status = 0
 
         async def send_noting_status(message: Message) -> None:
@@ -79,15 +81,16 @@ class RequestLog:
         except Exception:
             failure = self._journal.failure(facts)
             if status:
-                raise  # too late for an answer: the server closes the connection
-            await error_response(failure, scope["path"])(scope, receive, send_noting_status)
+                raise  # too late for a response: the server closes the connection
+            await error_response(failure, scope)(scope, receive, send_noting_status)
         finally:
-            route = getattr(scope.get("route"), "path", "")
-            self._journal.write(facts, method=scope["method"], route=route, status=status)
+            found = match_of(scope)
+            quiet = found.endpoint is not None and not found.endpoint.logged
+            self._journal.write(facts, method=scope["method"], route=found.template, status=status, quiet=quiet)
 
 
 class SecurityHeaders:
-    """Adds what keeps a browser from misreading an answer, and DEFAULT_POLICY where a route declares no policy."""
+    """Adds the headers that restrict browsers, and DEFAULT_POLICY where the response has no policy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -105,14 +108,14 @@ class SecurityHeaders:
 
 
 class Drain:
-    """While the server stops: takes no more work, says so, and lets each connection end with its answer."""
+    """Refuses new work while the server shuts down, and closes each connection after its response."""
 
-    def __init__(self, app: ASGIApp, attendance: Attendance) -> None:
+    def __init__(self, app: ASGIApp, open_answers: OpenAnswers) -> None:
         self._app = app
-        self._attendance = attendance
+        self._open_answers = open_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._attendance.draining:
+        if scope["type"] != "http" or not self._open_answers.draining:
             await self._app(scope, receive, send)
             return
 
@@ -121,24 +124,27 @@ class Drain:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        if scope["path"] in QUIET:
+        endpoint = match_of(scope).endpoint
+        if endpoint is not None and endpoint.while_draining:
             await self._app(scope, receive, send_closing)
         else:
-            await error_response(stopping(), scope["path"])(scope, receive, send_closing)
+            await error_response(shutdown_error(), scope)(scope, receive, send_closing)
 
 
-class ConnectionLimit:
-    """Refuses more than `most` requests at a time."""
+class RequestLimit:
+    """Refuses more than `max_requests` requests at a time."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, max_requests: int) -> None:
         self._app = app
-        self._most = most
+        self._max_requests = max_requests
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._open >= self._most:
-            refusal = Unavailable(f"{self._most} connections are open already", retry_after=1)
-            await error_response(refusal, scope["path"])(scope, receive, send)
+        if scope["type"] == "http" and self._open >= self._max_requests:
+            refusal = Unavailable(
+                f"the server handles {self._max_requests} requests already, its limit", retry_after=1
+            )
+            await error_response(refusal, scope)(scope, receive, send)
             return
         self._open += 1
         try:
@@ -148,22 +154,24 @@ class ConnectionLimit:
 
 
 class BodyLimit:
-    """Refuses a body of more than `most` bytes, or those of its path: by its declared length, or as it comes."""
+    """Refuses a body of more bytes than its endpoint takes: by its declared length, or while it arrives."""
 
-    def __init__(self, app: ASGIApp, most: int, of_path: Mapping[str, int]) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
         self._app = app
-        self._most = most
-        self._of_path = of_path
+        self._max_bytes = max_bytes
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._of_path.get(scope["path"], self._most)
-        refusal = PayloadTooLarge(f"the body is larger than {most} bytes")
+        endpoint = match_of(scope).endpoint
+        uploads = endpoint is not None and endpoint.uploads
+        max_bytes = self._max_upload_bytes if uploads else self._max_bytes
+        refusal = PayloadTooLarge(f"the body must have at most {max_bytes} bytes")
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if int(declared) > most:  # the HTTP parser has checked that it is a number
-            await error_response(refusal, scope["path"])(scope, receive, send)
+        if int(declared) > max_bytes:  # the HTTP parser has checked that it is a number
+            await error_response(refusal, scope)(scope, receive, send)
             return
         received = 0
 
@@ -171,7 +179,7 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > most:
+            if received > max_bytes:
                 raise refusal
             return message
 

@@ -1,6 +1,6 @@
-"""Reads a multipart form with one file in it, which goes to the disk as it comes: memory stays flat.
+"""Reads a multipart form with one file, which is written to disk while it arrives, in constant memory.
 
-It does not know where the file goes, or what the other fields mean. Reference: RFC 7578.
+Reference: RFC 7578.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from producer_api.http.open_streams import ClientGone
 from shared.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
 from shared.files.content import Draft
 
-FIELDS, FIELD_BYTES = 16, 1024  # most fields, and most bytes of one
-OVERHEAD = 64 * 2**10  # bytes that a form may have beside its file
-NAME_CHARS = 255
+MAX_FIELDS = 16
+MAX_FIELD_BYTES = 1024
+MAX_OVERHEAD_BYTES = 64 * 2**10  # of a form, besides its file
+MAX_FILENAME_CHARS = 255
 
 
 class Upload:
-    """A form as far as it was read: `filename` of its file, and the text of its other `fields`.
+    """Multipart form: the `filename` of its file, and the text of its other `fields`.
 
     Args:
-        draft: takes the content of the file.
+        draft: receives the content of the file.
     """
 
     def __init__(self, draft: Draft) -> None:
@@ -37,7 +38,7 @@ class Upload:
         self._headers: dict[bytes, bytes] = {}
         self._name, self._value = b"", b""
         self._part = ""
-        self._field: bytearray | None = None  # of the part being read; None where that is the file
+        self._field: bytearray | None = None  # the part being read; None for the file
         self._pending: list[bytes] = []
         self._ended = False
 
@@ -58,9 +59,9 @@ class Upload:
         except (FormParserError, UnicodeDecodeError) as error:
             raise MalformedBody(f"the form is malformed: {error}") from None
         if not self._ended:
-            raise MalformedBody("the form has no end")
+            raise MalformedBody("the form is incomplete: its closing boundary is missing")
         if self.filename is None:
-            raise InvalidRequest("the form has no file", param="file")
+            raise InvalidRequest("file is missing from the form", param="file")
 
     async def _flush(self) -> None:
         pending, self._pending = self._pending, []
@@ -70,19 +71,19 @@ class Upload:
     def _callbacks(self) -> dict[str, object]:
         return {
             "on_part_begin": self._headers.clear,
-            "on_part_data": self._take,
+            "on_part_data": self._add_data,
             "on_part_end": self._end_part,
-            "on_header_field": self._take_name,
-            "on_header_value": self._take_value,
+            "on_header_field": self._add_name,
+            "on_header_value": self._add_value,
             "on_header_end": self._end_header,
             "on_headers_finished": self._begin_part,
             "on_end": self._end,
         }
 
-    def _take_name(self, data: bytes, start: int, end: int) -> None:
+    def _add_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
 
-    def _take_value(self, data: bytes, start: int, end: int) -> None:
+    def _add_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
 
     def _end_header(self) -> None:
@@ -94,20 +95,24 @@ class Upload:
         self._part = options.get(b"name", b"").decode()
         self._field = bytearray()
         if self._part != "file":
-            if len(self.fields) >= FIELDS or self._part in self.fields:
-                raise MalformedBody("the form has too many fields, or one of them twice", param=self._part[:64])
+            if len(self.fields) >= MAX_FIELDS or self._part in self.fields:
+                raise MalformedBody(
+                    f"the form must have at most {MAX_FIELDS} fields, each of them once", param=self._part[:64]
+                )
             return
         if self.filename is not None or b"filename" not in options:
-            raise InvalidRequest("file must be one file, given once", param="file")
+            raise InvalidRequest("file must be a single file with a filename", param="file")
         self._field = None
-        self.filename = PurePath(options[b"filename"].decode()).name[:NAME_CHARS] or "upload"
+        self.filename = PurePath(options[b"filename"].decode()).name[:MAX_FILENAME_CHARS] or "upload"
 
-    def _take(self, data: bytes, start: int, end: int) -> None:
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._field is None:
             self._pending.append(data[start:end])
             return
-        if len(self._field) + end - start > FIELD_BYTES:
-            raise InvalidRequest(f"a field of the form may have {FIELD_BYTES} bytes", param=self._part[:64])
+        if len(self._field) + end - start > MAX_FIELD_BYTES:
+            raise InvalidRequest(
+                f"a field of the form must have at most {MAX_FIELD_BYTES} bytes", param=self._part[:64]
+            )
         self._field += data[start:end]
 
     def _end_part(self) -> None:
@@ -119,16 +124,16 @@ class Upload:
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes; a client that stands still for `body_timeout` is given up."""
-    silence = request.app.state.context.settings.body_timeout
+    """Yield the body in chunks; give up on a client that sends nothing for `body_timeout`."""
+    timeout_s = request.app.state.context.settings.body_timeout
     chunks = request.stream()
     try:
         while True:
-            async with asyncio.timeout(silence):
+            async with asyncio.timeout(timeout_s):
                 yield await anext(chunks)
     except StopAsyncIteration:
         return
     except TimeoutError:
-        raise MalformedBody(f"nothing of the body came for {silence:.0f} s") from None
+        raise MalformedBody(f"no part of the body arrived for {timeout_s:.0f} s") from None
     except ClientDisconnect:
         raise ClientGone from None

@@ -1,7 +1,4 @@
-"""Works for a client only as long as the client is there and the server goes on.
-
-It knows nothing of what the work is.
-"""
+"""Ends work for a client that disconnects, and on shutdown."""
 
 from __future__ import annotations
 
@@ -18,21 +15,21 @@ from shared.errors import Unavailable
 Result = TypeVar("Result")
 
 
-def stopping() -> Unavailable:
-    """What whoever cannot go on here is told."""
-    return Unavailable("the server is stopping", retry_after=1)
+def shutdown_error() -> Unavailable:
+    """Return the 503 sent to clients that a shutdown cuts off."""
+    return Unavailable("the server is shutting down", retry_after=1)
 
 
 class ClientGone(Exception):
-    """The client closed its connection: there is nobody to answer."""
+    """The client closed its connection."""
 
 
 class Stopping(Exception):
-    """The server ends what is still open."""
+    """The server is shutting down and ends all open answers."""
 
 
-class Attendance:
-    """The answers that clients are waiting for: counted, and ended when the server stops, in two steps."""
+class OpenAnswers:
+    """Answers that clients are waiting for: counted, and ended in two steps when the server shuts down."""
 
     def __init__(self, open_answers: Gauge) -> None:
         self._gauge = open_answers
@@ -44,12 +41,12 @@ class Attendance:
         return len(self._stops)
 
     def drain(self) -> None:
-        """The server is stopping: end at once what its client can have from another replica."""
+        """Begin the shutdown: end at once the answers that clients can resume on another replica."""
         self.draining = True
         self._end(resumable_only=True)
 
     def stop(self) -> None:
-        """The server stops now: end all."""
+        """End all answers: the grace time is over."""
         self.draining = self._stopped = True
         self._end(resumable_only=False)
 
@@ -58,18 +55,21 @@ class Attendance:
             if not stop.done() and (resumable or not resumable_only):
                 stop.set_result(None)
 
-    async def attend(
-        self, work: Coroutine[Any, Any, Result], leaving: Coroutine[Any, Any, None] | None, *, resumable: bool
+    async def run(
+        self, work: Coroutine[Any, Any, Result], disconnected: Coroutine[Any, Any, None] | None, *, resumable: bool
     ) -> Result:
-        """The result of `work`, unless ClientGone or Stopping comes first: then `work` is cancelled.
+        """Return the result of `work`; if the client or the server ends first, cancel it.
 
         Args:
-            leaving: ends when the client has left; None where the caller is cancelled then.
-            resumable: its client can come back for the rest.
+            disconnected: ends when the client has disconnected; None where the caller is cancelled then.
+            resumable: the client can resume the answer on another replica.
+
+        Raises:
+            ClientGone, Stopping.
         """
         with self._counted(resumable) as stop:
             task = asyncio.create_task(work)
-            others: list[asyncio.Future[Any]] = [] if leaving is None else [asyncio.create_task(leaving)]
+            others: list[asyncio.Future[Any]] = [] if disconnected is None else [asyncio.create_task(disconnected)]
             ends: list[asyncio.Future[Any]] = [task, stop, *others]
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -96,6 +96,6 @@ class Attendance:
 
 
 async def disconnect(receive: Receive) -> None:
-    """Until the client of an HTTP request has left."""
+    """Return when the client of an HTTP request has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass

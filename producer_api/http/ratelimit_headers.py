@@ -1,4 +1,4 @@
-"""How a client is told where its limits are: OpenAI's x-ratelimit headers."""
+"""OpenAI's x-ratelimit headers: the state of the caller's limits."""
 
 from __future__ import annotations
 
@@ -7,61 +7,53 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer_api.metering.rate_limiter import Meter
-from producer_api.observability.request_log import Facts
+from producer_api.http.endpoint_table import match_of
+from producer_api.metering.rate_limiter import RateLimiter
+from producer_api.observability.request_log import RequestFacts
 from shared.ledger.types import Standing
 
-CHARGED = (
-    "/v1/chat/",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-    "/v1/jobs",
-    "/tokenize",
-    "/detokenize",
-)
 
-
-async def limit_headers(meter: Meter, facts: Facts) -> list[tuple[bytes, bytes]]:
-    """Where the limits are of whoever sent a request, charged or not."""
+async def limit_headers(meter: RateLimiter, facts: RequestFacts) -> list[tuple[bytes, bytes]]:
+    """Return the headers for the sender of a request, whether it was charged or not."""
     standings = facts.client.standings
     if not standings and facts.principal is not None:  # nothing was charged
-        standings = await meter.look(facts.principal, facts.client)
-    return headers_of(standings)
+        standings = await meter.standings(facts.principal, facts.client)
+    return _headers(standings)
 
 
-def headers_of(standings: Sequence[Standing]) -> list[tuple[bytes, bytes]]:
-    """Of requests and of tokens, the limit that leaves least."""
-    told = []
+def _headers(standings: Sequence[Standing]) -> list[tuple[bytes, bytes]]:
+    """Return, for requests and for tokens, the limit with the least remaining."""
+    headers = []
     for unit in ("requests", "tokens"):
-        ours = [each for each in standings if each.limit.unit == unit]
-        if ours:
-            least = min(ours, key=lambda each: each.remaining)
+        limits = [each for each in standings if each.limit.unit == unit]
+        if limits:
+            least = min(limits, key=lambda each: each.remaining)
             for name, value in (
                 ("limit", str(least.limit.amount)),
                 ("remaining", str(least.remaining)),
-                ("reset", duration(least.reset)),
+                ("reset", format_duration(least.reset)),
             ):
-                told.append((f"x-ratelimit-{name}-{unit}".encode(), value.encode()))
-    return told
+                headers.append((f"x-ratelimit-{name}-{unit}".encode(), value.encode()))
+    return headers
 
 
-def duration(seconds: float) -> str:
-    """In whole seconds as OpenAI words it: 0s, 17s, 6m0s, 1h0m5s."""
+def format_duration(seconds: float) -> str:
+    """Return whole seconds in OpenAI's notation: 0s, 17s, 6m0s, 1h0m5s."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{rest}s"
 
 
 class LimitHeaders:
-    """Tells where the caller's limits are on every answer of the routes that are charged, errors among them."""
+    """Adds the headers to every response of a charged endpoint, errors included."""
 
-    def __init__(self, app: ASGIApp, meter: Meter | None) -> None:
+    def __init__(self, app: ASGIApp, meter: RateLimiter | None) -> None:
         self._app = app
         self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._meter is None or scope["type"] != "http" or not _charged(scope):
+        endpoint = match_of(scope).endpoint if scope["type"] == "http" else None
+        if self._meter is None or endpoint is None or not endpoint.charged:
             await self._app(scope, receive, send)
             return
         meter, facts = self._meter, scope["state"]["facts"]
@@ -72,8 +64,3 @@ class LimitHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_limits)
-
-
-def _charged(scope: Scope) -> bool:
-    path: str = scope["path"]
-    return scope["method"] == "POST" and path.startswith(CHARGED)

@@ -1,6 +1,7 @@
-"""A TokenLog's events as server-sent events, at the client's pace: nothing is read before the last frame is taken.
+"""Streams a TokenLog's events as server-sent events, at the client's pace.
 
-Reference: WHATWG HTML, "Server-sent events". It does not know what a frame says: a Framing of each API does.
+The next event is read once the last frame is sent. Each API has a Framing, which writes the frames.
+Reference: WHATWG HTML, "Server-sent events".
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from producer_api.http.open_streams import Attendance, ClientGone, Stopping, disconnect, stopping
+from producer_api.http.open_streams import ClientGone, OpenAnswers, Stopping, disconnect, shutdown_error
 from shared.errors import HeadraceError
 from shared.protocol import TokenEvent
 from shared.token_log.answer import ending
 
-KEEPALIVE = b": keepalive\n"  # no blank line: OpenAI's package takes one for an event once it has seen an id
-RETRY = b"retry: 1000\n"  # when a client that was asked to connect again does so, in milliseconds
+KEEPALIVE = b": keepalive\n"  # no blank line: once it has seen an id, OpenAI's package takes one for an event
+RETRY = b"retry: 1000\n"  # milliseconds until a client that was asked to reconnect does so
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # a proxy in between must not hold frames back
+    (b"x-accel-buffering", b"no"),  # a proxy must not buffer frames
 ]
 
 log = structlog.get_logger(__name__)
@@ -32,47 +33,47 @@ Events = AsyncGenerator[TokenEvent | None]
 
 
 class Framing(Protocol):
-    """How one API words an answer."""
+    """Frames of one API."""
 
     def opening(self) -> bytes:
-        """The frames that a stream begins with, before anything is known of the answer."""
+        """Return the frames at the start of a stream, before the first event."""
 
     def event(self, event: TokenEvent) -> bytes:
-        """The frames of one event; none where it adds nothing visible."""
+        """Return the frames of one event; empty where it adds nothing visible."""
 
     def interruption(self, error: HeadraceError) -> bytes:
-        """The frames that end a stream whose answer has not ended."""
+        """Return the frames that end a stream whose answer has not ended."""
 
 
 class EventStream(Response):
-    """A stream as the answer to one request.
+    """Response that streams one answer.
 
     Args:
-        events: of a TokenLog's `follow`; None means that the client has been without a sign for long enough.
-        framing: what the frames say.
-        attendance: whom to tell of the open stream.
-        eager: send the status at once. Otherwise it waits for the first event or silence, so that a request refused
-            by its worker still gets its real status.
-        abandon: called when the stream ends before the answer does; None for an answer that goes on by itself, to
-            which its client can come back.
-        headers: beside those of every stream.
+        events: from a TokenLog's `follow`; None asks for a keepalive.
+        framing: writes the frames.
+        open_answers: counts the stream, and ends it on shutdown.
+        eager: send the status at once. Otherwise it waits for the first event or keepalive, so that a request that
+            its worker refuses gets its real status.
+        abandon: called when the stream ends before the answer; None for an answer that continues without its
+            client, which can resume it.
+        headers: in addition to those of every stream.
     """
 
     def __init__(
         self,
         events: Events,
         framing: Framing,
-        attendance: Attendance,
+        open_answers: OpenAnswers,
         *,
         eager: bool,
         abandon: Callable[[], None] | None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        told = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-        self.status_code, self.background, self.raw_headers = 200, None, [*HEADERS, *told]
+        more = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        self.status_code, self.background, self.raw_headers = 200, None, [*HEADERS, *more]
         self._events = events
         self._framing = framing
-        self._attendance = attendance
+        self._open_answers = open_answers
         self._eager = eager
         self._abandon = abandon
         self._started = False
@@ -80,20 +81,20 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         frames: Send = scope["state"]["send"]
         try:
-            await self._attendance.attend(
+            await self._open_answers.run(
                 self._write(send, frames), disconnect(receive), resumable=self._abandon is None
             )
         except ClientGone:
-            self._leave()
+            self._abandon_answer()
             raise
         except Stopping:
-            self._leave()
+            self._abandon_answer()
             if not self._started:
-                raise stopping() from None
-            await self._end(send, self._framing.interruption(stopping()))
+                raise shutdown_error() from None
+            await self._end(send, self._framing.interruption(shutdown_error()))
 
     async def _write(self, send: Send, frames: Send) -> None:
-        """The status by `send`, through every layer; what follows by `frames`, straight to the server."""
+        """Send the head by `send`, through every layer, and the frames by `frames`, directly to the server."""
         if self._eager:
             await self._start(send, frames)
         try:
@@ -103,7 +104,7 @@ class EventStream(Response):
                         _raise_refusal(event)
                         await self._start(send, frames)
                     frame = KEEPALIVE if event is None else self._framing.event(event)
-                    await _tell(frames, frame)
+                    await _send_frame(frames, frame)
         except HeadraceError as error:
             if not self._started:
                 raise
@@ -112,34 +113,34 @@ class EventStream(Response):
             if not self._started:
                 raise
             log.exception("stream_failed")
-            await self._interrupt(send, HeadraceError("the server failed"))
+            await self._interrupt(send, HeadraceError("internal server error"))
         else:
             await self._end(send)
 
-    def _leave(self) -> None:
+    def _abandon_answer(self) -> None:
         if self._abandon is not None:
             self._abandon()
 
     async def _interrupt(self, send: Send, error: HeadraceError) -> None:
-        self._leave()
+        self._abandon_answer()
         await self._end(send, self._framing.interruption(error))
 
     async def _start(self, send: Send, frames: Send) -> None:
         self._started = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await _tell(frames, self._framing.opening())
+        await _send_frame(frames, self._framing.opening())
 
     async def _end(self, send: Send, frame: bytes = b"") -> None:
         await send({"type": "http.response.body", "body": frame, "more_body": False})
 
 
-async def _tell(frames: Send, frame: bytes) -> None:
+async def _send_frame(frames: Send, frame: bytes) -> None:
     if frame:
         await frames({"type": "http.response.body", "body": frame, "more_body": True})
 
 
 def _raise_refusal(event: TokenEvent | None) -> None:
-    """A request that failed, or was cancelled, before its first token."""
+    """Raise the error of a request that failed, or was cancelled, before its first token."""
     if event is None or event.tokens or event.terminal is None:
         return
     if (error := ending(event.terminal)) is not None:

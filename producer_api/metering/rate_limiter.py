@@ -1,7 +1,8 @@
-"""Which limits a request is charged to when it is admitted, and what a refusal says. The ledger is what counts.
+"""Rate limiter: chooses the limits that an admitted request is charged to, and words the refusals.
 
-Who has no plan has the default one. A key's limits are its own, a user's are of its key, an address's of the
-address alone. What joins another request under its Idempotency-Key is not charged.
+The ledger does the counting. A caller without a plan has the default plan. Each API key has its own limits, each
+`user` has limits within its key, and each address has limits across all keys. A request that joins another under
+its Idempotency-Key is not charged.
 """
 
 from __future__ import annotations
@@ -33,32 +34,35 @@ from shared.token_log.interface import RequestRecord
 from shared.validation.request_limits import token_estimate
 
 UNLIMITED = Plan(concurrent=None, tokens_per_day=None)
-BACKLOG_WAIT = 5.0  # seconds until usage records may have been written
+BACKLOG_RETRY_AFTER_S = 5.0  # by then the backlog of usage records may have been written
 
 log = structlog.get_logger(__name__)
 
 
-class Meter:
-    """Charges requests.
+class RateLimiter:
+    """Rate limiter of one process.
 
     Args:
-        ledger: counts, in no more than `rate_limit_timeout`.
+        ledger: counts, within `rate_limit_timeout`.
+
+    Attributes:
+        channel: the ends of the requests that this process charged are published on it.
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, metrics: Metrics) -> None:
-        self.channel = keys.notify_channel(f"api-{secrets.token_hex(8)}")  # hears of the ends of what is charged
+        self.channel = keys.notify_channel(f"api-{secrets.token_hex(8)}")
         self._settings = settings
         self._ledger = ledger
         self._metrics = metrics
 
     @classmethod
-    def of(cls, settings: Settings, server: RedisServer, metrics: Metrics) -> Self:
+    def from_settings(cls, settings: Settings, server: RedisServer, metrics: Metrics) -> Self:
         return cls(settings, Ledger.from_settings(settings, server), metrics)
 
     def charges(self, requests: Sequence[Request], principal: Principal) -> list[Charge]:
-        """What requests that are asked together are to be charged: as one request, with the tokens of all.
+        """Return the charges of requests that belong together: one request with the tokens of all.
 
-        Nothing where none of it is counted. Raises ExceedsRateLimit for what no wait makes room for.
+        Empty if nothing is counted. Raises ExceedsRateLimit if the tokens exceed a limit even when it is unused.
         """
         return self._countable(
             [
@@ -70,7 +74,7 @@ class Meter:
     async def charge(self, charges: Sequence[Charge], principal: Principal) -> None:
         """Charge all of them or none.
 
-        Raises RateLimited, QuotaExceeded; Unavailable where what is asked for cannot be counted.
+        Raises RateLimited, QuotaExceeded; Unavailable if a charge must be counted and cannot be.
         """
         client = principal.client
         try:
@@ -80,7 +84,7 @@ class Meter:
             raise self._refusal(refused.standings) from None
         except Behind:
             self._count("backlog")
-            raise Unavailable("usage records cannot be written at present", retry_after=BACKLOG_WAIT) from None
+            raise Unavailable("usage records cannot be written now", retry_after=BACKLOG_RETRY_AFTER_S) from None
         except Unavailable as error:
             if self._settings.rate_limit_failure == "closed":
                 self._count("unavailable")
@@ -89,35 +93,38 @@ class Meter:
             log.warning("request_not_metered", job_id=charges[0].job_id, error=error.message)
 
     async def admit_derived(self, request: Request, principal: Principal) -> None:
-        """Charge a request that was not admitted with others, to its key's budget alone. Raises as those do."""
+        """Charge a request that was not charged with the one it derives from, to its key's budget alone.
+
+        Raises as `charge` does, and ExceedsRateLimit.
+        """
         limits = _budget(self._plan(principal), _subject(principal), token_estimate(request))
         if charges := self._countable([self._charge(request, principal, limits)]):
             await self.charge(charges, principal)
 
-    async def look(self, principal: Principal, client: Client) -> Sequence[Standing]:
-        """Where the limits are of a caller who was charged nothing; nothing where they cannot be counted now."""
+    async def standings(self, principal: Principal, client: Client) -> Sequence[Standing]:
+        """Return the state of a caller's limits without charging it; empty if the ledger cannot be reached."""
         try:
-            limits = self._of_caller(principal, client.address, "", 0)
+            limits = self._caller_limits(principal, client.address, "", 0)
             return await self._ledger.look(limits) if limits else ()
         except HeadraceError:
             return ()
 
     async def release(self, job_ids: Sequence[str]) -> None:
-        """Give back what was charged and then not queued."""
+        """Refund requests that were charged but not queued."""
         await self._ledger.settle([(job_id, None, None) for job_id in job_ids])
 
     async def settle(self, record: RequestRecord) -> None:
-        """Charge what a request took that has ended, and keep it for its usage record."""
+        """Charge what an ended request used, and keep it for its usage record."""
         end = End.from_record(record)
         await self._ledger.settle([(record.id, end.tokens, end if self._settings.usage else None)])
 
     def _limits(self, request: Request, principal: Principal, *, counted: bool) -> list[Limit]:
-        """`counted`: as a request, not only with its tokens."""
-        found = self._of_caller(principal, principal.client.address, request.user, token_estimate(request))
+        """Return the limits of a request. `counted`: those on requests too, not only those on tokens."""
+        found = self._caller_limits(principal, principal.client.address, request.user, token_estimate(request))
         return found if counted else [limit for limit in found if limit.unit == "tokens"]
 
-    def _of_caller(self, principal: Principal, address: str, user: str, cost: int) -> list[Limit]:
-        """All that hold for a request of `cost` tokens."""
+    def _caller_limits(self, principal: Principal, address: str, user: str, cost: int) -> list[Limit]:
+        """Return all limits that apply to a request of `cost` tokens."""
         settings = self._settings
         plan, subject = self._plan(principal), _subject(principal)
         found = [*self._windows(subject, plan.requests, plan.tokens, cost), *_budget(plan, subject, cost)]
@@ -131,11 +138,11 @@ class Meter:
         return found
 
     def _plan(self, principal: Principal) -> Plan:
-        """Raises ConfigError for a key whose plan the settings do not have."""
+        """Return the caller's plan. Raises ConfigError if the settings do not define it."""
         name = principal.plan or self._settings.default_plan
         plan = self._settings.plans.get(name) if name else UNLIMITED
         if plan is None:
-            raise ConfigError(f"the server's settings have no plan {name!r}")
+            raise ConfigError(f"the plan {name!r} of this API key is not in the server's settings")
         return plan
 
     def _windows(self, name: str, requests: str, tokens: str, cost: int) -> list[Limit]:
@@ -160,26 +167,24 @@ class Meter:
         return Charge(request.id, entry, limits)
 
     def _countable(self, charges: list[Charge]) -> list[Charge]:
-        """Those, if anything of them is to be counted. Raises ExceedsRateLimit."""
+        """Return the charges if anything of them is counted, else none. Raises ExceedsRateLimit."""
         if not self._settings.usage and not any(charge.limits for charge in charges):
             return []
         self._check_size(charges)
         return charges
 
     def _check_size(self, charges: Sequence[Charge]) -> None:
-        """Raises ExceedsRateLimit for what no wait makes room for."""
+        """Raise ExceedsRateLimit if the tokens exceed a limit even when it is unused."""
         for limit in charges[0].limits:
             if limit.unit != "tokens":
                 continue
             cost = sum(each.cost for charge in charges for each in charge.limits if each.name == limit.name)
             if cost > limit.amount:
                 self._count("too_large")
-                raise ExceedsRateLimit(
-                    f"the request may take {cost} tokens, and {_worded(limit)} are all that is allowed"
-                )
+                raise ExceedsRateLimit(f"the request may use {cost} tokens, but the limit is {_worded(limit)}")
 
     def _refusal(self, standings: Sequence[Standing]) -> HeadraceError:
-        """What has no room for longest; a budget before anything else."""
+        """Return the error for the limit with the longest wait; a daily budget comes before the others."""
         full = max(
             (each for each in standings if each.wait > 0),
             key=lambda each: (each.limit.strategy == "day", each.wait),
@@ -189,16 +194,16 @@ class Meter:
             self._count("budget")
             resets = datetime.fromtimestamp(round((time.time() + full.wait) / DAY_S) * DAY_S, UTC)
             return QuotaExceeded(
-                f"{full.remaining} of the key's {limit.amount} tokens a day are left, and the request may take "
-                f"{limit.cost}; the day ends at {resets:%Y-%m-%dT%H:%M:%SZ}",
+                f"{full.remaining} of the key's {limit.amount} tokens per day are left, but the request may use "
+                f"{limit.cost}; the budget resets at {resets:%Y-%m-%dT%H:%M:%SZ}",
                 retry_after=full.wait,
             )
         if limit.strategy == "slots":
             self._count("concurrent")
-            return RateLimited(f"{limit.amount} requests of this key are under way already", retry_after=full.wait)
+            return RateLimited(f"this key already has {limit.amount} requests in progress", retry_after=full.wait)
         self._count(_reason(limit))
         return RateLimited(
-            f"the limit of {_worded(limit)} is reached: try again in {math.ceil(full.wait)} s",
+            f"the limit of {_worded(limit)} is reached; try again in {math.ceil(full.wait)} s",
             retry_after=full.wait,
         )
 
@@ -208,7 +213,7 @@ class Meter:
 
 @cache
 def _parsed(windows: str) -> tuple[tuple[int, int], ...]:
-    """Amount and seconds of each; of a setting, of which there are few."""
+    """Return amount and seconds of each window of a setting. Settings are few, so the cache is bounded."""
     return tuple((window.amount, window.get_expiry()) for window in parse_many(windows)) if windows else ()
 
 
@@ -223,11 +228,11 @@ def _budget(plan: Plan, subject: str, cost: int) -> list[Limit]:
 
 
 def _reason(limit: Limit) -> str:
-    """By what a refusal is counted; a bounded set."""
+    """Return the label that a refusal is counted under; one of a bounded set."""
     if limit.name.startswith("address:"):
         return "address"
     return "user" if ":user:" in limit.name else limit.unit
 
 
 def _worded(limit: Limit) -> str:
-    return f"{limit.amount} {limit.unit} in {limit.period // 1000} s"
+    return f"{limit.amount} {limit.unit} per {limit.period // 1000} s"

@@ -1,7 +1,8 @@
-"""Settles requests that ended: charges what they took, writes their usage records, tells the log.
+"""Usage settler: charges what ended requests used, writes their usage records and logs their completion.
 
-A task in every API process. It hears at once of the ends of what its process admitted; what nobody heard of, or
-was done with, any of them finds due in the ledger. It does not know how limits are counted.
+It runs as a task in every API process. Each process is notified at once of the ends of the requests that it
+admitted. Every process also claims due requests from the ledger: those whose notification was lost or whose process
+died.
 """
 
 from __future__ import annotations
@@ -9,40 +10,41 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import structlog
 
 from producer_api.observability.metrics import Metrics
-from producer_api.observability.request_facts import Told
+from producer_api.observability.request_log import AwaitedJobs
 from shared.accounts.usage import UsageRecords
 from shared.backend import Backend
 from shared.errors import Unavailable
 from shared.ledger.store import Ledger
 from shared.ledger.types import End, Entry
 from shared.protocol import RequestState
+from shared.runtime.retry import run_forever
 from shared.settings import Settings
 from shared.token_log.interface import RequestRecord
 
-ROUND = 1.0  # seconds between looks for what is due
-AT_ONCE = 256  # requests in one round trip
-GATHER = 0.02  # seconds for which ends gather before they are settled together
-MOST_HEARD = 10_000  # ends that wait to be settled, or written, here; more are found due later
-FLUSH = 0.5  # seconds for which ends gather before they are written
-MOST_WRITTEN = 1_000  # ends in one transaction
-UNQUEUED = 30.0  # seconds after which what is in no queue was never put there
-TIDY = 3600.0  # seconds between looks for records that are too old
+SWEEP_INTERVAL_S = 1.0  # between sweeps of the ledger
+MAX_BATCH = 256  # requests in one round trip
+GATHER_DELAY_S = 0.02  # to collect ends before they are settled together
+MAX_PENDING = 10_000  # ends that wait here to be settled, or to be written; the ledger keeps the rest
+FLUSH_DELAY_S = 0.5  # to collect ends before they are written
+MAX_WRITE_BATCH = 1_000  # ends in one transaction
+UNQUEUED_AGE_S = 30.0  # a request this old that is in no queue was never queued
+PRUNE_INTERVAL_S = 3600.0  # between deletions of old records
 LOCK = "usage"
 
 log = structlog.get_logger(__name__)
 
 
-class Settler:
-    """One process's part.
+class UsageSettler:
+    """Usage settler of one process.
 
     Args:
-        channel: on which the ends of what this process admitted are published.
-        told: the ends that need no line of the log.
+        channel: the ends of the requests that this process admitted are published on it.
+        awaited_jobs: jobs whose completion needs no line of its own.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Settler:
         metrics: Metrics,
         *,
         channel: str,
-        told: Told,
+        awaited_jobs: AwaitedJobs,
     ) -> None:
         self._settings = settings
         self._backend = backend
@@ -62,102 +64,94 @@ class Settler:
         self._records = records
         self._metrics = metrics
         self._channel = channel
-        self._told = told
-        self._me = secrets.token_hex(8).encode()
-        self._heard: asyncio.Queue[str] = asyncio.Queue(MOST_HEARD)
+        self._awaited_jobs = awaited_jobs
+        self._holder = secrets.token_hex(8).encode()
+        self._notified: asyncio.Queue[str] = asyncio.Queue(MAX_PENDING)
         self._unwritten: dict[str, tuple[Entry, End]] = {}
 
     async def run(self) -> None:
-        """Until it is cancelled; what is not done then is another's."""
+        """Run until cancelled. Other processes settle what is left then."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                for work in (self._listen, self._settle_heard, self.sweep, self._write, self.tidy):
-                    tasks.create_task(self._again(work))
+                for work in (self._listen, self._settle_notified, self.sweep, self._write, self.prune):
+                    tasks.create_task(run_forever(work, pause_s=SWEEP_INTERVAL_S, failure_event="settling_failed"))
         finally:
             await self.flush()
 
-    async def _again(self, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await work()
-            except Unavailable as error:
-                log.warning("settling_failed", error=error.message)
-            await asyncio.sleep(ROUND)
-
     async def _listen(self) -> None:
-        async with self._backend.live.subscribe(self._channel) as ended:
+        async with self._backend.live.subscribe(self._channel) as messages:
             while True:
-                message = await ended.get(None)
-                if isinstance(message, bytes) and not self._heard.full():
-                    self._heard.put_nowait(message.decode(errors="replace"))
+                message = await messages.get(None)
+                if isinstance(message, bytes) and not self._notified.full():
+                    self._notified.put_nowait(message.decode(errors="replace"))
 
-    async def _settle_heard(self) -> None:
+    async def _settle_notified(self) -> None:
         while True:
-            heard = [await self._heard.get()]
-            await asyncio.sleep(GATHER)
-            while len(heard) < AT_ONCE and not self._heard.empty():
-                heard.append(self._heard.get_nowait())
-            await self.settle(dict.fromkeys(heard, 0.0))
+            ended = [await self._notified.get()]
+            await asyncio.sleep(GATHER_DELAY_S)
+            while len(ended) < MAX_BATCH and not self._notified.empty():
+                ended.append(self._notified.get_nowait())
+            await self.settle(dict.fromkeys(ended, 0.0))
 
     async def sweep(self) -> None:
-        """Look at all that is due. Raises Unavailable."""
-        while due := await self._ledger.claim(AT_ONCE):
+        """Settle all requests that are due. Raises Unavailable."""
+        while due := await self._ledger.claim(MAX_BATCH):
             self._keep((each.job_id, each.entry, each.end) for each in due if each.end is not None)
             await self.settle({each.job_id: each.age for each in due if each.end is None})
 
     async def settle(self, ages: Mapping[str, float]) -> None:
-        """Settle those that have ended, of requests by the seconds since their charge. Raises Unavailable."""
+        """Settle those that have ended; `ages` has the seconds since each was charged. Raises Unavailable."""
         if not ages:
             return
         records = dict(zip(ages, await self._backend.token_log.records(list(ages)), strict=True))
         ended = {name: record for name, record in records.items() if record is not None and record.state.terminal}
-        gone = {name: None for name, age in ages.items() if records[name] is None and age > UNQUEUED}
+        gone = {name: None for name, age in ages.items() if records[name] is None and age > UNQUEUED_AGE_S}
         for name in gone:
             if ages[name] > self._settings.result_ttl:
-                log.error("usage_unknown", job=name)  # nobody looked while its end could be read
+                log.error("usage_unknown", job_id=name)  # its end expired before anyone read it
         stuck = dict.fromkeys(await self._unqueued(records.values(), ages))
         await self._end({**ended, **gone, **stuck})
 
     async def _unqueued(self, records: Iterable[RequestRecord | None], ages: Mapping[str, float]) -> list[str]:
-        """Those whose log was made, and whoever made it died before queueing them."""
+        """Return the old requests that are in no queue: their process died after it created the log."""
         old = defaultdict(list)
         for record in records:
-            if record is not None and record.state is RequestState.QUEUED and ages[record.id] > UNQUEUED:
+            if record is not None and record.state is RequestState.QUEUED and ages[record.id] > UNQUEUED_AGE_S:
                 old[record.model].append(record.id)
         return [
             name for model, names in old.items() for name in await self._backend.transport.missing(model, names)
         ]
 
     async def _end(self, records: Mapping[str, RequestRecord | None]) -> None:
-        """Settle them; one without a record never began."""
+        """Settle requests by their records; one without a record never started."""
         ends = {name: None if record is None else End.from_record(record) for name, record in records.items()}
         kept = self._settings.usage
-        asked = [(name, None if end is None else end.tokens, end if kept else None) for name, end in ends.items()]
-        entries = await self._ledger.settle(asked)
+        used = [(name, None if end is None else end.tokens, end if kept else None) for name, end in ends.items()]
+        entries = await self._ledger.settle(used)
         settled = [
             (name, entry, ends[name]) for name, entry in zip(ends, entries, strict=True) if entry is not None
         ]
         for name, entry, end in settled:
-            known = entry.channel == self._channel and self._told.settled(name)
-            if end is not None and not known:
-                _tell(name, entry, end)
+            logged = entry.channel == self._channel and self._awaited_jobs.settled(name)
+            if end is not None and not logged:
+                _log_completion(name, entry, end)
         if kept:
             self._keep((name, entry, end) for name, entry, end in settled if end is not None)
 
     def _keep(self, ends: Iterable[tuple[str, Entry, End]]) -> None:
         for name, entry, end in ends:
-            if len(self._unwritten) < MOST_HEARD:
+            if len(self._unwritten) < MAX_PENDING:
                 self._unwritten[name] = (entry, end)
 
     async def _write(self) -> None:
         while True:
-            await asyncio.sleep(FLUSH)
+            await asyncio.sleep(FLUSH_DELAY_S)
             await self.flush()
 
     async def flush(self) -> None:
-        """What cannot be written now is due again after its lease, here or elsewhere."""
+        """Write the collected usage records. Those that cannot be written now are due again after their lease."""
         while self._unwritten:
-            names = list(self._unwritten)[:MOST_WRITTEN]
+            names = list(self._unwritten)[:MAX_WRITE_BATCH]
             ends = [(name, *self._unwritten.pop(name)) for name in names]
             try:
                 await self._records.write(ends)
@@ -167,17 +161,17 @@ class Settler:
                 return
             self._metrics.usage_written.inc(len(ends))
 
-    async def tidy(self) -> None:
-        """One process at a time."""
-        if await self._backend.locks.acquire(LOCK, self._me, TIDY) == self._me:
+    async def prune(self) -> None:
+        """Delete old usage records, in one process at a time."""
+        if await self._backend.locks.acquire(LOCK, self._holder, PRUNE_INTERVAL_S) == self._holder:
             before = await self._backend.token_log.now() - self._settings.usage_ttl
             if removed := await self._records.prune(before):
                 log.info("usage_pruned", records=removed)
-        await asyncio.sleep(TIDY)
+        await asyncio.sleep(PRUNE_INTERVAL_S)
 
 
-def _tell(name: str, entry: Entry, end: End) -> None:
-    """The line of an end that no HTTP request awaited."""
+def _log_completion(name: str, entry: Entry, end: End) -> None:
+    """Log the completion of a job that no HTTP request waited for."""
     facts = {
         "http_request_id": entry.http_request_id,
         "trace_id": entry.trace_id,
@@ -189,12 +183,12 @@ def _tell(name: str, entry: Entry, end: End) -> None:
         "finish": end.finish,
         "prompt_tokens": end.prompt_tokens,
         "completion_tokens": end.completion_tokens,
-        "queue_seconds": _after(end.created_at, end.started_at),
-        "first_token_seconds": _after(end.created_at, end.first_token_at),
-        "seconds": _after(end.created_at, end.finished_at),
+        "queue_seconds": _seconds_between(end.created_at, end.started_at),
+        "first_token_seconds": _seconds_between(end.created_at, end.first_token_at),
+        "seconds": _seconds_between(end.created_at, end.finished_at),
     }
     log.info("request_ended", **{key: value for key, value in facts.items() if value not in ("", None)})
 
 
-def _after(begin: float, then: float | None) -> float | None:
+def _seconds_between(begin: float, then: float | None) -> float | None:
     return None if then is None else round(then - begin, 4)

@@ -1,9 +1,9 @@
-"""What the front end counts, for Prometheus. Label values are bounded: names of known models, route templates."""
+"""Prometheus metrics of the front end. Label values are bounded: names of known models, route templates."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -24,7 +24,7 @@ class Metrics:
         self.registry = registry
         self.requests = Counter(
             "headrace_api_requests",
-            "Requests answered, by what became of them",
+            "Requests answered, by outcome",
             ["model", "route", "outcome"],
             registry=registry,
         )
@@ -38,41 +38,33 @@ class Metrics:
             "headrace_api_usage_records", "Usage records that this process wrote", registry=registry
         )
         self.tokens = Counter(
-            "headrace_api_tokens", "Tokens of answers told to clients", ["model", "kind"], registry=registry
+            "headrace_api_tokens", "Tokens of answers sent to clients", ["model", "kind"], registry=registry
         )
         self.open_answers = Gauge(
             "headrace_api_open_streams", "Answers that clients are waiting for or reading", registry=registry
         )
-        Gauge("headrace_api_log_lines_dropped", "Log lines that nobody took", registry=registry).set_function(
-            lines_dropped
-        )
+        dropped = Gauge("headrace_api_log_lines_dropped", "Log lines that could not be written", registry=registry)
+        dropped.set_function(lines_dropped)
         self.redis_up = Gauge("headrace_api_redis_up", "1 if Redis answered at this scrape", registry=registry)
-        self.waiting = Gauge("headrace_queue_waiting", "Requests that wait", ["model"], registry=registry)
-        self.held = Gauge("headrace_queue_held", "Requests that workers hold", ["model"], registry=registry)
+        self.waiting = Gauge("headrace_queue_waiting", "Requests in the queue", ["model"], registry=registry)
+        self.held = Gauge("headrace_queue_held", "Requests held by workers", ["model"], registry=registry)
         self.oldest = Gauge(
             "headrace_queue_oldest_age_seconds", "Age of the oldest waiting request", ["model"], registry=registry
         )
-        self.first_token = Histogram(
-            "headrace_api_time_to_first_token_seconds",
-            "From a request's arrival to its first token",
-            ["model"],
-            buckets=FIRST_TOKEN,
-            registry=registry,
+        self.first_token = self._seconds(
+            "time_to_first_token", "Time from a request's arrival to its first token", FIRST_TOKEN
         )
-        self.between_tokens = Histogram(
-            "headrace_api_inter_token_seconds",
-            "Time per token after the first, as its reader got them",
-            ["model"],
-            buckets=BETWEEN_TOKENS,
-            registry=registry,
+        self.between_tokens = self._seconds(
+            "inter_token", "Time per token after the first, as read by the client", BETWEEN_TOKENS
         )
-        self.whole_answer = Histogram(
-            "headrace_api_request_seconds",
-            "From a request's arrival to its answer's end",
-            ["model"],
-            buckets=WHOLE_ANSWER,
-            registry=registry,
+        self.whole_answer = self._seconds(
+            "request", "Time from a request's arrival to the end of its answer", WHOLE_ANSWER
         )
+
+    def _seconds(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        """Make a histogram of seconds per model."""
+        name = f"headrace_api_{name}_seconds"
+        return Histogram(name, text, ["model"], buckets=buckets, registry=self.registry)
 
     def show_depth(self, model: str, depth: QueueDepth) -> None:
         self.waiting.labels(model).set(depth.waiting)
@@ -81,10 +73,14 @@ class Metrics:
 
 
 class Stopwatch:
-    """Times one answer as its reader gets it, and sums it up for the request log.
+    """Times one answer as its reader gets it, and summarises it for the request log.
 
     Args:
-        started: by time.perf_counter, when the request arrived.
+        started: when the request arrived, by time.perf_counter.
+
+    Attributes:
+        first_token: seconds from `started` to the first token.
+        waited: seconds in the queue.
     """
 
     def __init__(self, metrics: Metrics, model: str, started: float) -> None:
@@ -93,22 +89,22 @@ class Stopwatch:
         self._between = metrics.between_tokens.labels(model)
         self._started = started
         self._last: float | None = None
-        self.first_token: float | None = None  # seconds after `started`
+        self.first_token: float | None = None
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.finish = ""
-        self.waited = 0.0  # seconds in the queue
+        self.waited = 0.0
         self.ended = False
 
     async def watch(self, events: AsyncGenerator[TokenEvent | None]) -> AsyncGenerator[TokenEvent | None]:
-        """The same events, each seen as it passes."""
+        """Yield the events unchanged, and time each as it passes."""
         async with aclosing(events):
             async for event in events:
                 if event is not None:
-                    self.see(event)
+                    self.record(event)
                 yield event
 
-    def see(self, event: TokenEvent) -> None:
+    def record(self, event: TokenEvent) -> None:
         if event.tokens:
             now = time.perf_counter()
             if self._last is None:
@@ -122,10 +118,10 @@ class Stopwatch:
                 if token.finish_reason is not None:
                     self.finish = token.finish_reason.value
         if event.terminal is not None:
-            self._see_end(event)
+            self._record_end(event)
 
     def summary(self) -> dict[str, object]:
-        """For the request log."""
+        """Return the fields for the request log."""
         return {
             "queue_seconds": round(self.waited, 4) or None,
             "first_token_seconds": self.first_token and round(self.first_token, 4),
@@ -134,7 +130,7 @@ class Stopwatch:
             "finish": self.finish,
         }
 
-    def _see_end(self, event: TokenEvent) -> None:
+    def _record_end(self, event: TokenEvent) -> None:
         assert event.terminal is not None
         self._metrics.whole_answer.labels(self._model).observe(time.perf_counter() - self._started)
         self.ended, self.waited = True, event.terminal.waited

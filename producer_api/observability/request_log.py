@@ -1,4 +1,4 @@
-"""What is told of each request, whichever way it came: one log line and one count."""
+"""Request log: one line and one count per HTTP or gRPC request."""
 
 from __future__ import annotations
 
@@ -11,68 +11,112 @@ import structlog
 from producer_api.auth.client_address import Client
 from producer_api.auth.principal import Principal
 from producer_api.observability.metrics import Metrics, Stopwatch
-from producer_api.observability.request_facts import Told
 from shared.errors import HeadraceError
 
 CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer
 OUTCOMES = {CLIENT_CLOSED: "left", 503: "unavailable"}
-QUIET = ("/health", "/ready", "/metrics")  # asked every few seconds by machines: logged at debug
+SETTLE_WINDOW_S = 60.0  # how long after its HTTP request a job is still expected to be settled
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass
-class Facts:
-    """What the layers and a route know of one request."""
+class RequestFacts:
+    """Facts about one request that its handling gathers for the log line.
+
+    Attributes:
+        started: when it arrived, by time.perf_counter.
+        principal: None until the route's rule has authenticated the caller.
+        prompt: the part of the prompt that the log may show.
+        answer: the timing of its answer, if it waits for one.
+        awaited_job_ids: the jobs that make up this answer.
+        detached: the answer continues without its client.
+    """
 
     client: Client
-    started: float  # by time.perf_counter
-    principal: Principal | None = None  # nobody, until the route's rule has settled it
+    started: float
+    principal: Principal | None = None
     model: str = ""
-    job: str = ""
-    prompt: str = ""  # as much of it as the log may show
+    job_id: str = ""
+    prompt: str = ""
     answer: Stopwatch | None = None
-    awaited: tuple[str, ...] = ()  # the ids of what has that answer
-    lasting: bool = False  # the answer goes on without its client
+    awaited_job_ids: tuple[str, ...] = ()
+    detached: bool = False
 
     @property
     def caller(self) -> Principal:
-        """Who sent it, and from where; the route's rule has settled it."""
+        """The authenticated caller together with the client that it used."""
         assert self.principal is not None, "a public route has no caller"
         return replace(self.principal, client=self.client)
 
 
-class Journal:
-    """Of one process.
+class AwaitedJobs:
+    """Jobs whose completion is logged together with the HTTP request that waits for them.
+
+    A job may be settled before that request ends or after it; either way its completion is logged once.
+    """
+
+    def __init__(self) -> None:
+        self._open: set[str] = set()
+        self._settled: set[str] = set()  # a subset of the open ones
+        self._ended: dict[str, float] = {}  # unsettled jobs and when their request ended, the oldest first
+
+    def begin(self, job_id: str) -> None:
+        """Note that an HTTP request waits for the job."""
+        self._open.add(job_id)
+
+    def end(self, job_id: str, *, goes_on: bool) -> None:
+        """Note that the HTTP request ended and was logged. `goes_on`: the job's end will need its own line."""
+        self._open.discard(job_id)
+        if job_id in self._settled:
+            self._settled.discard(job_id)
+        elif not goes_on:
+            self._ended[job_id] = time.monotonic()
+        self._forget_old()
+
+    def settled(self, job_id: str) -> bool:
+        """Note that the job is settled, and return True if its completion needs no line of its own."""
+        if job_id in self._open:
+            self._settled.add(job_id)
+            return True
+        return self._ended.pop(job_id, None) is not None
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        while self._ended and now - self._ended[oldest := next(iter(self._ended))] > SETTLE_WINDOW_S:
+            del self._ended[oldest]
+
+
+class RequestLogger:
+    """Writes the request log of one process.
 
     Args:
         metrics: where requests are counted.
-        told: who is to know that an answer's line is written.
+        awaited_jobs: receives the jobs whose completion is logged with their request.
     """
 
-    def __init__(self, metrics: Metrics, told: Told) -> None:
+    def __init__(self, metrics: Metrics, awaited_jobs: AwaitedJobs) -> None:
         self._metrics = metrics
-        self._told = told
+        self._awaited_jobs = awaited_jobs
 
-    def failure(self, facts: Facts) -> HeadraceError:
-        """Logs the unexpected error at hand; what its client is told of it, which is nothing of its insides."""
+    def failure(self, facts: RequestFacts) -> HeadraceError:
+        """Log the unexpected error being handled, and return an error for the client without its details."""
         log.exception("request_failed", http_request_id=facts.client.http_request_id)
-        return HeadraceError("the server failed; its log knows more by the request id")
+        return HeadraceError("internal server error; the server log has details under this request id")
 
-    def write(self, facts: Facts, *, method: str, route: str, status: int, **more: object) -> None:
-        """Once the request is over; `status` is HTTP's, or what it would be, `more` is for the line alone."""
-        answer = facts.answer
+    def write(
+        self, facts: RequestFacts, *, method: str, route: str, status: int, quiet: bool = False, **more: object
+    ) -> None:
+        """Log and count a request that ended.
+
+        Args:
+            status: the HTTP status, or its equivalent for gRPC.
+            quiet: log at debug level.
+            more: fields for the log line alone.
+        """
         outcome = OUTCOMES.get(status) or ("failed" if status >= 500 else "refused" if status >= 400 else "ok")
         self._metrics.requests.labels(facts.model, route, outcome).inc()
-        write: Callable[..., None] = log.debug if route in QUIET else log.info
-        told: dict[str, object] = {**more, "model": facts.model, "job_id": facts.job, "prompt": facts.prompt}
-        told["trace_id"] = facts.client.trace_id
-        if facts.principal is not None:
-            told |= {"tenant": facts.principal.tenant, "key": facts.principal.key_id}
-        if answer is not None:
-            told |= answer.summary()
-            for job_id in facts.awaited:
-                self._told.end(job_id, goes_on=facts.lasting and not answer.ended)
+        write: Callable[..., None] = log.debug if quiet else log.info
         write(
             "request",
             http_request_id=facts.client.http_request_id,
@@ -80,5 +124,22 @@ class Journal:
             route=route,
             status=status,
             seconds=round(time.perf_counter() - facts.started, 4),
-            **{name: value for name, value in told.items() if value not in ("", None)},
+            **_filled({**more, **_fields(facts)}),
         )
+        if facts.answer is not None:
+            for job_id in facts.awaited_job_ids:
+                self._awaited_jobs.end(job_id, goes_on=facts.detached and not facts.answer.ended)
+
+
+def _fields(facts: RequestFacts) -> dict[str, object]:
+    fields: dict[str, object] = {"model": facts.model, "job_id": facts.job_id, "prompt": facts.prompt}
+    fields["trace_id"] = facts.client.trace_id
+    if facts.principal is not None:
+        fields |= {"tenant": facts.principal.tenant, "key": facts.principal.key_id}
+    if facts.answer is not None:
+        fields |= facts.answer.summary()
+    return fields
+
+
+def _filled(fields: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value not in ("", None)}

@@ -1,24 +1,22 @@
-"""What the OpenAPI document says beyond what FastAPI sees: our own bodies, answers, errors and streams.
-
-It does not know the routes: they describe themselves with the functions here.
-"""
+"""The OpenAPI document, made from the declarations of the endpoints."""
 
 from __future__ import annotations
 
 import http
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
+from starlette.routing import compile_path
 
-from producer_api.http.access import routes_of, rule_of
-from producer_api.http.errors import speaks_openai
-from producer_api.openapi.examples import Examples
+from producer_api.http.endpoint import Endpoint, ResponseDoc
+from producer_api.openapi.examples import filled
 
 REF = "#/components/schemas/{}"
 Described = dict[str, Any]
@@ -67,116 +65,140 @@ ERRORS: Described = {
 }
 
 
-def body_of(schema: type[BaseModel]) -> Described:
-    """The request body of a route that reads it by itself."""
-    content = {"application/json": {"schema": {"$ref": REF.format(schema.__name__)}}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 def parameter(name: str, where: Literal["query", "header"], description: str, **schema: Any) -> Described:
-    """One optional parameter."""
+    """Return the description of an optional parameter."""
     return {"name": name, "in": where, "required": False, "schema": schema, "description": description}
 
 
 IDEMPOTENCY = parameter(
     "Idempotency-Key",
     "header",
-    "what is sent again with the same key and body is run once, and answered as the same request",
+    "a request that is sent again with the same key and body runs once, and gets the answer of the first",
     type="string",
     pattern="^[!-~]{1,255}$",
 )
-RESUMING = parameter(
-    "Last-Event-ID", "header", "the stream goes on after the frame with this id", type="integer", minimum=-1
+LAST_EVENT_ID = parameter(
+    "Last-Event-ID", "header", "the stream continues after the frame with this id", type="integer", minimum=-1
 )
-PLACE = parameter(
+LAST_EVENT_IDS = parameter(
     "Last-Event-ID",
     "header",
-    "the stream goes on after the frame with this id; with several prompts it has dots",
+    "the stream continues after the frame with this id, which has a number for each prompt, joined by dots",
     type="string",
     pattern=r"^(-1|[0-9]{1,15})(\.(-1|[0-9]{1,15}))*$",
 )
-ENDED: Responses = {204: {"description": "nothing comes after Last-Event-ID: the answer has ended"}}
+NOTHING_LEFT = ResponseDoc("the answer has ended: there is nothing after Last-Event-ID", status=204)
 
-
-def struct_response(description: str, struct: type[msgspec.Struct]) -> Described:
-    """An answer that is one of our structs."""
-    return {
-        "description": description,
-        "content": {"application/json": {"schema": {"$ref": REF.format(struct.__name__)}}},
-    }
-
-
-EVENT: Described = {  # of each event
+EVENT: Described = {  # one event of a stream
     "type": "object",
     "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
     "required": ["data"],
 }
 
 
-def sse_response(description: str, struct: type[msgspec.Struct] | None) -> Responses:
-    """An answer that is a stream, or maybe also one of our structs."""
-    content: Described = {"text/event-stream": {"schema": EVENT}}
-    if struct is not None:
-        content["application/json"] = {"schema": {"$ref": REF.format(struct.__name__)}}
-    return {200: {"description": description, "content": content}}
-
-
-def failures(shape: Literal["openai", "problem"], *statuses: int) -> Responses:
-    """The errors of a route, in its API's shape."""
-    name, media_type = (
-        ("OpenAIError", "application/json")
-        if shape == "openai"
-        else (
-            "Problem",
-            "application/problem+json",
-        )
-    )
-    content = {media_type: {"schema": {"$ref": REF.format(name)}}}
-    return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in statuses}
-
-
-def describe(
-    app: FastAPI,
-    bodies: Sequence[type[BaseModel]],
-    structs: Sequence[type[msgspec.Struct]],
-    shown: Mapping[str, Examples] = MappingProxyType({}),
-) -> None:
-    """Make `app` tell its document with the schemas that its routes refer to; made once, when first asked for.
+def describe(app: FastAPI, endpoints: Sequence[Endpoint], models: Mapping[str, str]) -> None:
+    """Make `app.openapi` return the document of `endpoints`; it is built once, when it is first requested.
 
     Args:
-        shown: examples of bodies, by the path of their POST.
+        models: names of the server's models, by the placeholders of examples.
     """
+    shown = [each for each in endpoints if each.summary]
 
     def document() -> Described:
         if app.openapi_schema is None:
-            found = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
-            )
-            schemas = found.setdefault("components", {}).setdefault("schemas", {})
-            schemas |= models_json_schema(
-                [(body, "validation") for body in bodies], ref_template=REF.format("{model}")
-            )[1].get("$defs", {})
-            schemas |= msgspec.json.schema_components(structs, ref_template=REF.format("{name}"))[1]
-            schemas |= ERRORS
-            _secure(found, app)
-            for path, bodies_of_path in shown.items():
-                content = found["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-                content["examples"] = {name: {"value": body} for name, body in bodies_of_path.items()}
-            app.openapi_schema = found
+            app.openapi_schema = _document(app, shown, models)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _secure(document: Described, app: FastAPI) -> None:
-    """Tell of each route with a rule that it wants a key, and what is answered without one that fits."""
-    schemes = document["components"].setdefault("securitySchemes", {})
-    schemes["key"] = {"type": "http", "scheme": "bearer", "description": "where the server's `auth` is on"}
-    for route in routes_of(app):
-        if rule_of(route) is None or not route.include_in_schema:
-            continue
-        shape: Literal["openai", "problem"] = "openai" if speaks_openai(route.path_format or "") else "problem"
-        for method in route.methods or ():
-            operation = document["paths"][route.path_format][method.lower()]
-            operation["security"] = [{"key": []}]
-            operation["responses"] |= {str(status): told for status, told in failures(shape, 401, 403, 429).items()}
+def _document(app: FastAPI, endpoints: Sequence[Endpoint], models: Mapping[str, str]) -> Described:
+    routes = [_route(each, models) for each in endpoints]
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=routes)
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "required if the server's `auth` is on"}
+    }
+    components["schemas"] = components.get("schemas", {}) | _schemas(endpoints) | ERRORS
+    return document
+
+
+def _schemas(endpoints: Sequence[Endpoint]) -> Described:
+    """Return the components that the endpoints' bodies and responses refer to."""
+    bodies = [each.body for each in endpoints if each.body is not None]
+    responses = [response for each in endpoints for response in each.responses]
+    structs = [
+        struct
+        for response in responses
+        for struct in (response.struct, *(response.events or ()))
+        if struct is not None
+    ]
+    models = models_json_schema(
+        [(body, "validation") for body in dict.fromkeys(bodies)], ref_template=REF.format("{model}")
+    )
+    components = msgspec.json.schema_components(list(dict.fromkeys(structs)), ref_template=REF.format("{name}"))
+    found: Described = models[1].get("$defs", {}) | components[1]
+    return found
+
+
+def _route(endpoint: Endpoint, models: Mapping[str, str]) -> APIRoute:
+    """Return a route that FastAPI can describe; it is never called."""
+    responses: Responses = {each.status: _response(each) for each in endpoint.responses}
+    responses |= {status: _failure(endpoint, status) for status in endpoint.failures}
+    extra = _request_body(endpoint, models)
+    if endpoint.parameters:
+        extra["parameters"] = list(endpoint.parameters)
+    if not endpoint.public:
+        extra["security"] = [{"key": []}]
+        responses |= {status: _failure(endpoint, status) for status in (401, 403, 429)}
+    return APIRoute(
+        endpoint.path,
+        _stub(endpoint),
+        methods=[endpoint.method],
+        name=endpoint.handler.__name__,
+        summary=endpoint.summary,
+        tags=[endpoint.tag],
+        status_code=endpoint.responses[0].status,
+        response_class=Response,
+        responses=responses,
+        openapi_extra=extra,
+    )
+
+
+def _stub(endpoint: Endpoint) -> Callable[..., None]:
+    """Return a function whose signature has the parameters of the path."""
+
+    def stub() -> None: ...
+
+    names = compile_path(endpoint.path)[2]
+    stub.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=str) for name in names]
+    )
+    return stub
+
+
+def _response(response: ResponseDoc) -> Described:
+    content: Described = {}
+    if response.events is not None:
+        content["text/event-stream"] = {"schema": EVENT}
+    if response.struct is not None:
+        content["application/json"] = {"schema": {"$ref": REF.format(response.struct.__name__)}}
+    return {"description": response.description} | ({"content": content} if content else {})
+
+
+def _failure(endpoint: Endpoint, status: int) -> Described:
+    content = {endpoint.errors.media_type: {"schema": {"$ref": REF.format(endpoint.errors.schema)}}}
+    return {"description": http.HTTPStatus(status).phrase, "content": content}
+
+
+def _request_body(endpoint: Endpoint, models: Mapping[str, str]) -> Described:
+    if endpoint.form is not None:
+        content: Described = {"multipart/form-data": {"schema": endpoint.form}}
+    elif endpoint.body is not None:
+        media: Described = {"schema": {"$ref": REF.format(endpoint.body.__name__)}}
+        if endpoint.examples:
+            media["examples"] = {name: {"value": filled(body, models)} for name, body in endpoint.examples.items()}
+        content = {"application/json": media}
+    else:
+        return {}
+    return {"requestBody": {"required": True, "content": content}}

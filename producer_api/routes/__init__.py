@@ -1,5 +1,5 @@
 """HTTP routes, one module per API.
 
-A module declares its endpoints and calls `answers` and `admission`. Only `producer_api.app` and
-`producer_api.admin_app` import this package.
+A module has handlers with their `Endpoint` declarations; `catalog` collects them. `app`, `admin_app` and
+`batch_runner` import this package.
 """

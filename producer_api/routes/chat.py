@@ -1,60 +1,43 @@
-"""OpenAI's chat completions, streamed and whole.
+"""OpenAI's chat completions, streamed or complete.
 
-A client that leaves cancels its request, unless it gave an Idempotency-Key: then the answer goes on, and the same
-POST joins it, a stream after the Last-Event-ID.
+A client that disconnects cancels its request, unless it sent an Idempotency-Key: then the answer continues, and the
+same POST returns it; a stream resumes after Last-Event-ID.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer_api.admission.parsed_body import ParsedBody, refuse_stream
 from producer_api.answers.chat import ChatFraming, completion
 from producer_api.answers.reply import Reply
-from producer_api.auth.principal import Caller, Principal
-from producer_api.http.endpoint import Route
+from producer_api.auth.principal import Principal
+from producer_api.http.endpoint import Endpoint, ResponseDoc
+from producer_api.http.errors import OPENAI
 from producer_api.http.headers import idempotency_key, resume_point
-from producer_api.http.json_body import drafts, read_body
-from producer_api.openapi.document import ENDED, IDEMPOTENCY, RESUMING, body_of, failures, sse_response
+from producer_api.http.json_body import make_drafts, read_body
+from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, NOTHING_LEFT
+from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.services import Context
-from shared.schemas.openai.chat import ChatCompletion, ChatRequest
-from shared.token_log.answer import nothing_after
+from shared.protocol import Request as Draft
+from shared.schemas.openai.chat import ChatCompletion, ChatRequest, Chunk
+from shared.schemas.parsing import validate
+from shared.token_log.answer import Answer, nothing_after
 
-FAILURES = failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504)
+
+async def create(context: Context, request: Request, caller: Principal) -> Response:
+    body = await read_body(request, ChatRequest)
+    return await _answer(context, request, caller, body, stream=bool(body.stream))
 
 
-def chat_router(context: Context) -> APIRouter:
-    router = APIRouter(route_class=Route, prefix="/v1/chat", tags=["OpenAI"], dependencies=[context.allow("chat")])
-    described = body_of(ChatRequest) | {"parameters": [IDEMPOTENCY, RESUMING]}
-
-    @router.post(
-        "/completions",
-        summary="Create a chat completion",
-        openapi_extra=described,
-        responses={
-            **FAILURES,
-            **ENDED,
-            **sse_response("the completion; with `stream`, its chunks", ChatCompletion),
-        },
-    )
-    async def create(request: Request, caller: Caller) -> Response:
-        body = await read_body(request, ChatRequest)
-        return await _answer(context, request, caller, body, stream=bool(body.stream))
-
-    @router.post(
-        "/completions/stream",
-        summary="Create a chat completion that is always streamed",
-        openapi_extra=described,
-        responses={**FAILURES, **ENDED, **sse_response("the completion's chunks", None)},
-    )
-    async def create_stream(request: Request, caller: Caller) -> Response:
-        body = await read_body(request, ChatRequest)
-        return await _answer(context, request, caller, body, stream=True)
-
-    return router
+async def create_stream(context: Context, request: Request, caller: Principal) -> Response:
+    body = await read_body(request, ChatRequest)
+    return await _answer(context, request, caller, body, stream=True)
 
 
 async def _answer(
@@ -62,22 +45,22 @@ async def _answer(
 ) -> Response:
     key = await idempotency_key(request, tenant=caller.tenant, kind="chat", body=body)
     after = resume_point(request, resumable=stream and key is not None)
-    [draft] = await drafts(request, lambda: [body.to_request(caller.tenant, stream=stream)])
+    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant, stream=stream)])
     admission = await context.gateway.submit(
         draft,
         principal=caller,
         seed=body.seed,
-        within=body.timeout,
+        timeout_s=body.timeout,
         key=key,
         resuming=after >= 0,
     )
     admitted = admission.request
-    reply = Reply(context, request.state.facts, admission, lasting=key is not None)
-    if after >= 0 and nothing_after(await context.admitted.record(admitted.id, caller.tenant), after):
+    reply = Reply(context, request.state.facts, admission, detached=key is not None)
+    if after >= 0 and nothing_after(await context.request_control.record(admitted.id, caller.tenant), after):
         return Response(status_code=204)
     fingerprint = await context.gateway.fingerprint(admitted.model)
     if not stream:
-        return await reply.whole(request, partial(completion, admitted, fingerprint=fingerprint))
+        return await reply.complete(request, partial(completion, admitted, fingerprint=fingerprint))
     framing = ChatFraming(
         admitted,
         include_usage=body.include_usage,
@@ -86,3 +69,71 @@ async def _answer(
         resumable=key is not None,
     )
     return reply.stream(framing, after=after, eager=after >= 0)
+
+
+def parse_chat(data: bytes, tenant: str) -> ParsedBody:
+    """Read a body outside of HTTP. Raises InvalidRequest, MalformedBody."""
+    body = validate(data, ChatRequest)
+    refuse_stream(body.stream)
+
+    def word(requests: Sequence[Draft], answer: Answer, fingerprint: str | None) -> Any:
+        return completion(requests[0], answer, fingerprint)
+
+    drafts = (body.to_request(tenant, stream=False),)
+    return ParsedBody(drafts, body.seed, body.timeout, word, "priority" in body.model_fields_set)
+
+
+_QUESTION = {
+    "model": SERVED_MODEL,
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "max_tokens": 64,
+}
+_PLACE = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "country": {"type": "string"}},
+    "required": ["city", "country"],
+    "additionalProperties": False,
+}
+_endpoint = partial(
+    Endpoint,
+    group="chat",
+    errors=OPENAI,
+    charged=True,
+    tag="OpenAI",
+    body=ChatRequest,
+    parameters=[IDEMPOTENCY, LAST_EVENT_ID],
+    failures=(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+)
+ENDPOINTS = (
+    _endpoint(
+        "POST",
+        "/v1/chat/completions",
+        create,
+        batchable=parse_chat,
+        summary="Create a chat completion",
+        responses=(
+            ResponseDoc("the completion; with `stream`, its chunks", ChatCompletion, events=(Chunk,)),
+            NOTHING_LEFT,
+        ),
+        examples={
+            "A question": _QUESTION,
+            "Streamed, with usage": {**_QUESTION, "stream": True, "stream_options": {"include_usage": True}},
+            "Constrained by a JSON schema": {
+                **_QUESTION,
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "place", "strict": True, "schema": _PLACE},
+                },
+            },
+            "With log-probabilities": {**_QUESTION, "max_tokens": 4, "logprobs": True, "top_logprobs": 3},
+        },
+    ),
+    _endpoint(
+        "POST",
+        "/v1/chat/completions/stream",
+        create_stream,
+        summary="Create a chat completion that is always streamed",
+        responses=(ResponseDoc("the chunks of the completion", events=(Chunk,)), NOTHING_LEFT),
+        examples={"A question": _QUESTION},
+    ),
+)

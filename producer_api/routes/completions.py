@@ -1,63 +1,52 @@
-"""OpenAI's completions of plain texts, streamed and whole; one HTTP request may ask for many."""
+"""OpenAI's completions of plain texts, streamed or complete; one HTTP request may have several prompts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer_api.admission.parsed_body import ParsedBody, refuse_stream
 from producer_api.answers.completions import TextFraming, text_completion
 from producer_api.answers.reply import Reply
-from producer_api.auth.principal import Caller, Principal
-from producer_api.http.endpoint import Route
-from producer_api.http.headers import idempotency_key, resume_places
-from producer_api.http.json_body import drafts, read_body
-from producer_api.openapi.document import ENDED, IDEMPOTENCY, PLACE, body_of, failures, sse_response
+from producer_api.auth.principal import Principal
+from producer_api.http.endpoint import Endpoint, ResponseDoc
+from producer_api.http.errors import OPENAI
+from producer_api.http.headers import idempotency_key, resume_points
+from producer_api.http.json_body import make_drafts, read_body
+from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_IDS, NOTHING_LEFT
+from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.services import Context
+from shared.protocol import Request as Draft
 from shared.schemas.openai.completions import Completion, CompletionRequest
-from shared.token_log.answer import before_end, nothing_after
+from shared.schemas.parsing import validate
+from shared.token_log.answer import Answer, before_end, nothing_after
 
 
-def completions_router(context: Context) -> APIRouter:
-    router = APIRouter(
-        route_class=Route, prefix="/v1/completions", tags=["OpenAI"], dependencies=[context.allow("completions")]
-    )
-
-    @router.post(
-        "",
-        summary="Complete texts",
-        openapi_extra=body_of(CompletionRequest) | {"parameters": [IDEMPOTENCY, PLACE]},
-        responses={
-            **failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
-            **ENDED,
-            **sse_response("the completion; with `stream`, chunks of the same shape", Completion),
-        },
-    )
-    async def create(request: Request, caller: Caller) -> Response:
-        body = await read_body(request, CompletionRequest)
-        return await _answer(context, request, caller, body)
-
-    return router
+async def create(context: Context, request: Request, caller: Principal) -> Response:
+    body = await read_body(request, CompletionRequest)
+    return await _answer(context, request, caller, body)
 
 
 async def _answer(context: Context, request: Request, caller: Principal, body: CompletionRequest) -> Response:
     stream, echo = bool(body.stream), bool(body.echo)
-    made = await drafts(request, lambda: body.to_requests(caller.tenant, stream=stream))
+    made = await make_drafts(request, lambda: body.to_requests(caller.tenant, stream=stream))
     key = await idempotency_key(request, tenant=caller.tenant, kind="completion", body=body)
-    after = resume_places(request, len(made), resumable=stream and key is not None)
+    after = resume_points(request, len(made), resumable=stream and key is not None)
     resumed = max(after) >= 0
     admission = await context.gateway.submit_all(
-        made, principal=caller, seed=body.seed, within=body.timeout, key=key, resuming=resumed
+        made, principal=caller, seed=body.seed, timeout_s=body.timeout, key=key, resuming=resumed
     )
     requests = admission.requests
-    reply = Reply(context, request.state.facts, admission, lasting=key is not None)
+    reply = Reply(context, request.state.facts, admission, detached=key is not None)
     fingerprint = await context.gateway.fingerprint(body.model)
     if not stream:
-        return await reply.whole(request, partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
+        return await reply.complete(request, partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
     if resumed:
-        records = [await context.admitted.record(each.id, caller.tenant) for each in requests]
+        records = [await context.request_control.record(each.id, caller.tenant) for each in requests]
         if all(nothing_after(record, seq) for record, seq in zip(records, after, strict=True)):
             return Response(status_code=204)
         after = [before_end(record, seq) for record, seq in zip(records, after, strict=True)]
@@ -69,5 +58,47 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
         resumable=key is not None,
         fingerprint=fingerprint,
     )
-    again = resumed and body.logprobs is not None  # their offsets count what was told before
+    again = resumed and body.logprobs is not None  # their text offsets depend on the text before
     return reply.stream(framing, after=after, eager=resumed, again=again)
+
+
+def parse_completion(data: bytes, tenant: str) -> ParsedBody:
+    """Read a body outside of HTTP. Raises InvalidRequest, MalformedBody."""
+    body = validate(data, CompletionRequest)
+    refuse_stream(body.stream)
+
+    def word(requests: Sequence[Draft], answer: Answer, fingerprint: str | None) -> Any:
+        return text_completion(requests, answer, echo=bool(body.echo), fingerprint=fingerprint)
+
+    drafts = tuple(body.to_requests(tenant, stream=False))
+    return ParsedBody(drafts, body.seed, body.timeout, word, "priority" in body.model_fields_set)
+
+
+_TEXT = {"model": SERVED_MODEL, "prompt": "Rivers are", "max_tokens": 32}
+ENDPOINTS = (
+    Endpoint(
+        "POST",
+        "/v1/completions",
+        create,
+        group="completions",
+        errors=OPENAI,
+        charged=True,
+        batchable=parse_completion,
+        summary="Complete texts",
+        tag="OpenAI",
+        body=CompletionRequest,
+        parameters=[IDEMPOTENCY, LAST_EVENT_IDS],
+        responses=(
+            ResponseDoc(
+                "the completion; with `stream`, chunks of the same shape", Completion, events=(Completion,)
+            ),
+            NOTHING_LEFT,
+        ),
+        failures=(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+        examples={
+            "A text": _TEXT,
+            "Several prompts, streamed": {**_TEXT, "prompt": ["Rivers are", "Mills are"], "stream": True},
+            "Echo, with log-probabilities": {**_TEXT, "max_tokens": 1, "echo": True, "logprobs": 1},
+        },
+    ),
+)

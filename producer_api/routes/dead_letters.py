@@ -1,117 +1,84 @@
-"""Requests that were set aside: to be looked at, run again, or thrown away. Each tenant sees its own."""
+"""Dead letters: list, show, replay and delete failed requests. Each tenant sees its own; the admin port, all."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 
 import msgspec
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
-from producer_api.admission.idempotency import HEADER, Key
+from producer_api.admission.deadline import redis_deadline
+from producer_api.admission.idempotency import HEADER, IdempotencyKey
 from producer_api.answers.jobs import describe
-from producer_api.auth.principal import Caller, Principal
-from producer_api.http.endpoint import Route
-from producer_api.http.json_body import json_answer
-from producer_api.openapi.document import IDEMPOTENCY, failures, parameter, struct_response
-from producer_api.routes.jobs import accepted, told
+from producer_api.auth.principal import Principal
+from producer_api.http.endpoint import Endpoint, ResponseDoc
+from producer_api.http.errors import NATIVE
+from producer_api.http.json_body import json_response
+from producer_api.openapi.document import IDEMPOTENCY, parameter
+from producer_api.routes.jobs import accepted, job_response
 from producer_api.schemas.dead_letters import Letter, LetterList, Removed
 from producer_api.services import Context
 from shared.dead_letters.store import DeadLetter
 from shared.errors import InvalidRequest, NotFound
 from shared.schemas.native.jobs import Job
 
-USUAL, MOST = 100, 1000  # letters of one list
-PAGE = 200
-LIMIT = parameter("limit", "query", f"most to list; default {USUAL}", type="integer", minimum=1, maximum=MOST)
-AFTER = parameter("after", "query", "only those older than the letter with this id", type="string")
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000  # letters in one page
+PAGE_SIZE = 200
+LIMIT = parameter(
+    "limit", "query", f"number of letters; default {DEFAULT_LIMIT}", type="integer", minimum=1, maximum=MAX_LIMIT
+)
+AFTER = parameter("after", "query", "only letters older than the one with this id", type="string")
 
 
-def dead_letters_router(context: Context, *, admin: bool = False) -> APIRouter:
-    """`admin`: over those of all tenants, for who may administer."""
-    router = APIRouter(
-        route_class=Route,
-        prefix="/v1/dead-letters",
-        tags=["Dead letters"],
-        dependencies=[context.allow("dead-letters", admin=admin)],
+async def all_letters(context: Context, request: Request, owner: str | None) -> Response:
+    limit, found = _limit(request), []
+    async for letter in _of_tenant(context, request.query_params.get("after", ""), owner):
+        found.append(Letter.from_dead_letter(letter))
+        if len(found) == limit:
+            break
+    return json_response(LetterList(found))
+
+
+async def purge(context: Context, owner: str | None) -> Response:
+    letter_ids = [letter.id async for letter in _of_tenant(context, "", owner)]
+    async with redis_deadline():
+        return json_response(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
+
+
+async def see(context: Context, letter_id: str, owner: str | None) -> Response:
+    return json_response(Letter.from_dead_letter(await _find(context, letter_id, owner), with_request=True))
+
+
+async def remove(context: Context, letter_id: str, owner: str | None) -> Response:
+    await _find(context, letter_id, owner)
+    async with redis_deadline():
+        return json_response(Removed(await context.backend.dead_letters.remove([letter_id])))
+
+
+async def replay(
+    context: Context, request: Request, letter_id: str, caller: Principal, owner: str | None
+) -> Response:
+    key = IdempotencyKey.from_header(
+        request.headers.getlist(HEADER), tenant=caller.tenant, kind="replay", body=letter_id
     )
-
-    def owner(caller: Principal) -> str | None:
-        return None if admin else caller.tenant
-
-    @router.get(
-        "",
-        summary="List what was set aside, newest first",
-        openapi_extra={"parameters": [LIMIT, AFTER]},
-        responses={**failures("problem", 400, 500, 503), 200: struct_response("the letters", LetterList)},
-    )
-    async def all_letters(request: Request, caller: Caller) -> Response:
-        limit, found = _limit(request), []
-        async for letter in _of_tenant(context, request.query_params.get("after", ""), owner(caller)):
-            found.append(Letter.of(letter))
-            if len(found) == limit:
-                break
-        return json_answer(LetterList(found))
-
-    @router.delete(
-        "",
-        summary="Throw all away",
-        responses={**failures("problem", 500, 503), 200: struct_response("how many there were", Removed)},
-    )
-    async def purge(caller: Caller) -> Response:
-        letter_ids = [letter.id async for letter in _of_tenant(context, "", owner(caller))]
-        async with patience():
-            return json_answer(Removed(await context.backend.dead_letters.remove(letter_ids) if letter_ids else 0))
-
-    @router.get(
-        "/{letter_id}",
-        summary="See one, with its request",
-        responses={**failures("problem", 404, 500, 503), 200: struct_response("the letter", Letter)},
-    )
-    async def see(letter_id: str, caller: Caller) -> Response:
-        return json_answer(Letter.of(await _find(context, letter_id, owner(caller)), whole=True))
-
-    @router.delete(
-        "/{letter_id}",
-        summary="Throw one away",
-        responses={**failures("problem", 404, 500, 503), 200: struct_response("1", Removed)},
-    )
-    async def remove(letter_id: str, caller: Caller) -> Response:
-        await _find(context, letter_id, owner(caller))
-        async with patience():
-            return json_answer(Removed(await context.backend.dead_letters.remove([letter_id])))
-
-    @router.post(
-        "/{letter_id}/replay",
-        status_code=202,
-        summary="Run one again, as a new job",
-        openapi_extra={"parameters": [IDEMPOTENCY]},
-        responses={
-            **failures("problem", 400, 404, 422, 429, 500, 503),
-            202: struct_response("the new job; the letter is gone", Job),
-        },
-    )
-    async def replay(request: Request, letter_id: str, caller: Caller) -> Response:
-        key = Key.of(request.headers.getlist(HEADER), tenant=caller.tenant, kind="replay", body=letter_id)
-        try:
-            draft = msgspec.structs.replace((await _find(context, letter_id, owner(caller))).request, deadline=None)
-        except NotFound:  # it was replayed before, maybe under this key
-            if key is None or (before := await context.gateway.known(key, owner(caller))) is None:
-                raise
-            return told(await describe(context, before), joined=True)
-        admission = await context.gateway.submit(draft, principal=caller, seed=draft.params.seed, key=key)
-        async with patience():
-            await context.backend.dead_letters.remove([letter_id])
-        return await accepted(context, request, admission)
-
-    return router
+    try:
+        draft = msgspec.structs.replace((await _find(context, letter_id, owner)).request, deadline=None)
+    except NotFound:  # replayed before, perhaps under this key
+        if key is None or (before := await context.gateway.find_by_key(key, owner)) is None:
+            raise
+        return job_response(await describe(context, before), joined=True)
+    admission = await context.gateway.submit(draft, principal=caller, seed=draft.params.seed, key=key)
+    async with redis_deadline():
+        await context.backend.dead_letters.remove([letter_id])
+    return await accepted(context, request, admission)
 
 
 async def _find(context: Context, letter_id: str, owner: str | None) -> DeadLetter:
-    """Raises NotFound for an unknown id and for somebody else's alike."""
-    async with patience():
+    """Return a letter. Raises NotFound for an unknown id and for another tenant's."""
+    async with redis_deadline():
         letter = await context.backend.dead_letters.get(letter_id)
     if letter is None or owner not in (None, letter.request.tenant):
         raise NotFound(f"there is no dead letter {letter_id[:64]!r}")
@@ -119,20 +86,69 @@ async def _find(context: Context, letter_id: str, owner: str | None) -> DeadLett
 
 
 async def _of_tenant(context: Context, after: str, owner: str | None) -> AsyncIterator[DeadLetter]:
-    """Newest first."""
+    """Yield letters, newest first."""
     while True:
-        async with patience():
-            page = await context.backend.dead_letters.list(after=after, most=PAGE)
+        async with redis_deadline():
+            page = await context.backend.dead_letters.list(after=after, most=PAGE_SIZE)
         for letter in page:
             if owner in (None, letter.request.tenant):
                 yield letter
-        if len(page) < PAGE:
+        if len(page) < PAGE_SIZE:
             return
         after = page[-1].id
 
 
 def _limit(request: Request) -> int:
-    given = request.query_params.get("limit", str(USUAL))
-    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MOST):
-        raise InvalidRequest(f"limit must be a number from 1 to {MOST}", param="limit")
+    given = request.query_params.get("limit", str(DEFAULT_LIMIT))
+    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MAX_LIMIT):
+        raise InvalidRequest(f"limit must be between 1 and {MAX_LIMIT}", param="limit")
     return int(given)
+
+
+_endpoint = partial(Endpoint, group="dead-letters", errors=NATIVE, tag="Dead letters")
+ENDPOINTS = (
+    _endpoint(
+        "GET",
+        "/v1/dead-letters",
+        all_letters,
+        summary="List the dead letters, newest first",
+        parameters=[LIMIT, AFTER],
+        responses=(ResponseDoc("the letters", LetterList),),
+        failures=(400, 500, 503),
+    ),
+    _endpoint(
+        "DELETE",
+        "/v1/dead-letters",
+        purge,
+        summary="Delete all dead letters",
+        responses=(ResponseDoc("the number of deleted letters", Removed),),
+        failures=(500, 503),
+    ),
+    _endpoint(
+        "GET",
+        "/v1/dead-letters/{letter_id}",
+        see,
+        summary="Get a dead letter with its request",
+        responses=(ResponseDoc("the letter", Letter),),
+        failures=(404, 500, 503),
+    ),
+    _endpoint(
+        "DELETE",
+        "/v1/dead-letters/{letter_id}",
+        remove,
+        summary="Delete a dead letter",
+        responses=(ResponseDoc("1", Removed),),
+        failures=(404, 500, 503),
+    ),
+    _endpoint(
+        "POST",
+        "/v1/dead-letters/{letter_id}/replay",
+        replay,
+        charged=True,
+        summary="Replay a dead letter as a new job",
+        parameters=[IDEMPOTENCY],
+        responses=(ResponseDoc("the new job; the letter is deleted", Job, status=202),),
+        failures=(400, 404, 422, 429, 500, 503),
+    ),
+)
+ADMIN_ENDPOINTS = tuple(replace(each, admin=True) for each in ENDPOINTS)  # over the letters of all tenants

@@ -1,24 +1,25 @@
-"""For machines that watch us: alive, and ready."""
+"""Probes for monitoring: liveness and readiness."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Literal
 
 import msgspec
-from fastapi import APIRouter
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
-from producer_api.http.access import PUBLIC
-from producer_api.http.open_streams import stopping
-from producer_api.openapi.document import struct_response
+from producer_api.admission.deadline import redis_deadline
+from producer_api.http.endpoint import Endpoint, ResponseDoc
+from producer_api.http.json_body import json_response
+from producer_api.http.open_streams import shutdown_error
 from producer_api.services import Context
 from shared.errors import Unavailable
 from shared.models.worker_registry import WorkerExit, WorkerInfo
 
 
 class WorkerState(msgspec.Struct):
-    """As its last heartbeat told: sequences in and before the batch, KV blocks in use and in all."""
+    """Worker as of its last heartbeat: sequences running and waiting, KV blocks in use and in total."""
 
     id: str
     state: str
@@ -34,7 +35,7 @@ class WorkerState(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    """`progress` from 0 to 1 is the furthest worker's; `reason` is there when not ready."""
+    """Readiness of the default model; `progress`, from 0 to 1, is of the worker that has loaded most."""
 
     ready: bool
     model: str
@@ -43,42 +44,27 @@ class Readiness(msgspec.Struct):
     reason: str | None = None
 
 
-def alive_router() -> APIRouter:
-    router = APIRouter(tags=["Operation"], dependencies=[PUBLIC])
-
-    @router.get("/health", summary="Does this process live?")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    return router
+class Health(msgspec.Struct):
+    status: Literal["ok"] = "ok"
 
 
-def ready_router(context: Context) -> APIRouter:
-    router = APIRouter(tags=["Operation"], dependencies=[PUBLIC])
+async def health() -> Response:
+    return json_response(Health())
 
-    @router.get(
-        "/ready",
-        summary="Is the model served?",
-        responses={
-            200: struct_response("a worker serves the model", Readiness),
-            503: struct_response("not yet, or not any more", Readiness),
-        },
-    )
-    async def ready() -> Response:
-        found = await readiness(context)
-        headers = {} if found.ready else {"retry-after": "1"}
-        return Response(msgspec.json.encode(found), 200 if found.ready else 503, headers, "application/json")
 
-    return router
+async def ready(context: Context) -> Response:
+    found = await readiness(context)
+    headers = {} if found.ready else {"retry-after": "1"}
+    return json_response(found, 200 if found.ready else 503, headers)
 
 
 async def readiness(context: Context) -> Readiness:
-    """Whether the default model is served, and by whom; while the process stops, it is not."""
+    """Return whether a worker serves the default model; during a shutdown, not ready."""
     model = context.catalog.served_model
-    if context.attendance.draining:
-        return Readiness(False, model, 1.0, [], stopping().message)
+    if context.open_answers.draining:
+        return Readiness(False, model, 1.0, [], shutdown_error().message)
     try:
-        async with patience():
+        async with redis_deadline():
             workers = await context.catalog.workers(model)
             reason = f"{model} is loading" if workers else await _absence(context, model)
     except Unavailable as error:
@@ -103,3 +89,26 @@ def _described(last: WorkerExit, now: float) -> str:
     left = math.ceil(last.restart_at - now)
     restart = f"restart in {left} s" if left > 0 else "restarting now"
     return f"the last one {end} {max(0, round(now - last.at))} s ago, {restart}"
+
+
+_probe = partial(Endpoint, group=None, logged=False, while_draining=True, tag="Operation")
+HEALTH = _probe(
+    "GET",
+    "/health",
+    health,
+    summary="Is this process alive?",
+    responses=(ResponseDoc("it is", Health),),
+)
+ENDPOINTS = (
+    HEALTH,
+    _probe(
+        "GET",
+        "/ready",
+        ready,
+        summary="Is the model served?",
+        responses=(
+            ResponseDoc("a worker serves the model", Readiness),
+            ResponseDoc("not yet, or no longer", Readiness, status=503),
+        ),
+    ),
+)

@@ -1,36 +1,45 @@
-"""The front end's metrics, for Prometheus."""
+"""The front end's metrics in Prometheus' format."""
 
 from __future__ import annotations
 
 import structlog
-from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
+from producer_api.admission.deadline import redis_deadline
+from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.services import Context
 from shared.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
 
-def metrics_router(context: Context) -> APIRouter:
-    router = APIRouter(tags=["Operation"], dependencies=[context.allow("metrics", admin=True)])
-
-    @router.get("/metrics", summary="Metrics, in Prometheus' format", response_class=Response)
-    async def metrics() -> Response:
-        await _measure_queues(context)
-        return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return router
+async def metrics(context: Context) -> Response:
+    await _measure_queues(context)
+    return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _measure_queues(context: Context) -> None:
     try:
-        async with patience():
+        async with redis_deadline():
             for info in await context.catalog.models():
                 context.metrics.show_depth(info.name, await context.backend.transport.depth(info.name))
         context.metrics.redis_up.set(1)
     except Unavailable as error:
         context.metrics.redis_up.set(0)
         log.warning("queues_not_measured", error=error.message)
+
+
+ADMIN_ENDPOINTS = (
+    Endpoint(
+        "GET",
+        "/metrics",
+        metrics,
+        group=None,
+        admin=True,
+        logged=False,
+        summary="Metrics, in Prometheus' format",
+        tag="Operation",
+        responses=(ResponseDoc("the metrics"),),
+    ),
+)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import msgspec
-from fastapi import APIRouter
 from starlette.responses import Response
 
-from producer_api.admission.deadline import patience
-from producer_api.auth.principal import Caller
-from producer_api.http.endpoint import Route
-from producer_api.http.json_body import json_answer
-from producer_api.openapi.document import failures, struct_response
+from producer_api.admission.deadline import redis_deadline
+from producer_api.auth.principal import Principal
+from producer_api.http.endpoint import Endpoint, ResponseDoc
+from producer_api.http.errors import OPENAI
+from producer_api.http.json_body import json_response
 from producer_api.services import Context
 from shared.models.worker_registry import ModelInfo, Task
 
 
 class Model(msgspec.Struct):
-    """One model; `max_model_len` in tokens and `task` are ours, null while no worker has loaded it."""
+    """One model; our fields `max_model_len`, in tokens, and `task` are null until a worker has loaded it."""
 
     id: str
     created: int
@@ -37,29 +37,34 @@ class ModelList(msgspec.Struct):
     object: Literal["list"] = "list"
 
 
-def models_router(context: Context) -> APIRouter:
-    router = APIRouter(
-        route_class=Route, prefix="/v1/models", tags=["OpenAI"], dependencies=[context.allow("models")]
-    )
+async def all_models(context: Context, caller: Principal) -> Response:
+    async with redis_deadline():
+        found = await context.catalog.models()
+    return json_response(ModelList([Model.of(info) for info in found if caller.may_use(info.name)]))
 
-    @router.get(
-        "",
+
+async def one_model(context: Context, name: str, caller: Principal) -> Response:
+    caller.check_model(name)
+    async with redis_deadline():
+        return json_response(Model.of(await context.catalog.find(name)))
+
+
+_endpoint = partial(Endpoint, group="models", errors=OPENAI, tag="OpenAI")
+ENDPOINTS = (
+    _endpoint(
+        "GET",
+        "/v1/models",
+        all_models,
         summary="List the models",
-        responses={**failures("openai", 500, 503), 200: struct_response("all that a request may name", ModelList)},
-    )
-    async def all_models(caller: Caller) -> Response:
-        async with patience():
-            found = await context.catalog.models()
-        return json_answer(ModelList([Model.of(info) for info in found if caller.may_use(info.name)]))
-
-    @router.get(
-        "/{name:path}",
-        summary="See a model",
-        responses={**failures("openai", 404, 500, 503), 200: struct_response("the model", Model)},
-    )
-    async def one_model(name: str, caller: Caller) -> Response:
-        caller.check_model(name)
-        async with patience():
-            return json_answer(Model.of(await context.catalog.find(name)))
-
-    return router
+        responses=(ResponseDoc("all models that a request may name", ModelList),),
+        failures=(500, 503),
+    ),
+    _endpoint(
+        "GET",
+        "/v1/models/{name:path}",
+        one_model,
+        summary="Get a model",
+        responses=(ResponseDoc("the model", Model),),
+        failures=(404, 500, 503),
+    ),
+)

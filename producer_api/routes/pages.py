@@ -1,16 +1,16 @@
-"""The two pages, the playground and the API reference, and the files they load; all are kept in memory."""
+"""Two pages, the playground and the API reference, and the files they load; all are kept in memory."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer_api.http.access import PUBLIC
+from producer_api.http.endpoint import Endpoint
 
 WEB = Path(__file__).parent.parent / "web"
 HTML = "text/html; charset=utf-8"
@@ -38,14 +38,18 @@ class StaticFile:
     (RFC 9111, section 3.2), so a policy that is missing or different there changes the page it shows.
     """
 
-    content: bytes
+    path: Path
     media_type: str
 
-    @property
+    @cached_property
+    def content(self) -> bytes:
+        return self.path.read_bytes()
+
+    @cached_property
     def etag(self) -> str:
         return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
 
-    @property
+    @cached_property
     def headers(self) -> dict[str, str]:
         headers = {"content-type": self.media_type, "etag": self.etag, "cache-control": "no-cache"}
         return headers | ({"content-security-policy": PAGE_POLICY} if self.media_type == HTML else {})
@@ -57,14 +61,13 @@ class StaticFile:
         return Response(self.content, headers=self.headers)
 
 
-def pages_router() -> APIRouter:
-    router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
-    for path, (name, media_type) in FILES.items():
-        router.add_api_route(path, StaticFile((WEB / name).read_bytes(), media_type).respond, methods=["GET"])
-    return router
-
-
 def _lists(given: list[str], etag: str) -> bool:
     """Return whether an If-None-Match names `etag`; a proxy that compresses makes it a weak one (`W/"…"`)."""
     tags = [tag.strip().removeprefix("W/") for value in given for tag in value.split(",")]
     return etag in tags or "*" in tags
+
+
+ENDPOINTS = tuple(
+    Endpoint("GET", path, StaticFile(WEB / name, media_type).respond, group=None)
+    for path, (name, media_type) in FILES.items()
+)

@@ -1,115 +1,81 @@
-"""OpenAI's responses: create, streamed or whole or in the background; see, resume, cancel and delete stored ones.
+"""OpenAI's responses: created as a stream, complete or in the background; stored ones can be resumed.
 
-A client that leaves cancels its response, unless that is in the background or was sent with an Idempotency-Key.
+A client that disconnects cancels its response, unless it runs in the background or has an Idempotency-Key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from fastapi import APIRouter
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.gateway import Admission
+from producer_api.admission.parsed_body import ParsedBody, refuse_stream
 from producer_api.answers import stored_responses as stored
 from producer_api.answers.reply import Reply
-from producer_api.answers.response_stream import ResponseFraming, admitted, whole
-from producer_api.auth.principal import Caller, Principal, Tenant
-from producer_api.http.endpoint import Route
+from producer_api.answers.response_stream import ResponseFraming, complete_response, with_identity
+from producer_api.auth.principal import Principal
+from producer_api.http.endpoint import Endpoint, ResponseDoc
+from producer_api.http.errors import OPENAI, OpenAIErrors
 from producer_api.http.headers import REPLAYED, idempotency_key, resume_point
-from producer_api.http.json_body import drafts, json_answer, off_loop, read_body
+from producer_api.http.json_body import json_response, make_drafts, off_loop, read_body
 from producer_api.http.sse import EventStream
-from producer_api.openapi.document import (
-    IDEMPOTENCY,
-    RESUMING,
-    body_of,
-    failures,
-    parameter,
-    sse_response,
-    struct_response,
-)
-from producer_api.openapi.pagination import ORDER, Page, paging
+from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, parameter
+from producer_api.openapi.examples import SERVED_MODEL
+from producer_api.openapi.pagination import ORDER, Page, page_parameters
 from producer_api.services import Context
 from shared.errors import InvalidRequest
+from shared.protocol import Request as Draft
 from shared.schemas.openai.response_object import ItemList, ResponseDeleted, ResponseObject
 from shared.schemas.openai.responses import ResponseRequest
+from shared.schemas.parsing import validate
+from shared.token_log.answer import Answer
 
 STARTING_AFTER = "starting_after"
-STREAM = parameter("stream", "query", "tell its events, from the first on", type="boolean")
+STREAM = parameter("stream", "query", "stream the events from the first on", type="boolean")
 AFTER = parameter(
-    STARTING_AFTER, "query", "with stream: only the events after the one of this number", type="integer", minimum=-1
+    STARTING_AFTER, "query", "with stream: only the events after this sequence number", type="integer", minimum=-1
 )
-USUAL, MOST = 20, 100  # input items listed at once
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100  # input items in one page
 
 
-def responses_router(context: Context) -> APIRouter:
-    router = APIRouter(
-        route_class=Route, prefix="/v1/responses", tags=["OpenAI"], dependencies=[context.allow("responses")]
-    )
-    seen = {**failures("openai", 404, 500, 503), 200: struct_response("as it stands", ResponseObject)}
+async def create(context: Context, request: Request, caller: Principal) -> Response:
+    return await _create(context, request, caller, await read_body(request, ResponseRequest))
 
-    @router.post(
-        "",
-        summary="Create a response",
-        openapi_extra=body_of(ResponseRequest) | {"parameters": [IDEMPOTENCY, RESUMING]},
-        responses={
-            **failures("openai", 400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
-            **sse_response("the response; in the background, as it stands; with `stream`, events", ResponseObject),
-        },
-    )
-    async def create(request: Request, caller: Caller) -> Response:
-        return await _create(context, request, caller, await read_body(request, ResponseRequest))
 
-    @router.get(
-        "/{response_id}",
-        summary="See a stored response, or go on with its stream",
-        openapi_extra={"parameters": [STREAM, AFTER, RESUMING]},
-        responses={
-            **failures("openai", 400, 404, 500, 503),
-            **sse_response("as it stands; with `stream`, its events", ResponseObject),
-        },
-    )
-    async def retrieve(request: Request, response_id: str, tenant: Tenant) -> Response:
-        stream = _flag(request, "stream")
-        after = resume_point(request, STARTING_AFTER)
-        if after >= 0 and not stream:
-            raise InvalidRequest(f"{STARTING_AFTER}: only allowed with stream", param=STARTING_AFTER)
-        found = await stored.find(context, response_id, tenant)
-        if not stream:
-            return json_answer(await stored.describe(context, found))
-        events = context.backend.token_log.follow(found.record.id, idle=context.settings.keepalive)
-        framing = ResponseFraming(found.asked, after=after, resumable=True)
-        return EventStream(events, framing, context.attendance, eager=True, abandon=None)
+async def retrieve(context: Context, request: Request, response_id: str, tenant: str) -> Response:
+    stream = _flag(request, "stream")
+    after = resume_point(request, STARTING_AFTER)
+    if after >= 0 and not stream:
+        raise InvalidRequest(f"{STARTING_AFTER} is only allowed with stream", param=STARTING_AFTER)
+    found = await stored.find(context, response_id, tenant)
+    if not stream:
+        return json_response(await stored.describe(context, found))
+    events = context.backend.token_log.follow(found.record.id, idle=context.settings.keepalive)
+    framing = ResponseFraming(found.response, after=after, resumable=True)
+    return EventStream(events, framing, context.open_answers, eager=True, abandon=None)
 
-    @router.post("/{response_id}/cancel", summary="Cancel a stored response", responses=seen)
-    async def cancel(response_id: str, tenant: Tenant) -> Response:
-        found = await stored.find(context, response_id, tenant)
-        await context.admitted.cancel(found.record.id)
-        return json_answer(await stored.describe(context, await stored.find(context, response_id, tenant)))
 
-    @router.delete(
-        "/{response_id}",
-        summary="Delete a stored response",
-        responses={**failures("openai", 404, 500, 503), 200: struct_response("it is gone", ResponseDeleted)},
-    )
-    async def delete(response_id: str, tenant: Tenant) -> Response:
-        found = await stored.find(context, response_id, tenant)
-        await context.admitted.forget(found.record.id)
-        return json_answer(ResponseDeleted(response_id))
+async def cancel(context: Context, response_id: str, tenant: str) -> Response:
+    found = await stored.find(context, response_id, tenant)
+    await context.request_control.cancel(found.record.id)
+    return json_response(await stored.describe(context, await stored.find(context, response_id, tenant)))
 
-    @router.get(
-        "/{response_id}/input_items",
-        summary="List what a stored response went on from",
-        openapi_extra={"parameters": [*paging(USUAL, MOST), ORDER]},
-        responses={**failures("openai", 400, 404, 500, 503), 200: struct_response("its items", ItemList)},
-    )
-    async def input_items(request: Request, response_id: str, tenant: Tenant) -> Response:
-        page = Page.of(request, usual=USUAL, most=MOST)
-        found = await stored.find(context, response_id, tenant)
-        return json_answer(_listed(found, page))
 
-    return router
+async def delete(context: Context, response_id: str, tenant: str) -> Response:
+    found = await stored.find(context, response_id, tenant)
+    await context.request_control.forget(found.record.id)
+    return json_response(ResponseDeleted(response_id))
+
+
+async def input_items(context: Context, request: Request, response_id: str, tenant: str) -> Response:
+    page = Page.from_request(request, default=DEFAULT_LIMIT, maximum=MAX_LIMIT)
+    found = await stored.find(context, response_id, tenant)
+    return json_response(_listed(found, page))
 
 
 async def _create(context: Context, request: Request, caller: Principal, body: ResponseRequest) -> Response:
@@ -119,34 +85,34 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
     items = await stored.conversation(context, body.previous_response_id, caller.tenant)
     items += await off_loop(request, lambda: [item.to_item() for item in body.input])
     asked = body.to_object()
-    [draft] = await drafts(request, lambda: [body.to_request(caller.tenant, items)])
+    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant, items)])
     admission = await context.gateway.submit(
         draft,
         principal=caller,
         seed=body.seed,
-        within=body.timeout,
+        timeout_s=body.timeout,
         key=key,
         resuming=after >= 0,
         keepsake=stored.keepsake(context, asked, items) if body.stored else None,
     )
-    asked = admitted(asked, admission.request)
+    asked = with_identity(asked, admission.request)
     if body.background and not body.stream:
         return await _accepted(context, request, admission, asked)
-    lasting = bool(body.background) or key is not None
-    reply = Reply(context, request.state.facts, admission, lasting=lasting)
+    detached = bool(body.background) or key is not None
+    reply = Reply(context, request.state.facts, admission, detached=detached)
     if body.stream:
-        framing = ResponseFraming(asked, after=after, resumable=lasting)
+        framing = ResponseFraming(asked, after=after, resumable=detached)
         return reply.stream(framing, eager=bool(body.background) or after >= 0)
-    return await reply.whole(request, partial(whole, asked))
+    return await reply.complete(request, partial(complete_response, asked))
 
 
 async def _accepted(context: Context, request: Request, admission: Admission, asked: ResponseObject) -> Response:
-    """The response as it stands."""
+    """Return a response in the background, in its present state."""
     made = admission.request
     context.note(request.state.facts, made)
     if not admission.joined:
-        return json_answer(asked)
-    return json_answer(
+        return json_response(asked)
+    return json_response(
         await stored.describe(context, await stored.find(context, asked.id, made.tenant)), headers=REPLAYED
     )
 
@@ -165,3 +131,93 @@ def _flag(request: Request, name: str) -> bool:
     if given not in ("true", "false"):
         raise InvalidRequest(f"{name} must be true or false", param=name)
     return given == "true"
+
+
+def parse_response(data: bytes, tenant: str) -> ParsedBody:
+    """Read a body outside of HTTP, where responses are not stored. Raises InvalidRequest, MalformedBody."""
+    body = validate(data, ResponseRequest)
+    refuse_stream(body.stream)
+    for name in ("background", "store", "previous_response_id"):
+        if getattr(body, name):
+            raise InvalidRequest(f"{name} must be left out: this response cannot be stored", param=name)
+    asked = msgspec.structs.replace(body.to_object(), store=False)
+
+    def word(requests: Sequence[Draft], answer: Answer, _: str | None) -> Any:
+        return complete_response(with_identity(asked, requests[0]), answer)
+
+    drafts = (body.to_request(tenant, [item.to_item() for item in body.input]),)
+    return ParsedBody(drafts, body.seed, body.timeout, word, body.priority is not None)
+
+
+RESPONSE_ERRORS = OpenAIErrors(
+    field_names=(
+        (r"^messages\b.*", "input"),
+        (r"^max_tokens$", "max_output_tokens"),
+        (r"^logprobs$", "top_logprobs"),
+        (r"^(tools\[\d+\])\.function", r"\1"),
+    )
+)
+_endpoint = partial(Endpoint, group="responses", errors=OPENAI, tag="OpenAI")
+ENDPOINTS = (
+    _endpoint(
+        "POST",
+        "/v1/responses",
+        create,
+        errors=RESPONSE_ERRORS,
+        charged=True,
+        batchable=parse_response,
+        summary="Create a response",
+        body=ResponseRequest,
+        parameters=[IDEMPOTENCY, LAST_EVENT_ID],
+        responses=(
+            ResponseDoc(
+                "the response; in the background, its present state; with `stream`, events",
+                ResponseObject,
+                events=(),
+            ),
+        ),
+        failures=(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+        examples={
+            "A question": {
+                "model": SERVED_MODEL,
+                "input": "What is the capital of France?",
+                "max_output_tokens": 64,
+            },
+            "In the background": {"model": SERVED_MODEL, "input": "Write about rivers.", "background": True},
+        },
+    ),
+    _endpoint(
+        "GET",
+        "/v1/responses/{response_id}",
+        retrieve,
+        summary="Get a stored response, or resume its stream",
+        parameters=[STREAM, AFTER, LAST_EVENT_ID],
+        responses=(ResponseDoc("the response; with `stream`, its events", ResponseObject, events=()),),
+        failures=(400, 404, 500, 503),
+    ),
+    _endpoint(
+        "POST",
+        "/v1/responses/{response_id}/cancel",
+        cancel,
+        summary="Cancel a stored response",
+        responses=(ResponseDoc("the response", ResponseObject),),
+        failures=(404, 500, 503),
+    ),
+    _endpoint(
+        "DELETE",
+        "/v1/responses/{response_id}",
+        delete,
+        summary="Delete a stored response",
+        responses=(ResponseDoc("the id of the deleted response", ResponseDeleted),),
+        failures=(404, 500, 503),
+    ),
+    _endpoint(
+        "GET",
+        "/v1/responses/{response_id}/input_items",
+        input_items,
+        summary="List the input items of a stored response",
+        parameters=[*page_parameters(DEFAULT_LIMIT, MAX_LIMIT), ORDER],
+        responses=(ResponseDoc("the input items", ItemList),),
+        failures=(400, 404, 500, 503),
+    ),
+)

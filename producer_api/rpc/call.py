@@ -1,7 +1,4 @@
-"""One call of a method: who makes it, what it sent, and what it is told.
-
-It knows nothing of what a method does.
-"""
+"""One gRPC call: its caller, its message, its metadata and its answer."""
 
 from __future__ import annotations
 
@@ -16,87 +13,87 @@ from google.protobuf.message import Message
 
 from producer_api.auth.principal import Principal
 from producer_api.http.ratelimit_headers import limit_headers
-from producer_api.observability.request_log import Facts
+from producer_api.observability.request_log import RequestFacts
 from producer_api.rpc.requests import parse
 from producer_api.services import Context
 from shared.errors import InvalidRequest, MalformedBody
 
 Proto = TypeVar("Proto", bound=Message)
 Result = TypeVar("Result")
-Servicer = grpc.aio.ServicerContext[Any, bytes]  # reads bytes, or the end
+RpcContext = grpc.aio.ServicerContext[Any, bytes]  # reads bytes, or EOF
 Metadata = tuple[tuple[str, str], ...]
 
 
 class Call:
-    """Made anew for each.
+    """One call of a method.
 
     Args:
-        rpc: gRPC's side of it.
-        charged: its answer tells where the caller's limits are.
+        rpc: gRPC's context of the call.
+        charged: the answer's metadata report the caller's limits.
     """
 
-    def __init__(self, context: Context, rpc: Servicer, facts: Facts, *, charged: bool) -> None:
+    def __init__(self, context: Context, rpc: RpcContext, facts: RequestFacts, *, charged: bool) -> None:
         self.facts = facts
         self._context = context
         self._rpc = rpc
         self._charged = charged
-        self._more: dict[str, str] = {}
-        self._begun = False
+        self._extra_metadata: dict[str, str] = {}
+        self._metadata_sent = False
         self._size = 0  # of the message, in bytes
 
     @property
     def caller(self) -> Principal:
         return self.facts.caller
 
-    def given(self, name: str) -> list[str]:
-        """All that the metadata have by that name."""
+    def metadata_values(self, name: str) -> list[str]:
+        """Return all values that the client sent under a name."""
         return [str(value) for key, value in self._rpc.invocation_metadata() or () if key == name]
 
     async def read(self, kind: type[Proto]) -> Proto:
-        """The message that it sent. Raises MalformedBody, InvalidRequest."""
+        """Read the message of the call. Raises MalformedBody, InvalidRequest."""
         limit = self._context.settings.body_timeout
         try:
             async with asyncio.timeout(limit):
                 data = await self._rpc.read()
                 if data is grpc.aio.EOF:
-                    raise MalformedBody("a message is needed")
+                    raise MalformedBody("the call must have a message")
                 if await self._rpc.read() is not grpc.aio.EOF:
-                    raise InvalidRequest("only one message is taken")
+                    raise InvalidRequest("the call must have only one message")
         except TimeoutError:
             raise MalformedBody(f"the message did not arrive within {limit:.0f} s") from None
         self._size = len(data)
         return await self.off_loop(partial(parse, data, kind))
 
     async def off_loop(self, work: Callable[[], Result]) -> Result:
-        """The result of `work` on the message that was read: of a thread, where that is large."""
+        """Return the result of `work` on the message, computed in a thread if the message is large."""
         return await self._context.threads.run(self._size, work)
 
-    def add(self, metadata: Mapping[str, str]) -> None:
-        """To what goes with its answer."""
-        self._more |= metadata
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Add to the metadata of the answer."""
+        self._extra_metadata |= metadata
 
     async def write(self, message: Message) -> None:
-        """At the client's pace."""
-        if not self._begun:
-            self._begun = True
+        """Write a message; returns when the client's flow control has taken it."""
+        if not self._metadata_sent:
+            self._metadata_sent = True
             await self._rpc.send_initial_metadata(await self.metadata())
         await self._rpc.write(message.SerializeToString())
 
     async def metadata(self) -> Metadata:
-        """What goes with its answer: the request's id, and where limits are."""
-        meter = self._context.meter if self._charged else None
-        limits = [] if meter is None else await limit_headers(meter, self.facts)
-        told = ((name.decode(), value.decode()) for name, value in limits)
-        return (("x-request-id", self.facts.client.http_request_id), *self._more.items(), *told)
+        """Return the metadata of the answer: the request's id and the state of the caller's limits."""
+        limiter = self._context.rate_limiter if self._charged else None
+        headers = [] if limiter is None else await limit_headers(limiter, self.facts)
+        limits = ((name.decode(), value.decode()) for name, value in headers)
+        return (("x-request-id", self.facts.client.http_request_id), *self._extra_metadata.items(), *limits)
 
 
 def address_of(peer: str) -> str:
-    """Of gRPC's name of a peer, ipv4:1.2.3.4:5 or ipv6:[::1]:5; empty for others."""
+    """Return the address in gRPC's name of a peer, ipv4:1.2.3.4:5 or ipv6:[::1]:5; empty for others."""
     kind, _, place = unquote(peer).partition(":")
     return place.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
 
 
-def headers(rpc: Servicer) -> dict[bytes, bytes]:
-    """A call's metadata as HTTP has them."""
+def metadata_headers(rpc: RpcContext) -> dict[bytes, bytes]:
+    """Return the metadata of a call as HTTP headers."""
     found: Sequence[tuple[str, Any]] = tuple(rpc.invocation_metadata() or ())
     return {key.encode(): value.encode() for key, value in found if isinstance(value, str)}

@@ -1,4 +1,4 @@
-"""Turns an error into gRPC's words: a status, and google.rpc's details. It does not know where errors come from.
+"""Errors as gRPC statuses with google.rpc details.
 
 Reference: google/rpc/error_details.proto; Google AIP-193, "Errors".
 """
@@ -20,21 +20,21 @@ DOMAIN = "headrace"
 
 
 def status_of(error: HeadraceError) -> grpc.Status:
-    """Its code and message; what programs read of it in the trailing metadata."""
+    """Return the status of an error, with its details in the trailing metadata."""
     code = grpc.StatusCode[error.grpc_status]
-    told = Status(code=code.value[0], message=error.message)
+    status = Status(code=code.value[0], message=error.message)
     for detail in _details(error):
-        told.details.add().Pack(detail)
-    return rpc_status.to_status(told)
+        status.details.add().Pack(detail)
+    return rpc_status.to_status(status)
 
 
 def _details(error: HeadraceError) -> list[Message]:
-    told = {} if error.param is None else {"param": error.param}
-    found: list[Message] = [ErrorInfo(reason=error.code, domain=DOMAIN, metadata=told)]
+    metadata = {} if error.param is None else {"param": error.param}
+    found: list[Message] = [ErrorInfo(reason=error.code, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidRequest) and error.param is not None:
         fields = error.fields if isinstance(error, InvalidFields) else [(error.param, error.message)]
-        wrong = [BadRequest.FieldViolation(field=param, description=message) for param, message in fields]
-        found.append(BadRequest(field_violations=wrong))
+        violations = [BadRequest.FieldViolation(field=param, description=message) for param, message in fields]
+        found.append(BadRequest(field_violations=violations))
     if error.retry_after is not None:
         retry = RetryInfo()
         retry.retry_delay.FromSeconds(math.ceil(error.retry_after))

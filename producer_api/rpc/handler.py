@@ -1,7 +1,4 @@
-"""What surrounds every method: how much at a time, who calls, errors in gRPC's words, one line in the log.
-
-It knows nothing of what a method does.
-"""
+"""Handling of every gRPC call: concurrency limit, authentication, error status, request log."""
 
 from __future__ import annotations
 
@@ -14,13 +11,14 @@ from typing import Any
 
 import grpc
 
-from producer_api.auth.client_address import Proxies
-from producer_api.http.access import Rule
-from producer_api.http.open_streams import stopping
-from producer_api.observability.request_log import CLIENT_CLOSED, Facts
-from producer_api.rpc.call import Call, Servicer, address_of, headers
+from producer_api.auth.client_address import TrustedProxies
+from producer_api.http.access import authorize
+from producer_api.http.open_streams import shutdown_error
+from producer_api.observability.request_log import CLIENT_CLOSED, RequestFacts
+from producer_api.rpc.call import Call, RpcContext, address_of, metadata_headers
 from producer_api.rpc.errors import status_of
 from producer_api.services import Context
+from shared.accounts.scopes import ROUTES
 from shared.errors import HeadraceError, Unavailable
 
 
@@ -29,10 +27,10 @@ class Method:
     """A method of the service.
 
     Attributes:
-        name: as the service's definition has it.
-        group: one of ROUTES, of those that a caller may use.
-        answer: reads the call's message, and writes what it is told.
-        charged: its callers' limits are charged.
+        name: its name in the service definition.
+        group: the scope that a caller needs, one of ROUTES.
+        answer: reads the call's message and writes the answer.
+        charged: a call counts against the caller's limits.
     """
 
     name: str
@@ -40,64 +38,69 @@ class Method:
     answer: Callable[[Call], Awaitable[None]]
     charged: bool = False
 
+    def __post_init__(self) -> None:
+        assert self.group in ROUTES, f"{self.name}: group {self.group!r} is not one of {ROUTES}"
 
-class Endpoints:
-    """Makes methods into what gRPC calls.
+
+class MethodHandlers:
+    """Makes gRPC handlers of methods.
 
     Args:
-        service: its full name.
+        service: the full name of the service.
         most: calls at a time, of all methods together.
     """
 
     def __init__(self, context: Context, service: str, most: int) -> None:
         self._context = context
         self._service = service
-        self._proxies = Proxies(context.settings.trusted_proxies)
+        self._proxies = TrustedProxies(context.settings.trusted_proxies)
         self._most = most
         self._open = 0
 
     def handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
-        """As streams of bytes, also where it is one message: then the time that it takes is ours to bound."""
-        rule = Rule(method.group, self._context.authenticate)
+        """Return a handler of byte streams, even for one message: so the time to read it can be limited."""
 
-        async def handle(_: object, rpc: Servicer) -> None:
-            await self._handle(method, rule, rpc)
+        async def handle(_: object, rpc: RpcContext) -> None:
+            await self._handle(method, rpc)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def _handle(self, method: Method, rule: Rule, rpc: Servicer) -> None:
-        facts = Facts(self._proxies.client(address_of(rpc.peer()), headers(rpc)), time.perf_counter())
+    async def _handle(self, method: Method, rpc: RpcContext) -> None:
+        facts = RequestFacts(
+            self._proxies.client(address_of(rpc.peer()), metadata_headers(rpc)), time.perf_counter()
+        )
         call = Call(self._context, rpc, facts, charged=method.charged)
-        status, refusal = 200, None
+        http_status, refusal = 200, None
         try:
             with self._place():
-                await self._answer(method, rule, call)
+                await self._answer(method, call)
         except HeadraceError as error:
             refusal = error
         except asyncio.CancelledError:
-            status = CLIENT_CLOSED
+            http_status = CLIENT_CLOSED
             raise
-        except Exception:  # noqa: BLE001  it is logged
-            refusal = self._context.journal.failure(facts)
+        except Exception:  # noqa: BLE001  logged below
+            refusal = self._context.request_logger.failure(facts)
         finally:
             route = f"/{self._service}/{method.name}"
-            self._context.journal.write(
-                facts, method="gRPC", route=route, status=status if refusal is None else refusal.status
+            self._context.request_logger.write(
+                facts, method="gRPC", route=route, status=http_status if refusal is None else refusal.status
             )
         if refusal is not None:
-            told = status_of(refusal)
-            await rpc.abort(told.code, told.details, (*await call.metadata(), *told.trailing_metadata))
+            status = status_of(refusal)
+            await rpc.abort(status.code, status.details, (*await call.metadata(), *status.trailing_metadata))
 
-    async def _answer(self, method: Method, rule: Rule, call: Call) -> None:
-        if self._context.attendance.draining:
-            raise stopping()
-        await rule.settle(call.facts, call.given("authorization"))
+    async def _answer(self, method: Method, call: Call) -> None:
+        if self._context.open_answers.draining:
+            raise shutdown_error()
+        credentials = call.metadata_values("authorization")
+        await authorize(self._context.authenticate, call.facts, credentials, group=method.group)
         await method.answer(call)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
         if self._open >= self._most:
-            raise Unavailable(f"{self._most} calls are open already", retry_after=1)
+            raise Unavailable(f"the server already has {self._most} open calls", retry_after=1)
         self._open += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""gRPC's messages as the bodies that HTTP takes, so that one validator sees both. It knows nothing of answers."""
+"""gRPC messages as the bodies that HTTP takes, so that one validator checks both."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Place = tuple[int | str, ...]
 
 
 def parse(data: bytes, kind: type[Proto]) -> Proto:
-    """`data` as a message of known fields: none is passed over in silence. Raises MalformedBody, InvalidRequest."""
+    """Parse a message. Raises MalformedBody; InvalidRequest for an unknown field."""
     try:
         message = kind.FromString(data)
     except DecodeError:
-        raise MalformedBody(f"the message is no {kind.DESCRIPTOR.full_name}") from None
+        raise MalformedBody(f"the message is not a valid {kind.DESCRIPTOR.full_name}") from None
     size = message.ByteSize()
     message.DiscardUnknownFields()
     if message.ByteSize() != size:
-        raise InvalidRequest(f"{kind.DESCRIPTOR.full_name} has a field, or one within, that is unknown here")
+        raise InvalidRequest(f"{kind.DESCRIPTOR.full_name} has an unknown field, or a message in it has")
     return message
 
 
-def submission(message: JobRequest) -> JobSubmission:
-    """The body of POST /v1/jobs that says the same. Raises InvalidFields, by the names that both have."""
+def to_submission(message: JobRequest) -> JobSubmission:
+    """Return the equivalent body of POST /v1/jobs. Raises InvalidFields."""
     body = _plain(message)
     if "prompt_ids" in body:
         body["prompt"] = body.pop("prompt_ids").get("ids", [])
@@ -42,18 +42,18 @@ def submission(message: JobRequest) -> JobSubmission:
         function = each.get("function", {})
         if "parameters" in function:
             function["parameters"] = _json(function["parameters"], f"tools[{i}].function.parameters")
-    for said in body.get("messages", ()):
-        for call in said.get("tool_calls", ()):
+    for chat_message in body.get("messages", ()):
+        for call in chat_message.get("tool_calls", ()):
             call["type"] = "function"
     if "tool_choice" in body:
         body["tool_choice"] = _choice(body["tool_choice"])
     return validate_plain(body, JobSubmission)
 
 
-def seen(message: GenerateRequest | FollowRequest) -> int:
-    """The last seq that the client has, -1 for none. Raises InvalidRequest."""
+def last_seen_seq(message: GenerateRequest | FollowRequest) -> int:
+    """Return the last seq that the client has, or -1. Raises InvalidRequest."""
     if message.from_seq < 0:
-        raise InvalidRequest("from_seq must be 0 or more", param="from_seq")
+        raise InvalidRequest(f"from_seq must be 0 or more, got {message.from_seq}", param="from_seq")
     return message.from_seq - 1
 
 
@@ -67,11 +67,11 @@ def _json(text: str, param: str) -> Any:
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError:
-        raise InvalidRequest(f"{param} is no JSON", param=param) from None
+        raise InvalidRequest(f"{param} must be valid JSON", param=param) from None
 
 
 def _plain(message: Message, place: Place = ()) -> dict[str, Any]:
-    """What is set in it, by name. Raises InvalidRequest for more of a field than may be."""
+    """Return the fields that are set, by name. Raises InvalidRequest for a field with too many values."""
     return {field.name: _value(field, value, (*place, field.name)) for field, value in message.ListFields()}
 
 
@@ -83,5 +83,5 @@ def _value(field: FieldDescriptor, value: Any, place: Place) -> Any:
     if not field.is_repeated:
         return _plain(value, place)
     if len(value) > (most := ARRAYS[field.name]["maxItems"]):
-        raise InvalidRequest(f"{field_path(place)}: at most {most} are allowed", param=field_path(place))
+        raise InvalidRequest(f"{field_path(place)} must have at most {most} items", param=field_path(place))
     return [_plain(each, (*place, i)) for i, each in enumerate(value)]

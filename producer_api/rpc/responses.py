@@ -1,4 +1,4 @@
-"""Jobs, models and the events of an answer as gRPC's messages. It knows nothing of requests."""
+"""Jobs, models and events as gRPC messages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from shared.protocol import CallDelta, ErrorInfo, Terminal, Token, TokenEvent
 from shared.schemas.common_fields import Usage
 from shared.schemas.native.jobs import Job
 
-BY_HTTP = ("object", "links")  # of a job
+HTTP_ONLY = ("object", "links")  # fields of a job
 
 
 def job_message(job: Job) -> pb.Job:
-    told = {name: value for name, value in msgspec.to_builtins(job).items() if name not in BY_HTTP}
-    for choice in told.get("choices") or ():
+    fields = {name: value for name, value in msgspec.to_builtins(job).items() if name not in HTTP_ONLY}
+    for choice in fields.get("choices") or ():
         for call in choice.get("tool_calls", ()):
             del call["type"]
-    return ParseDict(told, pb.Job())
+    return ParseDict(fields, pb.Job())
 
 
 def model_message(info: ModelInfo) -> pb.Model:
@@ -33,7 +33,7 @@ def model_message(info: ModelInfo) -> pb.Model:
 
 
 def event_messages(event: TokenEvent) -> list[pb.Event]:
-    """Its tokens, then its end; what it has of both."""
+    """Return the messages of an event: its tokens, if any, then its end, if any."""
     found = []
     if event.tokens:
         tokens = pb.Tokens(seq=event.seq, tokens=[_token(each) for each in event.tokens])

@@ -1,4 +1,4 @@
-"""OpenAI's batches: what one is made from, and what is told of it.
+"""Request and response bodies of OpenAI's batches.
 
 Reference: OpenAI API, "Batch".
 """
@@ -20,42 +20,36 @@ from shared.schemas.common_fields import Metadata
 from shared.schemas.native.jobs import WebhookStatus
 from shared.schemas.openapi_bounds import Short
 
-CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-RESPONSES = "/v1/responses"
-ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
 WINDOW = re.compile(r"([1-9][0-9]{0,4})([smh])")
-UNITS = {"s": 1, "m": 60, "h": 3600}
-MOST_WINDOW = 86_400  # seconds
+UNITS_S = {"s": 1, "m": 60, "h": 3600}
+MAX_WINDOW_S = 86_400
 
 
 class BatchRequest(Body):
     """The body of POST /v1/batches."""
 
-    input_file_id: Short = Field(description="a file of purpose batch: a request in each line")
-    endpoint: Short = Field(description=f"what all lines ask for: one of {', '.join(ENDPOINTS)}")
-    completion_window: str = Field(description="24h; beyond OpenAI's, a shorter time as 90s, 30m, 2h")
-    metadata: Metadata = Field(None, description="up to 16 texts of yours by name")
-    output_expires_after: ExpiresAfter | None = Field(None, description="when the files that it makes end")
-    webhook: BatchWebhookFields | None = Field(None, description="told of the batch's end, signed; beyond OpenAI's")
-
-    @field_validator("endpoint")
-    @classmethod
-    def _served(cls, value: str) -> str:
-        if value not in ENDPOINTS:
-            raise PydanticCustomError("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
-        return value
+    input_file_id: Short = Field(description="a file with purpose batch: one request per line")
+    endpoint: Short = Field(description="the path of all requests, such as /v1/chat/completions")
+    completion_window: str = Field(
+        description="24h; an extension of OpenAI's API are shorter times such as 90s, 30m, 2h"
+    )
+    metadata: Metadata = Field(None, description="up to 16 texts by name")
+    output_expires_after: ExpiresAfter | None = Field(None, description="when its output files expire")
+    webhook: BatchWebhookFields | None = Field(
+        None, description="notified, signed, when the batch ends; an extension of OpenAI's API"
+    )
 
     @field_validator("completion_window")
     @classmethod
     def _in_bounds(cls, value: str) -> str:
-        if not WINDOW.fullmatch(value) or window_seconds(value) > MOST_WINDOW:
-            raise PydanticCustomError("window", "must be 24h, or a shorter time as 90s, 30m, 2h")
+        if not WINDOW.fullmatch(value) or window_seconds(value) > MAX_WINDOW_S:
+            raise PydanticCustomError("window", "must be 24h, or a shorter time such as 90s, 30m, 2h")
         return value
 
 
 def window_seconds(window: str) -> int:
-    """A completion window that was checked, in seconds."""
-    return int(window[:-1]) * UNITS[window[-1]]
+    """Return a validated completion window in seconds."""
+    return int(window[:-1]) * UNITS_S[window[-1]]
 
 
 class BatchError(msgspec.Struct):
@@ -77,7 +71,7 @@ class RequestCounts(msgspec.Struct):
 
 
 class BatchObject(msgspec.Struct, kw_only=True):
-    """A batch as it stands; times in whole seconds since the epoch."""
+    """A batch; times in whole seconds since the epoch."""
 
     id: str
     object: Literal["batch"] = "batch"
@@ -104,9 +98,11 @@ class BatchObject(msgspec.Struct, kw_only=True):
     webhook: WebhookStatus | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def of(cls, record: BatchRecord, webhook: WebhookStatus | msgspec.UnsetType = msgspec.UNSET) -> BatchObject:
+    def from_record(
+        cls, record: BatchRecord, webhook: WebhookStatus | msgspec.UnsetType = msgspec.UNSET
+    ) -> BatchObject:
         batch = record.batch
-        told: dict[str, Any] = {f"{name}_at": at for name, at in record.times.items()}
+        times: dict[str, Any] = {f"{name}_at": at for name, at in record.times.items()}
         errors = [BatchError(each.code, each.message, each.param, each.line) for each in record.errors]
         return cls(
             id=batch.id,
@@ -122,12 +118,12 @@ class BatchObject(msgspec.Struct, kw_only=True):
             request_counts=RequestCounts(record.total, record.completed, record.failed),
             metadata=batch.metadata,
             webhook=webhook,
-            **told,
+            **times,
         )
 
 
 class BatchList(msgspec.Struct):
-    """One page, newest first; `after` the last id gives the next."""
+    """One page, newest first; the next one has `after` set to `last_id`."""
 
     data: list[BatchObject]
     has_more: bool

@@ -1,4 +1,4 @@
-"""What is told of requests that were set aside."""
+"""Response bodies of the dead letters."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from shared.protocol import Embed, ErrorInfo, Request
 
 
 class Letter(msgspec.Struct, kw_only=True):
-    """One request, why it was set aside, how many workers it took with it; times in seconds since the epoch.
+    """A request that was set aside, the reason, and how many workers it ended; times in seconds since the epoch.
 
-    `request` is there where one letter is asked for: the body that POST /v1/jobs takes for the same
-    work, or POST /v1/embeddings.
+    `request` is present when one letter is requested: the body of POST /v1/jobs, or of POST /v1/embeddings, for the
+    same work.
     """
 
     id: str
@@ -29,7 +29,7 @@ class Letter(msgspec.Struct, kw_only=True):
     request: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def of(cls, letter: DeadLetter, *, whole: bool = False) -> Letter:
+    def from_dead_letter(cls, letter: DeadLetter, *, with_request: bool = False) -> Letter:
         request = letter.request
         return cls(
             id=letter.id,
@@ -40,7 +40,7 @@ class Letter(msgspec.Struct, kw_only=True):
             at=letter.at,
             attempts=letter.attempts,
             reason=letter.reason,
-            request=as_submitted(request) if whole else msgspec.UNSET,
+            request=as_submitted(request) if with_request else msgspec.UNSET,
         )
 
 
@@ -54,7 +54,7 @@ class Removed(msgspec.Struct):
 
 
 def as_submitted(request: Request) -> dict[str, Any]:
-    """The body of the job, with the seed that it got; without a deadline that has passed, and without an echo."""
+    """Return the body that submits the request again, with its seed, but without deadline and echo."""
     if isinstance(request.work, Embed):
         inputs: dict[str, Any] = msgspec.to_builtins(request.work)
         return {"model": request.model, "input": inputs["inputs"]}

@@ -1,4 +1,4 @@
-"""OpenAI's file object, and what may be asked of a file.
+"""OpenAI's file object, and the fields of an upload.
 
 Reference: OpenAI API, "Files".
 """
@@ -15,17 +15,17 @@ from shared.errors import InvalidRequest
 from shared.files.records import FileRecord
 from shared.schemas.base import Body
 
-UPLOADED = ("batch", "user_data")  # purposes of files that come from clients
+UPLOADED = ("batch", "user_data")  # purposes of files from clients
 PRODUCED = "batch_output"
-LEAST_LIFE, MOST_LIFE = 3600, 2_592_000  # seconds of expires_after, OpenAI's bounds
+MIN_LIFETIME_S, MAX_LIFETIME_S = 3600, 2_592_000  # OpenAI's bounds of expires_after
 FORM = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
 class ExpiresAfter(Body):
-    """When a file ends."""
+    """When a file expires."""
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=LEAST_LIFE, le=MOST_LIFE)
+    seconds: int = Field(ge=MIN_LIFETIME_S, le=MAX_LIFETIME_S)
 
 
 class File(msgspec.Struct, kw_only=True):
@@ -42,7 +42,7 @@ class File(msgspec.Struct, kw_only=True):
     status_details: None = None
 
     @classmethod
-    def of(cls, record: FileRecord) -> File:
+    def from_record(cls, record: FileRecord) -> File:
         return cls(
             id=record.id,
             bytes=record.size,
@@ -54,7 +54,7 @@ class File(msgspec.Struct, kw_only=True):
 
 
 class FileList(msgspec.Struct):
-    """One page; `after` the last id gives the next."""
+    """One page; the next one has `after` set to `last_id`."""
 
     data: list[File]
     has_more: bool
@@ -70,23 +70,31 @@ class FileDeleted(msgspec.Struct):
 
 
 def purpose_of(fields: Mapping[str, str]) -> str:
-    """What an upload is for. Raises InvalidRequest, also for fields that nobody knows."""
+    """Return the purpose of an upload. Raises InvalidRequest, also for unknown fields."""
     if unknown := sorted(set(fields) - set(FORM)):
-        raise InvalidRequest("there is no such field", param=unknown[0][:64])
+        raise InvalidRequest(f"the form must only have the fields file, {', '.join(FORM)}", param=unknown[0][:64])
     purpose = fields.get("purpose", "")
     if purpose not in UPLOADED:
         raise InvalidRequest(f"purpose must be one of {', '.join(UPLOADED)}", param="purpose")
     return purpose
 
 
-def life_of(fields: Mapping[str, str], default: float) -> float:
-    """Seconds that an upload is kept. Raises InvalidRequest."""
+def lifetime_s(fields: Mapping[str, str], default: float) -> float:
+    """Return for how many seconds an upload is kept. Raises InvalidRequest."""
     anchor, seconds = (fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
     if anchor is None and seconds is None:
         return default
     if anchor != "created_at":
-        raise InvalidRequest("anchor must be created_at", param="expires_after[anchor]")
+        raise InvalidRequest("expires_after[anchor] must be created_at", param="expires_after[anchor]")
     digits = seconds or ""
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 10 and LEAST_LIFE <= int(digits) <= MOST_LIFE):
-        raise InvalidRequest(f"seconds must be {LEAST_LIFE} to {MOST_LIFE}", param="expires_after[seconds]")
+    if not (
+        digits.isascii()
+        and digits.isdigit()
+        and len(digits) < 10
+        and MIN_LIFETIME_S <= int(digits) <= MAX_LIFETIME_S
+    ):
+        raise InvalidRequest(
+            f"expires_after[seconds] must be between {MIN_LIFETIME_S} and {MAX_LIFETIME_S}",
+            param="expires_after[seconds]",
+        )
     return float(digits)

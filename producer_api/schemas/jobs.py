@@ -1,4 +1,4 @@
-"""What POST /v1/jobs takes beside the request itself."""
+"""The body of POST /v1/jobs: a request and its webhook."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ from shared.schemas.native.jobs import JobRequest
 class JobSubmission(JobRequest):
     """The body of POST /v1/jobs."""
 
-    webhook: WebhookFields | None = Field(None, description="told of the job's end, signed")
+    webhook: WebhookFields | None = Field(None, description="notified, signed, when the job ends")

@@ -1,4 +1,4 @@
-"""One attempt to deliver a webhook: a POST to an address that was checked, redirects by hand, nothing read."""
+"""One attempt to deliver a webhook: a POST to a checked address, with every redirect checked too."""
 
 from __future__ import annotations
 
@@ -14,32 +14,41 @@ import httpx
 from producer_api.webhooks.address import AddressRules
 from shared.errors import HeadraceError, Unavailable
 
-REDIRECTS = 3
-FOLLOWED = (301, 302, 307, 308)  # 303 would ask to GET something else
-MOST_RETRY_AFTER = 6 * 3600.0
-TROUBLE = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError, ValueError)
+MAX_REDIRECTS = 3
+FOLLOWED_STATUSES = (301, 302, 307, 308)  # not 303, which asks for a GET of another resource
+MAX_RETRY_AFTER_S = 6 * 3600.0
+NETWORK_ERRORS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError, ValueError)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a receiver answered: its status, or why there is none; when it wants to be asked again, in seconds."""
+    """Outcome of an attempt.
+
+    Attributes:
+        status: the receiver's HTTP status; None if it did not answer.
+        error: why there was no answer.
+        retry_after: the receiver's Retry-After, in seconds.
+        permanent: a retry cannot help.
+    """
 
     status: int | None
     error: str | None = None
     retry_after: float = 0.0
-    hopeless: bool = False
+    permanent: bool = False
 
     @property
     def delivered(self) -> bool:
         return self.status is not None and 200 <= self.status < 300
 
 
-class Poster:
-    """Sends. Every attempt has a connection of its own: none made for one name serves another at the same address.
+class WebhookClient:
+    """Sends webhooks.
+
+    Every attempt opens its own connection, so that one made for a name never serves another at the same address.
 
     Args:
-        rules: where to.
-        timeout: seconds that an attempt may take in all.
+        rules: the addresses that are allowed.
+        timeout: limit of an attempt, in seconds.
     """
 
     def __init__(self, rules: AddressRules, *, timeout: float) -> None:
@@ -47,7 +56,7 @@ class Poster:
         self._timeout = timeout
         self._http = httpx.AsyncClient(
             verify=ssl.create_default_context(),
-            trust_env=False,  # no proxy of the environment sees it, or connects elsewhere
+            trust_env=False,  # a proxy from the environment could read it or connect elsewhere
             follow_redirects=False,
             timeout=timeout,
             limits=httpx.Limits(max_keepalive_connections=0),
@@ -65,20 +74,20 @@ class Poster:
         except Unavailable as error:
             return Outcome(None, error.message)
         except HeadraceError as error:
-            return Outcome(None, error.message, hopeless=True)
-        except TROUBLE as error:
+            return Outcome(None, error.message, permanent=True)
+        except NETWORK_ERRORS as error:
             return Outcome(None, type(error).__name__)
 
     async def _follow(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
-        for _ in range(REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             outcome, target = await self._once(url, headers, body)
             if target is None:
                 return outcome
             url = target
-        return Outcome(outcome.status, f"more than {REDIRECTS} redirects")
+        return Outcome(outcome.status, f"more than {MAX_REDIRECTS} redirects")
 
     async def _once(self, text: str, headers: Mapping[str, str], body: bytes) -> tuple[Outcome, str | None]:
-        """The answer, and where it leads to. Raises HeadraceError, and TROUBLE."""
+        """Send once; return the outcome and the target of a redirect. Raises HeadraceError, NETWORK_ERRORS."""
         url = self._rules.parse(text)
         address = await self._rules.resolve(url)
         request = self._http.build_request(
@@ -91,10 +100,10 @@ class Poster:
         response = await self._http.send(request, stream=True)
         try:
             location = response.headers.get("location")
-            target = str(url.join(location)) if response.status_code in FOLLOWED and location else None
+            target = str(url.join(location)) if response.status_code in FOLLOWED_STATUSES and location else None
             return Outcome(response.status_code, retry_after=_retry_after(response.headers)), target
         finally:
-            await response.aclose()  # the body is nobody's interest
+            await response.aclose()  # the body is not needed
 
     def _http_timeout(self) -> dict[str, object]:
         return {"timeout": httpx.Timeout(self._timeout).as_dict()}
@@ -103,10 +112,10 @@ class Poster:
 def _retry_after(headers: httpx.Headers) -> float:
     given = headers.get("retry-after", "")
     if given.isascii() and given.isdigit() and len(given) < 10:
-        return min(float(given), MOST_RETRY_AFTER)
+        return min(float(given), MAX_RETRY_AFTER_S)
     try:
         at = parsedate_to_datetime(given)
     except (ValueError, TypeError, OverflowError):
         return 0.0
     wait = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)
-    return min(max(wait.total_seconds(), 0.0), MOST_RETRY_AFTER)
+    return min(max(wait.total_seconds(), 0.0), MAX_RETRY_AFTER_S)

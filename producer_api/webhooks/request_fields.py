@@ -1,4 +1,4 @@
-"""A webhook as it is asked for: whom to tell, and of which ends."""
+"""Fields of a request body that ask for a webhook."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from producer_api.webhooks.address import MOST_URL
+from producer_api.webhooks.address import MAX_URL_CHARS
 from shared.schemas.base import Body
 from shared.webhooks.interface import Hook
 
-URL, EVENTS = "https, at a public address", "only these; default: all"
+URL, EVENTS = "https, with a public address", "only these events; default: all"
 
 
 class WebhookTarget(Body):
-    """Whom to tell of an end."""
+    """Address to notify when the work ends."""
 
-    url: str = Field(max_length=MOST_URL, description=URL)
+    url: str = Field(max_length=MAX_URL_CHARS, description=URL)
     events: Sequence[str] | None = Field(None, min_length=1, max_length=3, description=EVENTS)
 
     def to_hook(self) -> Hook:
@@ -25,7 +25,7 @@ class WebhookTarget(Body):
 
 
 class WebhookFields(WebhookTarget):
-    """Whom to tell of a job's end."""
+    """Address to notify when the job ends."""
 
     events: Sequence[Literal["job.completed", "job.failed", "job.cancelled"]] | None = Field(
         None, min_length=1, max_length=4, description=EVENTS
@@ -33,7 +33,7 @@ class WebhookFields(WebhookTarget):
 
 
 class BatchWebhookFields(WebhookTarget):
-    """Whom to tell of a batch's end."""
+    """Address to notify when the batch ends."""
 
     events: Sequence[Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]] | None = Field(
         None, min_length=1, max_length=4, description=EVENTS

@@ -1,4 +1,4 @@
-"""Signs what is sent by the Standard Webhooks scheme: HMAC-SHA256 of id, time and body, one signature per secret.
+"""Standard Webhooks signatures: HMAC-SHA256 of id, time and body, one signature per secret.
 
 Reference: standard-webhooks/standard-webhooks, spec/standard-webhooks.md.
 """
@@ -13,14 +13,14 @@ import hmac
 from shared.errors import ConfigError
 
 PREFIX = "whsec_"
-LEAST, MOST = 24, 64  # bytes of a secret
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 
 
 class Signer:
-    """Signs with every secret, so that receivers may know either while one is replaced.
+    """Signs with every secret, so that a receiver may have the old or the new one while a secret is replaced.
 
     Args:
-        secrets: `whsec_` and base64, separated by spaces or commas. Raises ConfigError, which tells none of them.
+        secrets: each `whsec_` and base64, separated by spaces or commas. Raises ConfigError, which shows no secret.
     """
 
     def __init__(self, secrets: str) -> None:
@@ -30,7 +30,7 @@ class Signer:
         return bool(self._keys)
 
     def headers(self, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-        """`timestamp` in seconds since the epoch."""
+        """Return the headers of a webhook; `timestamp` is in seconds since the Unix epoch."""
         signed = f"{webhook_id}.{timestamp}.".encode() + body
         signatures = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in self._keys]
         return {
@@ -45,9 +45,10 @@ def _key(secret: str) -> bytes:
         key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except binascii.Error:
         key = b""
-    if not secret.startswith(PREFIX) or not LEAST <= len(key) <= MOST:
+    if not secret.startswith(PREFIX) or not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
         raise ConfigError(
-            f"webhook_secrets must be {PREFIX} and {LEAST} to {MOST} bytes in base64, several with spaces between",
+            f"webhook_secrets must each be {PREFIX} and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes in base64; "
+            "separate them with spaces or commas",
             param="webhook_secrets",
         )
     return key

@@ -54,7 +54,7 @@ def test_commands_send_the_key(up: Launched, tmp_path: Path) -> None:
     key, at = new_key(up.data_dir), ("--url", up.url)
     without = headrace("models", *at)
     assert without.returncode == 1
-    assert "an API key is needed" in without.stderr
+    assert "missing API key" in without.stderr
     assert headrace("models", *at, "--api-key", key).stdout.split() == ["scripted"]
     environ = {"HEADRACE_API_KEY": key, "HEADRACE_URL": up.url}
     assert len(headrace("submit", "hi", "--max-tokens", "3", "--follow", **environ).stdout.split()) == 3

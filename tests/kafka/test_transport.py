@@ -9,8 +9,8 @@ import pytest
 from kafka.errors import KafkaTimeoutError
 from pydantic import SecretStr
 
-from producer_api.admission.gateway import WEBHOOKS
-from producer_api.admission.kafka_queue import KafkaTransport, through_kafka
+from producer_api.admission.gateway import WEBHOOK_CHANNEL
+from producer_api.admission.kafka_queue import KafkaQueue, with_kafka_queue
 from producer_api.background.sweeper import Sweeper
 from shared.backend import Backend
 from shared.errors import QueueFull, Unavailable
@@ -28,7 +28,7 @@ from tests.support.worker_harness import answer_tokens, expected_tokens
 @pytest.fixture
 async def api(backend: Backend, settings: Settings) -> AsyncIterator[Backend]:
     settings = settings.model_copy(update={"queue_depth": 3})
-    async with through_kafka(backend, settings) as through:
+    async with with_kafka_queue(backend, settings) as through:
         yield through
 
 
@@ -64,12 +64,12 @@ async def test_a_failed_write_releases_its_reservation(
 ) -> None:
     """Given brokers that fail, the answer is 503 and nothing is left; of two writers of one id, one counts."""
 
-    def failing(self: KafkaTransport, request: object) -> None:
+    def failing(self: KafkaQueue, request: object) -> None:
         raise KafkaTimeoutError
 
     request = make_request(deadline=1.0)
     with monkeypatch.context() as broken:
-        broken.setattr(KafkaTransport, "_write", failing)
+        broken.setattr(KafkaQueue, "_write", failing)
         with pytest.raises(Unavailable) as refused:
             await api.transport.publish(request)
         assert refused.value.retry_after
@@ -77,7 +77,7 @@ async def test_a_failed_write_releases_its_reservation(
         assert await api.transport.overdue(MODEL, 9) == []
     await api.transport.publish(request)
     with monkeypatch.context() as broken:
-        broken.setattr(KafkaTransport, "_write", failing)
+        broken.setattr(KafkaQueue, "_write", failing)
         with pytest.raises(Unavailable):
             await api.transport.publish(request)
     assert await api.transport.missing(MODEL, [request.id]) == []
@@ -108,8 +108,8 @@ async def test_jobs_run_through_kafka_unless_cancelled(settings: Settings, backe
     bench = Bench(settings, backend)
     settings = settings.model_copy(update={"webhook_secrets": SecretStr(SECRET), "webhook_allow_http": True})
     async with (
-        backend.live.subscribe(WEBHOOKS) as heard,
-        through_kafka(backend, settings) as through,
+        backend.live.subscribe(WEBHOOK_CHANNEL) as heard,
+        with_kafka_queue(backend, settings) as through,
         serving(settings, through) as url,
         httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http,
     ):

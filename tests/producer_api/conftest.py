@@ -1,4 +1,4 @@
-"""A real server on a free port, and a hand-made worker that answers by a script."""
+"""A server on a free port, and a worker that answers by a script."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.support.scripted_worker import ScriptedWorker
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module's tests run with each of its QUEUES."""
+    """Run a module's tests with each of its QUEUES."""
     if "queue" in metafunc.fixturenames:
         metafunc.parametrize("queue", getattr(metafunc.module, "QUEUES", ["redis"]))
 
 
 @pytest.fixture
 def queue() -> str:
-    """Which one the API uses."""
-    raise AssertionError("it is a parameter")
+    """Name of the queue that the API uses."""
+    raise AssertionError("set by pytest_generate_tests")
 
 
 @pytest.fixture
@@ -57,6 +57,6 @@ async def app(settings: Settings, backend: Backend, worker: ScriptedWorker) -> A
 
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """Calls the application without a socket; streams arrive whole."""
+    """Yield a client that calls the application without a socket; streams arrive complete."""
     async with calling(app) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""Where the API may listen without asking for keys."""
+"""Addresses that the API may listen on without authentication."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from shared.settings import Loaded, Settings, load
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1"])
-def test_loopback(host: str) -> None:
+def test_loopback_needs_no_keys(host: str) -> None:
     assert loopback(host)
     check_exposure(load({"host": host, "admin_host": host, "admin_port": 0}).settings)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "no.such.name.invalid"])
-def test_not_without_keys(host: str) -> None:
-    """Given an address that others reach, expect a refusal with the ways out, and each of them to work."""
+def test_a_public_address_needs_keys(host: str) -> None:
     with pytest.raises(ConfigError, match=r"auth = true.*headrace keys create.*insecure = true") as refusal:
         listen(load({"host": host, "port": 0}).settings)
     assert refusal.value.param == "host"
@@ -57,8 +56,9 @@ def test_the_admin_port_names_its_settings() -> None:
         ),
     ],
 )
-def test_doctor(settings: Settings, given: dict[str, object], status: dict[str, str], remedy: str) -> None:
-    """Given settings that leave the door open or keys without a pepper, expect the findings, and no file."""
+def test_the_doctor_reports_open_settings(
+    settings: Settings, given: dict[str, object], status: dict[str, str], remedy: str
+) -> None:
     examined = load({"data_dir": settings.data_dir, "model": "scripted", **given})
     findings = {each.what: each for each in examine(Loaded(examined.settings, examined.origin))}
     assert {what: findings[what].status for what in status} == status

@@ -1,4 +1,4 @@
-"""The front end as a process and as seen by those who watch it."""
+"""The front end as a process, and its monitoring and pages."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def unconfigured_logging(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_process(valkey: EmbeddedServer) -> None:
-    """Given the API as a process, expect it small when idle, and exit 0 upon SIGTERM."""
+def test_an_idle_process_is_small_and_exits_0_on_sigterm(valkey: EmbeddedServer) -> None:
     with running(valkey) as (process, url):
         for path in ("/health", "/openapi.json", "/"):
             assert httpx.get(url + path).status_code == 200
@@ -47,8 +46,7 @@ def test_process(valkey: EmbeddedServer) -> None:
 
 
 @pytest.mark.slow
-def test_no_prompt_in_logs(valkey: EmbeddedServer) -> None:
-    """Given prompts with a canary, good, bad and no JSON, expect lines in the log, and no canary in them."""
+def test_logs_contain_no_prompt(valkey: EmbeddedServer) -> None:
     canary = "canary-71c"
     messages = [{"role": "user", "content": canary}]
     with running(valkey) as (process, url), httpx.Client(base_url=url, timeout=LIMIT_S) as http:
@@ -63,8 +61,7 @@ def test_no_prompt_in_logs(valkey: EmbeddedServer) -> None:
     assert canary not in told
 
 
-def test_no_locals_in_tracebacks() -> None:
-    """Given a traceback on the console, expect it without the local variables, which may hold a prompt."""
+def test_tracebacks_on_the_console_have_no_locals() -> None:
     code = """
 import structlog
 from shared.settings import Settings
@@ -82,8 +79,7 @@ except ZeroDivisionError:
     assert "canary-71c" not in told.stderr
 
 
-def test_port_in_use(settings: Settings) -> None:
-    """Given a port that is taken, expect an error that names the setting."""
+def test_a_port_in_use_names_the_setting(settings: Settings) -> None:
     with listen(settings) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=str(port)) as caught:
@@ -91,21 +87,20 @@ def test_port_in_use(settings: Settings) -> None:
     assert caught.value.param == "port"
 
 
-def test_bad_host(settings: Settings) -> None:
-    """Given a host that is not of this machine, expect an error that names it."""
+def test_a_wrong_host_names_the_setting(settings: Settings) -> None:
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1"):
         serve(settings.model_copy(update={"host": "192.0.2.1"}))
 
 
-def test_redis_down_at_start(settings: Settings) -> None:
-    """Given no Redis, expect one clear error."""
+def test_redis_down_at_the_start_is_one_clear_error(settings: Settings) -> None:
     nowhere = type(settings.redis_url)("redis://127.0.0.1:1/0")
     with pytest.raises(Unavailable, match="Redis cannot be reached"):
         serve(settings.model_copy(update={"redis_url": nowhere}))
 
 
-async def test_ready(client: httpx.AsyncClient, settings: Settings, backend: Backend) -> None:
-    """Given a served model, expect ready; given a server without a worker or with a loading one, expect 503."""
+async def test_readiness_follows_the_workers(
+    client: httpx.AsyncClient, settings: Settings, backend: Backend
+) -> None:
     from producer_api.app import create_app
 
     async def ask() -> httpx.Response:
@@ -129,7 +124,7 @@ async def test_ready(client: httpx.AsyncClient, settings: Settings, backend: Bac
         (-9, 0, r"was killed by signal 9 1\d\d s ago, restarting now"),
     ],
 )
-async def test_ready_tells_how_the_last_worker_ended(
+async def test_readiness_reports_the_last_workers_exit(
     app: FastAPI, backend: Backend, status: int, pause: float, told: str
 ) -> None:
     await backend.redis.flushall()
@@ -141,14 +136,16 @@ async def test_ready_tells_how_the_last_worker_ended(
     assert re.fullmatch(f"no worker serves {MODEL}; the last one {told}", response.json()["reason"])
 
 
-async def test_loading_model_queues(client: httpx.AsyncClient, backend: Backend) -> None:
-    """Given the configured model and no worker at all, expect a job for it to be queued."""
+async def test_a_job_for_the_configured_model_queues_without_a_worker(
+    client: httpx.AsyncClient, backend: Backend
+) -> None:
     await backend.redis.flushall()
     assert (await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).status_code == 202
 
 
-async def test_metrics(app: FastAPI, client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given an answered request and a waiting one, expect both in the metrics."""
+async def test_metrics_count_answered_and_waiting_requests(
+    app: FastAPI, client: httpx.AsyncClient, worker: ScriptedWorker
+) -> None:
     asked = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
     await worker.answer("a", "b", "c")
     await asked
@@ -179,8 +176,8 @@ def references(node: object) -> Iterator[str]:
             yield from references(inner)
 
 
-async def test_openapi(client: httpx.AsyncClient) -> None:
-    """Given the document, expect every route in it and every reference to lead somewhere."""
+async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient) -> None:
+    """Every reference resolves."""
     document = (await client.get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/v1/completions",
@@ -213,7 +210,7 @@ async def test_openapi(client: httpx.AsyncClient) -> None:
     assert set(references(document)) <= set(document["components"]["schemas"])
 
 
-async def test_openapi_of_the_admin_port(app: FastAPI) -> None:
+async def test_the_admin_port_has_its_own_document(app: FastAPI) -> None:
     async with administering(app) as client:
         answer = await client.get("/openapi.json")
     assert answer.status_code == 200
@@ -226,8 +223,7 @@ async def test_openapi_of_the_admin_port(app: FastAPI) -> None:
         assert all(operation["responses"] for operation in methods.values())
 
 
-async def test_playground(client: httpx.AsyncClient) -> None:
-    """Given the page, expect it whole from here, under a policy that lets nothing else in."""
+async def test_the_playground_loads_from_this_server_alone(client: httpx.AsyncClient) -> None:
     page = await client.get("/")
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -254,8 +250,7 @@ async def test_a_304_has_the_headers_of_its_200(client: httpx.AsyncClient, path:
     assert changed.status_code == 200
 
 
-async def test_docs_page(client: httpx.AsyncClient) -> None:
-    """Given the description's page, Expect it whole from here, and all that it is made from in the document."""
+async def test_the_api_reference_loads_from_this_server_alone(client: httpx.AsyncClient) -> None:
     page = await client.get("/docs")
     assert "unsafe" not in page.headers["content-security-policy"]
     for path in ("/web/docs.js", "/web/docs.css", "/web/app.css", "/favicon.ico"):
@@ -271,8 +266,9 @@ async def test_docs_page(client: httpx.AsyncClient) -> None:
             assert json_body is None or json_body["examples"], f"{method} {path} has no example"
 
 
-async def test_examples_can_be_sent(client: httpx.AsyncClient, backend: Backend, settings: Settings) -> None:
-    """Given each example of the document, Expect it answered as it is; what needs another model is told so."""
+async def test_examples_can_be_sent_as_they_are(
+    client: httpx.AsyncClient, backend: Backend, settings: Settings
+) -> None:
     document = (await client.get("/openapi.json")).json()
     async with Harness(backend, settings).worker():
         for path, methods in document["paths"].items():
@@ -292,10 +288,21 @@ NEED_MORE = {  # a model that embeds, a file, and a model that can be held to a 
 
 
 @pytest.mark.slow
-def test_an_unread_log_holds_nothing_up(valkey: EmbeddedServer) -> None:
-    """Given a process whose stderr is a pipe that nobody reads, expect it to answer past what the pipe holds."""
+def test_an_unread_stderr_does_not_block_the_server(valkey: EmbeddedServer) -> None:
     with running(valkey, log_level="debug") as (process, url), httpx.Client(base_url=url, timeout=LIMIT_S) as http:
         for _ in range(400):  # of more than 200 bytes each; a pipe holds 64 KiB
             assert http.get("/health", timeout=5).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=LIMIT_S) == 0
+
+
+def test_importing_the_front_end_imports_no_engine() -> None:
+    code = (
+        "import sys, producer_api.server, producer_api.app;"
+        "heavy = ('torch', 'transformers', 'tokenizers', 'numpy', 'workers', 'headrace');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S
+    )
+    assert found.stdout.strip() == "[]"

@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from producer_api.app import create_app
 from producer_api.rpc import inference_pb2 as pb
@@ -67,7 +69,7 @@ def chat(**fields: Any) -> pb.JobRequest:
     return pb.JobRequest(model=MODEL, messages=[pb.Message(role="user", content="hi")], **fields)
 
 
-async def rest_of(events: Any) -> tuple[list[str], list[pb.Event]]:
+async def read_rest(events: Any) -> tuple[list[str], list[pb.Event]]:
     """Read the rest of a stream, and return the texts of its tokens and its events."""
     seen = []
     while (event := await events.read()) is not grpc.aio.EOF:
@@ -85,3 +87,14 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
             while await call.read() is not grpc.aio.EOF:
                 pass
     return caught.value
+
+
+def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    """Return the details of an error by their type."""
+    found = {}
+    status = rpc_status.from_call(error)  # also checks that code and message match
+    for packed in status.details if status is not None else ():
+        kind = packed.TypeName().rpartition(".")[2]
+        found[kind] = getattr(error_details_pb2, kind)()
+        assert packed.Unpack(found[kind])
+    return found

@@ -14,7 +14,7 @@ from typing import Any
 from kafka import KafkaProducer
 
 from headrace.bench.kafka import kafka_cluster, mock_kafka
-from producer_api.admission.kafka_queue import KafkaTransport
+from producer_api.admission.kafka_queue import KafkaQueue
 from shared.backend import Backend
 from shared.errors import HeadraceError
 from shared.protocol import Request, Ticket
@@ -63,7 +63,7 @@ def make_topics(bootstrap: str, *names: str) -> None:
         kafka_cluster.make_topics(load(address(bootstrap)).settings, *names)
 
 
-class DirectKafkaTransport(KafkaTransport):
+class DirectKafkaQueue(KafkaQueue):
     """Kafka transport whose records are also put into the Redis queue at once, as by a worker's intake."""
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
@@ -76,7 +76,7 @@ class DirectKafkaTransport(KafkaTransport):
 def with_kafka(backend: Backend, settings: Settings, writer: KafkaProducer) -> Backend:
     """Return the backend with Kafka as its queue."""
     assert backend.server is not None
-    transport = DirectKafkaTransport(
+    transport = DirectKafkaQueue(
         backend.server, bounds=Bounds.from_settings(settings), lease=settings.lease, writer=writer
     )
     return replace(backend, transport=transport)

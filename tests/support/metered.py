@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import httpx
 
-from producer_api.metering.usage_settler import Settler
+from producer_api.metering.usage_settler import UsageSettler
 from producer_api.server import Server, listen
 from producer_api.services import Context
 from shared.accounts.usage import Filters, UsageRecords
@@ -30,7 +30,7 @@ class Metered:
     url: str
     http: httpx.AsyncClient
     context: Context
-    settler: Settler
+    settler: UsageSettler
 
     async def settled(self) -> None:
         """Wait until the usage of every finished job is settled and written."""
@@ -66,7 +66,7 @@ def planned(settings: Settings, plan: dict[str, Any], **changes: Any) -> Setting
 
 
 @asynccontextmanager
-@patch("producer_api.metering.usage_settler.FLUSH", 0.02)
+@patch("producer_api.metering.usage_settler.FLUSH_DELAY_S", 0.02)
 async def metered(settings: Settings, backend: Backend, *, settling: bool = True) -> AsyncIterator[Metered]:
     """Run a metered API until the body ends.
 

@@ -25,6 +25,7 @@ from shared.ledger.types import Charge, Entry
 from shared.models.worker_registry import ModelInfo
 from shared.protocol import ErrorInfo, RequestState
 from shared.redis import keys
+from shared.runtime.retry import run_forever
 from shared.schemas.native.jobs import Job
 from shared.settings import Settings
 from shared.token_log.answer import Answer, read_whole
@@ -115,7 +116,8 @@ class KafkaIntake:
         self._consumer.start()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen())
+                listen = run_forever(self._listen, pause_s=RETRY_PAUSE_S, failure_event="kafka_ends_unavailable")
+                tasks.create_task(listen)
                 tasks.create_task(self._run_on_event(self._records_ready, self._take_and_publish))
                 tasks.create_task(self._run_on_event(self._ends_ready, self._finish_ended))
                 await self._failure
@@ -128,20 +130,15 @@ class KafkaIntake:
 
     async def _listen(self) -> None:
         """Mark requests whose ends are published; check all after a missed message, and at each interval."""
-        while True:
-            try:
-                async with self._backend.live.subscribe(self._channel) as ends:
-                    recheck_at = 0.0
-                    while True:
-                        message = await ends.get(max(0.01, recheck_at - time.monotonic()))
-                        if isinstance(message, bytes):
-                            self._mark_ended(message.decode(errors="replace"))
-                        if not isinstance(message, bytes) or time.monotonic() >= recheck_at:
-                            await self._check_all()
-                            recheck_at = time.monotonic() + RECHECK_INTERVAL_S
-            except Unavailable as error:
-                log.warning("kafka_ends_unavailable", error=error.message)
-                await asyncio.sleep(RETRY_PAUSE_S)
+        async with self._backend.live.subscribe(self._channel) as ends:
+            recheck_at = 0.0
+            while True:
+                message = await ends.get(max(0.01, recheck_at - time.monotonic()))
+                if isinstance(message, bytes):
+                    self._mark_ended(message.decode(errors="replace"))
+                if not isinstance(message, bytes) or time.monotonic() >= recheck_at:
+                    await self._check_all()
+                    recheck_at = time.monotonic() + RECHECK_INTERVAL_S
 
     def _mark_ended(self, job_id: str) -> None:
         if job_id in self._in_flight:

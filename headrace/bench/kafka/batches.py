@@ -23,7 +23,7 @@ from rich.table import Table
 
 from headrace.bench.harness.cpu_contention import foreign_load
 from headrace.bench.harness.full_stack import full_stack
-from producer_api.batch_runner.completion_listener import Ends
+from producer_api.batch_runner.completion_listener import CompletionListener
 from shared.backend import Backend
 from shared.errors import HeadraceError
 from shared.protocol import Message, PriorityClass, Request, SamplingParams, new_job_id
@@ -152,9 +152,9 @@ async def _run_direct(backend: Backend, prompts: list[str]) -> None:
             group.create_task(_run_request(backend, ends, room, prompt))
 
 
-async def _run_request(backend: Backend, ends: Ends, room: asyncio.Semaphore, prompt: str) -> None:
+async def _run_request(backend: Backend, ends: CompletionListener, room: asyncio.Semaphore, prompt: str) -> None:
     job_id = new_job_id()
-    with ends.awaiting(job_id) as ended:
+    with ends.waiting_for(job_id) as ended:
         async with room:
             request = Request(
                 id=job_id,
@@ -170,9 +170,9 @@ async def _run_request(backend: Backend, ends: Ends, room: asyncio.Semaphore, pr
 
 
 @asynccontextmanager
-async def _completion_listener(backend: Backend) -> AsyncIterator[Ends]:
-    ends = Ends(backend.token_log, backend.live)
-    listening = asyncio.create_task(ends.listen())
+async def _completion_listener(backend: Backend) -> AsyncIterator[CompletionListener]:
+    ends = CompletionListener(backend.token_log, backend.live)
+    listening = asyncio.create_task(ends.run())
     try:
         yield ends
     finally:

@@ -1,4 +1,4 @@
-"""Deadlines as clients set them and meet them."""
+"""Deadlines of requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.waiting import LIMIT_S
 async def test_a_timeout_becomes_a_deadline_by_the_servers_clock(
     client: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
 ) -> None:
-    """Given a timeout or a deadline, Expect it in the request and in the job; given none, none."""
+    """The deadline is in the request and in the job; a request without a timeout has no deadline."""
     now = await backend.token_log.now()
     for fields, least, most in (
         ({"timeout": 60}, now + 60, now + 60 + LIMIT_S),
@@ -40,8 +40,8 @@ async def test_a_timeout_becomes_a_deadline_by_the_servers_clock(
     assert {deadline is None for deadline in deadlines} == {False, True}
 
 
-async def test_whoever_waits_past_it_gets_a_504(api: str, worker: ScriptedWorker, backend: Backend) -> None:
-    """Given a request that was not run in time, Expect 504 that the SDK does not retry, streamed or not."""
+async def test_a_client_past_its_deadline_gets_a_504(api: str, worker: ScriptedWorker, backend: Backend) -> None:
+    """The SDK does not retry the 504, whether or not the request is streamed."""
     async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=3) as sdk:
         for stream in (False, True):
             asked = asyncio.create_task(
@@ -64,8 +64,8 @@ async def test_whoever_waits_past_it_gets_a_504(api: str, worker: ScriptedWorker
     assert (await backend.transport.depth(MODEL)).waiting == 0
 
 
-async def test_a_stream_under_way_ends_with_the_error(api: str, worker: ScriptedWorker, backend: Backend) -> None:
-    """Given streams that began, if their time is over, Expect an error event each, and the job failed of it."""
+async def test_a_stream_ends_with_the_deadline_error(api: str, worker: ScriptedWorker, backend: Backend) -> None:
+    """At the deadline each stream ends with an error event, and the job has failed."""
     async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         speaking = asyncio.create_task(worker.take())
         asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat(stream=True, timeout=50)))

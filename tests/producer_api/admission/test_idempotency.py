@@ -1,4 +1,4 @@
-"""Idempotency-Key: one execution, however often a request is sent and whoever dies in the midst of it."""
+"""Idempotency-Key: a request runs once, however often it is sent and whichever process dies."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import httpx
 import msgspec
 import pytest
 
-from producer_api.admission.gateway import EXPIRED
-from producer_api.admission.idempotency import Identity, Key
+from producer_api.admission.gateway import STALE_KEY_AGE_S
+from producer_api.admission.idempotency import IdempotencyKey, Identity
 from producer_api.schemas.jobs import JobSubmission
 from shared.backend import Backend
 from shared.protocol import RequestState
@@ -34,10 +34,10 @@ async def http(api: str):
         yield opened
 
 
-async def test_a_hundred_at_once_run_once(
+async def test_a_hundred_concurrent_requests_run_once(
     http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
 ) -> None:
-    """Given one key, if 100 clients send it at once, Expect one job in the queue, and its answer for all."""
+    """100 clients that send one key at once make one job, and all get its answer."""
     sent = await asyncio.gather(*[http.post("/v1/jobs", json=BODY, headers=KEYED) for _ in range(100)])
     assert {response.status_code for response in sent} == {202}
     assert len({response.json()["id"] for response in sent}) == 1
@@ -49,8 +49,8 @@ async def test_a_hundred_at_once_run_once(
     assert again.json()["choices"][0]["text"] == "a"
 
 
-async def test_chats_join_running_and_finished(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given a chat under a key, if it is sent again while it runs and after it, Expect the same bytes."""
+async def test_chats_join_running_and_finished_ones(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """A chat that is sent again while it runs, or afterwards, gets the same bytes."""
     for path, body in (("/v1/chat/completions", chat()), ("/v1/chat/completions/stream", chat(seed=3))):
         headers = {"idempotency-key": path}
         asked = [asyncio.create_task(http.post(path, json=body, headers=headers)) for _ in range(20)]
@@ -66,8 +66,8 @@ async def test_chats_join_running_and_finished(http: httpx.AsyncClient, worker: 
     ("path", "body"),
     [("/v1/jobs", {**BODY, "seed": 1}), ("/v1/chat/completions", chat()), ("/v1/jobs", {**BODY, "prompt": "ho"})],
 )
-async def test_another_body_is_refused(http: httpx.AsyncClient, path: str, body: dict) -> None:
-    """Given a key in use, if another request comes under it, Expect 422; for the same in other words, the job."""
+async def test_another_body_under_a_used_key_is_refused(http: httpx.AsyncClient, path: str, body: dict) -> None:
+    """Another request gets 422; an equivalent body gets the job."""
     first = await http.post("/v1/jobs", json=BODY, headers=KEYED)
     refused = await http.post(path, json=body, headers=KEYED)
     assert refused.status_code == 422
@@ -77,18 +77,18 @@ async def test_another_body_is_refused(http: httpx.AsyncClient, path: str, body:
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a b", "é".encode(), "a\tb"])
-async def test_a_key_that_is_none(http: httpx.AsyncClient, key: str | bytes) -> None:
+async def test_an_invalid_key_is_refused(http: httpx.AsyncClient, key: str | bytes) -> None:
     for path, body in (("/v1/jobs", BODY), ("/v1/chat/completions", chat())):
         response = await http.post(path, json=body, headers={"idempotency-key": key})
         assert response.status_code == 400
         assert "Idempotency-Key" in response.text
 
 
-async def test_a_refusal_gives_the_key_back(
+async def test_a_refused_request_releases_its_key(
     http: httpx.AsyncClient, settings: Settings, worker: ScriptedWorker, backend: Backend
 ) -> None:
-    """Given a key, if its request is refused, Expect it free for another: unknown model, full queue."""
-    assert (await http.post("/v1/jobs", json={**BODY, "model": "nobody"}, headers=KEYED)).status_code == 404
+    """After an unknown model or a full queue, the key can be used for another request."""
+    assert (await http.post("/v1/jobs", json={**BODY, "model": "unknown"}, headers=KEYED)).status_code == 404
     assert (await http.post("/v1/jobs", json=BODY, headers=KEYED)).status_code == 202
     full = Backend.open(settings.model_copy(update={"queue_depth": 1}))
     async with serving(settings, full) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as other:
@@ -99,10 +99,13 @@ async def test_a_refusal_gives_the_key_back(
     await full.close()
 
 
-async def test_keys_are_the_tenants_own(http: httpx.AsyncClient, backend: Backend) -> None:
-    """Given the same key of another tenant, Expect another name in the store; neither shows the key."""
+async def test_each_tenant_has_its_own_keys(http: httpx.AsyncClient, backend: Backend) -> None:
+    """The same key of two tenants has two names in the store, and neither reveals the key."""
     await http.post("/v1/jobs", json=BODY, headers={"idempotency-key": "canary-71c"})
-    mine, theirs = (Key.of(["canary-71c"], tenant=tenant, kind="job", body="{}") for tenant in ("default", "other"))
+    mine, theirs = (
+        IdempotencyKey.from_header(["canary-71c"], tenant=tenant, kind="job", body="{}")
+        for tenant in ("default", "other")
+    )
     assert mine is not None
     assert theirs is not None
     names = [name.decode() for name in await backend.redis.keys("hr:hold:idempotency:*")]
@@ -113,12 +116,12 @@ async def test_keys_are_the_tenants_own(http: httpx.AsyncClient, backend: Backen
 
 
 class Died:
-    """A replica that took a key for BODY and died before it came to the queue."""
+    """A replica that took a key for BODY and died before it queued the request."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         body = JobSubmission(**BODY).model_dump_json()
-        key = Key.of(["k1"], tenant="default", kind="job", body=body)
+        key = IdempotencyKey.from_header(["k1"], tenant="default", kind="job", body=body)
         assert key is not None
         self.key = key
 
@@ -128,16 +131,16 @@ class Died:
         return identity
 
 
-@pytest.mark.parametrize("came_to", ["the key", "the log", "the queue"])
-async def test_whoever_finds_it_finishes_an_admission(
-    http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend, came_to: str
+@pytest.mark.parametrize("reached", ["the key", "the log", "the queue"])
+async def test_an_interrupted_admission_is_finished_by_the_next(
+    http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend, reached: str
 ) -> None:
-    """Given a replica that died on the way to the queue, if the key comes again, Expect that request, run."""
+    """When the key of a dead replica is sent again, that same request runs."""
     left = await Died(backend).hold()
     draft = left.complete(JobSubmission(**BODY).to_request("default"), None)
-    if came_to != "the key":
+    if reached != "the key":
         await backend.token_log.create(draft)
-    if came_to == "the queue":
+    if reached == "the queue":
         await backend.transport.publish(draft)
     sent = await asyncio.gather(*[http.post("/v1/jobs", json=BODY, headers=KEYED) for _ in range(3)])
     assert {response.json()["id"] for response in sent} == {left.id}
@@ -148,21 +151,20 @@ async def test_whoever_finds_it_finishes_an_admission(
     assert record.state is RequestState.COMPLETED
 
 
-async def test_a_key_that_outlived_its_answer_begins_anew(
+async def test_a_key_whose_answer_expired_makes_a_new_request(
     http: httpx.AsyncClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a key whose answer has expired, Expect a new request at once."""
-    monkeypatch.setattr("producer_api.admission.gateway.SETTLING", (10 * LIMIT_S,) * 2)
-    old = await Died(backend).hold(age=EXPIRED + 1)
+    monkeypatch.setattr("producer_api.admission.gateway.KEY_RETRY_DELAYS_S", (10 * LIMIT_S,) * 2)
+    old = await Died(backend).hold(age=STALE_KEY_AGE_S + 1)
     async with asyncio.timeout(LIMIT_S):
         new = (await http.post("/v1/jobs", json=BODY, headers=KEYED)).json()["id"]
     assert new != old.id
 
 
-async def test_a_stream_goes_on_at_every_frame_on_another_replica(
+async def test_another_replica_resumes_a_stream_after_any_frame(
     settings: Settings, backend: Backend, http: httpx.AsyncClient, worker: ScriptedWorker
 ) -> None:
-    """Given a keyed stream of appends of 1, 3 and 2 tokens, if it is resumed after any, Expect the rest."""
+    """A keyed stream with appends of 1, 3 and 2 tokens can be resumed after each of them."""
     body = chat(n=2, stream=True, stream_options={"include_usage": True})
     asked = asyncio.create_task(http.post("/v1/chat/completions", json=body, headers=KEYED))
     job = await worker.take()
@@ -187,10 +189,10 @@ async def test_a_stream_goes_on_at_every_frame_on_another_replica(
     await second.close()
 
 
-async def test_leaving_a_keyed_stream_cancels_nothing(
+async def test_a_keyed_stream_continues_without_its_client(
     http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
 ) -> None:
-    """Given a keyed stream, if its client leaves, Expect the answer to go on, and the rest for whoever resumes."""
+    """If the client disconnects, the answer continues, and a client that resumes gets the rest."""
     path = "/v1/chat/completions/stream"
     speaking = asyncio.create_task(_say_first(worker))
     async with http.stream("POST", path, json=chat(), headers=KEYED) as response:
@@ -209,8 +211,8 @@ async def _say_first(worker: ScriptedWorker) -> Job:
     return job
 
 
-async def test_what_cannot_be_resumed_is_refused(http: httpx.AsyncClient, backend: Backend) -> None:
-    """Given a Last-Event-ID without key, without stream, or of an answer that is no more, Expect 400 and 404."""
+async def test_streams_that_cannot_be_resumed_are_refused(http: httpx.AsyncClient, backend: Backend) -> None:
+    """Last-Event-ID gets 400 without a key or a stream, and 404 if there is no answer."""
     path, seen = "/v1/chat/completions", {"last-event-id": "3"}
     assert (await http.post(path, json=chat(stream=True), headers=seen)).status_code == 400
     assert (await http.post(path, json=chat(), headers={**KEYED, **seen})).status_code == 400

@@ -1,4 +1,4 @@
-"""Other people's clients of OpenAI's responses, unchanged."""
+"""Third-party clients of OpenAI's responses, unchanged."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tests.support.waiting import LIMIT_S
 pytestmark = pytest.mark.slow  # to import them takes seconds
 
 
-async def test_langchain(api: str, worker: ScriptedWorker) -> None:
-    """Given LangChain on responses, Expect answers, streams, a chain, calls of tools and models of pydantic."""
+async def test_langchain_works_on_responses(api: str, worker: ScriptedWorker) -> None:
     from langchain_openai import ChatOpenAI
 
     async with httpx.AsyncClient(timeout=LIMIT_S) as http:  # one of its own it would never close
@@ -61,8 +60,9 @@ async def converse(chat: Any, worker: ScriptedWorker) -> None:
     assert (made["name"], made["args"]) == ("f", {"x": 0})
 
 
-async def test_litellm(api: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given LiteLLM, Expect a response, and it retrieved. Models that it does not know it streams only in show."""
+async def test_litellm_works_on_responses(
+    api: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # nothing is fetched
     import litellm
 

@@ -1,4 +1,4 @@
-"""What /v1/responses refuses by name, and what it takes because it asks for nothing."""
+"""Fields of /v1/responses: refused by name, or accepted because they are off."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_bad_input(client: httpx.AsyncClient) -> None:
+async def test_a_wrong_input_item_is_named(client: httpx.AsyncClient) -> None:
     for fields, param in BAD:
         async with asyncio.timeout(LIMIT_S):  # what is not refused waits for a worker
             response = await client.post("/v1/responses", json={"model": MODEL, "input": INPUT, **fields})
@@ -90,7 +90,7 @@ async def test_bad_input(client: httpx.AsyncClient) -> None:
         assert error["message"]
 
 
-async def test_bad_questions(client: httpx.AsyncClient) -> None:
+async def test_wrong_query_parameters_are_named(client: httpx.AsyncClient) -> None:
     made = (await client.post("/v1/responses", json={"model": MODEL, "input": INPUT, "background": True})).json()
     path = f"/v1/responses/{made['id']}"
     for query, param in (
@@ -105,7 +105,9 @@ async def test_bad_questions(client: httpx.AsyncClient) -> None:
     assert (await client.get(path + "/input_items?after=unknown")).json()["data"] == []
 
 
-async def test_what_asks_for_nothing(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+async def test_unsupported_fields_that_are_off_are_accepted(
+    client: httpx.AsyncClient, worker: ScriptedWorker
+) -> None:
     nothing = {
         "tools": [],
         "tool_choice": "none",

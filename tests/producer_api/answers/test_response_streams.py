@@ -1,4 +1,4 @@
-"""The events of a response: OpenAI's order and shape, and the same bytes from whichever replica."""
+"""The events of a response: OpenAI's order and shape, and the same bytes from every replica."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_events_in_order(http: httpx.AsyncClient, worker: ScriptedWorker) 
         (RequestState.FAILED, EngineFailed("the engine failed"), "failed", "response.failed"),
     ],
 )
-async def test_other_endings(
+async def test_each_ending_has_its_last_event(
     http: httpx.AsyncClient, worker: ScriptedWorker, state: RequestState, error: Any, status: str, kind: str
 ) -> None:
     asked = asyncio.create_task(streamed(http))
@@ -87,8 +87,7 @@ async def test_other_endings(
     assert (response["error"] or {}).get("message") == (error and "the engine failed")
 
 
-async def test_logprobs(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given tokens whose text is held back, or that have none, Expect their logprobs all the same."""
+async def test_logprobs_of_held_back_text_are_streamed(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     asked = asyncio.create_task(streamed(http, include=["message.output_text.logprobs"]))
     job = await worker.take()
     await job.write(Token(0, 1, "", None, TokenLogprobs(-0.5, (), "x")))
@@ -103,7 +102,7 @@ async def test_logprobs(http: httpx.AsyncClient, worker: ScriptedWorker) -> None
     assert [each["logprob"] for each in done["logprobs"]] == [-0.5, -1.0, -2.0]
 
 
-async def test_cancelled_while_it_waits(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+async def test_a_queued_response_can_be_cancelled(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     made = (await http.post("/v1/responses", json={**BODY, "stream": False, "background": True})).json()
     assert (await http.post(f"/v1/responses/{made['id']}/cancel")).json()["status"] == "cancelled"
     told = await http.get(f"/v1/responses/{made['id']}?stream=true")
@@ -112,10 +111,9 @@ async def test_cancelled_while_it_waits(http: httpx.AsyncClient, worker: Scripte
     assert (events[-1]["response"]["status"], events[-1]["response"]["output"]) == ("cancelled", [])
 
 
-async def test_every_suffix_is_the_same_bytes(
+async def test_any_replica_resumes_with_the_same_bytes(
     settings: Settings, backend: Backend, worker: ScriptedWorker, http: httpx.AsyncClient
 ) -> None:
-    """Given a response in the background, if another replica tells it after any event, Expect those bytes."""
     for joined in (False, True):  # while it runs, and from the log alone
         asked = asyncio.create_task(http.post("/v1/responses", json={**BODY, "background": True}))
         job = await worker.take()
@@ -141,10 +139,9 @@ async def test_every_suffix_is_the_same_bytes(
         await other.close()
 
 
-async def test_a_stream_goes_on_after_its_replica(
+async def test_the_sdk_resumes_a_stream_on_another_replica(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
-    """Given a background stream, if its replica ends in the midst, Expect the package to go on with another."""
     other = Backend.open(settings)
     async with serving(settings, other) as second:
         async with serving(settings, backend) as first:
@@ -178,8 +175,7 @@ async def test_a_stream_goes_on_after_its_replica(
     assert events[-1].response.output_text == "one two"
 
 
-async def test_a_keyed_stream_goes_on(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given a key and nothing stored, if the client is gone and sends it again, Expect the rest."""
+async def test_a_keyed_stream_resumes_without_storage(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     keyed = {"idempotency-key": "k"}
     body = {**BODY, "store": False}
     asked = asyncio.create_task(http.post("/v1/responses", json=body, headers=keyed))
@@ -197,10 +193,9 @@ async def test_a_keyed_stream_goes_on(http: httpx.AsyncClient, worker: ScriptedW
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_leaving_cancels(
+async def test_disconnecting_cancels_unless_in_the_background(
     api: str, worker: ScriptedWorker, backend: Backend, stream: bool, http: httpx.AsyncClient
 ) -> None:
-    """Given a response that is not in the background, if its client leaves, Expect it cancelled; else not."""
     states = []
     for fields in ({}, {"background": True, "stream": True}):
         asked = asyncio.create_task(http.post("/v1/responses", json={**BODY, "stream": stream, **fields}))
@@ -215,8 +210,9 @@ async def test_leaving_cancels(
     assert states == [RequestState.CANCELLED, RequestState.RUNNING]
 
 
-async def test_silence(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given a queue that is long, Expect the response's id after a keepalive, and the rest when it comes."""
+async def test_a_keepalive_sends_the_id_of_a_queued_response(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     quick = settings.model_copy(update={"keepalive": 0.05})
     async with (
         serving(quick, backend) as url,

@@ -1,4 +1,4 @@
-"""Responses that call functions, and those held to a schema: OpenAI's items and events, by its own package."""
+"""Responses with function calls or a schema, through OpenAI's package."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ async def called(sdk: AsyncOpenAI, worker: ScriptedWorker, **fields: Any) -> tup
     return response, job.request
 
 
-async def test_calls_and_what_they_gave(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given calls, if what they gave is sent by a chain or with all items, Expect the same chat either way."""
+async def test_call_outputs_continue_the_chat(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """By a chain and with all items, the same chat."""
     response, request = await called(sdk, worker, parallel_tool_calls=True)
     assert request.tools is not None
     assert [(function.name, function.strict) for function in request.tools.functions] == [("f", False)]
@@ -81,7 +81,9 @@ async def test_calls_and_what_they_gave(sdk: AsyncOpenAI, worker: ScriptedWorker
         ("none", None),
     ],
 )
-async def test_choices_of_tools(sdk: AsyncOpenAI, worker: ScriptedWorker, choice: Any, tools: Any) -> None:
+async def test_tool_choices_reach_the_worker(
+    sdk: AsyncOpenAI, worker: ScriptedWorker, choice: Any, tools: Any
+) -> None:
     response, request = await answered(
         sdk, worker, "x", tools=[TOOL], tool_choice=choice, parallel_tool_calls=False
     )
@@ -93,8 +95,7 @@ async def test_choices_of_tools(sdk: AsyncOpenAI, worker: ScriptedWorker, choice
     assert dumped["tools"] == [{**TOOL, "strict": False}]
 
 
-async def test_a_call_cut_short(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given a call that was cut, Expect it incomplete, and left out of what goes on from it."""
+async def test_a_truncated_call_is_incomplete_and_not_continued(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     asked = asyncio.create_task(sdk.responses.create(model=MODEL, input=INPUT, tools=[TOOL]))
     job = await worker.take()
     await call(job, finish=FinishReason.LENGTH)
@@ -104,8 +105,7 @@ async def test_a_call_cut_short(sdk: AsyncOpenAI, worker: ScriptedWorker) -> Non
     assert said(request) == [("user", INPUT), ("user", INPUT)]
 
 
-async def test_logprobs_beside_a_call(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given tokens around a call, Expect their logprobs to be no part of the text that comes after it."""
+async def test_logprobs_of_a_call_are_not_those_of_the_text(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     include = ["message.output_text.logprobs"]
     asked = asyncio.create_task(sdk.responses.create(model=MODEL, input=INPUT, tools=[TOOL], include=include))
     job = await worker.take()
@@ -118,7 +118,7 @@ async def test_logprobs_beside_a_call(sdk: AsyncOpenAI, worker: ScriptedWorker) 
     assert [found.token for found in text.content[0].logprobs] == ["2", "3"]
 
 
-async def test_events_of_calls(api: str, sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+async def test_a_call_has_openais_events(api: str, sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         asked = asyncio.create_task(http.post("/v1/responses", json={**BODY, "tools": [TOOL]}))
         await call(await worker.take(), text="see", calls=2)

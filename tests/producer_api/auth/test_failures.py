@@ -1,4 +1,4 @@
-"""What wrong credentials cost the server and their sender: the same for every id, and more if they come often."""
+"""Wrong credentials: they cost the same for every id, and repeated ones get a 429."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from producer_api.auth import authenticator, failures
-from producer_api.auth.failures import Failures
+from producer_api.auth.failures import FailureLimiter
 from shared.accounts.api_keys import ApiKeys
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
@@ -48,11 +48,11 @@ async def test_unknown_id_and_wrong_secret_cost_the_same(
     reading, digest = Database.reading, authenticator.digest
     compare = authenticator.hmac.compare_digest
 
-    def noting_reading(self: Database) -> Any:
+    def recording_reading(self: Database) -> Any:
         done.append("look up")
         return reading(self)
 
-    def noting_digest(pepper: bytes, key: str) -> str:
+    def recording_digest(pepper: bytes, key: str) -> str:
         done.append(f"digest of {len(key)}")
         return digest(pepper, key)
 
@@ -66,8 +66,8 @@ async def test_unknown_id_and_wrong_secret_cost_the_same(
     _, idle = await keys.create(tenant="t", scopes=Scopes())
     async with calling(app, used) as client:
         assert (await client.get("/v1/models")).status_code == 200
-    monkeypatch.setattr(Database, "reading", noting_reading)
-    monkeypatch.setattr(authenticator, "digest", noting_digest)
+    monkeypatch.setattr(Database, "reading", recording_reading)
+    monkeypatch.setattr(authenticator, "digest", recording_digest)
     monkeypatch.setattr(authenticator, "hmac", Hmac)
     costs: dict[str, list[tuple[str, ...]]] = {}
     for name, given in (("unknown", UNKNOWN), ("used", wrong_secret(used)), ("idle", wrong_secret(idle))):
@@ -100,14 +100,14 @@ async def test_repeated_failures_of_an_address_get_429(
         refused = await ask(UNKNOWN)
         assert refused.json()["error"]["code"] == "too_many_failures"
         assert 0 < int(refused.headers["retry-after"]) <= failures.WINDOW_S
-        assert (await ask(key)).status_code == 200, "a valid key works beside them"
-        assert (await ask(None)).status_code == 401, "no key is not a wrong one"
+        assert (await ask(key)).status_code == 200, "a valid key still works"
+        assert (await ask(None)).status_code == 401, "a missing key is not a wrong one"
         assert (await ask(UNKNOWN, "192.0.2.2")).status_code == 401, "another address has its own count"
 
 
-def test_window_of_failures_ends() -> None:
+def test_the_window_of_failures_ends() -> None:
     now = [100.0]
-    table = Failures(clock=lambda: now[0])
+    table = FailureLimiter(clock=lambda: now[0])
     for _ in range(failures.MAX_FAILURES):
         table.count("a")
     now[0] += 10
@@ -118,9 +118,9 @@ def test_window_of_failures_ends() -> None:
     table.count("a")
 
 
-def test_addresses_counted_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_tracked_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "MAX_ADDRESSES", 3)
-    table = Failures()
+    table = FailureLimiter()
     for address in "abcdefg":
         table.count(address)
     assert len(table) == 3

@@ -1,4 +1,4 @@
-"""A key that is revoked by the command line, as processes see it that use it all the time."""
+"""Keys that are revoked or rotated by the command line while API processes use them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.redis.embedded import EmbeddedServer
 from tests.support.api_process import running
 from tests.support.waiting import LIMIT_S
 
-STEP = 0.05  # seconds between calls: what the processes log of them fits the pipe that nobody reads
+CALL_INTERVAL_S = 0.05  # between calls: the log lines of all calls fit into a pipe that is not read
 
 
 def keys(folder: Path, *words: str) -> dict[str, object]:
@@ -24,19 +24,18 @@ def keys(folder: Path, *words: str) -> dict[str, object]:
 
 
 async def statuses(url: str, key: object, until: int) -> None:
-    """Call all the time until the status is `until`, and then for a while, in which it stays so."""
+    """Call until the status is `until`, then check for a while that it stays so."""
     async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as http:
         while (await http.get("/v1/models")).status_code != until:
-            await asyncio.sleep(STEP)
+            await asyncio.sleep(CALL_INTERVAL_S)
         for _ in range(10):
             assert (await http.get("/v1/models")).status_code == until
-            await asyncio.sleep(STEP)
+            await asyncio.sleep(CALL_INTERVAL_S)
 
 
 @pytest.mark.slow
 async def test_a_revoked_key_stops_on_all_replicas(valkey: EmbeddedServer, tmp_path: Path) -> None:
-    """Given two processes that are called with a key all the time, expect it refused by both once
-    its life in their memory is over, and from then on."""
+    """Two processes in constant use refuse the key once its life in their caches is over."""
     own = {"auth": "true", "data_dir": str(tmp_path), "key_life": "1"}
     with running(valkey, **own) as (_, one), running(valkey, **own) as (_, two):
         made = keys(tmp_path, "create")
@@ -49,8 +48,7 @@ async def test_a_revoked_key_stops_on_all_replicas(valkey: EmbeddedServer, tmp_p
 
 
 @pytest.mark.slow
-async def test_a_rotated_key(valkey: EmbeddedServer, tmp_path: Path) -> None:
-    """Given a rotated key, expect the new one at once, and the old one until the overlap is over."""
+async def test_a_rotated_key_works_until_the_overlap_ends(valkey: EmbeddedServer, tmp_path: Path) -> None:
     with running(valkey, auth="true", data_dir=str(tmp_path), key_life="1") as (_, url):
         old = keys(tmp_path, "create", "--tenant", "t")
         await statuses(url, old["key"], 200)

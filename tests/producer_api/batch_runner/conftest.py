@@ -1,4 +1,4 @@
-"""A cluster with tasks processes, driven by the `openai` package."""
+"""Cluster with batch-runner processes, used through the `openai` package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches as the `openai` package drives them, through real processes, which are killed meanwhile."""
+"""Batches through the `openai` package and real processes, some of which are killed."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def client(cluster: Cluster) -> BatchClient:
     return BatchClient(cluster.urls[0])
 
 
-async def test_a_batch_runs(client: BatchClient) -> None:
-    """Given good lines and one that the model refuses, Expect each in its file, in order, and the counts."""
+async def test_a_batch_has_output_errors_and_counts(client: BatchClient) -> None:
+    """Each line is in its file, in order, and the counts are right."""
     lines = [line(f"c{number}", f"prompt {number}") for number in range(150)]
     lines.insert(70, line("hot", temperature=9))
-    lines.insert(71, line("unknown", model="nobody"))
+    lines.insert(71, line("unknown", model="unknown"))
     lines.insert(72, line("streamed", stream=True))
     batch = await ended(client, (await start(client, lines)).id)
     assert batch.status == "completed"
@@ -62,14 +62,14 @@ async def test_a_batch_runs(client: BatchClient) -> None:
     assert listed.data[0].id == batch.id
 
 
-async def test_the_end_is_told(client: BatchClient) -> None:
+async def test_the_end_of_a_batch_sends_a_webhook(client: BatchClient) -> None:
     async with receiving() as receiver:
         hook = {"url": receiver.url()}
         made = await asyncio.to_thread(client.start, [line("a"), line("b")], webhook=hook)
-        [told] = await receiver.until(1)
+        [webhook] = await receiver.until(1)
         batch = await until(client, made.id, lambda batch: batch.webhook["state"] == "delivered")
-    data = told.json["data"]
-    assert (told.json["type"], data["id"], data["output_file_id"]) == (
+    data = webhook.json["data"]
+    assert (webhook.json["type"], data["id"], data["output_file_id"]) == (
         "batch.completed",
         made.id,
         batch.output_file_id,
@@ -77,8 +77,8 @@ async def test_the_end_is_told(client: BatchClient) -> None:
     assert data["request_counts"] == batch.request_counts.to_dict() == {"total": 2, "completed": 2, "failed": 0}
 
 
-async def test_completions(client: BatchClient) -> None:
-    """Given lines of several prompts each, Expect OpenAI's indices in each line, and one that is refused whole."""
+async def test_a_line_may_have_several_prompts(client: BatchClient) -> None:
+    """Choices have OpenAI's indices; a line with one bad prompt is refused completely."""
     url = "/v1/completions"
     bodies = {"two": {"prompt": ["a", "b"], "n": 2}, "one": {"prompt": [1, 2], "echo": True}, "bad": {"prompt": []}}
     lines = [
@@ -95,8 +95,8 @@ async def test_completions(client: BatchClient) -> None:
     assert (bad["response"]["status_code"], bad["response"]["body"]["error"]["param"]) == (400, "prompt")
 
 
-async def test_responses(client: BatchClient) -> None:
-    """Given lines of responses, Expect each, not stored; one that would have to be is refused by name."""
+async def test_lines_may_be_responses(client: BatchClient) -> None:
+    """They are not stored; a line that needs storage is refused by the field's name."""
     url = "/v1/responses"
     bodies = {"good": {"input": "a"}, "stored": {"input": "a", "store": True}, "long": {"max_output_tokens": 10**6}}
     lines = [
@@ -114,8 +114,8 @@ async def test_responses(client: BatchClient) -> None:
         await asyncio.to_thread(client.sdk.responses.retrieve, response["id"])
 
 
-async def test_embeddings(client: BatchClient, cluster: Cluster, minilm: Path) -> None:
-    """Given a worker that embeds beside the other, Expect the vectors of all lines, and the queue's as by HTTP."""
+async def test_lines_may_be_embeddings(client: BatchClient, cluster: Cluster, minilm: Path) -> None:
+    """All lines have their vectors, equal to those over HTTP."""
     url, model = "/v1/embeddings", MINILM.name
     environment = dict(cluster.workers[0].environment)
     node = cluster.add("worker", environment | {"HEADRACE_MODEL": str(minilm), "HEADRACE_THREADS": "1"})
@@ -132,14 +132,14 @@ async def test_embeddings(client: BatchClient, cluster: Cluster, minilm: Path) -
     assert errors == []
     assert [each["index"] for each in many] == list(range(40))
     assert many[0]["embedding"] == one[0]["embedding"]
-    told = await asyncio.to_thread(client.sdk.embeddings.create, model=model, input="mill 0", dimensions=8)
-    assert told.data[0].embedding == one[0]["embedding"]
+    single = await asyncio.to_thread(client.sdk.embeddings.create, model=model, input="mill 0", dimensions=8)
+    assert single.data[0].embedding == one[0]["embedding"]
     await node.stop()
     cluster.workers.remove(node)
 
 
-async def test_an_upload_takes_no_memory(client: BatchClient, cluster: Cluster, tmp_path: Path) -> None:
-    """Given a large file, If it is uploaded and read, Expect the API as small as before at its largest."""
+async def test_a_large_upload_takes_no_memory(client: BatchClient, cluster: Cluster, tmp_path: Path) -> None:
+    """Uploading and reading a large file does not raise the peak memory of the API."""
     path = tmp_path / "large"
     path.write_bytes(b"0123456789abcdef" * (4 * MIB))
     [api] = cluster.apis
@@ -162,7 +162,7 @@ async def test_an_upload_takes_no_memory(client: BatchClient, cluster: Cluster, 
 
 
 async def test_a_custom_id_may_repeat_across_batches(client: BatchClient) -> None:
-    """Given the same file twice, Expect two whole answers, of requests of their own."""
+    """The same file twice makes two complete batches with requests of their own."""
     batches = [await start(client, [line("same", "x")]) for _ in range(2)]
     found = []
     for batch in batches:
@@ -173,7 +173,7 @@ async def test_a_custom_id_may_repeat_across_batches(client: BatchClient) -> Non
 
 
 async def test_a_wrong_file_is_refused_line_by_line(client: BatchClient) -> None:
-    """Given lines that are no requests, Expect a failed batch which names each, and nothing run."""
+    """The batch fails and names each bad line, and nothing runs."""
     good = line("a")
     content = jsonl([good, {**good, "url": "/v1/embeddings"}, {**good, "method": "GET"}, good, {"custom_id": "b"}])
     content += b"{not json\n\n" + jsonl([{**line(""), "custom_id": ""}, {**line("c"), "body": []}])
@@ -196,8 +196,7 @@ async def test_a_wrong_file_is_refused_line_by_line(client: BatchClient) -> None
     assert batch.output_file_id is None and batch.request_counts.total == 0
 
 
-async def test_what_cannot_be_a_batch(client: BatchClient) -> None:
-    """Given wrong requests for a batch, Expect OpenAI's error classes, with the field."""
+async def test_invalid_batches_are_refused_by_field(client: BatchClient) -> None:
     sdk = client.sdk
     file = await asyncio.to_thread(sdk.files.create, file=("x", b"{}"), purpose="user_data")
     good: dict[str, Any] = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -219,8 +218,8 @@ async def test_what_cannot_be_a_batch(client: BatchClient) -> None:
             await asyncio.to_thread(call, "batch_none")
 
 
-async def test_cancelling_keeps_what_has_run(client: BatchClient) -> None:
-    """Given a batch part of which has run, If it is cancelled, Expect that part, and the rest as cancelled."""
+async def test_cancelling_keeps_finished_lines(client: BatchClient) -> None:
+    """Finished lines stay in the output; the others are reported as cancelled."""
     lines = [line(f"quick{number}") for number in range(10)]
     lines += [line(f"slow{number}", "[pace 1000]", 60) for number in range(SLOW)]
     made = await start(client, lines)
@@ -237,8 +236,8 @@ async def test_cancelling_keeps_what_has_run(client: BatchClient) -> None:
         await asyncio.to_thread(client.sdk.batches.cancel, made.id)
 
 
-async def test_a_batch_whose_window_ends(client: BatchClient) -> None:
-    """Given a window that is too short, Expect what has run, and the rest as expired."""
+async def test_an_expired_batch_keeps_finished_lines(client: BatchClient) -> None:
+    """Finished lines stay in the output; the others are reported as expired."""
     lines = [line(f"quick{number}") for number in range(10)]
     lines += [line(f"slow{number}", "[pace 1000]", 60) for number in range(SLOW)]
     batch = await ended(client, (await start(client, lines, "3s")).id)
@@ -250,8 +249,8 @@ async def test_a_batch_whose_window_ends(client: BatchClient) -> None:
     assert {each["error"]["code"] for each in errors} == {"batch_expired"}
 
 
-async def test_the_input_may_be_deleted_meanwhile(client: BatchClient, cluster: Cluster) -> None:
-    """Given a batch that runs, If its input is deleted, Expect it to go on; nothing is left on the disk."""
+async def test_the_input_may_be_deleted_while_a_batch_runs(client: BatchClient, cluster: Cluster) -> None:
+    """The batch continues, and afterwards nothing is left on the disk."""
     made = await start(client, [line(f"c{number}", "[pace 100]", 10) for number in range(100)])
     await until(client, made.id, lambda batch: batch.status == "in_progress")
     await asyncio.to_thread(client.sdk.files.delete, made.input_file_id)
@@ -263,8 +262,8 @@ async def test_the_input_may_be_deleted_meanwhile(client: BatchClient, cluster: 
         await asyncio.sleep(POLL_S)
 
 
-async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchClient, cluster: Cluster) -> None:
-    """Given a long batch, If each kind of process is killed in its course, Expect every line exactly once."""
+async def test_a_shared_batch_survives_killed_processes(client: BatchClient, cluster: Cluster) -> None:
+    """Each kind of process is killed during a long batch; every line is answered exactly once."""
     lines = [line(f"c{number}", f"[pace 80] {number}", 20) for number in range(1600)]
     known = cluster.requests()
     made = await start(client, lines)
@@ -289,13 +288,13 @@ async def test_two_processes_share_a_batch_and_outlive_each_other(client: BatchC
     output, errors = await asyncio.to_thread(client.results, batch)
     assert errors == []
     assert [each["custom_id"] for each in output] == [each["custom_id"] for each in lines]
-    assert len(cluster.requests() - known) == 1600  # whoever went on with a line found its request
+    assert len(cluster.requests() - known) == 1600  # a process that took over a line joined its request
     for node, count in zip(cluster.tasks, before, strict=True):
-        await node.logged("batch_left", count + 1)  # both had a part in it
+        await node.logged("batch_left", count + 1)  # both worked on it
 
 
-async def test_a_stopping_process_hands_its_chunks_over(client: BatchClient, cluster: Cluster) -> None:
-    """Given a batch, If the tasks process that runs it is told to stop, Expect another to finish it at once."""
+async def test_a_stopping_process_hands_over_its_chunks(client: BatchClient, cluster: Cluster) -> None:
+    """After SIGTERM to its process, another process finishes the batch at once."""
     first, second = cluster.tasks
     await second.stop()
     lines = [line(f"c{number}", f"[pace 20] {number}", 20) for number in range(800)]

@@ -1,4 +1,4 @@
-"""`headrace.generate`, as any Celery user calls it: by name, from an application that knows nothing of Headrace."""
+"""Task `headrace.generate`, called by name from another Celery application."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
 from producer_api.batch_runner.celery_app import make_app
-from producer_api.batch_runner.event_loop_host import Host
+from producer_api.batch_runner.event_loop_host import EventLoopHost
 from shared.backend import Backend
 from shared.errors import NotFound
 from shared.files.content import new_file_id
@@ -43,8 +43,8 @@ def send(app: Celery, asked: dict[str, Any], **options: Any) -> Any:
     return app.send_task("headrace.generate", (asked,), queue="headrace", **options)
 
 
-async def test_called_by_name(app: Celery) -> None:
-    """Given a user's application, Expect the completion as JSON, or the error by its name; pickle is not read."""
+async def test_a_task_returns_a_completion_as_json(app: Celery) -> None:
+    """An error names the field, and pickle is not read."""
     send(app, body("pickled"), serializer="pickle")
     answer = await asyncio.to_thread(send(app, body("hello")).get, LIMIT_S)
     assert answer["object"] == "chat.completion"
@@ -54,8 +54,7 @@ async def test_called_by_name(app: Celery) -> None:
     assert type(caught.value).__name__ == "InvalidRequest"
 
 
-async def test_the_same_task_is_the_same_request(app: Celery, cluster: Cluster) -> None:
-    """Given a task that is delivered twice, Expect one request run."""
+async def test_a_task_delivered_twice_runs_once(app: Celery, cluster: Cluster) -> None:
     task_id, before = str(uuid.uuid4()), cluster.requests()
     asked = body("again", max_tokens=20, temperature=1)
     results = [send(app, asked, task_id=task_id) for _ in range(2)]
@@ -67,9 +66,7 @@ async def test_the_same_task_is_the_same_request(app: Celery, cluster: Cluster) 
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's own, in its worker
-async def test_a_chain(app: Celery) -> None:
-    """Given a chain, Expect the next task of the user's own to get the answer."""
-
+async def test_the_next_task_of_a_chain_gets_the_answer(app: Celery) -> None:
     @app.task(name="user.text")
     def text(answer: dict[str, Any]) -> str:
         return answer["choices"][0]["message"]["content"]
@@ -80,8 +77,7 @@ async def test_a_chain(app: Celery) -> None:
         assert (await asyncio.to_thread(chained.apply_async().get, LIMIT_S)).startswith(" ")
 
 
-async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, tmp_path: Path) -> None:
-    """Given what has ended, If beat's hour comes, Expect a tasks process to remove it."""
+async def test_beat_removes_expired_files_and_old_folders(cluster: Cluster, tmp_path: Path) -> None:
     given = {"redis_url": cluster.store.url, "files_dir": cluster.folder / "files", "data_dir": tmp_path}
     settings = load(given).settings
     left = settings.files / "batches" / "batch_of_old"
@@ -93,7 +89,7 @@ async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, t
     draft.write(b"{}")
     await files.keep(draft, old, tenant="default", filename="x", purpose="batch", life=0.0)
 
-    with make_app(settings, Host(settings)) as app:
+    with make_app(settings, EventLoopHost(settings)) as app:
         entries = app.conf.beat_schedule.values()
         [entry] = [each for each in entries if each["task"] == "headrace.upkeep"]
         await asyncio.to_thread(app.tasks[entry["task"]].apply_async, **entry["options"])
@@ -105,8 +101,8 @@ async def test_beat_has_ended_files_and_left_folders_removed(cluster: Cluster, t
     await backend.close()
 
 
-async def test_a_task_outlives_its_process(app: Celery, cluster: Cluster) -> None:
-    """Given a task that runs, If its process is told to stop, Expect another to go on with the same request."""
+async def test_a_task_survives_the_stop_of_its_process(app: Celery, cluster: Cluster) -> None:
+    """After SIGTERM, another process continues with the same request."""
     [first, second], before = cluster.tasks, cluster.requests()
     await second.stop()
     result = send(app, body("[pace 100]", max_tokens=30))
@@ -119,8 +115,8 @@ async def test_a_task_outlives_its_process(app: Celery, cluster: Cluster) -> Non
     assert len(cluster.requests() - before) == 1
 
 
-async def test_junk_in_celerys_keys_stops_no_task(app: Celery, cluster: Cluster) -> None:
-    """Given messages that are none before a real task, Expect its answer, and no process ended."""
+async def test_foreign_data_in_celerys_keys_stops_no_task(app: Celery, cluster: Cluster) -> None:
+    """A task after invalid messages is answered, and no process exits."""
     before = [process.pid for process in cluster.tasks]
     junk = [
         b"\xff\xfe",

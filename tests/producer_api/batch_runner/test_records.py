@@ -1,4 +1,4 @@
-"""A batch's items of work: held by one at a time, fenced, counted once."""
+"""Items of a batch: claimed by one process at a time, protected by the lease epoch, counted once."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ async def claimed(batches: Batches, name: str = "batch_1") -> Item:
     return item
 
 
-async def test_a_batch_s_life(batches: Batches) -> None:
-    """Given a batch, If its items are done, Expect its states and counts, and its end once all are."""
+async def test_a_batch_ends_once_all_items_are_done(batches: Batches) -> None:
+    """Its states and counts follow its items."""
     await batches.create(batch())
     await batches.create(batch())  # changes nothing
     assert await batches.idle() == ["batch_1"]
@@ -78,8 +78,8 @@ async def test_a_batch_s_life(batches: Batches) -> None:
     assert await batches.open() == []
 
 
-async def test_a_lapsed_holder_is_fenced(backend: Backend) -> None:
-    """Given an item whose lease lapsed, If another takes it, Expect everything of the first refused."""
+async def test_a_holder_without_its_lease_is_refused(backend: Backend) -> None:
+    """After another process claimed the item, every call of the first holder is refused."""
     batches = batches_of(backend, lease=0.05)
     await batches.create(batch())
     late = await claimed(batches)
@@ -108,8 +108,7 @@ async def test_a_released_item_is_free_at_once(batches: Batches) -> None:
     assert (await claimed(batches)).name == item.name
 
 
-async def test_cancelling(batches: Batches) -> None:
-    """Given a batch that is cancelled before or in its course, Expect that end."""
+async def test_a_batch_is_cancelled_before_or_while_it_runs(batches: Batches) -> None:
     for number, early in enumerate((True, False)):
         name = f"batch_{number}"
         await batches.create(batch(name))
@@ -130,7 +129,7 @@ async def test_cancelling(batches: Batches) -> None:
             await batches.cancel(name)
 
 
-async def test_a_refused_input(batches: Batches) -> None:
+async def test_an_invalid_input_fails_the_batch(batches: Batches) -> None:
     await batches.create(batch())
     errors = [LineError("invalid_url", "wrong", 3, "url")]
     assert await batches.fail(await claimed(batches), errors)
@@ -139,15 +138,15 @@ async def test_a_refused_input(batches: Batches) -> None:
     assert await batches.claim("batch_1") is None
 
 
-async def test_bounds_and_tenants(backend: Backend) -> None:
-    """Given as many open batches as may be, Expect one more refused; others' batches are not found."""
+async def test_open_batches_are_bounded_per_tenant(backend: Backend) -> None:
+    """One batch more than allowed is refused, and other tenants' batches are not found."""
     batches = batches_of(backend, most=2)
     await batches.create(batch("a"))
     await batches.create(batch("b", "other"))
     with pytest.raises(TooManyBatches):
         await batches.create(batch("c"))
     assert [record.batch.id for record in await batches.list("default", after="", most=10)] == ["a"]
-    for name in ("b", "nobody"):
+    for name in ("b", "other"):
         with pytest.raises(NotFound):
             await batches.get(name, "default")
         with pytest.raises(NotFound):

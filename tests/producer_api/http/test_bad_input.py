@@ -1,15 +1,12 @@
-"""Everything wrong that a client can send, in the words of the API it was sent to."""
+"""Wrong requests of every kind, refused in the error format of the API."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from structlog.testing import CapturingLogger
 
 from producer_api.app import create_app
@@ -190,8 +187,7 @@ def dump(body: dict) -> bytes:
 
 
 @pytest.mark.parametrize(("fields", "param"), SAMPLING + TIMES + CHAT)
-async def test_chat_fields(client: httpx.AsyncClient, fields: dict, param: str) -> None:
-    """Given a wrong field, expect OpenAI's error object that names it."""
+async def test_a_wrong_chat_field_is_named(client: httpx.AsyncClient, fields: dict, param: str) -> None:
     response = await client.post("/v1/chat/completions", content=dump(chat(**fields)), headers=JSON)
     assert response.status_code == 400, response.text
     error = response.json()["error"]
@@ -201,8 +197,7 @@ async def test_chat_fields(client: httpx.AsyncClient, fields: dict, param: str) 
 
 
 @pytest.mark.parametrize(("fields", "param"), SAMPLING + TIMES + JOBS)
-async def test_job_fields(client: httpx.AsyncClient, fields: dict, param: str) -> None:
-    """Given a wrong field, expect a problem that names it."""
+async def test_a_wrong_job_field_is_named(client: httpx.AsyncClient, fields: dict, param: str) -> None:
     response = await client.post("/v1/jobs", content=dump(chat(**fields)), headers=JSON)
     assert response.status_code == 400, response.text
     assert response.headers["content-type"] == "application/problem+json"
@@ -212,8 +207,7 @@ async def test_job_fields(client: httpx.AsyncClient, fields: dict, param: str) -
     assert problem["instance"] == "/v1/jobs"
 
 
-async def test_asking_for_nothing(client: httpx.AsyncClient, backend: Backend) -> None:
-    """Given fields we lack at values that ask for nothing, expect the request queued."""
+async def test_unsupported_fields_that_are_off_are_accepted(client: httpx.AsyncClient, backend: Backend) -> None:
     nothing = {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "logprobs": False}
     harmless = {
         "user": "u",
@@ -248,16 +242,16 @@ async def test_asking_for_nothing(client: httpx.AsyncClient, backend: Backend) -
         (b"{}" + b" " * 2**22, JSON, 413, "payload_too_large"),
     ],
 )
-async def test_bodies(client, path: str, content: bytes, headers: dict, status: int, code: str) -> None:
-    """Given a body that is no JSON object, or too large, expect its status in the API's shape."""
+async def test_a_body_that_is_not_an_object_or_too_large_is_refused(
+    client, path: str, content: bytes, headers: dict, status: int, code: str
+) -> None:
     response = await client.post(path, content=content, headers=headers)
     assert response.status_code == status, response.text
     found = response.json()
     assert found.get("error", found)["code"] == code
 
 
-async def test_chunked_body_over_the_limit(api: str) -> None:
-    """Given a body without a length, if it grows over the limit, expect 413 as it comes."""
+async def test_a_chunked_body_over_the_limit_is_413_while_it_arrives(api: str) -> None:
 
     async def endless():
         for _ in range(100):
@@ -270,16 +264,16 @@ async def test_chunked_body_over_the_limit(api: str) -> None:
         assert response.headers["x-request-id"]
 
 
-async def test_context_bound(client: httpx.AsyncClient) -> None:
-    """Given max_tokens over the context, expect both numbers told."""
+async def test_max_tokens_over_the_context_names_both_numbers(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/chat/completions", json=chat(max_tokens=2000))
     assert response.json()["error"]["code"] == "context_length_exceeded"
     assert "2000" in response.text
     assert "1024" in response.text
 
 
-async def test_log_bound(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given n choices that together overflow an answer's log, expect a 400 that names max_tokens."""
+async def test_choices_that_overflow_the_log_name_max_tokens(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     app = create_app(settings.model_copy(update={"log_tokens": 100}), backend)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
         response = await http.post("/v1/chat/completions", json=chat(max_tokens=51, n=2))
@@ -297,8 +291,10 @@ async def test_log_bound(settings: Settings, backend: Backend, worker: ScriptedW
         ("POST", "/health", 405),
     ],
 )
-async def test_routes(client: httpx.AsyncClient, method: str, path: str, status: int) -> None:
-    """Given a wrong path or method, expect the API's shape, a request id and the security headers."""
+async def test_a_wrong_path_or_method_has_the_apis_error_format(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    """Also the request id and the security headers."""
     response = await client.request(method, path)
     assert response.status_code == status
     openai = path.startswith("/v1/") and not path.startswith("/v1/jobs")
@@ -309,10 +305,9 @@ async def test_routes(client: httpx.AsyncClient, method: str, path: str, status:
         assert response.headers["allow"]
 
 
-async def test_unexpected_failure(
+async def test_a_bug_is_a_500_without_internals(
     settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a bug, expect a 500 in the API's shape without its insides, and the log told."""
 
     class Broken:
         def __getattr__(self, name: str):
@@ -331,74 +326,12 @@ async def test_unexpected_failure(
     assert [call.method_name for call in logged.calls] == ["exception", "info"]
 
 
-async def test_too_many_connections(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given a bound of one open request, if a second comes, expect 503 with Retry-After."""
+async def test_a_request_over_the_limit_is_503(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     narrow = settings.model_copy(update={"max_connections": 1})
     async with serving(narrow, backend) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
         job_id = (await http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})).json()["id"]
         async with http.stream("GET", f"/v1/jobs/{job_id}/events"):
             refused = await http.get("/v1/models")
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-
-
-NAMES = [
-    *chat(),
-    "temperature",
-    "n",
-    "seed",
-    "stop",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "tools",
-    "tool_choice",
-    "response_format",
-    "structured_outputs",
-    "logit_bias",
-]
-ANY_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=8,
-)
-BODIES = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), ANY_JSON, max_size=6)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(body=BODIES)
-def test_fuzzed_bodies(body: dict) -> None:
-    """Given any JSON object, expect it to be either a draft or a refusal of ours, never a crash."""
-    from pydantic import ValidationError
-
-    from shared.errors import HeadraceError
-    from shared.schemas.native.jobs import JobRequest
-    from shared.schemas.openai.chat import ChatRequest
-    from shared.schemas.parsing import InvalidFields
-    from shared.validation.request_limits import Limits, check_request
-
-    for schema in (ChatRequest, JobRequest):
-        for content in (dump(body), dump(chat(**body))):
-            try:
-                parsed = schema.model_validate_json(content)
-                draft = parsed.to_request("t", stream=True) if schema is ChatRequest else parsed.to_request("t")
-                check_request(draft, Limits())
-            except ValidationError as error:
-                assert InvalidFields.from_validation(error).status == 400
-            except HeadraceError as error:
-                assert error.status == 400
-
-
-def test_import_hygiene(tmp_path: Path) -> None:
-    """Given a fresh interpreter, if the front end is imported, expect no engine in it."""
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, producer_api.server, producer_api.app;"
-        "heavy = ('torch', 'transformers', 'tokenizers', 'numpy', 'workers', 'headrace');"
-        "print([name for name in heavy if name in sys.modules])"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S
-    )
-    assert found.stdout.strip() == "[]"

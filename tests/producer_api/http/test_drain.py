@@ -1,4 +1,4 @@
-"""An API process that stops: nobody loses an answer, and whoever can goes elsewhere at once."""
+"""Shutdown of an API process: no answer is lost, and resumable streams move to another replica at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Replica:
         return any(server.is_serving() for server in self._server.servers)
 
     def stop(self) -> None:
-        """As SIGTERM does."""
+        """Shut down as on SIGTERM."""
         self._server.should_exit = True
 
 
@@ -64,10 +64,9 @@ async def until_draining(http: httpx.AsyncClient) -> httpx.Response:
     return response
 
 
-async def test_running_streams_end_whole_and_nothing_new_begins(
+async def test_a_shutdown_completes_streams_and_refuses_new_work(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
-    """Given a stream without key, if the server stops, Expect it whole; meanwhile 503 and a closing connection."""
     async with (
         replica(settings, backend) as api,
         httpx.AsyncClient(base_url=api.url, timeout=LIMIT_S) as http,
@@ -78,7 +77,7 @@ async def test_running_streams_end_whole_and_nothing_new_begins(
             job = await speaking
             api.stop()
             ready = await until_draining(other)
-            assert (ready.json()["ready"], ready.json()["reason"]) == (False, "the server is stopping")
+            assert (ready.json()["ready"], ready.json()["reason"]) == (False, "the server is shutting down")
             for method, path, body in (
                 ("POST", "/v1/jobs", BODY),
                 ("POST", "/v1/chat/completions", chat()),
@@ -98,10 +97,9 @@ async def test_running_streams_end_whole_and_nothing_new_begins(
     assert (await backend.transport.depth(MODEL)).waiting == 0
 
 
-async def test_resumable_streams_are_sent_away_at_once_and_come_back(
+async def test_resumable_streams_move_to_another_replica(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
-    """Given two replicas, if one stops under its clients, Expect it gone at once, and each answer whole."""
     async with replica(settings, backend, grace=60) as first, replica(settings, backend) as second:
         urls = [first.url, second.url]
         async with AsyncHeadraceClient(urls) as client:
@@ -114,7 +112,7 @@ async def test_resumable_streams_are_sent_away_at_once_and_come_back(
             first.stop()
             async with ticking() as ticks:
                 await first.stopped
-            assert ticks.seconds < 5, "nobody was waited for"
+            assert ticks.seconds < 5, "the shutdown waited for no client"
             for running in (job, chat_job, third):
                 assert await running.say("b")
                 await running.end()
@@ -129,7 +127,7 @@ async def _all(items):
 
 
 async def _keyed_whole(urls: list[str]) -> dict:
-    """A client of its own making, that sends a keyed chat again where it is told so."""
+    """Client that sends a keyed chat again when a stream asks it to reconnect."""
     for url in urls:
         async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
             answer = await http.post("/v1/chat/completions", json=chat(), headers={"idempotency-key": "w"})
@@ -139,8 +137,10 @@ async def _keyed_whole(urls: list[str]) -> dict:
     raise AssertionError("no replica answered")
 
 
-async def test_how_streams_are_sent_away(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given raw readers, if the server stops, Expect `retry:`, an event for jobs, a comment for keyed chats."""
+async def test_the_last_frame_asks_clients_to_reconnect(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
+    """Frames: `retry:`, an event for jobs, a comment for keyed chats."""
     async with replica(settings, backend) as api, httpx.AsyncClient(base_url=api.url, timeout=LIMIT_S) as http:
         job_id = (await http.post("/v1/jobs", json=BODY)).json()["id"]
         await begun(worker)
@@ -167,10 +167,9 @@ def shared_port(settings: Settings) -> Settings:
     return settings.model_copy(update={"reuse_port": True, "port": free_port(settings.host)})
 
 
-async def test_replicas_of_one_port_follow_each_other(
+async def test_a_replica_on_the_same_port_takes_over(
     shared_port: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
-    """Given two on a port, if the first stops under a stream, Expect new connections at the second alone."""
     async with (
         replica(shared_port, backend, grace=60) as first,
         httpx.AsyncClient(base_url=first.url, timeout=LIMIT_S) as http,

@@ -1,4 +1,4 @@
-"""What a client may send, and how slowly, before it is known: over a socket, byte by byte."""
+"""Limits on size and duration before a client is authenticated, tested byte by byte over a socket."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def asking(**fields: object) -> bytes:
 async def port(
     settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[int]:
-    monkeypatch.setattr(protocol, "MARGIN", MARGIN)
-    monkeypatch.setattr(protocol, "LINGER", 0.2)
+    monkeypatch.setattr(protocol, "BODY_MARGIN_S", MARGIN)
+    monkeypatch.setattr(protocol, "LINGER_S", 0.2)
     async with serving(settings, backend) as url:
         yield int(url.rsplit(":", 1)[1])
 
@@ -91,14 +91,13 @@ POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: 
         pytest.param(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"G", id="letters after a request"),
     ],
 )
-async def test_a_head_that_does_not_end(port: int, begin: bytes, piece: bytes) -> None:
-    """Given a client that goes on with its head for ever, expect it given up after the time for it."""
+async def test_an_endless_head_times_out(port: int, begin: bytes, piece: bytes) -> None:
     took, _ = await trickle(port, begin, piece)
     assert took < HEAD * 3
 
 
-async def test_a_body_that_does_not_end(port: int) -> None:
-    """Given a body by letters, expect 400 in the API's shape where it is read, and the end in any case."""
+async def test_an_endless_body_times_out(port: int) -> None:
+    """With 400 where a handler reads it; the connection closes in any case."""
     took, told = await trickle(port, POST + b"content-length: 100000\r\n\r\n{", b" ")
     assert took < (BODY + MARGIN) * 1.5
     assert b"400 Bad Request" in told
@@ -107,12 +106,11 @@ async def test_a_body_that_does_not_end(port: int) -> None:
     took, _ = await trickle(port, form + b"content-length: 100000\r\n\r\n--b\r\n", b"a")
     assert took < (BODY + MARGIN) * 1.5
     took, told = await trickle(port, POST.replace(b"POST", b"DELETE") + b"content-length: 100000\r\n\r\n", b" ")
-    assert b"405 Method Not Allowed" in told, "nobody reads its body"
+    assert b"405 Method Not Allowed" in told, "no handler reads its body"
     assert took < (BODY + MARGIN) * 1.5
 
 
-async def test_a_large_body_may_take_its_time(port: int) -> None:
-    """Given an upload that takes several times the limit, at a good rate, expect it taken."""
+async def test_a_large_body_at_a_good_rate_may_exceed_the_timeout(port: int) -> None:
     content = b"x" * 2**20
     form = (
         b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
@@ -141,8 +139,7 @@ async def test_a_large_body_may_take_its_time(port: int) -> None:
         pytest.param(b"GET /" + b"a" * 10**6, id="a path without an end"),
     ],
 )
-async def test_a_flood_of_headers(port: int, head: bytes) -> None:
-    """Given more headers, or larger ones, than are allowed, expect 431 at once, with an id, and the end."""
+async def test_too_many_or_too_large_headers_are_431(port: int, head: bytes) -> None:
     async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
         writer.write(head)
         told = (await reader.read()).lower()
@@ -160,14 +157,12 @@ async def test_a_flood_of_headers(port: int, head: bytes) -> None:
         pytest.param(b"1;a=", b"b" * 1000, id="a chunk's extension"),
     ],
 )
-async def test_a_flood_after_the_head(port: int, begin: bytes, piece: bytes) -> None:
-    """Given what holds memory and is no body, expect the end before its time is over."""
+async def test_endless_trailers_and_chunk_extensions_are_closed(port: int, begin: bytes, piece: bytes) -> None:
     took, _ = await trickle(port, POST + b"transfer-encoding: chunked\r\n\r\n" + begin, piece)
     assert took < BODY
 
 
-async def test_good_clients_are_left_alone(port: int, worker: ScriptedWorker) -> None:
-    """Given many requests over one connection, some at once, expect each answered, whatever they add up to."""
+async def test_many_requests_on_one_connection_are_answered(port: int, worker: ScriptedWorker) -> None:
     async with connected(port) as (reader, writer):
         request = b"GET /health HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 2000 + b"\r\n\r\n"
         for _ in range(20):
@@ -185,8 +180,7 @@ async def test_good_clients_are_left_alone(port: int, worker: ScriptedWorker) ->
         assert (await asked).json()["choices"][0]["message"]["content"] == "slow"
 
 
-async def test_what_is_not_http(port: int) -> None:
-    """Given bytes that are no request, expect 400 in our words."""
+async def test_malformed_http_is_400(port: int) -> None:
     for data in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\nx\r\n\r\n"):
         async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
             writer.write(data)
@@ -229,7 +223,7 @@ async def test_a_client_that_half_closes_is_answered(
         await job.say("a")
         begun = await reader.readuntil(b'content":"a"') if stream else b""
         writer.write_eof()
-        await asyncio.sleep(protocol.PEER_LOOK_S * 2)  # nothing tells when the server has seen the end
+        await asyncio.sleep(protocol.PEER_CHECK_S * 2)  # there is no event for the server noticing the end
         await job.say("b")
         await job.end()
         told = begun + await reader.read()
@@ -240,7 +234,7 @@ async def test_a_client_that_half_closes_is_answered(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("begun", [False, True])
-async def test_a_client_that_closes_wholly_cancels(
+async def test_closing_both_sides_cancels_the_request(
     port: int, backend: Backend, worker: ScriptedWorker, stream: bool, begun: bool
 ) -> None:
     async with asyncio.timeout(10):
@@ -276,7 +270,9 @@ async def test_http_1_0_gets_a_stream_without_chunks(port: int, worker: Scripted
 
 
 @pytest.mark.parametrize("boundary", [b"b" * 20_000, b"b" * 257, b'"\xff"', b'"a b"', b'""'])
-async def test_an_odd_boundary_is_refused(settings: Settings, backend: Backend, boundary: bytes) -> None:
+async def test_an_invalid_multipart_boundary_is_refused(
+    settings: Settings, backend: Backend, boundary: bytes
+) -> None:
     head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary="
     wide = settings.model_copy(update={"max_header_bytes": 32_768})
     async with serving(wide, backend) as url, asyncio.timeout(5), connected(int(url.rsplit(":", 1)[1])) as ends:
@@ -286,8 +282,9 @@ async def test_an_odd_boundary_is_refused(settings: Settings, backend: Backend, 
     assert told.startswith(b"HTTP/1.1 4"), told
 
 
-async def test_other_sites_pages(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given pages of other sites, expect them let in only where the settings name them, also to their refusals."""
+async def test_cors_allows_only_the_sites_in_the_settings(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     asks = {"origin": "https://app.test", "access-control-request-method": "POST"}
     given = settings.model_copy(update={"auth": True, "cors_origins": "https://app.test, https://b.test"})
     for each, allowed in ((settings, None), (given, "https://app.test")):
@@ -304,12 +301,11 @@ async def test_other_sites_pages(settings: Settings, backend: Backend, worker: S
         await app.state.context.close()
 
 
-async def test_more_connections_than_are_taken(
+async def test_excess_connections_get_503_or_are_closed(
     settings: Settings, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given connections over the bound, expect a few told so in our words, others closed, and the first served."""
     monkeypatch.setattr("producer_api.server.HEADROOM", 1)
-    monkeypatch.setattr(protocol, "SPARE", 1)
+    monkeypatch.setattr(protocol, "MAX_REFUSED_CONNECTIONS", 1)
     ask = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
     async with (
         asyncio.timeout(LIMIT_S),

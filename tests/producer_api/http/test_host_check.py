@@ -1,4 +1,4 @@
-"""Names and pages that a server without keys does not let through: over the application, and over a socket."""
+"""Host and Origin checks of a server without keys, in the application and over a socket."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ async def status(app: FastAPI, host: str, **headers: str) -> int:
         return answer.status_code
 
 
-async def test_names_of_loopback_alone(app: FastAPI) -> None:
-    """Given a server without keys, expect it to answer to no name but this machine's own, on both ports."""
+async def test_without_keys_only_loopback_hosts_are_served(app: FastAPI) -> None:
     for host in LOOPBACK:
         assert await status(app, host) == 200, host
     for host in OTHERS:
@@ -68,7 +67,7 @@ async def test_names_of_loopback_alone(app: FastAPI) -> None:
         ({"insecure": True, "host": "box.lan"}, ["box.lan", "192.0.2.1:8000", "[2001:db8::1]"], ["evil.test"]),
     ],
 )
-async def test_other_names_by_setting(
+async def test_allowed_hosts_adds_names(
     settings: Settings, backend: Backend, given: dict[str, Any], answered: list[str], refused: list[str]
 ) -> None:
     app = create_app(settings.model_copy(update=given), backend)
@@ -77,7 +76,7 @@ async def test_other_names_by_setting(
     await app.state.context.close()
 
 
-async def test_with_keys_names_count_only_where_they_are_set(settings: Settings, backend: Backend) -> None:
+async def test_with_keys_hosts_are_checked_only_if_set(settings: Settings, backend: Backend) -> None:
     for names, expected in (("", 401), ("api.test", 403)):
         app = create_app(settings.model_copy(update={"auth": True, "allowed_hosts": names}), backend)
         async with calling(app) as client:
@@ -86,8 +85,7 @@ async def test_with_keys_names_count_only_where_they_are_set(settings: Settings,
         await app.state.context.close()
 
 
-async def test_forms_of_other_sites(settings: Settings, backend: Backend) -> None:
-    """Given what a browser sends for another site's page without asking first, expect it refused, unless named."""
+async def test_forms_of_other_sites_are_refused(settings: Settings, backend: Backend) -> None:
     upload: Any = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}\n")}}
     text: Any = {"content": b'{"model": "scripted", "messages": []}', "headers": {"content-type": "text/plain"}}
     for origins, expected in (("", 403), ("https://a.test, https://app.test", 200), ("*", 200)):
@@ -106,7 +104,9 @@ async def test_forms_of_other_sites(settings: Settings, backend: Backend) -> Non
         await app.state.context.close()
 
 
-async def test_over_a_socket(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+async def test_hosts_are_checked_over_a_socket(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     async with serving(settings, backend) as url, httpx.AsyncClient(timeout=LIMIT_S) as client:
         refused = await client.post(f"{url}/v1/chat/completions", json=chat(), headers={"host": "evil.test"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "host_not_allowed")

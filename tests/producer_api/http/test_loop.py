@@ -1,4 +1,4 @@
-"""No body, however hostile, holds the event loop: what others wait for goes on meanwhile."""
+"""No body, however hostile, blocks the event loop."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def queue() -> str:
 
 
 @pytest.mark.slow
-async def test_no_body_holds_the_loop(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+async def test_no_body_blocks_the_event_loop(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     async with serving(settings, backend) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
         await http.post(CHAT, json=chat(model="absent"))  # what is made once is not counted
         for name, (path, body) in BODIES.items():

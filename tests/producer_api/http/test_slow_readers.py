@@ -1,4 +1,4 @@
-"""Readers that do not read: what each costs the API is bounded, however long the answer."""
+"""Clients that do not read cost a bounded amount of memory, however long the answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stalled(port: int, job_id: str) -> socket.socket:
 
 @pytest.mark.slow
 async def test_memory_of_stalled_readers_is_bounded(valkey: EmbeddedServer, worker: ScriptedWorker) -> None:
-    """Given readers that take nothing of a long answer, Expect less memory for all than the answer has for two."""
+    """All of them together cost less memory than two copies of the answer."""
     with running(valkey) as (process, url):
         port = int(url.rsplit(":", 1)[1])
         async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:

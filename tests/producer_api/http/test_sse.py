@@ -1,4 +1,4 @@
-"""What a client meets when it leaves, waits, or the server has trouble."""
+"""Streams and waiting requests: disconnects, keepalives, slow readers, and failures of the server."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ async def _say_first(taken):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_leaving_the_queue_cancels(api: str, worker: ScriptedWorker, backend: Backend, stream: bool) -> None:
-    """Given a client whose request waits, if it leaves, expect the request out of the queue."""
+async def test_disconnecting_removes_the_request_from_the_queue(
+    api: str, worker: ScriptedWorker, backend: Backend, stream: bool
+) -> None:
     async with (
         backend.live.subscribe(keys.wake_channel(MODEL)) as wake,
         httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http,
@@ -56,8 +57,9 @@ async def test_leaving_the_queue_cancels(api: str, worker: ScriptedWorker, backe
         await asyncio.sleep(0)
 
 
-async def test_keepalive(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given a short keepalive, if a request waits longer, expect a 200, comments, then the answer."""
+async def test_a_waiting_stream_gets_keepalives(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     quick = settings.model_copy(update={"keepalive": 0.05})
     async with (
         serving(quick, backend) as url,
@@ -73,8 +75,9 @@ async def test_keepalive(settings: Settings, backend: Backend, worker: ScriptedW
     assert rest[-1] == "[DONE]"
 
 
-async def test_queue_full(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given a queue of two, if a third is sent, expect 503, Retry-After and nothing left behind."""
+async def test_a_full_queue_is_503_with_retry_after(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     bounded = Backend.open(settings.model_copy(update={"queue_depth": 2}))
     async with serving(settings, bounded) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
         for _ in range(2):
@@ -88,8 +91,8 @@ async def test_queue_full(settings: Settings, backend: Backend, worker: Scripted
     assert len(await backend.redis.keys("hr:{req_*}:state")) == 2
 
 
-async def test_redis_killed(settings: Settings, tmp_path) -> None:
-    """Given a served API, if Redis dies, expect 503 within 2 s, and recovery without a restart."""
+async def test_the_api_recovers_from_a_redis_outage(settings: Settings, tmp_path) -> None:
+    """503 within 2 s, and no restart."""
     server = EmbeddedServer(tmp_path / "valkey")
     server.start()
     backend = Backend.open(settings.model_copy(update={"redis_url": _secret(settings, server.url)}))
@@ -124,8 +127,9 @@ def _secret(settings: Settings, url: str):
     return type(settings.redis_url)(url)
 
 
-async def test_stopping_server(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given open streams, if the server stops, expect both told so at the end of the grace time, not cut off."""
+async def test_a_shutdown_ends_open_streams_with_an_event(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     hurried = settings.model_copy(update={"grace": 1.0})
     async with httpx.AsyncClient(timeout=LIMIT_S) as http:
         async with serving(hurried, backend) as url:
@@ -146,8 +150,9 @@ async def test_stopping_server(settings: Settings, backend: Backend, worker: Scr
     assert await job.say("still mine"), "the job goes on"
 
 
-async def test_slow_reader(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given a client that reads nothing, if its answer goes on, expect all of it in the end."""
+async def test_a_slow_reader_gets_the_whole_answer(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     async with serving(settings, backend) as url:
         host, port = url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=1024)

@@ -1,4 +1,4 @@
-"""What Headrace expects of uvicorn's internals; a release that changes them fails here first."""
+"""Internals of uvicorn that Headrace uses; a release that changes them fails here first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_forgotten_signal_is_not_raised_again() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-async def test_the_http_protocol_has_what_a_connection_builds_on() -> None:
+async def test_the_http_protocol_has_the_attributes_in_use() -> None:
     config = uvicorn.Config(app, http=HttpToolsProtocol)
     config.load()
     protocol = HttpToolsProtocol(config, uvicorn.server.ServerState(), {}, asyncio.get_running_loop())

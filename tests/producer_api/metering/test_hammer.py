@@ -1,4 +1,4 @@
-"""Limits under fire: API processes on one server, asked at once for more than is allowed."""
+"""Limits under load: several API processes on one Redis, with more requests than allowed."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tests.support.waiting import LIMIT_S
 
 PROCESSES, CALLERS, EACH = 2, 6, 10  # together more requests than are allowed
 AMOUNT, HOUR_S = 100, 3600
-# what each strategy lets through of such a volley, at four times half an hour apart
+# what each strategy admits of such a volley, at four times half an hour apart
 ALLOWED = {
     "fixed-window": [AMOUNT, 0, AMOUNT, 0],
     "sliding-window-counter": [AMOUNT, 0, 0, AMOUNT // 2],
     "moving-window": [AMOUNT, 0, AMOUNT, 0],
     "token-bucket": [AMOUNT, AMOUNT // 2, AMOUNT // 2, AMOUNT // 2],
 }
-# what a dead process was to write is another's 3 s later, not 30
+# another process takes over the records of a dead one after 3 s instead of 30
 RUN = """
 import os
 from pathlib import Path
@@ -46,7 +46,7 @@ from shared.ledger import store
 store.RECORD_LEASE_S = 3.0
 store.STRATEGIES = Path(os.environ.pop("LEDGER_SCRIPT", store.STRATEGIES))
 from producer_api.admission import deadline
-deadline.PATIENCE = 60.0
+deadline.REDIS_DEADLINE_S = 60.0
 from headrace.cli.main import main
 main()
 """
@@ -54,7 +54,7 @@ JOB = {"model": MODEL, "prompt": "x", "max_tokens": 1}
 
 
 async def volley(asked: list[Replica]) -> Counter[int]:
-    """Every caller's requests, one after another, all callers at once: how often each status came."""
+    """Let all callers send their requests concurrently, and count the statuses."""
 
     async def ask(http: httpx.AsyncClient) -> list[int]:
         return [(await http.post("/v1/jobs", json=JOB)).status_code for _ in range(EACH)]
@@ -65,7 +65,7 @@ async def volley(asked: list[Replica]) -> Counter[int]:
 
 @dataclass
 class Replica:
-    """An API process, and its client."""
+    """API process and its client."""
 
     process: subprocess.Popen[bytes]
     http: httpx.AsyncClient
@@ -75,7 +75,7 @@ class Replica:
 async def replicas(
     valkey: EmbeddedServer, folder: Path, count: int, environment: dict[str, str], **more: str
 ) -> AsyncIterator[list[Replica]]:
-    """API processes, with `more` settings by their names in capitals, and more environment."""
+    """Start API processes, with `more` settings as environment variables."""
     place = {"REDIS_URL": valkey.url, "DATA_DIR": str(folder), "MODEL": MODEL, "LOG_LEVEL": "error"}
     bounds = {"QUEUE_DEPTH": "9999", "TENANT_QUEUE_DEPTH": "9999", "REDIS_TIMEOUT": "30"}
     settings = {**place, **bounds, **more}
@@ -112,10 +112,9 @@ async def healthy(http: httpx.AsyncClient) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ALLOWED)
-async def test_processes_together_let_through_exactly_what_is_allowed(
+async def test_processes_together_admit_exactly_the_limit(
     valkey: EmbeddedServer, backend: Backend, tmp_path: Path, strategy: str
 ) -> None:
-    """Given processes that are asked at once for more than is allowed, Expect not one more, and not one less."""
     clock = Clock(backend)
     await clock.advance(0)
     plan = json.dumps({"free": {"requests": f"{AMOUNT}/hour"}})
@@ -133,10 +132,10 @@ async def test_processes_together_let_through_exactly_what_is_allowed(
 
 
 @pytest.mark.slow
-async def test_no_usage_is_lost_or_counted_twice_when_processes_are_killed(
+async def test_killed_processes_neither_lose_nor_repeat_usage(
     valkey: EmbeddedServer, backend: Backend, tmp_path: Path
 ) -> None:
-    """Given answers that end while API processes are killed, Expect each request's tokens in one row."""
+    """Answers end while API processes are killed; each request's tokens are in one record."""
     worker = ScriptedWorker(backend)
     await worker.announce()
     asked: dict[str, int] = {}
@@ -151,7 +150,7 @@ async def test_no_usage_is_lost_or_counted_twice_when_processes_are_killed(
         first, second, third, last = processes
         for replica, times in ((first, 40), (second, 7), (third, 20)):
             await answer(replica, times)
-            replica.process.kill()  # some of its ends are settled, some are written, and some were not heard of
+            replica.process.kill()  # at any stage: before settling, before writing, or after
         await answer(last, 10)
         async with asyncio.timeout(LIMIT_S):
             while await backend.redis.exists(*keys.LEDGER):

@@ -1,49 +1,37 @@
-"""Limits as clients meet them: what is let through, what is told of it, and what is refused."""
+"""Rate limits as clients see them: admission, response headers and refusals."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
-from producer_api.app import create_app
 from producer_api.auth.principal import Principal
 from shared.accounts.api_keys import ApiKeys
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
 from shared.backend import Backend
-from shared.errors import ConfigError, QuotaExceeded
+from shared.errors import QuotaExceeded
 from shared.ledger import store
-from shared.settings import Settings, load
+from shared.settings import Settings
 from tests.support.api_server import chat
 from tests.support.fakes import MODEL, make_request
 from tests.support.ledger_clock import Clock, clocked_script
 from tests.support.metered import Metered, changed, metered, planned
+from tests.support.redis_servers import opened
 from tests.support.scripted_worker import PROMPT_TOKENS, ScriptedWorker
-from tests.support.waiting import LIMIT_S, ticking
+from tests.support.waiting import LIMIT_S
 
 JOB = {"model": MODEL, "prompt": "hi", "max_tokens": 8}
 
 
 def left(response: httpx.Response, unit: str = "requests") -> tuple[int, int]:
-    """The limit and what remains of it."""
+    """Return a limit and what remains of it, from the headers."""
     return tuple(int(response.headers[f"x-ratelimit-{name}-{unit}"]) for name in ("limit", "remaining"))
-
-
-@asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Backend]:
-    backend = Backend.open(settings)
-    try:
-        yield backend
-    finally:
-        await backend.close()
 
 
 async def post(api: Metered, path: str = "/v1/jobs", **headers: str) -> httpx.Response:
@@ -59,14 +47,14 @@ async def refused_by_sdk(api: Metered, retries: int) -> openai.RateLimitError:
 
 @pytest.fixture
 async def clock(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The limits' clock, at a midnight until a test moves it."""
+    """Clock of the ledger; it stands at a midnight until a test moves it."""
     monkeypatch.setattr(store, "STRATEGIES", clocked_script(tmp_path))
     made = Clock(backend)
     await made.advance(0)
     return made
 
 
-async def test_every_kind_of_answer_tells_where_the_limits_are(
+async def test_every_kind_of_answer_has_limit_headers(
     settings: Settings, backend: Backend, worker: ScriptedWorker, clock: Clock
 ) -> None:
     plan = {"requests": "10/hour; 5/day", "tokens": "1000/hour"}
@@ -82,15 +70,15 @@ async def test_every_kind_of_answer_tells_where_the_limits_are(
     assert [job.status_code, whole.status_code, streamed.status_code] == [202, 200, 200]
     assert [left(each) for each in (job, whole, streamed)] == [(5, 4), (5, 3), (5, 2)]
     assert left(job, "tokens") == (1000, 1000 - 8)  # a prompt of 2 characters, and max_tokens
-    assert left(whole, "tokens")[1] == 1000 - (PROMPT_TOKENS + 2) - 8  # what the job took, and another estimate
+    assert left(whole, "tokens")[1] == 1000 - (PROMPT_TOKENS + 2) - 8  # the usage of the job, and the next estimate
     assert in_seconds(job.headers["x-ratelimit-reset-requests"]) == 86_400
 
 
-def in_seconds(told: str) -> int:
-    """Of 1h2m3s."""
+def in_seconds(text: str) -> int:
+    """Parse a duration such as 1h2m3s."""
     for unit, factor in (("h", "*3600+"), ("m", "*60+"), ("s", "")):
-        told = told.replace(unit, factor)
-    return eval(told)
+        text = text.replace(unit, factor)
+    return eval(text)
 
 
 async def worker_done(api: Metered, job: str) -> None:
@@ -99,15 +87,15 @@ async def worker_done(api: Metered, job: str) -> None:
 
 
 @pytest.mark.parametrize("unit", ["requests", "tokens"])
-async def test_over_the_limit_a_client_hears_when_to_come_again(
+async def test_a_refusal_over_the_limit_has_retry_after(
     settings: Settings, backend: Backend, worker: ScriptedWorker, clock: Clock, unit: str
 ) -> None:
     amount = {"requests": "2/2 hours", "tokens": "16/2 hours"}[unit]
     async with metered(planned(settings, {unit: amount}), backend) as api:
         assert [(await post(api)).status_code for _ in range(2)] == [202, 202]
         refused = await refused_by_sdk(api, 0)
-        told = refused.response.headers
-        assert (refused.code, told["retry-after"], told["x-should-retry"]) == (
+        headers = refused.response.headers
+        assert (refused.code, headers["retry-after"], headers["x-should-retry"]) == (
             "rate_limit_exceeded",
             "7200",
             "true",
@@ -120,7 +108,7 @@ async def test_over_the_limit_a_client_hears_when_to_come_again(
         assert api.limited() == {unit: 2}
 
 
-async def test_a_budget_is_refused_with_the_time_of_its_end(
+async def test_a_used_up_budget_names_its_reset_time(
     settings: Settings, backend: Backend, worker: ScriptedWorker, clock: Clock
 ) -> None:
     async with metered(planned(settings, {"tokens_per_day": 20}), backend) as api:
@@ -129,7 +117,7 @@ async def test_a_budget_is_refused_with_the_time_of_its_end(
             await worker_done(api, (await post(api)).json()["id"])
             await api.settled()
         await answering
-        # 2 x 6 tokens were taken, and 8 are left: exactly one more request
+        # 2 x 6 tokens were used and 8 are left: exactly one more request
         assert left(await post(api), "tokens") == (20, 0)
         refused = await refused_by_sdk(api, 5)
     assert refused.code == "insufficient_quota"
@@ -138,7 +126,7 @@ async def test_a_budget_is_refused_with_the_time_of_its_end(
     assert refused.response.headers["x-should-retry"] == "false"
 
 
-async def test_several_prompts_are_one_request_with_the_tokens_of_all(
+async def test_several_prompts_count_as_one_request(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     body = {"model": MODEL, "prompt": ["a", "b", "c"], "max_tokens": 10}
@@ -159,7 +147,7 @@ async def test_several_prompts_are_one_request_with_the_tokens_of_all(
     assert (left(last)[1], left(last, "tokens")[1]) == (3, 60 - taken - 8)
 
 
-async def test_answers_that_charge_nothing_tell_the_limits_too(
+async def test_uncharged_answers_have_limit_headers_too(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     async with metered(planned(settings, {"requests": "9/day"}), backend, settling=False) as api:
@@ -172,7 +160,7 @@ async def test_answers_that_charge_nothing_tell_the_limits_too(
     assert "x-ratelimit-limit-requests" not in other.headers
 
 
-async def test_of_a_batchs_lines_only_the_budget_is_charged(
+async def test_lines_of_a_batch_charge_only_the_budget(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     limited = planned(settings, {"requests": "1/day", "concurrent": 1, "tokens_per_day": 20})
@@ -191,14 +179,16 @@ async def test_of_a_batchs_lines_only_the_budget_is_charged(
         await worker.answer("a", times=2)
         await api.sweep()
         await line(3)
-        await line(3)  # it may come again, and is charged once
+        await line(3)  # sent again, it is charged once
         await worker.answer("a")
         await api.sweep()
         assert (await api.http.post("/v1/jobs", json={**JOB, "max_tokens": 2})).status_code == 202
     assert len(set(lines)) == 2
 
 
-async def test_what_can_never_fit_is_said_so(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+async def test_a_request_that_never_fits_says_so(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     async with metered(planned(settings, {"tokens": "7/second"}), backend) as api:
         refused = await post(api, "/v1/chat/completions")
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "request_exceeds_limit")
@@ -206,7 +196,7 @@ async def test_what_can_never_fit_is_said_so(settings: Settings, backend: Backen
     assert "retry-after" not in refused.headers
 
 
-async def test_slots_are_free_again_at_the_end_and_by_cancelling(
+async def test_slots_are_freed_by_ending_and_cancelling(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     async with metered(planned(settings, {"concurrent": 2}), backend) as api:
@@ -220,17 +210,16 @@ async def test_slots_are_free_again_at_the_end_and_by_cancelling(
         assert [(await post(api)).status_code for _ in range(3)] == [202, 202, 429]
 
 
-async def test_a_dead_replicas_slots_come_back(
+async def test_slots_of_a_dead_process_are_freed(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
-    """Given an API process that died after admitting, If its request ends, Expect another to free the slot."""
     limited = planned(settings, {"concurrent": 1, "tokens": "100/hour"})
     async with metered(limited, backend, settling=False) as dead:
         assert (await post(dead)).status_code == 202
     async with metered(limited, backend, settling=False) as api:
         assert (await post(api)).status_code == 429
         await api.sweep()
-        assert (await post(api)).status_code == 429  # it goes on
+        assert (await post(api)).status_code == 429  # still running
         await worker.answer("a")
         await api.sweep()
         again = await post(api)
@@ -238,22 +227,22 @@ async def test_a_dead_replicas_slots_come_back(
     assert left(again, "tokens") == (100, 100 - (PROMPT_TOKENS + 1) - 8)
 
 
-async def test_what_was_charged_and_never_queued_is_given_back(
+async def test_charges_of_unqueued_requests_are_refunded(
     settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a full queue, and a process that died between charge and queue, Expect no limit used by them."""
-    monkeypatch.setattr("producer_api.metering.usage_settler.UNQUEUED", -1.0)
+    """A full queue refunds the charge, and so does the death of a process before queueing."""
+    monkeypatch.setattr("producer_api.metering.usage_settler.UNQUEUED_AGE_S", -1.0)
     limited = planned(settings, {"requests": "3/day", "concurrent": 3}, queue_depth=1)
     async with opened(limited) as narrow, metered(limited, narrow, settling=False) as api:
         assert left(await post(api)) == (3, 2)
         full = await post(api)
         assert (full.status_code, full.json()["code"]) == (503, "queue_full")
-        await api.context.admitted.upkeep.close()  # what it does in the background
-        meter, dying = api.context.meter, [make_request(), make_request()]
+        await api.context.request_control.background.close()  # wait for the background tasks
+        meter, dying = api.context.rate_limiter, [make_request(), make_request()]
         assert meter is not None
         for request in dying:
             await meter.charge(meter.charges([request], Principal("default")), Principal("default"))
-        await backend.token_log.create(dying[0])  # of the other not even that was done
+        await backend.token_log.create(dying[0])  # the other has not even a log
         assert (await post(api)).json()["code"] == "rate_limit_exceeded"
         await api.sweep()
         assert (await post(api)).json()["code"] == "queue_full"
@@ -262,15 +251,13 @@ async def test_what_was_charged_and_never_queued_is_given_back(
 async def test_a_refused_request_leaves_no_log(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
-    """Given a limit that is reached, expect nothing to be kept of what is refused, under a key or without, and the
-    key to be free again.
-    """
+    """A refused request leaves nothing behind, with or without a key, and its key can be used again."""
     async with metered(planned(settings, {"requests": "1/day"}), backend) as api:
         assert (await post(api)).status_code == 202
         before = await backend.redis.keys("hr:{req_*}*")
         for headers in ({}, {"idempotency-key": "k"}, {"idempotency-key": "k"}):
             assert (await post(api, **headers)).status_code == 429
-        await api.context.admitted.upkeep.close()  # what it does in the background
+        await api.context.request_control.background.close()  # wait for the background tasks
         assert sorted(await backend.redis.keys("hr:{req_*}*")) == sorted(before)
 
 
@@ -301,7 +288,7 @@ async def test_each_key_has_the_limits_of_its_plan(
     assert seen == [[202] * 3 + [429], [202] + [429] * 3, [202] * 4, [500] * 4]
 
 
-async def test_users_and_addresses_have_limits_of_their_own(
+async def test_users_and_addresses_have_their_own_limits(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     limited = changed(
@@ -316,72 +303,16 @@ async def test_users_and_addresses_have_limits_of_their_own(
 
         assert [await status("ann", "1.1.1.1"), await status("ann", "1.1.1.1")] == [202, 429]
         assert [await status("bob", "1.1.1.1"), await status("cid", "1.1.1.1")] == [202, 429]
-        assert await status("cid", "6.6.6.6, 2.2.2.2, 10.0.0.1") == 202  # what a client says of itself counts not
+        assert await status("cid", "6.6.6.6, 2.2.2.2, 10.0.0.1") == 202  # a client cannot choose its own address
         assert [await status("", "6.6.6.6, 2.2.2.2"), await status("", "7.7.7.7, 2.2.2.2")] == [202, 429]
         v6 = [await status("", f"2001:db8:0:{net}::{host}") for net, host in ((1, 1), (1, 2), (1, 3), (2, 1))]
-        assert v6 == [202, 202, 429, 202]  # one client has a network
+        assert v6 == [202, 202, 429, 202]  # an IPv6 network is one client
         assert api.limited() == {"user": 1, "address": 3}
 
 
-async def test_the_header_of_a_stranger_counts_for_nothing(
+async def test_forwarded_for_of_an_untrusted_peer_is_ignored(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     async with metered(changed(settings, address_requests="2/day"), backend) as api:
         seen = [(await post(api, **{"x-forwarded-for": f"1.1.1.{i}"})).status_code for i in range(3)]
     assert seen == [202, 202, 429]
-
-
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """A server that takes connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"redis://127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.mark.parametrize(("failure", "status"), [("closed", 503), ("open", 202)])
-@pytest.mark.parametrize("kind", ["slow", "gone"])
-async def test_without_a_count_the_setting_decides(
-    settings: Settings, backend: Backend, worker: ScriptedWorker, silent: str, failure: str, status: int, kind: str
-) -> None:
-    limited = planned(
-        settings,
-        {"requests": "1/day"},
-        rate_limit_failure=failure,
-        rate_limit_timeout=0.1,
-        limits_redis_url=silent if kind == "slow" else "redis://127.0.0.1:1",
-    )
-    async with opened(limited) as other, metered(limited, other, settling=False) as api:
-        async with ticking() as ticks:
-            answers = [await post(api) for _ in range(2)]
-        assert ticks.seconds < 1
-        assert [each.status_code for each in answers] == [status] * 2
-        assert ("retry-after" in answers[0].headers) is (status == 503)
-        assert api.limited() == {"unavailable" if failure == "closed" else "uncounted": 2}
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"plans": "{"}, "plans"),
-        ({"plans": {"free": {"requests": "ten a minute"}}}, "plans.free.requests"),
-        ({"plans": {"free": {"requests": "0/minute"}}}, "plans.free.requests"),
-        ({"plans": {"free": {"requests": ";".join(["1/second"] * 5)}}}, "plans.free.requests"),
-        ({"plans": {"free": {"concurrent": 0}}}, "plans.free.concurrent"),
-        ({"plans": {"Free plan": {}}}, "plans.Free plan"),
-        ({"plans": {"free": {"request": "1/second"}}}, "plans.free.request"),
-        ({"default_plan": "gold"}, "default_plan"),
-        ({"rate_limit_strategy": "leaky"}, "rate_limit_strategy"),
-        ({"user_requests": "1/fortnight"}, "user_requests"),
-        ({"rate_limit_failure": "ajar"}, "rate_limit_failure"),
-        ({"log_prompts": -1}, "log_prompts"),
-    ],
-)
-def test_a_wrong_setting_is_named(changes: dict[str, object], named: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load(changes)
-    assert named in refused.value.message
-
-
-async def test_a_proxy_that_is_no_address_is_named(settings: Settings, backend: Backend) -> None:
-    with pytest.raises(ConfigError, match="trusted_proxies"):
-        create_app(changed(settings, trusted_proxies="10.0.0.0/8, proxy.local"), backend).build_middleware_stack()

@@ -1,4 +1,4 @@
-"""Usage records: exact, once each, whoever dies; and `headrace usage`."""
+"""Usage records: exact, written once even if processes die; and `headrace usage`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def rows(api: Metered) -> dict[str, dict[str, object]]:
         return {row["job_id"]: dict(row) for row in (await connection.execute(select(usage))).mappings()}
 
 
-async def test_each_request_that_ended_is_one_row(
+async def test_each_ended_request_has_one_record(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     async with metered(settings, backend) as api:
@@ -53,20 +53,20 @@ async def test_each_request_that_ended_is_one_row(
         going = asyncio.create_task(api.http.post("/v1/chat/completions", json=chat()))
         chatted = (await worker.answer("a")).id
         assert (await going).status_code == 200
-        await submit(api)  # and one that goes on
+        await submit(api)  # still running
         async with asyncio.timeout(LIMIT_S):
             while len(found := await rows(api)) < 4:
                 await asyncio.sleep(0.02)
 
     assert set(found) == {answered, cancelled, unstarted, chatted}
-    told = {
+    recorded = {
         name: (row["state"], row["finish"], row["prompt_tokens"], row["completion_tokens"])
         for name, row in found.items()
     }
-    assert told[answered] == ("completed", "stop", PROMPT_TOKENS, 3)
-    assert told[cancelled] == ("cancelled", "cancelled", PROMPT_TOKENS, 1)
-    assert told[unstarted] == ("cancelled", "cancelled", 0, 0)
-    assert told[chatted] == ("completed", "stop", PROMPT_TOKENS, 1)
+    assert recorded[answered] == ("completed", "stop", PROMPT_TOKENS, 3)
+    assert recorded[cancelled] == ("cancelled", "cancelled", PROMPT_TOKENS, 1)
+    assert recorded[unstarted] == ("cancelled", "cancelled", 0, 0)
+    assert recorded[chatted] == ("completed", "stop", PROMPT_TOKENS, 1)
     row = found[answered]
     assert (row["tenant"], row["user_name"], row["model"], row["day"]) == (
         "default",
@@ -78,7 +78,7 @@ async def test_each_request_that_ended_is_one_row(
 
 
 @pytest.mark.parametrize("dies", ["before the end", "before it settles", "before it writes", "before it says so"])
-async def test_a_row_is_there_once_whenever_its_process_dies(
+async def test_a_record_is_written_once_whenever_a_process_dies(
     settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, dies: str
 ) -> None:
     async with metered(settings, backend, settling=False) as dead:
@@ -107,7 +107,7 @@ async def test_a_row_is_there_once_whenever_its_process_dies(
 async def nothing(*_: object) -> None: ...
 
 
-async def test_rows_wait_for_the_database_and_stop_what_is_new_when_they_are_too_many(
+async def test_a_backlog_of_records_refuses_new_requests(
     settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bounded = changed(settings, usage_backlog=2)
@@ -132,7 +132,7 @@ async def test_rows_wait_for_the_database_and_stop_what_is_new_when_they_are_too
         await submit(api)
 
 
-async def test_a_response_that_is_deleted_while_it_runs_is_recorded(
+async def test_a_deleted_running_response_is_recorded(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     async with metered(settings, backend, settling=False) as api:
@@ -149,13 +149,13 @@ async def test_a_response_that_is_deleted_while_it_runs_is_recorded(
         ]
 
 
-async def test_without_usage_nothing_is_kept(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+async def test_with_usage_off_nothing_is_kept(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     async with metered(changed(settings, usage=False), backend, settling=False) as api:
         await submit(api)
         assert await backend.redis.exists(*keys.LEDGER) == 0
 
 
-async def test_old_records_go(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+async def test_old_records_are_deleted(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     async with metered(changed(settings, usage_ttl=100), backend, settling=False) as api:
         for _ in range(2):
             await api.settler.settle({await done(api, worker): 0.0})
@@ -165,7 +165,7 @@ async def test_old_records_go(settings: Settings, backend: Backend, worker: Scri
             await connection.execute(
                 update(usage).where(usage.c.job_id == old).values(created_at=time.time() - 101)
             )
-        tidying = asyncio.create_task(api.settler.tidy())
+        tidying = asyncio.create_task(api.settler.prune())
         async with asyncio.timeout(LIMIT_S):
             while old in await rows(api):
                 await asyncio.sleep(0.01)
@@ -189,7 +189,7 @@ async def test_the_command_sums_by_key_model_and_day(
             await api.settler.settle({job_id: 0.0})
         await api.settler.flush()
 
-    def told(*options: str) -> object:
+    def usage_command(*options: str) -> object:
         arguments = ["usage", "--data-dir", str(settings.data_dir), "--json", *options]
         found = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert found.exit_code == 0, found.output
@@ -197,14 +197,14 @@ async def test_the_command_sums_by_key_model_and_day(
 
     today = time.strftime("%Y-%m-%d", time.gmtime())
     sums = {"prompt_tokens": 3 * PROMPT_TOKENS, "completion_tokens": 6, "requests": 3}
-    assert await asyncio.to_thread(told) == [{"key": "", "model": MODEL, "day": today, **sums}]
-    by_user = await asyncio.to_thread(told, "--by", "user,state", "--since", today)
+    assert await asyncio.to_thread(usage_command) == [{"key": "", "model": MODEL, "day": today, **sums}]
+    by_user = await asyncio.to_thread(usage_command, "--by", "user,state", "--since", today)
     assert [(row["user"], row["state"], row["requests"]) for row in by_user] == [
         ("ann", "completed", 2),
         ("bob", "completed", 1),
     ]
     for nothing in (["--until", today], ["--tenant", "other"], ["--key", "k"], ["--model", "m"], ["--user", "cid"]):
-        assert await asyncio.to_thread(told, *nothing) == []
+        assert await asyncio.to_thread(usage_command, *nothing) == []
     shown = await asyncio.to_thread(CliRunner().invoke, app, ["usage", "--data-dir", str(settings.data_dir)])
     assert all(word in shown.stdout for word in (MODEL, today, "prompt tokens"))
     wrong = await asyncio.to_thread(CliRunner().invoke, app, ["usage", "--by", "week"])

@@ -1,4 +1,4 @@
-"""The request log: one line for each request, whatever became of it, and nothing of what was asked."""
+"""Request log: one line per request, whatever its outcome, without prompts."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def lines() -> Iterator[Lines]:
         yield found
 
 
-def told(lines: Lines, job: str) -> Lines:
-    """What was told of one answer, beside how it was submitted."""
+def completion_lines(lines: Lines, job: str) -> Lines:
+    """Return the lines about a job, without that of its submission."""
     return [line for line in lines if line.get("job_id") == job and line.get("status") != 202]
 
 
-async def test_a_stream_is_told_at_its_end(
+async def test_a_stream_is_logged_at_its_end(
     settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines
 ) -> None:
     async with metered(settings, backend) as api:
@@ -45,10 +45,10 @@ async def test_a_stream_is_told_at_its_end(
         await going
         await api.settled()
 
-    [line] = told(lines, job)
+    [line] = completion_lines(lines, job)
     assert line["event"] == "request"
-    times = [line.pop(name) for name in ("queue_seconds", "first_token_seconds", "seconds")]
-    assert times == sorted(times)
+    assert line.pop("queue_seconds") > 0  # by Redis' clock; the others are by the process's
+    assert 0 < line.pop("first_token_seconds") <= line.pop("seconds")
     expected = {
         "http_request_id": "mine",
         "trace_id": TRACE,
@@ -63,7 +63,7 @@ async def test_a_stream_is_told_at_its_end(
     assert line.items() >= expected.items()
 
 
-async def test_a_job_is_told_at_its_end_once(
+async def test_the_end_of_a_job_is_logged_once(
     settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines
 ) -> None:
     async with metered(settings, backend) as api, metered(settings, backend) as other:
@@ -72,7 +72,7 @@ async def test_a_job_is_told_at_its_end_once(
         await worker.answer("a", "b")
         await asyncio.gather(api.settled(), other.sweep(), api.sweep())
 
-    [line] = told(lines, job)
+    [line] = completion_lines(lines, job)
     expected = {
         "event": "request_ended",
         "http_request_id": "mine",
@@ -89,22 +89,24 @@ async def test_a_job_is_told_at_its_end_once(
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-async def test_a_client_that_leaves(
+async def test_a_disconnect_is_logged(
     settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines, key: str | None
 ) -> None:
-    """Expect one line where its leaving ends the answer, and another at the end of one that goes on."""
+    """There is one line if the disconnect ends the answer, and a second one at the end of a keyed answer."""
     headers = {} if key is None else {"idempotency-key": key}
     async with metered(settings, backend) as api:
         working = asyncio.create_task(begin(worker))
         async with api.http.stream("POST", "/v1/chat/completions/stream", json=chat(), headers=headers) as response:
             await anext(response.aiter_lines())
         work = await working
-        await left(lines, work.request.id)
+        await disconnected(lines, work.request.id)
         if key is not None:
             await work.end()
         await api.settled()
 
-    seen = [(line["event"], line.get("status"), line.get("finish")) for line in told(lines, work.request.id)]
+    seen = [
+        (line["event"], line.get("status"), line.get("finish")) for line in completion_lines(lines, work.request.id)
+    ]
     if key is None:
         assert seen == [("request", 499, "abandoned")]
     else:
@@ -117,13 +119,13 @@ async def begin(worker: ScriptedWorker) -> Job:
     return work
 
 
-async def left(lines: Lines, job: str) -> None:
+async def disconnected(lines: Lines, job: str) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while not told(lines, job):
+        while not completion_lines(lines, job):
             await asyncio.sleep(0.01)
 
 
-async def test_the_end_of_a_chat_whose_process_died_is_told(
+async def test_another_process_logs_the_chat_of_a_dead_one(
     settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines
 ) -> None:
     async with metered(settings, backend, settling=False) as dead:
@@ -132,14 +134,14 @@ async def test_the_end_of_a_chat_whose_process_died_is_told(
         await work.end()
         await going
         async with metered(settings, backend, settling=False) as other:
-            lines.clear()  # that of the HTTP request was never written
+            lines.clear()  # the dead process never wrote its line
             await other.sweep()
-    [line] = told(lines, work.request.id)
+    [line] = completion_lines(lines, work.request.id)
     assert (line["event"], line["state"]) == ("request_ended", "completed")
 
 
 @pytest.mark.parametrize(("most", "shown"), [(0, None), (14, "user: canary-7"), (1000, f"user: {CANARY}")])
-async def test_prompts_are_told_only_if_asked_for(
+async def test_prompts_are_logged_only_if_a_setting_asks(
     settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines, most: int, shown: str | None
 ) -> None:
     messages = [{"role": "user", "content": CANARY}]
@@ -155,7 +157,7 @@ async def test_prompts_are_told_only_if_asked_for(
 @pytest.mark.parametrize(
     "given", ["", "00-xyz", f"00-{TRACE}-00f067aa0ba902b7", f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-{TRACE}\n"]
 )
-async def test_a_trace_that_is_none_is_not_told(
+async def test_an_invalid_traceparent_is_not_logged(
     settings: Settings, backend: Backend, worker: ScriptedWorker, lines: Lines, given: str
 ) -> None:
     async with metered(settings, backend, settling=False) as api:

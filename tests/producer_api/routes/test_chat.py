@@ -1,4 +1,4 @@
-"""OpenAI's API through OpenAI's own package, against a real server."""
+"""Chat completions through OpenAI's package, against a real server."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ async def sdk(api: str):
         yield opened
 
 
-async def test_whole_answer(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given a worker, if a chat is asked for whole, expect OpenAI's object with exact usage."""
+async def test_a_complete_answer_has_exact_usage(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     asked = asyncio.create_task(
         sdk.chat.completions.create(model=MODEL, messages=MESSAGES, seed=0, temperature=0.5)
     )
@@ -51,10 +50,9 @@ async def test_whole_answer(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     assert request.created_at > 0
 
 
-async def test_silence_in_the_midst_of_an_answer(
+async def test_the_sdk_reads_on_through_keepalives(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
-    """Given a stream that is silent for some keepalives after its first token, expect the package to read on."""
     quick = settings.model_copy(update={"keepalive": 0.05})
     async with (
         serving(quick, backend) as url,
@@ -74,7 +72,7 @@ async def test_silence_in_the_midst_of_an_answer(
 
 
 async def until_silent(found: AsyncIterator[dict[str, str]], times: int) -> AsyncIterator[dict[str, str]]:
-    """As many keepalives, which take as long for every other stream."""
+    """Wait for that many keepalives, which take as long on every other stream."""
     seen = 0
     async for frame in found:
         if frame == {"": "keepalive"}:
@@ -84,8 +82,7 @@ async def until_silent(found: AsyncIterator[dict[str, str]], times: int) -> Asyn
             return
 
 
-def test_sync_client(valkey, settings: Settings) -> None:
-    """Given the blocking client, if it streams, expect the same text."""
+def test_the_blocking_client_streams(valkey, settings: Settings) -> None:
 
     def ask(url: str) -> str:
         with (
@@ -107,8 +104,7 @@ def test_sync_client(valkey, settings: Settings) -> None:
     assert asyncio.run(run()) == "abc"
 
 
-async def test_stream(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given a stream, if tokens come, expect each while the answer is still being made, then the usage."""
+async def test_tokens_are_streamed_while_the_answer_is_generated(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     opening = asyncio.create_task(
         sdk.chat.completions.create(
             model=MODEL, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
@@ -136,8 +132,7 @@ async def test_stream(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     assert {chunk.id for chunk in rest} == {first.id}
 
 
-async def test_choices(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given n = 2, if both choices grow in turn, expect each under its index, streamed and whole."""
+async def test_choices_keep_their_index(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     whole = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, n=2))
     await worker.answer("x", "y", n=2)
     assert [(c.index, c.message.content, c.finish_reason) for c in (await whole).choices] == [
@@ -157,8 +152,7 @@ async def test_choices(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     assert reasons == [0, 1]
 
 
-async def test_wire_format(api: str, worker: ScriptedWorker) -> None:
-    """Given the route that always streams, if it is read raw, expect frames with ids, then [DONE]."""
+async def test_raw_frames_have_ids_and_end_with_done(api: str, worker: ScriptedWorker) -> None:
     async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as raw:
         answering = asyncio.create_task(worker.answer("a", "b"))
         async with raw.stream("POST", "/v1/chat/completions/stream", json=chat()) as response:
@@ -172,8 +166,7 @@ async def test_wire_format(api: str, worker: ScriptedWorker) -> None:
     assert list(chunk) == ["id", "created", "model", "choices", "object", "system_fingerprint"]
 
 
-async def test_worker_refuses(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given a prompt that only the worker can measure, if it is too long, expect a real 400, streamed or not."""
+async def test_a_worker_refusal_is_a_400_before_the_stream(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     for stream in (False, True):
         asked = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=stream))
         job = await worker.take()
@@ -185,8 +178,7 @@ async def test_worker_refuses(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
         assert caught.value.param == "messages"
 
 
-async def test_worker_refuses_a_field(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given a worker's own InvalidRequest, Expect it told as such, not as one of the body's."""
+async def test_a_workers_error_keeps_its_field(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     asked = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
     job = await worker.take()
     await job.end(RequestState.FAILED, ErrorInfo.from_error(InvalidRequest("no such token", param="logit_bias")))
@@ -194,8 +186,8 @@ async def test_worker_refuses_a_field(client: httpx.AsyncClient, worker: Scripte
     assert (await asked).json()["error"]["param"] == "logit_bias"
 
 
-async def test_logprobs(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given logprobs asked for, Expect each token's in OpenAI's shape, streamed and whole, with text held back."""
+async def test_logprobs_cover_every_token(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Streamed and complete, also where text is held back."""
     heart = TokenLogprobs(-0.5, ((7, -0.5, "♥"), (9, -1.5, "x")), "♥")
     tokens = [Token(0, 7, "", None, heart), Token(0, 8, "♥!", FinishReason.STOP, TokenLogprobs(-2.0, (), "!"))]
     for stream in (False, True):
@@ -227,8 +219,9 @@ async def test_logprobs(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
         assert found[1].top_logprobs == []
 
 
-async def test_error_after_begin(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given a stream that began, if its engine fails, expect the SDK to raise after what had come."""
+async def test_an_engine_failure_during_a_stream_raises_in_the_sdk(
+    sdk: AsyncOpenAI, worker: ScriptedWorker
+) -> None:
     opening = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))
     job = await worker.take()
     await job.say("begun")
@@ -241,8 +234,9 @@ async def test_error_after_begin(sdk: AsyncOpenAI, worker: ScriptedWorker) -> No
     assert seen == ["", "begun"]
 
 
-async def test_cancelled_elsewhere(sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend) -> None:
-    """Given a waiting client, if somebody cancels its request, expect an error and no retry of it."""
+async def test_a_request_cancelled_by_another_client_is_not_retried(
+    sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend
+) -> None:
     asked = asyncio.create_task(
         sdk.with_options(max_retries=2).chat.completions.create(model=MODEL, messages=MESSAGES)
     )
@@ -252,10 +246,9 @@ async def test_cancelled_elsewhere(sdk: AsyncOpenAI, worker: ScriptedWorker, bac
         await asked
 
 
-async def test_sdk_errors(sdk: AsyncOpenAI) -> None:
-    """Given wrong requests, if the SDK sends them, expect its own exception classes."""
+async def test_the_sdk_raises_its_own_exception_classes(sdk: AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
-        await sdk.chat.completions.create(model="nobody", messages=MESSAGES)
+        await sdk.chat.completions.create(model="absent", messages=MESSAGES)
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as wrong:
         await sdk.chat.completions.create(model=MODEL, messages=MESSAGES, temperature=9)
@@ -266,17 +259,16 @@ async def test_sdk_errors(sdk: AsyncOpenAI) -> None:
     assert unsupported.value.param == "store"
 
 
-async def test_models(sdk: AsyncOpenAI) -> None:
-    """Given a worker, if models are listed, expect its model, listed and alone."""
+async def test_models_are_listed_and_retrieved(sdk: AsyncOpenAI) -> None:
     listed = [model async for model in sdk.models.list()]
     assert [model.id for model in listed] == [MODEL]
     assert (await sdk.models.retrieve(MODEL)).id == MODEL
     with pytest.raises(openai.NotFoundError):
-        await sdk.models.retrieve("nobody")
+        await sdk.models.retrieve("absent")
 
 
-async def test_echoed_answer(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given an answer, if its message is sent back as the SDK dumps it, expect it accepted; developer is system."""
+async def test_an_answer_can_be_sent_back_as_the_sdk_dumps_it(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """The role developer counts as system."""
     asked = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES))
     await worker.answer("x")
     message = (await asked).choices[0].message

@@ -1,4 +1,4 @@
-"""Completions of plain texts through OpenAI's package, against a real server."""
+"""Text completions through OpenAI's package, against a real server."""
 
 from __future__ import annotations
 
@@ -43,13 +43,12 @@ async def http(api: str):
 
 
 async def take(worker: ScriptedWorker, count: int) -> list[Job]:
-    """As many jobs, by their prompts."""
+    """Return that many jobs, ordered by their prompts."""
     jobs = [await worker.take() for _ in range(count)]
     return sorted(jobs, key=lambda job: str(job.request.prompt))
 
 
-async def test_one_prompt(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given a text, Expect OpenAI's object, its default of 16 tokens, and exact usage."""
+async def test_one_prompt_has_openais_object_and_exact_usage(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt="hi", n=2, best_of=2, seed=5, stop="E"))
     request = await worker.answer("a", "b", n=2)
     found = await asked
@@ -64,11 +63,12 @@ async def test_one_prompt(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
 
 
 @pytest.mark.parametrize("prompts", [["a", "b"], [[1, 2], [3]]])
-async def test_many_prompts(sdk: AsyncOpenAI, worker: ScriptedWorker, prompts: list) -> None:
-    """Given two prompts and two choices each, Expect OpenAI's indices, and the usage of all."""
+async def test_many_prompts_have_openais_indices_and_usage(
+    sdk: AsyncOpenAI, worker: ScriptedWorker, prompts: list
+) -> None:
     asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt=prompts, n=2))
     first, second = await take(worker, 2)
-    assert first.request.params.seed != second.request.params.seed, "nobody gave one"
+    assert first.request.params.seed != second.request.params.seed, "the request has no seed"
     for job, text in ((second, "y"), (first, "x")):
         for choice in range(2):
             await job.write(Token(choice, 7, f"{text}{choice}", FinishReason.STOP))
@@ -78,8 +78,7 @@ async def test_many_prompts(sdk: AsyncOpenAI, worker: ScriptedWorker, prompts: l
     assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (10, 4)
 
 
-async def test_streams_interleave(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given two prompts streamed, Expect what comes as it comes, by index, then one usage for all."""
+async def test_streams_of_several_prompts_interleave(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     opening = asyncio.create_task(
         sdk.completions.create(
             model=MODEL, prompt=["a", "b"], seed=3, stream=True, stream_options={"include_usage": True}
@@ -100,8 +99,9 @@ async def test_streams_interleave(sdk: AsyncOpenAI, worker: ScriptedWorker) -> N
     assert (usage.choices, usage.usage.prompt_tokens, usage.usage.completion_tokens) == ([], 10, 3)
 
 
-async def test_a_stream_of_many_goes_on(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given a keyed stream of two prompts with log-probabilities, from any frame on Expect the same rest."""
+async def test_a_keyed_stream_of_two_prompts_resumes_at_any_frame(
+    http: httpx.AsyncClient, worker: ScriptedWorker
+) -> None:
     headers = {"idempotency-key": "k"}
     asked = asyncio.create_task(http.post(PATH, json=MANY, headers=headers))
     first, second = await take(worker, 2)
@@ -136,8 +136,8 @@ def events(response: httpx.Response) -> list[tuple[str, dict]]:
     return [(frame["id"], json.loads(frame["data"])["choices"][0]) for frame in found[:-1]]
 
 
-async def test_echo(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given echo, Expect each choice to begin with its prompt; with logprobs, the prompt's own."""
+async def test_echo_starts_each_choice_with_its_prompt(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """With logprobs, those of the prompt too."""
     asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt="hi", echo=True))
     request = await worker.answer("!")
     assert not request.params.echo, "it is known here"
@@ -163,8 +163,9 @@ async def test_echo(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
         assert [at for each in told for at in each.text_offset] == [0, 1, 2]
 
 
-async def test_one_refused_prompt_ends_all(sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend) -> None:
-    """Given two prompts of which a worker refuses one, Expect a real 400, and the other cancelled."""
+async def test_one_refused_prompt_cancels_the_others(
+    sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend
+) -> None:
     for stream in (False, True):
         asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt=["a", "b"], stream=stream))
         first, second = await take(worker, 2)
@@ -179,8 +180,9 @@ async def test_one_refused_prompt_ends_all(sdk: AsyncOpenAI, worker: ScriptedWor
         assert ended[-1].terminal.state is RequestState.CANCELLED
 
 
-async def test_all_are_queued_or_none(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
-    """Given a queue with room for one, if two prompts are sent, Expect 503, and one taken back, its key free."""
+async def test_either_all_prompts_are_queued_or_none(
+    settings: Settings, backend: Backend, worker: ScriptedWorker
+) -> None:
     tight = settings.model_copy(update={"queue_depth": 1})
     full = Backend.open(tight)
     async with serving(tight, full) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
@@ -197,10 +199,9 @@ async def test_all_are_queued_or_none(settings: Settings, backend: Backend, work
     await full.close()
 
 
-async def test_a_key_finishes_what_was_left_half_queued(
+async def test_a_retry_with_the_key_queues_the_missing_prompts(
     http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
 ) -> None:
-    """Given two prompts under a key, of which one got to the queue, Expect the same POST to queue the other."""
     headers = {"idempotency-key": "k"}
     asked = asyncio.create_task(http.post(PATH, json=body(["a", "b"]), headers=headers))
     first, second = await take(worker, 2)
@@ -217,8 +218,7 @@ async def test_a_key_finishes_what_was_left_half_queued(
     assert [choice["text"] for choice in (await again).json()["choices"]] == ["x", "y"]
 
 
-async def test_a_client_that_leaves_cancels_all(api: str, worker: ScriptedWorker, backend: Backend) -> None:
-    """Given two prompts streamed, if the client leaves, Expect both cancelled."""
+async def test_disconnecting_cancels_all_prompts(api: str, worker: ScriptedWorker, backend: Backend) -> None:
 
     async def read_one(http: httpx.AsyncClient) -> None:
         async with http.stream("POST", PATH, json=body(["a", "b"], stream=True)) as response:
@@ -255,6 +255,6 @@ async def test_a_client_that_leaves_cancels_all(api: str, worker: ScriptedWorker
         ({"max_tokens": 0}, "max_tokens"),
     ],
 )
-async def test_refused_by_name(client: httpx.AsyncClient, fields: dict, param: str) -> None:
+async def test_wrong_fields_are_named(client: httpx.AsyncClient, fields: dict, param: str) -> None:
     refused = await client.post(PATH, json=body(**fields))
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)

@@ -1,4 +1,4 @@
-"""Requests that were set aside, by the API, the client and the command line."""
+"""Dead letters by the API, the client and the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REASON = ErrorInfo.from_error(RequestAbandoned("it lost 3 workers"))
 
 @pytest.fixture
 async def letters(backend: Backend) -> list[DeadLetter]:
-    """Four of ours, oldest first, and one of another tenant between them."""
+    """Four letters of the caller, oldest first, and one of another tenant between them."""
     made = [
         DeadLetter(
             make_request(f"prompt {i}", deadline=5.0, tenant="other" if i == 2 else "default"), REASON, 3, i + 1.5
@@ -48,9 +48,11 @@ def ours(letters: list[DeadLetter]) -> list[str]:
     return [letter.id for letter in reversed(letters) if letter.request.tenant == "default"]
 
 
-async def test_list_and_see(http: httpx.AsyncClient, letters: list[DeadLetter], monkeypatch) -> None:
-    """Given letters, Expect the tenant's own, newest first, in pages; one alone with its request."""
-    monkeypatch.setattr("producer_api.routes.dead_letters.PAGE", 2)
+async def test_a_tenant_lists_its_own_letters_newest_first(
+    http: httpx.AsyncClient, letters: list[DeadLetter], monkeypatch
+) -> None:
+    """In pages; a single letter has its request."""
+    monkeypatch.setattr("producer_api.routes.dead_letters.PAGE_SIZE", 2)
     listed = (await http.get("/v1/dead-letters")).json()
     assert [letter["id"] for letter in listed["data"]] == ours(letters)
     assert "request" not in listed["data"][0]
@@ -65,11 +67,14 @@ async def test_list_and_see(http: httpx.AsyncClient, letters: list[DeadLetter], 
         "max_tokens": 8,
         "seed": 7,
     }
-    assert (await http.post("/v1/jobs", json=seen["request"])).status_code == 202, "it is a body of ours"
+    assert (await http.post("/v1/jobs", json=seen["request"])).status_code == 202, (
+        "the request of a letter is a body of POST /v1/jobs"
+    )
 
 
-async def test_replay(http: httpx.AsyncClient, letters: list[DeadLetter], worker: ScriptedWorker) -> None:
-    """Given a letter, if it is replayed twice under one key, Expect one new job without its deadline, no letter."""
+async def test_a_replay_is_one_new_job_without_a_deadline(
+    http: httpx.AsyncClient, letters: list[DeadLetter], worker: ScriptedWorker
+) -> None:
     path = f"/v1/dead-letters/{letters[0].id}/replay"
     keyed = {"idempotency-key": "r"}
     first, second = [await http.post(path, headers=keyed) for _ in range(2)]
@@ -98,16 +103,18 @@ async def test_a_refused_replay_keeps_its_letter(
     assert (await http.get(f"/v1/dead-letters/{gone.id}")).status_code == 200
 
 
-async def test_remove_and_purge(http: httpx.AsyncClient, letters: list[DeadLetter], backend: Backend) -> None:
-    """Given letters, if one and then all are thrown away, Expect the other tenant's left."""
+async def test_deleting_letters_keeps_other_tenants_letters(
+    http: httpx.AsyncClient, letters: list[DeadLetter], backend: Backend
+) -> None:
     assert (await http.delete(f"/v1/dead-letters/{letters[0].id}")).json() == {"removed": 1}
     assert (await http.delete("/v1/dead-letters")).json() == {"removed": 3}
     assert (await http.delete("/v1/dead-letters")).json() == {"removed": 0}
     assert [letter.id for letter in await backend.dead_letters.list()] == [letters[2].id]
 
 
-async def test_what_is_not_there(http: httpx.AsyncClient, letters: list[DeadLetter]) -> None:
-    """Given no such letter, or another tenant's, Expect 404; given a wild limit, 400: as problems."""
+async def test_a_missing_letter_is_404_and_a_wrong_limit_400(
+    http: httpx.AsyncClient, letters: list[DeadLetter]
+) -> None:
     for letter_id in ("req_" + "0" * 32, letters[2].id):
         for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/replay")):
             response = await http.request(method, f"/v1/dead-letters/{letter_id}{path}")
@@ -117,7 +124,9 @@ async def test_what_is_not_there(http: httpx.AsyncClient, letters: list[DeadLett
         assert (await http.get("/v1/dead-letters", params={"limit": limit})).json()["param"] == "limit"
 
 
-async def test_client(api: str, letters: list[DeadLetter], worker: ScriptedWorker) -> None:
+async def test_the_client_lists_replays_and_deletes(
+    api: str, letters: list[DeadLetter], worker: ScriptedWorker
+) -> None:
     async with AsyncHeadraceClient(api) as client:
         assert [letter["id"] for letter in await client.dead_letters(limit=1)] == [letters[4].id]
         assert (await client.dead_letter(letters[4].id))["attempts"] == 3
@@ -130,8 +139,10 @@ async def test_client(api: str, letters: list[DeadLetter], worker: ScriptedWorke
         assert await client.purge_dead_letters() == 2
 
 
-async def test_command_line(api: str, letters: list[DeadLetter], worker: ScriptedWorker) -> None:
-    """Given letters, Expect the commands to list, show, replay and purge them, for people and as JSON."""
+async def test_the_commands_list_show_replay_and_purge(
+    api: str, letters: list[DeadLetter], worker: ScriptedWorker
+) -> None:
+    """Tables and JSON."""
 
     async def headrace(*words: str) -> str:
         run: Callable[..., object] = CliRunner().invoke

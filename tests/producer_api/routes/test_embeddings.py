@@ -1,4 +1,4 @@
-"""Embeddings through OpenAI's package: the real model, a real worker and a real server."""
+"""Embeddings through OpenAI's package: a real model, worker and server."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ async def sdk(
         yield opened
 
 
-async def test_formats(sdk: AsyncOpenAI, engine: EmbeddingEngine) -> None:
-    """Given one text in each form that OpenAI has, Expect the same vector of length 1, and exact usage."""
+async def test_all_input_and_output_formats_give_one_vector(sdk: AsyncOpenAI, engine: EmbeddingEngine) -> None:
     ids = engine.tokenizer.encode("a mill wheel")
     found = []
     for given in ("a mill wheel", ["a mill wheel"], ids, [ids]):
@@ -71,8 +70,7 @@ async def test_formats(sdk: AsyncOpenAI, engine: EmbeddingEngine) -> None:
     assert np.linalg.norm(found[0]) == pytest.approx(1, abs=1e-6)
 
 
-async def test_many_inputs(sdk: AsyncOpenAI, backend: Backend) -> None:
-    """Given more inputs than one request of the queue takes, Expect each alone's vector, in order."""
+async def test_many_inputs_are_split_and_keep_their_order(sdk: AsyncOpenAI, backend: Backend) -> None:
     texts = [f"mill number {number}" for number in range(70)]
     answer = await sdk.embeddings.create(model=EMBEDDER, input=texts, dimensions=16)
     assert [each.index for each in answer.data] == list(range(70))
@@ -83,8 +81,7 @@ async def test_many_inputs(sdk: AsyncOpenAI, backend: Backend) -> None:
     assert answer.usage.prompt_tokens == sum([5 + (number > 99) for number in range(70)])
 
 
-async def test_its_tokens(sdk: AsyncOpenAI, api: str) -> None:
-    """Given what `/tokenize` says of a text, Expect the same vector of it; and the way back."""
+async def test_token_ids_of_tokenize_give_the_same_vector(sdk: AsyncOpenAI, api: str) -> None:
     async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         found = (await http.post("/tokenize", json={"model": EMBEDDER, "prompt": "A mill"})).json()
         back = await http.post("/detokenize", json={"model": EMBEDDER, "tokens": found["tokens"]})
@@ -95,16 +92,15 @@ async def test_its_tokens(sdk: AsyncOpenAI, api: str) -> None:
     assert by_tokens.data[0].embedding == by_text.data[0].embedding
 
 
-async def test_likeness(sdk: AsyncOpenAI) -> None:
-    """The nearest of two texts is the one that means the same."""
+async def test_the_nearest_text_has_the_same_meaning(sdk: AsyncOpenAI) -> None:
     texts = ["The wheel turns in the river.", "Water drives the mill.", "The court adjourned until Monday."]
     answer = await sdk.embeddings.create(model=EMBEDDER, input=texts)
     first, near, far = (np.array(each.embedding) for each in answer.data)
     assert first @ near > first @ far + 0.1
 
 
-async def test_refusals(sdk: AsyncOpenAI) -> None:
-    """Given what cannot be embedded, Expect the SDK's own errors, typed; nothing is cut silently."""
+async def test_invalid_inputs_raise_the_sdks_errors(sdk: AsyncOpenAI) -> None:
+    """Nothing is truncated silently."""
     for fields, code, param in (
         ({"input": "a " * 300}, "context_length_exceeded", "input"),
         ({"input": ["x", ""]}, "invalid_request", "input"),
@@ -124,19 +120,18 @@ async def test_refusals(sdk: AsyncOpenAI) -> None:
         await sdk.chat.completions.create(model=EMBEDDER, messages=chat()["messages"])
     assert caught.value.param == "model"
     with pytest.raises(openai.NotFoundError):
-        await sdk.embeddings.create(model="nobody", input="x")
+        await sdk.embeddings.create(model="absent", input="x")
 
 
-async def test_models_are_told(sdk: AsyncOpenAI) -> None:
+async def test_models_have_their_task(sdk: AsyncOpenAI) -> None:
     listed = {model.id: model.model_extra async for model in sdk.models.list()}
     assert {name: extra["task"] for name, extra in listed.items()} == {EMBEDDER: "embed", MODEL: "generate"}
     assert listed[EMBEDDER]["max_model_len"] == 256
 
 
-async def test_another_worker_takes_over(
+async def test_another_worker_takes_over_a_lost_request(
     api: str, backend: Backend, worker: ScriptedWorker, settings: Settings, engine: EmbeddingEngine
 ) -> None:
-    """Given a worker that vanished with a request, Expect another to give its one end, and its key again."""
     info = WorkerInfo(id="w", pid=1, model=EMBEDDER, state="ready", max_model_len=256, task="embed")
     await backend.registry.beat(info)
     body, headers = {"model": EMBEDDER, "input": ["x", "y"]}, {"idempotency-key": "k"}
@@ -159,7 +154,7 @@ async def test_another_worker_takes_over(
     assert [(event.seq, event.tokens) for event in told] == [(0, ())]
 
 
-def test_a_result_survives_the_wire() -> None:
+def test_a_result_survives_encoding() -> None:
     from shared.protocol import decode_event, encode
 
     result = Result(vectors=(b"\x00\xff\x80?", b""), tokens=(1,), pieces=("a",), text="é")

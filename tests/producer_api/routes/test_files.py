@@ -1,4 +1,4 @@
-"""Files as a client sees them: uploaded, listed, read, deleted; bounded, and nobody else's business."""
+"""Files: upload, list, read, delete; limits, and isolation between tenants."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ async def upload(client: httpx.AsyncClient, content: bytes = b"x", name: str = "
     return await client.post("/v1/files", files={"file": (name, content)}, data={"purpose": "batch", **fields})
 
 
-async def test_a_file_s_life(api: str, settings: Settings) -> None:
-    """Given the SDK, If it uploads, sees, lists, reads and deletes, Expect OpenAI's objects and the same bytes."""
+async def test_the_sdk_uploads_lists_reads_and_deletes(api: str, settings: Settings) -> None:
     async with AsyncOpenAI(base_url=f"{api}/v1", api_key="k", max_retries=0) as sdk:
         made = await sdk.files.create(
             file=("in.jsonl", CONTENT),
@@ -71,8 +70,7 @@ async def test_a_file_s_life(api: str, settings: Settings) -> None:
         assert caught.value.param == "purpose"
 
 
-async def test_uploads_are_bounded(client: httpx.AsyncClient, settings: Settings) -> None:
-    """Given more than a file may have, or all may have together, Expect refusals, and nothing left on the disk."""
+async def test_uploads_over_a_limit_leave_nothing_on_disk(client: httpx.AsyncClient, settings: Settings) -> None:
     assert (await upload(client, b"x" * 2**20)).status_code == 200
     over = await upload(client, b"x" * (2**20 + 1))
     assert (over.status_code, over.json()["error"]["param"]) == (413, "file")
@@ -100,7 +98,9 @@ async def test_uploads_are_bounded(client: httpx.AsyncClient, settings: Settings
         (b'--b\r\ncontent-disposition: form-data; name="\xff"\r\n\r\nx\r\n--b--\r\n', 400),
     ],
 )
-async def test_what_is_no_form(client: httpx.AsyncClient, settings: Settings, body: bytes, status: int) -> None:
+async def test_a_malformed_form_is_refused(
+    client: httpx.AsyncClient, settings: Settings, body: bytes, status: int
+) -> None:
     response = await client.post(
         "/v1/files", content=body, headers={"content-type": "multipart/form-data; boundary=b"}
     )
@@ -108,8 +108,10 @@ async def test_what_is_no_form(client: httpx.AsyncClient, settings: Settings, bo
     assert on_disk(settings) == []
 
 
-async def test_wrong_uploads(client: httpx.AsyncClient, settings: Settings) -> None:
-    """Given wrong fields, types or origins, Expect each named, and nothing kept; a path in a name is cut off."""
+async def test_a_wrong_upload_names_the_field_and_keeps_nothing(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    """A path in a file name is cut off."""
     assert (await client.post("/v1/files", json={})).status_code == 415
     for fields, param in (
         ({"purpose": "assistants"}, "purpose"),
@@ -128,8 +130,7 @@ async def test_wrong_uploads(client: httpx.AsyncClient, settings: Settings) -> N
     assert (await upload(client, name="../../etc/passwd")).json()["filename"] == "passwd"
 
 
-async def test_a_client_that_stands_still(settings: Settings, backend: Backend) -> None:
-    """Given an upload that stops coming, Expect it given up, and its beginning removed."""
+async def test_a_stalled_upload_is_removed(settings: Settings, backend: Backend) -> None:
     settings = settings.model_copy(update={"body_timeout": 0.05})
     sent: list[Any] = []
     scope = {
@@ -155,8 +156,7 @@ async def test_a_client_that_stands_still(settings: Settings, backend: Backend) 
     assert on_disk(settings) == []
 
 
-async def test_others_files_do_not_exist(client: httpx.AsyncClient, files: Files) -> None:
-    """Given a file of another tenant, and ids that are none, Expect 404 for all."""
+async def test_another_tenants_file_is_404(client: httpx.AsyncClient, files: Files) -> None:
     file_id = new_file_id()
     draft = files.contents.draft(file_id)
     draft.write(b"secret")
@@ -171,8 +171,9 @@ async def test_others_files_do_not_exist(client: httpx.AsyncClient, files: Files
     assert (await client.post("/v1/batches", json=body)).status_code == 404
 
 
-async def test_expired_files_go(client: httpx.AsyncClient, files: Files, settings: Settings) -> None:
-    """Given files that have ended or were left by a crash, If it is swept, Expect those gone, and no other."""
+async def test_a_sweep_removes_expired_and_orphaned_files_only(
+    client: httpx.AsyncClient, files: Files, settings: Settings
+) -> None:
     kept = (await upload(client)).json()["id"]
     ended, lost = new_file_id(), new_file_id()
     draft = files.contents.draft(ended)
@@ -186,8 +187,8 @@ async def test_expired_files_go(client: httpx.AsyncClient, files: Files, setting
     assert [path.name for path in on_disk(settings)] == [kept]
 
 
-async def test_a_batch_s_key(client: httpx.AsyncClient) -> None:
-    """Given a batch under an Idempotency-Key, If it comes again, Expect the same one; with another body 422."""
+async def test_a_batch_with_the_same_key_is_created_once(client: httpx.AsyncClient) -> None:
+    """Another body under the key is a 422."""
     file_id = (await upload(client)).json()["id"]
     body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     first, again = [await client.post("/v1/batches", json=body, headers={"idempotency-key": "k"}) for _ in range(2)]
@@ -198,8 +199,7 @@ async def test_a_batch_s_key(client: httpx.AsyncClient) -> None:
     assert len((await client.get("/v1/batches")).json()["data"]) == 1
 
 
-async def test_open_batches_are_bounded(settings: Settings, backend: Backend) -> None:
-    """Given as many open batches as may be, Expect 429 for one more."""
+async def test_too_many_open_batches_are_429(settings: Settings, backend: Backend) -> None:
     app = create_app(settings.model_copy(update={"max_batches": 1}), backend)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         file_id = (await upload(client)).json()["id"]

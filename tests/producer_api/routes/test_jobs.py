@@ -1,4 +1,4 @@
-"""The native API: submit, see, read from any point, cancel."""
+"""The native API: submit a job, get it, read its tokens from any point, cancel it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ async def read(http: httpx.AsyncClient, job: str, **given) -> list[dict[str, str
         return [frame async for frame in frames(response)]
 
 
-async def test_life(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given two jobs, if one is run, expect position, state, times, usage and result to tell it."""
+async def test_a_job_reports_position_state_usage_and_result(
+    http: httpx.AsyncClient, worker: ScriptedWorker
+) -> None:
     first = await submit(http, messages=[{"role": "user", "content": "hi"}], prompt=None)
     second = await submit(http, prompt=[1, 2, 3], priority="standard", max_tokens=4)
     assert (await http.get(f"/v1/jobs/{first}")).json()["position"] == 1
@@ -60,8 +61,7 @@ async def test_life(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     assert request.priority is PriorityClass.STANDARD
 
 
-async def test_logprobs(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given logprobs asked for, Expect them with each token and in the result; not given, nowhere."""
+async def test_logprobs_appear_only_if_requested(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     job_id = await submit(http, logprobs=1)
     job = await worker.take()
     assert job.request.params.logprobs == 1
@@ -73,8 +73,7 @@ async def test_logprobs(http: httpx.AsyncClient, worker: ScriptedWorker) -> None
     assert (await http.get(f"/v1/jobs/{job_id}")).json()["choices"][0]["logprobs"] == [told]
 
 
-async def test_resume_at_every_seq(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given an answer of appends of 1, 3 and 2 tokens, if it is read from any seq, expect exactly the rest."""
+async def test_events_resume_at_every_seq(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     job_id = await submit(http)
     job = await worker.take()
     await job.say("0")
@@ -96,16 +95,14 @@ async def test_resume_at_every_seq(http: httpx.AsyncClient, worker: ScriptedWork
 
 
 @pytest.mark.parametrize("value", ["x", "-2", "1.5", "", "9" * 40, "٣"])
-async def test_bad_resume_point(http: httpx.AsyncClient, value: str) -> None:
-    """Given a job, if it is read from what is no seq, expect a 400 that names the parameter."""
+async def test_a_wrong_resume_point_is_400(http: httpx.AsyncClient, value: str) -> None:
     job_id = await submit(http)
     response = await http.get(f"/v1/jobs/{job_id}/events", params={"after": value})
     assert response.status_code == 400
     assert response.json()["param"] == "after"
 
 
-async def test_two_readers_and_none(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given two readers, if one leaves, expect the other and the job to go on."""
+async def test_a_job_continues_when_readers_disconnect(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     job_id = await submit(http)
     job = await worker.take()
     path = f"/v1/jobs/{job_id}/events"
@@ -116,13 +113,12 @@ async def test_two_readers_and_none(http: httpx.AsyncClient, worker: ScriptedWor
         await leaving.aclose()
         assert await job.say("b")
         assert json.loads((await anext(stay))["data"])["tokens"][0]["text"] == "b"
-    assert await job.say("c"), "nobody reads, and it goes on"
+    assert await job.say("c"), "the job continues without readers"
     assert await job.end()
     assert len(await read(http, job_id)) == 4
 
 
-async def test_after_beyond_the_log_waits(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given a reader ahead of the log, if the log catches up, expect only what is after."""
+async def test_a_reader_ahead_of_the_log_waits(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     job_id = await submit(http)
     job = await worker.take()
     async with http.stream("GET", f"/v1/jobs/{job_id}/events?after=1") as response:
@@ -132,8 +128,9 @@ async def test_after_beyond_the_log_waits(http: httpx.AsyncClient, worker: Scrip
         assert (await anext(frames(response)))["id"] == "2"
 
 
-async def test_cancel_waiting(http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend) -> None:
-    """Given a waiting job, if it is cancelled twice, expect it out of the queue and the same answer."""
+async def test_cancelling_a_queued_job_twice_is_idempotent(
+    http: httpx.AsyncClient, worker: ScriptedWorker, backend: Backend
+) -> None:
     job_id = await submit(http)
     for _ in range(2):
         response = await http.delete(f"/v1/jobs/{job_id}")
@@ -142,8 +139,7 @@ async def test_cancel_waiting(http: httpx.AsyncClient, worker: ScriptedWorker, b
     assert [frame["event"] for frame in await read(http, job_id)] == ["cancelled"]
 
 
-async def test_cancel_running(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given a running job with a reader, if it is cancelled, expect the reader told and the worker fenced."""
+async def test_cancelling_a_running_job_fences_its_worker(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     job_id = await submit(http)
     job: Job = await worker.take()
     async with http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
@@ -155,8 +151,9 @@ async def test_cancel_running(http: httpx.AsyncClient, worker: ScriptedWorker) -
     assert not await job.say("b")
 
 
-async def test_failed_job(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given a job that fails, expect its error in the stream and in its description."""
+async def test_a_failed_job_has_its_error_in_stream_and_status(
+    http: httpx.AsyncClient, worker: ScriptedWorker
+) -> None:
     job_id = await submit(http)
     job = await worker.take()
     await job.end(RequestState.FAILED, ErrorInfo.from_error(EngineFailed("it broke")))
@@ -167,31 +164,27 @@ async def test_failed_job(http: httpx.AsyncClient, worker: ScriptedWorker) -> No
 
 
 @pytest.mark.parametrize("job_id", ["req_" + "0" * 32, "nonsense", "req_..%2f..", "x" * 500])
-async def test_unknown_job(client: httpx.AsyncClient, job_id: str) -> None:
-    """Given no such job, expect 404 as a problem on every route."""
+async def test_an_unknown_job_is_a_404_problem(client: httpx.AsyncClient, job_id: str) -> None:
     for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
         response = await client.request(method, f"/v1/jobs/{job_id}{path}")
         assert response.status_code == 404
         assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_other_tenants_job(client: httpx.AsyncClient, backend: Backend) -> None:
-    """Given somebody else's job, expect 404."""
+async def test_another_tenants_job_is_404(client: httpx.AsyncClient, backend: Backend) -> None:
     job_id = (await client.post("/v1/jobs", json={"model": MODEL, "prompt": "hi"})).json()["id"]
     await backend.redis.hset(f"hr:{{{job_id}}}:state", "tenant", "other")
     assert (await client.get(f"/v1/jobs/{job_id}")).status_code == 404
 
 
-async def test_client_id_and_reading_disconnect(http: httpx.AsyncClient) -> None:
-    """Given a sane x-request-id, expect it back; given a wild one, another."""
+async def test_a_valid_request_id_is_returned(http: httpx.AsyncClient) -> None:
     assert (await http.get("/health", headers={"x-request-id": "abc-1"})).headers["x-request-id"] == "abc-1"
     wild = (await http.get("/health", headers={"x-request-id": "a b"})).headers["x-request-id"]
     assert wild != "a b"
     assert len(wild) == 32
 
 
-async def test_submit_needs_one_input(client: httpx.AsyncClient) -> None:
-    """Given both or neither of messages and prompt, expect a 400 problem."""
+async def test_a_job_needs_either_messages_or_a_prompt(client: httpx.AsyncClient) -> None:
     messages = [{"role": "user", "content": "x"}]
     for body in ({"model": MODEL}, {"model": MODEL, "prompt": "x", "messages": messages}):
         response = await client.post("/v1/jobs", json=body)

@@ -1,4 +1,4 @@
-"""OpenAI's responses through OpenAI's own package: created, stored, chained, in the background, refused."""
+"""OpenAI's responses through OpenAI's package: created, stored, chained, in the background, refused."""
 
 from __future__ import annotations
 
@@ -59,8 +59,7 @@ async def test_a_whole_response(sdk: AsyncOpenAI, worker: ScriptedWorker) -> Non
     assert request.priority is PriorityClass.INTERACTIVE
 
 
-async def test_items_of_input(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given turns in all their forms, an answer sent back among them, Expect the model to be asked all."""
+async def test_every_form_of_input_item_reaches_the_model(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     first, _ = await answered(sdk, worker, "yes")
     given = [
         {"role": "developer", "content": "short"},
@@ -79,7 +78,7 @@ async def test_items_of_input(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     assert [part.text for part in listed[1].content] == ["a", "b"]
 
 
-async def test_a_chain_of_three(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+async def test_responses_chain(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     first, _ = await answered(sdk, worker, "one", input="1?", instructions="count")
     second, _ = await answered(sdk, worker, "two", input="2?", previous_response_id=first.id)
     await sdk.responses.delete(first.id)
@@ -98,9 +97,9 @@ async def test_a_chain_of_three(sdk: AsyncOpenAI, worker: ScriptedWorker) -> Non
     assert len(set(ids)) == 5
 
 
-async def test_what_does_not_chain(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+async def test_unfinished_or_unstored_responses_do_not_chain(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     running = await sdk.responses.create(model=MODEL, input=INPUT, background=True)
-    with pytest.raises(openai.BadRequestError, match="not ended") as caught:
+    with pytest.raises(openai.BadRequestError, match="has ended") as caught:
         await sdk.responses.create(model=MODEL, input=INPUT, previous_response_id=running.id)
     assert caught.value.param == "previous_response_id"
     await sdk.responses.cancel(running.id)
@@ -111,7 +110,9 @@ async def test_what_does_not_chain(sdk: AsyncOpenAI, worker: ScriptedWorker) -> 
         assert missing.value.param == "previous_response_id"
 
 
-async def test_stored_or_not(sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend) -> None:
+async def test_store_decides_whether_a_response_is_kept(
+    sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend
+) -> None:
     response, request = await answered(sdk, worker, "x", metadata={"k": "v"})
     seen = await sdk.responses.retrieve(response.id)
     assert seen.completed_at >= seen.created_at
@@ -130,7 +131,7 @@ async def test_stored_or_not(sdk: AsyncOpenAI, worker: ScriptedWorker, backend: 
             await sdk.responses.input_items.list(gone)
 
 
-async def test_somebody_elses(sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend) -> None:
+async def test_another_tenants_response_is_404(sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend) -> None:
     response, request = await answered(sdk, worker, "x")
     await backend.redis.hset(keys.state(request.id), "tenant", "another")
     for call in (sdk.responses.retrieve, sdk.responses.cancel, sdk.responses.delete):
@@ -140,7 +141,7 @@ async def test_somebody_elses(sdk: AsyncOpenAI, worker: ScriptedWorker, backend:
         await sdk.responses.create(model=MODEL, input=INPUT, previous_response_id=response.id)
 
 
-async def test_in_the_background(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+async def test_a_background_response_is_returned_at_once(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     response = await sdk.responses.create(model=MODEL, input=INPUT, background=True)
     assert (response.status, response.background, response.output) == ("queued", True, [])
     assert (await sdk.responses.retrieve(response.id)).status == "queued"
@@ -154,7 +155,7 @@ async def test_in_the_background(sdk: AsyncOpenAI, worker: ScriptedWorker) -> No
     assert (await sdk.responses.cancel(done.id)).status == "completed", "an ended one stays as it is"
 
 
-async def test_how_responses_end(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+async def test_each_ending_has_its_status(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     cut = asyncio.create_task(sdk.responses.create(model=MODEL, input=INPUT, max_output_tokens=1))
     job = await worker.take()
     await job.write(Token(0, 1, "half", FinishReason.LENGTH))
@@ -178,7 +179,9 @@ async def test_how_responses_end(sdk: AsyncOpenAI, worker: ScriptedWorker) -> No
     assert (failed.error.type, failed.error.message) == ("engine_failed", "the engine failed")
 
 
-async def test_deleting_ends_what_runs(sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend) -> None:
+async def test_deleting_cancels_a_running_response(
+    sdk: AsyncOpenAI, worker: ScriptedWorker, backend: Backend
+) -> None:
     made = await sdk.responses.create(model=MODEL, input=INPUT, background=True)
     job = await worker.take()
     await sdk.responses.delete(made.id)
@@ -189,7 +192,7 @@ async def test_deleting_ends_what_runs(sdk: AsyncOpenAI, worker: ScriptedWorker,
     assert (await backend.transport.depth(MODEL)).waiting == 0
 
 
-async def test_a_worker_refuses(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+async def test_a_workers_refusal_is_an_api_error(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     for stream in (False, True):
         asked = asyncio.create_task(sdk.responses.create(model=MODEL, input=INPUT, stream=stream))
         job = await worker.take()
@@ -200,7 +203,7 @@ async def test_a_worker_refuses(sdk: AsyncOpenAI, worker: ScriptedWorker) -> Non
         assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
 
 
-async def test_logprobs(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+async def test_logprobs_cover_every_token(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     asked = asyncio.create_task(sdk.responses.create(model=MODEL, input=INPUT, include=[LOGPROBS], top_logprobs=1))
     job = await worker.take()
     assert job.request.params.logprobs == 1
@@ -220,8 +223,8 @@ async def test_logprobs(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     assert listed[1].content[0].logprobs == []
 
 
-async def test_sent_again(sdk: AsyncOpenAI, worker: ScriptedWorker, api: str) -> None:
-    """Given an Idempotency-Key, Expect one execution: whole, in the background, and nothing on another API."""
+async def test_a_key_runs_a_response_once(sdk: AsyncOpenAI, worker: ScriptedWorker, api: str) -> None:
+    """Complete or in the background; the key is unknown to other APIs."""
     keyed = {"Idempotency-Key": "k"}
     asked = [
         asyncio.create_task(sdk.responses.create(model=MODEL, input=INPUT, extra_headers=keyed)) for _ in range(5)
@@ -245,7 +248,7 @@ async def test_sent_again(sdk: AsyncOpenAI, worker: ScriptedWorker, api: str) ->
     assert (made[0].status, again.json()["status"]) == ("queued", "completed")
 
 
-def test_the_blocking_client(valkey: object, settings: Settings) -> None:
+def test_the_blocking_client_works(valkey: object, settings: Settings) -> None:
     def ask(url: str) -> tuple[str, str]:
         with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as blocking:
             whole = blocking.responses.create(model=MODEL, input=INPUT)

@@ -23,8 +23,7 @@ async def served(client: httpx.AsyncClient, backend: Backend, settings: Settings
         yield client
 
 
-async def test_there_and_back(served: httpx.AsyncClient) -> None:
-    """Given a text, Expect its ids, how many, and the model's context; and from them the text."""
+async def test_detokenize_restores_the_text(served: httpx.AsyncClient) -> None:
     found = (await served.post("/tokenize", json={"model": MODEL, "prompt": "né"})).json()
     assert found == {"count": 2, "max_model_len": 8192, "tokens": [110, 233], "token_strs": None}
     asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "return_token_strs": True}
@@ -48,17 +47,15 @@ async def test_there_and_back(served: httpx.AsyncClient) -> None:
         ("/detokenize", {"tokens": [49_999, 50_000]}, "tokens"),
     ],
 )
-async def test_refused_by_name(served: httpx.AsyncClient, path: str, fields: dict, param: str) -> None:
-    """Given what cannot be encoded, the worker's own refusals too, Expect OpenAI's error, naming the field."""
+async def test_wrong_fields_are_named(served: httpx.AsyncClient, path: str, fields: dict, param: str) -> None:
     refused = await served.post(path, json={"model": MODEL, **fields})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
 
 
-async def test_it_is_bounded(
+async def test_a_slow_worker_is_a_504(
     client: httpx.AsyncClient, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given workers without time, Expect 504 once the limit is over; a client that leaves takes it along."""
-    monkeypatch.setattr(tokenize, "LIMIT", 0.05)
+    monkeypatch.setattr(tokenize, "TIMEOUT_S", 0.05)
     asked = asyncio.create_task(client.post("/detokenize", json={"model": MODEL, "tokens": [1]}))
     delivery = await worker.pull()
     assert delivery.request.work == Detokenize()

@@ -59,15 +59,14 @@ async def call(worker: ScriptedWorker, times: int = 1) -> Request:
 
 
 async def asked(sdk: AsyncOpenAI, worker: ScriptedWorker, **fields: Any) -> Request:
-    """What the worker is asked, where the SDK sends these fields."""
+    """Return the worker's request for a chat with these fields."""
     sent = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, **fields))
     request = await worker.answer("x")
     await sent
     return request
 
 
-async def test_calls(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given a model that calls two tools, expect both with ids, names and arguments, and a second turn accepted."""
+async def test_tool_calls_have_ids_names_and_arguments(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     sent = asyncio.create_task(sdk.chat.completions.create(model=MODEL, messages=MESSAGES, tools=[WEATHER, TIME]))
     request = await call(worker)
     [choice] = (await sent).choices
@@ -96,8 +95,7 @@ async def test_calls(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     assert second.messages[2].tool_call_id == second.messages[1].tool_calls[0].id
 
 
-async def test_streamed_calls(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given a stream, expect each call's id and name once, first, and the pieces of its arguments after it."""
+async def test_a_streamed_call_has_its_id_and_name_once(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     stream = await_stream(sdk, tools=[WEATHER, TIME])
     answering = asyncio.create_task(call(worker))
     deltas, reasons = [], []
@@ -122,8 +120,7 @@ async def await_stream(sdk: AsyncOpenAI, **fields: Any) -> AsyncIterator[Any]:
         yield chunk
 
 
-async def test_the_sdks_accumulator(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given the SDK's own stream helper, expect it to put the calls together."""
+async def test_the_sdk_accumulates_streamed_calls(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     answering = asyncio.create_task(call(worker))
     async with sdk.chat.completions.stream(model=MODEL, messages=MESSAGES, tools=[TIME, WEATHER]) as stream:
         done = [event async for event in stream if event.type == "tool_calls.function.arguments.done"]
@@ -139,7 +136,6 @@ async def test_the_sdks_accumulator(sdk: AsyncOpenAI, worker: ScriptedWorker) ->
 async def test_resumed_calls_have_the_same_bytes(
     settings: Settings, backend: Backend, worker: ScriptedWorker, api: str
 ) -> None:
-    """Given a stream of calls, if it is resumed after any frame on another replica, expect the very same rest."""
     body, headers = chat(tools=[WEATHER, TIME]), {"idempotency-key": "k"}
     answering = asyncio.create_task(call(worker))
     async with serving(settings, backend) as other, httpx.AsyncClient(timeout=LIMIT_S) as client:
@@ -159,8 +155,7 @@ class Person(BaseModel):
     age: int
 
 
-async def test_parsed_answers(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
-    """Given a pydantic model as the format, expect its schema with the worker, strict, and the answer parsed."""
+async def test_the_sdk_parses_an_answer_into_a_pydantic_model(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     sent = asyncio.create_task(sdk.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=Person))
     request = await worker.answer('{"name": "A', 'da", "age": 36}')
     completion = await sent
@@ -190,7 +185,9 @@ async def test_parsed_answers(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
         ),
     ],
 )
-async def test_formats(sdk: AsyncOpenAI, worker: ScriptedWorker, fields: Any, expected: Structured | None) -> None:
+async def test_response_formats_reach_the_worker(
+    sdk: AsyncOpenAI, worker: ScriptedWorker, fields: Any, expected: Structured | None
+) -> None:
     assert (await asked(sdk, worker, **fields)).params.structured_outputs == expected
 
 
@@ -202,7 +199,7 @@ async def test_formats(sdk: AsyncOpenAI, worker: ScriptedWorker, fields: Any, ex
         ({"type": "function", "function": {"name": "time"}}, False, "time"),
     ],
 )
-async def test_choices(
+async def test_tool_choices_reach_the_worker(
     sdk: AsyncOpenAI, worker: ScriptedWorker, choice: Any, required: bool, named: str | None
 ) -> None:
     request = await asked(sdk, worker, tools=[WEATHER, TIME], tool_choice=choice, parallel_tool_calls=False)
@@ -219,7 +216,7 @@ async def test_tools_and_a_format_reach_the_worker(sdk: AsyncOpenAI, worker: Scr
     assert (request.tools, request.params.structured_outputs is None) == (None, False)
 
 
-async def test_no_choice_is_no_tools(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+async def test_tool_choice_none_removes_the_tools(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     assert (await asked(sdk, worker, tools=[WEATHER], tool_choice="none")).tools is None
 
 
@@ -231,8 +228,7 @@ async def test_biases_reach_the_worker(sdk: AsyncOpenAI, worker: ScriptedWorker)
     assert wrong.value.param == "logit_bias"
 
 
-async def test_jobs_take_and_tell_the_same(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """Given a job with tools, expect its calls in its events and its result."""
+async def test_jobs_return_tool_calls_too(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     form = {"type": "json_object"}
     made = (await client.post("/v1/jobs", json=chat(tools=[WEATHER, TIME], n=1, response_format=form))).json()
     assert (await call(worker)).params.structured_outputs is not None

@@ -1,4 +1,4 @@
-"""The API's gRPC server on a free port, and a client of it made from the service's definition."""
+"""gRPC server of the API on a free port, and a client made from the service definition."""
 
 from __future__ import annotations
 

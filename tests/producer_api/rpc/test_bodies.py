@@ -1,4 +1,4 @@
-"""What gRPC's messages say is what HTTP's bodies say, and is refused for the same reasons."""
+"""gRPC messages: equivalent to HTTP bodies, and refused for the same reasons."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer_api.rpc import inference_pb2 as pb
-from producer_api.rpc.requests import parse, submission
+from producer_api.rpc.requests import parse, to_submission
 from producer_api.schemas.jobs import JobSubmission
 from shared.errors import HeadraceError, InvalidRequest, MalformedBody
 from shared.schemas.parsing import InvalidFields, validate
 from shared.validation.request_limits import Limits, check_request
 
 ROOT = Path(__file__).parents[3]
-NOT_HERE = {"response_format"}  # structured_outputs says all of it
+NOT_HERE = {"response_format"}  # structured_outputs replaces it
 SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}}'
 USER = pb.Message(role="user", content="hi")
 HI = {"messages": [{"role": "user", "content": "hi"}]}
@@ -127,18 +127,17 @@ SAME = [
 
 
 @pytest.mark.parametrize(("fields", "body"), SAME, ids=range(len(SAME)))
-def test_a_message_says_what_a_body_says(fields: dict[str, Any], body: dict[str, Any]) -> None:
-    """Given each field, Expect what HTTP's validator makes of the same body, and so the same idempotency key."""
+def test_a_message_is_equivalent_to_its_http_body(fields: dict[str, Any], body: dict[str, Any]) -> None:
+    """Each field gives the same request as over HTTP, and so the same idempotency key."""
     sent = pb.JobRequest(model="m", **fields).SerializeToString()
-    read = submission(parse(sent, pb.JobRequest))
+    read = to_submission(parse(sent, pb.JobRequest))
     same = validate(msgspec.json.encode({"model": "m", **body}), JobSubmission)
 
     assert read == same
     assert read.model_dump_json() == same.model_dump_json()
 
 
-def test_every_field_is_there() -> None:
-    """Given what a job may say by HTTP, Expect it of gRPC by the same name."""
+def test_every_field_of_a_job_has_a_grpc_field() -> None:
     theirs = {field.name for field in pb.JobRequest.DESCRIPTOR.fields} - {"prompt_ids"}
     tried = {name for fields, _ in SAME for name in fields} - {"prompt_ids"}
 
@@ -162,7 +161,7 @@ def test_every_field_is_there() -> None:
 )
 def test_wrong_fields_are_named(fields: dict[str, Any], params: list[str]) -> None:
     with pytest.raises(InvalidFields) as caught:
-        submission(pb.JobRequest(**fields))
+        to_submission(pb.JobRequest(**fields))
     assert [param for param, _ in caught.value.fields] == params
 
 
@@ -175,27 +174,31 @@ def test_wrong_fields_are_named(fields: dict[str, Any], params: list[str]) -> No
         ({"tool_choice": pb.ToolChoice(mode="required"), "prompt": "a"}, "tool_choice"),
     ],
 )
-def test_what_contradicts_or_is_no_json_is_named(fields: dict[str, Any], param: str) -> None:
+def test_contradictions_and_invalid_json_are_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        submission(pb.JobRequest(model="m", **fields)).to_request("t")
+        to_submission(pb.JobRequest(model="m", **fields)).to_request("t")
     assert caught.value.param == param
 
 
-def test_an_empty_choice_is_refused() -> None:
+def test_an_empty_tool_choice_is_refused() -> None:
     with pytest.raises(InvalidFields):
-        submission(pb.JobRequest(model="m", prompt="a", tool_choice=pb.ToolChoice()))
+        to_submission(pb.JobRequest(model="m", prompt="a", tool_choice=pb.ToolChoice()))
 
 
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (b"\xff", MalformedBody, "no headrace.v1.JobRequest"),
-        (b"\x0a\x02\xff\xfe", MalformedBody, "no headrace.v1.JobRequest"),  # a text that is no UTF-8
-        (b"\xa2\x06\x01x", InvalidRequest, "JobRequest has a field"),
-        (pb.JobRequest(messages=[USER]).SerializeToString() + b"\x12\x04\xa2\x06\x01x", InvalidRequest, "within"),
+        (b"\xff", MalformedBody, "not a valid headrace.v1.JobRequest"),
+        (b"\x0a\x02\xff\xfe", MalformedBody, "not a valid headrace.v1.JobRequest"),  # invalid UTF-8
+        (b"\xa2\x06\x01x", InvalidRequest, "JobRequest has an unknown field"),
+        (
+            pb.JobRequest(messages=[USER]).SerializeToString() + b"\x12\x04\xa2\x06\x01x",
+            InvalidRequest,
+            "a message in it",
+        ),
     ],
 )
-def test_what_is_no_message_of_ours_is_refused(data: bytes, error: type[HeadraceError], words: str) -> None:
+def test_invalid_messages_are_refused(data: bytes, error: type[HeadraceError], words: str) -> None:
     with pytest.raises(error, match=words):
         parse(data, pb.JobRequest)
 
@@ -208,9 +211,9 @@ def test_what_is_no_message_of_ours_is_refused(data: bytes, error: type[Headrace
         ({"messages": [USER, pb.Message(tool_calls=[pb.ToolCall()] * 129)]}, "messages[1].tool_calls"),
     ],
 )
-def test_too_many_are_not_even_looked_at(fields: dict[str, Any], param: str) -> None:
+def test_too_many_items_are_refused_before_parsing(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest, match="at most") as caught:
-        submission(pb.JobRequest(model="m", **fields))
+        to_submission(pb.JobRequest(model="m", **fields))
     assert caught.value.param == param
 
 
@@ -227,7 +230,7 @@ VALUES = {
 
 
 def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
-    """Any message of a kind."""
+    """Generate any message of a type."""
 
     def field(described: FieldDescriptor) -> st.SearchStrategy[Any]:
         kind = described.message_type
@@ -242,10 +245,10 @@ def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
 
 @given(message=messages(pb.JobRequest.DESCRIPTOR))
 @settings(max_examples=300, deadline=None)
-def test_any_message_is_a_request_or_refused_with_a_reason(message: Message) -> None:
-    """Given whatever fits the definition, Expect a request within the limits, or an error of ours."""
+def test_any_message_is_a_request_or_gets_a_typed_error(message: Message) -> None:
+    """Any message of the definition makes a valid request or raises a HeadraceError."""
     try:
-        request = submission(parse(message.SerializeToString(), pb.JobRequest)).to_request("t")
+        request = to_submission(parse(message.SerializeToString(), pb.JobRequest)).to_request("t")
         check_request(msgspec.structs.replace(request, id="req_x"), Limits())
     except HeadraceError as error:
         assert error.status < 500
@@ -253,18 +256,17 @@ def test_any_message_is_a_request_or_refused_with_a_reason(message: Message) -> 
 
 @given(data=st.binary(max_size=200), known=st.sampled_from(SAME), at=st.integers(0, 300))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_are_a_message_or_refused_with_a_reason(data: bytes, known: Any, at: int) -> None:
-    """Given bytes of no plan, alone and in the midst of a message, Expect no error but ours."""
+def test_any_bytes_are_a_message_or_get_a_typed_error(data: bytes, known: Any, at: int) -> None:
+    """Random bytes, alone or inside a message, raise nothing but a HeadraceError."""
     sent = pb.JobRequest(model="m", **known[0]).SerializeToString()
     for each in (data, sent[:at] + data + sent[at:]):
         try:
-            submission(parse(each, pb.JobRequest)).to_request("t")
+            to_submission(parse(each, pb.JobRequest)).to_request("t")
         except HeadraceError as error:
             assert error.status < 500
 
 
-def test_the_generated_code_is_of_the_definition(tmp_path: Path) -> None:
-    """Given the definition, Expect the compiler to make what is here."""
+def test_the_generated_code_is_up_to_date(tmp_path: Path) -> None:
     source = tmp_path / "producer_api/rpc"
     source.mkdir(parents=True)
     shutil.copy(ROOT / "producer_api/rpc/inference.proto", source)

@@ -1,4 +1,4 @@
-"""Jobs by gRPC: submitted, read from any point, resumed and cancelled, and the same jobs that HTTP has."""
+"""Jobs over gRPC: submitted, streamed, resumed and cancelled; the same jobs as over HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.protocol import CallDelta, ErrorInfo, FinishReason, RequestState, To
 from shared.settings import Settings
 from tests.support.api_server import serving as serving_http
 from tests.support.fakes import MODEL
-from tests.support.grpc_client import Client, chat, refusal, rest_of
+from tests.support.grpc_client import Client, chat, read_rest, refusal
 from tests.support.scripted_worker import PROMPT_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
@@ -29,10 +29,10 @@ async def until(backend: Backend, job_id: str, state: RequestState) -> None:
 
 
 async def test_an_answer_is_streamed(client: Client, worker: ScriptedWorker) -> None:
-    """Given one call, Expect the job, its tokens numbered from 0, and the end with exact usage."""
+    """One call yields the job, its tokens from seq 0, and the end with exact usage."""
     events = client.Generate(pb.GenerateRequest(job=chat(seed=7, max_tokens=9)))
     request = await worker.answer("a", "b", "c")
-    texts, seen = await rest_of(events)
+    texts, seen = await read_rest(events)
 
     assert (request.params.seed, request.params.max_tokens) == (7, 9)
     assert request.messages is not None
@@ -46,15 +46,15 @@ async def test_an_answer_is_streamed(client: Client, worker: ScriptedWorker) -> 
     assert seen[-1].end == pb.End(seq=3, state="completed", usage=usage)
 
 
-async def test_tokens_carry_all_that_http_tells(client: Client, worker: ScriptedWorker) -> None:
-    """Given log-probabilities and a tool's call, Expect both in the stream and in the ended job."""
+async def test_tokens_have_logprobs_and_tool_calls(client: Client, worker: ScriptedWorker) -> None:
+    """Both are in the stream and in the ended job."""
     events = client.Generate(pb.GenerateRequest(job=chat()))
     job = await worker.take()
     logprobs = TokenLogprobs(-0.5, ((4, -0.5, "x"), (5, -1.5, "y")), "x")
     await job.write(Token(0, 4, "x", None, logprobs))
     await job.write(Token(0, 6, "", FinishReason.TOOL_CALLS, None, (CallDelta(0, name="f", arguments='{"a":1}'),)))
     await job.end()
-    _, seen = await rest_of(events)
+    _, seen = await read_rest(events)
     ended = await client.GetJob(pb.GetJobRequest(id=job.request.id))
 
     first, second = (event.tokens.tokens[0] for event in seen[1:3])
@@ -68,8 +68,8 @@ async def test_tokens_carry_all_that_http_tells(client: Client, worker: Scripted
     assert call.function == pb.Function(name="f", arguments='{"a":1}')
 
 
-async def test_what_a_job_failed_of_is_the_status(client: Client, worker: ScriptedWorker) -> None:
-    """Given a job that fails, Expect its tokens and its end, then the error; who only reads it sees no error."""
+async def test_a_failed_job_sets_the_status(client: Client, worker: ScriptedWorker) -> None:
+    """Generate ends with the error after the tokens and the end; Follow ends without an error."""
     events = client.Generate(pb.GenerateRequest(job=chat()))
     job = await worker.take()
     await job.say("a")
@@ -78,7 +78,7 @@ async def test_what_a_job_failed_of_is_the_status(client: Client, worker: Script
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for event in events:
             seen.append(event)
-    texts, followed = await rest_of(client.Follow(pb.FollowRequest(id=job.request.id)))
+    texts, followed = await read_rest(client.Follow(pb.FollowRequest(id=job.request.id)))
 
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert caught.value.details() == "the engine broke"
@@ -87,9 +87,7 @@ async def test_what_a_job_failed_of_is_the_status(client: Client, worker: Script
     assert followed == seen[1:]
 
 
-async def test_a_client_that_leaves_cancels_its_job(
-    client: Client, worker: ScriptedWorker, backend: Backend
-) -> None:
+async def test_a_disconnect_cancels_a_keyless_job(client: Client, worker: ScriptedWorker, backend: Backend) -> None:
     events = client.Generate(pb.GenerateRequest(job=chat()))
     job = await worker.take()
     await job.say("a")
@@ -99,7 +97,7 @@ async def test_a_client_that_leaves_cancels_its_job(
     await until(backend, job.request.id, RequestState.CANCELLED)
 
 
-async def test_a_deadline_of_the_call_cancels_its_job(
+async def test_the_deadline_of_a_call_cancels_its_job(
     client: Client, worker: ScriptedWorker, backend: Backend
 ) -> None:
     call = client.channel.unary_stream(
@@ -112,8 +110,8 @@ async def test_a_deadline_of_the_call_cancels_its_job(
     await until(backend, job.request.id, RequestState.CANCELLED)
 
 
-async def test_with_a_key_the_answer_goes_on(client: Client, worker: ScriptedWorker) -> None:
-    """Given a key, If the client leaves, Expect the same call to go on after what it had, and the job made once."""
+async def test_a_keyed_answer_continues_without_its_client(client: Client, worker: ScriptedWorker) -> None:
+    """After a disconnect the same call resumes after the last token, and the job is made once."""
     request = pb.GenerateRequest(job=chat())
     events = client.Generate(request, KEY)
     job = await worker.take()
@@ -126,17 +124,17 @@ async def test_with_a_key_the_answer_goes_on(client: Client, worker: ScriptedWor
     again = client.Generate(request, KEY)
     await job.say("c")
     await job.end()
-    texts, seen = await rest_of(again)
+    texts, seen = await read_rest(again)
 
     assert texts == ["b", "c"]
     assert seen[0].job.id == job.request.id
     assert dict(await again.initial_metadata())["idempotent-replayed"] == "true"
 
 
-async def test_a_key_is_one_job_on_every_transport(
+async def test_a_key_is_one_job_over_http_and_grpc(
     client: Client, worker: ScriptedWorker, settings: Settings, backend: Backend
 ) -> None:
-    """Given the same body under one key by HTTP and by gRPC, Expect one job; another body is refused."""
+    """The same body under one key makes one job; another body is refused."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5, "stop": ["x"]}
     async with serving_http(settings, backend) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as http:
         first = await http.post("/v1/jobs", json=body, headers={"idempotency-key": "mine"})
@@ -149,7 +147,7 @@ async def test_a_key_is_one_job_on_every_transport(
 
 
 async def test_an_answer_is_read_from_any_point(client: Client, worker: ScriptedWorker) -> None:
-    """Given a job, Expect its tokens from any seq on, while it is made and after; past its end the end alone."""
+    """Tokens can be read from any seq, while the job runs and afterwards; past the end comes only the end."""
     made = await client.Submit(chat())
     job = await worker.take()
     await job.say_all(["a", "b", "c"])
@@ -157,15 +155,15 @@ async def test_an_answer_is_read_from_any_point(client: Client, worker: Scripted
     assert [token.text for token in (await reading.read()).tokens.tokens] == ["b", "c"]
     await job.say("d")
     await job.end()
-    rest, _ = await rest_of(reading)
-    whole = [(await rest_of(client.Follow(pb.FollowRequest(id=made.id, from_seq=i)))) for i in (0, 3, 4, 5, 9)]
+    rest, _ = await read_rest(reading)
+    whole = [(await read_rest(client.Follow(pb.FollowRequest(id=made.id, from_seq=i)))) for i in (0, 3, 4, 5, 9)]
 
     assert rest == ["d"]
     assert [texts for texts, _ in whole] == [["a", "b", "c", "d"], ["d"], [], [], []]
     assert [seen[-1].end.seq for _, seen in whole] == [4] * 5
 
 
-async def test_a_job_is_seen_and_cancelled(client: Client, worker: ScriptedWorker, backend: Backend) -> None:
+async def test_a_job_is_read_and_cancelled(client: Client, worker: ScriptedWorker, backend: Backend) -> None:
     made = await client.Submit(chat(priority="interactive", timeout=60))
     waiting = await client.GetJob(pb.GetJobRequest(id=made.id))
     cancelled = [await client.CancelJob(pb.CancelJobRequest(id=made.id)) for _ in range(2)]
@@ -177,8 +175,7 @@ async def test_a_job_is_seen_and_cancelled(client: Client, worker: ScriptedWorke
     assert not cancelled[0].HasField("error")
 
 
-async def test_a_job_whose_reader_waits_for_a_cancelled_one(client: Client, worker: ScriptedWorker) -> None:
-    """Given a job that is cancelled by somebody, Expect its caller to be told so by the status."""
+async def test_a_cancelled_job_sets_the_status_of_its_caller(client: Client, worker: ScriptedWorker) -> None:
     events = client.Generate(pb.GenerateRequest(job=chat()))
     job = await worker.take()
     await client.CancelJob(pb.CancelJobRequest(id=job.request.id))

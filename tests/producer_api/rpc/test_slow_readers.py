@@ -1,4 +1,4 @@
-"""Readers by gRPC that do not read: what each costs the API is bounded, however long the answer."""
+"""Stalled gRPC readers: the memory that each costs the API is bounded, however long the answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from producer_api.rpc import inference_pb2 as pb
 from shared.redis.embedded import HOST, EmbeddedServer
 from shared.runtime.sockets import free_port
 from tests.support.api_process import running
-from tests.support.grpc_client import Client, chat, rest_of
+from tests.support.grpc_client import Client, chat, read_rest
 from tests.support.scripted_worker import ScriptedWorker
 from tests.support.slow_readers import EVENTS, MAX_READER_BYTES, READERS, write_all
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 async def test_memory_of_stalled_readers_is_bounded(valkey: EmbeddedServer, worker: ScriptedWorker) -> None:
-    """Given readers that take nothing of a long answer, Expect less memory for all than the answer has for two."""
+    """All stalled readers of a long answer together use less memory than two copies of it."""
     port = free_port(HOST)
     with running(valkey, grpc_port=str(port)) as (process, _):
         async with AsyncExitStack() as opened:
@@ -39,7 +39,7 @@ async def test_memory_of_stalled_readers_is_bounded(valkey: EmbeddedServer, work
             for stream in streams:
                 assert (await stream.read()).tokens.seq == 0
             before = psutil.Process(process.pid).memory_info().rss
-            whole = asyncio.create_task(rest_of(reading.Follow(pb.FollowRequest(id=made.id))))
+            whole = asyncio.create_task(read_rest(reading.Follow(pb.FollowRequest(id=made.id))))
             await write_all(job)
             texts, _ = await whole
             grown = psutil.Process(process.pid).memory_info().rss - before

@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTP server that answers as it is told."""
+"""Receiver of webhooks: a real HTTP server with scripted answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where webhooks may go, and that they go where was looked."""
+"""Addresses of webhooks: which are allowed, and that the connection goes to the checked one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from producer_api.webhooks.address import AddressRules, ForbiddenAddress
-from producer_api.webhooks.post import Poster
+from producer_api.webhooks.post import WebhookClient
 from shared.errors import Unavailable
 from tests.support.certificates import make
 from tests.support.waiting import LIMIT_S
@@ -26,7 +26,7 @@ FORBIDDEN = (
 
 
 @pytest.mark.parametrize("text", FORBIDDEN.split())
-def test_only_public_addresses(text: str) -> None:
+def test_other_than_public_addresses_are_refused(text: str) -> None:
     address = ipaddress.ip_address(text)
     with pytest.raises(ForbiddenAddress):
         STRICT.check(address)
@@ -35,7 +35,7 @@ def test_only_public_addresses(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])
-def test_public_ones_may(text: str) -> None:
+def test_public_addresses_are_allowed(text: str) -> None:
     STRICT.check(ipaddress.ip_address(text))
 
 
@@ -52,22 +52,22 @@ def test_public_ones_may(text: str) -> None:
         "https://[::",
     ],
 )
-def test_bad_urls(url: str) -> None:
+def test_invalid_urls_are_refused(url: str) -> None:
     with pytest.raises(ForbiddenAddress):
         STRICT.parse(url)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1"])
-async def test_names_and_odd_spellings_are_resolved_before_they_are_checked(host: str) -> None:
+async def test_names_and_odd_spellings_are_resolved_first(host: str) -> None:
     with pytest.raises((ForbiddenAddress, Unavailable)):
         await STRICT.resolve(STRICT.parse(f"https://{host}/"))
 
 
 class Names:
-    """A resolver that answers as it is told, and counts."""
+    """Resolver with scripted answers that records the names."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **answers: list[list[str]]) -> None:
-        self.asked: list[str] = []
+        self.resolved: list[str] = []
         self._answers = {name.replace("_", "."): given for name, given in answers.items()}
         loop = asyncio.get_running_loop()
         monkeypatch.setattr(loop, "getaddrinfo", self._look, raising=False)
@@ -75,36 +75,35 @@ class Names:
     async def _look(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
         if host not in self._answers:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))]
-        self.asked.append(host)
+        self.resolved.append(host)
         given = self._answers[host]
         found = given.pop(0) if len(given) > 1 else given[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
 
-async def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_private_address_of_several_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Names(monkeypatch, mixed_example=[["8.8.8.8", "10.0.0.1"]])
     with pytest.raises(ForbiddenAddress):
         await STRICT.resolve(STRICT.parse("https://mixed.example/"))
 
 
-async def test_the_address_that_was_checked_is_connected_to(
+async def test_the_connection_goes_to_the_checked_address(
     monkeypatch: pytest.MonkeyPatch, receiver: Receiver
 ) -> None:
-    """Given a name that leads elsewhere at a second look, Expect one look, that address, and the name in Host."""
+    """A name with a different second answer is resolved once; the Host header has the name."""
     names = Names(monkeypatch, a_example=[["127.0.0.1"], ["192.0.2.1"]])
-    poster = Poster(OPEN, timeout=LIMIT_S)
+    poster = WebhookClient(OPEN, timeout=LIMIT_S)
     monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:1")
     outcome = await poster.post(receiver.url("a.example"), {}, b"{}")
     assert outcome.delivered, outcome
-    assert names.asked == ["a.example"]
+    assert names.resolved == ["a.example"]
     assert receiver.received[0].headers["host"] == f"a.example:{receiver.port}"
     await poster.close()
 
 
-async def test_over_tls_the_certificate_must_be_the_names(
+async def test_the_tls_certificate_must_match_the_name(
     monkeypatch: pytest.MonkeyPatch, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """Given a receiver with the certificate of one name, Expect it told under that name, and not under another."""
     make(tmp_path, "a.example")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -112,7 +111,7 @@ async def test_over_tls_the_certificate_must_be_the_names(
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=context)
     receiver.port = server.sockets[0].getsockname()[1]
     Names(monkeypatch, a_example=[["127.0.0.1"]], b_example=[["127.0.0.1"]])
-    poster = Poster(OPEN, timeout=LIMIT_S)
+    poster = WebhookClient(OPEN, timeout=LIMIT_S)
     outcome = await poster.post(f"https://a.example:{receiver.port}/", {}, b"{}")
     assert outcome.delivered, outcome
     assert (await poster.post(f"https://b.example:{receiver.port}/", {}, b"{}")).error == "ConnectError"
@@ -121,17 +120,17 @@ async def test_over_tls_the_certificate_must_be_the_names(
     server.close()
 
 
-class Here(AddressRules):
-    """Takes 127.0.0.1 for a public address."""
+class LoopbackAllowed(AddressRules):
+    """Rules that treat 127.0.0.1 as public."""
 
     def check(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
         if str(address) != "127.0.0.1":
             super().check(address)
 
 
-async def test_redirects_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
+async def test_redirects_are_checked_and_limited(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
     Names(monkeypatch, inside_example=[["10.0.0.1"]])
-    poster = Poster(Here(http=True), timeout=LIMIT_S)
+    poster = WebhookClient(LoopbackAllowed(http=True), timeout=LIMIT_S)
     receiver.answers = [status(307, "location: /next"), status(308, f"location: {receiver.url()}"), status(200)]
     assert (await poster.post(receiver.url(), {"webhook-id": "m"}, b"{}")).status == 200
     assert [each.path for each in receiver.received] == ["/hook", "/next", "/hook"]
@@ -139,7 +138,7 @@ async def test_redirects_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch
     for target in ("http://inside.example/", "http://169.254.169.254/", "http://[::1]/", "file:///etc/passwd"):
         receiver.answers = [status(302, f"location: {target}")]
         outcome = await poster.post(receiver.url(), {}, b"{}")
-        assert (outcome.hopeless, outcome.delivered) == (True, False), target
+        assert (outcome.permanent, outcome.delivered) == (True, False), target
     receiver.answers = [status(307, "location: /again")] * 9
     before = len(receiver.received)
     outcome = await poster.post(receiver.url(), {}, b"{}")
@@ -149,9 +148,9 @@ async def test_redirects_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch
     await poster.close()
 
 
-async def test_nothing_of_an_answer_holds_it_up(receiver: Receiver) -> None:
-    """Given an endless body, silence, nonsense and a closed port, Expect a status or an error, in time."""
-    poster, hurried = Poster(OPEN, timeout=LIMIT_S), Poster(OPEN, timeout=0.5)
+async def test_a_bad_receiver_does_not_block_the_client(receiver: Receiver) -> None:
+    """An endless body, silence, nonsense and a closed port end with a status or an error, in time."""
+    poster, hurried = WebhookClient(OPEN, timeout=LIMIT_S), WebhookClient(OPEN, timeout=0.5)
     receiver.answers = [
         b"HTTP/1.1 200 x\r\ncontent-length: 99999999999\r\n\r\n" + b"x" * 100_000,
         None,

@@ -1,4 +1,4 @@
-"""A job's end, told to a receiver: by senders beside the test, and through the death of an API process."""
+"""Delivery of webhooks: by several senders, and after the death of an API process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from producer_api.webhooks import sender
 from producer_api.webhooks.post import Outcome
-from producer_api.webhooks.sender import WebhookSender, after
+from producer_api.webhooks.sender import WebhookSender, after_attempt
 from shared.backend import Backend
 from shared.batches.store import VALIDATE, Batches, LineError
 from shared.errors import ConfigError
@@ -29,8 +29,8 @@ from tests.support.webhook_receiver import SECRET, Receiver, documented, status
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "BACKOFF", 0.1)
-    monkeypatch.setattr(sender, "ROUND", 0.1)
+    monkeypatch.setattr(sender, "FIRST_BACKOFF_S", 0.1)
+    monkeypatch.setattr(sender, "POLL_INTERVAL_S", 0.1)
 
 
 @asynccontextmanager
@@ -64,18 +64,18 @@ async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
-async def test_an_end_is_told_once_signed(
+async def test_a_webhook_is_delivered_once_and_signed(
     settings: Settings, backend: Backend, http: httpx.AsyncClient, worker: ScriptedWorker, receiver: Receiver
 ) -> None:
-    """Given three senders and a receiver that fails twice, Expect the same message thrice, and then no more."""
+    """With three senders and a receiver that fails twice, the same message arrives three times."""
     receiver.answers = [status(500), status(429, "retry-after: 1")]
     job = await submit(http, receiver.url())
     assert (await until(http, job, "waiting"))["attempts"] == 0
     async with sending(settings, backend, 3):
         await worker.answer("a", "b")
         first, second, third = await receiver.until(3)
-        told = await until(http, job, "delivered")
-    assert told == {
+        seen = await until(http, job, "delivered")
+    assert seen == {
         "state": "delivered",
         "attempts": 3,
         "last_status": 204,
@@ -88,11 +88,11 @@ async def test_an_end_is_told_once_signed(
         documented()(SECRET, each.headers, each.body)
     assert (first.json["type"], first.json["data"]["id"]) == ("job.completed", job)
     assert first.json["data"]["usage"]["completion_tokens"] == 2
-    assert "choices" not in first.json["data"], "the answer's text is not told"
+    assert "choices" not in first.json["data"], "the text of the answer is not sent"
     assert len(receiver.received) == 3
 
 
-async def test_each_end_and_only_those_asked_for(
+async def test_only_the_requested_events_are_sent(
     settings: Settings, backend: Backend, http: httpx.AsyncClient, receiver: Receiver
 ) -> None:
     wanted = await submit(http, receiver.url(), events=["job.cancelled"])
@@ -110,10 +110,10 @@ async def test_each_end_and_only_those_asked_for(
     assert [each.json["data"]["id"] for each in receiver.received] == [wanted, gone]
 
 
-async def test_an_end_that_nobody_heard_of_is_found(
+async def test_an_end_without_a_running_sender_is_found(
     settings: Settings, backend: Backend, http: httpx.AsyncClient, worker: ScriptedWorker, receiver: Receiver
 ) -> None:
-    """Given a job that ended while no sender ran, and one that never was, Expect the first told, the other gone."""
+    """A job that ended while no sender ran is delivered; a webhook without a job is dropped."""
     job = await submit(http, receiver.url())
     ghost = Webhook(id="req_ghost", hook=Hook(receiver.url()), created_at=0.0)
     await backend.webhooks.add(ghost, 0)
@@ -134,10 +134,10 @@ async def batch(http: httpx.AsyncClient, url: str, **more: Any) -> str:
     return made.json()["id"]
 
 
-async def test_the_end_of_a_batch_is_found_by_who_tells_of_it(
+async def test_the_end_of_a_batch_is_found_by_the_sender(
     settings: Settings, backend: Backend, http: httpx.AsyncClient, receiver: Receiver
 ) -> None:
-    """Given batches whose processes die as soon as they end, before a sender lives, Expect those asked for told."""
+    """Batches end in processes that die at once, before a sender starts; the requested events are sent."""
     assert backend.server is not None
     batches = Batches.from_settings(settings, backend.server)
     failed = await batch(http, receiver.url(), events=["batch.failed", "batch.completed"])
@@ -171,7 +171,7 @@ async def test_the_end_of_a_batch_is_found_by_who_tells_of_it(
     ("url", "code"),
     [("https://10.0.0.1/", "webhook_address_forbidden"), ("http://example.com/", "webhook_address_forbidden")],
 )
-async def test_what_is_refused_at_once(settings: Settings, backend: Backend, url: str, code: str) -> None:
+async def test_a_forbidden_address_is_refused(settings: Settings, backend: Backend, url: str, code: str) -> None:
     from producer_api.app import create_app
 
     async def post(used: Settings, body: dict[str, Any]) -> dict[str, Any]:
@@ -193,12 +193,12 @@ async def test_what_is_refused_at_once(settings: Settings, backend: Backend, url
         WebhookSender(bad, backend)
 
 
-def test_waits_grow_and_end() -> None:
-    """Given a receiver that always fails, Expect growing waits, Retry-After obeyed, and an end after a day."""
+def test_the_waits_of_retries_grow_and_end() -> None:
+    """The waits grow, Retry-After is obeyed, and the retries end after a day."""
     webhook = Webhook(id="req_1", hook=Hook("https://a"), created_at=0.0, state=WebhookState.PENDING, ended_at=0.0)
     now, waits = 0.0, []
     while True:
-        webhook, wait = after(webhook, Outcome(500), now, 86_400)
+        webhook, wait = after_attempt(webhook, Outcome(500), now, 86_400)
         if wait is None:
             break
         assert webhook.next_attempt_at == now + wait
@@ -208,13 +208,15 @@ def test_waits_grow_and_end() -> None:
     assert 86_400 - 3600 < now <= 86_400
     assert max(waits) <= 3600
     assert 0.05 <= waits[0] <= 0.1
-    _, told = after(msgspec.structs.replace(webhook, attempts=0), Outcome(503, retry_after=700), 0.0, 86_400)
-    assert told == 700
+    _, wait = after_attempt(
+        msgspec.structs.replace(webhook, attempts=0), Outcome(503, retry_after=700), 0.0, 86_400
+    )
+    assert wait == 700
 
 
 @pytest.mark.slow
-async def test_through_the_death_of_the_api(tmp_path: Path, receiver: Receiver) -> None:
-    """Given an API killed while it waits for a receiver, and while a job runs, Expect each end told afterwards."""
+async def test_webhooks_survive_the_death_of_the_api(tmp_path: Path, receiver: Receiver) -> None:
+    """The API is killed during a delivery and while a job runs; both webhooks are delivered afterwards."""
     options = {"webhook_secrets": SECRET, "webhook_allow_http": True, "webhook_allow_private": True}
     receiver.answers = [None]
     async with (
@@ -237,5 +239,5 @@ async def test_through_the_death_of_the_api(tmp_path: Path, receiver: Receiver) 
         await receiver.until(3)
         for job in (quick, slow.json()["id"]):
             await until(http, job, "delivered")
-    told = [each.headers["webhook-id"] for each in receiver.received]
-    assert sorted(told) == sorted([f"msg_{quick}"] * 2 + [f"msg_{slow.json()['id']}"])
+    sent = [each.headers["webhook-id"] for each in receiver.received]
+    assert sorted(sent) == sorted([f"msg_{quick}"] * 2 + [f"msg_{slow.json()['id']}"])

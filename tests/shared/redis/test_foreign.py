@@ -132,7 +132,7 @@ def test_requests_among_junk_are_all_answered(settings: Settings, written: list[
 
 @pytest.fixture
 async def sweeping(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Task[None]]:
-    monkeypatch.setattr("producer_api.background.sweeper.ROUND", 0.05)
+    monkeypatch.setattr("producer_api.background.sweeper.ROUND_S", 0.05)
     task = asyncio.create_task(Sweeper(backend, models).run())
     yield task
     assert not task.done()

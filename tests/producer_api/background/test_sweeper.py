@@ -1,4 +1,4 @@
-"""The sweeper."""
+"""The sweeper: it ends requests that no worker can end, in one process at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sweeper(backend: Backend) -> Sweeper:
     return Sweeper(backend, models)
 
 
-async def test_a_request_ends_at_its_deadline_without_a_worker(backend: Backend) -> None:
+async def test_a_deadline_ends_a_request_without_a_worker(backend: Backend) -> None:
     now = await backend.token_log.now()
     waiting, held = make_request(deadline=now - 1), make_request(deadline=now - 1)
     patient = make_request(deadline=now + 60)
@@ -44,12 +44,12 @@ async def test_a_request_ends_at_its_deadline_without_a_worker(backend: Backend)
     assert record is not None
     assert record.state is RequestState.QUEUED
     depth = await backend.transport.depth(MODEL)
-    assert (depth.waiting, depth.held) == (1, 1)  # another worker will claim the dead worker's entry
+    assert (depth.waiting, depth.held) == (1, 1)  # another worker may claim the dead worker's entry
     assert await backend.transport.overdue(MODEL, 10) == []
 
 
-async def test_what_no_worker_will_ever_run_ends(backend: Backend) -> None:
-    """A request without a place in the queue ends with an error; waiting and running ones continue."""
+async def test_requests_without_a_place_in_the_queue_end(backend: Backend) -> None:
+    """The reader of such a log gets its end; requests that wait or run are left alone."""
     orphan, half_run, waiting, held, ended = (make_request() for _ in range(5))
     young = make_request(created_at=await backend.token_log.now())
     for request in (half_run, held, ended, waiting):
@@ -86,10 +86,10 @@ async def test_what_no_worker_will_ever_run_ends(backend: Backend) -> None:
     }
 
 
-async def test_a_lost_connection_makes_the_sweeper_look_again(
+async def test_the_sweeper_reconciles_after_a_lost_connection(
     on_redis: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer_api.background.sweeper.SETTLED", 0.0)
+    monkeypatch.setattr("producer_api.background.sweeper.MIN_LOST_AGE_S", 0.0)
     task = asyncio.create_task(sweeper(on_redis).run())
     for _ in range(2):
         orphan = make_request()
@@ -101,14 +101,14 @@ async def test_a_lost_connection_makes_the_sweeper_look_again(
     task.cancel()
 
 
-async def test_one_sweeper_works_and_another_takes_over(backend: Backend) -> None:
+async def test_another_sweeper_takes_over_a_released_lock(backend: Backend) -> None:
     first, second = sweeper(backend), sweeper(backend)
     assert [await s._leads() for s in (first, second, first)] == [True, False, True]
-    await backend.locks.release("sweeper", first._me)
+    await backend.locks.release("sweeper", first._holder)
     assert [await s._leads() for s in (first, second)] == [True, False]
 
 
-async def test_a_running_sweeper_survives_what_it_meets(backend: Backend) -> None:
+async def test_a_running_sweeper_ends_an_overdue_request(backend: Backend) -> None:
     request = make_request(deadline=1.0)
     await submit(backend, request)
     task = asyncio.create_task(sweeper(backend).run())

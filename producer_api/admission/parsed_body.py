@@ -1,0 +1,45 @@
+"""A request body of one API, read without an HTTP request around it: a line of a batch, or a Celery task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from shared.errors import InvalidRequest
+from shared.protocol import PriorityClass, Request
+from shared.token_log.answer import Answer
+
+
+@dataclass(frozen=True)
+class ParsedBody:
+    """Drafts of requests; several where the body has several prompts or inputs.
+
+    Attributes:
+        seed, timeout: the body's, None where it has none.
+        word: makes the API's object from their answer and their model's fingerprint; raises the error of a request.
+        classed: the body names its priority class.
+    """
+
+    drafts: tuple[Request, ...]
+    seed: int | None
+    timeout: float | None
+    word: Callable[[Sequence[Request], Answer, str | None], Any]
+    classed: bool
+
+    def in_class(self, priority: PriorityClass) -> ParsedBody:
+        return replace(self, drafts=tuple(msgspec.structs.replace(each, priority=priority) for each in self.drafts))
+
+    def until(self, deadline: float) -> ParsedBody:
+        return replace(self, drafts=tuple(msgspec.structs.replace(each, deadline=deadline) for each in self.drafts))
+
+
+BodyReader = Callable[[bytes, str], ParsedBody]  # of a body and its tenant; raises InvalidRequest, MalformedBody
+
+
+def refuse_stream(stream: bool | None) -> None:
+    """Raises InvalidRequest."""
+    if stream:
+        raise InvalidRequest("stream must be false: this answer cannot be streamed", param="stream")

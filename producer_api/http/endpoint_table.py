@@ -1,0 +1,110 @@
+"""The endpoints of one application, and which of them a request is for.
+
+A request is matched once, by the outermost layer; every inner layer reads the result from the scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+from starlette.routing import compile_path
+from starlette.types import Scope
+
+from producer_api.http.endpoint import Endpoint
+from producer_api.http.errors import NATIVE, ErrorFormat
+
+NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Result of the table for one request.
+
+    Attributes:
+        errors: the format of any error in the response.
+        endpoint: None for an unknown path, and for a path without this method.
+        template: of the path; empty for an unknown one.
+        allowed: the methods of the path.
+    """
+
+    path: str
+    errors: ErrorFormat
+    endpoint: Endpoint | None = None
+    path_params: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
+    allowed: tuple[str, ...] = ()
+
+
+def match_of(scope: Scope) -> Match:
+    """Return the match that the outermost layer has stored."""
+    found: Match = scope["state"]["match"]
+    return found
+
+
+@dataclass
+class _Resource:
+    """One path template with its endpoints by method."""
+
+    template: str
+    methods: dict[str, Endpoint] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.regex, _, self.parameters = compile_path(self.template)
+        self.segments = self.template.split("/")[1:]
+
+    def match(self, method: str, path: str, path_params: Mapping[str, str]) -> Match:
+        errors, allowed = next(iter(self.methods.values())).errors, tuple(self.methods)
+        endpoint = self.methods.get(method)
+        if endpoint is not None:
+            errors = endpoint.errors
+        return Match(path, errors, endpoint, path_params, self.template, allowed)
+
+    def shared_segments(self, segments: Sequence[str]) -> int:
+        """Return how many leading segments of a path this template has."""
+        for count, (mine, given) in enumerate(zip(self.segments, segments, strict=False)):
+            if mine != given and not mine.startswith("{"):
+                return count
+        return min(len(self.segments), len(segments))
+
+
+class EndpointTable:
+    """Finds the endpoint of a request by its method and path."""
+
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        self.endpoints = tuple(endpoints)
+        resources: dict[str, _Resource] = {}
+        for endpoint in endpoints:
+            methods = resources.setdefault(endpoint.path, _Resource(endpoint.path)).methods
+            assert endpoint.method not in methods, f"{endpoint.method} {endpoint.path} is declared twice"
+            methods[endpoint.method] = endpoint
+        self._resources = tuple(resources.values())
+        self._fixed = {each.template: each for each in self._resources if not each.parameters}
+        self._templates = tuple(each for each in self._resources if each.parameters)
+
+    @cached_property
+    def batchable(self) -> tuple[str, ...]:
+        """Paths that a batch may name as its endpoint."""
+        return tuple(each.path for each in self.endpoints if each.batchable is not None)
+
+    def match(self, method: str, path: str) -> Match:
+        """Return the endpoint of a request with the parameters of its path, or what an error response needs."""
+        if (fixed := self._fixed.get(path)) is not None:
+            return fixed.match(method, path, NO_PARAMETERS)
+        for resource in self._templates:
+            if (found := resource.regex.match(path)) is not None:
+                return resource.match(method, path, found.groupdict())
+        return Match(path, self.errors_at(path))
+
+    def errors_at(self, path: str) -> ErrorFormat:
+        """Return the error format of the endpoint that shares most leading segments with `path`.
+
+        Of several, the first one declared; NATIVE where no endpoint shares any.
+        """
+        segments = path.split("/")[1:]
+        nearest = max(self._resources, key=lambda each: each.shared_segments(segments))
+        if not nearest.shared_segments(segments):
+            return NATIVE
+        return next(iter(nearest.methods.values())).errors

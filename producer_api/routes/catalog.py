@@ -1,0 +1,41 @@
+"""All endpoints, by the application that serves them.
+
+For an unknown path, the first endpoint that shares most of its segments decides the error format: chat before jobs
+makes it OpenAI's under /v1. Files and batches need a server, which shares them with the batch runner.
+"""
+
+from __future__ import annotations
+
+from producer_api.routes import (
+    batches,
+    chat,
+    completions,
+    dead_letters,
+    embeddings,
+    files,
+    health,
+    jobs,
+    metrics,
+    models,
+    openapi,
+    pages,
+    responses,
+    tokenize,
+)
+
+IN_MEMORY = (
+    *chat.ENDPOINTS,
+    *completions.ENDPOINTS,
+    *responses.ENDPOINTS,
+    *embeddings.ENDPOINTS,
+    *tokenize.ENDPOINTS,
+    *jobs.ENDPOINTS,
+    *dead_letters.ENDPOINTS,
+    *models.ENDPOINTS,
+    *health.ENDPOINTS,
+    *openapi.ENDPOINTS,
+    *pages.ENDPOINTS,
+)
+API = (*IN_MEMORY, *files.ENDPOINTS, *batches.ENDPOINTS)
+ADMIN = (health.HEALTH, *openapi.ENDPOINTS, *metrics.ADMIN_ENDPOINTS, *dead_letters.ADMIN_ENDPOINTS)
+BATCHABLE = {each.path: each for each in API if each.batchable is not None}

@@ -29,6 +29,27 @@ def use_tolerant_transport(foreign: ForeignEntries) -> None:
 class QoS(redis.QoS):
     """Restores the messages of lost processes, and drops those that cannot be read."""
 
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Record a message that has left its list as unacknowledged; otherwise it would be lost."""
+        try:
+            super().append(message, delivery_tag)
+        except ResponseError as error:
+            self.channel.remove_other_types(error)
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except ResponseError as error:
+            self.channel.remove_other_types(error)
+            super().ack(delivery_tag)
+
+    def restore_visible(self, *args: Any, **options: Any) -> None:
+        try:
+            super().restore_visible(*args, **options)
+        except ResponseError as error:
+            self.channel.remove_other_types(error)
+
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         try:
             super().restore_by_tag(tag, client=client, leftmost=leftmost)
@@ -48,19 +69,20 @@ class Channel(redis.Channel):
         except UNREADABLE as error:
             self.connection.drop("", error)
         except ResponseError as error:
-            if not str(error).startswith("WRONGTYPE"):
-                raise
-            self._remove_other_types(error)
+            self.remove_other_types(error)
         raise Empty
 
-    def _remove_other_types(self, error: ResponseError) -> None:
-        """Delete each key of a task list that has another type."""
+    def remove_other_types(self, error: ResponseError) -> None:
+        """Delete each key that does not have the type that kombu gives it. Raises any other `error`."""
+        if "WRONGTYPE" not in str(error):
+            raise error
         with self.conn_or_acquire() as client:
-            for name in (
-                self._q_for_pri(queue, step) for queue in self.active_queues for step in self.priority_steps
-            ):
+            probes = [(self.unacked_key, client.hlen), (self.unacked_index_key, lambda name: client.zrem(name, ""))]
+            for queue in self.active_queues:
+                probes += [(self._q_for_pri(queue, step), client.llen) for step in self.priority_steps]
+            for name, probe in probes:
                 try:
-                    client.llen(name)
+                    probe(name)
                 except ResponseError:
                     client.delete(name)
                     self.connection.drop(name, error)

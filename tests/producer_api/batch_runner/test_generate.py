@@ -147,3 +147,15 @@ async def test_foreign_data_in_celerys_keys_stops_no_task(app: Celery, cluster: 
                 await asyncio.sleep(0.1)
     assert [process.pid for process in cluster.tasks] == before
     assert all(process.running for process in cluster.tasks)
+
+
+@pytest.mark.parametrize("name", ["unacked", "unacked_index"])
+async def test_an_index_of_another_type_stops_no_task(app: Celery, cluster: Cluster, name: str) -> None:
+    before = [process.pid for process in cluster.tasks]
+    with redis.Redis.from_url(cluster.store.url) as client:
+        client.delete(f"hr:celery:{name}")
+        client.set(f"hr:celery:{name}", "a string")
+        answer = await asyncio.to_thread(send(app, body(f"after {name}")).get, LIMIT_S)
+        assert answer["object"] == "chat.completion"
+        assert client.type(f"hr:celery:{name}") != b"string"
+    assert [process.pid for process in cluster.tasks] == before

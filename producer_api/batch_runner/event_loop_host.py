@@ -132,6 +132,9 @@ class EventLoopHost:
         try:
             record = await self.services.batches.get(batch_id)
             await BatchRunner(self.services, record, self._room).run()
+        except Exception:
+            log.exception("batch_run_failed", batch=batch_id)  # Celery has no log handler in this process
+            raise
         finally:
             self._running.discard(batch_id)
 

@@ -17,10 +17,12 @@ import msgspec
 from producer_api.routes.catalog import BATCHABLE
 from shared.batches.store import Batch, Chunk, LineError
 from shared.errors import HeadraceError
+from shared.validation.json_text import nesting
 
 CHUNK_LINES = 128  # fewer need more fsyncs, more leave less to share among processes
 MAX_ERRORS = 100  # reported per file
 MAX_ID_CHARS = 512
+MAX_LINE_DEPTH = 200  # objects and arrays inside each other; the decoder recurses over them
 FIELD = re.compile(r"`(?:\$\.)?(\w+)`")
 STOPPED = {
     "batch_cancelled": "the batch was cancelled before this line was done",
@@ -104,6 +106,8 @@ def _too_long(stream: IO[bytes], line: bytes, number: int, most: int) -> LineErr
 
 
 def _fault(data: bytes, number: int, batch: Batch, seen: set[bytes]) -> LineError | None:
+    if nesting(data.decode(errors="replace")) > MAX_LINE_DEPTH:
+        return LineError("invalid_json_line", f"the line is nested deeper than {MAX_LINE_DEPTH} levels", number)
     try:
         line = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

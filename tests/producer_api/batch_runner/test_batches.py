@@ -177,6 +177,7 @@ async def test_a_wrong_file_is_refused_line_by_line(client: BatchClient) -> None
     good = line("a")
     content = jsonl([good, {**good, "url": "/v1/embeddings"}, {**good, "method": "GET"}, good, {"custom_id": "b"}])
     content += b"{not json\n\n" + jsonl([{**line(""), "custom_id": ""}, {**line("c"), "body": []}])
+    content += b'{"custom_id": "d", "body": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
     sdk = client.sdk
     file = await asyncio.to_thread(sdk.files.create, file=("in.jsonl", content), purpose="batch")
     made = await asyncio.to_thread(
@@ -192,6 +193,7 @@ async def test_a_wrong_file_is_refused_line_by_line(client: BatchClient) -> None
         (6, "invalid_json_line"),
         (8, "invalid_custom_id"),
         (9, "invalid_body"),
+        (10, "invalid_json_line"),
     ]
     assert batch.output_file_id is None and batch.request_counts.total == 0
 

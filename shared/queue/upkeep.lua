@@ -26,19 +26,6 @@ local function waits(class, tenant, id)
     and redis.call('ZSCORE', lanes[class], tenant)
 end
 
--- Return whether the entry of a held request is still in its stream. An entry that no worker holds was acknowledged by
--- another program, or its consumer was deleted. No command would deliver it again, so it is added anew.
-local function in_stream(class, entry, id)
-  local found = redis.call('XRANGE', streams[class], entry, entry)[1]
-  local payload = found and content(found)
-  if not payload then return false end
-  if not holder(class, entry) then
-    redis.call('XDEL', streams[class], entry)
-    enter(class, payload, id)
-  end
-  return true
-end
-
 -- -> the place of an accepted request: class, cost and tenant if it waits, true if it is held, nil if it is lost
 local function place_of(id, known_place)
   local class, cost, tenant = string.match(known_place, '^w:([1-3]):(%d+):(.*)$')
@@ -49,7 +36,7 @@ local function place_of(id, known_place)
     return nil
   end
   local of, entry = string.match(known_place, '^h:([1-3]):(%d+%-%d+)$')
-  return of and in_stream(tonumber(of), entry, id)
+  return of and redis.call('XRANGE', streams[tonumber(of)], entry, entry)[1] and true
 end
 
 local function tally(counts, class, cost, tenant)

@@ -14,7 +14,7 @@ from tests.support.webhook_receiver import SECRET, receiving
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="package")]
 
 CRASH_INJECTION = Path(__file__).parents[2] / "support" / "crash_injection"
-# with how often the end is told: after a fall between the telling and its record nobody knows that it was
+# how often the webhook arrives: a delivery that was not recorded before the kill is repeated
 POINTS = {
     "producer_api.batch_runner.batch_runner:BatchRunner._ended": 1,  # the batch has ended; the sender was not woken
     "producer_api.webhooks.sender:WebhookSender._deliver": 1,  # the end is recorded, and the webhook not sent

@@ -58,7 +58,7 @@ class ServerKeeper:
     def _restart(self) -> None:
         try:
             self._server.start()
-        except (Unavailable, OSError) as error:  # OSError: no more processes, or no space for its log
+        except (Unavailable, OSError) as error:  # OSError: too many processes, or no space for its log
             now = self._clock()
             pause = self._backoff.died(now, now)
             reason = error.message if isinstance(error, Unavailable) else error.strerror

@@ -14,7 +14,7 @@ function commands.overdue()
   return found
 end
 
--- group, lanes, request id …: their deadlines and places need no more attention
+-- group, lanes, request id …: their deadlines and places are dealt with
 function commands.forget()
   redis.call('ZREM', overdue, unpack(ARGV, 4))
   redis.call('HDEL', accepted, unpack(ARGV, 4))

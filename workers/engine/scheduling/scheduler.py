@@ -214,7 +214,7 @@ class Scheduler:
     def _free_blocks(self, wanted: int, sequence: Sequence, running: list[Sequence]) -> bool:
         """Make `wanted` blocks free by taking the last blocks of less urgent sequences, running or waiting.
 
-        No more blocks are taken than needed. Return False, and change nothing, if there are too few.
+        Only the blocks that are needed are taken. Return False, and change nothing, if there are too few.
         """
         pool = self._cache.pool
         if wanted <= pool.num_free:

@@ -1,4 +1,4 @@
-"""Loading takes no more memory than the mapped weights and their packed copy."""
+"""Loading needs only the memory of the mapped weights and their packed copy."""
 
 from __future__ import annotations
 

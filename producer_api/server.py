@@ -66,7 +66,7 @@ async def _serve(settings: Settings) -> None:
 @asynccontextmanager
 async def _queued(backend: Backend, settings: Settings) -> AsyncIterator[Backend]:
     """Yield the backend with the queue that the settings name."""
-    if settings.queue == "redis":
+    if settings.queue != "kafka":
         yield backend
         return
     try:

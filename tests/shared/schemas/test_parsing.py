@@ -9,8 +9,9 @@ import pytest
 
 from shared.errors import InvalidRequest
 from shared.schemas.openai.chat import ChatRequest
+from shared.schemas.openai.completions import CompletionRequest
 from shared.schemas.openai.responses import ResponseRequest
-from shared.schemas.parsing import MAX_ERRORS, InvalidFields, validate
+from shared.schemas.parsing import MAX_CONTAINERS, MAX_ERRORS, InvalidFields, validate
 
 MANY = 20_000
 USER = {"role": "user", "content": "hi"}
@@ -55,3 +56,16 @@ def test_many_errors_are_counted_only() -> None:
     assert isinstance(most, InvalidFields)
     assert len(most.fields) == MAX_ERRORS
     assert more.message == f"{MAX_ERRORS + 1} fields are wrong or unknown"
+
+
+def test_too_many_arrays_are_refused_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million lists would keep the interpreter's lock for 0.4 s while pydantic parses them."""
+    monkeypatch.setattr(CompletionRequest, "model_validate_json", lambda data: pytest.fail("the body was parsed"))
+    refusal = refused(CompletionRequest, prompt=[[1]] * 1_000_000)
+    assert refusal.message == "the body must have at most 50000 arrays and objects, got 1000002"
+
+
+def test_brackets_inside_strings_do_not_count() -> None:
+    content = '[{"\\' * MAX_CONTAINERS
+    body = {"model": "m", "messages": [{"role": "user", "content": content}]}
+    assert validate(json.dumps(body).encode(), ChatRequest).messages[0].content == content

@@ -8,22 +8,9 @@ import pytest
 
 from shared.backend import Backend
 from shared.settings import Settings
-from tests.support.backends import opened
+from tests.support.backends import backend, on_redis, opened
 
-
-@pytest.fixture(params=["redis", "memory"])
-async def backend(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Backend]:
-    made = await opened(request.param, settings)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def on_redis(settings: Settings) -> AsyncIterator[Backend]:
-    """Open a backend on Redis, for faults that only a server can have."""
-    made = await opened("redis", settings)
-    yield made
-    await made.close()
+__all__ = ["backend", "backend_of", "on_redis"]
 
 
 @pytest.fixture
@@ -36,5 +23,5 @@ async def backend_of() -> AsyncIterator[Callable[[str, Settings], Awaitable[Back
         return made[-1]
 
     yield make
-    for backend in made:
-        await backend.close()
+    for each in made:
+        await each.close()

@@ -10,7 +10,7 @@ from headrace.batch.input_file import CHAT_URL, Line
 from shared.errors import HeadraceError, InvalidRequest, error_classes
 from shared.kafka import topics
 from shared.kafka.message import KafkaRequest, Outgoing, Record, request_record
-from shared.protocol import FinishReason
+from shared.protocol import FinishReason, PromptOptions
 from shared.schemas.common_fields import Usage
 from shared.schemas.native.jobs import Job
 from shared.schemas.native.jobs import Logprobs as JobLogprobs
@@ -24,10 +24,14 @@ from shared.schemas.openai.chat import (
     TopLogprob,
 )
 from shared.schemas.parsing import validate
+from shared.schemas.structured import GUIDED
 
 SOURCE = "/headrace/cli"
-# fields that are the same in a job and in a chat completion
-SHARED_FIELDS = {"messages", "response_format", "structured_outputs", "tools", "tool_choice", "parallel_tool_calls"}
+SHARED_FIELDS = {  # of chats and jobs, with the same form in both
+    *("messages", "response_format", "structured_outputs", "tools", "tool_choice", "parallel_tool_calls"),
+    *(f"guided_{kind}" for kind in GUIDED),
+    *(*PromptOptions.__struct_fields__, "cache_salt"),
+}
 
 
 def to_kafka_record(line: Line, event_id: str, key: str) -> Outgoing:
@@ -51,7 +55,7 @@ def _job_body_from_chat(body: dict[str, Any]) -> dict[str, Any]:
         **chat.model_dump(include=SHARED_FIELDS, exclude_none=True, by_alias=True),
         **msgspec.to_builtins(params),
     }
-    optional = {"seed": chat.seed, "timeout": chat.timeout}
+    optional = {"seed": chat.given_seed, "timeout": chat.timeout}
     return fields | {name: value for name, value in optional.items() if value is not None}
 
 

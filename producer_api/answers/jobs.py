@@ -38,7 +38,7 @@ async def submit(
     return await context.gateway.submit(
         draft,
         principal=caller,
-        seed=body.seed,
+        seed=body.given_seed,
         timeout_s=body.timeout,
         key=key,
         resuming=resuming,

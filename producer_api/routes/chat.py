@@ -49,7 +49,7 @@ async def _answer(
     admission = await context.gateway.submit(
         draft,
         principal=caller,
-        seed=body.seed,
+        seed=body.given_seed,
         timeout_s=body.timeout,
         key=key,
         resuming=after >= 0,
@@ -80,7 +80,7 @@ def parse_chat(data: bytes, tenant: str) -> ParsedBody:
         return completion(requests[0], answer, fingerprint)
 
     drafts = (body.to_request(tenant, stream=False),)
-    return ParsedBody(drafts, body.seed, body.timeout, word, "priority" in body.model_fields_set)
+    return ParsedBody(drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set)
 
 
 _QUESTION = {

@@ -38,7 +38,7 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
     after = resume_points(request, len(made), resumable=stream and key is not None)
     resumed = max(after) >= 0
     admission = await context.gateway.submit_all(
-        made, principal=caller, seed=body.seed, timeout_s=body.timeout, key=key, resuming=resumed
+        made, principal=caller, seed=body.given_seed, timeout_s=body.timeout, key=key, resuming=resumed
     )
     requests = admission.requests
     reply = Reply(context, request.state.facts, admission, detached=key is not None)
@@ -71,7 +71,7 @@ def parse_completion(data: bytes, tenant: str) -> ParsedBody:
         return text_completion(requests, answer, echo=bool(body.echo), fingerprint=fingerprint)
 
     drafts = tuple(body.to_requests(tenant, stream=False))
-    return ParsedBody(drafts, body.seed, body.timeout, word, "priority" in body.model_fields_set)
+    return ParsedBody(drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set)
 
 
 _TEXT = {"model": SERVED_MODEL, "prompt": "Rivers are", "max_tokens": 32}

@@ -89,7 +89,7 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
     admission = await context.gateway.submit(
         draft,
         principal=caller,
-        seed=body.seed,
+        seed=body.given_seed,
         timeout_s=body.timeout,
         key=key,
         resuming=after >= 0,
@@ -146,7 +146,7 @@ def parse_response(data: bytes, tenant: str) -> ParsedBody:
         return complete_response(with_identity(asked, requests[0]), answer)
 
     drafts = (body.to_request(tenant, [item.to_item() for item in body.input]),)
-    return ParsedBody(drafts, body.seed, body.timeout, word, body.priority is not None)
+    return ParsedBody(drafts, body.given_seed, body.timeout, word, body.priority is not None)
 
 
 RESPONSE_ERRORS = OpenAIErrors(

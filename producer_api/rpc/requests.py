@@ -45,6 +45,9 @@ def to_submission(message: JobRequest) -> JobSubmission:
     for chat_message in body.get("messages", ()):
         for call in chat_message.get("tool_calls", ()):
             call["type"] = "function"
+    for name in ("chat_template_kwargs", "documents"):
+        if name in body:
+            body[name] = _json(body[name], name)
     if "tool_choice" in body:
         body["tool_choice"] = _choice(body["tool_choice"])
     return validate_plain(body, JobSubmission)

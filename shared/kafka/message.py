@@ -199,7 +199,7 @@ def _complete(body: KafkaRequest, record: Record, event_id: str | None, now: flo
     if event_id is not None:
         name = ("event", body.tenant, event_id)
     digest = hashlib.sha256(msgspec.json.encode(name)).digest()
-    seed = int.from_bytes(digest[16:24]) >> 1 if body.seed is None else body.seed
+    seed = int.from_bytes(digest[16:24]) >> 1 if body.given_seed is None else body.given_seed
     draft = body.to_request(body.tenant)
     return msgspec.structs.replace(
         draft,

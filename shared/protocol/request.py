@@ -28,7 +28,8 @@ class ToolCall(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a chat, reduced to text.
 
-    An assistant's turn may have `tool_calls`; a tool's turn answers the call with the id `tool_call_id`.
+    An assistant's turn may have `tool_calls` and `reasoning`, the text before its answer; a tool's turn answers the
+    call with the id `tool_call_id`.
     """
 
     role: str
@@ -36,6 +37,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning: str = ""
 
 
 class Function(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,10 +121,42 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     seed: int = 0
     n: int = 1
     ignore_eos: bool = False
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    bad_words: tuple[str, ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    thinking_token_budget: int | None = None
+    include_reasoning: bool = True
     logprobs: int | None = None
     logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
     structured_outputs: Structured | None = None
     echo: bool = False
+    best_of: int | None = None
+    prompt_logprobs: int | None = None
+    return_token_ids: bool = False
+
+
+class PromptOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Encoding of messages or a prompt as token ids. Ranges and meanings are in shared.validation.parameters.
+
+    Attributes:
+        add_special_tokens: None means true for a prompt and false for messages.
+        chat_template_kwargs: JSON object, as text.
+        documents: JSON array of objects, as text.
+    """
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: str = ""
+    documents: str = ""
+    reasoning_effort: str | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str = "left"
+    suffix: str | None = None
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
@@ -159,7 +193,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Exactly one of `messages` and `prompt` is set; `tools` require messages. `work` replaces the answer in text;
     Embed has inputs of its own, and neither messages nor prompt. `created_at` is in seconds since the epoch by the
     server's clock (Redis TIME), like all times of a request. It does not run after `deadline`. `user` is the
-    client's name for its end user.
+    client's name for its end user. `cache_salt` separates cached prefixes of one tenant.
     """
 
     id: str
@@ -167,6 +201,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
     params: SamplingParams = msgspec.field(default_factory=SamplingParams)
+    prompt_options: PromptOptions = msgspec.field(default_factory=PromptOptions)
+    cache_salt: str = ""
     tools: Tools | None = None
     work: Work | None = None
     priority: PriorityClass = PriorityClass.STANDARD

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Container
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import msgspec
@@ -12,23 +14,27 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
-from shared.protocol import FinishReason, Message, PriorityClass, SamplingParams
+from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams
 from shared.schemas.base import Body, Text
 from shared.schemas.openapi_bounds import LIMITS, Items, Short
-from shared.schemas.parameter_fields import flag_field, parameter_field
+from shared.schemas.parameter_fields import parameter_field
 from shared.schemas.structured import StructuredFields
 from shared.schemas.tools import PastCall
+from shared.validation.parameters import BY_NAME
 
 Priority = Literal["interactive", "standard", "batch"]
 if TYPE_CHECKING:
     WireFinishReason = FinishReason  # mypy reports each place that a new reason breaks
 else:
     WireFinishReason = str  # JSON Schemas and decoders stay open: a later version's reason must not break a reader
+_JSON_TEXTS = ("chat_template_kwargs", "documents")  # of PromptOptions
 MAX_METADATA_KEYS, MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS = 16, 64, 512  # OpenAI's bounds
 
 
 def _strings(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else stop
+    """Return one string as a list. Empty ones stop nothing, and are left out."""
+    strings = [stop] if isinstance(stop, str) else stop
+    return [each for each in strings if each != ""] if isinstance(strings, list) else strings
 
 
 def _check_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
@@ -117,36 +123,44 @@ Messages = Annotated[Items[ChatMessage], Field(max_length=LIMITS.messages)]
 
 
 class SamplingFields(Body):
-    """Sampling parameters with OpenAI's names and defaults, and Headrace's own: shared.validation.parameters."""
+    """Fields of the parameters of shared.validation.parameters.
 
-    max_tokens: int | None = parameter_field("max_tokens")
-    temperature: float | None = parameter_field("temperature")
-    top_p: float | None = parameter_field("top_p")
-    top_k: int | None = parameter_field("top_k")
-    min_p: float | None = parameter_field("min_p")
-    presence_penalty: float | None = parameter_field("presence_penalty")
-    frequency_penalty: float | None = parameter_field("frequency_penalty")
-    repetition_penalty: float | None = parameter_field("repetition_penalty")
-    stop: Stop = parameter_field("stop")
+    Only those are declared here whose type the table does not say, or that code reads by name. `parameter_body`
+    adds the others.
+    """
+
     seed: int | None = parameter_field("seed")
-    n: int | None = parameter_field("n")
-    ignore_eos: bool = flag_field("ignore_eos")
-    logit_bias: dict[int, float] | None = parameter_field("logit_bias")
+
+    @property
+    def given_seed(self) -> int | None:
+        """The seed; None if the server is to draw one."""
+        seed: int | None = BY_NAME["seed"].given(self.seed)
+        return seed
 
     def to_params(self) -> SamplingParams:
-        """Return the parameters without the seed, which admission assigns."""
-        values = {
-            name: value
-            for name in SamplingFields.model_fields
-            if name not in ("seed", "stop") and (value := getattr(self, name)) is not None
-        }
-        return SamplingParams(**values, stop=tuple(self.stop or ()))
+        """Return the parameters that have a field of their name, without the seed, which admission assigns."""
+        return SamplingParams(**self._given(SamplingParams, besides=("seed", "logprobs", "structured_outputs")))
+
+    def to_prompt_options(self) -> PromptOptions:
+        values = self._given(PromptOptions)
+        texts = {name: json.dumps(values[name]) for name in _JSON_TEXTS if name in values}
+        return PromptOptions(**values | texts)
+
+    def _given(self, struct: type[msgspec.Struct], besides: Container[str] = ()) -> dict[str, Any]:
+        names = (name for name in struct.__struct_fields__ if name not in besides)
+        values = {name: BY_NAME[name].given(getattr(self, name, None)) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Submission(SamplingFields, StructuredFields):
-    """Fields of every request for an answer, without its input."""
+    """Fields of every request for an answer of one or several choices, without its input."""
 
     model: str
+    max_tokens: int | None = parameter_field("max_tokens")
+    stop: Stop = parameter_field("stop")
+    n: int | None = parameter_field("n")
+    logit_bias: dict[int, float] | None = parameter_field("logit_bias")
+    cache_salt: str | None = parameter_field("cache_salt")
     timeout: float | None = parameter_field("timeout")
     user: str | None = parameter_field("user")
 
@@ -157,6 +171,7 @@ class Submission(SamplingFields, StructuredFields):
 
 class StreamOptions(Body):
     include_usage: bool | None = Field(None, description="end with a chunk with the usage and without choices")
+    continuous_usage_stats: bool | None = Field(None, description="send the usage with each chunk")
     include_obfuscation: bool | None = Field(None, description="accepted, but nothing is padded")
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
-from shared.validation.parameters import MAX_TOKEN_ID
 from shared.validation.request_limits import Limits
+from shared.validation.sampling_parameters import MAX_TOKEN_ID
 
 LIMITS = Limits()
 MAX_CONTENT_PARTS = 1024  # in one content

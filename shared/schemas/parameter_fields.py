@@ -5,12 +5,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field, create_model
 
-from shared.validation.parameter_definition import Parameter
-from shared.validation.parameters import BY_NAME
+from shared.schemas.openapi_bounds import Items
+from shared.validation.parameter_definition import Api, Parameter
+from shared.validation.parameters import BY_NAME, PARAMETERS
+
+Model = TypeVar("Model", bound=BaseModel)
+TYPES: Mapping[str, Any] = {
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "string": str,
+    "list of strings": Items[str],
+    "list of integers": Items[int],
+    "object": dict[str, Any],
+    "list of objects": Items[dict[str, Any]],
+}
 
 
 def parameter_field(name: str, *, default: object = None, maximum: float | None = None, note: str = "") -> Any:
@@ -31,9 +45,13 @@ def parameter_field(name: str, *, default: object = None, maximum: float | None 
     return Field(None, description=_with_note(parameter.text(default, maximum), note), json_schema_extra=add_bounds)
 
 
-def flag_field(name: str) -> Any:
-    """Return the field of a parameter that is off when absent, and not nullable."""
-    return Field(False, description=BY_NAME[name].text())
+def parameter_body(name: str, api: Api, base: type[Model]) -> type[Model]:
+    """Return `base` with a field for each parameter that `api` takes under its own name and `base` lacks."""
+    own = [each for each in PARAMETERS if api in each.names and (each.names[api] or (each.name,))[0] == each.name]
+    missing = [each for each in own if each.name not in base.model_fields]
+    values: dict[str, Any] = {each.name: (TYPES[each.kind] | None, parameter_field(each.name)) for each in missing}
+    body: type[Model] = create_model(name, __base__=base, __doc__=base.__doc__, **values)
+    return body
 
 
 def priority_field(default: str, note: str = "") -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import Field
 
 from shared.errors import InvalidRequest
@@ -43,6 +44,7 @@ class JsonSchemaFormat(Body):
     json_schema: SchemaFormat
 
 
+GUIDED = ("json", "regex", "choice", "grammar")  # fields of vLLM's older form, without guided_
 ResponseFormat = Annotated[TextFormat | ObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
@@ -66,17 +68,31 @@ class StructuredFields(Body):
     )
     structured_outputs: StructuredOutputs | None = parameter_field("structured_outputs")
 
+    guided_json: dict[str, Any] | str | None = Field(None, description="older form of structured_outputs.json")
+    guided_regex: str | None = Field(None, description="older form of structured_outputs.regex")
+    guided_choice: Items[str] | None = Field(None, description="older form of structured_outputs.choice")
+    guided_grammar: str | None = Field(None, description="older form of structured_outputs.grammar")
+
     def to_structured(self) -> Structured | None:
-        """Return the constraint. Raise InvalidRequest if both fields set one."""
-        form = self.response_format
-        from_format = None if form is None or isinstance(form, TextFormat) else _from_format(form)
-        if self.structured_outputs is None:
-            return from_format
-        if from_format is not None:
-            raise InvalidRequest(
-                "response_format and structured_outputs must not both be set", param="structured_outputs"
-            )
-        return _from_outputs(self.structured_outputs)
+        """Return the constraint. Raise InvalidRequest if several fields set one."""
+        form, outputs = self.response_format, self.structured_outputs
+        constraints = {
+            "response_format": None if form is None or isinstance(form, TextFormat) else _from_format(form),
+            "structured_outputs": None if outputs is None else _from_outputs(outputs),
+            **{f"guided_{name}": self._guided(name) for name in GUIDED},
+        }
+        given = {name: value for name, value in constraints.items() if value is not None}
+        if len(given) > 1:
+            *_, last = given
+            raise InvalidRequest(f"{' and '.join(given)} must not both be set", param=last)
+        return next(iter(given.values()), None)
+
+    def _guided(self, name: str) -> Structured | None:
+        value = getattr(self, f"guided_{name}")
+        if value is None:
+            return None
+        outputs = StructuredOutputs.model_construct(**{"json_" if name == "json" else name: value})
+        return msgspec.structs.replace(_from_outputs(outputs), param=f"guided_{name}")
 
 
 def _from_format(form: ObjectFormat | JsonSchemaFormat) -> Structured:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -24,7 +24,10 @@ class Api(StrEnum):
     LLM = "`LLM`"
 
 
-Kind = Literal["integer", "number", "boolean", "string", "list of strings", "object"]
+Kind = Literal[
+    "integer", "number", "boolean", "string", "list of strings", "list of integers", "object", "list of objects"
+]
+_ENTRIES = {"list of strings": "strings", "list of integers": "numbers"}
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class Parameter:
     Attributes:
         names: the fields that set it, for each API that takes it; empty means `name`.
         default: the value that its absence means; `default_text` says it where a value cannot.
-        minimum, maximum: inclusive, unless `above_minimum`. Bounds on each value if `kind` is "object".
+        off: values that mean the same as absence.
+        minimum, maximum: inclusive, unless `above_minimum`. Bounds on each value of an object or a list.
         max_items, max_chars: of a list or object; of a string, or each string of a list.
         setting: the setting that lowers `maximum`, or that is the maximum if there is no fixed one.
         limit: the attribute of `Limits` that holds the maximum at run time.
-        sampling: a field of `protocol.SamplingParams`.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Parameter:
     names: Mapping[Api, tuple[str, ...]] = field(repr=False)
     default: Any = None
     default_text: str = ""
+    off: tuple[Any, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
     above_minimum: bool = False
@@ -54,7 +58,12 @@ class Parameter:
     max_chars: int | None = None
     setting: str | None = None
     limit: str | None = None
-    sampling: bool = True
+
+    def given(self, value: Any) -> Any:
+        """Return a body's value as the wire has it; None for an absent one and for those that mean the same."""
+        if isinstance(value, list):
+            value = tuple(value)
+        return None if value in self.off else value
 
     def check_range(self, value: float, maximum: float | None = None) -> None:
         """Raise InvalidRequest for a number out of range; NaN is in no range.
@@ -68,12 +77,29 @@ class Parameter:
             shown = str(value)[:MAX_SHOWN_CHARS]
             raise InvalidRequest(f"{self.name} must be {self._range(high)}, got {shown}", param=self.name)
 
+    def check_items(self, items: Sequence[str] | Sequence[int]) -> None:
+        """Raise InvalidRequest for a list with too many entries, or with one that is out of bounds."""
+        assert self.max_items is not None
+        if len(items) > self.max_items:
+            kind = _ENTRIES.get(self.kind, "entries")
+            raise InvalidRequest(
+                f"{self.name} must have at most {self.max_items} {kind}, got {len(items)}", param=self.name
+            )
+        for item in items:
+            if isinstance(item, int):
+                self.check_range(item)
+            elif self.max_chars is not None and not 0 < len(item) <= self.max_chars:
+                raise InvalidRequest(
+                    f"each string of {self.name} must have between 1 and {self.max_chars} characters",
+                    param=self.name,
+                )
+
     @property
     def range_text(self) -> str:
         """The allowed values in words; empty if the type is the only bound."""
         parts = []
         if self.max_items is not None:
-            items = "strings" if self.kind == "list of strings" else "entries"
+            items = _ENTRIES.get(self.kind, "entries")
             parts.append(f"at most {self.max_items} {items}")
         if self.max_chars is not None:
             parts.append(f"at most {self.max_chars} characters{' each' if self.max_items else ''}")
@@ -99,8 +125,8 @@ class Parameter:
         if self.kind == "object":
             items = {} if self.max_items is None else {"maxProperties": self.max_items}
             return {"object": items, "additionalProperties": numbers}
-        if self.kind == "list of strings":
-            return {"array": {"maxItems": self.max_items or 0}, "items": chars, "string": chars}
+        if self.kind.startswith("list of "):
+            return {"array": {"maxItems": self.max_items or 0}, "items": chars or numbers, "string": chars}
         return {self.kind: chars if self.kind == "string" else numbers}
 
     @property

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import msgspec
+
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.models.names import MODEL_NAME
 from shared.models.worker_registry import ModelInfo, Task
@@ -27,19 +29,17 @@ from shared.protocol import (
 from shared.settings import Settings
 from shared.validation.json_schema import Schema, check_schema, check_subschema_count, parse_schema
 from shared.validation.parameter_definition import MAX_SHOWN_CHARS
-from shared.validation.parameters import (
-    DIMENSIONS,
+from shared.validation.parameters import BY_NAME, LISTS, RANGED
+from shared.validation.request_parameters import DIMENSIONS, MAX_USER_CHARS
+from shared.validation.sampling_parameters import (
     LOGIT_BIAS,
     MAX_ANSWER_TOKENS,
     MAX_LOGIT_BIASES,
     MAX_N,
-    MAX_STOP_CHARS,
-    MAX_STOP_STRINGS,
     MAX_TOKEN_ID,
-    MAX_USER_CHARS,
-    RANGED,
 )
 
+TRUNCATION_SIDES = ("left", "right")
 ROLES = ("system", "user", "assistant", "tool")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_CACHED_SCHEMAS = 256  # results of checks, by schema; a schema has at most 64 KiB
@@ -114,6 +114,7 @@ def check_request(request: Request, limits: Limits) -> None:
     else:
         _check_prompt(request.prompt, limits)
     check_params(request.params, limits)
+    _check_prompt_options(request, limits)
     if request.tools is not None:
         _check_tools(request, request.tools, limits)
 
@@ -300,28 +301,37 @@ def _check_prompt(prompt: str | tuple[int, ...] | None, limits: Limits) -> None:
         )
 
 
+def _check_prompt_options(request: Request, limits: Limits) -> None:
+    options = request.prompt_options
+    if options.truncate_prompt_tokens is not None:
+        BY_NAME["truncate_prompt_tokens"].check_range(options.truncate_prompt_tokens)
+    if options.truncation_side not in TRUNCATION_SIDES:
+        raise InvalidRequest("truncation_side must be left or right", param="truncation_side")
+    values = msgspec.structs.asdict(options) | {"cache_salt": request.cache_salt}
+    for name, value in values.items():
+        maximum = BY_NAME[name].max_chars or limits.prompt_chars
+        if isinstance(value, str) and len(value) > maximum:
+            raise InvalidRequest(f"{name} must have at most {maximum} characters", param=name)
+
+
 def check_params(params: SamplingParams, limits: Limits) -> None:
     """Raise InvalidRequest for the first sampling parameter that is out of range."""
     for parameter in RANGED:
         value = getattr(params, parameter.name)
         if value is not None:
             parameter.check_range(value, getattr(limits, parameter.limit) if parameter.limit else None)
-    _check_stop(params.stop)
+    for parameter in LISTS:
+        parameter.check_items(getattr(params, parameter.name))
+    if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+        raise InvalidRequest(
+            f"min_tokens must be at most max_tokens, {params.max_tokens}, got {params.min_tokens}",
+            param="min_tokens",
+        )
     if params.logit_bias:
         _check_logit_bias(params.logit_bias)
     if params.structured_outputs is not None:
         _refuse_ignore_eos(params, params.structured_outputs.param)
         check_structured(params.structured_outputs, limits)
-
-
-def _check_stop(stop: tuple[str, ...]) -> None:
-    if len(stop) > MAX_STOP_STRINGS:
-        raise InvalidRequest(f"stop must have at most {MAX_STOP_STRINGS} strings, got {len(stop)}", param="stop")
-    for text in stop:
-        if not 0 < len(text) <= MAX_STOP_CHARS:
-            raise InvalidRequest(
-                f"each stop string must have between 1 and {MAX_STOP_CHARS} characters", param="stop"
-            )
 
 
 def _check_logit_bias(biases: dict[int, float]) -> None:

@@ -11,8 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
-from shared.schemas.common_fields import Messages, Priority, Submission, Usage, WireFinishReason, priority_class
+from shared.schemas.common_fields import Messages, Priority, Usage, WireFinishReason, priority_class
 from shared.schemas.openai.completions import is_token_ids
+from shared.schemas.parameter_bodies import JobParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.schemas.tools import AnswerCall, ToolFields, collect_calls
 from shared.token_log.answer import Answer, Choice
@@ -38,7 +39,7 @@ Prompt = Annotated[
 ]
 
 
-class JobRequest(Submission, ToolFields):
+class JobRequest(JobParameters, ToolFields):
     """Body of POST /v1/jobs. Parameters are at the top level, with the names of a chat completion."""
 
     messages: Messages | None = Field(None, description="a chat; give either messages or prompt")
@@ -60,6 +61,8 @@ class JobRequest(Submission, ToolFields):
             messages=None if messages is None else tuple(message.to_message() for message in messages),
             prompt=self.prompt,
             params=msgspec.structs.replace(self.to_params(), logprobs=self.logprobs),
+            prompt_options=self.to_prompt_options(),
+            cache_salt=self.cache_salt or "",
             tools=self.to_tools(),
             priority=priority_class(self.priority),
             tenant=tenant,

@@ -19,12 +19,12 @@ from shared.schemas.common_fields import (
     Metadata,
     Priority,
     StreamFields,
-    Submission,
     Usage,
     WireFinishReason,
     priority_class,
 )
 from shared.schemas.openapi_bounds import Short
+from shared.schemas.parameter_bodies import ChatParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.schemas.tools import AnswerCall, DeltaCall, ToolFields
 
@@ -38,14 +38,13 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "prompt_cache_options": (None, {}),
     "web_search_options": (None,),
     "moderation": (None,),
-    "reasoning_effort": (None, "none"),
     "verbosity": (None, "medium"),
     "store": (None, False),
 }
 Unsupported = Annotated[Any, Field(description="not supported: refused unless empty or neutral")]
 
 
-class ChatRequest(Submission, StreamFields, ToolFields):
+class ChatRequest(ChatParameters, StreamFields, ToolFields):
     """Body of a chat completion."""
 
     messages: Messages
@@ -70,7 +69,6 @@ class ChatRequest(Submission, StreamFields, ToolFields):
     prompt_cache_options: Unsupported = None
     web_search_options: Unsupported = None
     moderation: Unsupported = None
-    reasoning_effort: Unsupported = None
     verbosity: Unsupported = None
     store: Unsupported = None
 
@@ -96,6 +94,8 @@ class ChatRequest(Submission, StreamFields, ToolFields):
             model=self.model,
             messages=tuple(message.to_message() for message in self.messages),
             params=params,
+            prompt_options=self.to_prompt_options(),
+            cache_salt=self.cache_salt or "",
             tools=self.to_tools(),
             priority=priority_class(self.priority),
             tenant=tenant,

@@ -14,10 +14,12 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
-from shared.schemas.common_fields import Priority, StreamFields, Submission, Usage, WireFinishReason, priority_class
+from shared.schemas.common_fields import Priority, StreamFields, Usage, WireFinishReason, priority_class
 from shared.schemas.openapi_bounds import LIMITS
+from shared.schemas.parameter_bodies import CompletionParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
-from shared.validation.parameters import BY_NAME, MAX_TOKEN_ID
+from shared.validation.parameters import BY_NAME
+from shared.validation.sampling_parameters import MAX_TOKEN_ID
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_LOGPROBS = 5
@@ -67,7 +69,7 @@ Prompts = Annotated[Any, BeforeValidator(_prompts(LIMITS.prompts)), _PROMPTS_SCH
 Inputs = Annotated[Any, BeforeValidator(_prompts(LIMITS.inputs)), _PROMPTS_SCHEMA]  # to embed
 
 
-class CompletionRequest(Submission, StreamFields):
+class CompletionRequest(CompletionParameters, StreamFields):
     """Body of a completion."""
 
     prompt: Prompts = Field(description="a text, token ids, or a list of either; each gets n choices")
@@ -75,7 +77,6 @@ class CompletionRequest(Submission, StreamFields):
     logprobs: int | None = parameter_field("logprobs", maximum=MAX_LOGPROBS)
     echo: bool | None = parameter_field("echo")
     best_of: int | None = parameter_field("best_of")
-    suffix: None = Field(None, description="not supported: text is generated after a prompt only")
     priority: Priority = priority_field("interactive")
 
     def to_requests(self, tenant: str, *, stream: bool) -> list[Request]:
@@ -85,7 +86,7 @@ class CompletionRequest(Submission, StreamFields):
             raise InvalidRequest("best_of must be equal to n", param="best_of")
         if self.logprobs is not None:
             BY_NAME["logprobs"].check_range(self.logprobs, MAX_LOGPROBS)
-        base = self.to_params()
+        base, options = self.to_params(), self.to_prompt_options()
         echo = bool(self.echo)
         return [
             Request(
@@ -98,6 +99,8 @@ class CompletionRequest(Submission, StreamFields):
                     logprobs=self.logprobs,
                     echo=echo and (self.logprobs is not None or not isinstance(prompt, str)),
                 ),
+                prompt_options=options,
+                cache_salt=self.cache_salt or "",
                 priority=priority_class(self.priority),
                 tenant=tenant,
                 user=self.user or "",

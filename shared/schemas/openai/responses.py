@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import Field
 
 from shared.errors import InvalidRequest
-from shared.protocol import Message, PriorityClass, Request, SamplingParams
+from shared.protocol import Message, PriorityClass, Request
 from shared.schemas.base import Body, refuse_unless_neutral
 from shared.schemas.common_fields import Metadata, Priority, priority_class
 from shared.schemas.openai.response_items import Input, Item, to_messages
 from shared.schemas.openai.response_object import ResponseObject, TextConfig
 from shared.schemas.openai.response_tools import ToolFields
 from shared.schemas.openapi_bounds import Items, Short
+from shared.schemas.parameter_bodies import ResponseParameters
 from shared.schemas.parameter_fields import parameter_field
 
 LOGPROBS = "message.output_text.logprobs"
@@ -64,7 +66,7 @@ class ResponseStreamOptions(Body):
     include_obfuscation: bool | None = Field(None, description="accepted, but nothing is padded")
 
 
-class ResponseRequest(ToolFields):
+class ResponseRequest(ResponseParameters, ToolFields):
     """Body of a response."""
 
     model: str
@@ -102,7 +104,6 @@ class ResponseRequest(ToolFields):
     prompt_cache_key: str | None = Field(None, max_length=512, description="returned, otherwise unused")
     prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(None, description="accepted, without effect")
 
-    seed: int | None = parameter_field("seed")
     priority: Priority | None = parameter_field("priority", default="interactive, or standard in the background")
     timeout: float | None = parameter_field("timeout")
 
@@ -140,10 +141,9 @@ class ResponseRequest(ToolFields):
             id="",
             model=self.model,
             messages=tuple(messages),
-            params=SamplingParams(
+            params=msgspec.structs.replace(
+                self.to_params(),
                 max_tokens=self.max_output_tokens,
-                temperature=_or_one(self.temperature),
-                top_p=_or_one(self.top_p),
                 structured_outputs=self.text.to_structured() if self.text else None,
                 logprobs=(self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None,
             ),

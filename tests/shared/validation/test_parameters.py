@@ -23,8 +23,9 @@ from shared.schemas.openai.responses import ResponseRequest
 from shared.schemas.parsing import validate
 from shared.settings import Settings
 from shared.validation.parameter_definition import Api, Parameter
-from shared.validation.parameters import MAX_N, PARAMETERS, RANGED, fields
+from shared.validation.parameters import PARAMETERS, RANGED, fields
 from shared.validation.request_limits import Limits, check_params
+from shared.validation.sampling_parameters import MAX_N, SAMPLING_PARAMETERS
 
 BODIES: list[tuple[Api, type[Body]]] = [
     (Api.CHAT, ChatRequest),
@@ -35,7 +36,7 @@ BODIES: list[tuple[Api, type[Body]]] = [
     (Api.JOBS, KafkaRequest),
 ]
 BY_BODY = pytest.mark.parametrize(("api", "body"), BODIES, ids=[body.__name__ for _, body in BODIES])
-SAMPLING = {each.name for each in PARAMETERS if each.sampling}
+SAMPLING = {each.name for each in SAMPLING_PARAMETERS}
 # fields with the name of a parameter that have another meaning in these APIs
 UNRELATED = {(Api.CHAT, "logprobs"), (Api.EMBEDDINGS, "user")}
 
@@ -44,13 +45,13 @@ def test_sampling_params_are_those_of_the_table() -> None:
     found = {each.name: each for each in msgspec.structs.fields(SamplingParams)}
     assert found.keys() == SAMPLING
     params = SamplingParams()
-    for each in PARAMETERS:
-        if each.sampling and each.name != "logit_bias":
+    for each in SAMPLING_PARAMETERS:
+        if each.name != "logit_bias":
             assert getattr(params, each.name) == each.default, each.name
 
 
 def test_the_python_class_takes_what_the_table_says() -> None:
-    assert fields(Api.LLM).keys() == {each.name for each in msgspec.structs.fields(ProgramParams)} - {"echo"}
+    assert fields(Api.LLM).keys() == {each.name for each in msgspec.structs.fields(ProgramParams)} - {"echo", "best_of"}
 
 
 @BY_BODY
@@ -84,6 +85,8 @@ def test_a_body_takes_the_type_of_the_table(api: Api, body: type[Body]) -> None:
         "boolean": 1,
         "string": 1,
         "list of strings": [1],
+        "list of integers": ["x"],
+        "list of objects": [1],
         "object": 1,
     }
     required = {"model": "m", "prompt": "x", "input": "x", "messages": [{"role": "user", "content": "x"}]}
@@ -115,13 +118,13 @@ def test_the_range_of_the_table_is_enforced(parameter: Parameter) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        (SamplingParams(top_k=-5), "top_k must be between 0 and 1000000, got -5"),
-        (SamplingParams(top_p=0.0), "top_p must be above 0 and at most 1, got 0.0"),
-        (SamplingParams(repetition_penalty=0.0), "repetition_penalty must be between 0.00001 and 2, got 0.0"),
+        (SamplingParams(top_k=-5), "top_k must be between -1 and 1000000, got -5"),
+        (SamplingParams(top_p=1.5), "top_p must be between 0 and 1, got 1.5"),
+        (SamplingParams(repetition_penalty=0.0), "repetition_penalty must be between 0.00001 and 100, got 0.0"),
         (SamplingParams(n=9), "n must be between 1 and 8, got 9"),
         (SamplingParams(logit_bias={1: 101}), "logit_bias must be between -100 and 100, got 101"),
         (SamplingParams(logit_bias={-1: 1}), "logit_bias: a token id must be between 0 and 2147483647, got -1"),
-        (SamplingParams(stop=("",)), "each stop string must have between 1 and 256 characters"),
+        (SamplingParams(stop=("",)), "each string of stop must have between 1 and 256 characters"),
         (SamplingParams(stop=("x",) * 17), "stop must have at most 16 strings, got 17"),
     ],
 )

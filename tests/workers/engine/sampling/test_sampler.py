@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from shared.protocol import SamplingParams
-from shared.validation.parameters import MIN_REPETITION_PENALTY
 from shared.validation.request_limits import Limits, check_params
+from shared.validation.sampling_parameters import MIN_REPETITION_PENALTY
 from tests.support.checkpoints import DEVICE
 from tests.support.sequences import make_sequence
 from workers.engine.sampling import sampler

@@ -38,9 +38,10 @@ ARRAYS: Mapping[str, Bounds] = {
     "tools": {"maxItems": LIMITS.tools},
     "tool_calls": {"maxItems": LIMITS.tool_calls},
     "choice": {"maxItems": LIMITS.choices},
+    "guided_choice": {"maxItems": LIMITS.choices},
 }
 OBJECTS: Mapping[str, Bounds] = {
-    name: {"maxProperties": MAX_SCHEMA_KEYS} for name in ("parameters", "schema", "json")
+    name: {"maxProperties": MAX_SCHEMA_KEYS} for name in ("parameters", "schema", "json", "guided_json")
 }
 BY_TYPE: Mapping[str, tuple[Mapping[str, Bounds], Bounds]] = {
     "integer": (NUMBERS, {}),

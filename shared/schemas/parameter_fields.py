@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, create_model
 
@@ -14,6 +14,7 @@ from shared.schemas.openapi_bounds import Items
 from shared.validation.parameter_definition import Api, Parameter
 from shared.validation.parameters import BY_NAME, PARAMETERS
 
+MAX_OBJECT_KEYS = 64  # of an object in a list
 Model = TypeVar("Model", bound=BaseModel)
 TYPES: Mapping[str, Any] = {
     "integer": int,
@@ -23,7 +24,7 @@ TYPES: Mapping[str, Any] = {
     "list of strings": Items[str],
     "list of integers": Items[int],
     "object": dict[str, Any],
-    "list of objects": Items[dict[str, Any]],
+    "list of objects": Items[Annotated[dict[str, Any], Field(max_length=MAX_OBJECT_KEYS)]],
 }
 
 
@@ -49,7 +50,7 @@ def parameter_body(name: str, api: Api, base: type[Model]) -> type[Model]:
     """Return `base` with a field for each parameter that `api` takes under its own name and `base` lacks."""
     own = [each for each in PARAMETERS if api in each.names and (each.names[api] or (each.name,))[0] == each.name]
     missing = [each for each in own if each.name not in base.model_fields]
-    values: dict[str, Any] = {each.name: (TYPES[each.kind] | None, parameter_field(each.name)) for each in missing}
+    values: dict[str, Any] = {each.name: (_type(each) | None, parameter_field(each.name)) for each in missing}
     body: type[Model] = create_model(name, __base__=base, __doc__=base.__doc__, **values)
     return body
 
@@ -57,6 +58,14 @@ def parameter_body(name: str, api: Api, base: type[Model]) -> type[Model]:
 def priority_field(default: str, note: str = "") -> Any:
     """Return the field of the priority with the default of its API; `note` is added to the description."""
     return Field(default, description=_with_note(BY_NAME["priority"].text(default), note))
+
+
+def _type(parameter: Parameter) -> Any:
+    """Return the type of a body's field. The size of objects is checked here, since the wire has them as text."""
+    field_type = TYPES[parameter.kind]
+    if "object" in parameter.kind:
+        return Annotated[field_type, Field(max_length=parameter.max_items)]
+    return field_type
 
 
 def _with_note(text: str, note: str) -> str:

@@ -9,6 +9,7 @@ from shared.validation.parameter_definition import Api, Parameter, names_by_api
 from shared.validation.sampling_parameters import MAX_TOKEN_ID
 
 MAX_DOCUMENTS = 1_024
+MAX_TEMPLATE_VARIABLES = 64
 MAX_CACHE_SALT_CHARS = 256
 MAX_REASONING_EFFORT_CHARS = 32
 MAX_USER_CHARS = 256
@@ -62,6 +63,7 @@ REQUEST_PARAMETERS: tuple[Parameter, ...] = (
         "variables for the chat template",
         _OF_MESSAGES,
         default_text="none",
+        max_items=MAX_TEMPLATE_VARIABLES,
     ),
     Parameter(
         "documents",

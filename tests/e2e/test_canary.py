@@ -128,7 +128,7 @@ def send_invalid(http: httpx.Client) -> None:
         {"messages": [{"role": TEXT, "content": "x"}]},
         {"messages": [{"role": "user", "content": [{"type": TEXT}]}]},
         {"messages": messages, "temperature": TEXT},
-        {"messages": messages, "temperature": 9},
+        {"messages": messages, "temperature": -1},
         {"messages": messages, "stop": [TEXT * 100]},
         {"messages": messages, "max_tokens": 9000},
         {"messages": [{"role": "user", "content": TEXT * 2000}]},

@@ -56,7 +56,7 @@ def records(bench: Bench) -> tuple[list[Outgoing], list[Outgoing]]:
     good = [bench.ask(TEXT, event_id="good"), bench.ask(TEXT, event_id="stopped", stop=[TEXT])]
     wrong: list[Any] = [
         {"model": bench.model, "prompt": TEXT, "temperature": TEXT},
-        {"model": bench.model, "prompt": TEXT, "temperature": 9},
+        {"model": bench.model, "prompt": TEXT, "temperature": -1},
         {"model": bench.model, "messages": [{"role": TEXT, "content": TEXT}]},
         {"model": bench.model, "prompt": TEXT, "response_format": {"type": TEXT}},
         [TEXT],

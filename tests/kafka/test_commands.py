@@ -93,7 +93,7 @@ async def test_every_kind_of_line_has_its_answer(bench: Bench, tmp_path: Path) -
             chat,
             {"custom_id": "job", "prompt": "a", "max_tokens": 2},
             {"custom_id": "field", "prompt": "a", "temprature": 1},
-            {"custom_id": "range", "prompt": "a", "temperature": 9},
+            {"custom_id": "range", "prompt": "a", "temperature": -1},
             {"custom_id": "large", "prompt": "a" * 5_000_000},
             "{\n",
         ],

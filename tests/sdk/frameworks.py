@@ -57,7 +57,7 @@ async def with_litellm(url: str, model: str, embedder: str) -> None:
     with pytest.raises(litellm.NotFoundError):
         await litellm.acompletion(model="openai/none", messages=messages, **common)
     with pytest.raises(litellm.BadRequestError):
-        await litellm.acompletion(model=f"openai/{model}", messages=messages, temperature=9, **common)
+        await litellm.acompletion(model=f"openai/{model}", messages=messages, temperature=-1, **common)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def calls(sdk: AsyncOpenAI, **fields: Any) -> list[Any]:
 async def test_errors_of_the_request(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
     """400, 404 and 422 for invalid requests."""
     async with serving(settings, backend) as url, client(url) as sdk:
-        for call in calls(sdk, temperature=9):
+        for call in calls(sdk, temperature=-1):
             with pytest.raises(openai.BadRequestError) as bad:
                 await call
             assert (bad.value.param, bad.value.code) == ("temperature", "invalid_request")

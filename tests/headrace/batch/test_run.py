@@ -41,7 +41,7 @@ EVERY_KIND_OF_LINE = [
     {"custom_id": "url", "url": "/v1/models", "body": {}},
     {"custom_id": "stream", "url": "/v1/chat/completions", "body": {"stream": True}},
     {"custom_id": "model", "prompt": "x", "model": "unknown"},
-    {"custom_id": "field", "prompt": "x", "temperature": 9},
+    {"custom_id": "field", "prompt": "x", "temperature": -1},
     LONG_LINE,
     {"custom_id": "last", "prompt": "b", "max_tokens": 1},
 ]

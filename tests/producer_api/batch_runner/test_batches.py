@@ -40,7 +40,7 @@ def client(cluster: Cluster) -> BatchClient:
 async def test_a_batch_has_output_errors_and_counts(client: BatchClient) -> None:
     """Each line is in its file, in order, and the counts are right."""
     lines = [line(f"c{number}", f"prompt {number}") for number in range(150)]
-    lines.insert(70, line("hot", temperature=9))
+    lines.insert(70, line("hot", temperature=-1))
     lines.insert(71, line("unknown", model="unknown"))
     lines.insert(72, line("streamed", stream=True))
     batch = await ended(client, (await start(client, lines)).id)

@@ -50,7 +50,7 @@ async def test_a_task_returns_a_completion_as_json(app: Celery) -> None:
     assert answer["object"] == "chat.completion"
     assert answer["usage"]["completion_tokens"] == 4
     with pytest.raises(Exception, match="temperature") as caught:
-        await asyncio.to_thread(send(app, body("hello", temperature=9)).get, LIMIT_S)
+        await asyncio.to_thread(send(app, body("hello", temperature=-1)).get, LIMIT_S)
     assert type(caught.value).__name__ == "InvalidRequest"
 
 

@@ -251,7 +251,7 @@ async def test_the_sdk_raises_its_own_exception_classes(sdk: AsyncOpenAI) -> Non
         await sdk.chat.completions.create(model="absent", messages=MESSAGES)
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as wrong:
-        await sdk.chat.completions.create(model=MODEL, messages=MESSAGES, temperature=9)
+        await sdk.chat.completions.create(model=MODEL, messages=MESSAGES, temperature=-1)
     assert wrong.value.param == "temperature"
     assert wrong.value.type == "invalid_request_error"
     with pytest.raises(openai.BadRequestError) as unsupported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,11 @@ from producer_api.rpc.requests import parse, to_submission
 from producer_api.schemas.jobs import JobSubmission
 from shared.errors import HeadraceError, InvalidRequest, MalformedBody
 from shared.schemas.parsing import InvalidFields, validate
+from shared.schemas.structured import GUIDED
 from shared.validation.request_limits import Limits, check_request
 
 ROOT = Path(__file__).parents[3]
-NOT_HERE = {"response_format"}  # structured_outputs replaces it
+NOT_HERE = {"response_format", *(f"guided_{kind}" for kind in GUIDED)}  # structured_outputs replaces them
 SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}}'
 USER = pb.Message(role="user", content="hi")
 HI = {"messages": [{"role": "user", "content": "hi"}]}
@@ -51,9 +53,36 @@ SAMPLING = {
     "logprobs": 0,
     "timeout": 3,
     "user": "u",
+    "min_tokens": 2,
+    "stop_token_ids": [1, 2],
+    "include_stop_str_in_output": True,
+    "skip_special_tokens": False,
+    "spaces_between_special_tokens": False,
+    "bad_words": ["a b"],
+    "allowed_token_ids": [3],
+    "thinking_token_budget": 0,
+    "include_reasoning": False,
+    "prompt_logprobs": 0,
+    "return_token_ids": True,
+    "add_special_tokens": True,
+    "truncate_prompt_tokens": -1,
+    "truncation_side": "right",
+    "cache_salt": "x",
 }
+TEMPLATE = {"add_generation_prompt": False, "continue_final_message": True, "reasoning_effort": "low"}
+VARIABLES, DOCUMENTS = {"enable_thinking": False}, [{"text": "x"}]
 SAME = [
     ({"messages": [USER]}, HI),
+    (
+        {
+            "messages": [USER],
+            **TEMPLATE,
+            "chat_template_kwargs": json.dumps(VARIABLES),
+            "documents": json.dumps(DOCUMENTS),
+        },
+        {**HI, **TEMPLATE, "chat_template_kwargs": VARIABLES, "documents": DOCUMENTS},
+    ),
+    ({"prompt": "a", "suffix": "b"}, {"prompt": "a", "suffix": "b"}),
     ({"prompt": ""}, {"prompt": ""}),
     ({"prompt": "a", "priority": "batch", "deadline": 9.5}, {"prompt": "a", "priority": "batch", "deadline": 9.5}),
     ({"prompt_ids": pb.TokenIds(ids=[1, 2])}, {"prompt": [1, 2]}),

@@ -109,7 +109,7 @@ async def test_wrong_fields_are_named(client: Client) -> None:
     """INVALID_ARGUMENT names every wrong field, also one that admission refuses."""
     request = chat(priority="now", temperature=float("nan"))
     by_schema = details(await refusal(client.Submit(request)))
-    by_limits = details(await refusal(client.Submit(chat(temperature=9))))
+    by_limits = details(await refusal(client.Submit(chat(temperature=-1))))
     unknown = details(await refusal(client.Submit(pb.JobRequest(model="no", prompt="a"))))
 
     assert {each.field for each in by_schema["BadRequest"].field_violations} == {"priority", "temperature"}

@@ -84,7 +84,7 @@ def test_plain_json_is_a_batch_request_of_its_place() -> None:
         (plain(model="other"), "model_not_found", "model"),
         (plain(model=5), "invalid_request", "model"),
         (plain(tenant="a b"), "invalid_request", "tenant"),
-        (plain(temperature=9), "invalid_request", "temperature"),
+        (plain(temperature=-1), "invalid_request", "temperature"),
         (plain(max_tokens=101), "context_length_exceeded", "max_tokens"),
         (plain(deadline=99.0), "deadline_exceeded", None),
         (plain(timeout=1e9), "invalid_request", "timeout"),

@@ -50,16 +50,22 @@ SAMPLING = {
     **{**NUMBERS, "top_k": 1, "min_p": 0, "repetition_penalty": 1, "seed": 1, "n": 1, "max_tokens": 1},
     **{"logit_bias": {"1": 1}, "stop": ["x"], "user": "u", "timeout": 1},
 }
+LISTS = {"stop_token_ids": [1], "bad_words": ["x"], "allowed_token_ids": [1]}
+VLLM = {**LISTS, "min_tokens": 1, "thinking_token_budget": 1, "prompt_logprobs": 1}
+ENCODING = {"truncate_prompt_tokens": 1, "truncation_side": "left", "cache_salt": "x"}
+TEMPLATE = {"chat_template_kwargs": {"k": 1}, "documents": [{"text": "x"}], "reasoning_effort": "low"}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "description": "x", "schema": SCHEMA}}
 FORMATS = [
     {"response_format": FORMAT},
     *({"structured_outputs": each} for each in ({"json": SCHEMA}, {"json": "{}"}, {"regex": "x"})),
     *({"structured_outputs": each} for each in ({"choice": ["x"]}, {"grammar": 'root ::= "x"'})),
+    *({"guided_json": SCHEMA}, {"guided_json": "{}"}, {"guided_regex": "x"}),
+    *({"guided_choice": ["x"]}, {"guided_grammar": 'root ::= "x"'}),
 ]
 UNUSED = {
     **{"safety_identifier": "x", "prompt_cache_key": "x", "metadata": {"k": "v"}},
 }
-JOB = {**MODEL, **SAMPLING, "logprobs": 1}
+JOB = {**MODEL, **SAMPLING, **VLLM, **ENCODING, **TEMPLATE, "logprobs": 1}
 PART = {"type": "input_text", "text": "x", "logprobs": [1], "annotations": []}
 INPUT = [
     {"role": "user", "content": "x", "id": "i"},
@@ -77,6 +83,7 @@ RESPONSE = {
     **{**MODEL, "instructions": "x", "previous_response_id": "x", "max_output_tokens": 1, "temperature": 1},
     **{"top_p": 1, "top_logprobs": 1, "include": ["message.output_text.logprobs"], "max_tool_calls": 1},
     **{"user": "u", "seed": 1, "timeout": 1, **UNUSED},
+    **{"top_k": 1, "min_tokens": 1, "thinking_token_budget": 1},
 }
 FLAT = {"type": "function", "name": "f", "description": "x", "parameters": SCHEMA}
 HELD = {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "description": "x"}}
@@ -86,11 +93,13 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
     ChatRequest: [
         {**MODEL, **SAMPLING, **UNUSED, **TOOLS, "messages": MESSAGES, "logprobs": True, "top_logprobs": 1},
         {**MODEL, "messages": MESSAGES, "max_completion_tokens": 1, "stop": "x", "prompt_cache_retention": "x"},
+        {**MODEL, "messages": MESSAGES, **VLLM, "max_tokens": 1, **ENCODING, **TEMPLATE},
         *({**MODEL, "messages": MESSAGES, **each} for each in FORMATS),
     ],
     CompletionRequest: [
         *({**MODEL, **SAMPLING, "logprobs": 1, "best_of": 1, "prompt": prompt} for prompt in PROMPTS),
         *({**MODEL, "prompt": "x", "stop": "x", **each} for each in FORMATS),
+        {**MODEL, "prompt": "x", **VLLM, **ENCODING, "suffix": "x"},
     ],
     ResponseRequest: [
         {**RESPONSE, "input": INPUT, "tools": [FLAT], "tool_choice": {"type": "function", "name": "f"}},
@@ -103,13 +112,13 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
     DetokenizeRequest: [{**MODEL, "tokens": [1]}],
     JobSubmission: [
         {**JOB, **TOOLS, "messages": MESSAGES, "webhook": {"url": "https://a.test", "events": ["job.failed"]}},
-        {**MODEL, "prompt": "x", "stop": "x", "deadline": 1},
+        {**MODEL, "prompt": "x", "stop": "x", "deadline": 1, "suffix": "x"},
         {**MODEL, "prompt": [1]},
         *({**MODEL, "prompt": "x", **each} for each in FORMATS),
     ],
     KafkaRequest: [
         {**JOB, **TOOLS, "messages": MESSAGES, "tenant": "t"},
-        {**MODEL, "prompt": "x", "stop": "x", "deadline": 1},
+        {**MODEL, "prompt": "x", "stop": "x", "deadline": 1, "suffix": "x"},
         {**MODEL, "prompt": [1]},
         *({**MODEL, "prompt": "x", **each} for each in FORMATS),
     ],

@@ -21,8 +21,10 @@ from tests.support.waiting import LIMIT_S
 PROMPTS = ["water", "a mill by the river", "é"]
 VLLM_NAMES = """
 temperature top_p top_k min_p max_tokens stop seed n presence_penalty frequency_penalty repetition_penalty
-ignore_eos logprobs logit_bias structured_outputs
+ignore_eos logprobs logit_bias structured_outputs min_tokens stop_token_ids include_stop_str_in_output
+skip_special_tokens spaces_between_special_tokens bad_words allowed_token_ids thinking_token_budget prompt_logprobs
 """
+SERVER_NAMES = {"echo", "best_of", "include_reasoning", "return_token_ids"}  # of requests to a server
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +111,9 @@ def test_stop_may_be_one_string_or_several(llm: LLM) -> None:
         (None, None, "prompts must be"),
         ("ok", SamplingParams(temperature=-1), "temperature"),
         ("ok", SamplingParams(temperature="hot"), "sampling_params"),  # type: ignore[arg-type]
-        ("ok", SamplingParams(max_tokens=0), "max_tokens"),
+        ("ok", SamplingParams(max_tokens=-1), "max_tokens"),
         ("ok", SamplingParams(n=9), "n must be at most 8"),
-        ("ok", SamplingParams(seed=-1), "seed"),
+        ("ok", SamplingParams(seed=2**63), "seed"),
         (["a", "b"], [SamplingParams()], "one for each of the 2 prompts, got 1"),
     ],
 )
@@ -183,7 +185,7 @@ def test_settings_are_the_engines(llama: Path) -> None:
 
 def test_parameters_have_the_names_of_vllm() -> None:
     for kind in (SamplingParams, protocol.SamplingParams):
-        assert set(kind.__struct_fields__) == {*VLLM_NAMES.split(), "echo"}  # OpenAI's
+        assert set(kind.__struct_fields__) == {*VLLM_NAMES.split(), *SERVER_NAMES}
     assert SamplingParams().seed is None
 
 

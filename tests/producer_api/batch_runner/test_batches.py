@@ -271,8 +271,8 @@ async def test_a_shared_batch_survives_killed_processes(client: BatchClient, clu
     made = await start(client, lines)
 
     async def kill_after(completed: int, victim: Node) -> None:
-        batch = await until(client, made.id, lambda batch: batch.request_counts.completed >= completed)
-        assert batch.status == "in_progress"
+        # On a starved machine the batch may end before the last fault, which then has nothing left to break.
+        await until(client, made.id, lambda batch: batch.request_counts.completed >= completed)
         victim.kill()
         victim.spawn()  # the next fault does not wait for it: the batch would end meanwhile on a slow machine
 

@@ -114,6 +114,7 @@ _RESULT = {
     "ce_id": {**TEXT, "description": "the job id, followed by `.result`"},
     "ce_subject": {**TEXT, "description": "the request's ce_id, if it had one"},
     "headrace-source": {**TEXT, "description": "the request's topic/partition/offset"},
+    "headrace-ignored-fields": {**TEXT, "description": "unknown fields of the request, separated by commas"},
 }
 _DEAD = {
     "headrace-error-code": TEXT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,6 +21,7 @@ class ParsedBody:
         seed, timeout: the body's, None where it has none.
         word: makes the API's object from their answer and their model's fingerprint; raises the error of a request.
         classed: the body names its priority class.
+        ignored: its unknown fields, as the header that reports them has them.
     """
 
     drafts: tuple[Request, ...]
@@ -28,6 +29,7 @@ class ParsedBody:
     timeout: float | None
     word: Callable[[Sequence[Request], Answer, str | None], Any]
     classed: bool
+    ignored: str = ""
 
     def in_class(self, priority: PriorityClass) -> ParsedBody:
         return replace(self, drafts=tuple(msgspec.structs.replace(each, priority=priority) for each in self.drafts))
@@ -36,7 +38,11 @@ class ParsedBody:
         return replace(self, drafts=tuple(msgspec.structs.replace(each, deadline=deadline) for each in self.drafts))
 
 
-BodyReader = Callable[[bytes, str], ParsedBody]  # of a body and its tenant; raises InvalidRequest, MalformedBody
+class BodyReader(Protocol):
+    """Reads a body of `tenant`."""
+
+    def __call__(self, data: bytes, tenant: str, *, strict_fields: bool) -> ParsedBody:
+        """Raises InvalidRequest, also for unknown fields if `strict_fields`; MalformedBody."""
 
 
 def refuse_stream(stream: bool | None) -> None:

@@ -183,7 +183,8 @@ class BatchRunner:
             if self._stop is not None:
                 return Outcome.stopped(line, name, self._stop)
             try:
-                return Outcome.answered(line, name, await self._answer(name, number, line))
+                answer, ignored = await self._answer(name, number, line)
+                return Outcome.answered(line, name, answer, ignored)
             except RequestLost as error:
                 failure: HeadraceError = error
             except HeadraceError as error:
@@ -198,15 +199,18 @@ class BatchRunner:
             return Outcome.stopped(line, name, self._stop)
         return Outcome.failed(line, name, error)
 
-    async def _answer(self, name: str, number: int, line: Line) -> Any:
-        body = read_body(line.url, bytes(line.body), self._batch.tenant).in_class(PriorityClass.BATCH)
+    async def _answer(self, name: str, number: int, line: Line) -> tuple[Any, str]:
+        """Return the response object of a line, and the line's unknown fields."""
+        settings, tenant = self._services.settings, self._batch.tenant
+        body = read_body(line.url, bytes(line.body), tenant, strict_fields=settings.strict_fields)
+        body = body.in_class(PriorityClass.BATCH)
         principal = Principal(
             self._batch.tenant, self._batch.key_id, self._batch.plan, Scopes(models=self._batch.models)
         )
         if not principal.may_use(body.drafts[0].model):
             raise PermissionDenied("the API key of this batch may not use this model", param="model")
         now = await self._services.backend.token_log.now()
-        deadlines = [self._batch.expires_at, now + self._services.settings.max_timeout]
+        deadlines = [self._batch.expires_at, now + settings.max_timeout]
         if body.timeout is not None:
             deadlines.append(now + body.timeout)
         seed = seed_of(f"{self._batch.id}:{number}") if body.seed is None else body.seed
@@ -214,7 +218,7 @@ class BatchRunner:
         self._in_progress.update(ids)
         try:
             body = body.until(min(deadlines))
-            return await run(self._services, body, job_id=name, seed=seed, principal=principal)
+            return await run(self._services, body, job_id=name, seed=seed, principal=principal), body.ignored
         finally:
             self._in_progress.difference_update(ids)
 

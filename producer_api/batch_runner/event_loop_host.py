@@ -140,7 +140,7 @@ class EventLoopHost:
 
     async def generate(self, task_id: str, body: bytes) -> Any:
         """Return a chat completion. The same task again joins the same request. Raises HeadraceError."""
-        request = read_body(CHAT, body, tenant="default")
+        request = read_body(CHAT, body, tenant="default", strict_fields=self._settings.strict_fields)
         if not request.classed:
             request = request.in_class(PriorityClass.BATCH)
         now = await self.services.backend.token_log.now()

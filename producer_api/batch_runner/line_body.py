@@ -8,8 +8,8 @@ from producer_api.routes.catalog import BATCHABLE
 CHAT = "/v1/chat/completions"
 
 
-def read_body(url: str, body: bytes, tenant: str) -> ParsedBody:
-    """Return a body as POST `url` takes it. Raises InvalidRequest, MalformedBody."""
+def read_body(url: str, body: bytes, tenant: str, *, strict_fields: bool) -> ParsedBody:
+    """Return a body as POST `url` takes it. Raises as BodyReader."""
     read = BATCHABLE[url].batchable
     assert read is not None
-    return read(body, tenant)
+    return read(body, tenant, strict_fields=strict_fields)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +17,7 @@ import msgspec
 from producer_api.routes.catalog import BATCHABLE
 from shared.batches.store import Batch, Chunk, LineError
 from shared.errors import HeadraceError
+from shared.schemas.unknown_fields import HEADER
 from shared.validation.json_text import nesting
 
 CHUNK_LINES = 128  # fewer need more fsyncs, more leave less to share among processes
@@ -153,8 +154,10 @@ class Outcome:
     expired: bool = False
 
     @classmethod
-    def answered(cls, line: Line, job_id: str, answer: Any) -> Outcome:
-        return cls(_result(line, job_id, 200, answer), completed=True)
+    def answered(cls, line: Line, job_id: str, answer: Any, ignored: str) -> Outcome:
+        """Return the outcome of an answer; `ignored` names the line's unknown fields."""
+        headers = {"headers": {HEADER: ignored}} if ignored else {}
+        return cls(_result(line, job_id, 200, answer, headers), completed=True)
 
     @classmethod
     def failed(cls, line: Line, job_id: str, error: HeadraceError) -> Outcome:
@@ -169,8 +172,8 @@ class Outcome:
         return cls(_encode(fields) + b"\n", completed=False, expired=code == "batch_expired")
 
 
-def _result(line: Line, job_id: str, status: int, body: Any) -> bytes:
-    response = {"status_code": status, "request_id": job_id, "body": body}
+def _result(line: Line, job_id: str, status: int, body: Any, more: Mapping[str, Any] | None = None) -> bytes:
+    response = {"status_code": status, "request_id": job_id, "body": body, **(more or {})}
     fields = {"id": _result_id(job_id), "custom_id": line.custom_id, "response": response, "error": None}
     return _encode(fields) + b"\n"
 

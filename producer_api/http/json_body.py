@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -16,12 +15,13 @@ from producer_api.http.threads import Threads
 from shared.errors import MalformedBody, UnsupportedMediaType
 from shared.protocol import Request as Draft
 from shared.schemas.parsing import Model, validate
+from shared.schemas.unknown_fields import ignored_fields
 
 Result = TypeVar("Result")
 
 
 async def read_body(request: Request, schema: type[Model]) -> Model:
-    """Return the body as `schema`.
+    """Return the body as `schema`; its unknown fields are reported in the response's headers.
 
     The required content type also keeps other sites' pages out: browsers send it only after a CORS preflight.
 
@@ -31,7 +31,8 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("content-type must be application/json")
-    limit = request.app.state.context.settings.body_timeout
+    settings = request.app.state.context.settings
+    limit = settings.body_timeout
     try:
         async with asyncio.timeout(limit):
             data = await request.body()
@@ -39,7 +40,14 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
         raise ClientGone from None
     except TimeoutError:
         raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
-    return await off_loop(request, partial(validate, data, schema))
+
+    def read() -> tuple[Model, str]:
+        body = validate(data, schema, strict_fields=settings.strict_fields)
+        return body, ignored_fields(body)
+
+    body, ignored = await off_loop(request, read)
+    request.state.facts.report_ignored(ignored)
+    return body
 
 
 async def off_loop(request: Request, work: Callable[[], Result]) -> Result:

@@ -43,12 +43,13 @@ class RequestId:
         http_request_id = client.http_request_id.encode()
         state = scope.setdefault("state", {})
         state["match"] = self._endpoints.match(scope["method"], scope["path"])
-        state["facts"] = RequestFacts(client, time.perf_counter())
+        facts = state["facts"] = RequestFacts(client, time.perf_counter())
         state["send"] = send  # the server's own, for a stream's frames: only their head passes every layer
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", http_request_id)]
+                more = [(name.encode(), value.encode()) for name, value in facts.headers.items()]
+                message["headers"] = [*message["headers"], (b"x-request-id", http_request_id), *more]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

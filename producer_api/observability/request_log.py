@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -12,6 +12,7 @@ from producer_api.auth.client_address import Client
 from producer_api.auth.principal import Principal
 from producer_api.observability.metrics import Metrics, Stopwatch
 from shared.errors import HeadraceError
+from shared.schemas.unknown_fields import HEADER
 
 CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer
 OUTCOMES = {CLIENT_CLOSED: "left", 503: "unavailable"}
@@ -22,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class RequestFacts:
-    """Facts about one request that its handling gathers for the log line.
+    """Facts about one request that its handling gathers, for the log line and the response's headers.
 
     Attributes:
         started: when it arrived, by time.perf_counter.
@@ -31,6 +32,7 @@ class RequestFacts:
         answer: the timing of its answer, if it waits for one.
         awaited_job_ids: the jobs that make up this answer.
         detached: the answer continues without its client.
+        headers: of the response, in addition to those of its handler.
     """
 
     client: Client
@@ -42,6 +44,12 @@ class RequestFacts:
     answer: Stopwatch | None = None
     awaited_job_ids: tuple[str, ...] = ()
     detached: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def report_ignored(self, fields: str) -> None:
+        """Name unknown fields, if there are any, in the response's headers."""
+        if fields:
+            self.headers[HEADER] = fields
 
     @property
     def caller(self) -> Principal:

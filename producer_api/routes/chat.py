@@ -27,6 +27,7 @@ from producer_api.services import Context
 from shared.protocol import Request as Draft
 from shared.schemas.openai.chat import ChatCompletion, ChatRequest, Chunk
 from shared.schemas.parsing import validate
+from shared.schemas.unknown_fields import ignored_fields
 from shared.token_log.answer import Answer, nothing_after
 
 
@@ -71,16 +72,18 @@ async def _answer(
     return reply.stream(framing, after=after, eager=after >= 0)
 
 
-def parse_chat(data: bytes, tenant: str) -> ParsedBody:
+def parse_chat(data: bytes, tenant: str, *, strict_fields: bool) -> ParsedBody:
     """Read a body outside of HTTP. Raises InvalidRequest, MalformedBody."""
-    body = validate(data, ChatRequest)
+    body = validate(data, ChatRequest, strict_fields=strict_fields)
     refuse_stream(body.stream)
 
     def word(requests: Sequence[Draft], answer: Answer, fingerprint: str | None) -> Any:
         return completion(requests[0], answer, fingerprint)
 
     drafts = (body.to_request(tenant, stream=False),)
-    return ParsedBody(drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set)
+    return ParsedBody(
+        drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set, ignored_fields(body)
+    )
 
 
 _QUESTION = {

@@ -23,6 +23,7 @@ from producer_api.services import Context
 from shared.protocol import Request as Draft
 from shared.schemas.openai.completions import Completion, CompletionRequest
 from shared.schemas.parsing import validate
+from shared.schemas.unknown_fields import ignored_fields
 from shared.token_log.answer import Answer, before_end, nothing_after
 
 
@@ -62,16 +63,18 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
     return reply.stream(framing, after=after, eager=resumed, again=again)
 
 
-def parse_completion(data: bytes, tenant: str) -> ParsedBody:
+def parse_completion(data: bytes, tenant: str, *, strict_fields: bool) -> ParsedBody:
     """Read a body outside of HTTP. Raises InvalidRequest, MalformedBody."""
-    body = validate(data, CompletionRequest)
+    body = validate(data, CompletionRequest, strict_fields=strict_fields)
     refuse_stream(body.stream)
 
     def word(requests: Sequence[Draft], answer: Answer, fingerprint: str | None) -> Any:
         return text_completion(requests, answer, echo=bool(body.echo), fingerprint=fingerprint)
 
     drafts = tuple(body.to_requests(tenant, stream=False))
-    return ParsedBody(drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set)
+    return ParsedBody(
+        drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set, ignored_fields(body)
+    )
 
 
 _TEXT = {"model": SERVED_MODEL, "prompt": "Rivers are", "max_tokens": 32}

@@ -23,6 +23,7 @@ from producer_api.services import Context
 from shared.protocol import Request as Draft
 from shared.schemas.openai.embeddings import EmbeddingList, EmbeddingRequest
 from shared.schemas.parsing import validate
+from shared.schemas.unknown_fields import ignored_fields
 from shared.token_log.answer import Answer
 
 
@@ -36,14 +37,21 @@ async def create(context: Context, request: Request, caller: Principal) -> Respo
     return await reply.complete(request, partial(embedding_list, admission.request, base64=base64))
 
 
-def parse_embedding(data: bytes, tenant: str) -> ParsedBody:
+def parse_embedding(data: bytes, tenant: str, *, strict_fields: bool) -> ParsedBody:
     """Read a body outside of HTTP. Raises InvalidRequest, MalformedBody."""
-    body = validate(data, EmbeddingRequest)
+    body = validate(data, EmbeddingRequest, strict_fields=strict_fields)
 
     def word(requests: Sequence[Draft], answer: Answer, _: str | None) -> Any:
         return embedding_list(requests[0], answer, base64=body.encoding_format == "base64")
 
-    return ParsedBody(tuple(body.to_requests(tenant)), 0, body.timeout, word, "priority" in body.model_fields_set)
+    return ParsedBody(
+        tuple(body.to_requests(tenant)),
+        0,
+        body.timeout,
+        word,
+        "priority" in body.model_fields_set,
+        ignored_fields(body),
+    )
 
 
 ENDPOINTS = (

@@ -15,11 +15,13 @@ from producer_api.http.json_body import json_response
 from producer_api.http.multipart import MAX_OVERHEAD_BYTES, Upload
 from producer_api.openapi.document import parameter
 from producer_api.openapi.pagination import ORDER, Page, page_parameters
-from producer_api.schemas.files import FORM, File, FileDeleted, FileList, lifetime_s, purpose_of
+from producer_api.schemas.files import FORM, File, FileDeleted, FileList, lifetime_s, purpose_of, unknown_fields
 from producer_api.services import Context
 from shared.files.content import new_file_id
 from shared.files.records import FileRecord
 from shared.files.store import Files
+from shared.schemas.field_paths import MAX_NAME_CHARS
+from shared.schemas.unknown_fields import report
 
 DEFAULT_LIMIT, MAX_LIMIT = 10_000, 10_000  # files in one page
 PURPOSE = parameter("purpose", "query", "only files with this purpose", type="string")
@@ -70,6 +72,8 @@ async def _receive(context: Context, files: Files, tenant: str, request: Request
     try:
         form = Upload(draft)
         await form.read(request)
+        unknown = unknown_fields(form.fields, strict_fields=context.settings.strict_fields)
+        request.state.facts.report_ignored(report(name[:MAX_NAME_CHARS] for name in unknown))
         purpose, life = purpose_of(form.fields), lifetime_s(form.fields, context.settings.file_ttl)
         assert form.filename is not None
         return await files.keep(draft, file_id, tenant=tenant, filename=form.filename, purpose=purpose, life=life)

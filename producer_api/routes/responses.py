@@ -33,6 +33,7 @@ from shared.protocol import Request as Draft
 from shared.schemas.openai.response_object import ItemList, ResponseDeleted, ResponseObject
 from shared.schemas.openai.responses import ResponseRequest
 from shared.schemas.parsing import validate
+from shared.schemas.unknown_fields import ignored_fields
 from shared.token_log.answer import Answer
 
 STARTING_AFTER = "starting_after"
@@ -133,9 +134,9 @@ def _flag(request: Request, name: str) -> bool:
     return given == "true"
 
 
-def parse_response(data: bytes, tenant: str) -> ParsedBody:
+def parse_response(data: bytes, tenant: str, *, strict_fields: bool) -> ParsedBody:
     """Read a body outside of HTTP, where responses are not stored. Raises InvalidRequest, MalformedBody."""
-    body = validate(data, ResponseRequest)
+    body = validate(data, ResponseRequest, strict_fields=strict_fields)
     refuse_stream(body.stream)
     for name in ("background", "store", "previous_response_id"):
         if getattr(body, name):
@@ -146,7 +147,7 @@ def parse_response(data: bytes, tenant: str) -> ParsedBody:
         return complete_response(with_identity(asked, requests[0]), answer)
 
     drafts = (body.to_request(tenant, [item.to_item() for item in body.input]),)
-    return ParsedBody(drafts, body.given_seed, body.timeout, word, body.priority is not None)
+    return ParsedBody(drafts, body.given_seed, body.timeout, word, body.priority is not None, ignored_fields(body))
 
 
 RESPONSE_ERRORS = OpenAIErrors(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -14,9 +13,11 @@ from google.protobuf.message import Message
 from producer_api.auth.principal import Principal
 from producer_api.http.ratelimit_headers import limit_headers
 from producer_api.observability.request_log import RequestFacts
-from producer_api.rpc.requests import parse
+from producer_api.rpc.requests import parse, unknown_fields
 from producer_api.services import Context
 from shared.errors import InvalidRequest, MalformedBody
+from shared.schemas.field_paths import field_path
+from shared.schemas.unknown_fields import report
 
 Proto = TypeVar("Proto", bound=Message)
 Result = TypeVar("Result")
@@ -37,7 +38,6 @@ class Call:
         self._context = context
         self._rpc = rpc
         self._charged = charged
-        self._extra_metadata: dict[str, str] = {}
         self._metadata_sent = False
         self._size = 0  # of the message, in bytes
 
@@ -50,8 +50,12 @@ class Call:
         return [str(value) for key, value in self._rpc.invocation_metadata() or () if key == name]
 
     async def read(self, kind: type[Proto]) -> Proto:
-        """Read the message of the call. Raises MalformedBody, InvalidRequest."""
-        limit = self._context.settings.body_timeout
+        """Read the message of the call; its unknown fields are reported in the answer's metadata.
+
+        Raises MalformedBody, InvalidRequest.
+        """
+        settings = self._context.settings
+        limit = settings.body_timeout
         try:
             async with asyncio.timeout(limit):
                 data = await self._rpc.read()
@@ -62,7 +66,14 @@ class Call:
         except TimeoutError:
             raise MalformedBody(f"the message did not arrive within {limit:.0f} s") from None
         self._size = len(data)
-        return await self.off_loop(partial(parse, data, kind))
+
+        def read() -> tuple[Proto, str]:
+            message = parse(data, kind, strict_fields=settings.strict_fields)
+            return message, report(map(field_path, unknown_fields(message)))
+
+        message, ignored = await self.off_loop(read)
+        self.facts.report_ignored(ignored)
+        return message
 
     async def off_loop(self, work: Callable[[], Result]) -> Result:
         """Return the result of `work` on the message, computed in a thread if the message is large."""
@@ -70,7 +81,7 @@ class Call:
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
         """Add to the metadata of the answer."""
-        self._extra_metadata |= metadata
+        self.facts.headers |= metadata
 
     async def write(self, message: Message) -> None:
         """Write a message; returns when the client's flow control has taken it."""
@@ -84,7 +95,7 @@ class Call:
         limiter = self._context.rate_limiter if self._charged else None
         headers = [] if limiter is None else await limit_headers(limiter, self.facts)
         limits = ((name.decode(), value.decode()) for name, value in headers)
-        return (("x-request-id", self.facts.client.http_request_id), *self._extra_metadata.items(), *limits)
+        return (("x-request-id", self.facts.client.http_request_id), *self.facts.headers.items(), *limits)
 
 
 def address_of(peer: str) -> str:

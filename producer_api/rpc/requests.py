@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from pydantic_core import from_json
 
 from producer_api.rpc.inference_pb2 import FollowRequest, GenerateRequest, JobRequest
 from producer_api.schemas.jobs import JobSubmission
 from shared.errors import InvalidRequest, MalformedBody
+from shared.schemas.field_paths import field_path
 from shared.schemas.openapi_bounds import ARRAYS
-from shared.schemas.parsing import field_path, validate_plain
+from shared.schemas.parsing import validate_plain
 
 Proto = TypeVar("Proto", bound=Message)
 Place = tuple[int | str, ...]
 
 
-def parse(data: bytes, kind: type[Proto]) -> Proto:
-    """Parse a message. Raises MalformedBody; InvalidRequest for an unknown field."""
+def parse(data: bytes, kind: type[Proto], *, strict_fields: bool) -> Proto:
+    """Parse a message. Raises MalformedBody; InvalidRequest for an unknown field, if `strict_fields`."""
     try:
         message = kind.FromString(data)
     except DecodeError:
         raise MalformedBody(f"the message is not a valid {kind.DESCRIPTOR.full_name}") from None
-    size = message.ByteSize()
-    message.DiscardUnknownFields()
-    if message.ByteSize() != size:
-        raise InvalidRequest(f"{kind.DESCRIPTOR.full_name} has an unknown field, or a message in it has")
+    if strict_fields and (place := next(unknown_fields(message), None)) is not None:
+        path = field_path(place)
+        raise InvalidRequest(f"{path} is the number of an unknown field of {kind.DESCRIPTOR.full_name}", param=path)
     return message
+
+
+def unknown_fields(message: Message, at: Place = ()) -> Iterator[Place]:
+    """Yield the place of each unknown field in a message; its number stands for its name."""
+    unknown = UnknownFieldSet(message)
+    for i in range(len(unknown)):
+        yield (*at, str(unknown[i].field_number))
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        if not field.is_repeated:
+            yield from unknown_fields(value, (*at, field.name))
+            continue
+        for i, each in enumerate(value):
+            yield from unknown_fields(each, (*at, field.name, i))
 
 
 def to_submission(message: JobRequest) -> JobSubmission:

@@ -69,10 +69,16 @@ class FileDeleted(msgspec.Struct):
     object: Literal["file"] = "file"
 
 
-def purpose_of(fields: Mapping[str, str]) -> str:
-    """Return the purpose of an upload. Raises InvalidRequest, also for unknown fields."""
-    if unknown := sorted(set(fields) - set(FORM)):
+def unknown_fields(fields: Mapping[str, str], *, strict_fields: bool) -> list[str]:
+    """Return the names of an upload's unknown fields. Raise InvalidRequest for the first one if `strict_fields`."""
+    unknown = sorted(set(fields) - set(FORM))
+    if unknown and strict_fields:
         raise InvalidRequest(f"the form must only have the fields file, {', '.join(FORM)}", param=unknown[0][:64])
+    return unknown
+
+
+def purpose_of(fields: Mapping[str, str]) -> str:
+    """Return the purpose of an upload. Raises InvalidRequest."""
     purpose = fields.get("purpose", "")
     if purpose not in UPLOADED:
         raise InvalidRequest(f"purpose must be one of {', '.join(UPLOADED)}", param="purpose")

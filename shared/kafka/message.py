@@ -31,6 +31,7 @@ from shared.schemas.common_fields import Priority
 from shared.schemas.native.jobs import Job, JobRequest
 from shared.schemas.parameter_fields import priority_field
 from shared.schemas.parsing import validate
+from shared.schemas.unknown_fields import ignored_fields
 from shared.validation.request_limits import Limits, check_request, check_served
 
 REQUEST_TYPE = "dev.headrace.request.v1"
@@ -38,6 +39,7 @@ RESULT_TYPE = "dev.headrace.result.v1"
 TRACE = ("traceparent", "tracestate")
 MAX_HEADER_BYTES = 1024
 TRUNCATED = "headrace-truncated"
+IGNORED = "headrace-ignored-fields"
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -112,12 +114,13 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Order:
-    """A request, and the topic of its result; with None, no result is written."""
+    """A request, and the topic of its result; with None, no result is written. `ignored` names unknown fields."""
 
     request: Request
     record: Record
     reply: str | None
     by_api: bool = False
+    ignored: str = ""
 
 
 # requests
@@ -165,7 +168,7 @@ def read_request(record: Record, model: ModelInfo, limits: Limits, most_bytes: i
         except msgspec.DecodeError as error:
             raise MalformedBody(f"not a request of the API: {error}") from None
     event_id = _check_event(record)
-    body = validate(record.value, KafkaRequest)
+    body = validate(record.value, KafkaRequest, strict_fields=limits.strict_fields)
     request = _complete(body, record, event_id, now)
     if request.model != model.name:
         raise ModelNotFound(f"model must be {model.name} in this topic", param="model")
@@ -176,7 +179,7 @@ def read_request(record: Record, model: ModelInfo, limits: Limits, most_bytes: i
     reply = record.header("reply-topic") or topics.RESULTS
     if not topics.is_topic(reply):
         raise InvalidRequest("reply-topic must have 1 to 249 characters of A-Za-z0-9._-", param="reply-topic")
-    return Order(request, record, reply)
+    return Order(request, record, reply, ignored=ignored_fields(body))
 
 
 def _check_event(record: Record) -> str | None:
@@ -232,6 +235,8 @@ def result_record(order: Order, job: Job) -> Outgoing:
     subject = record.header("ce_id")
     if subject is not None:
         headers.append(("ce_subject", subject.encode()))
+    if order.ignored:
+        headers.append((IGNORED, order.ignored.encode()))
     return Outgoing(order.reply, record.key, msgspec.json.encode(job), tuple(headers))
 
 

@@ -22,10 +22,12 @@ from shared.schemas.openapi_bounds import LIMITS, MAX_CONTENT_PARTS, add_bounds
 
 
 class Body(BaseModel):
-    """A request body: types are not coerced, unknown fields are refused, numbers are finite."""
+    """A request body: types are not coerced, numbers are finite; unknown fields are kept in `model_extra`,
+    for `shared.schemas.unknown_fields`.
+    """
 
     model_config = ConfigDict(
-        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, str_max_length=LIMITS.prompt_chars
+        strict=True, extra="allow", allow_inf_nan=False, frozen=True, str_max_length=LIMITS.prompt_chars
     )
 
     @classmethod
@@ -71,8 +73,8 @@ def _text(content: Any) -> Any:
             raise PydanticCustomError(
                 "content", "part {i} must have the type text: other parts are not supported", {"i": i}
             )
-        if set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise PydanticCustomError("content", "part {i} must have the fields type and text only", {"i": i})
+        if not isinstance(part.get("text"), str):
+            raise PydanticCustomError("content", "text of part {i} must be a string", {"i": i})
     return "".join(part["text"] for part in content)
 
 
@@ -80,7 +82,6 @@ _TEXT_PART = {
     "type": "object",
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
     "required": ["type", "text"],
-    "additionalProperties": False,
 }
 Text = Annotated[
     str,

@@ -157,6 +157,11 @@ class Settings(BaseModel):
     dead_letter_ttl: float = Field(604_800, gt=0, description="seconds that a dead letter is kept")
     max_connections: int = Field(20_000, ge=1, description="maximum open connections of one API process")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum bytes of a request body")
+    strict_fields: bool = Field(
+        False,
+        description="refuse request bodies with unknown fields; otherwise they are ignored, and named in the "
+        "response header `x-headrace-ignored-fields`",
+    )
     max_header_bytes: int = Field(32_768, ge=1024, description="maximum bytes of request line and headers")
     max_headers: int = Field(100, ge=10, description="maximum headers of a request")
     head_timeout: float = Field(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -46,16 +47,13 @@ def nesting(text: str) -> int:
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
-def containers(data: bytes, enough: int) -> int:
-    """Return how many objects and arrays JSON `data` opens; exact only if more than `enough`.
+def occurrences(data: bytes, marks: Sequence[bytes], enough: int) -> int:
+    """Return how often `marks` occur outside the strings of JSON `data`; exact only if more than `enough`.
 
     Strings are left out only then, since finding them takes some 10 ms per MB.
     """
-    count = data.count(b"[") + data.count(b"{")
-    if count > enough:
-        outside = _STRING.sub(b"", data)
-        count = outside.count(b"[") + outside.count(b"{")
-    return count
+    count = sum(map(data.count, marks))
+    return sum(map(_STRING.sub(b"", data).count, marks)) if count > enough else count
 
 
 def encodable(value: Any) -> bool:

@@ -63,10 +63,16 @@ class Limits:
     tool_calls: int = 128  # in one message
     log_tokens: int = 262_144  # in one answer, all choices together
     timeout: float = 86_400.0
+    strict_fields: bool = False  # refuse unknown fields
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Limits:
-        return cls(n=settings.max_n, log_tokens=settings.log_tokens, timeout=settings.max_timeout)
+        return cls(
+            n=settings.max_n,
+            log_tokens=settings.log_tokens,
+            timeout=settings.max_timeout,
+            strict_fields=settings.strict_fields,
+        )
 
     @classmethod
     def widest(cls) -> Limits:

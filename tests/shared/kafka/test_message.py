@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import HeadraceError
+from shared.errors import HeadraceError, InvalidRequest
 from shared.kafka import topics
 from shared.kafka.message import (
+    IGNORED,
     KafkaRequest,
     Order,
     Outgoing,
@@ -48,6 +49,11 @@ def read(record: Record, now: float = 100.0) -> Order:
 def plain(**fields: object) -> Record:
     body = {"model": MODEL, "prompt": "hi", **fields}
     return Record(TOPIC, 0, 0, None, json.dumps(body).encode())
+
+
+def ended(order: Order) -> Job:
+    record = RequestRecord(order.request.id, MODEL, "t", PriorityClass.BATCH, RequestState.COMPLETED, 1.0)
+    return Job.ended(record, Answer(), "fp")
 
 
 def called(arguments: str) -> list[dict[str, object]]:
@@ -124,6 +130,15 @@ def test_headers_are_checked_by_name(name: str, value: bytes, code: str) -> None
     assert refused.value.code == code
 
 
+def test_unknown_fields_are_named_in_the_result_or_refused() -> None:
+    order = read(plain(keep_alive="5m", webhook={}))
+    result = result_record(order, ended(order))
+    assert dict(result.headers)[IGNORED] == b"keep_alive, webhook"
+    assert IGNORED not in dict(result_record(read(plain()), ended(order)).headers)
+    with pytest.raises(InvalidRequest, match="keep_alive"):
+        read_request(plain(keep_alive="5m"), INFO, Limits(strict_fields=True), 10_000, 100.0)
+
+
 def test_a_request_of_the_api_is_read_unchanged_without_a_result() -> None:
     request = make_request(priority=PriorityClass.INTERACTIVE)
     order = read(came(api_record(request)))
@@ -133,11 +148,7 @@ def test_a_request_of_the_api_is_read_unchanged_without_a_result() -> None:
 def test_a_result_names_its_request_and_carries_the_trace() -> None:
     body = KafkaRequest(model=MODEL, prompt="hi")
     order = read(came(request_record(TOPIC, body, event_id="e1", source="/me", key=b"k", extra=(TRACE,)), 7))
-    job = Job.ended(
-        RequestRecord(order.request.id, MODEL, "t", PriorityClass.BATCH, RequestState.COMPLETED, 1.0),
-        Answer(),
-        "fp",
-    )
+    job = ended(order)
     result = came(result_record(order, job))
     assert (result.topic, result.key, read_result(result)) == (topics.RESULTS, b"k", job)
     assert TRACE in result.headers

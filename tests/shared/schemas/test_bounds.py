@@ -165,7 +165,7 @@ def leaves(node: dict[str, Any], definitions: dict[str, Any], path: Path = ()) -
     if "enum" in node or "const" in node or branches:
         return
     kind = node.get("type", "any")
-    fixed = kind == "object" and node.get("additionalProperties") is False
+    fixed = kind == "object" and "properties" in node  # unknown fields are ignored
     if kind not in ("null", "boolean") and not fixed:
         yield Leaf(path, kind, node)
     if node.get("maxItems") != 0 and isinstance(node.get("items"), dict):

@@ -11,7 +11,7 @@ from shared.errors import InvalidRequest
 from shared.schemas.openai.chat import ChatRequest
 from shared.schemas.openai.completions import CompletionRequest
 from shared.schemas.openai.responses import ResponseRequest
-from shared.schemas.parsing import MAX_CONTAINERS, MAX_ERRORS, InvalidFields, validate
+from shared.schemas.parsing import MAX_ERRORS, MAX_FIELDS, InvalidFields, validate
 
 MANY = 20_000
 USER = {"role": "user", "content": "hi"}
@@ -50,12 +50,12 @@ def test_a_list_reports_its_first_wrong_element(
 
 def test_many_errors_are_counted_only() -> None:
     """Given MAX_ERRORS wrong fields, each is reported; given one more, their number."""
-    most = refused(ChatRequest, messages=[USER], **{f"a{i}": 1 for i in range(MAX_ERRORS)})
+    most = refused(ChatRequest, messages=[USER], logit_bias={f"a{i}": 1 for i in range(MAX_ERRORS)})
     more = refused(ChatRequest, messages=[USER], logit_bias={f"a{i}": 1 for i in range(MAX_ERRORS + 1)})
 
     assert isinstance(most, InvalidFields)
     assert len(most.fields) == MAX_ERRORS
-    assert more.message == f"{MAX_ERRORS + 1} fields are wrong or unknown"
+    assert more.message == f"{MAX_ERRORS + 1} fields are wrong"
 
 
 def test_too_many_arrays_are_refused_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,13 @@ def test_too_many_arrays_are_refused_before_parsing(monkeypatch: pytest.MonkeyPa
     assert refusal.message == "the body must have at most 50000 arrays and objects, got 1000002"
 
 
-def test_brackets_inside_strings_do_not_count() -> None:
-    content = '[{"\\' * MAX_CONTAINERS
+def test_too_many_fields_are_refused_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChatRequest, "model_validate_json", lambda data: pytest.fail("the body was parsed"))
+    refusal = refused(ChatRequest, **{str(i): 0 for i in range(MAX_FIELDS)})
+    assert refusal.message == "the body must have at most 100000 fields, got 100001"
+
+
+def test_marks_inside_strings_do_not_count() -> None:
+    content = '[{"\\:' * MAX_FIELDS
     body = {"model": "m", "messages": [{"role": "user", "content": content}]}
     assert validate(json.dumps(body).encode(), ChatRequest).messages[0].content == content

@@ -46,6 +46,19 @@ class MessageItem(msgspec.Struct, tag="message", tag_field="type", kw_only=True)
         return Message("system" if self.role == "developer" else self.role, text)
 
 
+class ReasoningText(msgspec.Struct, tag="reasoning_text", tag_field="type"):
+    text: str
+
+
+class ReasoningItem(msgspec.Struct, tag="reasoning", tag_field="type", kw_only=True):
+    """Reasoning of the model before its answer. Nothing summarizes it."""
+
+    id: str
+    status: Status = "completed"
+    summary: list[None] = []
+    content: list[ReasoningText]
+
+
 class FunctionCallItem(msgspec.Struct, tag="function_call", tag_field="type", kw_only=True):
     """A call that the model made; `arguments` is JSON text."""
 
@@ -71,7 +84,7 @@ class FunctionOutputItem(msgspec.Struct, tag="function_call_output", tag_field="
         return Message("tool", self.output, tool_call_id=self.call_id)
 
 
-OutputItem = MessageItem | FunctionCallItem
+OutputItem = ReasoningItem | MessageItem | FunctionCallItem
 Item = MessageItem | FunctionCallItem | FunctionOutputItem
 
 
@@ -88,12 +101,12 @@ def to_messages(items: Iterable[Item]) -> list[Message]:
 
 
 def conversation_items(output: Iterable[OutputItem]) -> list[Item]:
-    """Return an answer's items for later responses: without log-probabilities and incomplete calls."""
+    """Return an answer's items for later responses: without reasoning, log-probabilities and incomplete calls."""
     items: list[Item] = []
     for item in output:
         if isinstance(item, MessageItem):
             items.append(msgspec.structs.replace(item, content=[type(part)(part.text) for part in item.content]))
-        elif item.status == "completed":
+        elif isinstance(item, FunctionCallItem) and item.status == "completed":
             items.append(item)
     return items
 

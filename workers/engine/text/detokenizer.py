@@ -49,12 +49,21 @@ class TextStream:
     """Detokenizer whose text ends before the first stop string.
 
     Text is held back only while it may be the beginning of a stop string.
+
+    Attributes:
+        length: number of characters so far, including those that are held back or cut off.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stop: tuple[str, ...] = ()) -> None:
+        self.length = 0
+        self._decode = decode
         self._detokenizer = Detokenizer(decode)
         self._stop = stop
         self._held = ""
+
+    def token_length(self, token_id: int) -> int:
+        """Return the number of characters of a token alone, as this stream shows it."""
+        return len(self._decode([token_id]))
 
     def feed(self, token_id: int) -> tuple[str, bool]:
         """Add a token. Return the text that is now visible, and whether a stop string ended the answer."""
@@ -72,6 +81,7 @@ class TextStream:
         return text, stopped
 
     def _cut_at_stop(self, new: str) -> tuple[str, bool]:
+        self.length += len(new)
         text = self._held + new
         ends = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         return (text[: min(ends)], True) if ends else (text, False)

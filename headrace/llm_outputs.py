@@ -79,8 +79,12 @@ class RequestOutput:
 
 
 def _logprobs(token: Token) -> dict[int, Logprob]:
-    """Return the log-probabilities of the most likely tokens, in order, and of the drawn one."""
-    assert token.logprobs is not None  # the parameters asked for them
+    """Return the log-probabilities of the most likely tokens, in order, and of the drawn one.
+
+    A token of reasoning that is not included has none.
+    """
+    if token.logprobs is None:
+        return {}
     by_id = {i: Logprob(value, rank, piece) for rank, (i, value, piece) in enumerate(token.logprobs.top, 1)}
     by_id.setdefault(token.id, Logprob(token.logprobs.logprob, None, token.logprobs.piece))
     return by_id

@@ -114,6 +114,8 @@ class Sequence:
         reasoning = None
         if self.reasoning_parser is not None:
             reasoning, text = self.reasoning_parser.feed(token_id, text, self.text.length, last=self.ended)
+            if reasoning is not None and not self.params.include_reasoning:  # the token is counted, but not shown
+                reasoning, logprobs = "", None
         if self.tool_parser is None:
             return Token(self.choice, token_id, text, self.finish_reason, logprobs, reasoning=reasoning)
         text, calls = self.tool_parser.feed(text, last=self.ended)

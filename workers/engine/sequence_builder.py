@@ -54,13 +54,15 @@ class SequenceBuilder:
         return sequence
 
     def _reasoning_parser(self, request: EngineRequest, text: TextStream) -> ReasoningParser | None:
-        form = self._tokenizer.reasoning_format
-        if form is None or not request.separates_reasoning:
+        form, budget = self._tokenizer.reasoning_format, request.params.thinking_token_budget
+        if form is None or not (request.separates_reasoning or budget is not None):
             return None
         return ReasoningParser(
             form,
             request.prompt,
             self._eos_token_ids,
             tag_lengths=(text.token_length(form.start_id), text.token_length(form.end_id)),
+            budget=budget,
+            separates=request.separates_reasoning,
             trims_content=request.params.structured_outputs is None,  # its space may be part of the answer
         )

@@ -31,6 +31,7 @@ class ReasoningParser:
         prompt, turn_ends: see `ReasoningFormat.stage_after`.
         tag_lengths: number of characters of the start and the end tag in the visible text; 0 if they are hidden.
         budget: most tokens of reasoning; then its end is forced. None for no limit.
+        separates: False to leave the text as it is, with the tags.
         trims_content: remove the space between reasoning and content.
 
     Attributes:
@@ -46,6 +47,7 @@ class ReasoningParser:
         *,
         tag_lengths: tuple[int, int],
         budget: int | None = None,
+        separates: bool = True,
         trims_content: bool = True,
     ) -> None:
         self.stage = form.stage_after(prompt, turn_ends)
@@ -53,6 +55,7 @@ class ReasoningParser:
         self._form = form
         self._start_length, self._end_length = tag_lengths
         self._budget = budget
+        self._separates = separates
         self._num_forced = 0
         reasons = self.stage is Stage.REASONING
         self._parts = [(0, _Part.REASONING if reasons else _Part.CONTENT)]  # each from a position in the text
@@ -92,6 +95,8 @@ class ReasoningParser:
         """
         reasons = self._advance(token_id, settled)
         self._settled = settled
+        if not self._separates:
+            return None, text
         self._buffer += text
         if self.stage is Stage.UNDECIDED and not last:  # space: it is dropped if reasoning follows
             return None, ""

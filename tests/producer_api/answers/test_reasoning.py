@@ -217,7 +217,8 @@ async def test_a_response_has_a_reasoning_item(api: str, worker: ScriptedWorker)
     assert message["content"][0]["logprobs"] == []
     assert function["type"] == "function_call"
     assert stored["output"] == [item, message, function]
-    assert "hmm" not in str(follow_up.messages)
+    turn = (follow_up.messages or ())[1]
+    assert (turn.role, turn.content, turn.reasoning, len(turn.tool_calls)) == ("assistant", "Yes", "hmm", 1)
 
 
 async def test_answers_without_reasoning_do_not_change(api: str, worker: ScriptedWorker) -> None:

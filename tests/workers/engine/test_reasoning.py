@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from headrace import LLM
 from shared.protocol import (
     FinishReason,
     Function,
@@ -19,7 +21,7 @@ from shared.protocol import (
     count_reasoning,
 )
 from tests.support.engine_driver import drain, load
-from tests.support.reasoning_model import END_THINK, THINK, TURN_END, save_reasoning_model
+from tests.support.reasoning_model import END_THINK, OPENING_TEMPLATE, THINK, TURN_END, save_reasoning_model
 from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec, EngineRequest
 
@@ -31,8 +33,13 @@ TOOLS = ConstraintSpec(None, Tools((FUNCTION,), required=True, parallel=False))
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return load(save_reasoning_model(tmp_path_factory.mktemp("reasoning")))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reasoning_model(tmp_path_factory.mktemp("reasoning"))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Engine:
+    return load(folder)
 
 
 def ask(
@@ -175,10 +182,35 @@ def test_the_parser_changes_no_token(engine: Engine) -> None:
     assert "</think>" in content(together)
 
 
-def test_off_leaves_the_tags_in_the_text(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> None:
-    off = load(save_reasoning_model(tmp_path_factory.mktemp("off")), reasoning_parser="off")
+def test_off_leaves_the_tags_in_the_text(engine: Engine, folder: Path) -> None:
+    off = load(folder, reasoning_parser="off")
     tokens = answer(off, ask(off))
     assert tokens == answer(engine, dataclasses.replace(ask(engine), separates_reasoning=False))
+
+
+def test_preempted_answers_do_not_change(engine: Engine, folder: Path) -> None:
+    """Given a cache for few of the answers, expect the reasoning, its forced end and the rest as before."""
+    params = msgspec.structs.replace(PARAMS, thinking_token_budget=4, n=4, logit_bias={TURN_END: -100.0})
+    engine.add(ask(engine, params=params))
+    expected = drain(engine).tokens
+    small = load(folder, num_kv_blocks=9)
+    small.add(ask(small, params=params))
+    assert drain(small).tokens == expected
+    assert small.stats().preemptions
+
+
+def test_the_python_class_returns_the_reasoning(tmp_path: Path) -> None:
+    llm = LLM(save_reasoning_model(tmp_path, OPENING_TEMPLATE), kv_cache_gib=0.01)
+    chat = [{"role": "user", "content": "Hi"}]
+    params = msgspec.structs.replace(PARAMS, max_tokens=30, thinking_token_budget=5, logprobs=1)
+    [shown] = llm.chat(chat, params, use_tqdm=False)
+    [hidden] = llm.chat(chat, msgspec.structs.replace(params, include_reasoning=False), use_tqdm=False)
+    assert shown.outputs[0].reasoning
+    assert hidden.outputs[0].reasoning == ""
+    assert hidden.outputs[0].text == shown.outputs[0].text != ""
+    assert hidden.outputs[0].token_ids == shown.outputs[0].token_ids
+    assert len(hidden.outputs[0].logprobs or ()) == 30
+    assert llm.generate("Hi", params, use_tqdm=False)[0].outputs[0].reasoning == ""
 
 
 def test_neighbours_keep_their_answers(engine: Engine) -> None:

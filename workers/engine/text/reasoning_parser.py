@@ -111,21 +111,19 @@ class ReasoningParser:
         reasons = self.stage is Stage.REASONING and token_id != self._form.end_id and not forced
         self.num_tokens += reasons
         match self.stage:
+            case _ if token_id == self._form.end_id:  # in content, it is repeated
+                self._omit(self._end_length, settled, _Part.CONTENT)
+                self.stage = Stage.CLOSING if forced and not closed else Stage.CONTENT
             case Stage.UNDECIDED if token_id == self._form.start_id:
                 self.stage, self._trims_next = Stage.REASONING, self._trims_content
                 self._parts = [(0, _Part.NEITHER), (settled, _Part.REASONING)]
             case Stage.UNDECIDED if self._form.token_text(token_id).strip():
                 self.stage = Stage.CONTENT
-            case Stage.REASONING if token_id == self._form.end_id:
-                self._omit(self._end_length, settled, _Part.CONTENT)
-                self.stage = Stage.CLOSING if forced and not closed else Stage.CONTENT
             case Stage.REASONING if token_id == self._form.start_id:  # repeated
                 self._omit(self._start_length, settled, _Part.REASONING)
             case Stage.CLOSING:
                 self._omit(settled - self._settled, settled, _Part.CONTENT)
                 self.stage = Stage.CLOSING if forced and not closed else Stage.CONTENT
-            case Stage.CONTENT if token_id == self._form.end_id:  # repeated
-                self._omit(self._end_length, settled, _Part.CONTENT)
         return reasons
 
     def _omit(self, length: int, settled: int, then: _Part) -> None:

@@ -92,6 +92,7 @@ def parse(
         ("\nYes.", "", "\nYes."),
         (" ", "", " "),
         ("a<think>b", "", "a<think>b"),
+        ("</think>a", "", "a"),
         ("<think><think>a</think></think>\nb</think> c", "a", "b c"),
         ('<think>x <tool_call>{"a": 1}</tool_call> y</think>z', 'x <tool_call>{"a": 1}</tool_call> y', "z"),
     ],

@@ -27,16 +27,17 @@ class Stage(Enum):
 
 @dataclass(frozen=True)
 class ReasoningTags:
-    """Spelling of one format; `closing` is the text that ends reasoning by force, with the space around its tag."""
+    """Spelling of one format; `before` and `after` are the space that its models write around the end tag."""
 
     name: str
     start: str
     end: str
-    closing: str
+    before: str = ""
+    after: str = ""
 
 
-THINK = ReasoningTags("think", "<think>", "</think>", "\n</think>\n\n")
-MISTRAL = ReasoningTags("mistral", "[THINK]", "[/THINK]", "[/THINK]")
+THINK = ReasoningTags("think", "<think>", "</think>", before="\n", after="\n\n")
+MISTRAL = ReasoningTags("mistral", "[THINK]", "[/THINK]")
 FORMATS = {tags.name: tags for tags in (THINK, MISTRAL)}
 
 
@@ -45,7 +46,7 @@ class ReasoningFormat:
     """Format of reasoning in the tokens of one vocabulary.
 
     Attributes:
-        closing: the tokens that end reasoning by force; `end_id` is one of them.
+        closing: the tokens that end reasoning by force: `end_id`, with the space around it.
         token_text: text of a single token.
     """
 
@@ -82,6 +83,7 @@ def find_format(
     Args:
         chosen: a name in FORMATS, "off", or "auto" for the format whose end tag the chat template contains.
         token_id: id of the token with this spelling, None if the vocabulary has none.
+        encode: returns the tokens of a text, without those that the tokenizer adds around it.
 
     Raises:
         ConfigError: the vocabulary lacks the tags of the chosen format.
@@ -92,7 +94,7 @@ def find_format(
     for tags in wanted:
         start, end = token_id(tags.start), token_id(tags.end)
         if start is not None and end is not None:
-            return ReasoningFormat(start, end, tuple(encode(tags.closing)), token_text)
+            return ReasoningFormat(start, end, (*encode(tags.before), end, *encode(tags.after)), token_text)
     if chosen == "auto":
         return None
     tags = FORMATS[chosen]

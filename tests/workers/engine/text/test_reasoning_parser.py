@@ -183,7 +183,7 @@ def test_the_format_is_detected_or_chosen() -> None:
     vocabulary = {**hf.get_vocab(), "[THINK]": 300, "[/THINK]": 301}
 
     def found(chosen: str, template: str) -> tuple[int, int] | None:
-        form = find_format(chosen, template, vocabulary.get, lambda text: [1], str)  # type: ignore[arg-type]
+        form = find_format(chosen, template, vocabulary.get, lambda text: [], str)  # type: ignore[arg-type]
         return None if form is None else (form.start_id, form.end_id)
 
     assert found("auto", TEMPLATE) == (THINK, END_THINK)

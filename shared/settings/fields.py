@@ -120,8 +120,8 @@ class Settings(BaseModel):
     reasoning_parser: ReasoningParserName = Field(
         "auto",
         description="format in which the model writes its reasoning, which chats return apart from the text; "
-        "think: <think> … </think>; mistral: [THINK] … [/THINK]; auto: the one that the model's chat template and "
-        "tokenizer have, if any; off: nothing is set apart",
+        "think: `<think> … </think>`; mistral: `[THINK] … [/THINK]`; auto: the one that the model's chat template "
+        "and tokenizer have, if any; off: nothing is set apart",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of one engine; default: the number of cores")
     max_model_len: int | None = Field(

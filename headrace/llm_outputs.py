@@ -40,7 +40,7 @@ class CompletionOutput:
     def extend(self, token: Token) -> None:
         """Add the choice's next token."""
         self.text += token.text
-        self.reasoning += token.reasoning or ""
+        self.reasoning += token.reasoning
         self.token_ids.append(token.id)
         self.finish_reason = token.finish_reason and token.finish_reason.value
         if self.logprobs is not None:

@@ -138,6 +138,5 @@ class ChatFraming:
 def _added(tokens: Sequence[Token]) -> tuple[str, str]:
     """Return what tokens add to the text and to the reasoning. There is nearly always one."""
     if len(tokens) == 1:
-        return tokens[0].text, tokens[0].reasoning or ""
-    text = "".join([token.text for token in tokens])
-    return text, "".join([token.reasoning for token in tokens if token.reasoning])
+        return tokens[0].text, tokens[0].reasoning
+    return "".join([token.text for token in tokens]), "".join([token.reasoning for token in tokens])

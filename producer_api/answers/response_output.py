@@ -65,7 +65,7 @@ class Output:
         """Add a token."""
         if token.reasoning:
             yield from self._add_reasoning(token.reasoning)
-        if token.logprobs is not None and token.reasoning is None:
+        if token.logprobs is not None and not token.is_reasoning:
             self._pending.append(TokenLogprob.from_token(token))
         if token.text:
             yield from self._add_text(token.text)

@@ -66,7 +66,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
     `text` is the addition to the choice's visible text. It may be empty: half a character, or the possible start of
     a stop string, is held back until a later token. Text of a tool call is in `calls` instead, and text of the
-    model's reasoning in `reasoning`, which is None if the token is not one of reasoning.
+    model's reasoning in `reasoning`. `is_reasoning` is true for the tokens of the reasoning without its tags, even
+    if a later token adds their text.
     """
 
     choice: int
@@ -75,12 +76,13 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     logprobs: TokenLogprobs | None = None
     calls: tuple[CallDelta, ...] = ()
-    reasoning: str | None = None
+    reasoning: str = ""
+    is_reasoning: bool = False
 
 
 def count_reasoning(tokens: Iterable[Token]) -> int:
     """Return the number of tokens of reasoning."""
-    return sum(token.reasoning is not None for token in tokens)
+    return sum(token.is_reasoning for token in tokens)
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):

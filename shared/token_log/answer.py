@@ -27,7 +27,7 @@ class Choice:
 
     @property
     def reasoning(self) -> str:
-        return "".join(token.reasoning for token in self.tokens if token.reasoning)
+        return "".join(token.reasoning for token in self.tokens)
 
 
 class Answer:

@@ -111,17 +111,18 @@ class Sequence:
             raise EngineFailed("the request's grammar does not accept a generated token")
         self.tokens.append(token_id)
         text, self.finish_reason = self._detokenize(token_id)
-        reasoning = None
-        if self.reasoning_parser is not None:
-            reasoning, text = self.reasoning_parser.feed(token_id, text, self.text.length, last=self.ended)
-            if reasoning is not None and not self.params.include_reasoning:  # the token is counted, but not shown
-                reasoning, logprobs = "", None
+        reasoning, is_reasoning = "", False
+        if (parser := self.reasoning_parser) is not None:
+            reasoning, text = parser.feed(token_id, text, self.text.length, last=self.ended)
+            is_reasoning = parser.in_reasoning
+            if not self.params.include_reasoning:  # the tokens are counted, but not shown
+                reasoning, logprobs = "", None if is_reasoning else logprobs
         if self.tool_parser is None:
-            return Token(self.choice, token_id, text, self.finish_reason, logprobs, reasoning=reasoning)
+            return Token(self.choice, token_id, text, self.finish_reason, logprobs, (), reasoning, is_reasoning)
         text, calls = self.tool_parser.feed(text, last=self.ended)
         if self.finish_reason is FinishReason.STOP and self.tool_parser.has_call:
             self.finish_reason = FinishReason.TOOL_CALLS
-        return Token(self.choice, token_id, text, self.finish_reason, logprobs, calls, reasoning)
+        return Token(self.choice, token_id, text, self.finish_reason, logprobs, calls, reasoning, is_reasoning)
 
     def _detokenize(self, token_id: int) -> tuple[str, FinishReason | None]:
         """Return the text that the last token adds, and the finish reason if the choice ends with it."""

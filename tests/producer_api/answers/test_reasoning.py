@@ -33,7 +33,8 @@ SAMPLING: dict[str, Any] = {
     "thinking_token_budget": 9,
 }
 # a thought, its end, and an answer
-TOKENS = (Token(0, 1, "", reasoning="hm"), Token(0, 2, "", reasoning="m"), Token(0, 3, ""), Token(0, 4, "Yes"))
+THOUGHT = (Token(0, 1, "", reasoning="hm", is_reasoning=True), Token(0, 2, "", reasoning="m", is_reasoning=True))
+TOKENS = (*THOUGHT, Token(0, 3, ""), Token(0, 4, "Yes"))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ async def test_the_openai_package_reads_the_reasoning(api: str, worker: Scripted
 
 
 async def test_a_response_has_a_reasoning_item(api: str, worker: ScriptedWorker) -> None:
-    scored = Token(0, 1, "", None, TokenLogprobs(-1.0, (), "x"), reasoning="hm")
+    scored = Token(0, 1, "", None, TokenLogprobs(-1.0, (), "x"), reasoning="hm", is_reasoning=True)
     call = (Token(0, 6, "", None, None, (CallDelta(0, "f", "{}"),)), Token(0, 7, "", FinishReason.TOOL_CALLS))
     async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         body = {**BODY, "include": ["message.output_text.logprobs"]}

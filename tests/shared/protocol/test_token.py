@@ -19,6 +19,6 @@ def test_readers_of_an_earlier_version_take_tokens_of_reasoning() -> None:
         id: int
         text: str
 
-    written = encode(Token(0, 7, "", reasoning="a"))
+    written = encode(Token(0, 7, "", reasoning="a", is_reasoning=True))
     assert msgspec.json.decode(written, type=Token).reasoning == "a"
     assert msgspec.json.decode(written, type=EarlierToken) == EarlierToken(0, 7, "")

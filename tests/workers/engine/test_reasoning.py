@@ -65,7 +65,7 @@ def answer(engine: Engine, request: EngineRequest) -> list[Token]:
 
 
 def reasoning(tokens: list[Token]) -> str:
-    return "".join(token.reasoning or "" for token in tokens)
+    return "".join(token.reasoning for token in tokens)
 
 
 def content(tokens: list[Token]) -> str:
@@ -146,7 +146,7 @@ def test_a_required_call_follows_the_reasoning(engine: Engine) -> None:
 def test_reasoning_without_an_end_takes_the_whole_answer(engine: Engine) -> None:
     params = SamplingParams(max_tokens=12, seed=1, logit_bias={END_THINK: -100.0, TURN_END: -100.0})
     tokens = answer(engine, ask(engine, params=params))
-    assert all(token.reasoning is not None for token in tokens)
+    assert all(token.is_reasoning for token in tokens)
     assert content(tokens) == ""
     assert tokens[-1].finish_reason is FinishReason.LENGTH
 
@@ -158,7 +158,7 @@ def test_hidden_reasoning_is_counted(engine: Engine) -> None:
     assert [token.id for token in hidden] == [token.id for token in shown]
     assert count_reasoning(hidden) == count_reasoning(shown)
     assert (reasoning(hidden), content(hidden)) == ("", content(shown))
-    assert all((token.logprobs is None) == (token.reasoning is not None) for token in hidden)
+    assert all((token.logprobs is None) == token.is_reasoning for token in hidden)
     assert all(token.logprobs is not None for token in shown)
 
 

@@ -37,6 +37,7 @@ class ReasoningParser:
     Attributes:
         stage: the stage after the tokens so far.
         num_tokens: tokens of reasoning so far, without tags and forced tokens.
+        in_reasoning: True if the last token was one of these, and reasoning is separated.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ReasoningParser:
         trims_content: bool = True,
     ) -> None:
         self.stage = form.stage_after(prompt, turn_ends)
+        self.in_reasoning = False
         self.num_tokens = 0
         self._form = form
         self._start_length, self._end_length = tag_lengths
@@ -82,34 +84,31 @@ class ReasoningParser:
         spent = self.stage is Stage.REASONING and self._budget is not None and self.num_tokens >= self._budget
         return self._form.closing[self._num_forced] if spent or self.stage is Stage.CLOSING else None
 
-    def feed(self, token_id: int, text: str, settled: int, *, last: bool) -> tuple[str | None, str]:
-        """Add a token.
+    def feed(self, token_id: int, text: str, settled: int, *, last: bool) -> tuple[str, str]:
+        """Add a token. Return the additions to reasoning and content.
 
         Args:
             text: the text that became visible with it.
             settled: number of characters of all tokens so far, visible or not.
             last: the answer ends with this token.
-
-        Returns:
-            The additions to reasoning and content. The former is None if the token is not one of reasoning.
         """
-        reasons = self._advance(token_id, settled)
+        self._advance(token_id, settled)
         self._settled = settled
         if not self._separates:
-            return None, text
+            self.in_reasoning = False
+            return "", text
         self._buffer += text
         if self.stage is Stage.UNDECIDED and not last:  # space: it is dropped if reasoning follows
-            return None, ""
-        reasoning, content = self._split()
-        return (reasoning if reasons or reasoning else None), content
+            return "", ""
+        return self._split()
 
-    def _advance(self, token_id: int, settled: int) -> bool:
-        """Move to the stage after a token. Return whether it is a token of reasoning."""
+    def _advance(self, token_id: int, settled: int) -> None:
+        """Move to the stage after a token."""
         forced = token_id == self.forced_token
         self._num_forced += forced
         closed = self._num_forced == len(self._form.closing)
-        reasons = self.stage is Stage.REASONING and token_id != self._form.end_id and not forced
-        self.num_tokens += reasons
+        self.in_reasoning = self.stage is Stage.REASONING and token_id != self._form.end_id and not forced
+        self.num_tokens += self.in_reasoning
         match self.stage:
             case _ if token_id == self._form.end_id:  # in content, it is repeated
                 self._omit(self._end_length, settled, _Part.CONTENT)
@@ -124,7 +123,6 @@ class ReasoningParser:
             case Stage.CLOSING:
                 self._omit(settled - self._settled, settled, _Part.CONTENT)
                 self.stage = Stage.CLOSING if forced and not closed else Stage.CONTENT
-        return reasons
 
     def _omit(self, length: int, settled: int, then: _Part) -> None:
         """Leave out the token's last characters; the text after them belongs to `then`."""

@@ -68,13 +68,12 @@ def parse(
         if last and not stopped:
             shown += stream.flush()[0]
         reasoning, content = parser.feed(token_id, shown, stream.length, last=last)
-        found.counted += reasoning is not None
-        found.reasoning += reasoning or ""
+        found.counted += parser.in_reasoning
+        found.reasoning += reasoning
         found.content += content
         if last:
             break
-    if not stop:  # which may delay text of the reasoning beyond its end
-        assert found.counted == parser.num_tokens
+    assert found.counted == parser.num_tokens
     found.stage = parser.stage
     return found
 
@@ -139,7 +138,7 @@ def test_a_quoted_tag_is_text(tokenizer: Tokenizer) -> None:
     text = ""
     for token_id in spelled:
         shown, _ = stream.feed(token_id)
-        text += parser.feed(token_id, shown, stream.length, last=False)[0] or ""
+        text += parser.feed(token_id, shown, stream.length, last=False)[0]
     assert (text, parser.stage) == ("a </think>", Stage.REASONING)
 
 
@@ -170,6 +169,12 @@ def test_a_spent_budget_forces_the_end(tokenizer: Tokenizer, budget: int) -> Non
     assert found.reasoning == "abc"[:budget]
     assert found.counted == budget
     assert found.content == "abcdef\n"[budget:]  # the space around the forced tag is not content
+
+
+def test_a_budget_may_end_within_a_character(tokenizer: Tokenizer) -> None:
+    """Given a character cut by the budget, expect its rest not to count as another token of reasoning."""
+    found = parse(tokenizer, "<think>aé</think>b", budget=2)
+    assert (found.reasoning, found.counted) == ("a\N{REPLACEMENT CHARACTER}", 2)
 
 
 def test_a_budget_that_is_not_spent_changes_nothing(tokenizer: Tokenizer) -> None:

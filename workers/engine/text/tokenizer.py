@@ -69,7 +69,7 @@ class Tokenizer:
             self._template(with_tools=False),
             backend.token_to_id,
             lambda text: self.encode(text, special=False),
-            self.token_text,
+            lambda token_id: self.decode_all([token_id]),
         )
 
     def _template(self, *, with_tools: bool) -> str:

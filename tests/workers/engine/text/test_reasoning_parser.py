@@ -183,6 +183,28 @@ def test_a_budget_that_is_not_spent_changes_nothing(tokenizer: Tokenizer) -> Non
     assert parse(tokenizer, "abc", budget=0) == parse(tokenizer, "abc")
 
 
+@pytest.mark.parametrize("calls", [False, True])
+def test_tags_may_be_hidden_special_tokens(tmp_path: Path, calls: bool) -> None:
+    """Given Magistral's tags, which the text does not show, expect the same parts."""
+    hf = reasoning_tokenizer("{{ messages[0].content }}{# [THINK] [/THINK] #}")
+    hf.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    hf.save_pretrained(save_reasoning_model(tmp_path))
+    tokenizer = Tokenizer(tmp_path)
+    form = tokenizer.reasoning_format
+    assert form is not None
+    assert tokenizer.entry(form.end_id) == "[/THINK]"
+    stream = tokenizer.stream(calls=calls)
+    lengths = (stream.token_length(form.start_id), stream.token_length(form.end_id))
+    assert lengths == (0, 0)
+    parser = ReasoningParser(form, [], frozenset(), tag_lengths=lengths)
+    reasoning = content = ""
+    for token_id in tokenizer.encode("[THINK]hmm[/THINK]Yes."):
+        shown, _ = stream.feed(token_id)
+        thought, answer = parser.feed(token_id, shown, stream.length, last=False)
+        reasoning, content = reasoning + thought, content + answer
+    assert (reasoning, content) == ("hmm", "Yes.")
+
+
 def test_the_format_is_detected_or_chosen() -> None:
     hf = reasoning_tokenizer()
     vocabulary = {**hf.get_vocab(), "[THINK]": 300, "[/THINK]": 301}

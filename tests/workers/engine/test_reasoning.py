@@ -26,7 +26,7 @@ from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec, EngineRequest
 
 # the model thinks for some tokens, because its random answers would rarely have a tag
-PARAMS = SamplingParams(max_tokens=80, seed=11, logit_bias={END_THINK: 6.0, TURN_END: -100.0})
+PARAMS = SamplingParams(max_tokens=30, seed=11, logit_bias={END_THINK: 6.0, TURN_END: -100.0})
 DIGITS = ConstraintSpec(Structured(regex="[0-9]{4}"))
 FUNCTION = Function("f", parameters='{"type": "object", "properties": {}}')
 TOOLS = ConstraintSpec(None, Tools((FUNCTION,), required=True, parallel=False))
@@ -51,6 +51,8 @@ def ask(
 ) -> EngineRequest:
     """Return a request with a chat, after whose generation prompt the template has written `opening`."""
     prompt = engine.tokenizer.encode_chat([Message("user", "Hi")]) + engine.tokenizer.encode(opening)
+    if spec is TOOLS:  # a call has many tokens
+        params = msgspec.structs.replace(params, max_tokens=80)
     request = EngineRequest("r", tuple(prompt), params, separates_reasoning=True)
     if spec is None:
         return request
@@ -141,6 +143,19 @@ def test_a_required_call_follows_the_reasoning(engine: Engine) -> None:
     assert calls[0].name == "f"
     assert json.loads("".join(call.arguments for call in calls)) == {}
     assert tokens[-1].finish_reason is FinishReason.TOOL_CALLS
+
+
+def test_a_call_within_the_reasoning_is_none(engine: Engine) -> None:
+    """Given a whole call in the reasoning, whose budget it takes, expect an answer without calls."""
+    thought = engine.tokenizer.encode('<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>')
+    optional = ConstraintSpec(None, Tools((FUNCTION,)))
+    limits = {"max_tokens": len(thought) + 8, "thinking_token_budget": len(thought)}
+    params = msgspec.structs.replace(PARAMS, logit_bias={TURN_END: 100.0}, **limits)
+    request = dataclasses.replace(ask(engine, optional, params), resumed=(tuple(thought),))
+    tokens = answer(engine, request)
+    assert engine.tokenizer.decode_all([token.id for token in tokens]) == "\n</think>\n\n<|im_end|>"
+    assert not any(token.calls for token in tokens)
+    assert tokens[-1].finish_reason is FinishReason.STOP
 
 
 def test_reasoning_without_an_end_takes_the_whole_answer(engine: Engine) -> None:

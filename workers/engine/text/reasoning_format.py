@@ -8,7 +8,7 @@ References: the chat templates of Qwen 3, QwQ and DeepSeek R1 (`<think>`), and o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -73,7 +73,7 @@ class ReasoningFormat:
 
 def find_format(
     chosen: ReasoningParserName,
-    template: str,
+    template: str | Mapping[str, str] | None,
     token_id: Callable[[str], int | None],
     encode: Callable[[str], list[int]],
     token_text: Callable[[int], str],
@@ -82,6 +82,7 @@ def find_format(
 
     Args:
         chosen: a name in FORMATS, "off", or "auto" for the format whose end tag the chat template contains.
+        template: the checkpoint's chat template, or several by name.
         token_id: id of the token with this spelling, None if the vocabulary has none.
         encode: returns the tokens of a text, without those that the tokenizer adds around it.
 
@@ -90,7 +91,8 @@ def find_format(
     """
     if chosen == "off":
         return None
-    wanted = [FORMATS[chosen]] if chosen != "auto" else [tags for tags in FORMATS.values() if tags.end in template]
+    source = template if isinstance(template, str) else "".join((template or {}).values())
+    wanted = [FORMATS[chosen]] if chosen != "auto" else [tags for tags in FORMATS.values() if tags.end in source]
     for tags in wanted:
         start, end = token_id(tags.start), token_id(tags.end)
         if start is not None and end is not None:

@@ -66,7 +66,7 @@ class Tokenizer:
         )
         self.reasoning_format = find_format(
             reasoning_parser,
-            self._template(with_tools=False),
+            self.hf.chat_template,
             backend.token_to_id,
             lambda text: self.encode(text, special=False),
             lambda token_id: self.decode_all([token_id]),

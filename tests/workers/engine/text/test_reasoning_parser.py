@@ -186,7 +186,7 @@ def test_a_budget_that_is_not_spent_changes_nothing(tokenizer: Tokenizer) -> Non
 @pytest.mark.parametrize("calls", [False, True])
 def test_tags_may_be_hidden_special_tokens(tmp_path: Path, calls: bool) -> None:
     """Given Magistral's tags, which the text does not show, expect the same parts."""
-    hf = reasoning_tokenizer("{{ messages[0].content }}{# [THINK] [/THINK] #}")
+    hf = reasoning_tokenizer("{{ messages[0].content.split('[/THINK]')[-1] }}")
     hf.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
     hf.save_pretrained(save_reasoning_model(tmp_path))
     tokenizer = Tokenizer(tmp_path)
@@ -209,13 +209,15 @@ def test_the_format_is_detected_or_chosen() -> None:
     hf = reasoning_tokenizer()
     vocabulary = {**hf.get_vocab(), "[THINK]": 300, "[/THINK]": 301}
 
-    def found(chosen: str, template: str) -> tuple[int, int] | None:
+    def found(chosen: str, template: str | dict[str, str] | None) -> tuple[int, int] | None:
         form = find_format(chosen, template, vocabulary.get, lambda text: [], str)  # type: ignore[arg-type]
         return None if form is None else (form.start_id, form.end_id)
 
     assert found("auto", TEMPLATE) == (THINK, END_THINK)
     assert found("auto", f"{{{{ '{MISTRAL.end}' }}}}") == (300, 301)
+    assert found("auto", {"default": "", "tool_use": TEMPLATE}) == (THINK, END_THINK)
     assert found("auto", "{{ messages }}") is None
+    assert found("auto", None) is None
     assert found("off", TEMPLATE) is None
     assert found("mistral", TEMPLATE) == (300, 301)
     del vocabulary["[/THINK]"]

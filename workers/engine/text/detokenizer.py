@@ -17,9 +17,13 @@ class Detokenizer:
 
     Each token decodes a window of the last tokens again, because a character's bytes or a word's leading space may
     depend on the token before. Only the last replacement character of a window may still change.
+
+    Attributes:
+        length: number of characters returned so far.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self.length = 0
         self._decode = decode
         self._window: list[int] = []
         self._emitted = 0  # characters of the window's text already returned
@@ -36,12 +40,14 @@ class Detokenizer:
             new += text[self._emitted :]
             self._window = [token_id] if whole else []
             self._emitted = len(self._decode(self._window)) if whole else 0
+        self.length += len(new)
         return new
 
     def flush(self) -> str:
         """Return the text held back; the answer ends here."""
         rest = self._decode(self._window)[self._emitted :]
         self._emitted += len(rest)
+        self.length += len(rest)
         return rest
 
 
@@ -49,17 +55,18 @@ class TextStream:
     """Detokenizer whose text ends before the first stop string.
 
     Text is held back only while it may be the beginning of a stop string.
-
-    Attributes:
-        length: number of characters so far, including those that are held back or cut off.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stop: tuple[str, ...] = ()) -> None:
-        self.length = 0
         self._decode = decode
         self._detokenizer = Detokenizer(decode)
         self._stop = stop
         self._held = ""
+
+    @property
+    def length(self) -> int:
+        """Number of characters so far, including those that are held back or cut off."""
+        return self._detokenizer.length
 
     def token_length(self, token_id: int) -> int:
         """Return the number of characters of a token alone, as this stream shows it."""
@@ -81,7 +88,6 @@ class TextStream:
         return text, stopped
 
     def _cut_at_stop(self, new: str) -> tuple[str, bool]:
-        self.length += len(new)
         text = self._held + new
         ends = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         return (text[: min(ends)], True) if ends else (text, False)

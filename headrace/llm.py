@@ -117,7 +117,7 @@ class LLM:
             InvalidRequest: a prompt or a parameter is invalid; nothing has been computed.
         """
         texts = [_unwrap(prompt) for prompt in _to_list(prompts)]
-        return self._answer(texts, self._tokenize, sampling_params, use_tqdm)
+        return self._answer(texts, self._tokenize, sampling_params, use_tqdm, separates_reasoning=False)
 
     def chat(
         self,
@@ -133,17 +133,25 @@ class LLM:
         """
         is_one = bool(messages) and isinstance(messages[0], Mapping)
         conversations: list[Any] = [messages] if is_one else list(messages)
-        return self._answer(conversations, self._render, sampling_params, use_tqdm)
+        return self._answer(conversations, self._render, sampling_params, use_tqdm, separates_reasoning=True)
 
     def _answer(
-        self, prompts: list[Any], encode: Callable[[Any], list[int]], params: Any, use_tqdm: bool
+        self,
+        prompts: list[Any],
+        encode: Callable[[Any], list[int]],
+        params: Any,
+        use_tqdm: bool,
+        *,
+        separates_reasoning: bool,
     ) -> list[RequestOutput]:
         wire = [self._to_wire(each) for each in _params_by_prompt(params, len(prompts))]
         answers: dict[str, RequestOutput] = {}
         with self._one_call, self._batch(answers):
             for number, (prompt, chosen) in enumerate(zip(prompts, wire, strict=True)):
                 with _naming_prompt(number):
-                    request = _request(str(number), encode(prompt), chosen, self._matcher(chosen))
+                    request = _request(
+                        str(number), encode(prompt), chosen, self._matcher(chosen), separates_reasoning
+                    )
                     answers[request.id] = RequestOutput.from_request(
                         request, prompt if isinstance(prompt, str) else None
                     )
@@ -276,11 +284,15 @@ def _naming_prompt(number: int) -> Iterator[None]:
 
 
 def _request(
-    request_id: str, ids: list[int], params: protocol.SamplingParams, matcher: Callable[[], Matcher] | None
+    request_id: str,
+    ids: list[int],
+    params: protocol.SamplingParams,
+    matcher: Callable[[], Matcher] | None,
+    separates_reasoning: bool,
 ) -> EngineRequest:
     from workers.engine.interface import EngineRequest
 
-    return EngineRequest(request_id, tuple(ids), params, matcher=matcher)
+    return EngineRequest(request_id, tuple(ids), params, matcher=matcher, separates_reasoning=separates_reasoning)
 
 
 def _progress(shown: bool) -> Progress:

@@ -23,7 +23,9 @@ class Logprob:
 
 @dataclass
 class CompletionOutput:
-    """One choice. `logprobs` has a mapping from token id for each token, if the parameters asked for them.
+    """One choice. `reasoning` is what a reasoning model thought before it answered a chat.
+
+    `logprobs` has a mapping from token id for each token, if the parameters asked for them.
 
     `finish_reason` is "stop", "length", or "error" if the engine failed on the request.
     """
@@ -33,10 +35,12 @@ class CompletionOutput:
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     logprobs: list[dict[int, Logprob]] | None = None
+    reasoning: str = ""
 
     def extend(self, token: Token) -> None:
         """Add the choice's next token."""
         self.text += token.text
+        self.reasoning += token.reasoning
         self.token_ids.append(token.id)
         self.finish_reason = token.finish_reason and token.finish_reason.value
         if self.logprobs is not None:
@@ -75,8 +79,12 @@ class RequestOutput:
 
 
 def _logprobs(token: Token) -> dict[int, Logprob]:
-    """Return the log-probabilities of the most likely tokens, in order, and of the drawn one."""
-    assert token.logprobs is not None  # the parameters asked for them
+    """Return the log-probabilities of the most likely tokens, in order, and of the drawn one.
+
+    A token of reasoning that is not included has none.
+    """
+    if token.logprobs is None:
+        return {}
     by_id = {i: Logprob(value, rank, piece) for rank, (i, value, piece) in enumerate(token.logprobs.top, 1)}
     by_id.setdefault(token.id, Logprob(token.logprobs.logprob, None, token.logprobs.piece))
     return by_id

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from shared.protocol import Embed, ErrorInfo, RequestState, Terminal, Token, TokenEvent, Usage
+from shared.protocol import Embed, ErrorInfo, RequestState, Terminal, Token, TokenEvent, Usage, count_reasoning
 from shared.queue.interface import Delivery
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
@@ -21,6 +21,7 @@ class ActiveRequest:
     Attributes:
         held_since: by time.monotonic.
         next_seq: seq of the next token that the engine produces.
+        reasoning_tokens: number of logged tokens of reasoning.
     """
 
     delivery: Delivery
@@ -30,10 +31,12 @@ class ActiveRequest:
     deadline_timer: asyncio.TimerHandle | None = None
     held_since: float = field(default_factory=time.monotonic)
     next_seq: int = field(init=False)
+    reasoning_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.next_seq = self.lease.next_seq
         self.prompt = self.lease.prompt
+        self.reasoning_tokens = count_reasoning(self.history)
 
     @property
     def id(self) -> str:
@@ -87,6 +90,7 @@ class ActiveRequest:
             prefix_salt=prefix_salt,
             lengths=self.lengths,
             dimensions=request.work.dimensions if isinstance(request.work, Embed) else None,
+            separates_reasoning=request.messages is not None,
         )
 
     def append(self, outputs: list[EngineOutput]) -> Append:
@@ -96,6 +100,7 @@ class ActiveRequest:
         prompt = next((output.prompt for output in outputs if output.prompt), ())
         event = TokenEvent(self.next_seq, tokens, None, prompt)
         self.next_seq += len(tokens)
+        self.reasoning_tokens += count_reasoning(tokens)
         if last.finished:
             event = msgspec.structs.replace(event, terminal=self._terminal(last))
         return Append(self.lease, event, len(self.prompt), () if last.finished else self._ids_to_record(event))
@@ -112,7 +117,7 @@ class ActiveRequest:
     def _terminal(self, last: EngineOutput) -> Terminal:
         error = last.error
         state = RequestState.FAILED if error else RequestState.COMPLETED
-        usage = Usage(len(self.prompt), self.next_seq)
+        usage = Usage(len(self.prompt), self.next_seq, self.reasoning_tokens)
         waited = self.lease.started_at - self.delivery.request.created_at
         return Terminal(state, usage, ErrorInfo.from_error(error) if error else None, waited, last.result)
 

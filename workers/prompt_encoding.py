@@ -6,11 +6,14 @@ Tokenizing runs beside the worker's event loop, so that no request waits for the
 from __future__ import annotations
 
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import msgspec
+
 from shared.errors import InvalidRequest
-from shared.protocol import Detokenize, Embed, Request, Result, Tokenize
+from shared.protocol import Detokenize, Embed, PromptOptions, Request, Result, Tokenize
 from shared.validation.request_limits import Limits, check_request
 from workers.engine.interface import Encoder, check_vocabulary
 
@@ -82,6 +85,7 @@ def encode(encoder: Encoder, request: Request, most_tokens: int) -> EncodedReque
         ContextLengthExceeded: a text is certain to have more than `most_tokens`.
     """
     check_request(request, WIDEST_LIMITS)  # another version of the front end may have admitted it
+    request = msgspec.structs.replace(request, prompt_options=with_thinking_switch(request.prompt_options))
     work = request.work
     if isinstance(work, Tokenize):
         return EncodedRequest(result=_tokenize(encoder, request, work, most_tokens))
@@ -102,6 +106,17 @@ def encode(encoder: Encoder, request: Request, most_tokens: int) -> EncodedReque
     if not ids:
         raise InvalidRequest("the prompt must have at least one token", param="prompt")
     return EncodedRequest(tuple(ids))
+
+
+def with_thinking_switch(options: PromptOptions) -> PromptOptions:
+    """Return the options with the variable by which templates like Qwen 3's turn reasoning off, for effort "none".
+
+    Other templates ignore it. The variable of the request itself takes precedence.
+    """
+    if options.reasoning_effort != "none":
+        return options
+    variables = {"enable_thinking": False, **json.loads(options.chat_template_kwargs or "{}")}
+    return msgspec.structs.replace(options, chat_template_kwargs=json.dumps(variables))
 
 
 def _token_ids(encoder: Encoder, request: Request, options: Tokenize, most_tokens: int) -> list[int]:

@@ -68,7 +68,7 @@ def to_chat_completion(job: Job) -> dict[str, Any]:
         choices=[
             Choice(
                 choice.index,
-                AnswerMessage.from_text(choice.text, choice.tool_calls or []),
+                AnswerMessage.from_text(choice.text, choice.reasoning or "", choice.tool_calls or []),
                 choice.finish_reason or FinishReason.STOP,
                 _logprobs(choice.logprobs),
             )

@@ -31,5 +31,6 @@ def show(config: Config = None, as_json: Json = False) -> None:
     for name, value in values.items():
         origin = loaded.origin[name]
         style = "dim" if origin == "default" else "bold"
-        table.add_row(name, escape(str(value)), origin, fields[name].description, style=style)
+        description = escape(fields[name].description or "")
+        table.add_row(name, escape(str(value)), origin, description, style=style)
     Console().print(table)

@@ -238,9 +238,10 @@ class CompletionStreamReader(ChatStreamReader):
         return ()
 
     def _add(self, part: Json) -> None:
-        empty: Json = {"texts": [], "calls": [], "finish_reason": None, "logprobs": []}
+        empty: Json = {"texts": [], "thoughts": [], "calls": [], "finish_reason": None, "logprobs": []}
         choice = self._choices.setdefault(part["index"], empty)
         choice["texts"].append(part["delta"].get("content") or "")
+        choice["thoughts"].append(part["delta"].get("reasoning_content") or "")
         for delta in part["delta"].get("tool_calls") or ():
             if "id" in delta:
                 choice["calls"].append({"id": delta["id"], "function": delta["function"], "type": "function"})
@@ -256,7 +257,7 @@ class CompletionStreamReader(ChatStreamReader):
         choices = [
             {
                 "index": index,
-                "message": _message("".join(found["texts"]), found["calls"]),
+                "message": _message("".join(found["texts"]), "".join(found["thoughts"]), found["calls"]),
                 "finish_reason": found["finish_reason"] or "stop",
                 "logprobs": {"content": found["logprobs"], "refusal": None} if found["logprobs"] else None,
             }
@@ -265,9 +266,11 @@ class CompletionStreamReader(ChatStreamReader):
         return {**self._head, "choices": choices, "usage": self._usage, "object": "chat.completion"}
 
 
-def _message(text: str, calls: list[Json]) -> Json:
-    message: Json = {"content": text, "role": "assistant", "refusal": None}
-    return {**message, "content": text or None, "tool_calls": calls} if calls else message
+def _message(text: str, reasoning: str, calls: list[Json]) -> Json:
+    content = (text or None) if calls or reasoning else text
+    message: Json = {"content": content, "role": "assistant", "refusal": None}
+    thought: Json = {"reasoning_content": reasoning, "reasoning": reasoning} if reasoning else {}
+    return {**message, **({"tool_calls": calls} if calls else {}), **thought}
 
 
 def _read_items(reader: StreamReader, budget: RetryBudget) -> Flow[None]:

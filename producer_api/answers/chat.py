@@ -5,13 +5,16 @@ Reference: OpenAI API, "The chat completion object" and "The chat completion chu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from producer_api.answers.openai_chunks import by_choice, frames, interruption, usage_of
+from producer_api.answers.openai_chunks import by_choice, frames, interruption
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
-from shared.protocol import FinishReason, Request, TokenEvent
+from shared.protocol import FinishReason, Request, Token, TokenEvent
 from shared.protocol import Usage as TokenUsage
+from shared.schemas.common_fields import Usage
 from shared.schemas.openai.chat import (
     AnswerMessage,
     ChatCompletion,
@@ -39,13 +42,15 @@ def completion(request: Request, answer: Answer, fingerprint: str | None = None)
         choices=[
             Choice(
                 index,
-                AnswerMessage.from_text(choice.text, collect_calls(choice.tokens, request.id, index)),
+                AnswerMessage.from_text(
+                    choice.text, choice.reasoning, collect_calls(choice.tokens, request.id, index)
+                ),
                 choice.finish_reason or FinishReason.STOP,
                 Logprobs.from_tokens(choice.tokens),
             )
             for index, choice in answer.choices
         ],
-        usage=usage_of(terminal.usage),
+        usage=Usage.from_usage(terminal.usage),
         system_fingerprint=fingerprint,
     )
 
@@ -97,9 +102,12 @@ class ChatFraming:
             self._begun = True
             chunks += [self._choice(i, Delta(content="", role="assistant")) for i in range(self._n)]
         for index, tokens in by_choice(event.tokens):
-            text = tokens[0].text if len(tokens) == 1 else "".join([token.text for token in tokens])
+            text, reasoning = _added(tokens)
             logprobs = Logprobs.from_tokens(tokens) if self._logprobs else None
-            if text or logprobs is not None:
+            if reasoning:
+                thought = Delta(reasoning_content=reasoning, reasoning=reasoning)
+                chunks.append(self._choice(index, thought, logprobs=None if text else logprobs))
+            if text or (logprobs is not None and not reasoning):
                 chunks.append(self._choice(index, Delta(text), logprobs=logprobs))
             for call in (call for token in tokens for call in token.calls):
                 chunks.append(self._choice(index, Delta(tool_calls=[DeltaCall.from_delta(call, self._id, index)])))
@@ -124,4 +132,11 @@ class ChatFraming:
         return self._encode(self._chunk)
 
     def _usage_chunk(self, usage: TokenUsage) -> bytes:
-        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=usage_of(usage)))
+        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=Usage.from_usage(usage)))
+
+
+def _added(tokens: Sequence[Token]) -> tuple[str, str]:
+    """Return what tokens add to the text and to the reasoning. There is nearly always one."""
+    if len(tokens) == 1:
+        return tokens[0].text, tokens[0].reasoning
+    return "".join([token.text for token in tokens]), "".join([token.reasoning for token in tokens])

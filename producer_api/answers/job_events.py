@@ -22,7 +22,7 @@ class EventCall(msgspec.Struct, omit_defaults=True):
 
 
 class EventToken(msgspec.Struct, omit_defaults=True):
-    """One token: its id in the vocabulary, and the text or the parts of tool calls that it added."""
+    """One token: its id in the vocabulary, and the text, the parts of tool calls or the reasoning that it added."""
 
     choice: int
     id: int
@@ -30,12 +30,19 @@ class EventToken(msgspec.Struct, omit_defaults=True):
     finish_reason: WireFinishReason | None = None
     logprobs: Logprobs | None = None
     tool_calls: list[EventCall] | None = None
+    reasoning: str | None = None
 
     @classmethod
     def of(cls, token: Token) -> EventToken:
         calls = [EventCall(call.index, call.arguments, call.name or None) for call in token.calls]
         return cls(
-            token.choice, token.id, token.text, token.finish_reason, Logprobs.from_token(token), calls or None
+            token.choice,
+            token.id,
+            token.text,
+            token.finish_reason,
+            Logprobs.from_token(token),
+            calls or None,
+            token.reasoning or None,
         )
 
 
@@ -71,7 +78,7 @@ class JobFraming:
             last = event.seq + len(event.tokens) - 1
             frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(tokens))
         if (end := event.terminal) is not None:
-            usage = Usage.from_counts(end.usage.prompt_tokens, end.usage.completion_tokens)
+            usage = Usage.from_usage(end.usage)
             data = self._encode(EndData(event.last_seq, end.state.value, usage, end.error))
             frame += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.last_seq, ENDINGS[end.state], data)
         return frame

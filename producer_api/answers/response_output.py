@@ -1,6 +1,7 @@
 """Output items of a response, built token by token, and the changes that a stream reports.
 
-Text becomes a message, and each tool call an item of its own. An item ends where the next one starts.
+Reasoning becomes an item, text a message, and each tool call an item of its own. An item ends where the next one
+starts.
 """
 
 from __future__ import annotations
@@ -11,15 +12,23 @@ from typing import Literal
 
 from shared.protocol import CallDelta, Token
 from shared.schemas.openai.chat import TokenLogprob
-from shared.schemas.openai.response_items import FunctionCallItem, MessageItem, OutputItem, OutputText, Status
+from shared.schemas.openai.response_items import (
+    FunctionCallItem,
+    MessageItem,
+    OutputItem,
+    OutputText,
+    ReasoningItem,
+    ReasoningText,
+    Status,
+)
 from shared.schemas.tools import call_id
 
-Kind = Literal["begun", "text", "arguments", "done"]
+Kind = Literal["begun", "reasoning", "text", "arguments", "done"]
 
 
 @dataclass(frozen=True)
 class Change:
-    """Change of item `index`: it began, got `delta` as part of its text or arguments, or is done."""
+    """Change of item `index`: it began, got `delta` as part of its text or its arguments, or is done."""
 
     kind: Kind
     index: int
@@ -54,7 +63,9 @@ class Output:
 
     def feed(self, token: Token) -> Iterator[Change]:
         """Add a token."""
-        if token.logprobs is not None:
+        if token.reasoning:
+            yield from self._add_reasoning(token.reasoning)
+        if token.logprobs is not None and not token.is_reasoning:
             self._pending.append(TokenLogprob.from_token(token))
         if token.text:
             yield from self._add_text(token.text)
@@ -73,6 +84,13 @@ class Output:
     def _last(self) -> OutputItem | None:
         return self.items[-1] if self.items else None
 
+    def _add_reasoning(self, text: str) -> Iterator[Change]:
+        if not isinstance(self._last, ReasoningItem):
+            yield from self._finish("completed")
+            yield self._begin(self._reasoning())
+        self._pieces.append(text)
+        yield self._change("reasoning", text)
+
     def _add_text(self, text: str) -> Iterator[Change]:
         if not isinstance(self._last, MessageItem):
             yield from self._finish("completed")
@@ -90,6 +108,9 @@ class Output:
         if delta.arguments:
             self._pieces.append(delta.arguments)
             yield self._change("arguments", delta.arguments)
+
+    def _reasoning(self) -> ReasoningItem:
+        return ReasoningItem(id=f"rs_{self._name}", status="in_progress", content=[])
 
     def _message(self) -> MessageItem:
         suffix = f"_{len(self.items)}" if self.items else ""
@@ -117,6 +138,8 @@ class Output:
         text = "".join(self._pieces)
         if isinstance(last, MessageItem):
             last.content = [OutputText(text, logprobs=self._logprobs)]
+        elif isinstance(last, ReasoningItem):
+            last.content = [ReasoningText(text)]
         else:
             last.arguments = text
         yield self._change("done")

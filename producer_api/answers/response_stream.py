@@ -10,6 +10,7 @@ stream ends with response.incomplete, with the status cancelled.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,15 @@ from producer_api.answers.response_output import Change, Output
 from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
 from shared.protocol import Request, RequestState, Terminal, Token, TokenEvent
-from shared.schemas.openai.response_items import FunctionCallItem, MessageItem, OutputItem, OutputText, Status
+from shared.schemas.openai.response_items import (
+    FunctionCallItem,
+    InputText,
+    MessageItem,
+    OutputItem,
+    OutputText,
+    ReasoningText,
+    Status,
+)
 from shared.schemas.openai.response_object import (
     ArgumentsDelta,
     ArgumentsDone,
@@ -26,6 +35,8 @@ from shared.schemas.openai.response_object import (
     ItemEvent,
     NumberedEvent,
     PartEvent,
+    ReasoningDelta,
+    ReasoningDone,
     ResponseFailure,
     ResponseObject,
     ResponseStatus,
@@ -157,6 +168,16 @@ class ResponseFraming:
                     logprobs=list(change.logprobs),
                 )
             )
+        elif change.kind == "reasoning":
+            yield self._frame(
+                ReasoningDelta(
+                    sequence_number=self._next(),
+                    item_id=item.id,
+                    output_index=index,
+                    content_index=0,
+                    delta=change.delta,
+                )
+            )
         elif change.kind == "arguments":
             yield self._frame(
                 ArgumentsDelta(
@@ -165,8 +186,8 @@ class ResponseFraming:
             )
         elif change.kind == "begun":
             yield self._frame(ItemEvent("response.output_item.added", self._next(), index, item))
-            if isinstance(item, MessageItem):
-                part = OutputText("")
+            if not isinstance(item, FunctionCallItem):
+                part = OutputText("") if isinstance(item, MessageItem) else ReasoningText("")
                 yield self._frame(PartEvent("response.content_part.added", self._next(), item.id, index, 0, part))
         else:
             yield from self._done(index, item)
@@ -184,19 +205,23 @@ class ResponseFraming:
             )
         else:
             [part] = item.content
-            assert isinstance(part, OutputText)
-            yield self._frame(
-                TextDone(
-                    sequence_number=self._next(),
-                    item_id=item.id,
-                    output_index=index,
-                    content_index=0,
-                    text=part.text,
-                    logprobs=part.logprobs,
-                )
-            )
+            assert not isinstance(part, InputText)  # a part of the caller's
+            yield self._frame(self._text_done(index, item, part))
             yield self._frame(PartEvent("response.content_part.done", self._next(), item.id, index, 0, part))
         yield self._frame(ItemEvent("response.output_item.done", self._next(), index, item))
+
+    def _text_done(
+        self, index: int, item: OutputItem, part: OutputText | ReasoningText
+    ) -> TextDone | ReasoningDone:
+        place: dict[str, Any] = {
+            "sequence_number": self._next(),
+            "item_id": item.id,
+            "output_index": index,
+            "content_index": 0,
+        }
+        if isinstance(part, OutputText):
+            return TextDone(**place, text=part.text, logprobs=part.logprobs)
+        return ReasoningDone(**place, text=part.text)
 
     def _state(self, kind: StateKind, response: ResponseObject) -> bytes:
         return self._frame(StateEvent(kind, self._next(), response))

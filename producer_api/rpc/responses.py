@@ -51,6 +51,7 @@ def _token(token: Token) -> pb.Token:
         finish_reason=token.finish_reason,
         logprobs=_logprobs(token),
         tool_calls=[_call(each) for each in token.calls],
+        reasoning=token.reasoning or None,
     )
 
 
@@ -66,11 +67,10 @@ def _logprobs(token: Token) -> pb.Logprobs | None:
 
 
 def _end(seq: int, end: Terminal) -> pb.End:
-    used = Usage.from_counts(end.usage.prompt_tokens, end.usage.completion_tokens)
     return pb.End(
         seq=seq,
         state=end.state.value,
-        usage=pb.Usage(**msgspec.structs.asdict(used)),
+        usage=ParseDict(msgspec.to_builtins(Usage.from_usage(end.usage)), pb.Usage()),
         error=None if end.error is None else _error(end.error),
     )
 

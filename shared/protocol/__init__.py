@@ -16,6 +16,7 @@ from shared.protocol.event import (
     TokenEvent,
     TokenLogprobs,
     Usage,
+    count_reasoning,
 )
 from shared.protocol.request import (
     PROTOCOL_VERSION,
@@ -62,6 +63,7 @@ __all__ = [
     "Tools",
     "Usage",
     "Work",
+    "count_reasoning",
     "decode_event",
     "decode_request",
     "encode",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -64,7 +65,9 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One generated token.
 
     `text` is the addition to the choice's visible text. It may be empty: half a character, or the possible start of
-    a stop string, is held back until a later token. Text of a tool call is in `calls` instead.
+    a stop string, is held back until a later token. Text of a tool call is in `calls` instead, and text of the
+    model's reasoning in `reasoning`. `is_reasoning` is true for the tokens of the reasoning without its tags, even
+    if a later token adds their text.
     """
 
     choice: int
@@ -73,6 +76,13 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     logprobs: TokenLogprobs | None = None
     calls: tuple[CallDelta, ...] = ()
+    reasoning: str = ""
+    is_reasoning: bool = False
+
+
+def count_reasoning(tokens: Iterable[Token]) -> int:
+    """Return the number of tokens of reasoning."""
+    return sum(token.is_reasoning for token in tokens)
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,11 +102,12 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
         return error_classes().get(self.code, HeadraceError)(self.message, param=self.param)
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Exact token counts of one request, over all its choices."""
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Exact token counts of one request, over all its choices. Tokens of reasoning are completion tokens too."""
 
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams
+from shared.protocol import Usage as TokenUsage
 from shared.schemas.base import Body, Text
 from shared.schemas.openapi_bounds import LIMITS, Items, Short
 from shared.schemas.parameter_fields import parameter_field
@@ -195,13 +196,22 @@ def priority_class(priority: Priority) -> PriorityClass:
     return PriorityClass(priority)
 
 
+class CompletionTokensDetails(msgspec.Struct):
+    """Completion tokens by kind."""
+
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct):
-    """Exact token counts, with OpenAI's names."""
+    """Exact token counts, with OpenAI's names. The details are there if the model reasoned."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: CompletionTokensDetails | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def from_counts(cls, prompt_tokens: int, completion_tokens: int) -> Self:
-        return cls(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+    def from_usage(cls, usage: TokenUsage) -> Self:
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        details = CompletionTokensDetails(usage.reasoning_tokens) if usage.reasoning_tokens else msgspec.UNSET
+        return cls(prompt, completion, prompt + completion, details)

@@ -3,7 +3,7 @@
 Every package may import this one; it imports only `shared.errors` and `shared.plans`.
 """
 
-from shared.settings.fields import QuantizationName, Settings, user_folder
+from shared.settings.fields import QuantizationName, ReasoningParserName, Settings, user_folder
 from shared.settings.sources import CONFIG_FILE, ENV_PREFIX, Loaded, load, to_environment
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ENV_PREFIX",
     "Loaded",
     "QuantizationName",
+    "ReasoningParserName",
     "Settings",
     "load",
     "to_environment",

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from shared.plans import Plans, Windows
 
 QuantizationName = Literal["none", "int8"]
+ReasoningParserName = Literal["auto", "off", "think", "mistral"]
 
 
 def user_folder(variable: str, fallback: str) -> Path:
@@ -115,6 +116,12 @@ class Settings(BaseModel):
     )
     quantization: QuantizationName = Field(
         "none", description="int8: weights of 8 bits and activations of 16, on CPU only"
+    )
+    reasoning_parser: ReasoningParserName = Field(
+        "auto",
+        description="format in which the model writes its reasoning, which chats return apart from the text; "
+        "think: `<think> … </think>`; mistral: `[THINK] … [/THINK]`; auto: the one that the model's chat template "
+        "and tokenizer have, if any; off: nothing is set apart",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of one engine; default: the number of cores")
     max_model_len: int | None = Field(

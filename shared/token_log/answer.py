@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from shared.errors import Conflict, HeadraceError, NotFound
-from shared.protocol import FinishReason, RequestState, Result, Terminal, Token, TokenEvent
+from shared.protocol import FinishReason, RequestState, Result, Terminal, Token, TokenEvent, count_reasoning
 from shared.token_log.interface import LOST, RequestRecord, TokenLog
 
 CANCELLED = Conflict("the request was cancelled")
@@ -25,6 +25,10 @@ class Choice:
     def text(self) -> str:
         return "".join(token.text for token in self.tokens)
 
+    @property
+    def reasoning(self) -> str:
+        return "".join(token.reasoning for token in self.tokens)
+
 
 class Answer:
     """An answer that grows event by event."""
@@ -41,6 +45,11 @@ class Answer:
         if event.prompt:
             self._choices[event.prompt[0].choice].prompt = event.prompt
         self.terminal = event.terminal
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Return the number of tokens of reasoning, over all choices."""
+        return count_reasoning(token for choice in self._choices.values() for token in choice.tokens)
 
     @property
     def choices(self) -> list[tuple[int, Choice]]:

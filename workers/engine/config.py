@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 
 from shared.errors import ConfigError
-from shared.settings import QuantizationName, Settings, user_folder
+from shared.settings import QuantizationName, ReasoningParserName, Settings, user_folder
 from workers.engine.quantization.formats import FORMATS
 from workers.engine.scheduling.batching_policies import Scheduling
 
@@ -38,6 +38,7 @@ class EngineConfig:
         batch_invariant: compute a row's logits to the same bits in any batch, on CUDA too.
         num_kv_blocks: number of KV blocks; None takes as many as fit the memory.
         quantization: weight format of linear layers and output head; see quantization/formats.py.
+        reasoning_parser: format of the model's reasoning: "auto", "off" or a name; see text/reasoning_format.py.
         cache_dir: folder of compiled kernels; None uses plain torch.
         threads: CPU threads of one step; None leaves torch's choice.
     """
@@ -58,6 +59,7 @@ class EngineConfig:
     batch_invariant: bool = False
     num_kv_blocks: int | None = None
     quantization: QuantizationName = "none"
+    reasoning_parser: ReasoningParserName = "auto"
     cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
     threads: int | None = None
 

@@ -6,7 +6,6 @@ Single-threaded and synchronous; only the tokenizer may be used from other threa
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 
 import structlog
 import torch
@@ -36,6 +35,7 @@ from workers.engine.sampling.sampler import sample
 from workers.engine.scheduling.batching_policies import make_policy
 from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
+from workers.engine.sequence_builder import SequenceBuilder
 from workers.engine.stage import Stage
 from workers.engine.text.tokenizer import Tokenizer
 
@@ -70,7 +70,7 @@ class Engine:
         self._config = config
         self._runner = runner
         self._vocab_size = vocab_size
-        self._eos_token_ids = eos_token_ids
+        self._sequences = SequenceBuilder(tokenizer, eos_token_ids, max_model_len)
         self._pool = BlockPool(num_blocks)
         self._prefixes = PrefixCache(self._pool, config.block_size) if config.prefix_caching else None
         self._scheduler = Scheduler(
@@ -83,7 +83,6 @@ class Engine:
         self._is_interrupted: Callable[[], bool] | None = None
         self._unfinished: dict[str, list[Sequence]] = {}  # choices that have not ended, by job id
         self._ended: list[EngineOutput] = []  # requests that were complete when they were added
-        self._arrivals = count()
 
     @classmethod
     def load(cls, config: EngineConfig, progress: Progress = lambda share: None) -> Engine:
@@ -105,7 +104,7 @@ class Engine:
                 param="model",
             )
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
-        tokenizer = Tokenizer(config.model)
+        tokenizer = Tokenizer(config.model, config.reasoning_parser)
         size = size_cache(config, model_config, dtype, device)
         runner = _load_runner(config, model_config, size, dtype=dtype, device=device, progress=progress)
         eos = read_eos_token_ids(config.model, model_config)
@@ -138,7 +137,7 @@ class Engine:
             max_model_len=self.max_model_len,
             vocab_size=self._vocab_size,
         )
-        sequences = [self._sequence(request, choice) for choice in range(request.params.n)]
+        sequences = [self._sequences.build(request, choice) for choice in range(request.params.n)]
         unfinished = [sequence for sequence in sequences if sequence.finish_reason is None]
         if not unfinished:
             self._ended.append(EngineOutput(request.id, (), finished=True))
@@ -215,7 +214,8 @@ class Engine:
         if len(drawing) < len(sampling):  # padding
             logits = logits[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
         logprobs = StepLogprobs(logits, drawing, self.tokenizer.token_text)
-        return sample(logits, drawing, mask), logprobs
+        drawn = sample(logits, drawing, mask)
+        return [_forced(sequence, token) for sequence, token in zip(drawing, drawn, strict=True)], logprobs
 
     def _compute(self, batch: ScheduledBatch) -> Tensor | None:
         """Compute the logits. Raises EngineFailed when out of memory, ModelFailed for other failures."""
@@ -280,28 +280,6 @@ class Engine:
         self._scheduler.remove(self._unfinished.pop(job_id, []), failed=True)
         return EngineOutput(job_id, (), finished=True, error=error)
 
-    def _sequence(self, request: EngineRequest, choice: int) -> Sequence:
-        params = request.params
-        sequence = Sequence(
-            job_id=request.id,
-            choice=choice,
-            arrival=next(self._arrivals),
-            params=params,
-            tokens=list(request.prompt),
-            num_prompt_tokens=len(request.prompt),
-            max_tokens=params.max_tokens or self.max_model_len - len(request.prompt),
-            eos_token_ids=self._eos_token_ids,
-            text=self.tokenizer.stream(params.stop, calls=request.tool_parser is not None),
-            matcher=request.matcher() if request.matcher else None,
-            tool_parser=request.tool_parser() if request.tool_parser else None,
-            priority=request.priority,
-            tenant=request.tenant,
-            prefix_salt=request.prefix_salt,
-        )
-        for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
-            sequence.accept(token_id)
-        return sequence
-
 
 def _load_runner(
     config: EngineConfig,
@@ -339,6 +317,12 @@ def _load_runner(
         full_length_sequences=round(size.full_sequences, 1),
     )
     return runner
+
+
+def _forced(sequence: Sequence, drawn: int | None) -> int | None:
+    """Return the drawn token, or the one that must come in its place. None, for a failure, stays."""
+    forced = sequence.forced_token
+    return drawn if drawn is None or forced is None else forced
 
 
 def _append(sequence: Sequence, token_id: int | None, logprobs: StepLogprobs, row: int) -> Token:

@@ -68,6 +68,7 @@ class EngineRequest:
         dimensions: number of dimensions of the vectors; None for the model's own.
         matcher: builds the matcher of one choice; it is then fed with the choice's resumed tokens.
         tool_parser: builds the tool call parser of one choice in the same way.
+        separates_reasoning: the reasoning of the model is kept apart from the text of the answer.
     """
 
     id: str
@@ -81,6 +82,7 @@ class EngineRequest:
     dimensions: int | None = None
     matcher: Callable[[], Matcher] | None = None
     tool_parser: Callable[[], ToolParser] | None = None
+    separates_reasoning: bool = False
 
 
 @dataclass(frozen=True)

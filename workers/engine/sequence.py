@@ -12,6 +12,7 @@ from shared.protocol import FinishReason, PriorityClass, SamplingParams, Token, 
 from workers.engine.echo import Echo
 from workers.engine.interface import Matcher, ToolParser
 from workers.engine.text.detokenizer import TextStream
+from workers.engine.text.reasoning_parser import ReasoningParser
 
 RANKS = {priority: rank for rank, priority in enumerate(PriorityClass)}  # 0 is the most urgent
 
@@ -27,6 +28,7 @@ class Sequence:
         max_tokens: most output tokens.
         matcher: the state of the choice's grammar after the output so far, if it has a grammar.
         tool_parser: finds tool calls in the choice's text, if it may make any.
+        reasoning_parser: separates the choice's reasoning, if the model reasons.
         priority, tenant: decide which sequences run when not all can.
         preempted: True from a preemption until the sequence has advanced by a token.
         prefix_salt, block_keys: for the prefix cache; the keys of the first full blocks, as far as computed.
@@ -46,6 +48,7 @@ class Sequence:
     text: TextStream
     matcher: Matcher | None = None
     tool_parser: ToolParser | None = None
+    reasoning_parser: ReasoningParser | None = None
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     prefix_salt: bytes = b""
@@ -79,6 +82,11 @@ class Sequence:
         return self.finish_reason is not None
 
     @property
+    def forced_token(self) -> int | None:
+        """The token that must come next; None if the model chooses it."""
+        return None if self.reasoning_parser is None else self.reasoning_parser.forced_token
+
+    @property
     def rank(self) -> int:
         return RANKS[self.priority]
 
@@ -103,12 +111,18 @@ class Sequence:
             raise EngineFailed("the request's grammar does not accept a generated token")
         self.tokens.append(token_id)
         text, self.finish_reason = self._detokenize(token_id)
+        reasoning, is_reasoning = "", False
+        if (parser := self.reasoning_parser) is not None:
+            reasoning, text = parser.feed(token_id, text, self.text.length, last=self.ended)
+            is_reasoning = parser.in_reasoning
+            if not self.params.include_reasoning:  # the tokens are counted, but not shown
+                reasoning, logprobs = "", None if is_reasoning else logprobs
         if self.tool_parser is None:
-            return Token(self.choice, token_id, text, self.finish_reason, logprobs)
+            return Token(self.choice, token_id, text, self.finish_reason, logprobs, (), reasoning, is_reasoning)
         text, calls = self.tool_parser.feed(text, last=self.ended)
         if self.finish_reason is FinishReason.STOP and self.tool_parser.has_call:
             self.finish_reason = FinishReason.TOOL_CALLS
-        return Token(self.choice, token_id, text, self.finish_reason, logprobs, calls)
+        return Token(self.choice, token_id, text, self.finish_reason, logprobs, calls, reasoning, is_reasoning)
 
     def _detokenize(self, token_id: int) -> tuple[str, FinishReason | None]:
         """Return the text that the last token adds, and the finish reason if the choice ends with it."""

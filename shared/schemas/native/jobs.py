@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
+from shared.protocol import Usage as TokenUsage
 from shared.schemas.common_fields import Messages, Priority, Usage, WireFinishReason, priority_class
 from shared.schemas.openai.completions import is_token_ids
 from shared.schemas.parameter_bodies import JobParameters
@@ -107,12 +108,18 @@ class JobChoice(msgspec.Struct):
     finish_reason: WireFinishReason | None
     logprobs: list[Logprobs] | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
+    reasoning: str | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def from_choice(cls, job_id: str, index: int, choice: Choice) -> JobChoice:
         calls = collect_calls(choice.tokens, job_id, index)
         return cls(
-            index, choice.text, choice.finish_reason, Logprobs.from_tokens(choice.tokens), calls or msgspec.UNSET
+            index,
+            choice.text,
+            choice.finish_reason,
+            Logprobs.from_tokens(choice.tokens),
+            calls or msgspec.UNSET,
+            choice.reasoning or msgspec.UNSET,
         )
 
 
@@ -173,7 +180,9 @@ class Job(msgspec.Struct, kw_only=True):
     links: Links
 
     @classmethod
-    def from_record(cls, record: RequestRecord, outlook: Outlook | None = None) -> Job:
+    def from_record(
+        cls, record: RequestRecord, outlook: Outlook | None = None, *, reasoning_tokens: int = 0
+    ) -> Job:
         """Return the job in its current state, without its answer."""
         return cls(
             id=record.id,
@@ -189,14 +198,14 @@ class Job(msgspec.Struct, kw_only=True):
             finished_at=record.finished_at,
             usage=None
             if record.started_at is None
-            else Usage.from_counts(record.prompt_tokens, record.completion_tokens),
+            else Usage.from_usage(TokenUsage(record.prompt_tokens, record.completion_tokens, reasoning_tokens)),
             links=Links.from_id(record.id),
         )
 
     @classmethod
     def ended(cls, record: RequestRecord, answer: Answer, fingerprint: str | None) -> Job:
         """Return the job with its whole answer and the fingerprint of its model."""
-        job = cls.from_record(record)
+        job = cls.from_record(record, reasoning_tokens=answer.reasoning_tokens)
         job.system_fingerprint = fingerprint
         job.choices = [JobChoice.from_choice(record.id, index, choice) for index, choice in answer.choices]
         job.error = answer.terminal.error if answer.terminal else None

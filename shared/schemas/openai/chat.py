@@ -104,16 +104,23 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
 
 
 class AnswerMessage(msgspec.Struct):
-    """The answer; `content` is null if the model only called tools."""
+    """The answer; `content` is null if the model only reasoned or called tools.
+
+    The reasoning has both names that clients read: DeepSeek's and that of OpenRouter and vLLM.
+    """
 
     content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning: str | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def from_text(cls, text: str, calls: list[AnswerCall]) -> AnswerMessage:
-        return cls(text or None, tool_calls=calls) if calls else cls(text)
+    def from_text(cls, text: str, reasoning: str, calls: list[AnswerCall]) -> AnswerMessage:
+        thought = reasoning or msgspec.UNSET
+        content = (text or None) if calls or reasoning else text
+        return cls(content, tool_calls=calls or msgspec.UNSET, reasoning_content=thought, reasoning=thought)
 
 
 class TopLogprob(msgspec.Struct):
@@ -169,6 +176,8 @@ class Delta(msgspec.Struct, omit_defaults=True):
     content: str | None = None
     role: str | None = None
     tool_calls: list[DeltaCall] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ChunkChoice(msgspec.Struct):

@@ -46,6 +46,28 @@ class MessageItem(msgspec.Struct, tag="message", tag_field="type", kw_only=True)
         return Message("system" if self.role == "developer" else self.role, text)
 
 
+class SummaryText(msgspec.Struct, tag="summary_text", tag_field="type"):
+    text: str
+
+
+class ReasoningText(msgspec.Struct, tag="reasoning_text", tag_field="type"):
+    text: str
+
+
+class ReasoningItem(msgspec.Struct, tag="reasoning", tag_field="type", kw_only=True):
+    """Reasoning before an answer."""
+
+    id: str
+    status: Status = "completed"
+    summary: list[SummaryText] = []
+    content: list[ReasoningText]
+
+    @property
+    def text(self) -> str:
+        """The reasoning, or its summary where the client has nothing else."""
+        return "".join(part.text for part in self.content or self.summary)
+
+
 class FunctionCallItem(msgspec.Struct, tag="function_call", tag_field="type", kw_only=True):
     """A call that the model made; `arguments` is JSON text."""
 
@@ -71,18 +93,25 @@ class FunctionOutputItem(msgspec.Struct, tag="function_call_output", tag_field="
         return Message("tool", self.output, tool_call_id=self.call_id)
 
 
-OutputItem = MessageItem | FunctionCallItem
-Item = MessageItem | FunctionCallItem | FunctionOutputItem
+OutputItem = ReasoningItem | MessageItem | FunctionCallItem
+Item = OutputItem | FunctionOutputItem
 
 
 def to_messages(items: Iterable[Item]) -> list[Message]:
-    """Return the items as a chat. Calls join the assistant's turn before them."""
+    """Return the items as a chat. Calls join the assistant's turn before them, reasoning the one after it."""
     messages: list[Message] = []
+    reasoning = ""
     for item in items:
+        if isinstance(item, ReasoningItem):
+            reasoning += item.text
+            continue
         message = item.to_message()
         if message.tool_calls and messages and messages[-1].role == "assistant":
             before = messages.pop()
             message = msgspec.structs.replace(before, tool_calls=before.tool_calls + message.tool_calls)
+        if reasoning and message.role == "assistant":
+            message = msgspec.structs.replace(message, reasoning=message.reasoning + reasoning)
+        reasoning = ""
         messages.append(message)
     return messages
 

@@ -12,7 +12,7 @@ import msgspec
 from shared.errors import HeadraceError
 from shared.protocol import Usage
 from shared.schemas.openai.chat import TokenLogprob
-from shared.schemas.openai.response_items import Item, OutputItem, OutputText
+from shared.schemas.openai.response_items import Item, OutputItem, OutputText, ReasoningText
 from shared.schemas.openai.response_tools import FormatTold, FunctionTold, NamedTold, PlainText
 from shared.schemas.tools import Word
 
@@ -64,7 +64,8 @@ class ResponseUsage(msgspec.Struct):
     @classmethod
     def from_usage(cls, usage: Usage) -> ResponseUsage:
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        return cls(prompt, completion, prompt + completion)
+        details = OutputTokensDetails(usage.reasoning_tokens)
+        return cls(prompt, completion, prompt + completion, output_tokens_details=details)
 
 
 class Reasoning(msgspec.Struct):
@@ -164,7 +165,7 @@ class PartEvent(msgspec.Struct):
     item_id: str
     output_index: int
     content_index: int
-    part: OutputText
+    part: OutputText | ReasoningText
 
 
 class TextDelta(msgspec.Struct, kw_only=True):
@@ -185,6 +186,24 @@ class TextDone(msgspec.Struct, kw_only=True):
     content_index: int
     text: str
     logprobs: list[TokenLogprob]
+
+
+class ReasoningDelta(msgspec.Struct, kw_only=True):
+    type: Literal["response.reasoning_text.delta"] = "response.reasoning_text.delta"
+    sequence_number: int
+    item_id: str
+    output_index: int
+    content_index: int
+    delta: str
+
+
+class ReasoningDone(msgspec.Struct, kw_only=True):
+    type: Literal["response.reasoning_text.done"] = "response.reasoning_text.done"
+    sequence_number: int
+    item_id: str
+    output_index: int
+    content_index: int
+    text: str
 
 
 class ArgumentsDelta(msgspec.Struct, kw_only=True):
@@ -214,4 +233,14 @@ class ErrorEvent(msgspec.Struct, kw_only=True):
     param: str | None
 
 
-NumberedEvent = StateEvent | ItemEvent | PartEvent | TextDelta | TextDone | ArgumentsDelta | ArgumentsDone
+NumberedEvent = (
+    StateEvent
+    | ItemEvent
+    | PartEvent
+    | TextDelta
+    | TextDone
+    | ReasoningDelta
+    | ReasoningDone
+    | ArgumentsDelta
+    | ArgumentsDone
+)

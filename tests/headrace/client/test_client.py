@@ -203,6 +203,25 @@ def test_a_completion_is_assembled_from_its_chunks() -> None:
         gone.run(gone.operations.complete({}, None))
 
 
+def test_a_completion_has_its_reasoning() -> None:
+    def part(delta: dict[str, Any], end: bytes = b"") -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": "stop" if end else None}
+        head = {"id": "chatcmpl-1", "created": 5, "model": "m", "choices": [choice]}
+        return b"data: %b\n\n%b" % (json.dumps(head).encode(), end)
+
+    done = b"id: 3\ndata: [DONE]\n\n"
+    thought = part({"reasoning_content": "h", "reasoning": "h"}) + part(
+        {"reasoning_content": "m", "reasoning": "m"}
+    )
+    transport = FakeTransport(OPEN, thought + part({"content": "Yes"}, done))
+    [choice] = transport.run(transport.operations.complete({"model": "m"}, "k"))["choices"]
+    expected = {"content": "Yes", "role": "assistant", "refusal": None}
+    assert choice["message"] == {**expected, "reasoning_content": "hm", "reasoning": "hm"}
+    transport = FakeTransport(OPEN, part({"reasoning_content": "h"}, done))
+    [choice] = transport.run(transport.operations.complete({"model": "m"}, "k"))["choices"]
+    assert choice["message"]["content"] is None
+
+
 def test_a_failed_chat_raises_its_error() -> None:
     error = b'id: 1\ndata: {"error": {"code": "engine_failed", "message": "late"}}\n\n'
     transport = FakeTransport(OPEN, chunk("a", 0) + error)

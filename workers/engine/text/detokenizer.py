@@ -17,9 +17,13 @@ class Detokenizer:
 
     Each token decodes a window of the last tokens again, because a character's bytes or a word's leading space may
     depend on the token before. Only the last replacement character of a window may still change.
+
+    Attributes:
+        length: number of characters returned so far.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self.length = 0
         self._decode = decode
         self._window: list[int] = []
         self._emitted = 0  # characters of the window's text already returned
@@ -36,12 +40,14 @@ class Detokenizer:
             new += text[self._emitted :]
             self._window = [token_id] if whole else []
             self._emitted = len(self._decode(self._window)) if whole else 0
+        self.length += len(new)
         return new
 
     def flush(self) -> str:
         """Return the text held back; the answer ends here."""
         rest = self._decode(self._window)[self._emitted :]
         self._emitted += len(rest)
+        self.length += len(rest)
         return rest
 
 
@@ -52,9 +58,19 @@ class TextStream:
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stop: tuple[str, ...] = ()) -> None:
+        self._decode = decode
         self._detokenizer = Detokenizer(decode)
         self._stop = stop
         self._held = ""
+
+    @property
+    def length(self) -> int:
+        """Number of characters so far, including those that are held back or cut off."""
+        return self._detokenizer.length
+
+    def token_length(self, token_id: int) -> int:
+        """Return the number of characters of a token alone, as this stream shows it."""
+        return len(self._decode([token_id]))
 
     def feed(self, token_id: int) -> tuple[str, bool]:
         """Add a token. Return the text that is now visible, and whether a stop string ended the answer."""

@@ -16,10 +16,12 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from shared.errors import ConfigError, InvalidRequest
 from shared.protocol import Message, Tools
+from shared.settings import ReasoningParserName
 from workers.engine.interface import too_long
 from workers.engine.text.byte_bound import ByteBound
 from workers.engine.text.chat_template import native_turns, plain_turns
 from workers.engine.text.detokenizer import Detokenizer, TextStream
+from workers.engine.text.reasoning_format import find_format
 from workers.engine.text.tool_format import detect_tool_format
 
 # no code from a checkpoint is run
@@ -33,10 +35,18 @@ class Tokenizer:
         hf: transformers' tokenizer, for access to its vocabulary.
         tool_format: the format in which the model writes tool calls.
         hidden_ids: special tokens that belong neither to text nor to tool calls.
+        reasoning_format: the format in which the model writes its reasoning; None if it does not reason.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Load the tokenizer of a folder. Raises ConfigError if it has none that can be used."""
+    def __init__(self, folder: Path, reasoning_parser: ReasoningParserName = "auto") -> None:
+        """Load the tokenizer of a folder.
+
+        Args:
+            reasoning_parser: see `find_format`.
+
+        Raises:
+            ConfigError: there is no tokenizer that can be used, or it lacks the tokens of the chosen format.
+        """
         try:
             self.hf = AutoTokenizer.from_pretrained(folder, config=_config(folder), **SAFE_LOADING)
         except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
@@ -53,6 +63,13 @@ class Tokenizer:
             index
             for index, token in self.hf.added_tokens_decoder.items()
             if token.special and not any(token.content in mark for mark in self.tool_format.marks)
+        )
+        self.reasoning_format = find_format(
+            reasoning_parser,
+            self.hf.chat_template,
+            backend.token_to_id,
+            lambda text: self.encode(text, special=False),
+            lambda token_id: self.decode_all([token_id]),
         )
 
     def _template(self, *, with_tools: bool) -> str:

@@ -1,0 +1,68 @@
+"""Construction of sequences from a request: tokens, text, constraint and reasoning of each choice."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from workers.engine.constraint_gate import ConstraintGate
+from workers.engine.interface import EngineRequest
+from workers.engine.sequence import Sequence
+from workers.engine.text.detokenizer import TextStream
+from workers.engine.text.reasoning_parser import ReasoningParser
+from workers.engine.text.tokenizer import Tokenizer
+
+
+class SequenceBuilder:
+    """Builds the sequences of one engine."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: frozenset[int], max_model_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._max_model_len = max_model_len
+        self._arrivals = count()
+
+    def build(self, request: EngineRequest, choice: int) -> Sequence:
+        """Return a choice in its state after the tokens that earlier runs emitted.
+
+        Raises EngineFailed if the grammar does not accept one of them.
+        """
+        params = request.params
+        text = self._tokenizer.stream(params.stop, calls=request.tool_parser is not None)
+        reasoning = self._reasoning_parser(request, text)
+        matcher = request.matcher() if request.matcher else None
+        if matcher is not None and reasoning is not None:
+            matcher = ConstraintGate(matcher, reasoning, self._eos_token_ids)
+        sequence = Sequence(
+            job_id=request.id,
+            choice=choice,
+            arrival=next(self._arrivals),
+            params=params,
+            tokens=list(request.prompt),
+            num_prompt_tokens=len(request.prompt),
+            max_tokens=params.max_tokens or self._max_model_len - len(request.prompt),
+            eos_token_ids=self._eos_token_ids,
+            text=text,
+            matcher=matcher,
+            tool_parser=request.tool_parser() if request.tool_parser else None,
+            reasoning_parser=reasoning,
+            priority=request.priority,
+            tenant=request.tenant,
+            prefix_salt=request.prefix_salt,
+        )
+        for token_id in request.resumed[choice] if choice < len(request.resumed) else ():
+            sequence.accept(token_id)
+        return sequence
+
+    def _reasoning_parser(self, request: EngineRequest, text: TextStream) -> ReasoningParser | None:
+        form, budget = self._tokenizer.reasoning_format, request.params.thinking_token_budget
+        if form is None or not (request.separates_reasoning or budget is not None):
+            return None
+        return ReasoningParser(
+            form,
+            request.prompt,
+            self._eos_token_ids,
+            tag_lengths=(text.token_length(form.start_id), text.token_length(form.end_id)),
+            budget=budget,
+            separates=request.separates_reasoning,
+            trims_content=request.params.structured_outputs is None,  # its space may be part of the answer
+        )

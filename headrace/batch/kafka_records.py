@@ -14,15 +14,8 @@ from shared.protocol import FinishReason, PromptOptions
 from shared.schemas.common_fields import Usage
 from shared.schemas.native.jobs import Job
 from shared.schemas.native.jobs import Logprobs as JobLogprobs
-from shared.schemas.openai.chat import (
-    AnswerMessage,
-    ChatCompletion,
-    ChatRequest,
-    Choice,
-    Logprobs,
-    TokenLogprob,
-    TopLogprob,
-)
+from shared.schemas.openai.chat import AnswerMessage, ChatCompletion, ChatRequest, Choice
+from shared.schemas.openai.logprobs import Logprobs, TokenLogprob, top_logprob
 from shared.schemas.parsing import validate
 from shared.schemas.structured import GUIDED
 
@@ -84,17 +77,17 @@ def to_chat_completion(job: Job) -> dict[str, Any]:
 def _logprobs(given: list[JobLogprobs] | msgspec.UnsetType) -> Logprobs | None:
     if given is msgspec.UNSET:
         return None
-    return Logprobs(
-        [
-            TokenLogprob(
-                each.text,
-                each.logprob,
-                list(each.text.encode()),
-                [TopLogprob(top.text, top.logprob, list(top.text.encode())) for top in each.top],
-            )
-            for each in given
-        ]
-    )
+    return Logprobs([_token_logprob(each) for each in given])
+
+
+def _token_logprob(given: JobLogprobs) -> TokenLogprob:
+    top = [top_logprob(each.text, each.logprob, _partial(each.bytes)) for each in given.top]
+    own = top_logprob(given.text, given.logprob, _partial(given.bytes))
+    return TokenLogprob(own.token, own.logprob, own.bytes, top)
+
+
+def _partial(given: list[int] | msgspec.UnsetType) -> bytes | None:
+    return None if given is msgspec.UNSET else bytes(given)
 
 
 def readable_header(record: Record, name: str) -> str | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
-from producer_api.answers.openai_chunks import by_choice, frames, interruption, usage_of
+from producer_api.answers.openai_chunks import by_choice, frames, interruption
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
 from shared.protocol import FinishReason, Request, TokenEvent
 from shared.protocol import Usage as TokenUsage
+from shared.schemas.common_fields import Usage
 from shared.schemas.openai.chat import (
     AnswerMessage,
     ChatCompletion,
@@ -19,8 +20,8 @@ from shared.schemas.openai.chat import (
     Chunk,
     ChunkChoice,
     Delta,
-    Logprobs,
 )
+from shared.schemas.openai.logprobs import Logprobs
 from shared.schemas.tools import DeltaCall, collect_calls
 from shared.token_log.answer import Answer, end_of, ending
 
@@ -45,7 +46,7 @@ def completion(request: Request, answer: Answer, fingerprint: str | None = None)
             )
             for index, choice in answer.choices
         ],
-        usage=usage_of(terminal.usage),
+        usage=Usage.from_usage(terminal.usage),
         system_fingerprint=fingerprint,
     )
 
@@ -124,4 +125,4 @@ class ChatFraming:
         return self._encode(self._chunk)
 
     def _usage_chunk(self, usage: TokenUsage) -> bytes:
-        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=usage_of(usage)))
+        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=Usage.from_usage(usage)))

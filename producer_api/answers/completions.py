@@ -11,11 +11,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from producer_api.answers.openai_chunks import by_choice, frames, interruption, usage_of
+from producer_api.answers.openai_chunks import by_choice, frames, interruption
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
-from shared.protocol import FinishReason, Request, Token, TokenEvent, Usage
-from shared.schemas.openai.completions import Completion, TextChoice, TextLogprobs, join_text
+from shared.protocol import FinishReason, Request, Token, TokenEvent
+from shared.protocol import Usage as TokenUsage
+from shared.schemas.common_fields import Usage
+from shared.schemas.openai.completions import Completion, TextChoice, join_text
+from shared.schemas.openai.logprobs import TextLogprobs
 from shared.token_log.answer import Answer, end_of, ending
 from shared.token_log.answer import Choice as AnsweredChoice
 
@@ -36,7 +39,7 @@ def text_completion(
         prompt = found[index - index % n].prompt
         choices.append(_choice(index, request, choice, prompt, echo=echo))
     first = requests[0]
-    usage = usage_of(terminal.usage)
+    usage = Usage.from_usage(terminal.usage)
     return Completion(
         completion_id(first), int(first.created_at), first.model, choices, usage, system_fingerprint=fingerprint
     )
@@ -133,5 +136,5 @@ class TextFraming:
         self._chunk.choices = [TextChoice(index, text, reason, logprobs)]
         return self._encode(self._chunk)
 
-    def _usage_chunk(self, usage: Usage) -> bytes:
-        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=usage_of(usage)))
+    def _usage_chunk(self, usage: TokenUsage) -> bytes:
+        return self._encode(msgspec.structs.replace(self._chunk, choices=[], usage=Usage.from_usage(usage)))

@@ -71,7 +71,7 @@ class JobFraming:
             last = event.seq + len(event.tokens) - 1
             frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(tokens))
         if (end := event.terminal) is not None:
-            usage = Usage.from_counts(end.usage.prompt_tokens, end.usage.completion_tokens)
+            usage = Usage.from_usage(end.usage)
             data = self._encode(EndData(event.last_seq, end.state.value, usage, end.error))
             frame += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.last_seq, ENDINGS[end.state], data)
         return frame

@@ -14,12 +14,6 @@ from producer_api.http.errors import openai_error
 from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
 from shared.protocol import Token
-from shared.protocol import Usage as TokenUsage
-from shared.schemas.common_fields import Usage
-
-
-def usage_of(usage: TokenUsage) -> Usage:
-    return Usage.from_counts(usage.prompt_tokens, usage.completion_tokens)
 
 
 def by_choice(tokens: Sequence[Token]) -> Iterable[tuple[int, Sequence[Token]]]:

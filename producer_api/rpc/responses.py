@@ -61,16 +61,19 @@ def _call(delta: CallDelta) -> pb.ToolCallDelta:
 def _logprobs(token: Token) -> pb.Logprobs | None:
     if (found := token.logprobs) is None:
         return None
-    top = [pb.TopToken(id=token_id, text=text, logprob=logprob) for token_id, logprob, text in found.top]
-    return pb.Logprobs(text=found.piece, logprob=found.logprob, top=top)
+    top = [
+        pb.TopToken(id=each, text=text, logprob=logprob, bytes=found.partial.get(each))
+        for each, logprob, text in found.top
+    ]
+    return pb.Logprobs(text=found.piece, logprob=found.logprob, top=top, bytes=found.partial.get(token.id))
 
 
 def _end(seq: int, end: Terminal) -> pb.End:
-    used = Usage.from_counts(end.usage.prompt_tokens, end.usage.completion_tokens)
+    used = msgspec.to_builtins(Usage.from_usage(end.usage))
     return pb.End(
         seq=seq,
         state=end.state.value,
-        usage=pb.Usage(**msgspec.structs.asdict(used)),
+        usage=pb.Usage(**used),
         error=None if end.error is None else _error(end.error),
     )
 

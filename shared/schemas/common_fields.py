@@ -13,6 +13,7 @@ import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
+from shared import protocol
 from shared.errors import InvalidRequest
 from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams
 from shared.schemas.base import Body, Text
@@ -195,13 +196,27 @@ def priority_class(priority: Priority) -> PriorityClass:
     return PriorityClass(priority)
 
 
+class PromptTokensDetails(msgspec.Struct):
+    """Tokens of the prompt that were found in the prefix cache."""
+
+    cached_tokens: int
+
+
 class Usage(msgspec.Struct):
-    """Exact token counts, with OpenAI's names."""
+    """Exact token counts, with OpenAI's names. The details are known at the end of an answer."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def from_counts(cls, prompt_tokens: int, completion_tokens: int) -> Self:
         return cls(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+
+    @classmethod
+    def from_usage(cls, usage: protocol.Usage) -> Self:
+        """Return the usage of an answer that has ended."""
+        used = cls.from_counts(usage.prompt_tokens, usage.completion_tokens)
+        used.prompt_tokens_details = PromptTokensDetails(usage.cached_tokens)
+        return used

@@ -1,10 +1,10 @@
-"""Echo of a request's prompt, with the log-probabilities of its tokens if the request asks for them."""
+"""Prompt of a request that wants it back, with the log-probabilities of its tokens if they are asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from shared.protocol import Token, TokenLogprobs
+from shared.protocol import SamplingParams, Token, TokenLogprobs
 
 
 class Echo:
@@ -12,13 +12,27 @@ class Echo:
 
     Args:
         prompt: token ids.
-        scored: True if the request asks for log-probabilities. The first token never has one: nothing precedes it.
+        top: number of most likely tokens to report with each token; None if the prompt is not scored. The first
+            token is never scored: nothing precedes it.
+        ranked: report the rank of each token.
     """
 
-    def __init__(self, prompt: list[int], *, scored: bool) -> None:
-        self.scored = scored
+    def __init__(self, prompt: list[int], *, top: int | None, ranked: bool = False) -> None:
+        self.top = top
+        self.ranked = ranked
         self._prompt = prompt
         self._scores: list[TokenLogprobs | None] = [None] * len(prompt)
+
+    @classmethod
+    def from_params(cls, prompt: list[int], params: SamplingParams) -> Echo | None:
+        """Return the echo that a request asks for, if any."""
+        if not params.echo:
+            return None
+        return cls(prompt, top=params.logprobs)
+
+    @property
+    def scored(self) -> bool:
+        return self.top is not None
 
     def scored_positions(self, start: int, count: int) -> range:
         """Return the positions in `start` … `start + count - 1` whose logits score the next prompt token."""
@@ -28,7 +42,7 @@ class Echo:
         """Return the id of the prompt token that the logits of `position` score."""
         return self._prompt[position + 1]
 
-    def record(self, position: int, score: TokenLogprobs | None) -> None:
+    def record(self, position: int, score: TokenLogprobs) -> None:
         """Store the score computed from the logits of `position`."""
         self._scores[position + 1] = score
 

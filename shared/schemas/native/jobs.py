@@ -72,26 +72,35 @@ class JobRequest(JobParameters, ToolFields):
 
 
 class TopToken(msgspec.Struct):
-    """One of the most likely tokens: its id in the vocabulary, and the text of the token alone."""
+    """One of the most likely tokens: its id in the vocabulary, and the text of the token alone.
+
+    `bytes` is set if the token is no whole character; its text then has replacement characters.
+    """
 
     id: int
     text: str
     logprob: float
+    bytes: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Logprobs(msgspec.Struct):
-    """Natural log-probabilities of one position, before temperature and filters; `text` is of the token alone."""
+    """Natural log-probabilities of one position, before temperature and filters; `text` is of the token alone.
+
+    `bytes` is set if the token is no whole character; its text then has replacement characters.
+    """
 
     text: str
     logprob: float
     top: list[TopToken]
+    bytes: list[int] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def from_token(cls, token: Token) -> Logprobs | None:
         if (logprobs := token.logprobs) is None:
             return None
-        top = [TopToken(token_id, text, logprob) for token_id, logprob, text in logprobs.top]
-        return cls(logprobs.piece, logprobs.logprob, top)
+        data = {token_id: list(partial) for token_id, partial in logprobs.partial.items()}
+        top = [TopToken(each, text, logprob, data.get(each, msgspec.UNSET)) for each, logprob, text in logprobs.top]
+        return cls(logprobs.piece, logprobs.logprob, top, data.get(token.id, msgspec.UNSET))
 
     @classmethod
     def from_tokens(cls, tokens: Iterable[Token]) -> list[Logprobs] | msgspec.UnsetType:
@@ -199,5 +208,6 @@ class Job(msgspec.Struct, kw_only=True):
         job = cls.from_record(record)
         job.system_fingerprint = fingerprint
         job.choices = [JobChoice.from_choice(record.id, index, choice) for index, choice in answer.choices]
-        job.error = answer.terminal.error if answer.terminal else None
+        if answer.terminal is not None:
+            job.usage, job.error = Usage.from_usage(answer.terminal.usage), answer.terminal.error
         return job

@@ -5,14 +5,13 @@ Reference: OpenAI API, "Create chat completion".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import Field
 
 from shared.errors import InvalidRequest
-from shared.protocol import Request, Token
+from shared.protocol import Request
 from shared.schemas.base import refuse_unless_neutral
 from shared.schemas.common_fields import (
     Messages,
@@ -23,6 +22,7 @@ from shared.schemas.common_fields import (
     WireFinishReason,
     priority_class,
 )
+from shared.schemas.openai.logprobs import Logprobs
 from shared.schemas.openapi_bounds import Short
 from shared.schemas.parameter_bodies import ChatParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
@@ -114,38 +114,6 @@ class AnswerMessage(msgspec.Struct):
     @classmethod
     def from_text(cls, text: str, calls: list[AnswerCall]) -> AnswerMessage:
         return cls(text or None, tool_calls=calls) if calls else cls(text)
-
-
-class TopLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
-
-    @classmethod
-    def from_token(cls, token: Token) -> TokenLogprob:
-        """Return the log-probabilities of a token that has them."""
-        logprobs = token.logprobs
-        assert logprobs is not None
-        top = [TopLogprob(text, logprob, list(text.encode())) for _, logprob, text in logprobs.top]
-        return cls(logprobs.piece, logprobs.logprob, list(logprobs.piece.encode()), top)
-
-
-class Logprobs(msgspec.Struct):
-    content: list[TokenLogprob]
-    refusal: None = None
-
-    @classmethod
-    def from_tokens(cls, tokens: Iterable[Token]) -> Logprobs | None:
-        """Return those of the tokens that have them, None if none has."""
-        content = [TokenLogprob.from_token(token) for token in tokens if token.logprobs is not None]
-        return cls(content) if content else None
 
 
 class Choice(msgspec.Struct):

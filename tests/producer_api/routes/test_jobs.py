@@ -12,7 +12,7 @@ from shared.errors import EngineFailed
 from shared.protocol import ErrorInfo, PriorityClass, RequestState, Token, TokenLogprobs
 from tests.support.api_server import frames
 from tests.support.fakes import MODEL
-from tests.support.scripted_worker import Job, ScriptedWorker
+from tests.support.scripted_worker import CACHED_TOKENS, Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")
@@ -54,7 +54,12 @@ async def test_a_job_reports_position_state_usage_and_result(
     done = (await http.get(f"/v1/jobs/{first}")).json()
     assert done["state"] == "completed"
     assert done["choices"] == [{"index": 0, "text": "Hello", "finish_reason": None}]
-    assert done["usage"] == {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
+    assert done["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 1,
+        "total_tokens": 6,
+        "prompt_tokens_details": {"cached_tokens": CACHED_TOKENS},
+    }
     assert done["created_at"] <= done["started_at"] <= done["first_token_at"] <= done["finished_at"]
     request = await worker.answer("x")
     assert request.prompt == (1, 2, 3)

@@ -36,11 +36,25 @@ def test_logprobs_match_transformers(name: str, checkpoints: Callable[[str], Pat
     for token, row in zip(answers.tokens["r", 0], expected, strict=True):
         assert token.logprobs is not None
         assert token.logprobs.logprob == pytest.approx(row[token.id].item(), abs=1e-4)
-        assert token.logprobs.piece == engine.tokenizer.token_text(token.id)
         best = row.topk(5)
         assert [top[0] for top in token.logprobs.top] == best.indices.tolist()
         assert [top[1] for top in token.logprobs.top] == pytest.approx(best.values.tolist(), abs=1e-4)
     assert all(token.logprobs is None for token in answers.tokens["other", 0])
+
+
+def test_tokens_within_a_character_have_their_bytes(llama: Path) -> None:
+    """Given an answer of random bytes, each piece is a text alone, or its bytes are in `partial`."""
+    engine = load(llama)
+    engine.add(EngineRequest("r", PROMPT, PENALIZED))
+    tokens = drain(engine).tokens["r", 0]
+    for token in tokens:
+        assert token.logprobs is not None
+        pieces = {token.id: token.logprobs.piece} | {i: piece for i, _, piece in token.logprobs.top}
+        for token_id, piece in pieces.items():
+            data = engine.tokenizer.token_bytes(token_id)
+            assert piece == data.decode(errors="replace")
+            assert token.logprobs.partial.get(token_id, piece.encode()) == data
+    assert any(token.logprobs and token.logprobs.partial for token in tokens), "the test is about these"
 
 
 def test_logprobs_takes_0_to_20(llama: Path) -> None:
@@ -76,7 +90,7 @@ def test_resumed_answer_has_the_same_logprobs(llama: Path) -> None:
 def test_logprob_of_an_impossible_token_is_finite() -> None:
     sequence = make_sequence(SamplingParams(logprobs=3), [1], [])
     logits = torch.tensor([[0.0, -torch.inf, -torch.inf]])
-    found = StepLogprobs(logits, [sequence], str).for_token(0, 0)
+    found = StepLogprobs(logits, [sequence], lambda token_id: b"%d" % token_id).for_token(0, 0)
     assert found is not None
     assert found.top[0] == (0, 0.0, "0")
     assert [value for _, value, _ in found.top[1:]] == [MIN_LOGPROB, MIN_LOGPROB]

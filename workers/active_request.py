@@ -78,8 +78,8 @@ class ActiveRequest:
             ended += token.finish_reason is not None
         if ended == params.n:
             return None
-        if self.history:  # the echo was sent with the first token
-            params = msgspec.structs.replace(params, echo=False)
+        if self.history:  # the prompt was sent with the first token
+            params = msgspec.structs.replace(params, echo=False, prompt_logprobs=None, return_token_ids=False)
         return EngineRequest(
             self.run_id,
             self.prompt,

@@ -40,7 +40,10 @@ def to_kafka_record(line: Line, event_id: str, key: str) -> Outgoing:
 def _job_body_from_chat(body: dict[str, Any]) -> dict[str, Any]:
     """Return the body of the job that is equivalent to a chat completion's body."""
     chat = validate(msgspec.json.encode(body), ChatRequest)
-    request = chat.to_request("default", stream=False)
+    for name in ("return_tokens_as_token_ids", "echo"):
+        if getattr(chat, name):
+            raise InvalidRequest(f"{name} is not supported over Kafka", param=name)
+    request = chat.to_request("default")
     params = msgspec.structs.replace(request.params, structured_outputs=None)
     fields: dict[str, Any] = {
         "model": request.model,
@@ -64,11 +67,14 @@ def to_chat_completion(job: Job) -> dict[str, Any]:
                 AnswerMessage.from_text(choice.text, choice.tool_calls or []),
                 choice.finish_reason or FinishReason.STOP,
                 _logprobs(choice.logprobs),
+                token_ids=choice.token_ids,
             )
             for choice in job.choices or ()
         ],
         usage=job.usage or Usage(0, 0, 0),
         system_fingerprint=job.system_fingerprint,
+        prompt_token_ids=job.prompt_token_ids,
+        prompt_logprobs=job.prompt_logprobs,
     )
     body: dict[str, Any] = msgspec.to_builtins(completion)
     return body

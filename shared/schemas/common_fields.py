@@ -14,7 +14,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 from pydantic_core import PydanticCustomError
 
 from shared import protocol
-from shared.errors import InvalidRequest
 from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams
 from shared.schemas.base import Body, Text
 from shared.schemas.openapi_bounds import LIMITS, Items, Short
@@ -172,7 +171,9 @@ class Submission(SamplingFields, StructuredFields):
 
 class StreamOptions(Body):
     include_usage: bool | None = Field(None, description="end with a chunk with the usage and without choices")
-    continuous_usage_stats: bool | None = Field(None, description="send the usage with each chunk")
+    continuous_usage_stats: bool | None = Field(
+        None, description="with include_usage: send the usage so far with each chunk"
+    )
     include_obfuscation: bool | None = Field(None, description="accepted, but nothing is padded")
 
 
@@ -180,16 +181,16 @@ class StreamFields(Body):
     """Fields that ask for a streamed answer."""
 
     stream: bool | None = Field(None, description="send the answer as server-sent events")
-    stream_options: StreamOptions | None = Field(None, description="only with stream")
+    stream_options: StreamOptions | None = Field(None, description="without effect unless the answer is streamed")
 
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def check_stream(self, *, stream: bool) -> None:
-        """Raise InvalidRequest for stream options without a stream."""
-        if self.stream_options is not None and not stream:
-            raise InvalidRequest("stream_options is allowed with stream only", param="stream_options")
+    @property
+    def continuous_usage(self) -> bool:
+        """True if each chunk has the usage so far. As in vLLM, only together with include_usage."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
 def priority_class(priority: Priority) -> PriorityClass:

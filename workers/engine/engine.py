@@ -274,9 +274,7 @@ class Engine:
             if finished:
                 del self._unfinished[job_id]
             echo = echoes.get(job_id, ())
-            outputs.append(
-                EngineOutput(job_id, tuple(tokens[job_id]), finished, prompt=echo, cached_tokens=cached[job_id])
-            )
+            outputs.append(EngineOutput(job_id, tuple(tokens[job_id]), finished, None, echo, cached[job_id]))
         return outputs
 
     def _fail(self, job_id: str, error: HeadraceError) -> EngineOutput:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,6 +13,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
 from shared.schemas.common_fields import Messages, Priority, Usage, WireFinishReason, priority_class
 from shared.schemas.openai.completions import is_token_ids
+from shared.schemas.openai.logprobs import PromptLogprobs, prompt_logprobs
 from shared.schemas.parameter_bodies import JobParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.schemas.tools import AnswerCall, ToolFields, collect_calls
@@ -109,20 +110,43 @@ class Logprobs(msgspec.Struct):
 
 
 class JobChoice(msgspec.Struct):
-    """One choice. `logprobs` has one entry for each token if the request asked for them."""
+    """One choice. `logprobs` has one entry for each token if the request asked for them.
+
+    `token_ids` is set if it asked for token ids or for log-probabilities of its prompt.
+    """
 
     index: int
     text: str
     finish_reason: WireFinishReason | None
     logprobs: list[Logprobs] | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def from_choice(cls, job_id: str, index: int, choice: Choice) -> JobChoice:
+    def from_choice(cls, job_id: str, index: int, choice: Choice, *, with_ids: bool) -> JobChoice:
         calls = collect_calls(choice.tokens, job_id, index)
         return cls(
-            index, choice.text, choice.finish_reason, Logprobs.from_tokens(choice.tokens), calls or msgspec.UNSET
+            index,
+            choice.text,
+            choice.finish_reason,
+            Logprobs.from_tokens(choice.tokens),
+            calls or msgspec.UNSET,
+            [token.id for token in choice.tokens] if with_ids else msgspec.UNSET,
         )
+
+
+class JobPrompt(msgspec.Struct, kw_only=True):
+    """Token ids of a job's prompt, and their log-probabilities, if the request asked for either."""
+
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+
+    def add_prompt(self, prompt: Sequence[Token]) -> None:
+        """Add what the log has of the prompt."""
+        if prompt:
+            self.prompt_token_ids = [token.id for token in prompt]
+        if any(token.logprobs is not None for token in prompt):
+            self.prompt_logprobs = prompt_logprobs(prompt)
 
 
 class Links(msgspec.Struct):
@@ -154,7 +178,7 @@ class WebhookStatus(msgspec.Struct):
         )
 
 
-class Job(msgspec.Struct, kw_only=True):
+class Job(JobPrompt, kw_only=True):
     """A job in its current state. Times are in seconds since the epoch.
 
     While it waits, `position` is its place in its queue, from 1, and `estimated_wait` the seconds until its turn at
@@ -207,7 +231,11 @@ class Job(msgspec.Struct, kw_only=True):
         """Return the job with its whole answer and the fingerprint of its model."""
         job = cls.from_record(record)
         job.system_fingerprint = fingerprint
-        job.choices = [JobChoice.from_choice(record.id, index, choice) for index, choice in answer.choices]
+        with_ids = bool(answer.prompt)
+        job.choices = [
+            JobChoice.from_choice(record.id, index, choice, with_ids=with_ids) for index, choice in answer.choices
+        ]
+        job.add_prompt(answer.prompt)
         if answer.terminal is not None:
             job.usage, job.error = Usage.from_usage(answer.terminal.usage), answer.terminal.error
         return job

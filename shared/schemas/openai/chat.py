@@ -22,7 +22,7 @@ from shared.schemas.common_fields import (
     WireFinishReason,
     priority_class,
 )
-from shared.schemas.openai.logprobs import Logprobs
+from shared.schemas.openai.logprobs import Logprobs, PromptLogprobs
 from shared.schemas.openapi_bounds import Short
 from shared.schemas.parameter_bodies import ChatParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
@@ -51,6 +51,10 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
     max_completion_tokens: int | None = parameter_field("max_tokens", note="OpenAI's newer name of max_tokens")
     logprobs: bool | None = Field(None, description="return the log-probability of each token")
     top_logprobs: int | None = parameter_field("logprobs", note="requires logprobs")
+    return_tokens_as_token_ids: bool | None = parameter_field("return_tokens_as_token_ids")
+    echo: bool | None = Field(
+        None, description="begin each choice with the last message, if the answer continues its role"
+    )
     priority: Priority = priority_field("interactive")
 
     safety_identifier: Short | None = Field(None, description="accepted, without effect")
@@ -74,14 +78,15 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
 
     _refuse_unsupported = refuse_unless_neutral(UNSUPPORTED, "this server does not support this field")
 
-    def to_request(self, tenant: str, *, stream: bool) -> Request:
+    def to_request(self, tenant: str) -> Request:
         """Return the draft that admission completes. Raise InvalidRequest if fields contradict each other."""
-        self.check_stream(stream=stream)
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs is allowed with logprobs only", param="top_logprobs")
-        params = self.to_params()
-        if self.logprobs:
-            params = msgspec.structs.replace(params, logprobs=self.top_logprobs or 0)
+        params = msgspec.structs.replace(
+            self.to_params(),
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            echo=False,  # of a message, which is known without a worker
+        )
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
                 raise InvalidRequest(
@@ -121,6 +126,7 @@ class Choice(msgspec.Struct):
     message: AnswerMessage
     finish_reason: WireFinishReason
     logprobs: Logprobs | None = None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatCompletion(msgspec.Struct):
@@ -131,6 +137,8 @@ class ChatCompletion(msgspec.Struct):
     usage: Usage
     object: Literal["chat.completion"] = "chat.completion"
     system_fingerprint: str | None = None
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class Delta(msgspec.Struct, omit_defaults=True):
@@ -144,9 +152,12 @@ class ChunkChoice(msgspec.Struct):
     delta: Delta
     finish_reason: WireFinishReason | None = None
     logprobs: Logprobs | None = None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Chunk(msgspec.Struct):
+    """A chunk of a completion; the first has what the request asks for about its prompt."""
+
     id: str
     created: int
     model: str
@@ -154,3 +165,5 @@ class Chunk(msgspec.Struct):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     system_fingerprint: str | None = None
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET

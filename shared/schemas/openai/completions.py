@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
 from shared.schemas.common_fields import Priority, StreamFields, Usage, WireFinishReason, priority_class
-from shared.schemas.openai.logprobs import TextLogprobs
+from shared.schemas.openai.logprobs import PromptLogprobs, TextLogprobs
 from shared.schemas.openapi_bounds import LIMITS
 from shared.schemas.parameter_bodies import CompletionParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
@@ -78,11 +78,11 @@ class CompletionRequest(CompletionParameters, StreamFields):
     logprobs: int | None = parameter_field("logprobs", maximum=MAX_LOGPROBS)
     echo: bool | None = parameter_field("echo")
     best_of: int | None = parameter_field("best_of")
+    return_tokens_as_token_ids: bool | None = parameter_field("return_tokens_as_token_ids")
     priority: Priority = priority_field("interactive")
 
-    def to_requests(self, tenant: str, *, stream: bool) -> list[Request]:
+    def to_requests(self, tenant: str) -> list[Request]:
         """Return a draft for each prompt. Raise InvalidRequest if fields contradict each other."""
-        self.check_stream(stream=stream)
         if self.best_of not in (None, self.n or 1):
             raise InvalidRequest("best_of must be equal to n", param="best_of")
         if self.logprobs is not None:
@@ -119,6 +119,9 @@ class TextChoice(msgspec.Struct):
     text: str
     finish_reason: WireFinishReason | None
     logprobs: TextLogprobs | None = None
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class Completion(msgspec.Struct):

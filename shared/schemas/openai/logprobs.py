@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's two forms: of chats and responses, and of completions (legacy).
+"""Log-probabilities: OpenAI's form of chats and responses, its form of completions, and vLLM's form of a prompt.
 
 A token that is no whole character is named by its bytes, as OpenAI does: `bytes:\\xf0\\x9f`.
 """
@@ -11,14 +11,11 @@ import msgspec
 
 from shared.protocol import Token, TokenLogprobs
 
-
-def token_name(piece: str, partial: bytes | None) -> str:
-    """Return the name of a token: its text alone, or its bytes if they are no whole characters."""
-    return piece if partial is None else "bytes:" + repr(partial)[2:-1]
+MAX_TOP = 20  # of the parameters `logprobs` and `prompt_logprobs`
 
 
 def id_name(token_id: int) -> str:
-    """Return the name of a token that no other has."""
+    """Return the name of a token that no other has, in vLLM's form."""
     return f"token_id:{token_id}"
 
 
@@ -35,18 +32,26 @@ class TokenLogprob(msgspec.Struct):
     top_logprobs: list[TopLogprob]
 
     @classmethod
-    def from_token(cls, token: Token) -> TokenLogprob:
-        """Return the log-probabilities of a token that has them."""
+    def from_token(cls, token: Token, *, as_ids: bool = False) -> TokenLogprob:
+        """Return the log-probabilities of a token that has them, with ids as names if `as_ids`."""
         found = token.logprobs
         assert found is not None
-        own = top_logprob(found.piece, found.logprob, found.partial.get(token.id))
-        top = [top_logprob(piece, logprob, found.partial.get(each)) for each, logprob, piece in found.top]
+        alternatives = ((token.id, found.logprob, found.piece), *found.top)
+        own, *top = (top_logprob(piece, logprob, found.partial.get(i)) for i, logprob, piece in alternatives)
+        if as_ids:
+            for each, (token_id, _, _) in zip((own, *top), alternatives, strict=True):
+                each.token = id_name(token_id)
         return cls(own.token, own.logprob, own.bytes, top)
 
 
 def top_logprob(piece: str, logprob: float, partial: bytes | None) -> TopLogprob:
-    """Return the log-probability of a token: its text alone, and its bytes if they are no whole characters."""
-    return TopLogprob(token_name(piece, partial), logprob, list(partial or piece.encode()))
+    """Return the log-probability of a token.
+
+    Args:
+        piece: its text alone.
+        partial: its bytes, if they are no whole characters.
+    """
+    return TopLogprob(_name(piece, partial), logprob, list(partial or piece.encode()))
 
 
 class Logprobs(msgspec.Struct):
@@ -54,9 +59,9 @@ class Logprobs(msgspec.Struct):
     refusal: None = None
 
     @classmethod
-    def from_tokens(cls, tokens: Iterable[Token]) -> Logprobs | None:
+    def from_tokens(cls, tokens: Iterable[Token], *, as_ids: bool = False) -> Logprobs | None:
         """Return those of the tokens that have them, None if none has."""
-        content = [TokenLogprob.from_token(token) for token in tokens if token.logprobs is not None]
+        content = [TokenLogprob.from_token(token, as_ids=as_ids) for token in tokens if token.logprobs is not None]
         return cls(content) if content else None
 
 
@@ -71,29 +76,61 @@ class TextLogprobs(msgspec.Struct):
     text_offset: list[int]
 
     @classmethod
-    def from_tokens(cls, tokens: Sequence[Token], offset: int) -> TextLogprobs:
-        """Return those of `tokens`, the first of which is at `offset`."""
+    def from_tokens(
+        cls, tokens: Sequence[Token], offset: int, *, top: int = MAX_TOP, as_ids: bool = False
+    ) -> TextLogprobs:
+        """Return those of `tokens`.
+
+        Args:
+            offset: of the first token.
+            top: number of most likely tokens at each.
+            as_ids: name tokens by their ids.
+        """
         lists = cls([], [], [], [])
         for token in tokens:
             found = token.logprobs
-            lists.tokens.append(token.text if found is None else _name(found, token.id, found.piece))
+            piece = token.text if found is None else _name(found.piece, found.partial.get(token.id))
+            lists.tokens.append(id_name(token.id) if as_ids else piece)
             lists.token_logprobs.append(None if found is None else found.logprob)
-            lists.top_logprobs.append(None if found is None else _by_name(token.id, found))
+            lists.top_logprobs.append(None if found is None else _by_name(token.id, found, top, as_ids=as_ids))
             lists.text_offset.append(offset)
             offset += len(token.text)
         return lists
 
 
-def _by_name(token_id: int, found: TokenLogprobs) -> dict[str, float]:
+class PromptLogprob(msgspec.Struct):
+    """Log-probability of a token at a position of the prompt; `rank` is 1 for the most likely."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]  # of each token of a prompt, by id; the first has none
+
+
+def prompt_logprobs(prompt: Iterable[Token], top: int = MAX_TOP) -> PromptLogprobs:
+    """Return the log-probabilities of each token of a prompt and of the `top` most likely ones."""
+    return [None if token.logprobs is None else _by_id(token.id, token.logprobs, top) for token in prompt]
+
+
+def _by_id(token_id: int, found: TokenLogprobs, top: int) -> dict[int, PromptLogprob]:
+    logprobs = {token_id: PromptLogprob(found.logprob, found.rank, found.piece)}
+    for rank, (each, logprob, piece) in enumerate(found.top[:top], 1):
+        logprobs.setdefault(each, PromptLogprob(logprob, rank, piece))
+    return logprobs
+
+
+def _by_name(token_id: int, found: TokenLogprobs, top: int, *, as_ids: bool) -> dict[str, float]:
     """Return the log-probabilities by name. Of two tokens with the same text, the second is named by its id."""
-    logprobs = {_name(found, token_id, found.piece): found.logprob}
-    for each, logprob, piece in found.top:
-        if each == token_id:
-            continue
-        name = _name(found, each, piece)
+    logprobs: dict[str, float] = {}
+    own = (token_id, found.logprob, found.piece)
+    for each, logprob, piece in (own, *(other for other in found.top[:top] if other[0] != token_id)):
+        name = id_name(each) if as_ids else _name(piece, found.partial.get(each))
         logprobs[id_name(each) if name in logprobs else name] = logprob
     return logprobs
 
 
-def _name(found: TokenLogprobs, token_id: int, piece: str) -> str:
-    return token_name(piece, found.partial.get(token_id))
+def _name(piece: str, partial: bytes | None) -> str:
+    """Return the name of a token: its text alone, or its bytes if they are no whole characters."""
+    return piece if partial is None else "bytes:" + repr(partial)[2:-1]

@@ -76,9 +76,9 @@ class Job:
     def request(self) -> Request:
         return self.delivery.request
 
-    async def write(self, *tokens: Token) -> bool:
+    async def write(self, *tokens: Token, prompt: tuple[Token, ...] = ()) -> bool:
         first = PromptUsage(PROMPT_TOKENS, CACHED_TOKENS) if self.seq == 0 else None
-        return await self._append(TokenEvent(self.seq, tokens, prompt_usage=first))
+        return await self._append(TokenEvent(self.seq, tokens, None, prompt, first))
 
     async def say(self, text: str) -> bool:
         return await self.write(Token(0, self.seq, text))

@@ -78,6 +78,24 @@ async def test_logprobs_appear_only_if_requested(http: httpx.AsyncClient, worker
     assert (await http.get(f"/v1/jobs/{job_id}")).json()["choices"][0]["logprobs"] == [told]
 
 
+async def test_token_ids_and_scores_of_the_prompt(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """They are in the result, and in the event of the first token."""
+    job_id = await submit(http, prompt_logprobs=0, return_token_ids=True)
+    job = await worker.take()
+    assert (job.request.params.prompt_logprobs, job.request.params.return_token_ids) == (0, True)
+    prompt = (Token(0, 1, ""), Token(0, 2, "", None, TokenLogprobs(-2.0, (), "i", {}, 3)))
+    await job.write(Token(0, 7, "a"), prompt=prompt)
+    await job.say("b")
+    await job.end()
+    scores = [None, {"2": {"logprob": -2.0, "rank": 3, "decoded_token": "i"}}]
+    first, second, _ = (json.loads(frame["data"]) for frame in await read(http, job_id))
+    assert (first["prompt_token_ids"], first["prompt_logprobs"]) == ([1, 2], scores)
+    assert second.keys() == {"seq", "tokens"}
+    found = (await http.get(f"/v1/jobs/{job_id}")).json()
+    assert (found["prompt_token_ids"], found["prompt_logprobs"]) == ([1, 2], scores)
+    assert found["choices"][0]["token_ids"] == [7, 1]
+
+
 async def test_events_resume_at_every_seq(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
     job_id = await submit(http)
     job = await worker.take()

@@ -51,6 +51,27 @@ async def test_an_answer_is_streamed(client: Client, worker: ScriptedWorker) -> 
     assert seen[-1].end == pb.End(seq=3, state="completed", usage=usage)
 
 
+async def test_token_ids_and_scores_of_the_prompt(client: Client, worker: ScriptedWorker) -> None:
+    """They are with the first tokens, and in the ended job."""
+    events = client.Generate(pb.GenerateRequest(job=chat(prompt_logprobs=1, return_token_ids=True)))
+    job = await worker.take()
+    assert (job.request.params.prompt_logprobs, job.request.params.return_token_ids) == (1, True)
+    scored = Token(0, 2, "", None, TokenLogprobs(-2.0, ((7, -0.5, "a"),), "i", {}, 3))
+    await job.write(Token(0, 7, "a", FinishReason.STOP), prompt=(Token(0, 1, ""), scored))
+    await job.end()
+    _, seen = await read_rest(events)
+    ended = await client.GetJob(pb.GetJobRequest(id=job.request.id))
+
+    found = {
+        2: pb.PromptLogprob(logprob=-2.0, rank=3, decoded_token="i"),
+        7: pb.PromptLogprob(logprob=-0.5, rank=1, decoded_token="a"),
+    }
+    scores = [pb.PromptLogprobs(), pb.PromptLogprobs(tokens=found)]
+    for message in (seen[1].tokens, ended):
+        assert (list(message.prompt_token_ids), list(message.prompt_logprobs)) == ([1, 2], scores)
+    assert list(ended.choices[0].token_ids) == [7]
+
+
 async def test_tokens_have_logprobs_and_tool_calls(client: Client, worker: ScriptedWorker) -> None:
     """Both are in the stream and in the ended job."""
     events = client.Generate(pb.GenerateRequest(job=chat()))

@@ -123,6 +123,48 @@ def test_an_echoed_prompt_is_scored(llama: Path, chunk: int) -> None:
     assert engine.stats().blocks_used == 0
 
 
+@pytest.mark.parametrize(("chunk", "blocks"), [(512, 256), (7, 256), (7, 24)])
+def test_prompt_logprobs_match_transformers(llama: Path, chunk: int, blocks: int) -> None:
+    """Given a cold and a warm cache, chunks, several choices and preemptions, with the rank of each token."""
+    engine = load(llama, max_num_batched_tokens=chunk, num_kv_blocks=blocks, block_size=4)
+    params = SamplingParams(temperature=0.0, max_tokens=20, n=2)
+    prompt = (*PROMPT, 0xF0, 0x9F)
+    for name in ("first", "second"):
+        engine.add(EngineRequest(name, PROMPT[3:], params))
+    scoring = msgspec.structs.replace(params, prompt_logprobs=3, return_token_ids=True)
+    with torch.inference_mode():
+        expected = hf_model(llama)(torch.tensor([prompt])).logits[0, :-1].log_softmax(-1)
+    for run in ("cold", "warm"):
+        engine.add(EngineRequest(run, prompt, scoring))
+        prompts = []
+        while engine.has_work():
+            prompts += [output.prompt for output in engine.step() if output.prompt]
+        [found] = prompts
+        assert [token.id for token in found] == list(prompt)
+        assert {token.text for token in found} == {""}, "it is not echoed"
+        assert found[0].logprobs is None
+        for token, row in zip(found[1:], expected, strict=True):
+            assert token.logprobs is not None
+            assert token.logprobs.logprob == pytest.approx(row[token.id].item(), abs=1e-4)
+            best = row.topk(3)
+            assert [top[0] for top in token.logprobs.top] == best.indices.tolist()
+            assert [top[1] for top in token.logprobs.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+            assert token.logprobs.rank == row.argsort(descending=True).tolist().index(token.id) + 1
+        assert found[-1].logprobs is not None
+        assert found[-1].logprobs.partial[0x9F] == engine.tokenizer.token_bytes(0x9F)
+    assert blocks > 24 or engine.stats().preemptions > 0
+
+
+def test_scores_of_a_prompt_are_bounded(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.engine.request_check.MAX_PROMPT_SCORES", 3 * len(PROMPT))
+    engine = load(llama)
+    for asked in ({"prompt_logprobs": 3}, {"logprobs": 3, "echo": True}):
+        with pytest.raises(InvalidRequest, match="log-probabilities of a prompt") as refused:
+            engine.add(EngineRequest("r", PROMPT, SamplingParams(max_tokens=1, **asked)))
+        assert refused.value.param == next(iter(asked))
+    engine.add(EngineRequest("r", PROMPT, SamplingParams(max_tokens=1, prompt_logprobs=2)))
+
+
 def test_echo_without_scores(llama: Path) -> None:
     engine = load(llama)
     text = "<bos>né<eos>"

@@ -1,4 +1,4 @@
-"""What vLLM's fields add to an answer: token ids, scores of the prompt, running usage, an echoed message."""
+"""Additions of vLLM's fields to an answer: token ids, scores of the prompt, running usage, an echoed message."""
 
 from __future__ import annotations
 

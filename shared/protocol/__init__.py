@@ -4,7 +4,7 @@ They are encoded as versioned JSON (msgspec), never as pickle. Every package may
 `shared.errors`.
 """
 
-from shared.protocol.codec import decode_event, decode_request, encode, new_job_id
+from shared.protocol.codec import decode_event, decode_request, encode, encode_event, new_job_id
 from shared.protocol.event import (
     CallDelta,
     ErrorInfo,
@@ -67,5 +67,6 @@ __all__ = [
     "decode_event",
     "decode_request",
     "encode",
+    "encode_event",
     "new_job_id",
 ]

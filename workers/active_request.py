@@ -105,11 +105,10 @@ class ActiveRequest:
 
     def _first_usage(self, outputs: list[EngineOutput]) -> PromptUsage | None:
         """Return the counts of the prompt for the event with the first token, None for others."""
-        first = next((output for output in outputs if output.tokens or output.prompt), None)
-        if self.next_seq > 0 or first is None:
+        if self.next_seq > 0:
             return None
-        self.prompt_usage = PromptUsage(len(self.prompt), first.cached_tokens)
-        return self.prompt_usage
+        self.prompt_usage = PromptUsage(len(self.prompt), outputs[0].cached_tokens)
+        return self.prompt_usage if outputs[0].tokens or outputs[0].prompt else None
 
     def _ids_to_record(self, event: TokenEvent) -> tuple[int, ...]:
         """Return the prompt's ids with the first tokens of a chat, and nothing otherwise.

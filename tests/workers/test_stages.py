@@ -185,7 +185,7 @@ def break_pieces(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         engine.tokenizer,
         "token_bytes",
-        raising(ValueError(BOOM), when=lambda token: True, instead_of=lambda _: b""),
+        raising(ValueError(BOOM), when=lambda *_, **__: True, instead_of=lambda *_, **__: b""),
     )
 
 

@@ -36,12 +36,13 @@ class TokenLogprob(msgspec.Struct):
         """Return the log-probabilities of a token that has them, with ids as names if `as_ids`."""
         found = token.logprobs
         assert found is not None
-        alternatives = ((token.id, found.logprob, found.piece), *found.top)
-        own, *top = (top_logprob(piece, logprob, found.partial.get(i)) for i, logprob, piece in alternatives)
-        if as_ids:
-            for each, (token_id, _, _) in zip((own, *top), alternatives, strict=True):
-                each.token = id_name(token_id)
-        return cls(own.token, own.logprob, own.bytes, top)
+
+        def shown(token_id: int, logprob: float, piece: str) -> TopLogprob:
+            made = top_logprob(piece, logprob, found.partial.get(token_id))
+            return msgspec.structs.replace(made, token=id_name(token_id)) if as_ids else made
+
+        own = shown(token.id, found.logprob, found.piece)
+        return cls(own.token, own.logprob, own.bytes, [shown(*each) for each in found.top])
 
 
 def top_logprob(piece: str, logprob: float, partial: bytes | None) -> TopLogprob:

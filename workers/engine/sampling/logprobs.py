@@ -7,6 +7,7 @@ define them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,15 +23,16 @@ class StepLogprobs:
 
     Args:
         logits: [R, vocab] float32, one row per sequence.
-        token_bytes: returns the bytes of a token id.
+        token_bytes: returns the bytes of a token id; `first` says that the token begins its text.
     """
 
-    def __init__(self, logits: Tensor, sequences: list[Sequence], token_bytes: Callable[[int], bytes]) -> None:
+    def __init__(self, logits: Tensor, sequences: list[Sequence], token_bytes: Callable[..., bytes]) -> None:
         rows = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
         self._tops = {row: sequences[row].params.logprobs or 0 for row in rows}
         self._index = {row: index for index, row in enumerate(rows)}
         with torch.inference_mode():
             self._values = logits[rows].log_softmax(-1).clamp_(min=MIN_LOGPROB) if rows else logits[:0]
+        self._sequences = sequences
         self._token_bytes = token_bytes
 
     def for_token(self, row: int, token_id: int) -> TokenLogprobs | None:
@@ -42,7 +44,8 @@ class StepLogprobs:
         if count:
             highest, ids = values.topk(min(count, len(values)))
             top = list(zip(ids.tolist(), highest.tolist(), strict=True))
-        return spell(token_id, values[token_id].item(), top, self._token_bytes)
+        token_bytes = partial(self._token_bytes, first=self._sequences[row].num_output_tokens == 0)
+        return spell(token_id, values[token_id].item(), top, token_bytes)
 
 
 def spell(
@@ -53,14 +56,14 @@ def spell(
     rank: int = 0,
 ) -> TokenLogprobs:
     """Return the log-probabilities of a token and of the most likely ones, with the tokens' texts."""
-    partial: dict[int, bytes] = {}
+    parts: dict[int, bytes] = {}
 
     def piece(index: int) -> str:
         data = token_bytes(index)
         try:
             return data.decode()
         except UnicodeDecodeError:
-            partial[index] = data
+            parts[index] = data
             return data.decode(errors="replace")
 
-    return TokenLogprobs(logprob, tuple((i, value, piece(i)) for i, value in top), piece(token_id), partial, rank)
+    return TokenLogprobs(logprob, tuple((i, value, piece(i)) for i, value in top), piece(token_id), parts, rank)

@@ -31,10 +31,19 @@ class TokenBytes:
             {letter: byte for byte, letter in byte_alphabet().items()} if "ByteLevel" in kinds else None
         )
         self._falls_back = "ByteFallback" in kinds
+        self._drops_space = any(step["type"] == "Strip" and step["start"] for step in steps)
         self._space = _space_mark(steps)
 
-    def __call__(self, token_id: int) -> bytes:
-        """Return the bytes that a token stands for; none for an id without a token."""
+    def __call__(self, token_id: int, *, first: bool = False) -> bytes:
+        """Return the bytes that a token stands for; none for an id without a token.
+
+        Args:
+            first: the token begins its text, where a sentencepiece model drops a space.
+        """
+        found = self._spelled(token_id)
+        return found.removeprefix(b" ") if first and self._drops_space else found
+
+    def _spelled(self, token_id: int) -> bytes:
         entry: str | None = self._tokenizer.id_to_token(token_id)
         if entry is None:
             return b""

@@ -146,9 +146,9 @@ class Tokenizer:
         found[-1] += stream.flush()
         return found
 
-    def token_bytes(self, token_id: int) -> bytes:
+    def token_bytes(self, token_id: int, *, first: bool = False) -> bytes:
         """Return the bytes of a single token, special or not; see `TokenBytes`."""
-        return self._bytes(token_id)
+        return self._bytes(token_id, first=first)
 
     def _ends_within_character(self, ids: list[int]) -> bool:
         """Return whether the text of token ids ends within a character, apart from special tokens."""

@@ -90,7 +90,7 @@ def test_resumed_answer_has_the_same_logprobs(llama: Path) -> None:
 def test_logprob_of_an_impossible_token_is_finite() -> None:
     sequence = make_sequence(SamplingParams(logprobs=3), [1], [])
     logits = torch.tensor([[0.0, -torch.inf, -torch.inf]])
-    found = StepLogprobs(logits, [sequence], lambda token_id: b"%d" % token_id).for_token(0, 0)
+    found = StepLogprobs(logits, [sequence], lambda token_id, first: b"%d" % token_id).for_token(0, 0)
     assert found is not None
     assert found.top[0] == (0, 0.0, "0")
     assert [value for _, value, _ in found.top[1:]] == [MIN_LOGPROB, MIN_LOGPROB]

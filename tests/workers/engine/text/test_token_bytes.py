@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models
 
 from tests.support.checkpoints import byte_tokenizer
-from tests.support.tokenizers import fallback_tokenizer
+from tests.support.tokenizers import SPACE, fallback_tokenizer
 from workers.engine.text.token_bytes import TokenBytes
 from workers.engine.text.tokenizer import Tokenizer
 
@@ -35,6 +35,17 @@ def real(smollm2: Path) -> Tokenizer:
 @given(ids=st.lists(st.integers(0, 49_151), max_size=20))
 def test_bytes_of_a_real_vocabulary(real: Tokenizer, ids: list[int]) -> None:
     assert b"".join(map(real.token_bytes, ids)).decode(errors="replace") == real.decode_all(ids)
+
+
+def test_the_space_that_a_text_does_not_begin_with_is_dropped() -> None:
+    """Given an answer of a sentencepiece model, whose first token begins a word."""
+    tokenizer = fallback_tokenizer()
+    word, letter = (tokenizer.token_to_id(entry) for entry in (SPACE + "a", "a"))
+    token_bytes = TokenBytes(tokenizer)
+    assert token_bytes(word, first=True) + token_bytes(word) == tokenizer.decode([word, word]).encode()
+    assert token_bytes(letter, first=True) == b"a"
+    level = byte_tokenizer().backend_tokenizer
+    assert TokenBytes(level)(level.encode(" ").ids[0], first=True) == b" "
 
 
 def test_a_special_token_is_its_own_spelling() -> None:

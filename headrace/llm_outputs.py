@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shared.errors import HeadraceError
 from shared.protocol import Token
+from shared.schemas.openai.logprobs import PromptLogprob, prompt_logprobs
 
 if TYPE_CHECKING:
     from workers.engine.interface import EngineOutput, EngineRequest
@@ -51,6 +52,9 @@ class CompletionOutput:
 class RequestOutput:
     """Answer to one prompt. `prompt` is None if token ids or messages were given.
 
+    `prompt_logprobs` has a mapping from token id for each token of the prompt but the first, which has None, if the
+    parameters asked for them. `num_cached_tokens` of the prompt's tokens were found in the prefix cache.
+
     With `error`, the engine failed on this prompt alone, and `outputs` has the tokens until then.
     """
 
@@ -59,6 +63,8 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     error: HeadraceError | None = None
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    num_cached_tokens: int | None = None
 
     @classmethod
     def from_request(cls, request: EngineRequest, prompt: str | None) -> RequestOutput:
@@ -69,13 +75,22 @@ class RequestOutput:
         return cls(request.id, prompt, list(request.prompt), choices)
 
     def extend(self, output: EngineOutput) -> None:
-        """Add the tokens and the error of one step."""
+        """Add what one step computed, and its error."""
+        if self.num_cached_tokens is None and output.tokens:
+            self.num_cached_tokens = output.cached_tokens
+        if any(token.logprobs is not None for token in output.prompt):
+            found = prompt_logprobs(output.prompt)
+            self.prompt_logprobs = [None if each is None else _by_id(each) for each in found]
         for token in output.tokens:
             self.outputs[token.choice].extend(token)
         if output.error is not None:
             self.error = output.error
             for choice in self.outputs:
                 choice.finish_reason = choice.finish_reason or "error"
+
+
+def _by_id(found: dict[int, PromptLogprob]) -> dict[int, Logprob]:
+    return {i: Logprob(each.logprob, each.rank, each.decoded_token) for i, each in found.items()}
 
 
 def _logprobs(token: Token) -> dict[int, Logprob]:

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from shared.protocol import Embed, ErrorInfo, RequestState, Terminal, Token, TokenEvent, Usage, count_reasoning
+from shared.protocol import (
+    Embed,
+    ErrorInfo,
+    PromptUsage,
+    RequestState,
+    Terminal,
+    Token,
+    TokenEvent,
+    Usage,
+    count_reasoning,
+)
 from shared.queue.interface import Delivery
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
@@ -22,6 +32,7 @@ class ActiveRequest:
         held_since: by time.monotonic.
         next_seq: seq of the next token that the engine produces.
         reasoning_tokens: number of logged tokens of reasoning.
+        prompt_usage: counts of the prompt, by the run with the first token; None before it.
     """
 
     delivery: Delivery
@@ -32,11 +43,13 @@ class ActiveRequest:
     held_since: float = field(default_factory=time.monotonic)
     next_seq: int = field(init=False)
     reasoning_tokens: int = field(init=False)
+    prompt_usage: PromptUsage | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.next_seq = self.lease.next_seq
         self.prompt = self.lease.prompt
         self.reasoning_tokens = count_reasoning(self.history)
+        self.prompt_usage = self.lease.history[0].prompt_usage if self.lease.history else None
 
     @property
     def id(self) -> str:
@@ -78,8 +91,8 @@ class ActiveRequest:
             ended += token.finish_reason is not None
         if ended == params.n:
             return None
-        if self.history:  # the echo was sent with the first token
-            params = msgspec.structs.replace(params, echo=False)
+        if self.history:  # the prompt was sent with the first token
+            params = msgspec.structs.replace(params, echo=False, prompt_logprobs=None, return_token_ids=False)
         return EngineRequest(
             self.run_id,
             self.prompt,
@@ -98,12 +111,19 @@ class ActiveRequest:
         tokens = tuple(token for output in outputs for token in output.tokens)
         last = outputs[-1]
         prompt = next((output.prompt for output in outputs if output.prompt), ())
-        event = TokenEvent(self.next_seq, tokens, None, prompt)
+        event = TokenEvent(self.next_seq, tokens, None, prompt, self._first_usage(outputs))
         self.next_seq += len(tokens)
         self.reasoning_tokens += count_reasoning(tokens)
         if last.finished:
             event = msgspec.structs.replace(event, terminal=self._terminal(last))
         return Append(self.lease, event, len(self.prompt), () if last.finished else self._ids_to_record(event))
+
+    def _first_usage(self, outputs: list[EngineOutput]) -> PromptUsage | None:
+        """Return the counts of the prompt for the event with the first token, None for others."""
+        if self.next_seq > 0:
+            return None
+        self.prompt_usage = PromptUsage(len(self.prompt), outputs[0].cached_tokens)
+        return self.prompt_usage if outputs[0].tokens or outputs[0].prompt else None
 
     def _ids_to_record(self, event: TokenEvent) -> tuple[int, ...]:
         """Return the prompt's ids with the first tokens of a chat, and nothing otherwise.
@@ -117,7 +137,8 @@ class ActiveRequest:
     def _terminal(self, last: EngineOutput) -> Terminal:
         error = last.error
         state = RequestState.FAILED if error else RequestState.COMPLETED
-        usage = Usage(len(self.prompt), self.next_seq, self.reasoning_tokens)
+        cached = self.prompt_usage.cached if self.prompt_usage else 0
+        usage = Usage(len(self.prompt), self.next_seq, self.reasoning_tokens, cached)
         waited = self.lease.started_at - self.delivery.request.created_at
         return Terminal(state, usage, ErrorInfo.from_error(error) if error else None, waited, last.result)
 

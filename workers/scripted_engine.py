@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Message, Token, Tools
+from workers.engine.echo import Echo
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, too_long
 
 VOCAB_SIZE = 50_000
@@ -110,11 +111,12 @@ class _ScriptedRun:
         return self.exit_at is not None and max(self.emitted) >= self.exit_at
 
     def echo(self) -> tuple[Token, ...]:
-        """Return the prompt with the first token of this run, if the request asks for it."""
-        if self.echo_sent or not self.request.params.echo:
+        """Return the prompt with the first token of this run, if the request asks for it; it has no scores."""
+        echo = Echo.from_params(list(self.request.prompt), self.request.params)
+        if self.echo_sent or echo is None:
             return ()
         self.echo_sent = True
-        return tuple(Token(0, token, chr(token)) for token in self.request.prompt)
+        return echo.tokens(lambda ids: list(map(chr, ids)), 0)
 
 
 class ScriptedEngine:

@@ -14,15 +14,8 @@ from shared.protocol import FinishReason, PromptOptions
 from shared.schemas.common_fields import Usage
 from shared.schemas.native.jobs import Job
 from shared.schemas.native.jobs import Logprobs as JobLogprobs
-from shared.schemas.openai.chat import (
-    AnswerMessage,
-    ChatCompletion,
-    ChatRequest,
-    Choice,
-    Logprobs,
-    TokenLogprob,
-    TopLogprob,
-)
+from shared.schemas.openai.chat import AnswerMessage, ChatCompletion, ChatRequest, Choice
+from shared.schemas.openai.logprobs import Logprobs, TokenLogprob, top_logprob
 from shared.schemas.parsing import validate
 from shared.schemas.structured import GUIDED
 
@@ -47,7 +40,10 @@ def to_kafka_record(line: Line, event_id: str, key: str) -> Outgoing:
 def _job_body_from_chat(body: dict[str, Any]) -> dict[str, Any]:
     """Return the body of the job that is equivalent to a chat completion's body."""
     chat = validate(msgspec.json.encode(body), ChatRequest)
-    request = chat.to_request("default", stream=False)
+    for name in ("return_tokens_as_token_ids", "echo"):
+        if getattr(chat, name):
+            raise InvalidRequest(f"{name} is not supported over Kafka", param=name)
+    request = chat.to_request("default")
     params = msgspec.structs.replace(request.params, structured_outputs=None)
     fields: dict[str, Any] = {
         "model": request.model,
@@ -71,11 +67,14 @@ def to_chat_completion(job: Job) -> dict[str, Any]:
                 AnswerMessage.from_text(choice.text, choice.reasoning or "", choice.tool_calls or []),
                 choice.finish_reason or FinishReason.STOP,
                 _logprobs(choice.logprobs),
+                token_ids=choice.token_ids,
             )
             for choice in job.choices or ()
         ],
         usage=job.usage or Usage(0, 0, 0),
         system_fingerprint=job.system_fingerprint,
+        prompt_token_ids=job.prompt_token_ids,
+        prompt_logprobs=job.prompt_logprobs,
     )
     body: dict[str, Any] = msgspec.to_builtins(completion)
     return body
@@ -84,17 +83,17 @@ def to_chat_completion(job: Job) -> dict[str, Any]:
 def _logprobs(given: list[JobLogprobs] | msgspec.UnsetType) -> Logprobs | None:
     if given is msgspec.UNSET:
         return None
-    return Logprobs(
-        [
-            TokenLogprob(
-                each.text,
-                each.logprob,
-                list(each.text.encode()),
-                [TopLogprob(top.text, top.logprob, list(top.text.encode())) for top in each.top],
-            )
-            for each in given
-        ]
-    )
+    return Logprobs([_token_logprob(each) for each in given])
+
+
+def _token_logprob(given: JobLogprobs) -> TokenLogprob:
+    top = [top_logprob(each.text, each.logprob, _exact(each.bytes)) for each in given.top]
+    own = top_logprob(given.text, given.logprob, _exact(given.bytes))
+    return TokenLogprob(own.token, own.logprob, own.bytes, top)
+
+
+def _exact(given: list[int] | msgspec.UnsetType) -> bytes | None:
+    return None if given is msgspec.UNSET else bytes(given)
 
 
 def readable_header(record: Record, name: str) -> str | None:

@@ -20,6 +20,7 @@ TERMINAL_EVENTS = ("done", "error", "cancelled")
 KEEPALIVE = "keepalive"
 NO_CONTENT = 204
 PROXY_STATUSES = (502, 503, 504)  # without a JSON body, they come from a proxy
+PROMPT_FIELDS = ("prompt_token_ids", "prompt_logprobs")  # of a completion, in its first chunk
 
 Body = Mapping[str, Any]
 Json = dict[str, Any]
@@ -226,19 +227,28 @@ class CompletionStreamReader(ChatStreamReader):
     def __init__(self) -> None:
         super().__init__()
         self._head: Json = {}
+        self._prompt: Json = {}  # what the request asked for about its prompt
         self._usage: Json | None = None
         self._choices: dict[int, Json] = {}
 
     def take(self, event: Sequence[Frame]) -> Iterable[Json]:
         for chunk in super().take(event):
             self._head = {name: chunk.get(name) for name in ("id", "created", "model", "system_fingerprint")}
+            self._prompt |= {name: chunk[name] for name in PROMPT_FIELDS if name in chunk}
             self._usage = chunk.get("usage") or self._usage
             for part in chunk["choices"]:
                 self._add(part)
         return ()
 
     def _add(self, part: Json) -> None:
-        empty: Json = {"texts": [], "thoughts": [], "calls": [], "finish_reason": None, "logprobs": []}
+        empty: Json = {
+            "texts": [],
+            "thoughts": [],
+            "calls": [],
+            "finish_reason": None,
+            "logprobs": [],
+            "token_ids": [],
+        }
         choice = self._choices.setdefault(part["index"], empty)
         choice["texts"].append(part["delta"].get("content") or "")
         choice["thoughts"].append(part["delta"].get("reasoning_content") or "")
@@ -249,6 +259,7 @@ class CompletionStreamReader(ChatStreamReader):
                 choice["calls"][delta["index"]]["function"]["arguments"] += delta["function"]["arguments"]
         choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
         choice["logprobs"] += (part.get("logprobs") or {}).get("content") or ()
+        choice["token_ids"] += part.get("token_ids") or ()
 
     def completion(self) -> Json:
         """Return the body of POST /v1/chat/completions. Raises HeadraceError if the stream had no chunks."""
@@ -260,10 +271,12 @@ class CompletionStreamReader(ChatStreamReader):
                 "message": _message("".join(found["texts"]), "".join(found["thoughts"]), found["calls"]),
                 "finish_reason": found["finish_reason"] or "stop",
                 "logprobs": {"content": found["logprobs"], "refusal": None} if found["logprobs"] else None,
+                **({"token_ids": found["token_ids"]} if found["token_ids"] else {}),
             }
             for index, found in sorted(self._choices.items())
         ]
-        return {**self._head, "choices": choices, "usage": self._usage, "object": "chat.completion"}
+        completion = {"choices": choices, "usage": self._usage, "object": "chat.completion"}
+        return {**self._head, **completion, **self._prompt}
 
 
 def _message(text: str, reasoning: str, calls: list[Json]) -> Json:

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from producer_api.answers.openai_chunks import by_choice, frames, interruption
+from producer_api.answers.answer_form import AnswerForm
+from producer_api.answers.openai_chunks import PromptFacts, by_choice, frames, interruption, token_ids
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
 from shared.protocol import FinishReason, Request, Token, TokenEvent
 from shared.protocol import Usage as TokenUsage
 from shared.schemas.common_fields import Usage
-from shared.schemas.openai.completions import Completion, TextChoice, TextLogprobs, join_text
+from shared.schemas.openai.completions import Completion, TextChoice, join_text
+from shared.schemas.openai.logprobs import TextLogprobs
 from shared.token_log.answer import Answer, end_of, ending
 from shared.token_log.answer import Choice as AnsweredChoice
 
@@ -27,7 +29,7 @@ def completion_id(request: Request) -> str:
 
 
 def text_completion(
-    requests: Sequence[Request], answer: Answer, *, echo: bool, fingerprint: str | None = None
+    requests: Sequence[Request], answer: Answer, form: AnswerForm, fingerprint: str | None = None
 ) -> Completion:
     """Build the completion of an answer. Raises the error that a request failed with."""
     terminal = end_of(answer)
@@ -36,7 +38,7 @@ def text_completion(
     for index, choice in sorted(found.items()):
         request = requests[index // n]
         prompt = found[index - index % n].prompt
-        choices.append(_choice(index, request, choice, prompt, echo=echo))
+        choices.append(_choice(index, request, choice, prompt, form))
     first = requests[0]
     usage = Usage.from_usage(terminal.usage)
     return Completion(
@@ -45,13 +47,24 @@ def text_completion(
 
 
 def _choice(
-    index: int, request: Request, choice: AnsweredChoice, prompt: Sequence[Token], *, echo: bool
+    index: int, request: Request, choice: AnsweredChoice, prompt: Sequence[Token], form: AnswerForm
 ) -> TextChoice:
-    before = _echo(request, prompt) if echo else ""
-    logprobs = None
-    if request.params.logprobs is not None:
-        logprobs = TextLogprobs.from_tokens([*prompt, *choice.tokens], 0)
-    return TextChoice(index, before + choice.text, choice.finish_reason or FinishReason.STOP, logprobs)
+    before, echoed = (_echo(request, prompt), prompt) if form.echo else ("", ())
+    facts = PromptFacts.from_prompt(request, prompt)
+    return TextChoice(
+        index,
+        before + choice.text,
+        choice.finish_reason or FinishReason.STOP,
+        _logprobs(request, [*echoed, *choice.tokens], 0, form),
+        prompt_token_ids=facts.token_ids,
+        token_ids=token_ids(choice.tokens) if request.params.return_token_ids else msgspec.UNSET,
+        prompt_logprobs=facts.logprobs,
+    )
+
+
+def _logprobs(request: Request, tokens: Sequence[Token], offset: int, form: AnswerForm) -> TextLogprobs | None:
+    top = request.params.logprobs
+    return None if top is None else TextLogprobs.from_tokens(tokens, offset, top=top, as_ids=form.tokens_as_ids)
 
 
 def _echo(request: Request, prompt: Sequence[Token]) -> str:
@@ -62,10 +75,11 @@ def _echo(request: Request, prompt: Sequence[Token]) -> str:
 class TextFraming:
     """Frames of a streamed text completion.
 
-    Each choice has its prompt, if it is echoed, and its text; the usage, if asked for, and [DONE] follow.
+    Each choice has its prompt, if it is asked for, and its text; the usage, if asked for, and [DONE] follow.
 
     Args:
         after: the last seq of each request that the client has; those tokens are counted but not sent again.
+        prompt_tokens: number of tokens of each prompt, for a stream that does not start at the first event.
         resumable: the client can resume the stream.
         fingerprint: the fingerprint of the model.
     """
@@ -73,23 +87,24 @@ class TextFraming:
     def __init__(
         self,
         requests: Sequence[Request],
+        form: AnswerForm,
         *,
-        echo: bool,
-        include_usage: bool,
         after: Sequence[int],
+        prompt_tokens: Sequence[int],
         resumable: bool,
         fingerprint: str | None = None,
     ) -> None:
         first = requests[0]
         self._requests = requests
         self._n = first.params.n
+        self._form = form
         self._logprobs = first.params.logprobs is not None
-        self._echo = echo
+        self._token_ids = first.params.return_token_ids
         self._after = after
+        self._prompt_tokens = list(prompt_tokens)
         self._resumable = resumable
-        self._include_usage = include_usage
         self._offsets = [0] * (len(requests) * self._n)
-        usage = None if include_usage else msgspec.UNSET
+        usage = None if form.include_usage else msgspec.UNSET
         self._chunk = Completion(
             completion_id(first), int(first.created_at), first.model, [], usage, system_fingerprint=fingerprint
         )
@@ -99,12 +114,12 @@ class TextFraming:
         return b""
 
     def event(self, event: TokenEvent) -> bytes:
-        chunks = self._texts(event) if event.tokens else []
+        chunks = self._texts(event) if event.tokens or event.prompt else []
         if event.terminal is None:
             return frames(event.place, chunks)
         if (error := ending(event.terminal)) is not None:
             return frames(event.place, [*chunks, self._encode(openai_error(error))])
-        if self._include_usage:
+        if self._form.include_usage:
             chunks.append(self._usage_chunk(event.terminal.usage))
         return frames(event.place, [*chunks, b"[DONE]"])
 
@@ -112,27 +127,54 @@ class TextFraming:
         return interruption(error, resumable=self._resumable)
 
     def _texts(self, event: TokenEvent) -> list[bytes]:
-        part = event.tokens[0].choice // self._n
+        part = (event.tokens or event.prompt)[0].choice // self._n
         new = event.after(self._after[part])
-        echoes = self._echoes(part, event.prompt) if self._echo and event.seq == 0 else []
+        if self._form.continuous_usage:
+            self._count(part, event)
+        begins = event.seq == 0 and (self._form.echo or event.prompt)
+        echoes = self._beginning(part, event.prompt) if begins else []
         chunks = echoes if new.seq == 0 else []
         for token in event.tokens[: len(event.tokens) - len(new.tokens)]:
             self._offsets[token.choice] += len(token.text)
         for index, tokens in by_choice(new.tokens):
             reason = tokens[-1].finish_reason
             text = join_text(tokens)
-            if text or self._logprobs or reason is not None:
+            if text or self._logprobs or self._token_ids or reason is not None:
                 chunks.append(self._choice(index, text, tokens, reason))
         return chunks
 
-    def _echoes(self, part: int, prompt: Sequence[Token]) -> list[bytes]:
-        text = _echo(self._requests[part], prompt)
-        return [self._choice(part * self._n + c, text, prompt, None) for c in range(self._n)]
+    def _count(self, part: int, event: TokenEvent) -> None:
+        """Set the usage of the prompt `part` up to this event."""
+        if event.prompt_usage is not None:
+            self._prompt_tokens[part] = event.prompt_usage.tokens
+        self._chunk.usage = Usage.from_counts(self._prompt_tokens[part], event.seq + len(event.tokens))
 
-    def _choice(self, index: int, text: str, tokens: Sequence[Token], reason: FinishReason | None) -> bytes:
-        logprobs = TextLogprobs.from_tokens(tokens, self._offsets[index]) if self._logprobs else None
+    def _beginning(self, part: int, prompt: Sequence[Token]) -> list[bytes]:
+        """Return a chunk for each choice with what is asked for about its prompt."""
+        request = self._requests[part]
+        text, echoed = (_echo(request, prompt), prompt) if self._form.echo else ("", ())
+        facts = PromptFacts.from_prompt(request, prompt)
+        return [self._choice(part * self._n + c, text, echoed, None, facts) for c in range(self._n)]
+
+    def _choice(
+        self,
+        index: int,
+        text: str,
+        tokens: Sequence[Token],
+        reason: FinishReason | None,
+        facts: PromptFacts | None = None,
+    ) -> bytes:
+        """Return a chunk of generated tokens or, with `facts`, of those of the prompt."""
+        logprobs = None
+        if self._logprobs:
+            logprobs = _logprobs(self._requests[index // self._n], tokens, self._offsets[index], self._form)
+        choice = TextChoice(index, text, reason, logprobs)
+        if facts is not None:
+            choice.prompt_token_ids, choice.prompt_logprobs = facts.token_ids, facts.logprobs
+        elif self._token_ids:
+            choice.token_ids = token_ids(tokens)
         self._offsets[index] += len(text)
-        self._chunk.choices = [TextChoice(index, text, reason, logprobs)]
+        self._chunk.choices = [choice]
         return self._encode(self._chunk)
 
     def _usage_chunk(self, usage: TokenUsage) -> bytes:

@@ -8,7 +8,7 @@ from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
 from shared.protocol import ErrorInfo, RequestState, Token, TokenEvent
 from shared.schemas.common_fields import Usage, WireFinishReason
-from shared.schemas.native.jobs import Logprobs
+from shared.schemas.native.jobs import JobPrompt, Logprobs
 
 ENDINGS = {RequestState.COMPLETED: b"done", RequestState.FAILED: b"error", RequestState.CANCELLED: b"cancelled"}
 
@@ -46,15 +46,15 @@ class EventToken(msgspec.Struct, omit_defaults=True):
         )
 
 
-class TokensData(msgspec.Struct):
+class TokensData(JobPrompt, kw_only=True):
     """Data of a `token` event with the tokens seq, seq + 1, …"""
 
     seq: int
     tokens: list[EventToken]
 
 
-class EndData(msgspec.Struct, omit_defaults=True):
-    """Data of the last event."""
+class EndData(JobPrompt, kw_only=True, omit_defaults=True):
+    """Data of the last event. It has what is asked for about the prompt of a job without tokens."""
 
     seq: int
     state: str
@@ -74,12 +74,16 @@ class JobFraming:
     def event(self, event: TokenEvent) -> bytes:
         frame = b""
         if event.tokens:
-            tokens = TokensData(event.seq, [EventToken.of(token) for token in event.tokens])
+            tokens = TokensData(seq=event.seq, tokens=[EventToken.of(token) for token in event.tokens])
+            tokens.add_prompt(event.prompt)
             last = event.seq + len(event.tokens) - 1
             frame = b"id: %d\nevent: token\ndata: %b\n\n" % (last, self._encode(tokens))
         if (end := event.terminal) is not None:
             usage = Usage.from_usage(end.usage)
-            data = self._encode(EndData(event.last_seq, end.state.value, usage, end.error))
+            ended = EndData(seq=event.last_seq, state=end.state.value, usage=usage, error=end.error)
+            if not event.tokens:
+                ended.add_prompt(event.prompt)
+            data = self._encode(ended)
             frame += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.last_seq, ENDINGS[end.state], data)
         return frame
 

@@ -7,13 +7,38 @@ and a client that only looks for `[DONE]` notices that the answer is incomplete.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from producer_api.http.errors import openai_error
 from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
-from shared.protocol import Token
+from shared.protocol import Request, Token
+from shared.schemas.openai.logprobs import PromptLogprobs, prompt_logprobs
+
+
+@dataclass(frozen=True)
+class PromptFacts:
+    """Token ids of a prompt and their log-probabilities, each if its request asks for them."""
+
+    token_ids: list[int] | UnsetType = UNSET
+    logprobs: PromptLogprobs | UnsetType = UNSET
+
+    @classmethod
+    def from_prompt(cls, request: Request, prompt: Sequence[Token]) -> PromptFacts:
+        params = request.params
+        if not prompt:
+            return cls()
+        return cls(
+            token_ids(prompt) if params.return_token_ids else UNSET,
+            UNSET if params.prompt_logprobs is None else prompt_logprobs(prompt, params.prompt_logprobs),
+        )
+
+
+def token_ids(tokens: Iterable[Token]) -> list[int]:
+    return [token.id for token in tokens]
 
 
 def by_choice(tokens: Sequence[Token]) -> Iterable[tuple[int, Sequence[Token]]]:

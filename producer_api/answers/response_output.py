@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.protocol import CallDelta, Token
-from shared.schemas.openai.chat import TokenLogprob
+from shared.schemas.openai.logprobs import TokenLogprob
 from shared.schemas.openai.response_items import (
     FunctionCallItem,
     MessageItem,

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.parsed_body import ParsedBody, refuse_stream
+from producer_api.answers.answer_form import AnswerForm
 from producer_api.answers.chat import ChatFraming, completion
 from producer_api.answers.reply import Reply
 from producer_api.auth.principal import Principal
@@ -46,7 +47,7 @@ async def _answer(
 ) -> Response:
     key = await idempotency_key(request, tenant=caller.tenant, kind="chat", body=body)
     after = resume_point(request, resumable=stream and key is not None)
-    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant, stream=stream)])
+    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant)])
     admission = await context.gateway.submit(
         draft,
         principal=caller,
@@ -57,16 +58,22 @@ async def _answer(
     )
     admitted = admission.request
     reply = Reply(context, request.state.facts, admission, detached=key is not None)
-    if after >= 0 and nothing_after(await context.request_control.record(admitted.id, caller.tenant), after):
-        return Response(status_code=204)
+    prompt_tokens = 0
+    if after >= 0:
+        record = await context.request_control.record(admitted.id, caller.tenant)
+        if nothing_after(record, after):
+            return Response(status_code=204)
+        prompt_tokens = record.prompt_tokens
+    form = AnswerForm.from_body(body)
     fingerprint = await context.gateway.fingerprint(admitted.model)
     if not stream:
-        return await reply.complete(request, partial(completion, admitted, fingerprint=fingerprint))
+        return await reply.complete(request, partial(completion, admitted, form=form, fingerprint=fingerprint))
     framing = ChatFraming(
         admitted,
-        include_usage=body.include_usage,
+        form,
         fingerprint=fingerprint,
         after=after,
+        prompt_tokens=prompt_tokens,
         resumable=key is not None,
     )
     return reply.stream(framing, after=after, eager=after >= 0)
@@ -76,11 +83,12 @@ def parse_chat(data: bytes, tenant: str, *, strict_fields: bool) -> ParsedBody:
     """Read a body outside of HTTP. Raises InvalidRequest, MalformedBody."""
     body = validate(data, ChatRequest, strict_fields=strict_fields)
     refuse_stream(body.stream)
+    form = AnswerForm.from_body(body)
 
     def word(requests: Sequence[Draft], answer: Answer, fingerprint: str | None) -> Any:
-        return completion(requests[0], answer, fingerprint)
+        return completion(requests[0], answer, form, fingerprint)
 
-    drafts = (body.to_request(tenant, stream=False),)
+    drafts = (body.to_request(tenant),)
     return ParsedBody(
         drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set, ignored_fields(body)
     )

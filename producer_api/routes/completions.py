@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.parsed_body import ParsedBody, refuse_stream
+from producer_api.answers.answer_form import AnswerForm
 from producer_api.answers.completions import TextFraming, text_completion
 from producer_api.answers.reply import Reply
 from producer_api.auth.principal import Principal
@@ -33,8 +34,8 @@ async def create(context: Context, request: Request, caller: Principal) -> Respo
 
 
 async def _answer(context: Context, request: Request, caller: Principal, body: CompletionRequest) -> Response:
-    stream, echo = bool(body.stream), bool(body.echo)
-    made = await make_drafts(request, lambda: body.to_requests(caller.tenant, stream=stream))
+    stream, form = bool(body.stream), AnswerForm.from_body(body)
+    made = await make_drafts(request, lambda: body.to_requests(caller.tenant))
     key = await idempotency_key(request, tenant=caller.tenant, kind="completion", body=body)
     after = resume_points(request, len(made), resumable=stream and key is not None)
     resumed = max(after) >= 0
@@ -45,17 +46,19 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
     reply = Reply(context, request.state.facts, admission, detached=key is not None)
     fingerprint = await context.gateway.fingerprint(body.model)
     if not stream:
-        return await reply.complete(request, partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
+        return await reply.complete(request, partial(text_completion, requests, form=form, fingerprint=fingerprint))
+    prompt_tokens = [0] * len(requests)
     if resumed:
         records = [await context.request_control.record(each.id, caller.tenant) for each in requests]
         if all(nothing_after(record, seq) for record, seq in zip(records, after, strict=True)):
             return Response(status_code=204)
         after = [before_end(record, seq) for record, seq in zip(records, after, strict=True)]
+        prompt_tokens = [record.prompt_tokens for record in records]
     framing = TextFraming(
         requests,
-        echo=echo,
-        include_usage=body.include_usage,
+        form,
         after=after,
+        prompt_tokens=prompt_tokens,
         resumable=key is not None,
         fingerprint=fingerprint,
     )
@@ -67,11 +70,12 @@ def parse_completion(data: bytes, tenant: str, *, strict_fields: bool) -> Parsed
     """Read a body outside of HTTP. Raises InvalidRequest, MalformedBody."""
     body = validate(data, CompletionRequest, strict_fields=strict_fields)
     refuse_stream(body.stream)
+    form = AnswerForm.from_body(body)
 
     def word(requests: Sequence[Draft], answer: Answer, fingerprint: str | None) -> Any:
-        return text_completion(requests, answer, echo=bool(body.echo), fingerprint=fingerprint)
+        return text_completion(requests, answer, form, fingerprint)
 
-    drafts = tuple(body.to_requests(tenant, stream=False))
+    drafts = tuple(body.to_requests(tenant))
     return ParsedBody(
         drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set, ignored_fields(body)
     )

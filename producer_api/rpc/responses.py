@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from google.protobuf.json_format import ParseDict
 
@@ -10,6 +12,7 @@ from shared.models.worker_registry import ModelInfo
 from shared.protocol import CallDelta, ErrorInfo, Terminal, Token, TokenEvent
 from shared.schemas.common_fields import Usage
 from shared.schemas.native.jobs import Job
+from shared.schemas.openai.logprobs import prompt_logprobs
 
 HTTP_ONLY = ("object", "links")  # fields of a job
 
@@ -19,6 +22,8 @@ def job_message(job: Job) -> pb.Job:
     for choice in fields.get("choices") or ():
         for call in choice.get("tool_calls", ()):
             del call["type"]
+    if (logprobs := fields.get("prompt_logprobs")) is not None:
+        fields["prompt_logprobs"] = [{"tokens": each or {}} for each in logprobs]
     return ParseDict(fields, pb.Job())
 
 
@@ -37,10 +42,24 @@ def event_messages(event: TokenEvent) -> list[pb.Event]:
     found = []
     if event.tokens:
         tokens = pb.Tokens(seq=event.seq, tokens=[_token(each) for each in event.tokens])
+        _add_prompt(tokens, event.prompt)
         found.append(pb.Event(tokens=tokens))
     if event.terminal is not None:
-        found.append(pb.Event(end=_end(event.last_seq, event.terminal)))
+        end = _end(event.last_seq, event.terminal)
+        if not event.tokens:
+            _add_prompt(end, event.prompt)
+        found.append(pb.Event(end=end))
     return found
+
+
+def _add_prompt(message: pb.Tokens | pb.End, prompt: Sequence[Token]) -> None:
+    message.prompt_token_ids.extend(token.id for token in prompt)
+    if any(token.logprobs is not None for token in prompt):
+        for logprobs in prompt_logprobs(prompt):
+            tokens = msgspec.to_builtins(logprobs or {}, str_keys=False)
+            message.prompt_logprobs.append(
+                pb.PromptLogprobs(tokens={i: pb.PromptLogprob(**each) for i, each in tokens.items()})
+            )
 
 
 def _token(token: Token) -> pb.Token:
@@ -62,8 +81,11 @@ def _call(delta: CallDelta) -> pb.ToolCallDelta:
 def _logprobs(token: Token) -> pb.Logprobs | None:
     if (found := token.logprobs) is None:
         return None
-    top = [pb.TopToken(id=token_id, text=text, logprob=logprob) for token_id, logprob, text in found.top]
-    return pb.Logprobs(text=found.piece, logprob=found.logprob, top=top)
+    top = [
+        pb.TopToken(id=each, text=text, logprob=logprob, bytes=found.exact.get(each))
+        for each, logprob, text in found.top
+    ]
+    return pb.Logprobs(text=found.piece, logprob=found.logprob, top=top, bytes=found.exact.get(token.id))
 
 
 def _end(seq: int, end: Terminal) -> pb.End:

@@ -4,11 +4,12 @@ They are encoded as versioned JSON (msgspec), never as pickle. Every package may
 `shared.errors`.
 """
 
-from shared.protocol.codec import decode_event, decode_request, encode, new_job_id
+from shared.protocol.codec import decode_event, decode_request, encode, encode_event, new_job_id
 from shared.protocol.event import (
     CallDelta,
     ErrorInfo,
     FinishReason,
+    PromptUsage,
     RequestState,
     Result,
     Terminal,
@@ -48,6 +49,7 @@ __all__ = [
     "Outlook",
     "PriorityClass",
     "PromptOptions",
+    "PromptUsage",
     "Request",
     "RequestState",
     "Result",
@@ -67,5 +69,6 @@ __all__ = [
     "decode_event",
     "decode_request",
     "encode",
+    "encode_event",
     "new_job_id",
 ]

@@ -45,12 +45,16 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=
     """Log-probability of a token in the model's own distribution: natural, before temperature and penalties.
 
     `top` holds (id, logprob, piece) of the most likely tokens, the most likely first. A piece is the text of one
-    token decoded alone.
+    token alone. `exact` has the bytes of tokens, by id, where they are not those of the piece: of a part of a
+    character, and none for a special token that is not in the answer's text. `rank` is the token's place among all,
+    from 1; 0 without `prompt_logprobs`.
     """
 
     logprob: float
     top: tuple[tuple[int, float, str], ...] = ()
     piece: str = ""
+    exact: dict[int, bytes] = {}
+    rank: int = 0
 
 
 class CallDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -103,11 +107,30 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Exact token counts of one request, over all its choices. Tokens of reasoning are completion tokens too."""
+    """Exact token counts of one request, over all its choices. Tokens of reasoning are completion tokens too.
+
+    `cached_tokens` are those of the prompt that the run with the first token found in its prefix cache.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     reasoning_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+class PromptUsage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Exact number of a prompt's tokens, and of those that the run found in its prefix cache."""
+
+    tokens: int
+    cached: int = 0
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -140,12 +163,14 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
     The terminal event has a seq of its own, after the last token's. `prompt` has no seq: it accompanies the first
     token of a request with `echo`. Its first token has no log-probability, since no token precedes it.
+    `prompt_usage` accompanies seq 0.
     """
 
     seq: int
     tokens: tuple[Token, ...] = ()
     terminal: Terminal | None = None
     prompt: tuple[Token, ...] = ()
+    prompt_usage: PromptUsage | None = None
 
     @property
     def count(self) -> int:

@@ -13,9 +13,8 @@ import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
-from shared.errors import InvalidRequest
+from shared import protocol
 from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams
-from shared.protocol import Usage as TokenUsage
 from shared.schemas.base import Body, Text
 from shared.schemas.openapi_bounds import LIMITS, Items, Short
 from shared.schemas.parameter_fields import parameter_field
@@ -172,7 +171,9 @@ class Submission(SamplingFields, StructuredFields):
 
 class StreamOptions(Body):
     include_usage: bool | None = Field(None, description="end with a chunk with the usage and without choices")
-    continuous_usage_stats: bool | None = Field(None, description="send the usage with each chunk")
+    continuous_usage_stats: bool | None = Field(
+        None, description="with include_usage: send the usage so far with each chunk"
+    )
     include_obfuscation: bool | None = Field(None, description="accepted, but nothing is padded")
 
 
@@ -180,16 +181,16 @@ class StreamFields(Body):
     """Fields that ask for a streamed answer."""
 
     stream: bool | None = Field(None, description="send the answer as server-sent events")
-    stream_options: StreamOptions | None = Field(None, description="only with stream")
+    stream_options: StreamOptions | None = Field(None, description="without effect unless the answer is streamed")
 
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def check_stream(self, *, stream: bool) -> None:
-        """Raise InvalidRequest for stream options without a stream."""
-        if self.stream_options is not None and not stream:
-            raise InvalidRequest("stream_options is allowed with stream only", param="stream_options")
+    @property
+    def continuous_usage(self) -> bool:
+        """True if each chunk has the usage so far. As in vLLM, only together with include_usage."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
 def priority_class(priority: Priority) -> PriorityClass:
@@ -202,16 +203,33 @@ class CompletionTokensDetails(msgspec.Struct):
     reasoning_tokens: int
 
 
+class PromptTokensDetails(msgspec.Struct):
+    """Tokens of the prompt that were found in the prefix cache."""
+
+    cached_tokens: int
+
+
 class Usage(msgspec.Struct):
-    """Exact token counts, with OpenAI's names. The details are there if the model reasoned."""
+    """Exact token counts, with OpenAI's names.
+
+    The details of the prompt are known at the end of an answer; those of the completion are there if the model
+    reasoned.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     completion_tokens_details: CompletionTokensDetails | msgspec.UnsetType = msgspec.UNSET
+    prompt_tokens_details: PromptTokensDetails | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def from_usage(cls, usage: TokenUsage) -> Self:
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        details = CompletionTokensDetails(usage.reasoning_tokens) if usage.reasoning_tokens else msgspec.UNSET
-        return cls(prompt, completion, prompt + completion, details)
+    def from_counts(cls, prompt_tokens: int, completion_tokens: int, reasoning_tokens: int = 0) -> Self:
+        details = CompletionTokensDetails(reasoning_tokens) if reasoning_tokens else msgspec.UNSET
+        return cls(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens, details)
+
+    @classmethod
+    def from_usage(cls, usage: protocol.Usage) -> Self:
+        """Return the usage of an answer that has ended."""
+        used = cls.from_counts(usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens)
+        used.prompt_tokens_details = PromptTokensDetails(usage.cached_tokens)
+        return used

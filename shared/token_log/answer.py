@@ -15,7 +15,7 @@ CANCELLED = Conflict("the request was cancelled")
 
 @dataclass
 class Choice:
-    """One choice so far; `prompt` holds the echoed prompt's tokens, in the first choice of each prompt."""
+    """One choice so far; in the first of each prompt, `prompt` holds its tokens, if they were asked for."""
 
     tokens: list[Token] = field(default_factory=list)
     prompt: tuple[Token, ...] = ()
@@ -43,13 +43,18 @@ class Answer:
             choice.tokens.append(token)
             choice.finish_reason = token.finish_reason or choice.finish_reason
         if event.prompt:
-            self._choices[event.prompt[0].choice].prompt = event.prompt
+            self._choices.setdefault(event.prompt[0].choice, Choice()).prompt = event.prompt
         self.terminal = event.terminal
 
     @property
     def reasoning_tokens(self) -> int:
         """Return the number of tokens of reasoning, over all choices."""
         return count_reasoning(token for choice in self._choices.values() for token in choice.tokens)
+
+    @property
+    def prompt(self) -> tuple[Token, ...]:
+        """The tokens of the first prompt, if they were asked for."""
+        return next((choice.prompt for _, choice in self.choices if choice.prompt), ())
 
     @property
     def choices(self) -> list[tuple[int, Choice]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from shared.dead_letters.store import DeadLetter
 from shared.errors import HeadraceError, NotFound
-from shared.protocol import ErrorInfo, Request, RequestState, Terminal, TokenEvent, Usage, encode
+from shared.protocol import ErrorInfo, Request, RequestState, Terminal, TokenEvent, Usage, encode_event
 from shared.redis import keys
 from shared.token_log.interface import OVERDUE, Adoption, Append, Keepsake, Lease, LogPage, RequestRecord
 from shared.token_log.reader import follow
@@ -270,7 +270,7 @@ class MemoryTokenLog:
         answer.seq = event.last_seq + 1
         completed = answer.seq - (event.terminal is not None)
         answer.record = replace(answer.record, completion_tokens=completed)
-        self._live.publish(keys.live_channel(answer.record.id), encode(event))
+        self._live.publish(keys.live_channel(answer.record.id), encode_event(event))
 
     def _finish(self, answer: _Answer, state: RequestState) -> None:
         now = self._clock()

@@ -43,7 +43,7 @@ def follow_all(
 
 async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
     left = set(range(len(parts)))
-    prompt_tokens = completion_tokens = reasoning_tokens = 0
+    used = Usage(0, 0)
     results: list[Result | None] = [None] * len(parts)
     async with aclosing(_interleaved(parts)) as events:
         async for i, event in events:
@@ -55,13 +55,10 @@ async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
             end = event.terminal
             if end is not None:
                 left.discard(i)
-                prompt_tokens += end.usage.prompt_tokens
-                completion_tokens += end.usage.completion_tokens
-                reasoning_tokens += end.usage.reasoning_tokens
+                used += end.usage
                 results[i] = end.result
                 whole = not left or end.state is not RequestState.COMPLETED
-                usage = Usage(prompt_tokens, completion_tokens, reasoning_tokens)
-                end = msgspec.structs.replace(end, usage=usage, result=joined(results)) if whole else None
+                end = msgspec.structs.replace(end, usage=used, result=joined(results)) if whole else None
             yield _renumbered(event, i * n, end, ".".join(map(str, seen)))
             if end is not None:
                 return
@@ -77,7 +74,7 @@ def _renumbered(event: TokenEvent, first: int, end: Terminal | None, place: str)
     def moved(tokens: Sequence[Token]) -> tuple[Token, ...]:
         return tuple(msgspec.structs.replace(token, choice=token.choice + first) for token in tokens)
 
-    return MergedEvent(event.seq, moved(event.tokens), end, moved(event.prompt), place)
+    return MergedEvent(event.seq, moved(event.tokens), end, moved(event.prompt), event.prompt_usage, place)
 
 
 async def _interleaved(parts: Sequence[Events]) -> AsyncGenerator[tuple[int, TokenEvent | None]]:

@@ -21,6 +21,7 @@ from shared.protocol import (
     TokenEvent,
     decode_event,
     encode,
+    encode_event,
 )
 from shared.redis import keys
 from shared.redis.client import RedisServer
@@ -157,7 +158,7 @@ class RedisTokenLog:
             event.seq,
             len(event.tokens),
             self._most_tokens,
-            encode(event),
+            encode_event(event),
             keys.live_channel(job_id),
             append.prompt_tokens,
             event.terminal.state.value if event.terminal else "",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shared.backend import Backend
 from shared.models.worker_registry import WorkerInfo
-from shared.protocol import FinishReason, Request, RequestState, Terminal, Token, TokenEvent, Usage
+from shared.protocol import FinishReason, PromptUsage, Request, RequestState, Terminal, Token, TokenEvent, Usage
 from shared.queue.interface import Delivery, Room
 from shared.redis import keys
 from shared.token_log.interface import Append, Lease
@@ -15,6 +15,7 @@ from tests.support.fakes import MODEL
 from tests.support.waiting import LIMIT_S
 
 PROMPT_TOKENS = 5
+CACHED_TOKENS = 2
 
 
 class ScriptedWorker:
@@ -75,8 +76,9 @@ class Job:
     def request(self) -> Request:
         return self.delivery.request
 
-    async def write(self, *tokens: Token) -> bool:
-        return await self._append(TokenEvent(self.seq, tokens))
+    async def write(self, *tokens: Token, prompt: tuple[Token, ...] = ()) -> bool:
+        first = PromptUsage(PROMPT_TOKENS, CACHED_TOKENS) if self.seq == 0 else None
+        return await self._append(TokenEvent(self.seq, tokens, None, prompt, first))
 
     async def say(self, text: str) -> bool:
         return await self.write(Token(0, self.seq, text))
@@ -87,7 +89,7 @@ class Job:
 
     async def end(self, state: RequestState = RequestState.COMPLETED, error=None) -> bool:
         waited = self.lease.started_at - self.request.created_at
-        end = Terminal(state, Usage(PROMPT_TOKENS, self.seq), error, waited)
+        end = Terminal(state, Usage(PROMPT_TOKENS, self.seq, cached_tokens=CACHED_TOKENS), error, waited)
         written = await self._append(TokenEvent(self.seq, (), end))
         await self.backend.transport.acknowledge([self.delivery.claim])
         return written

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from shared.backend import Backend
-from shared.protocol import FinishReason, Message, Request, Token, TokenEvent
+from shared.protocol import FinishReason, Message, PromptUsage, Request, Token, TokenEvent, Usage
 from shared.queue.interface import Room
 from shared.redis import keys
 from shared.token_log.interface import Append
@@ -54,6 +54,32 @@ async def test_an_answer_continues_where_a_dead_worker_stopped(harness: Harness,
     end = events[-1].terminal
     assert end is not None
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (12, 18)
+
+
+async def test_the_prompt_is_told_once(harness: Harness, backend: Backend) -> None:
+    """Given a takeover, its tokens and its cached tokens are those of the run with the first token."""
+    request = make_request("take me over", max_tokens=3)
+    params = msgspec.structs.replace(request.params, return_token_ids=True)
+    request = msgspec.structs.replace(request, params=params)
+    await submit(backend, request)
+    await pull_and_die(backend)
+    [lease] = await backend.token_log.acquire([request.id], "dead")
+    assert lease is not None
+    first = Token(0, expected_tokens(request)[0], "")
+    told = TokenEvent(0, (first,), None, (Token(0, 116, ""),), PromptUsage(12, 7))
+    await backend.token_log.append([Append(lease, told, 12)])
+    other = msgspec.structs.replace(make_request("alone", max_tokens=3), params=params)
+    await submit(backend, other)
+
+    async with harness.worker():
+        events, alone = await answer(backend, request.id), await answer(backend, other.id)
+
+    assert events[0] == told
+    assert [bool(event.prompt or event.prompt_usage) for event in events[1:]] == [False] * (len(events) - 1)
+    assert events[-1].terminal is not None
+    assert events[-1].terminal.usage == Usage(12, 3, cached_tokens=7)
+    assert [token.id for token in alone[0].prompt] == [ord(letter) for letter in "alone"]
+    assert alone[0].prompt_usage == PromptUsage(len("alone"))
 
 
 CLOCK = "{{ strftime_now('%f') }}{% for m in messages %}{{ m.content }}{% endfor %}"  # a different prompt each time

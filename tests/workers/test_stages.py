@@ -183,7 +183,9 @@ def break_detokenizer(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 def break_pieces(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     """Break `piece`, which only log-probabilities need."""
     patch.setattr(
-        engine.tokenizer, "token_text", raising(ValueError(BOOM), when=lambda token: True, instead_of=lambda _: "")
+        engine.tokenizer,
+        "token_bytes",
+        raising(ValueError(BOOM), when=lambda *_, **__: True, instead_of=lambda *_, **__: b""),
     )
 
 

@@ -145,8 +145,7 @@ class Engine:
         self._unfinished[request.id] = list(unfinished)
         first, *others = unfinished
         first.forks = others
-        if request.params.echo:
-            first.echo = Echo(list(request.prompt), scored=request.params.logprobs is not None)
+        first.echo = Echo.from_params(list(request.prompt), request.params)
         self._scheduler.add(first)
 
     def abort(self, job_id: str) -> bool:
@@ -209,11 +208,11 @@ class Engine:
             return None
         sampling = [item.sequence for item in batch.items if item.samples]
         if len(logits) > len(sampling):
-            record_prompt_logprobs(batch, logits[len(sampling) :], self.tokenizer.token_text)
+            record_prompt_logprobs(batch, logits[len(sampling) :], self.tokenizer.token_bytes)
             logits = logits[: len(sampling)]
         if len(drawing) < len(sampling):  # padding
             logits = logits[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
-        logprobs = StepLogprobs(logits, drawing, self.tokenizer.token_text)
+        logprobs = StepLogprobs(logits, drawing, self.tokenizer.token_bytes, self.tokenizer.special_ids)
         drawn = sample(logits, drawing, mask)
         return [_forced(sequence, token) for sequence, token in zip(drawing, drawn, strict=True)], logprobs
 
@@ -251,6 +250,7 @@ class Engine:
         self._scheduler.advance(batch)
         tokens: dict[str, list[Token]] = {}
         echoes: dict[str, tuple[Token, ...]] = {}
+        cached: dict[str, int] = {}
         failed: dict[str, HeadraceError] = {}
         for row, (sequence, token_id) in enumerate(zip(drawing, drawn, strict=True)):
             job_id = sequence.job_id
@@ -264,6 +264,7 @@ class Engine:
                 failed[job_id] = error
                 continue
             tokens.setdefault(job_id, []).append(token)
+            cached[job_id] = sequence.num_cached_tokens or 0
             if sequence.finish_reason is not None:
                 self._scheduler.finish(sequence)
                 self._unfinished[job_id].remove(sequence)
@@ -273,7 +274,7 @@ class Engine:
             if finished:
                 del self._unfinished[job_id]
             echo = echoes.get(job_id, ())
-            outputs.append(EngineOutput(job_id, tuple(tokens[job_id]), finished, prompt=echo))
+            outputs.append(EngineOutput(job_id, tuple(tokens[job_id]), finished, None, echo, cached[job_id]))
         return outputs
 
     def _fail(self, job_id: str, error: HeadraceError) -> EngineOutput:

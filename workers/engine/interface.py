@@ -93,6 +93,7 @@ class EngineOutput:
         finished: True if no choice is left running.
         error: the error that ended the request.
         prompt: the echoed prompt, sent with the first token if the request asks for it.
+        cached_tokens: how many of the prompt's tokens were found in the prefix cache when the request started.
         result: the result of a request for something other than text, sent at its end.
     """
 
@@ -101,6 +102,7 @@ class EngineOutput:
     finished: bool = False
     error: HeadraceError | None = None
     prompt: tuple[Token, ...] = ()
+    cached_tokens: int = 0
     result: Result | None = None
 
 

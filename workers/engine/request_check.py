@@ -5,7 +5,10 @@ from __future__ import annotations
 from itertools import chain
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
+from workers.engine.echo import scored_tops
 from workers.engine.interface import MAX_LOGPROBS, EngineRequest, check_vocabulary
+
+MAX_PROMPT_SCORES = 2**19  # in one entry of the log: 20 MB of JSON
 
 
 def check_request(request: EngineRequest, *, max_num_seqs: int, max_model_len: int, vocab_size: int) -> None:
@@ -15,10 +18,10 @@ def check_request(request: EngineRequest, *, max_num_seqs: int, max_model_len: i
         raise InvalidRequest("prompt must not be empty", param="prompt")
     if params.n > max_num_seqs:
         raise InvalidRequest(f"n must be at most {max_num_seqs} on this worker, got {params.n}", param="n")
-    if params.logprobs is not None and not 0 <= params.logprobs <= MAX_LOGPROBS:
-        raise InvalidRequest(
-            f"logprobs must be between 0 and {MAX_LOGPROBS}, got {params.logprobs}", param="logprobs"
-        )
+    for name, value in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+        if value is not None and not 0 <= value <= MAX_LOGPROBS:
+            raise InvalidRequest(f"{name} must be between 0 and {MAX_LOGPROBS}, got {value}", param=name)
+    _check_scores(request)
     _check_length(request, max_model_len)
     check_vocabulary(chain(prompt, *request.resumed), vocab_size, "prompt")
     for token_id in params.logit_bias:
@@ -26,6 +29,17 @@ def check_request(request: EngineRequest, *, max_num_seqs: int, max_model_len: i
             raise InvalidRequest(
                 f"logit_bias: token {token_id} is outside the vocabulary of {vocab_size}", param="logit_bias"
             )
+
+
+def _check_scores(request: EngineRequest) -> None:
+    top = scored_tops(request.params)
+    scores = 0 if top is None else len(request.prompt) * (1 + top)
+    if scores > MAX_PROMPT_SCORES:
+        name = "logprobs" if request.params.prompt_logprobs is None else "prompt_logprobs"
+        raise InvalidRequest(
+            f"{name}: at most {MAX_PROMPT_SCORES} log-probabilities of a prompt may be asked for, got {scores}",
+            param=name,
+        )
 
 
 def _check_length(request: EngineRequest, max_model_len: int) -> None:

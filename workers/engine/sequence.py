@@ -31,6 +31,7 @@ class Sequence:
         reasoning_parser: separates the choice's reasoning, if the model reasons.
         priority, tenant: decide which sequences run when not all can.
         preempted: True from a preemption until the sequence has advanced by a token.
+        num_cached_tokens: how many tokens of the prompt were in the prefix cache when it started; None until then.
         prefix_salt, block_keys: for the prefix cache; the keys of the first full blocks, as far as computed.
         block_table: the KV block of each `block_size` positions.
         forks: choices of the same request that wait until this one's prompt is computed, to share it.
@@ -53,6 +54,7 @@ class Sequence:
     tenant: str = "default"
     prefix_salt: bytes = b""
     preempted: bool = False
+    num_cached_tokens: int | None = None
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
     block_keys: list[bytes] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,9 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
-from shared.protocol import Usage as TokenUsage
 from shared.schemas.common_fields import Messages, Priority, Usage, WireFinishReason, priority_class
 from shared.schemas.openai.completions import is_token_ids
+from shared.schemas.openai.logprobs import PromptLogprobs, prompt_logprobs
 from shared.schemas.parameter_bodies import JobParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.schemas.tools import AnswerCall, ToolFields, collect_calls
@@ -73,26 +73,35 @@ class JobRequest(JobParameters, ToolFields):
 
 
 class TopToken(msgspec.Struct):
-    """One of the most likely tokens: its id in the vocabulary, and the text of the token alone."""
+    """One of the most likely tokens: its id in the vocabulary, and the text of the token alone.
+
+    `bytes` is set where they are not those of the text: parts of a character, and none for a special token.
+    """
 
     id: int
     text: str
     logprob: float
+    bytes: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Logprobs(msgspec.Struct):
-    """Natural log-probabilities of one position, before temperature and filters; `text` is of the token alone."""
+    """Natural log-probabilities of one position, before temperature and filters; `text` is of the token alone.
+
+    `bytes` is set where they are not those of the text: parts of a character, and none for a special token.
+    """
 
     text: str
     logprob: float
     top: list[TopToken]
+    bytes: list[int] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def from_token(cls, token: Token) -> Logprobs | None:
         if (logprobs := token.logprobs) is None:
             return None
-        top = [TopToken(token_id, text, logprob) for token_id, logprob, text in logprobs.top]
-        return cls(logprobs.piece, logprobs.logprob, top)
+        data = {token_id: list(exact) for token_id, exact in logprobs.exact.items()}
+        top = [TopToken(each, text, logprob, data.get(each, msgspec.UNSET)) for each, logprob, text in logprobs.top]
+        return cls(logprobs.piece, logprobs.logprob, top, data.get(token.id, msgspec.UNSET))
 
     @classmethod
     def from_tokens(cls, tokens: Iterable[Token]) -> list[Logprobs] | msgspec.UnsetType:
@@ -101,7 +110,10 @@ class Logprobs(msgspec.Struct):
 
 
 class JobChoice(msgspec.Struct):
-    """One choice. `logprobs` has one entry for each token if the request asked for them."""
+    """One choice. `logprobs` has one entry for each token if the request asked for them.
+
+    `token_ids` is set if it asked for token ids or for log-probabilities of its prompt.
+    """
 
     index: int
     text: str
@@ -109,9 +121,10 @@ class JobChoice(msgspec.Struct):
     logprobs: list[Logprobs] | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
     reasoning: str | msgspec.UnsetType = msgspec.UNSET
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
-    def from_choice(cls, job_id: str, index: int, choice: Choice) -> JobChoice:
+    def from_choice(cls, job_id: str, index: int, choice: Choice, *, with_ids: bool) -> JobChoice:
         calls = collect_calls(choice.tokens, job_id, index)
         return cls(
             index,
@@ -120,7 +133,22 @@ class JobChoice(msgspec.Struct):
             Logprobs.from_tokens(choice.tokens),
             calls or msgspec.UNSET,
             choice.reasoning or msgspec.UNSET,
+            [token.id for token in choice.tokens] if with_ids else msgspec.UNSET,
         )
+
+
+class JobPrompt(msgspec.Struct, kw_only=True):
+    """Token ids of a job's prompt, and their log-probabilities, if the request asked for either."""
+
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+
+    def add_prompt(self, prompt: Sequence[Token]) -> None:
+        """Add what the log has of the prompt."""
+        if prompt:
+            self.prompt_token_ids = [token.id for token in prompt]
+        if any(token.logprobs is not None for token in prompt):
+            self.prompt_logprobs = prompt_logprobs(prompt)
 
 
 class Links(msgspec.Struct):
@@ -152,7 +180,7 @@ class WebhookStatus(msgspec.Struct):
         )
 
 
-class Job(msgspec.Struct, kw_only=True):
+class Job(JobPrompt, kw_only=True):
     """A job in its current state. Times are in seconds since the epoch.
 
     While it waits, `position` is its place in its queue, from 1, and `estimated_wait` the seconds until its turn at
@@ -198,7 +226,7 @@ class Job(msgspec.Struct, kw_only=True):
             finished_at=record.finished_at,
             usage=None
             if record.started_at is None
-            else Usage.from_usage(TokenUsage(record.prompt_tokens, record.completion_tokens, reasoning_tokens)),
+            else Usage.from_counts(record.prompt_tokens, record.completion_tokens, reasoning_tokens),
             links=Links.from_id(record.id),
         )
 
@@ -207,6 +235,11 @@ class Job(msgspec.Struct, kw_only=True):
         """Return the job with its whole answer and the fingerprint of its model."""
         job = cls.from_record(record, reasoning_tokens=answer.reasoning_tokens)
         job.system_fingerprint = fingerprint
-        job.choices = [JobChoice.from_choice(record.id, index, choice) for index, choice in answer.choices]
-        job.error = answer.terminal.error if answer.terminal else None
+        with_ids = bool(answer.prompt)
+        job.choices = [
+            JobChoice.from_choice(record.id, index, choice, with_ids=with_ids) for index, choice in answer.choices
+        ]
+        job.add_prompt(answer.prompt)
+        if answer.terminal is not None:
+            job.usage, job.error = Usage.from_usage(answer.terminal.usage), answer.terminal.error
         return job

@@ -5,14 +5,13 @@ Reference: OpenAI API, "Create chat completion".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import Field
 
 from shared.errors import InvalidRequest
-from shared.protocol import Request, Token
+from shared.protocol import Request
 from shared.schemas.base import refuse_unless_neutral
 from shared.schemas.common_fields import (
     Messages,
@@ -23,6 +22,7 @@ from shared.schemas.common_fields import (
     WireFinishReason,
     priority_class,
 )
+from shared.schemas.openai.logprobs import Logprobs, PromptLogprobs
 from shared.schemas.openapi_bounds import Short
 from shared.schemas.parameter_bodies import ChatParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
@@ -51,6 +51,10 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
     max_completion_tokens: int | None = parameter_field("max_tokens", note="OpenAI's newer name of max_tokens")
     logprobs: bool | None = Field(None, description="return the log-probability of each token")
     top_logprobs: int | None = parameter_field("logprobs", note="requires logprobs")
+    return_tokens_as_token_ids: bool | None = parameter_field("return_tokens_as_token_ids")
+    echo: bool | None = Field(
+        None, description="begin each choice with the last message, if the answer continues its role"
+    )
     priority: Priority = priority_field("interactive")
 
     safety_identifier: Short | None = Field(None, description="accepted, without effect")
@@ -74,14 +78,15 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
 
     _refuse_unsupported = refuse_unless_neutral(UNSUPPORTED, "this server does not support this field")
 
-    def to_request(self, tenant: str, *, stream: bool) -> Request:
+    def to_request(self, tenant: str) -> Request:
         """Return the draft that admission completes. Raise InvalidRequest if fields contradict each other."""
-        self.check_stream(stream=stream)
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs is allowed with logprobs only", param="top_logprobs")
-        params = self.to_params()
-        if self.logprobs:
-            params = msgspec.structs.replace(params, logprobs=self.top_logprobs or 0)
+        params = msgspec.structs.replace(
+            self.to_params(),
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            echo=False,  # of a message, which is known without a worker
+        )
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
                 raise InvalidRequest(
@@ -123,43 +128,12 @@ class AnswerMessage(msgspec.Struct):
         return cls(content, tool_calls=calls or msgspec.UNSET, reasoning_content=thought, reasoning=thought)
 
 
-class TopLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
-
-    @classmethod
-    def from_token(cls, token: Token) -> TokenLogprob:
-        """Return the log-probabilities of a token that has them."""
-        logprobs = token.logprobs
-        assert logprobs is not None
-        top = [TopLogprob(text, logprob, list(text.encode())) for _, logprob, text in logprobs.top]
-        return cls(logprobs.piece, logprobs.logprob, list(logprobs.piece.encode()), top)
-
-
-class Logprobs(msgspec.Struct):
-    content: list[TokenLogprob]
-    refusal: None = None
-
-    @classmethod
-    def from_tokens(cls, tokens: Iterable[Token]) -> Logprobs | None:
-        """Return those of the tokens that have them, None if none has."""
-        content = [TokenLogprob.from_token(token) for token in tokens if token.logprobs is not None]
-        return cls(content) if content else None
-
-
 class Choice(msgspec.Struct):
     index: int
     message: AnswerMessage
     finish_reason: WireFinishReason
     logprobs: Logprobs | None = None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatCompletion(msgspec.Struct):
@@ -170,6 +144,8 @@ class ChatCompletion(msgspec.Struct):
     usage: Usage
     object: Literal["chat.completion"] = "chat.completion"
     system_fingerprint: str | None = None
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class Delta(msgspec.Struct, omit_defaults=True):
@@ -185,9 +161,12 @@ class ChunkChoice(msgspec.Struct):
     delta: Delta
     finish_reason: WireFinishReason | None = None
     logprobs: Logprobs | None = None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Chunk(msgspec.Struct):
+    """A chunk of a completion; the first has what the request asks for about its prompt."""
+
     id: str
     created: int
     model: str
@@ -195,3 +174,5 @@ class Chunk(msgspec.Struct):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     system_fingerprint: str | None = None
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET

@@ -5,7 +5,7 @@ Reference: OpenAI API, "Create completion (legacy)".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
 from shared.schemas.common_fields import Priority, StreamFields, Usage, WireFinishReason, priority_class
+from shared.schemas.openai.logprobs import PromptLogprobs, TextLogprobs
 from shared.schemas.openapi_bounds import LIMITS
 from shared.schemas.parameter_bodies import CompletionParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
@@ -77,11 +78,11 @@ class CompletionRequest(CompletionParameters, StreamFields):
     logprobs: int | None = parameter_field("logprobs", maximum=MAX_LOGPROBS)
     echo: bool | None = parameter_field("echo")
     best_of: int | None = parameter_field("best_of")
+    return_tokens_as_token_ids: bool | None = parameter_field("return_tokens_as_token_ids")
     priority: Priority = priority_field("interactive")
 
-    def to_requests(self, tenant: str, *, stream: bool) -> list[Request]:
+    def to_requests(self, tenant: str) -> list[Request]:
         """Return a draft for each prompt. Raise InvalidRequest if fields contradict each other."""
-        self.check_stream(stream=stream)
         if self.best_of not in (None, self.n or 1):
             raise InvalidRequest("best_of must be equal to n", param="best_of")
         if self.logprobs is not None:
@@ -109,36 +110,6 @@ class CompletionRequest(CompletionParameters, StreamFields):
         ]
 
 
-class TextLogprobs(msgspec.Struct):
-    """Log-probabilities by token: the token's text alone, its log-probability, those of the most likely tokens with
-    its own, and its offset in the choice's text, in characters. The first token of an echoed prompt has none.
-    """
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-
-    @classmethod
-    def from_tokens(cls, tokens: Sequence[Token], offset: int) -> TextLogprobs:
-        """Return those of `tokens`, the first of which is at `offset`."""
-        lists = cls([], [], [], [])
-        for token in tokens:
-            logprobs = token.logprobs
-            lists.tokens.append(token.text if logprobs is None else logprobs.piece)
-            lists.token_logprobs.append(None if logprobs is None else logprobs.logprob)
-            lists.top_logprobs.append(_most_likely(token))
-            lists.text_offset.append(offset)
-            offset += len(token.text)
-        return lists
-
-
-def _most_likely(token: Token) -> dict[str, float] | None:
-    if (logprobs := token.logprobs) is None:
-        return None
-    return {logprobs.piece: logprobs.logprob} | {text: logprob for _, logprob, text in logprobs.top}
-
-
 def join_text(tokens: Iterable[Token]) -> str:
     return "".join([token.text for token in tokens])
 
@@ -148,6 +119,9 @@ class TextChoice(msgspec.Struct):
     text: str
     finish_reason: WireFinishReason | None
     logprobs: TextLogprobs | None = None
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class Completion(msgspec.Struct):

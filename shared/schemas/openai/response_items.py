@@ -15,7 +15,7 @@ from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
 
 from shared.protocol import Message, ToolCall
 from shared.schemas.base import Body
-from shared.schemas.openai.chat import TokenLogprob
+from shared.schemas.openai.logprobs import TokenLogprob
 from shared.schemas.openapi_bounds import LIMITS, MAX_CONTENT_PARTS, Items, Short
 from shared.schemas.tools import Arguments
 

@@ -11,7 +11,7 @@ import msgspec
 
 from shared.errors import HeadraceError
 from shared.protocol import Usage
-from shared.schemas.openai.chat import TokenLogprob
+from shared.schemas.openai.logprobs import TokenLogprob
 from shared.schemas.openai.response_items import Item, OutputItem, OutputText, ReasoningText
 from shared.schemas.openai.response_tools import FormatTold, FunctionTold, NamedTold, PlainText
 from shared.schemas.tools import Word
@@ -42,7 +42,7 @@ class IncompleteDetails(msgspec.Struct):
 
 
 class InputTokensDetails(msgspec.Struct):
-    """Zeros, which clients expect: use of the prompt cache is not reported."""
+    """Tokens of the input that were found in the prefix cache. Writes to it are not reported."""
 
     cached_tokens: int = 0
     cache_write_tokens: int = 0
@@ -64,8 +64,13 @@ class ResponseUsage(msgspec.Struct):
     @classmethod
     def from_usage(cls, usage: Usage) -> ResponseUsage:
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        details = OutputTokensDetails(usage.reasoning_tokens)
-        return cls(prompt, completion, prompt + completion, output_tokens_details=details)
+        return cls(
+            prompt,
+            completion,
+            prompt + completion,
+            InputTokensDetails(usage.cached_tokens),
+            OutputTokensDetails(usage.reasoning_tokens),
+        )
 
 
 class Reasoning(msgspec.Struct):

@@ -183,19 +183,25 @@ def test_a_completion_is_assembled_from_its_chunks() -> None:
     def part(index: int, text: str, reason: str | None = None, **more: Any) -> bytes:
         choice = {"index": index, "delta": {"content": text}, "finish_reason": reason, **more}
         head = {"id": "chatcmpl-1", "created": 5, "model": "m"}
+        if text == "b":
+            head |= {"prompt_token_ids": [1]}
         return b"data: %b\n\n" % json.dumps({**head, "choices": [choice]}).encode()
 
     usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
     last = {"id": "chatcmpl-1", "created": 5, "model": "m", "choices": [], "usage": usage}
     end = b"data: %b\n\nid: 3\ndata: [DONE]\n\n" % json.dumps(last).encode()
     first = part(1, "b") + b"id: 0\n" + part(0, "a", logprobs={"content": [{"token": "a"}]})
-    transport = FakeTransport(OPEN, first, LOST, OPEN, part(0, "c", "stop") + part(1, "", "length") + end)
+    transport = FakeTransport(
+        OPEN, first, LOST, OPEN, part(0, "c", "stop", token_ids=[7]) + part(1, "", "length") + end
+    )
     found = transport.run(transport.operations.complete({"model": "m"}, "k"))
     assert [(each["message"]["content"], each["finish_reason"]) for each in found["choices"]] == [
         ("ac", "stop"),
         ("b", "length"),
     ]
     assert [each["logprobs"] for each in found["choices"]] == [{"content": [{"token": "a"}], "refusal": None}, None]
+    assert [each.get("token_ids") for each in found["choices"]] == [[7], None]
+    assert found["prompt_token_ids"] == [1]
     assert (found["usage"], found["object"], found["id"]) == (usage, "chat.completion", "chatcmpl-1")
     assert transport.sent[0].body == {"model": "m", "stream_options": {"include_usage": True}}
     with pytest.raises(HeadraceError, match="expired"):

@@ -47,7 +47,7 @@ def test_any_json_object_is_a_draft_or_a_refusal(body: dict) -> None:
                 parsed = schema.model_validate_json(
                     json.dumps(content)
                 )  # with NaN and Infinity, as Python clients write them
-                draft = parsed.to_request("t", stream=True) if schema is ChatRequest else parsed.to_request("t")
+                draft = parsed.to_request("t")
                 check_request(draft, Limits())
             except ValidationError as error:
                 assert InvalidFields.from_validation(error).status == 400

@@ -17,7 +17,7 @@ from shared.protocol import ErrorInfo, FinishReason, PriorityClass, RequestState
 from shared.settings import Settings
 from tests.support.api_server import chat, frames, serving
 from tests.support.fakes import MODEL
-from tests.support.scripted_worker import ScriptedWorker
+from tests.support.scripted_worker import CACHED_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")
@@ -128,6 +128,7 @@ async def test_tokens_are_streamed_while_the_answer_is_generated(sdk: AsyncOpenA
     assert rest[1].choices[0].delta.content is None
     assert rest[2].choices == []
     assert rest[2].usage.completion_tokens == 4
+    assert rest[2].usage.prompt_tokens_details.cached_tokens == CACHED_TOKENS
     assert len(rest) == 3
     assert {chunk.id for chunk in rest} == {first.id}
 

@@ -12,7 +12,7 @@ from shared.errors import EngineFailed
 from shared.protocol import ErrorInfo, PriorityClass, RequestState, Token, TokenLogprobs
 from tests.support.api_server import frames
 from tests.support.fakes import MODEL
-from tests.support.scripted_worker import Job, ScriptedWorker
+from tests.support.scripted_worker import CACHED_TOKENS, Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")
@@ -54,7 +54,12 @@ async def test_a_job_reports_position_state_usage_and_result(
     done = (await http.get(f"/v1/jobs/{first}")).json()
     assert done["state"] == "completed"
     assert done["choices"] == [{"index": 0, "text": "Hello", "finish_reason": None}]
-    assert done["usage"] == {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
+    assert done["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 1,
+        "total_tokens": 6,
+        "prompt_tokens_details": {"cached_tokens": CACHED_TOKENS},
+    }
     assert done["created_at"] <= done["started_at"] <= done["first_token_at"] <= done["finished_at"]
     request = await worker.answer("x")
     assert request.prompt == (1, 2, 3)
@@ -71,6 +76,24 @@ async def test_logprobs_appear_only_if_requested(http: httpx.AsyncClient, worker
     first, _ = await read(http, job_id)
     assert json.loads(first["data"])["tokens"] == [{"choice": 0, "id": 7, "text": "a", "logprobs": told}]
     assert (await http.get(f"/v1/jobs/{job_id}")).json()["choices"][0]["logprobs"] == [told]
+
+
+async def test_token_ids_and_scores_of_the_prompt(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """They are in the result, and in the event of the first token."""
+    job_id = await submit(http, prompt_logprobs=0, return_token_ids=True)
+    job = await worker.take()
+    assert (job.request.params.prompt_logprobs, job.request.params.return_token_ids) == (0, True)
+    prompt = (Token(0, 1, ""), Token(0, 2, "", None, TokenLogprobs(-2.0, (), "i", {}, 3)))
+    await job.write(Token(0, 7, "a"), prompt=prompt)
+    await job.say("b")
+    await job.end()
+    scores = [None, {"2": {"logprob": -2.0, "rank": 3, "decoded_token": "i"}}]
+    first, second, _ = (json.loads(frame["data"]) for frame in await read(http, job_id))
+    assert (first["prompt_token_ids"], first["prompt_logprobs"]) == ([1, 2], scores)
+    assert second.keys() == {"seq", "tokens"}
+    found = (await http.get(f"/v1/jobs/{job_id}")).json()
+    assert (found["prompt_token_ids"], found["prompt_logprobs"]) == ([1, 2], scores)
+    assert found["choices"][0]["token_ids"] == [7, 1]
 
 
 async def test_events_resume_at_every_seq(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:

@@ -19,7 +19,7 @@ from shared.settings import Settings
 from tests.support.api_server import serving
 from tests.support.fakes import MODEL
 from tests.support.responses_api import INPUT, LOGPROBS, answered, said
-from tests.support.scripted_worker import ScriptedWorker
+from tests.support.scripted_worker import CACHED_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 
@@ -50,6 +50,7 @@ async def test_a_whole_response(sdk: AsyncOpenAI, worker: ScriptedWorker) -> Non
     ]
     usage = response.usage
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (5, 2, 7)
+    assert usage.input_tokens_details.cached_tokens == CACHED_TOKENS
     assert (response.instructions, response.temperature, response.top_p) == ("be kind", 0.5, 0.9)
     assert (response.max_output_tokens, response.metadata, response.user) == (7, {"a": "b"}, "me")
     assert response.created_at == int(request.created_at)

@@ -261,7 +261,7 @@ def test_a_chat_line_is_the_same_work_by_kafka() -> None:
         {"response_format": {"type": "json_object"}, "logit_bias": {"5": 1.0}},
     ):
         body = {**chat(**fields), "messages": history}
-        by_http = validate(json.dumps(body).encode(), ChatRequest).to_request("t", stream=False)
+        by_http = validate(json.dumps(body).encode(), ChatRequest).to_request("t")
         by_kafka = validate(json.dumps(_job_body_from_chat(body)).encode(), KafkaRequest).to_request("t")
         assert by_kafka.messages == by_http.messages
         assert by_kafka.tools == by_http.tools

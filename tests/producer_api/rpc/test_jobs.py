@@ -16,7 +16,7 @@ from shared.settings import Settings
 from tests.support.api_server import serving as serving_http
 from tests.support.fakes import MODEL
 from tests.support.grpc_client import Client, chat, read_rest, refusal
-from tests.support.scripted_worker import PROMPT_TOKENS, ScriptedWorker
+from tests.support.scripted_worker import CACHED_TOKENS, PROMPT_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 KEY = ("idempotency-key", "mine")
@@ -42,15 +42,41 @@ async def test_an_answer_is_streamed(client: Client, worker: ScriptedWorker) -> 
     assert (seen[0].job.id, seen[0].job.state) == (request.id, "queued")
     assert [event.tokens.seq for event in seen[1:-1]] == [0, 1, 2]
     assert seen[-2].tokens.tokens[0].finish_reason == "stop"
-    usage = pb.Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=3, total_tokens=PROMPT_TOKENS + 3)
+    usage = pb.Usage(
+        prompt_tokens=PROMPT_TOKENS,
+        completion_tokens=3,
+        total_tokens=PROMPT_TOKENS + 3,
+        prompt_tokens_details=pb.PromptTokensDetails(cached_tokens=CACHED_TOKENS),
+    )
     assert seen[-1].end == pb.End(seq=3, state="completed", usage=usage)
+
+
+async def test_token_ids_and_scores_of_the_prompt(client: Client, worker: ScriptedWorker) -> None:
+    """They are with the first tokens, and in the ended job."""
+    events = client.Generate(pb.GenerateRequest(job=chat(prompt_logprobs=1, return_token_ids=True)))
+    job = await worker.take()
+    assert (job.request.params.prompt_logprobs, job.request.params.return_token_ids) == (1, True)
+    scored = Token(0, 2, "", None, TokenLogprobs(-2.0, ((7, -0.5, "a"),), "i", {}, 3))
+    await job.write(Token(0, 7, "a", FinishReason.STOP), prompt=(Token(0, 1, ""), scored))
+    await job.end()
+    _, seen = await read_rest(events)
+    ended = await client.GetJob(pb.GetJobRequest(id=job.request.id))
+
+    found = {
+        2: pb.PromptLogprob(logprob=-2.0, rank=3, decoded_token="i"),
+        7: pb.PromptLogprob(logprob=-0.5, rank=1, decoded_token="a"),
+    }
+    scores = [pb.PromptLogprobs(), pb.PromptLogprobs(tokens=found)]
+    for message in (seen[1].tokens, ended):
+        assert (list(message.prompt_token_ids), list(message.prompt_logprobs)) == ([1, 2], scores)
+    assert list(ended.choices[0].token_ids) == [7]
 
 
 async def test_tokens_have_logprobs_and_tool_calls(client: Client, worker: ScriptedWorker) -> None:
     """Both are in the stream and in the ended job."""
     events = client.Generate(pb.GenerateRequest(job=chat()))
     job = await worker.take()
-    logprobs = TokenLogprobs(-0.5, ((4, -0.5, "x"), (5, -1.5, "y")), "x")
+    logprobs = TokenLogprobs(-0.5, ((4, -0.5, "x"), (5, -1.5, "\ufffd")), "x", {5: b"\xf0"})
     await job.write(Token(0, 4, "x", None, logprobs))
     await job.write(Token(0, 6, "", FinishReason.TOOL_CALLS, None, (CallDelta(0, name="f", arguments='{"a":1}'),)))
     await job.end()
@@ -58,7 +84,7 @@ async def test_tokens_have_logprobs_and_tool_calls(client: Client, worker: Scrip
     ended = await client.GetJob(pb.GetJobRequest(id=job.request.id))
 
     first, second = (event.tokens.tokens[0] for event in seen[1:3])
-    top = [pb.TopToken(id=4, text="x", logprob=-0.5), pb.TopToken(id=5, text="y", logprob=-1.5)]
+    top = [pb.TopToken(id=4, text="x", logprob=-0.5), pb.TopToken(id=5, text="\ufffd", logprob=-1.5, bytes=[0xF0])]
     assert first.logprobs == pb.Logprobs(text="x", logprob=-0.5, top=top)
     assert second.tool_calls == [pb.ToolCallDelta(index=0, arguments='{"a":1}', name="f")]
     [choice] = ended.choices

@@ -201,9 +201,9 @@ def drafts(body: type[Body], fields: dict[str, Any]) -> list[Request]:
     if isinstance(parsed, BatchRequest):
         return []
     if isinstance(parsed, ChatRequest):
-        return [parsed.to_request("t", stream=False)]
+        return [parsed.to_request("t")]
     if isinstance(parsed, CompletionRequest):
-        return parsed.to_requests("t", stream=False)
+        return parsed.to_requests("t")
     if isinstance(parsed, ResponseRequest):
         return [parsed.to_request("t", [each.to_item() for each in parsed.input])]
     if isinstance(parsed, EmbeddingRequest):

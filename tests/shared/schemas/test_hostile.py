@@ -83,8 +83,8 @@ BODIES: list[tuple[type[Body], dict[str, Any]]] = [
     (DetokenizeRequest, {"tokens": [1]}),
 ]
 DRAFTS: dict[type[Body], Callable[[Any], list[Request]]] = {
-    ChatRequest: lambda body: [body.to_request("t", stream=bool(body.stream))],
-    CompletionRequest: lambda body: body.to_requests("t", stream=bool(body.stream)),
+    ChatRequest: lambda body: [body.to_request("t")],
+    CompletionRequest: lambda body: body.to_requests("t"),
     EmbeddingRequest: lambda body: body.to_requests("t"),
 }
 

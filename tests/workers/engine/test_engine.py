@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
-from shared.protocol import FinishReason, Message, PriorityClass, SamplingParams
+from shared.protocol import FinishReason, Message, PriorityClass, SamplingParams, Structured
 from tests.support.checkpoints import edit_config
 from tests.support.engine_driver import Answers, drain, load, run, step
 from workers.engine.engine import Engine
-from workers.engine.interface import EngineRequest
+from workers.engine.interface import ConstraintSpec, EngineRequest
 
 SAMPLED = SamplingParams(
     temperature=1.3, top_p=0.95, top_k=200, repetition_penalty=1.1, presence_penalty=0.2, seed=7, max_tokens=20
@@ -27,6 +27,22 @@ PROMPT = tuple(b"a river runs to the mill, and the mill ")
 @pytest.fixture(scope="module")
 def engine(llama: Path) -> Engine:
     return load(llama)
+
+
+def test_an_answer_cut_within_a_character_ends_before_it(engine: Engine) -> None:
+    """Given a grammar of characters with two tokens each, also if the cut answer is resumed."""
+    assert engine.constraints is not None
+    grammar = engine.constraints.start(ConstraintSpec(Structured(regex="[à-ü]{3}"))).result(60).matcher
+    for length in range(1, 6):
+        params = SamplingParams(temperature=0.0, max_tokens=length, logprobs=1)
+        engine.add(EngineRequest("r", PROMPT, params, matcher=grammar))
+        whole = drain(engine)
+        assert whole.reason("r") is FinishReason.LENGTH
+        text = whole.text("r")
+        assert (len(text), "\ufffd" in text) == (length // 2, False)
+        resumed = (tuple(whole.ids("r")[:-1]),)
+        engine.add(EngineRequest("r", PROMPT, params, resumed, matcher=grammar))
+        assert drain(engine).text("r") == (text[-1:] if length % 2 == 0 else "")
 
 
 def test_seeded_answer_is_the_same_alone_and_in_a_batch(llama: Path, engine: Engine) -> None:

@@ -76,6 +76,26 @@ def test_chat_renders_the_models_template(llm: LLM) -> None:
     assert ids(llm.chat([turns, turns], params, use_tqdm=False)) == ids([one, one])
 
 
+def test_the_prompt_is_scored(llm: LLM) -> None:
+    """Given a prompt that is in the prefix cache, its scores are the same, with vLLM's names."""
+    params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=2)
+    prompt = list(range(100, 140))
+    cold, warm = (llm.generate(prompt, params, use_tqdm=False)[0] for _ in range(2))
+    assert cold.prompt_logprobs == warm.prompt_logprobs
+    assert cold.prompt_logprobs is not None
+    assert cold.prompt_logprobs[0] is None
+    for token_id, scores in zip(prompt[1:], cold.prompt_logprobs[1:], strict=True):
+        assert scores is not None
+        assert next(iter(scores)) == token_id
+        assert {1, 2} <= {each.rank for each in scores.values()}
+        assert scores[token_id].decoded_token == llm._engine.tokenizer.token_bytes(token_id).decode(
+            errors="replace"
+        )
+    params = SamplingParams(temperature=0, max_tokens=1)
+    [plain] = llm.generate(prompt, params, use_tqdm=False)
+    assert (plain.prompt_logprobs, cold.num_cached_tokens, plain.num_cached_tokens) == (None, 0, 32)
+
+
 def test_choices_seeds_and_logprobs(llm: LLM) -> None:
     params = SamplingParams(seed=5, n=3, max_tokens=8, logprobs=2, ignore_eos=True)
     first, second = llm.generate(["river", "river"], params, use_tqdm=False)

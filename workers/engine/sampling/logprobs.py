@@ -6,7 +6,8 @@ define them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,24 +23,63 @@ class StepLogprobs:
 
     Args:
         logits: [R, vocab] float32, one row per sequence.
-        token_text: returns the text of a token id.
+        token_bytes: returns the bytes of a token id; `first` says that the token begins its text.
+        special_ids: tokens that an answer's text may leave out.
     """
 
-    def __init__(self, logits: Tensor, sequences: list[Sequence], token_text: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        sequences: list[Sequence],
+        token_bytes: Callable[..., bytes],
+        special_ids: frozenset[int] = frozenset(),
+    ) -> None:
         rows = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
         self._tops = {row: sequences[row].params.logprobs or 0 for row in rows}
         self._index = {row: index for index, row in enumerate(rows)}
         with torch.inference_mode():
             self._values = logits[rows].log_softmax(-1).clamp_(min=MIN_LOGPROB) if rows else logits[:0]
-        self._token_text = token_text
+        self._sequences = sequences
+        self._token_bytes = token_bytes
+        self._special_ids = special_ids
 
     def for_token(self, row: int, token_id: int) -> TokenLogprobs | None:
         """Return the log-probabilities for the token drawn from `row`, if its request asks for them."""
         if row not in self._index:
             return None
         values, count = self._values[self._index[row]], self._tops[row]
-        top: tuple[tuple[int, float, str], ...] = ()
+        top: list[tuple[int, float]] = []
         if count:
             highest, ids = values.topk(min(count, len(values)))
-            top = tuple((i, v, self._token_text(i)) for i, v in zip(ids.tolist(), highest.tolist(), strict=True))
-        return TokenLogprobs(values[token_id].item(), top, self._token_text(token_id))
+            top = list(zip(ids.tolist(), highest.tolist(), strict=True))
+        sequence = self._sequences[row]
+        token_bytes = partial(self._token_bytes, first=sequence.num_output_tokens == 0)
+        hidden = self._special_ids if sequence.params.skip_special_tokens else frozenset()
+        return spell(token_id, values[token_id].item(), top, token_bytes, hidden=hidden)
+
+
+def spell(
+    token_id: int,
+    logprob: float,
+    top: Collection[tuple[int, float]],
+    token_bytes: Callable[[int], bytes],
+    *,
+    hidden: frozenset[int] = frozenset(),
+    rank: int = 0,
+) -> TokenLogprobs:
+    """Return the log-probabilities of a token and of the most likely ones, with the tokens' texts.
+
+    Args:
+        hidden: tokens that are not in the answer's text.
+    """
+    exact = dict.fromkeys(hidden.intersection((token_id, *(i for i, _ in top))), b"")
+
+    def piece(index: int) -> str:
+        data = token_bytes(index)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            exact[index] = data
+            return data.decode(errors="replace")
+
+    return TokenLogprobs(logprob, tuple((i, value, piece(i)) for i, value in top), piece(token_id), exact, rank)

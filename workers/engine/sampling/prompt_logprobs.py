@@ -1,25 +1,43 @@
-"""Log-probabilities of prompt tokens, for requests that echo their prompt with scores."""
+"""Log-probabilities of prompt tokens, for requests that want their prompt scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
-from workers.engine.sampling.logprobs import StepLogprobs
+from workers.engine.echo import Echo
+from workers.engine.interface import MAX_LOGPROBS
+from workers.engine.sampling.logprobs import MIN_LOGPROB, spell
 from workers.engine.scheduling.scheduler import ScheduledBatch
 
+ROWS_AT_ONCE = 64  # bounds the memory beside the logits
 
-def record_prompt_logprobs(batch: ScheduledBatch, logits: Tensor, token_text: Callable[[int], str]) -> None:
+
+def record_prompt_logprobs(batch: ScheduledBatch, logits: Tensor, token_bytes: Callable[[int], bytes]) -> None:
     """Store the log-probabilities that a step computed in the echoes of its sequences.
 
     Args:
         logits: [rows that score, vocab] float32, in the batch's order.
-        token_text: returns the text of a token id.
+        token_bytes: returns the bytes of a token id.
     """
-    sequences = [item.sequence for item in batch.items for _ in item.scores]
-    positions = [position for item in batch.items for position in item.scores]
-    logprobs = StepLogprobs(logits, sequences, token_text)
-    for row, (sequence, position) in enumerate(zip(sequences, positions, strict=True)):
-        assert sequence.echo is not None
-        sequence.echo.record(position, logprobs.for_token(row, sequence.echo.target_token(position)))
+    rows = [(item.sequence.echo, position) for item in batch.items for position in item.scores]
+    scored = [(echo, position) for echo, position in rows if echo is not None]
+    for start in range(0, len(scored), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        _record(scored[part], logits[part], token_bytes)
+
+
+@torch.inference_mode()
+def _record(rows: Sequence[tuple[Echo, int]], logits: Tensor, token_bytes: Callable[[int], bytes]) -> None:
+    targets = [echo.target_token(position) for echo, position in rows]
+    values = logits.log_softmax(-1).clamp_(min=MIN_LOGPROB)
+    own = values.gather(1, torch.tensor(targets, device=values.device)[:, None])
+    ranks = (values > own).sum(-1) + 1
+    # as many for every row: which of two equal tokens comes first must not depend on the other rows
+    highest, ids = values.topk(min(MAX_LOGPROBS, values.shape[1]))
+    columns = zip(rows, targets, own[:, 0].tolist(), ranks.tolist(), ids.tolist(), highest.tolist(), strict=True)
+    for (echo, position), target, logprob, rank, row_ids, row_values in columns:
+        top = list(zip(row_ids, row_values, strict=True))[: echo.top]
+        echo.record(position, spell(target, logprob, top, token_bytes, rank=rank if echo.ranked else 0))

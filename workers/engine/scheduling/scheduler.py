@@ -156,6 +156,8 @@ class Scheduler:
             if not self._make_room(sequence):
                 return
             self._waiting.take(sequence)
+            if sequence.num_cached_tokens is None:
+                sequence.num_cached_tokens = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
             self._start(sequence)
             self._policy.on_started(1)
             max_starts -= 1
@@ -261,6 +263,7 @@ class Scheduler:
         """Start the other choices. Each computes the prompt's last token itself, to draw from its logits."""
         for child in parent.forks:
             self._cache.fork(parent, child, parent.num_prompt_tokens - 1)
+            child.num_cached_tokens = parent.num_cached_tokens
             self._start(child)
         parent.forks = []
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer, models
 
+from workers.engine.text.token_bytes import as_json, byte_alphabet
+
 LOSSLESS_PRE_TOKENIZERS = ("ByteLevel", "Digits", "Metaspace", "Punctuation", "Split", "UnicodeScripts")
 # canonical composition shortens UTF-8 at most to a third (UAX #15, maximum expansion factors)
 MAX_NFC_SHRINKAGE = 3
-# a byte-level vocabulary writes these bytes as they are
-PRINTABLE_BYTES = (range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100))
 
 
 @dataclass(frozen=True)
@@ -53,22 +52,15 @@ class ByteBound:
             *map(len, vocabulary),
             *(len(token.content.encode()) for token in added),
         ]  # one character per byte
-        dropped_bytes = bytes(byte for byte, letter in _byte_alphabet().items() if letter not in vocabulary)
+        dropped_bytes = bytes(byte for byte, letter in byte_alphabet().items() if letter not in vocabulary)
         return cls(max(lengths) * shrinkage, dropped_bytes)
-
-
-def _byte_alphabet() -> dict[int, str]:
-    """Return the character that a byte-level vocabulary writes for each byte (GPT-2's `bytes_to_unicode`)."""
-    printable = [byte for part in PRINTABLE_BYTES for byte in part]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 def _is_lossless(pre_tokenizer: Any) -> bool:
     """Return whether a pre-tokenizer is byte-level and no step removes the text that it splits at."""
     if pre_tokenizer is None:
         return False
-    found = _as_json(pre_tokenizer)
+    found = as_json(pre_tokenizer)
     steps = found["pretokenizers"] if found["type"] == "Sequence" else [found]
     kept = all(step["type"] in LOSSLESS_PRE_TOKENIZERS and step.get("behavior") != "Removed" for step in steps)
     return kept and any(step["type"] == "ByteLevel" for step in steps)
@@ -78,10 +70,4 @@ def _max_shrinkage(normalizer: Any) -> int | None:
     """Return the factor by which a normalizer may shorten a text; None if it is unbounded."""
     if normalizer is None:
         return 1
-    return MAX_NFC_SHRINKAGE if _as_json(normalizer)["type"] == "NFC" else None
-
-
-def _as_json(part: Any) -> dict[str, Any]:
-    """Return a part of a tokenizer in the form of tokenizer.json."""
-    described: dict[str, Any] = json.loads(part.__getstate__())
-    return described
+    return MAX_NFC_SHRINKAGE if as_json(normalizer)["type"] == "NFC" else None

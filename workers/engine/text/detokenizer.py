@@ -1,5 +1,7 @@
 """Incremental detokenizer: it returns whole characters only, and no part of a stop string.
 
+An answer that ends within a character ends before it.
+
 Its state depends only on the tokens fed so far, so feeding the logged tokens again restores it.
 """
 
@@ -10,21 +12,30 @@ from collections.abc import Callable
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # a decoder writes it for an incomplete character
 WINDOW_TOKENS = 16  # decoded together before the window moves on; bounds the work per token
 MAX_WINDOW_TOKENS = 64  # for bytes that never form a character
+MAX_CHARACTER_TOKENS = 4  # the bytes of one character, each a token of its own
 
 
 class Detokenizer:
     """Incremental detokenizer of one answer.
 
     Each token decodes a window of the last tokens again, because a character's bytes or a word's leading space may
-    depend on the token before. Only the last replacement character of a window may still change.
+    depend on the token before. The replacement characters at the end of a window may still change: a decoder writes
+    one for an incomplete character, or one for each of its bytes.
+
+    Args:
+        decode: returns the text of token ids.
+        ends_within_character: returns whether the bytes of token ids end with the beginning of a character.
 
     Attributes:
         length: number of characters returned so far.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+    def __init__(
+        self, decode: Callable[[list[int]], str], ends_within_character: Callable[[list[int]], bool]
+    ) -> None:
         self.length = 0
         self._decode = decode
+        self._ends_within_character = ends_within_character
         self._window: list[int] = []
         self._emitted = 0  # characters of the window's text already returned
 
@@ -33,22 +44,31 @@ class Detokenizer:
         self._window.append(token_id)
         text = self._decode(self._window)
         whole = not text.endswith(REPLACEMENT)
-        settled = text if whole else text[:-1]
+        settled = text if whole else text.rstrip(REPLACEMENT)
         new = settled[self._emitted :]
         self._emitted = max(self._emitted, len(settled))
         if (whole and len(self._window) >= WINDOW_TOKENS) or len(self._window) >= MAX_WINDOW_TOKENS:
             new += text[self._emitted :]
-            self._window = [token_id] if whole else []
+            self._window = self._last_character() if whole else []
             self._emitted = len(self._decode(self._window)) if whole else 0
         self.length += len(new)
         return new
 
     def flush(self) -> str:
-        """Return the text held back; the answer ends here."""
-        rest = self._decode(self._window)[self._emitted :]
+        """Return the text held back, without an unfinished character; the answer ends here."""
+        text = self._decode(self._window)
+        if text.endswith(REPLACEMENT) and self._ends_within_character(self._window):
+            text = text.rstrip(REPLACEMENT)
+        rest = text[self._emitted :]
         self._emitted += len(rest)
         self.length += len(rest)
         return rest
+
+    def _last_character(self) -> list[int]:
+        """Return the last tokens of the window that begin where a character does."""
+        sizes = range(1, MAX_CHARACTER_TOKENS + 1)
+        tails = (self._window[-size:] for size in sizes)
+        return next((tail for tail in tails if not self._decode(tail).startswith(REPLACEMENT)), self._window[-1:])
 
 
 class TextStream:
@@ -57,9 +77,14 @@ class TextStream:
     Text is held back only while it may be the beginning of a stop string.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        stop: tuple[str, ...] = (),
+        ends_within_character: Callable[[list[int]], bool] = lambda ids: False,
+    ) -> None:
         self._decode = decode
-        self._detokenizer = Detokenizer(decode)
+        self._detokenizer = Detokenizer(decode, ends_within_character)
         self._stop = stop
         self._held = ""
 

@@ -22,6 +22,7 @@ from workers.engine.text.byte_bound import ByteBound
 from workers.engine.text.chat_template import native_turns, plain_turns
 from workers.engine.text.detokenizer import Detokenizer, TextStream
 from workers.engine.text.reasoning_format import find_format
+from workers.engine.text.token_bytes import TokenBytes
 from workers.engine.text.tool_format import detect_tool_format
 
 # no code from a checkpoint is run
@@ -34,6 +35,7 @@ class Tokenizer:
     Attributes:
         hf: transformers' tokenizer, for access to its vocabulary.
         tool_format: the format in which the model writes tool calls.
+        special_ids: special tokens, which text leaves out.
         hidden_ids: special tokens that belong neither to text nor to tool calls.
         reasoning_format: the format in which the model writes its reasoning; None if it does not reason.
     """
@@ -58,11 +60,13 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._bound = ByteBound.from_tokenizer(backend)
+        self._bytes = TokenBytes(backend)
         self.tool_format, self._supports_tools = detect_tool_format(self._template(with_tools=True))
+        special = {index: token.content for index, token in self.hf.added_tokens_decoder.items() if token.special}
+        marks = self.tool_format.marks
+        self.special_ids = frozenset(special)
         self.hidden_ids = frozenset(
-            index
-            for index, token in self.hf.added_tokens_decoder.items()
-            if token.special and not any(token.content in mark for mark in self.tool_format.marks)
+            index for index, text in special.items() if not any(text in mark for mark in marks)
         )
         self.reasoning_format = find_format(
             reasoning_parser,
@@ -155,14 +159,18 @@ class Tokenizer:
 
     def token_texts(self, ids: list[int]) -> list[str]:
         """Return the text that each token adds to the text of all, including special tokens."""
-        stream = Detokenizer(self.decode_all)
+        stream = Detokenizer(self.decode_all, self._ends_within_character)
         found = [stream.feed(token_id) for token_id in ids]
         found[-1] += stream.flush()
         return found
 
-    def token_text(self, token_id: int) -> str:
-        """Return the text of a single token, special or not; an incomplete character becomes U+FFFD."""
-        return self.decode_all([token_id])
+    def token_bytes(self, token_id: int, *, first: bool = False) -> bytes:
+        """Return the bytes of a single token, special or not; see `TokenBytes`."""
+        return self._bytes(token_id, first=first)
+
+    def _ends_within_character(self, ids: list[int]) -> bool:
+        """Return whether the text of token ids ends within a character, apart from special tokens."""
+        return self._bytes.end_within_character(index for index in ids if index not in self.special_ids)
 
     def _decode_calls(self, ids: list[int]) -> str:
         """Return the text of token ids, including special tokens that mark a tool call."""
@@ -170,7 +178,7 @@ class Tokenizer:
 
     def stream(self, stop: tuple[str, ...] = (), *, calls: bool = False) -> TextStream:
         """Return a detokenizer for one answer, which may have tool `calls`."""
-        return TextStream(self._decode_calls if calls else self.decode, stop)
+        return TextStream(self._decode_calls if calls else self.decode, stop, self._ends_within_character)
 
 
 def _config(folder: Path) -> PreTrainedConfig | None:

@@ -200,3 +200,17 @@ def test_blocks_of_a_failed_request_are_not_found(llama: Path, tmp_path: Path) -
     engine._runner.run = compute
     assert ask(engine, TURN) == good
     assert hits(engine) == 0
+
+
+def test_the_prompts_cached_tokens_are_reported(llama: Path) -> None:
+    """Given several choices, they are counted once, when the request starts."""
+    engine = load(llama, block_size=4)
+    engine.add(EngineRequest("cold", TURN, GREEDY))
+    engine.add(EngineRequest("other", TURN[1:], GREEDY))
+    assert {output.cached_tokens for output in engine.step()} == {0}
+    drain(engine)
+    engine.add(EngineRequest("warm", TURN, msgspec.structs.replace(GREEDY, n=2, max_tokens=2)))
+    found = []
+    while engine.has_work():
+        found += [output.cached_tokens for output in engine.step()]
+    assert set(found) == {48}, "all but the last token, in blocks of 4"

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as RustTokenizer
 
 from tests.support.checkpoints import byte_tokenizer
-from workers.engine.text.detokenizer import REPLACEMENT, TextStream
+from tests.support.tokenizers import fallback_tokenizer
+from workers.engine.text.detokenizer import REPLACEMENT, WINDOW_TOKENS, TextStream
+from workers.engine.text.token_bytes import TokenBytes
 
 TOKENIZER = byte_tokenizer().backend_tokenizer
+FALLBACK = fallback_tokenizer()
 VOCAB = {token: TOKENIZER.token_to_id(token) for token in ("<eos>",)}
+both_tokenizers = pytest.mark.parametrize("tokenizer", [TOKENIZER, FALLBACK], ids=["byte-level", "byte fallback"])
 
 
 def decode(ids: list[int]) -> str:
     return TOKENIZER.decode(ids, skip_special_tokens=True)
 
 
-def feed_all(ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
+def feed_all(
+    ids: list[int], stop: tuple[str, ...] = (), tokenizer: RustTokenizer = TOKENIZER
+) -> tuple[list[str], bool]:
     """Return the text of each token and of the flush, and whether a stop string was found."""
-    stream = TextStream(decode, stop)
+    stream = TextStream(tokenizer.decode, stop, TokenBytes(tokenizer).end_within_character)
     shown = []
     for token_id in ids:
         text, stopped = stream.feed(token_id)
@@ -29,11 +37,30 @@ def feed_all(ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], boo
     return [*shown, text], stopped
 
 
-@given(st.text(max_size=60))
-def test_text_is_complete_and_in_whole_characters(text: str) -> None:
-    shown, _ = feed_all(TOKENIZER.encode(text).ids)
-    assert "".join(shown) == text
+@both_tokenizers
+@given(text=st.text(max_size=60))
+def test_text_is_complete_and_in_whole_characters(tokenizer: RustTokenizer, text: str) -> None:
+    ids = tokenizer.encode(text).ids
+    shown, _ = feed_all(ids, tokenizer=tokenizer)
+    assert "".join(shown) == tokenizer.decode(ids)
     assert REPLACEMENT in text or all(REPLACEMENT not in part for part in shown)
+
+
+@both_tokenizers
+@given(before=st.text("aé", max_size=2 * WINDOW_TOKENS), cut=st.sampled_from(["é", "水", "🙂"]), data=st.data())
+def test_text_ends_before_an_unfinished_character(
+    tokenizer: RustTokenizer, before: str, cut: str, data: st.DataObject
+) -> None:
+    """Given a cut at any byte of the last character, streamed or decoded at once, the text ends before it."""
+    missing = data.draw(st.integers(1, len(cut.encode()) - 1))
+    ids = tokenizer.encode(before + cut).ids[:-missing]
+    assert "".join(feed_all(ids, tokenizer=tokenizer)[0]) == before
+
+
+@both_tokenizers
+def test_bytes_that_begin_no_character_are_replaced(tokenizer: RustTokenizer) -> None:
+    ids = tokenizer.encode("aé").ids
+    assert "".join(feed_all([*ids[:-2], ids[-1]], tokenizer=tokenizer)[0]) == "a" + REPLACEMENT
 
 
 @given(st.lists(st.integers(0, 257), max_size=90))

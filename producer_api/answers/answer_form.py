@@ -1,0 +1,31 @@
+"""Form of an answer, as far as only its body asks for it: workers do not depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.schemas.openai.chat import ChatRequest
+from shared.schemas.openai.completions import CompletionRequest
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """Form of an answer of OpenAI's APIs.
+
+    Attributes:
+        echo: begin each choice with its prompt; in a chat, with the last message if the answer continues its role.
+        tokens_as_ids: show tokens in log-probabilities as token_id:ID.
+        include_usage: end a stream with its usage.
+        continuous_usage: send the usage so far with each chunk.
+    """
+
+    echo: bool = False
+    tokens_as_ids: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
+
+    @classmethod
+    def from_body(cls, body: ChatRequest | CompletionRequest) -> AnswerForm:
+        return cls(
+            bool(body.echo), bool(body.return_tokens_as_token_ids), body.include_usage, body.continuous_usage
+        )

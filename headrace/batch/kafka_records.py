@@ -87,12 +87,12 @@ def _logprobs(given: list[JobLogprobs] | msgspec.UnsetType) -> Logprobs | None:
 
 
 def _token_logprob(given: JobLogprobs) -> TokenLogprob:
-    top = [top_logprob(each.text, each.logprob, _partial(each.bytes)) for each in given.top]
-    own = top_logprob(given.text, given.logprob, _partial(given.bytes))
+    top = [top_logprob(each.text, each.logprob, _exact(each.bytes)) for each in given.top]
+    own = top_logprob(given.text, given.logprob, _exact(given.bytes))
     return TokenLogprob(own.token, own.logprob, own.bytes, top)
 
 
-def _partial(given: list[int] | msgspec.UnsetType) -> bytes | None:
+def _exact(given: list[int] | msgspec.UnsetType) -> bytes | None:
     return None if given is msgspec.UNSET else bytes(given)
 
 

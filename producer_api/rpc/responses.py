@@ -81,10 +81,10 @@ def _logprobs(token: Token) -> pb.Logprobs | None:
     if (found := token.logprobs) is None:
         return None
     top = [
-        pb.TopToken(id=each, text=text, logprob=logprob, bytes=found.partial.get(each))
+        pb.TopToken(id=each, text=text, logprob=logprob, bytes=found.exact.get(each))
         for each, logprob, text in found.top
     ]
-    return pb.Logprobs(text=found.piece, logprob=found.logprob, top=top, bytes=found.partial.get(token.id))
+    return pb.Logprobs(text=found.piece, logprob=found.logprob, top=top, bytes=found.exact.get(token.id))
 
 
 def _end(seq: int, end: Terminal) -> pb.End:

@@ -44,14 +44,15 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, omit_defaults=
     """Log-probability of a token in the model's own distribution: natural, before temperature and penalties.
 
     `top` holds (id, logprob, piece) of the most likely tokens, the most likely first. A piece is the text of one
-    token alone. Where that text has replacement characters for bytes that are no whole character, `partial` has
-    the token's bytes, by its id. `rank` is the token's place among all, from 1; 0 without `prompt_logprobs`.
+    token alone. `exact` has the bytes of tokens, by id, where they are not those of the piece: of a part of a
+    character, and none for a special token that is not in the answer's text. `rank` is the token's place among all,
+    from 1; 0 without `prompt_logprobs`.
     """
 
     logprob: float
     top: tuple[tuple[int, float, str], ...] = ()
     piece: str = ""
-    partial: dict[int, bytes] = {}
+    exact: dict[int, bytes] = {}
     rank: int = 0
 
 

@@ -213,7 +213,7 @@ class Engine:
             logits = logits[: len(sampling)]
         if len(drawing) < len(sampling):  # padding
             logits = logits[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
-        logprobs = StepLogprobs(logits, drawing, self.tokenizer.token_bytes)
+        logprobs = StepLogprobs(logits, drawing, self.tokenizer.token_bytes, self.tokenizer.special_ids)
         return sample(logits, drawing, mask), logprobs
 
     def _compute(self, batch: ScheduledBatch) -> Tensor | None:

@@ -75,7 +75,7 @@ class JobRequest(JobParameters, ToolFields):
 class TopToken(msgspec.Struct):
     """One of the most likely tokens: its id in the vocabulary, and the text of the token alone.
 
-    `bytes` is set if the token is no whole character; its text then has replacement characters.
+    `bytes` is set where they are not those of the text: parts of a character, and none for a special token.
     """
 
     id: int
@@ -87,7 +87,7 @@ class TopToken(msgspec.Struct):
 class Logprobs(msgspec.Struct):
     """Natural log-probabilities of one position, before temperature and filters; `text` is of the token alone.
 
-    `bytes` is set if the token is no whole character; its text then has replacement characters.
+    `bytes` is set where they are not those of the text: parts of a character, and none for a special token.
     """
 
     text: str
@@ -99,7 +99,7 @@ class Logprobs(msgspec.Struct):
     def from_token(cls, token: Token) -> Logprobs | None:
         if (logprobs := token.logprobs) is None:
             return None
-        data = {token_id: list(partial) for token_id, partial in logprobs.partial.items()}
+        data = {token_id: list(exact) for token_id, exact in logprobs.exact.items()}
         top = [TopToken(each, text, logprob, data.get(each, msgspec.UNSET)) for each, logprob, text in logprobs.top]
         return cls(logprobs.piece, logprobs.logprob, top, data.get(token.id, msgspec.UNSET))
 

@@ -38,21 +38,21 @@ class TokenLogprob(msgspec.Struct):
         assert found is not None
 
         def shown(token_id: int, logprob: float, piece: str) -> TopLogprob:
-            made = top_logprob(piece, logprob, found.partial.get(token_id))
+            made = top_logprob(piece, logprob, found.exact.get(token_id))
             return msgspec.structs.replace(made, token=id_name(token_id)) if as_ids else made
 
         own = shown(token.id, found.logprob, found.piece)
         return cls(own.token, own.logprob, own.bytes, [shown(*each) for each in found.top])
 
 
-def top_logprob(piece: str, logprob: float, partial: bytes | None) -> TopLogprob:
+def top_logprob(piece: str, logprob: float, exact: bytes | None) -> TopLogprob:
     """Return the log-probability of a token.
 
     Args:
         piece: its text alone.
-        partial: its bytes, if they are no whole characters.
+        exact: its bytes, if they are not those of its text.
     """
-    return TopLogprob(_name(piece, partial), logprob, list(partial or piece.encode()))
+    return TopLogprob(_name(piece, exact), logprob, list(piece.encode() if exact is None else exact))
 
 
 class Logprobs(msgspec.Struct):
@@ -90,7 +90,7 @@ class TextLogprobs(msgspec.Struct):
         lists = cls([], [], [], [])
         for token in tokens:
             found = token.logprobs
-            piece = token.text if found is None else _name(found.piece, found.partial.get(token.id))
+            piece = token.text if found is None else _name(found.piece, found.exact.get(token.id))
             lists.tokens.append(id_name(token.id) if as_ids else piece)
             lists.token_logprobs.append(None if found is None else found.logprob)
             lists.top_logprobs.append(None if found is None else _by_name(token.id, found, top, as_ids=as_ids))
@@ -127,11 +127,11 @@ def _by_name(token_id: int, found: TokenLogprobs, top: int, *, as_ids: bool) -> 
     logprobs: dict[str, float] = {}
     own = (token_id, found.logprob, found.piece)
     for each, logprob, piece in (own, *(other for other in found.top[:top] if other[0] != token_id)):
-        name = id_name(each) if as_ids else _name(piece, found.partial.get(each))
+        name = id_name(each) if as_ids else _name(piece, found.exact.get(each))
         logprobs[id_name(each) if name in logprobs else name] = logprob
     return logprobs
 
 
-def _name(piece: str, partial: bytes | None) -> str:
-    """Return the name of a token: its text alone, or its bytes if they are no whole characters."""
-    return piece if partial is None else "bytes:" + repr(partial)[2:-1]
+def _name(piece: str, exact: bytes | None) -> str:
+    """Return the name of a token: its text alone, or its bytes if it is a part of a character."""
+    return "bytes:" + repr(exact)[2:-1] if exact else piece

@@ -70,6 +70,6 @@ def test_a_token_without_further_fields_is_three_values() -> None:
 def test_events_of_earlier_versions_are_read(data: bytes) -> None:
     event = decode_event(data)
     assert (event.prompt_usage, event.count) == (None, 1)
-    assert all(token.logprobs is None or token.logprobs.partial == {} for token in event.tokens)
+    assert all(token.logprobs is None or token.logprobs.exact == {} for token in event.tokens)
     if event.terminal is not None:
         assert event.terminal.usage.cached_tokens == 0

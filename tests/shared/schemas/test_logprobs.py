@@ -19,14 +19,15 @@ FIRST = TokenLogprobs(
     {7: HALF, 8: OTHER},
 )
 SECOND = TokenLogprobs(-0.1, (), "\ufffd", {5: REST})
-TOKENS = [Token(0, 7, "", None, FIRST), Token(0, 5, " 😊", FinishReason.STOP, SECOND)]
+END = TokenLogprobs(-0.2, (), "<eos>", {2: b""})
+TOKENS = [Token(0, 7, "", None, FIRST), Token(0, 5, " 😊", None, SECOND), Token(0, 2, "", FinishReason.STOP, END)]
 
 
 def test_bytes_of_all_tokens_are_those_of_the_text() -> None:
     found = Logprobs.from_tokens(TOKENS)
     assert found is not None
     assert b"".join(bytes(each.bytes) for each in found.content).decode() == " 😊"
-    assert [each.token for each in found.content] == [r"bytes: \xf0\x9f", r"bytes:\x98\x8a"]
+    assert [each.token for each in found.content] == [r"bytes: \xf0\x9f", r"bytes:\x98\x8a", "<eos>"]
     assert [(top.token, bytes(top.bytes)) for top in found.content[0].top_logprobs] == [
         (r"bytes: \xf0\x9f", HALF),
         (r"bytes:\xf0", OTHER),
@@ -45,7 +46,7 @@ def test_no_alternative_vanishes_from_the_legacy_form() -> None:
         "a": -3.0,
         "token_id:11": -4.0,
     }
-    assert (found.tokens, found.text_offset) == ([r"bytes: \xf0\x9f", r"bytes:\x98\x8a"], [3, 3])
+    assert (found.tokens, found.text_offset) == ([r"bytes: \xf0\x9f", r"bytes:\x98\x8a", "<eos>"], [3, 3, 5])
 
 
 def test_logs_of_earlier_versions_keep_their_alternatives() -> None:

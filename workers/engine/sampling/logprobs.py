@@ -6,7 +6,7 @@ define them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
@@ -24,9 +24,16 @@ class StepLogprobs:
     Args:
         logits: [R, vocab] float32, one row per sequence.
         token_bytes: returns the bytes of a token id; `first` says that the token begins its text.
+        special_ids: tokens that an answer's text may leave out.
     """
 
-    def __init__(self, logits: Tensor, sequences: list[Sequence], token_bytes: Callable[..., bytes]) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        sequences: list[Sequence],
+        token_bytes: Callable[..., bytes],
+        special_ids: frozenset[int] = frozenset(),
+    ) -> None:
         rows = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
         self._tops = {row: sequences[row].params.logprobs or 0 for row in rows}
         self._index = {row: index for index, row in enumerate(rows)}
@@ -34,6 +41,7 @@ class StepLogprobs:
             self._values = logits[rows].log_softmax(-1).clamp_(min=MIN_LOGPROB) if rows else logits[:0]
         self._sequences = sequences
         self._token_bytes = token_bytes
+        self._special_ids = special_ids
 
     def for_token(self, row: int, token_id: int) -> TokenLogprobs | None:
         """Return the log-probabilities for the token drawn from `row`, if its request asks for them."""
@@ -44,26 +52,34 @@ class StepLogprobs:
         if count:
             highest, ids = values.topk(min(count, len(values)))
             top = list(zip(ids.tolist(), highest.tolist(), strict=True))
-        token_bytes = partial(self._token_bytes, first=self._sequences[row].num_output_tokens == 0)
-        return spell(token_id, values[token_id].item(), top, token_bytes)
+        sequence = self._sequences[row]
+        token_bytes = partial(self._token_bytes, first=sequence.num_output_tokens == 0)
+        hidden = self._special_ids if sequence.params.skip_special_tokens else frozenset()
+        return spell(token_id, values[token_id].item(), top, token_bytes, hidden=hidden)
 
 
 def spell(
     token_id: int,
     logprob: float,
-    top: Iterable[tuple[int, float]],
+    top: Collection[tuple[int, float]],
     token_bytes: Callable[[int], bytes],
+    *,
+    hidden: frozenset[int] = frozenset(),
     rank: int = 0,
 ) -> TokenLogprobs:
-    """Return the log-probabilities of a token and of the most likely ones, with the tokens' texts."""
-    parts: dict[int, bytes] = {}
+    """Return the log-probabilities of a token and of the most likely ones, with the tokens' texts.
+
+    Args:
+        hidden: tokens that are not in the answer's text.
+    """
+    exact = dict.fromkeys(hidden.intersection((token_id, *(i for i, _ in top))), b"")
 
     def piece(index: int) -> str:
         data = token_bytes(index)
         try:
             return data.decode()
         except UnicodeDecodeError:
-            parts[index] = data
+            exact[index] = data
             return data.decode(errors="replace")
 
-    return TokenLogprobs(logprob, tuple((i, value, piece(i)) for i, value in top), piece(token_id), parts, rank)
+    return TokenLogprobs(logprob, tuple((i, value, piece(i)) for i, value in top), piece(token_id), exact, rank)

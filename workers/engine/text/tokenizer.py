@@ -33,6 +33,7 @@ class Tokenizer:
     Attributes:
         hf: transformers' tokenizer, for access to its vocabulary.
         tool_format: the format in which the model writes tool calls.
+        special_ids: special tokens, which text leaves out.
         hidden_ids: special tokens that belong neither to text nor to tool calls.
     """
 
@@ -53,7 +54,7 @@ class Tokenizer:
         self.tool_format, self._supports_tools = detect_tool_format(self._template(with_tools=True))
         special = {index: token.content for index, token in self.hf.added_tokens_decoder.items() if token.special}
         marks = self.tool_format.marks
-        self._special_ids = frozenset(special)
+        self.special_ids = frozenset(special)
         self.hidden_ids = frozenset(
             index for index, text in special.items() if not any(text in mark for mark in marks)
         )
@@ -152,7 +153,7 @@ class Tokenizer:
 
     def _ends_within_character(self, ids: list[int]) -> bool:
         """Return whether the text of token ids ends within a character, apart from special tokens."""
-        return self._bytes.end_within_character(index for index in ids if index not in self._special_ids)
+        return self._bytes.end_within_character(index for index in ids if index not in self.special_ids)
 
     def _decode_calls(self, ids: list[int]) -> str:
         """Return the text of token ids, including special tokens that mark a tool call."""

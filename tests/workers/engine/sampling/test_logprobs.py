@@ -43,7 +43,7 @@ def test_logprobs_match_transformers(name: str, checkpoints: Callable[[str], Pat
 
 
 def test_tokens_within_a_character_have_their_bytes(llama: Path) -> None:
-    """Given an answer of random bytes, each piece is a text alone, or its bytes are in `partial`."""
+    """Given an answer of random bytes, each piece is a text alone, or its bytes are in `exact`."""
     engine = load(llama)
     engine.add(EngineRequest("r", PROMPT, PENALIZED))
     tokens = drain(engine).tokens["r", 0]
@@ -53,8 +53,9 @@ def test_tokens_within_a_character_have_their_bytes(llama: Path) -> None:
         for token_id, piece in pieces.items():
             data = engine.tokenizer.token_bytes(token_id)
             assert piece == data.decode(errors="replace")
-            assert token.logprobs.partial.get(token_id, piece.encode()) == data
-    assert any(token.logprobs and token.logprobs.partial for token in tokens), "the test is about these"
+            special = token_id in engine.tokenizer.special_ids
+            assert token.logprobs.exact.get(token_id, piece.encode()) == (b"" if special else data)
+    assert any(token.logprobs and token.logprobs.exact for token in tokens), "the test is about these"
 
 
 def test_logprobs_takes_0_to_20(llama: Path) -> None:
@@ -151,7 +152,7 @@ def test_prompt_logprobs_match_transformers(llama: Path, chunk: int, blocks: int
             assert [top[1] for top in token.logprobs.top] == pytest.approx(best.values.tolist(), abs=1e-4)
             assert token.logprobs.rank == row.argsort(descending=True).tolist().index(token.id) + 1
         assert found[-1].logprobs is not None
-        assert found[-1].logprobs.partial[0x9F] == engine.tokenizer.token_bytes(0x9F)
+        assert found[-1].logprobs.exact[0x9F] == engine.tokenizer.token_bytes(0x9F)
     assert blocks > 24 or engine.stats().preemptions > 0
 
 

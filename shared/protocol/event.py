@@ -162,8 +162,8 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     """One append to a request's TokenLog: tokens seq, seq + 1, …, and, at the end, the terminal event.
 
     The terminal event has a seq of its own, after the last token's. `prompt` has no seq: it accompanies the first
-    token of a request with `echo`. Its first token has no log-probability, since no token precedes it.
-    `prompt_usage` accompanies seq 0.
+    token of a request that asks for its prompt. Its first token has no log-probability, since no token precedes it.
+    `prompt_usage` accompanies the first token too.
     """
 
     seq: int

@@ -74,7 +74,9 @@ def test_streams_add_up_to_the_answer(client: openai.OpenAI) -> None:
             said[choice.index] += choice.delta.content or ""
         usage = chunk.usage
     assert said == [choice.message.content for choice in whole.choices]
-    assert usage == whole.usage
+    counted = [(each.prompt_tokens, each.completion_tokens, each.total_tokens) for each in (usage, whole.usage)]
+    assert counted[0] == counted[1]
+    assert usage.prompt_tokens_details.cached_tokens > 0, "the prompt was asked before"
 
 
 async def test_concurrent_streams_equal_single_ones(up: Launched) -> None:

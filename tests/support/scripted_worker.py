@@ -87,10 +87,12 @@ class Job:
         """Write several tokens in one append."""
         return await self.write(*(Token(0, self.seq + i, text) for i, text in enumerate(texts)))
 
-    async def end(self, state: RequestState = RequestState.COMPLETED, error=None) -> bool:
+    async def end(
+        self, state: RequestState = RequestState.COMPLETED, error=None, prompt: tuple[Token, ...] = ()
+    ) -> bool:
         waited = self.lease.started_at - self.request.created_at
         end = Terminal(state, Usage(PROMPT_TOKENS, self.seq, cached_tokens=CACHED_TOKENS), error, waited)
-        written = await self._append(TokenEvent(self.seq, (), end))
+        written = await self._append(TokenEvent(self.seq, (), end, prompt))
         await self.backend.transport.acknowledge([self.delivery.claim])
         return written
 

@@ -97,6 +97,25 @@ async def test_a_scored_prompt_is_not_echoed(client: httpx.AsyncClient, worker: 
         assert found[:2] == [None, {"i": -2.0, "a": -0.5}]
 
 
+async def test_a_prompt_without_an_answer_is_scored(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:
+    """Given max_tokens 0, the choice has the prompt's text and scores alone."""
+    prompt = (Token(0, 1, "h"), Token(0, 2, "i", None, TokenLogprobs(-2.0, ((7, -0.5, "a"),), "i")))
+    body = {"model": MODEL, "prompt": [1, 2], "echo": True, "logprobs": 1, "max_tokens": 0}
+    for stream in (False, True):
+        asked = asyncio.create_task(client.post(COMPLETIONS, json={**body, "stream": stream}))
+        await (await worker.take()).end(prompt=prompt)
+        response = await asked
+        [choice] = chunks(response)[0]["choices"] if stream else response.json()["choices"]
+        assert choice["text"] == "hi"
+        assert choice["logprobs"] == {
+            "tokens": ["h", "i"],
+            "token_logprobs": [None, -2.0],
+            "top_logprobs": [None, {"i": -2.0, "a": -0.5}],
+            "text_offset": [0, 1],
+        }
+    assert response.status_code == 200
+
+
 @by_api
 async def test_tokens_are_named_by_their_ids(client: httpx.AsyncClient, worker: ScriptedWorker, path: str) -> None:
     asked: dict[str, Any] = {"logprobs": 2} if path == COMPLETIONS else {"logprobs": True, "top_logprobs": 2}

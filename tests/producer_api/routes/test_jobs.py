@@ -79,7 +79,7 @@ async def test_logprobs_appear_only_if_requested(http: httpx.AsyncClient, worker
 
 
 async def test_token_ids_and_scores_of_the_prompt(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:
-    """They are in the result, and in the event of the first token."""
+    """They are in the result, and in the event of the first token, or in the last one if there is no token."""
     job_id = await submit(http, prompt_logprobs=0, return_token_ids=True)
     job = await worker.take()
     assert (job.request.params.prompt_logprobs, job.request.params.return_token_ids) == (0, True)
@@ -94,6 +94,10 @@ async def test_token_ids_and_scores_of_the_prompt(http: httpx.AsyncClient, worke
     found = (await http.get(f"/v1/jobs/{job_id}")).json()
     assert (found["prompt_token_ids"], found["prompt_logprobs"]) == ([1, 2], scores)
     assert found["choices"][0]["token_ids"] == [7, 1]
+    job_id = await submit(http, prompt_logprobs=0, max_tokens=0)
+    await (await worker.take()).end(prompt=prompt)
+    [end] = (json.loads(frame["data"]) for frame in await read(http, job_id))
+    assert (end["prompt_token_ids"], end["prompt_logprobs"]) == ([1, 2], scores)
 
 
 async def test_events_resume_at_every_seq(http: httpx.AsyncClient, worker: ScriptedWorker) -> None:

@@ -67,7 +67,10 @@ async def test_token_ids_and_scores_of_the_prompt(client: Client, worker: Script
         7: pb.PromptLogprob(logprob=-0.5, rank=1, decoded_token="a"),
     }
     scores = [pb.PromptLogprobs(), pb.PromptLogprobs(tokens=found)]
-    for message in (seen[1].tokens, ended):
+    events = client.Generate(pb.GenerateRequest(job=chat(prompt_logprobs=1, max_tokens=0)))
+    await (await worker.take()).end(prompt=(Token(0, 1, ""), scored))
+    _, (*_, last) = await read_rest(events)
+    for message in (seen[1].tokens, ended, last.end):
         assert (list(message.prompt_token_ids), list(message.prompt_logprobs)) == ([1, 2], scores)
     assert list(ended.choices[0].token_ids) == [7]
 

@@ -59,6 +59,20 @@ def test_logs_of_earlier_versions_keep_their_alternatives() -> None:
     assert event.prompt_usage is None
 
 
+def test_results_of_earlier_versions_are_read() -> None:
+    scored = b'{"text":"a","logprob":-0.5,"top":[{"id":7,"text":"a","logprob":-0.5}]}'
+    job = msgspec.json.decode(
+        b'{"id":"req_1","model":"m","priority":"batch","state":"completed","created_at":1.0,'
+        b'"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2},"links":{"self":"","events":""},'
+        b'"choices":[{"index":0,"text":"a","finish_reason":"stop","logprobs":[%b]}]}' % scored,
+        type=Job,
+    )
+    completion = to_chat_completion(job)
+    assert completion["usage"] == {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    [found] = completion["choices"][0]["logprobs"]["content"]
+    assert (found["token"], found["bytes"], found["top_logprobs"][0]["bytes"]) == ("a", [97], [97])
+
+
 def test_bytes_survive_the_log_and_a_result() -> None:
     """Given a job's result from Kafka, the chat completion made of it is the one of the HTTP API."""
     [event] = [decode_event(encode(TokenEvent(0, tuple(TOKENS))))]

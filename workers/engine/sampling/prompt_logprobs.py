@@ -1,4 +1,4 @@
-"""Log-probabilities of prompt tokens, for requests that want their prompt scored."""
+"""Log-probabilities of prompt tokens, for requests that ask for them."""
 
 from __future__ import annotations
 

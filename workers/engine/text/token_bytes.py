@@ -31,7 +31,7 @@ class TokenBytes:
             {letter: byte for byte, letter in byte_alphabet().items()} if "ByteLevel" in kinds else None
         )
         self._falls_back = "ByteFallback" in kinds
-        self._drops_space = any(step["type"] == "Strip" and step["start"] for step in steps)
+        self._drops_space = any(map(_drops_space, steps))
         self._space = _space_mark(steps)
 
     def __call__(self, token_id: int, *, first: bool = False) -> bytes:
@@ -86,6 +86,13 @@ def _decoding_steps(tokenizer: Tokenizer) -> list[dict[str, Any]]:
     found = as_json(tokenizer.decoder)
     steps: list[dict[str, Any]] = found["decoders"] if found["type"] == "Sequence" else [found]
     return steps
+
+
+def _drops_space(step: dict[str, Any]) -> bool:
+    """Return whether a decoding step removes the space that a text begins with."""
+    if step["type"] == "Metaspace":
+        return bool(step["prepend_scheme"] != "never")
+    return bool(step["type"] == "Strip" and step["content"] == " " and step["start"] > 0)
 
 
 def _space_mark(steps: list[dict[str, Any]]) -> str:

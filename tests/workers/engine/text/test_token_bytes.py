@@ -48,6 +48,14 @@ def test_the_space_that_a_text_does_not_begin_with_is_dropped() -> None:
     assert TokenBytes(level)(level.encode(" ").ids[0], first=True) == b" "
 
 
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+def test_metaspace_drops_the_first_space(scheme: str) -> None:
+    tokenizer = RustTokenizer(models.BPE(vocab={SPACE + "a": 0}, merges=[]))
+    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    token_bytes = TokenBytes(tokenizer)
+    assert token_bytes(0, first=True) + token_bytes(0) == tokenizer.decode([0, 0]).encode()
+
+
 def test_a_special_token_is_its_own_spelling() -> None:
     tokenizer = byte_tokenizer().backend_tokenizer
     assert TokenBytes(tokenizer)(tokenizer.token_to_id("<eos>")) == b"<eos>"

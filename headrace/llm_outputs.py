@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shared.errors import HeadraceError
-from shared.protocol import Token
+from shared.protocol import StopReason, Token
 
 if TYPE_CHECKING:
     from workers.engine.interface import EngineOutput, EngineRequest
@@ -25,7 +25,8 @@ class Logprob:
 class CompletionOutput:
     """One choice. `logprobs` has a mapping from token id for each token, if the parameters asked for them.
 
-    `finish_reason` is "stop", "length", or "error" if the engine failed on the request.
+    `finish_reason` is "stop", "length", or "error" if the engine failed on the request. `stop_reason` is the token
+    of `stop_token_ids` or the stop string that ended the choice.
     """
 
     index: int
@@ -33,12 +34,14 @@ class CompletionOutput:
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     logprobs: list[dict[int, Logprob]] | None = None
+    stop_reason: StopReason | None = None
 
     def extend(self, token: Token) -> None:
         """Add the choice's next token."""
         self.text += token.text
         self.token_ids.append(token.id)
         self.finish_reason = token.finish_reason and token.finish_reason.value
+        self.stop_reason = token.stop_reason
         if self.logprobs is not None:
             self.logprobs.append(_logprobs(token))
 
@@ -68,10 +71,10 @@ class RequestOutput:
         """Add the tokens and the error of one step."""
         for token in output.tokens:
             self.outputs[token.choice].extend(token)
-        if output.error is not None:
-            self.error = output.error
-            for choice in self.outputs:
-                choice.finish_reason = choice.finish_reason or "error"
+        self.error = output.error or self.error
+        if output.finished:
+            for choice in self.outputs:  # one without an end was cut by the error, or max_tokens is 0
+                choice.finish_reason = choice.finish_reason or ("error" if self.error else "length")
 
 
 def _logprobs(token: Token) -> dict[int, Logprob]:

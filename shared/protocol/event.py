@@ -12,7 +12,7 @@ from shared.errors import HeadraceError, error_classes
 class FinishReason(StrEnum):
     """Reason for the end of a choice, with OpenAI's name where there is one."""
 
-    STOP = "stop"  # end-of-text token or a stop string
+    STOP = "stop"  # end-of-text token, a token of stop_token_ids, or a stop string
     LENGTH = "length"  # max_tokens or the context was reached
     TOOL_CALLS = "tool_calls"  # like STOP, after a tool call
 
@@ -24,6 +24,9 @@ class FinishReason(StrEnum):
                 return True
             case FinishReason.LENGTH:
                 return False
+
+
+StopReason = int | str  # a token of stop_token_ids, or a stop string
 
 
 class RequestState(StrEnum):
@@ -64,7 +67,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One generated token.
 
     `text` is the addition to the choice's visible text. It may be empty: half a character, or the possible start of
-    a stop string, is held back until a later token. Text of a tool call is in `calls` instead.
+    a stop string, is held back until a later token. Text of a tool call is in `calls` instead. `stop_reason` is the
+    token of `stop_token_ids` or the stop string that ended the choice, None for other ends.
     """
 
     choice: int
@@ -73,6 +77,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     logprobs: TokenLogprobs | None = None
     calls: tuple[CallDelta, ...] = ()
+    stop_reason: StopReason | None = None
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,7 +119,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
     """End of a request; `error` is set exactly when `state` is FAILED, `result` when `work` was done.
 
-    `waited` is the time from admission until the first worker started, in seconds.
+    `waited` is the time from admission until the first worker started, in seconds. `empty_choices` is the number of
+    choices that ended with LENGTH before a first token, because `max_tokens` is 0.
     """
 
     state: RequestState
@@ -122,13 +128,15 @@ class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
     error: ErrorInfo | None = None
     waited: float = 0.0
     result: Result | None = None
+    empty_choices: int = 0
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One append to a request's TokenLog: tokens seq, seq + 1, …, and, at the end, the terminal event.
 
     The terminal event has a seq of its own, after the last token's. `prompt` has no seq: it accompanies the first
-    token of a request with `echo`. Its first token has no log-probability, since no token precedes it.
+    token of a request with `echo`, or the terminal event if there are no tokens. Its first token has no
+    log-probability, since no token precedes it.
     """
 
     seq: int
@@ -155,6 +163,8 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
         """Return the error code or the last finish reason in this event, "" if nothing ended with it."""
         if self.terminal is not None and self.terminal.error is not None:
             return self.terminal.error.code
+        if self.terminal is not None and self.terminal.empty_choices:
+            return FinishReason.LENGTH
         return next((token.finish_reason for token in reversed(self.tokens) if token.finish_reason), "")
 
     def after(self, seq: int) -> TokenEvent:

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from shared.errors import Conflict, HeadraceError, NotFound
-from shared.protocol import FinishReason, RequestState, Result, Terminal, Token, TokenEvent
+from shared.protocol import FinishReason, RequestState, Result, StopReason, Terminal, Token, TokenEvent
 from shared.token_log.interface import LOST, RequestRecord, TokenLog
 
 CANCELLED = Conflict("the request was cancelled")
@@ -20,6 +20,11 @@ class Choice:
     tokens: list[Token] = field(default_factory=list)
     prompt: tuple[Token, ...] = ()
     finish_reason: FinishReason | None = None
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """The token or string that stopped the choice, as `Token` has it."""
+        return self.tokens[-1].stop_reason if self.tokens else None
 
     @property
     def text(self) -> str:
@@ -39,8 +44,10 @@ class Answer:
             choice.tokens.append(token)
             choice.finish_reason = token.finish_reason or choice.finish_reason
         if event.prompt:
-            self._choices[event.prompt[0].choice].prompt = event.prompt
+            self._choices.setdefault(event.prompt[0].choice, Choice()).prompt = event.prompt
         self.terminal = event.terminal
+        for index in range(self.terminal.empty_choices if self.terminal is not None else 0):
+            self._choices.setdefault(index, Choice()).finish_reason = FinishReason.LENGTH
 
     @property
     def choices(self) -> list[tuple[int, Choice]]:

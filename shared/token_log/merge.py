@@ -43,7 +43,7 @@ def follow_all(
 
 async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
     left = set(range(len(parts)))
-    prompt_tokens = completion_tokens = 0
+    prompt_tokens = completion_tokens = empty_choices = 0
     results: list[Result | None] = [None] * len(parts)
     async with aclosing(_interleaved(parts)) as events:
         async for i, event in events:
@@ -57,10 +57,15 @@ async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
                 left.discard(i)
                 prompt_tokens += end.usage.prompt_tokens
                 completion_tokens += end.usage.completion_tokens
+                empty_choices += end.empty_choices
                 results[i] = end.result
                 whole = not left or end.state is not RequestState.COMPLETED
                 usage = Usage(prompt_tokens, completion_tokens)
-                end = msgspec.structs.replace(end, usage=usage, result=joined(results)) if whole else None
+                end = (
+                    msgspec.structs.replace(end, usage=usage, result=joined(results), empty_choices=empty_choices)
+                    if whole
+                    else None
+                )
             yield _renumbered(event, i * n, end, ".".join(map(str, seen)))
             if end is not None:
                 return

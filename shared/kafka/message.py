@@ -31,7 +31,7 @@ from shared.schemas.common_fields import Priority
 from shared.schemas.native.jobs import Job, JobRequest
 from shared.schemas.parameter_fields import priority_field
 from shared.schemas.parsing import validate
-from shared.validation.request_limits import Limits, check_request, check_served
+from shared.validation.request_limits import Limits, check_request, fit_to_model
 
 REQUEST_TYPE = "dev.headrace.request.v1"
 RESULT_TYPE = "dev.headrace.result.v1"
@@ -172,7 +172,7 @@ def read_request(record: Record, model: ModelInfo, limits: Limits, most_bytes: i
     check_request(request, limits)
     if request.deadline is not None and request.deadline <= now:
         raise DeadlineExceeded("the request's deadline passed before it was taken from its topic")
-    check_served(request, model, limits)
+    request = fit_to_model(request, model, limits)
     reply = record.header("reply-topic") or topics.RESULTS
     if not topics.is_topic(reply):
         raise InvalidRequest("reply-topic must have 1 to 249 characters of A-Za-z0-9._-", param="reply-topic")

@@ -10,8 +10,9 @@ import msgspec
 from producer_api.answers.openai_chunks import by_choice, frames, interruption, usage_of
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
-from shared.protocol import FinishReason, Request, TokenEvent
+from shared.protocol import FinishReason, Request, StopReason, TokenEvent
 from shared.protocol import Usage as TokenUsage
+from shared.schemas.common_fields import shown_stop_reason
 from shared.schemas.openai.chat import (
     AnswerMessage,
     ChatCompletion,
@@ -42,6 +43,7 @@ def completion(request: Request, answer: Answer, fingerprint: str | None = None)
                 AnswerMessage.from_text(choice.text, collect_calls(choice.tokens, request.id, index)),
                 choice.finish_reason or FinishReason.STOP,
                 Logprobs.from_tokens(choice.tokens),
+                shown_stop_reason(choice.stop_reason),
             )
             for index, choice in answer.choices
         ],
@@ -105,8 +107,11 @@ class ChatFraming:
                 chunks.append(self._choice(index, Delta(tool_calls=[DeltaCall.from_delta(call, self._id, index)])))
         for token in event.tokens:
             if token.finish_reason is not None:
-                chunks.append(self._choice(token.choice, Delta(), token.finish_reason))
+                chunks.append(
+                    self._choice(token.choice, Delta(), token.finish_reason, stop_reason=token.stop_reason)
+                )
         if event.terminal is not None:
+            chunks += self._empty_choices(event.terminal.empty_choices)
             if (error := ending(event.terminal)) is not None:
                 return frames(event.place, [*chunks, self._encode(openai_error(error))])
             if self._include_usage:
@@ -114,13 +119,23 @@ class ChatFraming:
             chunks.append(b"[DONE]")
         return frames(event.place, chunks)
 
+    def _empty_choices(self, count: int) -> list[bytes]:
+        """Return the role and the finish reason of choices without tokens."""
+        deltas = ((Delta(content="", role="assistant"), None), (Delta(), FinishReason.LENGTH))
+        return [self._choice(i, delta, reason) for i in range(count) for delta, reason in deltas]
+
     def interruption(self, error: HeadraceError) -> bytes:
         return interruption(error, resumable=self._resumable)
 
     def _choice(
-        self, index: int, delta: Delta, finish_reason: FinishReason | None = None, logprobs: Logprobs | None = None
+        self,
+        index: int,
+        delta: Delta,
+        finish_reason: FinishReason | None = None,
+        logprobs: Logprobs | None = None,
+        stop_reason: StopReason | None = None,
     ) -> bytes:
-        self._chunk.choices = [ChunkChoice(index, delta, finish_reason, logprobs)]
+        self._chunk.choices = [ChunkChoice(index, delta, finish_reason, logprobs, shown_stop_reason(stop_reason))]
         return self._encode(self._chunk)
 
     def _usage_chunk(self, usage: TokenUsage) -> bytes:

@@ -15,6 +15,7 @@ from producer_api.answers.openai_chunks import by_choice, frames, interruption, 
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
 from shared.protocol import FinishReason, Request, Token, TokenEvent, Usage
+from shared.schemas.common_fields import shown_stop_reason
 from shared.schemas.openai.completions import Completion, TextChoice, TextLogprobs, join_text
 from shared.token_log.answer import Answer, end_of, ending
 from shared.token_log.answer import Choice as AnsweredChoice
@@ -25,16 +26,33 @@ def completion_id(request: Request) -> str:
 
 
 def text_completion(
-    requests: Sequence[Request], answer: Answer, *, echo: bool, fingerprint: str | None = None
+    requests: Sequence[Request],
+    answer: Answer,
+    *,
+    echo: bool,
+    returned: int,
+    logprobs: bool,
+    fingerprint: str | None = None,
 ) -> Completion:
-    """Build the completion of an answer. Raises the error that a request failed with."""
+    """Build the completion of an answer. Raises the error that a request failed with.
+
+    Args:
+        returned: number of choices of each prompt; if more were generated, those with the highest mean
+            log-probability of their tokens, the best first.
+        logprobs: return the log-probabilities.
+    """
     terminal = end_of(answer)
-    n, found = requests[0].params.n, dict(answer.choices)
+    generated, found = requests[0].params.n, dict(answer.choices)
     choices = []
-    for index, choice in sorted(found.items()):
-        request = requests[index // n]
-        prompt = found[index - index % n].prompt
-        choices.append(_choice(index, request, choice, prompt, echo=echo))
+    for part, request in enumerate(requests):
+        made = [found[i] for i in range(part * generated, (part + 1) * generated) if i in found]
+        before = _echo(request, made[0].prompt) if echo and made else ""
+        for rank, choice in enumerate(_best(made, returned)):
+            scores = TextLogprobs.from_tokens([*made[0].prompt, *choice.tokens], 0) if logprobs else None
+            reason = choice.finish_reason or FinishReason.STOP
+            text = before + choice.text
+            stop_reason = shown_stop_reason(choice.stop_reason)
+            choices.append(TextChoice(part * returned + rank, text, reason, scores, stop_reason))
     first = requests[0]
     usage = usage_of(terminal.usage)
     return Completion(
@@ -42,14 +60,16 @@ def text_completion(
     )
 
 
-def _choice(
-    index: int, request: Request, choice: AnsweredChoice, prompt: Sequence[Token], *, echo: bool
-) -> TextChoice:
-    before = _echo(request, prompt) if echo else ""
-    logprobs = None
-    if request.params.logprobs is not None:
-        logprobs = TextLogprobs.from_tokens([*prompt, *choice.tokens], 0)
-    return TextChoice(index, before + choice.text, choice.finish_reason or FinishReason.STOP, logprobs)
+def _best(choices: Sequence[AnsweredChoice], count: int) -> Sequence[AnsweredChoice]:
+    """Return the `count` choices whose tokens have the highest mean log-probability, the best first."""
+    if len(choices) <= count:
+        return choices
+    return sorted(choices, key=_mean_logprob, reverse=True)[:count]
+
+
+def _mean_logprob(choice: AnsweredChoice) -> float:
+    values = [token.logprobs.logprob for token in choice.tokens if token.logprobs is not None]
+    return sum(values) / len(values) if values else 0.0
 
 
 def _echo(request: Request, prompt: Sequence[Token]) -> str:
@@ -97,9 +117,10 @@ class TextFraming:
         return b""
 
     def event(self, event: TokenEvent) -> bytes:
-        chunks = self._texts(event) if event.tokens else []
+        chunks = self._texts(event) if event.tokens or event.prompt else []
         if event.terminal is None:
             return frames(event.place, chunks)
+        chunks += [self._choice(i, "", (), FinishReason.LENGTH) for i in range(event.terminal.empty_choices)]
         if (error := ending(event.terminal)) is not None:
             return frames(event.place, [*chunks, self._encode(openai_error(error))])
         if self._include_usage:
@@ -110,7 +131,7 @@ class TextFraming:
         return interruption(error, resumable=self._resumable)
 
     def _texts(self, event: TokenEvent) -> list[bytes]:
-        part = event.tokens[0].choice // self._n
+        part = (event.tokens or event.prompt)[0].choice // self._n
         new = event.after(self._after[part])
         echoes = self._echoes(part, event.prompt) if self._echo and event.seq == 0 else []
         chunks = echoes if new.seq == 0 else []
@@ -130,7 +151,8 @@ class TextFraming:
     def _choice(self, index: int, text: str, tokens: Sequence[Token], reason: FinishReason | None) -> bytes:
         logprobs = TextLogprobs.from_tokens(tokens, self._offsets[index]) if self._logprobs else None
         self._offsets[index] += len(text)
-        self._chunk.choices = [TextChoice(index, text, reason, logprobs)]
+        stop_reason = tokens[-1].stop_reason if tokens else None
+        self._chunk.choices = [TextChoice(index, text, reason, logprobs, shown_stop_reason(stop_reason))]
         return self._encode(self._chunk)
 
     def _usage_chunk(self, usage: Usage) -> bytes:

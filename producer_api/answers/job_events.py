@@ -6,7 +6,7 @@ import msgspec
 
 from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
-from shared.protocol import ErrorInfo, RequestState, Token, TokenEvent
+from shared.protocol import ErrorInfo, RequestState, StopReason, Token, TokenEvent
 from shared.schemas.common_fields import Usage, WireFinishReason
 from shared.schemas.native.jobs import Logprobs
 
@@ -30,12 +30,19 @@ class EventToken(msgspec.Struct, omit_defaults=True):
     finish_reason: WireFinishReason | None = None
     logprobs: Logprobs | None = None
     tool_calls: list[EventCall] | None = None
+    stop_reason: StopReason | None = None
 
     @classmethod
     def of(cls, token: Token) -> EventToken:
         calls = [EventCall(call.index, call.arguments, call.name or None) for call in token.calls]
         return cls(
-            token.choice, token.id, token.text, token.finish_reason, Logprobs.from_token(token), calls or None
+            token.choice,
+            token.id,
+            token.text,
+            token.finish_reason,
+            Logprobs.from_token(token),
+            calls or None,
+            token.stop_reason,
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -44,7 +43,7 @@ async def _answer(context: Context, request: Request, caller: Principal, body: C
     reply = Reply(context, request.state.facts, admission, detached=key is not None)
     fingerprint = await context.gateway.fingerprint(body.model)
     if not stream:
-        return await reply.complete(request, partial(text_completion, requests, echo=echo, fingerprint=fingerprint))
+        return await reply.complete(request, partial(_to_completion, body, requests, fingerprint=fingerprint))
     if resumed:
         records = [await context.request_control.record(each.id, caller.tenant) for each in requests]
         if all(nothing_after(record, seq) for record, seq in zip(records, after, strict=True)):
@@ -67,11 +66,22 @@ def parse_completion(data: bytes, tenant: str) -> ParsedBody:
     body = validate(data, CompletionRequest)
     refuse_stream(body.stream)
 
-    def word(requests: Sequence[Draft], answer: Answer, fingerprint: str | None) -> Any:
-        return text_completion(requests, answer, echo=bool(body.echo), fingerprint=fingerprint)
-
     drafts = tuple(body.to_requests(tenant, stream=False))
+    word = partial(_to_completion, body)
     return ParsedBody(drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set)
+
+
+def _to_completion(
+    body: CompletionRequest, requests: Sequence[Draft], answer: Answer, fingerprint: str | None
+) -> Completion:
+    return text_completion(
+        requests,
+        answer,
+        echo=bool(body.echo),
+        returned=body.returned,
+        logprobs=body.logprobs is not None,
+        fingerprint=fingerprint,
+    )
 
 
 _TEXT = {"model": SERVED_MODEL, "prompt": "Rivers are", "max_tokens": 32}

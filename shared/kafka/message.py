@@ -27,7 +27,7 @@ from shared.errors import (
 from shared.kafka import topics
 from shared.models.worker_registry import ModelInfo
 from shared.protocol import PriorityClass, Request, decode_request, encode
-from shared.schemas.common_fields import Priority
+from shared.schemas.common_fields import PriorityField
 from shared.schemas.native.jobs import Job, JobRequest
 from shared.schemas.parameter_fields import priority_field
 from shared.schemas.parsing import validate
@@ -45,7 +45,7 @@ Headers = tuple[tuple[str, bytes], ...]
 class KafkaRequest(JobRequest):
     """Value of a request's record: the body of POST /v1/jobs, and its tenant."""
 
-    priority: Priority = priority_field("batch", "the header of that name takes precedence")
+    priority: PriorityField = priority_field("batch", "the header of that name takes precedence")
     tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")] = Field(
         "default", description="whose it is: tenants of a class take turns"
     )

@@ -11,7 +11,16 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
-from shared.schemas.common_fields import Messages, Priority, Usage, WireFinishReason, priority_class
+from shared.schemas.common_fields import (
+    Messages,
+    Priority,
+    PriorityField,
+    ShownStopReason,
+    Usage,
+    WireFinishReason,
+    priority_class,
+    shown_stop_reason,
+)
 from shared.schemas.openai.completions import is_token_ids
 from shared.schemas.parameter_bodies import JobParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
@@ -46,7 +55,7 @@ class JobRequest(JobParameters, ToolFields):
     prompt: Prompt = Field(
         None, description="text or token ids, used without a chat template; give either prompt or messages"
     )
-    priority: Priority = priority_field("standard")
+    priority: PriorityField = priority_field("standard")
     deadline: float | None = parameter_field("deadline")
     logprobs: int | None = parameter_field("logprobs")
 
@@ -100,19 +109,28 @@ class Logprobs(msgspec.Struct):
 
 
 class JobChoice(msgspec.Struct):
-    """One choice. `logprobs` has one entry for each token if the request asked for them."""
+    """One choice. `logprobs` has one entry for each token if the request asked for them.
+
+    `stop_reason` is the token of `stop_token_ids` or the stop string that ended it.
+    """
 
     index: int
     text: str
     finish_reason: WireFinishReason | None
     logprobs: list[Logprobs] | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
+    stop_reason: ShownStopReason = msgspec.UNSET
 
     @classmethod
     def from_choice(cls, job_id: str, index: int, choice: Choice) -> JobChoice:
         calls = collect_calls(choice.tokens, job_id, index)
         return cls(
-            index, choice.text, choice.finish_reason, Logprobs.from_tokens(choice.tokens), calls or msgspec.UNSET
+            index,
+            choice.text,
+            choice.finish_reason,
+            Logprobs.from_tokens(choice.tokens),
+            calls or msgspec.UNSET,
+            shown_stop_reason(choice.stop_reason),
         )
 
 

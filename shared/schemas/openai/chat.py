@@ -17,7 +17,8 @@ from shared.schemas.base import refuse_unless_neutral
 from shared.schemas.common_fields import (
     Messages,
     Metadata,
-    Priority,
+    PriorityField,
+    ShownStopReason,
     StreamFields,
     Usage,
     WireFinishReason,
@@ -40,6 +41,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "moderation": (None,),
     "verbosity": (None, "medium"),
     "store": (None, False),
+    "use_beam_search": (None, False),  # vLLM's
 }
 Unsupported = Annotated[Any, Field(description="not supported: refused unless empty or neutral")]
 
@@ -48,10 +50,12 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
     """Body of a chat completion."""
 
     messages: Messages
-    max_completion_tokens: int | None = parameter_field("max_tokens", note="OpenAI's newer name of max_tokens")
+    max_completion_tokens: int | None = parameter_field(
+        "max_tokens", note="OpenAI's newer name of max_tokens, over which it takes precedence"
+    )
     logprobs: bool | None = Field(None, description="return the log-probability of each token")
     top_logprobs: int | None = parameter_field("logprobs", note="requires logprobs")
-    priority: Priority = priority_field("interactive")
+    priority: PriorityField = priority_field("interactive")
 
     safety_identifier: Short | None = Field(None, description="accepted, without effect")
     metadata: Metadata = Field(None, description="accepted, without effect")
@@ -71,6 +75,7 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
     moderation: Unsupported = None
     verbosity: Unsupported = None
     store: Unsupported = None
+    use_beam_search: Unsupported = None
 
     _refuse_unsupported = refuse_unless_neutral(UNSUPPORTED, "this server does not support this field")
 
@@ -83,11 +88,6 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
         if self.logprobs:
             params = msgspec.structs.replace(params, logprobs=self.top_logprobs or 0)
         if self.max_completion_tokens is not None:
-            if self.max_tokens not in (None, self.max_completion_tokens):
-                raise InvalidRequest(
-                    "max_tokens and max_completion_tokens must be equal if both are set",
-                    param="max_completion_tokens",
-                )
             params = msgspec.structs.replace(params, max_tokens=self.max_completion_tokens)
         return Request(
             id="",
@@ -153,6 +153,7 @@ class Choice(msgspec.Struct):
     message: AnswerMessage
     finish_reason: WireFinishReason
     logprobs: Logprobs | None = None
+    stop_reason: ShownStopReason = msgspec.UNSET
 
 
 class ChatCompletion(msgspec.Struct):
@@ -176,6 +177,7 @@ class ChunkChoice(msgspec.Struct):
     delta: Delta
     finish_reason: WireFinishReason | None = None
     logprobs: Logprobs | None = None
+    stop_reason: ShownStopReason = msgspec.UNSET
 
 
 class Chunk(msgspec.Struct):

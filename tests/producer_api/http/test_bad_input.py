@@ -151,7 +151,6 @@ SAMPLING = [  # for both APIs
 ]
 TIMES = [({"timeout": value}, "timeout") for value in (0, -1, 86_401, "5", float("inf"), float("nan"))]
 CHAT = [
-    ({"max_completion_tokens": 5, "max_tokens": 6}, "max_completion_tokens"),
     ({"stream": "yes"}, "stream"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),

@@ -74,6 +74,11 @@ def test_max_tokens_beyond_the_context_is_lowered() -> None:
     assert read(plain(max_tokens=101)).request.params.max_tokens == 100
 
 
+def test_an_integer_priority_stands_for_a_class() -> None:
+    read_classes = [read(plain(priority=number)).request.priority for number in (-7, 0, 7)]
+    assert read_classes == [PriorityClass.INTERACTIVE, PriorityClass.BATCH, PriorityClass.BATCH]
+
+
 def test_plain_json_is_a_batch_request_of_its_place() -> None:
     order = read(plain())
     assert (order.request.priority, order.request.tenant) == (PriorityClass.BATCH, "default")

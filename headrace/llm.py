@@ -25,6 +25,7 @@ from shared.errors import ConfigError, HeadraceError, InvalidRequest
 from shared.models.model_store import DEFAULT, ModelRepository
 from shared.protocol import Message, Structured
 from shared.settings import Settings, load
+from shared.validation.parameters import BY_NAME
 from shared.validation.request_limits import Limits, check_params
 from workers.engine.interface import ConstraintSpec
 
@@ -71,11 +72,14 @@ class SamplingParams(protocol.SamplingParams, frozen=True, kw_only=True):
     Attributes:
         seed: None draws one for each prompt.
         stop: one string, several, or None.
-        top_k: -1 keeps all tokens, like 0.
+        stop_token_ids, bad_words, allowed_token_ids: any sequence, or None.
     """
 
     seed: int | None = None  # type: ignore[assignment]  # wider than on the wire: `_to_wire` narrows it
     stop: str | Sequence[str] | None = ()  # type: ignore[assignment]
+    stop_token_ids: Sequence[int] | None = ()  # type: ignore[assignment]
+    bad_words: Sequence[str] | None = ()  # type: ignore[assignment]
+    allowed_token_ids: Sequence[int] | None = ()  # type: ignore[assignment]
     structured_outputs: StructuredOutputsParams | Structured | None = None  # type: ignore[assignment]  # as `seed`
 
 
@@ -149,9 +153,7 @@ class LLM:
         with self._one_call, self._batch(answers):
             for number, (prompt, chosen) in enumerate(zip(prompts, wire, strict=True)):
                 with _naming_prompt(number):
-                    request = _request(
-                        str(number), encode(prompt), chosen, self._matcher(chosen), separates_reasoning
-                    )
+                    request = self._request(str(number), encode(prompt), chosen, separates_reasoning)
                     answers[request.id] = RequestOutput.from_request(
                         request, prompt if isinstance(prompt, str) else None
                     )
@@ -195,6 +197,21 @@ class LLM:
             raise InvalidRequest("messages must not be empty", param="messages")
         return self._engine.tokenizer.encode_chat(messages)
 
+    def _request(
+        self, request_id: str, ids: list[int], params: protocol.SamplingParams, separates_reasoning: bool
+    ) -> EngineRequest:
+        from workers.engine.interface import EngineRequest
+
+        bad_words = self._engine.tokenizer.bad_word_ids(params.bad_words)
+        return EngineRequest(
+            request_id,
+            tuple(ids),
+            params,
+            bad_words=bad_words,
+            matcher=self._matcher(params),
+            separates_reasoning=separates_reasoning,
+        )
+
     def _matcher(self, params: protocol.SamplingParams) -> Callable[[], Matcher] | None:
         """Return a factory of matchers for the constraint, None without one. Raise InvalidRequest."""
         if params.structured_outputs is None:
@@ -207,19 +224,20 @@ class LLM:
 
     def _to_wire(self, params: protocol.SamplingParams) -> protocol.SamplingParams:
         """Return checked parameters with a seed, in the engine's form. Raise InvalidRequest."""
-        values = msgspec.structs.asdict(params)
-        if values["seed"] is None:
-            values["seed"] = secrets.randbits(63)
-        values["stop"] = [values["stop"]] if isinstance(values["stop"], str) else values["stop"] or ()
-        if isinstance(values["structured_outputs"], StructuredOutputsParams):
-            values["structured_outputs"] = values["structured_outputs"].to_structured()
-        values["top_k"] = 0 if values["top_k"] == -1 else values["top_k"]
+        given = ((name, BY_NAME[name].given(value)) for name, value in msgspec.structs.asdict(params).items())
+        values = {name: value for name, value in given if value is not None}
+        values.setdefault("seed", secrets.randbits(63))
+        stop = values.get("stop", ())
+        values["stop"] = [each for each in ([stop] if isinstance(stop, str) else stop) if each != ""]
+        if isinstance(structured := values.get("structured_outputs"), StructuredOutputsParams):
+            values["structured_outputs"] = structured.to_structured()
         try:
             wire = msgspec.convert(values, protocol.SamplingParams)
         except msgspec.ValidationError as error:
             raise InvalidRequest(f"sampling_params: {error}", param="sampling_params") from None
-        if wire.echo:
-            raise InvalidRequest("echo is not supported by LLM", param="echo")
+        for name in ("echo", "best_of"):
+            if values.get(name):
+                raise InvalidRequest(f"{name} is not supported by LLM", param=name)
         # the engine checks max_tokens and n against its context and its batch
         check_params(wire, Limits(max_tokens=max(wire.max_tokens or 1, 1), n=max(wire.n, 1)))
         return wire
@@ -281,18 +299,6 @@ def _naming_prompt(number: int) -> Iterator[None]:
         yield
     except HeadraceError as error:
         raise type(error)(f"prompts[{number}]: {error.message}", param=error.param) from error
-
-
-def _request(
-    request_id: str,
-    ids: list[int],
-    params: protocol.SamplingParams,
-    matcher: Callable[[], Matcher] | None,
-    separates_reasoning: bool,
-) -> EngineRequest:
-    from workers.engine.interface import EngineRequest
-
-    return EngineRequest(request_id, tuple(ids), params, matcher=matcher, separates_reasoning=separates_reasoning)
 
 
 def _progress(shown: bool) -> Progress:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shared.errors import HeadraceError
-from shared.protocol import Token
+from shared.protocol import StopReason, Token
 from shared.schemas.openai.logprobs import PromptLogprob, prompt_logprobs
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class CompletionOutput:
 
     `logprobs` has a mapping from token id for each token, if the parameters asked for them.
 
-    `finish_reason` is "stop", "length", or "error" if the engine failed on the request.
+    `finish_reason` is "stop", "length", or "error" if the engine failed on the request. `stop_reason` is the token
+    of `stop_token_ids` or the stop string that ended the choice.
     """
 
     index: int
@@ -37,6 +38,7 @@ class CompletionOutput:
     finish_reason: str | None = None
     logprobs: list[dict[int, Logprob]] | None = None
     reasoning: str = ""
+    stop_reason: StopReason | None = None
 
     def extend(self, token: Token) -> None:
         """Add the choice's next token."""
@@ -44,6 +46,7 @@ class CompletionOutput:
         self.reasoning += token.reasoning
         self.token_ids.append(token.id)
         self.finish_reason = token.finish_reason and token.finish_reason.value
+        self.stop_reason = token.stop_reason
         if self.logprobs is not None:
             self.logprobs.append(_logprobs(token))
 
@@ -83,10 +86,10 @@ class RequestOutput:
             self.prompt_logprobs = [None if each is None else _by_id(each) for each in found]
         for token in output.tokens:
             self.outputs[token.choice].extend(token)
-        if output.error is not None:
-            self.error = output.error
-            for choice in self.outputs:
-                choice.finish_reason = choice.finish_reason or "error"
+        self.error = output.error or self.error
+        if output.finished:
+            for choice in self.outputs:  # one without an end was cut by the error, or max_tokens is 0
+                choice.finish_reason = choice.finish_reason or ("error" if self.error else "length")
 
 
 def _by_id(found: dict[int, PromptLogprob]) -> dict[int, Logprob]:

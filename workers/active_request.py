@@ -75,14 +75,16 @@ class ActiveRequest:
         """
         return max(0.0, deadline - self.lease.acquired_at - (time.monotonic() - self.held_since))
 
-    def engine_request(self, token_budget: int, prefix_salt: bytes) -> EngineRequest | None:
+    def engine_request(
+        self, token_budget: int, prefix_salt: bytes, bad_words: tuple[tuple[int, ...], ...] = ()
+    ) -> EngineRequest | None:
         """Return the request for the engine, to continue after its logged tokens; None if they complete it.
 
         A request without max_tokens may produce `token_budget` tokens over all its choices.
         """
         request = self.delivery.request
         params = request.params
-        if params.max_tokens is None:
+        if params.max_tokens is None and token_budget > 0:  # otherwise the engine refuses the prompt
             params = msgspec.structs.replace(params, max_tokens=max(1, token_budget // params.n))
         emitted: list[list[int]] = [[] for _ in range(params.n)]
         ended = 0
@@ -104,6 +106,8 @@ class ActiveRequest:
             lengths=self.lengths,
             dimensions=request.work.dimensions if isinstance(request.work, Embed) else None,
             separates_reasoning=request.messages is not None,
+            bad_words=bad_words,
+            prompt_param="messages" if request.messages is not None else "prompt",
         )
 
     def append(self, outputs: list[EngineOutput]) -> Append:
@@ -140,7 +144,10 @@ class ActiveRequest:
         cached = self.prompt_usage.cached if self.prompt_usage else 0
         usage = Usage(len(self.prompt), self.next_seq, self.reasoning_tokens, cached)
         waited = self.lease.started_at - self.delivery.request.created_at
-        return Terminal(state, usage, ErrorInfo.from_error(error) if error else None, waited, last.result)
+        info = ErrorInfo.from_error(error) if error else None
+        params = self.delivery.request.params
+        empty = params.n if params.max_tokens == 0 and error is None else 0
+        return Terminal(state, usage, info, waited, last.result, empty)
 
 
 def group_by_run(outputs: list[EngineOutput]) -> dict[str, list[EngineOutput]]:

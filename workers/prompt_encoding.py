@@ -59,6 +59,12 @@ class PromptEncoder:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(executor, encode, self._encoder, request, self._most_tokens)
 
+    async def encode_bad_words(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the token ids of each form of the words. Raises InvalidRequest for a word without tokens."""
+        if sum(map(len, words)) <= MAX_INLINE_CHARS:
+            return self._encoder.bad_word_ids(words)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._encoder.bad_word_ids, words)
+
     def close(self) -> None:
         """Cancel the texts that wait for a thread."""
         for executor in (self._pool, self._long_thread):

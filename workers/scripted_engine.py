@@ -17,11 +17,12 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from shared.errors import ContextLengthExceeded, InvalidRequest
+from shared.errors import InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Message, Token, Tools
 from workers.engine.echo import Echo
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, too_long
+from workers.engine.request_check import check_prompt_length
 
 VOCAB_SIZE = 50_000
 DEFAULT_CONTEXT_TOKENS = 8192  # without the setting max_model_len
@@ -70,6 +71,9 @@ class ScriptedTokenizer:
     ) -> list[int]:
         text = "".join(f"{message.role}:{message.content}\n" for message in messages)
         return self.encode(text, most_tokens=most_tokens, param="messages")
+
+    def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        return ()
 
     def decode_all(self, ids: Sequence[int]) -> str:
         return "".join(map(self.entry, ids))
@@ -122,6 +126,8 @@ class _ScriptedRun:
 class ScriptedEngine:
     """Generator without weights. It cannot constrain answers, so schemas and tools are refused.
 
+    Of the sampling parameters, it follows `max_tokens`, `n` and `echo`.
+
     Args:
         max_model_len: maximum number of tokens of prompt and answer.
         max_num_seqs: maximum number of requests that advance in one step.
@@ -137,13 +143,7 @@ class ScriptedEngine:
         self._runs: dict[str, _ScriptedRun] = {}
 
     def add(self, request: EngineRequest) -> None:
-        needed = len(request.prompt) + (request.params.max_tokens or 1)
-        if needed > self.max_model_len:
-            raise ContextLengthExceeded(
-                f"prompt and max_tokens must fit the model's context of {self.max_model_len} tokens, got "
-                f"{len(request.prompt)} prompt tokens and max_tokens {request.params.max_tokens}",
-                param="messages",
-            )
+        check_prompt_length(request, self.max_model_len)
         if request.id in self._runs:
             raise InvalidRequest(f"run {request.id} is running already")
         emitted = [len(tokens) for tokens in request.resumed] or [0] * request.params.n
@@ -169,7 +169,7 @@ class ScriptedEngine:
         if run.must_exit:
             os._exit(1)
         run.due = now + run.interval_s
-        limit = run.request.params.max_tokens or self.max_model_len - len(run.request.prompt)
+        limit = run.request.max_output_tokens(self.max_model_len)
         tokens = []
         for choice, position in enumerate(run.emitted):
             if position < limit:

@@ -160,9 +160,10 @@ class Worker:
                 return EngineOutput(active.run_id, finished=True, result=encoded.result)
             active.prompt, active.lengths = encoded.prompt, encoded.lengths
         constraint = await self._compile_constraint(active)
+        bad_words = await self._encoder.encode_bad_words(request.params.bad_words)
         tokens_left = self._info.max_model_len - len(active.prompt)
         budget = min(tokens_left * request.params.n, self._settings.log_tokens)
-        prepared = active.engine_request(budget, self._prefix_salt(request.tenant))
+        prepared = active.engine_request(budget, self._prefix_salt(request.tenant), bad_words)
         if prepared is None:
             return EngineOutput(active.run_id, finished=True)
         if constraint is not None:

@@ -29,7 +29,7 @@ from shared.protocol import Request, RequestState
 from shared.redis.keys import notify_channel
 from shared.settings import Settings
 from shared.token_log.interface import Adoption, Keepsake, RequestRecord
-from shared.validation.request_limits import Limits, check_request, check_served, check_together
+from shared.validation.request_limits import Limits, check_request, check_together, fit_to_model, lower_max_tokens
 from shared.webhooks.interface import Hook, Webhook
 
 STALE_KEY_AGE_S = 60.0  # a key this old whose request does not exist is released
@@ -114,7 +114,7 @@ class Gateway:
 
         Raises:
             PermissionDenied: the caller may not use the model or the class.
-            InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
+            InvalidRequest, ModelNotFound: the request cannot be served.
             IdempotencyKeyReused: the key belongs to another request.
             NotFound: there is no answer to resume.
             RateLimited, QuotaExceeded: one of the caller's limits is reached.
@@ -133,7 +133,7 @@ class Gateway:
 
     async def _submit_new(self, request: Request, queue: Callable[[Request], Awaitable[None]]) -> Admission:
         """Queue a request without a key; if it is refused, delete its log in the background."""
-        await self._check(request)
+        request = await self._fit(request)
         try:
             await queue(request)
         except BaseException:  # also the deadline of this call
@@ -218,7 +218,7 @@ class Gateway:
         try:
             if resuming and held == mine:
                 raise NotFound(f"no answer to resume: none exists for this {HEADER}, or it has expired")
-            await self._check(request)
+            request = await self._fit(request)
             await queue(request)
         except Unavailable:
             raise  # it may have been queued: sending the key again joins it or finishes its admission
@@ -238,14 +238,14 @@ class Gateway:
         charged with the one it derives from is charged to the caller's budget alone.
 
         Raises:
-            InvalidRequest, ModelNotFound, ContextLengthExceeded: the request cannot be served.
+            InvalidRequest, ModelNotFound: the request cannot be served.
             QuotaExceeded, ExceedsRateLimit: the budget is used up.
             QueueFull, TenantQueueFull, Unavailable: try again later; with `retry_after`.
         """
         check_request(Identity(job_id, 0.0, seed).complete(draft, None), self._limits)
         async with redis_deadline():
             request = Identity(job_id, await self._token_log.now(), seed).complete(draft, None)
-            await self._check(request)
+            request = await self._fit(request)
             watcher = "" if self._limiter is None else self._limiter.channel
             if not await self._token_log.create(request, notify=notify, watcher=watcher):
                 record = await self._adopt(request, notify)
@@ -284,9 +284,9 @@ class Gateway:
         """Return the fingerprint of a model's weights and settings; None while no worker has announced one."""
         return await self._catalog.fingerprint(model)
 
-    async def _check(self, request: Request) -> None:
-        """Run the checks that depend on the models being served."""
-        check_served(request, await self._catalog.find(request.model), self._limits)
+    async def _fit(self, request: Request) -> Request:
+        """Run the checks that depend on the models being served; see `fit_to_model`."""
+        return fit_to_model(request, await self._catalog.find(request.model), self._limits)
 
     async def _queue(
         self,
@@ -301,10 +301,12 @@ class Gateway:
 
         Both the log and the charge are awaited at once. If the charge is refused, the caller deletes the log.
         """
-        together = [
-            request,
-            *(msgspec.structs.replace(draft, id=derived_id(request.id, i)) for i, draft in enumerate(others, 1)),
-        ]
+        together = [request]
+        if others:
+            model = await self._catalog.find(request.model)
+            for number, draft in enumerate(others, 1):
+                fitted = lower_max_tokens(draft, model)
+                together.append(msgspec.structs.replace(fitted, id=derived_id(request.id, number)))
         notify = WEBHOOK_CHANNEL if hook else ""
         create = partial(self._token_log.create, request, notify=notify, keepsake=keepsake)
         if self._limiter is not None and (charges := self._limiter.charges(together, principal)):

@@ -13,9 +13,9 @@ from producer_api.answers.answer_form import AnswerForm
 from producer_api.answers.openai_chunks import PromptFacts, by_choice, frames, interruption, token_ids
 from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
-from shared.protocol import FinishReason, Request, Token, TokenEvent
+from shared.protocol import FinishReason, Request, StopReason, Token, TokenEvent
 from shared.protocol import Usage as TokenUsage
-from shared.schemas.common_fields import Usage
+from shared.schemas.common_fields import Usage, shown_stop_reason
 from shared.schemas.openai.chat import (
     AnswerMessage,
     ChatCompletion,
@@ -53,6 +53,7 @@ def completion(
                 choice.finish_reason or FinishReason.STOP,
                 Logprobs.from_tokens(choice.tokens, as_ids=form.tokens_as_ids),
                 token_ids=token_ids(choice.tokens) if request.params.return_token_ids else msgspec.UNSET,
+                stop_reason=shown_stop_reason(choice.stop_reason),
             )
             for index, choice in answer.choices
         ],
@@ -128,14 +129,22 @@ class ChatFraming:
             chunks += self._added(index, tokens)
         for token in event.tokens:
             if token.finish_reason is not None:
-                chunks.append(self._choice(token.choice, Delta(), token.finish_reason))
+                chunks.append(
+                    self._choice(token.choice, Delta(), token.finish_reason, stop_reason=token.stop_reason)
+                )
         if event.terminal is not None:
+            chunks += self._empty_choices(event.terminal.empty_choices)
             if (error := ending(event.terminal)) is not None:
                 return frames(event.place, [*chunks, self._encode(openai_error(error))])
             if self._form.include_usage:
                 chunks.append(self._usage_chunk(event.terminal.usage))
             chunks.append(b"[DONE]")
         return frames(event.place, chunks)
+
+    def _empty_choices(self, count: int) -> list[bytes]:
+        """Return the role and the finish reason of choices without tokens."""
+        deltas = ((Delta(content="", role="assistant"), None), (Delta(), FinishReason.LENGTH))
+        return [self._choice(i, delta, reason) for i in range(count) for delta, reason in deltas]
 
     def interruption(self, error: HeadraceError) -> bytes:
         return interruption(error, resumable=self._resumable)
@@ -178,11 +187,14 @@ class ChatFraming:
         index: int,
         delta: Delta,
         finish_reason: FinishReason | None = None,
+        *,
         logprobs: Logprobs | None = None,
         tokens: Sequence[Token] = (),
+        stop_reason: StopReason | None = None,
     ) -> bytes:
         ids = token_ids(tokens) if tokens and self._token_ids else msgspec.UNSET
-        self._chunk.choices = [ChunkChoice(index, delta, finish_reason, logprobs, token_ids=ids)]
+        shown = shown_stop_reason(stop_reason)
+        self._chunk.choices = [ChunkChoice(index, delta, finish_reason, logprobs, token_ids=ids, stop_reason=shown)]
         return self._encode(self._chunk)
 
     def _usage_chunk(self, usage: TokenUsage) -> bytes:

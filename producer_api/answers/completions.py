@@ -17,7 +17,7 @@ from producer_api.http.errors import openai_error
 from shared.errors import HeadraceError
 from shared.protocol import FinishReason, Request, Token, TokenEvent
 from shared.protocol import Usage as TokenUsage
-from shared.schemas.common_fields import Usage
+from shared.schemas.common_fields import Usage, shown_stop_reason
 from shared.schemas.openai.completions import Completion, TextChoice, join_text
 from shared.schemas.openai.logprobs import TextLogprobs
 from shared.token_log.answer import Answer, end_of, ending
@@ -31,14 +31,21 @@ def completion_id(request: Request) -> str:
 def text_completion(
     requests: Sequence[Request], answer: Answer, form: AnswerForm, fingerprint: str | None = None
 ) -> Completion:
-    """Build the completion of an answer. Raises the error that a request failed with."""
+    """Build the completion of an answer. Raises the error that a request failed with.
+
+    Args:
+        returned: number of choices of each prompt; if more were generated, those with the highest mean
+            log-probability of their tokens, the best first.
+        logprobs: return the log-probabilities.
+    """
     terminal = end_of(answer)
-    n, found = requests[0].params.n, dict(answer.choices)
+    generated, found = requests[0].params.n, dict(answer.choices)
     choices = []
-    for index, choice in sorted(found.items()):
-        request = requests[index // n]
-        prompt = found[index - index % n].prompt
-        choices.append(_choice(index, request, choice, prompt, form))
+    for part, request in enumerate(requests):
+        made = [found[i] for i in range(part * generated, (part + 1) * generated) if i in found]
+        prompt = made[0].prompt if made else ()
+        for rank, choice in enumerate(_best(made, form.returned)):
+            choices.append(_choice(part * form.returned + rank, request, choice, prompt, form))
     first = requests[0]
     usage = Usage.from_usage(terminal.usage)
     return Completion(
@@ -55,16 +62,29 @@ def _choice(
         index,
         before + choice.text,
         choice.finish_reason or FinishReason.STOP,
-        _logprobs(request, [*echoed, *choice.tokens], 0, form),
+        _logprobs(request, [*echoed, *choice.tokens], 0, form) if form.logprobs else None,
         prompt_token_ids=facts.token_ids,
         token_ids=token_ids(choice.tokens) if request.params.return_token_ids else msgspec.UNSET,
         prompt_logprobs=facts.logprobs,
+        stop_reason=shown_stop_reason(choice.stop_reason),
     )
 
 
-def _logprobs(request: Request, tokens: Sequence[Token], offset: int, form: AnswerForm) -> TextLogprobs | None:
-    top = request.params.logprobs
-    return None if top is None else TextLogprobs.from_tokens(tokens, offset, top=top, as_ids=form.tokens_as_ids)
+def _logprobs(request: Request, tokens: Sequence[Token], offset: int, form: AnswerForm) -> TextLogprobs:
+    top = request.params.logprobs or 0
+    return TextLogprobs.from_tokens(tokens, offset, top=top, as_ids=form.tokens_as_ids)
+
+
+def _best(choices: Sequence[AnsweredChoice], count: int) -> Sequence[AnsweredChoice]:
+    """Return the `count` choices whose tokens have the highest mean log-probability, the best first."""
+    if len(choices) <= count:
+        return choices
+    return sorted(choices, key=_mean_logprob, reverse=True)[:count]
+
+
+def _mean_logprob(choice: AnsweredChoice) -> float:
+    values = [token.logprobs.logprob for token in choice.tokens if token.logprobs is not None]
+    return sum(values) / len(values) if values else 0.0
 
 
 def _echo(request: Request, prompt: Sequence[Token]) -> str:
@@ -117,6 +137,7 @@ class TextFraming:
         chunks = self._texts(event) if event.tokens or event.prompt else []
         if event.terminal is None:
             return frames(event.place, chunks)
+        chunks += [self._choice(i, "", (), FinishReason.LENGTH) for i in range(event.terminal.empty_choices)]
         if (error := ending(event.terminal)) is not None:
             return frames(event.place, [*chunks, self._encode(openai_error(error))])
         if self._form.include_usage:
@@ -174,6 +195,7 @@ class TextFraming:
         elif self._token_ids:
             choice.token_ids = token_ids(tokens)
         self._offsets[index] += len(text)
+        choice.stop_reason = shown_stop_reason(tokens[-1].stop_reason if tokens else None)
         self._chunk.choices = [choice]
         return self._encode(self._chunk)
 

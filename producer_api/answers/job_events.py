@@ -6,7 +6,7 @@ import msgspec
 
 from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
-from shared.protocol import ErrorInfo, RequestState, Token, TokenEvent
+from shared.protocol import ErrorInfo, RequestState, StopReason, Token, TokenEvent
 from shared.schemas.common_fields import Usage, WireFinishReason
 from shared.schemas.native.jobs import JobPrompt, Logprobs
 
@@ -31,6 +31,7 @@ class EventToken(msgspec.Struct, omit_defaults=True):
     logprobs: Logprobs | None = None
     tool_calls: list[EventCall] | None = None
     reasoning: str | None = None
+    stop_reason: StopReason | None = None
 
     @classmethod
     def of(cls, token: Token) -> EventToken:
@@ -43,6 +44,7 @@ class EventToken(msgspec.Struct, omit_defaults=True):
             Logprobs.from_token(token),
             calls or None,
             token.reasoning or None,
+            token.stop_reason,
         )
 
 

@@ -84,7 +84,9 @@ def finished_response(response: ResponseObject, answer: Answer) -> ResponseObjec
 def _status(terminal: Terminal, last: Sequence[Token]) -> ResponseStatus:
     """Return the status of an ended response; `last` has its last token, if any."""
     if terminal.state is RequestState.COMPLETED:
-        cut = any(token.finish_reason is not None and not token.finish_reason.complete for token in last)
+        cut = terminal.empty_choices > 0 or any(
+            token.finish_reason is not None and not token.finish_reason.complete for token in last
+        )
         return "incomplete" if cut else "completed"
     return "failed" if terminal.state is RequestState.FAILED else "cancelled"
 

@@ -31,7 +31,7 @@ from shared.redis import keys
 from shared.redis.client import RedisServer
 from shared.settings import Settings
 from shared.token_log.interface import RequestRecord
-from shared.validation.request_limits import token_estimate
+from shared.validation.token_estimate import token_estimate
 
 UNLIMITED = Plan(concurrent=None, tokens_per_day=None)
 BACKLOG_RETRY_AFTER_S = 5.0  # by then the backlog of usage records may have been written

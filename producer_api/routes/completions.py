@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -72,7 +71,7 @@ def parse_completion(data: bytes, tenant: str, *, strict_fields: bool) -> Parsed
     refuse_stream(body.stream)
     form = AnswerForm.from_body(body)
 
-    def word(requests: Sequence[Draft], answer: Answer, fingerprint: str | None) -> Any:
+    def word(requests: Sequence[Draft], answer: Answer, fingerprint: str | None) -> Completion:
         return text_completion(requests, answer, form, fingerprint)
 
     drafts = tuple(body.to_requests(tenant))

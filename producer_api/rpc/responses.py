@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from google.protobuf.json_format import ParseDict
 
 from producer_api.rpc import inference_pb2 as pb
 from shared.models.worker_registry import ModelInfo
-from shared.protocol import CallDelta, ErrorInfo, Terminal, Token, TokenEvent
+from shared.protocol import CallDelta, ErrorInfo, StopReason, Terminal, Token, TokenEvent
 from shared.schemas.common_fields import Usage
 from shared.schemas.native.jobs import Job
 from shared.schemas.openai.logprobs import prompt_logprobs
@@ -22,6 +23,7 @@ def job_message(job: Job) -> pb.Job:
     for choice in fields.get("choices") or ():
         for call in choice.get("tool_calls", ()):
             del call["type"]
+        choice.update(_stop_reason(choice.pop("stop_reason", None)))
     if (logprobs := fields.get("prompt_logprobs")) is not None:
         fields["prompt_logprobs"] = [{"tokens": each or {}} for each in logprobs]
     return ParseDict(fields, pb.Job())
@@ -71,7 +73,15 @@ def _token(token: Token) -> pb.Token:
         logprobs=_logprobs(token),
         tool_calls=[_call(each) for each in token.calls],
         reasoning=token.reasoning or None,
+        **_stop_reason(token.stop_reason),
     )
+
+
+def _stop_reason(reason: StopReason | None) -> dict[str, Any]:
+    """Return the field of the oneof that holds it."""
+    if reason is None:
+        return {}
+    return {"stop_token_id": reason} if isinstance(reason, int) else {"stop_string": reason}
 
 
 def _call(delta: CallDelta) -> pb.ToolCallDelta:

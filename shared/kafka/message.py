@@ -27,12 +27,12 @@ from shared.errors import (
 from shared.kafka import topics
 from shared.models.worker_registry import ModelInfo
 from shared.protocol import PriorityClass, Request, decode_request, encode
-from shared.schemas.common_fields import Priority
+from shared.schemas.common_fields import PriorityField
 from shared.schemas.native.jobs import Job, JobRequest
 from shared.schemas.parameter_fields import priority_field
 from shared.schemas.parsing import validate
 from shared.schemas.unknown_fields import ignored_fields
-from shared.validation.request_limits import Limits, check_request, check_served
+from shared.validation.request_limits import Limits, check_request, fit_to_model
 
 REQUEST_TYPE = "dev.headrace.request.v1"
 RESULT_TYPE = "dev.headrace.result.v1"
@@ -47,7 +47,7 @@ Headers = tuple[tuple[str, bytes], ...]
 class KafkaRequest(JobRequest):
     """Value of a request's record: the body of POST /v1/jobs, and its tenant."""
 
-    priority: Priority = priority_field("batch", "the header of that name takes precedence")
+    priority: PriorityField = priority_field("batch", "the header of that name takes precedence")
     tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")] = Field(
         "default", description="whose it is: tenants of a class take turns"
     )
@@ -175,7 +175,7 @@ def read_request(record: Record, model: ModelInfo, limits: Limits, most_bytes: i
     check_request(request, limits)
     if request.deadline is not None and request.deadline <= now:
         raise DeadlineExceeded("the request's deadline passed before it was taken from its topic")
-    check_served(request, model, limits)
+    request = fit_to_model(request, model, limits)
     reply = record.header("reply-topic") or topics.RESULTS
     if not topics.is_topic(reply):
         raise InvalidRequest("reply-topic must have 1 to 249 characters of A-Za-z0-9._-", param="reply-topic")

@@ -13,7 +13,7 @@ from shared.errors import HeadraceError, error_classes
 class FinishReason(StrEnum):
     """Reason for the end of a choice, with OpenAI's name where there is one."""
 
-    STOP = "stop"  # end-of-text token or a stop string
+    STOP = "stop"  # end-of-text token, a token of stop_token_ids, or a stop string
     LENGTH = "length"  # max_tokens or the context was reached
     TOOL_CALLS = "tool_calls"  # like STOP, after a tool call
 
@@ -25,6 +25,9 @@ class FinishReason(StrEnum):
                 return True
             case FinishReason.LENGTH:
                 return False
+
+
+StopReason = int | str  # a token of stop_token_ids, or a stop string
 
 
 class RequestState(StrEnum):
@@ -71,7 +74,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     `text` is the addition to the choice's visible text. It may be empty: half a character, or the possible start of
     a stop string, is held back until a later token. Text of a tool call is in `calls` instead, and text of the
     model's reasoning in `reasoning`. `is_reasoning` is true for the tokens of the reasoning without its tags, even
-    if a later token adds their text.
+    if a later token adds their text. `stop_reason` is the token of `stop_token_ids` or the stop string that ended
+    the choice, None for other ends.
     """
 
     choice: int
@@ -82,6 +86,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     calls: tuple[CallDelta, ...] = ()
     reasoning: str = ""
     is_reasoning: bool = False
+    stop_reason: StopReason | None = None
 
 
 def count_reasoning(tokens: Iterable[Token]) -> int:
@@ -148,7 +153,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
     """End of a request; `error` is set exactly when `state` is FAILED, `result` when `work` was done.
 
-    `waited` is the time from admission until the first worker started, in seconds.
+    `waited` is the time from admission until the first worker started, in seconds. `empty_choices` is the number of
+    choices that ended with LENGTH before a first token, because `max_tokens` is 0.
     """
 
     state: RequestState
@@ -156,14 +162,15 @@ class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):
     error: ErrorInfo | None = None
     waited: float = 0.0
     result: Result | None = None
+    empty_choices: int = 0
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One append to a request's TokenLog: tokens seq, seq + 1, …, and, at the end, the terminal event.
 
     The terminal event has a seq of its own, after the last token's. `prompt` has no seq: it accompanies the first
-    token of a request that asks for its prompt. Its first token has no log-probability, since no token precedes it.
-    `prompt_usage` accompanies the first token too.
+    token of a request that asks for its prompt, or the terminal event if there are no tokens. Its first token has
+    no log-probability, since no token precedes it. `prompt_usage` accompanies the first token too.
     """
 
     seq: int
@@ -191,6 +198,8 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
         """Return the error code or the last finish reason in this event, "" if nothing ended with it."""
         if self.terminal is not None and self.terminal.error is not None:
             return self.terminal.error.code
+        if self.terminal is not None and self.terminal.empty_choices:
+            return FinishReason.LENGTH
         return next((token.finish_reason for token in reversed(self.tokens) if token.finish_reason), "")
 
     def after(self, seq: int) -> TokenEvent:

@@ -107,6 +107,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         seed: the draw of choice c at position p depends only on (seed, c, p). Admission sets it.
         logprobs: None for none, 0 for the token's own, k for those of the k most likely tokens too.
         echo: return the prompt's tokens too, with their log-probabilities if `logprobs` is set.
+        best_of: as `n`, if the client gets only the best of these choices.
     """
 
     max_tokens: int | None = None

@@ -27,7 +27,7 @@ from shared.queue.interface import (
 )
 from shared.redis import keys
 from shared.token_log.memory import MemoryLive
-from shared.validation.request_limits import token_estimate
+from shared.validation.token_estimate import token_estimate
 
 WINDOW_S = 30.0  # over which the drain rate is averaged
 

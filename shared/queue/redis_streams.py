@@ -29,7 +29,7 @@ from shared.redis import keys
 from shared.redis.client import RedisServer
 from shared.redis.foreign import UNREADABLE
 from shared.redis.script import Script
-from shared.validation.request_limits import token_estimate
+from shared.validation.token_estimate import token_estimate
 
 CLASSES = tuple(PriorityClass)
 LUA = [

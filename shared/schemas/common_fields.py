@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticUseDefault
 
 from shared import protocol
-from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams
+from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams, StopReason
 from shared.schemas.base import Body, Text
 from shared.schemas.openapi_bounds import LIMITS, Items, Short
 from shared.schemas.parameter_fields import parameter_field
@@ -23,12 +23,23 @@ from shared.schemas.tools import PastCall
 from shared.validation.parameters import BY_NAME
 
 Priority = Literal["interactive", "standard", "batch"]
+MIN_PRIORITY, MAX_PRIORITY = -(2**31), 2**31 - 1  # of vLLM's integers
 if TYPE_CHECKING:
     WireFinishReason = FinishReason  # mypy reports each place that a new reason breaks
 else:
     WireFinishReason = str  # JSON Schemas and decoders stay open: a later version's reason must not break a reader
 _JSON_TEXTS = ("chat_template_kwargs", "documents")  # of PromptOptions
+ShownStopReason = StopReason | msgspec.UnsetType  # vLLM's field; left out where it would be null
 MAX_METADATA_KEYS, MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS = 16, 64, 512  # OpenAI's bounds
+
+
+def _priority_name(priority: Any) -> Any:
+    """Return the class that vLLM's integer stands for: it runs lower numbers first, and 0 is its default."""
+    if type(priority) is not int or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        return priority
+    if priority == 0:
+        raise PydanticUseDefault
+    return "interactive" if priority < 0 else "batch"
 
 
 def _strings(stop: Any) -> Any:
@@ -53,6 +64,18 @@ def _check_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     return metadata
 
 
+PriorityField = Annotated[
+    Priority,
+    BeforeValidator(_priority_name),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": list(get_args(Priority))},
+                {"type": "integer", "minimum": MIN_PRIORITY, "maximum": MAX_PRIORITY},
+            ]
+        }
+    ),
+]
 _METADATA = {
     "type": "object",
     "maxProperties": MAX_METADATA_KEYS,
@@ -195,6 +218,10 @@ class StreamFields(Body):
 
 def priority_class(priority: Priority) -> PriorityClass:
     return PriorityClass(priority)
+
+
+def shown_stop_reason(reason: StopReason | None) -> ShownStopReason:
+    return msgspec.UNSET if reason is None else reason
 
 
 class CompletionTokensDetails(msgspec.Struct):

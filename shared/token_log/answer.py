@@ -7,7 +7,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from shared.errors import Conflict, HeadraceError, NotFound
-from shared.protocol import FinishReason, RequestState, Result, Terminal, Token, TokenEvent, count_reasoning
+from shared.protocol import (
+    FinishReason,
+    RequestState,
+    Result,
+    StopReason,
+    Terminal,
+    Token,
+    TokenEvent,
+    count_reasoning,
+)
 from shared.token_log.interface import LOST, RequestRecord, TokenLog
 
 CANCELLED = Conflict("the request was cancelled")
@@ -20,6 +29,11 @@ class Choice:
     tokens: list[Token] = field(default_factory=list)
     prompt: tuple[Token, ...] = ()
     finish_reason: FinishReason | None = None
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """The token or string that stopped the choice, as `Token` has it."""
+        return self.tokens[-1].stop_reason if self.tokens else None
 
     @property
     def text(self) -> str:
@@ -45,6 +59,8 @@ class Answer:
         if event.prompt:
             self._choices.setdefault(event.prompt[0].choice, Choice()).prompt = event.prompt
         self.terminal = event.terminal
+        for index in range(self.terminal.empty_choices if self.terminal is not None else 0):
+            self._choices.setdefault(index, Choice()).finish_reason = FinishReason.LENGTH
 
     @property
     def reasoning_tokens(self) -> int:

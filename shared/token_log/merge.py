@@ -43,7 +43,7 @@ def follow_all(
 
 async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
     left = set(range(len(parts)))
-    used = Usage(0, 0)
+    used, empty_choices = Usage(0, 0), 0
     results: list[Result | None] = [None] * len(parts)
     async with aclosing(_interleaved(parts)) as events:
         async for i, event in events:
@@ -56,9 +56,11 @@ async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
             if end is not None:
                 left.discard(i)
                 used += end.usage
+                empty_choices += end.empty_choices
                 results[i] = end.result
                 whole = not left or end.state is not RequestState.COMPLETED
-                end = msgspec.structs.replace(end, usage=used, result=joined(results)) if whole else None
+                merged = {"usage": used, "result": joined(results), "empty_choices": empty_choices}
+                end = msgspec.structs.replace(end, **merged) if whole else None
             yield _renumbered(event, i * n, end, ".".join(map(str, seen)))
             if end is not None:
                 return

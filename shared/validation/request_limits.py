@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import msgspec
 
-from shared.errors import ContextLengthExceeded, InvalidRequest
+from shared.errors import InvalidRequest
 from shared.models.names import MODEL_NAME
 from shared.models.worker_registry import ModelInfo, Task
 from shared.protocol import (
@@ -38,6 +38,7 @@ from shared.validation.sampling_parameters import (
     MAX_N,
     MAX_TOKEN_ID,
 )
+from shared.validation.token_estimate import message_chars, tool_chars
 
 TRUNCATION_SIDES = ("left", "right")
 ROLES = ("system", "user", "assistant", "tool")
@@ -80,28 +81,6 @@ class Limits:
         return cls(n=MAX_N)
 
 
-CHARS_PER_TOKEN = 3  # estimate for prompts, until a worker has tokenized them
-DEFAULT_ANSWER_TOKENS = 512  # estimate for an answer without max_tokens
-
-
-def token_estimate(request: Request) -> int:
-    """Return the estimated tokens of prompt and answer, before the prompt is tokenized."""
-    if isinstance(request.work, Embed):
-        return max(1, sum(_estimated_length(text) for text in request.work.inputs))
-    if request.work is not None:
-        return 1
-    if request.messages is not None:
-        prompt = (_message_chars(request.messages) + _tool_chars(request.tools)) // CHARS_PER_TOKEN
-    else:
-        prompt = _estimated_length(request.prompt or ())
-    return max(1, prompt + request.params.n * (request.params.max_tokens or DEFAULT_ANSWER_TOKENS))
-
-
-def _estimated_length(text: str | tuple[int, ...]) -> int:
-    """Return the length in tokens: exact for token ids, estimated for a string."""
-    return len(text) // CHARS_PER_TOKEN if isinstance(text, str) else len(text)
-
-
 def check_request(request: Request, limits: Limits) -> None:
     """Raise InvalidRequest, naming the field, for the first field of `request` that is out of bounds."""
     if not MODEL_NAME.fullmatch(request.model):
@@ -136,15 +115,15 @@ def check_together(requests: Sequence[Request], limits: Limits) -> None:
         check_request(request, limits)
 
 
-def check_served(request: Request, model: ModelInfo, limits: Limits) -> None:
-    """Check the bounds that depend on the model and the clock. Raise InvalidRequest, ContextLengthExceeded."""
+def fit_to_model(request: Request, model: ModelInfo, limits: Limits) -> Request:
+    """Return the request with at most as many `max_tokens` as the model's context has.
+
+    So limits, budgets and queues count what is possible instead of what was asked. The worker lowers it further, to
+    what the prompt leaves. Raises InvalidRequest for what exceeds a bound that depends on the model or the clock.
+    """
     check_task(request, model.task)
+    request = lower_max_tokens(request, model)
     max_tokens, n = request.params.max_tokens, request.params.n
-    if max_tokens is not None and 0 < model.max_model_len < max_tokens:
-        raise ContextLengthExceeded(
-            f"max_tokens must be at most {model.max_model_len}, the context of {model.name}, got {max_tokens}",
-            param="max_tokens",
-        )
     if max_tokens is not None and max_tokens * n > limits.log_tokens:
         raise InvalidRequest(
             f"n * max_tokens must be at most {limits.log_tokens}, got {max_tokens * n}", param="max_tokens"
@@ -154,6 +133,16 @@ def check_served(request: Request, model: ModelInfo, limits: Limits) -> None:
             f"timeout or deadline must be in the future and at most {limits.timeout:.0f} seconds ahead",
             param="timeout",
         )
+    return request
+
+
+def lower_max_tokens(request: Request, model: ModelInfo) -> Request:
+    """Return the request with at most as many `max_tokens` as the model's context has, if that is known."""
+    params, context = request.params, model.max_model_len
+    if params.max_tokens is None or not 0 < context < params.max_tokens:
+        return request
+    fitted = msgspec.structs.replace(params, max_tokens=context, min_tokens=min(params.min_tokens, context))
+    return msgspec.structs.replace(request, params=fitted)
 
 
 def check_task(request: Request, task: Task | None) -> None:
@@ -192,15 +181,10 @@ def _check_messages(request: Request, limits: Limits) -> None:
                 f"a message must have at most {limits.tool_calls} tool calls", param=f"messages[{i}].tool_calls"
             )
     _check_tool_results(messages)
-    if _message_chars(messages) > limits.prompt_chars:
+    if message_chars(messages) > limits.prompt_chars:
         raise InvalidRequest(
             f"messages must have at most {limits.prompt_chars} characters in all", param="messages"
         )
-
-
-def _message_chars(messages: tuple[Message, ...]) -> int:
-    calls = (call for message in messages for call in message.tool_calls)
-    return sum(len(message.content) for message in messages) + sum(len(c.name) + len(c.arguments) for c in calls)
 
 
 def _check_tool_results(messages: tuple[Message, ...]) -> None:
@@ -215,18 +199,13 @@ def _check_tool_results(messages: tuple[Message, ...]) -> None:
             )
 
 
-def _tool_chars(tools: Tools | None) -> int:
-    functions = tools.functions if tools else ()
-    return sum(len(function.name) + len(function.description) + len(function.parameters) for function in functions)
-
-
 def _check_tools(request: Request, tools: Tools, limits: Limits) -> None:
     if request.messages is None:
         raise InvalidRequest("tools require messages", param="tools")
     _refuse_ignore_eos(request.params, "tools")
     if not 0 < len(tools.functions) <= limits.tools:
         raise InvalidRequest(f"tools must have between 1 and {limits.tools} entries", param="tools")
-    if _tool_chars(tools) > limits.tool_chars:
+    if tool_chars(tools) > limits.tool_chars:
         raise InvalidRequest(f"tools must have at most {limits.tool_chars} characters in all", param="tools")
     names = [function.name for function in tools.functions]
     if len(set(names)) < len(names):

@@ -116,7 +116,8 @@ REQUEST_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "priority",
         "string",
-        "the queue that the request waits in: interactive, standard or batch",
+        "the queue that the request waits in: interactive, standard or batch; or an integer as in vLLM: below 0 is "
+        "interactive, 0 the default, and above 0 batch",
         names_by_api(_CHAT, _COMPLETIONS, _RESPONSES, _EMBEDDINGS, _JOBS),
         default_text="interactive; standard for jobs, gRPC and background responses; batch for Kafka",
     ),

@@ -158,7 +158,7 @@ def break_admission(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         engine,
         "_sequence",
-        raising(MemoryError(), when=lambda r, c: BOOM in r.params.stop, instead_of=engine._sequence),
+        raising(MemoryError(), when=lambda r, *_: BOOM in r.params.stop, instead_of=engine._sequence),
     )
 
 
@@ -170,10 +170,10 @@ def break_sampler(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 
 
 def break_detokenizer(engine: Engine, patch: pytest.MonkeyPatch) -> None:
-    def stream(stop: tuple[str, ...], *, calls: bool) -> TextStream:
-        made = tokenizer_stream(stop, calls=calls)
-        if BOOM in stop:
-            made.feed = raising(IndexError(BOOM), when=lambda token: True, instead_of=made.feed)  # type: ignore[method-assign]
+    def stream(params: SamplingParams, *, calls: bool) -> TextStream:
+        made = tokenizer_stream(params, calls=calls)
+        if BOOM in params.stop:
+            made.feed = raising(IndexError(BOOM), when=lambda token, **_: True, instead_of=made.feed)  # type: ignore[method-assign]
         return made
 
     tokenizer_stream = engine.tokenizer.stream
@@ -200,7 +200,7 @@ def break_nothing(engine: Engine, patch: pytest.MonkeyPatch) -> None: ...
 
 def request_with(**fields: Any) -> Request:
     """Return a request for an answer, with some fields or parameters changed."""
-    params = SamplingParams(max_tokens=3, **fields.pop("params", {}))
+    params = SamplingParams(**{"max_tokens": 3, **fields.pop("params", {})})
     return msgspec.structs.replace(make_request("x"), params=params, **fields)
 
 
@@ -249,6 +249,7 @@ def with_constraint(**what: Any) -> dict[str, Any]:
     return {"params": {"structured_outputs": Structured(**what)}}
 
 
+TOKEN_LISTS = ("stop_token_ids", "allowed_token_ids")
 HOSTILE: list[dict[str, Any]] = [
     *(
         with_call(each)
@@ -277,6 +278,10 @@ HOSTILE: list[dict[str, Any]] = [
     *({"params": {"seed": each}} for each in (-1, 2**63 - 1)),
     *({"params": {"stop": each}} for each in (("",), ("x" * 10_000,), ("\0",))),
     *({"params": {"logprobs": each}} for each in (-1, 10**6)),
+    *({"params": {name: (each,)}} for name in TOKEN_LISTS for each in (-1, 10**9, 2**62)),
+    *({"params": {"bad_words": each}} for each in (("",), (" ",), ("\0",), ("x" * 10_000,), ("x",) * 2_000)),
+    *({"params": {"max_tokens": each}} for each in (-1, 0)),
+    *({"params": {"min_tokens": each}} for each in (-1, 5, 2**40)),
     *({"prompt": each} for each in ((), (-1,), (10**9,), (2**62,), "", "\0", "\U0010ffff", "x" * 2_000)),
     *({"prompt": None, "messages": each} for each in ((), (Message("wizard", ""),), (Message("tool", "x"),))),
     {"prompt": None, "messages": (Message("user", "u", name="\U0010ffff"), Message("system", "\0"))},

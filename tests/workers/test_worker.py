@@ -170,14 +170,15 @@ async def test_a_request_cancelled_while_queued_is_never_run(harness: Harness, b
 
 
 async def test_a_request_refused_by_the_engine_ends_with_its_error(harness: Harness, backend: Backend) -> None:
-    request = make_request("long", max_tokens=9000)
+    request = make_request("x" * 8192, max_tokens=9)
     await submit(backend, request)
     async with harness.worker():
         [end] = await answer(backend, request.id)
     assert end.terminal is not None
     assert end.terminal.error is not None
     assert end.terminal.error.code == "context_length_exceeded"
-    assert "8192" in end.terminal.error.message
+    assert "8192 tokens" in end.terminal.error.message
+    assert "max_tokens is 9" in end.terminal.error.message
 
 
 async def test_an_invalid_message_is_dropped(harness: Harness, backend: Backend) -> None:

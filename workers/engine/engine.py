@@ -13,21 +13,17 @@ from torch import Tensor
 
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest
 from shared.models.worker_registry import Task
-from shared.protocol import Token
+from shared.protocol import FinishReason, Token
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
-from workers.engine.cache_sizing import CacheSize, size_cache
+from workers.engine.cache_sizing import size_cache
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo
-from workers.engine.execution.cuda_graphs import graph_sizes
-from workers.engine.execution.device import on_device
 from workers.engine.grammar.support import load_grammar_support
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
-from workers.engine.kernels.select import choose_kernels
-from workers.engine.model_runner import ModelRunner
-from workers.engine.models.decoder import DecoderConfig
-from workers.engine.models.loader import Progress, fingerprint, load_model, read_eos_token_ids, read_model_config
+from workers.engine.model_runner import ModelRunner, load_runner
+from workers.engine.models.loader import Progress, fingerprint, read_eos_token_ids, read_model_config
 from workers.engine.request_check import check_request
 from workers.engine.sampling.logprobs import StepLogprobs
 from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
@@ -70,7 +66,9 @@ class Engine:
         self._config = config
         self._runner = runner
         self._vocab_size = vocab_size
-        self._sequences = SequenceBuilder(tokenizer, eos_token_ids, max_model_len)
+        self._sequences = SequenceBuilder(
+            tokenizer, eos_token_ids, max_model_len=max_model_len, vocab_size=vocab_size, device=runner.device
+        )
         self._pool = BlockPool(num_blocks)
         self._prefixes = PrefixCache(self._pool, config.block_size) if config.prefix_caching else None
         self._scheduler = Scheduler(
@@ -106,7 +104,7 @@ class Engine:
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
         tokenizer = Tokenizer(config.model, config.reasoning_parser)
         size = size_cache(config, model_config, dtype, device)
-        runner = _load_runner(config, model_config, size, dtype=dtype, device=device, progress=progress)
+        runner = load_runner(config, model_config, size, dtype=dtype, device=device, progress=progress)
         eos = read_eos_token_ids(config.model, model_config)
         if tokenizer.eos_token_id is not None:
             eos |= {tokenizer.eos_token_id}
@@ -125,7 +123,7 @@ class Engine:
         """Accept a request, which then always ends, with a finish reason or an error.
 
         Raises:
-            ContextLengthExceeded: prompt and max_tokens do not fit `max_model_len`.
+            ContextLengthExceeded: the prompt does not fit `max_model_len`.
             InvalidRequest: a token outside the vocabulary, an empty prompt, too many choices, an id in use.
             EngineFailed: the grammar does not accept a resumed token.
         """
@@ -137,7 +135,7 @@ class Engine:
             max_model_len=self.max_model_len,
             vocab_size=self._vocab_size,
         )
-        sequences = [self._sequences.build(request, choice) for choice in range(request.params.n)]
+        sequences = self._sequences.build(request)
         unfinished = [sequence for sequence in sequences if sequence.finish_reason is None]
         if not unfinished:
             self._ended.append(EngineOutput(request.id, (), finished=True))
@@ -256,14 +254,14 @@ class Engine:
             job_id = sequence.job_id
             try:
                 with Stage("decoding of a token", run_id=job_id):
-                    token = _append(sequence, token_id, logprobs, row)
+                    found = _append(sequence, token_id, logprobs, row)
                     if sequence.echo is not None:
                         echoes[job_id] = sequence.echo.tokens(self.tokenizer.token_texts, sequence.choice)
                         sequence.echo = None
             except HeadraceError as error:
                 failed[job_id] = error
                 continue
-            tokens.setdefault(job_id, []).append(token)
+            tokens.setdefault(job_id, []).extend(found)
             cached[job_id] = sequence.num_cached_tokens or 0
             if sequence.finish_reason is not None:
                 self._scheduler.finish(sequence)
@@ -282,52 +280,20 @@ class Engine:
         return EngineOutput(job_id, (), finished=True, error=error)
 
 
-def _load_runner(
-    config: EngineConfig,
-    model_config: DecoderConfig,
-    size: CacheSize,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    progress: Progress,
-) -> ModelRunner:
-    with on_device(device):
-        model = load_model(
-            config.model,
-            model_config,
-            dtype=dtype,
-            device=device,
-            max_model_len=size.max_model_len,
-            kernels=choose_kernels(config, device, dtype),
-            progress=progress,
-        )
-    runner = ModelRunner(
-        model,
-        size,
-        max_num_seqs=config.max_num_seqs,
-        graph_sizes=graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant),
-    )
-    if config.batch_invariant and device.type != "cpu" and not runner.recorded:
-        raise ConfigError(f"batch_invariant is not supported for this model on {device}", param="batch_invariant")
-    _log.info(
-        "engine_loaded",
-        device=str(device),
-        dtype=str(dtype),
-        blocks=size.num_blocks,
-        max_model_len=size.max_model_len,
-        full_length_sequences=round(size.full_sequences, 1),
-    )
-    return runner
-
-
 def _forced(sequence: Sequence, drawn: int | None) -> int | None:
     """Return the drawn token, or the one that must come in its place. None, for a failure, stays."""
     forced = sequence.forced_token
     return drawn if drawn is None or forced is None else forced
 
 
-def _append(sequence: Sequence, token_id: int | None, logprobs: StepLogprobs, row: int) -> Token:
-    """Append the token drawn in `row`. Raises EngineFailed if no token was drawn or the grammar refuses it."""
+def _append(sequence: Sequence, token_id: int | None, logprobs: StepLogprobs, row: int) -> tuple[Token, ...]:
+    """Append the token drawn in `row`, unless the sequence only computes its prompt.
+
+    Raises EngineFailed if no token was drawn or the grammar refuses it.
+    """
+    if sequence.max_tokens == 0:
+        sequence.finish_reason = FinishReason.LENGTH
+        return ()
     if token_id is None:
         raise EngineFailed("the model's output is NaN or infinite, or the grammar allows no token")
-    return sequence.accept(token_id, logprobs.for_token(row, token_id))
+    return (sequence.accept(token_id, logprobs.for_token(row, token_id)),)

@@ -43,6 +43,18 @@ class Matcher(Protocol):
         """
 
 
+class LogitsRules(Protocol):
+    """Rules of one request on the tokens of its choices. They depend on the tokens alone, as a Matcher does."""
+
+    def apply(self, row: Tensor, tokens: list[int], num_prompt_tokens: int) -> None:
+        """Set the logits of the tokens that must not follow `tokens` to minus infinity, in place.
+
+        Args:
+            row: [vocab] float32.
+            tokens: prompt and output.
+        """
+
+
 class ToolParser(Protocol):
     """Incremental parser of the tool calls in a choice's text. Its state depends on that text alone."""
 
@@ -60,12 +72,14 @@ class EngineRequest:
 
     Attributes:
         prompt: token ids, at least one.
+        prompt_param: the field of the request that the prompt comes from, for errors.
         resumed: for each choice, the token ids that earlier runs emitted. Generation continues after them and
             returns new tokens only, with the same text as in an uninterrupted run.
         priority, tenant: decide which requests run first when not all can.
         prefix_salt: only requests with the same salt share the computed beginning of their prompts.
         lengths: lengths of the inputs to embed, which are joined in `prompt`.
         dimensions: number of dimensions of the vectors; None for the model's own.
+        bad_words: token ids of each form of the words that the answer must not contain.
         matcher: builds the matcher of one choice; it is then fed with the choice's resumed tokens.
         tool_parser: builds the tool call parser of one choice in the same way.
         separates_reasoning: the reasoning of the model is kept apart from the text of the answer.
@@ -80,9 +94,16 @@ class EngineRequest:
     prefix_salt: bytes = b""
     lengths: tuple[int, ...] = ()
     dimensions: int | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    prompt_param: str = "prompt"
     matcher: Callable[[], Matcher] | None = None
     tool_parser: Callable[[], ToolParser] | None = None
     separates_reasoning: bool = False
+
+    def max_output_tokens(self, max_model_len: int) -> int:
+        """Return how many tokens a choice may have: `max_tokens`, or what the prompt leaves of the context."""
+        left = max_model_len - len(self.prompt)
+        return left if self.params.max_tokens is None else min(self.params.max_tokens, left)
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,8 @@ class EngineOutput:
     Attributes:
         finished: True if no choice is left running.
         error: the error that ended the request.
-        prompt: the echoed prompt, sent with the first token if the request asks for it.
+        prompt: the echoed prompt, sent with the first token, or without one if none is generated, if the request
+            asks for it.
         cached_tokens: how many of the prompt's tokens were found in the prefix cache when the request started.
         result: the result of a request for something other than text, sent at its end.
     """
@@ -170,6 +192,12 @@ class Encoder(Protocol):
         Args:
             generation_prompt: add the template's beginning of an answer.
             special, most_tokens: see `encode`.
+        """
+
+    def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Return the token ids of each word at the beginning of a text, and those after a space if they differ.
+
+        As vLLM does, the form after a space counts only if it has as many tokens and another first one.
         """
 
     def decode_all(self, ids: Sequence[int]) -> str:

@@ -9,12 +9,16 @@ import structlog
 import torch
 from torch import Tensor
 
+from shared.errors import ConfigError
 from workers.engine.cache_sizing import CacheSize
-from workers.engine.execution.cuda_graphs import StepGraphs
+from workers.engine.config import EngineConfig
+from workers.engine.execution.cuda_graphs import StepGraphs, graph_sizes
 from workers.engine.execution.device import on_device
 from workers.engine.execution.paged_attention import LayerCache, make_layer_caches
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.models.decoder import Decoder, never
+from workers.engine.kernels.select import choose_kernels
+from workers.engine.models.decoder import Decoder, DecoderConfig, never
+from workers.engine.models.loader import Progress, load_model
 from workers.engine.scheduling.scheduler import ScheduledBatch
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +48,10 @@ class ModelRunner:
         self._graphs: StepGraphs | None = None
         if recorded:
             self._graphs = self._record(recorded, size, max_num_seqs)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
 
     @property
     def recorded(self) -> bool:
@@ -94,3 +102,49 @@ def _compute(model: Decoder, caches: list[LayerCache], step: StepInputs) -> Tens
     logits = model.forward(step, caches, never)
     assert logits is not None  # nothing interrupts it
     return logits
+
+
+def load_runner(
+    config: EngineConfig,
+    model_config: DecoderConfig,
+    size: CacheSize,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Progress,
+) -> ModelRunner:
+    """Load a checkpoint's model and make its cache.
+
+    Args:
+        progress: called with the share that is loaded, from 0 to 1.
+
+    Raises:
+        ConfigError: the settings are not supported for this model on this device.
+    """
+    with on_device(device):
+        model = load_model(
+            config.model,
+            model_config,
+            dtype=dtype,
+            device=device,
+            max_model_len=size.max_model_len,
+            kernels=choose_kernels(config, device, dtype),
+            progress=progress,
+        )
+    runner = ModelRunner(
+        model,
+        size,
+        max_num_seqs=config.max_num_seqs,
+        graph_sizes=graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant),
+    )
+    if config.batch_invariant and device.type != "cpu" and not runner.recorded:
+        raise ConfigError(f"batch_invariant is not supported for this model on {device}", param="batch_invariant")
+    _log.info(
+        "engine_loaded",
+        device=str(device),
+        dtype=str(dtype),
+        blocks=size.num_blocks,
+        max_model_len=size.max_model_len,
+        full_length_sequences=round(size.full_sequences, 1),
+    )
+    return runner

@@ -22,13 +22,14 @@ def check_request(request: EngineRequest, *, max_num_seqs: int, max_model_len: i
         if value is not None and not 0 <= value <= MAX_LOGPROBS:
             raise InvalidRequest(f"{name} must be between 0 and {MAX_LOGPROBS}, got {value}", param=name)
     _check_scores(request)
-    _check_length(request, max_model_len)
+    check_prompt_length(request, max_model_len)
     check_vocabulary(chain(prompt, *request.resumed), vocab_size, "prompt")
-    for token_id in params.logit_bias:
-        if token_id >= vocab_size:
-            raise InvalidRequest(
-                f"logit_bias: token {token_id} is outside the vocabulary of {vocab_size}", param="logit_bias"
-            )
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+        for token_id in getattr(params, name):
+            if token_id >= vocab_size:
+                raise InvalidRequest(
+                    f"{name}: token {token_id} is outside the vocabulary of {vocab_size}", param=name
+                )
 
 
 def _check_scores(request: EngineRequest) -> None:
@@ -42,12 +43,17 @@ def _check_scores(request: EngineRequest) -> None:
         )
 
 
-def _check_length(request: EngineRequest, max_model_len: int) -> None:
+def check_prompt_length(request: EngineRequest, max_model_len: int) -> None:
+    """Raise ContextLengthExceeded for a prompt that leaves no room in the context for what the request asks for.
+
+    A `max_tokens` that is larger than what it leaves is no error; see `EngineRequest.max_output_tokens`.
+    """
     prompt, max_tokens = len(request.prompt), request.params.max_tokens
-    total = prompt + (max_tokens or 1)
-    if total > max_model_len:
+    answer = 0 if max_tokens == 0 else 1
+    if prompt + answer > max_model_len:
+        asked = "" if max_tokens is None else f"; max_tokens is {max_tokens}"
         raise ContextLengthExceeded(
-            f"this model's maximum context length is {max_model_len} tokens, but the request asks for {total}: "
-            f"{prompt} in the prompt and {max_tokens or 'at least 1'} in the answer",
-            param="max_tokens" if max_tokens else "messages",
+            f"this model's maximum context length is {max_model_len} tokens, but the prompt has {prompt} and the "
+            f"answer needs at least {answer}{asked}",
+            param=request.prompt_param,
         )

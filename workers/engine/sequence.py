@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shared.errors import EngineFailed
-from shared.protocol import FinishReason, PriorityClass, SamplingParams, Token, TokenLogprobs
+from shared.protocol import CallDelta, FinishReason, PriorityClass, SamplingParams, StopReason, Token, TokenLogprobs
 from workers.engine.echo import Echo
-from workers.engine.interface import Matcher, ToolParser
+from workers.engine.interface import LogitsRules, Matcher, ToolParser
 from workers.engine.text.detokenizer import TextStream
 from workers.engine.text.reasoning_parser import ReasoningParser
 
@@ -25,7 +25,8 @@ class Sequence:
         arrival: number of the sequence in order of arrival.
         tokens: prompt and output.
         num_computed_tokens: how many of `tokens` have their keys and values in the cache.
-        max_tokens: most output tokens.
+        max_tokens: most output tokens; 0 only computes the prompt.
+        rules: tokens that the request forbids, if it forbids any.
         matcher: the state of the choice's grammar after the output so far, if it has a grammar.
         tool_parser: finds tool calls in the choice's text, if it may make any.
         reasoning_parser: separates the choice's reasoning, if the model reasons.
@@ -47,6 +48,7 @@ class Sequence:
     max_tokens: int
     eos_token_ids: frozenset[int]
     text: TextStream
+    rules: LogitsRules | None = None
     matcher: Matcher | None = None
     tool_parser: ToolParser | None = None
     reasoning_parser: ReasoningParser | None = None
@@ -112,33 +114,40 @@ class Sequence:
         if self.matcher is not None and not self.matcher.accept(token_id):
             raise EngineFailed("the request's grammar does not accept a generated token")
         self.tokens.append(token_id)
-        text, self.finish_reason = self._detokenize(token_id)
+        text, self.finish_reason, stop_reason = self._detokenize(token_id)
         reasoning, is_reasoning = "", False
         if (parser := self.reasoning_parser) is not None:
             reasoning, text = parser.feed(token_id, text, self.text.length, last=self.ended)
             is_reasoning = parser.in_reasoning
             if not self.params.include_reasoning:  # the tokens are counted, but not shown
                 reasoning, logprobs = "", None if is_reasoning else logprobs
-        if self.tool_parser is None:
-            return Token(self.choice, token_id, text, self.finish_reason, logprobs, (), reasoning, is_reasoning)
-        text, calls = self.tool_parser.feed(text, last=self.ended)
-        if self.finish_reason is FinishReason.STOP and self.tool_parser.has_call:
-            self.finish_reason = FinishReason.TOOL_CALLS
-        return Token(self.choice, token_id, text, self.finish_reason, logprobs, calls, reasoning, is_reasoning)
+        calls: tuple[CallDelta, ...] = ()
+        if self.tool_parser is not None:
+            text, calls = self.tool_parser.feed(text, last=self.ended)
+            if self.finish_reason is FinishReason.STOP and self.tool_parser.has_call:
+                self.finish_reason = FinishReason.TOOL_CALLS
+        end = self.finish_reason
+        return Token(self.choice, token_id, text, end, logprobs, calls, reasoning, is_reasoning, stop_reason)
 
-    def _detokenize(self, token_id: int) -> tuple[str, FinishReason | None]:
-        """Return the text that the last token adds, and the finish reason if the choice ends with it."""
-        if token_id in self.eos_token_ids and not self.params.ignore_eos:
-            text, _ = self.text.flush()
-            return text, FinishReason.STOP
-        text, stopped = self.text.feed(token_id)
-        if stopped:
-            return text, FinishReason.STOP
+    def _detokenize(self, token_id: int) -> tuple[str, FinishReason | None, StopReason | None]:
+        """Return the text that the last token adds, and the finish reason if the choice ends with it.
+
+        The third value is the token of `stop_token_ids` or the stop string that ends the choice, if one does.
+        """
+        params = self.params
+        may_stop = self.num_output_tokens > params.min_tokens  # by a string; `rules` forbids the tokens
+        is_eos = token_id in self.eos_token_ids and not params.ignore_eos
+        if is_eos or token_id in params.stop_token_ids:
+            text = self.text.end_at(token_id, shown=params.include_stop_str_in_output)
+            return text, FinishReason.STOP, None if is_eos else token_id
+        text, stop = self.text.feed(token_id, may_stop=may_stop)
+        if stop is not None:
+            return text, FinishReason.STOP, stop
         if self.matcher is not None and self.matcher.finished:
             end = FinishReason.STOP
         elif self.num_output_tokens >= self.max_tokens:
             end = FinishReason.LENGTH
         else:
-            return text, None
-        rest, stopped = self.text.flush()
-        return text + rest, FinishReason.STOP if stopped else end
+            return text, None, None
+        rest, stop = self.text.flush(may_stop=may_stop)
+        return text + rest, end if stop is None else FinishReason.STOP, stop

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from itertools import count
 
+import torch
+
 from workers.engine.constraint_gate import ConstraintGate
 from workers.engine.interface import EngineRequest
+from workers.engine.sampling.token_rules import TokenRules
 from workers.engine.sequence import Sequence
 from workers.engine.text.detokenizer import TextStream
 from workers.engine.text.reasoning_parser import ReasoningParser
@@ -15,19 +18,34 @@ from workers.engine.text.tokenizer import Tokenizer
 class SequenceBuilder:
     """Builds the sequences of one engine."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_token_ids: frozenset[int], max_model_len: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        eos_token_ids: frozenset[int],
+        *,
+        max_model_len: int,
+        vocab_size: int,
+        device: torch.device,
+    ) -> None:
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._max_model_len = max_model_len
+        self._vocab_size = vocab_size
+        self._device = device
         self._arrivals = count()
 
-    def build(self, request: EngineRequest, choice: int) -> Sequence:
-        """Return a choice in its state after the tokens that earlier runs emitted.
+    def build(self, request: EngineRequest) -> list[Sequence]:
+        """Return the choices of a request in their state after the tokens that earlier runs emitted.
 
         Raises EngineFailed if the grammar does not accept one of them.
         """
+        rules = self._rules(request)
+        choices = range(request.params.n if request.params.max_tokens != 0 else 1)  # one computes the prompt
+        return [self._choice(request, choice, rules) for choice in choices]
+
+    def _choice(self, request: EngineRequest, choice: int, rules: TokenRules | None) -> Sequence:
         params = request.params
-        text = self._tokenizer.stream(params.stop, calls=request.tool_parser is not None)
+        text = self._tokenizer.stream(params, calls=request.tool_parser is not None)
         reasoning = self._reasoning_parser(request, text)
         matcher = request.matcher() if request.matcher else None
         if matcher is not None and reasoning is not None:
@@ -39,9 +57,10 @@ class SequenceBuilder:
             params=params,
             tokens=list(request.prompt),
             num_prompt_tokens=len(request.prompt),
-            max_tokens=params.max_tokens or self._max_model_len - len(request.prompt),
+            max_tokens=request.max_output_tokens(self._max_model_len),
             eos_token_ids=self._eos_token_ids,
             text=text,
+            rules=rules,
             matcher=matcher,
             tool_parser=request.tool_parser() if request.tool_parser else None,
             reasoning_parser=reasoning,
@@ -66,3 +85,11 @@ class SequenceBuilder:
             separates=request.separates_reasoning,
             trims_content=request.params.structured_outputs is None,  # its space may be part of the answer
         )
+
+    def _rules(self, request: EngineRequest) -> TokenRules | None:
+        """Return the rules of a request, None if it has none."""
+        params = request.params
+        if not (params.allowed_token_ids or request.bad_words or params.min_tokens):
+            return None
+        ends = self._eos_token_ids.union(params.stop_token_ids)
+        return TokenRules(params, request.bad_words, ends, vocab_size=self._vocab_size, device=self._device)

@@ -11,7 +11,16 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
-from shared.schemas.common_fields import Messages, Priority, Usage, WireFinishReason, priority_class
+from shared.schemas.common_fields import (
+    Messages,
+    Priority,
+    PriorityField,
+    ShownStopReason,
+    Usage,
+    WireFinishReason,
+    priority_class,
+    shown_stop_reason,
+)
 from shared.schemas.openai.completions import is_token_ids
 from shared.schemas.openai.logprobs import PromptLogprobs, prompt_logprobs
 from shared.schemas.parameter_bodies import JobParameters
@@ -47,7 +56,7 @@ class JobRequest(JobParameters, ToolFields):
     prompt: Prompt = Field(
         None, description="text or token ids, used without a chat template; give either prompt or messages"
     )
-    priority: Priority = priority_field("standard")
+    priority: PriorityField = priority_field("standard")
     deadline: float | None = parameter_field("deadline")
     logprobs: int | None = parameter_field("logprobs")
 
@@ -112,7 +121,8 @@ class Logprobs(msgspec.Struct):
 class JobChoice(msgspec.Struct):
     """One choice. `logprobs` has one entry for each token if the request asked for them.
 
-    `token_ids` is set if it asked for token ids or for log-probabilities of its prompt.
+    `token_ids` is set if it asked for token ids or for log-probabilities of its prompt. `stop_reason` is the token
+    of `stop_token_ids` or the stop string that ended it.
     """
 
     index: int
@@ -122,6 +132,7 @@ class JobChoice(msgspec.Struct):
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
     reasoning: str | msgspec.UnsetType = msgspec.UNSET
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    stop_reason: ShownStopReason = msgspec.UNSET
 
     @classmethod
     def from_choice(cls, job_id: str, index: int, choice: Choice, *, with_ids: bool) -> JobChoice:
@@ -134,6 +145,7 @@ class JobChoice(msgspec.Struct):
             calls or msgspec.UNSET,
             choice.reasoning or msgspec.UNSET,
             [token.id for token in choice.tokens] if with_ids else msgspec.UNSET,
+            shown_stop_reason(choice.stop_reason),
         )
 
 

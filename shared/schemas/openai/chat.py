@@ -16,7 +16,8 @@ from shared.schemas.base import refuse_unless_neutral
 from shared.schemas.common_fields import (
     Messages,
     Metadata,
-    Priority,
+    PriorityField,
+    ShownStopReason,
     StreamFields,
     Usage,
     WireFinishReason,
@@ -40,6 +41,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "moderation": (None,),
     "verbosity": (None, "medium"),
     "store": (None, False),
+    "use_beam_search": (None, False),  # vLLM's
 }
 Unsupported = Annotated[Any, Field(description="not supported: refused unless empty or neutral")]
 
@@ -48,14 +50,16 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
     """Body of a chat completion."""
 
     messages: Messages
-    max_completion_tokens: int | None = parameter_field("max_tokens", note="OpenAI's newer name of max_tokens")
+    max_completion_tokens: int | None = parameter_field(
+        "max_tokens", note="OpenAI's newer name of max_tokens, over which it takes precedence"
+    )
     logprobs: bool | None = Field(None, description="return the log-probability of each token")
     top_logprobs: int | None = parameter_field("logprobs", note="requires logprobs")
     return_tokens_as_token_ids: bool | None = parameter_field("return_tokens_as_token_ids")
     echo: bool | None = Field(
         None, description="begin each choice with the last message, if the answer continues its role"
     )
-    priority: Priority = priority_field("interactive")
+    priority: PriorityField = priority_field("interactive")
 
     safety_identifier: Short | None = Field(None, description="accepted, without effect")
     metadata: Metadata = Field(None, description="accepted, without effect")
@@ -75,6 +79,7 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
     moderation: Unsupported = None
     verbosity: Unsupported = None
     store: Unsupported = None
+    use_beam_search: Unsupported = None
 
     _refuse_unsupported = refuse_unless_neutral(UNSUPPORTED, "this server does not support this field")
 
@@ -88,11 +93,6 @@ class ChatRequest(ChatParameters, StreamFields, ToolFields):
             echo=False,  # of a message, which is known without a worker
         )
         if self.max_completion_tokens is not None:
-            if self.max_tokens not in (None, self.max_completion_tokens):
-                raise InvalidRequest(
-                    "max_tokens and max_completion_tokens must be equal if both are set",
-                    param="max_completion_tokens",
-                )
             params = msgspec.structs.replace(params, max_tokens=self.max_completion_tokens)
         return Request(
             id="",
@@ -134,6 +134,7 @@ class Choice(msgspec.Struct):
     finish_reason: WireFinishReason
     logprobs: Logprobs | None = None
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    stop_reason: ShownStopReason = msgspec.UNSET
 
 
 class ChatCompletion(msgspec.Struct):
@@ -162,6 +163,7 @@ class ChunkChoice(msgspec.Struct):
     finish_reason: WireFinishReason | None = None
     logprobs: Logprobs | None = None
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    stop_reason: ShownStopReason = msgspec.UNSET
 
 
 class Chunk(msgspec.Struct):

@@ -14,7 +14,15 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
-from shared.schemas.common_fields import Priority, StreamFields, Usage, WireFinishReason, priority_class
+from shared.schemas.base import refuse_unless_neutral
+from shared.schemas.common_fields import (
+    PriorityField,
+    ShownStopReason,
+    StreamFields,
+    Usage,
+    WireFinishReason,
+    priority_class,
+)
 from shared.schemas.openai.logprobs import PromptLogprobs, TextLogprobs
 from shared.schemas.openapi_bounds import LIMITS
 from shared.schemas.parameter_bodies import CompletionParameters
@@ -79,15 +87,18 @@ class CompletionRequest(CompletionParameters, StreamFields):
     echo: bool | None = parameter_field("echo")
     best_of: int | None = parameter_field("best_of")
     return_tokens_as_token_ids: bool | None = parameter_field("return_tokens_as_token_ids")
-    priority: Priority = priority_field("interactive")
+    priority: PriorityField = priority_field("interactive")
+    use_beam_search: Any = Field(None, description="not supported: refused unless false")
+
+    _refuse_unsupported = refuse_unless_neutral({"use_beam_search": (None, False)}, "beam search is not supported")
 
     def to_requests(self, tenant: str) -> list[Request]:
         """Return a draft for each prompt. Raise InvalidRequest if fields contradict each other."""
-        if self.best_of not in (None, self.n or 1):
-            raise InvalidRequest("best_of must be equal to n", param="best_of")
+        self._check_best_of()
         if self.logprobs is not None:
             BY_NAME["logprobs"].check_range(self.logprobs, MAX_LOGPROBS)
         base, options = self.to_params(), self.to_prompt_options()
+        ranked = self.best_of is not None and self.best_of > self.returned
         echo = bool(self.echo)
         return [
             Request(
@@ -97,7 +108,8 @@ class CompletionRequest(CompletionParameters, StreamFields):
                 params=msgspec.structs.replace(
                     base,
                     max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
-                    logprobs=self.logprobs,
+                    n=self.best_of or self.returned,
+                    logprobs=0 if ranked and self.logprobs is None else self.logprobs,
                     echo=echo and (self.logprobs is not None or not isinstance(prompt, str)),
                 ),
                 prompt_options=options,
@@ -108,6 +120,23 @@ class CompletionRequest(CompletionParameters, StreamFields):
             )
             for prompt in self.prompt
         ]
+
+    @property
+    def returned(self) -> int:
+        """The number of choices that the answer has for each prompt."""
+        return 1 if self.n is None else self.n
+
+    def _check_best_of(self) -> None:
+        """Raise InvalidRequest if `best_of` contradicts `n` or the stream."""
+        if self.best_of is None:
+            return
+        BY_NAME["n"].check_range(self.returned)
+        if self.best_of < self.returned:
+            raise InvalidRequest(
+                f"best_of must be at least n, {self.returned}, got {self.best_of}", param="best_of"
+            )
+        if self.stream and self.best_of > self.returned:
+            raise InvalidRequest("best_of above n cannot be streamed", param="best_of")
 
 
 def join_text(tokens: Iterable[Token]) -> str:
@@ -122,6 +151,7 @@ class TextChoice(msgspec.Struct):
     prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+    stop_reason: ShownStopReason = msgspec.UNSET
 
 
 class Completion(msgspec.Struct):

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from shared.protocol import Embed, Request
 from shared.schemas.base import Body
-from shared.schemas.common_fields import Priority, priority_class
+from shared.schemas.common_fields import PriorityField, priority_class
 from shared.schemas.openai.completions import Inputs
 from shared.schemas.openapi_bounds import Short
 from shared.schemas.parameter_fields import parameter_field, priority_field
@@ -31,7 +31,7 @@ class EmbeddingRequest(Body):
         None, description="base64 encodes little-endian float32; default float"
     )
     dimensions: int | None = parameter_field("dimensions")
-    priority: Priority = priority_field("interactive")
+    priority: PriorityField = priority_field("interactive")
     timeout: float | None = parameter_field("timeout")
     user: Short | None = Field(None, description="accepted, without effect")
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, Request
 from shared.schemas.base import Body, refuse_unless_neutral
-from shared.schemas.common_fields import Metadata, Priority, priority_class
+from shared.schemas.common_fields import Metadata, PriorityField, priority_class
 from shared.schemas.openai.response_items import Input, Item, to_messages
 from shared.schemas.openai.response_object import ResponseObject, TextConfig
 from shared.schemas.openai.response_tools import ToolFields
@@ -104,7 +104,9 @@ class ResponseRequest(ResponseParameters, ToolFields):
     prompt_cache_key: str | None = Field(None, max_length=512, description="returned, otherwise unused")
     prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(None, description="accepted, without effect")
 
-    priority: Priority | None = parameter_field("priority", default="interactive, or standard in the background")
+    priority: PriorityField | None = parameter_field(
+        "priority", default="interactive, or standard in the background"
+    )
     timeout: float | None = parameter_field("timeout")
 
     conversation: Unsupported = None

@@ -62,6 +62,28 @@ async def test_one_prompt_has_openais_object_and_exact_usage(sdk: AsyncOpenAI, w
     assert request.params.stop == ("E",)
 
 
+async def test_best_of_returns_the_most_likely_choices(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+    """Given three choices of each prompt, the two with the highest mean log-probability are returned."""
+    asked = asyncio.create_task(sdk.completions.create(model=MODEL, prompt=["a", "b"], n=2, best_of=3))
+    jobs = await take(worker, 2)
+    scores = [[(-3.0,), (-1.0, -1.5), (-2.0, -0.1, -0.1)], [(-0.5,), (-0.2,), (-0.5,)]]
+    for job, by_choice in zip(jobs, scores, strict=True):
+        assert (job.request.params.n, job.request.params.logprobs) == (3, 0)
+        for choice, values in enumerate(by_choice):
+            for number, value in enumerate(values, 1):
+                reason = FinishReason.STOP if number == len(values) else None
+                await job.write(Token(choice, 7, str(choice), reason, TokenLogprobs(value, (), "x")))
+        await job.end()
+    found = await asked
+    assert [(c.index, c.text, c.logprobs) for c in found.choices] == [
+        (0, "222", None),
+        (1, "11", None),
+        (2, "1", None),
+        (3, "0", None),
+    ]
+    assert found.usage.completion_tokens == 9
+
+
 @pytest.mark.parametrize("prompts", [["a", "b"], [[1, 2], [3]]])
 async def test_many_prompts_have_openais_indices_and_usage(
     sdk: AsyncOpenAI, worker: ScriptedWorker, prompts: list
@@ -240,6 +262,11 @@ async def test_disconnecting_cancels_all_prompts(api: str, worker: ScriptedWorke
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"best_of": 9}, "best_of"),
+        ({"best_of": 2, "n": 0}, "n"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"use_beam_search": True}, "use_beam_search"),
         ({"logprobs": 6}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
         ({"prompt": []}, "prompt"),

@@ -76,6 +76,15 @@ def test_a_request_round_trips_and_its_id_follows_from_the_event() -> None:
     assert len({first.request.id, *(read(came(other)).request.id for other in others)}) == 3
 
 
+def test_max_tokens_beyond_the_context_is_lowered() -> None:
+    assert read(plain(max_tokens=101)).request.params.max_tokens == 100
+
+
+def test_an_integer_priority_stands_for_a_class() -> None:
+    read_classes = [read(plain(priority=number)).request.priority for number in (-7, 0, 7)]
+    assert read_classes == [PriorityClass.INTERACTIVE, PriorityClass.BATCH, PriorityClass.BATCH]
+
+
 def test_plain_json_is_a_batch_request_of_its_place() -> None:
     order = read(plain())
     assert (order.request.priority, order.request.tenant) == (PriorityClass.BATCH, "default")
@@ -91,7 +100,6 @@ def test_plain_json_is_a_batch_request_of_its_place() -> None:
         (plain(model=5), "invalid_request", "model"),
         (plain(tenant="a b"), "invalid_request", "tenant"),
         (plain(temperature=-1), "invalid_request", "temperature"),
-        (plain(max_tokens=101), "context_length_exceeded", "max_tokens"),
         (plain(deadline=99.0), "deadline_exceeded", None),
         (plain(timeout=1e9), "invalid_request", "timeout"),
         (plain(prompt=None), "invalid_request", "messages"),

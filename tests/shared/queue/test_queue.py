@@ -14,7 +14,7 @@ from shared.protocol import PriorityClass
 from shared.queue.interface import Delivery, Room, Transport
 from shared.queue.memory import MemoryTransport
 from shared.settings import Settings
-from shared.validation.request_limits import token_estimate
+from shared.validation.token_estimate import token_estimate
 from tests.support.fakes import MODEL, lapse, make_request, publish_garbage
 from tests.support.queue_calls import counts, ids, pull
 from tests.support.waiting import LIMIT_S

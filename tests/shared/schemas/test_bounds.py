@@ -48,7 +48,7 @@ TOOLS = {
 NUMBERS = {"temperature": 1, "top_p": 0.5, "presence_penalty": 0, "frequency_penalty": 0}
 SAMPLING = {
     **{**NUMBERS, "top_k": 1, "min_p": 0, "repetition_penalty": 1, "seed": 1, "n": 1, "max_tokens": 1},
-    **{"logit_bias": {"1": 1}, "stop": ["x"], "user": "u", "timeout": 1},
+    **{"logit_bias": {"1": 1}, "stop": ["x"], "user": "u", "timeout": 1, "priority": 1},
 }
 LISTS = {"stop_token_ids": [1], "bad_words": ["x"], "allowed_token_ids": [1]}
 VLLM = {**LISTS, "min_tokens": 1, "thinking_token_budget": 1, "prompt_logprobs": 1}
@@ -82,7 +82,7 @@ INPUT = [
 RESPONSE = {
     **{**MODEL, "instructions": "x", "previous_response_id": "x", "max_output_tokens": 1, "temperature": 1},
     **{"top_p": 1, "top_logprobs": 1, "include": ["message.output_text.logprobs"], "max_tool_calls": 1},
-    **{"user": "u", "seed": 1, "timeout": 1, **UNUSED},
+    **{"user": "u", "seed": 1, "timeout": 1, "priority": 1, **UNUSED},
     **{"top_k": 1, "min_tokens": 1, "thinking_token_budget": 1},
 }
 FLAT = {"type": "function", "name": "f", "description": "x", "parameters": SCHEMA}
@@ -106,7 +106,7 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
         {**RESPONSE, "input": "x", "text": HELD},
     ],
     EmbeddingRequest: [
-        {**MODEL, "input": prompt, "dimensions": 1, "user": "u", "timeout": 1} for prompt in PROMPTS
+        {**MODEL, "input": prompt, "dimensions": 1, "user": "u", "timeout": 1, "priority": 1} for prompt in PROMPTS
     ],
     TokenizeRequest: [{**MODEL, "prompt": "x"}, {**MODEL, "messages": MESSAGES}],
     DetokenizeRequest: [{**MODEL, "tokens": [1]}],

@@ -121,6 +121,24 @@ def test_stop_may_be_one_string_or_several(llm: LLM) -> None:
         assert (answer.outputs[0].text, answer.outputs[0].finish_reason) == (expected, "stop")
 
 
+def test_fields_of_vllm_and_values_that_mean_off(llm: LLM) -> None:
+    greedy = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+    [free] = llm.generate("water", greedy, use_tqdm=False)
+    off: dict[str, Any] = {"stop": "", "stop_token_ids": None, "bad_words": [], "seed": -1, "top_k": -1, "n": None}
+    for wide in ({"temperature": 0, "top_p": 1}, {"temperature": 50.0, "top_p": 0}):
+        params = SamplingParams(max_tokens=6, ignore_eos=True, **{**off, **wide})
+        assert ids(llm.generate("water", params, use_tqdm=False)) == ids([free])
+    last, word = free.outputs[0].token_ids[1], free.outputs[0].text[2]
+    stopping = SamplingParams(temperature=0, ignore_eos=True, stop_token_ids=[last], min_tokens=3, max_tokens=9)
+    [stopped] = llm.generate("water", stopping, use_tqdm=False)
+    assert len(stopped.outputs[0].token_ids) > 3
+    assert stopped.outputs[0].stop_reason in (None, last)
+    [other] = llm.generate("water", SamplingParams(temperature=0, max_tokens=6, bad_words=[word]), use_tqdm=False)
+    assert word not in other.outputs[0].text
+    [empty] = llm.generate("water", SamplingParams(max_tokens=0, n=2), use_tqdm=False)
+    assert [(each.text, each.finish_reason) for each in empty.outputs] == [("", "length")] * 2
+
+
 @pytest.mark.parametrize(
     ("prompts", "params", "message"),
     [
@@ -133,6 +151,9 @@ def test_stop_may_be_one_string_or_several(llm: LLM) -> None:
         ("ok", SamplingParams(temperature="hot"), "sampling_params"),  # type: ignore[arg-type]
         ("ok", SamplingParams(max_tokens=-1), "max_tokens"),
         ("ok", SamplingParams(n=9), "n must be at most 8"),
+        ("ok", SamplingParams(best_of=2), "best_of is not supported by LLM"),
+        ("ok", SamplingParams(stop_token_ids=[9999]), r"prompts\[0\]: token 9999"),
+        ("ok", SamplingParams(bad_words=[" "]), r"prompts\[0\]: each of bad_words"),
         ("ok", SamplingParams(seed=2**63), "seed"),
         (["a", "b"], [SamplingParams()], "one for each of the 2 prompts, got 1"),
     ],

@@ -74,15 +74,23 @@ def sample(logits: Tensor, sequences: list[Sequence], mask: Mask | None = None) 
         _penalize(row, sequence)
     if mask is not None:
         mask.apply(logits)
+    for i, sequence in enumerate(sequences):
+        if sequence.rules is not None:
+            sequence.rules.apply(logits[i], sequence.tokens, sequence.num_prompt_tokens)
     highest, tokens = logits.max(dim=-1)
     finite = highest.isfinite().tolist()
     drawn: list[int | None] = [t if ok else None for t, ok in zip(tokens.tolist(), finite, strict=True)]
-    rows = [i for i, s in enumerate(sequences) if finite[i] and s.params.temperature >= MIN_TEMPERATURE]
+    rows = [i for i, s in enumerate(sequences) if finite[i] and not _is_greedy(s.params)]
     if rows:
         picked = logits if len(rows) == len(sequences) else logits[rows]
         for i, token in zip(rows, _draw(picked, [sequences[i] for i in rows]).tolist(), strict=True):
             drawn[i] = token
     return drawn
+
+
+def _is_greedy(params: SamplingParams) -> bool:
+    """Return True if the most likely token is taken, without a draw."""
+    return params.temperature < MIN_TEMPERATURE or params.top_p == 0
 
 
 def _penalize(row: Tensor, sequence: Sequence) -> None:

@@ -108,8 +108,8 @@ class Scheduler:
         self._end_batch()
 
     def finish(self, sequence: Sequence) -> None:
-        """Remove an ended sequence. If the policy pads, it keeps its row until its whole batch has ended."""
-        if self._policy.pads:
+        """Remove an ended sequence. If the policy pads, its last token keeps a row until its batch has ended."""
+        if self._policy.pads and sequence.num_uncomputed_tokens:
             self._end_batch()
         else:
             self.remove([sequence])

@@ -8,6 +8,7 @@ Its state depends only on the tokens fed so far, so feeding the logged tokens ag
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # a decoder writes it for an incomplete character
 WINDOW_TOKENS = 16  # decoded together before the window moves on; bounds the work per token
@@ -72,9 +73,14 @@ class Detokenizer:
 
 
 class TextStream:
-    """Detokenizer whose text ends before the first stop string.
+    """Detokenizer whose text ends at the first stop string.
 
     Text is held back only while it may be the beginning of a stop string.
+
+    Args:
+        decode: returns the text of token ids.
+        stop: the stop strings.
+        shows_stop: leave the stop string in the text.
     """
 
     def __init__(
@@ -82,10 +88,13 @@ class TextStream:
         decode: Callable[[list[int]], str],
         stop: tuple[str, ...] = (),
         ends_within_character: Callable[[list[int]], bool] = lambda ids: False,
+        *,
+        shows_stop: bool = False,
     ) -> None:
         self._decode = decode
         self._detokenizer = Detokenizer(decode, ends_within_character)
         self._stop = stop
+        self._shows_stop = shows_stop
         self._held = ""
 
     @property
@@ -97,25 +106,38 @@ class TextStream:
         """Return the number of characters of a token alone, as this stream shows it."""
         return len(self._decode([token_id]))
 
-    def feed(self, token_id: int) -> tuple[str, bool]:
-        """Add a token. Return the text that is now visible, and whether a stop string ended the answer."""
-        text, stopped = self._cut_at_stop(self._detokenizer.feed(token_id))
-        if stopped:
-            return text, True
-        keep = partial_match_length(text, self._stop)
+    def feed(self, token_id: int, *, may_stop: bool = True) -> tuple[str, str | None]:
+        """Add a token. Return the text that is now visible, and the stop string that ended the answer, if one did.
+
+        Args:
+            may_stop: a stop string that this token completes ends the answer.
+        """
+        text, stop = self._cut_at_stop(self._detokenizer.feed(token_id), may_stop=may_stop)
+        keep = 0 if stop is not None else partial_match_length(text, self._stop)
         self._held = text[len(text) - keep :]
-        return text[: len(text) - keep], False
+        return text[: len(text) - keep], stop
 
-    def flush(self) -> tuple[str, bool]:
-        """Return the text held back at the end of the answer, and whether it completes a stop string."""
-        text, stopped = self._cut_at_stop(self._detokenizer.flush())
+    def flush(self, *, may_stop: bool = True) -> tuple[str, str | None]:
+        """Return the text held back at the end of the answer, and the stop string that it completes, if any."""
+        text, stop = self._cut_at_stop(self._detokenizer.flush(), may_stop=may_stop)
         self._held = ""
-        return text, stopped
+        return text, stop
 
-    def _cut_at_stop(self, new: str) -> tuple[str, bool]:
-        text = self._held + new
-        ends = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        return (text[: min(ends)], True) if ends else (text, False)
+    def end_at(self, token_id: int, *, shown: bool) -> str:
+        """Return the rest of the text when a token ends the answer, with the token's own text if it is `shown`."""
+        text, stop = self.feed(token_id) if shown else ("", None)
+        return text if stop is not None else text + self.flush()[0]
+
+    def _cut_at_stop(self, new: str, *, may_stop: bool) -> tuple[str, str | None]:
+        text, held = self._held + new, len(self._held)
+        if not may_stop:
+            return text, None
+        # a stop string within the held text was completed when it could not stop
+        places = [(text.find(stop, max(0, held - len(stop) + 1)), stop) for stop in self._stop]
+        at, stop = min(((at, stop) for at, stop in places if at >= 0), key=itemgetter(0), default=(-1, None))
+        if stop is None:
+            return text, None
+        return text[: at + len(stop) if self._shows_stop else at], stop
 
 
 def partial_match_length(text: str, marks: tuple[str, ...]) -> int:

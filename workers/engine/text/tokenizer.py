@@ -7,6 +7,7 @@ code from a checkpoint is run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from shared.errors import ConfigError, InvalidRequest
-from shared.protocol import Message, Tools
+from shared.protocol import Message, SamplingParams, Tools
 from shared.settings import ReasoningParserName
 from workers.engine.interface import too_long
 from workers.engine.text.byte_bound import ByteBound
@@ -65,6 +66,7 @@ class Tokenizer:
         special = {index: token.content for index, token in self.hf.added_tokens_decoder.items() if token.special}
         marks = self.tool_format.marks
         self.special_ids = frozenset(special)
+        self._added_ids = frozenset(self.hf.added_tokens_decoder)
         self.hidden_ids = frozenset(
             index for index, text in special.items() if not any(text in mark for mark in marks)
         )
@@ -176,9 +178,35 @@ class Tokenizer:
         """Return the text of token ids, including special tokens that mark a tool call."""
         return self.decode_all([index for index in ids if index not in self.hidden_ids])
 
-    def stream(self, stop: tuple[str, ...] = (), *, calls: bool = False) -> TextStream:
+    def _decode_tight(self, ids: list[int]) -> str:
+        """Return the text of token ids, including special tokens, without spaces between adjacent added tokens."""
+        added = self._added_ids
+        cuts = [i for i in range(1, len(ids)) if ids[i - 1] in added and ids[i] in added]
+        return "".join(self.decode_all(ids[start:end]) for start, end in pairwise([0, *cuts, len(ids)]))
+
+    def stream(self, params: SamplingParams, *, calls: bool = False) -> TextStream:
         """Return a detokenizer for one answer, which may have tool `calls`."""
-        return TextStream(self._decode_calls if calls else self.decode, stop, self._ends_within_character)
+        if params.skip_special_tokens:
+            decode = self._decode_calls if calls else self.decode
+        else:
+            decode = self.decode_all if params.spaces_between_special_tokens else self._decode_tight
+        return TextStream(
+            decode, params.stop, self._ends_within_character, shows_stop=params.include_stop_str_in_output
+        )
+
+    def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Return the token ids of the forms of each word; see `Encoder`. Raises InvalidRequest as `encode` does."""
+        found = []
+        for word in words:
+            plain, spaced = (
+                tuple(self.encode(space + word.lstrip(), special=False, param="bad_words")) for space in ("", " ")
+            )
+            if not plain:
+                raise InvalidRequest("each of bad_words must have at least one token", param="bad_words")
+            found.append(plain)
+            if spaced and spaced[0] != plain[0] and len(spaced) == len(plain):
+                found.append(spaced)
+        return tuple(found)
 
 
 def _config(folder: Path) -> PreTrainedConfig | None:

@@ -116,6 +116,13 @@ def test_greedy_rows_beside_sampled_ones() -> None:
     assert together[1] == sampler.sample(logits[1:2].clone(), [make_sequence(warm, [1], [2])])[0]
 
 
+def test_top_p_of_zero_is_greedy() -> None:
+    """The first of equally likely tokens is taken, as at temperature 0."""
+    logits = torch.zeros(1, VOCAB)
+    params = SamplingParams(temperature=2.0, top_p=0.0, seed=3)
+    assert sampler.sample(logits, [make_sequence(params, [1], [])]) == [0]
+
+
 def test_penalties_match_transformers_and_openai() -> None:
     logits = torch.tensor([[2.0, 1.0, -1.0, 0.5, 0.4]])
     params = SamplingParams(repetition_penalty=2.0, presence_penalty=0.25, frequency_penalty=0.5)
@@ -136,13 +143,13 @@ def test_rows_that_are_not_finite_draw_nothing() -> None:
 
 
 EXTREMES: dict[str, list[Any]] = {
-    "temperature": [0.0, 5e-324, sampler.MIN_TEMPERATURE, 2.0],
-    "top_p": [5e-324, 1 - 2**-53],
+    "temperature": [0.0, 5e-324, sampler.MIN_TEMPERATURE, 100.0],
+    "top_p": [0.0, 5e-324, 1 - 2**-53],
     "min_p": [5e-324, 1.0],
     "top_k": [1, 1_000_000],
-    "presence_penalty": [-2.0, -5e-324, 5e-324, 2.0],
-    "frequency_penalty": [-2.0, 5e-324, 2.0],
-    "repetition_penalty": [MIN_REPETITION_PENALTY, 1 - 2**-53, 2.0],
+    "presence_penalty": [-100.0, -5e-324, 5e-324, 100.0],
+    "frequency_penalty": [-100.0, 5e-324, 100.0],
+    "repetition_penalty": [MIN_REPETITION_PENALTY, 1 - 2**-53, 100.0],
     "logit_bias": [{5: -100.0}, {5: 5e-324}, {5: 100.0}],
 }
 

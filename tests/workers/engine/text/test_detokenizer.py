@@ -23,18 +23,26 @@ def decode(ids: list[int]) -> str:
 
 
 def feed_all(
-    ids: list[int], stop: tuple[str, ...] = (), tokenizer: RustTokenizer = TOKENIZER
-) -> tuple[list[str], bool]:
-    """Return the text of each token and of the flush, and whether a stop string was found."""
-    stream = TextStream(tokenizer.decode, stop, TokenBytes(tokenizer).end_within_character)
+    ids: list[int],
+    stop: tuple[str, ...] = (),
+    tokenizer: RustTokenizer = TOKENIZER,
+    *,
+    early: int = 0,
+    shows_stop: bool = False,
+) -> tuple[list[str], str | None]:
+    """Return the text of each token and of the flush, and the stop string that was found.
+
+    The first `early` tokens cannot stop.
+    """
+    stream = TextStream(tokenizer.decode, stop, TokenBytes(tokenizer).end_within_character, shows_stop=shows_stop)
     shown = []
-    for token_id in ids:
-        text, stopped = stream.feed(token_id)
+    for number, token_id in enumerate(ids, 1):
+        text, found = stream.feed(token_id, may_stop=number > early)
         shown.append(text)
-        if stopped:
-            return shown, True
-    text, stopped = stream.flush()
-    return [*shown, text], stopped
+        if found is not None:
+            return shown, found
+    text, found = stream.flush(may_stop=len(ids) > early)
+    return [*shown, text], found
 
 
 @both_tokenizers
@@ -89,9 +97,41 @@ def test_text_ends_before_the_first_stop_string(text: str, stop: list[str]) -> N
     ends = [text.index(s) + len(s) for s in stop if s in text]
     cut = min((text[: min(ends)].find(s) for s in stop if s in text[: min(ends)]), default=0) if ends else len(text)
     assert "".join(shown) == text[:cut]
-    assert stopped == bool(ends)
+    assert (stopped is not None) == bool(ends)
+
+
+def vllm_text(ids: list[int], stop: list[str], early: int, *, shows_stop: bool) -> tuple[str, str | None]:
+    """Return text and stop string as vLLM's detokenizer has them, which keeps the whole text.
+
+    Of several stop strings that a token completes, vLLM takes the first of the list; here it is the first in the
+    text.
+    """
+    text = ""
+    for number in range(1, len(ids) + 1):
+        old, text = text, decode(ids[:number]).rstrip(REPLACEMENT)
+        if number > early:
+            new = len(text) - len(old)
+            found = [(at, s) for s in stop if (at := text.find(s, max(0, len(text) - new - len(s) + 1))) >= 0]
+            if found:
+                at, s = min(found, key=lambda each: each[0])
+                return text[: at + len(s) if shows_stop else at], s
+    return text, None
+
+
+@given(
+    st.text("abé", max_size=30),
+    st.lists(st.text("abé", min_size=1, max_size=4), min_size=1, max_size=3),
+    st.integers(0, 12),
+    st.booleans(),
+)
+def test_stop_strings_count_after_the_early_tokens(
+    text: str, stop: list[str], early: int, shows_stop: bool
+) -> None:
+    ids = TOKENIZER.encode(text).ids
+    shown, found = feed_all(ids, tuple(stop), early=early, shows_stop=shows_stop)
+    assert ("".join(shown), found) == vllm_text(ids, stop, early, shows_stop=shows_stop)
 
 
 def test_only_a_possible_stop_string_is_held_back() -> None:
     shown, stopped = feed_all(TOKENIZER.encode("xabayabc").ids, ("abc",))
-    assert (shown, stopped) == (["x", "", "", "ab", "ay", "", "", ""], True)
+    assert (shown, stopped) == (["x", "", "", "ab", "ay", "", "", ""], "abc")

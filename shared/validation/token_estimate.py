@@ -1,0 +1,40 @@
+"""Estimate of a request's tokens, which limits, budgets and queues count until a worker has tokenized it."""
+
+from __future__ import annotations
+
+from shared.protocol import Embed, Message, Request, Tools
+
+CHARS_PER_TOKEN = 3
+DEFAULT_ANSWER_TOKENS = 512  # of an answer without max_tokens
+
+
+def token_estimate(request: Request) -> int:
+    """Return the estimated tokens of prompt and answer, at least 1."""
+    if isinstance(request.work, Embed):
+        return max(1, sum(_estimated_length(text) for text in request.work.inputs))
+    if request.work is not None:
+        return 1
+    if request.messages is not None:
+        prompt = (message_chars(request.messages) + tool_chars(request.tools)) // CHARS_PER_TOKEN
+    else:
+        prompt = _estimated_length(request.prompt or ())
+    max_tokens = request.params.max_tokens
+    answer = DEFAULT_ANSWER_TOKENS if max_tokens is None else max_tokens
+    return max(1, prompt + request.params.n * answer)
+
+
+def _estimated_length(text: str | tuple[int, ...]) -> int:
+    """Return the length in tokens: exact for token ids, estimated for a string."""
+    return len(text) // CHARS_PER_TOKEN if isinstance(text, str) else len(text)
+
+
+def message_chars(messages: tuple[Message, ...]) -> int:
+    """Return the number of characters of messages and of their tool calls."""
+    calls = (call for message in messages for call in message.tool_calls)
+    return sum(len(message.content) for message in messages) + sum(len(c.name) + len(c.arguments) for c in calls)
+
+
+def tool_chars(tools: Tools | None) -> int:
+    """Return the number of characters of the names, descriptions and schemas of all tools."""
+    functions = tools.functions if tools else ()
+    return sum(len(function.name) + len(function.description) + len(function.parameters) for function in functions)

@@ -152,7 +152,7 @@ def test_fields_of_vllm_and_values_that_mean_off(llm: LLM) -> None:
         ("ok", SamplingParams(max_tokens=-1), "max_tokens"),
         ("ok", SamplingParams(n=9), "n must be at most 8"),
         ("ok", SamplingParams(best_of=2), "best_of is not supported by LLM"),
-        ("ok", SamplingParams(stop_token_ids=[9999]), r"prompts\[0\]: token 9999"),
+        ("ok", SamplingParams(stop_token_ids=[9999]), r"prompts\[0\]: stop_token_ids: token 9999"),
         ("ok", SamplingParams(bad_words=[" "]), r"prompts\[0\]: each of bad_words"),
         ("ok", SamplingParams(seed=2**63), "seed"),
         (["a", "b"], [SamplingParams()], "one for each of the 2 prompts, got 1"),

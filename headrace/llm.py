@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from shared.errors import ConfigError, HeadraceError, InvalidRequest
 from shared.models.model_store import DEFAULT, ModelRepository
 from shared.protocol import Message, Structured
 from shared.settings import Settings, load
+from shared.validation.prompt_options import check_chat_options
 from shared.validation.request_limits import Limits, check_params
 from workers.engine.interface import ConstraintSpec
 
@@ -125,15 +127,25 @@ class LLM:
         sampling_params: protocol.SamplingParams | Sequence[protocol.SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation or several with the model's chat template; otherwise like `generate`.
 
         Args:
             messages: turns with `role` and `content`.
+            add_generation_prompt, continue_final_message, chat_template_kwargs: see docs/api.md.
         """
         is_one = bool(messages) and isinstance(messages[0], Mapping)
         conversations: list[Any] = [messages] if is_one else list(messages)
-        return self._answer(conversations, self._render, sampling_params, use_tqdm)
+        options = protocol.PromptOptions(
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template_kwargs=json.dumps(chat_template_kwargs) if chat_template_kwargs else "",
+        )
+        check_chat_options(options, Limits().prompt_chars)
+        return self._answer(conversations, partial(self._render, options), sampling_params, use_tqdm)
 
     def _answer(
         self, prompts: list[Any], encode: Callable[[Any], list[int]], params: Any, use_tqdm: bool
@@ -176,7 +188,7 @@ class LLM:
     def _tokenize(self, prompt: str | list[int]) -> list[int]:
         return self._engine.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
-    def _render(self, turns: Sequence[Turn]) -> list[int]:
+    def _render(self, options: protocol.PromptOptions, turns: Sequence[Turn]) -> list[int]:
         try:
             messages = msgspec.convert(turns, list[Message])
         except msgspec.ValidationError as error:
@@ -185,7 +197,7 @@ class LLM:
             ) from None
         if not messages:
             raise InvalidRequest("messages must not be empty", param="messages")
-        return self._engine.tokenizer.encode_chat(messages)
+        return self._engine.tokenizer.encode_chat(messages, None, options)
 
     def _matcher(self, params: protocol.SamplingParams) -> Callable[[], Matcher] | None:
         """Return a factory of matchers for the constraint, None without one. Raise InvalidRequest."""

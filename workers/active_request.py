@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from shared.protocol import Embed, ErrorInfo, RequestState, Terminal, Token, TokenEvent, Usage
+from shared.protocol import Embed, ErrorInfo, PromptOptions, RequestState, Terminal, Token, TokenEvent, Usage
 from shared.queue.interface import Delivery
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
@@ -101,13 +101,14 @@ class ActiveRequest:
         return Append(self.lease, event, len(self.prompt), () if last.finished else self._ids_to_record(event))
 
     def _ids_to_record(self, event: TokenEvent) -> tuple[int, ...]:
-        """Return the prompt's ids with the first tokens of a chat, and nothing otherwise.
+        """Return the prompt's ids with the first tokens of a chat or a changed prompt, and nothing otherwise.
 
         The next worker continues from them: a chat template may contain the time, and the next worker may have
-        another version of it.
+        another version of it, or another context to truncate to.
         """
-        first = event.seq == 0 and event.tokens
-        return self.prompt if first and self.delivery.request.messages is not None else ()
+        request = self.delivery.request
+        changed = request.messages is not None or request.prompt_options != PromptOptions()
+        return self.prompt if changed and event.seq == 0 and event.tokens else ()
 
     def _terminal(self, last: EngineOutput) -> Terminal:
         error = last.error

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.models.worker_registry import Task
-from shared.protocol import FinishReason, Message, Token, Tools
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, too_long
+from shared.protocol import FinishReason, Message, PromptOptions, Token, Tools
+from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, EngineStats, too_long
 
 VOCAB_SIZE = 50_000
 DEFAULT_CONTEXT_TOKENS = 8192  # without the setting max_model_len
@@ -62,13 +62,17 @@ class ScriptedTokenizer:
         self,
         messages: Sequence[Message],
         tools: Tools | None = None,
+        options: PromptOptions = DEFAULT_OPTIONS,
         *,
-        generation_prompt: bool = True,
-        special: bool = False,
         most_tokens: int | None = None,
     ) -> list[int]:
         text = "".join(f"{message.role}:{message.content}\n" for message in messages)
         return self.encode(text, most_tokens=most_tokens, param="messages")
+
+    def encode_infilling(
+        self, prefix: str, suffix: str, *, special: bool = True, most_tokens: int | None = None
+    ) -> list[int]:
+        return self.encode(f"{prefix}[gap]{suffix}", most_tokens=most_tokens)
 
     def decode_all(self, ids: Sequence[int]) -> str:
         return "".join(map(self.entry, ids))

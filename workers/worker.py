@@ -162,7 +162,7 @@ class Worker:
         constraint = await self._compile_constraint(active)
         tokens_left = self._info.max_model_len - len(active.prompt)
         budget = min(tokens_left * request.params.n, self._settings.log_tokens)
-        prepared = active.engine_request(budget, self._prefix_salt(request.tenant))
+        prepared = active.engine_request(budget, self._prefix_salt(request))
         if prepared is None:
             return EngineOutput(active.run_id, finished=True)
         if constraint is not None:
@@ -183,9 +183,10 @@ class Worker:
             )
         return await asyncio.wrap_future(self._constraints.start(form, proven=bool(active.history)))
 
-    def _prefix_salt(self, tenant: str) -> bytes:
-        """Return the salt that separates a tenant's cached prefixes from those of other tenants."""
-        return hashlib.blake2b(tenant.encode(), key=self._secret, digest_size=16).digest()
+    def _prefix_salt(self, request: Request) -> bytes:
+        """Return the salt that separates cached prefixes: of each tenant, and of each `cache_salt` within it."""
+        parts = msgspec.json.encode((request.tenant, request.cache_salt))
+        return hashlib.blake2b(parts, key=self._secret, digest_size=16).digest()
 
     # appending outputs
 

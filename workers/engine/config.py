@@ -40,6 +40,7 @@ class EngineConfig:
         quantization: weight format of linear layers and output head; see quantization/formats.py.
         cache_dir: folder of compiled kernels; None uses plain torch.
         threads: CPU threads of one step; None leaves torch's choice.
+        special_tokens_in_messages, special_tokens_in_prompts: see `Tokenizer`.
     """
 
     model: Path
@@ -60,6 +61,13 @@ class EngineConfig:
     quantization: QuantizationName = "none"
     cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
     threads: int | None = None
+    special_tokens_in_messages: bool = False
+    special_tokens_in_prompts: bool = True
+
+    def tokenizer_options(self) -> dict[str, bool]:
+        """Return the options of `Tokenizer`."""
+        names = ("special_tokens_in_messages", "special_tokens_in_prompts")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_settings(cls, settings: Settings, folder: Path) -> EngineConfig:

@@ -11,7 +11,14 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
-from shared.schemas.common_fields import Messages, Priority, Usage, WireFinishReason, priority_class
+from shared.schemas.common_fields import (
+    ChatTemplateField,
+    Messages,
+    Priority,
+    Usage,
+    WireFinishReason,
+    priority_class,
+)
 from shared.schemas.openai.completions import is_token_ids
 from shared.schemas.parameter_bodies import JobParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
@@ -39,7 +46,7 @@ Prompt = Annotated[
 ]
 
 
-class JobRequest(JobParameters, ToolFields):
+class JobRequest(JobParameters, ChatTemplateField, ToolFields):
     """Body of POST /v1/jobs. Parameters are at the top level, with the names of a chat completion."""
 
     messages: Messages | None = Field(None, description="a chat; give either messages or prompt")

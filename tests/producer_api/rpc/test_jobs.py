@@ -11,7 +11,7 @@ from grpc_status import rpc_status
 
 from producer_api.rpc import inference_pb2 as pb
 from shared.backend import Backend
-from shared.protocol import CallDelta, ErrorInfo, FinishReason, RequestState, Token, TokenLogprobs
+from shared.protocol import CallDelta, ErrorInfo, FinishReason, PromptOptions, RequestState, Token, TokenLogprobs
 from shared.settings import Settings
 from tests.support.api_server import serving as serving_http
 from tests.support.fakes import MODEL
@@ -44,6 +44,18 @@ async def test_an_answer_is_streamed(client: Client, worker: ScriptedWorker) -> 
     assert seen[-2].tokens.tokens[0].finish_reason == "stop"
     usage = pb.Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=3, total_tokens=PROMPT_TOKENS + 3)
     assert seen[-1].end == pb.End(seq=3, state="completed", usage=usage)
+
+
+async def test_prompt_options_reach_the_worker(client: Client, worker: ScriptedWorker) -> None:
+    options = {"add_generation_prompt": False, "continue_final_message": True, "truncate_prompt_tokens": -1}
+    kwargs = {"chat_template_kwargs": '{"a": [1]}', "documents": '[{"text": "é"}]'}
+    await client.Submit(chat(**options, **kwargs, cache_salt="s"))
+    request = (await worker.take()).request
+    assert request.prompt_options == PromptOptions(**options, **kwargs)
+    assert request.cache_salt == "s"
+    wrong = await refusal(client.Submit(chat(chat_template_kwargs='{"tools": 1}')))
+    assert wrong.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "chat_template_kwargs must not have the key tools" in (wrong.details() or "")
 
 
 async def test_tokens_have_logprobs_and_tool_calls(client: Client, worker: ScriptedWorker) -> None:

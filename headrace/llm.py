@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from shared.models.model_store import DEFAULT, ModelRepository
 from shared.protocol import Message, Structured
 from shared.settings import Settings, load
 from shared.validation.parameters import BY_NAME
+from shared.validation.prompt_options import check_chat_options
 from shared.validation.request_limits import Limits, check_params
 from workers.engine.interface import ConstraintSpec
 
@@ -129,15 +131,26 @@ class LLM:
         sampling_params: protocol.SamplingParams | Sequence[protocol.SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation or several with the model's chat template; otherwise like `generate`.
 
         Args:
             messages: turns with `role` and `content`.
+            add_generation_prompt, continue_final_message, chat_template_kwargs: see docs/api.md.
         """
         is_one = bool(messages) and isinstance(messages[0], Mapping)
         conversations: list[Any] = [messages] if is_one else list(messages)
-        return self._answer(conversations, self._render, sampling_params, use_tqdm, separates_reasoning=True)
+        options = protocol.PromptOptions(
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template_kwargs=json.dumps(chat_template_kwargs) if chat_template_kwargs else "",
+        )
+        check_chat_options(options, Limits().prompt_chars)
+        render = partial(self._render, options)
+        return self._answer(conversations, render, sampling_params, use_tqdm, separates_reasoning=True)
 
     def _answer(
         self,
@@ -186,7 +199,7 @@ class LLM:
     def _tokenize(self, prompt: str | list[int]) -> list[int]:
         return self._engine.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
-    def _render(self, turns: Sequence[Turn]) -> list[int]:
+    def _render(self, options: protocol.PromptOptions, turns: Sequence[Turn]) -> list[int]:
         try:
             messages = msgspec.convert(turns, list[Message])
         except msgspec.ValidationError as error:
@@ -195,7 +208,7 @@ class LLM:
             ) from None
         if not messages:
             raise InvalidRequest("messages must not be empty", param="messages")
-        return self._engine.tokenizer.encode_chat(messages)
+        return self._engine.tokenizer.encode_chat(messages, None, options)
 
     def _request(
         self, request_id: str, ids: list[int], params: protocol.SamplingParams, separates_reasoning: bool

@@ -11,6 +11,7 @@ import msgspec
 from shared.protocol import (
     Embed,
     ErrorInfo,
+    PromptOptions,
     PromptUsage,
     RequestState,
     Terminal,
@@ -130,13 +131,14 @@ class ActiveRequest:
         return self.prompt_usage if outputs[0].tokens or outputs[0].prompt else None
 
     def _ids_to_record(self, event: TokenEvent) -> tuple[int, ...]:
-        """Return the prompt's ids with the first tokens of a chat, and nothing otherwise.
+        """Return the prompt's ids with the first tokens of a chat or a changed prompt, and nothing otherwise.
 
         The next worker continues from them: a chat template may contain the time, and the next worker may have
-        another version of it.
+        another version of it, or another context to truncate to.
         """
-        first = event.seq == 0 and event.tokens
-        return self.prompt if first and self.delivery.request.messages is not None else ()
+        request = self.delivery.request
+        changed = request.messages is not None or request.prompt_options != PromptOptions()
+        return self.prompt if changed and event.seq == 0 and event.tokens else ()
 
     def _terminal(self, last: EngineOutput) -> Terminal:
         error = last.error

@@ -14,6 +14,7 @@ import msgspec
 
 from shared.errors import InvalidRequest
 from shared.protocol import Detokenize, Embed, PromptOptions, Request, Result, Tokenize
+from shared.validation.prompt_options import option_chars
 from shared.validation.request_limits import Limits, check_request
 from workers.engine.interface import Encoder, check_vocabulary
 
@@ -75,12 +76,12 @@ def text_length(request: Request) -> int:
     """Return the number of characters of a request's texts; token ids count as one each."""
     texts: list[str | tuple[int, ...]] = [request.prompt or ()]
     for message in request.messages or ():
-        texts += [message.content, *(call.arguments for call in message.tool_calls)]
+        texts += [message.content, message.reasoning, *(call.arguments for call in message.tool_calls)]
     for function in request.tools.functions if request.tools else ():
         texts += [function.description, function.parameters]
     if isinstance(request.work, Embed):
         texts += request.work.inputs
-    return sum(map(len, texts))
+    return sum(map(len, texts)) + option_chars(request.prompt_options)
 
 
 def encode(encoder: Encoder, request: Request, most_tokens: int) -> EncodedRequest:
@@ -108,7 +109,7 @@ def encode(encoder: Encoder, request: Request, most_tokens: int) -> EncodedReque
             raise InvalidRequest("each input must have at least one token", param="input")
         prompt = tuple(token for part in parts for token in part)
         return EncodedRequest(prompt, tuple(map(len, parts)))
-    ids = _token_ids(encoder, request, Tokenize(), most_tokens)
+    ids = _token_ids(encoder, request, most_tokens)
     if not ids:
         raise InvalidRequest("the prompt must have at least one token", param="prompt")
     return EncodedRequest(tuple(ids))
@@ -125,28 +126,42 @@ def with_thinking_switch(options: PromptOptions) -> PromptOptions:
     return msgspec.structs.replace(options, chat_template_kwargs=json.dumps(variables))
 
 
-def _token_ids(encoder: Encoder, request: Request, options: Tokenize, most_tokens: int) -> list[int]:
+def _token_ids(encoder: Encoder, request: Request, most_tokens: int) -> list[int]:
+    options = request.prompt_options
+    if options.truncate_prompt_tokens is None:
+        return _all_token_ids(encoder, request, most_tokens)
+    return _truncated(_all_token_ids(encoder, request, None), request, most_tokens)
+
+
+def _all_token_ids(encoder: Encoder, request: Request, most_tokens: int | None) -> list[int]:
+    options = request.prompt_options
     if request.messages is not None:
-        # A chat template writes its special tokens itself.
-        special = options.special_tokens and request.work is not None
-        return encoder.encode_chat(
-            request.messages,
-            request.tools,
-            generation_prompt=options.generation_prompt,
-            special=special,
-            most_tokens=most_tokens,
-        )
-    if isinstance(request.prompt, str):
-        return encoder.encode(request.prompt, special=options.special_tokens, most_tokens=most_tokens)
-    return list(request.prompt or ())
+        return encoder.encode_chat(request.messages, request.tools, options, most_tokens=most_tokens)
+    if not isinstance(request.prompt, str):
+        return list(request.prompt or ())
+    special = options.add_special_tokens is not False
+    if options.suffix is not None:
+        return encoder.encode_infilling(request.prompt, options.suffix, special=special, most_tokens=most_tokens)
+    return encoder.encode(request.prompt, special=special, most_tokens=most_tokens)
 
 
-def _tokenize(encoder: Encoder, request: Request, options: Tokenize, most_tokens: int) -> Result:
-    ids = _token_ids(encoder, request, options, most_tokens)
-    return Result(tokens=tuple(ids), pieces=tuple(map(encoder.entry, ids)) if options.pieces else ())
+def _truncated(ids: list[int], request: Request, most_tokens: int) -> list[int]:
+    """Return the tokens that the request's truncation keeps, as vLLM does."""
+    options, keep = request.prompt_options, request.prompt_options.truncate_prompt_tokens
+    assert keep is not None
+    if keep == -1:
+        keep = max(1, most_tokens - (request.params.max_tokens or 1))
+    if keep >= len(ids):
+        return ids
+    return ids[:keep] if options.truncation_side == "right" else ids[len(ids) - keep :]
+
+
+def _tokenize(encoder: Encoder, request: Request, work: Tokenize, most_tokens: int) -> Result:
+    ids = _token_ids(encoder, request, most_tokens)
+    return Result(tokens=tuple(ids), pieces=tuple(map(encoder.entry, ids)) if work.pieces else ())
 
 
 def _detokenize(encoder: Encoder, request: Request, most_tokens: int) -> Result:
-    ids = _token_ids(encoder, request, Tokenize(), most_tokens)
+    ids = _all_token_ids(encoder, request, most_tokens)
     check_vocabulary(ids, encoder.vocab_size, "tokens")
     return Result(text=encoder.decode_all(ids))

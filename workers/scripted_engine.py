@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 
 from shared.errors import InvalidRequest
 from shared.models.worker_registry import Task
-from shared.protocol import FinishReason, Message, Token, Tools
+from shared.protocol import FinishReason, Message, PromptOptions, Token, Tools
 from workers.engine.echo import Echo
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, too_long
+from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, EngineStats, too_long
 from workers.engine.request_check import check_prompt_length
 
 VOCAB_SIZE = 50_000
@@ -64,9 +64,8 @@ class ScriptedTokenizer:
         self,
         messages: Sequence[Message],
         tools: Tools | None = None,
+        options: PromptOptions = DEFAULT_OPTIONS,
         *,
-        generation_prompt: bool = True,
-        special: bool = False,
         most_tokens: int | None = None,
     ) -> list[int]:
         text = "".join(f"{message.role}:{message.content}\n" for message in messages)
@@ -74,6 +73,11 @@ class ScriptedTokenizer:
 
     def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         return ()
+
+    def encode_infilling(
+        self, prefix: str, suffix: str, *, special: bool = True, most_tokens: int | None = None
+    ) -> list[int]:
+        return self.encode(f"{prefix}[gap]{suffix}", most_tokens=most_tokens)
 
     def decode_all(self, ids: Sequence[int]) -> str:
         return "".join(map(self.entry, ids))

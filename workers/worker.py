@@ -163,7 +163,7 @@ class Worker:
         bad_words = await self._encoder.encode_bad_words(request.params.bad_words)
         tokens_left = self._info.max_model_len - len(active.prompt)
         budget = min(tokens_left * request.params.n, self._settings.log_tokens)
-        prepared = active.engine_request(budget, self._prefix_salt(request.tenant), bad_words)
+        prepared = active.engine_request(budget, self._prefix_salt(request), bad_words)
         if prepared is None:
             return EngineOutput(active.run_id, finished=True)
         if constraint is not None:
@@ -184,9 +184,10 @@ class Worker:
             )
         return await asyncio.wrap_future(self._constraints.start(form, proven=bool(active.history)))
 
-    def _prefix_salt(self, tenant: str) -> bytes:
-        """Return the salt that separates a tenant's cached prefixes from those of other tenants."""
-        return hashlib.blake2b(tenant.encode(), key=self._secret, digest_size=16).digest()
+    def _prefix_salt(self, request: Request) -> bytes:
+        """Return the salt that separates cached prefixes: of each tenant, and of each `cache_salt` within it."""
+        parts = msgspec.json.encode((request.tenant, request.cache_salt))
+        return hashlib.blake2b(parts, key=self._secret, digest_size=16).digest()
 
     # appending outputs
 

@@ -171,13 +171,9 @@ class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", omit_defaults=True):
     """Tokenization of the prompt or the messages.
 
     Attributes:
-        special_tokens: add the tokens that the tokenizer puts around a text.
-        generation_prompt: end a chat with the start of the assistant's turn.
         pieces: return each token as it is spelled in the vocabulary too.
     """
 
-    special_tokens: bool = True
-    generation_prompt: bool = True
     pieces: bool = False
 
 

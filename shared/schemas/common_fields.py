@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, PydanticUseDefault
 
 from shared import protocol
 from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams, StopReason
-from shared.schemas.base import Body, Text
+from shared.schemas.base import Body, Text, refuse_unless_neutral
 from shared.schemas.openapi_bounds import LIMITS, Items, Short
 from shared.schemas.parameter_fields import parameter_field
 from shared.schemas.structured import StructuredFields
@@ -145,7 +145,31 @@ class ChatMessage(Body):
 Messages = Annotated[Items[ChatMessage], Field(max_length=LIMITS.messages)]
 
 
-class SamplingFields(Body):
+class ParameterFields(Body):
+    """Base class of bodies with fields of the parameters of shared.validation.parameters."""
+
+    def to_prompt_options(self) -> PromptOptions:
+        values = self._given(PromptOptions)
+        texts = {name: json.dumps(values[name], ensure_ascii=False) for name in _JSON_TEXTS if name in values}
+        return PromptOptions(**values | texts)
+
+    def _given(self, struct: type[msgspec.Struct], besides: Container[str] = ()) -> dict[str, Any]:
+        names = (name for name in struct.__struct_fields__ if name not in besides)
+        values = {name: BY_NAME[name].given(getattr(self, name, None)) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class ChatTemplateField(Body):
+    """Refusal of a chat template in a request: it is code that the server would run for any caller."""
+
+    chat_template: Any = Field(None, description="refused: chats are rendered with the model's own template")
+
+    _refuse_template = refuse_unless_neutral(
+        {"chat_template": (None,)}, "this server renders chats with the model's own template only"
+    )
+
+
+class SamplingFields(ParameterFields):
     """Fields of the parameters of shared.validation.parameters.
 
     Only those are declared here whose type the table does not say, or that code reads by name. `parameter_body`
@@ -163,16 +187,6 @@ class SamplingFields(Body):
     def to_params(self) -> SamplingParams:
         """Return the parameters that have a field of their name, without the seed, which admission assigns."""
         return SamplingParams(**self._given(SamplingParams, besides=("seed", "logprobs", "structured_outputs")))
-
-    def to_prompt_options(self) -> PromptOptions:
-        values = self._given(PromptOptions)
-        texts = {name: json.dumps(values[name]) for name in _JSON_TEXTS if name in values}
-        return PromptOptions(**values | texts)
-
-    def _given(self, struct: type[msgspec.Struct], besides: Container[str] = ()) -> dict[str, Any]:
-        names = (name for name in struct.__struct_fields__ if name not in besides)
-        values = {name: BY_NAME[name].given(getattr(self, name, None)) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 class Submission(SamplingFields, StructuredFields):

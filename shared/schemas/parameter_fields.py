@@ -15,6 +15,7 @@ from shared.validation.parameter_definition import Api, Parameter
 from shared.validation.parameters import BY_NAME, PARAMETERS
 
 MAX_OBJECT_KEYS = 64  # of an object in a list
+BoundedObject = Annotated[dict[str, Any], Field(max_length=MAX_OBJECT_KEYS)]
 Model = TypeVar("Model", bound=BaseModel)
 TYPES: Mapping[str, Any] = {
     "integer": int,
@@ -24,7 +25,7 @@ TYPES: Mapping[str, Any] = {
     "list of strings": Items[str],
     "list of integers": Items[int],
     "object": dict[str, Any],
-    "list of objects": Items[Annotated[dict[str, Any], Field(max_length=MAX_OBJECT_KEYS)]],
+    "list of objects": Items[BoundedObject],
 }
 
 

@@ -152,6 +152,12 @@ class Settings(BaseModel):
         False,
         description="bit-identical rows in any batch on a GPU too, by computing each step at the largest size",
     )
+    special_tokens_in_messages: bool = Field(
+        False, description="take the spelling of a control token in a chat's texts as that token, not as text"
+    )
+    special_tokens_in_prompts: bool = Field(
+        True, description="take the spelling of a special token in a prompt or an input as that token, not as text"
+    )
 
     queue_depth: int = Field(1024, ge=1, description="maximum requests waiting for one model")
     queue_tokens: int = Field(4_000_000, ge=1, description="maximum estimated tokens waiting for one model")

@@ -29,7 +29,8 @@ from shared.protocol import (
 from shared.settings import Settings
 from shared.validation.json_schema import Schema, check_schema, check_subschema_count, parse_schema
 from shared.validation.parameter_definition import MAX_SHOWN_CHARS
-from shared.validation.parameters import BY_NAME, LISTS, RANGED
+from shared.validation.parameters import LISTS, RANGED
+from shared.validation.prompt_options import check_prompt_options, option_chars
 from shared.validation.request_parameters import DIMENSIONS, MAX_USER_CHARS
 from shared.validation.sampling_parameters import (
     LOGIT_BIAS,
@@ -40,7 +41,6 @@ from shared.validation.sampling_parameters import (
 )
 from shared.validation.token_estimate import message_chars, tool_chars
 
-TRUNCATION_SIDES = ("left", "right")
 ROLES = ("system", "user", "assistant", "tool")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_CACHED_SCHEMAS = 256  # results of checks, by schema; a schema has at most 64 KiB
@@ -99,7 +99,7 @@ def check_request(request: Request, limits: Limits) -> None:
     else:
         _check_prompt(request.prompt, limits)
     check_params(request.params, limits)
-    _check_prompt_options(request, limits)
+    check_prompt_options(request, limits.prompt_chars)
     if request.tools is not None:
         _check_tools(request, request.tools, limits)
 
@@ -181,9 +181,11 @@ def _check_messages(request: Request, limits: Limits) -> None:
                 f"a message must have at most {limits.tool_calls} tool calls", param=f"messages[{i}].tool_calls"
             )
     _check_tool_results(messages)
-    if message_chars(messages) > limits.prompt_chars:
+    if message_chars(messages) + option_chars(request.prompt_options) > limits.prompt_chars:
         raise InvalidRequest(
-            f"messages must have at most {limits.prompt_chars} characters in all", param="messages"
+            f"messages must have at most {limits.prompt_chars} characters in all, with documents and "
+            "chat_template_kwargs",
+            param="messages",
         )
 
 
@@ -284,19 +286,6 @@ def _check_prompt(prompt: str | tuple[int, ...] | None, limits: Limits) -> None:
         raise InvalidRequest(
             f"prompt must have at most {limits.prompt_chars} characters or token ids", param="prompt"
         )
-
-
-def _check_prompt_options(request: Request, limits: Limits) -> None:
-    options = request.prompt_options
-    if options.truncate_prompt_tokens is not None:
-        BY_NAME["truncate_prompt_tokens"].check_range(options.truncate_prompt_tokens)
-    if options.truncation_side not in TRUNCATION_SIDES:
-        raise InvalidRequest("truncation_side must be left or right", param="truncation_side")
-    values = msgspec.structs.asdict(options) | {"cache_salt": request.cache_salt}
-    for name, value in values.items():
-        maximum = BY_NAME[name].max_chars or limits.prompt_chars
-        if isinstance(value, str) and len(value) > maximum:
-            raise InvalidRequest(f"{name} must have at most {maximum} characters", param=name)
 
 
 def check_params(params: SamplingParams, limits: Limits) -> None:

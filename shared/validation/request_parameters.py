@@ -63,6 +63,7 @@ REQUEST_PARAMETERS: tuple[Parameter, ...] = (
         "variables for the chat template",
         _OF_MESSAGES,
         default_text="none",
+        off=({},),
         max_items=MAX_TEMPLATE_VARIABLES,
     ),
     Parameter(
@@ -71,6 +72,7 @@ REQUEST_PARAMETERS: tuple[Parameter, ...] = (
         "documents for chat templates that use them",
         _OF_MESSAGES,
         default_text="none",
+        off=((),),
         max_items=MAX_DOCUMENTS,
     ),
     Parameter(
@@ -103,6 +105,7 @@ REQUEST_PARAMETERS: tuple[Parameter, ...] = (
         "text that follows the completion, for models with a fill-in-the-middle form",
         names_by_api(_COMPLETIONS, _JOBS),
         default_text="none",
+        off=("",),
     ),
     Parameter(
         "cache_salt",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shared.protocol import Embed, Message, Request, Tools
+from shared.validation.prompt_options import option_chars
 
 CHARS_PER_TOKEN = 3
 DEFAULT_ANSWER_TOKENS = 512  # of an answer without max_tokens
@@ -18,6 +19,7 @@ def token_estimate(request: Request) -> int:
         prompt = (message_chars(request.messages) + tool_chars(request.tools)) // CHARS_PER_TOKEN
     else:
         prompt = _estimated_length(request.prompt or ())
+    prompt += option_chars(request.prompt_options) // CHARS_PER_TOKEN
     max_tokens = request.params.max_tokens
     answer = DEFAULT_ANSWER_TOKENS if max_tokens is None else max_tokens
     return max(1, prompt + request.params.n * answer)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from shared.backend import Backend
-from shared.protocol import FinishReason, Message, PromptUsage, Request, Token, TokenEvent, Usage
+from shared.protocol import FinishReason, Message, PromptOptions, PromptUsage, Request, Token, TokenEvent, Usage
 from shared.queue.interface import Room
 from shared.redis import keys
 from shared.token_log.interface import Append
@@ -82,7 +82,11 @@ async def test_the_prompt_is_told_once(harness: Harness, backend: Backend) -> No
     assert alone[0].prompt_usage == PromptUsage(len("alone"))
 
 
-CLOCK = "{{ strftime_now('%f') }}{% for m in messages %}{{ m.content }}{% endfor %}"  # a different prompt each time
+CLOCK = (  # a different prompt each time
+    "{{ strftime_now('%f') }}{{ hint }}{% for d in documents or [] %}{{ d.text }}{% endfor %}"
+    "{% for m in messages %}{{ m.content }}{% endfor %}"
+)
+OPTIONS = PromptOptions(chat_template_kwargs='{"hint": "h<eos>"}', documents='[{"text": "d<bos>"}]')
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +116,13 @@ class GatedRecordingEngine(GatedEngine):
 async def test_a_takeover_keeps_the_prompt_of_the_first_run(
     harness: Harness, backend: Backend, clock_tokenizer: Tokenizer
 ) -> None:
-    """Given a template that contains the time, and a lost worker, expect the prompt ids of the first run."""
+    """Given a template with the time, variables and documents, and a lost worker, expect the first run's prompt."""
     chat = (Message("user", "what time is it?"),)
     assert clock_tokenizer.encode_chat(chat) != clock_tokenizer.encode_chat(chat)
     harness.settings = harness.settings.model_copy(update={"grace": 0.05})
-    request = msgspec.structs.replace(make_request(max_tokens=9), prompt=None, messages=chat)
+    request = msgspec.structs.replace(
+        make_request(max_tokens=9), prompt=None, messages=chat, prompt_options=OPTIONS
+    )
     first, second = GatedRecordingEngine(clock_tokenizer, 3), GatedRecordingEngine(clock_tokenizer, 1000)
     await submit(backend, request)
     async with harness.worker(first, "a"):
@@ -124,9 +130,27 @@ async def test_a_takeover_keeps_the_prompt_of_the_first_run(
     async with harness.worker(second, "b"):
         events = await answer(backend, request.id)
     [asked], [again] = first.requests, second.requests
+    assert clock_tokenizer.decode_all(asked.prompt).endswith("h<eos>d<bos>what time is it?")
+    assert not {256, 257} & set(asked.prompt)
     assert again.prompt == asked.prompt
     assert [len(ids) for ids in again.resumed] == [3]
     assert answer_tokens(events) == [expected(asked.prompt, 0, position) for position in range(9)]
+
+
+async def test_a_takeover_keeps_a_truncated_prompt(harness: Harness, backend: Backend) -> None:
+    """Given a prompt that is cut to the context, and a next worker with a longer one, expect the same prompt."""
+    harness.settings = harness.settings.model_copy(update={"grace": 0.05})
+    options = PromptOptions(truncate_prompt_tokens=-1)
+    request = msgspec.structs.replace(make_request("a long question", max_tokens=9), prompt_options=options)
+    first, second = GatedEngine(3), GatedEngine(1000)
+    first.max_model_len = 20
+    await submit(backend, request)
+    async with harness.worker(first, "a"):
+        await wait_for_tokens(backend, request, 3)
+    async with harness.worker(second, "b"):
+        events = await answer(backend, request.id)
+    prompt = [ord(letter) for letter in "ng question"]
+    assert answer_tokens(events) == [expected(prompt, 0, position) for position in range(9)]
 
 
 async def test_an_echo_is_sent_once(harness: Harness, backend: Backend) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizing a long text does not delay other requests."""
+"""Tokenizing a long text does not delay other requests, and prompts are truncated as requests ask for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from shared.backend import Backend
-from shared.protocol import Embed, Message, Request, Result, Tokenize
+from shared.errors import ContextLengthExceeded, InvalidRequest
+from shared.protocol import Embed, Message, PromptOptions, Request, Result, Tokenize
 from tests.support.fakes import answer, make_request, submit
-from tests.support.worker_harness import Harness, answer_tokens, expected_tokens, wait_until
+from tests.support.worker_harness import Harness, RecordingEngine, answer_tokens, expected_tokens, wait_until
 from workers.engine.interface import EngineOutput, EngineRequest
-from workers.prompt_encoding import MAX_INLINE_CHARS, MAX_POOLED_CHARS
+from workers.prompt_encoding import MAX_INLINE_CHARS, MAX_POOLED_CHARS, encode
 from workers.scripted_engine import ScriptedEngine, ScriptedTokenizer
 
 SLOW = "slow"
@@ -136,3 +137,61 @@ async def test_a_request_cancelled_while_tokenized_is_not_run(harness: Harness, 
         assert answer_tokens(await answer(backend, other.id)) == expected_tokens(other)
         assert len(await answer(backend, slow.id)) == 1
         assert not engine.has_work()
+
+
+CONTEXT = 10
+
+
+@pytest.mark.parametrize(
+    ("options", "max_tokens", "kept"),
+    [
+        ({"truncate_prompt_tokens": 4}, None, "mno\n"),
+        ({"truncate_prompt_tokens": 4, "truncation_side": "right"}, None, "user"),
+        ({"truncate_prompt_tokens": 16}, None, "user:fghijklmno\n"),
+        ({"truncate_prompt_tokens": -1}, None, "hijklmno\n"),
+        ({"truncate_prompt_tokens": -1}, 3, "jklmno\n"),
+        ({"truncate_prompt_tokens": -1}, 99, "\n"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text", "ids", "chat", "tokenize"])
+def test_prompts_are_truncated(options: dict[str, Any], max_tokens: int | None, kept: str, kind: str) -> None:
+    """Given a text of 16 tokens that does not fit the context, expect the tokens that the request keeps."""
+    text = "user:fghijklmno\n"  # the whole chat too, as the scripted tokenizer renders it
+    fields: dict[str, Any] = {
+        "text": {"prompt": text},
+        "ids": {"prompt": tuple(map(ord, text))},
+        "chat": {"prompt": None, "messages": (Message("user", "fghijklmno"),)},
+        "tokenize": {"prompt": text, "work": Tokenize()},
+    }[kind]
+    request = request_with(**fields, prompt_options=PromptOptions(**options))
+    request = msgspec.structs.replace(
+        request, params=msgspec.structs.replace(request.params, max_tokens=max_tokens)
+    )
+    found = encode(ScriptedTokenizer(), request, CONTEXT)
+    assert "".join(map(chr, found.result.tokens if found.result else found.prompt)) == kept
+
+
+def test_a_prompt_truncated_to_nothing_is_refused() -> None:
+    request = request_with(prompt="abc", prompt_options=PromptOptions(truncate_prompt_tokens=0))
+    with pytest.raises(InvalidRequest, match="at least one token"):
+        encode(ScriptedTokenizer(), request, CONTEXT)
+    with pytest.raises(ContextLengthExceeded):
+        encode(ScriptedTokenizer(), request_with(prompt="a" * 11), CONTEXT)
+
+
+def test_a_suffix_makes_an_infilling_prompt() -> None:
+    request = request_with(prompt="a", prompt_options=PromptOptions(suffix="b"))
+    assert encode(ScriptedTokenizer(), request, CONTEXT).prompt == tuple(map(ord, "a[gap]b"))
+
+
+async def test_a_cache_salt_separates_prefixes_of_a_tenant(harness: Harness, backend: Backend) -> None:
+    engine = RecordingEngine()
+    salted = [("t", ""), ("t", "x"), ("t", "y"), ("t", "x"), ("tx", ""), ("u", "x")]
+    async with harness.worker(engine):
+        for tenant, salt in salted:
+            request = request_with(prompt="same", tenant=tenant, cache_salt=salt)
+            await submit(backend, request)
+            await answer(backend, request.id)
+    salts = [request.prefix_salt for request in engine.requests]
+    assert salts[1] == salts[3]
+    assert len(set(salts)) == len(set(salted))

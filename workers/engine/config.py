@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -41,6 +41,7 @@ class EngineConfig:
         reasoning_parser: format of the model's reasoning: "auto", "off" or a name; see text/reasoning_format.py.
         cache_dir: folder of compiled kernels; None uses plain torch.
         threads: CPU threads of one step; None leaves torch's choice.
+        special_tokens_in_messages, special_tokens_in_prompts: see `Tokenizer`.
     """
 
     model: Path
@@ -62,6 +63,13 @@ class EngineConfig:
     reasoning_parser: ReasoningParserName = "auto"
     cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
     threads: int | None = None
+    special_tokens_in_messages: bool = False
+    special_tokens_in_prompts: bool = True
+
+    def tokenizer_options(self) -> dict[str, Any]:
+        """Return the options of `Tokenizer`."""
+        names = ("reasoning_parser", "special_tokens_in_messages", "special_tokens_in_prompts")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_settings(cls, settings: Settings, folder: Path) -> EngineConfig:

@@ -89,7 +89,7 @@ class EmbeddingEngine:
         kernels = choose_kernels(config, device, dtype)
         engine = cls(
             load_bert(config.model, found, kernels, dtype, device),
-            Tokenizer(config.model),
+            Tokenizer(config.model, **config.tokenizer_options()),
             read_pooling(config.model),
             vocab_size=found.vocab_size,
             dimensions=found.hidden,

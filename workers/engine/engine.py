@@ -102,7 +102,7 @@ class Engine:
                 param="model",
             )
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
-        tokenizer = Tokenizer(config.model, config.reasoning_parser)
+        tokenizer = Tokenizer(config.model, **config.tokenizer_options())
         size = size_cache(config, model_config, dtype, device)
         runner = load_runner(config, model_config, size, dtype=dtype, device=device, progress=progress)
         eos = read_eos_token_ids(config.model, model_config)

@@ -11,11 +11,22 @@ import msgspec
 
 from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest
 from shared.models.worker_registry import Task
-from shared.protocol import CallDelta, Message, PriorityClass, Result, SamplingParams, Structured, Token, Tools
+from shared.protocol import (
+    CallDelta,
+    Message,
+    PriorityClass,
+    PromptOptions,
+    Result,
+    SamplingParams,
+    Structured,
+    Token,
+    Tools,
+)
 
 if TYPE_CHECKING:  # the scripted engine runs without torch
     from torch import Tensor
 
+DEFAULT_OPTIONS = PromptOptions()
 MAX_LOGPROBS = 20  # most likely tokens that a request may ask for with each token
 
 
@@ -182,16 +193,24 @@ class Encoder(Protocol):
         self,
         messages: Sequence[Message],
         tools: Tools | None = None,
+        options: PromptOptions = DEFAULT_OPTIONS,
         *,
-        generation_prompt: bool = True,
-        special: bool = False,
         most_tokens: int | None = None,
     ) -> list[int]:
-        """Render messages with the chat template, and tokenize them.
+        """Render messages with the chat template, and tokenize them. The texts of messages, tools, documents and
+        template variables become no control tokens.
 
         Args:
-            generation_prompt: add the template's beginning of an answer.
-            special, most_tokens: see `encode`.
+            options: those of truncation are left to the caller.
+            most_tokens: see `encode`.
+        """
+
+    def encode_infilling(
+        self, prefix: str, suffix: str, *, special: bool = True, most_tokens: int | None = None
+    ) -> list[int]:
+        """Tokenize a text with a gap for the answer, in the model's fill-in-the-middle form.
+
+        Raises InvalidRequest if it has none.
         """
 
     def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:

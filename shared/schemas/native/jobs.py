@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
 from shared.schemas.common_fields import (
+    ChatTemplateField,
     Messages,
     Priority,
     PriorityField,
@@ -49,7 +50,7 @@ Prompt = Annotated[
 ]
 
 
-class JobRequest(JobParameters, ToolFields):
+class JobRequest(JobParameters, ChatTemplateField, ToolFields):
     """Body of POST /v1/jobs. Parameters are at the top level, with the names of a chat completion."""
 
     messages: Messages | None = Field(None, description="a chat; give either messages or prompt")

@@ -10,26 +10,26 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import Detokenize, PriorityClass, Request, Tokenize
 from shared.schemas.base import Body
-from shared.schemas.common_fields import Messages
+from shared.schemas.common_fields import ChatTemplateField, Messages, ParameterFields
 from shared.schemas.openapi_bounds import Items
+from shared.schemas.parameter_fields import BoundedObject, parameter_field
+from shared.schemas.tools import ToolFields
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class TokenizeRequest(Body):
-    """Body of POST /tokenize: a prompt, or messages."""
+class TokenizeRequest(ParameterFields, ChatTemplateField, ToolFields):
+    """Body of POST /tokenize: a prompt, or messages, with the fields of a chat that change its tokens."""
 
     model: str
     prompt: str | None = Field(None, description="a text; give either prompt or messages")
     messages: Messages | None = Field(None, description="a chat; give either messages or prompt")
-    add_special_tokens: bool | None = Field(
-        None,
-        description="add the tokens that the tokenizer puts around a text; default: true for a prompt, false for "
-        "messages, whose template adds its own",
-    )
-    add_generation_prompt: bool | None = Field(
-        None, description="end messages with the start of the assistant's turn; default true"
-    )
+    add_special_tokens: bool | None = parameter_field("add_special_tokens")
+    add_generation_prompt: bool | None = parameter_field("add_generation_prompt")
+    continue_final_message: bool | None = parameter_field("continue_final_message")
+    chat_template_kwargs: BoundedObject | None = parameter_field("chat_template_kwargs")
+    documents: Items[BoundedObject] | None = parameter_field("documents")
+    reasoning_effort: str | None = parameter_field("reasoning_effort")
     return_token_strs: bool = Field(False, description="return each token as it is spelled in the vocabulary too")
 
     def to_request(self, tenant: str) -> Request:
@@ -38,13 +38,14 @@ class TokenizeRequest(Body):
             raise InvalidRequest(
                 "add_generation_prompt is allowed with messages only", param="add_generation_prompt"
             )
-        special = self.messages is None if self.add_special_tokens is None else self.add_special_tokens
         return Request(
             id="",
             model=self.model,
             prompt=self.prompt,
             messages=None if self.messages is None else tuple(message.to_message() for message in self.messages),
-            work=Tokenize(special, self.add_generation_prompt is not False, self.return_token_strs),
+            prompt_options=self.to_prompt_options(),
+            tools=self.to_tools(),
+            work=Tokenize(self.return_token_strs),
             priority=PriorityClass.INTERACTIVE,
             tenant=tenant,
         )

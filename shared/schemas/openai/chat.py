@@ -14,6 +14,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import Request
 from shared.schemas.base import refuse_unless_neutral
 from shared.schemas.common_fields import (
+    ChatTemplateField,
     Messages,
     Metadata,
     PriorityField,
@@ -46,7 +47,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 Unsupported = Annotated[Any, Field(description="not supported: refused unless empty or neutral")]
 
 
-class ChatRequest(ChatParameters, StreamFields, ToolFields):
+class ChatRequest(ChatParameters, ChatTemplateField, StreamFields, ToolFields):
     """Body of a chat completion."""
 
     messages: Messages

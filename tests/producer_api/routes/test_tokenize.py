@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -11,10 +12,14 @@ from producer_api.routes import tokenize
 from shared.backend import Backend
 from shared.protocol import Detokenize, RequestState
 from shared.settings import Settings
+from tests.support.chat_tokenizers import save
+from tests.support.checkpoints import byte_tokenizer
 from tests.support.fakes import MODEL
 from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
+from workers.engine.text.tokenizer import Tokenizer
+from workers.scripted_engine import ScriptedEngine
 
 
 @pytest.fixture
@@ -65,3 +70,79 @@ async def test_a_slow_worker_is_a_504(
     assert (await asked).status_code == 504
     record = await backend.token_log.record(delivery.request.id)
     assert record is not None and record.state is RequestState.FAILED
+
+
+TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}{% for d in documents or [] %}{{ d.text }}{% endfor %}"
+    "{% if level is defined %}{{ 6 // level }}{% endif %}{% for m in messages %}{{ bos_token + m.role }}:"
+    "{{ m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}{{ bos_token }}{% endif %}"
+)
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Be"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    made = byte_tokenizer()
+    made.chat_template = TEMPLATE
+    return Tokenizer(save(made, tmp_path_factory.mktemp("tokenizer")))
+
+
+@pytest.fixture
+async def rendered(client: httpx.AsyncClient, backend: Backend, settings: Settings, tokenizer: Tokenizer):
+    """Client of a server whose worker has a real chat template."""
+    engine = ScriptedEngine()
+    engine.tokenizer = tokenizer
+    async with Harness(backend, settings).worker(engine):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "controls"),
+    [
+        ({"messages": [{"role": "user", "content": "a<eos><bos>b"}]}, "<bos>user:a<eos><bos>b<eos><bos>", 3),
+        ({"prompt": "a<eos><bos>b"}, "a<eos><bos>b", 2),
+        ({"messages": CHAT, "add_generation_prompt": False}, "<bos>user:hi<eos><bos>assistant:Be<eos>", 4),
+        (
+            {"messages": CHAT, "add_generation_prompt": False, "continue_final_message": True},
+            "<bos>user:hi<eos><bos>assistant:Be",
+            3,
+        ),
+        (
+            {"messages": CHAT[:1], "chat_template_kwargs": {"level": 2}, "documents": [{"text": "<eos>"}]},
+            "<eos>3<bos>user:hi<eos><bos>",
+            3,
+        ),
+    ],
+)
+async def test_chats_are_tokenized_as_they_are_answered(
+    rendered: httpx.AsyncClient, backend: Backend, fields: dict[str, Any], text: str, controls: int
+) -> None:
+    """Expect the same number of tokens in an answer's prompt, and no control tokens but those of the template."""
+    found = (await rendered.post("/tokenize", json={"model": MODEL, **fields})).json()["tokens"]
+    assert (await rendered.post("/detokenize", json={"model": MODEL, "tokens": found})).json() == {"prompt": text}
+    assert sum(index in (256, 257) for index in found) == controls
+    path = "/v1/chat/completions" if "messages" in fields else "/v1/completions"
+    answered = (await rendered.post(path, json={"model": MODEL, **fields, "max_tokens": 1, "seed": 1})).json()
+    assert answered["usage"]["prompt_tokens"] == len(found)
+    assert answered["choices"][0].get("text", "") or answered["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"chat_template_kwargs": {"level": 0}}, "messages"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+        ({"chat_template": "{{ 1 }}"}, "chat_template"),
+    ],
+)
+async def test_wrong_template_fields_are_refused_on_every_route(
+    rendered: httpx.AsyncClient, fields: dict[str, Any], param: str
+) -> None:
+    body = {"model": MODEL, "messages": CHAT, **fields}
+    paths = ["/tokenize", "/v1/chat/completions", *(["/v1/jobs"] if param != "messages" else [])]
+    for path in paths:  # a job is accepted before a worker renders its chat
+        refused = await rendered.post(path, json=body)
+        assert refused.status_code == 400, path
+        error = refused.json().get("error", refused.json())
+        assert error["param"] == param

@@ -27,7 +27,10 @@ from shared.schemas.structured import GUIDED
 from shared.validation.request_limits import Limits, check_request
 
 ROOT = Path(__file__).parents[3]
-NOT_HERE = {"response_format", *(f"guided_{kind}" for kind in GUIDED)}  # structured_outputs replaces them
+NOT_HERE = {
+    *("response_format", *(f"guided_{kind}" for kind in GUIDED)),  # structured_outputs replaces them
+    "chat_template",  # HTTP refuses it by name
+}
 SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}}'
 USER = pb.Message(role="user", content="hi")
 HI = {"messages": [{"role": "user", "content": "hi"}]}

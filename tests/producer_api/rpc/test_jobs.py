@@ -11,7 +11,7 @@ from grpc_status import rpc_status
 
 from producer_api.rpc import inference_pb2 as pb
 from shared.backend import Backend
-from shared.protocol import CallDelta, ErrorInfo, FinishReason, RequestState, Token, TokenLogprobs
+from shared.protocol import CallDelta, ErrorInfo, FinishReason, PromptOptions, RequestState, Token, TokenLogprobs
 from shared.settings import Settings
 from tests.support.api_server import serving as serving_http
 from tests.support.fakes import MODEL
@@ -73,6 +73,18 @@ async def test_token_ids_and_scores_of_the_prompt(client: Client, worker: Script
     for message in (seen[1].tokens, ended, last.end):
         assert (list(message.prompt_token_ids), list(message.prompt_logprobs)) == ([1, 2], scores)
     assert list(ended.choices[0].token_ids) == [7]
+
+
+async def test_prompt_options_reach_the_worker(client: Client, worker: ScriptedWorker) -> None:
+    options = {"add_generation_prompt": False, "continue_final_message": True, "truncate_prompt_tokens": -1}
+    kwargs = {"chat_template_kwargs": '{"a": [1]}', "documents": '[{"text": "é"}]'}
+    await client.Submit(chat(**options, **kwargs, cache_salt="s"))
+    request = (await worker.take()).request
+    assert request.prompt_options == PromptOptions(**options, **kwargs)
+    assert request.cache_salt == "s"
+    wrong = await refusal(client.Submit(chat(chat_template_kwargs='{"tools": 1}')))
+    assert wrong.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "chat_template_kwargs must not have the key tools" in (wrong.details() or "")
 
 
 async def test_tokens_have_logprobs_and_tool_calls(client: Client, worker: ScriptedWorker) -> None:

@@ -28,7 +28,7 @@ from shared.schemas.parsing import validate
 from shared.validation.request_limits import Limits, check_together
 
 # without a bound: limited by the setting max_timeout; only neutral values accepted; ignored
-EXCEPTIONS = {"timeout", "deadline", *UNSUPPORTED, *RESPONSES_UNSUPPORTED, "logprobs[]"}
+EXCEPTIONS = {"timeout", "deadline", *UNSUPPORTED, *RESPONSES_UNSUPPORTED, "chat_template", "logprobs[]"}
 LIMITS = Limits()
 
 MODEL = {"model": "m"}
@@ -108,7 +108,7 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
     EmbeddingRequest: [
         {**MODEL, "input": prompt, "dimensions": 1, "user": "u", "timeout": 1, "priority": 1} for prompt in PROMPTS
     ],
-    TokenizeRequest: [{**MODEL, "prompt": "x"}, {**MODEL, "messages": MESSAGES}],
+    TokenizeRequest: [{**MODEL, "prompt": "x"}, {**MODEL, **TEMPLATE, **TOOLS, "messages": MESSAGES}],
     DetokenizeRequest: [{**MODEL, "tokens": [1]}],
     JobSubmission: [
         {**JOB, **TOOLS, "messages": MESSAGES, "webhook": {"url": "https://a.test", "events": ["job.failed"]}},

@@ -96,6 +96,19 @@ def test_the_prompt_is_scored(llm: LLM) -> None:
     assert (plain.prompt_logprobs, cold.num_cached_tokens, plain.num_cached_tokens) == (None, 0, 32)
 
 
+def test_chat_options_are_those_of_the_server(llm: LLM) -> None:
+    turns = [{"role": "user", "content": "h<eos>"}]
+    params = SamplingParams(temperature=0, max_tokens=1)
+    options = {"add_generation_prompt": False, "continue_final_message": True, "chat_template_kwargs": {"a": 1}}
+    [one] = llm.chat(turns, params, use_tqdm=False, **options)
+    tokenizer = llm._engine.tokenizer
+    assert tokenizer.decode_all(one.prompt_token_ids) == "<bos>user:h<eos>"
+    assert one.prompt_token_ids.count(257) == 0
+    for wrong in ({"continue_final_message": True}, {"chat_template_kwargs": {"messages": []}}):
+        with pytest.raises(InvalidRequest):
+            llm.chat(turns, params, use_tqdm=False, **wrong)
+
+
 def test_choices_seeds_and_logprobs(llm: LLM) -> None:
     params = SamplingParams(seed=5, n=3, max_tokens=8, logprobs=2, ignore_eos=True)
     first, second = llm.generate(["river", "river"], params, use_tqdm=False)

@@ -1,7 +1,7 @@
 """Turns of a chat in the form that a chat template takes, including tools, tool calls and their results.
 
 If the template does not support tools, a system message describes them, and calls and results are written as text
-in the format of Hermes 2 Pro.
+in the format of Hermes 2 Pro. Roles and this markup may become control tokens, as the template's own text may.
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ from typing import Any
 
 from shared.protocol import Function, Message, ToolCall, Tools
 from shared.validation.json_text import fault
+from workers.engine.text.traced_text import trusted
 
-TOOL_INSTRUCTIONS = """# Tools
+INSTRUCTIONS_START = trusted("""# Tools
 
 You may call functions to help with the user's request. Their signatures are within <tools></tools>:
 <tools>
-{functions}
+""")
+INSTRUCTIONS_END = trusted("""
 </tools>
 
 To call one, answer with a JSON object with its name and arguments within <tool_call></tool_call>:
 <tool_call>
-{{"name": <name>, "arguments": <arguments as a JSON object>}}
-</tool_call>"""
+{"name": <name>, "arguments": <arguments as a JSON object>}
+</tool_call>""")
+RESULT_START, RESULT_END = trusted("<tool_response>\n"), trusted("\n</tool_response>")
+CALL_START, CALL_END = trusted("<tool_call>\n"), trusted("\n</tool_call>")
+PLAIN_MARKUP = (INSTRUCTIONS_START, INSTRUCTIONS_END, RESULT_START, RESULT_END, CALL_START, CALL_END)
+NEWLINE, EMPTY_LINE = trusted("\n"), trusted("\n\n")
 
 Turn = dict[str, Any]
 
@@ -36,7 +42,7 @@ def native_turns(
     call_id = _short_id if short_ids else str
     turns = []
     for message in messages:
-        turn: Turn = {"role": message.role, "content": message.content}
+        turn: Turn = {"role": trusted(message.role), "content": message.content}
         if message.tool_calls:
             turn["tool_calls"] = [_native_call(call, call_id(call.id)) for call in message.tool_calls]
         if message.tool_call_id is not None:
@@ -52,17 +58,17 @@ def plain_turns(messages: Sequence[Message], tools: Tools | None) -> list[Turn]:
     turns: list[Turn] = []
     if tools is not None:
         functions = "\n".join(json.dumps(_function_json(each), ensure_ascii=False) for each in tools.functions)
-        section = TOOL_INSTRUCTIONS.format(functions=functions)
+        section = INSTRUCTIONS_START + functions + INSTRUCTIONS_END
         if messages and messages[0].role == "system":
-            section, messages = f"{messages[0].content}\n\n{section}", messages[1:]
-        turns.append({"role": "system", "content": section})
+            section, messages = messages[0].content + EMPTY_LINE + section, messages[1:]
+        turns.append({"role": trusted("system"), "content": section})
     for message in messages:
         if message.role == "tool":
-            turns.append({"role": "user", "content": f"<tool_response>\n{message.content}\n</tool_response>"})
+            turns.append({"role": trusted("user"), "content": RESULT_START + message.content + RESULT_END})
         else:
             content = [message.content] if message.content else []
-            text = "\n".join([*content, *(_plain_call(call) for call in message.tool_calls)])
-            turns.append({"role": message.role, "content": text})
+            text = NEWLINE.join([*content, *(_plain_call(call) for call in message.tool_calls)])
+            turns.append({"role": trusted(message.role), "content": text})
     return turns
 
 
@@ -97,4 +103,4 @@ def _native_call(call: ToolCall, call_id: str) -> Turn:
 
 def _plain_call(call: ToolCall) -> str:
     described = json.dumps({"name": call.name, "arguments": _parsed_arguments(call)}, ensure_ascii=False)
-    return f"<tool_call>\n{described}\n</tool_call>"
+    return CALL_START + described + CALL_END

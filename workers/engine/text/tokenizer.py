@@ -11,20 +11,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from tokenizers import Tokenizer as RustTokenizer
 from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from shared.errors import ConfigError, InvalidRequest
-from shared.protocol import Message, SamplingParams, Tools
+from shared.protocol import Message, PromptOptions, SamplingParams, Tools
 from shared.settings import ReasoningParserName
-from workers.engine.interface import too_long
+from workers.engine.interface import DEFAULT_OPTIONS, too_long
 from workers.engine.text.byte_bound import ByteBound
-from workers.engine.text.chat_template import native_turns, plain_turns
+from workers.engine.text.chat_renderer import ChatRenderer
+from workers.engine.text.control_tokens import ControlTokens, added_around_text, control_ids, encode_alone
 from workers.engine.text.detokenizer import Detokenizer, TextStream
+from workers.engine.text.infilling import find_infilling_form
 from workers.engine.text.reasoning_format import find_format
 from workers.engine.text.token_bytes import TokenBytes
-from workers.engine.text.tool_format import detect_tool_format
+from workers.engine.text.traced_text import mask_of, plain
 
 # no code from a checkpoint is run
 SAFE_LOADING: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -32,6 +34,10 @@ SAFE_LOADING: dict[str, Any] = {"local_files_only": True, "trust_remote_code": F
 
 class Tokenizer:
     """Fast (Rust) tokenizer and its chat template; see `Encoder`.
+
+    Args:
+        special_tokens_in_messages: take the spelling of a control token in a chat's texts as that token.
+        special_tokens_in_prompts: the same in other texts.
 
     Attributes:
         hf: transformers' tokenizer, for access to its vocabulary.
@@ -41,11 +47,21 @@ class Tokenizer:
         reasoning_format: the format in which the model writes its reasoning; None if it does not reason.
     """
 
-    def __init__(self, folder: Path, reasoning_parser: ReasoningParserName = "auto") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        reasoning_parser: ReasoningParserName = "auto",
+        special_tokens_in_messages: bool = False,
+        special_tokens_in_prompts: bool = True,
+    ) -> None:
         """Load the tokenizer of a folder.
 
         Args:
+            folder: of the checkpoint.
             reasoning_parser: see `find_format`.
+            special_tokens_in_messages: take spellings of special tokens in texts of a chat as these tokens.
+            special_tokens_in_prompts: the same in prompts without a chat template.
 
         Raises:
             ConfigError: there is no tokenizer that can be used, or it lacks the tokens of the chosen format.
@@ -59,10 +75,11 @@ class Tokenizer:
             raise ConfigError(f"{folder} has no fast tokenizer (tokenizer.json)")
         backend.no_truncation()
         backend.no_padding()
-        self._backend = backend
+        self._backend: RustTokenizer = backend
         self._bound = ByteBound.from_tokenizer(backend)
         self._bytes = TokenBytes(backend)
-        self.tool_format, self._supports_tools = detect_tool_format(self._template(with_tools=True))
+        self._renderer = ChatRenderer(self.hf)
+        self.tool_format = self._renderer.tool_format
         special = {index: token.content for index, token in self.hf.added_tokens_decoder.items() if token.special}
         marks = self.tool_format.marks
         self.special_ids = frozenset(special)
@@ -77,13 +94,12 @@ class Tokenizer:
             lambda text: self.encode(text, special=False),
             lambda token_id: self.decode_all([token_id]),
         )
-
-    def _template(self, *, with_tools: bool) -> str:
-        """Return the chat template, or an empty string. A checkpoint may have a separate one for tools."""
-        found: str | dict[str, str] = self.hf.chat_template or ""
-        if isinstance(found, str):
-            return found
-        return (found.get("tool_use") if with_tools else None) or found.get("default", "")
+        self._infilling = find_infilling_form(backend.get_vocab())
+        control = None
+        if not special_tokens_in_prompts or (self.hf.chat_template and not special_tokens_in_messages):
+            control = ControlTokens(backend, control_ids(backend, self._renderer.markup))
+        self._control_in_messages = None if special_tokens_in_messages else control
+        self._control_in_prompts = None if special_tokens_in_prompts else control
 
     @property
     def eos_token_id(self) -> int | None:
@@ -99,50 +115,49 @@ class Tokenizer:
         self, text: str, *, special: bool = True, most_tokens: int | None = None, param: str = "prompt"
     ) -> list[int]:
         """Tokenize a text; see `Encoder`. Raises InvalidRequest, naming `param`, for a lone surrogate."""
-        try:
-            data = text.encode()
-        except UnicodeEncodeError:
-            raise InvalidRequest(f"{param} must not contain a lone surrogate", param=param) from None
-        if most_tokens is not None and self._bound and self._bound.min_tokens(data) > most_tokens:
-            raise too_long(len(data), "bytes", most_tokens, param)
-        # a batch of one, because the library's `encode` does not release the GIL
-        [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=special)
-        ids: list[int] = encoding.ids
-        return ids
+        return self._encode(text, self._control_in_prompts, special, most_tokens, param)
 
     def encode_chat(
         self,
         messages: Sequence[Message],
         tools: Tools | None = None,
+        options: PromptOptions = DEFAULT_OPTIONS,
         *,
-        generation_prompt: bool = True,
-        special: bool = False,
         most_tokens: int | None = None,
     ) -> list[int]:
         """Render a chat with the model's template and tokenize it; see `Encoder`.
 
         Raises InvalidRequest if there is no chat template or the template refuses the messages.
         """
-        template = self._template(with_tools=tools is not None)
-        if not template:
-            raise InvalidRequest("this model has no chat template; send a prompt instead", param="messages")
-        if self._supports_tools:
-            turns, functions = native_turns(messages, tools, short_ids=self.tool_format.short_ids)
-        else:
-            turns, functions = plain_turns(messages, tools), None
+        text = self._renderer.render(messages, tools, options)
+        special = bool(options.add_special_tokens)  # the template writes its own
+        return self._encode(text, self._control_in_messages, special, most_tokens, "messages")
+
+    def encode_infilling(
+        self, prefix: str, suffix: str, *, special: bool = True, most_tokens: int | None = None
+    ) -> list[int]:
+        """Tokenize a text with a gap; see `Encoder`."""
+        if self._infilling is None:
+            raise InvalidRequest("suffix: this model has no fill-in-the-middle form", param="suffix")
+        ids = added_around_text(self._backend)[0] if special else []
+        for mark, text in self._infilling.parts(prefix, suffix):
+            mark_id = self._backend.token_to_id(mark)
+            assert mark_id is not None
+            ids += [mark_id, *self.encode(text, special=False, most_tokens=most_tokens)]
+        return ids
+
+    def _encode(
+        self, text: str, control: ControlTokens | None, special: bool, most_tokens: int | None, param: str
+    ) -> list[int]:
         try:
-            text = self.hf.apply_chat_template(
-                turns,
-                tools=functions,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=generation_prompt,
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise InvalidRequest(
-                f"the model's chat template refuses these messages: {error}", param="messages"
-            ) from error
-        return self.encode(text, special=special, most_tokens=most_tokens, param="messages")
+            data = text.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"{param} must not contain a lone surrogate", param=param) from None
+        if most_tokens is not None and self._bound and self._bound.min_tokens(data) > most_tokens:
+            raise too_long(len(data), "bytes", most_tokens, param)
+        if control is None:
+            return encode_alone(self._backend, text, special=special)
+        return control.encode(plain(text), mask_of(text), special=special)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""

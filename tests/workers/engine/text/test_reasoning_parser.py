@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from shared.protocol import Message
+from shared.protocol import Message, SamplingParams
 from tests.support.reasoning_model import (
     END_THINK,
     OPENING_TEMPLATE,
@@ -50,7 +50,7 @@ def parse(
     """Parse an answer, given as text with tags; forced tokens come in between."""
     form = tokenizer.reasoning_format
     assert form is not None
-    stream = tokenizer.stream(stop)
+    stream = tokenizer.stream(SamplingParams(stop=stop))
     parser = ReasoningParser(
         form,
         prompt or tokenizer.encode_chat(CHAT),
@@ -133,7 +133,7 @@ def test_a_quoted_tag_is_text(tokenizer: Tokenizer) -> None:
     assert END_THINK not in spelled
     form = tokenizer.reasoning_format
     assert form is not None
-    stream = tokenizer.stream()
+    stream = tokenizer.stream(SamplingParams())
     parser = ReasoningParser(form, [], frozenset(), tag_lengths=(7, 8))
     text = ""
     for token_id in spelled:
@@ -193,7 +193,7 @@ def test_tags_may_be_hidden_special_tokens(tmp_path: Path, calls: bool) -> None:
     form = tokenizer.reasoning_format
     assert form is not None
     assert tokenizer.entry(form.end_id) == "[/THINK]"
-    stream = tokenizer.stream(calls=calls)
+    stream = tokenizer.stream(SamplingParams(), calls=calls)
     lengths = (stream.token_length(form.start_id), stream.token_length(form.end_id))
     assert lengths == (0, 0)
     parser = ReasoningParser(form, [], frozenset(), tag_lengths=lengths)

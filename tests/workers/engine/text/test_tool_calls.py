@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from shared.protocol import CallDelta, FinishReason, Function, Message, Sampling
 from tests.support.engine_driver import Answers, drain, load
 from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec, EngineRequest
+from workers.engine.text.tokenizer import Tokenizer
 from workers.engine.text.tool_call_parser import ToolCallParser
 from workers.engine.text.tool_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolFormat, detect_tool_format
 
@@ -253,18 +255,16 @@ def test_template_without_tools_gets_them_as_text(engine: Engine) -> None:
     assert text.endswith("assistant:")
 
 
-def test_template_with_tools_gets_them(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_with_tools_gets_them(llama: Path, tmp_path: Path) -> None:
     template = (
         "{% for tool in tools %}{{ tool.function.name }};{% endfor %}[TOOL_CALLS]"
         "{% for m in messages %}{{ m.role }}:"
         "{% for c in m.tool_calls %}{{ c.id ~ c.function.arguments.city }}{% endfor %}"
         "{{ m.tool_call_id }}{{ m.content }}|{% endfor %}"
     )
-    from workers.engine.text import tokenizer
-
-    made = tokenizer.Tokenizer(llama)
-    made.hf.chat_template = template
-    made.tool_format, made._supports_tools = detect_tool_format(template)
+    folder = shutil.copytree(llama, tmp_path / "llama")
+    (folder / "chat_template.jinja").write_text(template)
+    made = Tokenizer(folder)
     text = made.decode(made.encode_chat(CHAT, Tools(FUNCTIONS)))
     call = text.partition("assistant:")[2][:9]
     assert call.isalnum()

@@ -105,7 +105,8 @@ class Sequence:
         text, self.finish_reason = self._detokenize(token_id)
         if self.tool_parser is None:
             return Token(self.choice, token_id, text, self.finish_reason, logprobs)
-        text, calls = self.tool_parser.feed(text, last=self.ended)
+        cut = token_id not in self.eos_token_ids
+        text, calls = self.tool_parser.feed(text, last=self.ended, cut=cut)
         if self.finish_reason is FinishReason.STOP and self.tool_parser.has_call:
             self.finish_reason = FinishReason.TOOL_CALLS
         return Token(self.choice, token_id, text, self.finish_reason, logprobs, calls)

@@ -13,6 +13,7 @@ from shared.protocol import CallDelta, FinishReason, Function, Message, Sampling
 from tests.support.engine_driver import Answers, drain, load
 from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec, EngineRequest
+from workers.engine.text.chat_template import native_turns, plain_turns
 from workers.engine.text.tool_call_parser import ToolCallParser
 from workers.engine.text.tool_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolFormat, detect_tool_format
 
@@ -309,3 +310,9 @@ def test_a_required_call_that_is_cut_has_no_text(
             assert cut.reason("r") is FinishReason.LENGTH
             assert cut.text("r") == ""
             assert all("tool_call" not in delta.arguments for token in cut.tokens["r", 0] for delta in token.calls)
+
+
+def test_reasoning_goes_to_templates_under_both_names() -> None:
+    chat = [Message("user", "hi"), Message("assistant", "x", reasoning="hm")]
+    for turns in (native_turns(chat, None, short_ids=False)[0], plain_turns(chat, None)):
+        assert turns[1] == {"role": "assistant", "content": "x", "reasoning": "hm", "reasoning_content": "hm"}

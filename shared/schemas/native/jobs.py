@@ -11,7 +11,8 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
-from shared.schemas.common_fields import Messages, Priority, Usage, WireFinishReason, priority_class
+from shared.schemas.common_fields import Priority, Usage, WireFinishReason, priority_class
+from shared.schemas.messages import Messages, to_messages
 from shared.schemas.openai.completions import is_token_ids
 from shared.schemas.parameter_bodies import JobParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
@@ -58,7 +59,7 @@ class JobRequest(JobParameters, ToolFields):
         return Request(
             id="",
             model=self.model,
-            messages=None if messages is None else tuple(message.to_message() for message in messages),
+            messages=None if messages is None else to_messages(messages),
             prompt=self.prompt,
             params=msgspec.structs.replace(self.to_params(), logprobs=self.logprobs),
             prompt_options=self.to_prompt_options(),

@@ -10,7 +10,7 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import Detokenize, PriorityClass, Request, Tokenize
 from shared.schemas.base import Body
-from shared.schemas.common_fields import Messages
+from shared.schemas.messages import Messages, to_messages
 from shared.schemas.openapi_bounds import Items
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -43,7 +43,7 @@ class TokenizeRequest(Body):
             id="",
             model=self.model,
             prompt=self.prompt,
-            messages=None if self.messages is None else tuple(message.to_message() for message in self.messages),
+            messages=None if self.messages is None else to_messages(self.messages),
             work=Tokenize(special, self.add_generation_prompt is not False, self.return_token_strs),
             priority=PriorityClass.INTERACTIVE,
             tenant=tenant,

@@ -39,6 +39,11 @@ class Client:
     trace_id: str = ""
     standings: Sequence[Standing] = ()
 
+    def rename(self, http_request_id: str) -> None:
+        """Take an id from the request's body as its `x-request-id`, if it is valid as one."""
+        if HTTP_REQUEST_ID.fullmatch(http_request_id.encode()):
+            self.http_request_id = http_request_id
+
 
 def _trace_id(headers: Mapping[bytes, bytes]) -> str:
     """Return the trace id of the traceparent header, or an empty string. Reference: W3C Trace Context."""

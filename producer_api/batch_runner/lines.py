@@ -24,7 +24,8 @@ CHUNK_LINES = 128  # fewer need more fsyncs, more leave less to share among proc
 MAX_ERRORS = 100  # reported per file
 MAX_ID_CHARS = 512
 MAX_LINE_DEPTH = 200  # objects and arrays inside each other; the decoder recurses over them
-FIELD = re.compile(r"`(?:\$\.)?(\w+)`")
+# in msgspec's errors
+MISSING_FIELD, FIELD_OF_WRONG_TYPE = re.compile(r"missing required field `(\w+)`"), re.compile(r"at `\$\.(\w+)`")
 STOPPED = {
     "batch_cancelled": "the batch was cancelled before this line was done",
     "batch_expired": "the batch's completion window ended before this line was done",
@@ -131,9 +132,11 @@ def _fault(data: bytes, number: int, batch: Batch, seen: set[bytes]) -> LineErro
 def _undecodable(error: Exception, number: int) -> LineError:
     if not isinstance(error, msgspec.ValidationError):
         return LineError("invalid_json_line", "the line must be valid JSON", number)
-    named = FIELD.findall(str(error))
-    code = "missing_required_parameter" if "missing" in str(error) else "invalid_line"
-    return LineError(code, str(error), number, named[-1] if named else None)
+    if (found := MISSING_FIELD.search(str(error))) is not None:
+        return LineError("missing_required_parameter", f"{found[1]} is required", number, found[1])
+    if (found := FIELD_OF_WRONG_TYPE.search(str(error))) is not None:
+        return LineError("invalid_line", f"{found[1]} must be a string", number, found[1])
+    return LineError("invalid_line", "the line must be an object", number)
 
 
 def read(path: Path, chunk: Chunk) -> Iterator[tuple[int, Line]]:

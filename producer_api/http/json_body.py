@@ -14,6 +14,7 @@ from producer_api.http.open_streams import ClientGone
 from producer_api.http.threads import Threads
 from shared.errors import MalformedBody, UnsupportedMediaType
 from shared.protocol import Request as Draft
+from shared.schemas.neutral_fields import RequestIdField
 from shared.schemas.parsing import Model, validate
 from shared.schemas.unknown_fields import ignored_fields
 
@@ -46,7 +47,10 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
         return body, ignored_fields(body)
 
     body, ignored = await off_loop(request, read)
-    request.state.facts.report_ignored(ignored)
+    facts = request.state.facts
+    facts.report_ignored(ignored)
+    if isinstance(body, RequestIdField) and body.request_id and "x-request-id" not in request.headers:
+        facts.client.rename(body.request_id)
     return body
 
 

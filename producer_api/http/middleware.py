@@ -40,7 +40,6 @@ class RequestId:
             return
         headers = dict(scope["headers"])
         client = self._proxies.client((scope.get("client") or ("",))[0], headers)
-        http_request_id = client.http_request_id.encode()
         state = scope.setdefault("state", {})
         state["match"] = self._endpoints.match(scope["method"], scope["path"])
         facts = state["facts"] = RequestFacts(client, time.perf_counter())
@@ -48,8 +47,9 @@ class RequestId:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                more = [(name.encode(), value.encode()) for name, value in facts.headers.items()]
-                message["headers"] = [*message["headers"], (b"x-request-id", http_request_id), *more]
+                more = {"x-request-id": client.http_request_id, **facts.headers}
+                added = [(name.encode(), value.encode()) for name, value in more.items()]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -54,12 +54,16 @@ class Function(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tools(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Functions that an answer may call. With `required` it must call one; with `named`, that one."""
+    """Functions that an answer may call: those in `only`, or all if it is empty.
+
+    With `required` it must call one; with `named`, that one.
+    """
 
     functions: tuple[Function, ...]
     required: bool = False
     named: str | None = None
     parallel: bool = True
+    only: tuple[str, ...] = ()
 
     @property
     def param(self) -> str:
@@ -73,7 +77,8 @@ class Tools(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def allowed(self) -> tuple[Function, ...]:
-        return tuple(function for function in self.functions if self.named in (None, function.name))
+        names = self.only if self.named is None else (self.named,)
+        return tuple(function for function in self.functions if not names or function.name in names)
 
 
 class Structured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,24 +1,22 @@
-"""Base class of request bodies, and the type of a text."""
+"""Base class of request bodies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     GetJsonSchemaHandler,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from shared.schemas.openapi_bounds import LIMITS, MAX_CONTENT_PARTS, add_bounds
+from shared.schemas.openapi_bounds import LIMITS, add_bounds
 
 
 class Body(BaseModel):
@@ -55,36 +53,3 @@ def refuse_unless_neutral(
         return value
 
     return field_validator(*neutral)(check)
-
-
-def _text(content: Any) -> Any:
-    """Return OpenAI's list of text parts as one string."""
-    if not isinstance(content, list):
-        return content
-    if not content:
-        raise PydanticCustomError("content", "content must not be an empty list")
-    if len(content) > MAX_CONTENT_PARTS:
-        raise PydanticCustomError(
-            "content", "content must have at most {maximum} parts", {"maximum": MAX_CONTENT_PARTS}
-        )
-    for i, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise PydanticCustomError(
-                "content", "part {i} must have the type text: other parts are not supported", {"i": i}
-            )
-        if not isinstance(part.get("text"), str):
-            raise PydanticCustomError("content", "text of part {i} must be a string", {"i": i})
-    return "".join(part["text"] for part in content)
-
-
-_TEXT_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
-Text = Annotated[
-    str,
-    BeforeValidator(_text),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART, "minItems": 1}]}),
-]

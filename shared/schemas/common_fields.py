@@ -1,4 +1,4 @@
-"""Fields that several APIs share: sampling parameters, messages, usage.
+"""Fields that several APIs share: sampling parameters, streams, usage.
 
 `shared.validation.request_limits` checks the ranges, for every transport.
 """
@@ -10,16 +10,16 @@ from collections.abc import Container
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import msgspec
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticUseDefault
 
 from shared import protocol
-from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams, StopReason
-from shared.schemas.base import Body, Text, refuse_unless_neutral
-from shared.schemas.openapi_bounds import LIMITS, Items, Short
+from shared.protocol import FinishReason, PriorityClass, PromptOptions, SamplingParams, StopReason
+from shared.schemas.base import Body, refuse_unless_neutral
+from shared.schemas.neutral_fields import NeutralFields
+from shared.schemas.openapi_bounds import Items, Short
 from shared.schemas.parameter_fields import parameter_field
 from shared.schemas.structured import StructuredFields
-from shared.schemas.tools import PastCall
 from shared.validation.parameters import BY_NAME
 
 Priority = Literal["interactive", "standard", "batch"]
@@ -94,57 +94,6 @@ Stop = Annotated[
 ]
 
 
-class ChatMessage(Body):
-    """One turn. Other fields of an SDK's answer are accepted if they are empty, so that it can be sent back."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    tool_calls: Items[PastCall] | None = Field(None, description="the tool calls of this answer")
-    content: Annotated[Text | None, Field(validate_default=True)] = None
-    tool_call_id: Short | None = Field(
-        None, validate_default=True, description="id of the tool call that this message answers"
-    )
-    name: Short | None = Field(None, description="name of the speaker, for chat templates that use it")
-    refusal: None = None
-    annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
-    audio: None = None
-    function_call: None = None
-
-    @field_validator("tool_calls")
-    @classmethod
-    def _check_tool_calls(cls, calls: list[PastCall] | None, info: ValidationInfo) -> list[PastCall] | None:
-        if calls and info.data.get("role") != "assistant":
-            raise PydanticCustomError("tool_calls", "only messages of the assistant may have tool_calls")
-        return calls
-
-    @field_validator("content")
-    @classmethod
-    def _check_content(cls, content: str | None, info: ValidationInfo) -> str | None:
-        if content is None and not info.data.get("tool_calls"):
-            raise PydanticCustomError("content", "content is required")
-        return content
-
-    @field_validator("tool_call_id")
-    @classmethod
-    def _check_tool_call_id(cls, call: str | None, info: ValidationInfo) -> str | None:
-        if (call is None) == (info.data.get("role") == "tool"):
-            raise PydanticCustomError(
-                "tool_call_id", "tool_call_id is required in messages of a tool, and allowed in no other"
-            )
-        return call
-
-    def to_message(self) -> Message:
-        return Message(
-            "system" if self.role == "developer" else self.role,
-            self.content or "",
-            tool_calls=tuple(call.to_call() for call in self.tool_calls or ()),
-            tool_call_id=self.tool_call_id,
-            name=self.name,
-        )
-
-
-Messages = Annotated[Items[ChatMessage], Field(max_length=LIMITS.messages)]
-
-
 class ParameterFields(Body):
     """Base class of bodies with fields of the parameters of shared.validation.parameters."""
 
@@ -189,7 +138,7 @@ class SamplingFields(ParameterFields):
         return SamplingParams(**self._given(SamplingParams, besides=("seed", "logprobs", "structured_outputs")))
 
 
-class Submission(SamplingFields, StructuredFields):
+class Submission(SamplingFields, StructuredFields, NeutralFields):
     """Fields of every request for an answer of one or several choices, without its input."""
 
     model: str
@@ -228,6 +177,19 @@ class StreamFields(Body):
     def continuous_usage(self) -> bool:
         """True if each chunk has the usage so far. As in vLLM, only together with include_usage."""
         return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+
+class TierFields(Body):
+    """OpenAI's service tiers, as classes of the queue."""
+
+    service_tier: Short | None = Field(
+        None, description="flex waits in the class batch, unless priority is set; others have no effect"
+    )
+
+    def class_of(self, priority: Priority) -> PriorityClass:
+        """Return the class of a body whose priority, given or not, is this."""
+        flexible = self.service_tier == "flex" and "priority" not in self.model_fields_set
+        return PriorityClass.BATCH if flexible else priority_class(priority)
 
 
 def priority_class(priority: Priority) -> PriorityClass:

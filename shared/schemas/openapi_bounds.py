@@ -41,7 +41,7 @@ ARRAYS: Mapping[str, Bounds] = {
     "guided_choice": {"maxItems": LIMITS.choices},
 }
 OBJECTS: Mapping[str, Bounds] = {
-    name: {"maxProperties": MAX_SCHEMA_KEYS} for name in ("parameters", "schema", "json", "guided_json")
+    name: {"maxProperties": MAX_SCHEMA_KEYS} for name in ("parameters", "schema", "value", "json", "guided_json")
 }
 BY_TYPE: Mapping[str, tuple[Mapping[str, Bounds], Bounds]] = {
     "integer": (NUMBERS, {}),

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import from_json
 
-from shared.errors import HeadraceError, InvalidRequest, MalformedBody
-from shared.schemas.field_paths import field_path
+from shared.errors import InvalidRequest, MalformedBody
+from shared.schemas.error_texts import sentence, wrong_fields
 from shared.schemas.unknown_fields import refusals
 from shared.validation.json_text import occurrences
 
@@ -26,25 +26,8 @@ class InvalidFields(InvalidRequest):
 
     def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
         param, message = fields[0]
-        super().__init__(f"{param}: {message}" if param else message, param=param or None)
+        super().__init__(sentence(param, message), param=param or None)
         self.fields = tuple(fields)
-
-    @classmethod
-    def from_validation(cls, error: ValidationError) -> HeadraceError:
-        """Return pydantic's findings as an error; a body that is not JSON becomes MalformedBody."""
-        if (count := error.error_count()) > MAX_ERRORS:
-            return InvalidRequest(f"{count} fields are wrong")
-        found = error.errors(include_url=False, include_input=False)
-        if found[0]["type"] == "json_invalid":
-            return MalformedBody(found[0]["msg"])
-        return cls([(field_path(item["loc"]), _message(item)) for item in found])
-
-
-def _message(found: ErrorDetails) -> str:
-    """Return pydantic's message, or one of our own where pydantic's quotes the client's input."""
-    if found["type"] == "union_tag_invalid":
-        return f"{found['ctx']['discriminator']} must be one of {found['ctx']['expected_tags']}"
-    return found["msg"]
 
 
 def validate_plain(value: dict[str, Any], schema: type[Model], *, strict_fields: bool = False) -> Model:
@@ -53,7 +36,7 @@ def validate_plain(value: dict[str, Any], schema: type[Model], *, strict_fields:
     Args:
         strict_fields: refuse unknown fields, which are ignored otherwise.
     """
-    return _checked(schema.model_validate, value, strict_fields)
+    return _checked(schema.model_validate, value, strict_fields, lambda: value)
 
 
 def validate(data: bytes, schema: type[Model], *, strict_fields: bool = False) -> Model:
@@ -72,14 +55,22 @@ def validate(data: bytes, schema: type[Model], *, strict_fields: bool = False) -
     ):
         if (count := occurrences(data, marks, most)) > most:
             raise MalformedBody(f"the body must have at most {most} {name}, got {count}")
-    return _checked(schema.model_validate_json, data, strict_fields)
+    return _checked(schema.model_validate_json, data, strict_fields, lambda: from_json(data))
 
 
-def _checked(check: Callable[[Given], Model], given: Given, strict_fields: bool) -> Model:
+def _checked(
+    check: Callable[[Given], Model], given: Given, strict_fields: bool, parsed: Callable[[], Any]
+) -> Model:
+    """Return what `check` makes of a body; `parsed` returns its JSON value."""
     try:
         body = check(given)
     except ValidationError as error:
-        raise InvalidFields.from_validation(error) from None
+        if (count := error.error_count()) > MAX_ERRORS:
+            raise InvalidRequest(f"{count} fields are wrong") from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise MalformedBody(first["msg"]) from None
+        raise InvalidFields(wrong_fields(error, parsed())) from None
     if strict_fields and (unknown := refusals(body)):
         raise InvalidFields(unknown)
     return body

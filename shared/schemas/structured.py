@@ -39,13 +39,28 @@ class ObjectFormat(Body):
     type: Literal["json_object"]
 
 
+class JsonFormat(Body):
+    """Any JSON object, or JSON that matches a schema: in `schema`, or in TGI's `value`."""
+
+    type: Literal["json_object", "json"]
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description="a JSON schema of the answer")
+    value: dict[str, Any] | None = Field(None, description="another name of schema")
+
+
+class RegexFormat(Body):
+    """TGI's form of a regular expression."""
+
+    type: Literal["regex"]
+    value: str
+
+
 class JsonSchemaFormat(Body):
     type: Literal["json_schema"]
     json_schema: SchemaFormat
 
 
 GUIDED = ("json", "regex", "choice", "grammar")  # fields of vLLM's older form, without guided_
-ResponseFormat = Annotated[TextFormat | ObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+ResponseFormat = Annotated[TextFormat | JsonFormat | RegexFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
 class StructuredOutputs(Body):
@@ -95,11 +110,17 @@ class StructuredFields(Body):
         return msgspec.structs.replace(_from_outputs(outputs), param=f"guided_{name}")
 
 
-def _from_format(form: ObjectFormat | JsonSchemaFormat) -> Structured:
-    if isinstance(form, ObjectFormat):
-        return Structured(json_object=True, param="response_format")
-    schema = form.json_schema
-    return Structured(json_schema=json.dumps(schema.schema_), strict=bool(schema.strict), param="response_format")
+def _from_format(form: JsonFormat | RegexFormat | JsonSchemaFormat) -> Structured:
+    param = "response_format"
+    if isinstance(form, RegexFormat):
+        return Structured(regex=form.value, param=param)
+    if isinstance(form, JsonSchemaFormat):
+        named = form.json_schema
+        return Structured(json_schema=json.dumps(named.schema_), strict=bool(named.strict), param=param)
+    schema = form.value if form.schema_ is None else form.schema_
+    if schema is None:
+        return Structured(json_object=True, param=param)
+    return Structured(json_schema=json.dumps(schema), strict=False, param=param)
 
 
 def _from_outputs(outputs: StructuredOutputs) -> Structured:

@@ -42,7 +42,7 @@ from shared.validation.sampling_parameters import (
 from shared.validation.token_estimate import message_chars, tool_chars
 
 ROLES = ("system", "user", "assistant", "tool")
-FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 MAX_CACHED_SCHEMAS = 256  # results of checks, by schema; a schema has at most 64 KiB
 
 
@@ -59,8 +59,8 @@ class Limits:
     grammar_chars: int = 65_536  # of a schema, a regular expression, an EBNF grammar, or all choices together
     schema_depth: int = 64
     choices: int = 1_024
-    tools: int = 128
-    tool_chars: int = 262_144  # of the names, descriptions and schemas of all tools together
+    tools: int = 512
+    tool_chars: int = 1_000_000  # of the names, descriptions and schemas of all tools together
     tool_calls: int = 128  # in one message
     log_tokens: int = 262_144  # in one answer, all choices together
     timeout: float = 86_400.0
@@ -68,12 +68,8 @@ class Limits:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Limits:
-        return cls(
-            n=settings.max_n,
-            log_tokens=settings.log_tokens,
-            timeout=settings.max_timeout,
-            strict_fields=settings.strict_fields,
-        )
+        timeout, strict = settings.max_timeout, settings.strict_fields
+        return cls(n=settings.max_n, log_tokens=settings.log_tokens, timeout=timeout, strict_fields=strict)
 
     @classmethod
     def widest(cls) -> Limits:
@@ -212,8 +208,8 @@ def _check_tools(request: Request, tools: Tools, limits: Limits) -> None:
     names = [function.name for function in tools.functions]
     if len(set(names)) < len(names):
         raise InvalidRequest("tools must have different names", param="tools")
-    if tools.named is not None and tools.named not in names:
-        raise InvalidRequest("tool_choice must name a function of tools", param="tool_choice")
+    if not {tools.named, *tools.only} <= {None, *names}:
+        raise InvalidRequest("tool_choice must name functions of tools", param="tool_choice")
     parts = 0
     for i, function in enumerate(tools.functions):
         parts += _check_function(function, f"tools[{i}].function", limits)
@@ -223,7 +219,7 @@ def _check_tools(request: Request, tools: Tools, limits: Limits) -> None:
 def _check_function(function: Function, param: str, limits: Limits) -> int:
     """Return the number of subschemas in its parameters. Raise InvalidRequest."""
     if not FUNCTION_NAME.fullmatch(function.name):
-        raise InvalidRequest("name must have 1 to 64 letters, digits, - or _", param=f"{param}.name")
+        raise InvalidRequest("name must have 1 to 128 letters, digits, or . _ : / -", param=f"{param}.name")
     if not function.parameters:
         return 0
     param = f"{param}.parameters"

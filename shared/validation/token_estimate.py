@@ -33,7 +33,8 @@ def _estimated_length(text: str | tuple[int, ...]) -> int:
 def message_chars(messages: tuple[Message, ...]) -> int:
     """Return the number of characters of messages and of their tool calls."""
     calls = (call for message in messages for call in message.tool_calls)
-    return sum(len(message.content) for message in messages) + sum(len(c.name) + len(c.arguments) for c in calls)
+    texts = sum(len(message.content) + len(message.reasoning) for message in messages)
+    return texts + sum(len(call.name) + len(call.arguments) for call in calls)
 
 
 def tool_chars(tools: Tools | None) -> int:

@@ -73,8 +73,11 @@ class ToolParser(Protocol):
     def has_call(self) -> bool:
         """True once a call is complete."""
 
-    def feed(self, text: str, *, last: bool) -> tuple[str, tuple[CallDelta, ...]]:
-        """Parse more text; `last` marks the end. Return the text outside of calls, and the additions to calls."""
+    def feed(self, text: str, *, last: bool, cut: bool) -> tuple[str, tuple[CallDelta, ...]]:
+        """Parse more text. Return the text outside of calls, and the additions to calls.
+
+        `last` marks the end; `cut`: the model did not end the answer with this text.
+        """
 
 
 @dataclass(frozen=True)

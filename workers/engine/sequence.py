@@ -123,7 +123,8 @@ class Sequence:
                 reasoning, logprobs = "", None if is_reasoning else logprobs
         calls: tuple[CallDelta, ...] = ()
         if self.tool_parser is not None:
-            text, calls = self.tool_parser.feed(text, last=self.ended)
+            cut = token_id not in self.eos_token_ids
+            text, calls = self.tool_parser.feed(text, last=self.ended, cut=cut)
             if self.finish_reason is FinishReason.STOP and self.tool_parser.has_call:
                 self.finish_reason = FinishReason.TOOL_CALLS
         end = self.finish_reason

@@ -13,7 +13,6 @@ from shared.errors import InvalidRequest
 from shared.protocol import ErrorInfo, Outlook, Request, Token
 from shared.schemas.common_fields import (
     ChatTemplateField,
-    Messages,
     Priority,
     PriorityField,
     ShownStopReason,
@@ -22,6 +21,7 @@ from shared.schemas.common_fields import (
     priority_class,
     shown_stop_reason,
 )
+from shared.schemas.messages import Messages, to_messages
 from shared.schemas.openai.completions import is_token_ids
 from shared.schemas.openai.logprobs import PromptLogprobs, prompt_logprobs
 from shared.schemas.parameter_bodies import JobParameters
@@ -69,7 +69,7 @@ class JobRequest(JobParameters, ChatTemplateField, ToolFields):
         return Request(
             id="",
             model=self.model,
-            messages=None if messages is None else tuple(message.to_message() for message in messages),
+            messages=None if messages is None else to_messages(messages),
             prompt=self.prompt,
             params=msgspec.structs.replace(self.to_params(), logprobs=self.logprobs),
             prompt_options=self.to_prompt_options(),

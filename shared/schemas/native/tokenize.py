@@ -10,7 +10,8 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import Detokenize, PriorityClass, Request, Tokenize
 from shared.schemas.base import Body
-from shared.schemas.common_fields import ChatTemplateField, Messages, ParameterFields
+from shared.schemas.common_fields import ChatTemplateField, ParameterFields
+from shared.schemas.messages import Messages, to_messages
 from shared.schemas.openapi_bounds import Items
 from shared.schemas.parameter_fields import BoundedObject, parameter_field
 from shared.schemas.tools import ToolFields
@@ -42,7 +43,7 @@ class TokenizeRequest(ParameterFields, ChatTemplateField, ToolFields):
             id="",
             model=self.model,
             prompt=self.prompt,
-            messages=None if self.messages is None else tuple(message.to_message() for message in self.messages),
+            messages=None if self.messages is None else to_messages(self.messages),
             prompt_options=self.to_prompt_options(),
             tools=self.to_tools(),
             work=Tokenize(self.return_token_strs),

@@ -5,7 +5,7 @@ Reference: OpenAI API, "Create chat completion".
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from pydantic import Field
@@ -15,39 +15,39 @@ from shared.protocol import Request
 from shared.schemas.base import refuse_unless_neutral
 from shared.schemas.common_fields import (
     ChatTemplateField,
-    Messages,
     Metadata,
     PriorityField,
     ShownStopReason,
     StreamFields,
+    TierFields,
     Usage,
     WireFinishReason,
-    priority_class,
 )
+from shared.schemas.messages import Messages, to_messages
+from shared.schemas.neutral_fields import NOT_SUPPORTED, Unsupported, Unused
 from shared.schemas.openai.logprobs import Logprobs, PromptLogprobs
-from shared.schemas.openapi_bounds import Short
 from shared.schemas.parameter_bodies import ChatParameters
 from shared.schemas.parameter_fields import parameter_field, priority_field
 from shared.schemas.tools import AnswerCall, DeltaCall, ToolFields
 
-# OpenAI's fields that are not supported, with their neutral values
+# fields that are not supported, with their neutral values
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "modalities": (None, ["text"]),
+    "modalities": (None, [], ["text"]),
     "audio": (None,),
-    "prediction": (None,),
-    "prompt_cache_options": (None, {}),
     "web_search_options": (None,),
     "moderation": (None,),
-    "verbosity": (None, "medium"),
-    "store": (None, False),
-    "use_beam_search": (None, False),  # vLLM's
+    "best_of": (None, 1),
 }
-Unsupported = Annotated[Any, Field(description="not supported: refused unless empty or neutral")]
+REASONS = {
+    "functions": "this server does not support this older field: send tools",
+    "function_call": "this server does not support this older field: send tool_choice",
+    "modalities": 'must be ["text"]: this server generates text only',
+}
 
 
-class ChatRequest(ChatParameters, ChatTemplateField, StreamFields, ToolFields):
+class ChatRequest(ChatParameters, ChatTemplateField, StreamFields, ToolFields, TierFields):
     """Body of a chat completion."""
 
     messages: Messages
@@ -62,27 +62,24 @@ class ChatRequest(ChatParameters, ChatTemplateField, StreamFields, ToolFields):
     )
     priority: PriorityField = priority_field("interactive")
 
-    safety_identifier: Short | None = Field(None, description="accepted, without effect")
     metadata: Metadata = Field(None, description="accepted, without effect")
-    service_tier: Literal["auto", "default"] | None = Field(
-        None, description="accepted, without effect: there is one tier"
-    )
-    prompt_cache_key: Short | None = Field(None, description="accepted, without effect")
-    prompt_cache_retention: Short | None = Field(None, description="accepted, without effect")
+    store: Unused = None
+    verbosity: Unused = None
+    prediction: Unused = None
+    safety_identifier: Unused = None
+    prompt_cache_key: Unused = None
+    prompt_cache_retention: Unused = None
+    prompt_cache_options: Unused = None
 
     functions: Unsupported = None
     function_call: Unsupported = None
     modalities: Unsupported = None
     audio: Unsupported = None
-    prediction: Unsupported = None
-    prompt_cache_options: Unsupported = None
     web_search_options: Unsupported = None
     moderation: Unsupported = None
-    verbosity: Unsupported = None
-    store: Unsupported = None
-    use_beam_search: Unsupported = None
+    best_of: Unsupported = None
 
-    _refuse_unsupported = refuse_unless_neutral(UNSUPPORTED, "this server does not support this field")
+    _refuse_unsupported = refuse_unless_neutral(UNSUPPORTED, NOT_SUPPORTED, REASONS)
 
     def to_request(self, tenant: str) -> Request:
         """Return the draft that admission completes. Raise InvalidRequest if fields contradict each other."""
@@ -92,18 +89,19 @@ class ChatRequest(ChatParameters, ChatTemplateField, StreamFields, ToolFields):
             self.to_params(),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             echo=False,  # of a message, which is known without a worker
+            best_of=None,  # a parameter of completions
         )
         if self.max_completion_tokens is not None:
             params = msgspec.structs.replace(params, max_tokens=self.max_completion_tokens)
         return Request(
             id="",
             model=self.model,
-            messages=tuple(message.to_message() for message in self.messages),
+            messages=to_messages(self.messages),
             params=params,
             prompt_options=self.to_prompt_options(),
             cache_salt=self.cache_salt or "",
             tools=self.to_tools(),
-            priority=priority_class(self.priority),
+            priority=self.class_of(self.priority),
             tenant=tenant,
             user=self.user or "",
         )

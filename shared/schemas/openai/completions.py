@@ -14,7 +14,6 @@ from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
 from shared.protocol import Request, Token
-from shared.schemas.base import refuse_unless_neutral
 from shared.schemas.common_fields import (
     PriorityField,
     ShownStopReason,
@@ -88,9 +87,6 @@ class CompletionRequest(CompletionParameters, StreamFields):
     best_of: int | None = parameter_field("best_of")
     return_tokens_as_token_ids: bool | None = parameter_field("return_tokens_as_token_ids")
     priority: PriorityField = priority_field("interactive")
-    use_beam_search: Any = Field(None, description="not supported: refused unless false")
-
-    _refuse_unsupported = refuse_unless_neutral({"use_beam_search": (None, False)}, "beam search is not supported")
 
     def to_requests(self, tenant: str) -> list[Request]:
         """Return a draft for each prompt. Raise InvalidRequest if fields contradict each other."""

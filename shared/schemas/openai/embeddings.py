@@ -13,16 +13,15 @@ import msgspec
 from pydantic import Field
 
 from shared.protocol import Embed, Request
-from shared.schemas.base import Body
 from shared.schemas.common_fields import PriorityField, priority_class
+from shared.schemas.neutral_fields import RequestIdField, Unused
 from shared.schemas.openai.completions import Inputs
-from shared.schemas.openapi_bounds import Short
 from shared.schemas.parameter_fields import parameter_field, priority_field
 
 MAX_INPUTS = 32  # in one queued request, so that workers share the inputs of a call, and results stay small
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(RequestIdField):
     """Body of POST /v1/embeddings."""
 
     model: str
@@ -33,7 +32,9 @@ class EmbeddingRequest(Body):
     dimensions: int | None = parameter_field("dimensions")
     priority: PriorityField = priority_field("interactive")
     timeout: float | None = parameter_field("timeout")
-    user: Short | None = Field(None, description="accepted, without effect")
+    user: Unused = None
+    input_type: Unused = None
+    truncate: Unused = None
 
     def to_requests(self, tenant: str) -> list[Request]:
         """Return drafts that share the inputs, in order."""

@@ -48,6 +48,11 @@ def called(arguments: str) -> list[dict[str, Any]]:
     return [USER, {"role": "assistant", "content": None, "tool_calls": [call]}, TOOL]
 
 
+def allowed(*names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": tools}}
+
+
 def schema_format(**fields: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "n", **fields}}
 
@@ -99,24 +104,32 @@ SAMPLING = [  # for both APIs
     ({"messages": [TOOL]}, "messages[0].tool_call_id"),
     ({"messages": [USER | {"tool_call_id": "c"}]}, "messages[0].tool_call_id"),
     ({"messages": [USER | {"tool_calls": CALLS}]}, "messages[0].tool_calls"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "c"}]}]}, "messages[0].tool_calls[0].type"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "c"}]}]}, "messages[0].tool_calls[0].function"),
     ({"messages": [{"role": "assistant", "tool_calls": CALLS * 129}]}, "messages[0].tool_calls"),
     *(({"messages": called(each)}, "messages[1].tool_calls[0].function.arguments") for each in ARGUMENTS),
     ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [tool(name="no spaces")]}, "tools[0].function.name"),
     ({"tools": [tool(), tool()]}, "tools"),
-    ({"tools": [tool(name=f"f{i}") for i in range(129)]}, "tools"),
-    ({"tools": [tool(description="x" * 262_145)]}, "tools"),
+    ({"tools": [tool(name=f"f{i}") for i in range(513)]}, "tools"),
+    ({"tools": [tool(description="x" * 1_000_000)]}, "tools"),
     ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters"),
     ({"tools": [tool(parameters={"not": {}}, strict=True)]}, "tools[0].function.parameters"),
     ({"tools": [tool()], "tool_choice": NAMED}, "tool_choice"),
+    ({"tools": [tool()], "tool_choice": "sometimes"}, "tool_choice"),
+    ({"tools": [tool()], "tool_choice": {"type": "function"}}, "tool_choice.function"),
+    ({"tools": [tool()], "tool_choice": allowed("g")}, "tool_choice"),
+    ({"tools": [tool()], "tool_choice": allowed()}, "tool_choice.allowed_tools.tools"),
+    ({"tool_choice": allowed("f")}, "tool_choice"),
     ({"tools": [tool()], "ignore_eos": True}, "ignore_eos"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": NAMED}, "tool_choice"),
-    ({"response_format": {"type": "xml"}}, "response_format"),
-    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.json_schema"),
-    ({"response_format": schema_format(name="no spaces")}, "response_format.json_schema.json_schema.name"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"response_format": schema_format(name="no spaces")}, "response_format.json_schema.name"),
+    ({"response_format": {"type": "json_object", "value": 5}}, "response_format.value"),
+    ({"detokenize": False}, "detokenize"),
+    ({"use_beam_search": True}, "use_beam_search"),
     ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
     ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ({"response_format": schema_format(schema={"title": "x" * 65_536})}, "response_format"),
@@ -137,14 +150,13 @@ SAMPLING = [  # for both APIs
     ({"structured_outputs": {"lark": "a"}}, "structured_outputs"),
     ({"logit_bias": {"5": 101}}, "logit_bias"),
     ({"logit_bias": {"-5": 1}}, "logit_bias"),
-    ({"logit_bias": {"five": 1}}, "logit_bias.five.[key]"),
+    ({"logit_bias": {"five": 1}}, "logit_bias.five"),
     ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{"role": "user", "content": [1]}]}, "messages[0].content[0]"),
     ({"messages": [USER] * 1025}, "messages"),
 ]
 TIMES = [({"timeout": value}, "timeout") for value in (0, -1, 86_401, "5", float("inf"), float("nan"))]
@@ -155,8 +167,9 @@ CHAT = [
     ({"logprobs": False, "top_logprobs": 1}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
     ({"modalities": ["text", "audio"]}, "modalities"),
-    ({"store": True}, "store"),
-    ({"service_tier": "flex"}, "service_tier"),
+    ({"functions": [{"name": "f"}]}, "functions"),
+    ({"web_search_options": {}}, "web_search_options"),
+    ({"echo": True}, "echo"),
 ]
 JOBS = [
     ({"messages": None, "prompt": ""}, "prompt"),

@@ -6,12 +6,11 @@ import json
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from shared.errors import HeadraceError
 from shared.schemas.native.jobs import JobRequest
 from shared.schemas.openai.chat import ChatRequest
-from shared.schemas.parsing import InvalidFields
+from shared.schemas.parsing import validate
 from shared.validation.request_limits import Limits, check_request
 from tests.support.api_server import chat
 
@@ -44,12 +43,8 @@ def test_any_json_object_is_a_draft_or_a_refusal(body: dict) -> None:
     for schema in (ChatRequest, JobRequest):
         for content in (body, chat(**body)):
             try:
-                parsed = schema.model_validate_json(
-                    json.dumps(content)
-                )  # with NaN and Infinity, as Python clients write them
+                parsed = validate(json.dumps(content).encode(), schema)  # with NaN, as Python clients write it
                 draft = parsed.to_request("t")
                 check_request(draft, Limits())
-            except ValidationError as error:
-                assert InvalidFields.from_validation(error).status == 400
             except HeadraceError as error:
                 assert error.status == 400

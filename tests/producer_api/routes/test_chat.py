@@ -256,8 +256,8 @@ async def test_the_sdk_raises_its_own_exception_classes(sdk: AsyncOpenAI) -> Non
     assert wrong.value.param == "temperature"
     assert wrong.value.type == "invalid_request_error"
     with pytest.raises(openai.BadRequestError) as unsupported:
-        await sdk.chat.completions.create(model=MODEL, messages=MESSAGES, store=True)
-    assert unsupported.value.param == "store"
+        await sdk.chat.completions.create(model=MODEL, messages=MESSAGES, web_search_options={})
+    assert unsupported.value.param == "web_search_options"
 
 
 async def test_models_are_listed_and_retrieved(sdk: AsyncOpenAI) -> None:

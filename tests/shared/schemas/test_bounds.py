@@ -29,15 +29,18 @@ from shared.validation.request_limits import Limits, check_together
 
 # without a bound: limited by the setting max_timeout; only neutral values accepted; ignored
 EXCEPTIONS = {"timeout", "deadline", *UNSUPPORTED, *RESPONSES_UNSUPPORTED, "chat_template", "logprobs[]"}
+UNBOUNDED = ("accepted, without effect", "not supported: refused unless empty or neutral")
 LIMITS = Limits()
 
 MODEL = {"model": "m"}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 MESSAGES = [
     {"role": "user", "content": "x", "name": "n"},
-    {"role": "user", "content": [{"type": "text", "text": "x"}]},
-    {"role": "assistant", "tool_calls": [CALL], "annotations": []},
+    {"role": "user", "content": [{"type": "text", "text": "x"}, "x"]},
+    {"role": "assistant", "tool_calls": [CALL], "annotations": [], "refusal": "x", "reasoning_content": "x"},
     {"role": "tool", "content": "x", "tool_call_id": "c"},
+    {"role": "assistant", "content": [{"type": "thinking", "thinking": "x"}], "reasoning": "x"},
+    {"role": "assistant", "content": [{"type": "refusal", "refusal": "x"}], "function_call": CALL["function"]},
 ]
 SCHEMA = {"type": "object", "properties": {}}
 FUNCTION = {"name": "f", "description": "x", "parameters": SCHEMA}
@@ -54,9 +57,13 @@ LISTS = {"stop_token_ids": [1], "bad_words": ["x"], "allowed_token_ids": [1]}
 VLLM = {**LISTS, "min_tokens": 1, "thinking_token_budget": 1, "prompt_logprobs": 1}
 ENCODING = {"truncate_prompt_tokens": 1, "truncation_side": "left", "cache_salt": "x"}
 TEMPLATE = {"chat_template_kwargs": {"k": 1}, "documents": [{"text": "x"}], "reasoning_effort": "low"}
+ALLOWED = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]}
+ONE_OF = {**TOOLS, "tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "description": "x", "schema": SCHEMA}}
 FORMATS = [
     {"response_format": FORMAT},
+    *({"response_format": {"type": "json_object", name: SCHEMA}} for name in ("schema", "value")),
+    {"response_format": {"type": "regex", "value": "x"}, "request_id": "x"},
     *({"structured_outputs": each} for each in ({"json": SCHEMA}, {"json": "{}"}, {"regex": "x"})),
     *({"structured_outputs": each} for each in ({"choice": ["x"]}, {"grammar": 'root ::= "x"'})),
     *({"guided_json": SCHEMA}, {"guided_json": "{}"}, {"guided_regex": "x"}),
@@ -94,6 +101,7 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
         {**MODEL, **SAMPLING, **UNUSED, **TOOLS, "messages": MESSAGES, "logprobs": True, "top_logprobs": 1},
         {**MODEL, "messages": MESSAGES, "max_completion_tokens": 1, "stop": "x", "prompt_cache_retention": "x"},
         {**MODEL, "messages": MESSAGES, **VLLM, "max_tokens": 1, **ENCODING, **TEMPLATE},
+        {**MODEL, "messages": MESSAGES, **ONE_OF, "service_tier": "flex"},
         *({**MODEL, "messages": MESSAGES, **each} for each in FORMATS),
     ],
     CompletionRequest: [
@@ -106,19 +114,22 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
         {**RESPONSE, "input": "x", "text": HELD},
     ],
     EmbeddingRequest: [
-        {**MODEL, "input": prompt, "dimensions": 1, "user": "u", "timeout": 1, "priority": 1} for prompt in PROMPTS
+        {**MODEL, "input": prompt, "dimensions": 1, "timeout": 1, "priority": 1, "request_id": "x"}
+        for prompt in PROMPTS
     ],
     TokenizeRequest: [{**MODEL, "prompt": "x"}, {**MODEL, **TEMPLATE, **TOOLS, "messages": MESSAGES}],
     DetokenizeRequest: [{**MODEL, "tokens": [1]}],
     JobSubmission: [
         {**JOB, **TOOLS, "messages": MESSAGES, "webhook": {"url": "https://a.test", "events": ["job.failed"]}},
         {**MODEL, "prompt": "x", "stop": "x", "deadline": 1, "suffix": "x"},
+        {**MODEL, "messages": MESSAGES, **ONE_OF},
         {**MODEL, "prompt": [1]},
         *({**MODEL, "prompt": "x", **each} for each in FORMATS),
     ],
     KafkaRequest: [
         {**JOB, **TOOLS, "messages": MESSAGES, "tenant": "t"},
         {**MODEL, "prompt": "x", "stop": "x", "deadline": 1, "suffix": "x"},
+        {**MODEL, "messages": MESSAGES, **ONE_OF},
         {**MODEL, "prompt": [1]},
         *({**MODEL, "prompt": "x", **each} for each in FORMATS),
     ],
@@ -166,7 +177,7 @@ def leaves(node: dict[str, Any], definitions: dict[str, Any], path: Path = ()) -
         return
     kind = node.get("type", "any")
     fixed = kind == "object" and "properties" in node  # unknown fields are ignored
-    if kind not in ("null", "boolean") and not fixed:
+    if kind not in ("null", "boolean") and not fixed and node.get("description") not in UNBOUNDED:
         yield Leaf(path, kind, node)
     if node.get("maxItems") != 0 and isinstance(node.get("items"), dict):
         yield from leaves(node["items"], definitions, (*path, None))

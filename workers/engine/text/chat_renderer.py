@@ -17,7 +17,6 @@ from workers.engine.text.chat_template import PLAIN_MARKUP, native_turns, plain_
 from workers.engine.text.template_renderer import TemplateRenderer
 from workers.engine.text.tool_format import detect_tool_format
 from workers.engine.text.traced_text import Traced, trusted
-from workers.engine.text.transformers_internals import with_reasoning_aliases
 
 REASONING_MARKS = ("<think>", "</think>")  # of many models, whether their template writes them or not
 # errors of expressions in a template, such as an attribute of a wrong type
@@ -60,8 +59,6 @@ class ChatRenderer:
             turns, functions = native_turns(messages, tools, short_ids=self.tool_format.short_ids)
         else:
             turns, functions = plain_turns(messages, tools), None
-        if any(message.reasoning for message in messages):
-            turns = with_reasoning_aliases(turns)
         final = turns[-1]["content"]
         if options.continue_final_message:
             turns[-1]["content"] = final + self._end_mark

@@ -42,7 +42,7 @@ def native_turns(
     call_id = _short_id if short_ids else str
     turns = []
     for message in messages:
-        turn: Turn = {"role": trusted(message.role), "content": message.content}
+        turn: Turn = {"role": trusted(message.role), "content": message.content, **_reasoning(message)}
         if message.tool_calls:
             turn["tool_calls"] = [_native_call(call, call_id(call.id)) for call in message.tool_calls]
         if message.tool_call_id is not None:
@@ -68,8 +68,14 @@ def plain_turns(messages: Sequence[Message], tools: Tools | None) -> list[Turn]:
         else:
             content = [message.content] if message.content else []
             text = NEWLINE.join([*content, *(_plain_call(call) for call in message.tool_calls)])
-            turns.append({"role": trusted(message.role), "content": text})
+            turns.append({"role": trusted(message.role), "content": text, **_reasoning(message)})
     return turns
+
+
+def _reasoning(message: Message) -> Turn:
+    """Return the reasoning before an answer under each name that chat templates have for it."""
+    names = ("reasoning_content", "reasoning", "thinking")
+    return dict.fromkeys(names, message.reasoning) if message.reasoning else {}
 
 
 def _function_json(function: Function) -> Turn:

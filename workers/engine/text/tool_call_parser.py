@@ -43,14 +43,18 @@ class ToolCallParser:
         self._buffer = ""
         self._index = -1
         self._depth = 0
-        self._quoted = self._escaped = False
+        self._quoted = self._escaped = self._cut = False
         self.has_call = False
 
-    def feed(self, text: str, *, last: bool) -> tuple[str, tuple[CallDelta, ...]]:
-        """Parse more text; `last` marks the end. Return the text outside of calls, without space around them, and
-        the additions to calls.
+    def feed(self, text: str, *, last: bool, cut: bool = False) -> tuple[str, tuple[CallDelta, ...]]:
+        """Parse more text. Return the text outside of calls, without space around them, and the additions to calls.
+
+        Args:
+            last: the text ends here.
+            cut: the model did not end it, so what may be the beginning of a call's markup is not text.
         """
         self._buffer += text
+        self._cut = cut
         outside, deltas = "", []
         while (found := self._advance(last)) is not None:
             if isinstance(found, CallDelta):
@@ -83,10 +87,10 @@ class ToolCallParser:
     def _start(self, last: bool) -> str | None:
         if any(self._buffer.startswith(mark) for mark in self._openings):
             self._state = _State.TEXT
-        elif last or not any(mark.startswith(self._buffer) for mark in self._openings):
-            self._state = _State.TEXT_ONLY
-        else:
+        elif any(mark.startswith(self._buffer) for mark in self._openings) and (self._cut or not last):
             return None
+        else:
+            self._state = _State.TEXT_ONLY
         return ""
 
     def _text(self, last: bool) -> str | None:
@@ -96,7 +100,7 @@ class ToolCallParser:
             outside, self._buffer = self._buffer[:at], self._buffer[at + len(mark) :]
             self._state = _State.NAME
             return outside.rstrip()
-        keep = 0 if last else partial_match_length(self._buffer, (mark,))
+        keep = partial_match_length(self._buffer, (mark,)) if self._cut or not last else 0
         outside = self._buffer[: len(self._buffer) - keep]
         trailing = len(outside) - len(outside.rstrip())
         if trailing and (self.has_call or not last):  # a call may follow, or has come before

@@ -14,6 +14,7 @@ from shared.protocol import CallDelta, FinishReason, Function, Message, Sampling
 from tests.support.engine_driver import Answers, drain, load
 from workers.engine.engine import Engine
 from workers.engine.interface import ConstraintSpec, EngineRequest
+from workers.engine.text.chat_template import native_turns, plain_turns
 from workers.engine.text.tokenizer import Tokenizer
 from workers.engine.text.tool_call_parser import ToolCallParser
 from workers.engine.text.tool_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolFormat, detect_tool_format
@@ -47,12 +48,12 @@ def written(form: ToolFormat, *calls: tuple[str, str]) -> str:
 
 
 def parse_pieces(
-    form: ToolFormat, pieces: list[str], first: tuple[str, ...] = ()
+    form: ToolFormat, pieces: list[str], first: tuple[str, ...] = (), *, cut: bool = False
 ) -> tuple[str, list[CallDelta], bool]:
-    """Parse a text that arrives in pieces."""
+    """Parse a text that arrives in pieces; `cut`: the model did not end it."""
     tool_parser, text_outside, deltas = ToolCallParser(form, first), "", []
     for i, piece in enumerate(pieces):
-        text, more = tool_parser.feed(piece, last=i == len(pieces) - 1)
+        text, more = tool_parser.feed(piece, last=i == len(pieces) - 1, cut=cut)
         text_outside += text
         deltas += more
     return text_outside, deltas, tool_parser.has_call
@@ -85,6 +86,26 @@ def test_truncated_call_is_returned_as_far_as_it_goes() -> None:
     text_outside, deltas, called = parse_pieces(HERMES, list(text))
     assert (text_outside, called) == ("", False)
     assert joined(deltas)[0][0] == "weather"
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("only_calls", [False, True])
+def test_a_cut_call_never_shows_its_markup(form: ToolFormat, only_calls: bool) -> None:
+    """Wherever the text is cut, and in whatever pieces it arrives, the text outside is that before the call."""
+    call = written(form, ("weather", '{"city": "Oslo"}'))
+    before = "" if only_calls else "Let me see. "
+    openings = (form.call_opening("weather"),) if only_calls else ()
+    for end in range(1, len(call)):
+        text = before + call[:end]
+        for pieces in (list(text), [text], [*text[:-1], text[-1], ""]):
+            outside, deltas, _ = parse_pieces(form, pieces, openings, cut=True)
+            assert outside.rstrip() == before.rstrip(), (text, outside)
+            assert '{"city": "Oslo"}'.startswith("".join(delta.arguments for delta in deltas)), text
+
+
+def test_text_that_the_model_ends_is_kept() -> None:
+    assert parse_pieces(HERMES, list("a <tool_call")) == ("a <tool_call", [], False)
+    assert parse_pieces(HERMES, list("a < b"), cut=True) == ("a < b", [], False)
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
@@ -272,3 +293,27 @@ def test_template_with_tools_gets_them(llama: Path, tmp_path: Path) -> None:
         text
         == f"weather;time;[TOOL_CALLS]system:Be brief.|user:Weather?|assistant:{call}Oslo|tool:{call}5 degrees|"
     )
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_a_required_call_that_is_cut_has_no_text(
+    engine: Engine, form: ToolFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given any max_tokens, and continued after any token, the answer ends by length and shows no markup."""
+    monkeypatch.setattr(engine.tokenizer, "tool_format", form)
+    tools = Tools(tagged(form), required=True, parallel=False)
+    whole = [token.id for token in answer(engine, tools).tokens["r", 0]]
+    for size in range(1, 12):
+        params = msgspec.structs.replace(HOT, max_tokens=size)
+        for resumed in ((), ((tuple(whole[: size - 1])),)) if size > 1 else ((),):
+            cut = answer(engine, tools, params, resumed=resumed)
+            assert cut.reason("r") is FinishReason.LENGTH
+            assert cut.text("r") == ""
+            assert all("tool_call" not in delta.arguments for token in cut.tokens["r", 0] for delta in token.calls)
+
+
+def test_reasoning_goes_to_templates_under_each_name() -> None:
+    chat = [Message("user", "hi"), Message("assistant", "x", reasoning="hm")]
+    for turns in (native_turns(chat, None, short_ids=False)[0], plain_turns(chat, None)):
+        names = dict.fromkeys(("reasoning", "reasoning_content", "thinking"), "hm")
+        assert turns[1] == {"role": "assistant", "content": "x", **names}

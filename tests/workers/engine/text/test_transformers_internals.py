@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from workers.engine.text.transformers_internals import template_environment, with_reasoning_aliases
+from workers.engine.text.transformers_internals import template_environment
 
 
 def test_environment_is_a_sandbox_with_the_functions_of_templates() -> None:
@@ -13,8 +13,3 @@ def test_environment_is_a_sandbox_with_the_functions_of_templates() -> None:
     assert {"raise_exception", "strftime_now", "namespace", "dict"} <= environment.globals.keys()
     assert environment.from_string('{{ {"a": "<é>"} | tojson }}').render() == '{"a": "<é>"}'
     assert environment.from_string("{% generation %}a{% endgeneration %}").render() == "a"
-
-
-def test_reasoning_has_each_name_that_templates_use() -> None:
-    [turn] = with_reasoning_aliases([{"role": "assistant", "content": "", "reasoning_content": "hm"}])
-    assert turn["thinking"] == turn["reasoning_content"] == "hm"

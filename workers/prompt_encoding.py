@@ -1,4 +1,5 @@
-"""Encoding of a request's texts as token ids, and the answers of /tokenize and /detokenize.
+"""Encoding of a request's texts as token ids, and the answers of /tokenize, /detokenize and
+/tokenizer_info.
 
 Tokenizing runs beside the worker's event loop, so that no request waits for the text of another.
 """
@@ -6,11 +7,12 @@ Tokenizing runs beside the worker's event loop, so that no request waits for the
 from __future__ import annotations
 
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shared.errors import InvalidRequest
-from shared.protocol import Detokenize, Embed, Request, Result, Tokenize
+from shared.protocol import DescribeTokenizer, Detokenize, Embed, Request, Result, Tokenize
 from shared.validation.request_limits import Limits, check_request
 from workers.engine.interface import Encoder, check_vocabulary
 
@@ -87,6 +89,8 @@ def encode(encoder: Encoder, request: Request, most_tokens: int) -> EncodedReque
         return EncodedRequest(result=_tokenize(encoder, request, work, most_tokens))
     if isinstance(work, Detokenize):
         return EncodedRequest(result=_detokenize(encoder, request, most_tokens))
+    if isinstance(work, DescribeTokenizer):
+        return EncodedRequest(result=Result(text=json.dumps(encoder.describe())))
     if isinstance(work, Embed):
         parts = [
             encoder.encode(text_or_ids, most_tokens=most_tokens, param="input")

@@ -19,6 +19,7 @@ from shared.protocol.event import (
 )
 from shared.protocol.request import (
     PROTOCOL_VERSION,
+    DescribeTokenizer,
     Detokenize,
     Embed,
     Function,
@@ -38,6 +39,7 @@ from shared.protocol.waiting import Outlook, Ticket
 __all__ = [
     "PROTOCOL_VERSION",
     "CallDelta",
+    "DescribeTokenizer",
     "Detokenize",
     "Embed",
     "ErrorInfo",

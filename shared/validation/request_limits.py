@@ -16,6 +16,7 @@ from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.models.names import MODEL_NAME
 from shared.models.worker_registry import ModelInfo, Task
 from shared.protocol import (
+    DescribeTokenizer,
     Detokenize,
     Embed,
     Function,
@@ -113,6 +114,8 @@ def check_request(request: Request, limits: Limits) -> None:
     if isinstance(request.work, Embed):
         _check_inputs(request.work, limits)
         return
+    if isinstance(request.work, DescribeTokenizer):
+        return
     if (request.messages is None) == (request.prompt is None):
         raise InvalidRequest("exactly one of messages and prompt is required", param="messages")
     if request.messages is not None:
@@ -157,8 +160,8 @@ def check_served(request: Request, model: ModelInfo, limits: Limits) -> None:
 
 
 def check_task(request: Request, task: Task | None) -> None:
-    """Raise InvalidRequest for work that the model cannot do. Every model can tokenize."""
-    if isinstance(request.work, Tokenize | Detokenize):
+    """Raise InvalidRequest for work that the model cannot do. Every model has a tokenizer."""
+    if isinstance(request.work, Tokenize | Detokenize | DescribeTokenizer):
         return
     if task == ("generate" if isinstance(request.work, Embed) else "embed"):
         kind, needed = ("a text", "an embedding") if task == "generate" else ("an embedding", "a text")

@@ -184,6 +184,7 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/v1/embeddings",
         "/tokenize",
         "/detokenize",
+        "/tokenizer_info",
         "/v1/chat/completions",
         "/v1/chat/completions/stream",
         "/v1/responses",
@@ -206,6 +207,7 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/v1/batches/{batch_id}/cancel",
         "/health",
         "/ready",
+        "/version",
     }
     assert set(references(document)) <= set(document["components"]["schemas"])
 

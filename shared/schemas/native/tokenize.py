@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from pydantic import Field
 
 from shared.errors import InvalidRequest
-from shared.protocol import Detokenize, PriorityClass, Request, Tokenize
+from shared.protocol import DescribeTokenizer, Detokenize, PriorityClass, Request, Tokenize
 from shared.schemas.base import Body
 from shared.schemas.common_fields import Messages
 from shared.schemas.openapi_bounds import Items
 
+MODEL: Any = Field(None, description="default: the served model, for clients that know one model only")
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class TokenizeRequest(Body):
     """Body of POST /tokenize: a prompt, or messages."""
 
-    model: str
+    model: str | None = MODEL
     prompt: str | None = Field(None, description="a text; give either prompt or messages")
     messages: Messages | None = Field(None, description="a chat; give either messages or prompt")
     add_special_tokens: bool | None = Field(
@@ -32,7 +33,7 @@ class TokenizeRequest(Body):
     )
     return_token_strs: bool = Field(False, description="return each token as it is spelled in the vocabulary too")
 
-    def to_request(self, tenant: str) -> Request:
+    def to_request(self, tenant: str, default_model: str) -> Request:
         """Return the draft that admission completes. Raise InvalidRequest if fields contradict each other."""
         if self.messages is None and self.add_generation_prompt is not None:
             raise InvalidRequest(
@@ -41,7 +42,7 @@ class TokenizeRequest(Body):
         special = self.messages is None if self.add_special_tokens is None else self.add_special_tokens
         return Request(
             id="",
-            model=self.model,
+            model=default_model if self.model is None else self.model,
             prompt=self.prompt,
             messages=None if self.messages is None else tuple(message.to_message() for message in self.messages),
             work=Tokenize(special, self.add_generation_prompt is not False, self.return_token_strs),
@@ -53,13 +54,13 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Body of POST /detokenize."""
 
-    model: str
+    model: str | None = MODEL
     tokens: Items[TokenId] = Field(description="token ids", min_length=1)
 
-    def to_request(self, tenant: str) -> Request:
+    def to_request(self, tenant: str, default_model: str) -> Request:
         return Request(
             id="",
-            model=self.model,
+            model=default_model if self.model is None else self.model,
             prompt=tuple(self.tokens),
             work=Detokenize(),
             priority=PriorityClass.INTERACTIVE,
@@ -78,3 +79,18 @@ class Tokens(msgspec.Struct):
 
 class Detokenized(msgspec.Struct):
     prompt: str
+
+
+def describe_tokenizer(tenant: str, model: str) -> Request:
+    """Return the draft of GET /tokenizer_info."""
+    return Request(id="", model=model, work=DescribeTokenizer(), priority=PriorityClass.INTERACTIVE, tenant=tenant)
+
+
+class TokenizerInfo(msgspec.Struct):
+    """The fields of tokenizer_config.json, with others of the checkpoint; a token that it lacks is null."""
+
+    tokenizer_class: str
+    eos_token: str | None
+    bos_token: str | None = None
+    pad_token: str | None = None
+    chat_template: str | None = None

@@ -51,8 +51,10 @@ def response_id_of(job_id: str) -> str:
 
 
 def with_identity(response: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
-    """Return the response with the id and the creation time of its admitted request."""
-    return msgspec.structs.replace(response, id=response_id_of(request.id), created_at=int(request.created_at))
+    """Return the response with the id, the model and the creation time of its admitted request."""
+    return msgspec.structs.replace(
+        response, id=response_id_of(request.id), model=request.model, created_at=int(request.created_at)
+    )
 
 
 def complete_response(response: ResponseObject, answer: Answer) -> ResponseObject:

@@ -58,18 +58,24 @@ async def detokenize(context: Context, request: Request, caller: Principal) -> R
 
 async def tokenizer_info(context: Context, request: Request, caller: Principal) -> Response:
     """The body is what the worker wrote: the fields of a checkpoint's tokenizer_config.json are open."""
-    named = request.query_params.get("model")
-    reply, _ = await _ask(
-        context, request, caller, lambda tenant, model: describe_tokenizer(tenant, named or model)
-    )
+    named = request.query_params.get("model", "")
+    reply, _ = await _ask(context, request, caller, partial(describe_tokenizer, model=named))
     return await reply.complete(request, lambda answer: msgspec.Raw(result_of(answer).text.encode()))
 
 
 async def _ask(
-    context: Context, request: Request, caller: Principal, to_draft: Callable[[str, str], Draft]
+    context: Context, request: Request, caller: Principal, to_draft: Callable[[str], Draft]
 ) -> tuple[Reply, str]:
-    """Submit the draft that `to_draft` makes of the tenant and the default model; return also its model."""
-    [draft] = await make_drafts(request, lambda: [to_draft(caller.tenant, context.catalog.served_model)])
+    """Submit the draft that `to_draft` makes for a tenant, by default for the served model; return its model too.
+
+    lm-eval's remote tokenizer, written for vLLM, names no model.
+    """
+
+    def draft_of_tenant() -> Draft:
+        made = to_draft(caller.tenant)
+        return made if made.model else msgspec.structs.replace(made, model=context.catalog.served_model)
+
+    [draft] = await make_drafts(request, lambda: [draft_of_tenant()])
     admission = await context.gateway.submit(draft, principal=caller, seed=0, timeout_s=TIMEOUT_S)
     return Reply(context, request.state.facts, admission, detached=False), draft.model
 

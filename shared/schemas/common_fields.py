@@ -17,7 +17,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import FinishReason, Message, PriorityClass, PromptOptions, SamplingParams
 from shared.schemas.base import Body, Text
 from shared.schemas.openapi_bounds import LIMITS, Items, Short
-from shared.schemas.parameter_fields import parameter_field
+from shared.schemas.parameter_fields import ModelName, parameter_field
 from shared.schemas.structured import StructuredFields
 from shared.schemas.tools import PastCall
 from shared.validation.parameters import BY_NAME
@@ -155,7 +155,7 @@ class SamplingFields(Body):
 class Submission(SamplingFields, StructuredFields):
     """Fields of every request for an answer of one or several choices, without its input."""
 
-    model: str
+    model: ModelName = ""
     max_tokens: int | None = parameter_field("max_tokens")
     stop: Stop = parameter_field("stop")
     n: int | None = parameter_field("n")

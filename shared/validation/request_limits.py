@@ -105,6 +105,8 @@ def _estimated_length(text: str | tuple[int, ...]) -> int:
 
 def check_request(request: Request, limits: Limits) -> None:
     """Raise InvalidRequest, naming the field, for the first field of `request` that is out of bounds."""
+    if not request.model:
+        raise InvalidRequest("model is required", param="model")
     if not MODEL_NAME.fullmatch(request.model):
         raise InvalidRequest("model must be a name of at most 128 letters, digits and ._:/-", param="model")
     if len(request.user) > MAX_USER_CHARS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from pydantic import Field
@@ -12,15 +12,15 @@ from shared.protocol import DescribeTokenizer, Detokenize, PriorityClass, Reques
 from shared.schemas.base import Body
 from shared.schemas.common_fields import Messages
 from shared.schemas.openapi_bounds import Items
+from shared.schemas.parameter_fields import DefaultedModelName
 
-MODEL: Any = Field(None, description="default: the served model, for clients that know one model only")
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class TokenizeRequest(Body):
     """Body of POST /tokenize: a prompt, or messages."""
 
-    model: str | None = MODEL
+    model: DefaultedModelName = ""
     prompt: str | None = Field(None, description="a text; give either prompt or messages")
     messages: Messages | None = Field(None, description="a chat; give either messages or prompt")
     add_special_tokens: bool | None = Field(
@@ -33,7 +33,7 @@ class TokenizeRequest(Body):
     )
     return_token_strs: bool = Field(False, description="return each token as it is spelled in the vocabulary too")
 
-    def to_request(self, tenant: str, default_model: str) -> Request:
+    def to_request(self, tenant: str) -> Request:
         """Return the draft that admission completes. Raise InvalidRequest if fields contradict each other."""
         if self.messages is None and self.add_generation_prompt is not None:
             raise InvalidRequest(
@@ -42,7 +42,7 @@ class TokenizeRequest(Body):
         special = self.messages is None if self.add_special_tokens is None else self.add_special_tokens
         return Request(
             id="",
-            model=default_model if self.model is None else self.model,
+            model=self.model,
             prompt=self.prompt,
             messages=None if self.messages is None else tuple(message.to_message() for message in self.messages),
             work=Tokenize(special, self.add_generation_prompt is not False, self.return_token_strs),
@@ -54,13 +54,13 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Body of POST /detokenize."""
 
-    model: str | None = MODEL
+    model: DefaultedModelName = ""
     tokens: Items[TokenId] = Field(description="token ids", min_length=1)
 
-    def to_request(self, tenant: str, default_model: str) -> Request:
+    def to_request(self, tenant: str) -> Request:
         return Request(
             id="",
-            model=default_model if self.model is None else self.model,
+            model=self.model,
             prompt=tuple(self.tokens),
             work=Detokenize(),
             priority=PriorityClass.INTERACTIVE,

@@ -17,7 +17,7 @@ from shared.schemas.base import Body
 from shared.schemas.common_fields import Priority, priority_class
 from shared.schemas.openai.completions import Inputs
 from shared.schemas.openapi_bounds import Short
-from shared.schemas.parameter_fields import parameter_field, priority_field
+from shared.schemas.parameter_fields import ModelName, parameter_field, priority_field
 
 MAX_INPUTS = 32  # in one queued request, so that workers share the inputs of a call, and results stay small
 
@@ -25,7 +25,7 @@ MAX_INPUTS = 32  # in one queued request, so that workers share the inputs of a 
 class EmbeddingRequest(Body):
     """Body of POST /v1/embeddings."""
 
-    model: str
+    model: ModelName = ""
     input: Inputs = Field(description="a text, token ids, or a list of up to 2048 of either; never truncated")
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="base64 encodes little-endian float32; default float"

@@ -20,7 +20,7 @@ from shared.schemas.openai.response_object import ResponseObject, TextConfig
 from shared.schemas.openai.response_tools import ToolFields
 from shared.schemas.openapi_bounds import Items, Short
 from shared.schemas.parameter_bodies import ResponseParameters
-from shared.schemas.parameter_fields import parameter_field
+from shared.schemas.parameter_fields import ModelName, parameter_field
 
 LOGPROBS = "message.output_text.logprobs"
 # OpenAI's fields that are not supported, with their neutral values
@@ -69,7 +69,7 @@ class ResponseStreamOptions(Body):
 class ResponseRequest(ResponseParameters, ToolFields):
     """Body of a response."""
 
-    model: str
+    model: ModelName = ""
     input: Input = Field(description="the user's text, or the items that follow the earlier ones")
     instructions: str | None = Field(
         None, description="a system message before all items; later responses do not inherit it"

@@ -198,6 +198,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Embed, which has inputs of its own, and DescribeTokenizer have neither messages nor prompt. `created_at` is in
     seconds since the epoch by the server's clock (Redis TIME), like all times of a request. It does not run after
     `deadline`. `user` is the client's name for its end user. `cache_salt` separates cached prefixes of one tenant.
+    With `drop_oldest_turns`, messages that do not fit the context lose their oldest turns instead of being refused.
     """
 
     id: str
@@ -207,6 +208,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     params: SamplingParams = msgspec.field(default_factory=SamplingParams)
     prompt_options: PromptOptions = msgspec.field(default_factory=PromptOptions)
     cache_salt: str = ""
+    drop_oldest_turns: bool = False
     tools: Tools | None = None
     work: Work | None = None
     priority: PriorityClass = PriorityClass.STANDARD

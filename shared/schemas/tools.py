@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from pydantic import AfterValidator, Field
@@ -67,9 +67,13 @@ class ToolFields(Body):
         return tools_of(functions, choice, parallel=self.parallel_tool_calls is not False)
 
 
-def tools_of(
-    functions: Sequence[FunctionDefinition], choice: Word | FunctionName | None, *, parallel: bool
-) -> Tools | None:
+class Offered(Protocol):
+    """A tool that the model is offered as a function."""
+
+    def to_function(self) -> Function: ...
+
+
+def tools_of(functions: Sequence[Offered], choice: Word | FunctionName | None, *, parallel: bool) -> Tools | None:
     """Return the tools, None if none may be called. Raise InvalidRequest for a tool_choice without tools."""
     if not functions:
         if choice not in (None, "none", "auto"):

@@ -188,6 +188,7 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/v1/chat/completions",
         "/v1/chat/completions/stream",
         "/v1/responses",
+        "/v1/responses/input_tokens",
         "/v1/responses/{response_id}",
         "/v1/responses/{response_id}/cancel",
         "/v1/responses/{response_id}/input_items",

@@ -27,6 +27,7 @@ def create_admin_app(context: Context) -> FastAPI:
     app = FastAPI(
         title="Headrace administration",
         openapi_url=None,  # routes/openapi.py serves it
+        redirect_slashes=False,
         middleware=[
             Middleware(RequestId, endpoints=table, proxies=TrustedProxies(context.settings.trusted_proxies)),
             Middleware(SecurityHeaders),

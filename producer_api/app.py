@@ -46,6 +46,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         version=VERSION,
         description=DESCRIPTION,
         openapi_url=None,  # routes/openapi.py serves it
+        redirect_slashes=False,
         middleware=[
             Middleware(RequestId, endpoints=table, proxies=TrustedProxies(settings.trusted_proxies)),
             Middleware(SecurityHeaders),
@@ -87,7 +88,7 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=split_list(settings.cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
             max_age=600,

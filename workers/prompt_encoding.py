@@ -1,4 +1,5 @@
-"""Encoding of a request's texts as token ids, and the answers of /tokenize and /detokenize.
+"""Encoding of a request's texts as token ids, and the answers of /tokenize, /detokenize and
+/tokenizer_info.
 
 Tokenizing runs beside the worker's event loop, so that no request waits for the text of another.
 """
@@ -7,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
 
 from shared.errors import InvalidRequest
-from shared.protocol import Detokenize, Embed, PromptOptions, Request, Result, Tokenize
+from shared.protocol import DescribeTokenizer, Detokenize, Embed, Message, PromptOptions, Request, Result, Tokenize
 from shared.validation.prompt_options import option_chars
 from shared.validation.request_limits import Limits, check_request
 from workers.engine.interface import Encoder, check_vocabulary
+from workers.turn_truncation import encode_newest
 
 MAX_INLINE_CHARS = 500  # encoding them takes no longer than waking a thread for it, about 0.3 ms
 MAX_POOLED_CHARS = 65_536  # longer texts take more than 20 ms on one core
@@ -98,6 +101,8 @@ def encode(encoder: Encoder, request: Request, most_tokens: int) -> EncodedReque
         return EncodedRequest(result=_tokenize(encoder, request, work, most_tokens))
     if isinstance(work, Detokenize):
         return EncodedRequest(result=_detokenize(encoder, request, most_tokens))
+    if isinstance(work, DescribeTokenizer):
+        return EncodedRequest(result=Result(text=json.dumps(encoder.describe())))
     if isinstance(work, Embed):
         parts = [
             encoder.encode(text_or_ids, most_tokens=most_tokens, param="input")
@@ -109,7 +114,7 @@ def encode(encoder: Encoder, request: Request, most_tokens: int) -> EncodedReque
             raise InvalidRequest("each input must have at least one token", param="input")
         prompt = tuple(token for part in parts for token in part)
         return EncodedRequest(prompt, tuple(map(len, parts)))
-    ids = _token_ids(encoder, request, most_tokens)
+    ids = _prompt_ids(encoder, request, most_tokens)
     if not ids:
         raise InvalidRequest("the prompt must have at least one token", param="prompt")
     return EncodedRequest(tuple(ids))
@@ -124,6 +129,18 @@ def with_thinking_switch(options: PromptOptions) -> PromptOptions:
         return options
     variables = {"enable_thinking": False, **json.loads(options.chat_template_kwargs or "{}")}
     return msgspec.structs.replace(options, chat_template_kwargs=json.dumps(variables))
+
+
+def _prompt_ids(encoder: Encoder, request: Request, most_tokens: int) -> list[int]:
+    """Return the ids of a prompt, or of messages, without the oldest if these may be dropped to make room."""
+
+    def encode_messages(messages: Sequence[Message]) -> list[int]:
+        return _token_ids(encoder, msgspec.structs.replace(request, messages=tuple(messages)), most_tokens)
+
+    if request.messages is None or not request.drop_oldest_turns:
+        return _token_ids(encoder, request, most_tokens)
+    answer = min(request.params.max_tokens or 1, most_tokens // 2)  # a longer answer is cut, not the whole prompt
+    return encode_newest(request.messages, encode_messages, most_tokens - answer)
 
 
 def _token_ids(encoder: Encoder, request: Request, most_tokens: int) -> list[int]:

@@ -16,6 +16,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from shared.errors import InvalidRequest
 from shared.models.worker_registry import Task
@@ -84,6 +85,9 @@ class ScriptedTokenizer:
 
     def entry(self, token_id: int) -> str:
         return chr(token_id)
+
+    def describe(self) -> dict[str, Any]:
+        return {"tokenizer_class": type(self).__name__, "eos_token": None}
 
 
 @dataclass

@@ -280,6 +280,13 @@ class Gateway:
             record = await self._token_log.record(held.id) if held is not None else None
         return record if record is not None and tenant in (None, record.tenant) else None
 
+    async def any_model(self) -> str | None:
+        """Return the model that every name in a request stands for; None if each stands for itself."""
+        if not self._catalog.any_name:
+            return None
+        async with redis_deadline():
+            return await self._catalog.any_model()
+
     async def fingerprint(self, model: str) -> str | None:
         """Return the fingerprint of a model's weights and settings; None while no worker has announced one."""
         return await self._catalog.fingerprint(model)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from shared.errors import ModelNotFound, Unavailable
 from shared.models.model_store import ModelRepository, embedding_name
 from shared.models.worker_registry import ModelInfo, Registry, WorkerInfo
+from shared.protocol import Request
 from shared.settings import Settings
 
 SNAPSHOT_LIFE_S = 1.0
+
+
+def under_name(drafts: Sequence[Request], model: str | None) -> tuple[Request, ...]:
+    """Return the drafts for `model`; as they are for None."""
+    if model is None:
+        return tuple(drafts)
+    return tuple(msgspec.structs.replace(draft, model=model) for draft in drafts)
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class ModelCatalog:
         self._registry = registry
         self.served_model = ModelRepository(settings).served_name
         self.embedding_model = embedding_name(settings)
+        self.any_name = settings.any_model_name
         self._snapshot: Snapshot | None = None
         self._reading = asyncio.Lock()
 
@@ -62,6 +74,12 @@ class ModelCatalog:
             if info.name == name:
                 return info
         raise ModelNotFound(f"the model {name!r} does not exist; see /v1/models", param="model")
+
+    async def any_model(self) -> str | None:
+        """Return the only served model, which any name may stand for; None for several. Raises Unavailable."""
+        workers = (await self.snapshot()).workers
+        served = {self.served_model, *(worker.model for worker in workers)} | ({self.embedding_model} - {None})
+        return self.served_model if len(served) == 1 else None
 
     async def fingerprint(self, name: str) -> str | None:
         """Return the fingerprint that a model's workers announced, or None."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from producer_api.admission.model_catalog import under_name
 from shared.errors import InvalidRequest
 from shared.protocol import PriorityClass, Request
 from shared.token_log.answer import Answer
@@ -36,6 +37,10 @@ class ParsedBody:
 
     def until(self, deadline: float) -> ParsedBody:
         return replace(self, drafts=tuple(msgspec.structs.replace(each, deadline=deadline) for each in self.drafts))
+
+    def for_model(self, model: str | None) -> ParsedBody:
+        """Return the body for `model`; as it is for None."""
+        return replace(self, drafts=under_name(self.drafts, model))
 
 
 class BodyReader(Protocol):

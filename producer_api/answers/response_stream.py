@@ -19,6 +19,7 @@ from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
 from shared.protocol import Request, RequestState, Terminal, Token, TokenEvent
 from shared.schemas.openai.response_items import (
+    CustomCallItem,
     FunctionCallItem,
     InputText,
     MessageItem,
@@ -30,6 +31,8 @@ from shared.schemas.openai.response_items import (
 from shared.schemas.openai.response_object import (
     ArgumentsDelta,
     ArgumentsDone,
+    CustomInputDelta,
+    CustomInputDone,
     ErrorEvent,
     IncompleteDetails,
     ItemEvent,
@@ -46,6 +49,7 @@ from shared.schemas.openai.response_object import (
     TextDelta,
     TextDone,
 )
+from shared.schemas.openai.response_tools import CustomTold
 from shared.token_log.answer import Answer, end_of
 from shared.token_log.interface import RequestRecord
 
@@ -62,8 +66,10 @@ def response_id_of(job_id: str) -> str:
 
 
 def with_identity(response: ResponseObject, request: Request | RequestRecord) -> ResponseObject:
-    """Return the response with the id and the creation time of its admitted request."""
-    return msgspec.structs.replace(response, id=response_id_of(request.id), created_at=int(request.created_at))
+    """Return the response with the id, the model and the creation time of its admitted request."""
+    return msgspec.structs.replace(
+        response, id=response_id_of(request.id), model=request.model, created_at=int(request.created_at)
+    )
 
 
 def complete_response(response: ResponseObject, answer: Answer) -> ResponseObject:
@@ -77,8 +83,12 @@ def finished_response(response: ResponseObject, answer: Answer) -> ResponseObjec
     assert answer.terminal is not None
     tokens = [token for _, choice in answer.choices for token in choice.tokens]
     status = _status(answer.terminal, tokens[-1:])
-    items = Output.complete(job_id_of(response.id), tokens, _item_status(status))
+    items = Output.complete(job_id_of(response.id), _custom_tools(response), tokens, _item_status(status))
     return _with_outcome(response, status, answer.terminal, items)
+
+
+def _custom_tools(response: ResponseObject) -> frozenset[str]:
+    return frozenset(tool.name for tool in response.tools if isinstance(tool, CustomTold))
 
 
 def _status(terminal: Terminal, last: Sequence[Token]) -> ResponseStatus:
@@ -122,7 +132,7 @@ class ResponseFraming:
         self._after = after
         self._resumable = resumable
         self._number = -1  # of the last event
-        self._output = Output(job_id_of(response.id))
+        self._output = Output(job_id_of(response.id), _custom_tools(response))
         self._last: tuple[Token, ...] = ()
         self._encode = msgspec.json.Encoder().encode
 
@@ -186,9 +196,15 @@ class ResponseFraming:
                     sequence_number=self._next(), item_id=item.id, output_index=index, delta=change.delta
                 )
             )
+        elif change.kind == "input":
+            yield self._frame(
+                CustomInputDelta(
+                    sequence_number=self._next(), item_id=item.id, output_index=index, delta=change.delta
+                )
+            )
         elif change.kind == "begun":
             yield self._frame(ItemEvent("response.output_item.added", self._next(), index, item))
-            if not isinstance(item, FunctionCallItem):
+            if not isinstance(item, FunctionCallItem | CustomCallItem):
                 part = OutputText("") if isinstance(item, MessageItem) else ReasoningText("")
                 yield self._frame(PartEvent("response.content_part.added", self._next(), item.id, index, 0, part))
         else:
@@ -204,6 +220,10 @@ class ResponseFraming:
                     name=item.name,
                     arguments=item.arguments,
                 )
+            )
+        elif isinstance(item, CustomCallItem):
+            yield self._frame(
+                CustomInputDone(sequence_number=self._next(), item_id=item.id, output_index=index, input=item.input)
             )
         else:
             [part] = item.content

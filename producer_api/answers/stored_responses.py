@@ -11,11 +11,18 @@ from dataclasses import dataclass
 import msgspec
 
 from producer_api.admission.deadline import redis_deadline
-from producer_api.answers.response_stream import RESPONSE_PREFIX, finished_response, job_id_of, with_identity
+from producer_api.answers.response_stream import (
+    JOB_PREFIX,
+    RESPONSE_PREFIX,
+    finished_response,
+    job_id_of,
+    with_identity,
+)
 from producer_api.services import Context
 from shared.errors import InvalidRequest, NotFound
 from shared.protocol import RequestState
-from shared.schemas.openai.response_items import Item, conversation_items
+from shared.schemas.openai.response_input import ItemReference
+from shared.schemas.openai.response_items import Item, conversation_items, job_name_of, with_ids
 from shared.schemas.openai.response_object import ResponseObject
 from shared.token_log.answer import read_all
 from shared.token_log.interface import Keepsake, RequestRecord
@@ -28,6 +35,7 @@ class _Kept(msgspec.Struct):
     items: list[Item]
 
 
+MAX_REFERENCED_RESPONSES = 32  # in one body; each is read from the store
 _decode = msgspec.json.Decoder(_Kept).decode
 
 
@@ -63,7 +71,40 @@ async def find(context: Context, response_id: str, tenant: str) -> StoredRespons
     if content is None:
         raise missing
     found = _decode(content)
-    return StoredResponse(record, with_identity(found.asked, record), found.items)
+    return StoredResponse(
+        record, with_identity(found.asked, record), with_ids(found.items, record.id.removeprefix(JOB_PREFIX))
+    )
+
+
+async def resolve(context: Context, given: Sequence[Item | ItemReference], tenant: str) -> list[Item]:
+    """Return the items with each reference replaced by the stored item that it names.
+
+    Raises NotFound, naming the reference; InvalidRequest for references into too many responses; Unavailable.
+    """
+    named = [job_name_of(each.id) for each in given if isinstance(each, ItemReference)]
+    if len(set(named)) > MAX_REFERENCED_RESPONSES:
+        raise InvalidRequest(
+            f"input must refer to items of at most {MAX_REFERENCED_RESPONSES} responses", param="input"
+        )
+    known: dict[str, Item] = {}
+    for name in dict.fromkeys(filter(None, named)):
+        known |= await _items_of(context, RESPONSE_PREFIX + name, tenant)
+    items: list[Item] = []
+    for i, each in enumerate(given):
+        if isinstance(each, ItemReference) and each.id not in known:
+            raise NotFound(f"the item {each.id[:64]!r} does not exist, or it has expired", param=f"input[{i}].id")
+        items.append(known[each.id] if isinstance(each, ItemReference) else each)
+    return items
+
+
+async def _items_of(context: Context, response_id: str, tenant: str) -> dict[str, Item]:
+    """Return the items of a stored response by id, with those of its answer once it has ended; none if unknown."""
+    try:
+        found = await find(context, response_id, tenant)
+    except NotFound:
+        return {}
+    output = conversation_items((await describe(context, found)).output) if found.record.state.terminal else []
+    return {item.id: item for item in (*found.items, *output)}
 
 
 async def describe(context: Context, found: StoredResponse) -> ResponseObject:

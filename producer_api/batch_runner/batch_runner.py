@@ -204,6 +204,7 @@ class BatchRunner:
         settings, tenant = self._services.settings, self._batch.tenant
         body = read_body(line.url, bytes(line.body), tenant, strict_fields=settings.strict_fields)
         body = body.in_class(PriorityClass.BATCH)
+        body = body.for_model(await self._services.gateway.any_model())
         principal = Principal(
             self._batch.tenant, self._batch.key_id, self._batch.plan, Scopes(models=self._batch.models)
         )

@@ -141,6 +141,7 @@ class EventLoopHost:
     async def generate(self, task_id: str, body: bytes) -> Any:
         """Return a chat completion. The same task again joins the same request. Raises HeadraceError."""
         request = read_body(CHAT, body, tenant="default", strict_fields=self._settings.strict_fields)
+        request = request.for_model(await self.services.gateway.any_model())
         if not request.classed:
             request = request.in_class(PriorityClass.BATCH)
         now = await self.services.backend.token_log.now()

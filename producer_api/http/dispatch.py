@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
@@ -30,23 +31,20 @@ class Dispatcher(BaseRoute):
     """
 
     def __init__(self, table: EndpointTable, authenticate: Authenticator, parts: Mapping[str, object]) -> None:
-        self._table = table
         self._authenticate = authenticate
         self._parts = parts
         self._arguments = {each: self._arguments_of(each) for each in table.endpoints}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """The router also asks with a trailing slash added or removed, and then redirects."""
-        if scope["type"] != "http":
-            return Match.NONE, {}
-        found = match_of(scope)
-        if found.path != scope["path"]:
-            found = self._table.match(scope["method"], scope["path"])
-        return (Match.FULL if found.template else Match.NONE), {}
+        known = scope["type"] == "http" and match_of(scope).template
+        return (Match.FULL if known else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = match_of(scope)
         endpoint = found.endpoint
+        if endpoint is None and scope["method"] == "OPTIONS":
+            await Response(status_code=204, headers={"allow": ", ".join(found.allowed)})(scope, receive, send)
+            return
         if endpoint is None:
             raise HTTPException(status_code=405, headers={"allow": ", ".join(found.allowed)})
         request = Request(scope, receive, send)

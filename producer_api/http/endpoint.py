@@ -21,7 +21,7 @@ Handler = Callable[..., Awaitable[Response]]
 
 PARTS = frozenset({"context", "files", "batches"})  # of the application
 CALLER = frozenset({"caller", "tenant", "owner"})  # known once the caller is authenticated
-METHODS = ("GET", "HEAD", "POST", "DELETE")
+METHODS = ("GET", "POST", "DELETE")  # HEAD and OPTIONS follow
 
 
 @dataclass(frozen=True)

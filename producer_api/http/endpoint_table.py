@@ -5,6 +5,7 @@ A request is matched once, by the outermost layer; every inner layer reads the r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from starlette.types import Scope
 from producer_api.http.endpoint import Endpoint
 from producer_api.http.errors import NATIVE, ErrorFormat
 
+SLASHES = re.compile("/{2,}")
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -25,7 +27,8 @@ class Match:
 
     Attributes:
         errors: the format of any error in the response.
-        endpoint: None for an unknown path, and for a path without this method.
+        path: the path that was matched, in its canonical form.
+        endpoint: None for an unknown path, and for a path without this method. HEAD is matched to GET.
         template: of the path; empty for an unknown one.
         allowed: the methods of the path.
     """
@@ -36,6 +39,14 @@ class Match:
     path_params: Mapping[str, str] = field(default_factory=dict)
     template: str = ""
     allowed: tuple[str, ...] = ()
+
+
+def canonical(path: str) -> str:
+    """Return the path without trailing and double slashes, which clients produce by joining URLs.
+
+    A redirect would not do: many clients repeat a redirected POST without its body.
+    """
+    return "/" + SLASHES.sub("/", path).strip("/")
 
 
 def match_of(scope: Scope) -> Match:
@@ -56,11 +67,13 @@ class _Resource:
         self.segments = self.template.split("/")[1:]
 
     def match(self, method: str, path: str, path_params: Mapping[str, str]) -> Match:
-        errors, allowed = next(iter(self.methods.values())).errors, tuple(self.methods)
-        endpoint = self.methods.get(method)
-        if endpoint is not None:
-            errors = endpoint.errors
-        return Match(path, errors, endpoint, path_params, self.template, allowed)
+        endpoint = self.methods.get("GET" if method == "HEAD" else method)
+        errors = (endpoint or next(iter(self.methods.values()))).errors
+        return Match(path, errors, endpoint, path_params, self.template, self.allowed)
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        return (*self.methods, *(("HEAD",) if "GET" in self.methods else ()), "OPTIONS")
 
     def shared_segments(self, segments: Sequence[str]) -> int:
         """Return how many leading segments of a path this template has."""
@@ -91,6 +104,7 @@ class EndpointTable:
 
     def match(self, method: str, path: str) -> Match:
         """Return the endpoint of a request with the parameters of its path, or what an error response needs."""
+        path = canonical(path)
         if (fixed := self._fixed.get(path)) is not None:
             return fixed.match(method, path, NO_PARAMETERS)
         for resource in self._templates:
@@ -103,7 +117,7 @@ class EndpointTable:
 
         Of several, the first one declared; NATIVE where no endpoint shares any.
         """
-        segments = path.split("/")[1:]
+        segments = canonical(path).split("/")[1:]
         nearest = max(self._resources, key=lambda each: each.shared_segments(segments))
         if not nearest.shared_segments(segments):
             return NATIVE

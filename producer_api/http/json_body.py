@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from producer_api.admission.model_catalog import under_name
 from producer_api.http.open_streams import ClientGone
 from producer_api.http.threads import Threads
 from shared.errors import MalformedBody, UnsupportedMediaType
@@ -62,11 +63,12 @@ async def off_loop(request: Request, work: Callable[[], Result]) -> Result:
 
 
 async def make_drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> Sequence[Draft]:
-    """Return the drafts of a body that was read, checked against the limits. Raises InvalidRequest."""
+    """Return the drafts of a body that was read, checked against the limits. Raises InvalidRequest, Unavailable."""
     gateway = request.app.state.context.gateway
+    model = await gateway.any_model()
 
     def checked() -> Sequence[Draft]:
-        made = make()
+        made = under_name(make(), model)
         gateway.check_together(made)
         return made
 

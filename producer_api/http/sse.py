@@ -79,6 +79,10 @@ class EventStream(Response):
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._end(send)
+            return
         frames: Send = scope["state"]["send"]
         try:
             await self._open_answers.run(

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.deadline import redis_deadline
@@ -46,6 +47,14 @@ class Readiness(msgspec.Struct):
 
 class Health(msgspec.Struct):
     status: Literal["ok"] = "ok"
+
+
+class Version(msgspec.Struct):
+    version: str
+
+
+async def version(request: Request) -> Response:
+    return json_response(Version(request.app.version))
 
 
 async def health() -> Response:
@@ -99,16 +108,27 @@ HEALTH = _probe(
     summary="Is this process alive?",
     responses=(ResponseDoc("it is", Health),),
 )
+READY = _probe(
+    "GET",
+    "/ready",
+    ready,
+    summary="Is the model served?",
+    responses=(
+        ResponseDoc("a worker serves the model", Readiness),
+        ResponseDoc("not yet, or no longer", Readiness, status=503),
+    ),
+)
+ALIASES = {"/ping": HEALTH, "/healthz": HEALTH, "/livez": HEALTH, "/readyz": READY}  # of SageMaker and Kubernetes
 ENDPOINTS = (
     HEALTH,
+    READY,
+    *(_probe("GET", path, endpoint.handler) for path, endpoint in ALIASES.items()),
+    _probe("POST", "/ping", health),
     _probe(
         "GET",
-        "/ready",
-        ready,
-        summary="Is the model served?",
-        responses=(
-            ResponseDoc("a worker serves the model", Readiness),
-            ResponseDoc("not yet, or no longer", Readiness, status=503),
-        ),
+        "/version",
+        version,
+        summary="Get the server's version",
+        responses=(ResponseDoc("the version", Version),),
     ),
 )

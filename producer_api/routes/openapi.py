@@ -14,4 +14,4 @@ async def openapi(request: Request) -> Response:
     return JSONResponse(request.app.openapi())
 
 
-ENDPOINTS = (Endpoint("GET", PATH, openapi, group=None), Endpoint("HEAD", PATH, openapi, group=None))
+ENDPOINTS = (Endpoint("GET", PATH, openapi, group=None),)

@@ -5,7 +5,7 @@ A client that disconnects cancels its response, unless it runs in the background
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,13 +28,15 @@ from producer_api.openapi.document import IDEMPOTENCY, LAST_EVENT_ID, parameter
 from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.openapi.pagination import ORDER, Page, page_parameters
 from producer_api.services import Context
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, NotFound
 from shared.protocol import Request as Draft
-from shared.schemas.openai.response_object import ItemList, ResponseDeleted, ResponseObject
+from shared.schemas.openai.response_input import ItemReference
+from shared.schemas.openai.response_items import Item
+from shared.schemas.openai.response_object import InputTokens, ItemList, ResponseDeleted, ResponseObject
 from shared.schemas.openai.responses import ResponseRequest
 from shared.schemas.parsing import validate
 from shared.schemas.unknown_fields import ignored_fields
-from shared.token_log.answer import Answer
+from shared.token_log.answer import Answer, result_of
 
 STARTING_AFTER = "starting_after"
 STREAM = parameter("stream", "query", "stream the events from the first on", type="boolean")
@@ -42,10 +44,25 @@ AFTER = parameter(
     STARTING_AFTER, "query", "with stream: only the events after this sequence number", type="integer", minimum=-1
 )
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100  # input items in one page
+COUNT_S = 30.0  # how long a count may take by default
 
 
 async def create(context: Context, request: Request, caller: Principal) -> Response:
     return await _create(context, request, caller, await read_body(request, ResponseRequest))
+
+
+async def count_input(context: Context, request: Request, caller: Principal) -> Response:
+    body = await read_body(request, ResponseRequest)
+    items = await stored.conversation(context, body.previous_response_id, caller.tenant)
+    items += await _input_items(context, request, caller, body)
+    draft = await _draft(request, body, lambda: body.to_count(caller.tenant, items))
+    admission = await context.gateway.submit(draft, principal=caller, seed=0, timeout_s=body.timeout or COUNT_S)
+    reply = Reply(context, request.state.facts, admission, detached=False)
+    return await reply.complete(request, lambda answer: InputTokens(len(result_of(answer).tokens)))
+
+
+async def compact() -> Response:
+    raise NotFound("this server does not compact conversations: truncation auto drops their oldest turns")
 
 
 async def retrieve(context: Context, request: Request, response_id: str, tenant: str) -> Response:
@@ -84,9 +101,9 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
     after = resume_point(request, resumable=bool(body.stream) and key is not None)
     body.check()
     items = await stored.conversation(context, body.previous_response_id, caller.tenant)
-    items += await off_loop(request, lambda: [item.to_item() for item in body.input])
+    items += await _input_items(context, request, caller, body)
     asked = body.to_object()
-    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant, items)])
+    draft = await _draft(request, body, lambda: body.to_request(caller.tenant, items))
     admission = await context.gateway.submit(
         draft,
         principal=caller,
@@ -105,6 +122,21 @@ async def _create(context: Context, request: Request, caller: Principal, body: R
         framing = ResponseFraming(asked, after=after, resumable=detached)
         return reply.stream(framing, eager=bool(body.background) or after >= 0)
     return await reply.complete(request, partial(complete_response, asked))
+
+
+async def _input_items(context: Context, request: Request, caller: Principal, body: ResponseRequest) -> list[Item]:
+    """Return the body's items, with those that it refers to."""
+    given = await off_loop(request, body.to_items)
+    return await stored.resolve(context, given, caller.tenant)
+
+
+async def _draft(request: Request, body: ResponseRequest, make: Callable[[], Draft]) -> Draft:
+    """Return a draft of the body, checked. Raises InvalidRequest, naming a tool as the body does."""
+    try:
+        [draft] = await make_drafts(request, lambda: [make()])
+    except InvalidRequest as error:
+        raise body.naming_tools(error) from None
+    return draft
 
 
 async def _accepted(context: Context, request: Request, admission: Admission, asked: ResponseObject) -> Response:
@@ -146,7 +178,10 @@ def parse_response(data: bytes, tenant: str, *, strict_fields: bool) -> ParsedBo
     def word(requests: Sequence[Draft], answer: Answer, _: str | None) -> Any:
         return complete_response(with_identity(asked, requests[0]), answer)
 
-    drafts = (body.to_request(tenant, [item.to_item() for item in body.input]),)
+    items = [item for item in body.to_items() if not isinstance(item, ItemReference)]
+    if len(items) < len(body.input):
+        raise InvalidRequest("input must not refer to stored items here", param="input")
+    drafts = (body.to_request(tenant, items),)
     return ParsedBody(drafts, body.given_seed, body.timeout, word, body.priority is not None, ignored_fields(body))
 
 
@@ -154,6 +189,7 @@ RESPONSE_ERRORS = OpenAIErrors(
     field_names=(
         (r"^messages\b.*", "input"),
         (r"^max_tokens$", "max_output_tokens"),
+        (r"^reasoning_effort$", "reasoning.effort"),
         (r"^logprobs$", "top_logprobs"),
         (r"^(tools\[\d+\])\.function", r"\1"),
     )
@@ -187,6 +223,19 @@ ENDPOINTS = (
             "In the background": {"model": SERVED_MODEL, "input": "Write about rivers.", "background": True},
         },
     ),
+    _endpoint(
+        "POST",
+        "/v1/responses/input_tokens",
+        count_input,
+        errors=RESPONSE_ERRORS,
+        charged=True,
+        summary="Count the tokens of a response's input",
+        body=ResponseRequest,
+        responses=(ResponseDoc("the number of tokens", InputTokens),),
+        failures=(400, 404, 413, 415, 429, 500, 503, 504),
+        examples={"A question": {"model": SERVED_MODEL, "input": "What is the capital of France?"}},
+    ),
+    _endpoint("POST", "/v1/responses/compact", compact),
     _endpoint(
         "GET",
         "/v1/responses/{response_id}",

@@ -1,4 +1,4 @@
-"""Tokenizing and detokenizing, in vLLM's shape.
+"""Tokenizing, detokenizing and the tokenizer's configuration, in vLLM's shape.
 
 A worker of the model does it, through the queue, so that the front end needs no model files. It waits its turn like
 any request, for at most TIMEOUT_S.
@@ -6,8 +6,10 @@ any request, for at most TIMEOUT_S.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,9 +19,18 @@ from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
 from producer_api.http.json_body import make_drafts, read_body
+from producer_api.openapi.document import parameter
 from producer_api.openapi.examples import SERVED_MODEL
 from producer_api.services import Context
-from shared.schemas.native.tokenize import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
+from shared.protocol import Request as Draft
+from shared.schemas.native.tokenize import (
+    Detokenized,
+    DetokenizeRequest,
+    TokenizeRequest,
+    TokenizerInfo,
+    Tokens,
+    describe_tokenizer,
+)
 from shared.token_log.answer import Answer, result_of
 
 TIMEOUT_S = 30.0
@@ -27,9 +38,9 @@ TIMEOUT_S = 30.0
 
 async def tokenize(context: Context, request: Request, caller: Principal) -> Response:
     body = await read_body(request, TokenizeRequest)
-    reply = await _ask(context, request, caller, body)
+    reply, model = await _ask(context, request, caller, body.to_request)
     async with redis_deadline():
-        limit = (await context.catalog.find(body.model)).max_model_len or None
+        limit = (await context.catalog.find(model)).max_model_len or None
 
     def word(answer: Answer) -> Tokens:
         found = result_of(answer)
@@ -41,16 +52,32 @@ async def tokenize(context: Context, request: Request, caller: Principal) -> Res
 
 async def detokenize(context: Context, request: Request, caller: Principal) -> Response:
     body = await read_body(request, DetokenizeRequest)
-    reply = await _ask(context, request, caller, body)
+    reply, _ = await _ask(context, request, caller, body.to_request)
     return await reply.complete(request, lambda answer: Detokenized(result_of(answer).text))
 
 
+async def tokenizer_info(context: Context, request: Request, caller: Principal) -> Response:
+    """The body is what the worker wrote: the fields of a checkpoint's tokenizer_config.json are open."""
+    named = request.query_params.get("model", "")
+    reply, _ = await _ask(context, request, caller, partial(describe_tokenizer, model=named))
+    return await reply.complete(request, lambda answer: msgspec.Raw(result_of(answer).text.encode()))
+
+
 async def _ask(
-    context: Context, request: Request, caller: Principal, body: TokenizeRequest | DetokenizeRequest
-) -> Reply:
-    [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant)])
+    context: Context, request: Request, caller: Principal, to_draft: Callable[[str], Draft]
+) -> tuple[Reply, str]:
+    """Submit the draft that `to_draft` makes for a tenant, by default for the served model; return its model too.
+
+    lm-eval's remote tokenizer, written for vLLM, names no model.
+    """
+
+    def draft_of_tenant() -> Draft:
+        made = to_draft(caller.tenant)
+        return made if made.model else msgspec.structs.replace(made, model=context.catalog.served_model)
+
+    [draft] = await make_drafts(request, lambda: [draft_of_tenant()])
     admission = await context.gateway.submit(draft, principal=caller, seed=0, timeout_s=TIMEOUT_S)
-    return Reply(context, request.state.facts, admission, detached=False)
+    return Reply(context, request.state.facts, admission, detached=False), draft.model
 
 
 _endpoint = partial(
@@ -85,5 +112,13 @@ ENDPOINTS = (
         body=DetokenizeRequest,
         responses=(ResponseDoc("the text", Detokenized),),
         examples={"Two tokens": {"model": SERVED_MODEL, "tokens": [40, 41]}},
+    ),
+    _endpoint(
+        "GET",
+        "/tokenizer_info",
+        tokenizer_info,
+        summary="Get the tokenizer's special tokens and chat template",
+        parameters=[parameter("model", "query", "default: the served model", type="string")],
+        responses=(ResponseDoc("the fields of the checkpoint's tokenizer_config.json", TokenizerInfo),),
     ),
 )

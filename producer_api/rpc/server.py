@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from producer_api.http.protocol import HEADROOM
 from producer_api.routes.health import readiness
 from producer_api.rpc.handler import MethodHandlers
+from producer_api.rpc.reflection import add_reflection
 from producer_api.rpc.service import SERVICE, Inference
 from producer_api.services import Context
 from shared.errors import ConfigError
@@ -42,7 +42,7 @@ async def serving(context: Context, *, farewell: float) -> AsyncIterator[int]:
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     if settings.grpc_reflection or (settings.grpc_reflection is None and not settings.auth):
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        add_reflection(server, (SERVICE, health.SERVICE_NAME))
     port = _bind(server, settings)
     await _update_health(context, servicer)
     await server.start()

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from producer_api.admission.deadline import redis_deadline
 from producer_api.admission.gateway import Admission
 from producer_api.admission.idempotency import HEADER, IdempotencyKey
+from producer_api.admission.model_catalog import under_name
 from producer_api.answers import jobs
 from producer_api.answers.reply import Reply
 from producer_api.http.headers import REPLAYED
@@ -71,9 +72,11 @@ class Inference:
     ) -> tuple[Admission, IdempotencyKey | None]:
         """Submit the job of a message; return it with its key. Raises InvalidRequest, and as jobs.submit."""
 
+        model = await self._context.gateway.any_model()
+
         def read() -> tuple[JobSubmission, Request, IdempotencyKey | None]:
             body = to_submission(message)
-            draft = body.to_request(call.caller.tenant)
+            [draft] = under_name([body.to_request(call.caller.tenant)], model)
             self._context.gateway.check_together([draft])
             return body, draft, jobs.job_key(call.metadata_values(KEY_METADATA), call.caller, body)
 

@@ -15,7 +15,8 @@ from shared.errors import InvalidRequest
 from shared.files.records import FileRecord
 from shared.schemas.base import Body
 
-UPLOADED = ("batch", "user_data")  # purposes of files from clients
+# purposes of files from clients; batches use those of `batch`, the others are kept for their client
+UPLOADED = ("batch", "assistants", "fine-tune", "evals", "vision", "user_data")
 PRODUCED = "batch_output"
 MIN_LIFETIME_S, MAX_LIFETIME_S = 3600, 2_592_000  # OpenAI's bounds of expires_after
 FORM = ("purpose", "expires_after[anchor]", "expires_after[seconds]")

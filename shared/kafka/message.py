@@ -155,8 +155,14 @@ def api_record(request: Request) -> Outgoing:
     return Outgoing(topics.api_requests(request.model), request.tenant.encode(), encode(request))
 
 
-def read_request(record: Record, model: ModelInfo, limits: Limits, most_bytes: int, now: float) -> Order:
-    """Decode and validate a record of a topic of `model`. `now`: the server's time.
+def read_request(
+    record: Record, model: ModelInfo, limits: Limits, most_bytes: int, now: float, *, any_name: bool = False
+) -> Order:
+    """Decode and validate a record of a topic of `model`.
+
+    Args:
+        now: the server's time.
+        any_name: the record may name any model, or none; its topic decides.
 
     Raises InvalidRequest (or a subclass), ModelNotFound, PayloadTooLarge, UnsupportedMediaType, DeadlineExceeded.
     """
@@ -170,6 +176,8 @@ def read_request(record: Record, model: ModelInfo, limits: Limits, most_bytes: i
     event_id = _check_event(record)
     body = validate(record.value, KafkaRequest, strict_fields=limits.strict_fields)
     request = _complete(body, record, event_id, now)
+    if any_name:
+        request = msgspec.structs.replace(request, model=model.name)
     if request.model != model.name:
         raise ModelNotFound(f"model must be {model.name} in this topic", param="model")
     check_request(request, limits)

@@ -22,6 +22,7 @@ from shared.protocol.event import (
 )
 from shared.protocol.request import (
     PROTOCOL_VERSION,
+    DescribeTokenizer,
     Detokenize,
     Embed,
     Function,
@@ -41,6 +42,7 @@ from shared.protocol.waiting import Outlook, Ticket
 __all__ = [
     "PROTOCOL_VERSION",
     "CallDelta",
+    "DescribeTokenizer",
     "Detokenize",
     "Embed",
     "ErrorInfo",

@@ -141,7 +141,7 @@ class PromptUsage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Result of a request whose `work` is not an answer in text; the kind of work decides which fields are set.
 
-    `vectors` has one for each input, as little-endian float32.
+    `vectors` has one for each input, as little-endian float32. `text` of DescribeTokenizer is JSON.
     """
 
     vectors: tuple[bytes, ...] = ()

@@ -186,16 +186,21 @@ class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
     """Detokenization of the prompt's token ids, including special tokens."""
 
 
-Work = Embed | Tokenize | Detokenize
+class DescribeTokenizer(msgspec.Struct, frozen=True, tag="describe_tokenizer"):
+    """Configuration of the model's tokenizer; it needs neither messages nor a prompt."""
+
+
+Work = Embed | Tokenize | Detokenize | DescribeTokenizer
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One admitted request, as the queue carries it.
 
     Exactly one of `messages` and `prompt` is set; `tools` require messages. `work` replaces the answer in text;
-    Embed has inputs of its own, and neither messages nor prompt. `created_at` is in seconds since the epoch by the
-    server's clock (Redis TIME), like all times of a request. It does not run after `deadline`. `user` is the
-    client's name for its end user. `cache_salt` separates cached prefixes of one tenant.
+    Embed, which has inputs of its own, and DescribeTokenizer have neither messages nor prompt. `created_at` is in
+    seconds since the epoch by the server's clock (Redis TIME), like all times of a request. It does not run after
+    `deadline`. `user` is the client's name for its end user. `cache_salt` separates cached prefixes of one tenant.
+    With `drop_oldest_turns`, messages that do not fit the context lose their oldest turns instead of being refused.
     """
 
     id: str
@@ -205,6 +210,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     params: SamplingParams = msgspec.field(default_factory=SamplingParams)
     prompt_options: PromptOptions = msgspec.field(default_factory=PromptOptions)
     cache_salt: str = ""
+    drop_oldest_turns: bool = False
     tools: Tools | None = None
     work: Work | None = None
     priority: PriorityClass = PriorityClass.STANDARD

@@ -37,6 +37,10 @@ class Body(BaseModel):
         return schema
 
 
+class IgnoredObject(Body):
+    """An object that is accepted and ignored as a whole, and reported as an unknown field is."""
+
+
 def refuse_unless_neutral(
     neutral: Mapping[str, tuple[Any, ...]], message: str, messages: Mapping[str, str] = MappingProxyType({})
 ) -> Any:

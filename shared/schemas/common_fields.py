@@ -18,7 +18,7 @@ from shared.protocol import FinishReason, PriorityClass, PromptOptions, Sampling
 from shared.schemas.base import Body, refuse_unless_neutral
 from shared.schemas.neutral_fields import NeutralFields
 from shared.schemas.openapi_bounds import Items, Short
-from shared.schemas.parameter_fields import parameter_field
+from shared.schemas.parameter_fields import ModelName, parameter_field
 from shared.schemas.structured import StructuredFields
 from shared.validation.parameters import BY_NAME
 
@@ -141,7 +141,7 @@ class SamplingFields(ParameterFields):
 class Submission(SamplingFields, StructuredFields, NeutralFields):
     """Fields of every request for an answer of one or several choices, without its input."""
 
-    model: str
+    model: ModelName = ""
     max_tokens: int | None = parameter_field("max_tokens")
     stop: Stop = parameter_field("stop")
     n: int | None = parameter_field("n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, BeforeValidator, Field, create_model
 
 from shared.schemas.openapi_bounds import Items
 from shared.validation.parameter_definition import Api, Parameter
@@ -45,6 +45,18 @@ def parameter_field(name: str, *, default: object = None, maximum: float | None 
         _add_bounds(node, parameter)
 
     return Field(None, description=_with_note(parameter.text(default, maximum), note), json_schema_extra=add_bounds)
+
+
+def _or_empty(name: Any) -> Any:
+    return "" if name is None else name
+
+
+# An empty name is refused by the check of the request, unless the route or a setting fills it in.
+_Name = Annotated[str, BeforeValidator(_or_empty)]
+ModelName = Annotated[
+    _Name, Field(description="name of a served model; may be left out if the setting any_model_name is on")
+]
+DefaultedModelName = Annotated[_Name, Field(description="name of a served model; default: this server's model")]
 
 
 def parameter_body(name: str, api: Api, base: type[Model]) -> type[Model]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
@@ -112,8 +112,14 @@ class ToolFields(Body):
                 return tools_of(functions, choice, parallel=parallel)
 
 
+class Offered(Protocol):
+    """A tool that the model is offered as a function."""
+
+    def to_function(self) -> Function: ...
+
+
 def tools_of(
-    functions: Sequence[FunctionDefinition],
+    functions: Sequence[Offered],
     choice: Word | FunctionName | None,
     *,
     parallel: bool,

@@ -1,4 +1,4 @@
-"""Fields of a body that its schema does not declare: ignored and reported by their paths, or refused.
+"""Fields of a body that its schema does not declare, or ignores: reported by their paths, or refused.
 
 A field with null counts as absent.
 """
@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from shared.schemas.base import IgnoredObject
 from shared.schemas.field_paths import MAX_NAME_CHARS, Place, field_path
 
 HEADER = "x-headrace-ignored-fields"
@@ -24,7 +25,13 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_$:.\[\]-]")  # in a header; names are the cli
 
 
 def unknown_fields(body: BaseModel, at: tuple[int | str, ...] = ()) -> Iterator[tuple[Place, type[BaseModel]]]:
-    """Yield the place of each unknown field in a parsed body, with the schema of the object that has it."""
+    """Yield the place of each unknown field in a parsed body, with the schema of the object that has it.
+
+    An ignored object counts as one.
+    """
+    if isinstance(body, IgnoredObject):
+        yield at, type(body)
+        return
     if extra := body.model_extra:
         for name, value in extra.items():
             if value is not None:

@@ -103,6 +103,11 @@ class Settings(BaseModel):
         "smollm2", min_length=1, description="model folder, Hugging Face id, smollm2 or all-minilm-l6-v2"
     )
     served_model_name: str | None = Field(None, description="model name for clients; default: derived from `model`")
+    any_model_name: bool = Field(
+        False,
+        description="serve requests with any `model`, or without one, by the served model; no effect while several "
+        "models are served",
+    )
     embedding_model: str | None = Field(
         None,
         min_length=1,

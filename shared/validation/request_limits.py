@@ -16,6 +16,7 @@ from shared.errors import InvalidRequest
 from shared.models.names import MODEL_NAME
 from shared.models.worker_registry import ModelInfo, Task
 from shared.protocol import (
+    DescribeTokenizer,
     Detokenize,
     Embed,
     Function,
@@ -79,6 +80,8 @@ class Limits:
 
 def check_request(request: Request, limits: Limits) -> None:
     """Raise InvalidRequest, naming the field, for the first field of `request` that is out of bounds."""
+    if not request.model:
+        raise InvalidRequest("model is required", param="model")
     if not MODEL_NAME.fullmatch(request.model):
         raise InvalidRequest("model must be a name of at most 128 letters, digits and ._:/-", param="model")
     if len(request.user) > MAX_USER_CHARS:
@@ -87,6 +90,8 @@ def check_request(request: Request, limits: Limits) -> None:
         raise InvalidRequest("user must not contain the character U+0000", param="user")
     if isinstance(request.work, Embed):
         _check_inputs(request.work, limits)
+        return
+    if isinstance(request.work, DescribeTokenizer):
         return
     if (request.messages is None) == (request.prompt is None):
         raise InvalidRequest("exactly one of messages and prompt is required", param="messages")
@@ -142,8 +147,8 @@ def lower_max_tokens(request: Request, model: ModelInfo) -> Request:
 
 
 def check_task(request: Request, task: Task | None) -> None:
-    """Raise InvalidRequest for work that the model cannot do. Every model can tokenize."""
-    if isinstance(request.work, Tokenize | Detokenize):
+    """Raise InvalidRequest for work that the model cannot do. Every model has a tokenizer."""
+    if isinstance(request.work, Tokenize | Detokenize | DescribeTokenizer):
         return
     if task == ("generate" if isinstance(request.work, Embed) else "embed"):
         kind, needed = ("a text", "an embedding") if task == "generate" else ("an embedding", "a text")

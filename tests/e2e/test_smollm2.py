@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,6 +151,14 @@ def test_responses_chain_and_follow_a_schema(client: openai.OpenAI) -> None:
     Weather.model_validate_json(call.arguments)
     events = list(client.responses.retrieve(called.id, stream=True))
     assert events[-1].response.output == called.output
+
+    pattern = {"type": "grammar", "syntax": "regex", "definition": r"[a-c]{3}\dé!"}
+    custom = {"type": "custom", "name": "patch", "format": pattern}
+    made = client.responses.create(input="Patch it.", tools=[custom], tool_choice="required", **options)
+    assert re.fullmatch(pattern["definition"], made.output[0].input)
+
+    long = [{"role": "user", "content": "word " * 9000}, *chat]
+    assert client.responses.create(input=long, truncation="auto", **options).output_text == second.output_text
 
 
 class River(BaseModel):

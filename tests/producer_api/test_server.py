@@ -184,9 +184,11 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/v1/embeddings",
         "/tokenize",
         "/detokenize",
+        "/tokenizer_info",
         "/v1/chat/completions",
         "/v1/chat/completions/stream",
         "/v1/responses",
+        "/v1/responses/input_tokens",
         "/v1/responses/{response_id}",
         "/v1/responses/{response_id}/cancel",
         "/v1/responses/{response_id}/input_items",
@@ -206,6 +208,7 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/v1/batches/{batch_id}/cancel",
         "/health",
         "/ready",
+        "/version",
     }
     assert set(references(document)) <= set(document["components"]["schemas"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -227,6 +227,9 @@ class Encoder(Protocol):
 
     def entry(self, token_id: int) -> str:
         """Return a token as the vocabulary spells it."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the tokenizer's configuration as JSON values, with the fields of tokenizer_config.json."""
 
 
 class ConstraintSpec(msgspec.Struct, frozen=True):

@@ -82,6 +82,7 @@ class KafkaIntake:
     ) -> None:
         self._backend = backend
         self._model = model
+        self._any_name = settings.any_model_name
         self._limits = Limits.from_settings(settings)
         server = backend.limits if settings.usage else None
         self._ledger = None if server is None else Ledger.from_settings(settings, server)
@@ -193,7 +194,9 @@ class KafkaIntake:
         record = taken.record
         try:
             with Stage("reading of a record", source=record.source):
-                order = read_request(record, self._model, self._limits, self._max_bytes, now)
+                order = read_request(
+                    record, self._model, self._limits, self._max_bytes, now, any_name=self._any_name
+                )
         except HeadraceError as error:
             log.warning("kafka_dead_letter", source=record.source, code=error.code)
             truncated = partial(dead_letter, record, error, whole=False)

@@ -8,12 +8,12 @@ import msgspec
 from pydantic import Field
 
 from shared.errors import InvalidRequest
-from shared.protocol import Detokenize, PriorityClass, Request, Tokenize
+from shared.protocol import DescribeTokenizer, Detokenize, PriorityClass, Request, Tokenize
 from shared.schemas.base import Body
 from shared.schemas.common_fields import ChatTemplateField, ParameterFields
 from shared.schemas.messages import Messages, to_messages
 from shared.schemas.openapi_bounds import Items
-from shared.schemas.parameter_fields import BoundedObject, parameter_field
+from shared.schemas.parameter_fields import BoundedObject, DefaultedModelName, parameter_field
 from shared.schemas.tools import ToolFields
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -22,7 +22,7 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 class TokenizeRequest(ParameterFields, ChatTemplateField, ToolFields):
     """Body of POST /tokenize: a prompt, or messages, with the fields of a chat that change its tokens."""
 
-    model: str
+    model: DefaultedModelName = ""
     prompt: str | None = Field(None, description="a text; give either prompt or messages")
     messages: Messages | None = Field(None, description="a chat; give either messages or prompt")
     add_special_tokens: bool | None = parameter_field("add_special_tokens")
@@ -55,7 +55,7 @@ class TokenizeRequest(ParameterFields, ChatTemplateField, ToolFields):
 class DetokenizeRequest(Body):
     """Body of POST /detokenize."""
 
-    model: str
+    model: DefaultedModelName = ""
     tokens: Items[TokenId] = Field(description="token ids", min_length=1)
 
     def to_request(self, tenant: str) -> Request:
@@ -80,3 +80,18 @@ class Tokens(msgspec.Struct):
 
 class Detokenized(msgspec.Struct):
     prompt: str
+
+
+def describe_tokenizer(tenant: str, model: str) -> Request:
+    """Return the draft of GET /tokenizer_info."""
+    return Request(id="", model=model, work=DescribeTokenizer(), priority=PriorityClass.INTERACTIVE, tenant=tenant)
+
+
+class TokenizerInfo(msgspec.Struct):
+    """The fields of tokenizer_config.json, with others of the checkpoint; a token that it lacks is null."""
+
+    tokenizer_class: str
+    eos_token: str | None
+    bos_token: str | None = None
+    pad_token: str | None = None
+    chat_template: str | None = None

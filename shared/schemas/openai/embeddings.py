@@ -16,7 +16,7 @@ from shared.protocol import Embed, Request
 from shared.schemas.common_fields import PriorityField, priority_class
 from shared.schemas.neutral_fields import RequestIdField, Unused
 from shared.schemas.openai.completions import Inputs
-from shared.schemas.parameter_fields import parameter_field, priority_field
+from shared.schemas.parameter_fields import ModelName, parameter_field, priority_field
 
 MAX_INPUTS = 32  # in one queued request, so that workers share the inputs of a call, and results stay small
 
@@ -24,7 +24,7 @@ MAX_INPUTS = 32  # in one queued request, so that workers share the inputs of a 
 class EmbeddingRequest(RequestIdField):
     """Body of POST /v1/embeddings."""
 
-    model: str
+    model: ModelName = ""
     input: Inputs = Field(description="a text, token ids, or a list of up to 2048 of either; never truncated")
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="base64 encodes little-endian float32; default float"

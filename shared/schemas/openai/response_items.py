@@ -1,23 +1,23 @@
-"""Items of OpenAI's responses: as a body has them, and as they are stored and returned.
+"""Items of OpenAI's responses, as they are stored and returned.
 
-Reference: OpenAI API, "Create a model response", `input` and `output`. Items that are not text, and items of hosted
-tools, are refused by name.
+The id of every item derives from its response's job, so that an `item_reference` leads to the response. Output
+items have theirs from the start; input items get theirs when a stored response is read.
+
+Reference: OpenAI API, "Create a model response", `input` and `output`.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import msgspec
-from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
 
 from shared.protocol import Message, ToolCall
-from shared.schemas.base import Body
 from shared.schemas.openai.logprobs import TokenLogprob
-from shared.schemas.openapi_bounds import LIMITS, MAX_CONTENT_PARTS, Items, Short
-from shared.schemas.tools import Arguments
+from shared.schemas.openai.response_tools import CUSTOM_INPUT
 
 Role = Literal["system", "developer", "user", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -93,8 +93,57 @@ class FunctionOutputItem(msgspec.Struct, tag="function_call_output", tag_field="
         return Message("tool", self.output, tool_call_id=self.call_id)
 
 
-OutputItem = ReasoningItem | MessageItem | FunctionCallItem
-Item = OutputItem | FunctionOutputItem
+class CustomCallItem(msgspec.Struct, tag="custom_tool_call", tag_field="type", kw_only=True):
+    """A call of a custom tool that the model made."""
+
+    id: str
+    status: Status = "completed"
+    call_id: str
+    name: str
+    input: str
+
+    def to_message(self) -> Message:
+        arguments = json.dumps({CUSTOM_INPUT: self.input}, ensure_ascii=False)
+        return Message("assistant", "", tool_calls=(ToolCall(self.call_id, self.name, arguments),))
+
+
+class CustomOutputItem(msgspec.Struct, tag="custom_tool_call_output", tag_field="type", kw_only=True):
+    """Result of a call of a custom tool."""
+
+    id: str
+    status: Status = "completed"
+    call_id: str
+    output: str
+
+    def to_message(self) -> Message:
+        return Message("tool", self.output, tool_call_id=self.call_id)
+
+
+OutputItem = ReasoningItem | MessageItem | FunctionCallItem | CustomCallItem
+Item = OutputItem | FunctionOutputItem | CustomOutputItem
+PREFIXES: dict[type[Item], str] = {  # of the ids
+    ReasoningItem: "rs",
+    MessageItem: "msg",
+    FunctionCallItem: "fc",
+    CustomCallItem: "ctc",
+    FunctionOutputItem: "fco",
+    CustomOutputItem: "cto",
+}
+_ITEM_ID = re.compile(rf"(?:{'|'.join(PREFIXES.values())})_([0-9a-f]{{32}})(?:_i?\d+)?")
+
+
+def job_name_of(item_id: str) -> str | None:
+    """Return the name, without prefix, of the job whose response has an item; None for an id of another form."""
+    found = _ITEM_ID.fullmatch(item_id)
+    return found and found[1]
+
+
+def with_ids(items: Sequence[Item], job_name: str) -> list[Item]:
+    """Return a response's input items, with an id for each that came with it; earlier ones have theirs."""
+    return [
+        item if item.id else msgspec.structs.replace(item, id=f"{PREFIXES[type(item)]}_{job_name}_i{number}")
+        for number, item in enumerate(items)
+    ]
 
 
 def to_messages(items: Iterable[Item]) -> list[Message]:
@@ -125,100 +174,3 @@ def conversation_items(output: Iterable[OutputItem]) -> list[Item]:
         elif item.status == "completed":
             items.append(item)
     return items
-
-
-# items of a body
-
-
-class InputPart(Body):
-    """A part of a turn. A part of an answer that is sent back has `annotations` and `logprobs`."""
-
-    type: Literal["input_text", "output_text"]
-    text: str
-    annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
-    logprobs: list[Any] | None = Field(None, max_length=LIMITS.max_tokens, description="accepted, without effect")
-    prompt_cache_breakpoint: None = None
-
-
-def _to_parts(content: Any) -> Any:
-    return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
-
-
-def _to_items(value: Any) -> Any:
-    return [{"role": "user", "content": value}] if isinstance(value, str) else value
-
-
-_Parts = Annotated[Items[InputPart], Field(min_length=1, max_length=MAX_CONTENT_PARTS)]
-Parts = Annotated[_Parts, BeforeValidator(_to_parts, json_schema_input_type=str | _Parts)]
-
-
-class _InputItem(Body):
-    """Fields of an answer's item that are accepted when it is sent back."""
-
-    id: Short | None = Field(None, description="accepted, without effect")
-    status: Status | None = Field(None, description="accepted, without effect")
-
-
-class InputMessage(_InputItem):
-    """One turn."""
-
-    type: Literal["message"] = "message"
-    role: Role
-    content: Parts
-    phase: Literal["commentary", "final_answer"] | None = Field(None, description="accepted, without effect")
-
-    def to_item(self) -> Item:
-        text = OutputText if self.role == "assistant" else InputText
-        return MessageItem(id=_new_id("msg"), role=self.role, content=[text(part.text) for part in self.content])
-
-
-CallId = Annotated[str, Field(max_length=128)]
-
-
-class InputCall(_InputItem):
-    """A call from an earlier answer."""
-
-    type: Literal["function_call"]
-    call_id: CallId
-    name: Short
-    arguments: Arguments
-    caller: None = None
-    namespace: None = None
-    async_: Annotated[None, Field(validation_alias=AliasChoices("async", "async_"))] = None
-
-    def to_item(self) -> Item:
-        return FunctionCallItem(id=_new_id("fc"), call_id=self.call_id, name=self.name, arguments=self.arguments)
-
-
-class InputOutput(_InputItem):
-    """Result of a call."""
-
-    type: Literal["function_call_output"]
-    call_id: CallId
-    output: Parts
-    caller: None = None
-    name: Short | None = Field(None, description="accepted, without effect")
-
-    def to_item(self) -> Item:
-        output = "".join(part.text for part in self.output)
-        return FunctionOutputItem(id=_new_id("fco"), call_id=self.call_id, output=output)
-
-
-def _kind(item: Any) -> str:
-    """Return the type of an item, which may be parsed already; the default is message."""
-    kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", None)
-    return str(kind or "message")
-
-
-InputItem = Annotated[
-    Annotated[InputMessage, Tag("message")]
-    | Annotated[InputCall, Tag("function_call")]
-    | Annotated[InputOutput, Tag("function_call_output")],
-    Discriminator(_kind),
-]
-_Input = Annotated[Items[InputItem], Field(min_length=1, max_length=LIMITS.messages)]
-Input = Annotated[_Input, BeforeValidator(_to_items, json_schema_input_type=str | _Input)]
-
-
-def _new_id(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_hex(16)}"

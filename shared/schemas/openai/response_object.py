@@ -13,7 +13,15 @@ from shared.errors import HeadraceError
 from shared.protocol import Usage
 from shared.schemas.openai.logprobs import TokenLogprob
 from shared.schemas.openai.response_items import Item, OutputItem, OutputText, ReasoningText
-from shared.schemas.openai.response_tools import FormatTold, FunctionTold, NamedTold, PlainText
+from shared.schemas.openai.response_tools import (
+    AllowedTold,
+    CustomTold,
+    FormatTold,
+    FunctionTold,
+    NamedCustomTold,
+    NamedTold,
+    PlainText,
+)
 from shared.schemas.tools import Word
 
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -74,13 +82,13 @@ class ResponseUsage(msgspec.Struct):
 
 
 class Reasoning(msgspec.Struct):
-    effort: None = None
-    summary: None = None
+    effort: str | None = None
+    summary: str | None = None
 
 
 class TextConfig(msgspec.Struct):
     format: FormatTold = msgspec.field(default_factory=PlainText)
-    verbosity: Literal["medium"] = "medium"
+    verbosity: Literal["low", "medium", "high"] = "medium"
 
 
 class ResponseObject(msgspec.Struct, kw_only=True):
@@ -108,17 +116,24 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     prompt_cache_key: str | None
     reasoning: Reasoning = msgspec.field(default_factory=Reasoning)
     safety_identifier: str | None
-    service_tier: Literal["default"] = "default"
+    service_tier: Literal["default", "flex"] = "default"
     store: bool
     temperature: float
     text: TextConfig
-    tool_choice: Word | NamedTold
-    tools: list[FunctionTold]
+    tool_choice: Word | NamedTold | NamedCustomTold | AllowedTold
+    tools: list[FunctionTold | CustomTold]
     top_logprobs: int
     top_p: float
-    truncation: Literal["disabled"] = "disabled"
+    truncation: Literal["auto", "disabled"] = "disabled"
     usage: ResponseUsage | None = None
     user: str | None
+
+
+class InputTokens(msgspec.Struct):
+    """Number of tokens of a response's input, with instructions, tools and the template's own."""
+
+    input_tokens: int
+    object: Literal["response.input_tokens"] = "response.input_tokens"
 
 
 class ResponseDeleted(msgspec.Struct):
@@ -228,6 +243,22 @@ class ArgumentsDone(msgspec.Struct, kw_only=True):
     arguments: str
 
 
+class CustomInputDelta(msgspec.Struct, kw_only=True):
+    type: Literal["response.custom_tool_call_input.delta"] = "response.custom_tool_call_input.delta"
+    sequence_number: int
+    item_id: str
+    output_index: int
+    delta: str
+
+
+class CustomInputDone(msgspec.Struct, kw_only=True):
+    type: Literal["response.custom_tool_call_input.done"] = "response.custom_tool_call_input.done"
+    sequence_number: int
+    item_id: str
+    output_index: int
+    input: str
+
+
 class ErrorEvent(msgspec.Struct, kw_only=True):
     """End of a stream before the end of its response; `sequence_number` repeats the last one."""
 
@@ -248,4 +279,6 @@ NumberedEvent = (
     | ReasoningDone
     | ArgumentsDelta
     | ArgumentsDone
+    | CustomInputDelta
+    | CustomInputDone
 )

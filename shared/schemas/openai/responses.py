@@ -12,27 +12,27 @@ import msgspec
 from pydantic import Field
 
 from shared.errors import InvalidRequest
-from shared.protocol import Message, PriorityClass, Request
-from shared.schemas.base import Body, refuse_unless_neutral
+from shared.protocol import Message, PriorityClass, PromptOptions, Request, SamplingParams, Tokenize
+from shared.schemas.base import Body, IgnoredObject, refuse_unless_neutral
 from shared.schemas.common_fields import Metadata, PriorityField, priority_class
-from shared.schemas.openai.response_items import Input, Item, to_messages
-from shared.schemas.openai.response_object import ResponseObject, TextConfig
+from shared.schemas.openai.response_input import Input, ItemReference
+from shared.schemas.openai.response_items import Item, to_messages
+from shared.schemas.openai.response_object import Reasoning, ResponseObject, TextConfig
 from shared.schemas.openai.response_tools import ToolFields
 from shared.schemas.openapi_bounds import Items, Short
 from shared.schemas.parameter_bodies import ResponseParameters
-from shared.schemas.parameter_fields import parameter_field
+from shared.schemas.parameter_fields import ModelName, parameter_field
 
+FLEX = "flex"  # the service tier that waits longer
 LOGPROBS = "message.output_text.logprobs"
 # OpenAI's fields that are not supported, with their neutral values
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "conversation": (None,),
     "prompt": (None,),
-    "context_management": (None, []),
     "moderation": (None,),
     "image": (None,),
     "access_programs": (None,),
     "background_options": (None, {}, {"completion_window": "soonest"}),
-    "prompt_cache_options": (None, {}),
 }
 REASONS = {
     "conversation": "this server does not store conversations: chain responses with previous_response_id",
@@ -40,6 +40,7 @@ REASONS = {
 }
 NOT_SUPPORTED = "this server does not support this field"
 Unsupported = Annotated[Any, Field(description="not supported: refused unless empty or neutral")]
+Unused = dict[str, Any]
 Includable = Literal[
     "message.output_text.logprobs",
     "file_search_call.results",
@@ -52,14 +53,21 @@ Includable = Literal[
 ]
 
 
-class ReasoningOptions(Body):
-    """Reasoning options, with the values that turn reasoning off."""
+Summary = Literal["auto", "concise", "detailed"]
 
-    effort: Literal["none"] | None = None
-    summary: None = None
-    generate_summary: None = None
-    context: None = None
-    mode: None = None
+
+class ReasoningOptions(Body):
+    """Reasoning options. Nothing summarizes reasoning: it is returned as the model writes it."""
+
+    effort: str | None = parameter_field("reasoning_effort")
+    summary: Summary | None = Field(None, description="returned, otherwise unused")
+    generate_summary: Summary | None = Field(None, description="older name of summary")
+    context: Short | None = Field(None, description="accepted, without effect")
+    mode: Short | None = Field(None, description="accepted, without effect")
+
+
+class ContextManagement(IgnoredObject):
+    """Compaction of a long conversation; ignored: truncation auto drops its oldest turns."""
 
 
 class ResponseStreamOptions(Body):
@@ -69,7 +77,7 @@ class ResponseStreamOptions(Body):
 class ResponseRequest(ResponseParameters, ToolFields):
     """Body of a response."""
 
-    model: str
+    model: ModelName = ""
     input: Input = Field(description="the user's text, or the items that follow the earlier ones")
     instructions: str | None = Field(
         None, description="a system message before all items; later responses do not inherit it"
@@ -82,9 +90,7 @@ class ResponseRequest(ResponseParameters, ToolFields):
     include: Items[Includable] | None = Field(
         None, max_length=8, description="only the log-probabilities can be included"
     )
-    reasoning: ReasoningOptions | None = Field(
-        None, description="accepted if it turns reasoning off: no model reasons"
-    )
+    reasoning: ReasoningOptions | None = None
     stream: bool | None = Field(None, description="send the answer as server-sent events")
     stream_options: ResponseStreamOptions | None = Field(None, description="only with stream")
     background: bool | None = Field(None, description="return at once; the response continues without its client")
@@ -92,17 +98,20 @@ class ResponseRequest(ResponseParameters, ToolFields):
         None, description="store the response for response_ttl seconds after its end; default true"
     )
     metadata: Metadata = Field(None, description="up to 16 texts of your own, by key")
-    truncation: Literal["disabled"] | None = Field(None, description="an input that is too long is refused")
-    service_tier: Literal["auto", "default"] | None = Field(
-        None, description="accepted, without effect: there is one tier"
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None,
+        description="auto drops the oldest turns of an input that is too long; default disabled: it is refused",
     )
+    service_tier: Short | None = Field(None, description="flex waits in class standard; others have no effect")
     max_tool_calls: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
         None, description="accepted, without effect: it limits calls of built-in tools, which do not exist here"
     )
     user: str | None = parameter_field("user")
     safety_identifier: str | None = Field(None, max_length=512, description="returned, otherwise unused")
     prompt_cache_key: str | None = Field(None, max_length=512, description="returned, otherwise unused")
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(None, description="accepted, without effect")
+    prompt_cache_retention: Short | None = Field(None, description="accepted, without effect")
+    prompt_cache_options: Unused | None = Field(None, description="accepted, without effect")
+    context_management: Items[ContextManagement] | None = Field(None, max_length=16)
 
     priority: PriorityField | None = parameter_field(
         "priority", default="interactive, or standard in the background"
@@ -111,12 +120,10 @@ class ResponseRequest(ResponseParameters, ToolFields):
 
     conversation: Unsupported = None
     prompt: Unsupported = None
-    context_management: Unsupported = None
     moderation: Unsupported = None
     image: Unsupported = None
     access_programs: Unsupported = None
     background_options: Unsupported = None
-    prompt_cache_options: Unsupported = None
 
     _refuse_unsupported = refuse_unless_neutral(UNSUPPORTED, NOT_SUPPORTED, REASONS)
 
@@ -126,12 +133,14 @@ class ResponseRequest(ResponseParameters, ToolFields):
 
     def check(self) -> None:
         """Raise InvalidRequest if fields contradict each other."""
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequest("stream_options is allowed with stream only", param="stream_options")
         if self.top_logprobs and LOGPROBS not in (self.include or ()):
             raise InvalidRequest(f"top_logprobs is allowed with {LOGPROBS} in include only", param="top_logprobs")
         if self.background and not self.stored:
             raise InvalidRequest("store must not be false for a response in the background", param="store")
+
+    def to_items(self) -> list[Item | ItemReference]:
+        """Return the input; references are yet to be resolved."""
+        return [each if isinstance(each, ItemReference) else each.to_item() for each in self.input]
 
     def to_request(self, tenant: str, items: Sequence[Item]) -> Request:
         """Return the draft that admission completes; `items` are the earlier ones, then the body's."""
@@ -139,6 +148,9 @@ class ResponseRequest(ResponseParameters, ToolFields):
         if self.instructions is not None:
             messages.insert(0, Message("system", self.instructions))
         default = PriorityClass.STANDARD if self.background else PriorityClass.INTERACTIVE
+        if self.service_tier == FLEX:
+            default = PriorityClass.BATCH
+        effort = self.reasoning.effort if self.reasoning else None
         return Request(
             id="",
             model=self.model,
@@ -149,11 +161,18 @@ class ResponseRequest(ResponseParameters, ToolFields):
                 structured_outputs=self.text.to_structured() if self.text else None,
                 logprobs=(self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None,
             ),
+            prompt_options=PromptOptions(reasoning_effort=effort),
+            drop_oldest_turns=self.truncation == "auto",
             tools=self.to_tools(),
             priority=priority_class(self.priority) if self.priority else default,
             tenant=tenant,
             user=self.user or "",
         )
+
+    def to_count(self, tenant: str, items: Sequence[Item]) -> Request:
+        """Return the draft that counts the tokens of the input."""
+        draft = self.to_request(tenant, items)
+        return msgspec.structs.replace(draft, work=Tokenize(), params=SamplingParams(), drop_oldest_turns=False)
 
     def to_object(self) -> ResponseObject:
         """Return the response object with the request's fields; admission sets its id, time and state."""
@@ -167,17 +186,24 @@ class ResponseRequest(ResponseParameters, ToolFields):
             parallel_tool_calls=self.parallel_tool_calls is not False,
             previous_response_id=self.previous_response_id,
             prompt_cache_key=self.prompt_cache_key,
+            reasoning=self._returned_reasoning(),
             safety_identifier=self.safety_identifier,
+            service_tier="flex" if self.service_tier == FLEX else "default",
             store=self.stored,
-            text=TextConfig(self.returned_format()),
+            text=TextConfig(self.returned_format(), (self.text and self.text.verbosity) or "medium"),
             tool_choice=self.returned_choice(),
             tools=self.returned_tools(),
             temperature=_or_one(self.temperature),
             top_p=_or_one(self.top_p),
             top_logprobs=self.top_logprobs or 0,
+            truncation=self.truncation or "disabled",
             user=self.user,
             metadata=self.metadata or {},
         )
+
+    def _returned_reasoning(self) -> Reasoning:
+        given = self.reasoning
+        return Reasoning(given.effort, given.summary or given.generate_summary) if given else Reasoning()
 
 
 def _or_one(value: float | None) -> float:

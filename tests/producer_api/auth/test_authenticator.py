@@ -29,7 +29,8 @@ PAGES = {
     *("/docs", "/web/docs.js", "/web/docs.css"),
     "/favicon.ico",
 }
-PUBLIC = {"/health", "/ready", "/openapi.json", *PAGES}
+PROBES = {"/health", "/ready", "/ping", "/healthz", "/livez", "/readyz", "/version"}
+PUBLIC = {*PROBES, "/openapi.json", *PAGES}
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ async def caller(
 
 
 async def test_only_named_endpoints_answer_without_a_key(app: FastAPI) -> None:
-    """Given every endpoint, expect 401 without a key, whatever else is wrong, except for the public ones."""
+    """Given every endpoint, expect 401 without a key, however its path is spelled, except for the public ones."""
     public = set()
     async with calling(app) as client:
         for endpoint in app.state.endpoints.endpoints:
@@ -64,10 +65,12 @@ async def test_only_named_endpoints_answer_without_a_key(app: FastAPI) -> None:
                 public.add(path)
                 assert answer.status_code in (200, 503), path
                 continue
-            assert answer.status_code == 401, (endpoint.method, path)
-            assert answer.headers["www-authenticate"] == 'Bearer realm="headrace"'
-            assert answer.headers["x-request-id"]
-            assert "unauthenticated" in answer.text
+            spelled = await client.request(endpoint.method, f"http://localhost/{path}//", json=chat())
+            for refused in (answer, spelled):
+                assert refused.status_code == 401, (endpoint.method, path)
+                assert refused.headers["www-authenticate"] == 'Bearer realm="headrace"'
+                assert refused.headers["x-request-id"]
+                assert "unauthenticated" in refused.text
     assert public == PUBLIC
 
 

@@ -35,6 +35,9 @@ def on_disk(settings: Settings) -> list[Path]:
     return sorted(folder.iterdir()) if folder.exists() else []
 
 
+OTHER_PURPOSES = ("assistants", "fine-tune", "evals", "vision", "user_data")  # besides batch
+
+
 async def upload(client: httpx.AsyncClient, content: bytes = b"x", name: str = "in.jsonl", **fields: Any) -> Any:
     return await client.post("/v1/files", files={"file": (name, content)}, data={"purpose": "batch", **fields})
 
@@ -55,18 +58,19 @@ async def test_the_sdk_uploads_lists_reads_and_deletes(api: str, settings: Setti
         assert made.expires_at == made.created_at + 7200
         assert (await sdk.files.retrieve(made.id)).id == made.id
         assert (await sdk.files.content(made.id)).content == CONTENT
-        others = [await sdk.files.create(file=(f"{n}", b"x"), purpose="user_data") for n in range(3)]
+        others = [await sdk.files.create(file=(each, b"x"), purpose=each) for each in OTHER_PURPOSES]
         ids = [made.id, *(other.id for other in others)]
         assert [file.id async for file in sdk.files.list(order="asc", limit=2)] == ids
         assert [file.id async for file in sdk.files.list()] == ids[::-1]
         assert [file.id async for file in sdk.files.list(purpose="batch")] == ids[:1]
+        assert [file.filename async for file in sdk.files.list(purpose="evals")] == ["evals"]
         assert (await sdk.files.delete(made.id)).deleted
         for call in (sdk.files.retrieve, sdk.files.content, sdk.files.delete):
             with pytest.raises(NotFoundError):
                 await call(made.id)
-        assert len(on_disk(settings)) == 3
+        assert len(on_disk(settings)) == len(OTHER_PURPOSES)
         with pytest.raises(BadRequestError) as caught:
-            await sdk.files.create(file=("x", b"x"), purpose="fine-tune")
+            await sdk.files.create(file=("x", b"x"), purpose="batch_output")
         assert caught.value.param == "purpose"
 
 
@@ -114,7 +118,7 @@ async def test_a_wrong_upload_names_the_field_and_keeps_nothing(
     """A path in a file name is cut off."""
     assert (await client.post("/v1/files", json={})).status_code == 415
     for fields, param in (
-        ({"purpose": "assistants"}, "purpose"),
+        ({"purpose": "assistants_output"}, "purpose"),
         ({"expires_after[anchor]": "now"}, "expires_after[anchor]"),
         ({"expires_after[anchor]": "created_at", "expires_after[seconds]": "1"}, "expires_after[seconds]"),
     ):

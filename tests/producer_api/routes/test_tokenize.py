@@ -40,6 +40,17 @@ async def test_detokenize_restores_the_text(served: httpx.AsyncClient) -> None:
     assert back.headers["x-request-id"]
 
 
+async def test_a_client_that_knows_one_model_names_none(served: httpx.AsyncClient) -> None:
+    """lm-eval's remote tokenizer is one."""
+    info = (await served.get("/tokenizer_info")).json()
+    assert info == {"tokenizer_class": "ScriptedTokenizer", "eos_token": None}
+    found = (await served.post("/tokenize", json={"prompt": "né", "add_special_tokens": False})).json()
+    assert (await served.post("/detokenize", json={"tokens": found["tokens"]})).json() == {"prompt": "né"}
+    assert (await served.get("/tokenizer_info", params={"model": MODEL})).json() == info
+    unknown = await served.get("/tokenizer_info", params={"model": "other"})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "model")
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [

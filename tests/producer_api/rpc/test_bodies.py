@@ -181,7 +181,6 @@ def test_every_field_of_a_job_has_a_grpc_field() -> None:
 @pytest.mark.parametrize(
     ("fields", "params"),
     [
-        ({}, ["model"]),
         ({"model": "m", "messages": [pb.Message(content="hi")]}, ["messages[0].role"]),
         ({"model": "m", "messages": [USER, pb.Message(role="root", content="x")]}, ["messages[1].role"]),
         ({"model": "m", "temperature": float("nan"), "top_p": float("inf")}, ["temperature", "top_p"]),

@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from producer_api.http.protocol import HEADROOM
 from producer_api.rpc import inference_pb2 as pb
@@ -85,30 +85,45 @@ async def test_health_without_a_worker_is_not_serving(settings: Settings, backen
     assert found.status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_reflection_lists_the_service(client: Client) -> None:
-    """A client without the definition finds the service and its methods."""
-    stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
-    requests = [
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE.full_name),
-    ]
-    answers = [each async for each in stub.ServerReflectionInfo(iter(requests), timeout=LIMIT_S)]
-
-    assert SERVICE.full_name in [each.name for each in answers[0].list_services_response.service]
-    assert b"CancelJob" in answers[1].file_descriptor_response.file_descriptor_proto[0]
+def reflect(client: Client, version: str, *requests: reflection_pb2.ServerReflectionRequest):
+    """Call reflection under the name of a version; the messages are the same in both."""
+    method = client.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    return method(iter(requests), timeout=LIMIT_S)
 
 
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_describes_every_service(client: Client, version: str) -> None:
+    """A client without the definition finds the services and their methods."""
+    listing = reflection_pb2.ServerReflectionRequest(list_services="")
+    [listed] = [each async for each in reflect(client, version, listing)]
+    names = {each.name for each in listed.list_services_response.service}
+    assert names >= {SERVICE.full_name, *(f"grpc.reflection.{each}.ServerReflection" for each in ("v1", "v1alpha"))}
+    asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in sorted(names)]
+    described = [each async for each in reflect(client, version, *asked)]
+    files = {
+        each.original_request.file_containing_symbol: each.file_descriptor_response.file_descriptor_proto[0]
+        for each in described
+    }
+    assert files.keys() == names
+    assert b"CancelJob" in files[SERVICE.full_name]
+    assert b"grpc.reflection.v1.ServerReflectionRequest" in files["grpc.reflection.v1.ServerReflection"]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
 @pytest.mark.parametrize(("given", "there"), [(None, False), (True, True)])
 async def test_with_auth_reflection_needs_a_setting(
-    settings: Settings, backend: Backend, given: bool | None, there: bool
+    settings: Settings, backend: Backend, given: bool | None, there: bool, version: str
 ) -> None:
     asked = settings.model_copy(update={"auth": True, "grpc_reflection": given})
     async with serving(asked, backend) as (_, client):
-        stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         code = grpc.StatusCode.OK
         try:
-            assert [each async for each in stub.ServerReflectionInfo(iter([request]), timeout=20)]
+            assert [each async for each in reflect(client, version, request)]
         except grpc.aio.AioRpcError as error:
             code = error.code()
     assert code == (grpc.StatusCode.OK if there else grpc.StatusCode.UNIMPLEMENTED)

@@ -56,6 +56,14 @@ def ended(order: Order) -> Job:
     return Job.ended(record, Answer(), "fp")
 
 
+def test_a_record_may_name_any_model_if_a_setting_allows_it() -> None:
+    for fields in ({"model": "dummy"}, {"model": None}):
+        with pytest.raises(HeadraceError) as refused:
+            read(plain(**fields))
+        assert refused.value.param == "model"
+        assert read_request(plain(**fields), INFO, Limits(), 10_000, 100.0, any_name=True).request.model == MODEL
+
+
 def called(arguments: str) -> list[dict[str, object]]:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
     return [{"role": "assistant", "content": None, "tool_calls": [call]}]

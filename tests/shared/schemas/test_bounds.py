@@ -28,7 +28,11 @@ from shared.schemas.parsing import validate
 from shared.validation.request_limits import Limits, check_together
 
 # without a bound: limited by the setting max_timeout; only neutral values accepted; ignored
-EXCEPTIONS = {"timeout", "deadline", *UNSUPPORTED, *RESPONSES_UNSUPPORTED, "chat_template", "logprobs[]"}
+EXCEPTIONS = {
+    *("timeout", "deadline", "chat_template", "logprobs[]", "annotations[]"),
+    *UNSUPPORTED,
+    *RESPONSES_UNSUPPORTED,
+}
 UNBOUNDED = ("accepted, without effect", "not supported: refused unless empty or neutral")
 LIMITS = Limits()
 
@@ -73,17 +77,23 @@ UNUSED = {
     **{"safety_identifier": "x", "prompt_cache_key": "x", "metadata": {"k": "v"}},
 }
 JOB = {**MODEL, **SAMPLING, **VLLM, **ENCODING, **TEMPLATE, "logprobs": 1}
-PART = {"type": "input_text", "text": "x", "logprobs": [1], "annotations": []}
+PART = {"type": "input_text", "text": "x", "logprobs": [1], "annotations": [{}]}
 INPUT = [
-    {"role": "user", "content": "x", "id": "i"},
-    {"role": "user", "content": [PART]},
+    {"role": "user", "content": "x", "id": "i", "phase": "x"},
+    {"role": "user", "content": [PART, {"type": "refusal", "refusal": "x"}]},
     {"type": "function_call", "id": "i", "call_id": "c", "name": "f", "arguments": "{}"},
     {"type": "function_call_output", "id": "i", "call_id": "c", "output": "x", "name": "f"},
     {"type": "function_call", "call_id": "d", "name": "f", "arguments": "{}"},
     {
         "type": "function_call_output",
         "call_id": "d",
-        "output": [PART],
+        "output": [PART, {"type": "refusal", "refusal": "x"}],
+    },
+    {"type": "custom_tool_call", "id": "i", "call_id": "e", "name": "f", "input": "x"},
+    {"type": "custom_tool_call_output", "id": "i", "call_id": "e", "name": "f", "output": [PART]},
+    {
+        **{"type": "reasoning", "id": "i", "encrypted_content": "x"},
+        **{name: [{"type": "reasoning_text", "text": "x"}] for name in ("summary", "content")},
     },
 ]
 RESPONSE = {
@@ -91,6 +101,17 @@ RESPONSE = {
     **{"top_p": 1, "top_logprobs": 1, "include": ["message.output_text.logprobs"], "max_tool_calls": 1},
     **{"user": "u", "seed": 1, "timeout": 1, "priority": 1, **UNUSED},
     **{"top_k": 1, "min_tokens": 1, "thinking_token_budget": 1},
+}
+GRAMMAR = {"type": "grammar", "syntax": "regex", "definition": "x"}
+CUSTOM = {"type": "custom", "name": "c", "description": "x", "format": GRAMMAR}
+AGENT = {
+    "tools": [CUSTOM, {"type": "mcp"}],
+    "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "c"}]},
+    "reasoning": {"effort": "low", "context": "x", "mode": "x"},
+    "service_tier": "x",
+    "prompt_cache_retention": "x",
+    "prompt_cache_options": {},
+    "context_management": [{}],
 }
 FLAT = {"type": "function", "name": "f", "description": "x", "parameters": SCHEMA}
 HELD = {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "description": "x"}}
@@ -111,7 +132,8 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
     ],
     ResponseRequest: [
         {**RESPONSE, "input": INPUT, "tools": [FLAT], "tool_choice": {"type": "function", "name": "f"}},
-        {**RESPONSE, "input": "x", "text": HELD},
+        {**RESPONSE, "input": "x", "text": HELD, **AGENT},
+        {**MODEL, "input": "x", "tools": [CUSTOM], "tool_choice": {"type": "custom", "name": "c"}},
     ],
     EmbeddingRequest: [
         {**MODEL, "input": prompt, "dimensions": 1, "timeout": 1, "priority": 1, "request_id": "x"}
@@ -216,7 +238,7 @@ def drafts(body: type[Body], fields: dict[str, Any]) -> list[Request]:
     if isinstance(parsed, CompletionRequest):
         return parsed.to_requests("t")
     if isinstance(parsed, ResponseRequest):
-        return [parsed.to_request("t", [each.to_item() for each in parsed.input])]
+        return [parsed.to_request("t", parsed.to_items())]
     if isinstance(parsed, EmbeddingRequest):
         return parsed.to_requests("t")
     return [parsed.to_request("t")]  # type: ignore[attr-defined]

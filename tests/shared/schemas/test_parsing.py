@@ -35,7 +35,7 @@ def refused(schema: type[Any], **fields: Any) -> InvalidRequest:
             {"messages": [USER], "structured_outputs": {"choice": [0] * MANY}},
             {"structured_outputs.choice[0]"},
         ),
-        (ResponseRequest, {"input": [0] * MANY, "tools": [0] * MANY}, {"input[0]", "tools[0]"}),
+        (ResponseRequest, {"input": [0] * MANY, "include": [0] * MANY}, {"input[0]", "include[0]"}),
     ],
 )
 def test_a_list_reports_its_first_wrong_element(

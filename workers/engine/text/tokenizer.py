@@ -6,11 +6,13 @@ code from a checkpoint is run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
@@ -30,6 +32,12 @@ from workers.engine.text.traced_text import mask_of, plain
 
 # no code from a checkpoint is run
 SAFE_LOADING: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+# what transformers adds to a tokenizer's configuration: files of this machine, and how it was loaded
+NOT_DESCRIBED = frozenset(
+    {"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "tokenizer_object", "is_local", *SAFE_LOADING}
+)
 
 
 class Tokenizer:
@@ -174,6 +182,18 @@ class Tokenizer:
         found: str | None = self._backend.id_to_token(token_id)
         return found or ""
 
+    def describe(self) -> dict[str, Any]:
+        """Return the tokenizer's configuration, in the form of tokenizer_config.json.
+
+        Its special tokens are complete: those that the checkpoint has in other files too.
+        """
+        config = {name: value for name, value in self.hf.init_kwargs.items() if name not in NOT_DESCRIBED}
+        config |= {**self.hf.special_tokens_map, "tokenizer_class": type(self.hf).__name__}
+        config |= {name: config.get(name) for name in ("bos_token", "eos_token", "pad_token")}
+        config["chat_template"] = self._renderer.template or None
+        found: dict[str, Any] = json.loads(json.dumps(config, default=_json_value))
+        return found
+
     def token_texts(self, ids: list[int]) -> list[str]:
         """Return the text that each token adds to the text of all, including special tokens."""
         stream = Detokenizer(self.decode_all, self._ends_within_character)
@@ -222,6 +242,11 @@ class Tokenizer:
             if spaced and spaced[0] != plain[0] and len(spaced) == len(plain):
                 found.append(spaced)
         return tuple(found)
+
+
+def _json_value(value: Any) -> Any:
+    """Return a value that JSON has no type for: a special token as its text, with others as text."""
+    return value.content if isinstance(value, AddedToken) else str(value)
 
 
 def _config(folder: Path) -> PreTrainedConfig | None:

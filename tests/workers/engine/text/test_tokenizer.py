@@ -41,6 +41,15 @@ def test_tokenizer_matches_transformers(
     assert ours.encode(TEXT) == theirs.encode(TEXT)
 
 
+def test_described_tokenizer_has_tokens_and_template_but_no_paths(llama: Path) -> None:
+    tokenizer = Tokenizer(llama)
+    found = tokenizer.describe()
+    for name in ("bos_token", "eos_token", "pad_token", "chat_template"):
+        assert found[name] == getattr(tokenizer.hf, name), name
+    assert found["tokenizer_class"] == type(tokenizer.hf).__name__
+    assert str(llama.parent) not in json.dumps(found)
+
+
 @pytest.mark.slow
 def test_registered_model_loads_without_transformers_models(llama: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LOAD, str(llama)], capture_output=True, text=True, check=True)

@@ -1,11 +1,26 @@
 -- Leases of held requests. The stream's consumer group is the lease: its owner is the entry's consumer, its deadline the
 -- lease after the entry's last delivery or heartbeat (its idle time), its epoch the number of deliveries.
 
--- group, lanes, worker, most, lease in ms -> entries whose lease has expired
+-- Add entries to `out`, and set aside the foreign ones. -> how many were foreign
+local function handed(out, class, entries)
+  local dropped = 0
+  for _, entry in ipairs(entries) do
+    local payload = content(entry)
+    if payload then
+      out[#out + 1] = { class, entry[1], payload, select(2, holder(class, entry[1])) or 1 }
+    elseif entry[2] then
+      drop(class, entry, 'not an entry of this queue')
+      dropped = dropped + 1
+    end
+  end
+  return dropped
+end
+
+-- group, lanes, worker, most, lease in ms, wake channel -> entries whose lease has expired
 function commands.claim()
   local out = {}
   for class = 1, CLASSES do
-    drain(out, class)
+    drain(class, ARGV[7])
     local cursor, dropped = '0-0', 0
     repeat
       local room = tonumber(ARGV[5]) - #out
@@ -14,7 +29,7 @@ function commands.claim()
         return redis.pcall('XAUTOCLAIM', streams[class], ARGV[2], ARGV[4], ARGV[6], cursor, 'COUNT', room)
       end)
       cursor = reply[1]
-      dropped = dropped + handed(out, class, reply[2], nil)
+      dropped = dropped + handed(out, class, reply[2])
     until cursor == '0-0' or dropped >= MAX_DRAINED
   end
   return out
@@ -66,7 +81,7 @@ function commands.tidy()
     for _, consumer in ipairs(found.err and {} or found) do -- no stream, no workers
       local fact = {}
       for i = 1, #consumer, 2 do fact[consumer[i]] = consumer[i + 1] end
-      if fact.pending == 0 and fact.idle > tonumber(ARGV[4]) then
+      if fact.name ~= NO_WORKER and fact.pending == 0 and fact.idle > tonumber(ARGV[4]) then
         redis.call('XGROUP', 'DELCONSUMER', streams[class], ARGV[2], fact.name)
         redis.call('HDEL', pullers, fact.name)
         gone = gone + 1

@@ -57,14 +57,14 @@ local function strike_off(others, load)
 end
 
 -- group, lanes, worker, its seats, for each class its weight and the seats free for it, then the ms for which requests
--- are left to less loaded workers
+-- are left to less loaded workers, and the wake channel
 -- -> {entries {class, entry, payload, attempt}, how many still wait, 1 if some of these are left to others}
 function commands.pull()
   local out, room, weight, taken, capacity = {}, {}, {}, {}, tonumber(ARGV[5])
   read_all()
   for class = 1, CLASSES do
     weight[class], room[class], taken[class] = tonumber(ARGV[4 + 2 * class]), tonumber(ARGV[5 + 2 * class]), {}
-    if number('n#' .. class) > 0 and not drain(out, class) then room[class] = 0 end
+    if number('n#' .. class) > 0 and not drain(class, ARGV[7 + 2 * CLASSES]) then room[class] = 0 end
   end
   local held, others = loads(ARGV[4], capacity)
   local since, some, spared = number('spared'), false, false

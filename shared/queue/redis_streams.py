@@ -93,12 +93,19 @@ class RedisStreams:
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
         entries, more, spared = await self._run(
-            "pull", model, worker, room.capacity, *shares, int(interface.SPARE_S * 1000)
+            "pull",
+            model,
+            worker,
+            room.capacity,
+            *shares,
+            int(interface.SPARE_S * 1000),
+            keys.wake_channel(model),
         )
         return Pulled(await self._deliveries(model, entries), bool(more), bool(spared))
 
     async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
-        return await self._deliveries(model, await self._run("claim", model, worker, most, self._lease_ms))
+        wake = keys.wake_channel(model)
+        return await self._deliveries(model, await self._run("claim", model, worker, most, self._lease_ms, wake))
 
     async def _deliveries(self, model: str, reply: Iterable[Any]) -> list[Delivery]:
         """Return the entries' requests; set foreign entries aside."""
@@ -151,7 +158,8 @@ class RedisStreams:
         return [job_id.decode() for job_id in await self._run("missing", model, *job_ids)]
 
     async def lost(self, model: str) -> list[str]:
-        return [job_id.decode() for job_id in await self._run("lost", model, MAX_LOST)]
+        found = await self._run("lost", model, MAX_LOST, keys.wake_channel(model))
+        return [job_id.decode() for job_id in found]
 
     async def tidy(self, model: str) -> int:
         struck: int = await self._run("tidy", model, int(FORGET_AFTER_S * 1000))

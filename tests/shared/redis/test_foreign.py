@@ -24,7 +24,7 @@ from shared.token_log.interface import Append
 from tests.support.cluster import running
 from tests.support.fakes import MODEL, answer, make_request, submit, token_event
 from tests.support.foreign_counts import foreign
-from tests.support.worker_harness import GatedEngine, Harness, wait_for_tokens
+from tests.support.worker_harness import GatedEngine, Harness, answer_tokens, expected_tokens, wait_for_tokens
 
 LIMIT = 20
 NAMES = keys.transport(MODEL)
@@ -193,6 +193,43 @@ async def test_a_running_request_that_is_damaged_ends(
         assert end_of(await answer(backend, neighbour.id)) == ("completed", None)
 
 
+async def acknowledge_entry(backend: Backend, stream: str, held: dict[str, Any]) -> None:
+    await backend.redis.xack(stream, keys.GROUP, held["message_id"])
+
+
+async def delete_consumer(backend: Backend, stream: str, held: dict[str, Any]) -> None:
+    await backend.redis.xgroup_delconsumer(stream, keys.GROUP, held["consumer"])
+
+
+async def destroy_group(backend: Backend, stream: str, held: dict[str, Any]) -> None:
+    await backend.redis.xgroup_destroy(stream, keys.GROUP)
+
+
+@pytest.mark.parametrize("damage", [acknowledge_entry, delete_consumer, destroy_group])
+async def test_a_request_whose_lease_is_deleted_runs_again(
+    backend: Backend,
+    settings: Settings,
+    sweeping: asyncio.Task[None],
+    damage: Callable[[Backend, str, dict[str, Any]], Awaitable[None]],
+) -> None:
+    """A held entry without a lease is claimed at once; the answer goes on after its logged tokens."""
+    request, engine = make_request(max_tokens=20), GatedEngine(3)
+    stream = keys.queue(MODEL, request.priority)
+    async with Harness(backend, settings).worker(engine), asyncio.timeout(LIMIT):
+        await submit(backend, request)
+        reading = asyncio.create_task(answer(backend, request.id))
+        await wait_for_tokens(backend, request, 2)
+        [held] = await backend.redis.xpending_range(stream, keys.GROUP, "-", "+", 10)
+        await damage(backend, stream, held)
+        while (lease_epoch := await backend.redis.hget(keys.state(request.id), "epoch")) == b"1":
+            await asyncio.sleep(0.01)
+        engine.limit = 100_000
+        assert answer_tokens(await reading) == expected_tokens(request)
+        assert lease_epoch == b"2"
+        while await backend.redis.xlen(stream):
+            await asyncio.sleep(0.01)
+
+
 async def delete_waiting(backend: Backend, job_id: str) -> None:
     await backend.redis.hdel(WAITING, job_id)
 
@@ -234,6 +271,21 @@ async def test_deleted_counters_are_made_anew(
     await backend.redis.delete(COUNTERS)
     async with Harness(backend, settings).worker(), asyncio.timeout(LIMIT):
         assert end_of(await answer(backend, request.id)) == ("completed", None)
+
+
+@pytest.mark.parametrize("junk", [b"junk", b"1:1:0:{}"])
+async def test_counters_are_corrected_beside_junk(
+    backend: Backend, settings: Settings, sweeping: asyncio.Task[None], junk: bytes
+) -> None:
+    """With wrong counters, and an id without a lane among the waiting ones, a waiting request is answered."""
+    request = make_request()
+    await submit(backend, request)
+    await backend.redis.hset(COUNTERS, "n#2", 0)
+    await backend.redis.hset(WAITING, "stray", junk)
+    async with Harness(backend, settings).worker(), asyncio.timeout(LIMIT):
+        assert end_of(await answer(backend, request.id)) == ("completed", None)
+        while await backend.redis.exists(WAITING):
+            await asyncio.sleep(0.01)
 
 
 async def test_used_up_ids_of_a_stream_stop_nothing(backend: Backend, settings: Settings) -> None:

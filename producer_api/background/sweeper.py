@@ -47,7 +47,7 @@ class Sweeper:
         self._models = models
         self._holder = secrets.token_bytes(8).hex().encode()
         self._rounds = 0
-        self._outage_at: float | None = None  # when an outage of Redis was noticed
+        self._reconcile_at: float | None = None  # when to reconcile; None while no loss is suspected
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -55,7 +55,7 @@ class Sweeper:
 
     async def _sweep_rounds(self) -> None:
         async with self._live.subscribe(f"hr:{LOCK}") as connection:
-            self._outage_at = time.monotonic()
+            self._suspect_losses()
             while True:
                 await self._round(connection)
 
@@ -65,11 +65,17 @@ class Sweeper:
             if self._rounds % LOST_INTERVAL_ROUNDS == 0:
                 await self.end_lost()
             self._rounds += 1
-            if self._outage_at is not None and time.monotonic() - self._outage_at > MIN_LOST_AGE_S:
+            if self._reconcile_at is not None and time.monotonic() > self._reconcile_at:
+                self._reconcile_at = None
                 await self.reconcile()
-                self._outage_at = None
+        else:
+            self._suspect_losses()  # the process that sweeps now may die before it has reconciled
         if await connection.get(ROUND_S) is MISSED:
-            self._outage_at = time.monotonic()
+            self._suspect_losses()
+
+    def _suspect_losses(self) -> None:
+        """Have the token log compared with the queue, once what was admitted until now is old enough."""
+        self._reconcile_at = time.monotonic() + MIN_LOST_AGE_S
 
     async def _leads(self) -> bool:
         return await self._locks.acquire(LOCK, self._holder, ROUND_S * 5) == self._holder
@@ -104,15 +110,20 @@ class Sweeper:
     async def end_lost(self) -> None:
         """End the requests whose place in the queue another program deleted. Raises Unavailable."""
         for model in await self._models():
-            if job_ids := await self._transport.lost(model):
-                for job_id in job_ids:
-                    await self._end_if_unfinished(job_id)
-                await self._transport.forget(model, job_ids)
+            lost = await self._transport.lost(model)
+            for job_id in lost.job_ids:
+                await self._end_if_unfinished(job_id)
+            await self._transport.forget(model, lost.job_ids)
+            if lost.incomplete and self._reconcile_at is None:
+                self._suspect_losses()
 
     async def reconcile(self) -> None:
         """End every request that no worker will ever run. Raises Unavailable.
 
-        If Redis lost its last writes, a request may have kept its log and lost its place in the queue.
+        If Redis lost its last writes, or another program deleted a model's queue, a request may have kept its log
+        and lost its place in the queue. This runs MIN_LOST_AGE_S after such a loss was noticed, at most once per
+        MIN_LOST_AGE_S. It costs one scan of all keys, 500 of them per round trip, one look at each state, and for
+        each 500 keys at most one read of the held requests.
         """
         newest = await self._token_log.now() - MIN_LOST_AGE_S
         async for records in self._token_log.unfinished():

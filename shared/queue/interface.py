@@ -90,6 +90,17 @@ class Pulled(NamedTuple):
     spared: bool = False
 
 
+class Lost(NamedTuple):
+    """Requests whose place in the queue was deleted.
+
+    `incomplete`: the queue's record of its requests was deleted too, so there may be others, which only the token
+    log has.
+    """
+
+    job_ids: list[str]
+    incomplete: bool = False
+
+
 @dataclass(frozen=True)
 class QueueDepth:
     """A model's waiting requests, their tokens, its held requests, and the oldest waiting one's age in seconds."""
@@ -162,7 +173,7 @@ class Transport(Protocol):
         Returns the ids of requests that were written but have not arrived for long.
         """
 
-    async def lost(self, model: str) -> list[str]:
+    async def lost(self, model: str) -> Lost:
         """Return some of the requests whose place another program deleted; each until `forget`."""
 
     async def tidy(self, model: str) -> int:

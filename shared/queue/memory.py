@@ -20,6 +20,7 @@ from shared.queue.interface import (
     Bounds,
     Claim,
     Delivery,
+    Lost,
     Pulled,
     QueueDepth,
     Room,
@@ -318,8 +319,8 @@ class MemoryTransport:
     async def lapsed(self, model: str) -> list[str]:
         return []  # nothing passes through Kafka
 
-    async def lost(self, model: str) -> list[str]:
-        return []  # no other program reaches this memory
+    async def lost(self, model: str) -> Lost:
+        return Lost([])  # no other program reaches this memory
 
     async def tidy(self, model: str) -> int:
         queue, now = self._queue(model), self._clock()

@@ -20,6 +20,7 @@ from shared.queue.interface import (
     Bounds,
     Claim,
     Delivery,
+    Lost,
     Pulled,
     QueueDepth,
     Room,
@@ -157,9 +158,9 @@ class RedisStreams:
     async def missing(self, model: str, job_ids: Sequence[str]) -> list[str]:
         return [job_id.decode() for job_id in await self._run("missing", model, *job_ids)]
 
-    async def lost(self, model: str) -> list[str]:
-        found = await self._run("lost", model, MAX_LOST, keys.wake_channel(model))
-        return [job_id.decode() for job_id in found]
+    async def lost(self, model: str) -> Lost:
+        job_ids, deleted = await self._run("lost", model, MAX_LOST, keys.wake_channel(model))
+        return Lost([job_id.decode() for job_id in job_ids], bool(deleted))
 
     async def tidy(self, model: str) -> int:
         struck: int = await self._run("tidy", model, int(FORGET_AFTER_S * 1000))

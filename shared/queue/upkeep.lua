@@ -1,5 +1,7 @@
 -- Deadlines, and repair after another program deleted a part of the queue.
 
+local INTACT = '*' -- a field of `accepted` that is no request's: it is missing once the hash was deleted
+
 -- group, lanes, most -> request ids whose deadline has passed
 function commands.overdue()
   local found, now = {}, string.format('%d', seconds() * 1000)
@@ -108,26 +110,31 @@ local function reindex()
   remove_strays()
 end
 
--- -> the accepted requests as id, place …; completed first if some are missing
+-- -> the accepted requests as id, place …, completed first if some are missing; and whether the hash was deleted
 local function all_accepted()
-  local all, known = redis.call('HGETALL', accepted), 0
-  for i = 2, #all, 2 do
-    if string.find(all[i], '^w:') then known = known + 1 end
+  local all, known, intact = redis.call('HGETALL', accepted), 0, false
+  for i = 1, #all, 2 do
+    intact = intact or all[i] == INTACT
+    if string.find(all[i + 1], '^w:') then known = known + 1 end
   end
-  if known == redis.call('HLEN', waiting) then return all end
+  if intact and known == redis.call('HLEN', waiting) then return all, false end
+  redis.call('HSET', accepted, INTACT, 1)
   reindex()
-  return redis.call('HGETALL', accepted)
+  return redis.call('HGETALL', accepted), not intact
 end
 
 -- group, lanes, most, wake channel
--- -> ids of accepted requests that neither wait nor are held; reported until `forget` or `discard`
+-- -> ids of accepted requests that neither wait nor are held, reported until `forget` or `discard`; and 1 if there may
+-- be more, because the hash of accepted requests was deleted too
 function commands.lost()
   local lost, counts = {}, {}
   for class = 1, CLASSES do drain(class, ARGV[5]) end
-  local all = all_accepted()
+  local all, deleted = all_accepted()
   for i = 1, #all, 2 do
     local id = all[i]
-    if not is_id(id) then
+    if id == INTACT then
+      -- not a request
+    elseif not is_id(id) then
       redis.call('HDEL', accepted, id)
       set_aside(accepted, accepted .. ':' .. id, 'not the id of a request', id)
     else
@@ -141,7 +148,7 @@ function commands.lost()
     end
   end
   recount(counts)
-  return lost
+  return { lost, deleted and 1 or 0 }
 end
 
 -- group, lanes, request id … -> the ids that neither wait nor are held

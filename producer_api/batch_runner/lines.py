@@ -135,6 +135,33 @@ def _undecodable(error: Exception, number: int) -> LineError:
     return LineError(code, str(error), number, named[-1] if named else None)
 
 
+def locate(path: Path, number: int, recorded: Chunk | None) -> Chunk | None:
+    """Return chunk `number`, from 0, of a checked file: as recorded, or found again if the record is damaged.
+
+    Returns None if the file has no such chunk.
+    """
+    first = number * CHUNK_LINES
+    with path.open("rb") as stream:
+        if recorded is not None and _is_chunk(stream, number, recorded):
+            return recorded
+        stream.seek(0)
+        for _ in zip(range(first), stream, strict=False):
+            pass
+        offset = stream.tell()
+        count = sum(1 for _ in zip(range(CHUNK_LINES), stream, strict=False))
+    return Chunk(offset, first + 1, count) if count else None
+
+
+def _is_chunk(stream: IO[bytes], number: int, chunk: Chunk) -> bool:
+    """Return whether a chunk begins with the right number, at the beginning of a line."""
+    if chunk.first != number * CHUNK_LINES + 1 or not 1 <= chunk.count <= CHUNK_LINES:
+        return False
+    if number == 0 or chunk.offset <= 0:
+        return number == chunk.offset == 0
+    stream.seek(chunk.offset - 1)
+    return stream.read(1) == b"\n"
+
+
 def read(path: Path, chunk: Chunk) -> Iterator[tuple[int, Line]]:
     """Yield each line of a chunk of a checked file, with its number."""
     with path.open("rb") as stream:

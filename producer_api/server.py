@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -26,7 +25,7 @@ from shared.backend import Backend
 from shared.errors import ConfigError
 from shared.runtime.bind_safety import check_exposure
 from shared.runtime.gc_tuning import settle
-from shared.runtime.logging import configure_logging
+from shared.runtime.logging import configure_logging, log_library_warnings
 from shared.runtime.sockets import place_of, unbound, url_of
 from shared.settings import Settings
 
@@ -47,8 +46,7 @@ def serve(settings: Settings) -> None:
     """
     check_exposure(settings)
     configure_logging(settings, process="api")
-    for name in ("uvicorn", "grpc"):
-        logging.getLogger(name).addHandler(_ToStructlog(logging.WARNING))
+    log_library_warnings("uvicorn", "grpc")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
 
@@ -219,12 +217,3 @@ def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Confi
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=LAST_FRAMES_S,
     )
-
-
-class _ToStructlog(logging.Handler):
-    """Handler that passes the warnings of uvicorn and grpcio to structlog."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log.log(
-            record.levelno, record.name.partition(".")[0], message=record.getMessage(), exc_info=record.exc_info
-        )

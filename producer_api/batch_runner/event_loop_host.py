@@ -139,7 +139,7 @@ class EventLoopHost:
                 return
             await BatchRunner(self.services, record, self._room).run()
         except Exception:
-            log.exception("batch_run_failed", batch=batch_id)  # Celery has no log handler in this process
+            log.exception("batch_run_failed", batch=batch_id)  # Celery logs the task's id, not the batch's
             raise
         finally:
             self._running.discard(batch_id)

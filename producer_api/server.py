@@ -32,7 +32,6 @@ from shared.settings import Settings
 BACKLOG = 2048
 LAST_FRAMES_S = 1  # the end of the grace time, for the last frames
 DRAIN_POLL_S = 0.05
-KEEP_ALIVE_S = 30  # for an idle connection
 
 log = structlog.get_logger(__name__)
 
@@ -214,6 +213,6 @@ def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Confi
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=settings.idle_timeout,  # type: ignore[arg-type]  # any number of seconds works
         timeout_graceful_shutdown=LAST_FRAMES_S,
     )

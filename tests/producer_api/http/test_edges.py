@@ -29,6 +29,10 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update=bounds)
 
 
+def port_of(url: str) -> int:
+    return int(url.rsplit(":", 1)[1])
+
+
 def asking(**fields: object) -> bytes:
     """A small chat request, byte for byte."""
     body = json.dumps(chat(**fields)).encode()
@@ -42,7 +46,7 @@ async def port(
     monkeypatch.setattr(protocol, "BODY_MARGIN_S", MARGIN)
     monkeypatch.setattr(protocol, "LINGER_S", 0.2)
     async with serving(settings, backend) as url:
-        yield int(url.rsplit(":", 1)[1])
+        yield port_of(url)
 
 
 @asynccontextmanager
@@ -180,6 +184,21 @@ async def test_many_requests_on_one_connection_are_answered(port: int, worker: S
         assert (await asked).json()["choices"][0]["message"]["content"] == "slow"
 
 
+async def test_an_idle_connection_closes_after_the_idle_timeout(settings: Settings, backend: Backend) -> None:
+    idle = 1.0
+    brief = settings.model_copy(update={"idle_timeout": idle})
+    async with (
+        serving(brief, backend) as url,
+        asyncio.timeout(LIMIT_S),
+        connected(port_of(url)) as (reader, writer),
+    ):
+        writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await reader.readuntil(b'{"status":"ok"}')
+        async with ticking() as ticks:
+            assert await reader.read() == b""
+    assert HEAD < ticks.seconds < 2 * idle
+
+
 async def test_malformed_http_is_400(port: int) -> None:
     for data in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\nx\r\n\r\n"):
         async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
@@ -275,7 +294,7 @@ async def test_an_invalid_multipart_boundary_is_refused(
 ) -> None:
     head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary="
     wide = settings.model_copy(update={"max_header_bytes": 32_768})
-    async with serving(wide, backend) as url, asyncio.timeout(5), connected(int(url.rsplit(":", 1)[1])) as ends:
+    async with serving(wide, backend) as url, asyncio.timeout(5), connected(port_of(url)) as ends:
         reader, writer = ends
         writer.write(head + boundary + b"\r\nconnection: close\r\ncontent-length: 2\r\n\r\nab")
         told = await reader.read()
@@ -312,7 +331,7 @@ async def test_excess_connections_get_503_or_are_closed(
         serving(settings.model_copy(update={"max_connections": 1}), backend) as url,
         AsyncExitStack() as stack,
     ):
-        made = [await stack.enter_async_context(connected(int(url.rsplit(":", 1)[1]))) for _ in range(4)]
+        made = [await stack.enter_async_context(connected(port_of(url))) for _ in range(4)]
         for _, writer in reversed(made[:3]):
             writer.write(ask)
         first, second, third, fourth = (reader for reader, _ in made)

@@ -19,7 +19,7 @@ log_library_warnings("celery", "kombu")
 celery = get_logger("celery.worker.consumer.consumer")
 celery.error(consumer.UNKNOWN_TASK_ERROR, "some.task", "canary body", "name", "kwargs")
 celery.warning("beat: Connection error: %s. Trying again in %s seconds...", ValueError("canary value"), 2.0)
-celery.info("canary, too little to be told")
+celery.info("canary, not important enough")
 context = {"name": "headrace.x", "id": "1-2", "description": "raised", "exc": "canary error", "traceback": "canary"}
 try:
     raise ZeroDivisionError

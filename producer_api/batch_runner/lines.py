@@ -17,6 +17,7 @@ import msgspec
 from producer_api.routes.catalog import BATCHABLE
 from shared.batches.store import Batch, Chunk, LineError
 from shared.errors import HeadraceError
+from shared.files.json_lines import foreign_encoding, json_text
 from shared.validation.json_text import nesting
 
 CHUNK_LINES = 128  # fewer need more fsyncs, more leave less to share among processes
@@ -72,12 +73,16 @@ def survey(path: Path, batch: Batch, *, most_lines: int, most_bytes: int) -> Sur
     """
     found, seen = Survey(), set[bytes]()
     with path.open("rb") as stream:
+        if encoding := foreign_encoding(stream.read(4)):
+            found.errors.append(LineError("invalid_encoding", f"the file must be UTF-8, but it is {encoding}", 1))
+            return found
+        stream.seek(0)
         offset, begun, number = 0, 0, 0
         while line := stream.readline(most_bytes + 1):
             number += 1
-            if line.strip():
+            if text := json_text(line, first=number == 1):
                 found.total += 1
-                error = _too_long(stream, line, number, most_bytes) or _fault(line, number, batch, seen)
+                error = _too_long(stream, line, number, most_bytes) or _fault(text, number, batch, seen)
                 if error is not None:
                     found.errors.append(error)
             if found.total > most_lines:
@@ -167,7 +172,7 @@ def read(path: Path, chunk: Chunk) -> Iterator[tuple[int, Line]]:
     with path.open("rb") as stream:
         stream.seek(chunk.offset)
         for number in range(chunk.first, chunk.first + chunk.count):
-            if data := stream.readline().strip():
+            if data := json_text(stream.readline(), first=number == 1):
                 yield number, _decode(data)
 
 

@@ -111,7 +111,7 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
     await worker.start()
     await worker.registry.beat(info)
     assert worker.server is not None
-    await RedisRegistry(worker.server, ttl=0.05).beat(WorkerInfo(id="gone", pid=1, model=MODEL, state="ready"))
+    await RedisRegistry(worker.server, lease=0.05).beat(WorkerInfo(id="gone", pid=1, model=MODEL, state="ready"))
     harness = Harness(worker, worker_settings)
     async with (
         serving(api_settings, api) as url,

@@ -138,8 +138,11 @@ class Transport(Protocol):
         leaves requests to the others, for at most SPARE_S.
         """
 
-    async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
-        """Take over at most `most` messages whose lease expired without a heartbeat, or that were released."""
+    async def claim(self, model: str, worker: str, room: Room) -> Pulled:
+        """Take over messages whose lease expired without a heartbeat, or that were released.
+
+        Workers share them as they share what `pull` returns. Those that are left to others are announced to them.
+        """
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         """Send the heartbeat for all messages that `worker` holds. Returns those that it no longer holds."""

@@ -104,9 +104,13 @@ class RedisStreams:
         )
         return Pulled(await self._deliveries(model, entries), bool(more), bool(spared))
 
-    async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
+    async def claim(self, model: str, worker: str, room: Room) -> Pulled:
+        most, spare_ms = max(room.seats.values()), int(interface.SPARE_S * 1000)
         wake = keys.wake_channel(model)
-        return await self._deliveries(model, await self._run("claim", model, worker, most, self._lease_ms, wake))
+        entries, left, spared = await self._run(
+            "claim", model, worker, room.capacity, most, self._lease_ms, spare_ms, wake
+        )
+        return Pulled(await self._deliveries(model, entries), bool(left), bool(spared))
 
     async def _deliveries(self, model: str, reply: Iterable[Any]) -> list[Delivery]:
         """Return the entries' requests; set foreign entries aside."""

@@ -16,7 +16,7 @@ import structlog
 from shared.backend import Backend
 from shared.protocol import PriorityClass, RequestState, Ticket
 from shared.runtime.retry import run_forever
-from shared.token_log.interface import LOST, OVERDUE
+from shared.token_log.interface import LOST, OVERDUE, RequestRecord
 from shared.token_log.subscription import MISSED, Subscription
 
 LOCK = "sweeper"
@@ -24,6 +24,7 @@ ROUND_S = 1.0  # between rounds, and so the delay with which an overdue request 
 TIDY_INTERVAL_ROUNDS = 60
 LOST_INTERVAL_ROUNDS = 3  # between searches for requests whose place in the queue was deleted
 MAX_BATCH = 256  # overdue requests per call
+MAX_SUSPECTS = 1024  # missing requests that are looked at again
 MIN_LOST_AGE_S = 5.0  # a request this old is queued, or its admission was interrupted
 
 ModelNames = Callable[[], Awaitable[Sequence[str]]]
@@ -48,6 +49,8 @@ class Sweeper:
         self._holder = secrets.token_bytes(8).hex().encode()
         self._rounds = 0
         self._reconcile_at: float | None = None  # when to reconcile; None while no loss is suspected
+        self._scan: AsyncIterator[Sequence[RequestRecord]] | None = None  # of the patrol
+        self._suspects: dict[tuple[str, str], float] = {}  # missing requests as (model, id), and since when
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -64,6 +67,7 @@ class Sweeper:
             await self.sweep(tidy=self._rounds % TIDY_INTERVAL_ROUNDS == 0)
             if self._rounds % LOST_INTERVAL_ROUNDS == 0:
                 await self.end_lost()
+            await self.patrol()
             self._rounds += 1
             if self._reconcile_at is not None and time.monotonic() > self._reconcile_at:
                 self._reconcile_at = None
@@ -125,15 +129,42 @@ class Sweeper:
         MIN_LOST_AGE_S. It costs one scan of all keys, 500 of them per round trip, one look at each state, and for
         each 500 keys at most one read of the held requests.
         """
-        newest = await self._token_log.now() - MIN_LOST_AGE_S
         async for records in self._token_log.unfinished():
-            by_model = defaultdict(list)
-            for record in records:
-                if record.created_at < newest:
-                    by_model[record.model].append(record.id)
-            for model, job_ids in by_model.items():
-                for job_id in await self._transport.missing(model, job_ids):
-                    await self._end_if_unfinished(job_id)
+            for _, job_id in await self._missing(records):
+                await self._end_if_unfinished(job_id)
+
+    async def patrol(self) -> None:
+        """Look for lost requests among the next 500 keys, and end those that are missing twice. Raises Unavailable.
+
+        This finds a request of which another program deleted every trace in the queue, which nothing else notices.
+        A round costs one step of a scan and one look at each state in it. A request from a topic may be old and on
+        its way into the queue, so it is looked at again after MIN_LOST_AGE_S.
+        """
+        await self._end_suspects()
+        self._scan = self._scan or self._token_log.unfinished()
+        records = await anext(self._scan, None)
+        if records is None:
+            self._scan = None
+            return
+        for suspect in (await self._missing(records))[: MAX_SUSPECTS - len(self._suspects)]:
+            self._suspects.setdefault(suspect, time.monotonic())
+
+    async def _end_suspects(self) -> None:
+        before = time.monotonic() - MIN_LOST_AGE_S
+        due = [suspect for suspect, since in self._suspects.items() if since <= before]
+        for model, job_id in due:
+            if await self._transport.missing(model, [job_id]):
+                await self._end_if_unfinished(job_id)
+            del self._suspects[model, job_id]
+
+    async def _missing(self, records: Sequence[RequestRecord]) -> list[tuple[str, str]]:
+        """Return model and id of the requests without a place in the queue, except new ones."""
+        newest = await self._token_log.now() - MIN_LOST_AGE_S
+        by_model = defaultdict(list)
+        for record in records:
+            if record.created_at < newest:
+                by_model[record.model].append(record.id)
+        return [(m, job_id) for m, ids in by_model.items() for job_id in await self._transport.missing(m, ids)]
 
     async def _end_if_unfinished(self, job_id: str) -> None:
         """End a lost request, unless it ended in the meantime: a finished request leaves the queue too.

@@ -10,6 +10,7 @@ import pytest
 
 from shared.backend import Backend
 from shared.protocol import RequestState
+from shared.queue.interface import Room
 from shared.redis import keys
 from shared.settings import Settings
 from shared.token_log.interface import Append
@@ -175,6 +176,24 @@ async def test_a_deleted_index_stops_nothing(backend: Backend, settings: Setting
         assert end_of(await answer(backend, running.id)) == ("failed", "request_lost")
         engine.limit = 100_000
         assert end_of(await answer(backend, waiting.id)) == ("completed", None)
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_request_without_any_trace_in_the_queue_ends(
+    backend: Backend, settings: Settings, reconciled: None, held: bool
+) -> None:
+    """Another program deleted the request from each key of the queue, one by one."""
+    request = make_request()
+    await submit(backend, request)
+    if held:
+        await backend.transport.pull(MODEL, "a", Room.all(1))
+    reading = asyncio.create_task(answer(backend, request.id))
+    async with backend.live.subscribe(keys.live_channel(request.id)), asyncio.timeout(LIMIT):
+        await delete_entry(backend, request.id)
+        await delete_from_lane(backend, request.id)
+        await delete_waiting(backend, request.id)
+        await backend.redis.hdel(ACCEPTED, request.id)
+        assert end_of(await reading) == ("failed", "request_lost")
 
 
 async def delete_waiting(backend: Backend, job_id: str) -> None:

@@ -127,10 +127,10 @@ class Sweeper:
         If Redis lost its last writes, or another program deleted a model's queue, a request may have kept its log
         and lost its place in the queue. This runs MIN_LOST_AGE_S after such a loss was noticed, at most once per
         MIN_LOST_AGE_S. It costs one scan of all keys, 500 of them per round trip, one look at each state, and for
-        each 500 keys at most one read of the held requests.
+        each 500 keys at most one read of the held requests. Requests from topics are left to `patrol`.
         """
         async for records in self._token_log.unfinished():
-            for _, job_id in await self._missing(records):
+            for _, job_id in await self._missing([each for each in records if not each.source]):
                 await self._end_if_unfinished(job_id)
 
     async def patrol(self) -> None:

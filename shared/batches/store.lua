@@ -4,6 +4,7 @@
 -- fence:<item>; a write under an older one is refused.
 
 local open, of_tenant, record, items, details = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local MAX_REFUSED = 256 -- foreign items that one call sets aside
 local commands = {}
 
 local function status() return redis.call('HGET', record, 'status') end
@@ -25,7 +26,8 @@ end
 
 local function whole(text) return text and string.match(text, '^%d+$') and #text <= 15 and tonumber(text) end
 
--- Replace the counts of an item, and add up those of all: another program may have written into either.
+-- Replace the counts of an item, and change those of the batch by the difference. Another program may have written into
+-- either.
 local function count(item, completed, failed)
   for name, value in pairs({ completed = completed, failed = failed }) do
     local field = name .. ':' .. item
@@ -75,7 +77,7 @@ end
 -- -> a free item of the batch; foreign ones are removed on the way
 local function free_item(lease)
   restore_items()
-  while true do
+  for _ = 1, MAX_REFUSED do
     local item = expired_leases(items, now_ms(), 1, lease)[1]
     if item == 'finalize' then
       reopen()

@@ -33,7 +33,8 @@ for class = 1, CLASSES do
   lanes[class], resting[class], streams[class] = KEYS[3 + class], KEYS[6 + class], KEYS[9 + class]
 end
 local reserved, reserved_at = KEYS[13], KEYS[14] -- hash id -> confirmed:cost:class:tenant; ids by time in ms
--- hash id -> w:class:cost:tenant while it waits, h:class:entry while it is held, l once its place is lost
+-- hash id -> w:class:cost:tenant while it waits, h:class:entry while it is held, l once its place is lost; and a mark
+-- that the hash was not deleted (upkeep.lua)
 local accepted = KEYS[15]
 local pullers = KEYS[16] -- hash worker -> its seats
 local MAX_DRAINED = 256 -- undelivered entries of a stream that one call handles

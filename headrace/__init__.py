@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace.client import AsyncHeadraceClient, HeadraceClient
+    from headrace.client.openai_internals import once
     from headrace.llm import LLM, SamplingParams, StructuredOutputsParams
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ __all__ = [
     "SamplingParams",
     "StructuredOutputsParams",
     "__version__",
+    "once",
 ]
 
 _MODULES = {
@@ -23,6 +25,7 @@ _MODULES = {
     "LLM": "headrace.llm",
     "SamplingParams": "headrace.llm",
     "StructuredOutputsParams": "headrace.llm",
+    "once": "headrace.client.openai_internals",
 }
 
 

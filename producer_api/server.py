@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -26,14 +25,13 @@ from shared.backend import Backend
 from shared.errors import ConfigError
 from shared.runtime.bind_safety import check_exposure
 from shared.runtime.gc_tuning import settle
-from shared.runtime.logging import configure_logging
+from shared.runtime.logging import configure_logging, log_library_warnings
 from shared.runtime.sockets import place_of, unbound, url_of
 from shared.settings import Settings
 
 BACKLOG = 2048
 LAST_FRAMES_S = 1  # the end of the grace time, for the last frames
 DRAIN_POLL_S = 0.05
-KEEP_ALIVE_S = 30  # for an idle connection
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +45,7 @@ def serve(settings: Settings) -> None:
     """
     check_exposure(settings)
     configure_logging(settings, process="api")
-    for name in ("uvicorn", "grpc"):
-        logging.getLogger(name).addHandler(_ToStructlog(logging.WARNING))
+    log_library_warnings("uvicorn", "grpc")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
 
@@ -216,15 +213,6 @@ def _config(app: FastAPI, settings: Settings, connections: int) -> uvicorn.Confi
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=settings.idle_timeout,  # type: ignore[arg-type]  # any number of seconds works
         timeout_graceful_shutdown=LAST_FRAMES_S,
     )
-
-
-class _ToStructlog(logging.Handler):
-    """Handler that passes the warnings of uvicorn and grpcio to structlog."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log.log(
-            record.levelno, record.name.partition(".")[0], message=record.getMessage(), exc_info=record.exc_info
-        )

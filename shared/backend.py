@@ -22,8 +22,6 @@ from shared.webhooks.interface import Webhooks
 from shared.webhooks.memory import MemoryWebhooks
 from shared.webhooks.store import RedisWebhooks
 
-HEARTBEAT_LEASES = 3  # leases without a heartbeat after which a worker is no longer listed
-
 
 @dataclass(frozen=True)
 class Backend:
@@ -57,7 +55,7 @@ class Backend:
                 request_ttl=settings.request_ttl,
                 result_ttl=settings.result_ttl,
             ),
-            registry=RedisRegistry(server, ttl=settings.lease * HEARTBEAT_LEASES),
+            registry=RedisRegistry(server, lease=settings.lease),
             locks=RedisLocks(server),
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=RedisWebhooks(server, keep=settings.result_ttl),

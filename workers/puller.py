@@ -114,14 +114,16 @@ class Puller:
         deliveries = await self._next_deferred()
         if not deliveries and now >= self._claim_at:
             self._claim_at = now + self._interval
-            most = max(room.seats.values())
-            deliveries = await self._backend.transport.claim(self._model, self._worker, most)
-        if not deliveries and self._may_have_more:
-            self._may_have_more = False  # a notification during the pull sets it again
-            deliveries, more, self._left_to_others = await self._backend.transport.pull(
+            deliveries, _, self._left_to_others = await self._backend.transport.claim(
                 self._model, self._worker, room
             )
+            if self._left_to_others:
+                self._claim_at = now + interface.SPARE_S
+        if not deliveries and self._may_have_more:
+            self._may_have_more = False  # a notification during the pull sets it again
+            deliveries, more, left_to_others = await self._backend.transport.pull(self._model, self._worker, room)
             self._may_have_more |= more
+            self._left_to_others |= left_to_others
         await self._acquire(deliveries)
         return len(deliveries)
 

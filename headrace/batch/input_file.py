@@ -17,6 +17,7 @@ from typing import IO, Any
 import msgspec
 
 from shared.errors import ConfigError, HeadraceError, InvalidRequest, MalformedBody, PayloadTooLarge
+from shared.files.json_lines import foreign_encoding, json_text
 
 MAX_LINE_BYTES = 8 * 2**20  # a longer line is refused, and never held in memory as a whole
 CHUNK_BYTES = 2**20
@@ -65,10 +66,16 @@ class InputFile:
 
     @classmethod
     def scan(cls, path: Path) -> InputFile:
-        """Read the file once, for its digest and its number of lines. Raises ConfigError if it cannot be read."""
+        """Read the file once, for its digest and its number of lines.
+
+        Raises ConfigError if it cannot be read, or is not UTF-8.
+        """
         digest, lines, requests = hashlib.sha256(), 0, 0
         try:
             with path.open("rb") as stream:
+                if encoding := foreign_encoding(stream.read(4)):
+                    raise ConfigError(f"{path} must be UTF-8, but it is {encoding}")
+                stream.seek(0)
                 for raw in _pieces(stream):
                     digest.update(raw.data)
                     lines += raw.last
@@ -101,7 +108,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Part of a line. In the last part, `empty` is true if the whole line is white space."""
+    """Part of a line. In the last part, `empty` is true if the whole line has no text."""
 
     data: bytes
     last: bool
@@ -110,9 +117,10 @@ class _Piece:
 
 def _pieces(stream: IO[bytes]) -> Iterator[_Piece]:
     """Yield the lines of a file in pieces of at most CHUNK_BYTES."""
-    empty, open_line = True, False
+    empty, open_line, first = True, False, True
     while data := stream.readline(CHUNK_BYTES):
-        empty = empty and not data.strip()
+        empty = empty and not json_text(data, first=first)
+        first = False
         last = data.endswith(b"\n")
         open_line = not last
         yield _Piece(data, last, empty)
@@ -130,7 +138,7 @@ def parse(number: int, text: bytes, defaults: Defaults) -> Line:
     """Return the request of a line. An error is stored in the Line, not raised."""
     custom_id: str | None = None
     try:
-        found = _decoded(text)
+        found = _decoded(json_text(text, first=number == 1))
         if isinstance(found, str):
             found = {"messages": [{"role": "user", "content": found}]}
         if not isinstance(found, dict):

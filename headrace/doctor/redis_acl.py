@@ -19,10 +19,13 @@ _COMMON = (
     "ping time eval evalsha publish subscribe unsubscribe del exists pexpire set srem "
     "hdel hexists hget hgetall hincrby hlen hmget hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
 )
-_API = "get scan smembers xgroup|delconsumer xinfo|consumers xlen zrank zrevrange zrevrank"
-_WORKER = "hsetnx sadd xack xautoclaim xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
+_API = (
+    "get hkeys hsetnx pttl scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers xlen "
+    "xpending xreadgroup zrank zrevrange zrevrank"
+)
+_WORKER = "hsetnx sadd xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
 _TASKS = (  # with those of Celery
-    "get zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
+    "get hkeys zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
 )
 COMMANDS: Mapping[Role, tuple[str, ...]] = {
     "api": tuple(f"{_COMMON} {_API}".split()),

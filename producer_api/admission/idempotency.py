@@ -3,7 +3,8 @@
 A key is stored with the identity of its request. If the process that took it died before it queued the request, the
 next one that gets the key finishes that admission with the same identity.
 
-Reference: draft-ietf-httpapi-idempotency-key-header.
+References: draft-ietf-httpapi-idempotency-key-header-08, whose keys are strings in quotes; RFC 9651, 4.2 (parsing
+structured fields). The bare form, which most clients send, is accepted too: `"x"` and `x` are one key.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from shared.protocol import Request, new_job_id
 from shared.redis.foreign import UNREADABLE
 
 HEADER = "Idempotency-Key"
-KEY_PATTERN = re.compile(r"[!-~]{1,255}")
+MAX_KEY_CHARS = 255
+BARE_KEY = re.compile(r"[!#-~][!-~]*", re.ASCII)
+QUOTED = r'"((?:[ !#-\[\]-~]|\\["\\])*)"'  # an RFC 9651 string
+# parameters of the string, which mean nothing here, with a number, date, token, bytes, boolean or string as value
+VALUE = rf"(?:@?-?\d{{1,15}}(?:\.\d{{1,3}})?|[A-Za-z*][!#$%&'*+.^_`|~:/\w-]*|:[A-Za-z0-9+/=]*:|\?[01]|{QUOTED})"
+QUOTED_KEY = re.compile(rf"{QUOTED}(?:; *[a-z*][a-z0-9_.*-]*(?:={VALUE})?)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,29 @@ class IdempotencyKey:
         """
         if not values:
             return None
-        if len(values) > 1 or not KEY_PATTERN.fullmatch(values[0]):
+        if len(values) > 1:
+            raise InvalidRequest(f"{HEADER} must be sent once", param=HEADER)
+        return cls(f"idempotency:{_hash(tenant, _parsed(values[0]))}", _hash(tenant, kind, body))
+
+
+def _parsed(value: str) -> str:
+    """Return the key in a header's value. Raises InvalidRequest."""
+    value = value.strip(" \t")
+    if value.startswith('"'):
+        if not (quoted := QUOTED_KEY.fullmatch(value)):
             raise InvalidRequest(
-                f"{HEADER} must be sent once, with 1 to 255 visible ASCII characters",
+                f'{HEADER} must be a whole string in quotation marks, with \\ before each " and \\ in it',
                 param=HEADER,
             )
-        return cls(f"idempotency:{_hash(tenant, values[0])}", _hash(tenant, kind, body))
+        key = re.sub(r"\\(.)", r"\1", quoted[1])
+    else:
+        key = value if BARE_KEY.fullmatch(value) else ""
+    if not 1 <= len(key) <= MAX_KEY_CHARS:
+        raise InvalidRequest(
+            f"{HEADER} must have 1 to {MAX_KEY_CHARS} visible ASCII characters, or be a string in quotation marks",
+            param=HEADER,
+        )
+    return key
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):

@@ -1,7 +1,8 @@
 """Parts shared by the streams of OpenAI's APIs.
 
 A stream that fails after it began ends with `data: {"error": {…}}` and no `[DONE]`: the SDKs raise at the error,
-and a client that only looks for `[DONE]` notices that the answer is incomplete.
+and a client that only looks for `[DONE]` notices that the answer is incomplete. If it can be resumed, the event is
+named `error`: an EventSource does not show that to the page as a chunk, and reconnects.
 """
 
 from __future__ import annotations
@@ -64,6 +65,5 @@ def frames(place: str, chunks: list[bytes]) -> bytes:
 
 def interruption(error: HeadraceError, *, resumable: bool) -> bytes:
     """Return the frames that end a stream before its answer has ended."""
-    if resumable and error.retryable:
-        return RETRY + b": interrupted\n\n"
-    return b"data: %b\n\n" % msgspec.json.encode(openai_error(error))
+    name = RETRY + b"event: error\n" if resumable and error.retryable else b""
+    return name + b"data: %b\n\n" % msgspec.json.encode(openai_error(error))

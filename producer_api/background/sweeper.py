@@ -16,7 +16,7 @@ import structlog
 from shared.backend import Backend
 from shared.protocol import PriorityClass, RequestState, Ticket
 from shared.runtime.retry import run_forever
-from shared.token_log.interface import LOST, OVERDUE
+from shared.token_log.interface import LOST, OVERDUE, RequestRecord
 from shared.token_log.subscription import MISSED, Subscription
 
 LOCK = "sweeper"
@@ -24,6 +24,7 @@ ROUND_S = 1.0  # between rounds, and so the delay with which an overdue request 
 TIDY_INTERVAL_ROUNDS = 60
 LOST_INTERVAL_ROUNDS = 3  # between searches for requests whose place in the queue was deleted
 MAX_BATCH = 256  # overdue requests per call
+MAX_SUSPECTS = 1024  # missing requests that are looked at again
 MIN_LOST_AGE_S = 5.0  # a request this old is queued, or its admission was interrupted
 
 ModelNames = Callable[[], Awaitable[Sequence[str]]]
@@ -47,7 +48,9 @@ class Sweeper:
         self._models = models
         self._holder = secrets.token_bytes(8).hex().encode()
         self._rounds = 0
-        self._outage_at: float | None = None  # when an outage of Redis was noticed
+        self._reconcile_at: float | None = None  # when to reconcile; None while no loss is suspected
+        self._scan: AsyncIterator[Sequence[RequestRecord]] | None = None  # of the patrol
+        self._suspects: dict[tuple[str, str], float] = {}  # missing requests as (model, id), and since when
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -55,7 +58,7 @@ class Sweeper:
 
     async def _sweep_rounds(self) -> None:
         async with self._live.subscribe(f"hr:{LOCK}") as connection:
-            self._outage_at = time.monotonic()
+            self._suspect_losses()
             while True:
                 await self._round(connection)
 
@@ -64,12 +67,19 @@ class Sweeper:
             await self.sweep(tidy=self._rounds % TIDY_INTERVAL_ROUNDS == 0)
             if self._rounds % LOST_INTERVAL_ROUNDS == 0:
                 await self.end_lost()
+            await self.patrol()
             self._rounds += 1
-            if self._outage_at is not None and time.monotonic() - self._outage_at > MIN_LOST_AGE_S:
+            if self._reconcile_at is not None and time.monotonic() > self._reconcile_at:
+                self._reconcile_at = None
                 await self.reconcile()
-                self._outage_at = None
+        else:
+            self._suspect_losses()  # the process that sweeps now may die before it has reconciled
         if await connection.get(ROUND_S) is MISSED:
-            self._outage_at = time.monotonic()
+            self._suspect_losses()
+
+    def _suspect_losses(self) -> None:
+        """Have the token log compared with the queue, once what was admitted until now is old enough."""
+        self._reconcile_at = time.monotonic() + MIN_LOST_AGE_S
 
     async def _leads(self) -> bool:
         return await self._locks.acquire(LOCK, self._holder, ROUND_S * 5) == self._holder
@@ -104,25 +114,57 @@ class Sweeper:
     async def end_lost(self) -> None:
         """End the requests whose place in the queue another program deleted. Raises Unavailable."""
         for model in await self._models():
-            if job_ids := await self._transport.lost(model):
-                for job_id in job_ids:
-                    await self._end_if_unfinished(job_id)
-                await self._transport.forget(model, job_ids)
+            lost = await self._transport.lost(model)
+            for job_id in lost.job_ids:
+                await self._end_if_unfinished(job_id)
+            await self._transport.forget(model, lost.job_ids)
+            if lost.incomplete and self._reconcile_at is None:
+                self._suspect_losses()
 
     async def reconcile(self) -> None:
         """End every request that no worker will ever run. Raises Unavailable.
 
-        If Redis lost its last writes, a request may have kept its log and lost its place in the queue.
+        If Redis lost its last writes, or another program deleted a model's queue, a request may have kept its log
+        and lost its place in the queue. This runs MIN_LOST_AGE_S after such a loss was noticed, at most once per
+        MIN_LOST_AGE_S. It costs one scan of all keys, 500 of them per round trip, one look at each state, and for
+        each 500 keys at most one read of the held requests. Requests from topics are left to `patrol`.
         """
-        newest = await self._token_log.now() - MIN_LOST_AGE_S
         async for records in self._token_log.unfinished():
-            by_model = defaultdict(list)
-            for record in records:
-                if record.created_at < newest:
-                    by_model[record.model].append(record.id)
-            for model, job_ids in by_model.items():
-                for job_id in await self._transport.missing(model, job_ids):
-                    await self._end_if_unfinished(job_id)
+            for _, job_id in await self._missing([each for each in records if not each.source]):
+                await self._end_if_unfinished(job_id)
+
+    async def patrol(self) -> None:
+        """Look for lost requests among the next 500 keys, and end those that are missing twice. Raises Unavailable.
+
+        This finds a request of which another program deleted every trace in the queue, which nothing else notices.
+        A round costs one step of a scan and one look at each state in it. A request from a topic may be old and on
+        its way into the queue, so it is looked at again after MIN_LOST_AGE_S.
+        """
+        await self._end_suspects()
+        self._scan = self._scan or self._token_log.unfinished()
+        records = await anext(self._scan, None)
+        if records is None:
+            self._scan = None
+            return
+        for suspect in (await self._missing(records))[: MAX_SUSPECTS - len(self._suspects)]:
+            self._suspects.setdefault(suspect, time.monotonic())
+
+    async def _end_suspects(self) -> None:
+        before = time.monotonic() - MIN_LOST_AGE_S
+        due = [suspect for suspect, since in self._suspects.items() if since <= before]
+        for model, job_id in due:
+            if await self._transport.missing(model, [job_id]):
+                await self._end_if_unfinished(job_id)
+            del self._suspects[model, job_id]
+
+    async def _missing(self, records: Sequence[RequestRecord]) -> list[tuple[str, str]]:
+        """Return model and id of the requests without a place in the queue, except new ones."""
+        newest = await self._token_log.now() - MIN_LOST_AGE_S
+        by_model = defaultdict(list)
+        for record in records:
+            if record.created_at < newest:
+                by_model[record.model].append(record.id)
+        return [(m, job_id) for m, ids in by_model.items() for job_id in await self._transport.missing(m, ids)]
 
     async def _end_if_unfinished(self, job_id: str) -> None:
         """End a lost request, unless it ended in the meantime: a finished request leaves the queue too.

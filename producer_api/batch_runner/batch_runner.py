@@ -16,7 +16,7 @@ import structlog
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.held_item import HeldItem
 from producer_api.batch_runner.line_body import read_body
-from producer_api.batch_runner.lines import Line, Outcome, job_id, read, seed_of, survey
+from producer_api.batch_runner.lines import Line, Outcome, job_id, locate, read, seed_of, survey
 from producer_api.batch_runner.run_request import job_ids, run
 from producer_api.batch_runner.services import BatchServices
 from producer_api.batch_runner.work_folder import KINDS, WorkFolder
@@ -167,8 +167,12 @@ class BatchRunner:
     # lines
 
     async def _run_chunk(self, held: HeldItem) -> None:
-        assert held.item.chunk is not None
-        for number, line in read(self._folder.input, held.item.chunk):
+        path = self._folder.input
+        chunk = await asyncio.to_thread(locate, path, int(held.item.name), held.item.chunk)
+        if chunk is None:
+            await self._services.batches.refuse(held.item)
+            return
+        for number, line in read(path, chunk):
             await self._room.acquire()
             task = asyncio.create_task(self._run_line(number, line))
             task.add_done_callback(lambda _: self._room.release())

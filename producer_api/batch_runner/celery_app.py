@@ -14,7 +14,7 @@ from producer_api.batch_runner.broker import broker_url
 from producer_api.batch_runner.event_loop_host import EventLoopHost
 from producer_api.batch_runner.redis_transport import use_tolerant_transport
 from producer_api.http.open_streams import Stopping
-from shared.errors import Unavailable
+from shared.errors import HeadraceError, Unavailable
 from shared.redis.foreign import ForeignEntries
 from shared.settings import Settings
 
@@ -78,7 +78,8 @@ def _delivery(settings: Settings) -> dict[str, Any]:
 
 
 def _add_tasks(app: Celery, host: EventLoopHost) -> None:
-    @app.task(name="headrace.generate", bind=True, max_retries=None)
+    # `throws`: what the caller did wrong is its result, and no error in the log
+    @app.task(name="headrace.generate", bind=True, max_retries=None, throws=(HeadraceError,))
     def generate(self: Task, body: dict[str, Any]) -> Any:
         """Return a chat completion for the body of POST /v1/chat/completions."""
         try:

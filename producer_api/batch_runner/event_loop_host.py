@@ -27,6 +27,7 @@ from producer_api.batch_runner.services import BatchServices
 from producer_api.batch_runner.work_folder import remove_all_but
 from producer_api.http.open_streams import Stopping
 from shared.backend import Backend
+from shared.errors import NotFound
 from shared.protocol import PriorityClass
 from shared.redis import keys
 from shared.runtime.retry import run_forever
@@ -130,10 +131,15 @@ class EventLoopHost:
             return
         self._running.add(batch_id)
         try:
-            record = await self.services.batches.get(batch_id)
+            try:
+                record = await self.services.batches.get(batch_id)
+            except NotFound:  # another program deleted or overwrote it
+                log.error("batch_set_aside", batch=batch_id)
+                await self.services.batches.give_up(batch_id)
+                return
             await BatchRunner(self.services, record, self._room).run()
         except Exception:
-            log.exception("batch_run_failed", batch=batch_id)  # Celery has no log handler in this process
+            log.exception("batch_run_failed", batch=batch_id)  # Celery logs the task's id, not the batch's
             raise
         finally:
             self._running.discard(batch_id)

@@ -17,6 +17,7 @@ import msgspec
 from producer_api.routes.catalog import BATCHABLE
 from shared.batches.store import Batch, Chunk, LineError
 from shared.errors import HeadraceError
+from shared.files.json_lines import foreign_encoding, json_text
 from shared.schemas.unknown_fields import HEADER
 from shared.validation.json_text import nesting
 
@@ -74,12 +75,16 @@ def survey(path: Path, batch: Batch, *, most_lines: int, most_bytes: int) -> Sur
     """
     found, seen = Survey(), set[bytes]()
     with path.open("rb") as stream:
+        if encoding := foreign_encoding(stream.read(4)):
+            found.errors.append(LineError("invalid_encoding", f"the file must be UTF-8, but it is {encoding}", 1))
+            return found
+        stream.seek(0)
         offset, begun, number = 0, 0, 0
         while line := stream.readline(most_bytes + 1):
             number += 1
-            if line.strip():
+            if text := json_text(line, first=number == 1):
                 found.total += 1
-                error = _too_long(stream, line, number, most_bytes) or _fault(line, number, batch, seen)
+                error = _too_long(stream, line, number, most_bytes) or _fault(text, number, batch, seen)
                 if error is not None:
                     found.errors.append(error)
             if found.total > most_lines:
@@ -139,12 +144,39 @@ def _undecodable(error: Exception, number: int) -> LineError:
     return LineError("invalid_line", "the line must be an object", number)
 
 
+def locate(path: Path, number: int, recorded: Chunk | None) -> Chunk | None:
+    """Return chunk `number`, from 0, of a checked file: as recorded, or found again if the record is damaged.
+
+    Returns None if the file has no such chunk.
+    """
+    first = number * CHUNK_LINES
+    with path.open("rb") as stream:
+        if recorded is not None and _is_chunk(stream, number, recorded):
+            return recorded
+        stream.seek(0)
+        for _ in zip(range(first), stream, strict=False):
+            pass
+        offset = stream.tell()
+        count = sum(1 for _ in zip(range(CHUNK_LINES), stream, strict=False))
+    return Chunk(offset, first + 1, count) if count else None
+
+
+def _is_chunk(stream: IO[bytes], number: int, chunk: Chunk) -> bool:
+    """Return whether a chunk begins with the right number, at the beginning of a line."""
+    if chunk.first != number * CHUNK_LINES + 1 or not 1 <= chunk.count <= CHUNK_LINES:
+        return False
+    if number == 0 or chunk.offset <= 0:
+        return number == chunk.offset == 0
+    stream.seek(chunk.offset - 1)
+    return stream.read(1) == b"\n"
+
+
 def read(path: Path, chunk: Chunk) -> Iterator[tuple[int, Line]]:
     """Yield each line of a chunk of a checked file, with its number."""
     with path.open("rb") as stream:
         stream.seek(chunk.offset)
         for number in range(chunk.first, chunk.first + chunk.count):
-            if data := stream.readline().strip():
+            if data := json_text(stream.readline(), first=number == 1):
                 yield number, _decode(data)
 
 

@@ -6,7 +6,6 @@ that find abandoned work nor `headrace.generate`. The work itself runs on the ho
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import structlog
@@ -16,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from producer_api.batch_runner.celery_app import TIDY_INTERVAL_S, make_app
 from producer_api.batch_runner.event_loop_host import EventLoopHost
-from shared.runtime.logging import configure_logging
+from shared.runtime.logging import configure_logging, log_library_warnings
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -30,7 +29,7 @@ def run(settings: Settings) -> None:
         Unavailable: Redis does not answer at the start.
     """
     configure_logging(settings, process="tasks")
-    logging.getLogger("celery").setLevel(logging.WARNING)
+    log_library_warnings("celery", "kombu")
     host = EventLoopHost(settings)
     app = make_app(settings, host)
 

@@ -208,7 +208,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, refusal: HeadraceError) -> None:
         """Answer, unless a response has begun, and close; drop the bytes that still arrive."""
         self._refusal = refusal
-        self.logger.warning("Refused: %s", refusal.message)
+        self.logger.warning("Refused: " + refusal.message)  # a text of Headrace's own, so it is logged as it is
         cycle = self.cycle
         if cycle is None or cycle.response_complete or self._unanswered(cycle):
             path = getattr(self, "url", b"").partition(b"?")[0].decode("ascii", "replace")

@@ -84,7 +84,7 @@ async function* parsed(response) {
     for (const frame of frames) {
       const field = (name) => frame.split("\n").find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
       const data = field("data");
-      if (data === undefined) continue; // a comment
+      if (data === undefined || field("event") === "error") continue; // a comment, or the server asks to reconnect
       if (data !== "[DONE]") chunks.push(JSON.parse(data));
       const id = field("id");
       if (id === undefined && !chunks.at(-1)?.error) continue;

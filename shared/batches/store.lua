@@ -4,6 +4,7 @@
 -- fence:<item>; a write under an older one is refused.
 
 local open, of_tenant, record, items, details = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local MAX_REFUSED = 256 -- foreign items that one call sets aside
 local commands = {}
 
 local function status() return redis.call('HGET', record, 'status') end
@@ -23,15 +24,67 @@ local function finish(id, name, ttl)
   redis.call('PEXPIRE', record, ttl)
 end
 
--- Replace the counts of an item.
+local function whole(text) return text and string.match(text, '^%d+$') and #text <= 15 and tonumber(text) end
+
+-- Replace the counts of an item, and change those of the batch by the difference. Another program may have written into
+-- either.
 local function count(item, completed, failed)
   for name, value in pairs({ completed = completed, failed = failed }) do
     local field = name .. ':' .. item
-    local before = redis.call('HGET', details, field) or 0
-    if tonumber(before) ~= tonumber(value) then
+    local before, sum = whole(redis.call('HGET', details, field)), whole(redis.call('HGET', record, name))
+    if before ~= tonumber(value) or not sum then
       redis.call('HSET', details, field, value)
-      redis.call('HINCRBY', record, name, value - before)
+      redis.call('HSET', record, name, string.format('%d', math.max(0, (sum or 0) + value - (before or 0))))
     end
+  end
+end
+
+-- `finalize` is due once no other item is left.
+local function settle_if_done()
+  if redis.call('ZCARD', items) > 0 then return end
+  if status() == 'in_progress' then enter('finalizing') end
+  free_lease(items, 'finalize')
+end
+
+-- Remove an item that another program added.
+local function refuse(item)
+  set_aside(items, items .. ':' .. item, 'not an item of the batch', redis.call('HGET', details, 'chunk:' .. item) or '')
+  remove_lease(items, item)
+  redis.call('HDEL', details, 'chunk:' .. item)
+  settle_if_done()
+end
+
+-- Free again each chunk without a record of its results, which another program deleted or overwrote.
+local function reopen()
+  for _, field in ipairs(redis.call('HKEYS', details)) do
+    local item = string.match(field, '^chunk:(%d%d%d%d%d%d%d%d)$')
+    if item and not whole(redis.call('HGET', details, 'done:' .. item)) then free_lease(items, item) end
+  end
+  if redis.call('ZCARD', items) > 1 then remove_lease(items, 'finalize') end
+end
+
+-- Make the items of an unfinished batch anew, if another program deleted them.
+local function restore_items()
+  if redis.call('EXISTS', items) == 1 then return end
+  local now = status()
+  if now == 'validating' then
+    free_lease(items, 'validate')
+  elseif now == 'in_progress' or now == 'finalizing' or now == 'cancelling' then
+    free_lease(items, 'finalize')
+  end
+end
+
+-- -> a free item of the batch; foreign ones are removed on the way
+local function free_item(lease)
+  restore_items()
+  for _ = 1, MAX_REFUSED do
+    local item = expired_leases(items, now_ms(), 1, lease)[1]
+    if item == 'finalize' then
+      reopen()
+      item = expired_leases(items, now_ms(), 1, lease)[1]
+    end
+    if not item or item == 'validate' or item == 'finalize' or string.find(item, '^%d%d%d%d%d%d%d%d$') then return item end
+    refuse(item)
   end
 end
 
@@ -66,11 +119,12 @@ function commands.list()
   return found
 end
 
--- prefix and suffix of items' keys -> ids of the open batches that have a free item
+-- prefix and suffix of items' keys, ms of a lease -> ids of the open batches that have a free item
 function commands.idle()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGE', open, 0, -1)) do
-    if expired_leases(ARGV[2] .. id .. ARGV[3], now_ms(), 1)[1] then
+    local of = ARGV[2] .. id .. ARGV[3]
+    if redis.call('EXISTS', of) == 0 or expired_leases(of, now_ms(), 1, ARGV[4])[1] then
       found[#found + 1] = id
     end
   end
@@ -82,7 +136,7 @@ function commands.open() return redis.call('ZRANGE', open, 0, -1) end
 
 -- ms of the lease -> {item, lease epoch, its chunk or '', status}; nil if none is free
 function commands.claim()
-  local item = expired_leases(items, now_ms(), 1)[1]
+  local item = free_item(ARGV[2])
   if not item then return nil end
   hold_until(items, item, now_ms() + ARGV[2])
   local epoch = next_epoch(details, 'fence:' .. item)
@@ -95,6 +149,17 @@ function commands.renew()
   count(ARGV[2], ARGV[4], ARGV[5])
   hold_until(items, ARGV[2], now_ms() + ARGV[6])
   return status()
+end
+
+-- item, lease epoch: it is not an item of the batch
+function commands.refuse()
+  if holds(ARGV[2], ARGV[3]) then refuse(ARGV[2]) end
+end
+
+-- id: its record cannot be read
+function commands.give_up()
+  set_aside(record, record, 'not the record of a batch')
+  redis.call('ZREM', open, ARGV[2])
 end
 
 -- item, lease epoch: give it back
@@ -135,10 +200,7 @@ function commands.done()
   redis.call('HSET', details, 'done:' .. ARGV[2], ARGV[3])
   if ARGV[6] == '1' then redis.call('HSET', record, 'late', 1) end
   remove_lease(items, ARGV[2])
-  if redis.call('ZCARD', items) == 0 then
-    if status() == 'in_progress' then enter('finalizing') end
-    free_lease(items, 'finalize')
-  end
+  settle_if_done()
   return 1
 end
 

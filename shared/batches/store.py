@@ -88,7 +88,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Item:
-    """Claimed item of work; `status` is the batch's at the claim."""
+    """Claimed item of work; `status` is the batch's at the claim.
+
+    `chunk`: where its lines are; None if it has none, or if another program overwrote that record.
+    """
 
     batch_id: str
     name: str
@@ -160,7 +163,8 @@ class Batches:
     async def idle(self) -> Sequence[str]:
         """Return the unfinished batches that have a free item."""
         prefix, suffix = keys.batch("*")[1].split("*")
-        return [batch_id.decode(errors="replace") for batch_id in await self._run("idle", "", prefix, suffix)]
+        found = await self._run("idle", "", prefix, suffix, self._lease)
+        return [batch_id.decode(errors="replace") for batch_id in found]
 
     async def open(self) -> Sequence[str]:
         """Return the unfinished batches."""
@@ -171,13 +175,23 @@ class Batches:
         reply = await self._run("claim", batch_id, self._lease)
         if reply is None:
             return None
-        name, fence, chunk, status = (part.decode() for part in reply)
-        return Item(batch_id, name, fence, status, Chunk.decode(chunk) if chunk else None)
+        name, fence, chunk, status = reply
+        place = b":".join((batch_id.encode(), name))
+        found = self._foreign.read("batches", place, lambda: Chunk.decode(chunk.decode())) if chunk else None
+        return Item(batch_id, name.decode(), fence.decode(), status.decode(), found)
 
     async def renew(self, item: Item, completed: int, failed: int) -> str | None:
         """Renew the lease and report progress. Returns the batch's status, or None if the lease is lost."""
         status = await self._run("renew", item.batch_id, item.name, item.fence, completed, failed, self._lease)
         return None if status is None else str(status.decode())
+
+    async def refuse(self, item: Item) -> None:
+        """Set aside an item that another program added."""
+        await self._run("refuse", item.batch_id, item.name, item.fence)
+
+    async def give_up(self, batch_id: str) -> None:
+        """Set aside a batch whose record another program deleted or overwrote: it is no longer open."""
+        await self._run("give_up", batch_id, batch_id)
 
     async def release(self, item: Item) -> None:
         await self._run("release", item.batch_id, item.name, item.fence)

@@ -148,7 +148,7 @@ end
 -- most, ms of the lease -> {id, age in ms, entry, end or ''} of each that is due
 function commands.claim()
   local found = {}
-  for _, id in ipairs(expired_leases(due, now, ARGV[3])) do
+  for _, id in ipairs(expired_leases(due, now, ARGV[3], math.max(LAST_LOOK_MS, ARGV[4]))) do
     local held, left = stored(open, id, 'number', 'string', 'string'), stored(ended, id, 'string', 'string')
     if held then
       local at, entry = unpack(held)

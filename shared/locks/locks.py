@@ -16,7 +16,8 @@ class Locks(Protocol):
     async def acquire(self, name: str, value: bytes, ttl: float) -> bytes:
         """Lock `name` for the owner `value` for `ttl` seconds, or renew it for the same owner.
 
-        Returns the present owner: another value means that the lock was not acquired.
+        Returns the present owner: another value means that the lock was not acquired. Then the lock expires at the
+        latest after `ttl`, also if another program wrote it without an expiry.
         """
 
     async def release(self, name: str, value: bytes) -> None:

@@ -13,6 +13,7 @@ from shared.redis.client import RedisServer
 from shared.redis.node import Command, pack
 
 EXIT_KEPT_S = 30.0  # after the announced restart; by then the next worker has sent a heartbeat if it runs
+LOADING_LEASES = 3
 MODEL_TTL_S = 86_400  # after its last worker's heartbeat; until then a model accepts requests
 
 
@@ -103,18 +104,24 @@ _decode_model = msgspec.json.Decoder(ModelInfo).decode
 
 
 class RedisRegistry:
-    """Registry on Redis; heartbeats expire by the server's clock."""
+    """Registry on Redis; heartbeats expire by the server's clock.
 
-    def __init__(self, server: RedisServer, *, ttl: float) -> None:
+    Args:
+        lease: seconds without a heartbeat after which a worker has lost its requests, and is no longer listed. A
+            worker that loads is listed for LOADING_LEASES, since loading may delay its heartbeats.
+    """
+
+    def __init__(self, server: RedisServer, *, lease: float) -> None:
         self._server = server
         self._foreign = server.foreign
-        self._ttl_ms = int(ttl * 1000)
+        self._lease_ms = int(lease * 1000)
 
     async def beat(self, worker: WorkerInfo) -> None:
         """Announce a worker, and its model once that is loaded."""
         key = keys.worker(worker.id)
+        ttl_ms = self._lease_ms * (LOADING_LEASES if worker.state == "loading" else 1)
         commands = [
-            (key, pack("SET", key, msgspec.json.encode(worker), "PX", self._ttl_ms)),
+            (key, pack("SET", key, msgspec.json.encode(worker), "PX", ttl_ms)),
             (keys.WORKERS, pack("SADD", keys.WORKERS, worker.id)),
         ]
         if worker.state != "loading":

@@ -1,5 +1,8 @@
 -- The stream of a class: entries that workers hold. Entries of another form are foreign, and are set aside.
 
+local NO_WORKER = 'none' -- the consumer of entries that no worker holds
+local LAPSED_MS = 1e9 -- idle time of an entry whose lease has expired, longer than any lease
+
 -- Run a command that needs the consumer group, which the first such command creates.
 local function grouped(class, call)
   local reply = call()
@@ -32,29 +35,31 @@ local function drop(class, entry, reason)
   set_aside(streams[class], streams[class] .. ':' .. entry[1], reason, table.concat(entry[2] or {}, ' '))
 end
 
--- Add entries to `out`, and set aside the foreign ones. -> how many were foreign
-local function handed(out, class, entries, attempt)
-  local dropped = 0
-  for _, entry in ipairs(entries) do
-    local payload = content(entry)
-    if payload then
-      out[#out + 1] = { class, entry[1], payload, attempt or select(2, holder(class, entry[1])) or 1 }
-    elseif entry[2] then
-      drop(class, entry, 'not an entry of this queue')
-      dropped = dropped + 1
-    end
-  end
-  return dropped
+-- Make an entry claimable at once. For one that no worker holds: it was never delivered, or its lease was deleted.
+local function offer(class, id)
+  grouped(class, function()
+    return redis.pcall('XCLAIM', streams[class], ARGV[2], NO_WORKER, 0, id, 'IDLE', LAPSED_MS, 'RETRYCOUNT', 0, 'FORCE',
+      'JUSTID')
+  end)
 end
 
--- Add to `out` the entries that were never delivered: only another program, or a call that failed half-way, leaves
--- such entries. -> false if there may be more of them
-local function drain(out, class)
+-- Offer the entries that were never delivered: only another program, or a call that failed half-way, leaves such
+-- entries, or an earlier delivery was forgotten with the consumer group. Foreign ones are set aside.
+-- -> false if there may be more of them
+local function drain(class, wake)
   local reply = grouped(class, function()
-    return redis.pcall('XREADGROUP', 'GROUP', ARGV[2], ARGV[4], 'COUNT', MAX_DRAINED, 'STREAMS', streams[class], '>')
+    return redis.pcall('XREADGROUP', 'GROUP', ARGV[2], NO_WORKER, 'COUNT', MAX_DRAINED, 'STREAMS', streams[class], '>')
   end)
-  local entries = reply and reply[1][2] or {}
-  handed(out, class, entries, 1)
+  local entries, offered = reply and reply[1][2] or {}, false
+  for _, entry in ipairs(entries) do
+    if content(entry) then
+      offer(class, entry[1])
+      offered = true
+    elseif entry[2] then
+      drop(class, entry, 'not an entry of this queue')
+    end
+  end
+  if offered then redis.call('PUBLISH', wake, 'released') end
   return #entries < MAX_DRAINED
 end
 

@@ -90,6 +90,17 @@ class Pulled(NamedTuple):
     spared: bool = False
 
 
+class Lost(NamedTuple):
+    """Requests whose place in the queue was deleted.
+
+    `incomplete`: the queue's record of its requests was deleted too, so there may be others, which only the token
+    log has.
+    """
+
+    job_ids: list[str]
+    incomplete: bool = False
+
+
 @dataclass(frozen=True)
 class QueueDepth:
     """A model's waiting requests, their tokens, its held requests, and the oldest waiting one's age in seconds."""
@@ -127,8 +138,11 @@ class Transport(Protocol):
         leaves requests to the others, for at most SPARE_S.
         """
 
-    async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
-        """Take over at most `most` messages whose lease expired without a heartbeat, or that were released."""
+    async def claim(self, model: str, worker: str, room: Room) -> Pulled:
+        """Take over messages whose lease expired without a heartbeat, or that were released.
+
+        Workers share them as they share what `pull` returns. Those that are left to others are announced to them.
+        """
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         """Send the heartbeat for all messages that `worker` holds. Returns those that it no longer holds."""
@@ -162,7 +176,7 @@ class Transport(Protocol):
         Returns the ids of requests that were written but have not arrived for long.
         """
 
-    async def lost(self, model: str) -> list[str]:
+    async def lost(self, model: str) -> Lost:
         """Return some of the requests whose place another program deleted; each until `forget`."""
 
     async def tidy(self, model: str) -> int:

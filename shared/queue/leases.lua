@@ -1,23 +1,57 @@
 -- Leases of held requests. The stream's consumer group is the lease: its owner is the entry's consumer, its deadline the
 -- lease after the entry's last delivery or heartbeat (its idle time), its epoch the number of deliveries.
 
--- group, lanes, worker, most, lease in ms -> entries whose lease has expired
-function commands.claim()
-  local out = {}
+-- -> {class, entry, how often it was delivered} of held requests whose lease has expired, the most urgent first. Their
+-- workers are forgotten until they pull again.
+local function expired(lease)
+  local found = {}
   for class = 1, CLASSES do
-    drain(out, class)
-    local cursor, dropped = '0-0', 0
-    repeat
-      local room = tonumber(ARGV[5]) - #out
-      if room <= 0 then break end
-      local reply = grouped(class, function()
-        return redis.pcall('XAUTOCLAIM', streams[class], ARGV[2], ARGV[4], ARGV[6], cursor, 'COUNT', room)
-      end)
-      cursor = reply[1]
-      dropped = dropped + handed(out, class, reply[2], nil)
-    until cursor == '0-0' or dropped >= MAX_DRAINED
+    local facts = grouped(class, function()
+      return redis.pcall('XPENDING', streams[class], ARGV[2], 'IDLE', lease, '-', '+', MAX_EXPIRED)
+    end)
+    for _, fact in ipairs(facts) do
+      redis.call('HDEL', pullers, fact[2])
+      found[#found + 1] = { class, fact[1], fact[4] }
+    end
   end
-  return out
+  return found
+end
+
+-- Give an expired entry to the worker. -> {class, entry, payload, attempt}; nil for one that was deleted, or is foreign
+local function take_over(item, lease)
+  local class, id, count = unpack(item)
+  local entry = redis.call('XCLAIM', streams[class], ARGV[2], ARGV[4], lease, id)[1]
+  if not entry then return nil end
+  local payload = content(entry)
+  if payload then return { class, id, payload, count + 1 } end
+  drop(class, entry, 'not an entry of this queue')
+end
+
+-- group, lanes, worker, its seats, most, lease in ms, ms for which requests are left to less loaded workers, wake channel
+-- -> entries {class, entry, payload, attempt} whose lease has expired, how many are left, 1 if they are left to others
+function commands.claim()
+  local out, capacity, most, lease, spare_ms = {}, tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+  for class = 1, CLASSES do drain(class, ARGV[9]) end
+  local items = expired(lease)
+  if not items[1] then
+    if number('left') ~= 0 then set('left', 0) end
+    return { out, 0, 0 }
+  end
+  local held, others = loads(ARGV[4], capacity)
+  local since, spared, next_item = number('left'), false, 1
+  while items[next_item] and #out < most do
+    spared = leaves(#items - next_item + 1, others, held / capacity, since, spare_ms)
+    if spared then break end
+    local taken = take_over(items[next_item], lease)
+    if taken then out[#out + 1], held = taken, held + 1 end
+    next_item = next_item + 1
+  end
+  if out[1] or not spared then set('left', 0) end
+  if spared and number('left') == 0 then
+    set('left', seconds())
+    redis.call('PUBLISH', ARGV[9], 'released')
+  end
+  return { out, #items - next_item + 1, spared and 1 or 0 }
 end
 
 -- group, lanes, worker, then class, entry … -> the class, entry … that the worker no longer holds
@@ -66,7 +100,7 @@ function commands.tidy()
     for _, consumer in ipairs(found.err and {} or found) do -- no stream, no workers
       local fact = {}
       for i = 1, #consumer, 2 do fact[consumer[i]] = consumer[i + 1] end
-      if fact.pending == 0 and fact.idle > tonumber(ARGV[4]) then
+      if fact.name ~= NO_WORKER and fact.pending == 0 and fact.idle > tonumber(ARGV[4]) then
         redis.call('XGROUP', 'DELCONSUMER', streams[class], ARGV[2], fact.name)
         redis.call('HDEL', pullers, fact.name)
         gone = gone + 1

@@ -7,115 +7,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from shared.errors import HeadraceError, QueueFull, TenantQueueFull
 from shared.protocol import Outlook, PriorityClass, Request, Ticket
-from shared.queue import interface
 from shared.queue.interface import (
     CLASS_WEIGHTS,
     FORGET_AFTER_S,
     Bounds,
     Claim,
     Delivery,
+    Lost,
     Pulled,
     QueueDepth,
     Room,
     refusal,
 )
+from shared.queue.memory_lanes import Held, Lane, ModelQueue, Waiting
 from shared.redis import keys
 from shared.token_log.memory import MemoryLive
 from shared.validation.token_estimate import token_estimate
 
 WINDOW_S = 30.0  # over which the drain rate is averaged
-
-
-@dataclass
-class _Waiting:
-    request: Request
-    cost: int
-    born: float
-
-
-@dataclass
-class _Lane:
-    """A tenant's waiting requests by id, oldest first, and its virtual time."""
-
-    start: float
-    requests: dict[str, _Waiting] = field(default_factory=dict)
-
-
-@dataclass
-class _Class:
-    """The lanes of one class under start-time fair queueing."""
-
-    start: float = 0.0
-    clock: float = 0.0
-    lanes: dict[str, _Lane] = field(default_factory=dict)
-    resting: dict[str, float] = field(default_factory=dict)
-    drained: float = 0.0
-
-    @property
-    def waiting(self) -> int:
-        return sum(len(lane.requests) for lane in self.lanes.values())
-
-
-@dataclass
-class _Held:
-    request: Request
-    priority: PriorityClass
-    worker: str
-    beat: float
-    attempt: int = 1
-
-
-class _Queue:
-    """The queue of one model."""
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self.classes = {priority: _Class() for priority in PriorityClass}
-        self.held: dict[str, _Held] = {}
-        self.overdue: dict[str, float] = {}
-        self.workers: dict[str, float] = {}
-        self.pullers: dict[str, int] = {}  # seats by worker
-        self.spared: float | None = None  # since when requests are left to less loaded workers
-        self.clock = 0.0
-        self.deliveries = 0
-        self.tokens = 0.0
-        self.since = self.at = -math.inf
-
-    def waiting(self, tenant: str | None = None) -> list[_Waiting]:
-        return [
-            item
-            for found in self.classes.values()
-            for name, lane in found.lanes.items()
-            if tenant in (None, name)
-            for item in lane.requests.values()
-        ]
-
-    def less_loaded(self, worker: str) -> dict[str, int]:
-        """Return how many requests each less loaded worker takes until its load is that of `worker`."""
-        if len(self.pullers) == 1:
-            return {}
-        held = Counter(each.worker for each in self.held.values())
-        load = min(1.0, held[worker] / self.pullers[worker])
-        owed = {name: math.ceil(load * seats) - held[name] for name, seats in self.pullers.items()}
-        return {name: requests for name, requests in owed.items() if requests > 0 and name != worker}
-
-    def leave(self, priority: PriorityClass, tenant: str, job_id: str) -> _Waiting | None:
-        found = self.classes[priority]
-        lane = found.lanes.get(tenant)
-        item = lane.requests.pop(job_id, None) if lane else None
-        if lane and not lane.requests:
-            found.resting[tenant] = lane.start
-            del found.lanes[tenant]
-        if not self.waiting():
-            for each in self.classes.values():
-                each.resting.clear()
-        return item
 
 
 class MemoryTransport:
@@ -135,7 +48,7 @@ class MemoryTransport:
         self._bounds = bounds
         self._lease = lease
         self._clock = clock
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, ModelQueue] = {}
 
     async def publish(self, request: Request) -> Ticket:
         queue, priority, tenant = self._queue(request.model), request.priority, request.tenant
@@ -148,8 +61,8 @@ class MemoryTransport:
         if not found.waiting:
             found.start = max(found.start, queue.clock)
         if tenant not in found.lanes:
-            found.lanes[tenant] = _Lane(max(found.resting.pop(tenant, 0.0), found.clock))
-        found.lanes[tenant].requests[request.id] = _Waiting(request, cost, self._clock())
+            found.lanes[tenant] = Lane(max(found.resting.pop(tenant, 0.0), found.clock))
+        found.lanes[tenant].requests[request.id] = Waiting(request, cost, self._clock())
         if request.deadline is not None:
             queue.overdue[request.id] = request.deadline
         self._live.publish(keys.wake_channel(request.model), b"published")
@@ -164,7 +77,7 @@ class MemoryTransport:
                 places.append(refused)
         return places
 
-    def _check(self, queue: _Queue, request: Request, cost: int) -> None:
+    def _check(self, queue: ModelQueue, request: Request, cost: int) -> None:
         bounds = self._bounds
         for whole_model, items, depth, tokens in (
             (True, queue.waiting(), bounds.depth, bounds.tokens),
@@ -183,13 +96,8 @@ class MemoryTransport:
         found: list[Delivery] = []
         spared, now = False, self._clock()
         while open_classes := [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]:
-            less_loaded = queue.less_loaded(worker)
-            if len(queue.waiting()) <= sum(less_loaded.values()):
-                if queue.spared is None or now - queue.spared < interface.SPARE_S:
-                    spared = True
-                    break
-                for silent in less_loaded:
-                    del queue.pullers[silent]
+            if spared := queue.leaves(len(queue.waiting()), worker, queue.spared, now):
+                break
             priority = min(open_classes, key=lambda p: queue.classes[p].start)
             if delivery := self._take(queue, priority, worker, seats, room.capacity):
                 found.append(delivery)
@@ -201,7 +109,7 @@ class MemoryTransport:
 
     def _take(
         self,
-        queue: _Queue,
+        queue: ModelQueue,
         priority: PriorityClass,
         worker: str,
         seats: dict[PriorityClass, int],
@@ -224,10 +132,10 @@ class MemoryTransport:
             seats[other] -= item.request.params.n
         queue.deliveries += 1
         entry = f"{queue.deliveries}-0"
-        queue.held[entry] = _Held(item.request, priority, worker, self._clock())
+        queue.held[entry] = Held(item.request, priority, worker, self._clock())
         return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1)
 
-    def _drained(self, queue: _Queue, priority: PriorityClass, cost: int) -> None:
+    def _drained(self, queue: ModelQueue, priority: PriorityClass, cost: int) -> None:
         now = self._clock()
         if now - queue.at > 5 * WINDOW_S:
             queue.since = now
@@ -238,23 +146,37 @@ class MemoryTransport:
         queue.tokens = queue.tokens * kept + cost
         queue.at = now
 
-    def _kept(self, queue: _Queue) -> float:
+    def _kept(self, queue: ModelQueue) -> float:
         """Return the factor from a decayed sum to a rate per second; 0 before anything was pulled."""
         now = self._clock()
         seen = WINDOW_S * (1 - math.exp(-max(now - queue.since, 1) / WINDOW_S))
         return math.exp(-(now - queue.at) / WINDOW_S) / seen
 
-    async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
+    async def claim(self, model: str, worker: str, room: Room) -> Pulled:
         queue, now = self._queue(model), self._clock()
         queue.workers[worker] = now
+        expired = [entry for entry, held in queue.held.items() if now - held.beat >= self._lease]
+        for entry in expired:
+            queue.pullers.pop(queue.held[entry].worker, None)
+        queue.pullers[worker] = room.capacity
         found: list[Delivery] = []
-        for entry, held in queue.held.items():
-            if len(found) < most and now - held.beat >= self._lease:
-                held.worker, held.beat = worker, now
-                held.attempt += 1
-                claim = Claim(held.request.id, model, held.priority, entry)
-                found.append(Delivery(held.request, claim, held.attempt))
-        return found
+        spared = False
+        while expired and len(found) < max(room.seats.values()):
+            if spared := queue.leaves(len(expired), worker, queue.left, now):
+                break
+            found.append(self._take_over(queue, expired.pop(0), worker))
+        if found or not spared:
+            queue.left = None
+        if spared and queue.left is None:
+            queue.left = now
+            self._live.publish(keys.wake_channel(model), b"released")
+        return Pulled(found, bool(expired), spared)
+
+    def _take_over(self, queue: ModelQueue, entry: str, worker: str) -> Delivery:
+        held = queue.held[entry]
+        held.worker, held.beat = worker, self._clock()
+        held.attempt += 1
+        return Delivery(held.request, Claim(held.request.id, queue.model, held.priority, entry), held.attempt)
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         queue, lost = self._queue(model), []
@@ -318,8 +240,8 @@ class MemoryTransport:
     async def lapsed(self, model: str) -> list[str]:
         return []  # nothing passes through Kafka
 
-    async def lost(self, model: str) -> list[str]:
-        return []  # no other program reaches this memory
+    async def lost(self, model: str) -> Lost:
+        return Lost([])  # no other program reaches this memory
 
     async def tidy(self, model: str) -> int:
         queue, now = self._queue(model), self._clock()
@@ -330,5 +252,5 @@ class MemoryTransport:
             queue.pullers.pop(name, None)
         return len(gone)
 
-    def _queue(self, model: str) -> _Queue:
-        return self._queues.setdefault(model, _Queue(model))
+    def _queue(self, model: str) -> ModelQueue:
+        return self._queues.setdefault(model, ModelQueue(model))

@@ -56,29 +56,32 @@ local function strike_off(others, load)
   end
 end
 
+-- -> whether `count` requests are left to less loaded workers for now. If they were since `since`, and none was taken
+-- within `spare_ms`, those workers are forgotten.
+local function leaves(count, others, load, since, spare_ms)
+  if count > owed(others, load) then return false end
+  if since == 0 or (seconds() - since) * 1000 < spare_ms then return true end
+  strike_off(others, load)
+  for i = #others, 1, -1 do others[i] = nil end
+  return false
+end
+
 -- group, lanes, worker, its seats, for each class its weight and the seats free for it, then the ms for which requests
--- are left to less loaded workers
+-- are left to less loaded workers, and the wake channel
 -- -> {entries {class, entry, payload, attempt}, how many still wait, 1 if some of these are left to others}
 function commands.pull()
   local out, room, weight, taken, capacity = {}, {}, {}, {}, tonumber(ARGV[5])
   read_all()
   for class = 1, CLASSES do
     weight[class], room[class], taken[class] = tonumber(ARGV[4 + 2 * class]), tonumber(ARGV[5 + 2 * class]), {}
-    if number('n#' .. class) > 0 and not drain(out, class) then room[class] = 0 end
+    if number('n#' .. class) > 0 and not drain(class, ARGV[7 + 2 * CLASSES]) then room[class] = 0 end
   end
   local held, others = loads(ARGV[4], capacity)
-  local since, some, spared = number('spared'), false, false
-  local patient = since == 0 or (seconds() - since) * 1000 < tonumber(ARGV[6 + 2 * CLASSES])
+  local since, spare_ms, some, spared = number('spared'), tonumber(ARGV[6 + 2 * CLASSES]), false, false
   local class, start = next_class(room)
   while class do
-    if number('n#1') + number('n#2') + number('n#3') <= owed(others, held / capacity) then
-      if patient then
-        spared = true
-        break
-      end
-      strike_off(others, held / capacity)
-      others = {}
-    end
+    spared = leaves(number('n#1') + number('n#2') + number('n#3'), others, held / capacity, since, spare_ms)
+    if spared then break end
     local item = take(class, start, weight[class], room, capacity)
     if item then
       taken[class][#taken[class] + 1], held, some = item, held + 1, true

@@ -20,6 +20,7 @@ from shared.queue.interface import (
     Bounds,
     Claim,
     Delivery,
+    Lost,
     Pulled,
     QueueDepth,
     Room,
@@ -93,12 +94,23 @@ class RedisStreams:
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
         entries, more, spared = await self._run(
-            "pull", model, worker, room.capacity, *shares, int(interface.SPARE_S * 1000)
+            "pull",
+            model,
+            worker,
+            room.capacity,
+            *shares,
+            int(interface.SPARE_S * 1000),
+            keys.wake_channel(model),
         )
         return Pulled(await self._deliveries(model, entries), bool(more), bool(spared))
 
-    async def claim(self, model: str, worker: str, most: int) -> list[Delivery]:
-        return await self._deliveries(model, await self._run("claim", model, worker, most, self._lease_ms))
+    async def claim(self, model: str, worker: str, room: Room) -> Pulled:
+        most, spare_ms = max(room.seats.values()), int(interface.SPARE_S * 1000)
+        wake = keys.wake_channel(model)
+        entries, left, spared = await self._run(
+            "claim", model, worker, room.capacity, most, self._lease_ms, spare_ms, wake
+        )
+        return Pulled(await self._deliveries(model, entries), bool(left), bool(spared))
 
     async def _deliveries(self, model: str, reply: Iterable[Any]) -> list[Delivery]:
         """Return the entries' requests; set foreign entries aside."""
@@ -150,8 +162,9 @@ class RedisStreams:
     async def missing(self, model: str, job_ids: Sequence[str]) -> list[str]:
         return [job_id.decode() for job_id in await self._run("missing", model, *job_ids)]
 
-    async def lost(self, model: str) -> list[str]:
-        return [job_id.decode() for job_id in await self._run("lost", model, MAX_LOST)]
+    async def lost(self, model: str) -> Lost:
+        job_ids, deleted = await self._run("lost", model, MAX_LOST, keys.wake_channel(model))
+        return Lost([job_id.decode() for job_id in job_ids], bool(deleted))
 
     async def tidy(self, model: str) -> int:
         struck: int = await self._run("tidy", model, int(FORGET_AFTER_S * 1000))

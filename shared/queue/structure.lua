@@ -21,7 +21,8 @@
 -- counters: ordinal        requests ever published
 --           n, t           waiting requests and tokens; n#<class>; n:<tenant>, t:<tenant> while there are any
 --           clock:<class>  virtual time of the class's lanes; clock: of the classes; v:<class> a class's own
---           spared         since when workers have left requests to less loaded ones, and none was taken
+--           spared, left   since when workers have left waiting requests, and those of lost workers, to less loaded
+--                          ones, and none was taken
 --           r:<class>, rt, at, since   decayed requests by class, and tokens, that were pulled; when last; since when
 
 local CLASSES = 3
@@ -32,10 +33,12 @@ for class = 1, CLASSES do
   lanes[class], resting[class], streams[class] = KEYS[3 + class], KEYS[6 + class], KEYS[9 + class]
 end
 local reserved, reserved_at = KEYS[13], KEYS[14] -- hash id -> confirmed:cost:class:tenant; ids by time in ms
--- hash id -> w:class:cost:tenant while it waits, h:class:entry while it is held, l once its place is lost
+-- hash id -> w:class:cost:tenant while it waits, h:class:entry while it is held, l once its place is lost; and a mark
+-- that the hash was not deleted (upkeep.lua)
 local accepted = KEYS[15]
 local pullers = KEYS[16] -- hash worker -> its seats
-local MAX_DRAINED = 256 -- foreign entries of a stream that one call sets aside
+local MAX_DRAINED = 256 -- undelivered entries of a stream that one call handles
+local MAX_EXPIRED = 256 -- entries of a stream with an expired lease that one call looks at
 local MAX_ID_CHARS = 256
 local commands = {}
 

@@ -1,5 +1,7 @@
 -- Deadlines, and repair after another program deleted a part of the queue.
 
+local INTACT = '*' -- a field of `accepted` that is no request's: it is missing once the hash was deleted
+
 -- group, lanes, most -> request ids whose deadline has passed
 function commands.overdue()
   local found, now = {}, string.format('%d', seconds() * 1000)
@@ -26,6 +28,18 @@ local function waits(class, tenant, id)
     and redis.call('ZSCORE', lanes[class], tenant)
 end
 
+-- -> whether the entry of a request is in its stream. If another program deleted the entry's lease (XACK, or with its
+-- consumer), no command would deliver it again, so it is offered to any worker; one that still runs it loses it.
+local function is_held(class, id, entry_id, wake)
+  local entry = redis.call('XRANGE', streams[class], entry_id, entry_id)[1]
+  if not entry or select(2, content(entry)) ~= id then return false end
+  if not holder(class, entry_id) then
+    offer(class, entry_id)
+    redis.call('PUBLISH', wake, 'released')
+  end
+  return true
+end
+
 -- -> the place of an accepted request: class, cost and tenant if it waits, true if it is held, nil if it is lost
 local function place_of(id, known_place)
   local class, cost, tenant = string.match(known_place, '^w:([1-3]):(%d+):(.*)$')
@@ -36,7 +50,7 @@ local function place_of(id, known_place)
     return nil
   end
   local of, entry = string.match(known_place, '^h:([1-3]):(%d+%-%d+)$')
-  return of and redis.call('XRANGE', streams[tonumber(of)], entry, entry)[1] and true
+  return of and is_held(tonumber(of), id, entry, ARGV[5]) or nil
 end
 
 local function tally(counts, class, cost, tenant)
@@ -47,9 +61,8 @@ local function tally(counts, class, cost, tenant)
   end
 end
 
--- Rewrite the counters of waiting and reserved requests, unless requests wait that an earlier version admitted.
-local function recount(counts, waiting_known)
-  if redis.call('HLEN', waiting) ~= waiting_known then return end
+-- Rewrite the counters of waiting and reserved requests.
+local function recount(counts)
   local promised = redis.call('HGETALL', reserved)
   for i = 1, #promised, 2 do
     local _, cost, _, tenant = reservation(promised[i])
@@ -65,19 +78,68 @@ local function recount(counts, waiting_known)
   end
 end
 
--- group, lanes, most -> ids of accepted requests that neither wait nor are held; reported until `forget` or `discard`
+-- Remove what waits but was never accepted: it is foreign, or its lane and its record were deleted.
+local function remove_strays()
+  for _, id in ipairs(redis.call('HKEYS', waiting)) do
+    if redis.call('HEXISTS', accepted, id) == 0 then
+      if is_id(id) and waiter(id) then
+        redis.call('HSET', accepted, id, 'l')
+      else
+        set_aside(waiting, waiting .. ':' .. id, 'not a request')
+      end
+      redis.call('HDEL', waiting, id)
+    end
+  end
+end
+
+-- Enter into `accepted` each request that waits or is held and is not there: another program deleted the hash or a part
+-- of it, or an earlier version admitted them.
+local function reindex()
+  for class = 1, CLASSES do
+    for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
+      for _, id in ipairs(redis.call('ZRANGE', lane_of(class, tenant), 0, -1)) do
+        local item = waiter(id)
+        if item then redis.call('HSETNX', accepted, id, table.concat({ 'w', class, item.cost, tenant }, ':')) end
+      end
+    end
+    for _, entry in ipairs(redis.call('XRANGE', streams[class], '-', '+')) do
+      local _, id = content(entry)
+      if id and is_id(id) then redis.call('HSETNX', accepted, id, 'h:' .. class .. ':' .. entry[1]) end
+    end
+  end
+  remove_strays()
+end
+
+-- -> the accepted requests as id, place …, completed first if some are missing; and whether the hash was deleted
+local function all_accepted()
+  local all, known, intact = redis.call('HGETALL', accepted), 0, false
+  for i = 1, #all, 2 do
+    intact = intact or all[i] == INTACT
+    if string.find(all[i + 1], '^w:') then known = known + 1 end
+  end
+  if intact and known == redis.call('HLEN', waiting) then return all, false end
+  redis.call('HSET', accepted, INTACT, 1)
+  reindex()
+  return redis.call('HGETALL', accepted), not intact
+end
+
+-- group, lanes, most, wake channel
+-- -> ids of accepted requests that neither wait nor are held, reported until `forget` or `discard`; and 1 if there may
+-- be more, because the hash of accepted requests was deleted too
 function commands.lost()
-  local lost, counts, waiting_known = {}, {}, 0
-  local all = redis.call('HGETALL', accepted)
+  local lost, counts = {}, {}
+  for class = 1, CLASSES do drain(class, ARGV[5]) end
+  local all, deleted = all_accepted()
   for i = 1, #all, 2 do
     local id = all[i]
-    if not is_id(id) then
+    if id == INTACT then
+      -- not a request
+    elseif not is_id(id) then
       redis.call('HDEL', accepted, id)
       set_aside(accepted, accepted .. ':' .. id, 'not the id of a request', id)
     else
       local class, cost, tenant = place_of(id, all[i + 1])
       if tenant then
-        waiting_known = waiting_known + 1
         tally(counts, class, cost, tenant)
       elseif not class and #lost < tonumber(ARGV[4]) then
         redis.call('HSET', accepted, id, 'l')
@@ -85,8 +147,8 @@ function commands.lost()
       end
     end
   end
-  recount(counts, waiting_known)
-  return lost
+  recount(counts)
+  return { lost, deleted and 1 or 0 }
 end
 
 -- group, lanes, request id … -> the ids that neither wait nor are held

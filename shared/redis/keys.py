@@ -19,7 +19,7 @@ request's state and log another.
 | log | stream per request, entry id = last seq + 1 | worker: append; API: cancel | with its state |
 | keepsake | string per stored response: its request and conversation | API: create | with its state |
 | prompt | hash per running chat: the token ids of its prompt | worker: append | the request ends |
-| worker | JSON per worker | that worker's heartbeat | three heartbeats |
+| worker | JSON per worker | that worker's heartbeat | a lease; three while it loads |
 | model | JSON per model | any of its workers | a day after the last worker |
 | worker_exit | JSON per model: the last end of a worker | `headrace up` | shortly after the restart |
 | WORKERS, MODELS | sets of the ids and names | the same | a reader finds the entry gone |

@@ -6,8 +6,14 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- -> at most `most` items that are free, or whose lease has ended; the oldest deadline first
-local function expired_leases(deadlines, now, most)
+-- -> at most `most` items that are free, or whose lease has ended; the oldest deadline first. A deadline more than
+-- `longest` ms ahead was written by another program, or before the clock was set back: it is brought forward.
+local function expired_leases(deadlines, now, most, longest)
+  local last = string.format('%d', now + longest)
+  for _, item in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '(' .. last, '+inf', 'LIMIT', 0, most)) do
+    redis.call('ZADD', deadlines, last, item)
+    set_aside(deadlines, deadlines .. ':' .. item, 'a deadline beyond any lease')
+  end
   return redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'LIMIT', 0, most)
 end
 

@@ -8,8 +8,16 @@
 -- Two kinds of leases need no script: a lock is a string that expires (shared/locks/locks.lua), and what a worker
 -- holds of a queue is leased by the stream's consumer group (shared/queue/leases.lua).
 
--- -> the lease epoch of a new owner; writes under former ones are refused from now on
-local function next_epoch(hash, field) return redis.call('HINCRBY', hash, field, 1) end
+-- -> the lease epoch of a new owner; writes under former ones are refused from now on. In place of what another program
+-- wrote, epochs go on from the time in ms, which is above all former ones.
+local function next_epoch(hash, field)
+  local epoch = redis.pcall('HINCRBY', hash, field, 1)
+  if type(epoch) == 'number' then return epoch end
+  set_aside(hash, hash .. ':' .. field, 'not a lease epoch')
+  local time = redis.call('TIME')
+  redis.call('HSET', hash, field, time[1] * 1000 + math.floor(time[2] / 1000))
+  return redis.call('HINCRBY', hash, field, 1)
+end
 
 -- -> whether the caller's epoch is the current one
 local function is_current(hash, field, epoch) return redis.call('HGET', hash, field) == epoch end

@@ -7,14 +7,56 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+from collections.abc import Mapping
 
 import structlog
 
 from shared.runtime.log_writer import Lines
 from shared.settings import Settings
 
+HARMLESS = re.compile(r"[\w.:@/*-]{1,200}", re.ASCII)  # a name, an id or an address: not a person's text
+
 _writers: list[Lines] = []  # of this process
+
+
+class _LibraryRecords(logging.Handler):
+    """Handler that passes records of a library to structlog, at their level.
+
+    A library may log what it was given: Celery logs the body of a message that it cannot read. So only the first
+    line is kept, and of the values in it only numbers, names and ids.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno,
+            record.name.partition(".")[0],
+            message=_first_line(str(record.msg), record.args),
+            exc_info=record.exc_info,
+        )
+
+
+def _first_line(template: str, values: Mapping[str, object] | tuple[object, ...] | None) -> str:
+    line = template.partition("\n")[0]
+    if not values:
+        return line
+    if isinstance(values, Mapping):
+        return line % {name: _harmless(value) for name, value in values.items()}
+    places = len(re.findall("%[^%]", line.replace("%%", "")))
+    return line % tuple(_harmless(value) for value in values[:places])
+
+
+def _harmless(value: object) -> object:
+    if isinstance(value, int | float):
+        return value
+    return value if isinstance(value, str) and HARMLESS.fullmatch(value) else f"<{type(value).__name__}>"
+
+
+def log_library_warnings(*names: str) -> None:
+    """Log the warnings and errors of libraries, named as their loggers, beside those of this process."""
+    for name in names:
+        logging.getLogger(name).addHandler(_LibraryRecords(logging.WARNING))
 
 
 def configure_logging(settings: Settings, *, process: str) -> None:

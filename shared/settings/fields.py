@@ -185,6 +185,13 @@ class Settings(BaseModel):
     head_timeout: float = Field(
         10, gt=0, le=600, description="seconds in which the headers of a request must arrive"
     )
+    idle_timeout: float = Field(
+        75,
+        gt=0,
+        le=3600,
+        description="seconds that a connection may be idle between requests; must exceed the limit of a load "
+        "balancer in front, often 60, or some requests meet a connection that is being closed",
+    )
     body_timeout: float = Field(
         30,
         gt=0,

@@ -3,6 +3,7 @@
 -- 'epoch' the lease epoch, 'claimed' while it is claimed, 'woken' if its work ended meanwhile.
 
 local due, hook = KEYS[1], KEYS[2]
+local LONGEST_MS = 86400000 -- between attempts: what a receiver's Retry-After may ask for
 local commands = {}
 
 -- id, webhook, ms until it is due
@@ -29,11 +30,10 @@ end
 -- The ids are known here only, so the keys of the hashes, in the same slot, are made here.
 function commands.claim()
   local time, found = now_ms(), {}
-  for _, id in ipairs(expired_leases(due, time, ARGV[3])) do
+  for _, id in ipairs(expired_leases(due, time, ARGV[3], LONGEST_MS)) do
     local key = ARGV[2] .. id
     local webhook = redis.call('HGET', key, 'w')
     if webhook then
-      if not tonumber(redis.call('HGET', key, 'epoch') or '') then redis.call('HSET', key, 'epoch', 0) end
       local epoch = next_epoch(key, 'epoch')
       redis.call('HSET', key, 'claimed', 1)
       hold_until(due, id, time + ARGV[4])

@@ -15,6 +15,7 @@ from typing import Any
 
 import redis
 
+from shared.redis import keys
 from shared.redis.embedded import HOST, EmbeddedServer
 from shared.runtime.sockets import free_ports
 from tests.support.node import POLL_S, Node
@@ -65,6 +66,11 @@ class Cluster:
         with self._redis() as store:
             found = store.scan_iter("hr:{req_*", count=1000)
             return {key.decode().split("{")[1].split("}")[0] for key in found}
+
+    def expire_webhook(self, webhook_id: str) -> None:
+        """End the lease of the process that sends a webhook, or its wait for the next attempt."""
+        with self._redis() as store:
+            store.zadd(keys.WEBHOOKS_DUE, {webhook_id: 0}, xx=True)
 
     def _redis(self) -> redis.Redis:
         """Connect to the store without a proxy."""

@@ -14,6 +14,10 @@ MODEL = "scripted"
 EMBEDDER = "minilm"
 
 
+async def one_model() -> list[str]:
+    return [MODEL]
+
+
 def make_request(
     prompt: str = "hello",
     *,
@@ -49,6 +53,13 @@ async def submit(backend: Backend, request: Request) -> Ticket:
 async def answer(backend: Backend, job_id: str) -> list[TokenEvent]:
     """Return all events of a job, from its start to its end."""
     return [event async for event in backend.token_log.follow(job_id, idle=LIMIT_S) if event is not None]
+
+
+def end_of(events: list[TokenEvent]) -> tuple[str, str | None]:
+    """Return the state in which an answer ended, and the code of its error."""
+    terminal = events[-1].terminal
+    assert terminal is not None
+    return terminal.state.value, terminal.error.code if terminal.error else None
 
 
 async def ended(backend: Backend, job_id: str) -> RequestRecord:

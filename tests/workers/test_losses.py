@@ -214,7 +214,7 @@ async def test_a_request_lost_alone_twice_is_set_aside(harness: Harness, backend
     await pull_and_die(backend)
     await backend.token_log.acquire([request.id], "dead-1", [1], alone=alone)
     await lapse(backend)
-    assert len(await backend.transport.claim(MODEL, "dead-2", 1)) == 1
+    assert len((await backend.transport.claim(MODEL, "dead-2", Room.all(1))).found) == 1
     await backend.token_log.acquire([request.id], "dead-2", [2], alone=alone)
     await lapse(backend)
 
@@ -331,7 +331,7 @@ async def test_requests_on_their_last_attempt_run_one_by_one(harness: Harness, b
     for attempt in (1, 2):
         await backend.token_log.acquire([request.id for request in requests], f"dead-{attempt}", [attempt] * 3)
         if attempt == 1:
-            assert len(await backend.transport.claim(MODEL, "dead-2", 3)) == 3
+            assert len((await backend.transport.claim(MODEL, "dead-2", Room.all(3))).found) == 3
             await lapse(backend)
     engine = GatedEngine(limit=0)
     async with harness.worker(engine) as worker:

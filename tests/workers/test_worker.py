@@ -127,6 +127,36 @@ async def test_two_idle_workers_share_the_load(
 
 
 @pytest.mark.usefixtures("no_polling")
+async def test_two_idle_workers_share_what_a_lost_one_held(
+    harness: Harness, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.queue.interface.SPARE_S", 2 * LIMIT_S)
+    requests = [make_request(f"{i}") for i in range(16)]
+    for request in requests:
+        await submit(backend, request)
+    held = (await backend.transport.pull(MODEL, "lost", Room.all(16))).found
+    pulled: set[str] = set()
+    pull = type(backend.transport).pull
+
+    async def noted_pull(transport: object, model: str, worker: str, room: Room) -> Pulled:
+        found = await pull(transport, model, worker, room)  # type: ignore[arg-type]  # any implementation
+        pulled.add(worker)
+        return found
+
+    monkeypatch.setattr(type(backend.transport), "pull", noted_pull)
+    engines = [GatedEngine(limit=0), GatedEngine(limit=0)]
+    async with harness.worker(engines[0], "a"), harness.worker(engines[1], "b"):
+        await wait_until(lambda: pulled == {"a", "b"})
+        await backend.transport.release(MODEL, "lost", [delivery.claim for delivery in held])
+        await wait_until(lambda: sum(engine.stats().running for engine in engines) == 16)
+        assert [engine.stats().running for engine in engines] == [8, 8]
+        for engine in engines:
+            engine.limit = 1000
+        for request in requests:
+            assert answer_tokens(await answer(backend, request.id)) == expected_tokens(request)
+
+
+@pytest.mark.usefixtures("no_polling")
 async def test_requests_that_found_no_room_are_pulled_later(harness: Harness, backend: Backend) -> None:
     harness.settings = harness.settings.model_copy(update={"max_num_seqs": 1})
     engine = GatedEngine(limit=1)

@@ -27,7 +27,8 @@ ARRIVALS_PER_S = 0.8  # interactive requests
 INTERACTIVE_REQUESTS = 40
 ANSWER_LENGTHS = Lengths(8, 24)
 BATCH_CLIENTS = 64  # twice the seats of the engine
-SETTLE_S = 8.0  # until the batch work has taken all seats
+SETTLE_S = 8.0  # from the first batch output until the batch work has taken all seats
+POLL_S = 0.1
 
 # Runs saturating batch work on a target, drawn from a seed; yields a function that counts its output tokens so far.
 BatchLoad = Callable[[Target, int], contextlib.AbstractAsyncContextManager[Callable[[], int]]]
@@ -87,6 +88,8 @@ async def measure_pair(target: Target, seed: int, batch_load: BatchLoad, console
     items = make_mix(seed, INTERACTIVE_REQUESTS, outputs=ANSWER_LENGTHS)
     alone = await _interactive(target, items, seed, console)
     async with batch_load(target, seed + 1) as output_tokens:
+        while not output_tokens():  # noqa: ASYNC110  counted, not notified
+            await asyncio.sleep(POLL_S)
         await asyncio.sleep(SETTLE_S)
         before = output_tokens()
         loaded = await _interactive(target, items, seed, console)

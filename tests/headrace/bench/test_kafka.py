@@ -9,6 +9,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from rich.console import Console
 
+from headrace.bench.harness.workload import WorkItem
 from headrace.bench.kafka import kafka_throughput
 from headrace.bench.kafka.kafka_cluster import Installation
 from headrace.bench.kafka.kafka_interference import measure_interference
@@ -42,11 +43,12 @@ def test_every_request_has_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_interactive_requests_are_answered_during_batch_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.bench.gateway.priorities.INTERACTIVE_REQUESTS", 24)
-    monkeypatch.setattr(
-        "headrace.bench.gateway.priorities.ARRIVALS_PER_S", 4.0
-    )  # longer than a worker takes to join
+    monkeypatch.setattr("headrace.bench.gateway.priorities.ARRIVALS_PER_S", 4.0)
     monkeypatch.setattr("headrace.bench.gateway.priorities.SETTLE_S", 0.0)
-    monkeypatch.setattr("headrace.bench.kafka.kafka_interference.BACKLOG_REQUESTS", 300)
+    # as long as the interactive requests take, whatever the machine: 32 of them run at a time, for 0.4 s
+    monkeypatch.setattr("headrace.bench.kafka.kafka_interference.BACKLOG_REQUESTS", 1000)
+    paced = [WorkItem("[pace 100]", 10, 4)] * 1000
+    monkeypatch.setattr("headrace.bench.kafka.kafka_interference.make_mix", lambda seed, count: paced[:count])
     [pair] = measure_interference("scripted", "", 1, 0, {}, Console(quiet=True)).pairs
     assert min(pair.alone_p95, pair.loaded_p95) > 0
     assert pair.batch_rate > 0

@@ -13,6 +13,7 @@ from producer_api.admission.gateway import STALE_KEY_AGE_S
 from producer_api.admission.idempotency import IdempotencyKey, Identity
 from producer_api.schemas.jobs import JobSubmission
 from shared.backend import Backend
+from shared.errors import InvalidRequest
 from shared.protocol import RequestState
 from shared.settings import Settings
 from tests.support.api_server import chat, serving
@@ -60,6 +61,48 @@ async def test_chats_join_running_and_finished_ones(http: httpx.AsyncClient, wor
         assert {response.status_code for response in answers} == {200}
         assert len({response.content for response in answers}) == 1
         assert answers[-1].headers["idempotent-replayed"] == "true"
+
+
+def name_of(value: str) -> str:
+    key = IdempotencyKey.from_header([value], tenant="t", kind="k", body="b")
+    assert key is not None
+    return key.name
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ('"x"', "x"),
+        (' "x" ', "x"),
+        ('"8e03978e-40d5-43e8-bc93-6894a57f9324"', "8e03978e-40d5-43e8-bc93-6894a57f9324"),
+        (r'"a\"b\\c"', 'a"b\\c'),
+        ('"x";a=1;b; c="d\\"";e=?1;f=:aGk=:;g=tok/en;h=-1.5;i=@12', "x"),
+        ('"' + "x" * 255 + '"', "x" * 255),
+        ('a"b\\', 'a"b\\'),
+    ],
+)
+def test_quoted_and_bare_keys_are_one(value: str, key: str) -> None:
+    assert name_of(value) == name_of(key)
+    assert name_of('"a b"') != name_of("ab")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", '"', '""', '"x', 'x"y z', '"a"b', r'"a\b"', '"a\\"', '"ä"', "ä", '"x";', '"x";A', '"x", "y"',
+     '"' + "x" * 256 + '"', "x" * 256],
+)  # fmt: skip
+async def test_a_malformed_key_is_400_and_named(http: httpx.AsyncClient, value: str) -> None:
+    with pytest.raises(InvalidRequest, match="Idempotency-Key") as caught:
+        name_of(value)
+    assert caught.value.param == "Idempotency-Key"
+    refused = await http.post("/v1/jobs", json=BODY, headers=[("idempotency-key", value.encode())])
+    assert (refused.status_code, refused.json()["param"]) == (400, "Idempotency-Key")
+
+
+async def test_a_quoted_key_joins_the_bare_one(http: httpx.AsyncClient) -> None:
+    first = await http.post("/v1/jobs", json=BODY, headers={"idempotency-key": "mine"})
+    again = await http.post("/v1/jobs", json=BODY, headers={"idempotency-key": '"mine"'})
+    assert first.json()["id"] == again.json()["id"]
 
 
 @pytest.mark.parametrize(

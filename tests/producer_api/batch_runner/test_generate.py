@@ -54,6 +54,15 @@ async def test_a_task_returns_a_completion_as_json(app: Celery) -> None:
     assert type(caught.value).__name__ == "InvalidRequest"
 
 
+async def test_an_unknown_task_is_logged_without_its_body(app: Celery, cluster: Cluster) -> None:
+    before = [node.count("celery") for node in cluster.tasks]
+    app.send_task("headrace.unknown", (body("canary-71c"),), queue="headrace")
+    async with asyncio.timeout(LIMIT_S):
+        while [node.count("celery") for node in cluster.tasks] == before:
+            await asyncio.sleep(0.02)
+    assert not any("canary-71c" in node.tail() for node in cluster.tasks)
+
+
 async def test_a_task_delivered_twice_runs_once(app: Celery, cluster: Cluster) -> None:
     task_id, before = str(uuid.uuid4()), cluster.requests()
     asked = body("again", max_tokens=20, temperature=1)

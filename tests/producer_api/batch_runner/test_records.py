@@ -9,6 +9,8 @@ import pytest
 from shared.backend import Backend
 from shared.batches.store import FINALIZE, VALIDATE, Batch, Batches, Chunk, Item, LineError, chunk_name
 from shared.errors import Conflict, NotFound, TooManyBatches
+from shared.redis import keys
+from tests.support.waiting import LIMIT_S
 
 CHUNKS = [Chunk(0, 1, 64), Chunk(1000, 65, 10)]
 
@@ -99,6 +101,17 @@ async def test_a_holder_without_its_lease_is_refused(backend: Backend) -> None:
     assert not await batches.done(taken, 63, 1, late=True)
     record = await batches.get("batch_1")
     assert (record.completed, record.failed) == (63, 1)
+
+
+async def test_a_foreign_deadline_holds_an_item_no_longer_than_a_lease(backend: Backend) -> None:
+    batches = batches_of(backend, lease=0.05)
+    await batches.create(batch())
+    for deadline in (9e15, float("inf")):
+        await backend.redis.zadd(keys.batch("batch_1")[1], {VALIDATE: deadline})
+        async with asyncio.timeout(LIMIT_S):
+            while not await batches.idle():
+                await asyncio.sleep(0.01)
+    assert (await claimed(batches)).name == VALIDATE
 
 
 async def test_a_released_item_is_free_at_once(batches: Batches) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from headrace import AsyncHeadraceClient
@@ -140,7 +143,7 @@ async def _keyed_whole(urls: list[str]) -> dict:
 async def test_the_last_frame_asks_clients_to_reconnect(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
-    """Frames: `retry:`, an event for jobs, a comment for keyed chats."""
+    """Frames: `retry:` and an event, which has no id."""
     async with replica(settings, backend) as api, httpx.AsyncClient(base_url=api.url, timeout=LIMIT_S) as http:
         job_id = (await http.post("/v1/jobs", json=BODY)).json()["id"]
         await begun(worker)
@@ -154,11 +157,48 @@ async def test_the_last_frame_asks_clients_to_reconnect(
             api.stop()
             seen += [frame async for frame in stream]
         told = (await events).text
-    assert [frame.get("id") for frame in seen] == [None, "0", None, None]
-    assert seen[-2:] == [{"": "interrupted"}, {"retry": "1000"}]
+    assert [frame.get("id") for frame in seen] == [None, "0", None]
+    assert (seen[-1]["retry"], seen[-1]["event"]) == ("1000", "error")
+    assert json.loads(seen[-1]["data"])["error"]["code"] == "unavailable"
     assert told.split("\n\n")[-2].split("\n")[:2] == ["retry: 1000", "event: interrupted"]
     assert json.loads(told.split("data: ")[-1])["code"] == "unavailable"
     assert await job.say("b"), "it goes on"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("api", ["chat", "completions"])
+async def test_a_drained_stream_raises_an_error_of_openais_package(
+    settings: Settings, backend: Backend, worker: ScriptedWorker, api: str, asynchronous: bool
+) -> None:
+    async with replica(settings, backend) as served:
+        seen: asyncio.Queue[Any] = asyncio.Queue()
+        stream = _stream_async if asynchronous else partial(asyncio.to_thread, _stream_sync)
+        reading = asyncio.create_task(stream(f"{served.url}/v1", api, seen.put_nowait, asyncio.get_running_loop()))
+        await begun(worker)
+        async with asyncio.timeout(LIMIT_S):
+            await seen.get()
+            served.stop()
+            with pytest.raises(openai.APIError, match="the server is shutting down"):
+                await reading
+
+
+def _create(client: Any, api: str) -> Any:
+    given = {"model": MODEL, "stream": True, "extra_headers": {"idempotency-key": "s"}}
+    if api == "chat":
+        return client.chat.completions.create(messages=chat()["messages"], **given)
+    return client.completions.create(prompt="hi", **given)
+
+
+def _stream_sync(url: str, api: str, see: Callable[[Any], None], loop: asyncio.AbstractEventLoop) -> None:
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        for chunk in _create(client, api):
+            loop.call_soon_threadsafe(see, chunk)
+
+
+async def _stream_async(url: str, api: str, see: Callable[[Any], None], loop: asyncio.AbstractEventLoop) -> None:
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        async for chunk in await _create(client, api):
+            see(chunk)
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
-"""Limits on size and duration before a client is authenticated, tested byte by byte over a socket."""
+"""Limits on the size and the form of requests, tested byte by byte over a socket."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
@@ -17,16 +16,15 @@ from shared.backend import Backend
 from shared.protocol import RequestState
 from shared.settings import Settings
 from tests.support.api_server import calling, chat, serving
+from tests.support.loop_clock import stopped_clock
+from tests.support.raw_http import connected, port_of
 from tests.support.scripted_worker import ScriptedWorker
-from tests.support.waiting import LIMIT_S, ticking
-
-HEAD, BODY, MARGIN = 0.4, 0.4, 1.0  # seconds
+from tests.support.waiting import LIMIT_S
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    bounds = {"head_timeout": HEAD, "body_timeout": BODY, "max_header_bytes": 4096, "max_headers": 20}
-    return settings.model_copy(update=bounds)
+    return settings.model_copy(update={"max_header_bytes": 4096, "max_headers": 20})
 
 
 def asking(**fields: object) -> bytes:
@@ -39,93 +37,12 @@ def asking(**fields: object) -> bytes:
 async def port(
     settings: Settings, backend: Backend, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[int]:
-    monkeypatch.setattr(protocol, "BODY_MARGIN_S", MARGIN)
     monkeypatch.setattr(protocol, "LINGER_S", 0.2)
     async with serving(settings, backend) as url:
-        yield int(url.rsplit(":", 1)[1])
-
-
-@asynccontextmanager
-async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-
-
-async def trickle(port: int, begin: bytes, piece: bytes) -> tuple[float, bytes]:
-    """Sends `begin`, then a `piece` every 20 ms, until the server ends it; the seconds, and what it said.
-
-    The seconds are those of the event loop, which the server shares.
-    """
-    told = bytearray()
-    async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer), ticking() as ticks:
-        hearing = asyncio.create_task(hear(reader, told))
-        writer.write(begin)
-        while not hearing.done():
-            writer.write(piece)
-            await asyncio.sleep(0.02)
-        return ticks.seconds, bytes(told)
-
-
-async def hear(reader: asyncio.StreamReader, told: bytearray) -> None:
-    """Read to the end, or until the connection is reset: the server closes it while bytes still come."""
-    with contextlib.suppress(ConnectionResetError):
-        while data := await reader.read(65_536):
-            told += data
+        yield port_of(url)
 
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-
-
-@pytest.mark.parametrize(
-    ("begin", "piece"),
-    [
-        pytest.param(b"", b"", id="nothing"),
-        pytest.param(b"G", b"", id="a letter"),
-        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\na: ", b"a", id="a header by letters"),
-        pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\n", b"a: b\r\n", id="headers"),
-        pytest.param(b"", b"\r\n", id="empty lines"),
-        pytest.param(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"\r\n", id="empty lines after a request"),
-        pytest.param(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"G", id="letters after a request"),
-    ],
-)
-async def test_an_endless_head_times_out(port: int, begin: bytes, piece: bytes) -> None:
-    took, _ = await trickle(port, begin, piece)
-    assert took < HEAD * 3
-
-
-async def test_an_endless_body_times_out(port: int) -> None:
-    """With 400 where a handler reads it; the connection closes in any case."""
-    took, told = await trickle(port, POST + b"content-length: 100000\r\n\r\n{", b" ")
-    assert took < (BODY + MARGIN) * 1.5
-    assert b"400 Bad Request" in told
-    assert b"malformed_body" in told
-    form = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=b\r\n"
-    took, _ = await trickle(port, form + b"content-length: 100000\r\n\r\n--b\r\n", b"a")
-    assert took < (BODY + MARGIN) * 1.5
-    took, told = await trickle(port, POST.replace(b"POST", b"DELETE") + b"content-length: 100000\r\n\r\n", b" ")
-    assert b"405 Method Not Allowed" in told, "no handler reads its body"
-    assert took < (BODY + MARGIN) * 1.5
-
-
-async def test_a_large_body_at_a_good_rate_may_exceed_the_timeout(port: int) -> None:
-    content = b"x" * 2**20
-    form = (
-        b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
-        b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n' + content + b"\r\n--b--\r\n"
-    )
-    head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
-    head += b"content-type: multipart/form-data; boundary=b\r\n"
-    async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
-        writer.write(head + b"content-length: %d\r\n\r\n" % len(form))
-        step = len(form) // 40
-        for start in range(0, len(form), step):
-            writer.write(form[start : start + step])
-            await writer.drain()
-            await asyncio.sleep(BODY / 10)
-        assert b"200 OK" in await reader.read()
 
 
 @pytest.mark.parametrize(
@@ -149,20 +66,10 @@ async def test_too_many_or_too_large_headers_are_431(port: int, head: bytes) -> 
     assert b"connection: close" in told
 
 
-@pytest.mark.parametrize(
-    ("begin", "piece"),
-    [
-        pytest.param(b"0\r\n", b"a: b\r\n" * 10, id="headers after the body"),
-        pytest.param(b"0\r\na: ", b"b" * 1000, id="a long header after the body"),
-        pytest.param(b"1;a=", b"b" * 1000, id="a chunk's extension"),
-    ],
-)
-async def test_endless_trailers_and_chunk_extensions_are_closed(port: int, begin: bytes, piece: bytes) -> None:
-    took, _ = await trickle(port, POST + b"transfer-encoding: chunked\r\n\r\n" + begin, piece)
-    assert took < BODY
-
-
-async def test_many_requests_on_one_connection_are_answered(port: int, worker: ScriptedWorker) -> None:
+async def test_many_requests_on_one_connection_are_answered(
+    port: int, settings: Settings, worker: ScriptedWorker
+) -> None:
+    """The last one after all limits on the time of a request."""
     async with connected(port) as (reader, writer):
         request = b"GET /health HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 2000 + b"\r\n\r\n"
         for _ in range(20):
@@ -174,7 +81,8 @@ async def test_many_requests_on_one_connection_are_answered(port: int, worker: S
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as http:
         asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat()))
         job = await worker.take()
-        await asyncio.sleep(HEAD + BODY)  # an answer may take longer than any of the limits
+        with stopped_clock() as clock:
+            await clock.advance(settings.head_timeout + settings.body_timeout + protocol.BODY_MARGIN_S)
         await job.say("slow")
         await job.end()
         assert (await asked).json()["choices"][0]["message"]["content"] == "slow"
@@ -194,7 +102,7 @@ async def test_malformed_http_is_400(port: int) -> None:
 )
 async def test_a_bad_chunk_is_answered_with_400(port: int, chunk: bytes) -> None:
     for begin in (POST, POST.replace(b"/v1/chat/completions", b"/v1/files")):
-        async with asyncio.timeout(5), connected(port) as (reader, writer):
+        async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
             writer.write(begin + b"transfer-encoding: chunked\r\n\r\n")
             await writer.drain()
             writer.write(b"2\r\n{ \r\n" + chunk)
@@ -204,7 +112,7 @@ async def test_a_bad_chunk_is_answered_with_400(port: int, chunk: bytes) -> None
 
 
 async def test_a_request_before_garbage_is_answered(port: int, worker: ScriptedWorker) -> None:
-    async with asyncio.timeout(10), connected(port) as (reader, writer):
+    async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
         writer.write(asking() + b"\x16\x03 garbage\r\n\r\n")
         await worker.answer("a", "b")
         told = await reader.read()
@@ -215,15 +123,24 @@ async def test_a_request_before_garbage_is_answered(port: int, worker: ScriptedW
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_a_client_that_half_closes_is_answered(
-    port: int, worker: ScriptedWorker, stream: bool, version: bytes
+    port: int, worker: ScriptedWorker, stream: bool, version: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with asyncio.timeout(10), connected(port) as (reader, writer):
+    checks: asyncio.Queue[None] = asyncio.Queue()
+    check_peer = protocol.Connection._check_peer
+
+    def noted_check(connection: protocol.Connection) -> None:
+        check_peer(connection)
+        checks.put_nowait(None)
+
+    monkeypatch.setattr(protocol.Connection, "_check_peer", noted_check)
+    async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
         writer.write(asking(stream=stream).replace(b"HTTP/1.1", b"HTTP/" + version, 1))
         job = await worker.take()
         await job.say("a")
         begun = await reader.readuntil(b'content":"a"') if stream else b""
         writer.write_eof()
-        await asyncio.sleep(protocol.PEER_CHECK_S * 2)  # there is no event for the server noticing the end
+        for _ in range(2):
+            await checks.get()
         await job.say("b")
         await job.end()
         told = begun + await reader.read()
@@ -237,7 +154,7 @@ async def test_a_client_that_half_closes_is_answered(
 async def test_closing_both_sides_cancels_the_request(
     port: int, backend: Backend, worker: ScriptedWorker, stream: bool, begun: bool
 ) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         async with connected(port) as (reader, writer):
             writer.write(asking(stream=stream))
             job = await worker.take()
@@ -253,7 +170,7 @@ async def test_closing_both_sides_cancels_the_request(
 
 
 async def test_http_1_0_gets_a_stream_without_chunks(port: int, worker: ScriptedWorker) -> None:
-    async with asyncio.timeout(10), connected(port) as (reader, writer):
+    async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
         writer.write(asking(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
         await worker.answer("a", "b")
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
@@ -267,7 +184,7 @@ async def test_http_1_0_gets_a_stream_without_chunks(port: int, worker: Scripted
         (b"OPTIONS /health", b"204"),
         (b"GET /absent", b"404"),
     ):
-        async with asyncio.timeout(10), connected(port) as (reader, writer):
+        async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
             writer.write(ask + b" HTTP/1.0\r\nhost: localhost\r\n\r\n")
             told = await reader.read()
         assert told.split()[1] == status
@@ -280,7 +197,7 @@ async def test_an_invalid_multipart_boundary_is_refused(
 ) -> None:
     head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary="
     wide = settings.model_copy(update={"max_header_bytes": 32_768})
-    async with serving(wide, backend) as url, asyncio.timeout(5), connected(int(url.rsplit(":", 1)[1])) as ends:
+    async with serving(wide, backend) as url, asyncio.timeout(LIMIT_S), connected(port_of(url)) as ends:
         reader, writer = ends
         writer.write(head + boundary + b"\r\nconnection: close\r\ncontent-length: 2\r\n\r\nab")
         told = await reader.read()
@@ -317,7 +234,7 @@ async def test_excess_connections_get_503_or_are_closed(
         serving(settings.model_copy(update={"max_connections": 1}), backend) as url,
         AsyncExitStack() as stack,
     ):
-        made = [await stack.enter_async_context(connected(int(url.rsplit(":", 1)[1]))) for _ in range(4)]
+        made = [await stack.enter_async_context(connected(port_of(url))) for _ in range(4)]
         for _, writer in reversed(made[:3]):
             writer.write(ask)
         first, second, third, fourth = (reader for reader, _ in made)

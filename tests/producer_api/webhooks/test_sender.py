@@ -220,7 +220,7 @@ async def test_webhooks_survive_the_death_of_the_api(tmp_path: Path, receiver: R
     options = {"webhook_secrets": SECRET, "webhook_allow_http": True, "webhook_allow_private": True}
     receiver.answers = [None]
     async with (
-        running(tmp_path, apis=1, workers=1, webhook_timeout=3, **options) as cluster,
+        running(tmp_path, apis=1, workers=1, webhook_timeout=60, **options) as cluster,
         httpx.AsyncClient(base_url=cluster.urls[0], timeout=LIMIT_S) as http,
     ):
         quick = await submit(http, receiver.url())
@@ -235,6 +235,7 @@ async def test_webhooks_survive_the_death_of_the_api(tmp_path: Path, receiver: R
         )
         await receiver.until(1)
         cluster.apis[0].kill()
+        cluster.expire_webhook(quick)
         await cluster.apis[0].start()
         await receiver.until(3)
         for job in (quick, slow.json()["id"]):

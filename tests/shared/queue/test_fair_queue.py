@@ -97,6 +97,43 @@ async def test_requests_are_not_left_to_a_full_worker(
         assert len(await pull(transport, 1 if worker == "small" else 2, worker)) == 1
 
 
+async def hand_over(transport: Transport, count: int) -> None:
+    """Have a worker hold requests, and give them back."""
+    for _ in range(count):
+        await transport.publish(make_request())
+    held = await pull(transport, 10, "gone")
+    assert len(held) == count
+    await transport.release(MODEL, "gone", [delivery.claim for delivery in held])
+
+
+async def claim(transport: Transport, worker: str) -> tuple[int, bool, bool]:
+    """Return how many requests a worker gets, whether some are left, and whether these are left to others."""
+    found, left, spared = await transport.claim(MODEL, worker, Room.all(10))
+    return len(found), left, spared
+
+
+async def test_workers_share_what_a_lost_one_held(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.queue.interface.SPARE_S", 600.0)
+    await hand_over(transport, 4)
+    await registered(transport, "a", "b")
+
+    assert await claim(transport, "a") == (2, True, True)
+    assert await claim(transport, "a") == (0, True, True)
+    assert await claim(transport, "b") == (2, False, False)
+    assert await claim(transport, "a") == (0, False, False)
+
+
+async def test_a_worker_takes_over_what_an_idle_one_leaves(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.queue.interface.SPARE_S", 0.0)
+    await hand_over(transport, 4)
+    await registered(transport, "a", "silent")
+
+    assert await claim(transport, "a") == (2, True, True)
+    assert await claim(transport, "a") == (2, False, False)
+
+
 async def shares(backend: Backend, publish: Callable[[int], Request], rounds: int) -> list[Request]:
     """Return requests in the order in which single pulls take them, with the queue kept equally long."""
     for i in range(30):

@@ -144,14 +144,14 @@ async def test_a_message_is_claimed_once_its_worker_is_silent(
         await transport.publish(make_request())
     silent, beating = (item.claim for item in await pull(transport, 2))
 
-    assert await transport.claim(MODEL, "b", 10) == []
+    assert (await transport.claim(MODEL, "b", Room.all(10))).found == []
     if isinstance(transport, MemoryTransport):
         now = time.time() + 2 * LIMIT_S
         monkeypatch.setattr(transport, "_clock", lambda: now)
     else:
         await lapse(backend)
     assert await transport.renew(MODEL, "a", [beating]) == []
-    found = await transport.claim(MODEL, "b", 10)
+    found, *_ = await transport.claim(MODEL, "b", Room.all(10))
 
     assert [item.claim for item in found] == [silent]
     assert isinstance(found[0], Delivery)
@@ -166,10 +166,10 @@ async def test_a_released_message_is_claimable_without_a_lost_worker(
     [delivery] = await pull(transport, 1)
 
     await transport.release(MODEL, "b", [delivery.claim])  # not b's to release
-    assert await transport.claim(MODEL, "b", 1) == []
+    assert (await transport.claim(MODEL, "b", Room.all(1))).found == []
     await transport.release(MODEL, "a", [delivery.claim])
 
-    [found] = await transport.claim(MODEL, "b", 1)
+    [found] = (await transport.claim(MODEL, "b", Room.all(1))).found
     assert isinstance(found, Delivery)
     assert found.attempt == 1
 

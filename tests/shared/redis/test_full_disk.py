@@ -19,7 +19,7 @@ from tests.support.fakes import MODEL, make_request
 ROOM = Room(4, dict.fromkeys(PriorityClass, 4))
 
 CALLS: dict[str, Callable[[Backend], Awaitable[object]]] = {
-    "claim": lambda backend: backend.transport.claim(MODEL, "a", 4),
+    "claim": lambda backend: backend.transport.claim(MODEL, "a", ROOM),
     "pull": lambda backend: backend.transport.pull(MODEL, "a", ROOM),
     "publish": lambda backend: backend.transport.publish(make_request()),
     "create": lambda backend: backend.token_log.create(make_request()),

@@ -96,7 +96,10 @@ class Histories(RuleBasedStateMachine):
     def take_over(self, worker: str) -> None:
         held = {known.claim for known in self.known.values() if known.claim and not known.gone}
         self.run_async(asyncio.sleep(2 * LEASE))
-        found = self.run_async(self.backend.transport.claim(MODEL, worker, 100))
+        found, spared = list[Delivery](), True
+        while spared:
+            rest, _, spared = self.run_async(self.backend.transport.claim(MODEL, worker, Room.all(100)))
+            found += rest
         assert {item.claim for item in found} == held
         self._hold(worker, found, None)
 

@@ -1,0 +1,133 @@
+"""Batches whose records in Redis another program overwrote or deleted: all their lines are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from producer_api.batch_runner.batch_runner import BatchRunner
+from producer_api.batch_runner.event_loop_host import EventLoopHost
+from producer_api.batch_runner.lines import survey
+from producer_api.batch_runner.services import BatchServices
+from producer_api.batch_runner.work_folder import WorkFolder
+from shared.backend import Backend
+from shared.batches.store import Batch, BatchRecord
+from shared.redis import keys
+from shared.settings import Settings
+from tests.support.batch_client import line
+from tests.support.foreign_counts import foreign
+from tests.support.waiting import LIMIT_S
+from tests.support.worker_harness import Harness
+
+RECORD, ITEMS, DETAILS = keys.batch("batch_1")
+CHUNK_LINES = 4
+LINES = [line(f"c{number}", f"prompt {number}") for number in range(2 * CHUNK_LINES + 3)]
+Damage = Callable[[Backend], Awaitable[object]]
+
+
+@pytest.fixture
+async def services(
+    backend: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[BatchServices]:
+    monkeypatch.setattr("producer_api.batch_runner.lines.CHUNK_LINES", CHUNK_LINES)
+    roomy = settings.model_copy(update={"queue_depth": 1000, "tenant_queue_depth": 1000})
+    made = BatchServices.from_settings(roomy, backend)
+    listening = asyncio.create_task(made.completions.run())
+    async with Harness(backend, settings).worker():
+        yield made
+    listening.cancel()
+
+
+@asynccontextmanager
+async def planned(services: BatchServices) -> AsyncIterator[BatchRecord]:
+    """Create a batch with three chunks of work."""
+    batch = Batch(
+        id="batch_1",
+        tenant="default",
+        endpoint="/v1/chat/completions",
+        input_file_id="file-1",
+        completion_window="24h",
+        created_at=1.0,
+        expires_at=9e9,
+        output_life=60,
+    )
+    folder = WorkFolder(services.settings.files / "batches", batch.id)
+    folder.input.parent.mkdir(parents=True)
+    folder.input.write_text("".join(json.dumps(each) + "\n" for each in LINES))
+    await services.batches.create(batch)
+    item = await services.batches.claim(batch.id)
+    assert item is not None
+    found = survey(folder.input, batch, most_lines=1000, most_bytes=10_000)
+    assert await services.batches.plan(item, found.total, found.chunks)
+    async with asyncio.timeout(LIMIT_S):
+        yield await services.batches.get(batch.id)
+
+
+async def custom_ids(services: BatchServices) -> list[str]:
+    """Return the custom ids of the batch's output."""
+    record = await services.batches.get("batch_1")
+    assert (record.status, record.completed, record.failed) == ("completed", len(LINES), 0)
+    assert record.output_file_id is not None
+    output = services.files.contents.find(record.output_file_id)
+    return [json.loads(each)["custom_id"] for each in output.read_text().splitlines()]
+
+
+def overwrite(field: str, value: bytes) -> Damage:
+    return lambda backend: backend.redis.hset(DETAILS, field, value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(overwrite("chunk:00000001", b"\xff"), id="chunk"),
+        pytest.param(overwrite("chunk:00000001", b"5 5 4"), id="chunk within a line"),
+        pytest.param(overwrite("chunk:00000001", b"0 1 4"), id="another chunk"),
+        pytest.param(overwrite("chunk:00000001", b"-1 5 1000000"), id="chunk out of range"),
+        pytest.param(lambda backend: backend.redis.hdel(DETAILS, "chunk:00000002"), id="no chunk"),
+        pytest.param(overwrite("fence:00000000", b"many"), id="epoch"),
+        pytest.param(overwrite("fence:00000000", b"9223372036854775807"), id="largest epoch"),
+        pytest.param(overwrite("completed:00000001", b"nan"), id="count"),
+        pytest.param(lambda backend: backend.redis.zadd(ITEMS, {b"\xff": 0, "00000077": 0, "x": 1}), id="items"),
+        pytest.param(lambda backend: backend.redis.zadd(ITEMS, {"finalize": 0}), id="finalize too early"),
+        pytest.param(lambda backend: backend.redis.delete(ITEMS), id="no items"),
+        pytest.param(lambda backend: backend.redis.set(ITEMS, "a string"), id="type"),
+    ],
+)
+async def test_damaged_records_of_chunks_lose_no_line(
+    services: BatchServices, backend: Backend, damage: Damage
+) -> None:
+    async with planned(services) as record:
+        await damage(backend)
+        while (await services.batches.get("batch_1")).status != "completed":
+            await BatchRunner(services, record, asyncio.Semaphore(64)).run()
+        assert await custom_ids(services) == [each["custom_id"] for each in LINES]
+
+
+async def test_results_whose_record_is_overwritten_are_written_again(
+    services: BatchServices, backend: Backend
+) -> None:
+    """An epoch is part of a file's name: a foreign one never gets there."""
+    async with planned(services) as record:
+        item = await services.batches.claim("batch_1")
+        assert item is not None
+        assert await services.batches.done(item, 0, 0, late=False)
+        await backend.redis.hset(DETAILS, f"done:{item.name}", "../../../../etc/passwd")
+        await BatchRunner(services, record, asyncio.Semaphore(64)).run()
+        assert await custom_ids(services) == [each["custom_id"] for each in LINES]
+
+
+async def test_a_batch_without_a_readable_record_is_set_aside(
+    services: BatchServices, backend: Backend, settings: Settings
+) -> None:
+    async with planned(services):
+        await backend.redis.hset(RECORD, "batch", "{")
+        host = EventLoopHost(settings)
+        host._services = services
+        assert await host.idle_batches() == ["batch_1"]
+        await host.run_batch("batch_1")
+        assert await host.idle_batches() == []
+        assert foreign(backend)["batches"] >= 1

@@ -1,0 +1,25 @@
+"""The registry of workers on Redis."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from shared.backend import Backend
+from shared.models.worker_registry import WorkerInfo
+from shared.redis import keys
+from shared.settings import Settings
+from tests.support.fakes import MODEL
+
+
+@pytest.mark.parametrize(("state", "leases"), [("loading", 3), ("ready", 1), ("draining", 1)])
+async def test_a_worker_is_listed_for_one_lease_after_its_heartbeat(
+    on_redis: Backend, settings: Settings, state: Literal["loading", "ready", "draining"], leases: int
+) -> None:
+    worker = WorkerInfo(id="a", pid=1, model=MODEL, state=state)
+    await on_redis.registry.beat(worker)
+    left = await on_redis.redis.pttl(keys.worker("a")) / 1000
+    assert (leases - 1) * settings.lease < left <= leases * settings.lease
+    await on_redis.redis.pexpire(keys.worker("a"), 0)
+    assert await on_redis.registry.workers() == []

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headrace.launcher.up import claim_port
+from shared.models.model_store import ModelRepository
+from shared.settings import load
 from tests.clients.catalog import CLIENTS, Client
 from tests.clients.environments import install
 from tests.clients.matrix import Row, try_client, write
+from tests.support import redis_servers
 from tests.support.launched_server import Launched, new_key
 
 MODEL, EMBEDDER = "smollm2", "all-minilm-l6-v2"
@@ -20,16 +23,18 @@ MODEL, EMBEDDER = "smollm2", "all-minilm-l6-v2"
 @contextmanager
 def running() -> Iterator[dict[str, str]]:
     """Run a server, and yield the environment of the programs."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redis_servers.running(store := redis_servers.Node(Path(folder))):
         grpc_port = claim_port("127.0.0.1", 0)
         options = ("--embedding-model", EMBEDDER, "--grpc-port", str(grpc_port), "--auth")
-        server = Launched(Path(folder), *options, grpc_reflection=True)
+        server = Launched(Path(folder), *options, grpc_reflection=True, redis_url=store.url)
         try:
             server.await_ready()
             yield {
                 "HEADRACE_URL": server.url,
                 "HEADRACE_GRPC": f"127.0.0.1:{grpc_port}",
+                "HEADRACE_REDIS": store.url,
                 "HEADRACE_MODEL": MODEL,
+                "HEADRACE_MODEL_FOLDER": str(ModelRepository(load({"model": MODEL}).settings).folder()),
                 "HEADRACE_EMBEDDER": EMBEDDER,
                 "HEADRACE_KEY": new_key(Path(folder), "--label", "clients"),
             }

@@ -41,7 +41,7 @@ def install(client: Client) -> None:
             str(folder),
             *client.packages,
         ]
-    subprocess.run(command, check=True, timeout=INSTALL_LIMIT_S, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, timeout=INSTALL_LIMIT_S, capture_output=True)
     ready.write_text(wanted)
 
 

@@ -1,0 +1,69 @@
+"""`python -m tests.clients [NAME …]`: run real clients against a real server; see `scripts/test-clients`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headrace.launcher.up import claim_port
+from shared.models.model_store import ModelRepository
+from shared.settings import load
+from tests.clients.catalog import CLIENTS, Client
+from tests.clients.environments import install
+from tests.clients.matrix import Row, try_client, write
+from tests.support import redis_servers
+from tests.support.launched_server import Launched, new_key
+
+MODEL, EMBEDDER = "smollm2", "all-minilm-l6-v2"
+
+
+@contextmanager
+def running() -> Iterator[dict[str, str]]:
+    """Run a server, and yield the environment of the programs."""
+    with tempfile.TemporaryDirectory() as folder, redis_servers.running(store := redis_servers.Node(Path(folder))):
+        grpc_port = claim_port("127.0.0.1", 0)
+        options = ("--embedding-model", EMBEDDER, "--grpc-port", str(grpc_port), "--auth")
+        server = Launched(Path(folder), *options, grpc_reflection=True, redis_url=store.url)
+        try:
+            server.await_ready()
+            yield {
+                "HEADRACE_URL": server.url,
+                "HEADRACE_GRPC": f"127.0.0.1:{grpc_port}",
+                "HEADRACE_REDIS": store.url,
+                "HEADRACE_MODEL": MODEL,
+                "HEADRACE_MODEL_FOLDER": str(ModelRepository(load({"model": MODEL}).settings).folder()),
+                "HEADRACE_EMBEDDER": EMBEDDER,
+                "HEADRACE_KEY": new_key(Path(folder), "--label", "clients"),
+            }
+        finally:
+            server.stop()
+
+
+def chosen(words: list[str]) -> list[Client]:
+    """Return the clients whose names or programs contain a word; all without words."""
+    return [each for each in CLIENTS if not words or any(word in f"{each.name} {each.program}" for word in words)]
+
+
+def main(words: list[str]) -> int:
+    clients = chosen(words)
+    if not clients:
+        print(f"no client is named {' or '.join(words)}", file=sys.stderr)
+        return 2
+    for client in clients:
+        install(client)
+    rows: list[Row] = []
+    with running() as server:
+        for client in clients:
+            row = try_client(client, server)
+            print("\n".join(row.lines()), flush=True)
+            rows.append(row)
+    if not words:
+        write(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

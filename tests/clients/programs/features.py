@@ -1,0 +1,40 @@
+"""Report of a client program: one line of JSON for each feature that it tried."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import traceback
+
+URL = os.environ["HEADRACE_URL"]  # of the API, without /v1
+GRPC = os.environ["HEADRACE_GRPC"]  # host:port
+MODEL = os.environ["HEADRACE_MODEL"]
+EMBEDDER = os.environ["HEADRACE_EMBEDDER"]
+KEY = os.environ["HEADRACE_KEY"]
+_features = []
+
+
+def feature(name):
+    """Add a function to the features to try. It raises if the feature fails; a text that it returns is a remark."""
+
+    def add(function):
+        _features.append((name, function))
+        return function
+
+    return add
+
+
+def main():
+    for name, function in _features:
+        try:
+            remark = function()
+            if inspect.isawaitable(remark):
+                remark = asyncio.run(remark)
+            report = {"feature": name, "works": True, "remark": remark or ""}
+        except Exception as error:
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            report = {"feature": name, "works": False, "remark": reason[:200]}
+        print(json.dumps(report), flush=True)

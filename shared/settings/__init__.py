@@ -3,7 +3,8 @@
 Every package may import this one; it imports only `shared.errors` and `shared.plans`.
 """
 
-from shared.settings.fields import QuantizationName, ReasoningParserName, Settings, user_folder
+from shared.settings.engine_fields import QuantizationName, ReasoningParserName
+from shared.settings.fields import Settings, user_folder
 from shared.settings.sources import CONFIG_FILE, ENV_PREFIX, Loaded, load, to_environment
 
 __all__ = [

@@ -181,7 +181,7 @@ class Worker:
             raise InvalidRequest(
                 f"{form.param} is not supported by this worker: it has no grammar compiler", param=form.param
             )
-        return await asyncio.wrap_future(self._constraints.start(form, proven=bool(active.history)))
+        return await asyncio.wrap_future(self._constraints.start(form))
 
     def _prefix_salt(self, tenant: str) -> bytes:
         """Return the salt that separates a tenant's cached prefixes from those of other tenants."""

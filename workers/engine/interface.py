@@ -42,6 +42,12 @@ class Matcher(Protocol):
             bitmask: [rows, vocab / 32] int32, one bit per token.
         """
 
+    def forced_tokens(self) -> list[int]:
+        """Return the tokens that must follow, whatever the model draws; empty if there is a choice.
+
+        They are the usual tokens of the text that must follow, up to where it may continue in another way.
+        """
+
 
 class ToolParser(Protocol):
     """Incremental parser of the tool calls in a choice's text. Its state depends on that text alone."""
@@ -201,14 +207,11 @@ class Constraint:
 class ConstraintCompiler(Protocol):
     """Compiler of constraints; may be called from any thread."""
 
-    def start(self, form: ConstraintSpec, *, proven: bool = False) -> Future[Constraint]:
+    def start(self, form: ConstraintSpec) -> Future[Constraint]:
         """Compile a grammar, or find it in the cache.
 
         The future always completes, possibly late: with InvalidRequest if the grammar does not compile within the
         limits.
-
-        Args:
-            proven: some worker has compiled it within the limits before, so they do not apply again.
         """
 
 

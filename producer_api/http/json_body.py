@@ -16,6 +16,7 @@ from shared.errors import MalformedBody, UnsupportedMediaType
 from shared.protocol import Request as Draft
 from shared.schemas.parsing import Model, validate
 from shared.schemas.unknown_fields import ignored_fields
+from shared.validation.schema_check import not_held
 
 Result = TypeVar("Result")
 
@@ -58,7 +59,10 @@ async def off_loop(request: Request, work: Callable[[], Result]) -> Result:
 
 
 async def make_drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> Sequence[Draft]:
-    """Return the drafts of a body that was read, checked against the limits. Raises InvalidRequest."""
+    """Return the drafts of a body that was read, checked against the limits. Raises InvalidRequest.
+
+    Keywords of schemas that answers are not held to are reported in the response's headers.
+    """
     gateway = request.app.state.context.gateway
 
     def checked() -> Sequence[Draft]:
@@ -66,7 +70,9 @@ async def make_drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> 
         gateway.check_together(made)
         return made
 
-    return await off_loop(request, checked)
+    drafts = await off_loop(request, checked)
+    request.state.facts.report_not_held(not_held(drafts))
+    return drafts
 
 
 def json_response(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

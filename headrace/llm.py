@@ -47,7 +47,7 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
         json_object: any JSON object.
         regex: a regular expression for the whole answer.
         choice: one of these texts.
-        grammar: EBNF in llama.cpp's GBNF syntax, with a rule `root`.
+        grammar: a grammar in Lark, with a rule `start`, or in llama.cpp's GBNF, with a rule `root`.
     """
 
     json: dict[str, Any] | str | None = None
@@ -231,7 +231,7 @@ class LLM:
             return None
         if self._engine.constraints is None:
             raise InvalidRequest(
-                "xgrammar is not installed: pip install headrace[worker]", param="structured_outputs"
+                "llguidance is not installed: pip install headrace[worker]", param="structured_outputs"
             )
         return self._engine.constraints.start(ConstraintSpec(params.structured_outputs)).result().matcher
 

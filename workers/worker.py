@@ -182,7 +182,7 @@ class Worker:
             raise InvalidRequest(
                 f"{form.param} is not supported by this worker: it has no grammar compiler", param=form.param
             )
-        return await asyncio.wrap_future(self._constraints.start(form, proven=bool(active.history)))
+        return await asyncio.wrap_future(self._constraints.start(form))
 
     def _prefix_salt(self, request: Request) -> bytes:
         """Return the salt that separates cached prefixes: of each tenant, and of each `cache_salt` within it."""

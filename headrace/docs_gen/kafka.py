@@ -14,6 +14,7 @@ import msgspec
 from shared.kafka import topics
 from shared.kafka.message import REQUEST_TYPE, RESULT_TYPE, KafkaRequest
 from shared.schemas.native.jobs import Job
+from shared.validation.schema_check import NOT_HELD
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = Path("docs/kafka")
@@ -115,6 +116,7 @@ _RESULT = {
     "ce_subject": {**TEXT, "description": "the request's ce_id, if it had one"},
     "headrace-source": {**TEXT, "description": "the request's topic/partition/offset"},
     "headrace-ignored-fields": {**TEXT, "description": "unknown fields of the request, separated by commas"},
+    NOT_HELD: {**TEXT, "description": "keywords of a JSON schema that the answer is not held to"},
 }
 _DEAD = {
     "headrace-error-code": TEXT,

@@ -49,10 +49,10 @@ def _packages() -> list[Finding]:
 
 
 def _grammar_compiler() -> Finding:
-    if importlib.util.find_spec("xgrammar"):
-        return Finding("xgrammar", "ok", importlib.metadata.version("xgrammar"))
+    if importlib.util.find_spec("llguidance"):
+        return Finding("llguidance", "ok", importlib.metadata.version("llguidance"))
     remedy = "pip install 'headrace[worker]'; without it, response_format, structured_outputs and tools are refused"
-    return Finding("xgrammar", "warning", "not installed", remedy)
+    return Finding("llguidance", "warning", "not installed", remedy)
 
 
 def _model(settings: Settings) -> Finding:

@@ -33,6 +33,8 @@ from shared.errors import (
     Unavailable,
 )
 from shared.protocol import PriorityClass
+from shared.schemas.unknown_fields import HEADER
+from shared.validation.schema_check import NOT_HELD, not_held
 
 CHECK_INTERVAL_S = 1.0  # between checks of the batch's state and deadline, at most
 MAX_ATTEMPTS = 3  # requests of one line, if Redis loses one
@@ -187,8 +189,8 @@ class BatchRunner:
             if self._stop is not None:
                 return Outcome.stopped(line, name, self._stop)
             try:
-                answer, ignored = await self._answer(name, number, line)
-                return Outcome.answered(line, name, answer, ignored)
+                answer, headers = await self._answer(name, number, line)
+                return Outcome.answered(line, name, answer, headers)
             except RequestLost as error:
                 failure: HeadraceError = error
             except HeadraceError as error:
@@ -203,8 +205,8 @@ class BatchRunner:
             return Outcome.stopped(line, name, self._stop)
         return Outcome.failed(line, name, error)
 
-    async def _answer(self, name: str, number: int, line: Line) -> tuple[Any, str]:
-        """Return the response object of a line, and the line's unknown fields."""
+    async def _answer(self, name: str, number: int, line: Line) -> tuple[Any, dict[str, str]]:
+        """Return the response object of a line, and the headers that a response over HTTP would have."""
         settings, tenant = self._services.settings, self._batch.tenant
         body = read_body(line.url, bytes(line.body), tenant, strict_fields=settings.strict_fields)
         body = body.in_class(PriorityClass.BATCH)
@@ -223,7 +225,9 @@ class BatchRunner:
         self._in_progress.update(ids)
         try:
             body = body.until(min(deadlines))
-            return await run(self._services, body, job_id=name, seed=seed, principal=principal), body.ignored
+            answer = await run(self._services, body, job_id=name, seed=seed, principal=principal)
+            reports = {HEADER: body.ignored, f"x-{NOT_HELD}": not_held(body.drafts)}
+            return answer, {header: value for header, value in reports.items() if value}
         finally:
             self._in_progress.difference_update(ids)
 

@@ -18,7 +18,6 @@ from producer_api.routes.catalog import BATCHABLE
 from shared.batches.store import Batch, Chunk, LineError
 from shared.errors import HeadraceError
 from shared.files.json_lines import foreign_encoding, json_text
-from shared.schemas.unknown_fields import HEADER
 from shared.validation.json_text import nesting
 
 CHUNK_LINES = 128  # fewer need more fsyncs, more leave less to share among processes
@@ -189,10 +188,10 @@ class Outcome:
     expired: bool = False
 
     @classmethod
-    def answered(cls, line: Line, job_id: str, answer: Any, ignored: str) -> Outcome:
-        """Return the outcome of an answer; `ignored` names the line's unknown fields."""
-        headers = {"headers": {HEADER: ignored}} if ignored else {}
-        return cls(_result(line, job_id, 200, answer, headers), completed=True)
+    def answered(cls, line: Line, job_id: str, answer: Any, headers: Mapping[str, str]) -> Outcome:
+        """Return the outcome of an answer, with the headers that report on its request."""
+        more = {"headers": headers} if headers else {}
+        return cls(_result(line, job_id, 200, answer, more), completed=True)
 
     @classmethod
     def failed(cls, line: Line, job_id: str, error: HeadraceError) -> Outcome:

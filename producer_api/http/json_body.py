@@ -18,6 +18,7 @@ from shared.protocol import Request as Draft
 from shared.schemas.neutral_fields import RequestIdField
 from shared.schemas.parsing import Model, validate
 from shared.schemas.unknown_fields import ignored_fields
+from shared.validation.schema_check import not_held
 
 Result = TypeVar("Result")
 
@@ -63,7 +64,10 @@ async def off_loop(request: Request, work: Callable[[], Result]) -> Result:
 
 
 async def make_drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> Sequence[Draft]:
-    """Return the drafts of a body that was read, checked against the limits. Raises InvalidRequest, Unavailable."""
+    """Return the drafts of a body that was read, checked against the limits. Raises InvalidRequest, Unavailable.
+
+    Keywords of schemas that answers are not held to are reported in the response's headers.
+    """
     gateway = request.app.state.context.gateway
     model = await gateway.any_model()
 
@@ -72,7 +76,9 @@ async def make_drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> 
         gateway.check_together(made)
         return made
 
-    return await off_loop(request, checked)
+    drafts = await off_loop(request, checked)
+    request.state.facts.report_not_held(not_held(drafts))
+    return drafts
 
 
 def json_response(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

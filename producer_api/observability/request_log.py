@@ -13,6 +13,7 @@ from producer_api.auth.principal import Principal
 from producer_api.observability.metrics import Metrics, Stopwatch
 from shared.errors import HeadraceError
 from shared.schemas.unknown_fields import HEADER
+from shared.validation.schema_check import NOT_HELD
 
 CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer
 OUTCOMES = {CLIENT_CLOSED: "left", 503: "unavailable"}
@@ -50,6 +51,11 @@ class RequestFacts:
         """Name unknown fields, if there are any, in the response's headers."""
         if fields:
             self.headers[HEADER] = fields
+
+    def report_not_held(self, keywords: str) -> None:
+        """Name keywords of a JSON schema that the answer is not held to in the response's headers."""
+        if keywords:
+            self.headers[f"x-{NOT_HELD}"] = keywords
 
     @property
     def caller(self) -> Principal:

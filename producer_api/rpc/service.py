@@ -23,6 +23,7 @@ from producer_api.services import Context
 from shared.errors import InvalidRequest, Unavailable
 from shared.protocol import Request, Terminal
 from shared.token_log.answer import before_end, ending
+from shared.validation.schema_check import not_held
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 KEY_METADATA = HEADER.lower()  # metadata names are in lower case
@@ -81,6 +82,7 @@ class Inference:
             return body, draft, jobs.job_key(call.metadata_values(KEY_METADATA), call.caller, body)
 
         body, draft, key = await call.off_loop(read)
+        call.facts.report_not_held(not_held([draft]))
         if resuming and key is None:
             raise InvalidRequest(f"from_seq above 0 needs the {KEY_METADATA} of the first call", param="from_seq")
         return await jobs.submit(self._context, body, draft, call.caller, key, resuming=resuming), key

@@ -33,6 +33,7 @@ from shared.schemas.parameter_fields import priority_field
 from shared.schemas.parsing import validate
 from shared.schemas.unknown_fields import ignored_fields
 from shared.validation.request_limits import Limits, check_request, fit_to_model
+from shared.validation.schema_check import NOT_HELD, not_held
 
 REQUEST_TYPE = "dev.headrace.request.v1"
 RESULT_TYPE = "dev.headrace.result.v1"
@@ -245,6 +246,8 @@ def result_record(order: Order, job: Job) -> Outgoing:
         headers.append(("ce_subject", subject.encode()))
     if order.ignored:
         headers.append((IGNORED, order.ignored.encode()))
+    if keywords := not_held([order.request]):
+        headers.append((NOT_HELD, keywords.encode()))
     return Outgoing(order.reply, record.key, msgspec.json.encode(job), tuple(headers))
 
 

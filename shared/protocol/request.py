@@ -91,7 +91,7 @@ class Structured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         json_object: any JSON object.
         regex: a regular expression for the whole answer.
         choice: one of these texts.
-        grammar: EBNF in llama.cpp's GBNF syntax; the answer matches the rule `root`.
+        grammar: a grammar in Lark, whose rule `start` the answer matches, or in llama.cpp's GBNF (`root`).
         param: the field of the request, for error messages.
     """
 

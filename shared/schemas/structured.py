@@ -1,6 +1,6 @@
 """Constraints on an answer: OpenAI's `response_format` and vLLM's `structured_outputs`.
 
-References: OpenAI API, "Structured model outputs"; vLLM, "Structured Outputs". `shared.validation.json_schema`
+References: OpenAI API, "Structured model outputs"; vLLM, "Structured Outputs". `shared.validation.schema_check`
 checks the schemas.
 """
 
@@ -72,7 +72,9 @@ class StructuredOutputs(Body):
     json_object: bool | None = Field(None, description="any JSON object")
     regex: str | None = Field(None, description="a regular expression for the whole answer")
     choice: Items[str] | None = Field(None, description="one of these texts")
-    grammar: str | None = Field(None, description="EBNF in llama.cpp's GBNF syntax, with a rule root")
+    grammar: str | None = Field(
+        None, description="a grammar in Lark, with a rule start, or in llama.cpp's GBNF, with a rule root"
+    )
 
 
 class StructuredFields(Body):

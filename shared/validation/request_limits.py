@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import msgspec
 
@@ -28,7 +27,8 @@ from shared.protocol import (
     Tools,
 )
 from shared.settings import Settings
-from shared.validation.json_schema import Schema, check_schema, check_subschema_count, parse_schema
+from shared.validation.grammar_text import check_grammar, check_regex
+from shared.validation.json_schema.translation import check_subschema_count
 from shared.validation.parameter_definition import MAX_SHOWN_CHARS
 from shared.validation.parameters import LISTS, RANGED
 from shared.validation.prompt_options import check_prompt_options, option_chars
@@ -40,11 +40,11 @@ from shared.validation.sampling_parameters import (
     MAX_N,
     MAX_TOKEN_ID,
 )
+from shared.validation.schema_check import check_schema
 from shared.validation.token_estimate import message_chars, tool_chars
 
 ROLES = ("system", "user", "assistant", "tool")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
-MAX_CACHED_SCHEMAS = 256  # results of checks, by schema; a schema has at most 64 KiB
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class Limits:
     inputs: int = 2_048  # to embed, in one HTTP request
     max_tokens: int = MAX_ANSWER_TOKENS  # in one choice
     n: int = 8  # of the setting max_n
-    grammar_chars: int = 65_536  # of a schema, a regular expression, an EBNF grammar, or all choices together
-    schema_depth: int = 64
+    grammar_chars: int = 65_536  # of a schema, or all choices together
     choices: int = 1_024
     tools: int = 512
     tool_chars: int = 1_000_000  # of the names, descriptions and schemas of all tools together
@@ -229,21 +228,7 @@ def _check_function(function: Function, param: str, limits: Limits) -> int:
         return 0
     param = f"{param}.parameters"
     _check_grammar_size(function.parameters, param, limits)
-    return _check_json_schema(
-        function.parameters, param, depth=limits.schema_depth, strict=function.strict, of_object=True
-    )
-
-
-@lru_cache(MAX_CACHED_SCHEMAS)
-def _check_json_schema(text: str, param: str, *, depth: int, strict: bool, of_object: bool = False) -> int:
-    """Return the number of subschemas in a schema. Raise InvalidRequest.
-
-    Cached, since all prompts of one request share a schema, and successive requests tend to use the same one.
-    """
-    schema: Schema = parse_schema(text, param, depth=depth)
-    if of_object and (not isinstance(schema, dict) or schema.get("type", "object") != "object"):
-        raise InvalidRequest("the schema must have the type object", param=param)
-    return check_schema(schema, param, strict=strict)
+    return check_schema(function.parameters, param, strict=function.strict, of_object=True).size
 
 
 def check_structured(structured: Structured, limits: Limits) -> None:
@@ -260,9 +245,11 @@ def check_structured(structured: Structured, limits: Limits) -> None:
         raise InvalidRequest("exactly one of json, json_object, regex, choice and grammar is required", param=param)
     if structured.json_schema is not None:
         _check_grammar_size(structured.json_schema, param, limits)
-        _check_json_schema(structured.json_schema, param, depth=limits.schema_depth, strict=structured.strict)
-    for text in (structured.regex, structured.grammar):
-        _check_grammar_size(text or "", param, limits)
+        check_schema(structured.json_schema, param, strict=structured.strict)
+    if structured.regex is not None:
+        check_regex(structured.regex, param)
+    if structured.grammar is not None:
+        check_grammar(structured.grammar, param)
     if len(structured.choice) > limits.choices or not all(structured.choice):
         raise InvalidRequest(
             f"choice must have between 1 and {limits.choices} entries, none of them empty", param=param

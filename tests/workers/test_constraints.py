@@ -8,10 +8,8 @@ import msgspec
 import pytest
 
 from shared.backend import Backend
-from shared.protocol import Request, Structured, Token, TokenEvent, Tools
-from shared.queue.interface import Room
-from shared.token_log.interface import Append
-from tests.support.fakes import MODEL, answer, lapse, make_request, submit
+from shared.protocol import Request, Structured, Tools
+from tests.support.fakes import answer, make_request, submit
 from tests.support.worker_harness import (
     Harness,
     RecordingEngine,
@@ -20,19 +18,16 @@ from tests.support.worker_harness import (
     wait_until,
 )
 from workers.engine.interface import Constraint
-from workers.scripted_engine import text_of
 
 
 class ManualCompiler:
-    """Compiler whose results are set by the test. It records `proven` of each call."""
+    """Compiler whose results are set by the test."""
 
     def __init__(self) -> None:
         self.started: list[Future[Constraint]] = []
-        self.proven: list[bool] = []
 
-    def start(self, form: Structured | Tools, *, proven: bool = False) -> Future[Constraint]:
+    def start(self, form: Structured | Tools) -> Future[Constraint]:
         self.started.append(Future())
-        self.proven.append(proven)
         return self.started[-1]
 
 
@@ -52,29 +47,6 @@ async def test_a_slow_grammar_delays_no_other_request(harness: Harness, backend:
         assert answer_tokens(await answer(backend, other.id)) == expected_tokens(other)
         engine.constraints.started[0].set_result(Constraint(lambda: None))
         assert answer_tokens(await answer(backend, slow.id)) == expected_tokens(slow)
-    assert engine.constraints.proven == [False]
-
-
-async def test_a_resumed_answer_has_a_proven_grammar(harness: Harness, backend: Backend) -> None:
-    """Given two requests of a lost worker, expect only the one with logged tokens to skip the limits."""
-    begun, new = with_regex(make_request("begun")), with_regex(make_request("new"))
-    for request in (begun, new):
-        await submit(backend, request)
-    await backend.transport.pull(MODEL, "dead", Room.all(2))
-    await lapse(backend)
-    [lease, _] = await backend.token_log.acquire([begun.id, new.id], "dead")
-    assert lease is not None
-    token = expected_tokens(begun)[0]
-    await backend.token_log.append([Append(lease, TokenEvent(0, (Token(0, token, text_of(token)),)), 5)])
-    engine = RecordingEngine()
-    engine.constraints = compiler = ManualCompiler()
-    async with harness.worker(engine):
-        await wait_until(lambda: len(compiler.started) == 2)
-        for started in compiler.started:
-            started.set_result(Constraint(lambda: None))
-        for request in (begun, new):
-            assert answer_tokens(await answer(backend, request.id)) == expected_tokens(request)
-    assert sorted(compiler.proven) == [False, True]
 
 
 async def test_a_request_cancelled_while_compiling_is_not_run(harness: Harness, backend: Backend) -> None:

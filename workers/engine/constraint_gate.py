@@ -52,6 +52,12 @@ class ConstraintGate:
             word, bit = divmod(self._reasoning.start_id, WORD_BITS)
             bitmask[row, word] |= _signed(1 << bit)
 
+    def forced_tokens(self) -> list[int]:
+        """Return the tokens that must follow; none while the model may still reason."""
+        if self._reasoning.thinking or self._may_reason:
+            return []
+        return self._matcher.forced_tokens()
+
     @property
     def _may_reason(self) -> bool:
         return not self._begun and self._reasoning.stage is Stage.UNDECIDED

@@ -53,6 +53,12 @@ class Matcher(Protocol):
             bitmask: [rows, vocab / 32] int32, one bit per token.
         """
 
+    def forced_tokens(self) -> list[int]:
+        """Return the tokens that must follow, whatever the model draws; empty if there is a choice.
+
+        They are the usual tokens of the text that must follow, up to where it may continue in another way.
+        """
+
 
 class LogitsRules(Protocol):
     """Rules of one request on the tokens of its choices. They depend on the tokens alone, as a Matcher does."""
@@ -258,14 +264,11 @@ class Constraint:
 class ConstraintCompiler(Protocol):
     """Compiler of constraints; may be called from any thread."""
 
-    def start(self, form: ConstraintSpec, *, proven: bool = False) -> Future[Constraint]:
+    def start(self, form: ConstraintSpec) -> Future[Constraint]:
         """Compile a grammar, or find it in the cache.
 
         The future always completes, possibly late: with InvalidRequest if the grammar does not compile within the
         limits.
-
-        Args:
-            proven: some worker has compiled it within the limits before, so they do not apply again.
         """
 
 

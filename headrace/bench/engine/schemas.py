@@ -21,7 +21,7 @@ PATTERNS = (
     "^[a-f0-9]{4,8}$",
     r"^\d{2}:\d{2}$",
     "^.{1,10}$",
-    "[xyz]{3}",
+    "^[xyz]{3}$",
 )
 FORMATS = ("date", "time", "date-time", "uuid", "ipv4")
 CONSTANTS: tuple[Any, ...] = (None, True, 7, -1.5, "a b", 'say "hi"', ["x", 1], {"k": [None]}, "é", "")

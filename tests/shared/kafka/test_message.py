@@ -30,6 +30,7 @@ from shared.schemas.native.jobs import Job
 from shared.token_log.answer import Answer
 from shared.token_log.interface import RequestRecord
 from shared.validation.request_limits import Limits
+from shared.validation.schema_check import NOT_HELD
 from tests.support.fakes import MODEL, make_request
 
 INFO = ModelInfo(name=MODEL, max_model_len=100, created=0)
@@ -153,6 +154,12 @@ def test_unknown_fields_are_named_in_the_result_or_refused() -> None:
     assert IGNORED not in dict(result_record(read(plain()), ended(order)).headers)
     with pytest.raises(InvalidRequest, match="keep_alive"):
         read_request(plain(keep_alive="5m"), INFO, Limits(strict_fields=True), 10_000, 100.0)
+
+
+def test_keywords_that_are_not_held_are_named_in_the_result() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array", "uniqueItems": True}}}
+    order = read(plain(response_format=form))
+    assert dict(result_record(order, ended(order)).headers)[NOT_HELD] == b"uniqueItems"
 
 
 def test_a_request_of_the_api_is_read_unchanged_without_a_result() -> None:

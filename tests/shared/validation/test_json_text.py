@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidRequest
-from shared.validation.json_schema import parse_schema
+from shared.validation.json_schema.parsing import parse_schema
 from shared.validation.json_text import MAX_DEPTH, fault, nesting
 
 PAIR, LONE = r"\ud83d\ude00", r"\ud800"

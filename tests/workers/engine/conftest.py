@@ -1,33 +1,15 @@
-"""Fixtures for tests of the engine: tiny checkpoints, the embedding model, and shared compile sandboxes."""
+"""Fixtures for tests of the engine: tiny checkpoints and the embedding model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-from xgrammar import TokenizerInfo
 
 from tests.support.checkpoints import CONFIGS, save_checkpoint
 from workers.engine.config import EngineConfig
 from workers.engine.embedding_engine import EmbeddingEngine
-from workers.engine.grammar import compile_sandbox
-
-
-@pytest.fixture(scope="session", autouse=True)
-def trial_processes() -> Iterator[None]:
-    """Share one sandbox process between engines with the same tokenizer; each takes seconds to start."""
-    start, started = compile_sandbox._SandboxProcess, dict[str, compile_sandbox._SandboxProcess]()
-
-    def running(info: TokenizerInfo) -> compile_sandbox._SandboxProcess:
-        name = info.serialize_json()
-        if name not in started or started[name].ended:
-            started[name] = start(info)
-        return started[name]
-
-    with patch.object(compile_sandbox, "_SandboxProcess", running):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Support for grammars, where xgrammar is installed."""
+"""Support for grammars, where llguidance is installed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _log = structlog.get_logger(__name__)
 def load_grammar_support(
     tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]
 ) -> tuple[ConstraintCompiler | None, MaskFiller | None]:
-    """Return what compiles grammars and what fills masks from them; None for both without xgrammar."""
+    """Return what compiles grammars and what fills masks from them; None for both without llguidance."""
     try:
-        from workers.engine.grammar.compiler import XgrammarCompiler  # noqa: PLC0415  needs xgrammar
+        from workers.engine.grammar.compiler import GrammarCompiler  # noqa: PLC0415  needs llguidance
         from workers.engine.grammar.matcher import MaskFiller  # noqa: PLC0415
     except ImportError as error:
         _log.warning("grammars_unavailable", missing=error.name)
         return None, None
-    return XgrammarCompiler(tokenizer, vocab_size, eos_token_ids), MaskFiller(vocab_size)
+    return GrammarCompiler(tokenizer, vocab_size, eos_token_ids), MaskFiller(vocab_size)

@@ -13,7 +13,7 @@ from torch import Tensor
 from shared.protocol import SamplingParams
 from workers.engine.sequence import Sequence
 
-if TYPE_CHECKING:  # the module needs xgrammar
+if TYPE_CHECKING:  # the module needs llguidance
     from workers.engine.grammar.matcher import Mask
 
 MAX_PARTIAL_SORT = 1024  # most likely tokens to sort; all are sorted if these are not enough

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
 
-from shared.errors import EngineFailed, InvalidRequest
+from shared.errors import InvalidRequest
 from shared.protocol import FinishReason, SamplingParams, Structured
 from tests.support.engine_driver import Answers, drain, load
 from workers.engine.engine import Engine
-from workers.engine.grammar.compiler import XgrammarCompiler
+from workers.engine.grammar.compiler import GrammarCompiler
+from workers.engine.grammar.matcher import GrammarMatcher
 from workers.engine.interface import ConstraintSpec, EngineRequest
 
 PROMPT = tuple(b"a river runs to the mill, and the mill ")
@@ -44,7 +41,7 @@ def engine(llama: Path) -> Iterator[Engine]:
 def constrained(
     engine: Engine, name: str, asked: Structured, params: SamplingParams = HOT, **fields
 ) -> EngineRequest:
-    assert isinstance(engine.constraints, XgrammarCompiler)
+    assert isinstance(engine.constraints, GrammarCompiler)
     made = engine.constraints.start(ConstraintSpec(asked)).result(60)
     return EngineRequest(name, PROMPT, params, matcher=made.matcher, **fields)
 
@@ -76,6 +73,7 @@ def test_json_fits_its_schema(engine: Engine, seed: int) -> None:
         (Structured(regex=r"[ab]{3}-\d\d"), r"[ab]{3}-\d\d"),
         (Structured(choice=('say "yes"\n', "nö")), r'say "yes"\n|nö'),
         (Structured(grammar='root ::= "x" num{2}\nnum ::= [0-9] "."'), r"x(\d\.){2}"),
+        (Structured(grammar='start: "x" num num\nnum: /[0-9]/ "."'), r"x(\d\.){2}"),
     ],
 )
 def test_other_constraints_are_followed(engine: Engine, asked: Structured, fits: str) -> None:
@@ -123,146 +121,100 @@ def test_preempted_sequences_stay_in_their_grammar(llama: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "param"),
+    ("asked", "param", "reason"),
     [
-        (Structured(regex="(a"), "structured_outputs"),
-        (Structured(grammar="root ::= nothing"), "structured_outputs"),
-        (Structured(grammar="root ::= root"), "structured_outputs"),
-        (Structured(json_schema='{"type": "thing"}', param="response_format"), "response_format"),
+        (Structured(grammar="root ::= nothing"), "structured_outputs", "not valid GBNF"),
+        (Structured(grammar="start: nothing"), "structured_outputs", "line 1, column 8"),
+        (Structured(grammar="start: start"), "structured_outputs", "no answer can fit"),
+        (
+            schema({"type": "object", "required": ["a"], "additionalProperties": False}),
+            "structured_outputs",
+            "no answer",
+        ),
+        (
+            Structured(json_schema='{"patternProperties": {"a": {}, "b": {}}}', param="response_format"),
+            "response_format",
+            "patternProperties",
+        ),
     ],
+    ids=lambda value: str(value)[-40:],
 )
-def test_grammar_that_does_not_compile_is_refused(engine: Engine, asked: Structured, param: str) -> None:
+def test_grammar_that_does_not_compile_is_refused(
+    engine: Engine, asked: Structured, param: str, reason: str
+) -> None:
     assert engine.constraints is not None
-    for _ in range(2):  # the to_invalid_request is not kept as a grammar
+    for _ in range(2):  # the error is not kept as a grammar
         with pytest.raises(InvalidRequest, match="cannot be compiled") as refused:
             engine.constraints.start(ConstraintSpec(asked)).result(60)
         assert refused.value.param == param
-        assert "/cpp/" not in refused.value.message
+        assert reason in refused.value.message
+        assert "nothing" not in refused.value.message
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        Structured(regex=r"canary-\q[a-z]^\j"),
-        Structured(json_schema='{"type": "string", "pattern": "canary\\\\q", "contains": 1}', strict=False),
-        Structured(grammar="root ::= canary"),
-    ],
-)
-def test_compiler_warnings_do_not_reach_stderr(
-    engine: Engine, asked: Structured, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Given a schema that xgrammar warns about on stderr, nothing appears there; stderr works again afterwards."""
-    assert engine.constraints is not None
-    grammar = engine.constraints.start(ConstraintSpec(asked))
-    grammar.exception(10)
-    os.write(2, b"ours\n")
-    assert capfd.readouterr() == ("", "ours\n")
+CHAIN = "start: a0\n" + "\n".join(f"a{i}: a{i + 1}" for i in range(900)) + '\na900: "x"'
+REFERENCES = {f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(1_000)}
+HOSTILE = {
+    "optional": Structured(grammar="start: " + " ".join(['("a"|"b")?'] * 1_000)),
+    "doubling": Structured(
+        grammar="start: A60\n" + "\n".join(f"A{i + 1}: A{i} A{i}" for i in range(60)) + '\nA0: "x"'
+    ),
+    "rules": Structured(grammar=CHAIN),
+    "references": schema({"$ref": "#/$defs/d0", "$defs": {**REFERENCES, "d1000": {}}}),
+    "quantifiers": Structured(regex="((a{1,1000}){1,1000}b?){1,1000}"),
+    "enum": schema({"enum": [f"word {number}" for number in range(3_900)]}),
+    "options": schema({"oneOf": [{"const": number} for number in range(3_900)]}),
+    "products": schema(
+        {"allOf": [{"anyOf": [{"required": [f"{i} {j}"]} for j in range(10)]} for i in range(10)]},
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        Structured(grammar="root ::= " + " ".join(["[a-z]*"] * 9000)),
-        schema({"type": "object", "properties": {f"p{number}": {"type": "integer"} for number in range(1300)}}),
-    ],
-    ids=["time", "memory"],
-)
-def test_endless_compilation_is_refused_and_delays_no_other(
-    engine: Engine, asked: Structured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given grammars within all limits that take minutes and gigabytes, others are compiled meanwhile, and no
-    thread or process is left over after the refusal.
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_grammar_ends_alone(engine: Engine, name: str) -> None:
+    """Given a grammar that costs as much as the checks let through, it is compiled or refused, and its answer ends,
+    beside another that is not disturbed.
     """
-    monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 1)
-    assert isinstance(engine.constraints, XgrammarCompiler)
-    engine.constraints.start(ConstraintSpec(Structured(regex="warm"))).result(60)
-    stuck = engine.constraints.start(ConstraintSpec(asked))
-    engine.constraints.start(ConstraintSpec(Structured(regex=f"beside{len(asked.grammar or '')}"))).result(60)
+    assert engine.constraints is not None
+    before = psutil.Process().memory_info().rss
+    pending = engine.constraints.start(ConstraintSpec(HOSTILE[name]))
+    engine.add(constrained(engine, "other", Structured(regex=f"[ab]{{9}}{name}")))
+    with contextlib.suppress(InvalidRequest):
+        made = pending.result(60)
+        engine.add(EngineRequest("hostile", PROMPT, HOT, matcher=made.matcher))
+    answers = drain(engine)
+    assert re.fullmatch(f"[ab]{{9}}{name}", answers.text("other"))
+    assert all(isinstance(error, InvalidRequest) for error in answers.errors.values())
+    assert psutil.Process().memory_info().rss - before < 300 * 2**20
+
+
+def test_grammar_of_a_failed_answer_is_compiled_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a matcher that takes too long, its answer ends with an error, and the next request gets a new lexer."""
+    assert isinstance(engine.constraints, GrammarCompiler)
+    asked = ConstraintSpec(Structured(regex="again[ab]+"))
+    first = engine.constraints.start(asked).result(60).matcher()
+    assert isinstance(first, GrammarMatcher)
+    monkeypatch.setattr("workers.engine.grammar.matcher.NOT_ALLOWED", ())
     with pytest.raises(InvalidRequest, match="too complex"):
-        stuck.result(60)
-    until(lambda: not trying() and all(each.name != "grammar" for each in threading.enumerate()))
+        first.accept(engine.tokenizer.encode("x")[0])
+    cached = len(engine.constraints._cache)
+    engine.constraints.start(asked).result(60)
+    assert len(engine.constraints._cache) == cached + 1
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def test_matching_time_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.engine.grammar.matcher.MAX_MATCHING_S", -1.0)
+    answers = answer(engine, Structured(regex="[ab]{9}"))
+    assert "too ambiguous" in answers.errors["r"].message
 
 
-def trial_process() -> psutil.Process:
-    [found] = [
-        each for each in psutil.Process().children() if "workers.engine.grammar.compile_sandbox" in each.cmdline()
-    ]
-    return found
-
-
-def trying() -> list[psutil.Process]:
-    """Return the compiling processes, each a child of the process that watches it."""
-    found = []
-    for watching in trial_process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-            found += watching.children()
-    return found
-
-
-def endless(name: str) -> Structured:
-    return Structured(grammar="root ::= " + f'"{name}" ' + " ".join(["[a-z]*"] * 9000))
-
-
-def test_only_cpu_time_of_a_trial_counts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a limit of 1 s of CPU time, a grammar whose trial is suspended for longer is accepted."""
-    monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 1)
+def test_forced_tokens_are_those_of_the_text_that_must_follow(engine: Engine) -> None:
     assert engine.constraints is not None
-    engine.constraints.start(ConstraintSpec(Structured(regex="warm"))).result(60)
-    trials = trial_process()
-    trials.suspend()
-    try:
-        held_up = engine.constraints.start(ConstraintSpec(Structured(regex="held up")))
-        assert wait([held_up], 2.5).not_done  # twice the limit, and more
-    finally:
-        trials.resume()
-    held_up.result(60)
-
-
-def test_hanging_trial_is_killed_and_blamed_on_the_compiler(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given a suspended trial, which uses no CPU time, it fails as the compiler's fault and is killed."""
-    monkeypatch.setattr("workers.engine.grammar.compile_sandbox.MAX_CPU_S", 600)
-    monkeypatch.setattr("workers.engine.grammar.compile_sandbox.TRIAL_TIMEOUT_S", 2.0)
-    assert engine.constraints is not None
-    engine.constraints.start(ConstraintSpec(Structured(regex="warm"))).result(60)
-    stuck = engine.constraints.start(ConstraintSpec(endless("hang")))
-    until(trying)
-    for trial in trying():
-        trial.suspend()
-    with pytest.raises(EngineFailed, match="did not answer"):
-        stuck.result(60)
-    until(lambda: not trying())
-
-
-def test_proven_grammar_needs_no_trial(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a trial that would refuse, a proven grammar is compiled, also if it joins an unproven one."""
-    refused = InvalidRequest("too complex")
-    asked, passed = threading.Event(), threading.Event()
-
-    def check(*_: object) -> None:
-        asked.set()
-        assert passed.wait(60)
-        raise refused
-
-    monkeypatch.setattr("workers.engine.grammar.compile_sandbox.CompileSandbox.check", check)
-    assert engine.constraints is not None
-    engine.constraints.start(ConstraintSpec(Structured(regex="begun")), proven=True).result(60)
-    first = engine.constraints.start(ConstraintSpec(Structured(regex="both")))
-    assert asked.wait(60)
-    joined = engine.constraints.start(ConstraintSpec(Structured(regex="both")), proven=True)
-    passed.set()
-    joined.result(60)
-    first.result(60)
-    with pytest.raises(InvalidRequest):
-        engine.constraints.start(ConstraintSpec(Structured(regex="new"))).result(60)
+    matcher = engine.constraints.start(ConstraintSpec(Structured(regex="x(ab|c)de"))).result(60).matcher()
+    assert matcher.forced_tokens() == engine.tokenizer.encode("x")
+    matcher.accept(*engine.tokenizer.encode("x"))
+    assert matcher.forced_tokens() == []
+    matcher.accept(*engine.tokenizer.encode("a"))
+    assert matcher.forced_tokens() == engine.tokenizer.encode("bde")
 
 
 def test_special_tokens_do_not_count_as_text(engine: Engine) -> None:
@@ -283,10 +235,9 @@ def test_logit_bias_selects_tokens(engine: Engine) -> None:
 
 
 def test_least_recently_used_grammars_are_dropped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.engine.grammar.compiler.MAX_CACHE_BYTES", 60_000)
-    assert isinstance(engine.constraints, XgrammarCompiler)
-    for number in range(20):
+    monkeypatch.setattr("workers.engine.grammar.compiler.MAX_CACHED_GRAMMARS", 5)
+    assert isinstance(engine.constraints, GrammarCompiler)
+    for number in range(9):
         engine.constraints.start(ConstraintSpec(Structured(regex=f"[a-f]{{{number + 1}}}[^x]*"))).result(60)
-    kept = [key for key in engine.constraints._cache if b"[a-f]" in key]
-    assert 0 < len(kept) < 20
-    assert any(b"{20}" in key for key in kept)
+    assert len(engine.constraints._cache) == 5
+    assert any(b"{9}" in key for key in engine.constraints._cache)

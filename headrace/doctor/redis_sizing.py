@@ -39,4 +39,4 @@ class Sizing:
     finished: Linear
 
 
-MEASURED = Sizing(waiting=Linear(640, 0.97), finished=Linear(4143, 52.06))
+MEASURED = Sizing(waiting=Linear(724, 1.00), finished=Linear(4840, 36.96))

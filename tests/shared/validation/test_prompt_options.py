@@ -11,7 +11,8 @@ import pytest
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PromptOptions, Request
 from shared.validation.prompt_options import MAX_KWARGS_CHARS
-from shared.validation.request_limits import Limits, check_request, token_estimate
+from shared.validation.request_limits import Limits, check_request
+from shared.validation.token_estimate import token_estimate
 
 CHAT = (Message("user", "x" * 30),)
 DEEP = "[" * 200 + "]" * 200

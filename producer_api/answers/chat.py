@@ -122,7 +122,8 @@ class ChatFraming:
         chunks: list[bytes] = []
         if self._form.continuous_usage:
             self._count(event)
-        if not self._begun and (event.tokens or event.prompt):
+        empty = event.terminal.empty_choices if event.terminal is not None else 0
+        if not self._begun and (event.tokens or event.prompt or empty):
             self._begun = True
             chunks += self._beginning(event.prompt)
         for index, tokens in by_choice(event.tokens):
@@ -132,19 +133,14 @@ class ChatFraming:
                 chunks.append(
                     self._choice(token.choice, Delta(), token.finish_reason, stop_reason=token.stop_reason)
                 )
+        chunks += [self._choice(i, Delta(), FinishReason.LENGTH) for i in range(empty)]
         if event.terminal is not None:
-            chunks += self._empty_choices(event.terminal.empty_choices)
             if (error := ending(event.terminal)) is not None:
                 return frames(event.place, [*chunks, self._encode(openai_error(error))])
             if self._form.include_usage:
                 chunks.append(self._usage_chunk(event.terminal.usage))
             chunks.append(b"[DONE]")
         return frames(event.place, chunks)
-
-    def _empty_choices(self, count: int) -> list[bytes]:
-        """Return the role and the finish reason of choices without tokens."""
-        deltas = ((Delta(content="", role="assistant"), None), (Delta(), FinishReason.LENGTH))
-        return [self._choice(i, delta, reason) for i in range(count) for delta, reason in deltas]
 
     def interruption(self, error: HeadraceError) -> bytes:
         return interruption(error, resumable=self._resumable)

@@ -31,13 +31,7 @@ def completion_id(request: Request) -> str:
 def text_completion(
     requests: Sequence[Request], answer: Answer, form: AnswerForm, fingerprint: str | None = None
 ) -> Completion:
-    """Build the completion of an answer. Raises the error that a request failed with.
-
-    Args:
-        returned: number of choices of each prompt; if more were generated, those with the highest mean
-            log-probability of their tokens, the best first.
-        logprobs: return the log-probabilities.
-    """
+    """Build the completion of an answer. Raises the error that a request failed with."""
     terminal = end_of(answer)
     generated, found = requests[0].params.n, dict(answer.choices)
     choices = []

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import msgspec
@@ -102,9 +102,10 @@ class ParameterFields(Body):
         texts = {name: json.dumps(values[name], ensure_ascii=False) for name in _JSON_TEXTS if name in values}
         return PromptOptions(**values | texts)
 
-    def _given(self, struct: type[msgspec.Struct], besides: Container[str] = ()) -> dict[str, Any]:
-        names = (name for name in struct.__struct_fields__ if name not in besides)
-        values = {name: BY_NAME[name].given(getattr(self, name, None)) for name in names}
+    def _given(self, struct: type[msgspec.Struct], besides: Iterable[str] = ()) -> dict[str, Any]:
+        """Return the values of a struct that this body declares. Unknown fields are attributes of a body too."""
+        names = type(self).model_fields.keys() & set(struct.__struct_fields__).difference(besides)
+        values = {name: BY_NAME[name].given(getattr(self, name)) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -186,10 +187,15 @@ class TierFields(Body):
         None, description="flex waits in the class batch, unless priority is set; others have no effect"
     )
 
-    def class_of(self, priority: Priority) -> PriorityClass:
-        """Return the class of a body whose priority, given or not, is this."""
-        flexible = self.service_tier == "flex" and "priority" not in self.model_fields_set
-        return PriorityClass.BATCH if flexible else priority_class(priority)
+    @property
+    def flexible(self) -> bool:
+        return self.service_tier == "flex"
+
+    def class_of(self, priority: Priority | None, usual: PriorityClass) -> PriorityClass:
+        """Return the class of a body with this `priority`, or the `usual` one if neither it nor a tier is set."""
+        if priority is not None and "priority" in self.model_fields_set:
+            return priority_class(priority)
+        return PriorityClass.BATCH if self.flexible else usual
 
 
 def priority_class(priority: Priority) -> PriorityClass:

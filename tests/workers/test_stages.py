@@ -156,9 +156,9 @@ def break_grammar_at_once(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 
 def break_admission(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        engine,
-        "_sequence",
-        raising(MemoryError(), when=lambda r, *_: BOOM in r.params.stop, instead_of=engine._sequence),
+        engine._sequences,
+        "build",
+        raising(MemoryError(), when=lambda r: BOOM in r.params.stop, instead_of=engine._sequences.build),
     )
 
 
@@ -181,7 +181,7 @@ def break_detokenizer(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 
 
 def break_pieces(engine: Engine, patch: pytest.MonkeyPatch) -> None:
-    """Break `piece`, which only log-probabilities need."""
+    """Break `token_bytes`, which only log-probabilities need."""
     patch.setattr(
         engine.tokenizer,
         "token_bytes",

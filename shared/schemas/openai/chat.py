@@ -11,7 +11,7 @@ import msgspec
 from pydantic import Field
 
 from shared.errors import InvalidRequest
-from shared.protocol import Request
+from shared.protocol import PriorityClass, Request
 from shared.schemas.base import refuse_unless_neutral
 from shared.schemas.common_fields import (
     ChatTemplateField,
@@ -101,7 +101,7 @@ class ChatRequest(ChatParameters, ChatTemplateField, StreamFields, ToolFields, T
             prompt_options=self.to_prompt_options(),
             cache_salt=self.cache_salt or "",
             tools=self.to_tools(),
-            priority=self.class_of(self.priority),
+            priority=self.class_of(self.priority, PriorityClass.INTERACTIVE),
             tenant=tenant,
             user=self.user or "",
         )

@@ -14,7 +14,8 @@ from pydantic import Field
 from shared.errors import InvalidRequest
 from shared.protocol import Message, PriorityClass, PromptOptions, Request, SamplingParams, Tokenize
 from shared.schemas.base import Body, IgnoredObject, refuse_unless_neutral
-from shared.schemas.common_fields import Metadata, PriorityField, priority_class
+from shared.schemas.common_fields import Metadata, PriorityField, TierFields
+from shared.schemas.neutral_fields import NOT_SUPPORTED, Unsupported, Unused
 from shared.schemas.openai.response_input import Input, ItemReference
 from shared.schemas.openai.response_items import Item, to_messages
 from shared.schemas.openai.response_object import Reasoning, ResponseObject, TextConfig
@@ -23,7 +24,6 @@ from shared.schemas.openapi_bounds import Items, Short
 from shared.schemas.parameter_bodies import ResponseParameters
 from shared.schemas.parameter_fields import ModelName, parameter_field
 
-FLEX = "flex"  # the service tier that waits longer
 LOGPROBS = "message.output_text.logprobs"
 # OpenAI's fields that are not supported, with their neutral values
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -38,9 +38,6 @@ REASONS = {
     "conversation": "this server does not store conversations: chain responses with previous_response_id",
     "prompt": "this server does not store prompts: send instructions and input",
 }
-NOT_SUPPORTED = "this server does not support this field"
-Unsupported = Annotated[Any, Field(description="not supported: refused unless empty or neutral")]
-Unused = dict[str, Any]
 Includable = Literal[
     "message.output_text.logprobs",
     "file_search_call.results",
@@ -51,8 +48,6 @@ Includable = Literal[
     "code_interpreter_call.outputs",
     "reasoning.encrypted_content",
 ]
-
-
 Summary = Literal["auto", "concise", "detailed"]
 
 
@@ -62,8 +57,8 @@ class ReasoningOptions(Body):
     effort: str | None = parameter_field("reasoning_effort")
     summary: Summary | None = Field(None, description="returned, otherwise unused")
     generate_summary: Summary | None = Field(None, description="older name of summary")
-    context: Short | None = Field(None, description="accepted, without effect")
-    mode: Short | None = Field(None, description="accepted, without effect")
+    context: Unused = None
+    mode: Unused = None
 
 
 class ContextManagement(IgnoredObject):
@@ -74,7 +69,7 @@ class ResponseStreamOptions(Body):
     include_obfuscation: bool | None = Field(None, description="accepted, but nothing is padded")
 
 
-class ResponseRequest(ResponseParameters, ToolFields):
+class ResponseRequest(ResponseParameters, ToolFields, TierFields):
     """Body of a response."""
 
     model: ModelName = ""
@@ -92,7 +87,9 @@ class ResponseRequest(ResponseParameters, ToolFields):
     )
     reasoning: ReasoningOptions | None = None
     stream: bool | None = Field(None, description="send the answer as server-sent events")
-    stream_options: ResponseStreamOptions | None = Field(None, description="only with stream")
+    stream_options: ResponseStreamOptions | None = Field(
+        None, description="without effect unless the answer is streamed"
+    )
     background: bool | None = Field(None, description="return at once; the response continues without its client")
     store: bool | None = Field(
         None, description="store the response for response_ttl seconds after its end; default true"
@@ -102,15 +99,14 @@ class ResponseRequest(ResponseParameters, ToolFields):
         None,
         description="auto drops the oldest turns of an input that is too long; default disabled: it is refused",
     )
-    service_tier: Short | None = Field(None, description="flex waits in class standard; others have no effect")
     max_tool_calls: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
         None, description="accepted, without effect: it limits calls of built-in tools, which do not exist here"
     )
     user: str | None = parameter_field("user")
     safety_identifier: str | None = Field(None, max_length=512, description="returned, otherwise unused")
     prompt_cache_key: str | None = Field(None, max_length=512, description="returned, otherwise unused")
-    prompt_cache_retention: Short | None = Field(None, description="accepted, without effect")
-    prompt_cache_options: Unused | None = Field(None, description="accepted, without effect")
+    prompt_cache_retention: Unused = None
+    prompt_cache_options: Unused = None
     context_management: Items[ContextManagement] | None = Field(None, max_length=16)
 
     priority: PriorityField | None = parameter_field(
@@ -147,9 +143,7 @@ class ResponseRequest(ResponseParameters, ToolFields):
         messages = to_messages(items)
         if self.instructions is not None:
             messages.insert(0, Message("system", self.instructions))
-        default = PriorityClass.STANDARD if self.background else PriorityClass.INTERACTIVE
-        if self.service_tier == FLEX:
-            default = PriorityClass.BATCH
+        usual = PriorityClass.STANDARD if self.background else PriorityClass.INTERACTIVE
         effort = self.reasoning.effort if self.reasoning else None
         return Request(
             id="",
@@ -164,7 +158,7 @@ class ResponseRequest(ResponseParameters, ToolFields):
             prompt_options=PromptOptions(reasoning_effort=effort),
             drop_oldest_turns=self.truncation == "auto",
             tools=self.to_tools(),
-            priority=priority_class(self.priority) if self.priority else default,
+            priority=self.class_of(self.priority, usual),
             tenant=tenant,
             user=self.user or "",
         )
@@ -188,7 +182,7 @@ class ResponseRequest(ResponseParameters, ToolFields):
             prompt_cache_key=self.prompt_cache_key,
             reasoning=self._returned_reasoning(),
             safety_identifier=self.safety_identifier,
-            service_tier="flex" if self.service_tier == FLEX else "default",
+            service_tier="flex" if self.flexible else "default",
             store=self.stored,
             text=TextConfig(self.returned_format(), (self.text and self.text.verbosity) or "medium"),
             tool_choice=self.returned_choice(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from shared.settings import Settings
 from tests.support.api_server import chat, frames, serving
 from tests.support.fakes import MODEL, answer, lapse
 from tests.support.grpc_client import serving as serving_rpc
-from tests.support.reasoning_model import END_THINK, OPENING_TEMPLATE, TURN_END, save_reasoning_model
+from tests.support.reasoning_model import END_THINK, OPENING_TEMPLATE, THINK, TURN_END, save_reasoning_model
 from tests.support.responses_api import BODY, checked
 from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
@@ -172,6 +173,25 @@ async def test_a_takeover_keeps_the_reasoning(
         assert msgspec.structs.replace(ended, cached_tokens=0) == msgspec.structs.replace(
             undisturbed, cached_tokens=0
         )
+
+
+async def test_effort_none_turns_reasoning_off(
+    http: httpx.AsyncClient, settings: Settings, backend: Backend, tmp_path: Path
+) -> None:
+    """It is the same as the variable of Qwen 3's template."""
+    engine = Engine.load(EngineConfig(save_reasoning_model(tmp_path), num_kv_blocks=64))
+    body = chat(max_tokens=10, seed=4, logit_bias={THINK: 50.0})
+    named = {"chat_template_kwargs": {"enable_thinking": False}}
+    async with Harness(backend, settings).worker(engine):
+        thinking, free, off = [
+            (await http.post("/v1/chat/completions", json={**body, **more})).json()
+            for more in ({}, {"reasoning_effort": "none"}, named)
+        ]
+    assert thinking["usage"]["completion_tokens_details"]["reasoning_tokens"] == 9
+    assert "completion_tokens_details" not in free["usage"]
+    assert free["choices"] == off["choices"]
+    empty = len(("<think>", "\n", "\n", "</think>", "\n", "\n"))  # reasoning that the template closes
+    assert free["usage"]["prompt_tokens"] == thinking["usage"]["prompt_tokens"] + empty
 
 
 async def test_the_openai_package_reads_the_reasoning(api: str, worker: ScriptedWorker) -> None:

@@ -20,7 +20,7 @@ from shared.settings import Settings
 from tests.support.api_server import frames
 from tests.support.fakes import MODEL
 from tests.support.responses_api import BODY, INPUT, TOOL, answered, call, checked, said
-from tests.support.scripted_worker import Job, ScriptedWorker
+from tests.support.scripted_worker import CACHED_TOKENS, Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
 
@@ -286,11 +286,11 @@ async def test_options_reach_the_request_or_are_returned(sdk: AsyncOpenAI, worke
         extra_body={"ignore_eos": True, "min_tokens": 4, "context_management": [{"type": "compaction"}]},
     )
     assert request.drop_oldest_turns
-    assert request.priority is PriorityClass.STANDARD
+    assert request.priority is PriorityClass.BATCH
     assert (request.params.ignore_eos, request.params.min_tokens) == (True, 4)
     assert request.prompt_options.reasoning_effort == "none"
     assert (response.truncation, response.service_tier, response.reasoning.effort) == ("auto", "flex", "none")
-    assert response.usage.input_tokens_details.cached_tokens == 0
+    assert response.usage.input_tokens_details.cached_tokens == CACHED_TOKENS
     assert response.usage.output_tokens_details.reasoning_tokens == 0
 
 

@@ -167,7 +167,7 @@ CHAT = [
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"functions": [{"name": "f"}]}, "functions"),
     ({"web_search_options": {}}, "web_search_options"),
-    ({"echo": True}, "echo"),
+    ({"best_of": 2}, "best_of"),
 ]
 JOBS = [
     ({"messages": None, "prompt": ""}, "prompt"),

@@ -144,7 +144,10 @@ async def test_prompt_is_scored_without_an_answer(http: httpx.AsyncClient) -> No
     longer = await ask(http, "/v1/completions", **{**asked, "max_tokens": 1})
     assert [choice["text"] for choice in found["choices"]] == ["mill", "mill", "river", "river"]
     assert {choice["finish_reason"] for choice in found["choices"]} == {"length"}
-    assert found["usage"] == {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}
+    assert found["usage"] == {
+        **{"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9},
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     for mine, other in zip(found["choices"], longer["choices"], strict=True):
         size = len(mine["text"])
         assert mine["logprobs"]["token_logprobs"] == other["logprobs"]["token_logprobs"][:size]
@@ -160,13 +163,15 @@ async def test_prompt_is_scored_without_an_answer(http: httpx.AsyncClient) -> No
 async def test_other_answers_may_be_empty(http: httpx.AsyncClient) -> None:
     chat = await ask(http, "/v1/chat/completions", max_tokens=0, n=2)
     assert [(c["message"]["content"], c["finish_reason"]) for c in chat["choices"]] == [("", "length")] * 2
-    asked = {"model": TINY, "messages": TURNS, "max_tokens": 0, "stream": True}
-    streamed = await http.post("/v1/chat/completions", json=asked)
-    chunks = [chunk["choices"][0] for chunk in data_of(streamed)]
-    assert [(chunk["delta"].get("role"), chunk["finish_reason"]) for chunk in chunks] == [
-        ("assistant", None),
-        (None, "length"),
-    ]
+    begun = [*TURNS, {"role": "assistant", "content": "The"}]
+    asked = {"model": TINY, "messages": begun, "max_tokens": 0, "stream": True}
+    for fields, text in (({}, ""), ({"echo": True}, "The"), ({"return_token_ids": True}, "")):
+        chunks = data_of(await http.post("/v1/chat/completions", json={**asked, **fields}))
+        choices = [chunk["choices"][0] for chunk in chunks]
+        assert [choice["delta"]["role"] for choice in choices if "role" in choice["delta"]] == ["assistant"]
+        assert [choice["finish_reason"] for choice in choices] == [*[None] * (len(choices) - 1), "length"]
+        assert "".join(choice["delta"].get("content", "") for choice in choices) == text
+        assert ("prompt_token_ids" in chunks[0]) == ("return_token_ids" in fields)
     job = await ask(http, "/v1/jobs", max_tokens=0)
     assert (job["state"], [c["finish_reason"] for c in job["choices"]]) == ("completed", ["length"])
     response = await ask(http, "/v1/responses", max_output_tokens=0)

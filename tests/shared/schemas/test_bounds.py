@@ -139,7 +139,11 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
         {**MODEL, "input": prompt, "dimensions": 1, "timeout": 1, "priority": 1, "request_id": "x"}
         for prompt in PROMPTS
     ],
-    TokenizeRequest: [{**MODEL, "prompt": "x"}, {**MODEL, **TEMPLATE, **TOOLS, "messages": MESSAGES}],
+    TokenizeRequest: [
+        {**MODEL, "prompt": "x"},
+        {**MODEL, **TEMPLATE, **TOOLS, "messages": MESSAGES},
+        {**MODEL, **ONE_OF, "messages": MESSAGES},
+    ],
     DetokenizeRequest: [{**MODEL, "tokens": [1]}],
     JobSubmission: [
         {**JOB, **TOOLS, "messages": MESSAGES, "webhook": {"url": "https://a.test", "events": ["job.failed"]}},

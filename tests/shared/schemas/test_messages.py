@@ -28,7 +28,7 @@ def parsed(*messages: dict[str, Any]) -> ChatRequest:
 
 def turns(*messages: dict[str, Any]) -> tuple[Message, ...]:
     """Return the turns of a chat, which a job has too."""
-    draft = parsed(*messages).to_request("t", stream=False)
+    draft = parsed(*messages).to_request("t")
     check_together([draft], Limits())
     job = validate(json.dumps({"model": "m", "messages": messages}).encode(), JobRequest)
     assert job.to_request("t").messages == draft.messages
@@ -87,7 +87,7 @@ def test_a_developer_is_the_system_and_reasoning_is_the_assistants() -> None:
 def test_the_message_of_an_answer_can_be_sent_back() -> None:
     """Whole as the SDK dumps it, and as its streamed pieces add up."""
     call = AnswerCall("c1", FunctionCall("f", '{"a": 1}'))
-    answer = AnswerMessage.from_text("", [call])
+    answer = AnswerMessage.from_text("", "", [call])
     dumped = {"role": answer.role, "content": answer.content, "refusal": answer.refusal}
     calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]
     empty = {"annotations": None, "audio": None, "function_call": None}

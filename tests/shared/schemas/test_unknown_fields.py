@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shared.protocol import PromptOptions, SamplingParams
 from shared.schemas.openai.chat import ChatRequest
 from shared.schemas.openai.responses import ResponseRequest
 from shared.schemas.parsing import InvalidFields, validate
@@ -56,6 +57,18 @@ def test_unknown_fields_are_found_by_their_paths(fields: dict[str, Any], paths: 
 def test_items_of_a_response_are_searched() -> None:
     data = {"model": "m", "input": [{"role": "user", "content": [{"type": "input_text", "text": "x", "y": 1}]}]}
     assert ignored_fields(validate(json.dumps(data).encode(), ResponseRequest)) == "input[0].content[0].y"
+
+
+def test_an_unknown_field_with_the_name_of_a_parameter_has_no_effect() -> None:
+    """Given parameters that other APIs have, their values, which nothing checked, reach no request."""
+    chat = validate(body(suffix=5), ChatRequest)
+    others = {"n": 9, "stop": 5, "echo": True, "max_tokens": "x", "logit_bias": 3}
+    response = validate(json.dumps({"model": "m", "input": "x", **others}).encode(), ResponseRequest)
+
+    assert chat.to_request("t").prompt_options == PromptOptions()
+    assert response.to_request("t", []).params == SamplingParams()
+    assert ignored_fields(chat) == "suffix"
+    assert ignored_fields(response) == ", ".join(others)
 
 
 def test_a_report_is_bounded_and_has_safe_characters() -> None:

@@ -15,7 +15,7 @@ import torch
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import FinishReason, SamplingParams, Token
 from tests.support.engine_driver import Answers, drain, load
-from workers.engine import engine as engine_module
+from workers.engine import sequence_builder
 from workers.engine.engine import Engine
 from workers.engine.interface import EngineOutput, EngineRequest
 
@@ -98,7 +98,7 @@ def test_neutral_values_give_the_same_answer(engine: Engine) -> None:
 
 def test_rows_without_rules_build_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given requests that use none of the rules, no rule is made or applied."""
-    monkeypatch.setattr(engine_module, "TokenRules", None)
+    monkeypatch.setattr(sequence_builder, "TokenRules", None)
     params = SamplingParams(temperature=0.0, max_tokens=4, stop=("zz",), stop_token_ids=(3,), logit_bias={1: 2.0})
     assert answer(engine, params)
     with pytest.raises(TypeError):

@@ -33,7 +33,6 @@ from workers.engine.text.traced_text import mask_of, plain
 # no code from a checkpoint is run
 SAFE_LOADING: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
-
 # what transformers adds to a tokenizer's configuration: files of this machine, and how it was loaded
 NOT_DESCRIBED = frozenset(
     {"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "tokenizer_object", "is_local", *SAFE_LOADING}
@@ -42,10 +41,6 @@ NOT_DESCRIBED = frozenset(
 
 class Tokenizer:
     """Fast (Rust) tokenizer and its chat template; see `Encoder`.
-
-    Args:
-        special_tokens_in_messages: take the spelling of a control token in a chat's texts as that token.
-        special_tokens_in_prompts: the same in other texts.
 
     Attributes:
         hf: transformers' tokenizer, for access to its vocabulary.
@@ -68,8 +63,8 @@ class Tokenizer:
         Args:
             folder: of the checkpoint.
             reasoning_parser: see `find_format`.
-            special_tokens_in_messages: take spellings of special tokens in texts of a chat as these tokens.
-            special_tokens_in_prompts: the same in prompts without a chat template.
+            special_tokens_in_messages: take the spelling of a control token in a chat's texts as that token.
+            special_tokens_in_prompts: the same in other texts.
 
         Raises:
             ConfigError: there is no tokenizer that can be used, or it lacks the tokens of the chosen format.
@@ -99,7 +94,7 @@ class Tokenizer:
             reasoning_parser,
             self.hf.chat_template,
             backend.token_to_id,
-            lambda text: self.encode(text, special=False),
+            lambda text: encode_alone(backend, text, special=False),
             lambda token_id: self.decode_all([token_id]),
         )
         self._infilling = find_infilling_form(backend.get_vocab())

@@ -6,13 +6,17 @@ import asyncio
 import inspect
 import json
 import os
+import subprocess
+import sys
 import traceback
+from pathlib import Path
 
 URL = os.environ["HEADRACE_URL"]  # of the API, without /v1
 GRPC = os.environ["HEADRACE_GRPC"]  # host:port
 MODEL = os.environ["HEADRACE_MODEL"]
 EMBEDDER = os.environ["HEADRACE_EMBEDDER"]
 KEY = os.environ["HEADRACE_KEY"]
+LIMIT_S = 300
 _features = []
 
 
@@ -24,6 +28,18 @@ def feature(name):
         return function
 
     return add
+
+
+def run_command(name, *words, **options):
+    """Run a command of the client's environment and return its output. Raise AssertionError with its last line."""
+    command = [str(Path(sys.executable).parent / name), *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LIMIT_S, check=False, **options
+    )
+    print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+    said = (done.stderr or done.stdout).split("\n")
+    assert done.returncode == 0, next((line for line in reversed(said) if line.strip()), "no output")
+    return done.stdout
 
 
 def main():

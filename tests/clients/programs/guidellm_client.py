@@ -1,30 +1,31 @@
 """guidellm: a short benchmark of the chat route."""
 
-import subprocess
-import sys
+import json
+import os
+import tempfile
 from pathlib import Path
 
-from features import KEY, MODEL, URL, feature, main
+from features import KEY, MODEL, URL, feature, main, run_command
+
+REQUESTS = 4
+OPTIONS = {
+    "--backend": f"kind=openai_http,target={URL},model={MODEL},api_key={KEY}",
+    "--profile": "kind=concurrent,streams=2",
+    "--constraint": f"kind=max_requests,count={REQUESTS}",
+    "--tokenizer": f"kind=hf_auto,model={os.environ['HEADRACE_MODEL_FOLDER']}",
+    "--data": "kind=synthetic_text,prompt_tokens=16,output_tokens=8",
+    "--output": "kind=json,path=out.json",
+}
 
 
 @feature("a benchmark of streamed chats")
 def benchmark():
-    command = [str(Path(sys.executable).parent / "guidellm"), "benchmark", "run"]
-    options = {
-        "--target": URL,
-        "--model": MODEL,
-        "--profile": "concurrent",
-        "--rate": "2",
-        "--max-requests": "4",
-        "--data": "prompt_tokens=16,output_tokens=8",
-        "--processor": __import__("os").environ["HEADRACE_MODEL_FOLDER"],
-        "--backend-kwargs": f'{{"api_key": "{KEY}"}}',
-        "--outputs": "json",
-        "--output-path": "guidellm.json",
-    }
-    words = [word for pair in options.items() for word in pair]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-300:] or done.stdout[-300:]
+    words = [word for pair in OPTIONS.items() for word in pair]
+    with tempfile.TemporaryDirectory() as folder:
+        run_command("guidellm", "run", "--disable-console", *words, cwd=folder)
+        found = json.loads(Path(folder, "out.json").read_text())["benchmarks"][0]
+    totals = found["metrics"]["request_totals"]
+    assert totals["successful"] == REQUESTS, totals
 
 
 main()

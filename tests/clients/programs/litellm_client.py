@@ -14,6 +14,7 @@ import litellm
 from features import EMBEDDER, KEY, MODEL, URL, feature, main
 
 litellm.telemetry = False
+PROXY_KEY = "sk-" + "7f3a" * 16
 COMMON = {"api_base": f"{URL}/v1", "api_key": KEY}
 MESSAGES = [{"role": "user", "content": "Say hi"}]
 
@@ -58,7 +59,8 @@ def proxy():
             f"api_base: {URL}/v1, api_key: {KEY}}}\n"
         )
         command = [str(Path(sys.executable).parent / "litellm"), "--config", str(config), "--port", str(port)]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environment = {**os.environ, "LITELLM_MASTER_KEY": PROXY_KEY}
+        server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             ask_through(f"http://127.0.0.1:{port}/v1")
         finally:
@@ -69,7 +71,7 @@ def proxy():
 def ask_through(url):
     import openai
 
-    client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+    client = openai.OpenAI(base_url=url, api_key=PROXY_KEY, max_retries=0)
     deadline = time.monotonic() + 240
     while True:
         try:

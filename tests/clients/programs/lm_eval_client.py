@@ -15,6 +15,7 @@ PAIRS = [
     ("The capital of Italy is", " Paris"),
     ("Water boils at one hundred", " degrees"),
     ("Hello 😊", " é 😊"),
+    ("The tide comes in and goes out again. " * 12 + "The tide comes", " in"),  # several blocks of the prefix cache
 ]
 TOLERANCE = 1e-4
 

@@ -23,10 +23,7 @@ def encode_newest(messages: Sequence[Message], encode: Encode, room: int) -> lis
         encode: may raise ContextLengthExceeded.
     """
     groups = droppable(messages)
-    low, high = (
-        0,
-        len(groups),
-    )  # of the groups to drop: too few below `low`, enough from `high` on, if any number is
+    low, high = 0, len(groups)  # to drop: too few below `low`, enough from `high` on, if any number is
     found: list[int] | None = None
     while low < high:
         number = (low + high) // 2 if low else 0  # most chats fit as they are

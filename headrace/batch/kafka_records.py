@@ -68,6 +68,7 @@ def to_chat_completion(job: Job) -> dict[str, Any]:
                 choice.finish_reason or FinishReason.STOP,
                 _logprobs(choice.logprobs),
                 token_ids=choice.token_ids,
+                stop_reason=choice.stop_reason,
             )
             for choice in job.choices or ()
         ],

@@ -248,6 +248,7 @@ class CompletionStreamReader(ChatStreamReader):
             "finish_reason": None,
             "logprobs": [],
             "token_ids": [],
+            "stop_reason": None,
         }
         choice = self._choices.setdefault(part["index"], empty)
         choice["texts"].append(part["delta"].get("content") or "")
@@ -260,6 +261,7 @@ class CompletionStreamReader(ChatStreamReader):
         choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
         choice["logprobs"] += (part.get("logprobs") or {}).get("content") or ()
         choice["token_ids"] += part.get("token_ids") or ()
+        choice["stop_reason"] = part.get("stop_reason", choice["stop_reason"])
 
     def completion(self) -> Json:
         """Return the body of POST /v1/chat/completions. Raises HeadraceError if the stream had no chunks."""
@@ -272,6 +274,7 @@ class CompletionStreamReader(ChatStreamReader):
                 "finish_reason": found["finish_reason"] or "stop",
                 "logprobs": {"content": found["logprobs"], "refusal": None} if found["logprobs"] else None,
                 **({"token_ids": found["token_ids"]} if found["token_ids"] else {}),
+                **({} if found["stop_reason"] is None else {"stop_reason": found["stop_reason"]}),
             }
             for index, found in sorted(self._choices.items())
         ]

@@ -95,7 +95,7 @@ class AllowedTool(Body):
 
 
 class AllowedTools(Body):
-    """The tools that may be called, of those offered."""
+    """The tools that may be called, of those offered. The model is shown all of them."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
@@ -172,10 +172,12 @@ class ToolFields(Body):
     def to_tools(self) -> Tools | None:
         """Return the tools that may be called. Raise InvalidRequest for a tool_choice without tools."""
         offered, choice = self._own_tools, self.tool_choice
+        allowed: Sequence[str] = ()
         if isinstance(choice, AllowedTools):
-            offered, choice = self._allowed(choice), choice.mode
+            allowed, choice = self._allowed(choice), choice.mode
+            offered = offered if allowed else ()
         assert not isinstance(choice, HostedTool), "its validator refuses it"
-        return tools_of(offered, choice, parallel=self.parallel_tool_calls is not False)
+        return tools_of(offered, choice, parallel=self.parallel_tool_calls is not False, allowed=allowed)
 
     @property
     def _own_tools(self) -> Sequence[FunctionTool | CustomTool]:
@@ -193,14 +195,13 @@ class ToolFields(Body):
             rest = ".format"
         return type(error)(error.message, param=f"tools[{place}]{rest}")
 
-    def _allowed(self, choice: AllowedTools) -> Sequence[FunctionTool | CustomTool]:
-        """Return the offered tools that a choice allows. Raise InvalidRequest if it allows others."""
+    def _allowed(self, choice: AllowedTools) -> Sequence[str]:
+        """Return the names of the tools that a choice allows. Raise InvalidRequest if it allows others."""
         names = {tool.name for tool in self._own_tools}
         for i, tool in enumerate(choice.tools):
             if tool.type in ("function", "custom") and tool.name not in names:
                 raise InvalidRequest("must name one of tools", param=f"tool_choice.tools[{i}].name")
-        allowed = {tool.name for tool in choice.tools}
-        return [tool for tool in self._own_tools if tool.name in allowed]
+        return [tool.name for tool in choice.tools if tool.name in names]
 
     def returned_tools(self) -> list[FunctionTold | CustomTold]:
         """Return the tools that the model is offered."""

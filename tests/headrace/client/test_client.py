@@ -192,7 +192,7 @@ def test_a_completion_is_assembled_from_its_chunks() -> None:
     end = b"data: %b\n\nid: 3\ndata: [DONE]\n\n" % json.dumps(last).encode()
     first = part(1, "b") + b"id: 0\n" + part(0, "a", logprobs={"content": [{"token": "a"}]})
     transport = FakeTransport(
-        OPEN, first, LOST, OPEN, part(0, "c", "stop", token_ids=[7]) + part(1, "", "length") + end
+        OPEN, first, LOST, OPEN, part(0, "c", "stop", token_ids=[7], stop_reason=7) + part(1, "", "length") + end
     )
     found = transport.run(transport.operations.complete({"model": "m"}, "k"))
     assert [(each["message"]["content"], each["finish_reason"]) for each in found["choices"]] == [
@@ -201,6 +201,7 @@ def test_a_completion_is_assembled_from_its_chunks() -> None:
     ]
     assert [each["logprobs"] for each in found["choices"]] == [{"content": [{"token": "a"}], "refusal": None}, None]
     assert [each.get("token_ids") for each in found["choices"]] == [[7], None]
+    assert [each.get("stop_reason") for each in found["choices"]] == [7, None]
     assert found["prompt_token_ids"] == [1]
     assert (found["usage"], found["object"], found["id"]) == (usage, "chat.completion", "chatcmpl-1")
     assert transport.sent[0].body == {"model": "m", "stream_options": {"include_usage": True}}

@@ -188,7 +188,7 @@ async def test_ids_are_the_same_in_events_final_and_stored_output(
     assert stored["output"] == final["output"]
 
 
-async def test_allowed_tools_limit_those_offered(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
+async def test_allowed_tools_limit_what_may_be_called(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     choice = {
         "type": "allowed_tools",
         "mode": "required",
@@ -196,7 +196,8 @@ async def test_allowed_tools_limit_those_offered(sdk: AsyncOpenAI, worker: Scrip
     }
     response, request = await answered(sdk, worker, "x", tools=[TOOL, CUSTOM], tool_choice=choice)
     assert request.tools is not None
-    assert [function.name for function in request.tools.functions] == ["patch"]
+    assert [function.name for function in request.tools.functions] == [TOOL["name"], "patch"], "shown to the model"
+    assert [function.name for function in request.tools.allowed] == ["patch"]
     assert request.tools.required
     assert response.tool_choice.model_dump() == choice
 

@@ -18,6 +18,8 @@ CALL = {"type": "function_call", "call_id": "c", "name": "f"}
 HOSTED, CUSTOM = {"type": "web_search"}, {"type": "custom", "name": "c"}
 LARK = {"type": "grammar", "syntax": "lark"}
 ALLOWED, ALLOWED_NAME = {"type": "allowed_tools", "mode": "required"}, "tool_choice.tools[0].name"
+UNHOLDABLE = {**TOOL, "name": "h", "strict": True, "parameters": {"not": {}}}
+NAMED = {"type": "function", "name": "h"}
 FORMAT = {"type": "json_schema", "name": "n", "strict": True}
 
 
@@ -60,6 +62,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tools": [HOSTED], "tool_choice": "required"}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {**ALLOWED, "tools": [{"type": "function", "name": "g"}]}}, ALLOWED_NAME),
     ({"tools": [TOOL], "tool_choice": {**ALLOWED, "tools": [HOSTED]}}, "tool_choice"),
+    ({"tools": [TOOL, UNHOLDABLE], "tool_choice": {**ALLOWED, "tools": [NAMED]}}, "tools[1].parameters"),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice"),

@@ -12,7 +12,6 @@ from headrace.launcher.up import claim_port
 from shared.models.model_store import ModelRepository
 from shared.settings import load
 from tests.clients.catalog import CLIENTS, Client
-from tests.clients.environments import install
 from tests.clients.matrix import Row, try_client, write
 from tests.support import redis_servers
 from tests.support.launched_server import Launched, new_key
@@ -52,8 +51,6 @@ def main(words: list[str]) -> int:
     if not clients:
         print(f"no client is named {' or '.join(words)}", file=sys.stderr)
         return 2
-    for client in clients:
-        install(client)
     rows: list[Row] = []
     with running() as server:
         for client in clients:

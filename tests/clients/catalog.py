@@ -14,7 +14,7 @@ class Client:
     """A client, installed in an environment of its own.
 
     Attributes:
-        packages: requirements for pip or npm; the first is the client itself.
+        packages: requirements for pip or npm, with exact versions; the first is the client itself.
         program: file in `programs/`.
     """
 
@@ -22,6 +22,11 @@ class Client:
     runtime: Literal["python", "node"]
     packages: tuple[str, ...]
     program: str
+
+    @property
+    def version(self) -> str:
+        """The client's own version."""
+        return self.packages[0].rpartition("==" if self.runtime == "python" else "@")[2]
 
 
 CLIENTS: tuple[Client, ...] = (

@@ -45,20 +45,6 @@ def install(client: Client) -> None:
     ready.write_text(wanted)
 
 
-def version_of(client: Client) -> str:
-    """Return the installed version of the client's first package."""
-    folder, package = folder_of(client), client.packages[0]
-    if client.runtime == "node":
-        name = package if package.rfind("@") <= 0 else package[: package.rindex("@")]
-        found: str = json.loads((folder / "node_modules" / name / "package.json").read_text())["version"]
-        return found
-    name = package.partition("==")[0].partition("[")[0]
-    code = f"from importlib.metadata import version; print(version({name!r}))"
-    return subprocess.run(
-        [str(folder / "bin/python"), "-c", code], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
 def command_of(client: Client) -> list[str]:
     """Return the command that runs the client's program."""
     folder = folder_of(client)

@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.clients.catalog import Client
-from tests.clients.environments import command_of, folder_of, version_of
+from tests.clients.environments import command_of, folder_of, install
 
 PAGE = Path("docs/clients.md")
 RUN_LIMIT_S = 600
@@ -43,32 +43,41 @@ class Result:
 @dataclass(frozen=True)
 class Row:
     client: Client
-    version: str
     results: tuple[Result, ...]
 
     def lines(self) -> Iterable[str]:
         for number, result in enumerate(self.results):
-            name, version = ("", "") if number else (self.client.name, self.version)
+            name, version = ("", "") if number else (self.client.name, self.client.version)
             yield f"| {name} | {version} | {result.feature} | {result.text.replace('|', '/')} |"
 
 
 def try_client(client: Client, server: dict[str, str]) -> Row:
-    """Run the client's program against the server and return what it reported; its errors go to stderr."""
-    process = subprocess.run(
-        command_of(client),
-        env={**os.environ, **server},
-        cwd=folder_of(client),
-        stdout=subprocess.PIPE,
-        stderr=sys.stderr,
-        text=True,
-        timeout=RUN_LIMIT_S,
-        check=False,
-    )
-    reports = [json.loads(line) for line in process.stdout.splitlines() if line.startswith('{"feature"')]
-    results = [Result(**report) for report in reports]
-    if process.returncode or not results:
-        results.append(Result("its program", False, f"ended with status {process.returncode}"))
-    return Row(client, version_of(client), tuple(results))
+    """Install the client and run its program against the server. Its errors go to stderr."""
+    try:
+        install(client)
+    except subprocess.SubprocessError as error:
+        print(error, file=sys.stderr)
+        return Row(client, (Result("its installation", False, "its packages cannot be installed here"),))
+    return Row(client, tuple(results_of(client, server)))
+
+
+def results_of(client: Client, server: dict[str, str]) -> Iterator[Result]:
+    """Run the client's program and yield what it reported, and how it failed to end."""
+    command, environment = command_of(client), {**os.environ, **server}
+    with subprocess.Popen(
+        command, env=environment, cwd=folder_of(client), stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=RUN_LIMIT_S)
+            end = f"ended with status {process.returncode}"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            end = f"no end within {RUN_LIMIT_S} s"
+    reports = [json.loads(line) for line in output.splitlines() if line.startswith('{"feature"')]
+    yield from (Result(**report) for report in reports)
+    if process.returncode or not reports:
+        yield Result("its program", False, end)
 
 
 def write(rows: Iterable[Row]) -> None:

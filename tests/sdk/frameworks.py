@@ -22,6 +22,8 @@ async def with_langchain(url: str, model: str, embedder: str) -> None:
     assert answer.usage_metadata["output_tokens"] == 4
     chunks = [chunk.content async for chunk in chat.astream([("system", "be brief"), ("human", "hi")])]
     assert "".join(chunks) == answer.content and len(chunks) > 3
+    again = await chat.ainvoke([("human", "hi"), answer, ("human", "again")])
+    assert again.usage_metadata["output_tokens"] == 4
     complete = OpenAI(model=model, max_tokens=3, n=2, best_of=2, **common)
     found = await complete.agenerate(["one", "two"])
     assert [len(generations) for generations in found.generations] == [2, 2]
@@ -48,6 +50,9 @@ async def with_litellm(url: str, model: str, embedder: str) -> None:
     )
     chunks = [chunk.choices[0].delta.content or "" async for chunk in stream]
     assert "".join(chunks) == answer.choices[0].message.content
+    again = [*messages, answer.choices[0].message, {"role": "user", "content": "again"}]
+    answer = await litellm.acompletion(model=f"openai/{model}", messages=again, max_tokens=4, **common)
+    assert answer.usage.completion_tokens == 4
     text = await litellm.atext_completion(
         model=f"text-completion-openai/{model}", prompt="hi", max_tokens=3, **common
     )

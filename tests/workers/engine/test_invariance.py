@@ -92,12 +92,12 @@ def check(
 def test_tiny_models_are_batch_invariant(
     name: str, quantization: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = make_case(20, vocabulary=256, longest=50, length=16)
+    case = make_case(32, vocabulary=256, longest=50, length=16)
     check(checkpoints(name), case, quantization, monkeypatch, pool=24, alone=4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", KINDS)
 def test_smollm2_is_batch_invariant(smollm2: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = make_case(20, vocabulary=49_000, longest=12, length=6)
+    case = make_case(32, vocabulary=49_000, longest=12, length=6)
     check(smollm2, case, quantization, monkeypatch, pool=10, alone=1)

@@ -80,7 +80,12 @@ def tools():
 @feature("tools, streamed")
 def tools_stream():
     with client.chat.completions.stream(
-        model=MODEL, messages=MESSAGES, tools=[WEATHER], tool_choice="required", temperature=0, max_tokens=64
+        model=MODEL,
+        messages=MESSAGES,
+        tools=[WEATHER],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=64,
     ) as stream:
         deltas = [event.arguments_delta for event in stream if event.type == "tool_calls.function.arguments.delta"]
     call = stream.get_final_completion().choices[0].message.tool_calls[0].function
@@ -144,7 +149,7 @@ def responses_tools():
     tool = {"type": "function", **WEATHER["function"], "strict": False}
     common = {"model": MODEL, "tools": [tool], "max_output_tokens": 64}
     asked = [{"role": "user", "content": "Weather in Rome?"}]
-    answer = client.responses.create(input=asked, tool_choice="required", **common)
+    answer = client.responses.create(input=asked, tool_choice="required", parallel_tool_calls=False, **common)
     call = next(item for item in answer.output if item.type == "function_call")
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
     assert client.responses.create(input=[*asked, *answer.output, result], **common).output

@@ -96,12 +96,14 @@ class Histories(RuleBasedStateMachine):
     def take_over(self, worker: str) -> None:
         held = {known.claim for known in self.known.values() if known.claim and not known.gone}
         self.run_async(asyncio.sleep(2 * LEASE))
-        found, spared = list[Delivery](), True
+        rest, _, spared = self.run_async(self.backend.transport.claim(MODEL, worker, Room.all(100)))
+        found = {item.claim: item for item in rest}
         while spared:
+            self.run_async(asyncio.sleep(SPARE_S))  # the leases of what it has taken end meanwhile, too
             rest, _, spared = self.run_async(self.backend.transport.claim(MODEL, worker, Room.all(100)))
-            found += rest
-        assert {item.claim for item in found} == held
-        self._hold(worker, found, None)
+            found |= {item.claim: item for item in rest}
+        assert found.keys() == held
+        self._hold(worker, list(found.values()), None)
 
     @rule(worker=WORKERS, data=st.data())
     def hand_over(self, worker: str, data: st.DataObject) -> None:

@@ -6,7 +6,6 @@ So it is followed through the body: a part that the body does not have there is 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
@@ -14,8 +13,35 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
-from shared.schemas.field_paths import MAX_NAME_CHARS, field_path
+from shared.schemas.field_paths import field_path
 
+# types of OpenAI's APIs that are not supported; an error quotes no other text of the client
+KNOWN_TAGS = frozenset(
+    (
+        *(
+            "image_url",
+            "input_image",
+            "input_audio",
+            "input_file",
+            "input_video",
+            "video_url",
+            "audio_url",
+            "audio",
+        ),
+        *(
+            "image",
+            "file",
+            "document",
+            "tool_use",
+            "tool_result",
+            "custom",
+            "function",
+            "grammar",
+            "structural_tag",
+        ),
+        *("web_search", "file_search", "code_interpreter", "image_generation", "mcp", "web_search_call"),
+    )
+)
 # by pydantic's type of error, filled with its context
 TEXTS: Mapping[str, str] = {
     "missing": "is required",
@@ -43,7 +69,6 @@ OTHER = "has a value that is not allowed"
 _WRONG_TYPES = {kind for kind in get_args(ErrorType) if kind.endswith("_type")} | {"literal_error"}
 _PYDANTICS = frozenset(get_args(ErrorType))
 _KEY = "[key]"  # the last part of the location of a wrong key
-_PRINTABLE = re.compile(r"[ -~]*")
 Place = tuple[int | str, ...]
 
 
@@ -96,8 +121,8 @@ def _text(item: ErrorDetails) -> str:
 
 
 def _wrong_tag(context: Mapping[str, Any]) -> str:
-    text, tag = f"must be one of {context['expected_tags']}", str(context["tag"])[:MAX_NAME_CHARS]
-    return f"{text}, got {tag}" if _PRINTABLE.fullmatch(tag) else text
+    text, tag = f"must be one of {context['expected_tags']}", str(context["tag"])
+    return f"{text}, got {tag}" if tag in KNOWN_TAGS else text
 
 
 def _joined(texts: Iterable[str]) -> str:

@@ -131,7 +131,9 @@ class Counting(ScriptedTokenizer):
 
     rendered = 0
 
-    def encode_chat(self, messages: Sequence[Message], tools: Tools | None = None, **how: Any) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Tools | None = None, options: Any = None, **how: Any
+    ) -> list[int]:
         Counting.rendered += 1
         return self.encode(f"{Counting.rendered}")
 

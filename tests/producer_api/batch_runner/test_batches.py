@@ -92,7 +92,8 @@ async def test_a_line_may_have_several_prompts(client: BatchClient) -> None:
     output, [bad] = await asyncio.to_thread(client.results, batch)
     two, one = (each["response"]["body"] for each in output)
     assert [choice["index"] for choice in two["choices"]] == [0, 1, 2, 3]
-    assert two["usage"] == {"prompt_tokens": 2, "completion_tokens": 12, "total_tokens": 14}
+    counts = {"prompt_tokens": 2, "completion_tokens": 12, "total_tokens": 14}
+    assert two["usage"] == {**counts, "prompt_tokens_details": {"cached_tokens": 0}}
     assert one["choices"][0]["text"].startswith("\x01\x02")
     assert (bad["response"]["status_code"], bad["response"]["body"]["error"]["param"]) == (400, "prompt")
 

@@ -79,13 +79,16 @@ async def test_many_requests_on_one_connection_are_answered(
                 assert head.startswith(b"HTTP/1.1 200")
                 await reader.readexactly(len(b'{"status":"ok"}'))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as http:
-        asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat()))
-        job = await worker.take()
-        with stopped_clock() as clock:
-            await clock.advance(settings.head_timeout + settings.body_timeout + protocol.BODY_MARGIN_S)
-        await job.say("slow")
-        await job.end()
-        assert (await asked).json()["choices"][0]["message"]["content"] == "slow"
+        taken = asyncio.create_task(worker.take())
+        async with http.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer:
+            job = await taken
+            await job.say("slow")
+            lines = answer.aiter_lines()
+            await anext(line async for line in lines if "slow" in line)  # no call to Redis is under way
+            with stopped_clock() as clock:
+                await clock.advance(settings.head_timeout + settings.body_timeout + protocol.BODY_MARGIN_S)
+                await job.end()
+                assert [line async for line in lines if line][-1] == "data: [DONE]"
 
 
 async def test_malformed_http_is_400(port: int) -> None:

@@ -81,8 +81,8 @@ class FunctionCallItem(msgspec.Struct, tag="function_call", tag_field="type", kw
         return Message("assistant", "", tool_calls=(ToolCall(self.call_id, self.name, self.arguments),))
 
 
-class FunctionOutputItem(msgspec.Struct, tag="function_call_output", tag_field="type", kw_only=True):
-    """Result of a call."""
+class CallOutputItem(msgspec.Struct, tag_field="type", kw_only=True):
+    """Result of a call of a tool, of whichever kind."""
 
     id: str
     status: Status = "completed"
@@ -91,6 +91,10 @@ class FunctionOutputItem(msgspec.Struct, tag="function_call_output", tag_field="
 
     def to_message(self) -> Message:
         return Message("tool", self.output, tool_call_id=self.call_id)
+
+
+class FunctionOutputItem(CallOutputItem, tag="function_call_output", kw_only=True):
+    """Result of a call of a function."""
 
 
 class CustomCallItem(msgspec.Struct, tag="custom_tool_call", tag_field="type", kw_only=True):
@@ -107,16 +111,8 @@ class CustomCallItem(msgspec.Struct, tag="custom_tool_call", tag_field="type", k
         return Message("assistant", "", tool_calls=(ToolCall(self.call_id, self.name, arguments),))
 
 
-class CustomOutputItem(msgspec.Struct, tag="custom_tool_call_output", tag_field="type", kw_only=True):
+class CustomOutputItem(CallOutputItem, tag="custom_tool_call_output", kw_only=True):
     """Result of a call of a custom tool."""
-
-    id: str
-    status: Status = "completed"
-    call_id: str
-    output: str
-
-    def to_message(self) -> Message:
-        return Message("tool", self.output, tool_call_id=self.call_id)
 
 
 OutputItem = ReasoningItem | MessageItem | FunctionCallItem | CustomCallItem

@@ -18,7 +18,7 @@ from shared.settings import Settings
 from tests.support.api_server import calling, chat, serving
 from tests.support.loop_clock import stopped_clock
 from tests.support.raw_http import connected, port_of
-from tests.support.scripted_worker import ScriptedWorker
+from tests.support.scripted_worker import Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 
@@ -66,6 +66,13 @@ async def test_too_many_or_too_large_headers_are_431(port: int, head: bytes) -> 
     assert b"connection: close" in told
 
 
+async def begin(worker: ScriptedWorker, text: str) -> Job:
+    """Take the next request and begin its answer, which the headers of a stream wait for."""
+    job = await worker.take()
+    await job.say(text)
+    return job
+
+
 async def test_many_requests_on_one_connection_are_answered(
     port: int, settings: Settings, worker: ScriptedWorker
 ) -> None:
@@ -79,10 +86,9 @@ async def test_many_requests_on_one_connection_are_answered(
                 assert head.startswith(b"HTTP/1.1 200")
                 await reader.readexactly(len(b'{"status":"ok"}'))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as http:
-        taken = asyncio.create_task(worker.take())
+        begun = asyncio.create_task(begin(worker, "slow"))
         async with http.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer:
-            job = await taken
-            await job.say("slow")
+            job = await begun
             lines = answer.aiter_lines()
             await anext(line async for line in lines if "slow" in line)  # no call to Redis is under way
             with stopped_clock() as clock:

@@ -36,8 +36,8 @@ class Plan(BaseModel):
     tokens_per_day: int | None = Field(None, ge=1)
 
 
-def _from_json(given: Any) -> Any:
-    """Decode a plan from an environment variable, which is text."""
+def from_json(given: Any) -> Any:
+    """Decode a value from an environment variable, which is text."""
     if isinstance(given, str):
         try:
             return json.loads(given)
@@ -47,4 +47,4 @@ def _from_json(given: Any) -> Any:
 
 
 PlanName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Plans = Annotated[dict[PlanName, Plan], BeforeValidator(_from_json)]
+Plans = Annotated[dict[PlanName, Plan], BeforeValidator(from_json)]

@@ -144,7 +144,7 @@ class ActiveRequest:
         error = last.error
         state = RequestState.FAILED if error else RequestState.COMPLETED
         cached = self.prompt_usage.cached if self.prompt_usage else 0
-        usage = Usage(len(self.prompt), self.next_seq, self.reasoning_tokens, cached)
+        usage = last.usage or Usage(len(self.prompt), self.next_seq, self.reasoning_tokens, cached)
         waited = self.lease.started_at - self.delivery.request.created_at
         info = ErrorInfo.from_error(error) if error else None
         params = self.delivery.request.params

@@ -19,14 +19,14 @@ from prometheus_client import start_http_server
 
 from shared.backend import Backend
 from shared.errors import ConfigError, EngineFailed, Unavailable
-from shared.models.model_store import SCRIPTED, ModelRepository
+from shared.models.model_store import ModelRepository
 from shared.models.worker_registry import ModelInfo, WorkerInfo
 from shared.runtime.gc_tuning import settle
 from shared.settings import Settings
 from workers.engine.interface import Generator
 from workers.metrics import WorkerMetrics
 from workers.openmp_env import spin_briefly
-from workers.scripted_engine import DEFAULT_CONTEXT_TOKENS, ScriptedEngine
+from workers.runtimes.select import load_runtime
 from workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ async def _serve(settings: Settings) -> None:
             max_model_len=engine.max_model_len,
             task=engine.task,
             fingerprint=engine.fingerprint,
+            runtime=settings.runtime,
+            max_num_seqs=settings.max_num_seqs,
         )
         worker = Worker(info, engine, backend, settings, metrics)
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
@@ -116,9 +118,7 @@ async def _kafka_intake(
         from workers.kafka.metrics import KafkaMetrics  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"{error}: install headrace[kafka]", param="kafka_bootstrap") from error
-    model = ModelInfo(
-        name=info.model, max_model_len=info.max_model_len, created=0, task=info.task, fingerprint=info.fingerprint
-    )
+    model = ModelInfo.of(info, created=0)
     intake = KafkaIntake(settings, backend, model, info.id, KafkaMetrics(metrics.registry))
     intake_task = asyncio.create_task(intake.run())
     intake_task.add_done_callback(lambda _: on_failure())  # without its intake, the worker stops
@@ -174,25 +174,7 @@ async def _load_engine(
         # computed. If there are more teams than cores, their threads wait passively, which is a quarter slower.
         with ThreadPoolExecutor(max_workers=1) as loader:
             return await asyncio.get_running_loop().run_in_executor(
-                loader, _build_engine, settings, repository, set_progress
+                loader, load_runtime, settings, repository, set_progress
             )
     finally:
         heartbeats.cancel()
-
-
-def _build_engine(
-    settings: Settings, repository: ModelRepository, set_progress: Callable[[float], None]
-) -> Generator:
-    if settings.model == SCRIPTED:
-        return ScriptedEngine(
-            max_model_len=settings.max_model_len or DEFAULT_CONTEXT_TOKENS, max_num_seqs=settings.max_num_seqs
-        )
-    try:
-        from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is optional
-        from workers.engine.embedding_engine import EmbeddingEngine  # noqa: PLC0415
-        from workers.engine.engine import Engine  # noqa: PLC0415
-        from workers.engine.models.bert_loader import is_embedding_model  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
-    config = EngineConfig.from_settings(settings, repository.folder(set_progress))
-    return EmbeddingEngine.load(config) if is_embedding_model(config.model) else Engine.load(config, set_progress)

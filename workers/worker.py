@@ -7,30 +7,25 @@ in a separate thread.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import hashlib
-import secrets
 from collections.abc import Sequence
 
 import msgspec
 import structlog
 
 from shared.backend import Backend
-from shared.errors import EngineFailed, HeadraceError, InvalidRequest, Unavailable
+from shared.errors import EngineFailed, HeadraceError, Unavailable
 from shared.models.worker_registry import WorkerInfo
-from shared.protocol import Request
 from shared.queue.interface import Claim, Delivery, Room
 from shared.redis import keys
 from shared.settings import Settings
 from shared.token_log.interface import OVERDUE, Append, Lease
-from shared.validation.request_limits import check_task
 from workers.active_request import ActiveRequest, group_by_run
-from workers.engine.interface import Constraint, ConstraintSpec, EngineOutput, EngineRequest, Generator
+from workers.engine.interface import EngineOutput, Generator
 from workers.engine.stage import Stage
 from workers.engine_thread import EngineThread
 from workers.lease_keeper import LeaseKeeper
 from workers.metrics import WorkerMetrics
-from workers.prompt_encoding import PromptEncoder
+from workers.preparation import preparer_for
 from workers.puller import RETRY_PAUSE_S, Puller, set_aside
 from workers.seat_allocation import free_seats
 from workers.sole_request import SoleRequestRecord
@@ -55,8 +50,7 @@ class Worker:
         self._backend = backend
         self._settings = settings
         self._metrics = metrics
-        self._encoder = PromptEncoder(engine.tokenizer, engine.max_model_len)
-        self._constraints = engine.constraints
+        self._preparer = preparer_for(engine, info, settings)
         self._starting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._output_ready = asyncio.Event()
@@ -66,7 +60,6 @@ class Worker:
         self._finished_claims: list[Claim] = []
         self._claims_ready = asyncio.Event()
         self._draining = asyncio.Event()
-        self._secret = secrets.token_bytes(32)  # not stored: the prefix cache ends with this process
         sole_request = SoleRequestRecord(backend.token_log, self._active_requests)
         self._leases = LeaseKeeper(
             backend,
@@ -107,7 +100,7 @@ class Worker:
                     task.cancel()
             await self._hand_over()
         finally:
-            self._encoder.close()
+            self._preparer.close()
             await asyncio.to_thread(self._engine.stop)
 
     def drain(self) -> None:
@@ -135,7 +128,7 @@ class Worker:
     async def _start(self, active: ActiveRequest) -> None:
         try:
             with Stage("preparation", job_id=active.id, run_id=active.run_id):
-                prepared = await self._prepare(active)
+                prepared = await self._preparer.prepare(active)
         except HeadraceError as error:
             prepared = EngineOutput(active.run_id, finished=True, error=error)
         if self._by_job.get(active.id) is not active:  # it was cancelled or lost in the meantime
@@ -149,45 +142,6 @@ class Worker:
             active.deadline_timer = self._loop.call_later(
                 active.time_left(deadline), self._engine.abort, active.run_id, OVERDUE
             )
-
-    async def _prepare(self, active: ActiveRequest) -> EngineRequest | EngineOutput:
-        """Return the request for the engine, or the final output if it needs no engine. Raises HeadraceError."""
-        request = active.delivery.request
-        check_task(request, self._info.task)
-        if not active.prompt:  # otherwise an earlier run has recorded it
-            encoded = await self._encoder.encode(request)
-            if encoded.result is not None:
-                return EngineOutput(active.run_id, finished=True, result=encoded.result)
-            active.prompt, active.lengths = encoded.prompt, encoded.lengths
-        constraint = await self._compile_constraint(active)
-        bad_words = await self._encoder.encode_bad_words(request.params.bad_words)
-        tokens_left = self._info.max_model_len - len(active.prompt)
-        budget = min(tokens_left * request.params.n, self._settings.log_tokens)
-        prepared = active.engine_request(budget, self._prefix_salt(request), bad_words)
-        if prepared is None:
-            return EngineOutput(active.run_id, finished=True)
-        if constraint is not None:
-            prepared = dataclasses.replace(prepared, matcher=constraint.matcher, tool_parser=constraint.tool_parser)
-        return prepared
-
-    async def _compile_constraint(self, active: ActiveRequest) -> Constraint | None:
-        """Return the grammar that the answer must follow. Raises InvalidRequest, EngineFailed.
-
-        The limits of the compiler do not apply to an answer that has begun: its grammar was compiled before.
-        """
-        form = constraint_form(active.delivery.request)
-        if form is None:
-            return None
-        if self._constraints is None:
-            raise InvalidRequest(
-                f"{form.param} is not supported by this worker: it has no grammar compiler", param=form.param
-            )
-        return await asyncio.wrap_future(self._constraints.start(form))
-
-    def _prefix_salt(self, request: Request) -> bytes:
-        """Return the salt that separates cached prefixes: of each tenant, and of each `cache_salt` within it."""
-        parts = msgspec.json.encode((request.tenant, request.cache_salt))
-        return hashlib.blake2b(parts, key=self._secret, digest_size=16).digest()
 
     # appending outputs
 
@@ -327,9 +281,3 @@ class Worker:
             blocks_used=stats.blocks_used,
             blocks_total=stats.blocks_total,
         )
-
-
-def constraint_form(request: Request) -> ConstraintSpec | None:
-    """Return what constrains the answer of a request: a schema, a grammar or tools; None if it is free."""
-    form = ConstraintSpec(request.params.structured_outputs, request.tools)
-    return None if form == ConstraintSpec(None) else form

@@ -11,6 +11,7 @@ import msgspec
 from shared.redis import keys
 from shared.redis.client import RedisServer
 from shared.redis.node import Command, pack
+from shared.settings import RuntimeName
 
 EXIT_KEPT_S = 30.0  # after the announced restart; by then the next worker has sent a heartbeat if it runs
 LOADING_LEASES = 3
@@ -24,7 +25,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A served model; `created` in seconds since the epoch, `max_model_len` in tokens.
 
     `fingerprint` identifies the weights, precision and version that determine an answer. Until it is known it is
-    empty, and `task` is None.
+    empty, and `task` is None. `runtime` executes the model, with at most `max_num_seqs` sequences at once in each
+    worker.
     """
 
     name: str
@@ -32,23 +34,58 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     fingerprint: str = ""
     task: Task | None = None
+    runtime: RuntimeName = "native"
+    max_num_seqs: int = 0
+
+    @classmethod
+    def of(cls, worker: WorkerInfo, created: int) -> ModelInfo:
+        """Return the model that a worker serves."""
+        return cls(
+            name=worker.model,
+            max_model_len=worker.max_model_len,
+            created=created,
+            fingerprint=worker.fingerprint,
+            task=worker.task,
+            runtime=worker.runtime,
+            max_num_seqs=worker.max_num_seqs,
+        )
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Last heartbeat of a worker; `progress` of loading goes from 0 to 1."""
+    """Last heartbeat of a worker.
+
+    Attributes:
+        progress: of loading, from 0 to 1.
+        running, waiting: sequences of the engine.
+        blocks_used, blocks_total: blocks of the KV cache.
+        tokens_in_flight: prompt tokens, and tokens that may still be generated, of the requests that it holds.
+        tokens_per_s: moving average of the tokens that it generated while it had work; 0 before the first.
+        first_token_s: moving average of the seconds from the start of a run to its first token; None before one.
+        weight: its share under weighted routing, if set.
+        step_age: seconds since the engine's step that runs now began; None between steps.
+        gpu_memory_used: bytes; None without a GPU.
+    """
 
     id: str
     pid: int
     model: str
-    state: Literal["loading", "ready", "draining"]
+    state: Literal["loading", "ready", "draining", "sleeping"]
     progress: float = 0.0
     max_model_len: int = 0
     task: Task = "generate"
     fingerprint: str = ""
+    runtime: RuntimeName = "native"
+    max_num_seqs: int = 0
     running: int = 0
     waiting: int = 0
     blocks_used: int = 0
     blocks_total: int = 0
+    tokens_in_flight: int = 0
+    tokens_per_s: float = 0.0
+    first_token_s: float | None = None
+    weight: float | None = None
+    step_age: float | None = None
+    gpu_memory_used: int | None = None
 
 
 class WorkerExit(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,16 +126,6 @@ class Registry(Protocol):
         """Return the last recorded exit; None some time after the restart."""
 
 
-def _model(worker: WorkerInfo) -> ModelInfo:
-    return ModelInfo(
-        name=worker.model,
-        max_model_len=worker.max_model_len,
-        created=int(time.time()),
-        fingerprint=worker.fingerprint,
-        task=worker.task,
-    )
-
-
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
 _decode_model = msgspec.json.Decoder(ModelInfo).decode
 
@@ -127,7 +154,12 @@ class RedisRegistry:
         if worker.state != "loading":
             key = keys.model(worker.model)
             commands += [
-                (key, pack("SET", key, msgspec.json.encode(_model(worker)), "EX", MODEL_TTL_S)),
+                (
+                    key,
+                    pack(
+                        "SET", key, msgspec.json.encode(ModelInfo.of(worker, int(time.time()))), "EX", MODEL_TTL_S
+                    ),
+                ),
                 (keys.MODELS, pack("SADD", keys.MODELS, worker.model)),
             ]
         await self._exchange(commands)
@@ -201,7 +233,7 @@ class MemoryRegistry:
     async def beat(self, worker: WorkerInfo) -> None:
         self._workers[worker.id] = worker
         if worker.state != "loading":
-            self._models.setdefault(worker.model, _model(worker))
+            self._models.setdefault(worker.model, ModelInfo.of(worker, int(time.time())))
 
     async def leave(self, worker_id: str) -> None:
         self._workers.pop(worker_id, None)

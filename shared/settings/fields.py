@@ -13,6 +13,10 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 
 from shared.plans import Plans, Windows
 from shared.settings.engine_fields import EngineFields
+from shared.settings.health_fields import HealthFields
+from shared.settings.routing_fields import RoutingFields
+from shared.settings.runtime_fields import RuntimeFields
+from shared.settings.startup_fields import StartupFields
 
 
 def user_folder(variable: str, fallback: str) -> Path:
@@ -20,7 +24,7 @@ def user_folder(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "headrace"
 
 
-class Settings(EngineFields):
+class Settings(StartupFields, HealthFields, RoutingFields, EngineFields, RuntimeFields):
     """Settings of all processes; each process reads those that it needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

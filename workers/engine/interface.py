@@ -16,11 +16,13 @@ from shared.protocol import (
     Message,
     PriorityClass,
     PromptOptions,
+    Request,
     Result,
     SamplingParams,
     Structured,
     Token,
     Tools,
+    Usage,
 )
 
 if TYPE_CHECKING:  # the scripted engine runs without torch
@@ -87,6 +89,14 @@ class ToolParser(Protocol):
 
 
 @dataclass(frozen=True)
+class Source:
+    """A request as it was queued, and the tokens of its answer that earlier runs logged."""
+
+    request: Request
+    logged: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True)
 class EngineRequest:
     """One request, tokenized.
 
@@ -103,6 +113,7 @@ class EngineRequest:
         matcher: builds the matcher of one choice; it is then fed with the choice's resumed tokens.
         tool_parser: builds the tool call parser of one choice in the same way.
         separates_reasoning: the reasoning of the model is kept apart from the text of the answer.
+        source: the request and the tokens that were logged, for a runtime that takes text instead of token ids.
     """
 
     id: str
@@ -119,6 +130,7 @@ class EngineRequest:
     matcher: Callable[[], Matcher] | None = None
     tool_parser: Callable[[], ToolParser] | None = None
     separates_reasoning: bool = False
+    source: Source | None = None
 
     def max_output_tokens(self, max_model_len: int) -> int:
         """Return how many tokens a choice may have: `max_tokens`, or what the prompt leaves of the context."""
@@ -137,6 +149,7 @@ class EngineOutput:
             asks for it.
         cached_tokens: how many of the prompt's tokens were found in the prefix cache when the request started.
         result: the result of a request for something other than text, sent at its end.
+        usage: counts of a runtime that counts the tokens itself, sent at the end.
     """
 
     job_id: str
@@ -146,6 +159,7 @@ class EngineOutput:
     prompt: tuple[Token, ...] = ()
     cached_tokens: int = 0
     result: Result | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -276,7 +290,8 @@ class Generator(Protocol):
     """Interface of an engine. One thread makes all calls, except those of `tokenizer` and `constraints`."""
 
     @property
-    def tokenizer(self) -> Encoder: ...
+    def tokenizer(self) -> Encoder | None:
+        """Tokenizer of the prompts; None for a runtime that takes the text of requests, with their constraints."""
 
     @property
     def constraints(self) -> ConstraintCompiler | None:

@@ -1,0 +1,42 @@
+"""Settings of what executes the model in a worker: the engine of Headrace, vLLM, or another server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+
+from shared.plans import from_json
+
+RuntimeName = Literal["native", "vllm", "upstream"]
+UpstreamResume = Literal["continue", "restart", "fail"]
+
+
+class RuntimeFields(BaseModel):
+    """Settings that choose and configure a worker's runtime."""
+
+    runtime: RuntimeName = Field(
+        "native",
+        description="what executes the model in a worker; native: Headrace's own engine; vllm: vLLM, in the "
+        "worker's process; upstream: an OpenAI-compatible server at `upstream_url`",
+    )
+    vllm_options: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(
+        {},
+        description='further arguments of vLLM\'s engine, as in `[vllm_options]` with `quantization = "fp8"`; JSON '
+        "in the environment",
+    )
+    upstream_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="base URL of the server that executes requests, for example http://127.0.0.1:11434/v1",
+    )
+    upstream_api_key: SecretStr | None = Field(None, description="API key that the upstream server requires")
+    upstream_model: str | None = Field(
+        None, min_length=1, description="model name at the upstream server; default: the only one that it lists"
+    )
+    upstream_resume: UpstreamResume = Field(
+        "restart",
+        description="what happens to an answer that has begun when its worker or the upstream server is lost; "
+        "continue: the logged text is sent as the beginning of the answer, for servers that support it; restart: "
+        "the answer is generated again, and must begin with the logged text; fail: the request fails",
+    )

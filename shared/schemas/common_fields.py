@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
@@ -94,6 +95,12 @@ Stop = Annotated[
 ]
 
 
+@functools.cache
+def _declared(body: type[Body], struct: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the fields of a struct that a body declares. Unknown fields are attributes of a body too."""
+    return frozenset(body.model_fields.keys() & set(struct.__struct_fields__))
+
+
 class ParameterFields(Body):
     """Base class of bodies with fields of the parameters of shared.validation.parameters."""
 
@@ -103,8 +110,8 @@ class ParameterFields(Body):
         return PromptOptions(**values | texts)
 
     def _given(self, struct: type[msgspec.Struct], besides: Iterable[str] = ()) -> dict[str, Any]:
-        """Return the values of a struct that this body declares. Unknown fields are attributes of a body too."""
-        names = type(self).model_fields.keys() & set(struct.__struct_fields__).difference(besides)
+        """Return the values of a struct that this body declares and its sender gave."""
+        names = _declared(type(self), struct).intersection(self.model_fields_set).difference(besides)
         values = {name: BY_NAME[name].given(getattr(self, name)) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 

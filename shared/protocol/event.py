@@ -91,7 +91,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 def count_reasoning(tokens: Iterable[Token]) -> int:
     """Return the number of tokens of reasoning."""
-    return sum(token.is_reasoning for token in tokens)
+    return sum([token.is_reasoning for token in tokens])  # on the path of every token: no generator
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):

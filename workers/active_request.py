@@ -113,22 +113,21 @@ class ActiveRequest:
 
     def append(self, outputs: list[EngineOutput]) -> Append:
         """Return one append of all `outputs`, in order, with the terminal event if they end the request."""
-        tokens = tuple(token for output in outputs for token in output.tokens)
         last = outputs[-1]
-        prompt = next((output.prompt for output in outputs if output.prompt), ())
-        event = TokenEvent(self.next_seq, tokens, None, prompt, self._first_usage(outputs))
+        tokens = last.tokens if len(outputs) == 1 else tuple(token for output in outputs for token in output.tokens)
+        event = self._first_event(outputs, tokens) if self.next_seq == 0 else TokenEvent(self.next_seq, tokens)
         self.next_seq += len(tokens)
         self.reasoning_tokens += count_reasoning(tokens)
         if last.finished:
             event = msgspec.structs.replace(event, terminal=self._terminal(last))
         return Append(self.lease, event, len(self.prompt), () if last.finished else self._ids_to_record(event))
 
-    def _first_usage(self, outputs: list[EngineOutput]) -> PromptUsage | None:
-        """Return the counts of the prompt for the event with the first token, None for others."""
-        if self.next_seq > 0:
-            return None
+    def _first_event(self, outputs: list[EngineOutput], tokens: tuple[Token, ...]) -> TokenEvent:
+        """Return the event with the first tokens, with the counts of the prompt and its echo, if there is one."""
         self.prompt_usage = PromptUsage(len(self.prompt), outputs[0].cached_tokens)
-        return self.prompt_usage if outputs[0].tokens or outputs[0].prompt else None
+        prompt = next((output.prompt for output in outputs if output.prompt), ())
+        begun = outputs[0].tokens or outputs[0].prompt
+        return TokenEvent(0, tokens, None, prompt, self.prompt_usage if begun else None)
 
     def _ids_to_record(self, event: TokenEvent) -> tuple[int, ...]:
         """Return the prompt's ids with the first tokens of a chat or a changed prompt, and nothing otherwise.
@@ -136,9 +135,10 @@ class ActiveRequest:
         The next worker continues from them: a chat template may contain the time, and the next worker may have
         another version of it, or another context to truncate to.
         """
+        if event.seq > 0 or not event.tokens:
+            return ()
         request = self.delivery.request
-        changed = request.messages is not None or request.prompt_options != PromptOptions()
-        return self.prompt if changed and event.seq == 0 and event.tokens else ()
+        return self.prompt if request.messages is not None or request.prompt_options != PromptOptions() else ()
 
     def _terminal(self, last: EngineOutput) -> Terminal:
         error = last.error

@@ -19,6 +19,6 @@ class StartupFields(BaseModel):
         0,
         ge=0,
         le=64,
-        description="ready workers that `model` needs before `/ready` returns 200, at least one; above 0, the model "
-        "cannot be put to sleep",
+        description="ready workers that `model` needs before `/ready` returns 200, at least one; above 0, the "
+        "model cannot be put to sleep",
     )

@@ -8,25 +8,24 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 import uvloop
 from prometheus_client import start_http_server
 
 from shared.backend import Backend
-from shared.errors import ConfigError, EngineFailed, Unavailable
+from shared.errors import ConfigError, EngineFailed
 from shared.models.model_store import ModelRepository
+from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import ModelInfo, WorkerInfo
 from shared.runtime.gc_tuning import settle
 from shared.settings import Settings
-from workers.engine.interface import Generator
 from workers.metrics import WorkerMetrics
 from workers.openmp_env import spin_briefly
-from workers.runtimes.select import load_runtime
+from workers.startup.loading import load_engine
+from workers.startup.sleep import restart_process, sleep_until_woken, wait_until_asleep
 from workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -52,10 +51,14 @@ def run(settings: Settings) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+        asleep = runner.run(_serve(settings))
+    if asleep:
+        restart_process()
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings) -> bool:
+    """Serve until a signal, or until the model is put to sleep; return whether it was."""
+    progress = StartupProgress()
     backend = Backend.open(settings)
     try:
         await backend.start()
@@ -71,20 +74,14 @@ async def _serve(settings: Settings) -> None:
             metrics.registry.register(backend.server.foreign)
         if settings.metrics_port is not None:
             _serve_metrics(settings.metrics_port, settings.host, metrics)
-        engine = await _load_engine(settings, repository, backend, info)
-        info = msgspec.structs.replace(
-            info,
-            state="ready",
-            progress=1.0,
-            max_model_len=engine.max_model_len,
-            task=engine.task,
-            fingerprint=engine.fingerprint,
-            runtime=settings.runtime,
-            max_num_seqs=settings.max_num_seqs,
-        )
+        if await sleep_until_woken(backend, info, settings.lease):
+            progress = StartupProgress()
+        engine, info = await load_engine(settings, repository, backend, info, progress)
+        metrics.show_startup(progress)
         worker = Worker(info, engine, backend, settings, metrics)
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
-            await _run_worker(worker, intake, info)
+            _log_ready(info, progress)
+            return await _run_worker(worker, intake, backend, info)
     finally:
         await backend.close()
 
@@ -131,50 +128,44 @@ async def _kafka_intake(
             await intake_task
 
 
-async def _run_worker(worker: Worker, intake: KafkaIntake | None, info: WorkerInfo) -> None:
+async def _run_worker(worker: Worker, intake: KafkaIntake | None, backend: Backend, info: WorkerInfo) -> bool:
+    """Run until a signal, or until the model is put to sleep; return whether it was. Raises EngineFailed."""
     loop = asyncio.get_running_loop()
+    stopping = False
 
     def drain() -> None:
         worker.drain()
         if intake is not None:
             intake.drain()
 
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        drain()
+
     for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, drain)
+        loop.add_signal_handler(signal_number, stop)
     settle()
-    log.info("worker_ready", worker=info.id, model=info.model, max_model_len=info.max_model_len)
+    falling_asleep = asyncio.create_task(wait_until_asleep(backend, info.model))
+    falling_asleep.add_done_callback(lambda task: None if task.cancelled() else drain())
     try:
         await worker.run()
     except BaseExceptionGroup as group:
         raise EngineFailed(f"the worker stopped: {group.exceptions[0]!r}") from group
-    log.info("worker_stopped", worker=info.id)
-
-
-async def _load_engine(
-    settings: Settings, repository: ModelRepository, backend: Backend, info: WorkerInfo
-) -> Generator:
-    """Load the engine in a thread, while heartbeats report the progress."""
-    progress = 0.0
-
-    def set_progress(share: float) -> None:
-        nonlocal progress
-        progress = share
-
-    async def send_heartbeats() -> None:
-        while True:
-            try:
-                await backend.registry.beat(msgspec.structs.replace(info, progress=progress))
-            except Unavailable as error:
-                log.warning("heartbeat_failed", error=error.message)
-            await asyncio.sleep(min(0.5, settings.lease / 3))
-
-    heartbeats = asyncio.create_task(send_heartbeats())
-    try:
-        # The thread must end before the engine's own thread starts: OpenMP keeps a team for each thread that has
-        # computed. If there are more teams than cores, their threads wait passively, which is a quarter slower.
-        with ThreadPoolExecutor(max_workers=1) as loader:
-            return await asyncio.get_running_loop().run_in_executor(
-                loader, load_runtime, settings, repository, set_progress
-            )
     finally:
-        heartbeats.cancel()
+        asleep = falling_asleep.done()
+        falling_asleep.cancel()
+    log.info("worker_stopped", worker=info.id)
+    return asleep and not stopping
+
+
+def _log_ready(info: WorkerInfo, progress: StartupProgress) -> None:
+    phases = {name: round(seconds, 3) for name, seconds in progress.seconds.items()}
+    log.info(
+        "worker_ready",
+        worker=info.id,
+        model=info.model,
+        max_model_len=info.max_model_len,
+        seconds=round(progress.total(), 3),
+        phases=phases,
+    )

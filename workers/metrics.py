@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shared.models.startup_progress import PHASES, StartupProgress
 from shared.protocol import Request
 from shared.runtime.logging import lines_dropped
 from shared.token_log.interface import Append, Lease
@@ -46,6 +47,12 @@ class WorkerMetrics:
             "Log lines dropped because stderr could not take them",
             registry=self.registry,
         ).set_function(lines_dropped)
+        self._startup_seconds = Gauge(
+            f"{PREFIX}_startup_seconds",
+            "Seconds that the last start took, by phase, and in total; phases may overlap",
+            ("phase",),
+            registry=self.registry,
+        )
         self._gauges = {
             name: Gauge(f"{PREFIX}_{name}", text, registry=self.registry) for name, text in GAUGES.items()
         }
@@ -66,6 +73,12 @@ class WorkerMetrics:
         self._requests.labels(model, outcome).inc()
         self._tokens.labels(model, "prompt").inc(len(active.prompt))
         self._tokens.labels(model, "completion").inc(active.next_seq)
+
+    def show_startup(self, progress: StartupProgress) -> None:
+        """Show the phases of the start that has just ended."""
+        for phase in PHASES:
+            self._startup_seconds.labels(phase).set(progress.seconds.get(phase, 0.0))
+        self._startup_seconds.labels("total").set(progress.total())
 
     def observe(self, stats: EngineStats) -> None:
         for name, gauge in self._gauges.items():

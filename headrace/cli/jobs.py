@@ -1,4 +1,4 @@
-"""`headrace submit`, `tail`, `cancel` and `models`: commands that use a running API."""
+"""`headrace submit`, `tail` and `cancel`: commands for the jobs of a running API."""
 
 from __future__ import annotations
 
@@ -93,14 +93,3 @@ def cancel(job_id: JobId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_jso
         print_json(job)
     else:
         print(f"{job['id']} {job['state']}")
-
-
-def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: Json = False) -> None:
-    """List the models that are served."""
-    with client_at(url, api_key) as client:
-        found = client.models()
-    if as_json:
-        print_json(found)
-        return
-    for model in found:
-        print(model["id"])

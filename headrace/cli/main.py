@@ -8,7 +8,20 @@ import typer
 from rich.markup import escape
 
 from headrace import __version__
-from headrace.cli import api_keys, batch, bench, chat, config, dead_letters, doctor, jobs, kafka, processes, usage
+from headrace.cli import (
+    api_keys,
+    batch,
+    bench,
+    chat,
+    config,
+    dead_letters,
+    doctor,
+    jobs,
+    kafka,
+    models,
+    processes,
+    usage,
+)
 from headrace.cli.options import Json, print_json, stderr
 from shared.errors import ConfigError, HeadraceError
 
@@ -39,7 +52,7 @@ app.command(rich_help_panel=USE)(chat.chat)
 app.command(rich_help_panel=USE)(jobs.submit)
 app.command(rich_help_panel=USE)(jobs.tail)
 app.command(rich_help_panel=USE)(jobs.cancel)
-app.command(rich_help_panel=USE)(jobs.models)
+app.add_typer(models.app, name="models", rich_help_panel=USE)
 app.add_typer(batch.app, name="batch", rich_help_panel=USE)
 app.add_typer(kafka.app, name="kafka", rich_help_panel=USE)
 app.command(rich_help_panel=OPERATE)(doctor.doctor)

@@ -70,6 +70,10 @@ class AsyncHeadraceClient:
         """Return the models that are served."""
         return await self._run(self._operations.models())
 
+    async def set_asleep(self, model: str, *, asleep: bool) -> Json:
+        """Put a model to sleep, or wake it. `url` must be that of the admin port."""
+        return await self._run(self._operations.set_asleep(model, asleep))
+
     async def ready(self) -> Json:
         """Return the body of /ready, whether ready or not. This call is not retried."""
         return await self._run(self._operations.ready())

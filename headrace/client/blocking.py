@@ -70,6 +70,10 @@ class HeadraceClient:
         """Return the models that are served."""
         return self._run(self._operations.models())
 
+    def set_asleep(self, model: str, *, asleep: bool) -> Json:
+        """Put a model to sleep, or wake it. `url` must be that of the admin port."""
+        return self._run(self._operations.set_asleep(model, asleep))
+
     def ready(self) -> Json:
         """Return the body of /ready, whether ready or not. This call is not retried."""
         return self._run(self._operations.ready())

@@ -61,6 +61,9 @@ class Operations:
         models: list[Json] = found["data"]
         return models
 
+    def set_asleep(self, model: str, asleep: bool) -> Flow[Json]:
+        return self._json(Send("POST", f"/admin/models/{model}/{'sleep' if asleep else 'wake'}"))
+
     def ready(self) -> Flow[Json]:
         """Return the body of /ready. It is sent once: callers that wait call it again."""
         url = self._replicas.current

@@ -108,6 +108,7 @@ class Up:
 
     def _start(self) -> None:
         check_exposure(self._settings)
+        self._check_min_workers()
         self.port = claim_port(self._settings.host, self._settings.port)
         self._admin_port = claim_port(self._settings.admin_host, self._admin_port)
         if self._grpc_port is not None:
@@ -127,6 +128,12 @@ class Up:
             embedding = embedding_settings(settings).model_copy(update={"metrics_port": None})
             self._spawn("worker", embedding, "-embedding")
         self._start_tasks(settings)
+
+    def _check_min_workers(self) -> None:
+        """Raise ConfigError if too few workers are started; other machines cannot reach the embedded Valkey."""
+        needed, started = self._settings.min_workers, self._settings.workers
+        if self._server is not None and needed > started:
+            raise ConfigError(f"min_workers must be at most workers, {started}, got {needed}", param="min_workers")
 
     def _set_up_model(self, model: ModelRepository) -> None:
         with self._console.status(f"setting up the model {model.served_name} (once)"):

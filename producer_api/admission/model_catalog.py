@@ -30,6 +30,7 @@ class Snapshot:
 
     models: tuple[ModelInfo, ...]
     workers: tuple[WorkerInfo, ...]
+    asleep: frozenset[str]
     taken: float
 
 
@@ -54,8 +55,10 @@ class ModelCatalog:
         async with self._reading:
             now = asyncio.get_running_loop().time()
             if self._snapshot is None or now - self._snapshot.taken > SNAPSHOT_LIFE_S:
-                models, workers = await asyncio.gather(self._registry.models(), self._registry.workers())
-                self._snapshot = Snapshot(tuple(models), tuple(workers), now)
+                models, workers, asleep = await asyncio.gather(
+                    self._registry.models(), self._registry.workers(), self._registry.asleep()
+                )
+                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, now)
             return self._snapshot
 
     async def models(self) -> list[ModelInfo]:
@@ -64,7 +67,7 @@ class ModelCatalog:
         known = {info.name: info for info in snapshot.models}
         if (name := self.embedding_model) is not None:
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0, task="embed"))
-        for name in (self.served_model, *(worker.model for worker in snapshot.workers)):
+        for name in (self.served_model, *(worker.model for worker in snapshot.workers), *snapshot.asleep):
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0))
         return sorted(known.values(), key=lambda info: info.name)
 
@@ -86,9 +89,19 @@ class ModelCatalog:
         try:
             snapshot = await self.snapshot()
         except Unavailable:  # an admitted request is answered even so, from the last contents
-            snapshot = self._snapshot or Snapshot((), (), 0.0)
+            snapshot = self._snapshot or Snapshot((), (), frozenset(), 0.0)
         return next((info.fingerprint or None for info in snapshot.models if info.name == name), None)
 
     async def workers(self, model: str) -> list[WorkerInfo]:
         """Return the living workers of one model. Raises Unavailable."""
         return [worker for worker in (await self.snapshot()).workers if worker.model == model]
+
+    async def asleep(self) -> frozenset[str]:
+        """Return the models that were put to sleep. Raises Unavailable."""
+        return (await self.snapshot()).asleep
+
+    async def set_asleep(self, model: str, *, asleep: bool) -> None:
+        """Put a known model to sleep, or wake it. Raises ModelNotFound, Unavailable."""
+        await self.find(model)
+        await self._registry.set_asleep(model, asleep=asleep)
+        self._snapshot = None  # a look at the model right after this must see it

@@ -20,6 +20,7 @@ from producer_api.routes import (
     openapi,
     pages,
     responses,
+    sleep,
     tokenize,
 )
 
@@ -37,5 +38,11 @@ IN_MEMORY = (
     *pages.ENDPOINTS,
 )
 API = (*IN_MEMORY, *files.ENDPOINTS, *batches.ENDPOINTS)
-ADMIN = (health.HEALTH, *openapi.ENDPOINTS, *metrics.ADMIN_ENDPOINTS, *dead_letters.ADMIN_ENDPOINTS)
+ADMIN = (
+    health.HEALTH,
+    *openapi.ENDPOINTS,
+    *metrics.ADMIN_ENDPOINTS,
+    *dead_letters.ADMIN_ENDPOINTS,
+    *sleep.ADMIN_ENDPOINTS,
+)
 BATCHABLE = {each.path: each for each in API if each.batchable is not None}

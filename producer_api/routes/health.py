@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -68,21 +69,33 @@ async def ready(context: Context) -> Response:
 
 
 async def readiness(context: Context) -> Readiness:
-    """Return whether a worker serves the default model; during a shutdown, not ready."""
+    """Return whether enough workers serve the default model; during a shutdown, not ready."""
     model = context.catalog.served_model
     if context.open_answers.draining:
         return Readiness(False, model, 1.0, [], shutdown_error().message)
     try:
         async with redis_deadline():
             workers = await context.catalog.workers(model)
-            reason = f"{model} is loading" if workers else await _absence(context, model)
+            reason = await _unready_reason(context, model, workers)
     except Unavailable as error:
         return Readiness(False, model, 0.0, [], error.message)
     states = [WorkerState.of(worker) for worker in workers]
-    if any(worker.state == "ready" for worker in workers):
+    if reason is None:
         return Readiness(True, model, 1.0, states)
     progress = max((worker.progress for worker in workers), default=0.0)
     return Readiness(False, model, progress, states, reason)
+
+
+async def _unready_reason(context: Context, model: str, workers: Sequence[WorkerInfo]) -> str | None:
+    """Return why the model is not ready; None if it is. Raises Unavailable."""
+    if model in await context.catalog.asleep():
+        return f"{model} is asleep"
+    ready, needed = sum(worker.state == "ready" for worker in workers), max(1, context.settings.min_workers)
+    if ready >= needed:
+        return None
+    if not workers:
+        return await _absence(context, model)
+    return f"{model} is loading" if needed == 1 else f"{ready} of {needed} workers of {model} are ready"
 
 
 async def _absence(context: Context, model: str) -> str:

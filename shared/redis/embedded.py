@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -95,7 +96,7 @@ class EmbeddedServer:
                 start_new_session=True,  # Ctrl-C in the terminal must not stop it before its clients
                 pass_fds=[self._lock.fileno()],
                 restore_signals=False,  # SIGXFSZ stays ignored: at a file size limit it refuses writes and survives
-                preexec_fn=die_with_parent,  # noqa: PLW1509  a single prctl call, no locks
+                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  a single prctl call, no locks
             )
         assert self._process.stdin is not None
         with self._process.stdin as config:

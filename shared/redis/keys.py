@@ -23,6 +23,7 @@ request's state and log another.
 | model | JSON per model | any of its workers | a day after the last worker |
 | worker_exit | JSON per model: the last end of a worker | `headrace up` | shortly after the restart |
 | WORKERS, MODELS | sets of the ids and names | the same | a reader finds the entry gone |
+| ASLEEP | set of the models that were put to sleep | API: sleep, wake | woken |
 | hold | string per lock: leaders, idempotency keys | the owner | its ttl |
 | files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | deleted or expired |
 | batch | hash per batch, its items and their holders; by tenant and open: sorted sets | API, tasks | `batch_ttl` |
@@ -40,6 +41,7 @@ from shared.protocol import PriorityClass
 GROUP = "workers"  # the consumer group of every queue
 WORKERS = "hr:workers"
 MODELS = "hr:models"
+ASLEEP = "hr:asleep"
 DEAD_INDEX = "hr:{dead}:index"
 DEAD_LETTERS = "hr:{dead}:letters"
 FILES = ("hr:{files}:records", "hr:{files}:sizes", "hr:{files}:ends")

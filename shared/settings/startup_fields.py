@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pathlib import Path
+
+from pydantic import BaseModel, Field
 
 
 class StartupFields(BaseModel):
-    """Settings of a worker's start."""
+    """Settings of a worker's start, and of how many workers a model needs."""
+
+    warmup_requests: Path | None = Field(
+        None,
+        description="JSON Lines file of requests that a worker runs before it is ready, each a body of "
+        "/v1/chat/completions (with `messages`) or /v1/completions (with `prompt`); default: one short request",
+    )
+    min_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="ready workers that `model` needs before `/ready` returns 200, at least one; above 0, the "
+        "model cannot be put to sleep",
+    )

@@ -220,7 +220,8 @@ async def test_the_admin_port_has_its_own_document(app: FastAPI) -> None:
     document = answer.json()
     assert document["openapi"].startswith("3.")
     letters = {f"/v1/dead-letters{rest}" for rest in ("", "/{letter_id}", "/{letter_id}/replay")}
-    assert set(document["paths"]) == {"/health", "/metrics", *letters}
+    sleep = {"/admin/models/{name}/sleep", "/admin/models/{name}/wake", "/sleep", "/wake_up", "/is_sleeping"}
+    assert set(document["paths"]) == {"/health", "/metrics", *letters, *sleep}
     assert set(references(document)) <= set(document["components"]["schemas"])
     for methods in document["paths"].values():
         assert all(operation["responses"] for operation in methods.values())

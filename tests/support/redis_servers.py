@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -50,7 +51,7 @@ class Node:
                 [binary, str(self._file), *(["--sentinel"] if self._sentinel else [])],
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  a single prctl call, no locks
+                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  a single prctl call, no locks
             )
         until(self._listens)
 

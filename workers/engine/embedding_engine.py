@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import normalize
 
 from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest
+from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from shared.protocol import PriorityClass, Result
 from workers.engine.config import EngineConfig
@@ -79,16 +80,20 @@ class EmbeddingEngine:
         self._requests: dict[str, _Embedding] = {}
 
     @classmethod
-    def load(cls, config: EngineConfig) -> EmbeddingEngine:
+    def load(cls, config: EngineConfig, progress: StartupProgress | None = None) -> EmbeddingEngine:
         """Load an engine. Raises ConfigError if the checkpoint folder or the settings are not supported."""
+        progress = progress or StartupProgress()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         device = config.torch_device()
         dtype = config.torch_dtype(device, torch.float32)
         found = read_bert_config(config.model)
-        kernels = choose_kernels(config, device, dtype)
+        with progress.phase("kernels"):
+            kernels = choose_kernels(config, device, dtype)
+        with progress.phase("weights"):
+            model = load_bert(config.model, found, kernels, dtype, device)
         engine = cls(
-            load_bert(config.model, found, kernels, dtype, device),
+            model,
             Tokenizer(config.model, **config.tokenizer_options()),
             read_pooling(config.model),
             vocab_size=found.vocab_size,

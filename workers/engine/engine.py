@@ -6,12 +6,14 @@ Single-threaded and synchronous; only the tokenizer may be used from other threa
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 import torch
 from torch import Tensor
 
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest
+from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Token
 from workers.engine.cache.block_pool import BlockPool
@@ -22,8 +24,9 @@ from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo
 from workers.engine.grammar.support import load_grammar_support
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner, load_runner
-from workers.engine.models.loader import Progress, fingerprint, read_eos_token_ids, read_model_config
+from workers.engine.models.loader import fingerprint, read_ahead, read_eos_token_ids, read_model_config
 from workers.engine.request_check import check_request
 from workers.engine.sampling.logprobs import StepLogprobs
 from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
@@ -83,15 +86,13 @@ class Engine:
         self._ended: list[EngineOutput] = []  # requests that were complete when they were added
 
     @classmethod
-    def load(cls, config: EngineConfig, progress: Progress = lambda share: None) -> Engine:
+    def load(cls, config: EngineConfig, progress: StartupProgress | None = None) -> Engine:
         """Load an engine from a checkpoint folder.
-
-        Args:
-            progress: called with the share that is loaded, from 0 to 1.
 
         Raises:
             ConfigError: the folder, its architecture or the settings are not supported.
         """
+        progress = progress or StartupProgress()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         model_config = read_model_config(config.model)
@@ -102,9 +103,20 @@ class Engine:
                 param="model",
             )
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
-        tokenizer = Tokenizer(config.model, **config.tokenizer_options())
         size = size_cache(config, model_config, dtype, device)
-        runner = load_runner(config, model_config, size, dtype=dtype, device=device, progress=progress)
+        read_ahead(config.model)
+        with ThreadPoolExecutor(max_workers=1) as builder:  # it computes nothing, so it gets no OpenMP team
+            kernels = builder.submit(progress.timed("kernels", choose_kernels), config, device, dtype)
+            tokenizer = Tokenizer(config.model, **config.tokenizer_options())
+            runner = load_runner(
+                config,
+                model_config,
+                size,
+                kernels=kernels.result(),
+                dtype=dtype,
+                device=device,
+                progress=progress,
+            )
         eos = read_eos_token_ids(config.model, model_config)
         if tokenizer.eos_token_id is not None:
             eos |= {tokenizer.eos_token_id}

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from shared.errors import ConfigError
+from shared.models.startup_progress import StartupProgress
 from workers.engine.cache_sizing import CacheSize
 from workers.engine.config import EngineConfig
 from workers.engine.execution.cuda_graphs import StepGraphs, graph_sizes
 from workers.engine.execution.device import on_device
 from workers.engine.execution.paged_attention import LayerCache, make_layer_caches
 from workers.engine.execution.step_inputs import StepInputs
-from workers.engine.kernels.select import choose_kernels
+from workers.engine.kernels import Kernels
 from workers.engine.models.decoder import Decoder, DecoderConfig, never
-from workers.engine.models.loader import Progress, load_model
+from workers.engine.models.loader import load_model
 from workers.engine.scheduling.scheduler import ScheduledBatch
 
 _log = structlog.get_logger(__name__)
@@ -109,34 +110,33 @@ def load_runner(
     model_config: DecoderConfig,
     size: CacheSize,
     *,
+    kernels: Kernels,
     dtype: torch.dtype,
     device: torch.device,
-    progress: Progress,
+    progress: StartupProgress,
 ) -> ModelRunner:
     """Load a checkpoint's model and make its cache.
-
-    Args:
-        progress: called with the share that is loaded, from 0 to 1.
 
     Raises:
         ConfigError: the settings are not supported for this model on this device.
     """
-    with on_device(device):
+    with progress.phase("weights"), on_device(device):
         model = load_model(
             config.model,
             model_config,
             dtype=dtype,
             device=device,
             max_model_len=size.max_model_len,
-            kernels=choose_kernels(config, device, dtype),
+            kernels=kernels,
             progress=progress,
         )
-    runner = ModelRunner(
-        model,
-        size,
-        max_num_seqs=config.max_num_seqs,
-        graph_sizes=graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant),
-    )
+    with progress.phase("kv_cache"):
+        runner = ModelRunner(
+            model,
+            size,
+            max_num_seqs=config.max_num_seqs,
+            graph_sizes=graph_sizes(config.max_num_batched_tokens, invariant=config.batch_invariant),
+        )
     if config.batch_invariant and device.type != "cpu" and not runner.recorded:
         raise ConfigError(f"batch_invariant is not supported for this model on {device}", param="batch_invariant")
     _log.info(

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
 
 from shared.errors import ConfigError
 from shared.models.model_store import SCRIPTED, ModelRepository
+from shared.models.startup_progress import StartupProgress
 from shared.settings import Settings
 from workers.engine.interface import Generator
 from workers.scripted_engine import DEFAULT_CONTEXT_TOKENS, ScriptedEngine
 
 
-def load(settings: Settings, repository: ModelRepository, set_progress: Callable[[float], None]) -> Generator:
+def load(settings: Settings, repository: ModelRepository, progress: StartupProgress) -> Generator:
     """Load the settings' model. Raises ConfigError if it cannot be used."""
     if settings.model == SCRIPTED:
         return ScriptedEngine(
             max_model_len=settings.max_model_len or DEFAULT_CONTEXT_TOKENS, max_num_seqs=settings.max_num_seqs
         )
     try:
-        from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is optional
-        from workers.engine.embedding_engine import EmbeddingEngine  # noqa: PLC0415
-        from workers.engine.engine import Engine  # noqa: PLC0415
-        from workers.engine.models.bert_loader import is_embedding_model  # noqa: PLC0415
+        with progress.phase("imports"):
+            from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is optional
+            from workers.engine.embedding_engine import EmbeddingEngine  # noqa: PLC0415
+            from workers.engine.engine import Engine  # noqa: PLC0415
+            from workers.engine.kernels.select import build_ahead  # noqa: PLC0415
+            from workers.engine.models.bert_loader import is_embedding_model  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
-    config = EngineConfig.from_settings(settings, repository.folder(set_progress))
-    return EmbeddingEngine.load(config) if is_embedding_model(config.model) else Engine.load(config, set_progress)
+    config = EngineConfig.from_settings(settings, Path())
+    Thread(target=build_ahead, args=(config,), name="kernels", daemon=True).start()  # while the model is downloaded
+    config = replace(config, model=repository.folder(progress))
+    engine = EmbeddingEngine if is_embedding_model(config.model) else Engine
+    return engine.load(config, progress)

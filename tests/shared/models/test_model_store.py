@@ -51,7 +51,7 @@ def fake_conversion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Pat
     """Replace pip and transformers; return the recorded conversions."""
     calls: list[Path] = []
 
-    def convert(gguf: Path, target: Path) -> None:
+    def convert(wheel: Path, target: Path) -> None:
         calls.append(target)
         make_model(target)
 
@@ -68,14 +68,16 @@ def test_concurrent_callers_convert_the_default_model_once(tmp_path: Path, fake_
     for thread in asking:
         thread.join()
     assert len(fake_conversion) == 1
-    assert ModelRepository(settings).folder() == tmp_path / "cache" / "models" / "smollm2"
+    assert ModelRepository(settings).folder() == tmp_path / "cache" / "models" / "revision-1" / "smollm2"
 
 
 def test_an_incomplete_conversion_is_not_used(
     tmp_path: Path, fake_conversion: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(tmp_path, "smollm2")
-    make_model(tmp_path / "cache" / "models" / "smollm2")  # as a killed copy would leave it: no revision
+    make_model(
+        tmp_path / "cache" / "models" / "revision-1" / "smollm2"
+    )  # as a killed copy would leave it: no revision
     ModelRepository(settings).folder()
     assert len(fake_conversion) == 1
 
@@ -86,4 +88,4 @@ def test_an_incomplete_conversion_is_not_used(
     monkeypatch.setattr(model_store, "REVISION", "2")
     with pytest.raises(ConfigError):
         ModelRepository(settings).folder()
-    assert [path.name for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()] == ["smollm2"]
+    assert [path.name for path in (tmp_path / "cache" / "models").glob("*/*") if path.is_dir()] == ["smollm2"]

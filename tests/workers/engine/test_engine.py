@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
+from shared.models.startup_progress import StartupProgress
 from shared.protocol import FinishReason, Message, PriorityClass, SamplingParams, Structured
 from tests.support.checkpoints import edit_config
 from tests.support.engine_driver import Answers, drain, load, run, step
@@ -324,7 +325,14 @@ def test_progress_ends_at_one(llama: Path) -> None:
     from workers.engine.config import EngineConfig
 
     shares: list[float] = []
-    Engine.load(EngineConfig(llama), shares.append)
+
+    class Recorder(StartupProgress):
+        def __call__(self, share: float) -> None:
+            shares.append(share)
+
+    progress = Recorder()
+    Engine.load(EngineConfig(llama), progress)
+    assert progress.seconds.keys() == {"kernels", "weights", "kv_cache"}
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
 

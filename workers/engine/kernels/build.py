@@ -1,23 +1,24 @@
 """Compilation of the C++ kernels at first use. The libraries are cached by sources, compiler and CPU.
 
-A file lock lets one process build while others wait; the finished library is renamed into place.
+One process builds while others wait.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import structlog
 import torch
+
+from shared.runtime.shared_cache import make_once
 
 SOURCE_FOLDER = Path(__file__).parent
 # no -ffast-math: NaN must stay NaN, and sums must keep their order
@@ -44,25 +45,18 @@ def load_library(folder: Path) -> ctypes.CDLL:
         raise BuildFailed("no C++ compiler found")
     try:
         path = folder / f"{_key(compiler)}.so"
-        if not path.exists():
-            _build_once(compiler, path)
+        make_once(path, partial(_build, compiler))
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildFailed(f"{type(error).__name__}: {error}") from error
 
 
-def _build_once(compiler: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():  # another process has built it
-            return
-        begin = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as work:
-            made = Path(work) / path.name
-            _run(_compile_command(compiler, made))
-            made.rename(path)
-        _log.info("kernels_built", seconds=round(time.monotonic() - begin, 1))
+def _build(compiler: str, work: Path) -> Path:
+    begin = time.monotonic()
+    made = work / "kernels.so"
+    _run(_compile_command(compiler, made))
+    _log.info("kernels_built", seconds=round(time.monotonic() - begin, 1))
+    return made
 
 
 def _compile_command(compiler: str, target: Path) -> list[str]:

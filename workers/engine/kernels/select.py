@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from subprocess import SubprocessError
 
 import structlog
@@ -33,14 +35,34 @@ def choose_kernels(config: EngineConfig, device: torch.device, dtype: torch.dtyp
         raise ConfigError(message, param="quantization")
     if device.type == "cuda":
         return _for_cuda(device, quantization)
-    if device.type != "cpu" or dtype != torch.float32 or config.cache_dir is None:
+    folder = _cpp_folder(config, device, dtype)
+    if folder is None:
         return TorchKernels(quantization)
     try:
-        return CppKernels(load_library(config.cache_dir / "kernels"), quantization)
+        return CppKernels(load_library(folder), quantization)
     except BuildFailed as error:
         effect = f"plain torch is used: {quantization.cost_without_cpp}"
         _log.warning("kernels_unavailable", reason=str(error), effect=effect)
         return TorchKernels(quantization)
+
+
+def build_ahead(config: EngineConfig) -> None:
+    """Build the C++ kernels into the cache if `choose_kernels` will need them, which waits for a running build.
+
+    Errors are left to `choose_kernels`.
+    """
+    with suppress(BuildFailed, ConfigError):
+        device = config.torch_device()
+        folder = _cpp_folder(config, device, config.torch_dtype(device, torch.float32))
+        if folder is not None:
+            load_library(folder)
+
+
+def _cpp_folder(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Path | None:
+    """Return the folder of the compiled C++ kernels; None where they are not used."""
+    if device.type != "cpu" or dtype != torch.float32 or config.cache_dir is None:
+        return None
+    return config.cache_dir / "kernels"
 
 
 def _for_cuda(device: torch.device, quantization: Quantization) -> Kernels:

@@ -6,6 +6,7 @@ A checkpoint that lacks a tensor, or has one that its architecture does not use,
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def read_eos_token_ids(folder: Path, config: DecoderConfig) -> frozenset[int]:
     path = folder / "generation_config.json"
     found = parse_token_ids(read_json(path).get("eos_token_id")) if path.is_file() else ()
     return frozenset(found or config.eos_token_ids)
+
+
+def read_ahead(folder: Path) -> None:
+    """Have the system read the weights into its page cache while other parts are prepared."""
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def fingerprint(folder: Path, device: torch.device, *parts: str) -> str:

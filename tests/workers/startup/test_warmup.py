@@ -1,0 +1,134 @@
+"""Requests that a worker runs before it is ready."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.backend import Backend
+from shared.errors import ConfigError, EngineFailed
+from shared.models.model_store import ModelRepository
+from shared.models.startup_progress import StartupProgress
+from shared.models.worker_registry import WorkerInfo
+from shared.settings import Settings
+from tests.support.fakes import MODEL
+from tests.support.worker_harness import RecordingEngine
+from workers.engine.interface import EngineOutput
+from workers.metrics import WorkerMetrics
+from workers.runtimes import native
+from workers.startup.loading import load_engine
+from workers.startup.warmup import TENANT, read_warm_ups
+
+CHAT = '{"model": "scripted", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}'
+TEXT = '{"prompt": ["a", "b"], "max_tokens": 2}'
+OTHER = '{"model": "other", "prompt": "x"}'
+
+
+class FailingEngine(RecordingEngine):
+    """Engine that computes no request."""
+
+    def step(self) -> list[EngineOutput]:
+        outputs = super().step()
+        return [EngineOutput(each.job_id, finished=True, error=EngineFailed("out of memory")) for each in outputs]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
+    made = RecordingEngine()
+    monkeypatch.setattr(native, "load", lambda *_: made)
+    return made
+
+
+async def load(backend: Backend, settings: Settings) -> StartupProgress:
+    info, progress = WorkerInfo(id="w", pid=1, model=MODEL, state="loading"), StartupProgress()
+    _, ready = await load_engine(settings, ModelRepository(settings), backend, info, progress)
+    assert ready.state == "ready"
+    return progress
+
+
+def declare(settings: Settings, tmp_path: Path, *lines: str) -> Settings:
+    path = tmp_path / "warmup.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return settings.model_copy(update={"warmup_requests": path})
+
+
+async def test_declared_requests_run_before_the_worker_is_ready(
+    backend: Backend, settings: Settings, tmp_path: Path, engine: RecordingEngine
+) -> None:
+    progress = await load(backend, declare(settings, tmp_path, CHAT, "", TEXT, OTHER))
+    assert [request.params.max_tokens for request in engine.requests] == [3, 2, 2]  # not the other model's
+    assert {request.tenant for request in engine.requests} == {TENANT}
+    assert not engine.has_work()
+    assert progress.seconds["warmup"] > 0
+    assert [worker.state for worker in await backend.registry.workers()] == ["loading"]
+    assert await backend.redis.keys("hr:{req_*") == []
+
+
+async def test_one_short_request_runs_by_default(
+    backend: Backend, settings: Settings, engine: RecordingEngine
+) -> None:
+    await load(backend, settings)
+    assert [request.params.max_tokens for request in engine.requests] == [2]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "must be a JSON object"),
+        ("[]", "must be a JSON object"),
+        ('{"model": "scripted"}', "messages, prompt or input"),
+        ('{"prompt": "a", "top_p": 2}', "top_p"),
+        ('{"messages": "a"}', "messages"),
+        ('{"prompt": "a", "n": 2, "best_of": 1}', "best_of"),
+        ('{"prompt": "a", "logit_bias": {"99999999999": 1}}', "logit_bias"),
+    ],
+)
+async def test_a_wrong_line_is_refused_with_its_number(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "warmup.jsonl"
+    path.write_text(f"{CHAT}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"warmup_requests, line 2: .*{reason}"):
+        read_warm_ups(path, MODEL)
+
+
+async def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        read_warm_ups(tmp_path / "none.jsonl", MODEL)
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "place"),
+    [
+        ([], EngineFailed, "the built-in request failed: out of memory"),
+        ([CHAT], EngineFailed, "line 1 failed: out of memory"),
+        ([CHAT.replace("Hi", "H" * 100_000)], ConfigError, "line 1 failed: this model's maximum context"),
+    ],
+)
+async def test_a_worker_whose_warm_up_fails_is_not_ready(
+    backend: Backend,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: list[str],
+    kind: type[Exception],
+    place: str,
+) -> None:
+    monkeypatch.setattr(native, "load", lambda *_: FailingEngine())
+    with pytest.raises(kind, match=place):
+        await load(backend, declare(settings, tmp_path, *lines) if lines else settings)
+
+
+def test_the_metrics_show_each_phase_of_the_start() -> None:
+    times = iter([0.0, 1.0, 3.0, 3.5, 4.0, 7.0])
+    progress = StartupProgress(clock=lambda: next(times))
+    with progress.phase("download"):
+        pass
+    with progress.phase("download"):
+        pass
+    metrics = WorkerMetrics()
+    metrics.show_startup(progress)
+    shown = {
+        phase: metrics.registry.get_sample_value("headrace_worker_startup_seconds", {"phase": phase})
+        for phase in ("download", "weights", "total")
+    }
+    assert shown == {"download": 2.5, "weights": 0.0, "total": 7.0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.protocol import Request
@@ -41,6 +43,17 @@ class WorkerMetrics:
             buckets=WAIT_BUCKETS_S,
             registry=self.registry,
         )
+        self._canaries = Counter(
+            f"{PREFIX}_canaries",
+            "Canaries that an idle worker ran, by outcome",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self._step_age = Gauge(
+            f"{PREFIX}_step_age_seconds",
+            "Age of the engine's current step; 0 between steps",
+            registry=self.registry,
+        )
         Gauge(
             f"{PREFIX}_log_lines_dropped",
             "Log lines dropped because stderr could not take them",
@@ -61,12 +74,16 @@ class WorkerMetrics:
     def count_cancellation(self, active: ActiveRequest) -> None:
         self._count_end(active, "cancelled")
 
+    def count_canary(self, outcome: Literal["completed", "failed"]) -> None:
+        self._canaries.labels(outcome).inc()
+
     def _count_end(self, active: ActiveRequest, outcome: str) -> None:
         model = active.delivery.request.model
         self._requests.labels(model, outcome).inc()
         self._tokens.labels(model, "prompt").inc(len(active.prompt))
         self._tokens.labels(model, "completion").inc(active.next_seq)
 
-    def observe(self, stats: EngineStats) -> None:
+    def observe(self, stats: EngineStats, step_age: float | None) -> None:
+        self._step_age.set(step_age or 0.0)
         for name, gauge in self._gauges.items():
             gauge.set(getattr(stats, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Self
 
 
@@ -16,10 +17,7 @@ class Notifier:
     """
 
     def __init__(self, address: str | None) -> None:
-        self._address = None if not address else address.replace("@", "\0", 1) if address[0] == "@" else address
-        self._socket = None if self._address is None else socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        if self._socket is not None:
-            self._socket.setblocking(False)
+        self._address = "\0" + address[1:] if address and address[0] == "@" else address
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -39,9 +37,8 @@ class Notifier:
         self._send(b"STOPPING=1")
 
     def _send(self, message: bytes) -> None:
-        if self._socket is None or self._address is None:
+        if not self._address:
             return
-        try:
-            self._socket.sendto(message, self._address)
-        except OSError:  # it is busy, and reads the next one; or it has gone, which is no reason to stop working
-            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
+            sender.setblocking(False)
+            sender.sendto(message, self._address)  # fails if the supervisor is busy, or has gone

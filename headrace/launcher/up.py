@@ -193,7 +193,7 @@ class Up:
                     continue
                 if found["ready"]:
                     return
-                status.update(f"{self._model.served_name}: {found['reason']} ({found['progress']:.0%})")
+                status.update(found["reason"])
         raise Unavailable(
             f"{self._model.served_name} was not ready within {READY_TIMEOUT_S:.0f} s: see {self._log_folder()}"
         )

@@ -37,5 +37,5 @@ IN_MEMORY = (
     *pages.ENDPOINTS,
 )
 API = (*IN_MEMORY, *files.ENDPOINTS, *batches.ENDPOINTS)
-ADMIN = (health.HEALTH, *openapi.ENDPOINTS, *metrics.ADMIN_ENDPOINTS, *dead_letters.ADMIN_ENDPOINTS)
+ADMIN = (*health.ADMIN_ENDPOINTS, *openapi.ENDPOINTS, *metrics.ADMIN_ENDPOINTS, *dead_letters.ADMIN_ENDPOINTS)
 BATCHABLE = {each.path: each for each in API if each.batchable is not None}

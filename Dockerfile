@@ -22,7 +22,7 @@ ENV HEADRACE_HOST=0.0.0.0 HEADRACE_AUTH=true
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/live', timeout=2)"]
 CMD ["headrace", "api"]
 
 FROM base AS tasks

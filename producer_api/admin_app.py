@@ -1,4 +1,4 @@
-"""Builds the application of the admin port: metrics, and the dead letters of all tenants.
+"""Builds the application of the admin port: metrics, workers, and the dead letters of all tenants.
 
 It shares the services of the API's application, and keeps serving while that one drains.
 """

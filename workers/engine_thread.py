@@ -6,8 +6,12 @@ The engine waits while the outbox is full: when Redis is down, the work stops in
 from __future__ import annotations
 
 import queue
+import sys
 import threading
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -19,7 +23,7 @@ from workers.engine.stage import Stage
 
 MAX_QUEUED_STEPS = 64  # steps whose outputs may wait to be appended
 BATCH_WAIT_POLL_S = 0.001  # between steps of a batch that waits for more requests
-STOP_CHECK_INTERVAL_S = 0.5  # between checks of the stop flag while the outbox is full
+STOP_CHECK_INTERVAL_S = 0.5  # between checks whether to stop or to give up, while something else is waited for
 
 log = structlog.get_logger(__name__)
 
@@ -37,12 +41,23 @@ class Wake:
     """Check the stop flag."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of the engine, with the commands before it; `began` by time.monotonic."""
+
+    number: int
+    began: float
+
+
 class EngineThread:
     """Runs a Generator in a separate thread.
 
     Args:
         engine: only this thread calls it from now on, except its tokenizer.
         notify: called in the engine's thread when there is something to `take`, or when the engine has failed.
+
+    Attributes:
+        step: the step that runs now; None while the thread waits for commands, or for room in the outbox.
     """
 
     def __init__(self, engine: Generator, notify: Callable[[], object]) -> None:
@@ -51,9 +66,12 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[EngineRequest | Abort | Wake] = queue.SimpleQueue()
         self._outbox: queue.Queue[list[EngineOutput]] = queue.Queue(MAX_QUEUED_STEPS)
         self._stopping = threading.Event()
+        self._abandoned = False
         self._urgent = threading.Event()
         engine.abandon_when(self._urgent.is_set)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._steps = 0
+        self.step: Step | None = None
         self.failure: BaseException | None = None
         self.stats: EngineStats = engine.stats()
 
@@ -61,11 +79,31 @@ class EngineThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the current step and wait for the thread."""
+        """Stop after the current step and wait for the thread, unless it was abandoned."""
         self._stopping.set()
         self._inbox.put(Wake())
         self.take()
-        self._thread.join()
+        while self._thread.is_alive() and not self._abandoned:
+            self._thread.join(STOP_CHECK_INTERVAL_S)
+
+    def abandon(self) -> None:
+        """Give up the thread, whose current step may never end."""
+        self._abandoned = True
+        self._stopping.set()
+
+    @property
+    def ident(self) -> int | None:
+        """Identifier of the thread; None before it is started."""
+        return self._thread.ident
+
+    def stack(self) -> str:
+        """Return where the thread is now, as lines of `file:line function`, the innermost call last."""
+        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001  public despite its name
+        calls = [
+            f"{each.f_code.co_filename}:{line} {each.f_code.co_qualname}"
+            for each, line in traceback.walk_stack(frame)
+        ]
+        return "\n".join(calls[::-1]) if frame else ""  # without a frame, walk_stack walks the caller's
 
     def add(self, request: EngineRequest) -> None:
         self._inbox.put(request)
@@ -87,15 +125,26 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                refused = self._run_commands()
-                outputs = refused + (self._engine.step() if self._engine.has_work() else [])
-                self.stats = self._engine.stats()
+                commands = self._next_commands()
+                with self._stepping():
+                    outputs = self._run_commands(commands)
+                    outputs += self._engine.step() if self._engine.has_work() else []
+                    self.stats = self._engine.stats()
                 if outputs:
                     self._put(outputs)
         except Exception as error:  # ends the thread; the worker raises it and stops
             log.exception("engine_failed")
             self.failure = error
             self._notify()
+
+    @contextmanager
+    def _stepping(self) -> Iterator[None]:
+        self._steps += 1
+        self.step = Step(self._steps, time.monotonic())
+        try:
+            yield
+        finally:
+            self.step = None
 
     def _command_timeout(self) -> float | None:
         """Return how many seconds to wait for a command before the next step; None (no limit) without work."""
@@ -112,22 +161,28 @@ class EngineThread:
             self._notify()
             return
 
-    def _run_commands(self) -> list[EngineOutput]:
-        """Run the queued commands, waiting for one if there is no work. Return the outputs of refused requests."""
-        refused: list[EngineOutput] = []
+    def _next_commands(self) -> list[EngineRequest | Abort | Wake]:
+        """Return the queued commands, waiting for one if there is no work."""
+        commands: list[EngineRequest | Abort | Wake] = []
         self._urgent.clear()
         timeout = self._command_timeout()
         while True:
             try:
-                command = self._inbox.get(block=timeout != 0, timeout=timeout)
+                commands.append(self._inbox.get(block=timeout != 0, timeout=timeout))
             except queue.Empty:
-                return refused
+                return commands
             timeout = 0
+
+    def _run_commands(self, commands: list[EngineRequest | Abort | Wake]) -> list[EngineOutput]:
+        """Run commands in order. Return the outputs of refused requests."""
+        refused: list[EngineOutput] = []
+        for command in commands:
             if isinstance(command, Abort):
                 if self._engine.abort(command.run_id) and command.error is not None:
                     refused.append(EngineOutput(command.run_id, finished=True, error=command.error))
             elif isinstance(command, EngineRequest):
                 refused += self._add(command)
+        return refused
 
     def _add(self, request: EngineRequest) -> list[EngineOutput]:
         """Add a request to the engine. Return the final output of one that it refuses or that makes it fail."""

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 import uvloop
@@ -19,9 +19,11 @@ from shared.backend import Backend
 from shared.errors import ConfigError, EngineFailed
 from shared.models.model_store import ModelRepository
 from shared.models.startup_progress import StartupProgress
-from shared.models.worker_registry import ModelInfo, WorkerInfo
+from shared.models.worker_registry import UNHEALTHY_STATUS, ModelInfo, WorkerInfo, worker_id_prefix
 from shared.runtime.gc_tuning import settle
+from shared.runtime.logging import settle_logs
 from shared.settings import Settings
+from workers.health.watchdog import EngineHung
 from workers.metrics import WorkerMetrics
 from workers.openmp_env import spin_briefly
 from workers.startup.loading import load_engine
@@ -64,7 +66,7 @@ async def _serve(settings: Settings) -> bool:
         await backend.start()
         repository = ModelRepository(settings)
         info = WorkerInfo(
-            id=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(3)}",
+            id=worker_id_prefix(os.getpid()) + secrets.token_hex(3),
             pid=os.getpid(),
             model=repository.served_name,
             state="loading",
@@ -151,7 +153,10 @@ async def _run_worker(worker: Worker, intake: KafkaIntake | None, backend: Backe
     try:
         await worker.run()
     except BaseExceptionGroup as group:
-        raise EngineFailed(f"the worker stopped: {group.exceptions[0]!r}") from group
+        error = _first_of(group)
+        if isinstance(error, EngineHung):
+            _exit_unhealthy(error)
+        raise EngineFailed(f"the worker stopped: {error!r}") from group
     finally:
         asleep = falling_asleep.done()
         falling_asleep.cancel()
@@ -169,3 +174,16 @@ def _log_ready(info: WorkerInfo, progress: StartupProgress) -> None:
         seconds=round(progress.total(), 3),
         phases=phases,
     )
+
+
+def _first_of(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _exit_unhealthy(error: EngineHung) -> NoReturn:
+    """End the process at once: the engine's thread cannot be stopped."""
+    log.error("worker_unhealthy", reason=str(error), exit_status=UNHEALTHY_STATUS)
+    settle_logs()
+    os._exit(UNHEALTHY_STATUS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.models.startup_progress import PHASES, StartupProgress
@@ -42,6 +44,17 @@ class WorkerMetrics:
             buckets=WAIT_BUCKETS_S,
             registry=self.registry,
         )
+        self._canaries = Counter(
+            f"{PREFIX}_canaries",
+            "Canaries that an idle worker ran, by outcome",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self._step_age = Gauge(
+            f"{PREFIX}_step_age_seconds",
+            "Age of the engine's current step; 0 between steps",
+            registry=self.registry,
+        )
         Gauge(
             f"{PREFIX}_log_lines_dropped",
             "Log lines dropped because stderr could not take them",
@@ -68,6 +81,9 @@ class WorkerMetrics:
     def count_cancellation(self, active: ActiveRequest) -> None:
         self._count_end(active, "cancelled")
 
+    def count_canary(self, outcome: Literal["completed", "failed"]) -> None:
+        self._canaries.labels(outcome).inc()
+
     def _count_end(self, active: ActiveRequest, outcome: str) -> None:
         model = active.delivery.request.model
         self._requests.labels(model, outcome).inc()
@@ -80,6 +96,7 @@ class WorkerMetrics:
             self._startup_seconds.labels(phase).set(progress.seconds.get(phase, 0.0))
         self._startup_seconds.labels("total").set(progress.total())
 
-    def observe(self, stats: EngineStats) -> None:
+    def observe(self, stats: EngineStats, step_age: float | None) -> None:
+        self._step_age.set(step_age or 0.0)
         for name, gauge in self._gauges.items():
             gauge.set(getattr(stats, name))

@@ -5,12 +5,14 @@ A prompt may contain directives, which count as part of the prompt for the rule:
 
     [pace 20]   at most one token of each choice every 20 ms
     [die 5]     the process exits at once, like a killed one, instead of producing token 5
+    [hang 5]    the engine waits forever instead of producing token 5, unless the run begins there; [hang 0] always
 """
 
 from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 import zlib
 from array import array
@@ -28,7 +30,7 @@ from workers.engine.request_check import check_prompt_length
 VOCAB_SIZE = 50_000
 DEFAULT_CONTEXT_TOKENS = 8192  # without the setting max_model_len
 MAX_SLEEP_S = 0.01  # of a step without a due token, so that an abort is handled soon
-DIRECTIVE = re.compile(r"\[(pace|die) (\d{1,9})\]")
+DIRECTIVE = re.compile(r"\[(pace|die|hang) (\d{1,9})\]")
 
 
 def expected(prompt: Sequence[int], choice: int, position: int) -> int:
@@ -99,6 +101,7 @@ class _ScriptedRun:
         due: time of the next tokens, by time.monotonic.
         interval_s: between two tokens of a choice.
         exit_at: number of tokens of a choice at which the process exits.
+        hang_at: number of tokens of a choice at which the engine hangs, unless the run begins there.
     """
 
     request: EngineRequest
@@ -106,6 +109,7 @@ class _ScriptedRun:
     first_value: int = field(init=False)
     interval_s: float = 0.0
     exit_at: int | None = None
+    hang_at: int | None = None
     due: float = 0.0
     echo_sent: bool = False
 
@@ -115,12 +119,18 @@ class _ScriptedRun:
         for name, number in DIRECTIVE.findall(text):
             if name == "pace":
                 self.interval_s = int(number) / 1000
-            else:
+            elif name == "die":
                 self.exit_at = int(number)
+            elif int(number) == 0 or max(self.emitted) < int(number):
+                self.hang_at = int(number)
 
     @property
     def must_exit(self) -> bool:
         return self.exit_at is not None and max(self.emitted) >= self.exit_at
+
+    @property
+    def must_hang(self) -> bool:
+        return self.hang_at is not None and max(self.emitted) >= self.hang_at
 
     def echo(self) -> tuple[Token, ...]:
         """Return the prompt with the first token of this run, if the request asks for it; it has no scores."""
@@ -176,6 +186,8 @@ class ScriptedEngine:
     def _advance(self, run: _ScriptedRun, now: float) -> EngineOutput:
         if run.must_exit:
             os._exit(1)
+        if run.must_hang:
+            threading.Event().wait()
         run.due = now + run.interval_s
         limit = run.request.max_output_tokens(self.max_model_len)
         tokens = []

@@ -1,12 +1,13 @@
 """Worker: pull the requests that the engine has room for, append its outputs, acknowledge what has ended.
 
-One task pulls, one appends, one acknowledges, one renews the leases, one listens for cancellations. The engine runs
-in a separate thread.
+One task pulls, one appends, one acknowledges, one renews the leases, one listens for cancellations, one watches the
+engine. The engine runs in a separate thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -23,6 +24,9 @@ from workers.active_request import ActiveRequest, group_by_run
 from workers.engine.interface import EngineOutput, Generator
 from workers.engine.stage import Stage
 from workers.engine_thread import EngineThread
+from workers.health.canary import Canary
+from workers.health.notifier import Notifier
+from workers.health.watchdog import EngineHung, Watchdog
 from workers.lease_keeper import LeaseKeeper
 from workers.metrics import WorkerMetrics
 from workers.preparation import preparer_for
@@ -31,6 +35,7 @@ from workers.seat_allocation import free_seats
 from workers.sole_request import SoleRequestRecord
 
 ACKNOWLEDGE_DELAY_S = 0.01  # so that requests that end together are acknowledged in one call
+GIVE_UP_LIMIT_S = 1.0  # for giving back the requests of a hung engine; after that, their leases expire
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +61,15 @@ class Worker:
         self._output_ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._engine = EngineThread(engine, lambda: self._loop.call_soon_threadsafe(self._output_ready.set))
+        self._watchdog = Watchdog(self._engine, settings.step_timeout, Notifier.from_environment())
+        self._canary = Canary(
+            info,
+            self._engine,
+            self._preparer,
+            metrics,
+            interval=settings.canary_interval,
+            may_run=lambda: self._info.state == "ready" and not self._by_job,
+        )
         self._by_job: dict[str, ActiveRequest] = {}
         self._finished_claims: list[Claim] = []
         self._claims_ready = asyncio.Event()
@@ -81,8 +95,21 @@ class Worker:
         )
 
     async def run(self) -> None:
-        """Work until `drain` is called and the grace time is over. Raises the failure of the engine, in a group."""
+        """Work until `drain` is called and the grace time is over.
+
+        Raises the failure of the engine, in a group. After EngineHung, the process must end.
+        """
         self._engine.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(self._watchdog.run())
+                await self._work()
+                watching.cancel()
+        except* EngineHung:
+            await self._give_up()
+            raise
+
+    async def _work(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -92,6 +119,8 @@ class Worker:
                     tasks.create_task(self._leases.run()),
                     tasks.create_task(self._listen_for_cancellations()),
                 ]
+                if self._settings.canary_interval:
+                    background.append(tasks.create_task(self._canary.run()))
                 pulling = tasks.create_task(self._puller.run())
                 await self._draining.wait()
                 await pulling  # it ends between two rounds, so that no request is begun in part
@@ -137,6 +166,7 @@ class Worker:
             await self._append([(active, [prepared])])
             return
         self._engine.add(prepared)
+        active.in_engine = True
         deadline = active.delivery.request.deadline
         if deadline is not None:
             active.deadline_timer = self._loop.call_later(
@@ -151,6 +181,7 @@ class Worker:
             self._output_ready.clear()
             runs = {active.run_id: active for active in self._active_requests()}
             outputs = group_by_run(self._engine.take())
+            self._canary.observe(outputs)
             if grouped := [(runs[run_id], found) for run_id, found in outputs.items() if run_id in runs]:
                 await self._append(grouped)
             if self._engine.failure is not None:
@@ -271,11 +302,31 @@ class Worker:
         except Unavailable as error:
             log.warning("hand_over_failed", error=error.message, requests=len(claims))
 
+    async def _give_up(self) -> None:
+        """Return all requests to the queue at once. Those that the engine ran count this worker as lost."""
+        self._info = msgspec.structs.replace(self._info, state="hung")
+        ran = [active.delivery.claim for active in self._active_requests() if active.in_engine]
+        others = [active.delivery.claim for active in self._active_requests() if not active.in_engine]
+        self._by_job.clear()
+        try:
+            async with asyncio.timeout(GIVE_UP_LIMIT_S):
+                await self._backend.transport.acknowledge(self._finished_claims)
+                await self._backend.transport.release(self._info.model, self._info.id, ran, lost=True)
+                await self._backend.transport.release(self._info.model, self._info.id, others)
+                await self._backend.registry.beat(self._heartbeat())
+        except (Unavailable, TimeoutError) as error:
+            log.warning("hand_over_failed", error=repr(error), requests=len(ran) + len(others))
+
     def _heartbeat(self) -> WorkerInfo:
         stats = self._engine.stats
-        self._metrics.observe(stats)
+        step = self._engine.step
+        step_age = None if step is None else time.monotonic() - step.began
+        self._metrics.observe(stats, step_age)
         return msgspec.structs.replace(
             self._info,
+            active_requests=len(self._by_job),
+            step_age=step_age,
+            gpu_memory_used=stats.gpu_memory_used,
             running=stats.running,
             waiting=stats.waiting,
             blocks_used=stats.blocks_used,

@@ -1,4 +1,4 @@
-"""Supervisor of child processes: it restarts dead ones, and stops all in order."""
+"""Supervisor of child processes: it kills silent ones, restarts dead ones, and stops all in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from headrace.launcher.pulse import Pulse
 from shared.errors import ConfigError, HeadraceError
+from shared.models.worker_registry import UNHEALTHY_STATUS
 from shared.runtime.processes import die_with_parent
 
 FIRST_PAUSE_S = 0.2
@@ -58,12 +60,14 @@ class Child:
         environment: added to the environment of this process. It carries settings and secrets, which must not be on
             the command line.
         log: file for the output, renamed when it exceeds MAX_LOG_BYTES; None for the terminal.
+        pulse: receives its signs of life; None for a process that sends none.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path | None
+    pulse: Pulse | None = None
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     backoff: Backoff = field(default_factory=Backoff)
@@ -71,10 +75,12 @@ class Child:
     def start(self) -> None:
         """Start the process. Raises OSError."""
         output = self._output()
+        if self.pulse is not None:
+            self.pulse.restart()
         try:
             self.process = subprocess.Popen(
                 self.command,
-                env={**os.environ, **self.environment},
+                env={**os.environ, **self.environment, **(self.pulse.environment if self.pulse else {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -97,6 +103,14 @@ class Child:
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    def kill_if_silent(self) -> bool:
+        """Kill the running process if it no longer responds. Return True if it was killed."""
+        if self.pulse is None or self.process is None or not self.pulse.is_silent():
+            return False
+        self.pulse.restart()
+        self.process.kill()  # it ends at once, unless the kernel waits for a device
+        return True
+
     def last_line(self) -> str:
         """Return the last line of the log."""
         if self.log is None or not self.log.exists():
@@ -107,9 +121,10 @@ class Child:
 
 @dataclass(frozen=True)
 class Death:
-    """Death of a child: its exit status, negative for a signal, and the seconds until its restart."""
+    """Death of a child: the process' id and exit status, negative for a signal; the seconds until its restart."""
 
     child: Child
+    pid: int
     status: int
     pause: float
 
@@ -149,9 +164,14 @@ class Supervisor:
         self._settled = True
 
     def check(self) -> None:
-        """Check all children once, and restart dead ones. Raises ConfigError and ChildFailed before `settle`."""
+        """Check all children once: kill those that no longer respond, and restart dead ones.
+
+        Raises ConfigError and ChildFailed before `settle`.
+        """
         for child in self.children:
             if child.running:
+                if child.kill_if_silent():
+                    self._report(f"{child.name} does not respond, and is killed")
                 continue
             if child.process is not None:
                 self._handle_death(child)
@@ -172,7 +192,7 @@ class Supervisor:
 
     def _handle_death(self, child: Child) -> None:
         assert child.process is not None
-        status = child.process.returncode
+        pid, status = child.process.pid, child.process.returncode
         child.process = None
         pause = child.backoff.died(child.started_at, self._clock())
         line = child.last_line().removeprefix("error: ")
@@ -184,7 +204,7 @@ class Supervisor:
                 f"{child.name} died {child.backoff.deaths} times in a row ({exit_reason(status)}){words}"
             )
         self._report(f"{child.name} died ({exit_reason(status)}), restart in {pause:.1f} s{words}")
-        self._on_death(Death(child, status, pause))
+        self._on_death(Death(child, pid, status, pause))
 
     def stop(self, grace: float, kill_now: Callable[[], bool] = lambda: False) -> None:
         """Stop all children, last started first. Kill those left after `grace` seconds, or when `kill_now()`."""
@@ -198,12 +218,15 @@ class Supervisor:
             if child.running and child.process is not None:
                 child.process.kill()
                 child.process.wait()
+        for child in self.children:
+            if child.pulse is not None:
+                child.pulse.close()
 
 
 def exit_reason(status: int) -> str:
     """Return a description of an exit status."""
     if status >= 0:
-        return f"exit status {status}"
+        return f"exit status {status}" + (", its engine hung" if status == UNHEALTHY_STATUS else "")
     try:
         return signal.Signals(-status).name
     except ValueError:

@@ -24,13 +24,14 @@ from rich.panel import Panel
 from rich.text import Text
 
 from headrace.client import HeadraceClient
+from headrace.launcher.pulse import Pulse
 from headrace.launcher.server_keeper import ServerKeeper
 from headrace.launcher.supervisor import Child, Death, Supervisor
 from producer_api.batch_runner.broker import broker_url
 from shared.backend import Backend
 from shared.errors import ConfigError, Unavailable
 from shared.models.model_store import SCRIPTED, ModelRepository, embedding_settings
-from shared.models.worker_registry import WorkerExit
+from shared.models.worker_registry import WorkerExit, remove_process
 from shared.redis.embedded import EmbeddedServer
 from shared.runtime.bind_safety import check_exposure
 from shared.runtime.sockets import check_port, free_port, place_of, url_of
@@ -170,9 +171,11 @@ class Up:
         log = None if self._verbose else self._log_folder() / f"{role}{suffix}.log"
         # No settings file: this process has read it, and the child's environment holds every setting.
         command = [sys.executable, "-m", "headrace", role, "--config", os.devnull]
+        pulse = None
         if role == "worker":
             self._served_models[f"{role}{suffix}"] = ModelRepository(settings).served_name
-        self._supervisor.add(Child(f"{role}{suffix}", command, to_environment(settings), log))
+            pulse = Pulse(settings.step_timeout) if settings.step_timeout else None
+        self._supervisor.add(Child(f"{role}{suffix}", command, to_environment(settings), log, pulse))
 
     def _check(self) -> None:
         if self._signal_count:  # Stopped may have been raised inside a library that caught it
@@ -197,7 +200,7 @@ class Up:
                     continue
                 if found["ready"]:
                     return
-                status.update(f"{self._model.served_name}: {found['reason']} ({found['progress']:.0%})")
+                status.update(found["reason"])
         raise Unavailable(
             f"{self._model.served_name} was not ready within {READY_TIMEOUT_S:.0f} s: see {self._log_folder()}"
         )
@@ -285,12 +288,16 @@ class AnswerPrinter(threading.Thread):
 
 
 async def record_exit(settings: Settings, model: str, death: Death) -> None:
-    """Record a worker's death, which /ready reports. Without Redis, /ready reports that Redis is away."""
+    """Record a worker's death, which /ready reports, and remove it from the list of workers.
+
+    Without Redis, /ready reports that Redis is away.
+    """
     backend = Backend.open(settings)
     try:
         at = await backend.token_log.now()
         exit_ = WorkerExit(status=death.status, at=at, restart_at=at + death.pause)
         await backend.registry.note_exit(model, exit_)
+        await remove_process(backend.registry, death.pid)
     except Unavailable as error:
         log.warning("exit_not_recorded", error=error.message)
     finally:

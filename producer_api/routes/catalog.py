@@ -39,7 +39,7 @@ IN_MEMORY = (
 )
 API = (*IN_MEMORY, *files.ENDPOINTS, *batches.ENDPOINTS)
 ADMIN = (
-    health.HEALTH,
+    *health.ADMIN_ENDPOINTS,
     *openapi.ENDPOINTS,
     *metrics.ADMIN_ENDPOINTS,
     *dead_letters.ADMIN_ENDPOINTS,

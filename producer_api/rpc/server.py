@@ -28,6 +28,7 @@ KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = (
 )  # silence before a ping; time to answer it
 MIN_PING_INTERVAL_MS = 10_000  # between a client's own pings
 HEALTH_INTERVAL_S = 1.0  # between updates of the health service
+SERVICES = (SERVICE,)
 
 
 @asynccontextmanager
@@ -83,10 +84,10 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
 
 
 async def _update_health(context: Context, servicer: health.aio.HealthServicer) -> None:
-    """Report the state of /ready for the server and for the service."""
+    """Report the state of /ready for the server and for each service that needs workers."""
     ready = (await readiness(context)).ready
     status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in (health.OVERALL_HEALTH, SERVICE):
+    for name in (health.OVERALL_HEALTH, *SERVICES):
         await servicer.set(name, status)
 
 

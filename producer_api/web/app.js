@@ -20,8 +20,9 @@ async function watchReadiness() {
       status.textContent = `${found.model} is ready`;
       wait = 10000;
     } else {
-      status.dataset.state = found.workers.length ? "loading" : "down";
-      status.textContent = found.workers.length ? `model loading ${Math.round(found.progress * 100)} %` : found.reason;
+      const loading = found.reasons.some((each) => each.code === "loading");
+      status.dataset.state = loading ? "loading" : "down";
+      status.textContent = loading ? `model loading ${Math.round(found.progress * 100)} %` : found.reason;
     }
     if (!$("model").options.length) listing ??= listModels(found.model).finally(() => { listing = null; });
   } catch {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
@@ -15,10 +16,12 @@ from shared.settings import RuntimeName
 
 EXIT_KEPT_S = 30.0  # after the announced restart; by then the next worker has sent a heartbeat if it runs
 LOADING_LEASES = 3
+UNHEALTHY_STATUS = 86  # exit status of a worker whose engine hangs or fails its canary
 MODEL_TTL_S = 86_400  # after its last worker's heartbeat; until then a model accepts requests
 
 
 Task = Literal["generate", "embed"]  # of a model
+WorkerState = Literal["loading", "ready", "draining", "sleeping", "hung"]
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +58,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Last heartbeat of a worker.
 
     Attributes:
+        state: a hung one has given back its requests and is about to exit.
         progress: of loading, from 0 to 1.
+        active_requests: that it holds, those that its engine does not run yet included.
         running, waiting: sequences of the engine.
         blocks_used, blocks_total: blocks of the KV cache.
         tokens_in_flight: prompt tokens, and tokens that may still be generated, of the requests that it holds.
@@ -64,18 +69,20 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         weight: its share under weighted routing, if set.
         step_age: seconds since the engine's step that runs now began; None between steps.
         gpu_memory_used: bytes; None without a GPU.
+        heartbeat_age: seconds since the heartbeat, as the reader of the registry finds it; None if unknown.
     """
 
     id: str
     pid: int
     model: str
-    state: Literal["loading", "ready", "draining", "sleeping"]
+    state: WorkerState
     progress: float = 0.0
     max_model_len: int = 0
     task: Task = "generate"
     fingerprint: str = ""
     runtime: RuntimeName = "native"
     max_num_seqs: int = 0
+    active_requests: int = 0
     running: int = 0
     waiting: int = 0
     blocks_used: int = 0
@@ -86,6 +93,12 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight: float | None = None
     step_age: float | None = None
     gpu_memory_used: int | None = None
+    heartbeat_age: float | None = None
+
+
+def worker_id_prefix(pid: int) -> str:
+    """Return the beginning of the ids of workers in the process `pid` of this machine."""
+    return f"{os.uname().nodename}-{pid}-"
 
 
 class WorkerExit(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +145,13 @@ class Registry(Protocol):
         """Return the models that were put to sleep; their workers follow within seconds."""
 
 
+async def remove_process(registry: Registry, pid: int) -> None:
+    """Remove the workers of a process of this machine that has ended. Raises Unavailable."""
+    for worker in await registry.workers():
+        if worker.id.startswith(worker_id_prefix(pid)):
+            await registry.leave(worker.id)
+
+
 _decode_worker = msgspec.json.Decoder(WorkerInfo).decode
 _decode_model = msgspec.json.Decoder(ModelInfo).decode
 
@@ -152,9 +172,8 @@ class RedisRegistry:
     async def beat(self, worker: WorkerInfo) -> None:
         """Announce a worker, and its model once that is loaded."""
         key = keys.worker(worker.id)
-        ttl_ms = self._lease_ms * (LOADING_LEASES if worker.state == "loading" else 1)
         commands = [
-            (key, pack("SET", key, msgspec.json.encode(worker), "PX", ttl_ms)),
+            (key, pack("SET", key, msgspec.json.encode(worker), "PX", self._kept_ms(worker))),
             (keys.WORKERS, pack("SADD", keys.WORKERS, worker.id)),
         ]
         if worker.state == "sleeping":  # it does not know its model's properties
@@ -181,9 +200,19 @@ class RedisRegistry:
         )
 
     async def workers(self) -> list[WorkerInfo]:
-        """Return the running workers; remove the ids of expired heartbeats on the way."""
+        """Return the running workers; remove the ids of expired heartbeats on the way.
+
+        The age of a heartbeat is the part of its life that has passed, since it expires by the server's clock.
+        """
         found = await self._members(keys.WORKERS, keys.worker)
-        return self._foreign.read_all("registry", found, _decode_worker)
+        workers = self._foreign.read_all("registry", found, _decode_worker)
+        names = [keys.worker(worker.id) for worker in workers]
+        left_ms = await self._exchange([(name, pack("PTTL", name)) for name in names])
+        return [
+            msgspec.structs.replace(worker, heartbeat_age=max(0, self._kept_ms(worker) - left) / 1000)
+            for worker, left in zip(workers, left_ms, strict=True)
+            if left > 0  # otherwise it has expired in the meantime
+        ]
 
     async def models(self) -> list[ModelInfo]:
         """Return the known models, sorted by name."""
@@ -207,6 +236,10 @@ class RedisRegistry:
     async def asleep(self) -> frozenset[str]:
         [members] = await self._exchange([(keys.ASLEEP, pack("SMEMBERS", keys.ASLEEP))])
         return frozenset(member.decode(errors="replace") for member in members)
+
+    def _kept_ms(self, worker: WorkerInfo) -> int:
+        """Return for how many milliseconds a heartbeat is kept."""
+        return self._lease_ms * (LOADING_LEASES if worker.state == "loading" else 1)
 
     async def _members(self, index: str, key: Callable[[str], str]) -> list[tuple[bytes, bytes]]:
         """Return the values of all members, each with its key."""

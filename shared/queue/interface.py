@@ -147,8 +147,8 @@ class Transport(Protocol):
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         """Send the heartbeat for all messages that `worker` holds. Returns those that it no longer holds."""
 
-    async def release(self, model: str, worker: str, claims: Sequence[Claim]) -> None:
-        """Give messages back, for any worker to claim at once."""
+    async def release(self, model: str, worker: str, claims: Sequence[Claim], *, lost: bool = False) -> None:
+        """Give messages back, for any worker to claim at once. `lost`: the worker counts as lost with them."""
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         """Remove finished messages, all of one model. Idempotent."""

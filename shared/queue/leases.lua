@@ -69,13 +69,14 @@ function commands.renew()
   return lost
 end
 
--- group, lanes, worker, lease in ms, wake channel, then class, entry …: claimable at once, without counting as lost
+-- group, lanes, worker, lease in ms, wake channel, 1 if the worker counts as lost, then class, entry …: claimable at once
 function commands.release()
-  for i = 7, #ARGV, 2 do
+  for i = 8, #ARGV, 2 do
     local class, id = tonumber(ARGV[i]), ARGV[i + 1]
     local owner, attempt = holder(class, id)
     if owner == ARGV[4] then
-      redis.call('XCLAIM', streams[class], ARGV[2], ARGV[4], 0, id, 'IDLE', ARGV[5], 'RETRYCOUNT', attempt - 1, 'JUSTID')
+      local count = ARGV[7] == '1' and attempt or attempt - 1
+      redis.call('XCLAIM', streams[class], ARGV[2], ARGV[4], 0, id, 'IDLE', ARGV[5], 'RETRYCOUNT', count, 'JUSTID')
     end
   end
   redis.call('PUBLISH', ARGV[6], 'released')

@@ -188,12 +188,12 @@ class MemoryTransport:
                 held.beat = self._clock()
         return lost
 
-    async def release(self, model: str, worker: str, claims: Sequence[Claim]) -> None:
+    async def release(self, model: str, worker: str, claims: Sequence[Claim], *, lost: bool = False) -> None:
         queue = self._queue(model)
         for claim in claims:
             held = queue.held.get(claim.entry)
             if held is not None and held.worker == worker:
-                held.beat, held.attempt = -math.inf, held.attempt - 1
+                held.beat, held.attempt = -math.inf, held.attempt - (not lost)
         self._live.publish(keys.wake_channel(model), b"released")
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:

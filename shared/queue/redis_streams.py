@@ -131,10 +131,10 @@ class RedisStreams:
         gone = {(CLASSES[int(index) - 1], entry.decode()) for index, entry in zip(lost, lost, strict=True)}
         return [claim for claim in claims if (claim.priority, claim.entry) in gone]
 
-    async def release(self, model: str, worker: str, claims: Sequence[Claim]) -> None:
+    async def release(self, model: str, worker: str, claims: Sequence[Claim], *, lost: bool = False) -> None:
         if claims:
             wake = keys.wake_channel(model)
-            await self._run("release", model, worker, self._lease_ms, wake, *_entries(claims))
+            await self._run("release", model, worker, self._lease_ms, wake, int(lost), *_entries(claims))
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         if claims:

@@ -85,6 +85,12 @@ def configure_logging(settings: Settings, *, process: str) -> None:
     _writers.append(lines)
 
 
+def settle_logs() -> None:
+    """Wait a moment until the last lines are written, before an end that runs no exit handlers."""
+    for lines in _writers:
+        lines.settle()
+
+
 def lines_dropped() -> int:
     """Return how many lines this process could not write."""
     return sum(lines.dropped for lines in _writers)

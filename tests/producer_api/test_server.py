@@ -207,6 +207,7 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/v1/batches/{batch_id}",
         "/v1/batches/{batch_id}/cancel",
         "/health",
+        "/live",
         "/ready",
         "/version",
     }
@@ -221,7 +222,7 @@ async def test_the_admin_port_has_its_own_document(app: FastAPI) -> None:
     assert document["openapi"].startswith("3.")
     letters = {f"/v1/dead-letters{rest}" for rest in ("", "/{letter_id}", "/{letter_id}/replay")}
     sleep = {"/admin/models/{name}/sleep", "/admin/models/{name}/wake", "/sleep", "/wake_up", "/is_sleeping"}
-    assert set(document["paths"]) == {"/health", "/metrics", *letters, *sleep}
+    assert set(document["paths"]) == {"/health", "/live", "/ready", "/metrics", *letters, *sleep}
     assert set(references(document)) <= set(document["components"]["schemas"])
     for methods in document["paths"].values():
         assert all(operation["responses"] for operation in methods.values())

@@ -21,6 +21,7 @@ from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from shared.protocol import PriorityClass, Result
 from workers.engine.config import EngineConfig
+from workers.engine.execution.gpu_memory import GpuMemory
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats, check_vocabulary
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.models.bert import Bert, Pooling
@@ -67,6 +68,7 @@ class EmbeddingEngine:
         max_model_len: int,
         max_tokens: int,
         fingerprint: str,
+        device: torch.device,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_model_len = max_model_len
@@ -75,6 +77,7 @@ class EmbeddingEngine:
         self._pooling = pooling
         self._vocab_size = vocab_size
         self._dimensions = dimensions
+        self._gpu_memory = GpuMemory(device)
         self._max_tokens = max_tokens
         self._queues: dict[PriorityClass, deque[_Embedding]] = {priority: deque() for priority in PriorityClass}
         self._requests: dict[str, _Embedding] = {}
@@ -101,6 +104,7 @@ class EmbeddingEngine:
             max_model_len=read_max_input_tokens(config.model, found, config.max_model_len),
             max_tokens=config.max_num_batched_tokens,
             fingerprint=fingerprint(config.model, device, str(dtype), config.quantization),
+            device=device,
         )
         _log.info(
             "embedding_engine_loaded", device=str(device), dtype=str(dtype), max_model_len=engine.max_model_len
@@ -203,4 +207,4 @@ class EmbeddingEngine:
         return bool(self._requests)
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=len(self._requests))
+        return EngineStats(running=len(self._requests), gpu_memory_used=self._gpu_memory.used())

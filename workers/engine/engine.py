@@ -22,6 +22,7 @@ from workers.engine.cache.prefix_cache import PrefixCache
 from workers.engine.cache_sizing import size_cache
 from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo
+from workers.engine.execution.gpu_memory import GpuMemory
 from workers.engine.grammar.support import load_grammar_support
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
 from workers.engine.kernels.select import choose_kernels
@@ -68,6 +69,7 @@ class Engine:
         self.max_model_len = max_model_len
         self._config = config
         self._runner = runner
+        self._gpu_memory = GpuMemory(runner.device)
         self._vocab_size = vocab_size
         self._sequences = SequenceBuilder(
             tokenizer, eos_token_ids, max_model_len=max_model_len, vocab_size=vocab_size, device=runner.device
@@ -182,6 +184,7 @@ class Engine:
             preemptions=self._scheduler.num_preemptions,
             prefix_queries=self._prefixes.queries if self._prefixes else 0,
             prefix_hits=self._prefixes.hits if self._prefixes else 0,
+            gpu_memory_used=self._gpu_memory.used(),
         )
 
     def step(self) -> list[EngineOutput]:

@@ -169,6 +169,7 @@ class EngineStats:
     Attributes:
         preemptions: how often a sequence was preempted.
         prefix_queries, prefix_hits: tokens looked up in the prefix cache, and tokens found there.
+        gpu_memory_used: bytes that this process has allocated on its GPU; None without one.
     """
 
     running: int = 0
@@ -178,6 +179,7 @@ class EngineStats:
     preemptions: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
+    gpu_memory_used: int | None = None
 
 
 def check_vocabulary(ids: Iterable[int], vocab_size: int, param: str) -> None:
@@ -315,7 +317,11 @@ class Generator(Protocol):
         """Drop a request and free its blocks before the next step. Return False if the id is unknown."""
 
     def step(self) -> list[EngineOutput]:
-        """Compute the next tokens of as many sequences as the budgets allow."""
+        """Compute the next tokens of as many sequences as the budgets allow.
+
+        A worker is replaced if its step neither computes nor returns for `step_timeout` seconds. A step that waits
+        for another process must return without outputs from time to time.
+        """
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
         """Let a step with batch-class work be abandoned without effect once `urgent` returns true."""

@@ -29,7 +29,7 @@ PAGES = {
     *("/docs", "/web/docs.js", "/web/docs.css"),
     "/favicon.ico",
 }
-PROBES = {"/health", "/ready", "/ping", "/healthz", "/livez", "/readyz", "/version"}
+PROBES = {"/health", "/ready", "/live", "/ping", "/healthz", "/livez", "/readyz", "/version"}
 PUBLIC = {*PROBES, "/openapi.json", *PAGES}
 
 

@@ -116,7 +116,7 @@ async def test_a_preflight_is_answered_by_cors_alone(
 
 
 @pytest.mark.parametrize("path", ["/ping", "/healthz", "/livez"])
-async def test_aliases_of_health(http: httpx.AsyncClient, path: str) -> None:
+async def test_aliases_of_live(http: httpx.AsyncClient, path: str) -> None:
     assert (await http.get(path)).json() == {"status": "ok"}
     assert (await http.post("/ping")).status_code == 200
 

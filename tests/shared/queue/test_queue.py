@@ -174,6 +174,14 @@ async def test_a_released_message_is_claimable_without_a_lost_worker(
     assert found.attempt == 1
 
 
+async def test_a_message_that_is_released_as_lost_counts_a_lost_worker(transport: Transport) -> None:
+    await transport.publish(make_request())
+    [delivery] = await pull(transport, 1)
+    await transport.release(MODEL, "a", [delivery.claim], lost=True)
+    [found] = (await transport.claim(MODEL, "b", Room.all(1))).found
+    assert found.attempt == 2
+
+
 async def test_waiting_and_held_requests_past_deadlines_are_reported(transport: Transport) -> None:
     held = make_request(deadline=1.0)
     await transport.publish(held)

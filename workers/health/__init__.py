@@ -1,0 +1,1 @@
+"""Supervision of a worker: hung steps, canaries, and messages to what supervises the process."""

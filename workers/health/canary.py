@@ -1,0 +1,122 @@
+"""Canary: a small request of the worker's own, which proves that an idle engine still computes.
+
+It takes no place in the queue, has no log, and is charged to no tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from shared.errors import EngineFailed, HeadraceError
+from shared.models.worker_registry import WorkerInfo
+from shared.protocol import Embed, Request, SamplingParams
+from shared.queue.interface import Claim, Delivery
+from shared.token_log.interface import Lease
+from workers.active_request import ActiveRequest
+from workers.engine.interface import EngineOutput
+from workers.engine_thread import EngineThread
+from workers.health.watchdog import EngineHung
+from workers.metrics import WorkerMetrics
+from workers.preparation import Preparer
+
+CANARY_LIMIT_S = 30.0  # for one token; StepWatch finds a step that hangs much sooner
+CANARY_ID = "canary"
+TEXT = "Hello"
+
+log = structlog.get_logger(__name__)
+
+
+class Canary:
+    """Runs a canary each time that the engine has given no output for `interval` seconds.
+
+    Args:
+        info: the worker, whose model the canary asks.
+        may_run: returns True while the worker is ready and holds no request.
+    """
+
+    def __init__(
+        self,
+        info: WorkerInfo,
+        engine: EngineThread,
+        preparer: Preparer,
+        metrics: WorkerMetrics,
+        *,
+        interval: float,
+        may_run: Callable[[], bool],
+    ) -> None:
+        self._info = info
+        self._engine = engine
+        self._preparer = preparer
+        self._metrics = metrics
+        self._interval = interval
+        self._may_run = may_run
+        self._loop = asyncio.get_running_loop()
+        self._last_output = self._loop.time()
+        self._count = 0
+        self._run_id = ""
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+
+    async def run(self) -> None:
+        """Run canaries until cancelled. Raises EngineHung if one fails."""
+        while True:
+            left = self._last_output + self._interval - self._loop.time()
+            if left > 0 or not self._may_run():
+                await asyncio.sleep(left if left > 0 else self._interval)
+                continue
+            try:
+                async with asyncio.timeout(CANARY_LIMIT_S):
+                    await self._run_once()
+            except (EngineFailed, TimeoutError) as error:
+                self._metrics.count_canary("failed")
+                reason = (
+                    error.message if isinstance(error, EngineFailed) else f"no answer in {CANARY_LIMIT_S:.0f} s"
+                )
+                log.error("canary_failed", reason=reason, stack=self._engine.stack())
+                raise EngineHung(f"the canary failed: {reason}") from error
+            self._metrics.count_canary("completed")
+
+    def observe(self, outputs: Mapping[str, Sequence[EngineOutput]]) -> None:
+        """Note the outputs of the engine, by run."""
+        if outputs:
+            self._last_output = self._loop.time()
+        for output in outputs.get(self._run_id, ()):
+            if output.finished and not self._ended.done():
+                self._end(output.error)
+
+    def _end(self, error: HeadraceError | None) -> None:
+        if isinstance(error, EngineFailed):
+            self._ended.set_exception(error)
+        else:  # a refusal is an answer too
+            self._ended.set_result(None)
+
+    async def _run_once(self) -> None:
+        self._count += 1
+        active = self._request()
+        self._run_id, self._ended = active.run_id, self._loop.create_future()
+        try:
+            prepared = await self._preparer.prepare(active)
+        except HeadraceError as error:
+            prepared = EngineOutput(active.run_id, finished=True, error=error)
+        if isinstance(prepared, EngineOutput):
+            self.observe({active.run_id: [prepared]})
+        else:
+            self._engine.add(prepared)
+        await self._ended
+
+    def _request(self) -> ActiveRequest:
+        """Return a request that asks for one token, or for one vector, as if it had been taken from the queue."""
+        model = self._info.model
+        embeds = self._info.task == "embed"
+        request = Request(
+            id=CANARY_ID,
+            model=model,
+            prompt=None if embeds else TEXT,
+            work=Embed((TEXT,)) if embeds else None,
+            params=SamplingParams(max_tokens=1),
+            tenant=CANARY_ID,
+        )
+        claim = Claim(CANARY_ID, model, request.priority, entry="")
+        return ActiveRequest(Delivery(request, claim, 1), Lease(CANARY_ID, self._info.id, self._count, 0.0))

@@ -24,7 +24,7 @@ from shared.errors import HeadraceError, Unavailable
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the service.
+    """A method of a service.
 
     Attributes:
         name: its name in the service definition.
@@ -42,30 +42,41 @@ class Method:
         assert self.group in ROUTES, f"{self.name}: group {self.group!r} is not one of {ROUTES}"
 
 
+@dataclass(frozen=True)
+class Service:
+    """A service: its full name, and its methods."""
+
+    name: str
+    methods: tuple[Method, ...]
+
+
 class MethodHandlers:
-    """Makes gRPC handlers of methods.
+    """Makes gRPC handlers of services.
 
     Args:
-        service: the full name of the service.
         most: calls at a time, of all methods together.
     """
 
-    def __init__(self, context: Context, service: str, most: int) -> None:
+    def __init__(self, context: Context, most: int) -> None:
         self._context = context
-        self._service = service
         self._proxies = TrustedProxies(context.settings.trusted_proxies)
         self._most = most
         self._open = 0
 
-    def handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+    def handlers(self, service: Service) -> grpc.GenericRpcHandler[Any, Any]:
+        """Return the handlers of all methods of a service."""
+        by_name = {each.name: self._handler(f"/{service.name}/{each.name}", each) for each in service.methods}
+        return grpc.method_handlers_generic_handler(service.name, by_name)
+
+    def _handler(self, route: str, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         """Return a handler of byte streams, even for one message: so the time to read it can be limited."""
 
         async def handle(_: object, rpc: RpcContext) -> None:
-            await self._handle(method, rpc)
+            await self._handle(route, method, rpc)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def _handle(self, method: Method, rpc: RpcContext) -> None:
+    async def _handle(self, route: str, method: Method, rpc: RpcContext) -> None:
         facts = RequestFacts(
             self._proxies.client(address_of(rpc.peer()), metadata_headers(rpc)), time.perf_counter()
         )
@@ -82,7 +93,6 @@ class MethodHandlers:
         except Exception:  # noqa: BLE001  logged below
             refusal = self._context.request_logger.failure(facts)
         finally:
-            route = f"/{self._service}/{method.name}"
             self._context.request_logger.write(
                 facts, method="gRPC", route=route, status=http_status if refusal is None else refusal.status
             )

@@ -22,10 +22,11 @@ from tests.support.fakes import MODEL
 from tests.support.waiting import LIMIT_S
 
 [SERVICE] = pb.DESCRIPTOR.services_by_name.values()
+SERVICES = (SERVICE,)
 
 
 class Client:
-    """Client with the service's methods as attributes, as in generated stubs."""
+    """Client with the services' methods as attributes, as in generated stubs."""
 
     def __init__(self, channel: grpc.aio.Channel, port: int, key: str | None = None) -> None:
         self.channel = channel
@@ -33,10 +34,10 @@ class Client:
         self._metadata = () if key is None else (("authorization", f"Bearer {key}"),)
 
     def __getattr__(self, name: str) -> Any:
-        method = SERVICE.methods_by_name[name]
+        method = next(each for service in SERVICES for each in service.methods if each.name == name)
         make = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
         call = make(
-            f"/{SERVICE.full_name}/{name}",
+            f"/{method.containing_service.full_name}/{name}",
             request_serializer=GetMessageClass(method.input_type).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )

@@ -13,6 +13,7 @@ import grpc
 
 from producer_api.auth.client_address import TrustedProxies
 from producer_api.http.access import authorize
+from producer_api.http.errors import FieldNames, renamed
 from producer_api.http.open_streams import shutdown_error
 from producer_api.observability.request_log import CLIENT_CLOSED, RequestFacts
 from producer_api.rpc.call import Call, RpcContext, address_of, metadata_headers
@@ -31,12 +32,14 @@ class Method:
         group: the scope that a caller needs, one of ROUTES.
         answer: reads the call's message and writes the answer.
         charged: a call counts against the caller's limits.
+        field_names: what its messages call the fields of a job.
     """
 
     name: str
     group: str
     answer: Callable[[Call], Awaitable[None]]
     charged: bool = False
+    field_names: FieldNames = ()
 
     def __post_init__(self) -> None:
         assert self.group in ROUTES, f"{self.name}: group {self.group!r} is not one of {ROUTES}"
@@ -63,7 +66,7 @@ class MethodHandlers:
         self._most = most
         self._open = 0
 
-    def handlers(self, service: Service) -> grpc.GenericRpcHandler[Any, Any]:
+    def handlers(self, service: Service) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods of a service."""
         by_name = {each.name: self._handler(f"/{service.name}/{each.name}", each) for each in service.methods}
         return grpc.method_handlers_generic_handler(service.name, by_name)
@@ -97,7 +100,7 @@ class MethodHandlers:
                 facts, method="gRPC", route=route, status=http_status if refusal is None else refusal.status
             )
         if refusal is not None:
-            status = status_of(refusal)
+            status = status_of(renamed(refusal, method.field_names))
             await rpc.abort(status.code, status.details, (*await call.metadata(), *status.trailing_metadata))
 
     async def _answer(self, method: Method, call: Call) -> None:

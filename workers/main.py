@@ -25,6 +25,7 @@ from shared.runtime.gc_tuning import settle
 from shared.settings import Settings
 from workers.engine.interface import Generator
 from workers.metrics import WorkerMetrics
+from workers.model_claim import ModelClaim
 from workers.openmp_env import spin_briefly
 from workers.runtimes.select import load_runtime
 from workers.worker import Worker
@@ -44,7 +45,7 @@ def run(settings: Settings) -> None:
 
     Raises:
         Unavailable: Redis does not answer at the start.
-        ConfigError: the model or the device cannot be used.
+        ConfigError: the model or the device cannot be used, or the model's other workers disagree.
         EngineFailed: the engine failed; other workers take over its requests.
     """
     spin_briefly()
@@ -82,6 +83,8 @@ async def _serve(settings: Settings) -> None:
             runtime=settings.runtime,
             max_num_seqs=settings.max_num_seqs,
         )
+        if settings.mixed_workers == "refuse":
+            await ModelClaim(backend.locks, info, settings.lease).acquire()
         worker = Worker(info, engine, backend, settings, metrics)
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
             await _run_worker(worker, intake, info)

@@ -72,8 +72,8 @@ class Inference:
     async def _models(self, call: Call) -> None:
         await call.read(pb.ListModelsRequest)
         async with redis_deadline():
-            found = await self._context.catalog.models()
-        models = [model_message(info) for info in found if call.caller.may_use(info.name)]
+            found, ready = await self._context.catalog.models(), await self._context.catalog.ready_workers()
+        models = [model_message(info, ready[info.name]) for info in found if call.caller.may_use(info.name)]
         await call.write(pb.ListModelsResponse(models=models))
 
     async def _job(self, admission: Admission) -> pb.Job:

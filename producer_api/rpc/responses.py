@@ -32,13 +32,16 @@ def job_message(job: Job) -> pb.Job:
     return ParseDict(fields, pb.Job())
 
 
-def model_message(info: ModelInfo) -> pb.Model:
+def model_message(info: ModelInfo, workers_ready: int) -> pb.Model:
     return pb.Model(
         id=info.name,
         created=info.created,
         owned_by="headrace",
         max_model_len=info.max_model_len or None,
         task=info.task,
+        runtime=info.runtime if info.announced else None,
+        max_num_seqs=info.max_num_seqs or None,
+        workers_ready=workers_ready,
     )
 
 

@@ -11,6 +11,7 @@ from shared.backend import Backend
 from shared.errors import Unavailable
 from shared.models.worker_registry import WorkerInfo
 from workers.active_request import ActiveRequest
+from workers.model_claim import ModelClaim
 from workers.sole_request import SoleRequestRecord
 
 log = structlog.get_logger(__name__)
@@ -25,6 +26,7 @@ class LeaseKeeper:
         active_requests: returns the requests that this worker holds.
         on_lost: called with each request that another worker has claimed.
         sole_request: records which request runs alone.
+        claim: of the model, held until the worker drains.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class LeaseKeeper:
         on_lost: Callable[[ActiveRequest], None],
         *,
         sole_request: SoleRequestRecord,
+        claim: ModelClaim,
     ) -> None:
         self._backend = backend
         self._interval = lease / 3
@@ -43,6 +46,7 @@ class LeaseKeeper:
         self._active_requests = active_requests
         self._on_lost = on_lost
         self._sole_request = sole_request
+        self._claim = claim
 
     async def run(self) -> None:
         """Send heartbeats until the task is cancelled."""
@@ -57,6 +61,8 @@ class LeaseKeeper:
         """Send one heartbeat and report what was lost. Raises Unavailable."""
         info = self._heartbeat()
         await self._backend.registry.beat(info)
+        if info.state != "draining":
+            await self._claim.renew()
         by_claim = {request.delivery.claim: request for request in self._active_requests()}
         lost_claims = await self._backend.transport.renew(info.model, info.id, list(by_claim))
         run_ids = {request.run_id for request in self._active_requests()}  # some may have ended during the call

@@ -25,6 +25,7 @@ from shared.runtime.logging import settle_logs
 from shared.settings import Settings
 from workers.health.watchdog import EngineHung
 from workers.metrics import WorkerMetrics
+from workers.model_claim import ModelClaim
 from workers.openmp_env import spin_briefly
 from workers.startup.loading import load_engine
 from workers.startup.sleep import restart_process, sleep_until_woken, wait_until_asleep
@@ -45,7 +46,7 @@ def run(settings: Settings) -> None:
 
     Raises:
         Unavailable: Redis does not answer at the start.
-        ConfigError: the model or the device cannot be used.
+        ConfigError: the model or the device cannot be used, or the model's other workers disagree.
         EngineFailed: the engine failed; other workers take over its requests.
     """
     spin_briefly()
@@ -80,6 +81,8 @@ async def _serve(settings: Settings) -> bool:
             progress = StartupProgress()
         engine, info = await load_engine(settings, repository, backend, info, progress)
         metrics.show_startup(progress)
+        if settings.mixed_workers == "refuse":
+            await ModelClaim(backend.locks, info, settings.lease).acquire()
         worker = Worker(info, engine, backend, settings, metrics)
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
             _log_ready(info, progress)

@@ -29,6 +29,7 @@ from workers.health.notifier import Notifier
 from workers.health.watchdog import EngineHung, Watchdog
 from workers.lease_keeper import LeaseKeeper
 from workers.metrics import WorkerMetrics
+from workers.model_claim import ModelClaim
 from workers.preparation import preparer_for
 from workers.puller import RETRY_PAUSE_S, Puller, set_aside
 from workers.seat_allocation import free_seats
@@ -82,6 +83,7 @@ class Worker:
             self._active_requests,
             self._on_lease_lost,
             sole_request=sole_request,
+            claim=ModelClaim(backend.locks, info, settings.lease),
         )
         self._puller = Puller(
             backend,

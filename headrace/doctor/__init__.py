@@ -1,4 +1,4 @@
-"""`headrace doctor`: checks of the machine, the settings, Redis and its permissions.
+"""`headrace doctor`: checks of the machine, the settings, Redis, its permissions and the served models.
 
 Each check returns findings. Only `headrace.cli` imports this package.
 """

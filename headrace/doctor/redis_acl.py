@@ -16,16 +16,16 @@ from shared.redis.node import Client
 Role = Literal["api", "worker", "tasks"]
 
 _COMMON = (
-    "ping time eval evalsha publish subscribe unsubscribe del exists pexpire set srem "
+    "ping time eval evalsha publish subscribe unsubscribe del exists get pexpire set srem "
     "hdel hexists hget hgetall hincrby hlen hmget hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
 )
 _API = (
-    "get hkeys hsetnx pttl scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers xlen "
+    "hkeys hsetnx pttl scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers xlen "
     "xpending xreadgroup zrank zrevrange zrevrank"
 )
-_WORKER = "hsetnx sadd xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
+_WORKER = "hsetnx pttl sadd xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
 _TASKS = (  # with those of Celery
-    "get hkeys zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
+    "hkeys zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
 )
 COMMANDS: Mapping[Role, tuple[str, ...]] = {
     "api": tuple(f"{_COMMON} {_API}".split()),

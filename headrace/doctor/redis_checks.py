@@ -12,6 +12,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError, ResponseError
 
 from headrace.doctor.finding import Finding
+from headrace.doctor.model_checks import examine_models
 from headrace.doctor.redis_acl import Role, missing_commands
 from headrace.doctor.redis_sizing import EXAMPLE_ANSWER_TOKENS, EXAMPLE_PROMPT_BYTES, MEASURED
 from shared.backend import Backend
@@ -39,7 +40,8 @@ async def examine_redis(settings: Settings) -> list[Finding]:
         assert server is not None, "the backend was opened on Redis"
         async with server.reaching("Redis"):
             client = server.client
-            return [*await _servers(client, settings), *await _permissions(client)]
+            findings = [*await _servers(client, settings), *await _permissions(client)]
+        return [*findings, *await examine_models(backend.registry, settings)]
     except HeadraceError as error:
         remedy = "start it, or correct redis_url; without redis_url, `headrace up` starts an embedded Valkey"
         return [Finding("Redis", "failed", error.message, remedy)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,6 +92,10 @@ class ModelCatalog:
         except Unavailable:  # an admitted request is answered even so, from the last contents
             snapshot = self._snapshot or Snapshot((), (), frozenset(), 0.0)
         return next((info.fingerprint or None for info in snapshot.models if info.name == name), None)
+
+    async def ready_workers(self) -> Counter[str]:
+        """Return how many ready workers each model has. Raises Unavailable."""
+        return Counter(worker.model for worker in (await self.snapshot()).workers if worker.state == "ready")
 
     async def workers(self, model: str) -> list[WorkerInfo]:
         """Return the living workers of one model. Raises Unavailable."""

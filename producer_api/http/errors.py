@@ -35,11 +35,25 @@ OPENAI_TYPES = {
     503: "service_unavailable",
 }
 
+FieldNames = tuple[tuple[str, str], ...]  # patterns of an error's param, and what an API calls the field instead
+
 
 def openai_error(error: HeadraceError) -> dict[str, Any]:
     """Return the body from which the SDKs make their exceptions."""
     kind = OPENAI_TYPES.get(error.status) or ("server_error" if error.status >= 500 else "invalid_request_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def renamed(error: HeadraceError, names: FieldNames) -> HeadraceError:
+    """Return the error with an API's name of the field; schema errors have it already."""
+    if error.param is None or isinstance(error, InvalidFields):
+        return error
+    for pattern, replacement in names:
+        if (name := re.sub(pattern, replacement, error.param)) != error.param:
+            rest = error.message.removeprefix(f"{error.param} ")
+            message = error.message if rest == error.message else f"{name} {rest}"
+            return type(error)(message, param=name, retry_after=error.retry_after)
+    return error
 
 
 def problem(error: HeadraceError, instance: str) -> dict[str, Any]:
@@ -76,10 +90,10 @@ class OpenAIErrors:
     """OpenAI's error object.
 
     Attributes:
-        field_names: what this API calls the fields that errors name as a chat does: patterns and replacements.
+        field_names: what this API calls the fields that errors name as a chat does.
     """
 
-    field_names: tuple[tuple[str, str], ...] = ()
+    field_names: FieldNames = ()
     schema: ClassVar[str] = "OpenAIError"
     media_type: ClassVar[str] = "application/json"
 
@@ -89,18 +103,7 @@ class OpenAIErrors:
         return Response(msgspec.json.encode(self.body(error, path)), error.status, headers, self.media_type)
 
     def body(self, error: HeadraceError, path: str) -> dict[str, Any]:
-        return openai_error(self._renamed(error))
-
-    def _renamed(self, error: HeadraceError) -> HeadraceError:
-        """Return the error with this API's name of the field; schema errors have it already."""
-        if error.param is None or isinstance(error, InvalidFields):
-            return error
-        for pattern, replacement in self.field_names:
-            if (name := re.sub(pattern, replacement, error.param)) != error.param:
-                rest = error.message.removeprefix(f"{error.param} ")
-                message = error.message if rest == error.message else f"{name} {rest}"
-                return type(error)(message, param=name, retry_after=error.retry_after)
-        return error
+        return openai_error(renamed(error, self.field_names))
 
 
 @dataclass(frozen=True)

@@ -15,21 +15,35 @@ from producer_api.http.errors import OPENAI
 from producer_api.http.json_body import json_response
 from producer_api.services import Context
 from shared.models.worker_registry import ModelInfo, Task
+from shared.settings import RuntimeName
+
+
+class Serving(msgspec.Struct):
+    """The workers of a model: their runtime, the most sequences in each at a time, and how many are ready.
+
+    `runtime` and `max_num_seqs` are null until a worker has loaded the model.
+    """
+
+    runtime: RuntimeName | None
+    max_num_seqs: int | None
+    workers_ready: int
 
 
 class Model(msgspec.Struct):
-    """One model; our fields `max_model_len`, in tokens, and `task` are null until a worker has loaded it."""
+    """One model; `max_model_len`, in tokens, as in vLLM, and `task` are null until a worker has loaded it."""
 
     id: str
     created: int
     max_model_len: int | None
     task: Task | None
+    headrace: Serving
     object: Literal["model"] = "model"
     owned_by: str = "headrace"
 
     @classmethod
-    def of(cls, info: ModelInfo) -> Model:
-        return cls(info.name, info.created, info.max_model_len or None, info.task)
+    def from_info(cls, info: ModelInfo, workers_ready: int) -> Model:
+        serving = Serving(info.runtime if info.announced else None, info.max_num_seqs or None, workers_ready)
+        return cls(info.name, info.created, info.max_model_len or None, info.task, serving)
 
 
 class ModelList(msgspec.Struct):
@@ -39,14 +53,16 @@ class ModelList(msgspec.Struct):
 
 async def all_models(context: Context, caller: Principal) -> Response:
     async with redis_deadline():
-        found = await context.catalog.models()
-    return json_response(ModelList([Model.of(info) for info in found if caller.may_use(info.name)]))
+        found, ready = await context.catalog.models(), await context.catalog.ready_workers()
+    models = [Model.from_info(info, ready[info.name]) for info in found if caller.may_use(info.name)]
+    return json_response(ModelList(models))
 
 
 async def one_model(context: Context, name: str, caller: Principal) -> Response:
     caller.check_model(name)
     async with redis_deadline():
-        return json_response(Model.of(await context.catalog.find(name)))
+        found, ready = await context.catalog.find(name), await context.catalog.ready_workers()
+    return json_response(Model.from_info(found, ready[name]))
 
 
 _endpoint = partial(Endpoint, group="models", errors=OPENAI, tag="OpenAI")

@@ -1,4 +1,4 @@
-"""The gRPC front end: the service `headrace.v1.Inference`, health and reflection.
+"""The gRPC front end: the services of the catalog, health and reflection.
 
 Messages become the same bodies that HTTP takes. Only `producer_api.server` imports this package.
 """

@@ -13,6 +13,7 @@ import grpc
 
 from producer_api.auth.client_address import TrustedProxies
 from producer_api.http.access import authorize
+from producer_api.http.errors import FieldNames, renamed
 from producer_api.http.open_streams import shutdown_error
 from producer_api.observability.request_log import CLIENT_CLOSED, RequestFacts
 from producer_api.rpc.call import Call, RpcContext, address_of, metadata_headers
@@ -24,48 +25,61 @@ from shared.errors import HeadraceError, Unavailable
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the service.
+    """A method of a service.
 
     Attributes:
         name: its name in the service definition.
         group: the scope that a caller needs, one of ROUTES.
         answer: reads the call's message and writes the answer.
         charged: a call counts against the caller's limits.
+        field_names: what its messages call the fields of a job.
     """
 
     name: str
     group: str
     answer: Callable[[Call], Awaitable[None]]
     charged: bool = False
+    field_names: FieldNames = ()
 
     def __post_init__(self) -> None:
         assert self.group in ROUTES, f"{self.name}: group {self.group!r} is not one of {ROUTES}"
 
 
+@dataclass(frozen=True)
+class Service:
+    """A service: its full name, and its methods."""
+
+    name: str
+    methods: tuple[Method, ...]
+
+
 class MethodHandlers:
-    """Makes gRPC handlers of methods.
+    """Makes gRPC handlers of services.
 
     Args:
-        service: the full name of the service.
         most: calls at a time, of all methods together.
     """
 
-    def __init__(self, context: Context, service: str, most: int) -> None:
+    def __init__(self, context: Context, most: int) -> None:
         self._context = context
-        self._service = service
         self._proxies = TrustedProxies(context.settings.trusted_proxies)
         self._most = most
         self._open = 0
 
-    def handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+    def handlers(self, service: Service) -> grpc.GenericRpcHandler:
+        """Return the handlers of all methods of a service."""
+        by_name = {each.name: self._handler(f"/{service.name}/{each.name}", each) for each in service.methods}
+        return grpc.method_handlers_generic_handler(service.name, by_name)
+
+    def _handler(self, route: str, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         """Return a handler of byte streams, even for one message: so the time to read it can be limited."""
 
         async def handle(_: object, rpc: RpcContext) -> None:
-            await self._handle(method, rpc)
+            await self._handle(route, method, rpc)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def _handle(self, method: Method, rpc: RpcContext) -> None:
+    async def _handle(self, route: str, method: Method, rpc: RpcContext) -> None:
         facts = RequestFacts(
             self._proxies.client(address_of(rpc.peer()), metadata_headers(rpc)), time.perf_counter()
         )
@@ -82,12 +96,11 @@ class MethodHandlers:
         except Exception:  # noqa: BLE001  logged below
             refusal = self._context.request_logger.failure(facts)
         finally:
-            route = f"/{self._service}/{method.name}"
             self._context.request_logger.write(
                 facts, method="gRPC", route=route, status=http_status if refusal is None else refusal.status
             )
         if refusal is not None:
-            status = status_of(refusal)
+            status = status_of(renamed(refusal, method.field_names))
             await rpc.abort(status.code, status.details, (*await call.metadata(), *status.trailing_metadata))
 
     async def _answer(self, method: Method, call: Call) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from pydantic_core import from_json
 
 from producer_api.rpc.inference_pb2 import FollowRequest, GenerateRequest, JobRequest
+from producer_api.rpc.prediction_pb2 import PredictRequest
 from producer_api.schemas.jobs import JobSubmission
 from shared.errors import InvalidRequest, MalformedBody
 from shared.schemas.field_paths import field_path
@@ -66,6 +67,14 @@ def to_submission(message: JobRequest) -> JobSubmission:
             body[name] = _json(body[name], name)
     if "tool_choice" in body:
         body["tool_choice"] = _choice(body["tool_choice"])
+    return validate_plain(body, JobSubmission)
+
+
+def chat_submission(message: PredictRequest) -> JobSubmission:
+    """Return the equivalent body of POST /v1/jobs. Raises InvalidFields."""
+    body = _plain(message)
+    body["model"] = body.pop("model_name", "")
+    body["messages"] = [{"role": "", "content": "", **each} for each in body.get("messages", ())]
     return validate_plain(body, JobSubmission)
 
 

@@ -1,4 +1,4 @@
-"""Jobs, models and events as gRPC messages."""
+"""Jobs, models, events and predictions as gRPC messages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import msgspec
 from google.protobuf.json_format import ParseDict
 
 from producer_api.rpc import inference_pb2 as pb
+from producer_api.rpc.prediction_pb2 import PredictResponse, PredictUsage
 from shared.models.worker_registry import ModelInfo
 from shared.protocol import CallDelta, ErrorInfo, StopReason, Terminal, Token, TokenEvent
+from shared.protocol import Usage as TokenUsage
 from shared.schemas.common_fields import Usage
 from shared.schemas.native.jobs import Job
 from shared.schemas.openai.logprobs import prompt_logprobs
+from shared.token_log.answer import ending
 
 HTTP_ONLY = ("object", "links")  # fields of a job
 
@@ -29,13 +32,16 @@ def job_message(job: Job) -> pb.Job:
     return ParseDict(fields, pb.Job())
 
 
-def model_message(info: ModelInfo) -> pb.Model:
+def model_message(info: ModelInfo, workers_ready: int) -> pb.Model:
     return pb.Model(
         id=info.name,
         created=info.created,
         owned_by="headrace",
         max_model_len=info.max_model_len or None,
         task=info.task,
+        runtime=info.runtime if info.announced else None,
+        max_num_seqs=info.max_num_seqs or None,
+        workers_ready=workers_ready,
     )
 
 
@@ -52,6 +58,22 @@ def event_messages(event: TokenEvent) -> list[pb.Event]:
             _add_prompt(end, event.prompt)
         found.append(pb.Event(end=end))
     return found
+
+
+def prediction(text: str, usage: TokenUsage | None) -> PredictResponse:
+    """Return a text, with the usage at the end of an answer."""
+    if usage is None:
+        return PredictResponse(text=text)
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    counts = PredictUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+    return PredictResponse(text=text, usage=counts)
+
+
+def prediction_messages(event: TokenEvent) -> list[PredictResponse]:
+    """Return the message of an event that adds text, or completes the answer."""
+    text, end = "".join(token.text for token in event.tokens), event.terminal
+    usage = end.usage if end is not None and ending(end) is None else None
+    return [prediction(text, usage)] if text or usage is not None else []
 
 
 def _add_prompt(message: pb.Tokens | pb.End, prompt: Sequence[Token]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -11,9 +11,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from producer_api.http.protocol import HEADROOM
 from producer_api.routes.health import readiness
+from producer_api.rpc.catalog import services
 from producer_api.rpc.handler import MethodHandlers
 from producer_api.rpc.reflection import add_reflection
-from producer_api.rpc.service import SERVICE, Inference
 from producer_api.services import Context
 from shared.errors import ConfigError
 from shared.runtime.sockets import place_of
@@ -28,7 +28,6 @@ KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = (
 )  # silence before a ping; time to answer it
 MIN_PING_INTERVAL_MS = 10_000  # between a client's own pings
 HEALTH_INTERVAL_S = 1.0  # between updates of the health service
-SERVICES = (SERVICE,)
 
 
 @asynccontextmanager
@@ -37,17 +36,18 @@ async def serving(context: Context, *, farewell: float) -> AsyncIterator[int]:
     settings = context.settings
     most = settings.max_connections
     server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=most + HEADROOM)
-    endpoints = MethodHandlers(context, SERVICE, most)
-    handlers = {method.name: endpoints.handler(method) for method in Inference(context).methods()}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    handlers = MethodHandlers(context, most)
+    served = services(context)
+    server.add_generic_rpc_handlers([handlers.handlers(service) for service in served])
+    names = [service.name for service in served]
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     if settings.grpc_reflection or (settings.grpc_reflection is None and not settings.auth):
-        add_reflection(server, (SERVICE, health.SERVICE_NAME))
+        add_reflection(server, (*names, health.SERVICE_NAME))
     port = _bind(server, settings)
-    await _update_health(context, servicer)
+    await _update_health(context, servicer, names)
     await server.start()
-    updating = asyncio.create_task(_keep_health_updated(context, servicer))
+    updating = asyncio.create_task(_keep_health_updated(context, servicer, names))
     try:
         yield port
     finally:
@@ -83,15 +83,15 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-async def _update_health(context: Context, servicer: health.aio.HealthServicer) -> None:
+async def _update_health(context: Context, servicer: health.aio.HealthServicer, names: Sequence[str]) -> None:
     """Report the state of /ready for the server and for each service that needs workers."""
     ready = (await readiness(context)).ready
     status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in (health.OVERALL_HEALTH, *SERVICES):
+    for name in (health.OVERALL_HEALTH, *names):
         await servicer.set(name, status)
 
 
-async def _keep_health_updated(context: Context, servicer: health.aio.HealthServicer) -> None:
+async def _keep_health_updated(context: Context, servicer: health.aio.HealthServicer, names: Sequence[str]) -> None:
     while True:
         await asyncio.sleep(HEALTH_INTERVAL_S)
-        await _update_health(context, servicer)
+        await _update_health(context, servicer, names)

@@ -25,7 +25,7 @@ WorkerState = Literal["loading", "ready", "draining", "sleeping", "hung"]
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A served model; `created` in seconds since the epoch, `max_model_len` in tokens.
+    """A served model; `max_model_len` in tokens, `created` in seconds since the epoch, 0 until a worker has it.
 
     `fingerprint` identifies the weights, precision and version that determine an answer. Until it is known it is
     empty, and `task` is None. `runtime` executes the model, with at most `max_num_seqs` sequences at once in each
@@ -39,6 +39,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     task: Task | None = None
     runtime: RuntimeName = "native"
     max_num_seqs: int = 0
+
+    @property
+    def announced(self) -> bool:
+        """True if a worker has loaded it."""
+        return self.created > 0
 
     @classmethod
     def of(cls, worker: WorkerInfo, created: int) -> ModelInfo:

@@ -10,6 +10,7 @@ from shared.plans import from_json
 
 RuntimeName = Literal["native", "vllm", "upstream"]
 UpstreamResume = Literal["continue", "restart", "fail"]
+MixedWorkers = Literal["refuse", "allow"]
 
 
 class RuntimeFields(BaseModel):
@@ -39,4 +40,11 @@ class RuntimeFields(BaseModel):
         description="what happens to an answer that has begun when its worker or the upstream server is lost; "
         "continue: the logged text is sent as the beginning of the answer, for servers that support it; restart: "
         "the answer is generated again, and must begin with the logged text; fail: the request fails",
+    )
+    mixed_workers: MixedWorkers = Field(
+        "refuse",
+        description="what a worker does if its runtime or fingerprint (weights, precision, kind of device, version "
+        "of torch) differs from that of its model's running workers; refuse: it does not start; allow: it serves "
+        "beside them, as rolling updates and unequal machines require; an answer that another of them continues "
+        "may then differ",
     )

@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 
 from producer_api.app import create_app
 from producer_api.rpc import inference_pb2 as pb
+from producer_api.rpc import prediction_pb2
 from producer_api.rpc.server import serving as serving_rpc
 from producer_api.services import Context
 from shared.backend import Backend
@@ -22,10 +23,11 @@ from tests.support.fakes import MODEL
 from tests.support.waiting import LIMIT_S
 
 [SERVICE] = pb.DESCRIPTOR.services_by_name.values()
+SERVICES = (SERVICE, *prediction_pb2.DESCRIPTOR.services_by_name.values())
 
 
 class Client:
-    """Client with the service's methods as attributes, as in generated stubs."""
+    """Client with the services' methods as attributes, as in generated stubs."""
 
     def __init__(self, channel: grpc.aio.Channel, port: int, key: str | None = None) -> None:
         self.channel = channel
@@ -33,10 +35,10 @@ class Client:
         self._metadata = () if key is None else (("authorization", f"Bearer {key}"),)
 
     def __getattr__(self, name: str) -> Any:
-        method = SERVICE.methods_by_name[name]
+        method = next(each for service in SERVICES for each in service.methods if each.name == name)
         make = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
         call = make(
-            f"/{SERVICE.full_name}/{name}",
+            f"/{method.containing_service.full_name}/{name}",
             request_serializer=GetMessageClass(method.input_type).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )

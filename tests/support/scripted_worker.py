@@ -33,6 +33,7 @@ class ScriptedWorker:
                 state=state,
                 progress=progress,
                 max_model_len=1024,
+                max_num_seqs=8,
                 fingerprint="fp_test",
             )
         )

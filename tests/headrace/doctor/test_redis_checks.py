@@ -32,7 +32,7 @@ async def examine(url: str, folder: Path, **settings: object) -> dict[str, Findi
 async def test_a_good_server_has_only_ok_findings(node: Node, tmp_path: Path) -> None:
     found = await examine(node.url, tmp_path)
     assert list(found) == [
-        "Redis", "topology", "persistence", "eviction", "memory", "message buffer", "permissions"
+        "Redis", "topology", "persistence", "eviction", "memory", "message buffer", "permissions", "models"
     ]  # fmt: skip
     assert {finding.status for finding in found.values()} == {"ok"}
     assert found["topology"].found == "one server"

@@ -303,11 +303,13 @@ def test_any_bytes_are_a_message_or_get_a_typed_error(data: bytes, known: Any, a
 def test_the_generated_code_is_up_to_date(tmp_path: Path) -> None:
     source = tmp_path / "producer_api/rpc"
     source.mkdir(parents=True)
-    shutil.copy(ROOT / "producer_api/rpc/inference.proto", source)
+    definitions = [f"producer_api/rpc/{name}.proto" for name in ("inference", "prediction")]
+    for definition in definitions:
+        shutil.copy(ROOT / definition, source)
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--python_out=.", "--pyi_out=."]
-    subprocess.run([*command, "producer_api/rpc/inference.proto"], cwd=tmp_path, check=True)
+    subprocess.run([*command, *definitions], cwd=tmp_path, check=True)
 
-    for name in ("inference_pb2.py", "inference_pb2.pyi"):
+    for name in ("inference_pb2.py", "inference_pb2.pyi", "prediction_pb2.py", "prediction_pb2.pyi"):
         assert filecmp.cmp(source / name, ROOT / "producer_api/rpc" / name, shallow=False), (
             f"run scripts/proto: {name}"
         )

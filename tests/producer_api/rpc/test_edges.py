@@ -9,11 +9,12 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 from structlog.testing import capture_logs
 
 from producer_api.auth import failures
 from producer_api.rpc import inference_pb2 as pb
-from producer_api.rpc.service import Inference
+from producer_api.rpc.catalog import services
 from shared.accounts.api_keys import ApiKeys
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
@@ -21,7 +22,7 @@ from shared.accounts.scopes import Scopes
 from shared.backend import Backend
 from shared.settings import Settings
 from tests.support.fakes import MODEL
-from tests.support.grpc_client import SERVICE, Client, chat, details, read_rest, refusal, serving
+from tests.support.grpc_client import SERVICE, SERVICES, Client, chat, details, read_rest, refusal, serving
 from tests.support.loop_watchdog import MAX_HELD_S, watching_loop
 from tests.support.metered import planned
 from tests.support.scripted_worker import ScriptedWorker
@@ -45,16 +46,18 @@ async def key_of(keys: ApiKeys, tenant: str = "t", **scopes: Any) -> str:
 
 async def test_every_method_needs_a_key(keyed: Keyed) -> None:
     client, _ = keyed
-    requests = {method.name: getattr(pb, method.input_type.name)() for method in SERVICE.methods}
+    methods = [method for service in SERVICES for method in service.methods]
+    requests = {method.name: GetMessageClass(method.input_type)() for method in methods}
     for name, request in requests.items():
         for each in (client, client.having("hr_no"), client.having("hr_" + "a" * 60)):
             refused = await refusal(getattr(each, name)(request))
             assert refused.code() is grpc.StatusCode.UNAUTHENTICATED, name
 
 
-async def test_every_method_of_the_definition_is_served(settings: Settings, backend: Backend) -> None:
+async def test_every_method_of_the_definitions_is_served(settings: Settings, backend: Backend) -> None:
     async with serving(settings, backend) as (context, _):
-        assert [method.name for method in Inference(context).methods()] == [each.name for each in SERVICE.methods]
+        served = {service.name: [method.name for method in service.methods] for service in services(context)}
+    assert served == {each.full_name: [method.name for method in each.methods] for each in SERVICES}
 
 
 async def test_scopes_restrict_a_key(keyed: Keyed, worker: ScriptedWorker) -> None:

@@ -230,6 +230,14 @@ async def test_a_cancelled_job_sets_the_status_of_its_caller(client: Client, wor
 async def test_models_are_listed(client: Client) -> None:
     found = await client.ListModels(pb.ListModelsRequest())
 
-    assert [(model.id, model.max_model_len, model.owned_by) for model in found.models] == [
-        (MODEL, 1024, "headrace")
-    ]
+    shown = pb.Model(
+        id=MODEL,
+        created=found.models[0].created,
+        owned_by="headrace",
+        max_model_len=1024,
+        task="generate",
+        runtime="native",
+        max_num_seqs=8,
+        workers_ready=1,
+    )
+    assert list(found.models) == [shown]

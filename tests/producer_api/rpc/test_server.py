@@ -15,7 +15,7 @@ from shared.backend import Backend
 from shared.errors import ConfigError
 from shared.redis.embedded import HOST
 from shared.settings import Settings
-from tests.support.grpc_client import SERVICE, Client, chat, details, read_rest, refusal, serving
+from tests.support.grpc_client import SERVICE, SERVICES, Client, chat, details, read_rest, refusal, serving
 from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
@@ -81,8 +81,9 @@ async def test_health_reports_readiness(settings: Settings, backend: Backend, wo
 async def test_health_without_a_worker_is_not_serving(settings: Settings, backend: Backend) -> None:
     async with serving(settings, backend) as (_, client):
         health = health_pb2_grpc.HealthStub(client.channel)
-        found = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
-    assert found.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        requests = [health_pb2.HealthCheckRequest(service=service.full_name) for service in SERVICES]
+        found = [(await health.Check(request)).status for request in requests]
+    assert found == [health_pb2.HealthCheckResponse.NOT_SERVING] * len(SERVICES)
 
 
 def reflect(client: Client, version: str, *requests: reflection_pb2.ServerReflectionRequest):
@@ -101,7 +102,8 @@ async def test_reflection_describes_every_service(client: Client, version: str) 
     listing = reflection_pb2.ServerReflectionRequest(list_services="")
     [listed] = [each async for each in reflect(client, version, listing)]
     names = {each.name for each in listed.list_services_response.service}
-    assert names >= {SERVICE.full_name, *(f"grpc.reflection.{each}.ServerReflection" for each in ("v1", "v1alpha"))}
+    ours = {service.full_name for service in SERVICES}
+    assert names >= {*ours, *(f"grpc.reflection.{each}.ServerReflection" for each in ("v1", "v1alpha"))}
     asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in sorted(names)]
     described = [each async for each in reflect(client, version, *asked)]
     files = {

@@ -1,0 +1,12 @@
+"""Catalog of all gRPC services."""
+
+from __future__ import annotations
+
+from producer_api.rpc.handler import Service
+from producer_api.rpc.inference import Inference
+from producer_api.rpc.prediction import Prediction
+from producer_api.services import Context
+
+
+def services(context: Context) -> tuple[Service, ...]:
+    return (Inference(context).service(), Prediction(context).service())

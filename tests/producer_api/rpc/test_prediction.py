@@ -11,9 +11,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_tools import protoc
-from producer_api.rpc.prediction_pb2 import PredictMessage, PredictRequest
 from structlog.testing import capture_logs
 
+from producer_api.rpc.prediction_pb2 import PredictMessage, PredictRequest
 from shared.backend import Backend
 from shared.protocol import ErrorInfo, RequestState
 from shared.settings import Settings

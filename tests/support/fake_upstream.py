@@ -94,18 +94,22 @@ class FakeUpstream:
 
     def __init__(self) -> None:
         self.port = free_port(HOST)
-        self.respond: Respond = self.follow_rule
-        self.owned_by = "other"
-        self.models: list[dict[str, Any]] | None = None
-        self.cut_at: list[int] = []
         self.gate = threading.Event()
-        self.gate.set()
-        self.exchanges: list[Exchange] = []
+        self.reset()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+
+    def reset(self) -> None:
+        """Return to the state of a new server, for another test."""
+        self.respond: Respond = self.follow_rule
+        self.owned_by = "other"
+        self.models: list[dict[str, Any]] | None = None
+        self.cut_at: list[int] = []
+        self.gate.set()
+        self.exchanges: list[Exchange] = []
 
     @property
     def url(self) -> str:
@@ -128,6 +132,15 @@ class FakeUpstream:
                 writer.transport.abort()
 
         asyncio.run_coroutine_threadsafe(stop(), self._loop).result(LIMIT_S)
+
+    @staticmethod
+    def text(prompt: str | tuple[int, ...] | None, words: int, choice: int = 0) -> str:
+        """Return the text of an answer by the rule."""
+        return "".join(word(str(prompt), choice, position) for position in range(words))
+
+    def await_gone(self, number: int) -> None:
+        """Wait until the client has closed the connection of a request."""
+        asyncio.run_coroutine_threadsafe(self.exchanges[number].gone.wait(), self._loop).result(LIMIT_S)
 
     def close(self) -> None:
         async def cancel() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from shared.settings import Settings
 from shared.token_log.interface import Lease
 from tests.support.waiting import LIMIT_S
 from workers.active_request import ActiveRequest
-from workers.engine.interface import EngineOutput, Generator
+from workers.engine.interface import EngineOutput, EngineStats, Generator
 from workers.engine_thread import EngineThread
 from workers.preparation import preparer_for
 from workers.runtimes.select import load_runtime
@@ -107,11 +108,14 @@ class RuntimeDriver:
 
     def await_idle(self) -> None:
         """Wait until the engine reports that nothing runs or waits."""
-        with self._changed:
-            idle = self._changed.wait_for(
-                lambda: self.engine.stats().running == self.engine.stats().waiting == 0, LIMIT_S
-            )
-        assert idle, self.engine.stats()
+        self.await_stats(lambda stats: stats.running == stats.waiting == 0)
+
+    def await_stats(self, reached: Callable[[EngineStats], bool]) -> None:
+        """Poll the engine's statistics until they are as expected."""
+        deadline = time.monotonic() + LIMIT_S
+        while not reached(self.engine.stats()):
+            assert time.monotonic() < deadline, self.engine.stats()
+            time.sleep(0.005)
 
     def _take(self) -> None:
         self.most_running = max(self.most_running, self.engine.stats().running)

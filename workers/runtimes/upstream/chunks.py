@@ -139,7 +139,7 @@ _decode = msgspec.json.Decoder(Chunk).decode
 
 
 def parse(data: bytes) -> Chunk:
-    """Return a chunk. Raises Broken for data that is none."""
+    """Return a chunk. Raises Broken for other data."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the message may quote the answer
@@ -243,6 +243,6 @@ def _note(exact: dict[int, bytes], token_id: int, score: Score | TopScore) -> No
     try:
         found = bytes(score.bytes)
     except ValueError:
-        raise Broken("the upstream server sent bytes of a token that are none") from None
+        raise Broken("the upstream server sent bytes of a token outside 0 to 255") from None
     if found != score.token.encode(errors="replace"):
         exact[token_id] = found

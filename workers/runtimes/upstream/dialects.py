@@ -1,4 +1,4 @@
-"""What each kind of upstream server takes beyond OpenAI's fields."""
+"""Fields of each kind of upstream server beyond OpenAI's fields."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _named(*names: str, **renamed: str) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Dialect:
-    """Fields of one kind of server.
+    """Abilities of one kind of server.
 
     Attributes:
         extras: the server's names of the fields beyond OpenAI's that it takes; others are refused.

@@ -18,6 +18,7 @@ from shared.errors import (
 
 MAX_QUOTED_CHARS = 300  # of an upstream server's message
 CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
+INVALID_KINDS = (*CONTEXT_CODES, "invalid_request_error", "BadRequestError")
 BUSY = (429, 503)
 
 
@@ -105,6 +106,8 @@ def failure_in_answer(body: ErrorBody, key: str) -> Exception:
     """Return the error that an answer with the status 200 contains."""
     code = body.code
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    if code in CONTEXT_CODES or body.kind in INVALID_KINDS:
+        status = 400
     return failure(status, body, httpx.Headers(), key)
 
 

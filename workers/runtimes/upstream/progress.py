@@ -1,4 +1,4 @@
-"""What is written of an answer, and the part of a repeated answer that is new."""
+"""Written part of an answer, and the new part of an answer that is repeated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.runtimes.upstream.chunks import UNKNOWN_ID
 
 @dataclass
 class Written:
-    """What the log has of one choice.
+    """Logged part of one choice.
 
     Attributes:
         entries: number of its tokens in the log.
@@ -59,7 +59,7 @@ class Written:
 
 
 class Progress:
-    """What is written of an answer with `n` choices, by earlier runs and by this one."""
+    """Written part of an answer with `n` choices, by earlier runs and by this one."""
 
     def __init__(self, n: int, logged: Iterable[Token]) -> None:
         self.choices = [Written() for _ in range(n)]
@@ -83,7 +83,7 @@ class Progress:
 
 
 class Repetition:
-    """What a repeated answer must begin with: it drops that, and returns what follows.
+    """Filter of a repeated answer: drops its beginning, which must be what is written, and returns what follows.
 
     Parts of a choice that had ended are dropped without comparison.
     """
@@ -98,7 +98,7 @@ class Repetition:
 
 
 class _Rest:
-    """What a repetition of one choice still has to repeat."""
+    """Part of one choice that its repetition still has to repeat."""
 
     def __init__(self, written: Written) -> None:
         self._ended = written.finished
@@ -139,7 +139,7 @@ class _Rest:
 
 
 class _Tail:
-    """What is left of a text that is repeated in parts."""
+    """Rest of a text that is repeated in parts."""
 
     def __init__(self, text: str) -> None:
         self._text = text

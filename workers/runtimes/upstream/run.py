@@ -35,7 +35,7 @@ Emit = Callable[[EngineOutput, int], Awaitable[None]]  # an output, and the size
 
 @dataclass(frozen=True)
 class Attempts:
-    """What happens to an answer that breaks off.
+    """Treatment of an answer that breaks off.
 
     Attributes:
         most: attempts that may fail.
@@ -49,7 +49,7 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Service:
-    """What all runs share. `emit` gets each output."""
+    """Parts shared by all runs. `emit` gets each output."""
 
     client: UpstreamClient
     health: Health
@@ -97,6 +97,8 @@ class Run:
                 busy += 1
                 await self._pause(error, busy)
             except Broken as error:
+                if self._progress.finished:  # only the counts are lost
+                    return
                 failed, busy = failed + 1, 0
                 self._health.suspect()
                 if failed >= self._attempts.most or (self._attempts.resume == "fail" and self._progress.begun):
@@ -144,10 +146,8 @@ class Run:
         tokens = [token for choice in chunk.choices for token in reader.tokens(choice)]
         if repetition is not None:
             tokens = repetition.new(tokens)
-        if any(self._progress.choices[token.choice].finished for token in tokens):
-            raise Broken("the upstream server sent more after the end of a choice")
-        if tokens:
-            await self._add(tokens, size, chunk.prompt_ids)
+        if new := [token for token in tokens if not self._progress.choices[token.choice].finished]:
+            await self._add(new, size, chunk.prompt_ids)
 
     async def _add(self, tokens: list[Token], size: int, prompt_ids: list[int] | None = None) -> None:
         self._progress.add(tokens)

@@ -38,7 +38,7 @@ class Abort:
 
 @dataclass(frozen=True)
 class Wake:
-    """Check the stop flag."""
+    """Check the stop flag, and whether there is work."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class EngineThread:
         self._abandoned = False
         self._urgent = threading.Event()
         engine.abandon_when(self._urgent.is_set)
+        engine.wake_with(lambda: self._inbox.put(Wake()))
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._steps = 0
         self.step: Step | None = None

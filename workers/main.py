@@ -19,6 +19,7 @@ from shared.backend import Backend
 from shared.errors import ConfigError, EngineFailed
 from shared.models.model_store import ModelRepository
 from shared.models.startup_progress import StartupProgress
+from shared.models.upstream import with_upstream_model
 from shared.models.worker_registry import UNHEALTHY_STATUS, ModelInfo, WorkerInfo, worker_id_prefix
 from shared.runtime.gc_tuning import settle
 from shared.runtime.logging import settle_logs
@@ -62,6 +63,7 @@ def run(settings: Settings) -> None:
 async def _serve(settings: Settings) -> bool:
     """Serve until a signal, or until the model is put to sleep; return whether it was."""
     progress = StartupProgress()
+    settings = await asyncio.to_thread(with_upstream_model, settings)
     backend = Backend.open(settings)
     try:
         await backend.start()

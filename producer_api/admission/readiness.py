@@ -18,6 +18,7 @@ ReasonCode = Literal[
     "sleeping",
     "workers_draining",
     "hung_workers",
+    "worker_fault",
     "too_few_workers",
 ]
 
@@ -52,7 +53,7 @@ def readiness_of(
         needed: number of ready workers without which the model is not ready.
         absence: says in a sentence that there is no worker.
     """
-    count = sum(worker.state == "ready" for worker in workers)
+    count = sum(worker.state == "ready" and not worker.fault for worker in workers)
     ready = count >= needed
     progress = 1.0 if ready else max((worker.progress for worker in workers), default=0.0)
     found: list[Reason] = []
@@ -76,6 +77,9 @@ def _shortage(model: str, workers: Sequence[WorkerInfo], absence: str) -> list[R
         found.append(Reason("loading", f"{model} is loading, {max(loading):.0%} done"))
     if any(worker.state == "sleeping" for worker in workers):
         found.append(Reason("sleeping", f"{model} is asleep"))
+    found += [
+        Reason("faulty_worker", fault) for fault in dict.fromkeys(worker.fault for worker in workers) if fault
+    ]
     if any(worker.state == "draining" for worker in workers):
         found.append(Reason("workers_draining", f"workers of {model} are shutting down"))
     return found

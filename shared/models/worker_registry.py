@@ -66,6 +66,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         state: a hung one has given back its requests and is about to exit.
         progress: of loading, from 0 to 1.
         active_requests: that it holds, those that its engine does not run yet included.
+        fault: the reason for which it takes no new requests at the moment, "" if it takes them.
         running, waiting: sequences of the engine.
         blocks_used, blocks_total: blocks of the KV cache.
         tokens_in_flight: prompt tokens, and tokens that may still be generated, of the requests that it holds.
@@ -82,6 +83,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     state: WorkerState
     progress: float = 0.0
+    fault: str = ""
     max_model_len: int = 0
     task: Task = "generate"
     fingerprint: str = ""

@@ -162,7 +162,8 @@ class Up:
     def _spawn(self, role: str, settings: Settings, suffix: str = "") -> None:
         log = None if self._verbose else self._log_folder() / f"{role}{suffix}.log"
         # No settings file: this process has read it, and the child's environment holds every setting.
-        command = [sys.executable, "-m", "headrace", role, "--config", os.devnull]
+        python = settings.worker_python if role == "worker" else None
+        command = [python or sys.executable, "-m", "headrace", role, "--config", os.devnull]
         if role == "worker":
             self._served_models[f"{role}{suffix}"] = ModelRepository(settings).served_name
         self._supervisor.add(Child(f"{role}{suffix}", command, to_environment(settings), log))

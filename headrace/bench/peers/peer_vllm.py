@@ -22,7 +22,7 @@ ENVIRONMENT = {
 
 def main(folder: str, seed: int, concurrency: int) -> None:
     os.environ.update(ENVIRONMENT)
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]  # installed in another environment
+    from vllm import LLM, SamplingParams  # installed in another environment
 
     llm = LLM(
         model=folder,

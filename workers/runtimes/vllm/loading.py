@@ -1,0 +1,35 @@
+"""Check of vLLM's installation before anything of it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from shared.errors import ConfigError
+from shared.models.model_store import ModelRepository
+from shared.settings import Settings
+from workers.engine.interface import Generator
+from workers.runtimes.vllm.engine_arguments import environment
+
+SUPPORTED = "0.32"  # whose internals are known
+
+
+def load(settings: Settings, repository: ModelRepository, set_progress: Callable[[float], None]) -> Generator:
+    """Load the settings' model. Raises ConfigError if it cannot be used."""
+    for name, value in environment(settings).items():
+        os.environ.setdefault(name, value)
+    try:
+        import vllm  # noqa: PLC0415  optional
+    except ImportError as error:
+        raise ConfigError(
+            f"runtime = vllm needs vLLM, which cannot be imported ({error}): install headrace[vllm], install "
+            "headrace into the environment of vLLM, or set runtime = native",
+            param="runtime",
+        ) from error
+    if not vllm.__version__.startswith(f"{SUPPORTED}."):
+        raise ConfigError(
+            f"runtime = vllm supports vLLM {SUPPORTED}, but {vllm.__version__} is installed", param="runtime"
+        )
+    from workers.runtimes.vllm.start import start  # noqa: PLC0415  imports vLLM
+
+    return start(settings, repository.folder(set_progress))

@@ -10,7 +10,8 @@ import os
 from typing import Any
 
 VLLM_PYTHON = os.environ.get("TEST_VLLM")
-OPTIONS = {"enforce_eager": True}  # compiling takes a minute, and computes the same
+# compiling takes a minute, and computes the same; a short prompt fills a block of this size
+OPTIONS = {"enforce_eager": True, "block_size": 32}
 
 
 def runtime_settings() -> dict[str, Any]:

@@ -13,6 +13,18 @@ from shared.settings import Settings
 RESERVED_OPTIONS = {"model": "model", "served_model_name": "served_model_name", "max_num_seqs": "max_num_seqs"}
 # settings that only the native engine has, and their values that change nothing
 NATIVE_SETTINGS = {"quantization": "none", "scheduling": "continuous", "batch_invariant": False}
+# arguments that say how much an engine can hold, not what it computes
+CAPACITIES = frozenset(
+    {
+        "model",
+        "max_num_seqs",
+        "max_model_len",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "disable_log_stats",
+    }
+)
+DEFAULT_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
 def engine_arguments(settings: Settings, folder: Path, device_type: str, known: Collection[str]) -> dict[str, Any]:
@@ -50,11 +62,10 @@ def engine_arguments(settings: Settings, folder: Path, device_type: str, known: 
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return the environment variables that vLLM reads, which must be set before it is imported."""
-    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    """Return the environment variables that vLLM must find when it is imported."""
+    variables = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # the scheduler runs in the worker's thread
     if draws_tokens(settings.vllm_options):
-        # the runner whose logits processors know which requests run next; the engine stays in the worker's thread
-        variables |= {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # its logits processors are those of the other runner
     if settings.threads is not None:
         variables["OMP_NUM_THREADS"] = str(settings.threads)
     return variables
@@ -68,7 +79,7 @@ def draws_tokens(options: Mapping[str, Any]) -> bool:
 
 def identity(arguments: Mapping[str, Any]) -> str:
     """Return a text that is equal for equal arguments that may change what is computed."""
-    return json.dumps({name: arguments[name] for name in sorted(arguments.keys() - {"model"})}, default=str)
+    return json.dumps({name: arguments[name] for name in sorted(arguments.keys() - CAPACITIES)}, default=str)
 
 
 def _check(settings: Settings, device_type: str, known: Collection[str]) -> None:

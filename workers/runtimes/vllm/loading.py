@@ -9,15 +9,16 @@ from shared.errors import ConfigError
 from shared.models.model_store import ModelRepository
 from shared.settings import Settings
 from workers.engine.interface import Generator
-from workers.runtimes.vllm.engine_arguments import environment
+from workers.runtimes.vllm.engine_arguments import DEFAULT_ENVIRONMENT, environment
 
 SUPPORTED = "0.32"  # whose internals are known
 
 
 def load(settings: Settings, repository: ModelRepository, set_progress: Callable[[float], None]) -> Generator:
     """Load the settings' model. Raises ConfigError if it cannot be used."""
-    for name, value in environment(settings).items():
+    for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ.update(environment(settings))
     try:
         import vllm  # noqa: PLC0415  optional
     except ImportError as error:

@@ -70,12 +70,18 @@ def test_threads_are_an_environment_variable() -> None:
     assert "OMP_NUM_THREADS" not in environment(load({}).settings)
 
 
+def test_the_processor_of_logits_needs_the_runner_that_it_is_written_for() -> None:
+    assert environment(load({}).settings)["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    several = {"vllm_options": {"tensor_parallel_size": 2}}
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in environment(load(several).settings)
+
+
 def test_vllm_chooses_tokens_itself_with_speculation_or_several_gpus() -> None:
     assert draws_tokens({})
     assert not draws_tokens({"speculative_config": {"method": "ngram"}})
     assert not draws_tokens({"tensor_parallel_size": 2})
 
 
-def test_the_identity_depends_on_options_and_not_on_the_folder() -> None:
-    assert identity({"model": "/a", "dtype": "float32"}) == identity({"dtype": "float32", "model": "/b"})
+def test_the_identity_depends_on_what_is_computed() -> None:
+    assert identity({"model": "/a", "dtype": "float32"}) == identity({"dtype": "float32", "max_num_seqs": 2})
     assert identity({"dtype": "float32"}) != identity({"dtype": "bfloat16"})

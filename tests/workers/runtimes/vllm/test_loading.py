@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType
 
@@ -11,6 +12,12 @@ from shared.errors import ConfigError
 from shared.models.model_store import ModelRepository, ignore
 from shared.settings import load
 from workers.runtimes.select import load_runtime
+
+
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what loading sets in the environment."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
 
 
 def test_a_missing_vllm_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

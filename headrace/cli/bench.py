@@ -78,11 +78,20 @@ def serve(
 
 
 @app.command()
-def overhead(model: Model = "smollm2", repeats: Repeats = 3, seed: Seed = 0, as_json: Json = False) -> None:
+def overhead(
+    model: Model = "smollm2",
+    runtime: Annotated[
+        Literal["native", "upstream"],
+        typer.Option(help="What executes the model; upstream: llama.cpp's server, which scripts/peers builds."),
+    ] = "native",
+    repeats: Repeats = 3,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
     """Measure the cost of the queue: the same work with and without API and queue, in pairs."""
     from headrace.bench.gateway.overhead import measure_overhead
 
-    result = measure_overhead(model, repeats, seed, stderr)
+    result = measure_overhead(model, runtime, repeats, seed, stderr)
     _report(result, as_json)
     if result.disturbed:
         raise HeadraceError(f"{result.disturbed}; measure again on an idle machine")

@@ -1,12 +1,10 @@
-"""`headrace bench overhead`: the same work on the engine alone and through the full stack, in pairs.
+"""`headrace bench overhead`: the same work on a runtime alone and through the full stack, in pairs.
 
-The engine alone runs in a process of its own with the concurrency of the clients; the full stack is `headrace up`
-with a fresh data folder.
+The runtime alone gets the concurrency of the clients; the full stack is `headrace up` with a fresh data folder.
 """
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,13 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bench.gateway.serve import measure
-from headrace.bench.harness.cpu_contention import MAX_FOREIGN_SHARE, foreign_load
-from headrace.bench.harness.full_stack import full_stack, served_name
-from headrace.bench.harness.load import Load, Target
-from headrace.bench.harness.report import EngineOnlyRun, require_complete
-from headrace.bench.harness.subprocess_run import run_in_subprocess
-from headrace.bench.harness.workload import CONCURRENCY, make_mix, ttft_mix, warmup_mix
+from headrace.bench.gateway.overhead_runtimes import RUNTIMES, Subject, measure_server
+from headrace.bench.harness.cpu_contention import MAX_FOREIGN_SHARE
+from headrace.bench.harness.full_stack import full_stack
+from headrace.bench.harness.load import Target
+from headrace.bench.harness.report import EngineOnlyRun
 from shared.errors import HeadraceError
 from workers.openmp_env import spin_briefly
 
@@ -106,33 +102,26 @@ class Overhead:
         return table
 
 
-def measure_overhead(model: str, repeats: int, seed: int, console: Console) -> Overhead:
+def measure_overhead(model: str, runtime: str, repeats: int, seed: int, console: Console) -> Overhead:
     """Measure `repeats` pairs. Raises HeadraceError if a side does not start or a request fails."""
     spin_briefly()  # as in a worker; both sides inherit it
     pairs = []
     for number in range(repeats):
-        console.print(f"pair {number + 1} of {repeats}: engine alone")
-        bare = EngineOnlyRun(**run_in_subprocess("headrace.bench.engine.engine_only", model, seed))
-        console.print(f"pair {number + 1} of {repeats}: through the queue")
-        pairs.append(_pair(bare, model, seed, console))
+        with RUNTIMES[runtime](model, seed, console) as subject:
+            console.print(f"pair {number + 1} of {repeats}: {runtime} alone")
+            bare = subject.alone()
+            console.print(f"pair {number + 1} of {repeats}: through the queue")
+            pairs.append(_pair(bare, subject, model, seed, console))
     return Overhead(pairs)
 
 
-def _pair(bare: EngineOnlyRun, model: str, seed: int, console: Console) -> Pair:
-    with full_stack(model) as stack:
+def _pair(bare: EngineOnlyRun, subject: Subject, model: str, seed: int, console: Console) -> Pair:
+    with full_stack(model, *subject.options, settings=subject.settings) as stack:
         rss = stack.rss_mib("api")
-        target = Target(stack.url, served_name(model), extra={"ignore_eos": True})
-        asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
-        with foreign_load() as during:
-            full = asyncio.run(measure(target, make_mix(seed), Load(CONCURRENCY), console))
-            alone = asyncio.run(measure(target, ttft_mix(seed), Load(1), console))
-    for report in (full, alone):
-        require_complete(report)
-    if full.output_tokens != bare.tokens:
+        full = measure_server(Target(stack.url, subject.model, extra={"ignore_eos": True}), seed, console)
+    if full.tokens != bare.tokens:
         raise HeadraceError(
-            f"the sides did not do the same work: {bare.tokens} tokens on the engine alone, {full.output_tokens} "
+            f"the sides did not do the same work: {bare.tokens} tokens on the runtime alone, {full.tokens} "
             "through the queue"
         )
-    return Pair(
-        bare.rate, full.output_tokens_per_second, bare.ttft, alone.ttft.p50, rss, max(bare.foreign, during.share)
-    )
+    return Pair(bare.rate, full.rate, bare.ttft, full.ttft, rss, max(bare.foreign, full.foreign))

@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -19,8 +21,10 @@ import httpx
 from headrace.bench.harness.server import running_server
 from headrace.bench.harness.workload import WorkItem, make_mix, peer_mix
 from headrace.bench.peers.peers import peer_folder
+from shared.errors import ConfigError
 from shared.runtime.sockets import free_port
 
+HOST = "127.0.0.1"
 MAX_MODEL_LEN = 512  # tokens of prompt and answer; the mix has fewer
 START_TIMEOUT_S = 120.0
 REQUEST_TIMEOUT_S = 600.0
@@ -53,15 +57,29 @@ def answer(http: httpx.Client, item: WorkItem) -> int:
     return int(response.json()["usage"]["completion_tokens"])
 
 
-def main(folder: str, seed: int, concurrency: int) -> None:
+def server_command(folder: Path, concurrency: int, port: int) -> list[str]:
+    """Return the command that serves a model folder. Raises ConfigError if the server is not installed."""
     peer = peer_folder("llamacpp")
-    port = free_port("127.0.0.1")
-    command = [str(peer / "build/bin/llama-server"), "--model", str(convert_to_gguf(Path(folder), peer))]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(os.cpu_count() or 1)]
-    command += ["--parallel", str(concurrency), "--ctx-size", str(MAX_MODEL_LEN * concurrency)]
-    url = f"http://127.0.0.1:{port}"
+    server = peer / "build/bin/llama-server"
+    if not server.is_file():
+        raise ConfigError("llama.cpp's server is not installed: run scripts/peers llamacpp")
+    command = [str(server), "--model", str(convert_to_gguf(folder, peer))]
+    command += ["--host", HOST, "--port", str(port), "--threads", str(os.cpu_count() or 1)]
+    return [*command, "--parallel", str(concurrency), "--ctx-size", str(MAX_MODEL_LEN * concurrency)]
+
+
+@contextmanager
+def llama_server(folder: Path, concurrency: int, *options: str) -> Iterator[str]:
+    """Run the server until the body ends, and yield its address. Raises HeadraceError if it does not start."""
+    port = free_port(HOST)
+    url = f"http://{HOST}:{port}"
+    with running_server([*server_command(folder, concurrency, port), *options], url, timeout=START_TIMEOUT_S):
+        yield url
+
+
+def main(folder: str, seed: int, concurrency: int) -> None:
     with (
-        running_server(command, url, timeout=START_TIMEOUT_S),
+        llama_server(Path(folder), concurrency) as url,
         httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S) as http,
         ThreadPoolExecutor(concurrency) as clients,
     ):

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from headrace.bench.gateway.overhead import Overhead, Pair, _pair
+from headrace.bench.gateway.overhead_runtimes import Subject
 from headrace.bench.harness import cpu_contention
 from headrace.bench.harness.report import EngineOnlyRun, Report, require_complete
 from headrace.bench.harness.timed_stream import Sample
@@ -91,10 +92,14 @@ def test_a_pair_through_the_full_stack():
     tokens = sum(item.output_tokens for item in make_mix(0))
     console = Console(file=io.StringIO())
 
-    found = _pair(EngineOnlyRun(tokens, 1000.0, 0.001, 0.0), "scripted", 0, console)
+    def pair_with(tokens: int) -> Pair:
+        bare = EngineOnlyRun(tokens, 1000.0, 0.001, 0.0)
+        return _pair(bare, Subject("scripted", lambda: bare), "scripted", 0, console)
+
+    found = pair_with(tokens)
 
     assert found.queue_rate > 0
     assert found.queue_ttft > 0
     assert 20 < found.api_rss_mib < 150
     with pytest.raises(HeadraceError, match="did not do the same work"):
-        _pair(EngineOnlyRun(tokens + 1, 1000.0, 0.001, 0.0), "scripted", 0, console)
+        pair_with(tokens + 1)

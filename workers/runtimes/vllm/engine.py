@@ -133,6 +133,9 @@ class VllmEngine:
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
         """Do nothing: vLLM does not abandon a step."""
 
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Do nothing: its work changes only with commands and steps."""
+
     def has_work(self) -> bool:
         return bool(self._ended or self._choices)
 

@@ -240,6 +240,23 @@ class EngineFailed(HeadraceError):
     code = "engine_failed"
 
 
+class UpstreamFailed(HeadraceError):
+    """The server that executes the model did not give a usable answer within the allowed attempts."""
+
+    code = "upstream_failed"
+    status = 502
+    grpc_status = "UNAVAILABLE"
+    retryable = True
+
+
+class UpstreamRefused(UpstreamFailed):
+    """The server that executes the model does not serve this worker: its key, address or model is wrong."""
+
+    code = "upstream_refused"
+    grpc_status = "FAILED_PRECONDITION"
+    retryable = False
+
+
 class RequestAbandoned(HeadraceError):
     """The request lost too many workers and became a dead letter."""
 

@@ -34,7 +34,7 @@ class Abort:
 
 @dataclass(frozen=True)
 class Wake:
-    """Check the stop flag."""
+    """Check the stop flag, and whether there is work."""
 
 
 class EngineThread:
@@ -53,6 +53,7 @@ class EngineThread:
         self._stopping = threading.Event()
         self._urgent = threading.Event()
         engine.abandon_when(self._urgent.is_set)
+        engine.wake_with(lambda: self._inbox.put(Wake()))
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.failure: BaseException | None = None
         self.stats: EngineStats = engine.stats()

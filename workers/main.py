@@ -20,6 +20,7 @@ from prometheus_client import start_http_server
 from shared.backend import Backend
 from shared.errors import ConfigError, EngineFailed, Unavailable
 from shared.models.model_store import ModelRepository
+from shared.models.upstream import with_upstream_model
 from shared.models.worker_registry import ModelInfo, WorkerInfo
 from shared.runtime.gc_tuning import settle
 from shared.settings import Settings
@@ -56,6 +57,7 @@ def run(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
+    settings = await asyncio.to_thread(with_upstream_model, settings)
     backend = Backend.open(settings)
     try:
         await backend.start()

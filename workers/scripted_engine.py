@@ -191,6 +191,9 @@ class ScriptedEngine:
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
         """Ignore the signal: steps take no time."""
 
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Do nothing: its work changes only with commands and steps."""
+
     def has_work(self) -> bool:
         return bool(self._runs)
 

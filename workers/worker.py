@@ -112,9 +112,8 @@ class Worker:
     # starting runs
 
     def _free_seats(self) -> Room:
-        return free_seats(
-            (active.delivery.request for active in self._active_requests()), self._settings.max_num_seqs
-        )
+        capacity = 0 if self._engine.stats.fault else self._settings.max_num_seqs
+        return free_seats((active.delivery.request for active in self._active_requests()), capacity)
 
     async def _start_runs(self, taken: Sequence[tuple[Delivery, Lease]]) -> None:
         """Start each request, in order, without waiting for its tokenizing or its grammar."""
@@ -276,6 +275,7 @@ class Worker:
         self._metrics.observe(stats)
         return msgspec.structs.replace(
             self._info,
+            fault=stats.fault,
             running=stats.running,
             waiting=stats.waiting,
             blocks_used=stats.blocks_used,

@@ -22,6 +22,9 @@ EmbeddingModel = Annotated[
 ]
 ServedName = Annotated[str | None, typer.Option("--served-model-name", help="Name of the model for clients.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder for the data of the embedded Valkey, and for logs.")]
+Upstream = Annotated[
+    str | None, typer.Option(help="Base URL of an OpenAI-compatible server that executes the requests.")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:<n>.")]
 
 
@@ -35,6 +38,7 @@ def up(
     embedding_model: EmbeddingModel = None,
     data_dir: DataDir = None,
     redis_url: RedisUrl = None,
+    upstream: Upstream = None,
     workers: Annotated[int | None, typer.Option(help="Number of worker processes.")] = None,
     device: Device = None,
     auth: Annotated[bool | None, typer.Option("--auth", help="Require an API key.")] = None,
@@ -55,6 +59,7 @@ def up(
         "embedding_model": embedding_model,
         "data_dir": data_dir,
         "redis_url": redis_url,
+        **upstream_flags(upstream),
         "workers": workers,
         "device": device,
         "auth": auth,
@@ -86,6 +91,7 @@ def worker(
     model: Model = None,
     served_model_name: ServedName = None,
     redis_url: RedisUrl = None,
+    upstream: Upstream = None,
     device: Device = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0 picks a free one.")] = None,
 ) -> None:
@@ -97,6 +103,7 @@ def worker(
         "model": model,
         "served_model_name": served_model_name,
         "redis_url": redis_url,
+        **upstream_flags(upstream),
         "device": device,
         "metrics_port": metrics_port,
     }
@@ -113,6 +120,11 @@ def tasks(config: Config = None, redis_url: RedisUrl = None) -> None:
     settings = load({"redis_url": redis_url}, file=config).settings
     run = _entry_point("producer_api.batch_runner.process", "run", "tasks")
     run(settings)
+
+
+def upstream_flags(url: str | None) -> dict[str, str | None]:
+    """Return the settings of the option --upstream."""
+    return {"upstream_url": url, "runtime": None if url is None else "upstream"}
 
 
 def _entry_point(module: str, name: str, extra: str) -> Callable[[Settings], None]:

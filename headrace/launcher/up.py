@@ -30,6 +30,7 @@ from producer_api.batch_runner.broker import broker_url
 from shared.backend import Backend
 from shared.errors import ConfigError, Unavailable
 from shared.models.model_store import SCRIPTED, ModelRepository, embedding_settings
+from shared.models.upstream import with_upstream_model
 from shared.models.worker_registry import WorkerExit
 from shared.redis.embedded import EmbeddedServer
 from shared.runtime.bind_safety import check_exposure
@@ -58,7 +59,7 @@ class Up:
     """
 
     def __init__(self, settings: Settings, *, own_server: bool, verbose: bool, console: Console) -> None:
-        self._settings = settings
+        self._settings = settings = self._with_model_name(settings, console)
         self._console = console
         self._verbose = verbose
         self._model = ModelRepository(settings)
@@ -74,6 +75,12 @@ class Up:
         self.port = settings.port
         self._admin_port = settings.admin_port or 0
         self._grpc_port = settings.grpc_port
+
+    @staticmethod
+    def _with_model_name(settings: Settings, console: Console) -> Settings:
+        """Ask an upstream server for the name of its model, if no setting names it. Raises ConfigError."""
+        with console.status(f"asking the upstream server at {settings.upstream_url} for its model"):
+            return with_upstream_model(settings)
 
     @property
     def url(self) -> str:
@@ -112,7 +119,7 @@ class Up:
         self._admin_port = claim_port(self._settings.admin_host, self._admin_port)
         if self._grpc_port is not None:
             self._grpc_port = claim_port(self._settings.host, self._grpc_port)
-        if self._settings.model != SCRIPTED:
+        if self._settings.runtime != "upstream" and self._settings.model != SCRIPTED:
             self._set_up_model(self._model)
         if self._embedding is not None:
             self._set_up_model(self._embedding)
@@ -218,10 +225,12 @@ class Up:
         curl = f"curl -N {self.url}/v1/chat/completions {key}-H 'content-type: application/json' -d '{body}'"
         chat = f"headrace chat --url {self.url}"
         grpc = "" if self._grpc_port is None else place_of(self._settings.host, self._grpc_port)
+        upstream = self._upstream()
         if self._console.is_terminal:
             text = Text.assemble(
                 ("Playground  ", "bold"), (f"{self.url}/", "cyan"), "\n",
                 ("OpenAI API  ", "bold"), (f"{self.url}/v1", "cyan"), f"   model {model}\n",
+                *((("Upstream    ", "bold"), (upstream, "cyan"), "\n") if upstream else ()),
                 *((("gRPC        ", "bold"), (grpc, "cyan"), "\n") if grpc else ()),
                 ("Terminal    ", "bold"), (chat, "cyan"), "\n",
                 ("Metrics     ", "bold"), (self._metrics(), "cyan"), "\n",
@@ -235,12 +244,19 @@ class Up:
         else:
             for line in (
                 f"ready: {self.url}/  model {model}",
+                *([f"upstream: {upstream}"] if upstream else []),
                 *([f"grpc: {grpc}"] if grpc else []),
                 f"metrics: {self._metrics()}",
                 f"keys: {self._authentication()}",
                 curl,
             ):
                 self._print(line)
+
+    def _upstream(self) -> str:
+        """Describe the server that executes the model, "" for a runtime of this machine."""
+        if self._settings.runtime != "upstream":
+            return ""
+        return f"{self._settings.upstream_url}   model {self._settings.upstream_model}"
 
     def _authentication(self) -> str:
         """Describe in a sentence who may use the API."""

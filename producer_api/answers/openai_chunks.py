@@ -39,7 +39,8 @@ class PromptFacts:
 
 
 def token_ids(tokens: Iterable[Token]) -> list[int]:
-    return [token.id for token in tokens]
+    """Return the ids of tokens, without those that are unknown."""
+    return [token.id for token in tokens if token.id >= 0]
 
 
 def by_choice(tokens: Sequence[Token]) -> Iterable[tuple[int, Sequence[Token]]]:

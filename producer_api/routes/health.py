@@ -79,8 +79,11 @@ async def readiness(context: Context) -> Readiness:
     except Unavailable as error:
         return Readiness(False, model, 0.0, [], error.message)
     states = [WorkerState.of(worker) for worker in workers]
-    if any(worker.state == "ready" for worker in workers):
+    serving = [worker for worker in workers if worker.state == "ready"]
+    if any(not worker.fault for worker in serving):
         return Readiness(True, model, 1.0, states)
+    if serving:
+        return Readiness(False, model, 1.0, states, serving[0].fault)
     progress = max((worker.progress for worker in workers), default=0.0)
     return Readiness(False, model, progress, states, reason)
 

@@ -62,13 +62,20 @@ class ModelRepository:
     def __init__(self, settings: Settings) -> None:
         self._model = settings.model
         self._cache = settings.cache_dir / "models"
-        self.served_name = settings.served_model_name or self._default_name()
+        self.served_name = settings.served_model_name or self._default_name(settings)
         if not MODEL_NAME.fullmatch(self.served_name):
             raise ConfigError(
                 f"{self.served_name} is not a valid model name: set served_model_name", param="served_model_name"
             )
 
-    def _default_name(self) -> str:
+    def _default_name(self, settings: Settings) -> str:
+        if settings.runtime == "upstream":
+            if settings.upstream_model is None:
+                raise ConfigError(
+                    "upstream_model or served_model_name is required for the runtime upstream",
+                    param="upstream_model",
+                )
+            return settings.upstream_model
         path = Path(self._model).expanduser()
         return path.resolve().name if path.is_dir() else self._model
 

@@ -56,6 +56,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         progress: of loading, from 0 to 1.
+        fault: the reason for which it takes no new requests at the moment, "" if it takes them.
         running, waiting: sequences of the engine.
         blocks_used, blocks_total: blocks of the KV cache.
         tokens_in_flight: prompt tokens, and tokens that may still be generated, of the requests that it holds.
@@ -71,6 +72,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     state: Literal["loading", "ready", "draining", "sleeping"]
     progress: float = 0.0
+    fault: str = ""
     max_model_len: int = 0
     task: Task = "generate"
     fingerprint: str = ""

@@ -16,6 +16,7 @@ class FinishReason(StrEnum):
     STOP = "stop"  # end-of-text token, a token of stop_token_ids, or a stop string
     LENGTH = "length"  # max_tokens or the context was reached
     TOOL_CALLS = "tool_calls"  # like STOP, after a tool call
+    CONTENT_FILTER = "content_filter"  # an upstream server left the rest out
 
     @property
     def complete(self) -> bool:
@@ -23,7 +24,7 @@ class FinishReason(StrEnum):
         match self:
             case FinishReason.STOP | FinishReason.TOOL_CALLS:
                 return True
-            case FinishReason.LENGTH:
+            case FinishReason.LENGTH | FinishReason.CONTENT_FILTER:
                 return False
 
 
@@ -69,7 +70,7 @@ class CallDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """One generated token.
+    """One generated token, or a part of an answer whose tokens are unknown, with an `id` below 0.
 
     `text` is the addition to the choice's visible text. It may be empty: half a character, or the possible start of
     a stop string, is held back until a later token. Text of a tool call is in `calls` instead, and text of the

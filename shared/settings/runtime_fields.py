@@ -40,6 +40,12 @@ class RuntimeFields(BaseModel):
     upstream_model: str | None = Field(
         None, min_length=1, description="model name at the upstream server; default: the only one that it lists"
     )
+    upstream_timeout: float = Field(
+        300,
+        gt=0,
+        le=86_400,
+        description="seconds without a part of an answer after which the upstream server counts as silent",
+    )
     upstream_resume: UpstreamResume = Field(
         "restart",
         description="what happens to an answer that has begun when its worker or the upstream server is lost; "

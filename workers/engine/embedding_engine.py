@@ -194,6 +194,9 @@ class EmbeddingEngine:
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
         """Do nothing: steps are short and never abandoned."""
 
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Do nothing: its work changes only with commands and steps."""
+
     def has_work(self) -> bool:
         return bool(self._requests)
 

@@ -158,6 +158,9 @@ class Engine:
         """Let a step with batch-class work be abandoned once `urgent` returns true; see `Generator`."""
         self._is_interrupted = urgent
 
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Do nothing: its work changes only with commands and steps."""
+
     def has_work(self) -> bool:
         return bool(self._ended) or self._scheduler.has_work()
 

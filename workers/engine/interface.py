@@ -168,6 +168,7 @@ class EngineStats:
 
     Attributes:
         preemptions: how often a sequence was preempted.
+        fault: the reason for which the engine takes no new requests at the moment, "" if it takes them.
         prefix_queries, prefix_hits: tokens looked up in the prefix cache, and tokens found there.
     """
 
@@ -178,6 +179,7 @@ class EngineStats:
     preemptions: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
+    fault: str = ""
 
 
 def check_vocabulary(ids: Iterable[int], vocab_size: int, param: str) -> None:
@@ -319,6 +321,9 @@ class Generator(Protocol):
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
         """Let a step with batch-class work be abandoned without effect once `urgent` returns true."""
+
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Call `wake`, from any thread, when `has_work` or the fault in `stats` changes between two calls."""
 
     def has_work(self) -> bool: ...
 

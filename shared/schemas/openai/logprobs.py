@@ -39,7 +39,7 @@ class TokenLogprob(msgspec.Struct):
 
         def shown(token_id: int, logprob: float, piece: str) -> TopLogprob:
             made = top_logprob(piece, logprob, found.exact.get(token_id))
-            return msgspec.structs.replace(made, token=id_name(token_id)) if as_ids else made
+            return msgspec.structs.replace(made, token=id_name(token_id)) if as_ids and token_id >= 0 else made
 
         own = shown(token.id, found.logprob, found.piece)
         return cls(own.token, own.logprob, own.bytes, [shown(*each) for each in found.top])

@@ -1,0 +1,337 @@
+"""Upstream servers that misbehave: each answer ends in a typed error after the allowed attempts, others go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from shared.protocol import FinishReason, Request, Token
+from shared.settings import load
+from tests.support.fake_upstream import (
+    DONE,
+    HEAD,
+    MODEL,
+    Exchange,
+    FakeUpstream,
+    event,
+    json_response,
+    response,
+    sending,
+    serving,
+    streaming,
+    text_chunk,
+)
+from tests.support.runtime_contract import ask
+from tests.support.runtime_driver import RuntimeDriver
+from workers.runtimes.upstream import run as upstream_run
+
+KEY = "sk-worker-secret"
+BAD = "answer this badly"
+LONG_LINE = b"data: " + b"x" * 10 * 2**20 + b"\n\n"
+
+
+@pytest.fixture(scope="module")
+def running_server() -> Iterator[FakeUpstream]:
+    with pytest.MonkeyPatch.context() as patch, serving() as made:
+        patch.setattr(upstream_run, "FIRST_PAUSE_S", 0.001)
+        patch.setattr(upstream_run, "FIRST_BUSY_PAUSE_S", 0.001)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def runtime(running_server: FakeUpstream) -> Iterator[RuntimeDriver]:
+    with RuntimeDriver.of(settings_for(running_server)) as driver:
+        yield driver
+
+
+@pytest.fixture
+def server(running_server: FakeUpstream) -> FakeUpstream:
+    running_server.reset()
+    return running_server
+
+
+def settings_for(server: FakeUpstream, **given: Any) -> Any:
+    fields = {"runtime": "upstream", "upstream_url": server.url, "upstream_model": MODEL, "upstream_api_key": KEY}
+    return load({**fields, **given}).settings
+
+
+def badly(server: FakeUpstream, respond: Any) -> None:
+    """Let the requests for BAD be answered by `respond`, and others by the rule."""
+
+    async def choose(exchange: Exchange) -> None:
+        await (respond if BAD in str(exchange.body) else server.follow_rule)(exchange)
+
+    server.respond = choose
+
+
+def attempts(server: FakeUpstream) -> int:
+    return sum(BAD in str(exchange.body) for exchange in server.exchanges)
+
+
+BROKEN = {
+    "a connection cut before the head": (),
+    "a connection cut in the middle": (HEAD + b"5\r\ndata:",),
+    "bytes that are not HTTP": (b"\x16\x03\x01\x00 hello\r\n\r\n",),
+    "a length above the body's": (
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 900\r\n\r\n" + text_chunk(" ok"),
+    ),
+    "a negative length": (b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: -5\r\n\r\n",),
+    "another content type": (response("200 OK", b"<html>hello</html>", "content-type: text/html"),),
+    "an answer in one piece": (json_response("200 OK", {"choices": [{"index": 0, "text": "all"}]}),),
+    "a compressed answer": (
+        response("200 OK", b"\x1f\x8b", "content-type: text/event-stream", "content-encoding: gzip"),
+    ),
+    "a server error": (json_response("500 Internal Server Error", {"error": {"message": "oops"}}),),
+    "an unknown status": (b"HTTP/1.1 299 Odd\r\ncontent-length: 0\r\n\r\n",),
+}
+BROKEN_STREAMS = {
+    "no event": (),
+    "no finish reason": (text_chunk(" half"), DONE),
+    "no end": (text_chunk(" half"),),
+    "an end at once": (DONE,),
+    "lines that are not events": (b"<html>\n\nhello\n\n",),
+    "wrong JSON": (b"data: {nonsense\n\n",),
+    "JSON that is no object": (b"data: [1, 2]\n\n",),
+    "bytes that are not UTF-8": (b'data: {"choices": [{"text": "\xff\xfe"}]}\n\n',),
+    "JSON nested too deep": (b"data: " + b"[" * 100_000 + b"\n\n",),
+    "a line of 10 MB": (LONG_LINE,),
+    "10 MB without an end of line": (LONG_LINE.rstrip(),),
+    "text of another type": (event({"choices": [{"index": 0, "text": 7}]}),),
+    "choices of another type": (event({"choices": "none"}),),
+    "an index out of range": (event({"choices": [{"index": 5, "text": "x"}]}),),
+    "a negative index": (event({"choices": [{"index": -1, "text": "x"}]}),),
+    "arguments without a call": (
+        event({"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}}]}),
+    ),
+    "negative counts": (event({"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": 2}}), DONE),
+    "bytes of a token out of range": (
+        event(
+            {"choices": [{"text": "x", "logprobs": {"content": [{"token": "x", "logprob": -1, "bytes": [999]}]}}]}
+        ),
+    ),
+    "an answer given up": (text_chunk(" half", "abort"), DONE),
+    "an error after the beginning": (text_chunk(" half"), event({"error": {"message": "out of memory"}})),
+    "an error in words": (event({"error": "out of memory"}),),
+}
+
+AFTER_THE_END = (text_chunk(" a", "stop"), text_chunk(" b"))
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [*(sending(*parts) for parts in BROKEN.values()), *(streaming(*parts) for parts in BROKEN_STREAMS.values())],
+    ids=[*BROKEN, *BROKEN_STREAMS],
+)
+def test_a_broken_answer_ends_after_the_allowed_attempts(
+    server: FakeUpstream, runtime: RuntimeDriver, respond: Any
+) -> None:
+    badly(server, respond)
+    bad = runtime.start(ask(BAD))
+    good = runtime.answer(ask("answer this well", ignore_eos=True))
+    ended = runtime.wait(bad)
+    assert ended.error is not None
+    assert ended.error.code == "upstream_failed"
+    assert "attempt 3 of 3" in ended.error.message
+    assert attempts(server) == 3
+    assert (good.error, len(good.text().split())) == (None, 8)
+    runtime.await_idle()
+
+
+def test_silence_ends_after_the_allowed_attempts(server: FakeUpstream) -> None:
+    async def keep_alive(exchange: Exchange) -> None:
+        await exchange.send(HEAD)
+        await exchange.send_part(text_chunk(" half"))
+        while not exchange.gone.is_set():  # comments are no answer
+            await exchange.send_part(b": ping\n\n")
+
+    badly(server, keep_alive)
+    with RuntimeDriver.of(settings_for(server, upstream_timeout=0.3)) as runtime:
+        ended = runtime.answer(ask(BAD))
+    assert ended.error is not None
+    assert ended.error.code == "upstream_failed"
+    assert "silent for 0.3 s" in ended.error.message
+    assert attempts(server) == 3
+
+
+REFUSALS = {
+    "400 Bad Request": "invalid_request",
+    "422 Unprocessable Entity": "invalid_request",
+    "413 Content Too Large": "payload_too_large",
+    "401 Unauthorized": "upstream_refused",
+    "403 Forbidden": "upstream_refused",
+    "404 Not Found": "upstream_refused",
+}
+
+
+@pytest.mark.parametrize(("status", "code"), REFUSALS.items(), ids=REFUSALS)
+def test_a_refusal_is_not_tried_again(server: FakeUpstream, runtime: RuntimeDriver, status: str, code: str) -> None:
+    said = f"temperature of\n{KEY} is wrong " + "x" * 10_000
+    badly(server, sending(json_response(status, {"error": {"message": said}})))
+    ended = runtime.answer(ask(BAD))
+    assert ended.error is not None
+    assert ended.error.code == code
+    assert status[:3] in ended.error.message
+    assert KEY not in ended.error.message
+    assert len(ended.error.message) < 500
+    assert "\n" not in ended.error.message
+    if code == "invalid_request":
+        assert "temperature of *** is wrong" in ended.error.message
+    assert attempts(server) == 1
+
+
+def test_a_redirect_is_not_followed(server: FakeUpstream, runtime: RuntimeDriver) -> None:
+    with serving() as other:
+        badly(server, sending(response("307 Temporary Redirect", b"", f"location: {other.url}/completions")))
+        ended = runtime.answer(ask(BAD))
+        assert other.exchanges == []
+    assert ended.error is not None
+    assert ended.error.code == "upstream_refused"
+    assert "redirects" in ended.error.message
+
+
+@pytest.mark.parametrize("code", [400, "context_length_exceeded"])
+def test_an_error_in_a_successful_answer_counts(
+    server: FakeUpstream, runtime: RuntimeDriver, code: int | str
+) -> None:
+    body = {"error": {"message": "too long", "code": code, "type": "invalid_request_error"}}
+    badly(server, sending(json_response("200 OK", body)))
+    ended = runtime.answer(ask(BAD))
+    assert ended.error is not None
+    assert ended.error.code == ("invalid_request" if code == 400 else "context_length_exceeded")
+    assert attempts(server) == 1
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+@pytest.mark.parametrize(
+    "after", ["0", formatdate(0, usegmt=True), "soon", ""], ids=["seconds", "date", "word", "none"]
+)
+def test_a_busy_server_is_asked_again(
+    server: FakeUpstream, runtime: RuntimeDriver, status: str, after: str
+) -> None:
+    """Given four busy answers, more than the attempts that may fail, expect the answer after them."""
+    busy = sending(json_response(status, {"error": {"message": "busy"}}, f"retry-after: {after}"))
+
+    async def later(exchange: Exchange) -> None:
+        await (busy if attempts(server) <= 4 else server.follow_rule)(exchange)
+
+    badly(server, later)
+    ended = runtime.answer(ask(BAD))
+    assert (ended.error, len(ended.text().split())) == (None, 8)
+    assert attempts(server) == 5
+
+
+@pytest.mark.parametrize(("after", "asked"), [("0", 8), ("3600", 1)])
+def test_a_server_that_stays_busy_ends_the_request(
+    server: FakeUpstream, runtime: RuntimeDriver, after: str, asked: int
+) -> None:
+    badly(server, sending(json_response("429 Too Many Requests", {}, f"retry-after: {after}")))
+    ended = runtime.answer(ask(BAD))
+    assert ended.error is not None
+    assert (ended.error.code, ended.error.retryable) == ("unavailable", True)
+    assert attempts(server) == asked
+
+
+@pytest.mark.parametrize("resume", ["restart", "continue"])
+def test_an_answer_that_breaks_off_twice_is_whole(server: FakeUpstream, resume: str) -> None:
+    server.owned_by = "vllm"
+    with RuntimeDriver.of(settings_for(server, upstream_resume=resume)) as runtime:
+        undisturbed = runtime.answer(ask("tell all", 12))
+        server.cut_at = [3, 7]
+        ended = runtime.answer(ask("tell all", 12))
+    assert ended.error is None
+    assert ended.text() == undisturbed.text()
+    assert ended.usage == undisturbed.usage
+    sent = [exchange.body.get("max_tokens") for exchange in server.exchanges]
+    assert sent == ([12, 12, 9, 5] if resume == "continue" else [12] * 4)
+
+
+def test_an_answer_that_breaks_off_may_not_differ(server: FakeUpstream, runtime: RuntimeDriver) -> None:
+    starts = iter((" The", " Thus", " The"))
+
+    async def differently(exchange: Exchange) -> None:
+        await streaming(text_chunk(next(starts)))(exchange)
+
+    badly(server, differently)
+    ended = runtime.answer(ask(BAD))
+    assert ended.text() == " The"
+    assert ended.error is not None
+    assert (ended.error.code, "another text" in ended.error.message) == ("upstream_failed", True)
+
+
+@pytest.mark.parametrize("chunks", [(" The", " mill"), (" T", "he", " mi", "ll"), (" The mill",)])
+def test_a_repetition_may_be_cut_into_other_chunks(
+    server: FakeUpstream, runtime: RuntimeDriver, chunks: tuple[str, ...]
+) -> None:
+    badly(server, streaming(*map(text_chunk, chunks), text_chunk(" turns", "stop"), DONE))
+    ended = runtime.answer(ask(BAD), [Token(0, -1, " Th"), Token(0, -1, "e m")])
+    assert ended.text() == " The mill turns"
+    assert ended.finish_reasons() == {0: FinishReason.STOP}
+
+
+def test_nothing_follows_the_end_of_an_answer(server: FakeUpstream, runtime: RuntimeDriver) -> None:
+    badly(server, sending(HEAD, *(b"%x\r\n%s\r\n" % (len(part), part) for part in AFTER_THE_END)))
+    ended = runtime.answer(ask(BAD))
+    assert (ended.error, ended.text(), attempts(server)) == (None, " a", 1)
+
+
+def test_fail_ends_an_answer_that_has_begun(server: FakeUpstream) -> None:
+    with RuntimeDriver.of(settings_for(server, upstream_resume="fail")) as runtime:
+        server.cut_at = [0]
+        assert runtime.answer(ask("nothing yet")).error is None
+        server.cut_at = [2]
+        begun = runtime.answer(ask("in the middle"))
+        taken_over = runtime.answer(ask("elsewhere"), [Token(0, -1, " w1")])
+    for ended in (begun, taken_over):
+        assert ended.error is not None
+        assert ended.error.code == "upstream_failed"
+
+
+def test_the_log_of_an_endless_answer_is_bounded(server: FakeUpstream) -> None:
+    async def endless(exchange: Exchange) -> None:
+        await exchange.send(HEAD)
+        while not exchange.gone.is_set():
+            await exchange.send_part(text_chunk(" more"))
+
+    badly(server, endless)
+    with RuntimeDriver.of(settings_for(server, log_tokens=50)) as runtime:
+        ended = runtime.answer(ask(BAD, None))
+        runtime.await_idle()
+    assert ended.error is None
+    assert ended.finish_reasons() == {0: FinishReason.LENGTH}
+    assert len(ended.tokens) == 52
+
+
+def test_an_abort_closes_the_connection(server: FakeUpstream, runtime: RuntimeDriver) -> None:
+    server.gate.clear()
+    run = runtime.start(ask("wait for me", 100))
+    runtime.wait(run, tokens=1)
+    runtime.thread.abort(run)
+    runtime.await_idle()
+    server.await_gone(0)
+
+
+def test_a_lost_server_holds_requests_back_until_it_returns(server: FakeUpstream, runtime: RuntimeDriver) -> None:
+    """Given running answers, if the server is killed and starts again, they are whole; the fault is reported."""
+    server.gate.clear()
+    requests: list[Request] = [ask(f"number {i}", 6) for i in range(4)]
+    runs = [runtime.start(request) for request in requests]
+    for run in runs:
+        runtime.wait(run, tokens=2)
+    server.hang_up()
+    runtime.await_stats(lambda stats: "cannot be reached" in stats.fault)
+    server.gate.set()
+    server.listen()
+    ended = [runtime.wait(run) for run in runs]
+    runtime.await_stats(lambda stats: not stats.fault)
+    assert [answer.error for answer in ended] == [None] * 4
+    assert [answer.text() for answer in ended] == [server.text(request.prompt, 6) for request in requests]
+
+
+def test_the_key_is_sent_to_the_server_alone(server: FakeUpstream, runtime: RuntimeDriver) -> None:
+    runtime.answer(ask("with a key"))
+    assert server.exchanges[0].headers["authorization"] == f"Bearer {KEY}"
+    assert json.dumps(server.exchanges[0].body).count(KEY) == 0

@@ -1,0 +1,87 @@
+"""Watch over an upstream server: whether it answers, and a wait until it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+import structlog
+
+from shared.errors import Unavailable
+from shared.models.upstream import UpstreamAddress, unreachable
+
+CHECK_INTERVAL_S = 10.0  # while the server answers; a failed request has it checked at once
+RETRY_INTERVAL_S = 0.5
+CHECK_TIMEOUT_S = 5.0
+MAX_OUTAGE_S = 300.0  # that a request waits for; others stay in the queue
+
+log = structlog.get_logger(__name__)
+
+
+class Health:
+    """State of one server. `fault` is the reason for which it cannot be used, "" while it answers.
+
+    Args:
+        http: a client of the server.
+        on_change: called when `fault` changes.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, address: UpstreamAddress, on_change: Callable[[], None]) -> None:
+        self._http = http
+        self._address = address
+        self._on_change = on_change
+        self.fault = ""
+        self._up = asyncio.Event()
+        self._up.set()
+        self._check_now = asyncio.Event()
+
+    def suspect(self) -> None:
+        """Have the server checked at once: a request has failed. Until then, `wait` waits."""
+        self._up.clear()
+        self._check_now.set()
+
+    async def wait(self) -> None:
+        """Wait until the server answers. Raises Unavailable after MAX_OUTAGE_S."""
+        try:
+            async with asyncio.timeout(MAX_OUTAGE_S):
+                await self._up.wait()
+        except TimeoutError:
+            raise Unavailable(self.fault or f"the upstream server at {self._address.url} does not answer") from None
+
+    async def watch(self) -> None:
+        """Check the server until the task is cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(RETRY_INTERVAL_S if self.fault else CHECK_INTERVAL_S):
+                    await self._check_now.wait()
+            except TimeoutError:
+                pass
+            self._check_now.clear()
+            self._set(await self._check())
+
+    def _set(self, fault: str) -> None:
+        changed, self.fault = bool(fault) != bool(self.fault), fault
+        if not fault:
+            self._up.set()
+        else:
+            self._up.clear()
+        if changed:
+            log.warning("upstream_down", reason=fault) if fault else log.info("upstream_up")
+            self._on_change()
+
+    async def _check(self) -> str:
+        """Return the reason for which the server cannot be used, "" if it answers."""
+        try:
+            async with (
+                asyncio.timeout(CHECK_TIMEOUT_S),
+                self._http.stream("GET", f"{self._address.url}/models") as response,
+            ):
+                status = response.status_code
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            return unreachable(self._address, error).message
+        except TimeoutError:
+            return f"the upstream server at {self._address.url} does not answer within {CHECK_TIMEOUT_S:.0f} s"
+        if status in (200, 429):
+            return ""
+        return f"the upstream server at {self._address.url} is not ready (HTTP {status})"

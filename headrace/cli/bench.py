@@ -81,8 +81,10 @@ def serve(
 def overhead(
     model: Model = "smollm2",
     runtime: Annotated[
-        Literal["native", "upstream"],
-        typer.Option(help="What executes the model; upstream: llama.cpp's server, which scripts/peers builds."),
+        Literal["native", "upstream", "vllm"],
+        typer.Option(
+            help="What executes the model; upstream: llama.cpp's server. scripts/peers installs the others."
+        ),
     ] = "native",
     repeats: Repeats = 3,
     seed: Seed = 0,

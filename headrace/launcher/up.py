@@ -121,7 +121,7 @@ class Up:
         self._admin_port = claim_port(self._settings.admin_host, self._admin_port)
         if self._grpc_port is not None:
             self._grpc_port = claim_port(self._settings.host, self._grpc_port)
-        if self._settings.runtime == "native" and self._settings.model != SCRIPTED:
+        if self._settings.runtime != "upstream" and self._settings.model != SCRIPTED:
             self._set_up_model(self._model)
         if self._embedding is not None:
             self._set_up_model(self._embedding)
@@ -177,7 +177,8 @@ class Up:
     def _spawn(self, role: str, settings: Settings, suffix: str = "") -> None:
         log = None if self._verbose else self._log_folder() / f"{role}{suffix}.log"
         # No settings file: this process has read it, and the child's environment holds every setting.
-        command = [sys.executable, "-m", "headrace", role, "--config", os.devnull]
+        python = settings.worker_python if role == "worker" else None
+        command = [python or sys.executable, "-m", "headrace", role, "--config", os.devnull]
         pulse = None
         if role == "worker":
             self._served_models[f"{role}{suffix}"] = ModelRepository(settings).served_name

@@ -77,9 +77,7 @@ def _shortage(model: str, workers: Sequence[WorkerInfo], absence: str) -> list[R
         found.append(Reason("loading", f"{model} is loading, {max(loading):.0%} done"))
     if any(worker.state == "sleeping" for worker in workers):
         found.append(Reason("sleeping", f"{model} is asleep"))
-    found += [
-        Reason("faulty_worker", fault) for fault in dict.fromkeys(worker.fault for worker in workers) if fault
-    ]
+    found += [Reason("worker_fault", fault) for fault in dict.fromkeys(worker.fault for worker in workers) if fault]
     if any(worker.state == "draining" for worker in workers):
         found.append(Reason("workers_draining", f"workers of {model} are shutting down"))
     return found

@@ -126,16 +126,10 @@ def embedding_name(settings: Settings) -> str | None:
 
 
 def embedding_settings(settings: Settings) -> Settings:
-    """Return the settings of the worker that serves `embedding_model`."""
+    """Return the settings of the worker that serves `embedding_model`, in Headrace's own engine."""
     assert settings.embedding_model is not None
-    return settings.model_copy(
-        update={
-            "runtime": "native",
-            "model": settings.embedding_model,
-            "served_model_name": None,
-            "embedding_model": None,
-        }
-    )
+    chosen = {"model": settings.embedding_model, "served_model_name": None, "embedding_model": None}
+    return settings.model_copy(update={**chosen, "runtime": "native", "worker_python": None})
 
 
 def checked(folder: Path) -> Path:

@@ -21,6 +21,12 @@ class RuntimeFields(BaseModel):
         description="what executes the model in a worker; native: Headrace's own engine; vllm: vLLM, in the "
         "worker's process; upstream: an OpenAI-compatible server at `upstream_url`",
     )
+    worker_python: str | None = Field(
+        None,
+        min_length=1,
+        description="Python interpreter of the workers that `headrace up` starts, for example that of vLLM's own "
+        "environment, with headrace installed in it; default: that of `headrace up`",
+    )
     vllm_options: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(
         {},
         description='further arguments of vLLM\'s engine, as in `[vllm_options]` with `quantization = "fp8"`; JSON '

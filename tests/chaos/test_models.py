@@ -15,6 +15,7 @@ from tests.chaos.scale import Scale
 from tests.support.cluster import running
 from tests.support.node import Node
 from tests.support.stream_client import Answer, Client, until
+from tests.support.tested_runtime import runtime_settings
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,7 @@ async def test_answers_of_a_real_model_outlive_their_worker(
     sampled = {"temperature": 0.9, "seed": 11, "n": 2, "stop": ["\n\n\n"], "repetition_penalty": 1.2}
     sampled |= {"presence_penalty": 0.4, "frequency_penalty": 0.3, "ignore_eos": True}
     cases: list[tuple[str, dict[str, Any]]] = [("Once upon a time", {"temperature": 0.0}), ("The sea is", sampled)]
-    settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100}
+    settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100, **runtime_settings()}
     async with running(tmp_path, apis=1, workers=1, **settings) as cluster:
         client, [worker] = Client(cluster.urls, "smollm2"), cluster.workers
         undisturbed = [await _answer(client, prompt, tokens, **fields) for prompt, fields in cases]
@@ -90,7 +91,7 @@ async def test_json_outlives_its_worker(
     fields = {"structured_outputs": {"json": rows}}
     sampled = {**fields, "temperature": 1.0, "seed": 3, "n": 2}
     cases = [("Rivers and mills:", {**fields, "temperature": 0.0}), ("List:", sampled)]
-    settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100}
+    settings = {"model": smollm2, "served_model_name": "smollm2", "max_attempts": 100, **runtime_settings()}
     async with running(tmp_path, apis=1, workers=1, **settings) as cluster:
         client, [worker] = Client(cluster.urls, "smollm2"), cluster.workers
         undisturbed = [await _answer(client, prompt, 400, **fields) for prompt, fields in cases]

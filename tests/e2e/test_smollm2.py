@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.launched_server import Launched
+from tests.support.tested_runtime import runtime_settings
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 
 @pytest.fixture(scope="module")
 def up(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    launched = Launched(tmp_path_factory.mktemp("smollm2"))
+    launched = Launched(tmp_path_factory.mktemp("smollm2"), **runtime_settings())
     try:
         launched.await_line("^ready: ")
         yield launched

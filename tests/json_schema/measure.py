@@ -39,7 +39,7 @@ class Grammars:
     def __init__(self, folder: Path) -> None:
         config = read_model_config(folder)
         self._tokenizer = Tokenizer(folder)
-        self._eos = read_eos_token_ids(folder, config)
+        self._eos = read_eos_token_ids(folder, config.eos_token_ids)
         self._vocab_size = config.vocab_size
         self._compiler = GrammarCompiler(self._tokenizer, config.vocab_size, self._eos)
 

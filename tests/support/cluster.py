@@ -100,15 +100,19 @@ class Cluster:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def add(self, role: str, environment: Mapping[str, str]) -> Node:
-        """Add a process, without starting it."""
+    def add(self, role: str, environment: Mapping[str, str], python: str = sys.executable) -> Node:
+        """Add a process, without starting it.
+
+        Args:
+            python: the interpreter that runs it.
+        """
         siblings, ready = {
             "api": (self.apis, "listening"),
             "worker": (self.workers, "worker_ready"),
             "tasks": (self.tasks, "tasks_ready"),
         }[role]
         name = f"{role}-{len(siblings) + 1}"
-        command = [sys.executable, "-m", "headrace", role]
+        command = [python, "-m", "headrace", role]
         siblings.append(Node(name, command, environment, ready, self.folder / f"{name}.log"))
         return siblings[-1]
 
@@ -122,6 +126,7 @@ async def running(
     appendfsync: str = "everysec",
     proxied: bool = False,
     environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    worker_python: str = sys.executable,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """Run a cluster until the body ends, and yield it once all its processes are ready.
@@ -129,6 +134,7 @@ async def running(
     Args:
         proxied: put one FaultProxy between the APIs and the store, and one between the workers and the store.
         environment: additional environment variables by role.
+        worker_python: the interpreter of the workers.
         settings: settings of all processes.
     """
     cluster = Cluster(folder, appendfsync)
@@ -148,7 +154,8 @@ async def running(
         for role, port in [*(("api", port) for port in listening), *[("worker", 0)] * workers]:
             own = {"redis_url": _at_port(cluster.store, ports[role]), "port": port}
             variables = {f"HEADRACE_{name.upper()}": str(value) for name, value in (common | own).items()}
-            cluster.add(role, variables | dict(environment.get(role, {}))).spawn()
+            python = worker_python if role == "worker" else sys.executable
+            cluster.add(role, variables | dict(environment.get(role, {})), python).spawn()
         await asyncio.gather(*(node.serving() for node in cluster.nodes))
         yield cluster
 

@@ -31,7 +31,7 @@ from workers.engine.models.loader import fingerprint, read_ahead, read_eos_token
 from workers.engine.request_check import check_request
 from workers.engine.sampling.logprobs import StepLogprobs
 from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
-from workers.engine.sampling.sampler import sample
+from workers.engine.sampling.sampler import NOTHING_DRAWN, forced, sample
 from workers.engine.scheduling.batching_policies import make_policy
 from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
@@ -119,7 +119,7 @@ class Engine:
                 device=device,
                 progress=progress,
             )
-        eos = read_eos_token_ids(config.model, model_config)
+        eos = read_eos_token_ids(config.model, model_config.eos_token_ids)
         if tokenizer.eos_token_id is not None:
             eos |= {tokenizer.eos_token_id}
         return cls(
@@ -230,7 +230,7 @@ class Engine:
             logits = logits[[row for row, sequence in enumerate(sampling) if not sequence.ended]]
         logprobs = StepLogprobs(logits, drawing, self.tokenizer.token_bytes, self.tokenizer.special_ids)
         drawn = sample(logits, drawing, mask)
-        return [_forced(sequence, token) for sequence, token in zip(drawing, drawn, strict=True)], logprobs
+        return [forced(sequence, token) for sequence, token in zip(drawing, drawn, strict=True)], logprobs
 
     def _compute(self, batch: ScheduledBatch) -> Tensor | None:
         """Compute the logits. Raises EngineFailed when out of memory, ModelFailed for other failures."""
@@ -298,12 +298,6 @@ class Engine:
         return EngineOutput(job_id, (), finished=True, error=error)
 
 
-def _forced(sequence: Sequence, drawn: int | None) -> int | None:
-    """Return the drawn token, or the one that must come in its place. None, for a failure, stays."""
-    forced = sequence.forced_token
-    return drawn if drawn is None or forced is None else forced
-
-
 def _append(sequence: Sequence, token_id: int | None, logprobs: StepLogprobs, row: int) -> tuple[Token, ...]:
     """Append the token drawn in `row`, unless the sequence only computes its prompt.
 
@@ -313,5 +307,5 @@ def _append(sequence: Sequence, token_id: int | None, logprobs: StepLogprobs, ro
         sequence.finish_reason = FinishReason.LENGTH
         return ()
     if token_id is None:
-        raise EngineFailed("the model's output is NaN or infinite, or the grammar allows no token")
+        raise EngineFailed(NOTHING_DRAWN)
     return (sequence.accept(token_id, logprobs.for_token(row, token_id)),)

@@ -21,6 +21,9 @@ from headrace.bench.harness.report import EngineOnlyRun, require_complete
 from headrace.bench.harness.subprocess_run import run_in_subprocess
 from headrace.bench.harness.workload import CONCURRENCY, make_mix, ttft_mix, warmup_mix
 from headrace.bench.peers.peer_llamacpp import llama_server
+from headrace.bench.peers.peer_vllm import MAX_MODEL_LEN
+from headrace.bench.peers.peers import find_peers
+from shared.errors import ConfigError
 from shared.models.model_store import ModelRepository
 from shared.settings import load
 
@@ -60,6 +63,27 @@ def upstream(model: str, seed: int, console: Console) -> Iterator[Subject]:
         yield Subject(model, lambda: measure_server(target, seed, console), ("--upstream", f"{url}/v1"))
 
 
+@contextmanager
+def vllm(model: str, seed: int, console: Console) -> Iterator[Subject]:
+    """vLLM, which scripts/peers installs: its own LLM class, alone in a process of its own."""
+    peers, missing = find_peers("vllm")
+    if missing:
+        raise ConfigError("vLLM is not installed: run scripts/peers vllm")
+    [peer] = peers
+    folder = str(ModelRepository(load({"model": model}).settings).folder())
+
+    def alone() -> EngineOnlyRun:
+        return EngineOnlyRun(**run_in_subprocess(peer.module, folder, seed, CONCURRENCY, python=peer.python))
+
+    settings = {
+        "runtime": "vllm",
+        "worker_python": peer.python,
+        "max_model_len": MAX_MODEL_LEN,
+        "max_num_seqs": CONCURRENCY,
+    }
+    yield Subject(served_name(model), alone, settings=settings)
+
+
 def measure_server(target: Target, seed: int, console: Console) -> EngineOnlyRun:
     """Send the mix, and then single requests, to a server. Raises HeadraceError if a request fails."""
     asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
@@ -74,4 +98,5 @@ def measure_server(target: Target, seed: int, console: Console) -> EngineOnlyRun
 RUNTIMES: dict[str, Callable[[str, int, Console], AbstractContextManager[Subject]]] = {
     "native": native,
     "upstream": upstream,
+    "vllm": vllm,
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from headrace.bench.harness.server import stop
+from headrace.bench.harness.subprocess_run import ROOT
 from headrace.launcher.up import claim_port
 from shared.errors import HeadraceError
 from shared.models.model_store import ModelRepository
@@ -57,7 +58,10 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 @contextlib.contextmanager
 def full_stack(model: str, *options: str, settings: Mapping[str, object] | None = None) -> Iterator[FullStack]:
-    """Run `headrace up` until the body ends, and yield it once it is ready. `settings` go into its environment."""
+    """Run `headrace up` until the body ends, and yield it once it is ready. `settings` go into its environment.
+
+    A worker in another environment imports this repository too.
+    """
     port = claim_port("127.0.0.1", 0)
     environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in (settings or {}).items()}
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -69,7 +73,7 @@ def full_stack(model: str, *options: str, settings: Mapping[str, object] | None 
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "HEADRACE_LOG_LEVEL": "warning", **environment},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "HEADRACE_LOG_LEVEL": "warning", **environment},
             )
         try:
             _await_ready(process, log)

@@ -1,17 +1,20 @@
 """`PYTHON -m headrace.bench.peers.peer_vllm FOLDER SEED CONCURRENCY`: vLLM on the mix, compiled, figures as JSON.
 
-It runs in vLLM's own environment (scripts/peers), so it imports only the workload from this repository.
+It runs in vLLM's own environment (scripts/peers), so it imports only light modules of this repository.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
-from headrace.bench.harness.workload import make_mix, peer_mix
+from headrace.bench.harness.cpu_contention import foreign_load
+from headrace.bench.harness.workload import make_mix, peer_mix, ttft_mix
 
 MAX_MODEL_LEN = 512  # tokens of prompt and answer; the mix has fewer
 ENVIRONMENT = {
@@ -22,7 +25,7 @@ ENVIRONMENT = {
 
 def main(folder: str, seed: int, concurrency: int) -> None:
     os.environ.update(ENVIRONMENT)
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]  # installed in another environment
+    from vllm import LLM, SamplingParams  # installed in another environment
 
     llm = LLM(
         model=folder,
@@ -38,11 +41,20 @@ def main(folder: str, seed: int, concurrency: int) -> None:
         answers = llm.chat(chats, params, use_tqdm=False)
         return sum(len(answer.outputs[0].token_ids) for answer in answers)
 
+    def first_token(item: Any) -> float:
+        """Return the seconds to the first token of a request that runs alone."""
+        begin = time.perf_counter()
+        answer([replace(item, output_tokens=1)])
+        return time.perf_counter() - begin
+
     answer(make_mix(seed + 2, 2))
     items = peer_mix(seed, concurrency)
-    begin = time.perf_counter()
-    tokens = answer(items)
-    print(json.dumps({"tokens": tokens, "rate": tokens / (time.perf_counter() - begin)}))
+    with foreign_load() as during:
+        begin = time.perf_counter()
+        tokens = answer(items)
+        rate = tokens / (time.perf_counter() - begin)
+        ttft = statistics.median(map(first_token, ttft_mix(seed)))
+    print(json.dumps({"tokens": tokens, "rate": rate, "ttft": ttft, "foreign": during.share}))
 
 
 if __name__ == "__main__":

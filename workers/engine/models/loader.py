@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -39,11 +39,11 @@ def read_model_config(folder: Path) -> DecoderConfig:
     return read_transformers_config(folder, raw)
 
 
-def read_eos_token_ids(folder: Path, config: DecoderConfig) -> frozenset[int]:
-    """Return the end-of-text tokens of generation_config.json, or else of config.json."""
+def read_eos_token_ids(folder: Path, configured: Iterable[int]) -> frozenset[int]:
+    """Return the end-of-text tokens of generation_config.json, or else those `configured` in config.json."""
     path = folder / "generation_config.json"
     found = parse_token_ids(read_json(path).get("eos_token_id")) if path.is_file() else ()
-    return frozenset(found or config.eos_token_ids)
+    return frozenset(found or configured)
 
 
 def read_ahead(folder: Path) -> None:

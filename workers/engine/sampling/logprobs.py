@@ -52,10 +52,24 @@ class StepLogprobs:
         if count:
             highest, ids = values.topk(min(count, len(values)))
             top = list(zip(ids.tolist(), highest.tolist(), strict=True))
-        sequence = self._sequences[row]
-        token_bytes = partial(self._token_bytes, first=sequence.num_output_tokens == 0)
-        hidden = self._special_ids if sequence.params.skip_special_tokens else frozenset()
-        return spell(token_id, values[token_id].item(), top, token_bytes, hidden=hidden)
+        logprob = values[token_id].item()
+        sequence, special_ids = self._sequences[row], self._special_ids
+        return spell_next(sequence, token_id, logprob, top, token_bytes=self._token_bytes, special_ids=special_ids)
+
+
+def spell_next(
+    sequence: Sequence,
+    token_id: int,
+    logprob: float,
+    top: Collection[tuple[int, float]],
+    *,
+    token_bytes: Callable[..., bytes],
+    special_ids: frozenset[int],
+) -> TokenLogprobs:
+    """Return the log-probabilities of the next token of a sequence; see `spell` and `StepLogprobs`."""
+    spelled_as = partial(token_bytes, first=sequence.num_output_tokens == 0)
+    hidden = special_ids if sequence.params.skip_special_tokens else frozenset()
+    return spell(token_id, logprob, top, spelled_as, hidden=hidden)
 
 
 def spell(

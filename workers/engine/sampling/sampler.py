@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # the module needs llguidance
     from workers.engine.grammar.matcher import Mask
 
 MAX_PARTIAL_SORT = 1024  # most likely tokens to sort; all are sorted if these are not enough
+NOTHING_DRAWN = (
+    "the model's output is NaN or infinite, or the grammar allows no token"  # where `sample` returns None
+)
 MIN_TEMPERATURE = 1e-5  # lower temperatures would overflow, and are greedy
 _MASK_64 = 2**64 - 1
 
@@ -86,6 +89,20 @@ def sample(logits: Tensor, sequences: list[Sequence], mask: Mask | None = None) 
         for i, token in zip(rows, _draw(picked, [sequences[i] for i in rows]).tolist(), strict=True):
             drawn[i] = token
     return drawn
+
+
+def forced(sequence: Sequence, drawn: int | None) -> int | None:
+    """Return the drawn token, or the one that must come in its place. None, for a failure, stays."""
+    token = sequence.forced_token
+    return drawn if drawn is None or token is None else token
+
+
+def takes_most_likely(sequence: Sequence) -> bool:
+    """Return whether the model's most likely token is always the next one, whatever the tokens so far."""
+    params = sequence.params
+    penalized = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
+    restricted = sequence.rules is not None or sequence.matcher is not None or sequence.forced_token is not None
+    return _is_greedy(params) and not (penalized or params.logit_bias or restricted)
 
 
 def _is_greedy(params: SamplingParams) -> bool:

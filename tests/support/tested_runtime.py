@@ -1,0 +1,21 @@
+"""Runtime that the tests of a real model run on: Headrace's own, or vLLM in the environment that TEST_VLLM names.
+
+`scripts/test-vllm` sets it to the Python interpreter of that environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+VLLM_PYTHON = os.environ.get("TEST_VLLM")
+# compiling takes a minute, and computes the same; a short prompt fills a block of this size
+OPTIONS = {"enforce_eager": True, "block_size": 32}
+
+
+def runtime_settings() -> dict[str, Any]:
+    """Return the settings that choose the runtime."""
+    if VLLM_PYTHON is None:
+        return {}
+    return {"runtime": "vllm", "worker_python": VLLM_PYTHON, "vllm_options": json.dumps(OPTIONS)}

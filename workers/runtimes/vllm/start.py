@@ -1,0 +1,58 @@
+"""Start of vLLM's engine with one model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import vllm
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from shared.errors import ConfigError
+from shared.settings import Settings
+from workers.engine.config import EngineConfig
+from workers.engine.models.bert_loader import is_embedding_model
+from workers.engine.models.decoder import parse_token_ids
+from workers.engine.models.loader import fingerprint, read_eos_token_ids
+from workers.engine.text.tokenizer import Tokenizer
+from workers.runtimes.vllm.engine import VllmEngine
+from workers.runtimes.vllm.engine_arguments import draws_tokens, engine_arguments, identity
+from workers.runtimes.vllm.llm_engine import LLMEngineExecutor
+from workers.runtimes.vllm.token_choice import TokenChoice
+
+
+def start(settings: Settings, folder: Path) -> VllmEngine:
+    """Load the model in `folder`. Raises ConfigError if it or the settings cannot be used."""
+    if is_embedding_model(folder):
+        raise ConfigError("runtime = vllm does not serve embedding models: set runtime = native", param="model")
+    known = {field.name for field in dataclasses.fields(EngineArgs)}
+    arguments = engine_arguments(settings, folder, current_platform.device_type, known)
+    draws = draws_tokens(arguments)
+    tokenizer = Tokenizer(folder, **EngineConfig.from_settings(settings, folder).tokenizer_options())
+    engine = _start_engine(arguments, draws=draws)
+    executor = LLMEngineExecutor(engine)
+    eos = read_eos_token_ids(folder, parse_token_ids(executor.configured_eos))
+    if tokenizer.eos_token_id is not None:
+        eos |= {tokenizer.eos_token_id}
+    parts = ("vllm", vllm.__version__, identity(arguments))
+    return VllmEngine(
+        executor,
+        tokenizer,
+        eos,
+        fingerprint=fingerprint(folder, torch.device(executor.device_type), *parts),
+        max_num_seqs=settings.max_num_seqs,
+        draws=draws,
+    )
+
+
+def _start_engine(arguments: Mapping[str, Any], *, draws: bool) -> LLMEngine:
+    processors = [*([TokenChoice] if draws else []), *arguments.get("logits_processors", ())]
+    try:
+        return LLMEngine.from_engine_args(EngineArgs(**{**arguments, "logits_processors": processors or None}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"vLLM refuses these settings: {error}", param="vllm_options") from error

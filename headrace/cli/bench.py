@@ -334,13 +334,10 @@ def routing(
     """Compare the routing policies on three loads, on simulated engines behind the real queue."""
     from headrace.bench.routing.comparison import POLICIES, measure_routing
     from headrace.bench.routing.report import svg, tables
-    from shared.runtime.logging import configure_logging
-    from shared.settings import load
 
     wanted = comma_separated(policies)
     if unknown := [policy for policy in wanted if policy not in POLICIES]:
         raise ConfigError(f"--policies must be a list of {', '.join(POLICIES)}, got {unknown[0]}")
-    configure_logging(load({"log_level": "warning"}).settings, process="bench")  # of the workers, to stderr
     chosen = [policy for policy in POLICIES if policy in wanted or not wanted]
     result = measure_routing(chosen, seconds, repeats, seed, stderr)
     if plot is not None:

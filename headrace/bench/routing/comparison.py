@@ -27,7 +27,8 @@ from headrace.bench.routing.weights import measure_ratio
 from headrace.bench.routing.workload import LOADS
 from shared.models.model_store import SCRIPTED
 from shared.redis.embedded import EmbeddedServer
-from shared.settings import PolicyName
+from shared.runtime.logging import configure_logging
+from shared.settings import PolicyName, load
 
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 BASE: PolicyName = "pull"  # what the other policies are compared with
@@ -73,6 +74,7 @@ def measure_routing(
     policies: Sequence[PolicyName], seconds: float, repeats: int, seed: int, console: Console
 ) -> Routing:
     """Compare the policies with `pull`, on each load for `seconds`, with `repeats` seeds."""
+    configure_logging(load({"log_level": "warning"}).settings, process="bench")  # of the workers, to stderr
     compared = [policy for policy in POLICIES if policy == BASE or policy in policies]
     found = Routing()
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -81,8 +83,10 @@ def measure_routing(
         bench = _Bench(server.local_url, seconds, console, found)
         try:
             with foreign_load() as during:
+                asyncio.run(bench.warm_up())
                 for number in range(repeats):
-                    asyncio.run(bench.repeat(compared, seed + number))
+                    turned = compared[number % len(compared) :] + compared[: number % len(compared)]
+                    asyncio.run(bench.repeat(turned, seed + number))
                 asyncio.run(bench.queue_costs(compared))
         finally:
             server.stop()
@@ -102,20 +106,24 @@ class _Bench:
     console: Console
     found: Routing
 
+    async def warm_up(self) -> None:
+        """Run one load without recording it: the first run is slower."""
+        await self._run(BASE, next(iter(LOADS)), seed=-1)
+
     async def repeat(self, policies: Sequence[PolicyName], seed: int) -> None:
         """Measure everything once."""
-        for load in LOADS:
+        for kind in LOADS:
             for policy in policies:
-                self.console.print(f"seed {seed}, {load}: {policy}")
-                run = await self._run(policy, load, seed)
-                self.found.runs.setdefault(load, {}).setdefault(policy, []).append(run)
+                self.console.print(f"seed {seed}, {kind}: {policy}")
+                run = await self._run(policy, kind, seed)
+                self.found.runs.setdefault(kind, {}).setdefault(policy, []).append(run)
         if "consistent-hash" in policies:
             self.console.print(f"seed {seed}: a worker joins")
             self.found.moved.append(await self._join(seed))
         if "weighted-round-robin" in policies:
-            for kind in WEIGHTS:
-                self.console.print(f"seed {seed}: unequal workers, weights {kind}")
-                self.found.ratios.setdefault(kind, []).append(await self._unequal(kind, seed))
+            for weights in WEIGHTS:
+                self.console.print(f"seed {seed}: unequal workers, weights {weights}")
+                self.found.ratios.setdefault(weights, []).append(await self._unequal(weights, seed))
 
     async def queue_costs(self, policies: Sequence[PolicyName]) -> None:
         for policy in policies:

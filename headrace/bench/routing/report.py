@@ -11,7 +11,7 @@ from rich.table import Table
 from headrace.bench.routing.clients import Throughput
 from headrace.bench.routing.comparison import BASE, DEVICES, Routing
 
-WIDTH, BAR, GAP, LEFT, RIGHT, HEAD = 640, 18, 5, 150, 130, 34
+WIDTH, BAR, GAP, LEFT, RIGHT, HEAD = 640, 18, 5, 170, 130, 34
 COLOUR, BASE_COLOUR, LINE = "#2a6f97", "#adb5bd", "#6c757d"
 
 
@@ -95,24 +95,22 @@ def svg(found: Routing) -> str:
 def _panel(found: Routing, load: str, top: int) -> str:
     rates = {policy: _median(runs, _tokens_per_s) for policy, runs in found.runs[load].items()}
     scale = (WIDTH - LEFT - RIGHT) / (max(rates.values()) or 1.0)
-    parts = [f'<text x="8" y="{top + 18}" font-weight="bold">{escape(load)}: tokens/s</text>']
+    first, line = top + HEAD, LEFT + rates[BASE] * scale
+    parts = [
+        f'<text x="8" y="{top + 18}" font-weight="bold">{escape(load)}: tokens/s</text>',
+        f'<line x1="{line:.1f}" y1="{first - GAP}" x2="{line:.1f}" y2="{first + len(rates) * (BAR + GAP)}" '
+        f'stroke="{LINE}" stroke-dasharray="3 3"/>',
+    ]
     for number, (policy, rate) in enumerate(rates.items()):
-        parts.append(_bar(policy, rate, found.gain(load, policy), scale, top + HEAD + number * (BAR + GAP)))
-    x = LEFT + rates[BASE] * scale
-    bottom = top + HEAD + len(rates) * (BAR + GAP)
-    parts.append(
-        f'<line x1="{x:.1f}" y1="{top + HEAD - GAP}" x2="{x:.1f}" y2="{bottom}" stroke="{LINE}" '
-        'stroke-dasharray="3 3"/>'
-    )
+        parts.append(_bar(policy, rate, found.gain(load, policy), scale, first + number * (BAR + GAP)))
     return "\n".join(parts)
 
 
 def _bar(policy: str, rate: float, gain: float, scale: float, top: int) -> str:
-    width, base = max(1.0, rate * scale), top + BAR - 5
-    text = f"{rate:,.0f}" if policy == BASE else f"{rate:,.0f} ({gain:.2f} ×)"
+    base = top + BAR - 5
     return (
         f'<text x="{LEFT - 8}" y="{base}" text-anchor="end">{escape(policy)}</text>'
-        f'<rect x="{LEFT}" y="{top}" width="{width:.1f}" height="{BAR}" '
+        f'<rect x="{LEFT}" y="{top}" width="{max(1.0, rate * scale):.1f}" height="{BAR}" '
         f'fill="{BASE_COLOUR if policy == BASE else COLOUR}"/>'
-        f'<text x="{LEFT + width + 6:.1f}" y="{base}">{text}</text>'
+        f'<text x="{WIDTH - 8}" y="{base}" text-anchor="end">{rate:,.0f} ({gain:.2f} ×)</text>'
     )

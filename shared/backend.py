@@ -12,6 +12,7 @@ from shared.models.worker_registry import MemoryRegistry, RedisRegistry, Registr
 from shared.queue.interface import Bounds, Transport
 from shared.queue.memory import MemoryTransport
 from shared.queue.redis_streams import RedisStreams
+from shared.queue.router import Router
 from shared.redis.client import RedisServer
 from shared.settings import Settings
 from shared.token_log.interface import Live, TokenLog
@@ -25,12 +26,15 @@ from shared.webhooks.store import RedisWebhooks
 
 @dataclass(frozen=True)
 class Backend:
-    """The queue, the token logs, the live messages, the workers, the locks, the dead letters and the webhooks."""
+    """The queue and its router, the token logs, the live messages, the workers, the locks, the dead letters and the
+    webhooks.
+    """
 
     live: Live
     transport: Transport
     token_log: TokenLog
     registry: Registry
+    router: Router
     locks: Locks
     dead_letters: DeadLetters
     webhooks: Webhooks
@@ -44,9 +48,12 @@ class Backend:
         live = LiveFeed(server)
         other = settings.limits_redis_url
         limits = RedisServer.connect(other.get_secret_value(), timeout=1) if other is not None else server
+        registry = RedisRegistry(server, lease=settings.lease)
+        router = Router(registry, settings)
+        bounds = Bounds.from_settings(settings)
         return cls(
             live=live,
-            transport=RedisStreams(server, bounds=Bounds.from_settings(settings), lease=settings.lease),
+            transport=RedisStreams(server, bounds=bounds, lease=settings.lease, router=router),
             token_log=RedisTokenLog(
                 server,
                 live,
@@ -55,7 +62,8 @@ class Backend:
                 request_ttl=settings.request_ttl,
                 result_ttl=settings.result_ttl,
             ),
-            registry=RedisRegistry(server, lease=settings.lease),
+            registry=registry,
+            router=router,
             locks=RedisLocks(server),
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=RedisWebhooks(server, keep=settings.result_ttl),
@@ -66,10 +74,12 @@ class Backend:
     @classmethod
     def memory(cls, settings: Settings) -> Backend:
         """Return a backend in the memory of this process, which no other process sees and nothing outlives."""
-        live = MemoryLive()
+        live, registry = MemoryLive(), MemoryRegistry()
+        router = Router(registry, settings)
+        bounds = Bounds.from_settings(settings)
         return cls(
             live=live,
-            transport=MemoryTransport(live, bounds=Bounds.from_settings(settings), lease=settings.lease),
+            transport=MemoryTransport(live, bounds=bounds, lease=settings.lease, router=router),
             token_log=MemoryTokenLog(
                 live,
                 most_tokens=settings.log_tokens,
@@ -77,7 +87,8 @@ class Backend:
                 request_ttl=settings.request_ttl,
                 result_ttl=settings.result_ttl,
             ),
-            registry=MemoryRegistry(),
+            registry=registry,
+            router=router,
             locks=MemoryLocks(),
             dead_letters=MemoryDeadLetters(most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=MemoryWebhooks(keep=settings.result_ttl),

@@ -136,6 +136,9 @@ class Transport(Protocol):
 
         Pulling workers share what waits so that an equal fraction of their seats is taken: a more loaded worker
         leaves requests to the others, for at most SPARE_S.
+
+        A request that a router aimed at another worker is left to that one, unless it has left or is silent for a
+        lease, or this worker has had room, and the request has waited, for the router's patience.
         """
 
     async def claim(self, model: str, worker: str, room: Room) -> Pulled:
@@ -149,6 +152,9 @@ class Transport(Protocol):
 
     async def release(self, model: str, worker: str, claims: Sequence[Claim]) -> None:
         """Give messages back, for any worker to claim at once."""
+
+    async def leave(self, model: str, worker: str) -> None:
+        """Hand `worker` no requests until it pulls again; those aimed at it go to all workers at once."""
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         """Remove finished messages, all of one model. Idempotent."""

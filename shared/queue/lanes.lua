@@ -11,6 +11,7 @@ end
 
 -- Take a request out of its lane. An empty lane rests with its virtual time, so that its tenant gains nothing by it.
 local function leave(class, tenant, id, cost)
+  unaim(class, tenant, id)
   redis.call('HDEL', waiting, id)
   redis.call('ZREM', lane_of(class, tenant), id)
   count(class, tenant, -1, cost)
@@ -22,21 +23,22 @@ local function leave(class, tenant, id, cost)
   if number('n') == 0 then redis.call('DEL', unpack(resting)) end
 end
 
--- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel,
--- then the model's and the tenant's bounds: requests, tokens -> {0}, or {exceeded bound, seconds or ''}
+-- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel, the worker it is
+-- aimed at or '', then the model's and the tenant's bounds: requests, tokens -> {0}, or {exceeded bound, seconds or ''}
 function commands.publish()
   local class, tenant, id, cost = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
   if redis.call('HEXISTS', waiting, id) == 1 then return { 0 } end
   read_all()
   read_tenant(tenant)
   local promised = unreserve(id)
-  local refused = not promised and refusal(tenant, cost, { unpack(ARGV, 12) })
+  local refused = not promised and refusal(tenant, cost, { unpack(ARGV, 13) })
   if refused then return refused end
   add('ordinal', 1)
   local born = string.format('%d', promised or seconds() * 1000)
   redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
   redis.call('ZADD', lane_of(class, tenant), number('ordinal'), id)
+  if ARGV[12] ~= '' then aim(class, tenant, id, cost, ARGV[12], number('ordinal')) end
   if not redis.call('ZSCORE', lanes[class], tenant) then
     local rested = finite(redis.call('ZSCORE', resting[class], tenant))
     redis.call('ZREM', resting[class], tenant)
@@ -57,6 +59,7 @@ function commands.discard()
     return
   end
   leave(tonumber(ARGV[4]), ARGV[5], ARGV[6], item.cost)
+  if any_routes() then end_route(ARGV[6]) end
   redis.call('ZREM', overdue, ARGV[6])
   redis.call('HDEL', accepted, ARGV[6])
 end
@@ -73,35 +76,81 @@ local function next_class(room)
   return chosen, least
 end
 
--- -> the next request of a class: tenant, the tenant's virtual time, id and waiter; nil if the lanes are empty.
--- Foreign data in the lanes is set aside on the way.
-local function first_of(class)
+-- -> id and waiter of the first request in a lane; nil if the lane is empty. Foreign data is set aside on the way.
+local function head_of(class, tenant)
   while true do
-    local first = redis.call('ZRANGE', lanes[class], 0, 0, 'WITHSCORES')
-    local tenant = first[1]
-    if not tenant then return nil end
     local id = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
     local item = id and waiter(id)
-    if item then return tenant, finite(first[2]), id, item end
-    if id then
-      redis.call('ZREM', lane_of(class, tenant), id)
-      redis.call('HDEL', waiting, id)
-      set_aside(counters, lane_of(class, tenant) .. ':' .. id, 'an id without a request')
-    else
+    if item then return id, item end
+    if not id then
       redis.call('ZREM', lanes[class], tenant)
+      return nil
     end
+    redis.call('ZREM', lane_of(class, tenant), id)
+    redis.call('HDEL', waiting, id)
+    set_aside(counters, lane_of(class, tenant) .. ':' .. id, 'an id without a request')
   end
 end
 
--- Take the next request of a class, unless it needs more seats than are free. A request that needs more seats than any
--- worker has goes to an idle worker, which refuses it. -> {class, entry, payload, attempt}
-local function take(class, start, weight, room, capacity)
-  local tenant, began, id, item = first_of(class)
-  if not tenant then
-    set('n#' .. class, 0) -- the lanes were deleted
-    return nil
+-- -> the next request of a class: tenant, the tenant's virtual time, id and waiter; nil if the lanes are empty
+local function first_of(class)
+  while true do
+    local first = redis.call('ZRANGE', lanes[class], 0, 0, 'WITHSCORES')
+    if not first[1] then
+      set('n#' .. class, 0) -- the lanes were deleted
+      return nil
+    end
+    local id, item = head_of(class, first[1])
+    if id then return first[1], finite(first[2]), id, item end
   end
-  if item.seats > room[class] and room[class] < capacity then
+end
+
+-- -> ordinal, id and waiter of the first request of a lane that is aimed at a worker, or nil
+local function first_aimed(class, tenant, worker)
+  local key = aimed_at(class, worker, tenant)
+  while true do
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    if not first[1] then return nil end
+    local item = waiter(first[1])
+    if item then return finite(first[2]), first[1], item end
+    redis.call('ZREM', key, first[1]) -- taken by an earlier version, which does not know aims
+  end
+end
+
+-- -> id and waiter of the first request in a lane that the worker of a search may take, or nil
+local function open_in(class, tenant, search)
+  local id, item = head_of(class, tenant)
+  if not id or is_open(search, route(id)) then return id, item end
+  local order
+  for _, worker in ipairs(searched(search)) do
+    local found, first, waits = first_aimed(class, tenant, worker)
+    if found and not (order and order < found) and is_open(search, route(first)) then
+      order, id, item = found, first, waits
+    end
+  end
+  if order then return id, item end
+end
+
+-- -> as `first_of`, of the requests that the worker of a search may take
+local function open_of(class, search)
+  while search.lanes[class] < MAX_LANES do
+    local rank = search.lanes[class]
+    local lane = redis.call('ZRANGE', lanes[class], rank, rank, 'WITHSCORES')
+    if not lane[1] then break end
+    local id, item = open_in(class, lane[1], search)
+    if id then return lane[1], finite(lane[2]), id, item end
+    if redis.call('EXISTS', lane_of(class, lane[1])) == 1 then search.lanes[class] = rank + 1 end
+  end
+  if search.lanes[class] > 0 then search.passed = true else set('n#' .. class, 0) end
+end
+
+-- Take the next request of a class, unless it needs more seats than are free. A request that needs more seats than any
+-- worker has goes to an idle worker, which refuses it. With a search, take the next that its worker may take.
+-- -> {class, entry, payload, attempt}
+local function take(class, start, weight, room, capacity, search)
+  local tenant, began, id, item
+  if search then tenant, began, id, item = open_of(class, search) else tenant, began, id, item = first_of(class) end
+  if not tenant or item.seats > room[class] and room[class] < capacity then
     room[class] = 0
     return nil
   end
@@ -114,6 +163,7 @@ local function take(class, start, weight, room, capacity)
   redis.call('ZREMRANGEBYSCORE', resting[class], '-inf', began)
   drained(class, item.cost)
   for other = 1, CLASSES do room[other] = room[other] - item.seats end
+  if search then note_taken(search, id, item.seats) end
   return { class, entry, item.payload, 1 }
 end
 

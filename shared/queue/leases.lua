@@ -10,7 +10,7 @@ local function expired(lease)
       return redis.pcall('XPENDING', streams[class], ARGV[2], 'IDLE', lease, '-', '+', MAX_EXPIRED)
     end)
     for _, fact in ipairs(facts) do
-      redis.call('HDEL', pullers, fact[2])
+      forget_worker(fact[2])
       found[#found + 1] = { class, fact[1], fact[4] }
     end
   end
@@ -22,17 +22,22 @@ local function take_over(item, lease)
   local class, id, count = unpack(item)
   local entry = redis.call('XCLAIM', streams[class], ARGV[2], ARGV[4], lease, id)[1]
   if not entry then return nil end
-  local payload = content(entry)
-  if payload then return { class, id, payload, count + 1 } end
+  local payload, job = content(entry)
+  if payload then
+    if any_routes() then move_route(job, ARGV[4]) end
+    return { class, id, payload, count + 1 }
+  end
   drop(class, entry, 'not an entry of this queue')
 end
 
--- group, lanes, worker, its seats, most, lease in ms, ms for which requests are left to less loaded workers, wake channel
+-- group, lanes, worker, its seats, most, lease in ms, ms for which requests are left to less loaded workers, wake channel,
+-- 1 if requests are aimed at this worker
 -- -> entries {class, entry, payload, attempt} whose lease has expired, how many are left, 1 if they are left to others
 function commands.claim()
   local out, capacity, most, lease, spare_ms = {}, tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
   for class = 1, CLASSES do drain(class, ARGV[9]) end
   local items = expired(lease)
+  if ARGV[10] == '1' then see(ARGV[4], select(2, sighting(redis.call('HGET', seen, ARGV[4]))) or 0) end
   if not items[1] then
     if number('left') ~= 0 then set('left', 0) end
     return { out, 0, 0 }
@@ -54,10 +59,12 @@ function commands.claim()
   return { out, #items - next_item + 1, spared and 1 or 0 }
 end
 
--- group, lanes, worker, then class, entry … -> the class, entry … that the worker no longer holds
+-- group, lanes, worker, 1 if requests are aimed at it, then class, entry …
+-- -> the class, entry … that the worker no longer holds
 function commands.renew()
   local lost = {}
-  for i = 5, #ARGV, 2 do
+  if ARGV[5] == '1' then see_again(ARGV[4]) end
+  for i = 6, #ARGV, 2 do
     local class, id = tonumber(ARGV[i]), ARGV[i + 1]
     if holder(class, id) == ARGV[4] then
       redis.call('XCLAIM', streams[class], ARGV[2], ARGV[4], 0, id, 'JUSTID')
@@ -83,12 +90,14 @@ end
 
 -- group, lanes, then class, entry, request id …
 function commands.acknowledge()
+  local routed = any_routes()
   for i = 4, #ARGV, 3 do
     local stream = streams[tonumber(ARGV[i])]
     redis.pcall('XACK', stream, ARGV[2], ARGV[i + 1])
     redis.call('XDEL', stream, ARGV[i + 1])
     redis.call('ZREM', overdue, ARGV[i + 2])
     redis.call('HDEL', accepted, ARGV[i + 2])
+    if routed then end_route(ARGV[i + 2]) end
   end
 end
 
@@ -102,10 +111,15 @@ function commands.tidy()
       for i = 1, #consumer, 2 do fact[consumer[i]] = consumer[i + 1] end
       if fact.name ~= NO_WORKER and fact.pending == 0 and fact.idle > tonumber(ARGV[4]) then
         redis.call('XGROUP', 'DELCONSUMER', streams[class], ARGV[2], fact.name)
-        redis.call('HDEL', pullers, fact.name)
+        forget_worker(fact.name)
         gone = gone + 1
       end
     end
+  end
+  local all, now = redis.call('HGETALL', seen), milliseconds()
+  for i = 1, #all, 2 do
+    local at = sighting(all[i + 1])
+    if not at or now - at > tonumber(ARGV[4]) then forget_worker(all[i]) end
   end
   return gone
 end

@@ -23,7 +23,8 @@ from shared.queue.interface import (
     Room,
     refusal,
 )
-from shared.queue.memory_lanes import Held, Lane, ModelQueue, Waiting
+from shared.queue.memory_lanes import Held, Lane, ModelQueue, Search, Sighting, Waiting
+from shared.queue.router import Router
 from shared.redis import keys
 from shared.token_log.memory import MemoryLive
 from shared.validation.token_estimate import token_estimate
@@ -38,20 +39,29 @@ class MemoryTransport:
         live: publishes wake-ups.
         bounds: bounds of each queue.
         lease: seconds of silence after which a held message may be claimed.
+        router: chooses the workers of requests; None lets each worker take whatever it has room for.
         clock: seconds since the epoch.
     """
 
     def __init__(
-        self, live: MemoryLive, *, bounds: Bounds, lease: float, clock: Callable[[], float] = time.time
+        self,
+        live: MemoryLive,
+        *,
+        bounds: Bounds,
+        lease: float,
+        router: Router | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._live = live
         self._bounds = bounds
         self._lease = lease
+        self._router = router
         self._clock = clock
         self._queues: dict[str, ModelQueue] = {}
 
     async def publish(self, request: Request) -> Ticket:
         queue, priority, tenant = self._queue(request.model), request.priority, request.tenant
+        [aim] = await self._router.aims([request], self._loads) if self._router else [""]
         cost = token_estimate(request)
         ticket = Ticket(request.id, request.model, priority, tenant)
         if await self.outlook(ticket) is not None:
@@ -62,7 +72,7 @@ class MemoryTransport:
             found.start = max(found.start, queue.clock)
         if tenant not in found.lanes:
             found.lanes[tenant] = Lane(max(found.resting.pop(tenant, 0.0), found.clock))
-        found.lanes[tenant].requests[request.id] = Waiting(request, cost, self._clock())
+        found.lanes[tenant].requests[request.id] = Waiting(request, cost, self._clock(), aim)
         if request.deadline is not None:
             queue.overdue[request.id] = request.deadline
         self._live.publish(keys.wake_channel(request.model), b"published")
@@ -90,49 +100,58 @@ class MemoryTransport:
                 raise refusal(request.model, whole_model=whole_model, wait=excess / speed if speed else None)
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
-        queue, seats = self._queue(model), dict(room.seats)
-        queue.workers[worker] = self._clock()
+        queue, seats, now = self._queue(model), dict(room.seats), self._clock()
+        queue.workers[worker] = now
         queue.pullers[worker] = room.capacity
+        patience = self._router.patience if self._router else 0.0
+        search = queue.search(worker, now, lease=self._lease, patience=patience)
         found: list[Delivery] = []
-        spared, now = False, self._clock()
         while open_classes := [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]:
-            if spared := queue.leaves(len(queue.waiting()), worker, queue.spared, now):
-                break
+            search.shares = queue.leaves(len(queue.waiting()), worker, queue.spared, now)
             priority = min(open_classes, key=lambda p: queue.classes[p].start)
-            if delivery := self._take(queue, priority, worker, seats, room.capacity):
+            if delivery := self._take(queue, priority, search, seats, room.capacity):
                 found.append(delivery)
+        spared = search.shares and bool(queue.waiting())
         if found or not queue.waiting():
             queue.spared = None
         if spared and queue.spared is None:
             queue.spared = now
+        if self._is_routed(model):
+            used = sum(delivery.request.params.n for delivery in found)
+            passes = search.passed and used < max(room.seats.values())
+            queue.see(worker, now, passes=passes)
+            spared = spared or passes
         return Pulled(found, bool(queue.waiting()), spared)
 
     def _take(
         self,
         queue: ModelQueue,
         priority: PriorityClass,
-        worker: str,
+        search: Search,
         seats: dict[PriorityClass, int],
         capacity: int,
     ) -> Delivery | None:
         found = queue.classes[priority]
-        tenant, lane = min(found.lanes.items(), key=lambda pair: (pair[1].start, pair[0]))
-        job_id, item = next(iter(lane.requests.items()))
-        if item.request.params.n > seats[priority] and seats[priority] < capacity:
+        first = search.first_of(found)
+        if first is None or (first[2].request.params.n > seats[priority] and seats[priority] < capacity):
             seats[priority] = 0
             return None
+        tenant, lane, item = first
         queue.clock = max(queue.clock, found.start)
         found.start += item.cost / CLASS_WEIGHTS[priority]
         found.clock = max(found.clock, lane.start)
         began, lane.start = lane.start, lane.start + item.cost
-        queue.leave(priority, tenant, job_id)
+        queue.leave(priority, tenant, item.request.id)
         found.resting = {name: start for name, start in found.resting.items() if start > began}
         self._drained(queue, priority, item.cost)
         for other in PriorityClass:
             seats[other] -= item.request.params.n
+        if item.aim not in ("", search.worker) and self._router:
+            self._router.count(queue.model, "returned")
         queue.deliveries += 1
         entry = f"{queue.deliveries}-0"
-        queue.held[entry] = Held(item.request, priority, worker, self._clock())
+        routed = item.aim != ""
+        queue.held[entry] = Held(item.request, priority, search.worker, self._clock(), item.cost, routed)
         return Delivery(item.request, Claim(item.request.id, queue.model, priority, entry), 1)
 
     def _drained(self, queue: ModelQueue, priority: PriorityClass, cost: int) -> None:
@@ -157,8 +176,10 @@ class MemoryTransport:
         queue.workers[worker] = now
         expired = [entry for entry, held in queue.held.items() if now - held.beat >= self._lease]
         for entry in expired:
-            queue.pullers.pop(queue.held[entry].worker, None)
+            queue.forget(queue.held[entry].worker)
         queue.pullers[worker] = room.capacity
+        if self._is_routed(model):
+            queue.seen.setdefault(worker, Sighting(now)).at = now
         found: list[Delivery] = []
         spared = False
         while expired and len(found) < max(room.seats.values()):
@@ -180,6 +201,8 @@ class MemoryTransport:
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         queue, lost = self._queue(model), []
+        if worker in queue.seen:
+            queue.seen[worker].at = self._clock()
         for claim in claims:
             held = queue.held.get(claim.entry)
             if held is None or held.worker != worker:
@@ -195,6 +218,10 @@ class MemoryTransport:
             if held is not None and held.worker == worker:
                 held.beat, held.attempt = -math.inf, held.attempt - 1
         self._live.publish(keys.wake_channel(model), b"released")
+
+    async def leave(self, model: str, worker: str) -> None:
+        self._queue(model).forget(worker)
+        self._live.publish(keys.wake_channel(model), b"published")
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
@@ -249,8 +276,14 @@ class MemoryTransport:
         gone = [name for name, seen in queue.workers.items() if name not in busy and now - seen > FORGET_AFTER_S]
         for name in gone:
             del queue.workers[name]
-            queue.pullers.pop(name, None)
+            queue.forget(name)
         return len(gone)
+
+    async def _loads(self, model: str) -> dict[str, int]:
+        return self._queue(model).loads(self._clock(), self._lease)
+
+    def _is_routed(self, model: str) -> bool:
+        return self._router is not None and self._router.routes(model)
 
     def _queue(self, model: str) -> ModelQueue:
         return self._queues.setdefault(model, ModelQueue(model))

@@ -12,9 +12,12 @@ from shared.queue import interface
 
 @dataclass
 class Waiting:
+    """A waiting request, and the worker it is aimed at; empty for any."""
+
     request: Request
     cost: int
     born: float
+    aim: str = ""
 
 
 @dataclass
@@ -46,7 +49,51 @@ class Held:
     priority: PriorityClass
     worker: str
     beat: float
+    cost: int
+    routed: bool
     attempt: int = 1
+
+
+@dataclass
+class Sighting:
+    """The last call of a worker that requests are aimed at.
+
+    `passing`: since when it has had room and passed over what was aimed at others.
+    """
+
+    at: float
+    passing: float | None = None
+
+
+@dataclass
+class Search:
+    """The requests that a pulling worker may take.
+
+    These are its own, those of no worker or of one that is not `present`, and those of others that have waited
+    since `before`. With `shares`, those of no worker or of one that is not present are left to less loaded workers.
+    """
+
+    worker: str
+    present: set[str]
+    before: float
+    shares: bool = False
+    passed: bool = False
+
+    def is_open(self, item: Waiting) -> bool:
+        if item.aim == self.worker:
+            return True
+        if item.aim in self.present:
+            return item.born <= self.before
+        return not self.shares
+
+    def first_of(self, lanes: LaneClass) -> tuple[str, Lane, Waiting] | None:
+        """Return the next request of a class with its tenant and lane; None if it has none."""
+        for tenant, lane in sorted(lanes.lanes.items(), key=lambda pair: (pair[1].start, pair[0])):
+            for item in lane.requests.values():
+                if self.is_open(item):
+                    return tenant, lane, item
+        self.passed = True
+        return None
 
 
 class ModelQueue:
@@ -59,6 +106,7 @@ class ModelQueue:
         self.overdue: dict[str, float] = {}
         self.workers: dict[str, float] = {}
         self.pullers: dict[str, int] = {}  # seats by worker
+        self.seen: dict[str, Sighting] = {}
         self.spared: float | None = None  # since when requests are left to less loaded workers
         self.left: float | None = None  # the same for requests of lost workers
         self.clock = 0.0
@@ -97,6 +145,36 @@ class ModelQueue:
         for silent in less_loaded:
             del self.pullers[silent]
         return False
+
+    def search(self, worker: str, now: float, *, lease: float, patience: float) -> Search:
+        """Return the search of a worker that pulls."""
+        known = self.seen.get(worker)
+        patient = known is None or known.passing is None or now - known.passing < patience
+        return Search(worker, self.present(now, lease), -math.inf if patient else now - patience)
+
+    def see(self, worker: str, now: float, *, passes: bool) -> None:
+        """Note a pull; `passes`: the worker has room left, and passed over requests that are aimed at others."""
+        known = self.seen.get(worker)
+        since = known.passing if known and known.passing is not None else now
+        self.seen[worker] = Sighting(now, since if passes else None)
+
+    def present(self, now: float, lease: float) -> set[str]:
+        return {worker for worker, sighting in self.seen.items() if now - sighting.at < lease}
+
+    def loads(self, now: float, lease: float) -> dict[str, int]:
+        """Return the tokens in flight by worker that takes requests."""
+        tokens = dict.fromkeys(self.present(now, lease), 0)
+        owners = [(item.aim, item.cost) for item in self.waiting()]
+        owners += [(held.worker, held.cost) for held in self.held.values() if held.routed]
+        for worker, cost in owners:
+            if worker in tokens:
+                tokens[worker] += cost
+        return tokens
+
+    def forget(self, worker: str) -> None:
+        """Take no more account of a worker until it pulls again."""
+        self.pullers.pop(worker, None)
+        self.seen.pop(worker, None)
 
     def leave(self, priority: PriorityClass, tenant: str, job_id: str) -> Waiting | None:
         found = self.classes[priority]

@@ -67,8 +67,10 @@ local function leaves(count, others, load, since, spare_ms)
 end
 
 -- group, lanes, worker, its seats, for each class its weight and the seats free for it, then the ms for which requests
--- are left to less loaded workers, and the wake channel
--- -> {entries {class, entry, payload, attempt}, how many still wait, 1 if some of these are left to others}
+-- are left to less loaded workers, the wake channel, the lease in ms, the ms for which requests are left to the worker
+-- they are aimed at, and 1 if requests are aimed at this one
+-- -> {entries {class, entry, payload, attempt}, how many still wait, 1 if some of these are left to others, how many of
+-- the entries were aimed at another worker}
 function commands.pull()
   local out, room, weight, taken, capacity = {}, {}, {}, {}, tonumber(ARGV[5])
   read_all()
@@ -78,22 +80,27 @@ function commands.pull()
   end
   local held, others = loads(ARGV[4], capacity)
   local since, spare_ms, some, spared = number('spared'), tonumber(ARGV[6 + 2 * CLASSES]), false, false
+  local search = number('routed') > 0 and search_of(ARGV[4], math.max(unpack(room)),
+    tonumber(ARGV[8 + 2 * CLASSES]), tonumber(ARGV[9 + 2 * CLASSES])) or nil
   local class, start = next_class(room)
   while class do
     spared = leaves(number('n#1') + number('n#2') + number('n#3'), others, held / capacity, since, spare_ms)
-    if spared then break end
-    local item = take(class, start, weight[class], room, capacity)
+    if spared and not search then break end
+    if search then search.shares = spared end
+    local item = take(class, start, weight[class], room, capacity, search)
     if item then
       taken[class][#taken[class] + 1], held, some = item, held + 1, true
     end
     class, start = next_class(room)
   end
   local left = number('n#1') + number('n#2') + number('n#3')
+  spared = spared and left > 0
   if some or left == 0 then set('spared', 0) end
   if spared and number('spared') == 0 then set('spared', seconds()) end
+  if ARGV[10 + 2 * CLASSES] == '1' then spared = end_search(ARGV[4], search) or spared end
   for each = 1, CLASSES do
     hold(each, taken[each])
     for _, item in ipairs(taken[each]) do out[#out + 1] = item end
   end
-  return { out, left, spared and 1 or 0 }
+  return { out, left, spared and 1 or 0, search and search.returned or 0 }
 end

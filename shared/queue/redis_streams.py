@@ -7,7 +7,7 @@ server's clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from shared.queue.interface import (
     Room,
     refusal,
 )
+from shared.queue.router import Router
 from shared.redis import keys
 from shared.redis.client import RedisServer
 from shared.redis.foreign import UNREADABLE
@@ -35,7 +36,7 @@ from shared.validation.token_estimate import token_estimate
 CLASSES = tuple(PriorityClass)
 LUA = [
     Path(__file__).with_name(f"{part}.lua")
-    for part in ("structure", "entries", "reservations", "lanes", "pull", "leases", "upkeep")
+    for part in ("structure", "entries", "reservations", "routes", "lanes", "pull", "leases", "upkeep")
 ]
 CONFIRM_WITHIN_S = 10.0  # or a reservation is given back
 MAX_SEATS = 4096  # that one request counts for
@@ -51,13 +52,15 @@ class RedisStreams:
         server: holds the queues.
         bounds: bounds of each queue.
         lease: seconds of silence after which a held message may be claimed.
+        router: chooses the workers of requests; None lets each worker take whatever it has room for.
     """
 
-    def __init__(self, server: RedisServer, *, bounds: Bounds, lease: float) -> None:
+    def __init__(self, server: RedisServer, *, bounds: Bounds, lease: float, router: Router | None = None) -> None:
         self._script = Script(server, "queue", *LUA)
         self._server = server
         self._bounds = bounds
         self._lease_ms = int(lease * 1000)
+        self._router = router
 
     async def publish(self, request: Request) -> Ticket:
         [place] = await self.publish_many([request])
@@ -66,20 +69,24 @@ class RedisStreams:
         return place
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
-        return await self._place("publish", requests, _published)
+        aims = [""] * len(requests) if self._router is None else await self._router.aims(requests, self._loads)
+        return await self._place(
+            "publish", requests, [_published(*each) for each in zip(requests, aims, strict=True)]
+        )
 
     async def reserve(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
         """Promise each a place, under the bounds of `publish`, which later fulfils the promise."""
-        return await self._place("reserve", requests, lambda request: (_deadline(request),))
+        return await self._place("reserve", requests, [(_deadline(request),) for request in requests])
 
     async def _place(
-        self, command: str, requests: Sequence[Request], details: Callable[[Request], Iterable[Any]]
+        self, command: str, requests: Sequence[Request], details: Sequence[tuple[Any, ...]]
     ) -> list[Ticket | HeadraceError]:
         """Run a command that takes a place under the bounds."""
         bounds = self._bounds
         limits = (bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens)
         calls = [
-            _call(each.model, *_place(each), token_estimate(each), *details(each), *limits) for each in requests
+            _call(each.model, *_place(each), token_estimate(each), *more, *limits)
+            for each, more in zip(requests, details, strict=True)
         ]
         async with self._server.reaching("the queue"):
             replies = await self._script.many(command, calls)
@@ -93,7 +100,8 @@ class RedisStreams:
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
-        entries, more, spared = await self._run(
+        patience_ms = int(self._router.patience * 1000) if self._router else 0
+        entries, more, spared, returned = await self._run(
             "pull",
             model,
             worker,
@@ -101,14 +109,19 @@ class RedisStreams:
             *shares,
             int(interface.SPARE_S * 1000),
             keys.wake_channel(model),
+            self._lease_ms,
+            patience_ms,
+            self._is_routed(model),
         )
+        if returned and self._router:
+            self._router.count(model, "returned", returned)
         return Pulled(await self._deliveries(model, entries), bool(more), bool(spared))
 
     async def claim(self, model: str, worker: str, room: Room) -> Pulled:
         most, spare_ms = max(room.seats.values()), int(interface.SPARE_S * 1000)
         wake = keys.wake_channel(model)
         entries, left, spared = await self._run(
-            "claim", model, worker, room.capacity, most, self._lease_ms, spare_ms, wake
+            "claim", model, worker, room.capacity, most, self._lease_ms, spare_ms, wake, self._is_routed(model)
         )
         return Pulled(await self._deliveries(model, entries), bool(left), bool(spared))
 
@@ -127,7 +140,7 @@ class RedisStreams:
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         if not claims:
             return []
-        lost = iter(await self._run("renew", model, worker, *_entries(claims)))
+        lost = iter(await self._run("renew", model, worker, self._is_routed(model), *_entries(claims)))
         gone = {(CLASSES[int(index) - 1], entry.decode()) for index, entry in zip(lost, lost, strict=True)}
         return [claim for claim in claims if (claim.priority, claim.entry) in gone]
 
@@ -135,6 +148,9 @@ class RedisStreams:
         if claims:
             wake = keys.wake_channel(model)
             await self._run("release", model, worker, self._lease_ms, wake, *_entries(claims))
+
+    async def leave(self, model: str, worker: str) -> None:
+        await self._run("leave", model, worker, keys.wake_channel(model))
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         if claims:
@@ -173,6 +189,14 @@ class RedisStreams:
     async def lapsed(self, model: str) -> list[str]:
         return [job_id.decode() for job_id in await self._run("lapsed", model, int(CONFIRM_WITHIN_S * 1000))]
 
+    async def _loads(self, model: str) -> dict[str, int]:
+        """Return the tokens in flight of the workers that requests can be aimed at."""
+        reply = iter(await self._run("in_flight", model, self._lease_ms))
+        return {worker.decode(errors="replace"): int(tokens) for worker, tokens in zip(reply, reply, strict=True)}
+
+    def _is_routed(self, model: str) -> int:
+        return int(self._router is not None and self._router.routes(model))
+
     async def _run(self, command: str, model: str, *args: Any) -> Any:
         async with self._server.reaching("the queue"):
             [reply] = await self._script.many(command, [_call(model, *args)])
@@ -184,10 +208,10 @@ def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
     return keys.transport(model), (keys.GROUP, keys.lane_prefix(model), *args)
 
 
-def _published(request: Request) -> tuple[Any, ...]:
-    """Return the arguments of `publish` after the request's place."""
+def _published(request: Request, aim: str) -> tuple[Any, ...]:
+    """Return the arguments of `publish` after the request's place and cost."""
     seats = max(1, min(request.params.n, MAX_SEATS))
-    return seats, _deadline(request), encode(request), keys.wake_channel(request.model)
+    return seats, _deadline(request), encode(request), keys.wake_channel(request.model), aim
 
 
 def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | HeadraceError:

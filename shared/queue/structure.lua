@@ -2,6 +2,7 @@
 --   structure     the keys, the counters, the drain rate
 --   entries       a class's stream: what workers hold, and what other programs wrote
 --   reservations  bounds, and places of requests on their way through Kafka
+--   routes        the worker that a request is aimed at, or that holds it
 --   lanes         waiting requests under start-time fair queueing
 --   pull          handing them to workers by load
 --   leases        claim, renew, release and acknowledge held requests
@@ -23,6 +24,7 @@
 --           clock:<class>  virtual time of the class's lanes; clock: of the classes; v:<class> a class's own
 --           spared, left   since when workers have left waiting requests, and those of lost workers, to less loaded
 --                          ones, and none was taken
+--           routed         waiting requests with a route
 --           r:<class>, rt, at, since   decayed requests by class, and tokens, that were pulled; when last; since when
 
 local CLASSES = 3
@@ -37,6 +39,7 @@ local reserved, reserved_at = KEYS[13], KEYS[14] -- hash id -> confirmed:cost:cl
 -- that the hash was not deleted (upkeep.lua)
 local accepted = KEYS[15]
 local pullers = KEYS[16] -- hash worker -> its seats
+local routes, in_flight, seen = KEYS[17], KEYS[18], KEYS[19] -- see routes.lua
 local MAX_DRAINED = 256 -- undelivered entries of a stream that one call handles
 local MAX_EXPIRED = 256 -- entries of a stream with an expired lease that one call looks at
 local MAX_ID_CHARS = 256
@@ -74,7 +77,7 @@ local function read_tenant(tenant)
 end
 
 local function read_all()
-  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared' }
+  local fields = { 'n', 't', 'ordinal', 'clock', 'rt', 'at', 'since', 'spared', 'routed' }
   for class = 1, CLASSES do
     for _, of in ipairs({ 'n#', 'v:', 'clock:', 'r:' }) do fields[#fields + 1] = of .. class end
   end

@@ -148,6 +148,7 @@ function commands.lost()
     end
   end
   recount(counts)
+  if redis.call('EXISTS', routes, in_flight) > 0 or number('routed') > 0 then recount_routes() end
   return { lost, deleted and 1 or 0 }
 end
 

@@ -14,6 +14,9 @@ request's state and log another.
 | foreign | stream per slot: foreign data that was set aside | any script | a week, 100 entries |
 | queue | stream per model and class: held requests | worker: pull, acknowledge | entry: acknowledged |
 | pullers | hash per model: worker -> its seats | pull | found silent, or `tidy` |
+| routes | hash per model: id -> cost, time, worker it is aimed at or held by | publish, pull | the request ends |
+| aimed | sorted set per model, class, worker, tenant: ids in order | publish, pull, discard | empty |
+| in-flight, seen | hashes per model: worker -> its tokens, its last call | publish; workers | it leaves; `tidy` |
 | counters | hash per model | publish, pull, discard | forever, one per model |
 | state | hash per request | API: create, cancel; worker: acquire, append | result TTL after the end |
 | log | stream per request, entry id = last seq + 1 | worker: append; API: cancel | with its state |
@@ -65,12 +68,15 @@ def transport(model: str) -> tuple[str, ...]:
     single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
     per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
     streams = [queue(model, priority) for priority in PriorityClass]
-    rest = [f"{prefix}:{kind}" for kind in ("reserved", "reserved-at", "accepted", "pullers")]
-    return (*single, *per_class, *streams, *rest)
+    kinds = ("reserved", "reserved-at", "accepted", "pullers", "routes", "in-flight", "seen")
+    return (*single, *per_class, *streams, *(f"{prefix}:{kind}" for kind in kinds))
 
 
 def lane_prefix(model: str) -> str:
-    """Return the prefix of lane keys; the script appends class, colon and tenant, in the same slot."""
+    """Return the prefix of lane keys; the script appends class, colon and tenant, in the same slot.
+
+    For the requests of a lane that are aimed at one worker, it appends `aimed`, class, worker and tenant.
+    """
     return f"hr:{{q:{model}}}:lane:"
 
 

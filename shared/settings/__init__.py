@@ -5,7 +5,7 @@ Every package may import this one; it imports only `shared.errors` and `shared.p
 
 from shared.settings.engine_fields import QuantizationName, ReasoningParserName
 from shared.settings.fields import Settings, user_folder
-from shared.settings.routing_fields import PolicyName
+from shared.settings.routing_fields import PolicyName, RoutingKey
 from shared.settings.runtime_fields import RuntimeName, UpstreamResume
 from shared.settings.sources import CONFIG_FILE, ENV_PREFIX, Loaded, load, to_environment
 
@@ -16,6 +16,7 @@ __all__ = [
     "PolicyName",
     "QuantizationName",
     "ReasoningParserName",
+    "RoutingKey",
     "RuntimeName",
     "Settings",
     "UpstreamResume",

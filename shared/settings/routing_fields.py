@@ -17,6 +17,7 @@ PolicyName = Literal[
     "fastest-response",
     "prefix-aware",
 ]
+RoutingKey = Literal["session", "user", "prefix"]
 
 
 class RoutingFields(BaseModel):
@@ -38,4 +39,24 @@ class RoutingFields(BaseModel):
         le=1_000_000,
         description="this worker's share under weighted-round-robin, relative to the other workers of its model; "
         "default: its measured tokens/s",
+    )
+    routing_key: RoutingKey = Field(
+        "session",
+        description="what consistent-hash keeps on one worker; session: the turns of a chat, which begin with "
+        "the same messages up to the first of the user; user: requests with the same `user`, or of one session if "
+        "it is not set; prefix: requests that begin with the same 1024 bytes of text",
+    )
+    routing_load_bound: float = Field(
+        1.5,
+        ge=1,
+        le=1000,
+        description="under consistent-hash and prefix-aware, a worker with more than this times the mean tokens in "
+        "flight gets no further requests",
+    )
+    routing_patience: float = Field(
+        0.5,
+        ge=0,
+        le=3600,
+        description="seconds that a request waits for the worker chosen for it while another has room; then that "
+        "one takes it",
     )

@@ -18,7 +18,7 @@ from shared.protocol import PriorityClass, TokenEvent
 from shared.queue.interface import Delivery, Room
 from shared.redis import keys
 from shared.runtime.sockets import free_port
-from shared.settings import Settings
+from shared.settings import PolicyName, Settings
 from tests.support.cluster import running
 from tests.support.fakes import MODEL, answer, end_of, make_request, one_model, submit
 from tests.support.foreign_counts import foreign
@@ -28,9 +28,9 @@ LIMIT = 20
 NAMES = keys.transport(MODEL)
 COUNTERS, WAITING, OVERDUE = NAMES[:3]
 LANES, RESTING, STREAMS = NAMES[3:6], NAMES[6:9], NAMES[9:12]
-RESERVED, RESERVED_AT, ACCEPTED, PULLERS = NAMES[12:]
-HASHES = (WAITING, RESERVED, ACCEPTED, PULLERS, COUNTERS)
-OVERWRITTEN = (*RESTING, OVERDUE, RESERVED, RESERVED_AT, PULLERS)
+RESERVED, RESERVED_AT, ACCEPTED, PULLERS, ROUTES, IN_FLIGHT, SEEN = NAMES[12:]
+HASHES = (WAITING, RESERVED, ACCEPTED, PULLERS, COUNTERS, ROUTES, IN_FLIGHT, SEEN)
+OVERWRITTEN = (*RESTING, OVERDUE, RESERVED, RESERVED_AT, PULLERS, ROUTES, IN_FLIGHT, SEEN)
 LANE = keys.lane_prefix(MODEL)
 
 
@@ -42,9 +42,8 @@ JUNK = st.one_of(
         st.sampled_from(STREAMS),
         st.lists(st.tuples(text, text), min_size=1, max_size=4).map(tuple),
     ),
-    st.tuples(
-        st.just("hset"), st.sampled_from([WAITING, RESERVED, ACCEPTED, PULLERS, COUNTERS]), st.tuples(text, text)
-    ),
+    st.tuples(st.just("hset"), st.sampled_from(HASHES), st.tuples(text, text)),
+    st.tuples(st.just("hset"), st.sampled_from([IN_FLIGHT, SEEN]), st.tuples(st.just(b"a"), text)),
     st.tuples(
         st.just("hset"),
         st.just(COUNTERS),
@@ -79,12 +78,16 @@ async def kind_of(backend: Backend, key: str) -> bytes:
     return found
 
 
-@given(st.lists(JUNK | st.sampled_from(list(PriorityClass)), min_size=1, max_size=12))
+@given(
+    st.lists(JUNK | st.sampled_from(list(PriorityClass)), min_size=1, max_size=12),
+    st.sampled_from(["pull", "least-connections"]),
+)
 @rules(
     max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_requests_among_junk_are_all_answered(settings: Settings, written: list[Any]) -> None:
+def test_requests_among_junk_are_all_answered(settings: Settings, written: list[Any], routing: PolicyName) -> None:
     """Among junk in the queue's keys, every request is answered and every junk entry is set aside."""
+    settings = settings.model_copy(update={"routing": routing})
 
     async def run() -> None:
         backend = Backend.open(settings)

@@ -91,7 +91,7 @@ async def _hold_sessions(backend: Backend, sessions: Iterator[Session], tally: T
 
 
 async def _converse(backend: Backend, session: Session, tally: Tally, begin: int) -> None:
-    messages = [Message("system", session.instructions)]
+    messages = [Message("system", session.instructions)] if session.instructions else []
     for number, turn in enumerate(session.turns):
         messages.append(Message("user", turn.question))
         text = "x" * turn.answer_tokens

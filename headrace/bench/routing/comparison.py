@@ -34,7 +34,7 @@ POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 BASE: PolicyName = "pull"  # what the other policies are compared with
 DEVICES = [Device()] * 4
 INSTANT = Device(step_s=0, row_s=0, prompt_token_s=0)
-CLIENTS = 40  # at a time; the workers have 32 seats
+CLIENTS = 48  # at a time; the workers have 32 seats
 WARMUP_S = 1.0
 WEIGHTS = {"set": (1.0, 3.0), "measured": (None, None)}  # of the two unequal workers
 

@@ -11,7 +11,7 @@ from headrace.bench.routing.simulated_engine import Device
 from headrace.bench.routing.workload import Session
 from shared.protocol import Message
 
-SESSIONS = 300
+SESSIONS = 250
 ANSWER_TOKENS = 1
 NOTICED_S = 1.5  # after which publishers have noticed new workers
 

@@ -11,7 +11,7 @@ from headrace.bench.routing.workload import Session
 
 SLOW, FAST = Device(), Device(speed=3.0)
 CLIENTS = 20  # at a time; the two workers have 16 seats
-WARMUP_S = 3.0  # in which the workers report their tokens/s
+WARMUP_S = 2.0  # in which the workers report their tokens/s
 
 
 async def measure_ratio(

@@ -329,3 +329,32 @@ def structured(
     spin_briefly()  # as in a worker
     found = measure_structured(model, count, repeats, seed, stderr, quantization=quantization)
     _report(found, as_json)
+
+
+@app.command()
+def routing(
+    policies: Annotated[
+        str, typer.Option(help="Comma-separated policies to compare with pull; default: all.")
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of one run, after its warm-up.")] = 2.5,
+    plot: Annotated[Path | None, typer.Option(help="File for the comparison of policies, as SVG.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of seeds; medians are reported.")] = 3,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare the routing policies on three loads, on simulated engines behind the real queue."""
+    from headrace.bench.routing.comparison import POLICIES, measure_routing
+    from headrace.bench.routing.report import svg, tables
+
+    wanted = comma_separated(policies)
+    if unknown := [policy for policy in wanted if policy not in POLICIES]:
+        raise ConfigError(f"--policies must be a list of {', '.join(POLICIES)}, got {unknown[0]}")
+    chosen = [policy for policy in POLICIES if policy in wanted or not wanted]
+    result = measure_routing(chosen, seconds, repeats, seed, stderr)
+    if plot is not None:
+        plot.write_text(svg(result))
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        for table in tables(result):
+            Console().print(table)

@@ -171,6 +171,9 @@ class SimulatedEngine:
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
         """Ignore the signal: a step is short."""
 
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Do nothing: its work changes only with commands and steps."""
+
     def has_work(self) -> bool:
         return self._scheduler.has_work()
 

@@ -54,7 +54,6 @@ async def fuzz(folder: Path, *, cases: int, seed: int, coverage: bool = True) ->
 
 
 async def _run(folder: Path, url: str, cases: int, seed: int, coverage: bool) -> Found:
-    report = folder / "report.ndjson"
     options = [
         *("--checks", ",".join(CHECKS)),
         *("--phases", "examples,coverage,fuzzing" if coverage else "examples,fuzzing"),
@@ -66,7 +65,6 @@ async def _run(folder: Path, url: str, cases: int, seed: int, coverage: bool) ->
         ),
         *("--generation-database", "none", "--no-shrink", "--suppress-health-check", "all"),
         *("--request-timeout", "30", "--max-failures", "20", "--warnings", "off", "--no-color"),
-        *("--report", "ndjson", "--report-ndjson-path", str(report)),
     ]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", *options),

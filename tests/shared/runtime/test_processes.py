@@ -16,6 +16,4 @@ def status_of_child(parent: int) -> int:
 
 def test_a_child_ends_if_its_parent_was_gone_before_the_call() -> None:
     assert status_of_child(os.getpid()) == 0
-    assert (
-        status_of_child(1) == -signal.SIGTERM
-    )  # which may be the parent in a container
+    assert status_of_child(1) == -signal.SIGTERM  # which may be the parent in a container

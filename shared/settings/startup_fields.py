@@ -15,6 +15,11 @@ class StartupFields(BaseModel):
         description="JSON Lines file of requests that a worker runs before it is ready, each a body of "
         "/v1/chat/completions (with `messages`) or /v1/completions (with `prompt`); default: one short request",
     )
+    shared_weights: bool | None = Field(
+        None,
+        description="keep the weights, as the C++ kernels need them, in a file in `cache_dir` that all workers of "
+        "a machine map, so that they have one copy in memory; default: if `workers` is above 1",
+    )
     min_workers: int = Field(
         0,
         ge=0,

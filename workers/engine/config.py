@@ -40,6 +40,7 @@ class EngineConfig:
         quantization: weight format of linear layers and output head; see quantization/formats.py.
         reasoning_parser: format of the model's reasoning: "auto", "off" or a name; see text/reasoning_format.py.
         cache_dir: folder of compiled kernels; None uses plain torch.
+        shared_weights: map packed weights from a file in `cache_dir`, which other processes map too.
         threads: CPU threads of one step; None leaves torch's choice.
         special_tokens_in_messages, special_tokens_in_prompts: see `Tokenizer`.
     """
@@ -62,6 +63,7 @@ class EngineConfig:
     quantization: QuantizationName = "none"
     reasoning_parser: ReasoningParserName = "auto"
     cache_dir: Path | None = field(default_factory=lambda: user_folder("XDG_CACHE_HOME", ".cache"))
+    shared_weights: bool = False
     threads: int | None = None
     special_tokens_in_messages: bool = False
     special_tokens_in_prompts: bool = True
@@ -74,8 +76,9 @@ class EngineConfig:
     @classmethod
     def from_settings(cls, settings: Settings, folder: Path) -> EngineConfig:
         """Return the configuration from the settings with the same names, for the model in `folder`."""
-        common = {f.name for f in fields(cls)} & Settings.model_fields.keys() - {"model"}
-        return cls(folder, **{name: getattr(settings, name) for name in common})
+        common = {f.name for f in fields(cls)} & Settings.model_fields.keys() - {"model", "shared_weights"}
+        shared = settings.workers > 1 if settings.shared_weights is None else settings.shared_weights
+        return cls(folder, shared_weights=shared, **{name: getattr(settings, name) for name in common})
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "threads"):

@@ -18,8 +18,10 @@ from workers.engine.execution.device import on_device
 from workers.engine.execution.paged_attention import LayerCache, make_layer_caches
 from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import Kernels
+from workers.engine.kernels.cpp_kernels import CppKernels
 from workers.engine.models.decoder import Decoder, DecoderConfig, never
 from workers.engine.models.loader import load_model
+from workers.engine.models.shared_weights import load_shared
 from workers.engine.scheduling.scheduler import ScheduledBatch
 
 _log = structlog.get_logger(__name__)
@@ -120,16 +122,20 @@ def load_runner(
     Raises:
         ConfigError: the settings are not supported for this model on this device.
     """
+    load = partial(
+        load_model,
+        config.model,
+        model_config,
+        dtype=dtype,
+        device=device,
+        max_model_len=size.max_model_len,
+        progress=progress,
+    )
     with progress.phase("weights"), on_device(device):
-        model = load_model(
-            config.model,
-            model_config,
-            dtype=dtype,
-            device=device,
-            max_model_len=size.max_model_len,
-            kernels=kernels,
-            progress=progress,
-        )
+        if config.shared_weights and isinstance(kernels, CppKernels) and config.cache_dir is not None:
+            model = load_shared(load, kernels, config.model, config.cache_dir / "weights")
+        else:
+            model = load(kernels)
     with progress.phase("kv_cache"):
         runner = ModelRunner(
             model,

@@ -71,9 +71,7 @@ def test_a_complete_entry_needs_no_write_access(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_on_a_file_system_without_locks_the_first_to_finish_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_file_locks_the_first_to_finish_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from workers.engine.execution.step_inputs import StepInputs
 from workers.engine.kernels import HeadLayout
 from workers.engine.quantization.cpp_linear import OutputBuffers
 from workers.engine.quantization.interface import Linear, Quantization
+from workers.engine.quantization.packed_arrays import OWN_ARRAYS, PackedArrays
 
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
@@ -36,21 +38,33 @@ class CppKernels:
     Args:
         library: the result of `build.load_library`.
         quantization: the weight format of linear layers.
+        arrays: memory of the packed weights.
     """
 
     recordable = False
 
-    def __init__(self, library: ctypes.CDLL, quantization: Quantization) -> None:
+    def __init__(self, library: ctypes.CDLL, quantization: Quantization, arrays: PackedArrays = OWN_ARRAYS) -> None:
         for name, signature in _SIGNATURES.items():
             function = getattr(library, name)
             function.argtypes, function.restype = signature, None
         library.hr_panel.restype = _COUNT
         self._library = library
         self._quantization = quantization
+        self._arrays = arrays
         self._buffers = OutputBuffers()
 
+    def with_arrays(self, arrays: PackedArrays) -> CppKernels:
+        """Return kernels whose linear layers have their packed weights in `arrays`."""
+        return CppKernels(self._library, self._quantization, arrays)
+
+    @property
+    def packed_format(self) -> str:
+        """Identity of the layout of packed weights: equal for the same build and weight format."""
+        return f"{Path(self._library._name).stem}-{type(self._quantization).__name__}"  # noqa: SLF001  documented
+
     def linear(self, weights: Sequence[Tensor], bias: Tensor | None, *, keep: bool = False) -> Linear:
-        return self._quantization.cpp_linear(self._library, None if keep else self._buffers, weights, bias)
+        buffers = None if keep else self._buffers
+        return self._quantization.cpp_linear(self._library, buffers, weights, bias, self._arrays)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self._norm(None, x, weight, eps)

@@ -69,11 +69,11 @@ def fingerprint(folder: Path, device: torch.device, *parts: str) -> str:
 def load_model(
     folder: Path,
     config: DecoderConfig,
+    kernels: Kernels,
     *,
     dtype: torch.dtype,
     device: torch.device,
     max_model_len: int,
-    kernels: Kernels,
     progress: Progress,
 ) -> Decoder:
     """Load a model. Raises ConfigError where tensors are missing, left over, or not of the shape in config.json.

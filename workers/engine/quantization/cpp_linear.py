@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from workers.engine.quantization.packed_arrays import PackedArrays
+
 
 class OutputBuffers:
     """Named float32 tensors for results, reused until another shape is requested."""
@@ -33,10 +35,16 @@ class CppLinear:
 
     Args:
         buffers: holds results, which the next call overwrites; None returns a new tensor for each.
+        arrays: holds the packed weight. If it is filled, only the shapes of `weights` are used.
     """
 
     def __init__(
-        self, library: ctypes.CDLL, buffers: OutputBuffers | None, weights: Sequence[Tensor], bias: Tensor | None
+        self,
+        library: ctypes.CDLL,
+        buffers: OutputBuffers | None,
+        weights: Sequence[Tensor],
+        bias: Tensor | None,
+        arrays: PackedArrays,
     ) -> None:
         self._library = library
         self._buffers = buffers
@@ -45,8 +53,10 @@ class CppLinear:
         self._bias_address = None if bias is None else bias.data_ptr()
         panel = library.hr_panel()
         self._columns = -(-self._outputs // panel) * panel
-        whole = [weight.contiguous() for weight in weights]  # must live until they are packed
-        self._pack(torch.cat([_row_pointers(weight) for weight in whole]))
+        self._take(arrays)
+        if not arrays.filled:
+            whole = [weight.contiguous() for weight in weights]  # must live until they are packed
+            self._pack(torch.cat([_row_pointers(weight) for weight in whole]))
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = len(x)
@@ -59,9 +69,11 @@ class CppLinear:
             return torch.empty(rows, self._outputs)
         return self._buffers.take(f"linear-{self._outputs}-{self._inputs}", rows, self._outputs)
 
-    def _pack(self, rows: Tensor) -> None:
-        self._packed = torch.empty(self._columns * self._inputs)
+    def _take(self, arrays: PackedArrays) -> None:
+        self._packed = arrays.take(self._columns * self._inputs, torch.float32)
         self._packed_address = self._packed.data_ptr()
+
+    def _pack(self, rows: Tensor) -> None:
         self._library.hr_pack(rows.data_ptr(), self._packed_address, self._outputs, self._inputs)
 
     def _multiply(self, x: int, out: int, rows: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn.functional import linear
 
 from workers.engine.quantization.cpp_linear import CppLinear, OutputBuffers
 from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.packed_arrays import PackedArrays
 from workers.engine.quantization.torch_linear import join
 
 _WEIGHT_LEVELS = 127
@@ -30,9 +32,14 @@ class Int8:
         return TorchInt8Linear(join(weights), bias)
 
     def cpp_linear(
-        self, library: ctypes.CDLL, buffers: OutputBuffers | None, weights: Sequence[Tensor], bias: Tensor | None
+        self,
+        library: ctypes.CDLL,
+        buffers: OutputBuffers | None,
+        weights: Sequence[Tensor],
+        bias: Tensor | None,
+        arrays: PackedArrays,
     ) -> Linear:
-        return CppInt8Linear(library, buffers, weights, bias)
+        return CppInt8Linear(library, buffers, weights, bias, arrays)
 
 
 class TorchInt8Linear:
@@ -56,17 +63,23 @@ class TorchInt8Linear:
 class CppInt8Linear(CppLinear):
     """Linear layer with int8 weights and int16 activations; see int8.cpp."""
 
-    def _pack(self, rows: Tensor) -> None:
-        self._packed = torch.zeros(self._columns * (self._inputs + self._inputs % 2), dtype=torch.int8)
-        self._scales = torch.empty(self._outputs)
+    def _take(self, arrays: PackedArrays) -> None:
+        self._packed = arrays.take(self._columns * (self._inputs + self._inputs % 2), torch.int8)
+        self._scales = arrays.take(self._outputs, torch.float32)
+        self._largest_sum = arrays.take(1, torch.int64)
         self._packed_address, self._scales_address = self._packed.data_ptr(), self._scales.data_ptr()
+
+    def _pack(self, rows: Tensor) -> None:
         pointers = (rows.data_ptr(), self._packed_address, self._scales_address)
         self._library.hr_int8_pack(*pointers, self._outputs, self._inputs)
         panel = self._library.hr_panel()
         columns = self._packed.view(self._columns // panel, -1, panel, 2)
         # a few panels at a time: to sum int8, torch makes a copy eight times as large
-        largest_sum = max(int(part.abs().sum((1, 3)).max()) for part in torch.split(columns, 64))
-        self._levels = activation_levels(largest_sum)
+        self._largest_sum[0] = max(int(part.abs().sum((1, 3)).max()) for part in torch.split(columns, 64))
+
+    @cached_property
+    def _levels(self) -> int:
+        return activation_levels(int(self._largest_sum[0]))
 
     def _multiply(self, x: int, out: int, rows: int) -> None:
         pointers = (x, self._packed_address, self._scales_address, self._bias_address, out)

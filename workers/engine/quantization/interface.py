@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from workers.engine.quantization.cpp_linear import OutputBuffers
+from workers.engine.quantization.packed_arrays import PackedArrays
 
 
 class Linear(Protocol):
@@ -35,6 +36,14 @@ class Quantization(Protocol):
         """Return a layer in plain torch. `weights` are [out, in]; their outputs are concatenated."""
 
     def cpp_linear(
-        self, library: ctypes.CDLL, buffers: OutputBuffers | None, weights: Sequence[Tensor], bias: Tensor | None
+        self,
+        library: ctypes.CDLL,
+        buffers: OutputBuffers | None,
+        weights: Sequence[Tensor],
+        bias: Tensor | None,
+        arrays: PackedArrays,
     ) -> Linear:
-        """Return a layer computed by the C++ kernels. Without `buffers`, each result is a new tensor."""
+        """Return a layer computed by the C++ kernels, with its weight in `arrays`.
+
+        Without `buffers`, each result is a new tensor.
+        """

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from workers.engine.quantization.cpp_linear import CppLinear, OutputBuffers
 from workers.engine.quantization.interface import Linear
+from workers.engine.quantization.packed_arrays import PackedArrays
 from workers.engine.quantization.torch_linear import join, make_linear
 
 
@@ -22,9 +23,14 @@ class Unquantized:
         return make_linear(join(weights), bias)
 
     def cpp_linear(
-        self, library: ctypes.CDLL, buffers: OutputBuffers | None, weights: Sequence[Tensor], bias: Tensor | None
+        self,
+        library: ctypes.CDLL,
+        buffers: OutputBuffers | None,
+        weights: Sequence[Tensor],
+        bias: Tensor | None,
+        arrays: PackedArrays,
     ) -> Linear:
-        return CppLinear(library, buffers, weights, bias)
+        return CppLinear(library, buffers, weights, bias, arrays)
 
 
 UNQUANTIZED = Unquantized()

@@ -25,6 +25,7 @@ from shared.runtime.gc_tuning import settle
 from shared.runtime.logging import settle_logs
 from shared.settings import Settings
 from workers.engine.interface import Generator
+from workers.health.notifier import Notifier
 from workers.health.watchdog import EngineHung
 from workers.metrics import WorkerMetrics
 from workers.openmp_env import spin_briefly
@@ -84,7 +85,7 @@ async def _serve(settings: Settings) -> None:
             runtime=settings.runtime,
             max_num_seqs=settings.max_num_seqs,
         )
-        worker = Worker(info, engine, backend, settings, metrics)
+        worker = Worker(info, engine, backend, settings, metrics, notifier=Notifier.from_environment())
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
             await _run_worker(worker, intake, info)
     finally:

@@ -328,7 +328,7 @@ class Worker:
     def _heartbeat(self) -> WorkerInfo:
         stats = self._engine.stats
         step = self._engine.step
-        step_age = None if step is None else time.monotonic() - step.began
+        step_age = None if step is None else round(time.monotonic() - step.began, 3)
         self._metrics.observe(stats, step_age)
         return msgspec.structs.replace(
             self._info,

@@ -24,6 +24,7 @@ from shared.models.worker_registry import UNHEALTHY_STATUS, ModelInfo, WorkerInf
 from shared.runtime.gc_tuning import settle
 from shared.runtime.logging import settle_logs
 from shared.settings import Settings
+from workers.health.notifier import Notifier
 from workers.health.watchdog import EngineHung
 from workers.metrics import WorkerMetrics
 from workers.model_claim import ModelClaim
@@ -85,7 +86,7 @@ async def _serve(settings: Settings) -> bool:
         metrics.show_startup(progress)
         if settings.mixed_workers == "refuse":
             await ModelClaim(backend.locks, info, settings.lease).acquire()
-        worker = Worker(info, engine, backend, settings, metrics)
+        worker = Worker(info, engine, backend, settings, metrics, notifier=Notifier.from_environment())
         async with _kafka_intake(settings, backend, info, metrics, worker.drain) as intake:
             _log_ready(info, progress)
             return await _run_worker(worker, intake, backend, info)

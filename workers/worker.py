@@ -25,7 +25,7 @@ from workers.engine.interface import EngineOutput, Generator
 from workers.engine.stage import Stage
 from workers.engine_thread import EngineThread
 from workers.health.canary import Canary
-from workers.health.notifier import Notifier
+from workers.health.notifier import NO_SUPERVISOR, Notifier
 from workers.health.watchdog import EngineHung, Watchdog
 from workers.lease_keeper import LeaseKeeper
 from workers.metrics import WorkerMetrics
@@ -47,10 +47,18 @@ class Worker:
     Args:
         info: this worker's registry entry; each heartbeat adds the current load.
         engine: loaded; from now on only this worker uses it.
+        notifier: tells the supervisor of this process that it responds.
     """
 
     def __init__(
-        self, info: WorkerInfo, engine: Generator, backend: Backend, settings: Settings, metrics: WorkerMetrics
+        self,
+        info: WorkerInfo,
+        engine: Generator,
+        backend: Backend,
+        settings: Settings,
+        metrics: WorkerMetrics,
+        *,
+        notifier: Notifier = NO_SUPERVISOR,
     ) -> None:
         self._info = info
         self._backend = backend
@@ -62,14 +70,14 @@ class Worker:
         self._output_ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._engine = EngineThread(engine, lambda: self._loop.call_soon_threadsafe(self._output_ready.set))
-        self._watchdog = Watchdog(self._engine, settings.step_timeout, Notifier.from_environment())
+        self._watchdog = Watchdog(self._engine, settings.step_timeout, notifier)
         self._canary = Canary(
             info,
             self._engine,
             self._preparer,
             metrics,
             interval=settings.canary_interval,
-            may_run=lambda: self._info.state == "ready" and not self._by_job,
+            idle=lambda: self._info.state == "ready" and not self._by_job,
         )
         self._by_job: dict[str, ActiveRequest] = {}
         self._finished_claims: list[Claim] = []
@@ -321,7 +329,7 @@ class Worker:
     def _heartbeat(self) -> WorkerInfo:
         stats = self._engine.stats
         step = self._engine.step
-        step_age = None if step is None else time.monotonic() - step.began
+        step_age = None if step is None else round(time.monotonic() - step.began, 3)
         self._metrics.observe(stats, step_age)
         return msgspec.structs.replace(
             self._info,

@@ -9,9 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-LONGEST_CHECK_S = (
-    0.5  # counted between two checks; a machine that was suspended in between is no fault of the child
-)
+LONGEST_CHECK_S = 0.5  # that counts between two checks, since the machine may have been suspended
 MESSAGE_BYTES = 256
 
 

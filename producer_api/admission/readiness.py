@@ -43,9 +43,7 @@ class ModelReadiness(msgspec.Struct, frozen=True):
     reasons: tuple[Reason, ...]
 
 
-def readiness_of(
-    model: str, workers: Sequence[WorkerInfo], *, needed: int, absence: str = "no worker serves it"
-) -> ModelReadiness:
+def readiness_of(model: str, workers: Sequence[WorkerInfo], *, needed: int, absence: str) -> ModelReadiness:
     """Return the readiness of a model.
 
     Args:

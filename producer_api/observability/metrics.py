@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter as Count
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
+from shared.models.worker_registry import WorkerInfo
 from shared.protocol import TokenEvent
 from shared.queue.interface import QueueDepth
 from shared.runtime.logging import lines_dropped
@@ -15,6 +19,20 @@ from shared.runtime.logging import lines_dropped
 FIRST_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5, 5, 10)
 WHOLE_ANSWER = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class WorkerExits(Collector):
+    """Counts of ended workers, which the launchers keep in Redis; `counts` is by model and cause."""
+
+    def __init__(self) -> None:
+        self.counts: Mapping[tuple[str, str], int] = {}
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        text = "Worker processes that ended and were restarted, by cause: hung, killed or exited"
+        family = CounterMetricFamily("headrace_worker_exits", text, labels=["model", "cause"])
+        for labels, count in self.counts.items():
+            family.add_metric(labels, count)
+        yield family
 
 
 class Metrics:
@@ -47,6 +65,9 @@ class Metrics:
         dropped.set_function(lines_dropped)
         self.redis_up = Gauge("headrace_api_redis_up", "1 if Redis answered at this scrape", registry=registry)
         self.waiting = Gauge("headrace_queue_waiting", "Requests in the queue", ["model"], registry=registry)
+        self.workers = Gauge("headrace_workers", "Workers, by state", ["model", "state"], registry=registry)
+        self.worker_exits = WorkerExits()
+        registry.register(self.worker_exits)
         self.held = Gauge("headrace_queue_held", "Requests held by workers", ["model"], registry=registry)
         self.oldest = Gauge(
             "headrace_queue_oldest_age_seconds", "Age of the oldest waiting request", ["model"], registry=registry
@@ -65,6 +86,11 @@ class Metrics:
         """Make a histogram of seconds per model."""
         name = f"headrace_api_{name}_seconds"
         return Histogram(name, text, ["model"], buckets=buckets, registry=self.registry)
+
+    def show_workers(self, workers: Sequence[WorkerInfo]) -> None:
+        self.workers.clear()
+        for labels, count in Count((worker.model, worker.state) for worker in workers).items():
+            self.workers.labels(*labels).set(count)
 
     def show_depth(self, model: str, depth: QueueDepth) -> None:
         self.waiting.labels(model).set(depth.waiting)

@@ -15,15 +15,18 @@ log = structlog.get_logger(__name__)
 
 
 async def metrics(context: Context) -> Response:
-    await _measure_queues(context)
+    await _measure(context)
     return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _measure_queues(context: Context) -> None:
+async def _measure(context: Context) -> None:
+    """Bring up to date what is read from Redis."""
     try:
         async with redis_deadline():
             for info in await context.catalog.models():
                 context.metrics.show_depth(info.name, await context.backend.transport.depth(info.name))
+            context.metrics.show_workers((await context.catalog.snapshot()).workers)
+            context.metrics.worker_exits.counts = await context.backend.registry.count_exits()
         context.metrics.redis_up.set(1)
     except Unavailable as error:
         context.metrics.redis_up.set(0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 
@@ -22,6 +23,7 @@ MODEL_TTL_S = 86_400  # after its last worker's heartbeat; until then a model ac
 
 Task = Literal["generate", "embed"]  # of a model
 WorkerState = Literal["loading", "ready", "draining", "sleeping", "hung"]
+ExitCause = Literal["hung", "killed", "exited"]
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +121,12 @@ class WorkerExit(msgspec.Struct, frozen=True, kw_only=True):
     restart_at: float
 
     @property
+    def cause(self) -> ExitCause:
+        if self.status == UNHEALTHY_STATUS:
+            return "hung"
+        return "killed" if self.status < 0 else "exited"
+
+    @property
     def kept(self) -> float:
         """Return the seconds for which it is kept."""
         return self.restart_at - self.at + EXIT_KEPT_S
@@ -140,7 +148,10 @@ class Registry(Protocol):
         """Return the known models, sorted by name."""
 
     async def note_exit(self, model: str, exit_: WorkerExit) -> None:
-        """Record that a worker of the model exited and will be restarted."""
+        """Record that a worker of the model exited and will be restarted, and count it."""
+
+    async def count_exits(self) -> dict[tuple[str, str], int]:
+        """Return how many workers exited, by model and cause."""
 
     async def last_exit(self, model: str) -> WorkerExit | None:
         """Return the last recorded exit; None some time after the restart."""
@@ -228,7 +239,21 @@ class RedisRegistry:
 
     async def note_exit(self, model: str, exit_: WorkerExit) -> None:
         key, ttl_ms = keys.worker_exit(model), int(exit_.kept * 1000)
-        await self._exchange([(key, pack("SET", key, msgspec.json.encode(exit_), "PX", ttl_ms))])
+        await self._exchange(
+            [
+                (key, pack("SET", key, msgspec.json.encode(exit_), "PX", ttl_ms)),
+                (keys.WORKER_EXITS, pack("HINCRBY", keys.WORKER_EXITS, f"{exit_.cause}:{model}", 1)),
+            ]
+        )
+
+    async def count_exits(self) -> dict[tuple[str, str], int]:
+        [found] = await self._exchange([(keys.WORKER_EXITS, pack("HGETALL", keys.WORKER_EXITS))])
+        counts = {}
+        for field, count in zip(found[::2], found[1::2], strict=True):
+            cause, _, model = field.decode(errors="replace").partition(":")
+            if cause in get_args(ExitCause) and count.isdigit():
+                counts[model, cause] = int(count)
+        return counts
 
     async def last_exit(self, model: str) -> WorkerExit | None:
         key = keys.worker_exit(model)
@@ -284,6 +309,7 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self._workers: dict[str, WorkerInfo] = {}
         self._models: dict[str, ModelInfo] = {}
+        self._exit_counts: Counter[tuple[str, str]] = Counter()
         self._exits: dict[str, tuple[WorkerExit, float]] = {}  # by model, each with the time at which it expires
         self._asleep: set[str] = set()
 
@@ -303,6 +329,10 @@ class MemoryRegistry:
 
     async def note_exit(self, model: str, exit_: WorkerExit) -> None:
         self._exits[model] = exit_, time.monotonic() + exit_.kept
+        self._exit_counts[model, exit_.cause] += 1
+
+    async def count_exits(self) -> dict[tuple[str, str], int]:
+        return dict(self._exit_counts)
 
     async def last_exit(self, model: str) -> WorkerExit | None:
         exit_, until = self._exits.get(model, (None, 0.0))

@@ -25,6 +25,7 @@ request's state and log another.
 | worker | JSON per worker | that worker's heartbeat | a lease; three while it loads |
 | model | JSON per model | any of its workers | a day after the last worker |
 | worker_exit | JSON per model: the last end of a worker | `headrace up` | shortly after the restart |
+| WORKER_EXITS | hash: cause and model -> how many workers ended | `headrace up` | forever, three per model |
 | WORKERS, MODELS | sets of the ids and names | the same | a reader finds the entry gone |
 | ASLEEP | set of the models that were put to sleep | API: sleep, wake | woken |
 | hold | string per lock: leaders, idempotency keys | the owner | its ttl |
@@ -43,6 +44,7 @@ from shared.protocol import PriorityClass
 
 GROUP = "workers"  # the consumer group of every queue
 WORKERS = "hr:workers"
+WORKER_EXITS = "hr:worker-exits"
 MODELS = "hr:models"
 ASLEEP = "hr:asleep"
 DEAD_INDEX = "hr:{dead}:index"

@@ -22,7 +22,8 @@ from workers.health.watchdog import EngineHung
 from workers.metrics import WorkerMetrics
 from workers.preparation import Preparer
 
-CANARY_LIMIT_S = 30.0  # for one token; StepWatch finds a step that hangs much sooner
+CANARY_LIMIT_S = 30.0  # for one token of an idle engine; StepWatch finds a step that hangs much sooner
+CHECKS_PER_LIMIT = 30
 CANARY_ID = "canary"
 TEXT = "Hello"
 
@@ -34,7 +35,7 @@ class Canary:
 
     Args:
         info: the worker, whose model the canary asks.
-        may_run: returns True while the worker is ready and holds no request.
+        idle: returns True while the worker is ready and holds no request.
     """
 
     def __init__(
@@ -45,14 +46,14 @@ class Canary:
         metrics: WorkerMetrics,
         *,
         interval: float,
-        may_run: Callable[[], bool],
+        idle: Callable[[], bool],
     ) -> None:
         self._info = info
         self._engine = engine
         self._preparer = preparer
         self._metrics = metrics
         self._interval = interval
-        self._may_run = may_run
+        self._idle = idle
         self._loop = asyncio.get_running_loop()
         self._last_output = self._loop.time()
         self._count = 0
@@ -63,12 +64,11 @@ class Canary:
         """Run canaries until cancelled. Raises EngineHung if one fails."""
         while True:
             left = self._last_output + self._interval - self._loop.time()
-            if left > 0 or not self._may_run():
+            if left > 0 or not self._idle():
                 await asyncio.sleep(left if left > 0 else self._interval)
                 continue
             try:
-                async with asyncio.timeout(CANARY_LIMIT_S):
-                    await self._run_once()
+                await self._run_once()
             except (EngineFailed, TimeoutError) as error:
                 self._metrics.count_canary("failed")
                 reason = (
@@ -97,14 +97,28 @@ class Canary:
         active = self._request()
         self._run_id, self._ended = active.run_id, self._loop.create_future()
         try:
-            prepared = await self._preparer.prepare(active)
+            async with asyncio.timeout(CANARY_LIMIT_S):
+                prepared = await self._preparer.prepare(active)
         except HeadraceError as error:
             prepared = EngineOutput(active.run_id, finished=True, error=error)
         if isinstance(prepared, EngineOutput):
             self.observe({active.run_id: [prepared]})
         else:
             self._engine.add(prepared)
-        await self._ended
+        await self._answer()
+
+    async def _answer(self) -> None:
+        """Wait for the end of the canary. Time counts only while the engine has nothing else to do.
+
+        Raises EngineFailed, TimeoutError.
+        """
+        checks = 0
+        while not self._ended.done():
+            if checks == CHECKS_PER_LIMIT:
+                raise TimeoutError
+            await asyncio.wait([self._ended], timeout=CANARY_LIMIT_S / CHECKS_PER_LIMIT)
+            checks = checks + 1 if self._idle() else 0
+        self._ended.result()
 
     def _request(self) -> ActiveRequest:
         """Return a request that asks for one token, or for one vector, as if it had been taken from the queue."""

@@ -13,7 +13,8 @@ from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
 from shared.backend import Backend
-from shared.models.worker_registry import WorkerInfo
+from shared.models.worker_registry import UNHEALTHY_STATUS, WorkerExit, WorkerInfo
+from shared.redis import keys
 from shared.settings import Settings
 from tests.support.api_server import administering, calling
 from tests.support.fakes import MODEL
@@ -161,3 +162,18 @@ async def test_probes_share_one_look_at_redis(app: FastAPI, beating: Backend) ->
                 for path in ("/live", "/health", "/ready") * 9:
                     assert (await client.get(path)).status_code == 200
                 assert await commands() - before - 1 <= looks * MOST_COMMANDS_OF_A_LOOK
+
+
+async def test_metrics_count_workers_and_their_ends(app: FastAPI, beating: Backend) -> None:
+    for status in (UNHEALTHY_STATUS, UNHEALTHY_STATUS, -9, 1):
+        await beating.registry.note_exit(MODEL, WorkerExit(status=status, at=0.0, restart_at=0.0))
+    await beating.redis.hset(keys.WORKER_EXITS, mapping={"nonsense": 1, f"hung:{MODEL}x": "many"})
+    async with administering(app) as client:
+        lines = (await client.get("/metrics")).text.splitlines()
+    assert {line for line in lines if line.startswith(("headrace_workers{", "headrace_worker_exits_total{"))} == {
+        f'headrace_workers{{model="{MODEL}",state="ready"}} 2.0',  # the fixtures' worker too
+        'headrace_workers{model="other",state="loading"} 1.0',
+        f'headrace_worker_exits_total{{cause="hung",model="{MODEL}"}} 2.0',
+        f'headrace_worker_exits_total{{cause="killed",model="{MODEL}"}} 1.0',
+        f'headrace_worker_exits_total{{cause="exited",model="{MODEL}"}} 1.0',
+    }

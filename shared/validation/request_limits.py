@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shared.errors import InvalidRequest
-from shared.models.names import MODEL_NAME
+from shared.models.names import MAX_MODEL_NAME_CHARS, MODEL_NAME
 from shared.models.worker_registry import ModelInfo, Task
 from shared.protocol import (
     DescribeTokenizer,
@@ -82,7 +82,9 @@ def check_request(request: Request, limits: Limits) -> None:
     if not request.model:
         raise InvalidRequest("model is required", param="model")
     if not MODEL_NAME.fullmatch(request.model):
-        raise InvalidRequest("model must be a name of at most 128 letters, digits and ._:/-", param="model")
+        raise InvalidRequest(
+            f"model must be a name of at most {MAX_MODEL_NAME_CHARS} letters, digits and ._:/-", param="model"
+        )
     if len(request.user) > MAX_USER_CHARS:
         raise InvalidRequest(f"user must have at most {MAX_USER_CHARS} characters", param="user")
     if "\0" in request.user:  # Postgres cannot store it, so the usage record would be lost

@@ -69,11 +69,6 @@ def parameter_body(name: str, api: Api, base: type[Model]) -> type[Model]:
     return body
 
 
-def priority_field(default: str, note: str = "") -> Any:
-    """Return the field of the priority with the default of its API; `note` is added to the description."""
-    return Field(default, description=_with_note(BY_NAME["priority"].text(default), note))
-
-
 def _type(parameter: Parameter) -> Any:
     """Return the type of a body's field. The size of objects is checked here, since the wire has them as text."""
     field_type = TYPES[parameter.kind]

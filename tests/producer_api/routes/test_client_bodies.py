@@ -174,6 +174,9 @@ async def test_fields_that_change_nothing_are_accepted(client: httpx.AsyncClient
         ({"service_tier": "auto"}, PriorityClass.INTERACTIVE),
         ({"service_tier": "priority"}, PriorityClass.INTERACTIVE),
         ({"service_tier": None}, PriorityClass.INTERACTIVE),
+        ({"service_tier": "flex", "priority": 0}, PriorityClass.BATCH),
+        ({"service_tier": "flex", "priority": None}, PriorityClass.BATCH),
+        ({"priority": 0}, PriorityClass.INTERACTIVE),
     ],
 )
 async def test_a_flexible_request_waits_with_batch_work(

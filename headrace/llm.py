@@ -251,8 +251,7 @@ class LLM:
         for name in ("echo", "best_of"):
             if values.get(name):
                 raise InvalidRequest(f"{name} is not supported by LLM", param=name)
-        # the engine checks max_tokens and n against its context and its batch
-        check_params(wire, Limits(max_tokens=max(wire.max_tokens or 1, 1), n=max(wire.n, 1)))
+        check_params(wire, Limits(n=max(wire.n, 1)))  # the engine checks n against its batch
         return wire
 
 

@@ -79,7 +79,7 @@ class RequestOutput:
 
     def extend(self, output: EngineOutput) -> None:
         """Add what one step computed, and its error."""
-        if self.num_cached_tokens is None and output.tokens:
+        if self.num_cached_tokens is None and output.error is None:
             self.num_cached_tokens = output.cached_tokens
         if any(token.logprobs is not None for token in output.prompt):
             found = prompt_logprobs(output.prompt)

@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import httpx
 import hypothesis
 import pytest
-from kafka import KafkaProducer
 
 from shared.backend import Backend
 from shared.models.model_store import MINILM, ModelRepository
@@ -17,6 +18,10 @@ from shared.redis.embedded import EmbeddedServer
 from shared.settings import Settings, load
 from tests.support.waiting import LIMIT_S
 from workers.openmp_env import spin_briefly
+
+if TYPE_CHECKING:
+    from kafka import KafkaProducer
+    from openai import AsyncOpenAI
 
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: a GPU's kernels run on the CPU
@@ -113,3 +118,19 @@ def smollm2() -> Path:
 def minilm() -> Path:
     """Folder of all-MiniLM-L6-v2, unpacked into the user's cache when first used."""
     return ModelRepository(load({"model": MINILM.name}).settings).folder()
+
+
+@pytest.fixture
+async def sdk(api: str) -> AsyncIterator[AsyncOpenAI]:
+    """Client of OpenAI's package for the server `api` of the test's folder."""
+    from openai import AsyncOpenAI
+
+    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0, timeout=LIMIT_S) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Client for the server `api` of the test's folder."""
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
+        yield opened

@@ -23,6 +23,7 @@ class ParsedBody:
         word: makes the API's object from their answer and their model's fingerprint; raises the error of a request.
         classed: the body names its priority class.
         ignored: its unknown fields, as the header that reports them has them.
+        named: returns an error about the drafts with the names that the body has for its fields.
     """
 
     drafts: tuple[Request, ...]
@@ -31,6 +32,7 @@ class ParsedBody:
     word: Callable[[Sequence[Request], Answer, str | None], Any]
     classed: bool
     ignored: str = ""
+    named: Callable[[InvalidRequest], InvalidRequest] = lambda error: error
 
     def in_class(self, priority: PriorityClass) -> ParsedBody:
         return replace(self, drafts=tuple(msgspec.structs.replace(each, priority=priority) for each in self.drafts))

@@ -10,7 +10,7 @@ from producer_api.admission.idempotency import derived_id, derived_seed
 from producer_api.admission.parsed_body import ParsedBody
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.services import BatchServices
-from shared.errors import HeadraceError, NotFound, QueueFull, TenantQueueFull, Unavailable
+from shared.errors import HeadraceError, InvalidRequest, NotFound, QueueFull, TenantQueueFull, Unavailable
 from shared.protocol import Request
 from shared.token_log.answer import Answer, collect, read_all
 from shared.token_log.merge import follow_all
@@ -30,7 +30,10 @@ async def run(services: BatchServices, body: ParsedBody, *, job_id: str, seed: i
     failed with.
     """
     ids = job_ids(body, job_id)
-    services.gateway.check_together(body.drafts)
+    try:
+        services.gateway.check_together(body.drafts)
+    except InvalidRequest as error:
+        raise body.named(error) from None
     same = body.seed is not None
     seeds = [seed if same or not number else derived_seed(seed, number) for number in range(len(ids))]
     while True:

@@ -89,9 +89,7 @@ def parse_chat(data: bytes, tenant: str, *, strict_fields: bool) -> ParsedBody:
         return completion(requests[0], answer, form, fingerprint)
 
     drafts = (body.to_request(tenant),)
-    return ParsedBody(
-        drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set, ignored_fields(body)
-    )
+    return ParsedBody(drafts, body.given_seed, body.timeout, word, body.priority is not None, ignored_fields(body))
 
 
 _QUESTION = {

@@ -75,9 +75,7 @@ def parse_completion(data: bytes, tenant: str, *, strict_fields: bool) -> Parsed
         return text_completion(requests, answer, form, fingerprint)
 
     drafts = tuple(body.to_requests(tenant))
-    return ParsedBody(
-        drafts, body.given_seed, body.timeout, word, "priority" in body.model_fields_set, ignored_fields(body)
-    )
+    return ParsedBody(drafts, body.given_seed, body.timeout, word, body.priority is not None, ignored_fields(body))
 
 
 _TEXT = {"model": SERVED_MODEL, "prompt": "Rivers are", "max_tokens": 32}

@@ -49,7 +49,7 @@ def parse_embedding(data: bytes, tenant: str, *, strict_fields: bool) -> ParsedB
         0,
         body.timeout,
         word,
-        "priority" in body.model_fields_set,
+        body.priority is not None,
         ignored_fields(body),
     )
 

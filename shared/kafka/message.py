@@ -27,9 +27,9 @@ from shared.errors import (
 from shared.kafka import topics
 from shared.models.worker_registry import ModelInfo
 from shared.protocol import PriorityClass, Request, decode_request, encode
-from shared.schemas.common_fields import PriorityField
+from shared.schemas.common_fields import PriorityField, priority_class
 from shared.schemas.native.jobs import Job, JobRequest
-from shared.schemas.parameter_fields import priority_field
+from shared.schemas.parameter_fields import parameter_field
 from shared.schemas.parsing import validate
 from shared.schemas.unknown_fields import ignored_fields
 from shared.validation.request_limits import Limits, check_request, fit_to_model
@@ -41,6 +41,7 @@ TRACE = ("traceparent", "tracestate")
 MAX_HEADER_BYTES = 1024
 TRUNCATED = "headrace-truncated"
 IGNORED = "headrace-ignored-fields"
+USUAL_CLASS = PriorityClass.BATCH
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -48,7 +49,9 @@ Headers = tuple[tuple[str, bytes], ...]
 class KafkaRequest(JobRequest):
     """Value of a request's record: the body of POST /v1/jobs, and its tenant."""
 
-    priority: PriorityField = priority_field("batch", "the header of that name takes precedence")
+    priority: PriorityField = parameter_field(
+        "priority", default=USUAL_CLASS.value, note="the header of that name takes precedence"
+    )
     tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")] = Field(
         "default", description="whose it is: tenants of a class take turns"
     )
@@ -144,7 +147,8 @@ def request_record(
         key: decides the partition; default: the tenant.
         extra: additional headers, such as those of a trace.
     """
-    headers = [*_event(event_id, source, REQUEST_TYPE), ("priority", body.priority.encode()), *extra]
+    priority = priority_class(body.priority, USUAL_CLASS)
+    headers = [*_event(event_id, source, REQUEST_TYPE), ("priority", priority.value.encode()), *extra]
     if reply_topic is not None:
         headers.append(("reply-topic", reply_topic.encode()))
     value = body.model_dump_json(exclude_unset=True).encode()
@@ -216,14 +220,17 @@ def _complete(body: KafkaRequest, record: Record, event_id: str | None, now: flo
     return msgspec.structs.replace(
         draft,
         id=f"req_{digest[:16].hex()}",
-        priority=_priority(record.header("priority") or body.priority),
+        priority=_priority(record.header("priority"), body),
         params=msgspec.structs.replace(draft.params, seed=seed),
         created_at=now,
         deadline=draft.deadline if body.timeout is None else now + body.timeout,
     )
 
 
-def _priority(name: str) -> PriorityClass:
+def _priority(name: str | None, body: KafkaRequest) -> PriorityClass:
+    """Return the class that the header `name` gives, or the body's."""
+    if not name:
+        return priority_class(body.priority, USUAL_CLASS)
     if name not in list(PriorityClass):
         raise InvalidRequest(f"priority must be one of {', '.join(PriorityClass)}", param="priority")
     return PriorityClass(name)

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 import re
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+MAX_MODEL_NAME_CHARS = 128
+MODEL_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/-]{{0,{MAX_MODEL_NAME_CHARS - 1}}}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError, PydanticUseDefault
+from pydantic_core import PydanticCustomError
 
 from shared import protocol
 from shared.protocol import FinishReason, PriorityClass, PromptOptions, SamplingParams, StopReason
@@ -39,7 +39,7 @@ def _priority_name(priority: Any) -> Any:
     if type(priority) is not int or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
         return priority
     if priority == 0:
-        raise PydanticUseDefault
+        return None
     return "interactive" if priority < 0 else "batch"
 
 
@@ -66,13 +66,14 @@ def _check_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
 
 
 PriorityField = Annotated[
-    Priority,
+    Priority | None,  # None is the default class of the key, the route or the API
     BeforeValidator(_priority_name),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "string", "enum": list(get_args(Priority))},
                 {"type": "integer", "minimum": MIN_PRIORITY, "maximum": MAX_PRIORITY},
+                {"type": "null"},
             ]
         }
     ),
@@ -200,13 +201,11 @@ class TierFields(Body):
 
     def class_of(self, priority: Priority | None, usual: PriorityClass) -> PriorityClass:
         """Return the class of a body with this `priority`, or the `usual` one if neither it nor a tier is set."""
-        if priority is not None and "priority" in self.model_fields_set:
-            return priority_class(priority)
-        return PriorityClass.BATCH if self.flexible else usual
+        return priority_class(priority, PriorityClass.BATCH if self.flexible else usual)
 
 
-def priority_class(priority: Priority) -> PriorityClass:
-    return PriorityClass(priority)
+def priority_class(priority: Priority | None, usual: PriorityClass) -> PriorityClass:
+    return usual if priority is None else PriorityClass(priority)
 
 
 def shown_stop_reason(reason: StopReason | None) -> ShownStopReason:

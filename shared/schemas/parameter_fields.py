@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model
 
+from shared.models.names import MAX_MODEL_NAME_CHARS
 from shared.schemas.openapi_bounds import Items
 from shared.validation.parameter_definition import Api, Parameter
 from shared.validation.parameters import BY_NAME, PARAMETERS
@@ -52,7 +53,7 @@ def _or_empty(name: Any) -> Any:
 
 
 # An empty name is refused by the check of the request, unless the route or a setting fills it in.
-_Name = Annotated[str, BeforeValidator(_or_empty)]
+_Name = Annotated[str, BeforeValidator(_or_empty), Field(json_schema_extra={"maxLength": MAX_MODEL_NAME_CHARS})]
 ModelName = Annotated[
     _Name, Field(description="name of a served model; may be left out if the setting any_model_name is on")
 ]
@@ -66,11 +67,6 @@ def parameter_body(name: str, api: Api, base: type[Model]) -> type[Model]:
     values: dict[str, Any] = {each.name: (_type(each) | None, parameter_field(each.name)) for each in missing}
     body: type[Model] = create_model(name, __base__=base, __doc__=base.__doc__, **values)
     return body
-
-
-def priority_field(default: str, note: str = "") -> Any:
-    """Return the field of the priority with the default of its API; `note` is added to the description."""
-    return Field(default, description=_with_note(BY_NAME["priority"].text(default), note))
 
 
 def _type(parameter: Parameter) -> Any:
@@ -88,8 +84,7 @@ def _with_note(text: str, note: str) -> str:
 def _add_bounds(node: dict[str, Any], parameter: Parameter) -> None:
     bounds = parameter.json_schema_bounds
     for branch in (node, *node.get("anyOf", ())):
-        if "maxLength" not in branch:
-            branch.update(bounds.get(branch.get("type", ""), {}))
+        branch.update(bounds.get(branch.get("type", ""), {}))
         for inner in ("items", "additionalProperties"):
             if isinstance(branch.get(inner), dict):
                 branch[inner].update(bounds.get(inner, {}))

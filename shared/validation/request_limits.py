@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shared.errors import InvalidRequest
-from shared.models.names import MODEL_NAME
+from shared.models.names import MAX_MODEL_NAME_CHARS, MODEL_NAME
 from shared.models.worker_registry import ModelInfo, Task
 from shared.protocol import (
     DescribeTokenizer,
@@ -55,7 +55,6 @@ class Limits:
     messages: int = 1_024
     prompts: int = 64  # in one HTTP request
     inputs: int = 2_048  # to embed, in one HTTP request
-    max_tokens: int = MAX_ANSWER_TOKENS  # in one choice
     n: int = 8  # of the setting max_n
     grammar_chars: int = 65_536  # of a schema, or all choices together
     choices: int = 1_024
@@ -82,7 +81,9 @@ def check_request(request: Request, limits: Limits) -> None:
     if not request.model:
         raise InvalidRequest("model is required", param="model")
     if not MODEL_NAME.fullmatch(request.model):
-        raise InvalidRequest("model must be a name of at most 128 letters, digits and ._:/-", param="model")
+        raise InvalidRequest(
+            f"model must be a name of at most {MAX_MODEL_NAME_CHARS} letters, digits and ._:/-", param="model"
+        )
     if len(request.user) > MAX_USER_CHARS:
         raise InvalidRequest(f"user must have at most {MAX_USER_CHARS} characters", param="user")
     if "\0" in request.user:  # Postgres cannot store it, so the usage record would be lost
@@ -116,7 +117,7 @@ def check_together(requests: Sequence[Request], limits: Limits) -> None:
 
 
 def fit_to_model(request: Request, model: ModelInfo, limits: Limits) -> Request:
-    """Return the request with at most as many `max_tokens` as the model's context has.
+    """Return the request with at most as many `max_tokens` as are possible with the model.
 
     So limits, budgets and queues count what is possible instead of what was asked. The worker lowers it further, to
     what the prompt leaves. Raises InvalidRequest for what exceeds a bound that depends on the model or the clock.
@@ -137,11 +138,11 @@ def fit_to_model(request: Request, model: ModelInfo, limits: Limits) -> Request:
 
 
 def lower_max_tokens(request: Request, model: ModelInfo) -> Request:
-    """Return the request with at most as many `max_tokens` as the model's context has, if that is known."""
-    params, context = request.params, model.max_model_len
-    if params.max_tokens is None or not 0 < context < params.max_tokens:
+    """Return the request with at most MAX_ANSWER_TOKENS, and what the model's context has if that is known."""
+    params, most = request.params, min(model.max_model_len or MAX_ANSWER_TOKENS, MAX_ANSWER_TOKENS)
+    if params.max_tokens is None or params.max_tokens <= most:
         return request
-    fitted = msgspec.structs.replace(params, max_tokens=context, min_tokens=min(params.min_tokens, context))
+    fitted = msgspec.structs.replace(params, max_tokens=most, min_tokens=min(params.min_tokens, most))
     return msgspec.structs.replace(request, params=fitted)
 
 

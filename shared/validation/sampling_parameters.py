@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.validation.parameter_definition import Api, Parameter, names_by_api
 
 MAX_TOKEN_ID = 2**31 - 1
-MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
+MIN_INT64, MAX_INT64 = -(2**63), 2**63 - 1
 MAX_N = 128  # the setting max_n cannot exceed it
 MAX_ANSWER_TOKENS = 131_072
 MAX_STOP_STRINGS, MAX_STOP_CHARS = 16, 256
@@ -34,7 +34,7 @@ SAMPLING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "max_tokens",
         "integer",
-        "maximum number of tokens in a choice; 0 only scores the prompt",
+        "maximum number of tokens in a choice, lowered to what the context has room for; 0 only scores the prompt",
         names_by_api(
             max_tokens=(_CHAT, _COMPLETIONS, _JOBS, _LLM),
             max_completion_tokens=(_CHAT,),
@@ -42,8 +42,7 @@ SAMPLING_PARAMETERS: tuple[Parameter, ...] = (
         ),
         default_text="what the context has room for",
         minimum=0,
-        maximum=MAX_ANSWER_TOKENS,
-        limit="max_tokens",
+        maximum=MAX_INT64,
     ),
     Parameter(
         "temperature",
@@ -127,8 +126,8 @@ SAMPLING_PARAMETERS: tuple[Parameter, ...] = (
         default=0,
         default_text="drawn by the server, as for -1",
         off=(-1,),
-        minimum=MIN_SEED,
-        maximum=MAX_SEED,
+        minimum=MIN_INT64,
+        maximum=MAX_INT64,
     ),
     Parameter(
         "best_of",

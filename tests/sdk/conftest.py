@@ -6,15 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
-from openai import AsyncOpenAI
 
 from shared.backend import Backend
 from shared.settings import Settings
 from tests.support.api_server import serving
 from tests.support.fakes import EMBEDDER
-from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
 from workers.engine.config import EngineConfig
 from workers.engine.embedding_engine import EmbeddingEngine
@@ -36,15 +33,3 @@ async def api(settings: Settings, backend: Backend, engine: EmbeddingEngine) -> 
         while len(await backend.registry.models()) < 2:
             await asyncio.sleep(0)
         yield url
-
-
-@pytest.fixture
-async def sdk(api: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
-        yield opened

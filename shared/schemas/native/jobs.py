@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
-from shared.protocol import ErrorInfo, Outlook, Request, Token
+from shared.protocol import ErrorInfo, Outlook, PriorityClass, Request, Token
 from shared.schemas.common_fields import (
     ChatTemplateField,
     Priority,
@@ -25,7 +25,7 @@ from shared.schemas.messages import Messages, to_messages
 from shared.schemas.openai.completions import is_token_ids
 from shared.schemas.openai.logprobs import PromptLogprobs, prompt_logprobs
 from shared.schemas.parameter_bodies import JobParameters
-from shared.schemas.parameter_fields import parameter_field, priority_field
+from shared.schemas.parameter_fields import parameter_field
 from shared.schemas.tools import AnswerCall, ToolFields, collect_calls
 from shared.token_log.answer import Answer, Choice
 from shared.token_log.interface import RequestRecord
@@ -57,7 +57,7 @@ class JobRequest(JobParameters, ChatTemplateField, ToolFields):
     prompt: Prompt = Field(
         None, description="text or token ids, used without a chat template; give either prompt or messages"
     )
-    priority: PriorityField = priority_field("standard")
+    priority: PriorityField = parameter_field("priority", default="standard")
     deadline: float | None = parameter_field("deadline")
     logprobs: int | None = parameter_field("logprobs")
 
@@ -75,7 +75,7 @@ class JobRequest(JobParameters, ChatTemplateField, ToolFields):
             prompt_options=self.to_prompt_options(),
             cache_salt=self.cache_salt or "",
             tools=self.to_tools(),
-            priority=priority_class(self.priority),
+            priority=priority_class(self.priority, PriorityClass.STANDARD),
             tenant=tenant,
             user=self.user or "",
             deadline=self.deadline,

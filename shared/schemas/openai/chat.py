@@ -27,7 +27,7 @@ from shared.schemas.messages import Messages, to_messages
 from shared.schemas.neutral_fields import NOT_SUPPORTED, Unsupported, Unused
 from shared.schemas.openai.logprobs import Logprobs, PromptLogprobs
 from shared.schemas.parameter_bodies import ChatParameters
-from shared.schemas.parameter_fields import parameter_field, priority_field
+from shared.schemas.parameter_fields import parameter_field
 from shared.schemas.tools import AnswerCall, DeltaCall, ToolFields
 
 # fields that are not supported, with their neutral values
@@ -60,7 +60,7 @@ class ChatRequest(ChatParameters, ChatTemplateField, StreamFields, ToolFields, T
     echo: bool | None = Field(
         None, description="begin each choice with the last message, if the answer continues its role"
     )
-    priority: PriorityField = priority_field("interactive")
+    priority: PriorityField = parameter_field("priority", default="interactive")
 
     metadata: Metadata = Field(None, description="accepted, without effect")
     store: Unused = None

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequest
-from shared.protocol import Request, Token
+from shared.protocol import PriorityClass, Request, Token
 from shared.schemas.common_fields import (
     PriorityField,
     ShownStopReason,
@@ -25,7 +25,7 @@ from shared.schemas.common_fields import (
 from shared.schemas.openai.logprobs import PromptLogprobs, TextLogprobs
 from shared.schemas.openapi_bounds import LIMITS
 from shared.schemas.parameter_bodies import CompletionParameters
-from shared.schemas.parameter_fields import parameter_field, priority_field
+from shared.schemas.parameter_fields import parameter_field
 from shared.validation.parameters import BY_NAME
 from shared.validation.sampling_parameters import MAX_TOKEN_ID
 
@@ -86,7 +86,7 @@ class CompletionRequest(CompletionParameters, StreamFields):
     echo: bool | None = parameter_field("echo")
     best_of: int | None = parameter_field("best_of")
     return_tokens_as_token_ids: bool | None = parameter_field("return_tokens_as_token_ids")
-    priority: PriorityField = priority_field("interactive")
+    priority: PriorityField = parameter_field("priority", default="interactive")
 
     def to_requests(self, tenant: str) -> list[Request]:
         """Return a draft for each prompt. Raise InvalidRequest if fields contradict each other."""
@@ -110,7 +110,7 @@ class CompletionRequest(CompletionParameters, StreamFields):
                 ),
                 prompt_options=options,
                 cache_salt=self.cache_salt or "",
-                priority=priority_class(self.priority),
+                priority=priority_class(self.priority, PriorityClass.INTERACTIVE),
                 tenant=tenant,
                 user=self.user or "",
             )

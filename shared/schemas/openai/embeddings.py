@@ -12,11 +12,11 @@ from typing import Literal
 import msgspec
 from pydantic import Field
 
-from shared.protocol import Embed, Request
+from shared.protocol import Embed, PriorityClass, Request
 from shared.schemas.common_fields import PriorityField, priority_class
 from shared.schemas.neutral_fields import RequestIdField, Unused
 from shared.schemas.openai.completions import Inputs
-from shared.schemas.parameter_fields import ModelName, parameter_field, priority_field
+from shared.schemas.parameter_fields import ModelName, parameter_field
 
 MAX_INPUTS = 32  # in one queued request, so that workers share the inputs of a call, and results stay small
 
@@ -30,7 +30,7 @@ class EmbeddingRequest(RequestIdField):
         None, description="base64 encodes little-endian float32; default float"
     )
     dimensions: int | None = parameter_field("dimensions")
-    priority: PriorityField = priority_field("interactive")
+    priority: PriorityField = parameter_field("priority", default="interactive")
     timeout: float | None = parameter_field("timeout")
     user: Unused = None
     input_type: Unused = None
@@ -44,7 +44,7 @@ class EmbeddingRequest(RequestIdField):
                 id="",
                 model=self.model,
                 work=Embed(tuple(inputs[first : first + MAX_INPUTS]), self.dimensions),
-                priority=priority_class(self.priority),
+                priority=priority_class(self.priority, PriorityClass.INTERACTIVE),
                 tenant=tenant,
             )
             for first in range(0, len(inputs), MAX_INPUTS)

@@ -29,6 +29,7 @@ from shared.schemas.openai.response_items import (
 )
 from shared.schemas.openapi_bounds import LIMITS, MAX_CONTENT_PARTS, Items, Short
 from shared.schemas.tools import Arguments
+from shared.validation.sampling_parameters import MAX_ANSWER_TOKENS
 
 
 class InputPart(Body):
@@ -39,7 +40,7 @@ class InputPart(Body):
     annotations: Annotated[list[Any], Field(max_length=MAX_CONTENT_PARTS)] | None = Field(
         None, description="accepted, without effect"
     )
-    logprobs: list[Any] | None = Field(None, max_length=LIMITS.max_tokens, description="accepted, without effect")
+    logprobs: list[Any] | None = Field(None, max_length=MAX_ANSWER_TOKENS, description="accepted, without effect")
 
 
 def _to_parts(content: Any) -> Any:

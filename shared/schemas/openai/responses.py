@@ -109,9 +109,7 @@ class ResponseRequest(ResponseParameters, ToolFields, TierFields):
     prompt_cache_options: Unused = None
     context_management: Items[ContextManagement] | None = Field(None, max_length=16)
 
-    priority: PriorityField | None = parameter_field(
-        "priority", default="interactive, or standard in the background"
-    )
+    priority: PriorityField = parameter_field("priority", default="interactive, or standard in the background")
     timeout: float | None = parameter_field("timeout")
 
     conversation: Unsupported = None

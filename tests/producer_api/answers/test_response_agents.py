@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -21,7 +20,6 @@ from tests.support.api_server import frames
 from tests.support.fakes import MODEL
 from tests.support.responses_api import BODY, INPUT, TOOL, answered, call, checked, said
 from tests.support.scripted_worker import CACHED_TOKENS, Job, ScriptedWorker
-from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
 
 HOSTED: list[dict[str, Any]] = [
@@ -46,18 +44,6 @@ CODEX: dict[str, Any] = {  # the fields that Codex CLI sends, besides model and 
     "text": {"verbosity": "low"},
     "client_metadata": {"session": "1"},
 }
-
-
-@pytest.fixture
-async def sdk(api: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
-        yield opened
 
 
 async def write_patch(job: Job) -> None:

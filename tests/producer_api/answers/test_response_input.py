@@ -37,7 +37,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": [{**CALL, "arguments": "[" * 1200}]}, "input[0].arguments"),
     ({"instructions": 3}, "instructions"),
     ({"max_output_tokens": -1}, "max_output_tokens"),
-    ({"max_output_tokens": 131_073}, "max_output_tokens"),
+    ({"max_output_tokens": 2**63}, "max_output_tokens"),
     ({"max_output_tokens": 10**400}, "max_output_tokens"),
     ({"temperature": 101}, "temperature"),
     ({"top_p": -0.1}, "top_p"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -25,12 +24,6 @@ TEXT = [
     *("response.output_text.delta", "response.output_text.done", "response.content_part.done"),
     "response.output_item.done",
 ]
-
-
-@pytest.fixture
-async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
-        yield opened
 
 
 async def streamed(http: httpx.AsyncClient, **fields: Any) -> list[dict[str, Any]]:

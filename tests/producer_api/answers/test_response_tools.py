@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -22,12 +21,6 @@ from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 OUTPUT = {"type": "function_call_output", "output": "it is"}
-
-
-@pytest.fixture
-async def sdk(api: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
-        yield opened
 
 
 async def called(sdk: AsyncOpenAI, worker: ScriptedWorker, **fields: Any) -> tuple[SDKResponse, Request]:

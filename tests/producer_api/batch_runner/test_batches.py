@@ -99,9 +99,15 @@ async def test_a_line_may_have_several_prompts(client: BatchClient) -> None:
 
 
 async def test_lines_may_be_responses(client: BatchClient) -> None:
-    """They are not stored; a line that needs storage is refused by the field's name."""
+    """They are not stored; a wrong line is refused with the names that its fields have in the body."""
     url = "/v1/responses"
-    bodies = {"good": {"input": "a"}, "stored": {"input": "a", "store": True}, "long": {"max_output_tokens": 10**6}}
+    tools = [{"type": "web_search"}, {"type": "function", "name": "no name", "parameters": {}}]
+    bodies = {
+        "good": {"input": "a"},
+        "stored": {"input": "a", "store": True},
+        "negative": {"max_output_tokens": -1},
+        "tools": {"tools": tools},
+    }
     lines = [
         {"custom_id": name, "method": "POST", "url": url, "body": {"model": MODEL, "input": "b", **fields}}
         for name, fields in bodies.items()
@@ -112,7 +118,7 @@ async def test_lines_may_be_responses(client: BatchClient) -> None:
     assert (response["object"], response["status"], response["store"]) == ("response", "incomplete", False)
     assert response["output"][0]["content"][0]["text"]
     params = [each["response"]["body"]["error"]["param"] for each in refused]
-    assert params == ["store", "max_output_tokens"]
+    assert params == ["store", "max_output_tokens", "tools[1].name"]
     with pytest.raises(openai.NotFoundError):
         await asyncio.to_thread(client.sdk.responses.retrieve, response["id"])
 

@@ -15,10 +15,11 @@ from producer_api.batch_runner.lines import survey
 from producer_api.batch_runner.services import BatchServices
 from producer_api.batch_runner.work_folder import WorkFolder
 from shared.backend import Backend
-from shared.batches.store import Batch, BatchRecord
+from shared.batches.store import BatchRecord
 from shared.redis import keys
 from shared.settings import Settings
 from tests.support.batch_client import line
+from tests.support.batch_records import batch_record
 from tests.support.foreign_counts import foreign
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
@@ -45,16 +46,7 @@ async def services(
 @asynccontextmanager
 async def planned(services: BatchServices) -> AsyncIterator[BatchRecord]:
     """Create a batch with three chunks of work."""
-    batch = Batch(
-        id="batch_1",
-        tenant="default",
-        endpoint="/v1/chat/completions",
-        input_file_id="file-1",
-        completion_window="24h",
-        created_at=1.0,
-        expires_at=9e9,
-        output_life=60,
-    )
+    batch = batch_record()
     folder = WorkFolder(services.settings.files / "batches", batch.id)
     folder.input.parent.mkdir(parents=True)
     folder.input.write_text("".join(json.dumps(each) + "\n" for each in LINES))

@@ -9,20 +9,11 @@ from pathlib import Path
 import pytest
 
 from producer_api.batch_runner.lines import Survey, locate, read, survey
-from shared.batches.store import Batch
 from tests.support.batch_client import line
+from tests.support.batch_records import batch_record
 
 LINES = [json.dumps(line(f"c{number}", "grüße")).encode() for number in range(3)]
-BATCH = Batch(
-    id="batch_1",
-    tenant="default",
-    endpoint="/v1/chat/completions",
-    input_file_id="file-1",
-    completion_window="24h",
-    created_at=1.0,
-    expires_at=9e9,
-    output_life=60,
-)
+BATCH = batch_record()
 
 
 def surveyed(path: Path, content: bytes) -> Survey:

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from shared.backend import Backend
-from shared.batches.store import FINALIZE, VALIDATE, Batch, Batches, Chunk, Item, LineError, chunk_name
+from shared.batches.store import FINALIZE, VALIDATE, Batches, Chunk, Item, LineError, chunk_name
 from shared.errors import Conflict, NotFound, TooManyBatches
 from shared.redis import keys
+from tests.support.batch_records import batch_record
 from tests.support.waiting import LIMIT_S
 
 CHUNKS = [Chunk(0, 1, 64), Chunk(1000, 65, 10)]
@@ -25,19 +26,6 @@ def batches(backend: Backend) -> Batches:
     return batches_of(backend)
 
 
-def batch(name: str = "batch_1", tenant: str = "default") -> Batch:
-    return Batch(
-        id=name,
-        tenant=tenant,
-        endpoint="/v1/chat/completions",
-        input_file_id="file-1",
-        completion_window="24h",
-        created_at=1.0,
-        expires_at=2.0,
-        output_life=60,
-    )
-
-
 async def claimed(batches: Batches, name: str = "batch_1") -> Item:
     item = await batches.claim(name)
     assert item is not None
@@ -46,8 +34,8 @@ async def claimed(batches: Batches, name: str = "batch_1") -> Item:
 
 async def test_a_batch_ends_once_all_items_are_done(batches: Batches) -> None:
     """Its states and counts follow its items."""
-    await batches.create(batch())
-    await batches.create(batch())  # changes nothing
+    await batches.create(batch_record())
+    await batches.create(batch_record())  # changes nothing
     assert await batches.idle() == ["batch_1"]
     item = await claimed(batches)
     assert (item.name, item.chunk, item.status) == (VALIDATE, None, "validating")
@@ -83,7 +71,7 @@ async def test_a_batch_ends_once_all_items_are_done(batches: Batches) -> None:
 async def test_a_holder_without_its_lease_is_refused(backend: Backend) -> None:
     """After another process claimed the item, every call of the first holder is refused."""
     batches = batches_of(backend, lease=0.05)
-    await batches.create(batch())
+    await batches.create(batch_record())
     late = await claimed(batches)
     while (item := await batches.claim("batch_1")) is None:
         await asyncio.sleep(0.01)
@@ -105,7 +93,7 @@ async def test_a_holder_without_its_lease_is_refused(backend: Backend) -> None:
 
 async def test_a_foreign_deadline_holds_an_item_no_longer_than_a_lease(backend: Backend) -> None:
     batches = batches_of(backend, lease=0.05)
-    await batches.create(batch())
+    await batches.create(batch_record())
     for deadline in (9e15, float("inf")):
         await backend.redis.zadd(keys.batch("batch_1")[1], {VALIDATE: deadline})
         async with asyncio.timeout(LIMIT_S):
@@ -115,7 +103,7 @@ async def test_a_foreign_deadline_holds_an_item_no_longer_than_a_lease(backend: 
 
 
 async def test_a_released_item_is_free_at_once(batches: Batches) -> None:
-    await batches.create(batch())
+    await batches.create(batch_record())
     item = await claimed(batches)
     await batches.release(item)
     assert (await claimed(batches)).name == item.name
@@ -124,7 +112,7 @@ async def test_a_released_item_is_free_at_once(batches: Batches) -> None:
 async def test_a_batch_is_cancelled_before_or_while_it_runs(batches: Batches) -> None:
     for number, early in enumerate((True, False)):
         name = f"batch_{number}"
-        await batches.create(batch(name))
+        await batches.create(batch_record(name))
         item = await claimed(batches, name)
         if early:
             await batches.cancel(name)
@@ -143,7 +131,7 @@ async def test_a_batch_is_cancelled_before_or_while_it_runs(batches: Batches) ->
 
 
 async def test_an_invalid_input_fails_the_batch(batches: Batches) -> None:
-    await batches.create(batch())
+    await batches.create(batch_record())
     errors = [LineError("invalid_url", "wrong", 3, "url")]
     assert await batches.fail(await claimed(batches), errors)
     record = await batches.get("batch_1")
@@ -154,10 +142,10 @@ async def test_an_invalid_input_fails_the_batch(batches: Batches) -> None:
 async def test_open_batches_are_bounded_per_tenant(backend: Backend) -> None:
     """One batch more than allowed is refused, and other tenants' batches are not found."""
     batches = batches_of(backend, most=2)
-    await batches.create(batch("a"))
-    await batches.create(batch("b", "other"))
+    await batches.create(batch_record("a"))
+    await batches.create(batch_record("b", tenant="other"))
     with pytest.raises(TooManyBatches):
-        await batches.create(batch("c"))
+        await batches.create(batch_record("c"))
     assert [record.batch.id for record in await batches.list("default", after="", most=10)] == ["a"]
     for name in ("b", "other"):
         with pytest.raises(NotFound):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -21,12 +20,6 @@ from tests.support.metered import changed
 from tests.support.scripted_worker import ScriptedWorker
 
 SPELLINGS = ("{}/", "/{}", "{}//", "//{}//")
-
-
-@pytest.fixture
-async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=api) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

@@ -25,12 +25,6 @@ QUEUES = ("redis", "kafka")
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
-@pytest.fixture
-async def sdk(api: str):
-    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
-        yield opened
-
-
 async def test_a_complete_answer_has_exact_usage(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     asked = asyncio.create_task(
         sdk.chat.completions.create(model=MODEL, messages=MESSAGES, seed=0, temperature=0.5)

@@ -16,6 +16,7 @@ from shared.protocol import PriorityClass, Request, Structured
 from shared.schemas.parsing import validate
 from shared.schemas.unknown_fields import HEADER
 from shared.validation.request_limits import Limits, check_request
+from shared.validation.sampling_parameters import MAX_INT64
 from tests.support.api_server import chat
 from tests.support.fakes import MODEL
 from tests.support.scripted_worker import ScriptedWorker
@@ -174,12 +175,38 @@ async def test_fields_that_change_nothing_are_accepted(client: httpx.AsyncClient
         ({"service_tier": "auto"}, PriorityClass.INTERACTIVE),
         ({"service_tier": "priority"}, PriorityClass.INTERACTIVE),
         ({"service_tier": None}, PriorityClass.INTERACTIVE),
+        ({"service_tier": "flex", "priority": 0}, PriorityClass.BATCH),
+        ({"service_tier": "flex", "priority": None}, PriorityClass.BATCH),
+        ({"priority": 0}, PriorityClass.INTERACTIVE),
     ],
 )
 async def test_a_flexible_request_waits_with_batch_work(
     client: httpx.AsyncClient, worker: ScriptedWorker, fields: dict[str, Any], priority: PriorityClass
 ) -> None:
     assert (await asked(client, worker, CHAT, **fields)).priority is priority
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (CHAT, "max_tokens"),
+        (CHAT, "max_completion_tokens"),
+        ("/v1/completions", "max_tokens"),
+        (JOBS, "max_tokens"),
+        ("/v1/responses", "max_output_tokens"),
+    ],
+)
+async def test_max_tokens_is_lowered_to_the_context(
+    client: httpx.AsyncClient, worker: ScriptedWorker, path: str, name: str
+) -> None:
+    body = {CHAT: chat(), JOBS: chat(), "/v1/completions": {"prompt": "x"}, "/v1/responses": {"input": "x"}}[path]
+    answer, request = await asyncio.gather(
+        client.post(path, json={"model": MODEL, **body, name: MAX_INT64}), worker.answer("x")
+    )
+    assert answer.status_code in (200, 202), answer.text
+    assert request.params.max_tokens == 1024
+    refused = await client.post(path, json={"model": MODEL, **body, name: MAX_INT64 + 1})
+    assert refused.status_code == 400 and f"must be between 0 and {MAX_INT64}" in refused.text
 
 
 async def test_a_request_id_in_the_body_is_echoed(client: httpx.AsyncClient, worker: ScriptedWorker) -> None:

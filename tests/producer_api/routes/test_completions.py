@@ -30,18 +30,6 @@ def body(prompt: object = "hi", **fields: object) -> dict[str, object]:
 MANY = body(["a", "b"], stream=True, logprobs=1)
 
 
-@pytest.fixture
-async def sdk(api: str):
-    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def http(api: str):
-    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
-        yield opened
-
-
 async def take(worker: ScriptedWorker, count: int) -> list[Job]:
     """Return that many jobs, ordered by their prompts."""
     jobs = [await worker.take() for _ in range(count)]

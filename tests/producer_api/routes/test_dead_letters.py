@@ -19,7 +19,6 @@ from shared.errors import NotFound, RequestAbandoned
 from shared.protocol import ErrorInfo
 from tests.support.fakes import MODEL, make_request
 from tests.support.scripted_worker import ScriptedWorker
-from tests.support.waiting import LIMIT_S
 
 REASON = ErrorInfo.from_error(RequestAbandoned("it lost 3 workers"))
 
@@ -36,12 +35,6 @@ async def letters(backend: Backend) -> list[DeadLetter]:
     for letter in made:
         await backend.dead_letters.add(letter)
     return made
-
-
-@pytest.fixture
-async def http(api: str):
-    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
-        yield opened
 
 
 def ours(letters: list[DeadLetter]) -> list[str]:

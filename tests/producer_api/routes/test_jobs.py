@@ -13,15 +13,8 @@ from shared.protocol import ErrorInfo, PriorityClass, RequestState, Token, Token
 from tests.support.api_server import frames
 from tests.support.fakes import MODEL
 from tests.support.scripted_worker import CACHED_TOKENS, Job, ScriptedWorker
-from tests.support.waiting import LIMIT_S
 
 QUEUES = ("redis", "kafka")
-
-
-@pytest.fixture
-async def http(api: str):
-    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
-        yield opened
 
 
 async def submit(http: httpx.AsyncClient, **fields: object) -> str:

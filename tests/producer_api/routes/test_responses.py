@@ -23,12 +23,6 @@ from tests.support.scripted_worker import CACHED_TOKENS, ScriptedWorker
 from tests.support.waiting import LIMIT_S
 
 
-@pytest.fixture
-async def sdk(api: str):
-    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as opened:
-        yield opened
-
-
 async def test_a_whole_response(sdk: AsyncOpenAI, worker: ScriptedWorker) -> None:
     response, request = await answered(
         sdk,

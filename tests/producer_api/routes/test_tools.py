@@ -41,12 +41,6 @@ PIECES: list[tuple[str, tuple[CallDelta, ...]]] = [
 ]
 
 
-@pytest.fixture
-async def sdk(api: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{api}/v1", api_key="unused", max_retries=0, timeout=LIMIT_S) as client:
-        yield client
-
-
 async def call(worker: ScriptedWorker, times: int = 1) -> Request:
     """Answer with PIECES, one token each."""
     for _ in range(times):

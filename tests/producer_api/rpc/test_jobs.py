@@ -13,6 +13,7 @@ from producer_api.rpc import inference_pb2 as pb
 from shared.backend import Backend
 from shared.protocol import CallDelta, ErrorInfo, FinishReason, PromptOptions, RequestState, Token, TokenLogprobs
 from shared.settings import Settings
+from shared.validation.sampling_parameters import MAX_INT64
 from tests.support.api_server import serving as serving_http
 from tests.support.fakes import MODEL
 from tests.support.grpc_client import Client, chat, read_rest, refusal
@@ -49,6 +50,12 @@ async def test_an_answer_is_streamed(client: Client, worker: ScriptedWorker) -> 
         prompt_tokens_details=pb.PromptTokensDetails(cached_tokens=CACHED_TOKENS),
     )
     assert seen[-1].end == pb.End(seq=3, state="completed", usage=usage)
+
+
+async def test_max_tokens_is_lowered_to_the_context(client: Client, worker: ScriptedWorker) -> None:
+    for call in (client.Submit(chat(max_tokens=MAX_INT64)), client.Submit(chat(max_tokens=2**31))):
+        await call
+        assert (await worker.answer("x")).params.max_tokens == 1024
 
 
 async def test_token_ids_and_scores_of_the_prompt(client: Client, worker: ScriptedWorker) -> None:

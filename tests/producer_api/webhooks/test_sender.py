@@ -58,12 +58,6 @@ async def until(http: httpx.AsyncClient, work: str, state: str, kind: str = "job
     return found
 
 
-@pytest.fixture
-async def http(api: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as opened:
-        yield opened
-
-
 async def test_a_webhook_is_delivered_once_and_signed(
     settings: Settings, backend: Backend, http: httpx.AsyncClient, worker: ScriptedWorker, receiver: Receiver
 ) -> None:

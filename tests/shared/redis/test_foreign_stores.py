@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.backend import Backend
-from shared.batches.store import Batch, Batches
+from shared.batches.store import Batches
 from shared.dead_letters.store import DeadLetter
 from shared.errors import NotFound
 from shared.files.records import FileRecord, FileRecords
@@ -16,6 +16,7 @@ from shared.protocol import ErrorInfo
 from shared.redis import keys
 from shared.settings import Settings
 from shared.webhooks.interface import Hook, Webhook
+from tests.support.batch_records import batch_record
 from tests.support.fakes import MODEL, make_request
 from tests.support.foreign_counts import foreign
 
@@ -74,16 +75,7 @@ async def test_junk_among_files_and_batches_hides_none(backend: Backend, setting
     assert list(await files.list("t", after="", most=1, oldest_first=False)) == [record]
     assert list(await files.ended(10.0, 10)) == []
     batches = Batches.from_settings(settings, backend.server)
-    batch = Batch(
-        id="batch_1",
-        tenant="t",
-        endpoint="/v1/chat/completions",
-        input_file_id="file-1",
-        completion_window="24h",
-        created_at=1.0,
-        expires_at=9e9,
-        output_life=1.0,
-    )
+    batch = batch_record(tenant="t")
     await batches.create(batch)
     await backend.redis.hset(keys.batch("batch_x")[0], "status", "completed")
     await backend.redis.zadd(keys.batches_of("t"), {"batch_x": 9e12})

@@ -15,6 +15,7 @@ from producer_api.schemas.batches import BatchRequest
 from producer_api.schemas.jobs import JobSubmission
 from shared.errors import HeadraceError, InvalidRequest
 from shared.kafka.message import KafkaRequest
+from shared.models.names import MAX_MODEL_NAME_CHARS
 from shared.protocol import Request
 from shared.schemas.base import Body
 from shared.schemas.native.tokenize import DetokenizeRequest, TokenizeRequest
@@ -26,6 +27,7 @@ from shared.schemas.openai.responses import ResponseRequest
 from shared.schemas.openapi_bounds import BOUNDING
 from shared.schemas.parsing import validate
 from shared.validation.request_limits import Limits, check_together
+from shared.validation.request_parameters import MAX_USER_CHARS
 
 # without a bound: limited by the setting max_timeout; only neutral values accepted; ignored
 EXCEPTIONS = {
@@ -222,6 +224,15 @@ def leaves_of(body: type[Body]) -> list[Leaf]:
 def test_every_field_has_a_bound(body: type[Body]) -> None:
     open_ended = {str(leaf).split(":")[0].split(".")[-1] for leaf in leaves_of(body) if not leaf.bounded}
     assert open_ended <= EXCEPTIONS
+
+
+@pytest.mark.parametrize("body", GOOD, ids=lambda body: body.__name__)
+def test_names_have_the_bounds_that_are_enforced(body: type[Body]) -> None:
+    places = {str(leaf): leaf.schema.get("maxLength") for leaf in leaves_of(body)}
+    found = {name: places.get(f"{name}:string") for name in ("model", "user")}
+    generating = body in (ChatRequest, CompletionRequest, ResponseRequest, JobSubmission, KafkaRequest)
+    assert found["model"] == (None if body is BatchRequest else MAX_MODEL_NAME_CHARS)
+    assert found["user"] == (MAX_USER_CHARS if generating else None)
 
 
 def refusal(body: type[Body], fields: dict[str, Any]) -> HeadraceError | None:

@@ -94,6 +94,8 @@ def test_the_prompt_is_scored(llm: LLM) -> None:
     params = SamplingParams(temperature=0, max_tokens=1)
     [plain] = llm.generate(prompt, params, use_tqdm=False)
     assert (plain.prompt_logprobs, cold.num_cached_tokens, plain.num_cached_tokens) == (None, 0, 32)
+    [empty] = llm.generate(prompt, SamplingParams(max_tokens=0), use_tqdm=False)
+    assert (empty.outputs[0].token_ids, empty.num_cached_tokens) == ([], 32)
 
 
 def test_chat_options_are_those_of_the_server(llm: LLM) -> None:

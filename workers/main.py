@@ -21,6 +21,7 @@ from shared.models.model_store import ModelRepository
 from shared.models.startup_progress import StartupProgress
 from shared.models.upstream import with_upstream_model
 from shared.models.worker_registry import UNHEALTHY_STATUS, ModelInfo, WorkerInfo, worker_id_prefix
+from shared.routing.weight_check import check_weight
 from shared.runtime.gc_tuning import settle
 from shared.runtime.logging import settle_logs
 from shared.settings import Settings
@@ -74,14 +75,17 @@ async def _serve(settings: Settings) -> bool:
             pid=os.getpid(),
             model=repository.served_name,
             state="loading",
+            weight=settings.routing_weight,
         )
         metrics = WorkerMetrics()
         if backend.server is not None:
             metrics.registry.register(backend.server.foreign)
+        metrics.registry.register(backend.router)
         if settings.metrics_port is not None:
             _serve_metrics(settings.metrics_port, settings.host, metrics)
         if await sleep_until_woken(backend, info, settings.lease):
             progress = StartupProgress()
+        await _announce(info, backend, settings)
         engine, info = await load_engine(settings, repository, backend, info, progress)
         metrics.show_startup(progress)
         if settings.mixed_workers == "refuse":
@@ -168,6 +172,16 @@ async def _run_worker(worker: Worker, intake: KafkaIntake | None, backend: Backe
         falling_asleep.cancel()
     log.info("worker_stopped", worker=info.id)
     return asleep and not stopping
+
+
+async def _announce(info: WorkerInfo, backend: Backend, settings: Settings) -> None:
+    """Send the first heartbeat. Raises ConfigError if the weight contradicts those of the other workers."""
+    await backend.registry.beat(info)
+    try:
+        check_weight(info, await backend.registry.workers(), settings)
+    except ConfigError:
+        await backend.registry.leave(info.id)
+        raise
 
 
 def _log_ready(info: WorkerInfo, progress: StartupProgress) -> None:

@@ -1,4 +1,4 @@
--- The queue's script, joined from these files in this order:
+-- The queue's scripts, joined from some of these files in this order:
 --   structure     the keys, the counters, the drain rate
 --   entries       a class's stream: what workers hold, and what other programs wrote
 --   reservations  bounds, and places of requests on their way through Kafka
@@ -6,7 +6,8 @@
 --   lanes         waiting requests under start-time fair queueing
 --   pull          handing them to workers by load
 --   leases        claim, renew, release and acknowledge held requests
---   upkeep        deadlines, and places that another program deleted; runs the command
+--   upkeep        deadlines, and places that another program deleted
+--   run           runs the command
 -- ARGV[1] names a command, ARGV[2] the consumer group, ARGV[3] begins the lanes' keys: which tenants wait is known here
 -- only, so the keys of their lanes, in the slot of KEYS, are made here.
 --
@@ -24,7 +25,7 @@
 --           clock:<class>  virtual time of the class's lanes; clock: of the classes; v:<class> a class's own
 --           spared, left   since when workers have left waiting requests, and those of lost workers, to less loaded
 --                          ones, and none was taken
---           routed         waiting requests with a route
+--           routed         waiting requests with a route; routed:<worker> while there are any
 --           r:<class>, rt, at, since   decayed requests by class, and tokens, that were pulled; when last; since when
 
 local CLASSES = 3

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +23,7 @@ from shared.runtime.sockets import free_port
 
 HOST = "127.0.0.1"
 MODEL = "smollm2"
+TEMPLATE = Path(__file__).parents[1] / "upstream/tools.jinja"  # SmolLM2's own has no tools
 SEQUENCES = 16
 START_TIMEOUT_S = 600.0  # vLLM compiles
 CONTEXT_TOKENS = 512
@@ -68,7 +71,8 @@ class RealUpstream:
     def kill(self) -> None:
         """Kill the server and the processes that it started."""
         if self.process is not None:
-            os.killpg(self.process.pid, 9)
+            with suppress(ProcessLookupError):  # it has ended
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
 
@@ -88,7 +92,7 @@ class RealUpstream:
 
 def llamacpp(folder: Path, log: Path) -> RealUpstream:
     port = free_port(HOST)
-    options = ["--alias", MODEL, "--slots", "--jinja"]
+    options = ["--alias", MODEL, "--slots", "--jinja", "--chat-template-file", str(TEMPLATE)]
     return RealUpstream([*server_command(folder, SEQUENCES, port), *options], port, log, _busy_slots)
 
 
@@ -98,7 +102,7 @@ def vllm(folder: Path, log: Path) -> RealUpstream:
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--host", HOST]
     command += ["--port", str(port), "--served-model-name", MODEL, "--dtype", "float32", "--enforce-eager"]
     command += ["--max-model-len", str(CONTEXT_TOKENS), "--max-num-seqs", str(SEQUENCES)]
-    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--chat-template", str(TEMPLATE)]
     return RealUpstream(command, port, log, _running_requests, VLLM_ENVIRONMENT)
 
 

@@ -180,8 +180,9 @@ class FakeUpstream:
 
     @staticmethod
     async def _watch(reader: asyncio.StreamReader, exchange: Exchange) -> None:
-        if not await reader.read(1):
-            exchange.gone.set()
+        with suppress(ConnectionError):
+            await reader.read(1)
+        exchange.gone.set()
 
     def _listed(self, path: str) -> bytes:
         if path != "/v1/models":

@@ -32,7 +32,7 @@ FORMS: list[dict[str, Any]] = [
 async def cluster(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """One API and one worker. A request may lose any number of workers, since they are killed often."""
     settings = {"model": smollm2, "served_model_name": "smollm2", "max_model_len": 512, "max_num_seqs": STREAMS}
-    settings |= {"kv_cache_gib": 1, "max_attempts": 100, **runtime_settings()}
+    settings |= {"kv_cache_gib": 0.5, "max_attempts": 100, **runtime_settings()}
     async with running(tmp_path_factory.mktemp("vllm"), apis=1, workers=1, **settings) as made:
         yield made
 

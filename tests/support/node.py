@@ -29,15 +29,24 @@ class Node:
     Args:
         environment: added to the environment of this process.
         ready: log event by which the process reports that it is ready.
+        limit: seconds that waiting for an event may take.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], ready: str, log: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        ready: str,
+        log: Path,
+        *,
+        limit: float = LIMIT_S,
     ) -> None:
         self.name = name
         self._command = list(command)
         self.environment = environment
         self._ready = ready
+        self._limit = limit
         self._log = log
         self._read = 0  # bytes of the log that have been counted
         self._counts: Counter[str] = Counter()
@@ -68,7 +77,7 @@ class Node:
 
     async def logged(self, event: str, count: int = 1) -> None:
         """Wait until the log has an event `count` times."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + self._limit
         while self.count(event) < count:
             assert self.running, f"{self.name} ended: {self.tail()}"
             assert time.monotonic() < deadline, f"{self.name} did not log {event}: {self.tail()}"

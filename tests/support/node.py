@@ -75,6 +75,11 @@ class Node:
     async def serving(self) -> None:
         await self.logged(self._ready, self.births)
 
+    @property
+    def ready(self) -> bool:
+        """Return whether the process has reported that it is ready since its last start."""
+        return self.running and self.count(self._ready) >= self.births
+
     async def logged(self, event: str, count: int = 1) -> None:
         """Wait until the log has an event `count` times."""
         deadline = time.monotonic() + self._limit
@@ -87,11 +92,9 @@ class Node:
         """Return how often the log has an event, over all runs of the process."""
         with self._log.open("rb") as log:
             log.seek(self._read)
-            lines = log.read().splitlines(keepends=True)
+            *lines, _ = log.read().split(b"\n")
         for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            self._read += len(line)
+            self._read += len(line) + 1
             if line.startswith(b"{"):
                 self._counts[json.loads(line).get("event", "")] += 1
         return self._counts[event]

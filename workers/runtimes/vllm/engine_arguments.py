@@ -51,6 +51,7 @@ def engine_arguments(settings: Settings, folder: Path, device_type: str, known: 
         "scheduling_policy": "priority",
         "async_scheduling": False,  # the processor of logits needs the tokens of the step before
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if device_type == "cpu":
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)

@@ -65,14 +65,14 @@ def engine_arguments(settings: Settings, folder: Path, device_type: str, known: 
 def environment(settings: Settings) -> dict[str, str]:
     """Return the environment variables that vLLM must find when it is imported."""
     variables = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # the scheduler runs in the worker's thread
-    if draws_tokens(settings.vllm_options):
+    if has_native_sampling(settings.vllm_options):
         variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # its logits processors are those of the other runner
     if settings.threads is not None:
         variables["OMP_NUM_THREADS"] = str(settings.threads)
     return variables
 
 
-def draws_tokens(options: Mapping[str, Any]) -> bool:
+def has_native_sampling(options: Mapping[str, Any]) -> bool:
     """Return whether vLLM can run the processor of logits that chooses tokens; see `sampling_arguments`."""
     sizes = (options.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline", "data"))
     return options.get("speculative_config") is None and all(size == 1 for size in sizes)

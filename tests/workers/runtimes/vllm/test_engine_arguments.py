@@ -48,6 +48,7 @@ def test_vllm_options_win_over_settings() -> None:
     [
         ({"vllm_options": {"quantisation": "fp8"}}, "no option quantisation"),
         ({"vllm_options": {"model": "other"}}, "must not have model: use the setting model"),
+        ({"vllm_options": {"async_scheduling": True}}, "must not have async_scheduling: the runtime sets it"),
         ({"quantization": "int8"}, "quantization must be none"),
         ({"scheduling": "static"}, "scheduling must be continuous"),
         ({"batch_invariant": True}, "batch_invariant must be False"),

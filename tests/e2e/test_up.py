@@ -25,7 +25,7 @@ from shared.kafka import topics
 from shared.settings import load
 from tests.support.batch_client import BatchClient, line
 from tests.support.kafka_mock import address, make_topics
-from tests.support.launched_server import Launched
+from tests.support.launched_server import OTHER_PYTHON, Launched
 from tests.support.waiting import LIMIT_S
 from workers.scripted_engine import expected
 
@@ -93,6 +93,11 @@ def test_the_launcher_outlives_requests_that_kill_workers(tmp_path: Path) -> Non
         assert [launched.child(role).pid for role in ("api", "valkey")] == lasting
     finally:
         launched.stop()
+
+
+def test_workers_run_in_the_interpreter_of_their_setting(scripted_up: Launched) -> None:
+    assert scripted_up.child("worker").cmdline()[0] == OTHER_PYTHON
+    assert scripted_up.child("api").cmdline()[0] == sys.executable
 
 
 def test_invalid_settings_of_a_child_end_the_start(scripted_up: Launched, tmp_path: Path) -> None:

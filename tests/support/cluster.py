@@ -21,6 +21,7 @@ from shared.runtime.sockets import free_ports
 from tests.support.node import POLL_S, Node
 from tests.support.proxy import FaultProxy
 from tests.support.stream_client import Client
+from tests.support.waiting import LIMIT_S
 
 ROLES = ("api", "worker")
 
@@ -100,11 +101,14 @@ class Cluster:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def add(self, role: str, environment: Mapping[str, str], python: str = sys.executable) -> Node:
+    def add(
+        self, role: str, environment: Mapping[str, str], *, python: str = sys.executable, limit: float = LIMIT_S
+    ) -> Node:
         """Add a process, without starting it.
 
         Args:
             python: the interpreter that runs it.
+            limit: seconds that its start may take.
         """
         siblings, ready = {
             "api": (self.apis, "listening"),
@@ -113,7 +117,7 @@ class Cluster:
         }[role]
         name = f"{role}-{len(siblings) + 1}"
         command = [python, "-m", "headrace", role]
-        siblings.append(Node(name, command, environment, ready, self.folder / f"{name}.log"))
+        siblings.append(Node(name, command, environment, ready, self.folder / f"{name}.log", limit=limit))
         return siblings[-1]
 
 
@@ -127,6 +131,7 @@ async def running(
     proxied: bool = False,
     environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     worker_python: str = sys.executable,
+    start_limit: float = LIMIT_S,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """Run a cluster until the body ends, and yield it once all its processes are ready.
@@ -135,6 +140,7 @@ async def running(
         proxied: put one FaultProxy between the APIs and the store, and one between the workers and the store.
         environment: additional environment variables by role.
         worker_python: the interpreter of the workers.
+        start_limit: seconds that the start of a process may take.
         settings: settings of all processes.
     """
     cluster = Cluster(folder, appendfsync)
@@ -155,7 +161,8 @@ async def running(
             own = {"redis_url": _at_port(cluster.store, ports[role]), "port": port}
             variables = {f"HEADRACE_{name.upper()}": str(value) for name, value in (common | own).items()}
             python = worker_python if role == "worker" else sys.executable
-            cluster.add(role, variables | dict(environment.get(role, {})), python).spawn()
+            added = variables | dict(environment.get(role, {}))
+            cluster.add(role, added, python=python, limit=start_limit).spawn()
         await asyncio.gather(*(node.serving() for node in cluster.nodes))
         yield cluster
 

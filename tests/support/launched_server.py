@@ -20,6 +20,7 @@ from headrace.launcher.up import claim_port
 from tests.support.waiting import LIMIT_S
 
 LEASE_S = 3  # the default, so that a worker that shares the cores does not lose its leases
+OTHER_PYTHON = str(Path(sys.executable).with_name("python3"))  # another name of this interpreter
 TWO_HEARTBEATS_S = 1.2 * LEASE_S * 2 / 3
 
 

@@ -30,15 +30,24 @@ class Node:
     Args:
         environment: added to the environment of this process.
         ready: log event by which the process reports that it is ready.
+        limit: seconds that waiting for an event may take.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], ready: str, log: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        ready: str,
+        log: Path,
+        *,
+        limit: float = LIMIT_S,
     ) -> None:
         self.name = name
         self._command = list(command)
         self.environment = environment
         self._ready = ready
+        self._limit = limit
         self._log = log
         self._read = 0  # bytes of the log that have been counted
         self._counts: Counter[str] = Counter()
@@ -67,9 +76,14 @@ class Node:
     async def serving(self) -> None:
         await self.logged(self._ready, self.births)
 
+    @property
+    def ready(self) -> bool:
+        """Return whether the process has reported that it is ready since its last start."""
+        return self.running and self.count(self._ready) >= self.births
+
     async def logged(self, event: str, count: int = 1) -> None:
         """Wait until the log has an event `count` times."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + self._limit
         while self.count(event) < count:
             assert self.running, f"{self.name} ended: {self.tail()}"
             assert time.monotonic() < deadline, f"{self.name} did not log {event}: {self.tail()}"
@@ -79,11 +93,9 @@ class Node:
         """Return how often the log has an event, over all runs of the process."""
         with self._log.open("rb") as log:
             log.seek(self._read)
-            lines = log.read().splitlines(keepends=True)
+            *lines, _ = log.read().split(b"\n")
         for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            self._read += len(line)
+            self._read += len(line) + 1
             if line.startswith(b"{"):
                 self._counts[json.loads(line).get("event", "")] += 1
         return self._counts[event]

@@ -90,7 +90,7 @@ class RuntimeContract:
         assert (ended.finished, ended.tokens, ended.error) == (True, [], None)
 
     def test_a_prompt_beyond_the_context_is_refused(self, runtime: RuntimeDriver) -> None:
-        ended = runtime.answer(ask("x" * (runtime.engine.max_model_len + 1)))
+        ended = runtime.answer(ask("x " * (runtime.engine.max_model_len + 1)))
         assert ended.error is not None
         assert ended.error.code == "context_length_exceeded"
 

@@ -42,7 +42,7 @@ class VllmEngine:
     """Generator over an executor of choices, usually vLLM's engine.
 
     Args:
-        draws: the executor runs the processor of logits that chooses tokens; see `sampling_arguments`.
+        native_sampling: the executor runs the processor of logits that chooses tokens; see `sampling_arguments`.
     """
 
     task: Task = "generate"
@@ -55,7 +55,7 @@ class VllmEngine:
         *,
         fingerprint: str,
         max_num_seqs: int,
-        draws: bool,
+        native_sampling: bool,
     ) -> None:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
@@ -63,7 +63,7 @@ class VllmEngine:
         self.constraints, _ = load_grammar_support(tokenizer, executor.vocab_size, eos_token_ids)
         self._executor = executor
         self._max_num_seqs = max_num_seqs
-        self._draws = draws
+        self._native_sampling = native_sampling
         self._sequences = SequenceBuilder(
             tokenizer,
             eos_token_ids,
@@ -95,7 +95,7 @@ class VllmEngine:
         if request.params.max_tokens == 0:  # vLLM computes a token nevertheless
             one = msgspec.structs.replace(request.params, max_tokens=1)
             check_prompt_length(dataclasses.replace(request, params=one), self.max_model_len)
-        if not self._draws:
+        if not self._native_sampling:
             check_supported(request)
         sequences = [each for each in self._sequences.build(request) if not each.ended]
         if not sequences:
@@ -112,7 +112,7 @@ class VllmEngine:
             raise InvalidRequest(f"vLLM does not accept this request: {error}") from error
 
     def _start(self, choice: Choice, prefix_salt: bytes) -> None:
-        sequence, arguments = choice.sequence, arguments_of(choice, draws=self._draws)
+        sequence, arguments = choice.sequence, arguments_of(choice, native_sampling=self._native_sampling)
         self._executor.add(choice.id, list(sequence.tokens), arguments, salt=prefix_salt, priority=sequence.rank)
         self._choices[choice.id] = choice
 

@@ -10,19 +10,14 @@ from typing import Any
 from shared.errors import ConfigError
 from shared.settings import Settings
 
-RESERVED_OPTIONS = {"model": "model", "served_model_name": "served_model_name", "max_num_seqs": "max_num_seqs"}
+SETTINGS_OF_ALL_RUNTIMES = frozenset({"model", "served_model_name", "max_num_seqs"})
+# without these values, tokens would be chosen before those of the step before are known, or logged in another way
+FIXED_OPTIONS = frozenset({"async_scheduling", "logprobs_mode", "runner", "skip_tokenizer_init", "stream_interval"})
 # settings that only the native engine has, and their values that change nothing
 NATIVE_SETTINGS = {"quantization": "none", "scheduling": "continuous", "batch_invariant": False}
 # arguments that say how much an engine can hold, not what it computes
 CAPACITIES = frozenset(
-    {
-        "model",
-        "max_num_seqs",
-        "max_model_len",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "disable_log_stats",
-    }
+    {"model", "max_num_seqs", "max_model_len", "gpu_memory_utilization", "kv_cache_memory_bytes"}
 )
 DEFAULT_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
@@ -51,6 +46,7 @@ def engine_arguments(settings: Settings, folder: Path, device_type: str, known: 
         "scheduling_policy": "priority",
         "async_scheduling": False,  # the processor of logits needs the tokens of the step before
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if device_type == "cpu":
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
@@ -64,14 +60,14 @@ def engine_arguments(settings: Settings, folder: Path, device_type: str, known: 
 def environment(settings: Settings) -> dict[str, str]:
     """Return the environment variables that vLLM must find when it is imported."""
     variables = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # the scheduler runs in the worker's thread
-    if draws_tokens(settings.vllm_options):
+    if has_native_sampling(settings.vllm_options):
         variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # its logits processors are those of the other runner
     if settings.threads is not None:
         variables["OMP_NUM_THREADS"] = str(settings.threads)
     return variables
 
 
-def draws_tokens(options: Mapping[str, Any]) -> bool:
+def has_native_sampling(options: Mapping[str, Any]) -> bool:
     """Return whether vLLM can run the processor of logits that chooses tokens; see `sampling_arguments`."""
     sizes = (options.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline", "data"))
     return options.get("speculative_config") is None and all(size == 1 for size in sizes)
@@ -84,10 +80,10 @@ def identity(arguments: Mapping[str, Any]) -> str:
 
 def _check(settings: Settings, device_type: str, known: Collection[str]) -> None:
     for name in settings.vllm_options:
-        if name in RESERVED_OPTIONS:
-            raise ConfigError(
-                f"vllm_options must not have {name}: use the setting {RESERVED_OPTIONS[name]}", param="vllm_options"
-            )
+        if name in SETTINGS_OF_ALL_RUNTIMES:
+            raise ConfigError(f"vllm_options must not have {name}: use the setting {name}", param="vllm_options")
+        if name in FIXED_OPTIONS:
+            raise ConfigError(f"vllm_options must not have {name}: the runtime sets it", param="vllm_options")
         if name not in known:
             raise ConfigError(f"vllm_options: this version of vLLM has no option {name}", param="vllm_options")
     for name, value in NATIVE_SETTINGS.items():

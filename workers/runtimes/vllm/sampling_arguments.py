@@ -20,15 +20,15 @@ CHOICE = "headrace"  # key of a choice among the extra arguments
 MIN_TOP_P = 1e-9  # vLLM refuses 0
 
 
-def arguments_of(choice: Choice, *, draws: bool) -> dict[str, Any]:
+def arguments_of(choice: Choice, *, native_sampling: bool) -> dict[str, Any]:
     """Return the arguments for a choice that continues after its tokens.
 
     Args:
-        draws: the processor of logits chooses the tokens.
+        native_sampling: the processor of logits chooses the tokens.
     """
     sequence = choice.sequence
     arguments = _common_arguments(sequence)
-    if draws:
+    if native_sampling:
         return arguments | {"temperature": 0.0, "extra_args": {CHOICE: choice}}
     return arguments | _sampling_arguments(sequence)
 

@@ -21,9 +21,9 @@ from workers.engine.models.decoder import parse_token_ids
 from workers.engine.models.loader import fingerprint, read_eos_token_ids
 from workers.engine.text.tokenizer import Tokenizer
 from workers.runtimes.vllm.engine import VllmEngine
-from workers.runtimes.vllm.engine_arguments import draws_tokens, engine_arguments, identity
+from workers.runtimes.vllm.engine_arguments import engine_arguments, has_native_sampling, identity
 from workers.runtimes.vllm.llm_engine import LLMEngineExecutor
-from workers.runtimes.vllm.token_choice import TokenChoice
+from workers.runtimes.vllm.token_chooser import TokenChooser
 
 
 def start(settings: Settings, folder: Path) -> VllmEngine:
@@ -32,9 +32,9 @@ def start(settings: Settings, folder: Path) -> VllmEngine:
         raise ConfigError("runtime = vllm does not serve embedding models: set runtime = native", param="model")
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     arguments = engine_arguments(settings, folder, current_platform.device_type, known)
-    draws = draws_tokens(arguments)
+    native_sampling = has_native_sampling(arguments)
     tokenizer = Tokenizer(folder, **EngineConfig.from_settings(settings, folder).tokenizer_options())
-    engine = _start_engine(arguments, draws=draws)
+    engine = _start_engine(arguments, native_sampling=native_sampling)
     executor = LLMEngineExecutor(engine)
     eos = read_eos_token_ids(folder, parse_token_ids(executor.configured_eos))
     if tokenizer.eos_token_id is not None:
@@ -46,12 +46,12 @@ def start(settings: Settings, folder: Path) -> VllmEngine:
         eos,
         fingerprint=fingerprint(folder, torch.device(executor.device_type), *parts),
         max_num_seqs=settings.max_num_seqs,
-        draws=draws,
+        native_sampling=native_sampling,
     )
 
 
-def _start_engine(arguments: Mapping[str, Any], *, draws: bool) -> LLMEngine:
-    processors = [*([TokenChoice] if draws else []), *arguments.get("logits_processors", ())]
+def _start_engine(arguments: Mapping[str, Any], *, native_sampling: bool) -> LLMEngine:
+    processors = [*([TokenChooser] if native_sampling else []), *arguments.get("logits_processors", ())]
     try:
         return LLMEngine.from_engine_args(EngineArgs(**{**arguments, "logits_processors": processors or None}))
     except (TypeError, ValueError) as error:

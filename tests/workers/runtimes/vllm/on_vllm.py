@@ -21,7 +21,7 @@ class TestVllm(RuntimeContract, StopContract):
     @pytest.fixture(scope="class")
     @classmethod
     def runtime(cls, smollm2: Path) -> Iterator[RuntimeDriver]:
-        settings = load({**SETTINGS, "model": smollm2, "vllm_options": json.dumps(OPTIONS)}).settings
+        settings = load({**SETTINGS, "model": str(smollm2), "vllm_options": json.dumps(OPTIONS)}).settings
         with RuntimeDriver.of(settings) as driver:
             yield driver
 
@@ -71,7 +71,7 @@ class TestSpeculation:
     def runtime(cls, smollm2: Path) -> Iterator[RuntimeDriver]:
         speculative = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
         options = json.dumps({**OPTIONS, "speculative_config": speculative})
-        settings = load({**SETTINGS, "model": smollm2, "vllm_options": options}).settings
+        settings = load({**SETTINGS, "model": str(smollm2), "vllm_options": options}).settings
         with RuntimeDriver.of(settings) as driver:
             yield driver
 

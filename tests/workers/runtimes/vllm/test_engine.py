@@ -35,7 +35,7 @@ def executor(tokenizer: Tokenizer) -> ScriptedExecutor:
 
 @pytest.fixture
 def engine(tokenizer: Tokenizer, executor: ScriptedExecutor) -> VllmEngine:
-    return VllmEngine(executor, tokenizer, frozenset({EOS}), fingerprint="fp", max_num_seqs=4, draws=True)
+    return VllmEngine(executor, tokenizer, frozenset({EOS}), fingerprint="fp", max_num_seqs=4, native_sampling=True)
 
 
 @pytest.fixture
@@ -150,7 +150,9 @@ def test_what_does_not_fit_is_refused(engine: VllmEngine, prompt: tuple[int, ...
 
 
 def test_a_refusal_by_vllm_leaves_nothing_behind(tokenizer: Tokenizer, executor: ScriptedExecutor) -> None:
-    engine = VllmEngine(executor, tokenizer, frozenset({EOS}), fingerprint="fp", max_num_seqs=4, draws=False)
+    engine = VllmEngine(
+        executor, tokenizer, frozenset({EOS}), fingerprint="fp", max_num_seqs=4, native_sampling=False
+    )
     with pytest.raises(InvalidRequest, match="vLLM does not accept this request: temperature"):
         engine.add(EngineRequest("r", (1,), SamplingParams(temperature=3.0)))
     assert not engine.has_work()

@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import ConfigError
 from shared.settings import load
-from workers.runtimes.vllm.engine_arguments import draws_tokens, engine_arguments, environment, identity
+from workers.runtimes.vllm.engine_arguments import engine_arguments, environment, has_native_sampling, identity
 
 KNOWN = {"quantization", "tensor_parallel_size", "speculative_config", "block_size"}
 
@@ -48,6 +48,7 @@ def test_vllm_options_win_over_settings() -> None:
     [
         ({"vllm_options": {"quantisation": "fp8"}}, "no option quantisation"),
         ({"vllm_options": {"model": "other"}}, "must not have model: use the setting model"),
+        ({"vllm_options": {"async_scheduling": True}}, "must not have async_scheduling: the runtime sets it"),
         ({"quantization": "int8"}, "quantization must be none"),
         ({"scheduling": "static"}, "scheduling must be continuous"),
         ({"batch_invariant": True}, "batch_invariant must be False"),
@@ -77,9 +78,9 @@ def test_the_processor_of_logits_needs_the_runner_that_it_is_written_for() -> No
 
 
 def test_vllm_chooses_tokens_itself_with_speculation_or_several_gpus() -> None:
-    assert draws_tokens({})
-    assert not draws_tokens({"speculative_config": {"method": "ngram"}})
-    assert not draws_tokens({"tensor_parallel_size": 2})
+    assert has_native_sampling({})
+    assert not has_native_sampling({"speculative_config": {"method": "ngram"}})
+    assert not has_native_sampling({"tensor_parallel_size": 2})
 
 
 def test_the_identity_depends_on_what_is_computed() -> None:

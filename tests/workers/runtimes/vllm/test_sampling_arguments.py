@@ -26,44 +26,44 @@ def choice(output: tuple[int, ...] = (), number: int = 0, **params: Any) -> Choi
 
 def test_our_sampler_leaves_vllm_nothing_to_draw() -> None:
     made = choice(temperature=0.7, top_p=0.5, seed=3, presence_penalty=1.0, logit_bias={5: 2.0}, min_tokens=4)
-    arguments = arguments_of(made, draws=True)
+    arguments = arguments_of(made, native_sampling=True)
     assert arguments["temperature"] == 0.0
     assert arguments["extra_args"] == {CHOICE: made}
     assert not {"top_p", "seed", "presence_penalty", "logit_bias", "min_tokens"} & arguments.keys()
 
 
 def test_vllm_ends_a_choice_at_the_tokens_that_end_it_here() -> None:
-    assert arguments_of(choice(stop_token_ids=(9,)), draws=True)["stop_token_ids"] == [9, EOS]
-    assert arguments_of(choice(stop_token_ids=(9,), ignore_eos=True), draws=True)["stop_token_ids"] == [9]
+    assert arguments_of(choice(stop_token_ids=(9,)), native_sampling=True)["stop_token_ids"] == [9, EOS]
+    assert arguments_of(choice(stop_token_ids=(9,), ignore_eos=True), native_sampling=True)["stop_token_ids"] == [9]
 
 
 def test_a_continued_choice_has_what_is_left_of_its_tokens() -> None:
-    arguments = arguments_of(choice((7, 8), max_tokens=10, min_tokens=5), draws=False)
+    arguments = arguments_of(choice((7, 8), max_tokens=10, min_tokens=5), native_sampling=False)
     assert (arguments["max_tokens"], arguments["min_tokens"]) == (8, 3)
 
 
 def test_a_request_without_tokens_computes_one() -> None:
-    assert arguments_of(choice(max_tokens=0), draws=True)["max_tokens"] == 1
+    assert arguments_of(choice(max_tokens=0), native_sampling=True)["max_tokens"] == 1
 
 
 def test_only_an_echoing_choice_scores_the_prompt() -> None:
     echoing = choice(prompt_logprobs=3)
-    assert arguments_of(echoing, draws=True)["prompt_logprobs"] is None
+    assert arguments_of(echoing, native_sampling=True)["prompt_logprobs"] is None
     echoing.sequence.echo = Echo.from_params([1, 2, 3], echoing.sequence.params)
-    assert arguments_of(echoing, draws=True)["prompt_logprobs"] == 3
+    assert arguments_of(echoing, native_sampling=True)["prompt_logprobs"] == 3
 
 
-def test_vllm_gets_the_parameters_if_it_draws() -> None:
+def test_vllm_gets_the_parameters_if_it_chooses_tokens() -> None:
     params = {"temperature": 0.7, "top_k": 5, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.3}
-    arguments = arguments_of(choice(**params, logit_bias={5: 2.0}, allowed_token_ids=(5, 6)), draws=False)
+    arguments = arguments_of(choice(**params, logit_bias={5: 2.0}, allowed_token_ids=(5, 6)), native_sampling=False)
     assert arguments.items() >= params.items()
     assert (arguments["logit_bias"], arguments["allowed_token_ids"]) == ({5: 2.0}, [5, 6])
-    assert arguments_of(choice(top_p=0.0), draws=False)["top_p"] > 0
+    assert arguments_of(choice(top_p=0.0), native_sampling=False)["top_p"] > 0
 
 
 def test_each_choice_and_each_run_has_a_seed_of_its_own() -> None:
     seeds = {
-        arguments_of(choice(output, number, seed=1), draws=False)["seed"]
+        arguments_of(choice(output, number, seed=1), native_sampling=False)["seed"]
         for output in ((), (4,), (4, 5))
         for number in (0, 1)
     }

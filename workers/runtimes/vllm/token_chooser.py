@@ -19,7 +19,7 @@ from workers.runtimes.vllm.choice import Choice
 from workers.runtimes.vllm.sampling_arguments import CHOICE
 
 
-class TokenChoice(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed here
+class TokenChooser(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed here
     """Chooses the tokens of one engine; vLLM constructs it."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:

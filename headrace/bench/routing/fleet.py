@@ -17,9 +17,10 @@ from workers.worker import Worker
 MODEL = "simulated"
 
 
-def fleet_settings(redis_url: str, policy: str) -> Settings:
-    """Return the settings of a fleet. Its workers hand their requests back as soon as they are stopped."""
-    return load({"redis_url": redis_url, "routing": policy, "grace": 0, "model": MODEL}).settings
+def fleet_settings(redis_url: str, policy: str, slowdown: float = 1.0) -> Settings:
+    """Return the settings of a fleet, whose workers hand their requests back as soon as they stop."""
+    settings = load({"redis_url": redis_url, "routing": policy, "grace": 0, "model": MODEL}).settings
+    return settings.model_copy(update={"routing_patience": settings.routing_patience * slowdown})
 
 
 class Fleet:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import structlog
+
 from producer_api.admission.services import AdmissionServices, admission_services
 from producer_api.auth.authenticator import Authenticator, make_authenticator
 from producer_api.http.open_streams import OpenAnswers
@@ -19,6 +21,8 @@ from shared.backend import Backend
 from shared.ledger.store import Ledger
 from shared.protocol import Request
 from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Context(AdmissionServices):
     def from_settings(cls, settings: Settings, backend: Backend, metrics: Metrics) -> Self:
         if backend.server is not None:
             metrics.registry.register(backend.server.foreign)
+        metrics.registry.register(backend.router)
         database = Database.from_settings(settings)
         awaited_jobs = AwaitedJobs()
         return cls(
@@ -66,6 +71,9 @@ class Context(AdmissionServices):
 
     async def start(self) -> None:
         """Raises ConfigError, Unavailable where callers are asked for keys and these cannot be looked up."""
+        known = {info.name for info in await self.catalog.models()}
+        if unknown := self.settings.model_routing.keys() - known:
+            log.warning("model_routing_of_unknown_models", models=sorted(unknown), known=sorted(known))
         if self.settings.auth:
             async with self.database.reading():
                 pass

@@ -21,6 +21,7 @@ from shared.backend import Backend
 from shared.errors import ConfigError, EngineFailed, Unavailable
 from shared.models.model_store import ModelRepository
 from shared.models.worker_registry import ModelInfo, WorkerInfo
+from shared.routing.weight_check import check_weight
 from shared.runtime.gc_tuning import settle
 from shared.settings import Settings
 from workers.engine.interface import Generator
@@ -65,12 +66,15 @@ async def _serve(settings: Settings) -> None:
             pid=os.getpid(),
             model=repository.served_name,
             state="loading",
+            weight=settings.routing_weight,
         )
         metrics = WorkerMetrics()
         if backend.server is not None:
             metrics.registry.register(backend.server.foreign)
+        metrics.registry.register(backend.router)
         if settings.metrics_port is not None:
             _serve_metrics(settings.metrics_port, settings.host, metrics)
+        await _announce(info, backend, settings)
         engine = await _load_engine(settings, repository, backend, info)
         info = msgspec.structs.replace(
             info,
@@ -148,6 +152,16 @@ async def _run_worker(worker: Worker, intake: KafkaIntake | None, info: WorkerIn
     except BaseExceptionGroup as group:
         raise EngineFailed(f"the worker stopped: {group.exceptions[0]!r}") from group
     log.info("worker_stopped", worker=info.id)
+
+
+async def _announce(info: WorkerInfo, backend: Backend, settings: Settings) -> None:
+    """Send the first heartbeat. Raises ConfigError if the weight contradicts those of the other workers."""
+    await backend.registry.beat(info)
+    try:
+        check_weight(info, await backend.registry.workers(), settings)
+    except ConfigError:
+        await backend.registry.leave(info.id)
+        raise
 
 
 async def _load_engine(

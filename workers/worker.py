@@ -24,6 +24,7 @@ from workers.engine.interface import EngineOutput, Generator
 from workers.engine.stage import Stage
 from workers.engine_thread import EngineThread
 from workers.lease_keeper import LeaseKeeper
+from workers.load_meter import LoadMeter, tokens_in_flight
 from workers.metrics import WorkerMetrics
 from workers.preparation import preparer_for
 from workers.puller import RETRY_PAUSE_S, Puller, set_aside
@@ -57,6 +58,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._engine = EngineThread(engine, lambda: self._loop.call_soon_threadsafe(self._output_ready.set))
         self._by_job: dict[str, ActiveRequest] = {}
+        self._load = LoadMeter()
         self._finished_claims: list[Claim] = []
         self._claims_ready = asyncio.Event()
         self._draining = asyncio.Event()
@@ -95,6 +97,7 @@ class Worker:
                 pulling = tasks.create_task(self._puller.run())
                 await self._draining.wait()
                 await pulling  # it ends between two rounds, so that no request is begun in part
+                await self._leave_queue()
                 await self._wait_until_idle()
                 for task in (*background, *self._starting):
                     task.cancel()
@@ -119,6 +122,8 @@ class Worker:
     async def _start_runs(self, taken: Sequence[tuple[Delivery, Lease]]) -> None:
         """Start each request, in order, without waiting for its tokenizing or its grammar."""
         for delivery, lease in taken:
+            if not self._by_job:
+                self._load.set_working(True)
             active = self._by_job[delivery.request.id] = ActiveRequest(delivery, lease)
             self._metrics.count_start(delivery.request, lease)
             task = self._tasks.create_task(self._start(active))
@@ -169,6 +174,7 @@ class Worker:
                 self._on_lease_lost(active)
                 continue
             self._metrics.count_append(active, append)
+            self._load.record(active, append)
             self._puller.clear(active.id)
             if append.event.terminal:
                 self._complete(active)
@@ -242,10 +248,19 @@ class Worker:
         if active is not None and active.deadline_timer is not None:
             active.deadline_timer.cancel()
         self._puller.clear(job_id)
+        if active is not None and not self._by_job:
+            self._load.set_working(False)
         if not self._by_job:
             self._idle.set()
         self._puller.room_changed()
         return active
+
+    async def _leave_queue(self) -> None:
+        """Let other workers take at once what is aimed at this one."""
+        try:
+            await self._backend.transport.leave(self._info.model, self._info.id)
+        except Unavailable as error:  # they take it once this worker has been silent for a lease
+            log.warning("leave_failed", error=error.message)
 
     async def _wait_until_idle(self) -> None:
         try:
@@ -280,4 +295,7 @@ class Worker:
             waiting=stats.waiting,
             blocks_used=stats.blocks_used,
             blocks_total=stats.blocks_total,
+            tokens_in_flight=tokens_in_flight(self._active_requests()),
+            tokens_per_s=self._load.tokens_per_s(),
+            first_token_s=self._load.first_token_s,
         )

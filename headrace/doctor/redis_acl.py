@@ -23,7 +23,7 @@ _API = (
     "get hkeys hsetnx pttl scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers xlen "
     "xpending xreadgroup zrank zrevrange zrevrank"
 )
-_WORKER = "hsetnx sadd xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
+_WORKER = "get hsetnx sadd smembers xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
 _TASKS = (  # with those of Celery
     "get hkeys zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
 )

@@ -47,6 +47,14 @@ def test_flags_over_environment_over_file_over_defaults(tmp_path: Path, monkeypa
         ("HEADRACE_LEASE", "soon", "lease (from environment)"),
         ("HEADRACE_APPENDFSYNC", "never", "appendfsync (from environment)"),
         ("HEADRACE_LEESE", "3", "HEADRACE_LEESE"),
+        ("HEADRACE_ROUTING", "nearest", "routing (from environment): Input should be 'pull', 'round-robin', "),
+        (
+            "HEADRACE_MODEL_ROUTING",
+            '{"chat": "nearest"}',
+            "model_routing.chat (from environment): Input should be",
+        ),
+        ("HEADRACE_MODEL_ROUTING", "[1]", "model_routing (from environment)"),
+        ("HEADRACE_ROUTING_WEIGHT", "0", "routing_weight (from environment)"),
     ],
 )
 def test_a_wrong_setting_is_named(variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +96,10 @@ GIVEN = {  # what a pattern or a validator of the setting allows
         "paid": {"tokens": "1/5 minutes", "tokens_per_day": 9},
     },
     "default_plan": "free",
+    "vllm_options": {"quantization": "fp8"},
+    "upstream_url": "http://127.0.0.1:11434/v1",
+    "model_routing": {"chat": "prefix-aware"},
+    "routing_load_bound": 2.0,
     **dict.fromkeys(("user_requests", "user_tokens", "address_requests"), "7/second;9/5 minutes"),
 }
 

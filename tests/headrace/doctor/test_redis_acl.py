@@ -60,7 +60,8 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def settings_of(node: Node, role: Role, folder: Path) -> Settings:
     user = f"headrace-{role}:secret"
     url = f"unix://{user}@{folder}/v.sock" if role == "worker" else f"redis://{user}@{HOST}:{node.port}/0"
-    return settings_for(url, folder, redis_timeout=30, lease=LIMIT_S, queue_depth=3, max_attempts=1, grace=0)
+    given = {"redis_timeout": 30, "lease": LIMIT_S, "queue_depth": 3, "max_attempts": 1, "grace": 0}
+    return settings_for(url, folder, routing="round-robin", **given)
 
 
 class Commands:

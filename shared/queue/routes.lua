@@ -8,6 +8,7 @@
 --         the one they are aimed at is missing here, or silent for a lease.
 
 local MAX_LANES = 64 -- lanes of a class that one pull looks into
+local AIMED_TTL_MS = 86400000 -- of ids that an earlier version, which does not know aims, has left behind
 
 local function milliseconds() return math.floor(seconds() * 1000) end
 
@@ -34,7 +35,9 @@ end
 -- Aim a request that enters its lane with the ordinal `order` at a worker.
 local function aim(class, tenant, id, cost, worker, order)
   redis.call('HSET', routes, id, table.concat({ cost, milliseconds(), worker }, ':'))
-  redis.call('ZADD', aimed_at(class, worker, tenant), order, id)
+  local key = aimed_at(class, worker, tenant)
+  redis.call('ZADD', key, order, id)
+  redis.call('PEXPIRE', key, AIMED_TTL_MS)
   add_load(worker, cost)
   add('routed', 1)
 end
@@ -161,28 +164,4 @@ end
 function commands.leave()
   forget_worker(ARGV[4])
   redis.call('PUBLISH', ARGV[5], 'published')
-end
-
--- Rewrite what follows from the routes, and delete those of requests that are gone.
-local function recount_routes()
-  local all, sums, waits = redis.call('HGETALL', routes), {}, 0
-  for i = 1, #all, 2 do
-    local cost, _, worker = string.match(all[i + 1], '^(%d+):(%d+):(.+)$')
-    if cost and redis.call('HEXISTS', accepted, all[i]) == 1 then
-      sums[worker] = (sums[worker] or 0) + finite(cost)
-      waits = waits + redis.call('HEXISTS', waiting, all[i])
-    else
-      redis.call('HDEL', routes, all[i])
-    end
-  end
-  local counted = redis.call('HGETALL', in_flight)
-  for i = 1, #counted, 2 do
-    if not sums[counted[i]] then redis.call('HDEL', in_flight, counted[i]) end
-  end
-  for worker, tokens in pairs(sums) do
-    if finite(redis.call('HGET', in_flight, worker)) ~= tokens then
-      redis.call('HSET', in_flight, worker, string.format('%d', tokens))
-    end
-  end
-  if number('routed') ~= waits then set('routed', waits) end
 end

@@ -1,4 +1,4 @@
--- The queue's script, joined from these files in this order:
+-- The queue's scripts, joined from some of these files in this order:
 --   structure     the keys, the counters, the drain rate
 --   entries       a class's stream: what workers hold, and what other programs wrote
 --   reservations  bounds, and places of requests on their way through Kafka
@@ -6,7 +6,8 @@
 --   lanes         waiting requests under start-time fair queueing
 --   pull          handing them to workers by load
 --   leases        claim, renew, release and acknowledge held requests
---   upkeep        deadlines, and places that another program deleted; runs the command
+--   upkeep        deadlines, and places that another program deleted
+--   run           runs the command
 -- ARGV[1] names a command, ARGV[2] the consumer group, ARGV[3] begins the lanes' keys: which tenants wait is known here
 -- only, so the keys of their lanes, in the slot of KEYS, are made here.
 --

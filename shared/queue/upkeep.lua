@@ -78,6 +78,30 @@ local function recount(counts)
   end
 end
 
+-- Rewrite what follows from the routes, and delete those of requests that are gone.
+local function recount_routes()
+  local all, sums, waits = redis.call('HGETALL', routes), {}, 0
+  for i = 1, #all, 2 do
+    local cost, _, worker = string.match(all[i + 1], '^(%d+):(%d+):(.+)$')
+    if cost and redis.call('HEXISTS', accepted, all[i]) == 1 then
+      sums[worker] = (sums[worker] or 0) + finite(cost)
+      waits = waits + redis.call('HEXISTS', waiting, all[i])
+    else
+      redis.call('HDEL', routes, all[i])
+    end
+  end
+  local counted = redis.call('HGETALL', in_flight)
+  for i = 1, #counted, 2 do
+    if not sums[counted[i]] then redis.call('HDEL', in_flight, counted[i]) end
+  end
+  for worker, tokens in pairs(sums) do
+    if finite(redis.call('HGET', in_flight, worker)) ~= tokens then
+      redis.call('HSET', in_flight, worker, string.format('%d', tokens))
+    end
+  end
+  if number('routed') ~= waits then set('routed', waits) end
+end
+
 -- Remove what waits but was never accepted: it is foreign, or its lane and its record were deleted.
 local function remove_strays()
   for _, id in ipairs(redis.call('HKEYS', waiting)) do
@@ -163,7 +187,3 @@ function commands.missing()
   end
   return missing
 end
-
-local reply = commands[ARGV[1]]()
-write_back()
-return reply

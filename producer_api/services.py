@@ -73,7 +73,7 @@ class Context(AdmissionServices):
         """Raises ConfigError, Unavailable where callers are asked for keys and these cannot be looked up."""
         known = {info.name for info in await self.catalog.models()}
         if unknown := self.settings.model_routing.keys() - known:
-            log.warning("model_routing_of_unknown_models", models=sorted(unknown), known=sorted(known))
+            log.warning("unknown_models_in_model_routing", models=sorted(unknown), known=sorted(known))
         if self.settings.auth:
             async with self.database.reading():
                 pass

@@ -105,14 +105,14 @@ local function first_of(class)
   end
 end
 
--- -> ordinal, id and waiter of the first request of a lane that is aimed at a worker, or nil
+-- -> id, waiter and ordinal of the first request of a lane that is aimed at a worker, or nil
 local function first_aimed(class, tenant, worker)
   local key = aimed_at(class, worker, tenant)
   while true do
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     if not first[1] then return nil end
     local item = waiter(first[1])
-    if item then return finite(first[2]), first[1], item end
+    if item then return first[1], item, finite(first[2]) end
     redis.call('ZREM', key, first[1]) -- taken by an earlier version, which does not know aims
   end
 end
@@ -123,9 +123,9 @@ local function open_in(class, tenant, search)
   if not id or is_open(search, route(id)) then return id, item end
   local order
   for _, worker in ipairs(searched(search)) do
-    local found, first, waits = first_aimed(class, tenant, worker)
-    if found and not (order and order < found) and is_open(search, route(first)) then
-      order, id, item = found, first, waits
+    local first, waits, ordinal = first_aimed(class, tenant, worker)
+    if first and not (order and order < ordinal) and is_open(search, route(first)) then
+      order, id, item = ordinal, first, waits
     end
   end
   if order then return id, item end
@@ -133,15 +133,20 @@ end
 
 -- -> as `first_of`, of the requests that the worker of a search may take
 local function open_of(class, search)
-  while search.lanes[class] < MAX_LANES do
-    local rank = search.lanes[class]
-    local lane = redis.call('ZRANGE', lanes[class], rank, rank, 'WITHSCORES')
-    if not lane[1] then break end
-    local id, item = open_in(class, lane[1], search)
-    if id then return lane[1], finite(lane[2]), id, item end
-    if redis.call('EXISTS', lane_of(class, lane[1])) == 1 then search.lanes[class] = rank + 1 end
+  local wide, own = is_wide(search), number('routed:' .. search.worker) > 0
+  local tenant, virtual = next_lane(class, search)
+  while tenant and (wide or own) do
+    local id, item
+    if wide then id, item = open_in(class, tenant, search) else id, item = first_aimed(class, tenant, search.worker) end
+    if id then return tenant, virtual, id, item end
+    if redis.call('EXISTS', lane_of(class, tenant)) == 1 then
+      search.lanes[class] = search.lanes[class] + 1
+    else
+      search.lists[class] = nil
+    end
+    tenant, virtual = next_lane(class, search)
   end
-  if search.lanes[class] > 0 then search.passed = true else set('n#' .. class, 0) end
+  if tenant or search.lanes[class] > 0 then search.passed = true else set('n#' .. class, 0) end
 end
 
 -- Take the next request of a class, unless it needs more seats than are free. A request that needs more seats than any
@@ -163,7 +168,7 @@ local function take(class, start, weight, room, capacity, search)
   redis.call('ZREMRANGEBYSCORE', resting[class], '-inf', began)
   drained(class, item.cost)
   for other = 1, CLASSES do room[other] = room[other] - item.seats end
-  if search then note_taken(search, id, item.seats) end
+  if search then note_taken(search, class, id, item.seats) end
   return { class, entry, item.payload, 1 }
 end
 

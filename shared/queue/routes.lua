@@ -32,6 +32,11 @@ local function add_load(worker, tokens)
   end
 end
 
+local function count_aimed(worker, sign)
+  add('routed', sign)
+  add('routed:' .. worker, sign)
+end
+
 -- Aim a request that enters its lane with the ordinal `order` at a worker.
 local function aim(class, tenant, id, cost, worker, order)
   redis.call('HSET', routes, id, table.concat({ cost, milliseconds(), worker }, ':'))
@@ -39,7 +44,7 @@ local function aim(class, tenant, id, cost, worker, order)
   redis.call('ZADD', key, order, id)
   redis.call('PEXPIRE', key, AIMED_TTL_MS)
   add_load(worker, cost)
-  add('routed', 1)
+  count_aimed(worker, 1)
 end
 
 -- Remove a request that leaves its lane from those aimed at its worker. It keeps its route.
@@ -48,7 +53,7 @@ local function unaim(class, tenant, id)
   local _, _, worker = route(id)
   if not worker then return end
   redis.call('ZREM', aimed_at(class, worker, tenant), id)
-  add('routed', -1)
+  count_aimed(worker, -1)
 end
 
 -- Give the route of a request that was taken to its holder. -> whether it had one to another worker
@@ -103,20 +108,22 @@ end
 
 -- -> which requests a pulling worker may take: its own, those of no worker or of an absent one, and if it has had room
 -- and passed over requests for `patience`, those that have waited for that long.
--- `lanes`: how many lanes of a class, in their order, have none. `seats`: free for the worker's most urgent class.
+-- `lanes`: how many lanes of a class, in their order, have none. `lists`: those lanes that come next, as far as they
+-- are known. `seats`: free for the worker's most urgent class.
 -- `shares`: requests of no worker, or of an absent one, are left to less loaded workers for now.
 local function search_of(worker, seats, lease, patience)
   local _, passing = sighting(redis.call('HGET', seen, worker))
   local search = { worker = worker, seats = seats, passing = passing or 0, returned = 0, passed = false }
-  search.lanes, search.absent, search.others = {}, {}, {}
+  search.lanes, search.lists, search.absent, search.others = {}, {}, {}, {}
   local here, now = present(lease), milliseconds()
   if search.passing > 0 and now - search.passing >= patience then search.until_ms = now - patience end
   local all = redis.call('HGETALL', in_flight)
   for i = 1, #all, 2 do
     local other = all[i]
-    if other ~= worker then
-      local kind = here[other] and search.others or search.absent
-      kind[#kind + 1], kind[other] = other, true
+    if other ~= worker and here[other] then
+      search.others[#search.others + 1], search.others[other] = other, true
+    elseif other ~= worker and number('routed:' .. other) > 0 then
+      search.absent[#search.absent + 1] = other
     end
   end
   for class = 1, CLASSES do search.lanes[class] = 0 end
@@ -130,6 +137,25 @@ local function is_open(search, cost, at, worker)
   return not search.shares
 end
 
+-- -> whether more requests than those of its own may be open to the worker of a search
+local function is_wide(search)
+  if search.until_ms then return true end
+  local waits = number('n#1') + number('n#2') + number('n#3')
+  return not search.shares and (search.absent[1] ~= nil or waits > number('routed'))
+end
+
+-- -> the next lane of a class that may have an open request, and its virtual time; nil after MAX_LANES
+local function next_lane(class, search)
+  local rank, list = search.lanes[class], search.lists[class]
+  if not list or rank > list.last then -- most often, the first has one
+    list = { first = rank, last = rank == 0 and 0 or MAX_LANES - 1 }
+    list.found = redis.call('ZRANGE', lanes[class], list.first, list.last, 'WITHSCORES')
+    search.lists[class] = list
+  end
+  local i = 2 * (rank - list.first) + 1
+  if rank < MAX_LANES then return list.found[i], finite(list.found[i + 1]) end
+end
+
 -- -> the workers whose requests may be open to the worker of a search
 local function searched(search)
   local workers = { search.worker }
@@ -138,8 +164,8 @@ local function searched(search)
   return workers
 end
 
-local function note_taken(search, id, seats)
-  search.seats = search.seats - seats
+local function note_taken(search, class, id, seats)
+  search.seats, search.lists[class] = search.seats - seats, nil
   if move_route(id, search.worker) then search.returned = search.returned + 1 end
 end
 

@@ -25,7 +25,7 @@
 --           clock:<class>  virtual time of the class's lanes; clock: of the classes; v:<class> a class's own
 --           spared, left   since when workers have left waiting requests, and those of lost workers, to less loaded
 --                          ones, and none was taken
---           routed         waiting requests with a route
+--           routed         waiting requests with a route; routed:<worker> while there are any
 --           r:<class>, rt, at, since   decayed requests by class, and tokens, that were pulled; when last; since when
 
 local CLASSES = 3

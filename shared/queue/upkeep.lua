@@ -71,6 +71,7 @@ local function recount(counts)
   local all = redis.call('HGETALL', counters)
   for i = 1, #all, 2 do
     local counted = all[i] == 'n' or all[i] == 't' or string.find(all[i], '^[nt][:#]')
+      or string.find(all[i], '^routed')
     if counted and finite(all[i + 1]) ~= (counts[all[i]] or 0) then set(all[i], counts[all[i]] or 0) end
   end
   for field, value in pairs(counts) do
@@ -78,14 +79,24 @@ local function recount(counts)
   end
 end
 
--- Rewrite what follows from the routes, and delete those of requests that are gone.
-local function recount_routes()
-  local all, sums, waits = redis.call('HGETALL', routes), {}, 0
+-- Put a waiting request back into the set of those aimed at its worker, if another program removed it.
+local function aim_again(id, worker)
+  local class, tenant = string.match(redis.call('HGET', accepted, id) or '', '^w:([1-3]):%d+:(.*)$')
+  local order = class and redis.call('ZSCORE', lane_of(class, tenant), id)
+  if order then redis.call('ZADD', aimed_at(class, worker, tenant), order, id) end
+end
+
+-- Rewrite what follows from the routes, delete those of requests that are gone, and tally those that wait.
+local function recount_routes(counts)
+  local all, sums = redis.call('HGETALL', routes), {}
   for i = 1, #all, 2 do
-    local cost, _, worker = string.match(all[i + 1], '^(%d+):(%d+):(.+)$')
+    local cost, _, worker = route(all[i])
     if cost and redis.call('HEXISTS', accepted, all[i]) == 1 then
-      sums[worker] = (sums[worker] or 0) + finite(cost)
-      waits = waits + redis.call('HEXISTS', waiting, all[i])
+      sums[worker] = (sums[worker] or 0) + cost
+      if redis.call('HEXISTS', waiting, all[i]) == 1 then
+        aim_again(all[i], worker)
+        for _, whose in ipairs({ '', ':' .. worker }) do counts['routed' .. whose] = (counts['routed' .. whose] or 0) + 1 end
+      end
     else
       redis.call('HDEL', routes, all[i])
     end
@@ -99,7 +110,6 @@ local function recount_routes()
       redis.call('HSET', in_flight, worker, string.format('%d', tokens))
     end
   end
-  if number('routed') ~= waits then set('routed', waits) end
 end
 
 -- Remove what waits but was never accepted: it is foreign, or its lane and its record were deleted.
@@ -171,8 +181,8 @@ function commands.lost()
       end
     end
   end
+  if redis.call('EXISTS', routes, in_flight) > 0 then recount_routes(counts) end
   recount(counts)
-  if redis.call('EXISTS', routes, in_flight) > 0 or number('routed') > 0 then recount_routes() end
   return { lost, deleted and 1 or 0 }
 end
 

@@ -240,3 +240,38 @@ async def test_requests_of_an_earlier_version_go_to_any_worker(on_redis: Backend
     assert ids(await pull(backend.transport, 2, "a")) == [for_a.id, for_a_too.id]
     assert ids(await pull(backend.transport, 2, "b")) == [for_b.id, unaimed.id]
     await backend.close()
+
+
+async def test_upkeep_mends_what_follows_from_the_routes(on_redis: Backend, roomy: Settings) -> None:
+    backend = Backend.open(roomy.model_copy(update={"routing": "round-robin"}))
+    await join(backend, "a", "b")
+    for_a, for_b = await publish(backend.transport, 2)
+    counters, *_, routes, in_flight, _ = keys.transport(MODEL)
+    await backend.redis.delete(*await backend.redis.keys(f"{keys.lane_prefix(MODEL)}aimed:*"))
+    await backend.redis.hset(in_flight, mapping={"a": 9999, "gone": 5})
+    await backend.redis.hset(counters, mapping={"routed": 7, "routed:a": 0, "routed:gone": 3})
+    await backend.redis.hset(routes, "stray", "5:0:a")
+    assert await pull(backend.transport, 10, "b") == []
+
+    await backend.transport.lost(MODEL)
+
+    cost = token_estimate(for_a)
+    assert await backend.transport._loads(MODEL) == {"a": cost, "b": cost}
+    assert ids(await pull(backend.transport, 10, "b")) == [for_b.id]
+    assert ids(await pull(backend.transport, 10, "a")) == [for_a.id]
+    assert not [name for name in await backend.redis.hkeys(counters) if name.startswith(b"routed")]
+    await backend.close()
+
+
+@pytest.mark.parametrize("kind", ["redis", "memory"])
+async def test_a_worker_finds_its_own_behind_many_tenants(
+    kind: str, roomy: Settings, backend_of: Callable[..., Backend]
+) -> None:
+    backend = await backend_of(kind, roomy.model_copy(update={"routing": "round-robin"}))
+    await join(backend, "a", "b")
+    for i in range(40):
+        await backend.transport.publish(make_request(tenant=f"t{i:02}"))
+    found = await pull(backend.transport, 3, "b")
+    assert [item.request.tenant for item in found] == ["t01", "t03", "t05"]
+    found = await pull(backend.transport, 30, "a")
+    assert [item.request.tenant for item in found] == [f"t{i:02}" for i in range(0, 40, 2)]

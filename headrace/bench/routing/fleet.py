@@ -57,6 +57,7 @@ class Fleet:
         worker = Worker(info, engine, await opened(settings, self._stack), settings, WorkerMetrics())
         self.engines[info.id] = engine
         self._workers.append(worker)
+        await self.backend.registry.beat(info)  # publishers read it before the worker's first heartbeat
         self._tasks.create_task(worker.run())
 
     def stop(self) -> None:

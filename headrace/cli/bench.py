@@ -337,8 +337,9 @@ def routing(
         str, typer.Option(help="Comma-separated policies to compare with pull; default: all.")
     ] = "",
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of one run, after its warm-up.")] = 2.5,
+    slowdown: Annotated[float, typer.Option(min=1, help="Slow the engines down, for a busy machine.")] = 1.0,
     plot: Annotated[Path | None, typer.Option(help="File for the comparison of policies, as SVG.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Number of seeds; medians are reported.")] = 3,
+    repeats: Repeats = 3,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -350,7 +351,7 @@ def routing(
     if unknown := [policy for policy in wanted if policy not in POLICIES]:
         raise ConfigError(f"--policies must be a list of {', '.join(POLICIES)}, got {unknown[0]}")
     chosen = [policy for policy in POLICIES if policy in wanted or not wanted]
-    result = measure_routing(chosen, seconds, repeats, seed, stderr)
+    result = measure_routing(chosen, seconds, slowdown, repeats, seed, stderr)
     if plot is not None:
         plot.write_text(svg(result))
     if as_json:

@@ -10,20 +10,21 @@ import asyncio
 import statistics
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+import uvloop
 from rich.console import Console
 
 from headrace.bench.harness.cpu_contention import foreign_load
 from headrace.bench.harness.full_stack import full_stack
 from headrace.bench.routing.clients import Throughput, measure_throughput
-from headrace.bench.routing.fleet import fleet_settings, running_fleet
+from headrace.bench.routing.fleet import Fleet, fleet_settings, running_fleet
 from headrace.bench.routing.queue_cost import QueueCost, measure_added
 from headrace.bench.routing.sessions import measure_moved
 from headrace.bench.routing.simulated_engine import Device
-from headrace.bench.routing.weights import measure_ratio
 from headrace.bench.routing.workload import LOADS
 from shared.models.model_store import SCRIPTED
 from shared.redis.embedded import EmbeddedServer
@@ -32,11 +33,15 @@ from shared.settings import PolicyName, load
 
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 BASE: PolicyName = "pull"  # what the other policies are compared with
-DEVICES = [Device()] * 4
+WORKERS = 4
 INSTANT = Device(step_s=0, row_s=0, prompt_token_s=0)
 CLIENTS = 48  # at a time; the workers have 32 seats
 WARMUP_S = 1.0
-WEIGHTS = {"set": (1.0, 3.0), "measured": (None, None)}  # of the two unequal workers
+# Two unequal workers:
+SPEEDS = (1.0, 3.0)
+WEIGHTS = {"set": SPEEDS, "measured": (None, None)}
+UNEQUAL_CLIENTS = 24  # at a time; the workers have 16 seats
+UNEQUAL_WARMUP_S = 2.0  # in which they report their tokens/s
 
 
 @dataclass
@@ -71,23 +76,28 @@ class Routing:
 
 
 def measure_routing(
-    policies: Sequence[PolicyName], seconds: float, repeats: int, seed: int, console: Console
+    policies: Sequence[PolicyName], seconds: float, slowdown: float, repeats: int, seed: int, console: Console
 ) -> Routing:
-    """Compare the policies with `pull`, on each load for `seconds`, with `repeats` seeds."""
+    """Compare the policies with `pull`, on each load for `seconds`, with `repeats` seeds.
+
+    Args:
+        slowdown: how many times slower the simulated engines run. Seconds in the results are those of the engines,
+            so that a busy machine, which `slowdown` leaves more time, changes them less.
+    """
     configure_logging(load({"log_level": "warning"}).settings, process="bench")  # of the workers, to stderr
     compared = [policy for policy in POLICIES if policy == BASE or policy in policies]
     found = Routing()
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         server = EmbeddedServer(Path(folder), appendfsync="no")  # the disk is not what is measured
         server.start()
-        bench = _Bench(server.local_url, seconds, console, found)
+        bench = _Bench(server.local_url, seconds, slowdown, console, found)
         try:
-            with foreign_load() as during:
-                asyncio.run(bench.warm_up())
+            with foreign_load() as during, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(bench.warm_up())
                 for number in range(repeats):
                     turned = compared[number % len(compared) :] + compared[: number % len(compared)]
-                    asyncio.run(bench.repeat(turned, seed + number))
-                asyncio.run(bench.queue_costs(compared))
+                    runner.run(bench.repeat(turned, seed + number))
+                runner.run(bench.queue_costs(compared))
         finally:
             server.stop()
     found.foreign = during.share
@@ -103,6 +113,7 @@ class _Bench:
 
     redis_url: str
     seconds: float
+    slowdown: float
     console: Console
     found: Routing
 
@@ -132,20 +143,37 @@ class _Bench:
                 self.found.added[policy] = await measure_added(self.redis_url, policy)
 
     async def _run(self, policy: PolicyName, load: str, seed: int) -> Throughput:
-        async with running_fleet(fleet_settings(self.redis_url, policy)) as fleet:
-            for device in DEVICES:
-                await fleet.add(device)
-            sessions = LOADS[load](seed)
-            return await measure_throughput(
-                fleet, sessions, clients=CLIENTS, warmup_s=WARMUP_S, seconds=self.seconds
+        async with self._fleet(policy) as fleet:
+            for _ in range(WORKERS):
+                await fleet.add(Device(speed=1 / self.slowdown))
+            run = await measure_throughput(
+                fleet,
+                LOADS[load](seed),
+                clients=CLIENTS,
+                warmup_s=WARMUP_S * self.slowdown,
+                seconds=self.seconds * self.slowdown,
             )
+        return run.on_faster(self.slowdown)
 
     async def _join(self, seed: int) -> float:
-        async with running_fleet(fleet_settings(self.redis_url, "consistent-hash")) as fleet:
-            for _ in DEVICES:
+        async with self._fleet("consistent-hash") as fleet:
+            for _ in range(WORKERS):
                 await fleet.add(INSTANT)
             return await measure_moved(fleet, LOADS["uniform"](seed), INSTANT)
 
     async def _unequal(self, kind: str, seed: int) -> float:
-        async with running_fleet(fleet_settings(self.redis_url, "weighted-round-robin")) as fleet:
-            return await measure_ratio(fleet, LOADS["uniform"](seed), self.seconds, weights=WEIGHTS[kind])
+        async with self._fleet("weighted-round-robin") as fleet:
+            for speed, weight in zip(SPEEDS, WEIGHTS[kind], strict=True):
+                await fleet.add(Device(speed=speed / self.slowdown), weight)
+            run = await measure_throughput(
+                fleet,
+                LOADS["uniform"](seed),
+                clients=UNEQUAL_CLIENTS,
+                warmup_s=UNEQUAL_WARMUP_S * self.slowdown,
+                seconds=self.seconds * self.slowdown,
+            )
+        slow, fast = run.requests.values()
+        return fast / slow
+
+    def _fleet(self, policy: PolicyName) -> AbstractAsyncContextManager[Fleet]:
+        return running_fleet(fleet_settings(self.redis_url, policy, self.slowdown))

@@ -17,9 +17,10 @@ from workers.worker import Worker
 MODEL = "simulated"
 
 
-def fleet_settings(redis_url: str, policy: str) -> Settings:
-    """Return the settings of a fleet. Its workers hand their requests back as soon as they are stopped."""
-    return load({"redis_url": redis_url, "routing": policy, "grace": 0, "model": MODEL}).settings
+def fleet_settings(redis_url: str, policy: str, slowdown: float = 1.0) -> Settings:
+    """Return the settings of a fleet, whose workers hand their requests back as soon as they stop."""
+    settings = load({"redis_url": redis_url, "routing": policy, "grace": 0, "model": MODEL}).settings
+    return settings.model_copy(update={"routing_patience": settings.routing_patience * slowdown})
 
 
 class Fleet:
@@ -56,6 +57,7 @@ class Fleet:
         worker = Worker(info, engine, await opened(settings, self._stack), settings, WorkerMetrics())
         self.engines[info.id] = engine
         self._workers.append(worker)
+        await self.backend.registry.beat(info)  # publishers read it before the worker's first heartbeat
         self._tasks.create_task(worker.run())
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ from html import escape
 from rich.table import Table
 
 from headrace.bench.routing.clients import Throughput
-from headrace.bench.routing.comparison import BASE, DEVICES, Routing
+from headrace.bench.routing.comparison import BASE, WORKERS, Routing
 
 WIDTH, BAR, GAP, LEFT, RIGHT, HEAD = 640, 18, 5, 170, 130, 34
 COLOUR, BASE_COLOUR, LINE = "#2a6f97", "#adb5bd", "#6c757d"
@@ -20,7 +20,7 @@ def tables(found: Routing) -> Iterator[Table]:
     loads = list(found.runs)
     seeds = len(next(iter(found.runs[loads[0]].values())))
     over = f"medians over {seeds} seeds" if seeds > 1 else "one seed"
-    rates = Table("tokens/s", *loads, "cached", title=f"{len(DEVICES)} workers, {over}", title_justify="left")
+    rates = Table("tokens/s", *loads, "cached", title=f"{WORKERS} workers, {over}", title_justify="left")
     waits = Table("first token, p50 / p95", *loads)
     costs = Table("added to a call of the queue", "publish", "pull")
     for policy in found.runs[loads[0]]:
@@ -47,7 +47,7 @@ def _wait(runs: Sequence[Throughput]) -> str:
 
 
 def _targets(found: Routing) -> Table:
-    table = Table("measure", "target", "found")
+    table = Table("measure", "target", "found", caption=f"other processes used {found.foreign:.0%} of the cores")
     multi_turn, uniform = found.runs["multi-turn"], found.runs["uniform"]
     if {"prefix-aware", "round-robin"} <= multi_turn.keys():
         gain = found.gain("multi-turn", "prefix-aware", "round-robin")
@@ -55,9 +55,9 @@ def _targets(found: Routing) -> Table:
     worst = min(uniform, key=lambda policy: found.gain("uniform", policy))
     table.add_row(f"slowest policy on uniform: {worst}", "≥ 0.95 ×", f"{found.gain('uniform', worst):.3f} ×")
     if found.moved:
-        most = 1 / (len(DEVICES) + 1) + 0.05
+        most = 1 / (WORKERS + 1) + 0.05
         table.add_row(
-            f"sessions moved when worker {len(DEVICES) + 1} joins",
+            f"sessions moved when worker {WORKERS + 1} joins",
             f"≤ {most:.0%}",
             f"{statistics.median(found.moved):.1%}",
         )

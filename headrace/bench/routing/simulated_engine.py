@@ -19,7 +19,7 @@ from shared.protocol import Message, PromptOptions, Tools
 from workers.engine.cache.block_pool import BlockPool
 from workers.engine.cache.kv_cache import KVCacheManager
 from workers.engine.cache.prefix_cache import PrefixCache
-from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, EngineStats, too_long
 from workers.engine.request_check import check_prompt_length
 from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence as Choice
@@ -27,7 +27,7 @@ from workers.engine.text.detokenizer import TextStream
 from workers.scripted_engine import ScriptedTokenizer
 
 BLOCK_SIZE = 16
-LETTERS = 26
+TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,21 @@ class Counts:
         )
 
 
-class LetterTokenizer(ScriptedTokenizer):
-    """Tokenizer with one token per character, in whose chats the next prompt contains the tokens of an answer."""
+class FourByteTokenizer(ScriptedTokenizer):
+    """Tokenizer with one token for each four bytes of a text, and for what is left at the end of each message.
+
+    The next prompt of a chat therefore contains the tokens of its answers.
+    """
+
+    vocab_size = 256**TOKEN_BYTES
+
+    def encode(
+        self, text: str, *, special: bool = True, most_tokens: int | None = None, param: str = "prompt"
+    ) -> list[int]:
+        data = text.encode("utf-8", "replace")
+        if most_tokens is not None and len(data) > most_tokens * TOKEN_BYTES:
+            raise too_long(len(data), "bytes", most_tokens, param)
+        return [int.from_bytes(data[at : at + TOKEN_BYTES]) for at in range(0, len(data), TOKEN_BYTES)]
 
     def encode_chat(
         self,
@@ -86,14 +99,15 @@ class LetterTokenizer(ScriptedTokenizer):
         *,
         most_tokens: int | None = None,
     ) -> list[int]:
-        return [
-            *super().encode_chat(messages, tools, options, most_tokens=most_tokens),
-            *self.encode("assistant:", most_tokens=most_tokens),
-        ]
+        texts = [text for message in messages for text in (f"{message.role}:", message.content)]
+        return [token for text in (*texts, "assistant:") for token in self.encode(text, most_tokens=most_tokens)]
+
+    def entry(self, token_id: int) -> str:
+        return token_id.to_bytes(TOKEN_BYTES).lstrip(b"\0").decode("utf-8", "replace")
 
 
 class SimulatedEngine:
-    """Generator that answers with letters after the time that `device` would take.
+    """Generator that answers after the time that `device` would take.
 
     The device does not wait for this process: a step begins when the previous one ended, if there was work then.
 
@@ -106,7 +120,7 @@ class SimulatedEngine:
     task: Task = "generate"
 
     def __init__(self, device: Device) -> None:
-        self.tokenizer = LetterTokenizer()
+        self.tokenizer = FourByteTokenizer()
         self.max_model_len = device.max_model_len
         self.run_ids: list[str] = []
         self._device = device
@@ -160,7 +174,7 @@ class SimulatedEngine:
         return [self._extend(sequence) for sequence in sampling]
 
     def _extend(self, sequence: Choice) -> EngineOutput:
-        token = sequence.accept(_next_letter(sequence.tokens))
+        token = sequence.accept(_next_token(sequence.tokens))
         if sequence.ended:
             self._scheduler.finish(sequence)
             del self._unfinished[sequence.job_id]
@@ -193,6 +207,7 @@ class SimulatedEngine:
         )
 
 
-def _next_letter(tokens: Sequence[int]) -> int:
-    """Return a lower-case letter that depends on the last tokens."""
-    return ord("a") + zlib.crc32(array("q", tokens[-BLOCK_SIZE:]).tobytes()) % LETTERS
+def _next_token(tokens: Sequence[int]) -> int:
+    """Return a token of letters that depends on the last tokens."""
+    number = zlib.crc32(array("q", tokens[-BLOCK_SIZE:]).tobytes())
+    return int.from_bytes(bytes(ord("a") + (number >> 4 * place) % 16 for place in range(TOKEN_BYTES)))

@@ -1,4 +1,4 @@
-"""Loads of the routing benchmark: endless, seeded conversations. A character is a token of the simulated engine."""
+"""Loads of the routing benchmark: endless, seeded conversations; lengths are in tokens of the simulated engine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from headrace.bench.harness.workload import WORDS, Lengths
+from headrace.bench.routing.simulated_engine import TOKEN_BYTES
 
 UNIFORM_PROMPT, UNIFORM_ANSWER = Lengths(192, 320), Lengths(48, 80)
 SKEWED_PROMPT, SKEWED_ANSWER = Lengths(1, 2048, 256), Lengths(1, 512, 64)
 TURNS = 8
-INSTRUCTIONS, INSTRUCTION_CHARS = 8, 1024  # the sessions share so many system prompts
+INSTRUCTIONS, INSTRUCTION_TOKENS = 8, 1024  # the sessions share so many system prompts
 QUESTION, ANSWER = Lengths(256, 768), Lengths(32, 96)
 
 
@@ -43,7 +44,7 @@ def skewed(seed: int) -> Iterator[Session]:
 def multi_turn(seed: int) -> Iterator[Session]:
     """Yield sessions of TURNS turns, each of which sends all turns before it again."""
     chance = random.Random(seed)  # noqa: S311  a benchmark must be repeatable
-    instructions = [_text(chance, INSTRUCTION_CHARS) for _ in range(INSTRUCTIONS)]
+    instructions = [_text(chance, INSTRUCTION_TOKENS) for _ in range(INSTRUCTIONS)]
     while True:
         turns = tuple(_turn(chance, QUESTION, ANSWER) for _ in range(TURNS))
         yield Session(_user(chance), turns, chance.choice(instructions))
@@ -70,7 +71,7 @@ def _user(chance: random.Random) -> str:
     return f"user-{chance.randrange(2**32):08x}"
 
 
-def _text(chance: random.Random, characters: int) -> str:
-    """Return words that are `characters` long together."""
-    shortest = min(map(len, WORDS)) + 1
-    return " ".join(chance.choices(WORDS, k=characters // shortest + 1))[:characters]
+def _text(chance: random.Random, tokens: int) -> str:
+    """Return words that are `tokens` long together."""
+    length, shortest = tokens * TOKEN_BYTES, len("a ")
+    return " ".join(chance.choices(WORDS, k=length // shortest + 1))[:length]

@@ -18,8 +18,8 @@ from headrace.bench.routing.comparison import POLICIES, Routing
 from headrace.bench.routing.fleet import Fleet, running_fleet
 from headrace.bench.routing.queue_cost import QueueCost
 from headrace.bench.routing.report import svg, tables
-from headrace.bench.routing.simulated_engine import BLOCK_SIZE, Device, SimulatedEngine
-from headrace.bench.routing.workload import INSTRUCTION_CHARS, INSTRUCTIONS, LOADS, TURNS
+from headrace.bench.routing.simulated_engine import BLOCK_SIZE, TOKEN_BYTES, Device, SimulatedEngine
+from headrace.bench.routing.workload import INSTRUCTION_TOKENS, INSTRUCTIONS, LOADS, TURNS
 from headrace.cli.main import app
 from shared.protocol import Message, SamplingParams
 from shared.settings import Settings
@@ -90,7 +90,7 @@ def test_a_cached_prefix_takes_no_time(clock: Clock) -> None:
 
 def test_an_answer_is_found_in_the_next_prompt_of_its_chat(clock: Clock) -> None:
     engine = SimulatedEngine(INSTANT)
-    chat = [Message("user", "x" * 100)]
+    chat = [Message("user", "x" * 399)]  # a part of a token is left
     text = engine.tokenizer.decode_all(answer(engine, "a", engine.tokenizer.encode_chat(chat), BLOCK_SIZE * 4))
     chat += [Message("assistant", text), Message("user", "y")]
     answer(engine, "b", engine.tokenizer.encode_chat(chat))
@@ -122,7 +122,7 @@ def test_loads_differ_in_lengths_and_shared_text() -> None:
     assert all(len(session.turns) == TURNS for session in found["multi-turn"])
     instructions = {session.instructions for session in found["multi-turn"]}
     assert len(instructions) == INSTRUCTIONS
-    assert {len(text) for text in instructions} == {INSTRUCTION_CHARS}
+    assert {len(text) for text in instructions} == {INSTRUCTION_TOKENS * TOKEN_BYTES}
 
 
 def _begun(fleet: Fleet) -> int:

@@ -25,7 +25,8 @@ _API = (
 )
 _WORKER = "hsetnx pttl sadd smembers xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
 _TASKS = (  # with those of Celery
-    "hkeys pttl zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
+    "hkeys pttl zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch "
+    "watch"
 )
 COMMANDS: Mapping[Role, tuple[str, ...]] = {
     "api": tuple(f"{_COMMON} {_API}".split()),

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from shared.errors import HeadraceError
-from shared.models.model_store import ModelRepository, ignore
+from shared.models.model_store import ModelRepository
+from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import WorkerInfo
 from shared.protocol import FinishReason, Request, Token, TokenEvent, Usage
 from shared.queue.interface import Claim, Delivery
@@ -63,7 +64,7 @@ class RuntimeDriver:
     @contextmanager
     def of(cls, settings: Settings) -> Iterator[RuntimeDriver]:
         """Load the settings' runtime, and drive it until the body ends."""
-        driver = cls(load_runtime(settings, ModelRepository(settings), ignore), settings)
+        driver = cls(load_runtime(settings, ModelRepository(settings), StartupProgress()), settings)
         try:
             yield driver
         finally:

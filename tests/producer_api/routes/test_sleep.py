@@ -68,7 +68,7 @@ async def test_a_model_is_ready_with_min_workers(
     settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     needing_two = settings.model_copy(update={"min_workers": 2})
-    assert await readiness(needing_two, backend) == (503, f"1 of 2 workers of {MODEL} are ready")
+    assert await readiness(needing_two, backend) == (503, f"1 of 2 workers that {MODEL} needs are ready")
     assert await readiness(settings, backend) == (200, None)
 
 

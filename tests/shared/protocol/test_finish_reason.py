@@ -11,8 +11,9 @@ from shared.schemas.openai.chat import Choice, ChunkChoice
 from shared.schemas.openai.completions import TextChoice
 
 
-def test_only_a_limit_leaves_a_choice_incomplete() -> None:
-    assert {reason for reason in FinishReason if not reason.complete} == {FinishReason.LENGTH}
+def test_a_limit_or_a_filter_leaves_a_choice_incomplete() -> None:
+    incomplete = {FinishReason.LENGTH, FinishReason.CONTENT_FILTER}
+    assert {reason for reason in FinishReason if not reason.complete} == incomplete
 
 
 @pytest.mark.parametrize("struct", [JobChoice, Choice, ChunkChoice, TextChoice], ids=lambda struct: struct.__name__)

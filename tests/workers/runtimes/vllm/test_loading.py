@@ -9,7 +9,8 @@ from types import ModuleType
 import pytest
 
 from shared.errors import ConfigError
-from shared.models.model_store import ModelRepository, ignore
+from shared.models.model_store import ModelRepository
+from shared.models.startup_progress import StartupProgress
 from shared.settings import load
 from workers.runtimes.select import load_runtime
 
@@ -24,7 +25,7 @@ def test_a_missing_vllm_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "vllm", None)
     settings = load({"runtime": "vllm", "model": "smollm2"}).settings
     with pytest.raises(ConfigError, match=r"install headrace\[vllm\]") as caught:
-        load_runtime(settings, ModelRepository(settings), ignore)
+        load_runtime(settings, ModelRepository(settings), StartupProgress())
     assert caught.value.param == "runtime"
 
 
@@ -34,4 +35,4 @@ def test_an_unknown_version_of_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "vllm", other)
     settings = load({"runtime": "vllm", "model": "smollm2"}).settings
     with pytest.raises(ConfigError, match=r"supports vLLM 0\.32, but 0\.99\.1"):
-        load_runtime(settings, ModelRepository(settings), ignore)
+        load_runtime(settings, ModelRepository(settings), StartupProgress())

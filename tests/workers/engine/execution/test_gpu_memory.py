@@ -21,8 +21,7 @@ def test_the_allocator_is_asked_once_a_second(monkeypatch: pytest.MonkeyPatch) -
         return 100 * len(asked)
 
     monkeypatch.setattr("torch.cuda.memory_reserved", memory_reserved)
-    monkeypatch.setattr("workers.engine.execution.gpu_memory.time.monotonic", lambda: now)
-    memory = GpuMemory(torch.device("cuda", 1))
+    memory = GpuMemory(torch.device("cuda", 1), clock=lambda: now)
     assert [memory.used() for _ in range(3)] == [100, 100, 100]
     now += MEASURE_INTERVAL_S
     assert memory.used() == 200

@@ -90,7 +90,7 @@ async def test_a_shutdown_completes_streams_and_refuses_new_work(
                 assert refused.status_code == 503
                 assert refused.headers["retry-after"] == "1"
                 assert refused.headers["connection"] == "close"
-            assert (await other.get("/health")).status_code == 200
+            assert (await other.get("/live")).status_code == 200
             await job.say("b")
             await job.end()
             found = [frame async for frame in frames(response)]

@@ -78,7 +78,7 @@ async def test_many_requests_on_one_connection_are_answered(
 ) -> None:
     """The last one after all limits on the time of a request."""
     async with connected(port) as (reader, writer):
-        request = b"GET /health HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 2000 + b"\r\n\r\n"
+        request = b"GET /live HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 2000 + b"\r\n\r\n"
         for _ in range(20):
             writer.write(request * 3)
             for _ in range(3):
@@ -188,9 +188,9 @@ async def test_http_1_0_gets_a_stream_without_chunks(port: int, worker: Scripted
     assert all(line.startswith((b"data: ", b"id: ", b": ")) for line in body.split(b"\n") if line)
     assert body.endswith(b"data: [DONE]\n\n")
     for ask, status in (
-        (b"GET /health", b"200"),
-        (b"HEAD /health", b"200"),
-        (b"OPTIONS /health", b"204"),
+        (b"GET /live", b"200"),
+        (b"HEAD /live", b"200"),
+        (b"OPTIONS /live", b"204"),
         (b"GET /absent", b"404"),
     ):
         async with asyncio.timeout(LIMIT_S), connected(port) as (reader, writer):
@@ -237,7 +237,7 @@ async def test_excess_connections_get_503_or_are_closed(
 ) -> None:
     monkeypatch.setattr("producer_api.server.HEADROOM", 1)
     monkeypatch.setattr(protocol, "MAX_REFUSED_CONNECTIONS", 1)
-    ask = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    ask = b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n"
     async with (
         asyncio.timeout(LIMIT_S),
         serving(settings.model_copy(update={"max_connections": 1}), backend) as url,

@@ -110,4 +110,4 @@ async def test_hosts_are_checked_over_a_socket(
     async with serving(settings, backend) as url, httpx.AsyncClient(timeout=LIMIT_S) as client:
         refused = await client.post(f"{url}/v1/chat/completions", json=chat(), headers={"host": "evil.test"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "host_not_allowed")
-        assert (await client.get(f"{url}/health")).status_code == 200
+        assert (await client.get(f"{url}/live")).status_code == 200

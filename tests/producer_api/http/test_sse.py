@@ -111,7 +111,7 @@ async def test_the_api_recovers_from_a_redis_outage(settings: Settings, tmp_path
             assert response.status_code == 503, response.text
             assert ticks.seconds < 2
             assert response.headers["retry-after"]
-        assert (await http.get("/health")).status_code == 200
+        assert (await http.get("/live")).status_code == 200
         async with administering(create_app(settings, backend)) as admin:
             assert "headrace_api_redis_up 0.0" in (await admin.get("/metrics")).text
         server.start()

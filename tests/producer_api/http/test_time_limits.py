@@ -64,8 +64,8 @@ async def hear(reader: asyncio.StreamReader, told: bytearray) -> None:
         pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\na: ", b"a", id="a header by letters"),
         pytest.param(b"GET / HTTP/1.1\r\nhost: localhost\r\n", b"a: b\r\n", id="headers"),
         pytest.param(b"", b"\r\n", id="empty lines"),
-        pytest.param(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"\r\n", id="empty lines after a request"),
-        pytest.param(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"G", id="letters after a request"),
+        pytest.param(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n", b"\r\n", id="empty lines after a request"),
+        pytest.param(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n", b"G", id="letters after a request"),
     ],
 )
 async def test_an_endless_head_times_out(port: int, begin: bytes, piece: bytes) -> None:
@@ -137,7 +137,7 @@ async def test_an_idle_connection_closes_after_the_idle_timeout(settings: Settin
     patient = settings.model_copy(update={"idle_timeout": idle})
     async with serving(patient, backend) as url, connected(port_of(url)) as (reader, writer):
         with stopped_clock() as clock:
-            writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            writer.write(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await reader.readuntil(b'{"status":"ok"}')
             reading = asyncio.create_task(reader.read())
             await clock.advance(idle - STEP)

@@ -103,7 +103,7 @@ async def healthy(http: httpx.AsyncClient) -> None:
     async with asyncio.timeout(LIMIT_S):
         while True:
             try:
-                await http.get("/health")
+                await http.get("/live")
             except httpx.ConnectError:
                 await asyncio.sleep(0.1)
             else:

@@ -20,10 +20,10 @@ _COMMON = (
     "hdel hexists hget hgetall hincrby hlen hmget hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
 )
 _API = (
-    "get hkeys hsetnx pttl scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers xlen "
-    "xpending xreadgroup zrank zrevrange zrevrank"
+    "get hkeys hsetnx pttl sadd scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers "
+    "xlen xpending xreadgroup zrank zrevrange zrevrank"
 )
-_WORKER = "hsetnx sadd xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
+_WORKER = "hsetnx sadd smembers xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"
 _TASKS = (  # with those of Celery
     "get hkeys zrank brpop client|setinfo exec llen lpush multi rpush sadd script|load setex smembers unwatch watch"
 )

@@ -22,7 +22,6 @@ from torch import Tensor
 from headrace.bench.engine.engine_only import load_engine_from_settings, run_mix
 from headrace.bench.harness.workload import peer_mix, warmup_mix
 from workers.engine import engine as engine_module
-from workers.engine import model_runner
 from workers.engine.config import EngineConfig
 from workers.engine.kernels import Kernels
 from workers.engine.kernels.select import choose_kernels
@@ -122,7 +121,7 @@ def profile(model: str, seed: int, concurrency: int, quantization: str | None = 
         made.append(TimedKernels(choose_kernels(config, device, dtype), clock))
         return made[-1]
 
-    with patch.object(model_runner, "choose_kernels", timed_kernels):
+    with patch.object(engine_module, "choose_kernels", timed_kernels):
         engine = load_engine_from_settings(model, quantization=quantization, device="cpu")
     [kernels] = made
     sampling = clock.timed("sampling", sample)

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.runtime.sockets import free_port
+from shared.runtime.sockets import free_ports
 from tests.support.cluster import running
 from tests.support.waiting import LIMIT_S
 
@@ -31,8 +31,9 @@ async def running_is(http: httpx.AsyncClient, count: int) -> None:
 
 @pytest.mark.slow
 async def test_sleep_releases_the_memory_and_keeps_the_queue(smollm2: Path, tmp_path: Path) -> None:
-    admin_port = free_port("127.0.0.1")
-    settings = {"model": smollm2, "kv_cache_gib": 0.1, "admin_port": admin_port, "grace": 0}
+    admin_port, metrics_port = free_ports("127.0.0.1", 2)
+    settings = {"model": smollm2, "kv_cache_gib": 0.1, "grace": 0}
+    settings |= {"admin_port": admin_port, "metrics_port": metrics_port}
     async with running(tmp_path, apis=1, workers=1, **settings) as cluster:
         api, admin = cluster.urls[0], f"http://127.0.0.1:{admin_port}"
         async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
@@ -54,3 +55,5 @@ async def test_sleep_releases_the_memory_and_keeps_the_queue(smollm2: Path, tmp_
             assert (await http.post(f"{admin}/admin/models/smollm2/wake")).status_code == 200
             answers = await asyncio.gather(running_on, waiting)
             assert [each.json()["usage"]["completion_tokens"] for each in answers] == [100, 4]
+            metrics = (await http.get(f"http://127.0.0.1:{metrics_port}/metrics")).text
+            assert 'headrace_worker_startup_seconds{phase="total"}' in metrics

@@ -153,10 +153,14 @@ async def _run_worker(worker: Worker, intake: KafkaIntake | None, backend: Backe
     except BaseExceptionGroup as group:
         raise EngineFailed(f"the worker stopped: {group.exceptions[0]!r}") from group
     finally:
-        asleep = falling_asleep.done()
+        asleep = falling_asleep.done() and not stopping
         falling_asleep.cancel()
     log.info("worker_stopped", worker=info.id)
-    return asleep and not stopping
+    if asleep:
+        falling_asleep.result()  # raises its error, if that is why it is done
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(signal_number)  # from now on, a signal ends the process at once
+    return asleep
 
 
 def _log_ready(info: WorkerInfo, progress: StartupProgress) -> None:

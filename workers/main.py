@@ -168,10 +168,14 @@ async def _run_worker(worker: Worker, intake: KafkaIntake | None, backend: Backe
             _exit_unhealthy(error)
         raise EngineFailed(f"the worker stopped: {error!r}") from group
     finally:
-        asleep = falling_asleep.done()
+        asleep = falling_asleep.done() and not stopping
         falling_asleep.cancel()
     log.info("worker_stopped", worker=info.id)
-    return asleep and not stopping
+    if asleep:
+        falling_asleep.result()  # raises its error, if that is why it is done
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(signal_number)  # from now on, a signal ends the process at once
+    return asleep
 
 
 async def _announce(info: WorkerInfo, backend: Backend, settings: Settings) -> None:

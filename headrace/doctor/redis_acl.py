@@ -20,7 +20,7 @@ _COMMON = (
     "hdel hexists hget hgetall hincrby hlen hmget hset xadd xrange zadd zcard zrange zrangebyscore zrem zscore"
 )
 _API = (
-    "hkeys hsetnx pttl scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers xlen "
+    "hkeys hsetnx pttl sadd scan smembers xack xclaim xdel xgroup|create xgroup|delconsumer xinfo|consumers xlen "
     "xpending xreadgroup zrank zrevrange zrevrank"
 )
 _WORKER = "hsetnx pttl sadd smembers xack xclaim xdel xgroup|create xpending xreadgroup zremrangebyscore"

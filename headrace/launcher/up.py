@@ -121,10 +121,6 @@ class Up:
         self._admin_port = claim_port(self._settings.admin_host, self._admin_port)
         if self._grpc_port is not None:
             self._grpc_port = claim_port(self._settings.host, self._grpc_port)
-        if self._settings.runtime != "upstream" and self._settings.model != SCRIPTED:
-            self._set_up_model(self._model)
-        if self._embedding is not None:
-            self._set_up_model(self._embedding)
         if self._server is not None:
             self._server.start()
             self._keeper = ServerKeeper(self._server, self._print)
@@ -136,6 +132,10 @@ class Up:
             embedding = embedding_settings(settings).model_copy(update={"metrics_port": None})
             self._spawn("worker", embedding, "-embedding")
         self._start_tasks(settings)
+        if self._settings.runtime != "upstream" and self._settings.model != SCRIPTED:
+            self._set_up_model(self._model)  # after the workers, which build their kernels meanwhile
+        if self._embedding is not None:
+            self._set_up_model(self._embedding)
 
     def _check_min_workers(self) -> None:
         """Raise ConfigError if too few workers are started; other machines cannot reach the embedded Valkey."""

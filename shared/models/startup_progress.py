@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, ParamSpec, TypeVar, get_args
 
-Phase = Literal["imports", "download", "convert", "kernels", "weights", "kv_cache", "warmup"]
+# model: until its folder is complete, with download and convert, or with the wait for a process that does these
+Phase = Literal["imports", "model", "download", "convert", "kernels", "weights", "kv_cache", "warmup"]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 PHASES: tuple[Phase, ...] = get_args(Phase)

@@ -196,7 +196,7 @@ class RedisRegistry:
         ]
         if worker.state == "sleeping":  # it does not know its model's properties
             key = keys.model(worker.model)
-            commands.append((key, pack("EXPIRE", key, MODEL_TTL_S)))
+            commands.append((key, pack("PEXPIRE", key, MODEL_TTL_S * 1000)))
         elif worker.state != "loading":
             key = keys.model(worker.model)
             commands += [

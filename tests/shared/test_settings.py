@@ -168,6 +168,12 @@ def test_up_hands_on_plans_and_what_it_chose(tmp_path: Path) -> None:
     assert chosen.threads == max(1, (os.cpu_count() or 1) // 2)
 
 
+def test_up_refuses_more_min_workers_than_it_starts(tmp_path: Path) -> None:
+    settings = load({"min_workers": 2, "data_dir": tmp_path}).settings
+    with pytest.raises(ConfigError, match="min_workers must be at most workers, 1, got 2"):
+        Up(settings, own_server=True, verbose=False, console=Console()).run()
+
+
 def test_an_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load({"served_model_name": "", "jwt_algorithms": ""}).settings == Settings()
 

@@ -31,6 +31,7 @@ def load(settings: Settings, repository: ModelRepository, progress: StartupProgr
         raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
     config = EngineConfig.from_settings(settings, Path())
     Thread(target=build_ahead, args=(config,), name="kernels", daemon=True).start()  # while the model is downloaded
-    config = replace(config, model=repository.folder(progress))
+    with progress.phase("model"):
+        config = replace(config, model=repository.folder(progress))
     engine = EmbeddingEngine if is_embedding_model(config.model) else Engine
     return engine.load(config, progress)

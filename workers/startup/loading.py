@@ -92,7 +92,8 @@ async def _run(engine: Generator, preparer: Preparer, warm_up: WarmUp, number: i
             raise
         prepared = await _prepare(preparer, warm_up.alternative, number)
     if not isinstance(prepared, EngineOutput):
-        await in_loader(compute, engine, prepared)
+        with Stage("computation", run_id=prepared.id):
+            await in_loader(compute, engine, prepared)
 
 
 async def _prepare(preparer: Preparer, request: Request, number: int) -> EngineRequest | EngineOutput:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from celery import Celery
 
@@ -133,6 +134,7 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
         await sweep_overdue(api, http)
         await use_webhooks(api)
         await use_ledger(api, api_settings)
+        await sleep_and_wake(admin, worker, msgspec.structs.replace(info, state="sleeping"))
         async with harness.worker(name="a"):
             assert "request_abandoned" in (await http.get(f"/v1/jobs/{jobs[1]}/events")).text
             assert "[DONE]" in (await post(http, "/v1/chat/completions", **chat(stream=True, max_tokens=4))).text
@@ -157,6 +159,13 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
     await worker.transport.publish(taken)
     await worker.token_log.read(taken.id)
     await worker.registry.leave("w")
+
+
+async def sleep_and_wake(admin: httpx.AsyncClient, worker: Backend, info: WorkerInfo) -> None:
+    for command in ("sleep", "wake"):
+        assert (await admin.post(f"/admin/models/{MODEL}/{command}")).status_code == 200
+        assert (await worker.registry.asleep() == {MODEL}) is (command == "sleep")
+    await worker.registry.beat(info)
 
 
 async def sweep_overdue(api: Backend, http: httpx.AsyncClient) -> None:

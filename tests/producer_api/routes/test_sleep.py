@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 from fastapi import FastAPI
+from typer.testing import CliRunner
 
+from headrace.cli.main import app as command_line
 from producer_api.app import create_app
+from producer_api.server import AdminServer, bind
 from shared.backend import Backend
 from shared.models.worker_registry import WorkerInfo
 from shared.redis import keys
@@ -85,6 +90,21 @@ async def test_vllms_routes_put_the_default_model_to_sleep(
         assert (await admin.post("/wake_up?tags=weights")).status_code == 200
         assert (await admin.get("/is_sleeping")).json() == {"is_sleeping": False}
     assert await backend.registry.asleep() == frozenset()
+
+
+async def test_the_command_line_puts_a_model_to_sleep(app: FastAPI, settings: Settings, backend: Backend) -> None:
+    with bind(settings.model_copy(update={"admin_port": 0}), "admin_host", "admin_port") as listener:
+        server = AdminServer(app.state.context)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for command, outcome, asleep in (("sleep", "falls asleep", {MODEL}), ("wake", "wakes up", set())):
+            done = await asyncio.to_thread(
+                CliRunner().invoke, command_line, ["models", command, MODEL, "--url", url]
+            )
+            assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, f"{MODEL} {outcome}")
+            assert await backend.registry.asleep() == asleep
+        server.should_exit = True
+        await serving
 
 
 @pytest.mark.parametrize("query", ["level=0", "level=x", "mode=abort"])

@@ -71,6 +71,25 @@ def test_concurrent_callers_convert_the_default_model_once(tmp_path: Path, fake_
     assert ModelRepository(settings).folder() == tmp_path / "cache" / "models" / "revision-1" / "smollm2"
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, fake_conversion: list[Path]) -> None:
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.raises(ConfigError, match=r"smollm2 cannot be written to .*: set cache_dir") as refused:
+        ModelRepository(settings_of(tmp_path, "smollm2")).folder()
+    assert refused.value.param == "cache_dir"
+
+
+def test_two_revisions_share_a_cache(
+    tmp_path: Path, fake_conversion: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = ModelRepository(settings_of(tmp_path, "smollm2"))
+    first = repository.folder()
+    monkeypatch.setattr(model_store, "REVISION", "2")
+    second = repository.folder()
+    assert first != second
+    monkeypatch.setattr(model_store, "REVISION", "1")
+    assert (repository.folder(), len(fake_conversion)) == (first, 2)
+
+
 def test_an_incomplete_conversion_is_not_used(
     tmp_path: Path, fake_conversion: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

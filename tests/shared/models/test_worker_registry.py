@@ -43,3 +43,19 @@ async def test_the_workers_of_a_process_are_removed(on_redis: Backend) -> None:
         await on_redis.registry.beat(WorkerInfo(id=worker_id, pid=1, model=MODEL, state="ready"))
     await remove_process(on_redis.registry, 1)
     assert {worker.id for worker in await on_redis.registry.workers()} == set(others)
+
+
+async def test_a_sleeping_worker_keeps_what_is_known_of_its_model(on_redis: Backend) -> None:
+    worker = WorkerInfo(id="a", pid=1, model=MODEL, state="ready", max_model_len=64, fingerprint="fp_x")
+    await on_redis.registry.beat(worker)
+    await on_redis.redis.expire(keys.model(MODEL), 5)
+    await on_redis.registry.beat(WorkerInfo(id="a", pid=1, model=MODEL, state="sleeping"))
+    [model] = await on_redis.registry.models()
+    assert (model.max_model_len, model.fingerprint) == (64, "fp_x")
+    assert await on_redis.redis.ttl(keys.model(MODEL)) > 3600
+
+
+async def test_a_foreign_key_does_not_keep_models_from_sleeping(on_redis: Backend) -> None:
+    await on_redis.redis.set(keys.ASLEEP, "x")
+    await on_redis.registry.set_asleep(MODEL, asleep=True)
+    assert await on_redis.registry.asleep() == {MODEL}

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.runtime.sockets import free_port
+from shared.runtime.sockets import free_ports
 from tests.support.cluster import running
 from tests.support.waiting import LIMIT_S
 
@@ -22,25 +22,38 @@ async def state_is(http: httpx.AsyncClient, *states: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def running_is(http: httpx.AsyncClient, count: int) -> None:
+    """Wait until the engine runs that many sequences."""
+    async with asyncio.timeout(LIMIT_S):
+        while [each["running"] for each in (await http.get("/ready")).json()["workers"]] != [count]:
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.slow
 async def test_sleep_releases_the_memory_and_keeps_the_queue(smollm2: Path, tmp_path: Path) -> None:
-    admin_port = free_port("127.0.0.1")
-    settings = {"model": smollm2, "kv_cache_gib": 0.1, "admin_port": admin_port}
+    admin_port, metrics_port = free_ports("127.0.0.1", 2)
+    settings = {"model": smollm2, "kv_cache_gib": 0.1, "grace": 0}
+    settings |= {"admin_port": admin_port, "metrics_port": metrics_port}
     async with running(tmp_path, apis=1, workers=1, **settings) as cluster:
         api, admin = cluster.urls[0], f"http://127.0.0.1:{admin_port}"
         async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
             [worker] = cluster.workers
             awake, pid = worker.rss, worker.pid
+            body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True}
+            running_on = asyncio.create_task(http.post("/v1/chat/completions", json={**body, "max_tokens": 100}))
+            await running_is(http, 1)
             assert (await http.post(f"{admin}/admin/models/smollm2/sleep")).status_code == 200
             await state_is(http, "sleeping")
             assert worker.pid == pid
             assert worker.rss < 150 * MIB < 500 * MIB < awake
-            body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
-            waiting = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+            waiting = asyncio.create_task(http.post("/v1/chat/completions", json={**body, "max_tokens": 4}))
             worker.kill()  # neither the death of the worker nor that of the API wakes the model
             worker.spawn()
             await state_is(http, "sleeping")
             assert (await http.get("/ready")).json()["reason"] == "smollm2 is asleep"
             assert not waiting.done()
             assert (await http.post(f"{admin}/admin/models/smollm2/wake")).status_code == 200
-            assert (await waiting).json()["usage"]["completion_tokens"] == 4
+            answers = await asyncio.gather(running_on, waiting)
+            assert [each.json()["usage"]["completion_tokens"] for each in answers] == [100, 4]
+            metrics = (await http.get(f"http://127.0.0.1:{metrics_port}/metrics")).text
+            assert 'headrace_worker_startup_seconds{phase="total"}' in metrics

@@ -33,6 +33,13 @@ class FailingEngine(RecordingEngine):
         return [EngineOutput(each.job_id, finished=True, error=EngineFailed("out of memory")) for each in outputs]
 
 
+class BrokenEngine(RecordingEngine):
+    """Engine with a bug."""
+
+    def step(self) -> list[EngineOutput]:
+        raise ZeroDivisionError
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
     made = RecordingEngine()
@@ -97,11 +104,17 @@ async def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "kind", "place"),
+    ("engine_type", "lines", "kind", "place"),
     [
-        ([], EngineFailed, "the built-in request failed: out of memory"),
-        ([CHAT], EngineFailed, "line 1 failed: out of memory"),
-        ([CHAT.replace("Hi", "H" * 100_000)], ConfigError, "line 1 failed: this model's maximum context"),
+        (FailingEngine, [], EngineFailed, "the built-in request failed: out of memory"),
+        (FailingEngine, [CHAT], EngineFailed, "line 1 failed: out of memory"),
+        (BrokenEngine, [CHAT], EngineFailed, "line 1 failed: this request made the computation fail"),
+        (
+            RecordingEngine,
+            [TEXT, CHAT.replace("Hi", "H" * 100_000)],
+            ConfigError,
+            "line 2 failed: this model's maximum context",
+        ),
     ],
 )
 async def test_a_worker_whose_warm_up_fails_is_not_ready(
@@ -109,11 +122,12 @@ async def test_a_worker_whose_warm_up_fails_is_not_ready(
     settings: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    engine_type: type[RecordingEngine],
     lines: list[str],
     kind: type[Exception],
     place: str,
 ) -> None:
-    monkeypatch.setattr(native, "load", lambda *_: FailingEngine())
+    monkeypatch.setattr(native, "load", lambda *_: engine_type())
     with pytest.raises(kind, match=place):
         await load(backend, declare(settings, tmp_path, *lines) if lines else settings)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _ctypes
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -178,6 +181,20 @@ def test_failed_build_gives_its_reason(tmp_path: Path, monkeypatch: pytest.Monke
         load_library(tmp_path)
     config = EngineConfig(Path(), cache_dir=tmp_path)
     assert isinstance(choose_kernels(config, torch.device("cpu"), torch.float32), TorchKernels)
+
+
+def test_processes_that_start_at_once_build_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File locks separate threads as they separate processes."""
+    builds: list[Path] = []
+
+    def fake_build(compiler: str, work: Path) -> Path:
+        builds.append(work)
+        return Path(shutil.copyfile(_ctypes.__file__, work / "kernels.so"))
+
+    monkeypatch.setattr(build, "_build", fake_build)
+    with ThreadPoolExecutor(10) as starting:
+        list(starting.map(load_library, [tmp_path] * 10))
+    assert len(builds) == 1
 
 
 def test_triton_is_used_on_cuda_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:

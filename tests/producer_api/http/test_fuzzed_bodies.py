@@ -37,7 +37,7 @@ ANY_JSON = st.recursive(
 BODIES = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), ANY_JSON, max_size=6)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=BODIES)
 def test_any_json_object_is_a_draft_or_a_refusal(body: dict) -> None:
     for schema in (ChatRequest, JobRequest):

@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from producer_api.rpc import inference_pb2 as pb
@@ -276,7 +276,6 @@ def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
 
 
 @given(message=messages(pb.JobRequest.DESCRIPTOR))
-@settings(max_examples=300, deadline=None)
 def test_any_message_is_a_request_or_gets_a_typed_error(message: Message) -> None:
     """Any message of the definition makes a valid request or raises a HeadraceError."""
     try:
@@ -289,7 +288,6 @@ def test_any_message_is_a_request_or_gets_a_typed_error(message: Message) -> Non
 
 
 @given(data=st.binary(max_size=200), known=st.sampled_from(SAME), at=st.integers(0, 300))
-@settings(max_examples=300, deadline=None)
 def test_any_bytes_are_a_message_or_get_a_typed_error(data: bytes, known: Any, at: int) -> None:
     """Random bytes, alone or inside a message, raise nothing but a HeadraceError."""
     sent = pb.JobRequest(model="m", **known[0]).SerializeToString()

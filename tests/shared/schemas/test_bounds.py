@@ -306,12 +306,14 @@ def beyond(leaf: Leaf, value: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("body", GOOD, ids=lambda body: body.__name__)
 def test_values_beyond_a_bound_are_refused(body: type[Body]) -> None:
-    """Given valid bodies, when one value goes beyond its bound, then each is refused."""
+    """Given the first valid body with a value, when it goes beyond its bound, the body is refused."""
     for good in GOOD[body]:
         assert refusal(body, good) is None, good
     tried, wanted = set(), {str(leaf) for leaf in leaves_of(body) if leaf.bounded}
     for leaf in leaves_of(body):
         for good in GOOD[body] if leaf.bounded else ():
+            if str(leaf) in tried:
+                break
             changed = copy.deepcopy(good)
             for container, key in places(changed, leaf.path):
                 before = container[key]

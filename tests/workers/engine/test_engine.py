@@ -170,6 +170,7 @@ def test_abort_frees_blocks_at_once(llama: Path) -> None:
     assert drain(engine).finished == {"b"}
 
 
+@pytest.mark.slow
 def test_random_operations_keep_answers_and_blocks_intact(llama: Path) -> None:
     """Given 1,000 random operations with requests of all classes and several tenants whose prompts begin alike,
     every answer is a prefix of the one computed alone, and no block is lost.

@@ -87,8 +87,14 @@ def check(
     assert all(torch.equal(row, forked[key]) for key, row in recomputed.items())
 
 
-@pytest.mark.parametrize("quantization", KINDS)
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize(
+    ("name", "quantization"),
+    [
+        ("llama", "int8"),
+        ("qwen3", "none"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("llama", "none"), ("qwen3", "int8"))),
+    ],
+)
 def test_tiny_models_are_batch_invariant(
     name: str, quantization: str, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

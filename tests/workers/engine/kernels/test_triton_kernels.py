@@ -63,7 +63,7 @@ def test_nan_stays_in_its_row() -> None:
     assert activated[[0, 3]].isfinite().all()
 
 
-@pytest.mark.parametrize("spans", [[(0, 1)], [(17, 1), (0, 1), (40, 1)], [(5, 1), (3, 7), (0, 5)]])
+@pytest.mark.parametrize("spans", [[(17, 1), (0, 1), (40, 1)], [(5, 1), (3, 7), (0, 5)]])
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), LAYOUTS)
 @pytest.mark.parametrize(("block_size", "normed"), [(5, True), (16, False)])
 def test_rope_cache_and_attention_match_torch(

@@ -45,7 +45,10 @@ def test_every_architecture_matches_transformers(
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 @pytest.mark.parametrize(
     ("batch", "budget"),
-    [(1, 1), (7, 1), (1, 16), (7, 16), (32, 16), (1, 256), (7, 256), (32, 256)],  # a budget of 1 is a batch of 1
+    [  # a budget of 1 is a batch of 1
+        *((7, 1), (7, 16), (32, 256)),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 1), (1, 16), (32, 16), (1, 256), (7, 256))),
+    ],
 )
 @pytest.mark.parametrize("blocks", [None, 24])
 def test_answers_do_not_depend_on_batch_budget_or_blocks(

@@ -116,17 +116,22 @@ async def test_what_a_worker_leaves_waiting_goes_to_one_with_room(harness: Harne
     await impatient.close()
 
 
-async def test_heartbeats_carry_the_load(harness: Harness, backend: Backend) -> None:
+async def test_heartbeats_carry_the_load(
+    harness: Harness, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.load_meter.MIN_WINDOW_S", 1e-6)
     harness.settings = harness.settings.model_copy(update={"lease": 0.5})
     engine = GatedEngine(4)
     async with harness.worker(engine, "a"):
         await present(backend, "a")
         [request] = await submit_all(backend, 1, max_tokens=100)
         await wait_for_tokens(backend, request, 4)
+        engine.limit = 4
+        await wait_for_tokens(backend, request, 8)
         async with asyncio.timeout(LIMIT_S):
             while not (info := (await backend.registry.workers())[0]).tokens_per_s:
                 await asyncio.sleep(0.01)
-        assert info.tokens_in_flight == 96
+        assert info.tokens_in_flight == 92
         assert info.first_token_s is not None
         engine.limit = 10**9
         assert end_of(await answer(backend, request.id)) == ("completed", None)

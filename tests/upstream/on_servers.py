@@ -22,6 +22,7 @@ from tests.support.cluster import Cluster, running
 from tests.support.real_upstream import MODEL, SERVERS, RealUpstream
 from tests.support.stream_client import Answer, Client, until
 
+pytestmark = pytest.mark.timeout(3600)
 STREAMS = 8
 TOKENS = 48
 KILLS = int(os.environ.get("TEST_UPSTREAM_KILLS", "3"))

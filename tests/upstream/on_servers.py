@@ -163,7 +163,7 @@ async def _streams(cluster: Cluster) -> None:
         lines = [line async for line in response.aiter_lines() if line.startswith("data: ")]
     chunks = [json.loads(line[6:])["choices"][0] for line in lines[:-1]]
     assert lines[-1] == "data: [DONE]"
-    assert len([chunk for chunk in chunks if chunk["delta"].get("content")]) > 8
+    assert any(chunk["delta"].get("content") for chunk in chunks)
     assert chunks[-1]["finish_reason"] == "length"
 
 

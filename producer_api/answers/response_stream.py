@@ -17,7 +17,7 @@ import msgspec
 from producer_api.answers.response_output import Change, Output
 from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
-from shared.protocol import Request, RequestState, Terminal, Token, TokenEvent
+from shared.protocol import FinishReason, Request, RequestState, Terminal, Token, TokenEvent
 from shared.schemas.openai.response_items import (
     CustomCallItem,
     FunctionCallItem,
@@ -84,7 +84,7 @@ def finished_response(response: ResponseObject, answer: Answer) -> ResponseObjec
     tokens = [token for _, choice in answer.choices for token in choice.tokens]
     status = _status(answer.terminal, tokens[-1:])
     items = Output.complete(job_id_of(response.id), _custom_tools(response), tokens, _item_status(status))
-    return _with_outcome(response, status, answer.terminal, items)
+    return _with_outcome(response, status, answer.terminal, items, tokens[-1:])
 
 
 def _custom_tools(response: ResponseObject) -> frozenset[str]:
@@ -106,13 +106,19 @@ def _item_status(status: ResponseStatus) -> Status:
 
 
 def _with_outcome(
-    response: ResponseObject, status: ResponseStatus, terminal: Terminal, output: list[OutputItem]
+    response: ResponseObject,
+    status: ResponseStatus,
+    terminal: Terminal,
+    output: list[OutputItem],
+    last: Sequence[Token],
 ) -> ResponseObject:
+    filtered = any(token.finish_reason is FinishReason.CONTENT_FILTER for token in last)
+    details = IncompleteDetails("content_filter" if filtered else "max_output_tokens")
     return msgspec.structs.replace(
         response,
         status=status,
         error=None if terminal.error is None else ResponseFailure.from_error(terminal.error.to_error()),
-        incomplete_details=IncompleteDetails() if status == "incomplete" else None,
+        incomplete_details=details if status == "incomplete" else None,
         output=output,
         usage=ResponseUsage.from_usage(terminal.usage),
     )
@@ -164,7 +170,7 @@ class ResponseFraming:
         status = _status(terminal, self._last)
         for change in self._output.end(_item_status(status)):
             yield from self._changed(change)
-        response = _with_outcome(self._response, status, terminal, self._output.items)
+        response = _with_outcome(self._response, status, terminal, self._output.items, self._last)
         yield self._state(ENDS.get(status, "response.incomplete"), response)
 
     def _changed(self, change: Change) -> Iterator[bytes]:

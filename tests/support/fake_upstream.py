@@ -86,8 +86,8 @@ class FakeUpstream:
 
     Attributes:
         respond: answers the requests for answers; by default, they follow the rule.
-        owned_by: names the kind of server.
         cut_at: an answer that reaches this position is cut off, once for each entry.
+        owned_by, models, listing: what GET /models returns, if the default is not wanted.
         gate: without it, answers stop after the first word of each choice.
         exchanges: all requests for answers.
     """
@@ -107,6 +107,7 @@ class FakeUpstream:
         self.respond: Respond = self.follow_rule
         self.owned_by = "other"
         self.models: list[dict[str, Any]] | None = None
+        self.listing: bytes | None = None
         self.cut_at: list[int] = []
         self.gate.set()
         self.exchanges: list[Exchange] = []
@@ -163,8 +164,8 @@ class FakeUpstream:
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 if first.startswith("GET"):
-                    writer.write(self._listing())
-                    continue
+                    writer.write(self._listed(first.split()[1]))
+                    break
                 exchange = Exchange(len(self.exchanges), first.split()[1], headers, json.loads(body), writer)
                 self.exchanges.append(exchange)
                 watching = asyncio.create_task(self._watch(reader, exchange))
@@ -179,10 +180,15 @@ class FakeUpstream:
 
     @staticmethod
     async def _watch(reader: asyncio.StreamReader, exchange: Exchange) -> None:
-        if not await reader.read(1):
-            exchange.gone.set()
+        with suppress(ConnectionError):
+            await reader.read(1)
+        exchange.gone.set()
 
-    def _listing(self) -> bytes:
+    def _listed(self, path: str) -> bytes:
+        if path != "/v1/models":
+            return json_response("404 Not Found", {})
+        if self.listing is not None:
+            return self.listing
         models = [{"id": MODEL, "object": "model", "owned_by": self.owned_by}]
         return json_response("200 OK", {"object": "list", "data": models if self.models is None else self.models})
 

@@ -302,7 +302,7 @@ def test_the_log_of_an_endless_answer_is_bounded(server: FakeUpstream) -> None:
         runtime.await_idle()
     assert ended.error is None
     assert ended.finish_reasons() == {0: FinishReason.LENGTH}
-    assert len(ended.tokens) == 52
+    assert len(ended.tokens) == 51
 
 
 def test_an_abort_closes_the_connection(server: FakeUpstream, runtime: RuntimeDriver) -> None:

@@ -77,8 +77,7 @@ class Progress:
     def begun(self) -> bool:
         return self.entries > 0
 
-    @property
-    def finished(self) -> bool:
+    def is_complete(self) -> bool:
         return all(choice.finished for choice in self.choices)
 
 

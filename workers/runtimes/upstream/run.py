@@ -88,7 +88,7 @@ class Run:
     async def _complete(self) -> None:
         """Make attempts until the answer is complete. Raises the HeadraceError that ends it."""
         failed = busy = 0
-        while not self._progress.finished:
+        while not self._progress.is_complete():
             await self._health.wait()
             before = self._progress.entries
             try:
@@ -97,7 +97,7 @@ class Run:
                 busy += 1
                 await self._pause(error, busy)
             except Broken as error:
-                if self._progress.finished:  # only the counts are lost
+                if self._progress.is_complete():  # only the counts are lost
                     return
                 failed, busy = failed + 1, 0
                 self._health.suspect()
@@ -130,16 +130,17 @@ class Run:
         body = self._writer.rest(written) if continues else self._writer.whole()
         repetition = Repetition(self._progress) if begun and not continues else None
         earlier = written.entries if continues else 0
+        self._usage = None  # an earlier attempt may have sent the counts of its part
         reader = ChunkReader(self.params.n, include_reasoning=self.params.include_reasoning)
         async with aclosing(self._client.chunks(self._writer.route, body)) as chunks:
             async for chunk, size in chunks:
                 await self._add_chunk(chunk, size, reader, repetition)
                 if chunk.usage is not None:
                     self._usage = _total(chunk.usage.usage(), earlier)
-                if self._progress.entries > self._attempts.log_tokens:
+                if self._progress.entries >= self._attempts.log_tokens:
                     await self._cut_off()
                     return
-        if not self._progress.finished:
+        if not self._progress.is_complete():
             raise Broken("the upstream server's answer ended without a finish reason")
 
     async def _add_chunk(self, chunk: Chunk, size: int, reader: ChunkReader, repetition: Repetition | None) -> None:

@@ -1,0 +1,1 @@
+"""The runtime upstream against real servers. scripts/test-upstream runs it."""

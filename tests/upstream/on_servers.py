@@ -1,0 +1,213 @@
+"""Real servers behind the queue: forms of answers, cancellation, and kills of the worker and of the server.
+
+TEST_UPSTREAM names the servers, separated by spaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from tests.support.cluster import Cluster, running
+from tests.support.real_upstream import MODEL, SERVERS, RealUpstream
+from tests.support.stream_client import Answer, Client, until
+
+pytestmark = pytest.mark.timeout(3600)
+STREAMS = 8
+TOKENS = 48
+KILLS = int(os.environ.get("TEST_UPSTREAM_KILLS", "3"))
+MESSAGES = [{"role": "user", "content": "Tell me about rivers and mills."}]
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+LOOK = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Look up the weather of a city.",
+        "parameters": PARAMETERS,
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 20}, "size": {"type": "integer", "maximum": 999}},
+    "required": ["name", "size"],
+    "additionalProperties": False,
+}
+
+
+class ChatClient(Client):
+    """Client whose jobs are chats."""
+
+    def body(self, prompt: str, tokens: int, **fields: Any) -> dict[str, Any]:
+        messages = [{"role": "user", "content": prompt}]
+        return {"model": self.model, "messages": messages, "max_tokens": tokens, **fields}
+
+
+@pytest.fixture(scope="module", params=os.environ.get("TEST_UPSTREAM", "llamacpp").split())
+def server(
+    request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealUpstream]:
+    made = SERVERS[request.param](smollm2, tmp_path_factory.mktemp("server") / "server.log")
+    made.spawn()
+    try:
+        made.await_healthy()
+        yield made
+    finally:
+        made.kill()
+
+
+@asynccontextmanager
+async def behind_the_queue(folder: Path, server: RealUpstream, resume: str = "continue") -> AsyncIterator[Cluster]:
+    settings = {
+        "runtime": "upstream",
+        "upstream_url": f"{server.root}/v1",
+        "upstream_model": MODEL,
+        "upstream_resume": resume,
+        "max_attempts": 100,
+    }
+    async with running(folder, apis=1, workers=1, **settings) as cluster:
+        yield cluster
+
+
+async def ask(cluster: Cluster, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    async with httpx.AsyncClient(base_url=cluster.urls[0], timeout=300) as http:
+        response = await http.post(f"/v1{route}", json={"model": MODEL, **body})
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+async def test_forms_of_answers(server: RealUpstream, tmp_path: Path) -> None:
+    async with behind_the_queue(tmp_path, server) as cluster:
+        greedy = {"temperature": 0, "max_tokens": 24, "seed": 1}
+        await _same_answers(cluster, server, "/chat/completions", {**greedy, "messages": MESSAGES})
+        await _same_answers(cluster, server, "/completions", {**greedy, "prompt": "The mill", "stop": ["."]})
+        await _calls(cluster, server)
+        await _schema(cluster)
+        await _log_probabilities(cluster)
+        await _streams(cluster)
+
+
+async def _same_answers(cluster: Cluster, server: RealUpstream, route: str, body: dict[str, Any]) -> None:
+    """Expect the text, the finish reason and the counts of the server itself."""
+    ours, theirs = await ask(cluster, route, body), await asyncio.to_thread(server.post, route, body)
+    for found in (ours, theirs):
+        choice = found["choices"][0]
+        found["answer"] = (choice.get("text") or choice["message"]["content"], choice["finish_reason"])
+    assert ours["answer"] == theirs["answer"]
+    counts = ("prompt_tokens", "completion_tokens")
+    assert [ours["usage"][name] for name in counts] == [theirs["usage"][name] for name in counts]
+
+
+async def _calls(cluster: Cluster, server: RealUpstream) -> None:
+    """Expect the calls of the server itself."""
+    body = {"tools": [LOOK], "tool_choice": "required", "max_tokens": 64, "temperature": 0}
+    messages = [{"role": "user", "content": "What is the weather in Paris?"}]
+    ours = await ask(cluster, "/chat/completions", {**body, "messages": messages})
+    theirs = await asyncio.to_thread(server.post, "/chat/completions", {**body, "messages": messages})
+    found = [
+        [call["function"] for call in answer["choices"][0]["message"].get("tool_calls") or ()]
+        for answer in (ours, theirs)
+    ]
+    print(f"calls of tools: {len(found[0])}")  # noqa: T201  a small model may call none
+    assert found[0] == found[1]
+    for call in found[0]:
+        assert call["name"] == "get_weather"
+        jsonschema.validate(json.loads(call["arguments"]), PARAMETERS)
+
+
+async def _schema(cluster: Cluster) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "river", "schema": SCHEMA, "strict": True}}
+    body = {"messages": MESSAGES, "response_format": form, "max_tokens": 200, "temperature": 0}
+    [choice] = (await ask(cluster, "/chat/completions", body))["choices"]
+    jsonschema.validate(json.loads(choice["message"]["content"]), SCHEMA)
+
+
+async def _log_probabilities(cluster: Cluster) -> None:
+    body = {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2, "max_tokens": 4, "temperature": 0}
+    [choice] = (await ask(cluster, "/chat/completions", body))["choices"]
+    content = choice["logprobs"]["content"]
+    assert len(content) == 4
+    assert all(each["logprob"] <= 0 and len(each["top_logprobs"]) == 2 for each in content)
+
+
+async def _streams(cluster: Cluster) -> None:
+    body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 16, "temperature": 0, "stream": True}
+    async with (
+        httpx.AsyncClient(base_url=cluster.urls[0], timeout=300) as http,
+        http.stream("POST", "/v1/chat/completions", json=body) as response,
+    ):
+        lines = [line async for line in response.aiter_lines() if line.startswith("data: ")]
+    chunks = [json.loads(line[6:])["choices"][0] for line in lines[:-1]]
+    assert lines[-1] == "data: [DONE]"
+    assert len([chunk for chunk in chunks if chunk["delta"].get("content")]) > 8
+    assert chunks[-1]["finish_reason"] == "length"
+
+
+async def test_a_cancelled_answer_ends_at_the_server(server: RealUpstream, tmp_path: Path) -> None:
+    async with behind_the_queue(tmp_path, server) as cluster:
+        client = ChatClient(cluster.urls, MODEL)
+        answer = await client.submit("Count as far as you can.", 400, ignore_eos=True)
+        following = asyncio.create_task(client.follow(answer))
+        await until(lambda: answer.seq >= 4, "the answer runs")
+        async with httpx.AsyncClient(base_url=cluster.urls[0]) as http:
+            assert (await http.delete(f"/v1/jobs/{answer.job}")).status_code == 200
+        await following
+        assert answer.end == "cancelled"
+        await asyncio.to_thread(server.await_idle)
+
+
+PROMPTS = [f"Write {number} sentences about rivers and mills." for number in range(2, 2 + STREAMS)]
+
+
+async def _together(client: Client) -> list[Answer]:
+    fields = {"temperature": 0.0, "ignore_eos": True}
+    return [await client.submit(prompt, TOKENS, **fields) for prompt in PROMPTS]
+
+
+def _report(name: str, answers: list[Answer], undisturbed: list[Answer]) -> None:
+    """Check that each answer is whole, and print how many have the text of an undisturbed run."""
+    assert [answer.end for answer in answers] == ["done"] * STREAMS, [answer.data for answer in answers]
+    same = sum(a.texts == b.texts for a, b in zip(answers, undisturbed, strict=True))
+    counts = [answer.data["usage"]["completion_tokens"] for answer in answers]
+    print(f"{name}: {same} of {STREAMS} texts as undisturbed, completion tokens {sorted(set(counts))}")  # noqa: T201  the figures of this run
+
+
+@pytest.mark.parametrize("resume", ["continue", "restart"])
+@pytest.mark.parametrize("victim", ["worker", "server"])
+async def test_answers_outlive_their_worker_and_their_server(
+    server: RealUpstream, tmp_path: Path, resume: str, victim: str
+) -> None:
+    """Given 8 running chats, if the worker or the server is killed, each reader gets a whole answer.
+
+    The client raises for a gap or a repeat in the numbers of the tokens.
+    """
+    async with behind_the_queue(tmp_path, server, resume) as cluster:
+        client, [worker] = ChatClient(cluster.urls, MODEL), cluster.workers
+        undisturbed = await _together(client)
+        await asyncio.gather(*map(client.follow, undisturbed))
+        for kill in range(KILLS):
+            answers = await _together(client)
+            following = [asyncio.create_task(client.follow(answer)) for answer in answers]
+            await until(lambda answers=answers: min(a.seq for a in answers) >= 4, "all answers run")  # type: ignore[misc]
+            assert all(answer.end is None for answer in answers)
+            begin = time.monotonic()
+            if victim == "worker":
+                worker.kill()
+                await worker.start()
+            else:
+                server.kill()
+                server.spawn()
+                await asyncio.to_thread(server.await_healthy)
+            await asyncio.gather(*following)
+            seconds = time.monotonic() - begin
+            _report(f"{resume}, {victim} killed ({kill + 1}), {seconds:.1f} s", answers, undisturbed)

@@ -31,6 +31,7 @@ class ActiveRequest:
 
     Attributes:
         held_since: by time.monotonic.
+        last_token_at: when tokens of this run were appended last, by time.monotonic; None before the first.
         next_seq: seq of the next token that the engine produces.
         reasoning_tokens: number of logged tokens of reasoning.
         prompt_usage: counts of the prompt, by the run with the first token; None before it.
@@ -42,6 +43,7 @@ class ActiveRequest:
     lengths: tuple[int, ...] = ()
     deadline_timer: asyncio.TimerHandle | None = None
     held_since: float = field(default_factory=time.monotonic)
+    last_token_at: float | None = None
     next_seq: int = field(init=False)
     reasoning_tokens: int = field(init=False)
     prompt_usage: PromptUsage | None = field(init=False)

@@ -58,7 +58,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._engine = EngineThread(engine, lambda: self._loop.call_soon_threadsafe(self._output_ready.set))
         self._by_job: dict[str, ActiveRequest] = {}
-        self._load = LoadMeter()
+        self._load = LoadMeter(settings.max_num_seqs)
         self._finished_claims: list[Claim] = []
         self._claims_ready = asyncio.Event()
         self._draining = asyncio.Event()
@@ -122,8 +122,6 @@ class Worker:
     async def _start_runs(self, taken: Sequence[tuple[Delivery, Lease]]) -> None:
         """Start each request, in order, without waiting for its tokenizing or its grammar."""
         for delivery, lease in taken:
-            if not self._by_job:
-                self._load.set_working(True)
             active = self._by_job[delivery.request.id] = ActiveRequest(delivery, lease)
             self._metrics.count_start(delivery.request, lease)
             task = self._tasks.create_task(self._start(active))
@@ -248,8 +246,6 @@ class Worker:
         if active is not None and active.deadline_timer is not None:
             active.deadline_timer.cancel()
         self._puller.clear(job_id)
-        if active is not None and not self._by_job:
-            self._load.set_working(False)
         if not self._by_job:
             self._idle.set()
         self._puller.room_changed()

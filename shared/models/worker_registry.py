@@ -59,7 +59,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         running, waiting: sequences of the engine.
         blocks_used, blocks_total: blocks of the KV cache.
         tokens_in_flight: prompt tokens, and tokens that may still be generated, of the requests that it holds.
-        tokens_per_s: the highest speed of recent seconds with work; 0 before the first.
+        tokens_per_s: moving average of the speed of a running sequence, times the sequences that can run at once; 0
+            before the first.
         first_token_s: moving average of the seconds from the start of a run to its first token; None before one.
         weight: its share under weighted routing, if set.
         step_age: seconds since the engine's step that runs now began; None between steps.

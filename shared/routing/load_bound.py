@@ -7,16 +7,20 @@ from collections.abc import Sequence
 
 from shared.routing.interface import RequestTraits, WorkerState
 
+ALWAYS_ALLOWED = 2  # requests of the same size that a worker may have before another, whatever the mean
+
 
 def below_bound(request: RequestTraits, workers: Sequence[WorkerState], bound: float) -> list[WorkerState]:
     """Return the workers with at most `bound` times the mean tokens in flight, in which the request counts.
 
-    There is always one, since the least loaded worker has at most the mean.
+    There is always one, since the least loaded worker has at most the mean. A worker with ALWAYS_ALLOWED requests
+    like this one is not above the bound, or the few requests of an idle model would leave their worker.
 
     Mirrokni, Thorup, Zadimoghaddam: Consistent Hashing with Bounded Loads, 2016.
     """
     mean = (sum(worker.tokens_in_flight for worker in workers) + request.tokens) / len(workers)
-    return [worker for worker in workers if worker.tokens_in_flight <= bound * mean]
+    most = max(bound * mean, ALWAYS_ALLOWED * request.tokens)
+    return [worker for worker in workers if worker.tokens_in_flight <= most]
 
 
 def affinity(key: bytes, worker: WorkerState) -> bytes:

@@ -10,7 +10,9 @@ from shared.token_log.interface import Append, Lease
 from shared.validation.token_estimate import token_estimate
 from tests.support.fakes import MODEL, make_request, token_event
 from workers.active_request import ActiveRequest
-from workers.load_meter import FIRST_TOKEN_SHARE, SPEED_KEPT, LoadMeter, tokens_in_flight
+from workers.load_meter import LAST_SHARE, LoadMeter, tokens_in_flight
+
+SEATS = 8
 
 
 class Clock:
@@ -28,11 +30,11 @@ def clock() -> Clock:
 
 @pytest.fixture
 def meter(clock: Clock) -> LoadMeter:
-    return LoadMeter(clock)
+    return LoadMeter(SEATS, clock)
 
 
-def begun(clock: Clock) -> ActiveRequest:
-    request = make_request(max_tokens=100)
+def begun(clock: Clock, *, n: int = 1) -> ActiveRequest:
+    request = make_request(max_tokens=100, n=n)
     claim = Claim(request.id, MODEL, PriorityClass.STANDARD, "1-0")
     return ActiveRequest(Delivery(request, claim, 1), Lease(request.id, "a", 1, 0.0), held_since=clock.now)
 
@@ -42,36 +44,48 @@ def record(meter: LoadMeter, active: ActiveRequest, tokens: int) -> None:
     active.next_seq += tokens
 
 
-def test_time_without_work_does_not_count(meter: LoadMeter, clock: Clock) -> None:
-    active = begun(clock)
-    for _ in range(2):
-        meter.set_working(True)
-        clock.now += 1
-        record(meter, active, 50)
-        meter.set_working(False)
+def test_the_speed_does_not_depend_on_the_work_that_a_worker_gets(meter: LoadMeter, clock: Clock) -> None:
+    """One sequence and eight, each with 10 tokens/s, and pauses between."""
+    for count in (1, 8):
+        runs = [begun(clock) for _ in range(count)]
+        for active in runs:
+            record(meter, active, 1)
+        for _ in range(5):
+            clock.now += 1
+            for active in runs:
+                record(meter, active, 10)
+        assert meter.tokens_per_s() == pytest.approx(10 * SEATS)
         clock.now += 60
-    assert meter.tokens_per_s() == pytest.approx(50)
-    clock.now += 60
-    assert meter.tokens_per_s() == pytest.approx(50)
+        assert meter.tokens_per_s() == pytest.approx(10 * SEATS)
 
 
-def test_the_speed_is_the_highest_of_recent_windows(meter: LoadMeter, clock: Clock) -> None:
+def test_each_choice_is_a_sequence(meter: LoadMeter, clock: Clock) -> None:
+    active = begun(clock, n=2)
+    record(meter, active, 2)
+    clock.now += 1
+    record(meter, active, 20)
+    assert meter.tokens_per_s() == pytest.approx(10 * SEATS)
+
+
+def test_the_speed_is_a_moving_average(meter: LoadMeter, clock: Clock) -> None:
     active = begun(clock)
-    meter.set_working(True)
-    for tokens, expected in ((80, 80), (10, 80 * SPEED_KEPT), (90, 90)):
+    record(meter, active, 1)
+    for tokens, expected in ((10, 10), (20, 10 + LAST_SHARE * 10)):
         clock.now += 1
         record(meter, active, tokens)
-        assert meter.tokens_per_s() == pytest.approx(expected)
+        assert meter.tokens_per_s() == pytest.approx(expected * SEATS)
 
 
 def test_a_short_window_is_added_to_the_next(meter: LoadMeter, clock: Clock) -> None:
     active = begun(clock)
-    meter.set_working(True)
+    record(meter, active, 1)
+    assert meter.tokens_per_s() == 0
     clock.now += 0.01
     record(meter, active, 50)
     assert meter.tokens_per_s() == 0
     clock.now += 0.99
-    assert meter.tokens_per_s() == pytest.approx(50)
+    record(meter, active, 50)
+    assert meter.tokens_per_s() == pytest.approx(100 * SEATS)
 
 
 def test_only_the_first_token_of_a_run_counts(meter: LoadMeter, clock: Clock) -> None:
@@ -85,7 +99,7 @@ def test_only_the_first_token_of_a_run_counts(meter: LoadMeter, clock: Clock) ->
     active = begun(clock)
     clock.now += 1
     record(meter, active, 1)
-    assert meter.first_token_s == pytest.approx(2 - FIRST_TOKEN_SHARE)
+    assert meter.first_token_s == pytest.approx(2 - LAST_SHARE)
 
 
 def test_tokens_in_flight_fall_as_tokens_are_generated(meter: LoadMeter, clock: Clock) -> None:

@@ -13,7 +13,7 @@ from shared.routing.consistent_hash import ConsistentHash
 from shared.routing.fastest_response import EXPLORE_EVERY, FastestResponse
 from shared.routing.interface import Policy, RequestTraits, WorkerState
 from shared.routing.least_connections import LeastConnections
-from shared.routing.load_bound import below_bound
+from shared.routing.load_bound import ALWAYS_ALLOWED, below_bound
 from shared.routing.prefix_aware import PrefixAware
 from shared.routing.round_robin import RoundRobin
 from shared.routing.selection import POLICIES, make_policy
@@ -100,13 +100,13 @@ def test_a_joining_worker_moves_only_its_own_share_of_keys(count: int) -> None:
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 8), st.floats(1, 3))
 def test_consistent_hashing_keeps_the_bound(costs: list[int], count: int, bound: float) -> None:
-    """A worker exceeds the bound by at most one request, though all keys are the same."""
+    """A worker exceeds the bound by at most one request, though all keys are the same, once it has two."""
     policy, loads = ConsistentHash(bound), dict.fromkeys(map(str, range(count)), 0)
     for cost in costs:
         request = RequestTraits(tokens=cost, key=b"same")
         name = policy.choose(request, [WorkerState(worker, load) for worker, load in loads.items()])
         loads[name] += cost
-        assert loads[name] - cost <= bound * sum(loads.values()) / count + 1e-6
+        assert loads[name] - cost <= max(bound * sum(loads.values()) / count + 1e-6, ALWAYS_ALLOWED * cost)
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=8), st.integers(1, 1000))
@@ -136,6 +136,23 @@ def test_fastest_response_measures_new_workers_first() -> None:
 def test_fastest_response_counts_the_work_before_a_request() -> None:
     workers = [WorkerState("fast", 500, first_token_s=0.1), WorkerState("slow", 50, first_token_s=0.4)]
     assert FastestResponse().choose(RequestTraits(tokens=10), workers) == "slow"
+
+
+def test_the_few_requests_of_an_idle_model_stay_on_their_worker() -> None:
+    policy = ConsistentHash(BOUND)
+    home = policy.choose(of_key(1), idle("a", "b", "c", "d"))
+    for held in (1, 2):
+        workers = [WorkerState(name, held * (name == home)) for name in "abcd"]
+        assert policy.choose(of_key(1), workers) == home
+
+
+def test_a_short_common_prefix_keeps_nothing_from_a_new_worker() -> None:
+    policy = PrefixAware(BOUND)
+    for i in range(30):
+        policy.choose(of_text("system", f"chat {i}", "a", "b", "c"), idle("a", "b", "c"))
+    loaded = [*(WorkerState(name, 30) for name in "abc"), WorkerState("new", 0)]
+    assert policy.choose(of_text("system", "another", "a", "b", "c"), loaded) == "new"
+    assert policy.choose(of_text("system", "chat 7", "a", "b", "c"), loaded) != "new"
 
 
 def test_prefix_aware_follows_the_longest_known_prefix() -> None:

@@ -1,11 +1,11 @@
 -- Routes of requests that were published under a policy other than `pull`. A waiting request is aimed at one worker;
 -- its id is also in a sorted set of its lane and that worker, by ordinal. A held request belongs to its holder.
 --
--- routes: hash id -> cost:time in ms:worker
+-- routes:    hash id -> cost:time in ms:worker
 -- in_flight: hash worker -> tokens of the requests aimed at it or held by it
--- seen:   hash worker -> time in ms of its last call, and since when it has had room and passed over what was aimed at
---         others (0: it has not). Only workers under such a policy are in it. Requests can be taken by any worker if
---         the one they are aimed at is missing here, or silent for a lease.
+-- seen:      hash worker -> time in ms of its last call, and since when it has had room and passed over requests of
+--            others (0: it has not). Only workers under such a policy are in it. Any worker may take a request whose
+--            worker is missing here, or was silent for a lease.
 
 local MAX_LANES = 64 -- lanes of a class that one pull looks into
 local AIMED_TTL_MS = 86400000 -- of ids that an earlier version, which does not know aims, has left behind

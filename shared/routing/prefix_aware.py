@@ -10,8 +10,8 @@ from shared.routing.load_bound import affinity, below_bound
 
 MAX_PREFIXES = 65_536  # remembered; the least recently used are forgotten first
 MAX_HOLDERS = 8  # workers remembered for one prefix, the last ones
-# Tokens in flight that a worker may have more than another if it knows the whole prompt, times those of the request.
-# `headrace bench routing` had the most tokens/s at 4, with chats of several turns.
+# Tokens in flight that a worker may have more than another if it knows the whole prompt, as a multiple of those of
+# the request. `headrace bench routing` had the most tokens/s at 4, with chats of several turns.
 MATCH_WORTH = 4
 
 

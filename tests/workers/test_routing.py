@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import get_args
 
 import pytest
 
@@ -10,10 +11,17 @@ from shared.backend import Backend
 from shared.models.worker_registry import WorkerInfo
 from shared.protocol import Request
 from shared.queue.interface import Room
-from shared.settings import Settings
+from shared.settings import PolicyName, Settings
 from tests.support.fakes import MODEL, answer, end_of, ended, make_request, submit
 from tests.support.waiting import LIMIT_S
-from tests.support.worker_harness import GatedEngine, Harness, wait_for_tokens, wait_until
+from tests.support.worker_harness import (
+    GatedEngine,
+    Harness,
+    answer_tokens,
+    expected_tokens,
+    wait_for_tokens,
+    wait_until,
+)
 from workers.scripted_engine import ScriptedEngine
 from workers.worker import Worker
 
@@ -116,17 +124,45 @@ async def test_what_a_worker_leaves_waiting_goes_to_one_with_room(harness: Harne
     await impatient.close()
 
 
-async def test_heartbeats_carry_the_load(harness: Harness, backend: Backend) -> None:
+async def test_heartbeats_carry_the_load(
+    harness: Harness, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.load_meter.MIN_WINDOW_S", 1e-6)
     harness.settings = harness.settings.model_copy(update={"lease": 0.5})
     engine = GatedEngine(4)
     async with harness.worker(engine, "a"):
         await present(backend, "a")
         [request] = await submit_all(backend, 1, max_tokens=100)
         await wait_for_tokens(backend, request, 4)
+        engine.limit = 4
+        await wait_for_tokens(backend, request, 8)
         async with asyncio.timeout(LIMIT_S):
             while not (info := (await backend.registry.workers())[0]).tokens_per_s:
                 await asyncio.sleep(0.01)
-        assert info.tokens_in_flight == 96
+        assert info.tokens_in_flight == 92
         assert info.first_token_s is not None
         engine.limit = 10**9
         assert end_of(await answer(backend, request.id)) == ("completed", None)
+
+
+@pytest.mark.parametrize("routing", [name for name in get_args(PolicyName) if name != "pull"])
+async def test_every_request_is_answered_once_under_each_policy(
+    routing: PolicyName, settings: Settings, backend: Backend
+) -> None:
+    """Of three workers, one joins late and one drains early."""
+    given = settings.model_copy(update={"routing": routing, "max_num_seqs": 4})
+    routed = Backend.open(given)
+    harness = Harness(routed, given)
+    async with harness.worker(name="a"), harness.worker(name="b") as b:
+        await present(routed, "a", "b")
+        requests = await submit_all(routed, 6)
+        async with harness.worker(name="c"):
+            requests += await submit_all(routed, 6)
+            b.drain()
+            requests += await submit_all(routed, 6)
+            for request in requests:
+                assert answer_tokens(await answer(routed, request.id)) == expected_tokens(request)
+    depth = await routed.transport.depth(MODEL)
+    assert (depth.waiting, depth.held) == (0, 0)
+    assert sum(n for (_, outcome), n in routed.router.outcomes.items() if outcome != "returned") == 18
+    await routed.close()

@@ -18,9 +18,14 @@ MODEL = "simulated"
 
 
 def fleet_settings(redis_url: str, policy: str, slowdown: float = 1.0) -> Settings:
-    """Return the settings of a fleet, whose workers hand their requests back as soon as they stop."""
-    settings = load({"redis_url": redis_url, "routing": policy, "grace": 0, "model": MODEL}).settings
-    return settings.model_copy(update={"routing_patience": settings.routing_patience * slowdown})
+    """Return the settings of a fleet, whose workers hand their requests back as soon as they stop.
+
+    With `slowdown`, the times that depend on the speed of engines are so many times as long.
+    """
+    given = {"redis_url": redis_url, "redis_timeout": 30, "routing": policy, "grace": 0, "model": MODEL}
+    settings = load(given).settings
+    longer = {name: getattr(settings, name) * slowdown for name in ("lease", "routing_patience")}
+    return settings.model_copy(update=longer)
 
 
 class Fleet:

@@ -78,7 +78,7 @@ class Worker:
             self._preparer,
             metrics,
             interval=settings.canary_interval,
-            idle=lambda: self._info.state == "ready" and not self._by_job,
+            idle=lambda: self._info.state == "ready" and not self._by_job and not self._engine.stats.fault,
         )
         self._by_job: dict[str, ActiveRequest] = {}
         self._load = LoadMeter()

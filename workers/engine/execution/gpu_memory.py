@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -15,8 +16,9 @@ class GpuMemory:
     It makes no call to the driver, which may hang.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._device = device
+        self._clock = clock
         self._used: int | None = None
         self._due = 0.0
 
@@ -24,7 +26,7 @@ class GpuMemory:
         """Return the bytes that PyTorch holds on the GPU, those it keeps for later allocations included."""
         if self._device.type != "cuda":
             return None
-        now = time.monotonic()
+        now = self._clock()
         if now >= self._due:
             self._used, self._due = torch.cuda.memory_reserved(self._device), now + MEASURE_INTERVAL_S
         return self._used

@@ -21,6 +21,7 @@ from shared.redis import keys
 from shared.settings import Settings
 from shared.token_log.interface import OVERDUE, Append, Lease
 from workers.active_request import ActiveRequest, group_by_run
+from workers.departure import Departure
 from workers.engine.interface import EngineOutput, Generator
 from workers.engine.stage import Stage
 from workers.engine_thread import EngineThread
@@ -31,13 +32,12 @@ from workers.lease_keeper import LeaseKeeper
 from workers.load_meter import LoadMeter, tokens_in_flight
 from workers.metrics import WorkerMetrics
 from workers.model_claim import ModelClaim
-from workers.preparation import preparer_for
+from workers.preparation.preparer import preparer_for
 from workers.puller import RETRY_PAUSE_S, Puller, set_aside
 from workers.seat_allocation import free_seats
 from workers.sole_request import SoleRequestRecord
 
 ACKNOWLEDGE_DELAY_S = 0.01  # so that requests that end together are acknowledged in one call
-GIVE_UP_LIMIT_S = 1.0  # for giving back the requests of a hung engine; after that, their leases expire
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +83,7 @@ class Worker:
         self._by_job: dict[str, ActiveRequest] = {}
         self._load = LoadMeter(settings.max_num_seqs)
         self._finished_claims: list[Claim] = []
+        self._departure = Departure(backend, info.model, info.id, self._finished_claims)
         self._claims_ready = asyncio.Event()
         self._draining = asyncio.Event()
         sole_request = SoleRequestRecord(backend.token_log, self._active_requests)
@@ -136,7 +137,7 @@ class Worker:
                 pulling = tasks.create_task(self._puller.run())
                 await self._draining.wait()
                 await pulling  # it ends between two rounds, so that no request is begun in part
-                await self._leave_queue()
+                await self._departure.leave_queue()
                 await self._wait_until_idle()
                 for task in (*background, *self._starting):
                     task.cancel()
@@ -291,13 +292,6 @@ class Worker:
         self._puller.room_changed()
         return active
 
-    async def _leave_queue(self) -> None:
-        """Let other workers take at once what is aimed at this one."""
-        try:
-            await self._backend.transport.leave(self._info.model, self._info.id)
-        except Unavailable as error:  # they take it once this worker has been silent for a lease
-            log.warning("leave_failed", error=error.message)
-
     async def _wait_until_idle(self) -> None:
         try:
             async with asyncio.timeout(self._settings.grace):
@@ -308,34 +302,16 @@ class Worker:
             log.info("grace_over", handed_back=len(self._by_job))
 
     async def _hand_over(self) -> None:
-        """Return the unfinished requests to the queue.
-
-        Only a draining worker does. If the engine fails, its requests wait for their leases to expire, which counts
-        as a lost worker.
-        """
         claims = [active.delivery.claim for active in self._active_requests()]
         self._by_job.clear()
-        try:
-            await self._backend.transport.acknowledge(self._finished_claims)
-            await self._backend.transport.release(self._info.model, self._info.id, claims)
-            await self._backend.registry.leave(self._info.id)
-        except Unavailable as error:
-            log.warning("hand_over_failed", error=error.message, requests=len(claims))
+        await self._departure.hand_over(claims)
 
     async def _give_up(self) -> None:
-        """Return all requests to the queue at once. Those that the engine ran count this worker as lost."""
         self._info = msgspec.structs.replace(self._info, state="hung")
         ran = [active.delivery.claim for active in self._active_requests() if active.in_engine]
         others = [active.delivery.claim for active in self._active_requests() if not active.in_engine]
         self._by_job.clear()
-        try:
-            async with asyncio.timeout(GIVE_UP_LIMIT_S):
-                await self._backend.transport.acknowledge(self._finished_claims)
-                await self._backend.transport.release(self._info.model, self._info.id, ran, lost=True)
-                await self._backend.transport.release(self._info.model, self._info.id, others)
-                await self._backend.registry.beat(self._heartbeat())
-        except (Unavailable, TimeoutError) as error:
-            log.warning("hand_over_failed", error=repr(error), requests=len(ran) + len(others))
+        await self._departure.give_up(ran, others, self._heartbeat())
 
     def _heartbeat(self) -> WorkerInfo:
         stats = self._engine.stats

@@ -2,6 +2,6 @@
 
 from headrace.client.asynchronous import AsyncHeadraceClient
 from headrace.client.blocking import HeadraceClient
-from headrace.client.operations import JobEvent
+from headrace.client.stream_readers import JobEvent
 
 __all__ = ["AsyncHeadraceClient", "HeadraceClient", "JobEvent"]

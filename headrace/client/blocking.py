@@ -11,8 +11,9 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from headrace.client.httpx_config import LIMITS, TIMEOUT, TRANSPORT_ERRORS, credentials, unavailable
-from headrace.client.operations import Body, ChatStreamReader, JobEvent, Json, Operations, chunk_text
+from headrace.client.operations import Operations
 from headrace.client.sans_io import Clock, Command, Emit, Flow, Pause, Read, Replicas, Reply, Run, Send
+from headrace.client.stream_readers import Body, ChatStreamReader, JobEvent, Json, chunk_text
 
 Result = TypeVar("Result")
 

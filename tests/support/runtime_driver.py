@@ -22,7 +22,7 @@ from tests.support.waiting import LIMIT_S
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineOutput, EngineStats, Generator
 from workers.engine_thread import EngineThread
-from workers.preparation import preparer_for
+from workers.preparation.preparer import preparer_for
 from workers.runtimes.select import load_runtime
 
 

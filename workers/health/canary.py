@@ -20,7 +20,7 @@ from workers.engine.interface import EngineOutput
 from workers.engine_thread import EngineThread
 from workers.health.watchdog import EngineHung
 from workers.metrics import WorkerMetrics
-from workers.preparation import Preparer
+from workers.preparation.preparer import Preparer
 
 CANARY_LIMIT_S = 30.0  # for one token of an idle engine; StepWatch finds a step that hangs much sooner
 CHECKS_PER_LIMIT = 30

@@ -20,7 +20,7 @@ from shared.protocol import Request
 from shared.settings import Settings
 from workers.engine.interface import EngineOutput, EngineRequest, Generator
 from workers.engine.stage import Stage
-from workers.preparation import Preparer, preparer_for
+from workers.preparation.preparer import Preparer, preparer_for
 from workers.runtimes.select import load_runtime
 from workers.startup.warmup import WarmUp, active_request, built_in, compute, failed, read_warm_ups
 

@@ -21,7 +21,7 @@ from shared.token_log.interface import Lease
 from shared.validation.request_limits import check_request
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineRequest, Generator
-from workers.prompt_encoding import WIDEST_LIMITS
+from workers.preparation.prompt_encoding import WIDEST_LIMITS
 
 MAX_FILE_BYTES = 4 * 2**20
 DEFAULT_MAX_TOKENS = 16  # of a warm-up request that names no maximum

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from headrace import AsyncHeadraceClient, HeadraceClient
-from headrace.client.operations import ChatStreamReader, Operations
+from headrace.client.operations import Operations
 from headrace.client.sans_io import Clock, Emit, Flow, Pause, Read, Replicas, Reply, Run, Send
 from headrace.client.sse import Parser
+from headrace.client.stream_readers import ChatStreamReader
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest, NotFound, Unavailable
 from tests.support.waiting import LIMIT_S
 

@@ -331,8 +331,7 @@ async def test_a_bug_is_a_500_without_internals(
     monkeypatch.setattr("producer_api.observability.request_log.log", logged)
     app = create_app(settings, backend)
     app.state.context.gateway._token_log = Broken()
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
         response = await http.post("/v1/chat/completions", json=chat())
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal_error"

@@ -9,9 +9,9 @@ import pytest
 from shared.errors import ContextLengthExceeded
 from shared.protocol import Message, Request, SamplingParams, ToolCall
 from tests.support.fakes import MODEL
-from workers.prompt_encoding import encode
+from workers.preparation.prompt_encoding import encode
+from workers.preparation.turn_truncation import encode_newest
 from workers.scripted_engine import ScriptedTokenizer
-from workers.turn_truncation import encode_newest
 
 SYSTEM = Message("system", "s")
 

@@ -19,7 +19,7 @@ from shared.protocol import DescribeTokenizer, Detokenize, Embed, Message, Promp
 from shared.validation.prompt_options import option_chars
 from shared.validation.request_limits import Limits, check_request
 from workers.engine.interface import Encoder, check_vocabulary
-from workers.turn_truncation import encode_newest
+from workers.preparation.turn_truncation import encode_newest
 
 MAX_INLINE_CHARS = 500  # encoding them takes no longer than waking a thread for it, about 0.3 ms
 MAX_POOLED_CHARS = 65_536  # longer texts take more than 20 ms on one core

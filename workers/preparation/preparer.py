@@ -26,7 +26,7 @@ from workers.engine.interface import (
     Generator,
     Source,
 )
-from workers.prompt_encoding import WIDEST_LIMITS, PromptEncoder
+from workers.preparation.prompt_encoding import WIDEST_LIMITS, PromptEncoder
 
 
 class Preparer(Protocol):

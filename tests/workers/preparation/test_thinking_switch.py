@@ -7,7 +7,7 @@ import json
 import pytest
 
 from shared.protocol import PromptOptions
-from workers.prompt_encoding import with_thinking_switch
+from workers.preparation.prompt_encoding import with_thinking_switch
 
 
 @pytest.mark.parametrize(

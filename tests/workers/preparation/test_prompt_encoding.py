@@ -15,7 +15,7 @@ from shared.protocol import Embed, Message, PromptOptions, Request, Result, Toke
 from tests.support.fakes import answer, make_request, submit
 from tests.support.worker_harness import Harness, RecordingEngine, answer_tokens, expected_tokens, wait_until
 from workers.engine.interface import EngineOutput, EngineRequest
-from workers.prompt_encoding import MAX_INLINE_CHARS, MAX_POOLED_CHARS, encode
+from workers.preparation.prompt_encoding import MAX_INLINE_CHARS, MAX_POOLED_CHARS, encode
 from workers.scripted_engine import ScriptedEngine, ScriptedTokenizer
 
 SLOW = "slow"

@@ -1,0 +1,9 @@
+"""`headrace bench`: each command imports its benchmark when it runs.
+
+Only `headrace.cli.main` and tests import it.
+"""
+
+from headrace.cli.bench import engine, server
+from headrace.cli.bench.options import app
+
+__all__ = ["app", "engine", "server"]

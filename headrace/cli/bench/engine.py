@@ -1,0 +1,130 @@
+"""`headrace bench`: benchmarks of the engine. Each command imports its benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from headrace.cli.bench.options import Model, Repeats, Seed, app, report
+from headrace.cli.options import Json, comma_separated, print_json, stderr
+from shared.errors import ConfigError
+
+
+@app.command()
+def engine(
+    model: Model = "smollm2",
+    against: Annotated[str, typer.Option(help="Other engines: hf, vllm, llamacpp, if installed; or none.")] = "hf",
+    quantization: Annotated[
+        Literal["none", "int8"], typer.Option(help="Quantization of Headrace's engine.")
+    ] = "none",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Number of concurrent requests.")] = 32,
+    repeats: Repeats = 3,
+    seed: Seed = 0,
+    as_json: Json = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show how a step spends its time, and its lower bound, instead.")
+    ] = False,
+) -> None:
+    """Measure the output tokens/s of the engine alone, in pairs with other engines on the same work."""
+    from headrace.bench.engine.engine_throughput import measure_engine
+    from headrace.bench.engine.profile import Profile
+    from headrace.bench.harness.subprocess_run import run_in_subprocess
+
+    if profile:
+        result: Any = Profile(
+            **run_in_subprocess("headrace.bench.engine.profile", model, seed, concurrency, quantization)
+        )
+    else:
+        result = measure_engine(
+            model,
+            against,
+            repeats,
+            seed,
+            stderr,
+            quantization=quantization,
+            concurrency=concurrency,
+        )
+    report(result, as_json)
+
+
+@app.command()
+def perplexity(
+    model: Model = "smollm2",
+    tokens: Annotated[int, typer.Option(min=2, help="Number of tokens of the text.")] = 20_481,
+    as_json: Json = False,
+) -> None:
+    """Measure the quality of int8 against float32: perplexity on licence texts, and greedy agreement."""
+    from headrace.bench.engine.perplexity import measure_perplexity
+
+    result = measure_perplexity(model, tokens, stderr)
+    report(result, as_json)
+
+
+@app.command()
+def batching(
+    model: Model = "smollm2",
+    parts: Annotated[
+        str, typer.Option(help="Comma-separated: policies, stall, prefix, waiting, steps.")
+    ] = "policies,stall,prefix,waiting,steps",
+    budget: Annotated[int, typer.Option(min=17, help="Tokens per step while the long prompt arrives.")] = 32,
+    plot: Annotated[Path | None, typer.Option(help="File for the comparison of policies, as SVG.")] = None,
+    repeats: Repeats = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure the gains of continuous batching, chunked prefill and the prefix cache."""
+    from headrace.bench.engine.batching import PARTS, measure_batching
+    from headrace.bench.engine.batching_report import svg, tables
+    from shared.runtime.logging import configure_logging
+    from shared.settings import load
+
+    wanted = comma_separated(parts)
+    if unknown := [part for part in wanted if part not in PARTS]:
+        raise ConfigError(f"--parts must be a list of {', '.join(PARTS)}, got {unknown[0]}")
+    if plot is not None and "policies" not in wanted:
+        raise ConfigError("--plot requires the part policies in --parts")
+    configure_logging(load().settings, process="bench")  # the engine's log lines go to stderr
+    result = measure_batching(model, wanted, budget, repeats, seed, stderr)
+    if plot is not None:
+        plot.write_text(svg(result))
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        for table in tables(result):
+            Console().print(table)
+
+
+@app.command()
+def embeddings(
+    model: Annotated[str, typer.Option(help="Folder, Hugging Face id, or all-minilm-l6-v2.")] = "all-minilm-l6-v2",
+    inputs: Annotated[str, typer.Option(help="Tokens of an input: 64, 32-128 or exp:MEAN:MAX.")] = "32-128",
+    repeats: Repeats = 3,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure inputs and tokens per second of /v1/embeddings, in pairs with transformers' forward pass."""
+    from headrace.bench.engine.embeddings import measure_embeddings
+
+    result = measure_embeddings(model, inputs, repeats, seed, stderr)
+    report(result, as_json)
+
+
+@app.command()
+def structured(
+    model: Model = "smollm2",
+    count: Annotated[int, typer.Option(min=0, help="Number of schemas to answer; 0 skips this part.")] = 300,
+    repeats: Annotated[int, typer.Option(min=0, help="Number of pairs of runs; 0 skips this part.")] = 5,
+    quantization: Annotated[str, typer.Option(help="none or int8.")] = "none",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Check structured outputs against their schemas, and measure their cost per token at 16 requests."""
+    from headrace.bench.engine.structured import measure_structured
+    from workers.openmp_env import spin_briefly
+
+    spin_briefly()  # as in a worker
+    found = measure_structured(model, count, repeats, seed, stderr, quantization=quantization)
+    report(found, as_json)

@@ -113,7 +113,11 @@ class Router:
             if now - self._heartbeats_read >= HEARTBEATS_LIFE_S:
                 self._heartbeats, self._heartbeats_read = await self._registry.workers(), now
             tokens = await loads(model)
-            ready = (info for info in self._heartbeats if info.model == model and info.state == "ready")
+            ready = (
+                info
+                for info in self._heartbeats
+                if info.model == model and info.state == "ready" and not info.fault
+            )
             states = [_state(info, tokens[info.id]) for info in ready if info.id in tokens]
             fleet.workers = {state.id: state for state in sorted(states, key=lambda state: state.id)}
             fleet.seen = now

@@ -7,8 +7,9 @@ import fcntl
 import os
 import subprocess
 import sys
-import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,21 +33,16 @@ def make(work: Path, text: str = "made") -> Path:
 
 
 def test_an_entry_is_made_once(tmp_path: Path) -> None:
-    target, calls, barrier = tmp_path / "folder" / "entry", [], threading.Barrier(8)
+    target, calls = tmp_path / "folder" / "entry", []
 
     def count(work: Path) -> Path:
         calls.append(work)
+        with (target.parent / "entry.lock").open("w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return make(work)
 
-    def ask() -> None:
-        barrier.wait()
-        make_once(target, count)
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: make_once(target, count), range(8)))
     assert (len(calls), target.read_text()) == (1, "made")
     assert sorted(path.name for path in target.parent.iterdir()) == ["entry", "entry.lock"]
 
@@ -111,13 +107,14 @@ def test_ten_processes_set_a_model_up_once_though_one_is_killed(tmp_path: Path) 
             wheel.writestr(f"model/{name}", "{}")
         wheel.writestr(f"{WHEEL}.dist-info/METADATA", "Metadata-Version: 2.1\nName: x\nVersion: 0.1.0\n")
         wheel.writestr(f"{WHEEL}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-    first = start(cache, wheels)
-    await_line(first, "step=download")  # it holds the lock
-    others = [start(cache, wheels) for _ in range(PROCESSES - 1)]
-    await_line(others[0], "cache_wait")
-    first.kill()
-    first.communicate(timeout=LIMIT_S)
-    outputs = [process.communicate(timeout=LIMIT_S)[0] for process in others]
+    with ExitStack() as started:  # its end waits for all of them
+        first = started.enter_context(start(cache, wheels))
+        await_line(first, "step=download")  # it holds the lock
+        others = [started.enter_context(start(cache, wheels)) for _ in range(PROCESSES - 1)]
+        await_line(others[0], "cache_wait")
+        first.kill()
+        first.communicate(timeout=LIMIT_S)
+        outputs = [process.communicate(timeout=LIMIT_S)[0] for process in others]
     assert [process.returncode for process in others] == [0] * len(others), outputs
     assert sum(output.count("step=download") for output in outputs) == 1
     assert sum(output.count("step=unpack") for output in outputs) == 1

@@ -15,8 +15,8 @@ class FastestResponse:
 
     As in Finagle's Peak EWMA balancer, the moving average is multiplied by the tokens in flight, so that a fast
     worker does not get everything until its next heartbeat. A worker that was not measured yet counts as the
-    fastest. One choice in EXPLORE_EVERY goes to the worker that was not chosen for the longest time, so that one that
-    was slow once is measured again.
+    fastest. One choice in EXPLORE_EVERY goes to the worker that was not chosen for the longest time, so that one
+    that was slow once is measured again.
     """
 
     def __init__(self) -> None:

@@ -116,14 +116,18 @@ async def _calls(cluster: Cluster, server: RealUpstream) -> None:
     ours = await ask(cluster, "/chat/completions", {**body, "messages": messages})
     theirs = await asyncio.to_thread(server.post, "/chat/completions", {**body, "messages": messages})
     found = [
-        [call["function"] for call in answer["choices"][0]["message"].get("tool_calls") or ()]
+        [_parsed(call["function"]) for call in answer["choices"][0]["message"].get("tool_calls") or ()]
         for answer in (ours, theirs)
     ]
     assert found[0] == found[1]
     assert ours["choices"][0]["finish_reason"] == "tool_calls"
-    for call in found[0]:
-        assert call["name"] == "get_weather"
-        jsonschema.validate(json.loads(call["arguments"]), PARAMETERS)
+    for name, arguments in found[0]:
+        assert name == "get_weather"
+        jsonschema.validate(arguments, PARAMETERS)
+
+
+def _parsed(function: dict[str, str]) -> tuple[str, Any]:
+    return function["name"], json.loads(function["arguments"])
 
 
 def _asked(city: str) -> dict[str, Any]:

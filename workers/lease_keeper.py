@@ -61,8 +61,6 @@ class LeaseKeeper:
         """Send one heartbeat and report what was lost. Raises Unavailable."""
         info = self._heartbeat()
         await self._backend.registry.beat(info)
-        if info.state != "draining":
-            await self._claim.renew()
         by_claim = {request.delivery.claim: request for request in self._active_requests()}
         lost_claims = await self._backend.transport.renew(info.model, info.id, list(by_claim))
         run_ids = {request.run_id for request in self._active_requests()}  # some may have ended during the call
@@ -70,3 +68,5 @@ class LeaseKeeper:
             if by_claim[claim].run_id in run_ids:
                 self._on_lost(by_claim[claim])
         await self._sole_request.update()
+        if info.state != "draining":
+            await self._claim.renew()

@@ -181,8 +181,11 @@ def parse_response(data: bytes, tenant: str, *, strict_fields: bool) -> ParsedBo
     items = [item for item in body.to_items() if not isinstance(item, ItemReference)]
     if len(items) < len(body.input):
         raise InvalidRequest("input must not refer to stored items here", param="input")
+    try:
+        drafts = (body.to_request(tenant, items),)
+    except InvalidRequest as error:
+        raise body.naming_tools(error) from None
     classed, ignored = body.priority is not None, ignored_fields(body)
-    drafts = (body.to_request(tenant, items),)
     return ParsedBody(drafts, body.given_seed, body.timeout, word, classed, ignored, body.naming_tools)
 
 

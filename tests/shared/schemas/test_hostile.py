@@ -93,8 +93,17 @@ BODIES: list[tuple[type[Body], dict[str, Any]]] = [
     (JobRequest, {"prompt": [1, 2], "structured_outputs": {"choice": ["a", "b"]}}),
     (JobRequest, {"prompt": "x", "structured_outputs": {"json": SCHEMA}}),
     (ChatRequest, {"messages": CHAT, **STREAM, "response_format": FORMAT, "logprobs": True, "top_logprobs": 2}),
-    (ChatRequest, {"messages": CHAT, **TOOLS, "tool_choice": ALLOWED, "response_format": {"type": "json_object"}}),
-    (ChatRequest, {"messages": CHAT, "max_completion_tokens": 5, "metadata": {"a": "b"}, "store": False}),
+    (
+        ChatRequest,
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": ALLOWED, "messages": CHAT[:1]},
+    ),
+    (
+        ChatRequest,
+        {
+            **{"messages": CHAT, "max_completion_tokens": 5, "metadata": {"a": "b"}, "store": False},
+            "response_format": {"type": "json_object"},
+        },
+    ),
     (CompletionRequest, {"prompt": ["a", "b"], **SAMPLING, **STREAM, "echo": False, "logprobs": 1, "best_of": 1}),
     (EmbeddingRequest, {"input": ["a", "b"], "encoding_format": "float", "dimensions": 5}),
     (TokenizeRequest, {"messages": CHAT, "add_special_tokens": True, "add_generation_prompt": True}),

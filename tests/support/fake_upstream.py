@@ -23,7 +23,9 @@ MODEL = "fake"
 CONTEXT_CHARS = 4096
 WRITTEN = re.compile(r"(?: w\d+)*$")
 PACE = re.compile(r"\[pace (\d+)\]")  # at most one word of each choice in so many milliseconds
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+)
 DONE = b"data: [DONE]\n\n"
 
 
@@ -46,7 +48,7 @@ def chat_chunk(delta: dict[str, Any], finish_reason: str | None = None, choice: 
 
 def response(status: str, body: bytes, *headers: str) -> bytes:
     """Return a response with a length."""
-    head = "\r\n".join((f"HTTP/1.1 {status}", f"content-length: {len(body)}", *headers))
+    head = "\r\n".join((f"HTTP/1.1 {status}", f"content-length: {len(body)}", "connection: close", *headers))
     return head.encode() + b"\r\n\r\n" + body
 
 

@@ -68,6 +68,19 @@ def badly(server: FakeUpstream, respond: Any) -> None:
     server.respond = choose
 
 
+def endless(part: bytes, first: bytes = b"") -> Any:
+    """Return a handler that sends the same part of a stream until the client goes."""
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.send(HEAD)
+        if first:
+            await exchange.send_part(first)
+        while not exchange.gone.is_set():
+            await exchange.send_part(part)
+
+    return respond
+
+
 def attempts(server: FakeUpstream) -> int:
     return sum(BAD in str(exchange.body) for exchange in server.exchanges)
 
@@ -107,6 +120,9 @@ BROKEN_STREAMS = {
     "arguments without a call": (
         event({"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}}]}),
     ),
+    "a token id below 0": (event({"choices": [{"index": 0, "text": "x", "token_ids": [-7]}]}),),
+    "a token id of 64 bits": (event({"choices": [{"index": 0, "text": "x", "token_ids": [2**63]}]}),),
+    "4 MB of lines without data": (b"data:\n" * 900_000,),
     "negative counts": (event({"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": 2}}), DONE),
     "bytes of a token out of range": (
         event(
@@ -118,7 +134,19 @@ BROKEN_STREAMS = {
     "an error in words": (event({"error": "out of memory"}),),
 }
 
-AFTER_THE_END = (text_chunk(" a", "stop"), text_chunk(" b"))
+SIGNS_OF_LIFE = {  # none is a part of an answer
+    "comments": b": ping\n\n",
+    "chunks without a choice": event({"choices": []}),
+    "chunks without text": text_chunk(""),
+}
+COUNTS = event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+AFTER_THE_END = {
+    "a cut connection": (text_chunk(" a", "stop"), text_chunk(" b")),
+    "the same choice in one chunk": (
+        event({"choices": [{"index": 0, "text": text, "finish_reason": "stop"} for text in (" a", " b")]}),
+        DONE,
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -141,14 +169,9 @@ def test_a_broken_answer_ends_after_the_allowed_attempts(
     runtime.await_idle()
 
 
-def test_silence_ends_after_the_allowed_attempts(server: FakeUpstream) -> None:
-    async def keep_alive(exchange: Exchange) -> None:
-        await exchange.send(HEAD)
-        await exchange.send_part(text_chunk(" half"))
-        while not exchange.gone.is_set():  # comments are no answer
-            await exchange.send_part(b": ping\n\n")
-
-    badly(server, keep_alive)
+@pytest.mark.parametrize("sign", SIGNS_OF_LIFE.values(), ids=SIGNS_OF_LIFE)
+def test_silence_ends_after_the_allowed_attempts(server: FakeUpstream, sign: bytes) -> None:
+    badly(server, endless(sign, text_chunk(" half")))
     with RuntimeDriver.of(settings_for(server, upstream_timeout=0.3)) as runtime:
         ended = runtime.answer(ask(BAD))
     assert ended.error is not None
@@ -272,10 +295,36 @@ def test_a_repetition_may_be_cut_into_other_chunks(
     assert ended.finish_reasons() == {0: FinishReason.STOP}
 
 
-def test_nothing_follows_the_end_of_an_answer(server: FakeUpstream, runtime: RuntimeDriver) -> None:
-    badly(server, sending(HEAD, *(b"%x\r\n%s\r\n" % (len(part), part) for part in AFTER_THE_END)))
+@pytest.mark.parametrize("parts", AFTER_THE_END.values(), ids=AFTER_THE_END)
+def test_nothing_follows_the_end_of_an_answer(
+    server: FakeUpstream, runtime: RuntimeDriver, parts: tuple[bytes, ...]
+) -> None:
+    badly(server, sending(HEAD, *(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)))
     ended = runtime.answer(ask(BAD))
     assert (ended.error, ended.text(), attempts(server)) == (None, " a", 1)
+
+
+@pytest.mark.parametrize("after", [b": ping\n\n", text_chunk(" b"), COUNTS], ids=["comments", "text", "counts"])
+def test_a_response_without_an_end_does_not_hold_its_answer(
+    server: FakeUpstream, runtime: RuntimeDriver, monkeypatch: pytest.MonkeyPatch, after: bytes
+) -> None:
+    monkeypatch.setattr(upstream_run, "AFTER_END_S", 0.05)
+    badly(server, endless(after, text_chunk(" a", "stop")))
+    ended = runtime.answer(ask(BAD))
+    assert (ended.error, ended.text(), attempts(server)) == (None, " a", 1)
+    runtime.await_idle()
+
+
+def test_counts_of_64_bits_are_ignored(server: FakeUpstream, runtime: RuntimeDriver) -> None:
+    counts = event({"choices": [], "usage": {"prompt_tokens": 2**62, "completion_tokens": 1}})
+    badly(server, streaming(text_chunk(" a", "stop"), counts, DONE))
+    ended = runtime.answer(ask(BAD))
+    assert (ended.error, ended.text(), ended.usage) == (None, " a", None)
+
+
+def test_a_byte_order_mark_hides_no_chunk(server: FakeUpstream, runtime: RuntimeDriver) -> None:
+    badly(server, streaming(b"\xef\xbb\xbf" + text_chunk(" a"), text_chunk(" b", "stop"), DONE))
+    assert runtime.answer(ask(BAD)).text() == " a b"
 
 
 def test_fail_ends_an_answer_that_has_begun(server: FakeUpstream) -> None:
@@ -291,12 +340,7 @@ def test_fail_ends_an_answer_that_has_begun(server: FakeUpstream) -> None:
 
 
 def test_the_log_of_an_endless_answer_is_bounded(server: FakeUpstream) -> None:
-    async def endless(exchange: Exchange) -> None:
-        await exchange.send(HEAD)
-        while not exchange.gone.is_set():
-            await exchange.send_part(text_chunk(" more"))
-
-    badly(server, endless)
+    badly(server, endless(text_chunk(" more")))
     with RuntimeDriver.of(settings_for(server, log_tokens=50)) as runtime:
         ended = runtime.answer(ask(BAD, None))
         runtime.await_idle()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from typing import Annotated
 
 import msgspec
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from shared.protocol import CallDelta, FinishReason, StopReason, Token, TokenLogprobs, Usage
 from workers.runtimes.upstream.failures import Broken, ErrorBody
 
+MAX_COUNT = 2**31 - 1  # of tokens, and a token id
 UNKNOWN_ID = -1  # of a token whose id the server does not send; others of its log-probabilities are below
 FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -31,6 +33,8 @@ FINISH_REASONS = {
 UNFINISHED = ("abort", "error", "cancelled")  # finish reasons of an answer that the server gave up
 
 log = structlog.get_logger(__name__)
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 
 
 class Function(msgspec.Struct):
@@ -56,7 +60,7 @@ class TopScore(msgspec.Struct):
     token: str
     logprob: float
     bytes: list[int] | None = None
-    id: int | None = None  # llama.cpp
+    id: TokenId | None = None  # llama.cpp
 
 
 class Score(msgspec.Struct):
@@ -64,7 +68,7 @@ class Score(msgspec.Struct):
     logprob: float
     bytes: list[int] | None = None
     top_logprobs: list[TopScore] | None = None
-    id: int | None = None
+    id: TokenId | None = None
 
 
 class Scores(msgspec.Struct):
@@ -93,8 +97,8 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
     stop_reason: StopReason | None = None
     logprobs: Scores | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
+    token_ids: list[TokenId] | None = None
+    prompt_token_ids: list[TokenId] | None = None
 
 
 class PromptDetails(msgspec.Struct):
@@ -119,15 +123,15 @@ class Counts(msgspec.Struct):
             (answer and answer.reasoning_tokens) or 0,
             (prompt and prompt.cached_tokens) or 0,
         )
-        if min(counts) < 0:
-            raise Broken("the upstream server sent a negative count of tokens")
+        if not 0 <= min(counts) <= max(counts) <= MAX_COUNT:
+            raise Broken(f"the upstream server sent a count of tokens outside 0 to {MAX_COUNT}")
         return Usage(*counts)
 
 
 class Chunk(ErrorBody):
     choices: list[Choice] = msgspec.field(default_factory=list)
     usage: Counts | None = None
-    prompt_token_ids: list[int] | None = None
+    prompt_token_ids: list[TokenId] | None = None
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -153,11 +157,14 @@ class ChunkReader:
         self._n = n
         self._include_reasoning = include_reasoning
         self._calls: list[list[tuple[int, str]]] = [[] for _ in range(n)]  # index and id at the server
+        self._ended: set[int] = set()
 
     def tokens(self, choice: Choice) -> list[Token]:
-        """Return the tokens that a chunk adds to a choice. Raises Broken."""
+        """Return the tokens that a chunk adds to a choice; none after its finish reason. Raises Broken."""
         if not 0 <= choice.index < self._n:
             raise Broken(f"the upstream server sent choice {choice.index} of {self._n}")
+        if choice.index in self._ended:
+            return []
         delta = choice.delta or Delta()
         text = choice.text or delta.content or delta.refusal or ""
         reasoning = delta.reasoning_content or delta.reasoning or ""
@@ -167,6 +174,8 @@ class ChunkReader:
         ids = choice.token_ids or []
         if not (text or reasoning or calls or finish or scores or ids):
             return []
+        if finish:
+            self._ended.add(choice.index)
         last = Token(
             choice.index,
             UNKNOWN_ID,

@@ -26,13 +26,11 @@ class UpstreamClient:
     """Client of one server, used within one event loop.
 
     Args:
-        silence: seconds without a chunk after which an answer is broken.
         connections: maximum number of connections.
     """
 
-    def __init__(self, address: UpstreamAddress, *, silence: float, connections: int) -> None:
+    def __init__(self, address: UpstreamAddress, *, connections: int) -> None:
         self.address = address
-        self._silence = silence
         self.http = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, write=WRITE_TIMEOUT_S),
             limits=httpx.Limits(max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_S),
@@ -50,40 +48,18 @@ class UpstreamClient:
             "POST", f"{self.address.url}{route}", content=body, headers={"content-type": "application/json"}
         )
         try:
-            async with asyncio.timeout(self._silence):
-                response = await self.http.send(request, stream=True)
+            response = await self.http.send(request, stream=True)
             try:
-                async with asyncio.timeout(self._silence):
-                    await self._check(response)
-                async for data in self._events(response):
+                await self._check(response)
+                async for data in _events(response):
                     chunk = parse(data)
                     if chunk.text:
                         raise failure_in_answer(chunk, self.address.key)
                     yield chunk, len(data)
             finally:
                 await response.aclose()
-        except TimeoutError:
-            raise Broken(f"the upstream server was silent for {self._silence:g} s") from None
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             raise Broken(f"the connection to the upstream server failed ({type(error).__name__})") from None
-
-    async def _events(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        """Yield the data of each event until [DONE] or the end. Comments do not count as a sign of life."""
-        reader, parts, clock = EventReader(), response.aiter_raw(), asyncio.get_running_loop().time
-        deadline = clock() + self._silence
-        ended = False
-        while not ended:
-            async with asyncio.timeout_at(deadline):
-                part = await anext(parts, None)
-            ended = part is None
-            found = reader.end() if part is None else reader.feed(part)
-            for data in found:
-                if data == DONE:
-                    await _drain(parts)
-                    return
-                yield data
-            if found:
-                deadline = clock() + self._silence
 
     async def _check(self, response: httpx.Response) -> None:
         """Raise an error unless the response is a stream of events."""
@@ -98,6 +74,20 @@ class UpstreamClient:
             if body.text:
                 raise failure_in_answer(body, self.address.key)
             raise Broken("the upstream server sent an answer that is no stream of events")
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the data of each event until [DONE] or the end."""
+    reader, parts = EventReader(), response.aiter_raw()
+    ended = False
+    while not ended:
+        part = await anext(parts, None)
+        ended = part is None
+        for data in reader.end() if part is None else reader.feed(part):
+            if data == DONE:
+                await _drain(parts)
+                return
+            yield data
 
 
 async def _drain(parts: AsyncIterator[bytes]) -> None:

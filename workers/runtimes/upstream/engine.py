@@ -51,9 +51,11 @@ class UpstreamEngine:
         self._wake: Callable[[], None] = lambda: None
         self._loop = uvloop.new_event_loop()
         self._outbox = Outbox(self._loop, self._on_change)
-        self._client = UpstreamClient(address, silence=settings.upstream_timeout, connections=self._max_num_seqs)
+        self._client = UpstreamClient(address, connections=self._max_num_seqs)
         self._health = Health(self._client.http, address, self._on_change)
-        attempts = Attempts(settings.upstream_resume, settings.max_attempts, settings.log_tokens)
+        attempts = Attempts(
+            settings.upstream_resume, settings.max_attempts, settings.log_tokens, settings.upstream_timeout
+        )
         self._service = Service(self._client, self._health, attempts, self._outbox.put)
         self._seats = Seats(self._max_num_seqs)
         self._closing = asyncio.Event()

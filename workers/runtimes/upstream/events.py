@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from workers.runtimes.upstream.failures import Broken
 
+BOM = b"\xef\xbb\xbf"
 MAX_EVENT_BYTES = 4 * 2**20  # a first chunk of vLLM may have the ids of a whole prompt
 
 
@@ -14,6 +15,7 @@ class EventReader:
         self._rest = bytearray()
         self._data: list[bytes] = []
         self._size = 0
+        self._begun = False
 
     def feed(self, part: bytes) -> list[bytes]:
         """Return the data of the events that `part` completes. Raises Broken for an oversized event."""
@@ -22,6 +24,9 @@ class EventReader:
         if b"\n" in part:
             *lines, rest = bytes(self._rest).split(b"\n")
             self._rest = bytearray(rest)
+            if not self._begun:
+                lines[0] = lines[0].removeprefix(BOM)
+                self._begun = True
             for line in lines:
                 if (data := self._line(line.removesuffix(b"\r"))) is not None:
                     found.append(data)
@@ -37,7 +42,7 @@ class EventReader:
         if line.startswith(b"data:"):
             value = line[5:].removeprefix(b" ")
             self._data.append(value)
-            self._size += len(value)
+            self._size += len(line)
         elif not line and self._data:
             data = b"\n".join(self._data)
             self._data, self._size = [], 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ FIRST_BUSY_PAUSE_S = 1.0  # without a Retry-After
 MAX_BUSY_PAUSE_S = 30.0
 MAX_RETRY_AFTER_S = 120.0  # that a request waits for
 MAX_BUSY_ANSWERS = 8  # in a row
+AFTER_END_S = 5.0  # for the counts and the end of an answer whose choices have all ended
 
 log = structlog.get_logger(__name__)
 
@@ -40,11 +41,13 @@ class Attempts:
     Attributes:
         most: attempts that may fail.
         log_tokens: maximum entries in the log of one answer.
+        silence: seconds without a part of an answer after which an attempt has failed.
     """
 
     resume: UpstreamResume
     most: int
     log_tokens: int
+    silence: float
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,11 @@ class Run:
         self._usage = None  # an earlier attempt may have sent the counts of its part
         reader = ChunkReader(self.params.n, include_reasoning=self.params.include_reasoning)
         async with aclosing(self._client.chunks(self._writer.route, body)) as chunks:
-            async for chunk, size in chunks:
-                await self._add_chunk(chunk, size, reader, repetition)
+            deadline = self._deadline()
+            while (found := await self._next(chunks, deadline)) is not None:
+                chunk, size = found
+                if await self._add_chunk(chunk, size, reader, repetition):
+                    deadline = self._deadline()
                 if chunk.usage is not None:
                     self._usage = _total(chunk.usage.usage(), earlier)
                 if self._progress.entries >= self._attempts.log_tokens:
@@ -143,12 +149,27 @@ class Run:
         if not self._progress.is_complete():
             raise Broken("the upstream server's answer ended without a finish reason")
 
-    async def _add_chunk(self, chunk: Chunk, size: int, reader: ChunkReader, repetition: Repetition | None) -> None:
-        tokens = [token for choice in chunk.choices for token in reader.tokens(choice)]
+    def _deadline(self) -> float:
+        """Return the time by which the next part of the answer, or what follows its last part, must arrive."""
+        allowed = AFTER_END_S if self._progress.is_complete() else self._attempts.silence
+        return asyncio.get_running_loop().time() + allowed
+
+    async def _next(self, chunks: AsyncGenerator[tuple[Chunk, int]], deadline: float) -> tuple[Chunk, int] | None:
+        """Return the next chunk and its size, None at the end."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await anext(chunks, None)
+        except TimeoutError:
+            raise Broken(f"the upstream server was silent for {self._attempts.silence:g} s") from None
+
+    async def _add_chunk(self, chunk: Chunk, size: int, reader: ChunkReader, repetition: Repetition | None) -> bool:
+        """Emit what a chunk adds to the answer. Return whether it has a part of the answer, not only a role."""
+        tokens = found = [token for choice in chunk.choices for token in reader.tokens(choice)]
         if repetition is not None:
             tokens = repetition.new(tokens)
-        if new := [token for token in tokens if not self._progress.choices[token.choice].finished]:
-            await self._add(new, size, chunk.prompt_ids)
+        if tokens:
+            await self._add(tokens, size, chunk.prompt_ids)
+        return bool(found)
 
     async def _add(self, tokens: list[Token], size: int, prompt_ids: list[int] | None = None) -> None:
         self._progress.add(tokens)

@@ -81,7 +81,7 @@ class Router:
         """Yield the counters for Prometheus."""
         labels = ["model", "policy", "outcome"]
         family = CounterMetricFamily("headrace_routed_requests", "Requests routed, by outcome", labels=labels)
-        for (model, outcome), number in sorted(self.outcomes.items()):
+        for (model, outcome), number in sorted(dict(self.outcomes).items()):
             family.add_metric([model, policy_name(self._settings, model), outcome], number)
         yield family
 

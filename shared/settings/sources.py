@@ -53,7 +53,7 @@ def load(flags: dict[str, Any] | None = None, *, file: Path | None = None) -> Lo
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        where = origin.get(str(first["loc"][0]), "settings")
+        where = origin.get(name.partition(".")[0], "settings")
         raise ConfigError(f"{name} (from {where}): {first['msg']}", param=name) from None
 
 

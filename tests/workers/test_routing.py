@@ -149,7 +149,7 @@ async def test_heartbeats_carry_the_load(
 async def test_every_request_is_answered_once_under_each_policy(
     routing: PolicyName, settings: Settings, backend: Backend
 ) -> None:
-    """Of three workers, one joins late and one drains early."""
+    """Three workers share the requests; one joins late and one drains early."""
     given = settings.model_copy(update={"routing": routing, "max_num_seqs": 4})
     routed = Backend.open(given)
     harness = Harness(routed, given)

@@ -275,3 +275,25 @@ async def test_a_worker_finds_its_own_behind_many_tenants(
     assert [item.request.tenant for item in found] == ["t01", "t03", "t05"]
     found = await pull(backend.transport, 30, "a")
     assert [item.request.tenant for item in found] == [f"t{i:02}" for i in range(0, 40, 2)]
+
+
+async def test_a_worker_that_fills_up_has_no_room_for_what_it_passed_over(impatient: Backend) -> None:
+    """b passes over an urgent request of a, and then fills its seat with its own."""
+    await publish(impatient.transport, 1, priority=INTERACTIVE)
+    first, _, second = await publish(impatient.transport, 3)
+    assert ids(await pull(impatient.transport, 1, "b")) == [first.id]
+    assert ids(await pull(impatient.transport, 1, "b")) == [second.id]
+
+
+async def test_a_loaded_worker_takes_its_own_at_once(routed: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests without an aim would be left to the idle worker."""
+    monkeypatch.setattr("shared.queue.interface.SPARE_S", 600.0)
+    for worker in ("a", "b"):
+        assert await pull(routed.transport, 10, worker) == []
+    first = make_request()
+    await routed.transport.publish(first)
+    await routed.transport.discard(await routed.transport.publish(make_request()))  # b's
+    assert ids(await pull(routed.transport, 10, "a")) == [first.id]
+    second = make_request()
+    await routed.transport.publish(second)
+    assert ids(await pull(routed.transport, 10, "a")) == [second.id]

@@ -130,7 +130,15 @@ def test_fastest_response_prefers_the_worker_that_answers_first() -> None:
 
 def test_fastest_response_measures_new_workers_first() -> None:
     workers = [WorkerState("a", first_token_s=0.1), WorkerState("b"), WorkerState("c")]
-    assert chosen(FastestResponse(), workers, 3) == ["b", "c", "b"]
+    assert chosen(FastestResponse(), workers, 3) == ["b", "b", "b"]
+    workers[1] = WorkerState("b", tokens_in_flight=1)
+    assert chosen(FastestResponse(), workers, 1) == ["c"]
+
+
+def test_a_new_worker_does_not_get_everything_until_it_is_measured() -> None:
+    workers = [WorkerState("known", 10, first_token_s=0.1), WorkerState("new", 20)]
+    assert FastestResponse().choose(ANY, workers) == "known"
+    assert FastestResponse().choose(ANY, [WorkerState("a", 2), WorkerState("b", 1)]) == "b"
 
 
 def test_fastest_response_counts_the_work_before_a_request() -> None:

@@ -13,7 +13,8 @@ class StartupFields(BaseModel):
     warmup_requests: Path | None = Field(
         None,
         description="JSON Lines file of requests that a worker runs before it is ready, each a body of "
-        "/v1/chat/completions (with `messages`) or /v1/completions (with `prompt`); default: one short request",
+        "/v1/chat/completions (with `messages`), /v1/completions (with `prompt`) or /v1/embeddings (with `input`); "
+        "default: one short request",
     )
     shared_weights: bool | None = Field(
         None,

@@ -47,7 +47,7 @@ class Health:
             async with asyncio.timeout(MAX_OUTAGE_S):
                 await self._up.wait()
         except TimeoutError:
-            raise Unavailable(self.fault or f"the upstream server at {self._address.url} does not answer") from None
+            raise Unavailable(self.fault or "the upstream server does not answer") from None
 
     async def watch(self) -> None:
         """Check the server until the task is cancelled."""
@@ -67,7 +67,8 @@ class Health:
         else:
             self._up.clear()
         if changed:
-            log.warning("upstream_down", reason=fault) if fault else log.info("upstream_up")
+            url = self._address.url  # for the operator: the fault is public
+            log.warning("upstream_down", url=url, reason=fault) if fault else log.info("upstream_up", url=url)
             self._on_change()
 
     async def _check(self) -> str:
@@ -79,9 +80,10 @@ class Health:
             ):
                 status = response.status_code
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            return unreachable(self._address, error).message
+            log.debug("upstream_unreachable", reason=unreachable(self._address, error).message)
+            return "the upstream server cannot be reached"
         except TimeoutError:
-            return f"the upstream server at {self._address.url} does not answer within {CHECK_TIMEOUT_S:.0f} s"
+            return f"the upstream server does not answer within {CHECK_TIMEOUT_S:.0f} s"
         if status in (200, 429):
             return ""
-        return f"the upstream server at {self._address.url} is not ready (HTTP {status})"
+        return f"the upstream server is not ready (HTTP {status})"

@@ -35,4 +35,4 @@ def test_a_worker_whose_weight_differs_is_refused(settings: Settings, monkeypatc
     asyncio.run(announce())
     with pytest.raises(ConfigError, match="not set here and 2 at the worker other"):
         run(settings.model_copy(update={"routing": "weighted-round-robin"}))
-    assert asyncio.run(registered()) == [other]
+    assert [worker.id for worker in asyncio.run(registered())] == [other.id]

@@ -80,8 +80,12 @@ class Up:
     @staticmethod
     def _with_model_name(settings: Settings, console: Console) -> Settings:
         """Ask an upstream server for the name of its model, if no setting names it. Raises ConfigError."""
+
+        def report(reason: str) -> None:
+            console.print(f"{reason}; waiting for it", soft_wrap=True, highlight=False, markup=False)
+
         with console.status(f"asking the upstream server at {settings.upstream_url} for its model"):
-            return with_upstream_model(settings)
+            return with_upstream_model(settings, report)
 
     @property
     def url(self) -> str:
@@ -277,6 +281,8 @@ class Up:
         return "authentication is off; the server listens on loopback only"
 
     def _stop(self) -> None:
+        """Stop all processes. A signal that arrives meanwhile has them killed at once, as a second one does."""
+        self._signal_count = max(self._signal_count, 1)
         self._supervisor.stop(self._settings.grace + STOP_MARGIN_S, lambda: self._signal_count > 1)
         if self._server is not None:
             self._server.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -74,12 +75,7 @@ class UpstreamAddress:
         url, key = (settings.upstream_url or "").rstrip("/"), settings.upstream_api_key
         if not url:
             raise ConfigError("upstream_url is required for the runtime upstream", param="upstream_url")
-        try:
-            parts = urlsplit(url)
-            usable = bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:
-            usable = False
-        if not usable or parts.query or parts.fragment or parts.username is not None:
+        if not _is_usable(url):
             raise ConfigError(
                 "upstream_url must be http://host:port/path or https://host/path, without a user, query or "
                 "fragment; set upstream_api_key for a key",
@@ -105,18 +101,39 @@ class UpstreamAddress:
         return {"headers": headers, "follow_redirects": False, "trust_env": not own_machine}
 
 
-def with_upstream_model(settings: Settings) -> Settings:
+def _is_usable(url: str) -> bool:
+    """Return whether a URL is one of HTTP, with a host and without what does not belong to a base URL."""
+    try:
+        parts = urlsplit(url)
+        host = httpx.URL(url).raw_host.decode("ascii")
+        host.encode("idna")  # as the resolver does
+        port = parts.port or 1
+    except (httpx.InvalidURL, ValueError):
+        return False
+    plain = " " not in url and not (parts.query or parts.fragment) and parts.username is None
+    return parts.scheme in ("http", "https") and bool(host) and port > 0 and plain
+
+
+def _log_down(reason: str) -> None:
+    log.warning("upstream_down", reason=reason)
+
+
+def with_upstream_model(settings: Settings, report: Callable[[str], None] = _log_down) -> Settings:
     """Return the settings with `upstream_model`; if it is not set, the only one that the server lists.
 
-    Raises ConfigError, also if the server does not answer within START_TIMEOUT_S.
+    `report` is called with each new reason to wait. Raises ConfigError, also if the server does not answer within
+    START_TIMEOUT_S.
     """
     if settings.runtime != "upstream" or settings.upstream_model is not None:
         return settings
-    return settings.model_copy(update={"upstream_model": await_model(settings).name})
+    return settings.model_copy(update={"upstream_model": await_model(settings, report).name})
 
 
-def await_model(settings: Settings) -> UpstreamModel:
-    """Return the settings' upstream model, waiting at most START_TIMEOUT_S for the server. Raises ConfigError."""
+def await_model(settings: Settings, report: Callable[[str], None] = _log_down) -> UpstreamModel:
+    """Return the settings' upstream model, waiting at most START_TIMEOUT_S for the server.
+
+    `report` is called with each new reason to wait. Raises ConfigError.
+    """
     address = UpstreamAddress.from_settings(settings)
     deadline, reason = time.monotonic() + START_TIMEOUT_S, ""
     while True:
@@ -126,7 +143,7 @@ def await_model(settings: Settings) -> UpstreamModel:
             if time.monotonic() >= deadline:
                 raise ConfigError(error.message, param="upstream_url") from None
             if error.message != reason:
-                log.warning("upstream_down", reason=error.message)
+                report(error.message)
             reason = error.message
             time.sleep(RETRY_PAUSE_S)
 

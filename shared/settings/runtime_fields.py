@@ -34,7 +34,6 @@ class RuntimeFields(BaseModel):
     )
     upstream_url: str | None = Field(
         None,
-        pattern=r"^https?://",
         description="base URL of the server that executes requests, for example http://127.0.0.1:11434/v1",
     )
     upstream_api_key: SecretStr | None = Field(None, description="API key that the upstream server requires")

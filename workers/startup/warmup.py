@@ -5,6 +5,7 @@ They are prepared like queued requests and computed by the engine, but neither q
 
 from __future__ import annotations
 
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 from pydantic_core import from_json
 
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest
+from shared.files.json_lines import json_text
 from shared.models.worker_registry import Task
 from shared.protocol import Embed, Message, Request, SamplingParams
 from shared.queue.interface import Claim, Delivery
@@ -49,21 +51,24 @@ def read_warm_ups(path: Path, model: str) -> list[WarmUp]:
     Raises ConfigError, with the line and the reason, for a file that cannot be read or a line that is not valid.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may not end
+            raise ConfigError(f"warmup_requests: {path} must be a regular file", param=PARAM)
+        if found.st_size > MAX_FILE_BYTES:
             raise ConfigError(f"warmup_requests: {path} must have at most {MAX_FILE_BYTES} bytes", param=PARAM)
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise ConfigError(f"warmup_requests: {path} cannot be read: {error.strerror}", param=PARAM) from None
-    found = []
+    warm_ups = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not (body := json_text(line, first=number == 1)):
             continue
         try:
-            requests = _parse(line, model)
+            requests = _parse(body, model)
         except InvalidRequest as error:
             raise ConfigError(f"warmup_requests, line {number}: {error.message}", param=PARAM) from None
-        found += [WarmUp(f"line {number}", each) for each in requests if each.model == model]
-    return found
+        warm_ups += [WarmUp(f"line {number}", each) for each in requests if each.model == model]
+    return warm_ups
 
 
 def _parse(line: bytes, model: str) -> list[Request]:

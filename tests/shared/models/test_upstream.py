@@ -102,7 +102,24 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
         await_model(settings)
 
 
-@pytest.mark.parametrize("url", ["http://", "http://u:p@h/v1", "http://h/v1?a=b", "http://h:99999999/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8080/v1",
+        "localhost:8080/v1",
+        "ftp://h/v1",
+        "http://",
+        "http://u:p@h/v1",
+        "http://h/v1?a=b",
+        "http://h:99999999/v1",
+        "http://[::1/v1",
+        "http://a b/v1",
+        "http://a..b/v1",
+        "http://-a-.é/v1",
+        f"http://{'a' * 64}/v1",
+        "http://h/v1\x01",
+    ],
+)
 def test_an_unusable_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="upstream_url must be"):
         UpstreamAddress.from_settings(load({"upstream_url": url}).settings)

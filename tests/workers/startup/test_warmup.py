@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,20 @@ async def test_a_wrong_line_is_refused_with_its_number(tmp_path: Path, line: str
     path.write_text(f"{CHAT}\n{line}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=f"warmup_requests, line 2: .*{reason}"):
         read_warm_ups(path, MODEL)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+async def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "warmup.jsonl"
+    make(path)
+    with pytest.raises(ConfigError, match="must be a regular file"):
+        read_warm_ups(path, MODEL)
+
+
+async def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "warmup.jsonl"
+    path.write_text(f"{CHAT}\n", encoding="utf-8-sig")
+    assert len(read_warm_ups(path, MODEL)) == 1
 
 
 async def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -71,16 +71,10 @@ class UpstreamAddress:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> UpstreamAddress:
-        """Raises ConfigError if no usable URL is set."""
-        url, key = (settings.upstream_url or "").rstrip("/"), settings.upstream_api_key
+        """Raises ConfigError if no URL or an unusable key is set."""
+        url, key = settings.upstream_url, settings.upstream_api_key
         if not url:
             raise ConfigError("upstream_url is required for the runtime upstream", param="upstream_url")
-        if not _is_usable(url):
-            raise ConfigError(
-                "upstream_url must be http://host:port/path or https://host/path, without a user, query or "
-                "fragment; set upstream_api_key for a key",
-                param="upstream_url",
-            )
         secret = key.get_secret_value() if key else ""
         if not (secret.isascii() and secret.isprintable() and " " not in secret):
             raise ConfigError(
@@ -99,19 +93,6 @@ class UpstreamAddress:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         own_machine = loopback(urlsplit(self.url).hostname or "")
         return {"headers": headers, "follow_redirects": False, "trust_env": not own_machine}
-
-
-def _is_usable(url: str) -> bool:
-    """Return whether a URL is one of HTTP, with a host and without what does not belong to a base URL."""
-    try:
-        parts = urlsplit(url)
-        host = httpx.URL(url).raw_host.decode("ascii")
-        host.encode("idna")  # as the resolver does
-        port = parts.port or 1
-    except (httpx.InvalidURL, ValueError):
-        return False
-    plain = " " not in url and not (parts.query or parts.fragment) and parts.username is None
-    return parts.scheme in ("http", "https") and bool(host) and port > 0 and plain
 
 
 def _log_down(reason: str) -> None:

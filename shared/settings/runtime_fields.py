@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 
 from shared.plans import from_json
 
 RuntimeName = Literal["native", "vllm", "upstream"]
 UpstreamResume = Literal["continue", "restart", "fail"]
 MixedWorkers = Literal["refuse", "allow"]
+
+
+def base_url(url: str) -> str:
+    """Return a usable base URL without a slash at its end. Raises ValueError, without the URL, for others."""
+    import httpx  # noqa: PLC0415  only with this setting
+
+    url = url.rstrip("/")
+    try:
+        parts = urlsplit(url)
+        host = httpx.URL(url).raw_host.decode("ascii")
+        host.encode("idna")  # as the resolver does
+        usable = parts.scheme in ("http", "https") and bool(host) and (parts.port or 1) > 0
+    except (httpx.InvalidURL, ValueError):
+        usable = False
+    if not usable or " " in url or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(
+            "must be http://host:port/path or https://host/path, without a user, query or fragment; set "
+            "upstream_api_key for a key"
+        ) from None
+    return url
 
 
 class RuntimeFields(BaseModel):
@@ -32,7 +53,7 @@ class RuntimeFields(BaseModel):
         description='further arguments of vLLM\'s engine, as in `[vllm_options]` with `quantization = "fp8"`; JSON '
         "in the environment",
     )
-    upstream_url: str | None = Field(
+    upstream_url: Annotated[str, AfterValidator(base_url)] | None = Field(
         None,
         description="base URL of the server that executes requests, for example http://127.0.0.1:11434/v1",
     )

@@ -121,8 +121,8 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_an_unusable_url_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="upstream_url must be"):
-        UpstreamAddress.from_settings(load({"upstream_url": url}).settings)
+    with pytest.raises(ConfigError, match=r"upstream_url \(from flag\): must be http"):
+        load({"upstream_url": url})
 
 
 def test_a_name_is_required_where_the_server_is_not_asked() -> None:

@@ -130,7 +130,7 @@ def send_invalid(http: httpx.Client) -> None:
         {"messages": messages, "temperature": TEXT},
         {"messages": messages, "temperature": -1},
         {"messages": messages, "stop": [TEXT * 100]},
-        {"messages": messages, "max_tokens": 200_000},
+        {"messages": messages, "max_tokens": 2**63},
         {"messages": [{"role": "user", "content": TEXT * 2000}]},
         {"messages": messages, "tools": TEXT},
         {"messages": messages, "response_format": {"type": TEXT}},

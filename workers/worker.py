@@ -96,11 +96,14 @@ class Worker:
             sole_request=sole_request,
             claim=ModelClaim(backend.locks, info, settings.lease),
         )
-        self._puller = Puller(
-            backend,
-            settings,
-            model=info.model,
-            worker=info.id,
+        self._puller = self._make_puller(sole_request)
+
+    def _make_puller(self, sole_request: SoleRequestRecord) -> Puller:
+        return Puller(
+            self._backend,
+            self._settings,
+            model=self._info.model,
+            worker=self._info.id,
             room=self._free_seats,
             start_runs=self._start_runs,
             drop_run=self._abort,  # this worker may still run it under a lease that has expired

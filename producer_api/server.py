@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from typing import Any
 
 import structlog
 import uvicorn
@@ -34,6 +35,7 @@ LAST_FRAMES_S = 1  # the end of the grace time, for the last frames
 DRAIN_POLL_S = 0.05
 
 log = structlog.get_logger(__name__)
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 def serve(settings: Settings) -> None:
@@ -75,21 +77,28 @@ async def _queued(backend: Backend, settings: Settings) -> AsyncIterator[Backend
 
 
 async def _listen(backend: Backend, settings: Settings) -> None:
-    with ExitStack() as stack:
-        listener = stack.enter_context(listen(settings))
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(listen(settings))
         server, sender = Server(settings, backend), WebhookSender(settings, backend)
         await server.context.start()
         settle()
         log.info("listening", message=f"Headrace API on {url_of(*listener.getsockname()[:2])}")
+        work: list[Work] = [server.sweeper().run, sender.run, server.settle]
+        if settings.admin_port is not None:
+            admin_listener = sockets.enter_context(bind(settings, "admin_host", "admin_port"))
+            log.info("listening", message=f"administration on {url_of(*admin_listener.getsockname()[:2])}")
+            work.append(partial(AdminServer(server.context).serve, sockets=[admin_listener]))
+        await _serve_beside(server, listener, work)
+
+
+async def _serve_beside(server: Server, listener: socket.socket, work: Sequence[Work]) -> None:
+    """Serve HTTP, and gRPC if it is set, while the work runs."""
+    async with AsyncExitStack() as rpc:
+        await rpc.enter_async_context(_rpc(server.context))  # before the group, which would wrap its error
         async with asyncio.TaskGroup() as tasks:
-            upkeep = [tasks.create_task(work) for work in (server.sweeper().run(), sender.run(), server.settle())]
-            if settings.admin_port is not None:
-                admin_listener = stack.enter_context(bind(settings, "admin_host", "admin_port"))
-                log.info("listening", message=f"administration on {url_of(*admin_listener.getsockname()[:2])}")
-                admin = AdminServer(server.context)
-                upkeep.append(tasks.create_task(admin.serve(sockets=[admin_listener])))
-            async with _rpc(server.context):
-                await server.serve(sockets=[listener])
+            upkeep = [tasks.create_task(each()) for each in work]
+            await server.serve(sockets=[listener])
+            await rpc.aclose()
             for task in upkeep:
                 task.cancel()
 

@@ -79,12 +79,13 @@ except ZeroDivisionError:
     assert "canary-71c" not in told.stderr
 
 
-def test_a_port_in_use_names_the_setting(settings: Settings) -> None:
+@pytest.mark.parametrize("name", ["port", "admin_port", "grpc_port"])
+def test_a_port_in_use_names_the_setting(settings: Settings, name: str) -> None:
     with listen(settings) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=str(port)) as caught:
-            serve(settings.model_copy(update={"port": port}))
-    assert caught.value.param == "port"
+            serve(settings.model_copy(update={name: port}))
+    assert caught.value.param == name
 
 
 def test_a_wrong_host_names_the_setting(settings: Settings) -> None:

@@ -22,7 +22,7 @@ from shared.routing.traits import traits_of
 from shared.settings import Settings
 
 HEARTBEATS_LIFE_S = 1.0  # as long as a heartbeat of the default lease
-LOADS_LIFE_S = 0.02  # for which replicas do not see what others send
+LOADS_LIFE_S = 0.005  # for which neither what other replicas send is seen, nor what has ended
 
 Loads = Callable[[str], Awaitable[Mapping[str, int]]]  # of a model: tokens in flight by worker that takes requests
 

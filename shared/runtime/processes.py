@@ -19,4 +19,5 @@ def die_with_parent(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # the parent was gone before the call
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until exec, a handler of the parent would take it
             os.kill(os.getpid(), signal.SIGTERM)

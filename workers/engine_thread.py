@@ -10,8 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -127,25 +126,19 @@ class EngineThread:
         try:
             while not self._stopping.is_set():
                 commands = self._next_commands()
-                with self._stepping():
-                    outputs = self._run_commands(commands)
-                    outputs += self._engine.step() if self._engine.has_work() else []
-                    self.stats = self._engine.stats()
+                self._steps += 1
+                self.step = Step(self._steps, time.monotonic())
+                outputs = self._run_commands(commands)
+                outputs += self._engine.step() if self._engine.has_work() else []
+                self.stats = self._engine.stats()
+                self.step = None
                 if outputs:
                     self._put(outputs)
         except Exception as error:  # ends the thread; the worker raises it and stops
             log.exception("engine_failed")
+            self.step = None
             self.failure = error
             self._notify()
-
-    @contextmanager
-    def _stepping(self) -> Iterator[None]:
-        self._steps += 1
-        self.step = Step(self._steps, time.monotonic())
-        try:
-            yield
-        finally:
-            self.step = None
 
     def _command_timeout(self) -> float | None:
         """Return how many seconds to wait for a command before the next step; None (no limit) without work."""

@@ -13,6 +13,7 @@ from shared.protocol import (
     ErrorInfo,
     PromptOptions,
     PromptUsage,
+    Request,
     RequestState,
     Terminal,
     Token,
@@ -20,7 +21,7 @@ from shared.protocol import (
     Usage,
     count_reasoning,
 )
-from shared.queue.interface import Delivery
+from shared.queue.interface import Claim, Delivery
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
 
@@ -49,6 +50,12 @@ class ActiveRequest:
     next_seq: int = field(init=False)
     reasoning_tokens: int = field(init=False)
     prompt_usage: PromptUsage | None = field(init=False)
+
+    @classmethod
+    def unqueued(cls, request: Request, worker: str = "", epoch: int = 0) -> ActiveRequest:
+        """Return a request of the worker's own: it has no place in the queue, no log, and no real lease."""
+        claim = Claim(request.id, request.model, request.priority, entry="")
+        return cls(Delivery(request, claim, 1), Lease(request.id, worker, epoch, 0.0))
 
     def __post_init__(self) -> None:
         self.next_seq = self.lease.next_seq

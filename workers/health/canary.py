@@ -13,8 +13,6 @@ import structlog
 from shared.errors import EngineFailed, HeadraceError
 from shared.models.worker_registry import WorkerInfo
 from shared.protocol import Embed, Request, SamplingParams
-from shared.queue.interface import Claim, Delivery
-from shared.token_log.interface import Lease
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineOutput
 from workers.engine_thread import EngineThread
@@ -132,5 +130,4 @@ class Canary:
             params=SamplingParams(max_tokens=1),
             tenant=CANARY_ID,
         )
-        claim = Claim(CANARY_ID, model, request.priority, entry="")
-        return ActiveRequest(Delivery(request, claim, 1), Lease(CANARY_ID, self._info.id, self._count, 0.0))
+        return ActiveRequest.unqueued(request, self._info.id, self._count)

@@ -18,8 +18,6 @@ from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidReque
 from shared.files.json_lines import json_text
 from shared.models.worker_registry import Task
 from shared.protocol import Embed, Message, Request, SamplingParams
-from shared.queue.interface import Claim, Delivery
-from shared.token_log.interface import Lease
 from shared.validation.request_limits import check_request
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineRequest, Generator
@@ -117,9 +115,7 @@ def active_request(request: Request, number: int) -> ActiveRequest:
     params = request.params
     if params.max_tokens is None:
         params = msgspec.structs.replace(params, max_tokens=DEFAULT_MAX_TOKENS)
-    request = msgspec.structs.replace(request, id=f"warm-up-{number}", params=params)
-    claim = Claim(request.id, request.model, request.priority, "")
-    return ActiveRequest(Delivery(request, claim, 1), Lease(request.id, "", 0, 0.0))
+    return ActiveRequest.unqueued(msgspec.structs.replace(request, id=f"warm-up-{number}", params=params))
 
 
 def compute(engine: Generator, request: EngineRequest) -> None:

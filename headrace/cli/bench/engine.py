@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
-from headrace.cli.bench.options import Model, Repeats, Seed, app, report
-from headrace.cli.options import Json, comma_separated, print_json, stderr
+from headrace.cli.bench.options import Model, Plot, Repeats, Seed, app, names_of, report, report_tables
+from headrace.cli.options import Json, stderr
 from shared.errors import ConfigError
 
 
@@ -70,7 +68,7 @@ def batching(
         str, typer.Option(help="Comma-separated: policies, stall, prefix, waiting, steps.")
     ] = "policies,stall,prefix,waiting,steps",
     budget: Annotated[int, typer.Option(min=17, help="Tokens per step while the long prompt arrives.")] = 32,
-    plot: Annotated[Path | None, typer.Option(help="File for the comparison of policies, as SVG.")] = None,
+    plot: Plot = None,
     repeats: Repeats = 1,
     seed: Seed = 0,
     as_json: Json = False,
@@ -81,20 +79,14 @@ def batching(
     from shared.runtime.logging import configure_logging
     from shared.settings import load
 
-    wanted = comma_separated(parts)
-    if unknown := [part for part in wanted if part not in PARTS]:
-        raise ConfigError(f"--parts must be a list of {', '.join(PARTS)}, got {unknown[0]}")
+    wanted = names_of("--parts", parts, PARTS)
     if plot is not None and "policies" not in wanted:
         raise ConfigError("--plot requires the part policies in --parts")
     configure_logging(load().settings, process="bench")  # the engine's log lines go to stderr
     result = measure_batching(model, wanted, budget, repeats, seed, stderr)
     if plot is not None:
         plot.write_text(svg(result))
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        for table in tables(result):
-            Console().print(table)
+    report_tables(result, tables, as_json)
 
 
 @app.command()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from headrace.cli.options import print_json
+from headrace.cli.options import comma_separated, print_json
+from shared.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks of the engine, the server and the queue.")
 
 Seed = Annotated[int, typer.Option(help="Random seed of lengths, prompts and arrivals.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Number of runs or pairs of runs; medians are reported.")]
+Plot = Annotated[Path | None, typer.Option(help="File for the comparison of policies, as SVG.")]
 Model = Annotated[str, typer.Option(help="Folder, Hugging Face id, or smollm2.")]
 
 
@@ -22,3 +27,20 @@ def report(result: Any, as_json: bool) -> None:
         print_json(result.as_dict())
     else:
         Console().print(result.table())
+
+
+def report_tables(result: Any, tables: Callable[[Any], Iterable[Table]], as_json: bool) -> None:
+    """Print the result of a benchmark, which has `as_dict` and several tables."""
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        for table in tables(result):
+            Console().print(table)
+
+
+def names_of(option: str, given: str, known: Collection[str]) -> list[str]:
+    """Return the comma-separated names of an option. Raises ConfigError for one that is not known."""
+    wanted = comma_separated(given)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(f"{option} must be a list of {', '.join(known)}, got {unknown[0]}")
+    return wanted

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-from headrace.cli.bench.options import Model, Repeats, Seed, app, report
-from headrace.cli.options import Json, comma_separated, print_json, stderr
+from headrace.cli.bench.options import Model, Plot, Repeats, Seed, app, names_of, report, report_tables
+from headrace.cli.options import Json, print_json, stderr
 from shared.errors import ConfigError, HeadraceError
 
 
@@ -175,12 +174,8 @@ def batch(
     as_json: Json = False,
 ) -> None:
     """Measure batch work: lines of a batch, requests through Kafka, and the delay of interactive requests."""
-    known = ("lines", "kafka", "rebalance", "interactive")
-    wanted = comma_separated(parts)
-    if unknown := [part for part in wanted if part not in known]:
-        raise ConfigError(f"--parts must be a list of {', '.join(known)}, got {unknown[0]}")
     results: dict[str, Any] = {}
-    for part in wanted:
+    for part in names_of("--parts", parts, ("lines", "kafka", "rebalance", "interactive")):
         if part == "lines":
             from headrace.bench.kafka.batches import measure_batches
 
@@ -208,7 +203,7 @@ def routing(
     ] = "",
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of one run, after its warm-up.")] = 2.5,
     slowdown: Annotated[float, typer.Option(min=1, help="Slow the engines down, for a busy machine.")] = 1.0,
-    plot: Annotated[Path | None, typer.Option(help="File for the comparison of policies, as SVG.")] = None,
+    plot: Plot = None,
     repeats: Repeats = 3,
     seed: Seed = 0,
     as_json: Json = False,
@@ -217,15 +212,9 @@ def routing(
     from headrace.bench.routing.comparison import POLICIES, measure_routing
     from headrace.bench.routing.report import svg, tables
 
-    wanted = comma_separated(policies)
-    if unknown := [policy for policy in wanted if policy not in POLICIES]:
-        raise ConfigError(f"--policies must be a list of {', '.join(POLICIES)}, got {unknown[0]}")
+    wanted = names_of("--policies", policies, POLICIES)
     chosen = [policy for policy in POLICIES if policy in wanted or not wanted]
     result = measure_routing(chosen, seconds, slowdown, repeats, seed, stderr)
     if plot is not None:
         plot.write_text(svg(result))
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        for table in tables(result):
-            Console().print(table)
+    report_tables(result, tables, as_json)

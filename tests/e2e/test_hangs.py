@@ -10,26 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from headrace.client import HeadraceClient
+from tests.support.followed_job import follow, scripted_tokens
 from tests.support.launched_server import Launched
 from tests.support.waiting import LIMIT_S
-from workers.scripted_engine import expected
 
 pytestmark = pytest.mark.slow
 
 TOKENS = 300
 STREAMS = [f"stream {number} [pace 10]" for number in range(6)]
-
-
-def follow(url: str, job_id: str, begun: threading.Event) -> list[int]:
-    """Return the tokens of a job, and check that there is neither a gap nor a repeat."""
-    tokens: list[int] = []
-    with HeadraceClient(url) as client:
-        for event in client.events(job_id):
-            if event.name == "token":
-                assert event.data["seq"] == len(tokens)
-                tokens += [token["id"] for token in event.data["tokens"]]
-                begun.set()
-    return tokens
 
 
 def assert_answered(url: str, prompts: Sequence[str], meanwhile: Callable[[], object] = lambda: None) -> None:
@@ -41,8 +29,7 @@ def assert_answered(url: str, prompts: Sequence[str], meanwhile: Callable[[], ob
         assert begun.wait(LIMIT_S)
         meanwhile()
         for prompt, answer in zip(prompts, following, strict=True):
-            ids = [ord(character) for character in prompt]
-            assert answer.result(LIMIT_S) == [expected(ids, 0, position) for position in range(TOKENS)], prompt
+            assert answer.result(LIMIT_S) == scripted_tokens(prompt, TOKENS), prompt
 
 
 def test_streams_of_a_hung_engine_continue_on_another_worker(scripted_up: Launched) -> None:

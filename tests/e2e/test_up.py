@@ -24,10 +24,10 @@ from shared.errors import ModelNotFound
 from shared.kafka import topics
 from shared.settings import load
 from tests.support.batch_client import BatchClient, line
+from tests.support.followed_job import follow, scripted_tokens
 from tests.support.kafka_mock import address, make_topics
 from tests.support.launched_server import OTHER_PYTHON, Launched
 from tests.support.waiting import LIMIT_S
-from workers.scripted_engine import expected
 
 pytestmark = pytest.mark.slow
 
@@ -36,25 +36,6 @@ TOKENS = 2000
 
 def body(prompt: str, **fields: object) -> dict[str, object]:
     return {"model": "scripted", "prompt": prompt, "max_tokens": TOKENS, **fields}
-
-
-def scripted_tokens(prompt: str) -> list[int]:
-    return [expected([ord(character) for character in prompt], 0, p) for p in range(TOKENS)]
-
-
-def follow(url: str, job_id: str, begun: threading.Event | None = None) -> list[int]:
-    """Return the tokens of a job, and check that there is no gap. `begun` is set with the first token."""
-    tokens: list[int] = []
-    with HeadraceClient(url) as client:
-        for event in client.events(job_id):
-            if event.name == "token":
-                assert event.data["seq"] == len(tokens)
-                tokens += [token["id"] for token in event.data["tokens"]]
-                if begun is not None:
-                    begun.set()
-            else:
-                assert event.name == "done", event
-    return tokens
 
 
 @pytest.mark.parametrize("role", ["worker", "api", "valkey"])
@@ -70,7 +51,7 @@ def test_answers_survive_the_death_of_a_process(scripted_up: Launched, role: str
         scripted_up.kill(role)
         scripted_up.await_ready()
         for prompt, answer in zip(prompts, following, strict=True):
-            assert answer.result(timeout=LIMIT_S) == scripted_tokens(prompt)
+            assert answer.result(timeout=LIMIT_S) == scripted_tokens(prompt, TOKENS)
 
 
 def test_the_launcher_outlives_requests_that_kill_workers(tmp_path: Path) -> None:
@@ -86,7 +67,7 @@ def test_the_launcher_outlives_requests_that_kill_workers(tmp_path: Path) -> Non
                 assert (end.name, end.data["error"]["code"]) == ("error", "request_abandoned")
                 assert httpx.get(f"{launched.url}/health").status_code == 200
             job = client.submit(body("an ordinary one"))["id"]
-            assert follow(launched.url, job) == scripted_tokens("an ordinary one")
+            assert follow(launched.url, job) == scripted_tokens("an ordinary one", TOKENS)
             letters = client.dead_letters()
         assert [letter["attempts"] for letter in letters] == [2, 2]
         assert sum("worker-1 died (exit status 1), restart in" in line for line in launched.lines) == 4
@@ -143,12 +124,12 @@ def test_answers_are_there_after_ctrl_c_and_a_restart(tmp_path: Path) -> None:
     first.await_line("^ready: ")
     with HeadraceClient(first.url) as client:
         job = client.submit(body("kept"))["id"]
-        assert follow(first.url, job) == scripted_tokens("kept")
+        assert follow(first.url, job) == scripted_tokens("kept", TOKENS)
     assert first.stop() == 0
 
     second = Launched(tmp_path, "--model", "scripted")
     second.await_line("^ready: ")
-    assert follow(second.url, job) == scripted_tokens("kept")
+    assert follow(second.url, job) == scripted_tokens("kept", TOKENS)
     assert second.stop() == 0
 
 
@@ -182,7 +163,7 @@ def test_everything_works_with_kafka_as_the_queue(tmp_path: Path, bootstrap: str
             asked = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
             assert len("".join(client.chat_text(asked)).split()) == 5
             job = client.submit(body("through a topic", model=model))["id"]
-            assert follow(launched.url, job) == scripted_tokens("through a topic")
+            assert follow(launched.url, job) == scripted_tokens("through a topic", TOKENS)
         batches = BatchClient(launched.url)
         batch = batches.start([line(f"c{number}", model=model) for number in range(20)])
         assert completed(batches, batch).request_counts.completed == 20

@@ -9,31 +9,24 @@ from shared.queue.interface import Claim, Delivery
 from shared.token_log.interface import Append, Lease
 from shared.validation.token_estimate import token_estimate
 from tests.support.fakes import MODEL, make_request, token_event
+from tests.support.moved_clock import MovedClock
 from workers.active_request import ActiveRequest
 from workers.load_meter import LAST_SHARE, LoadMeter, tokens_in_flight
 
 SEATS = 8
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def meter(clock: Clock) -> LoadMeter:
+def meter(clock: MovedClock) -> LoadMeter:
     return LoadMeter(SEATS, clock)
 
 
-def begun(clock: Clock, *, n: int = 1) -> ActiveRequest:
+def begun(clock: MovedClock, *, n: int = 1) -> ActiveRequest:
     request = make_request(max_tokens=100, n=n)
     claim = Claim(request.id, MODEL, PriorityClass.STANDARD, "1-0")
     return ActiveRequest(Delivery(request, claim, 1), Lease(request.id, "a", 1, 0.0), held_since=clock.now)
@@ -44,7 +37,7 @@ def record(meter: LoadMeter, active: ActiveRequest, tokens: int) -> None:
     active.next_seq += tokens
 
 
-def test_the_speed_does_not_depend_on_the_work_that_a_worker_gets(meter: LoadMeter, clock: Clock) -> None:
+def test_the_speed_does_not_depend_on_the_work_that_a_worker_gets(meter: LoadMeter, clock: MovedClock) -> None:
     """One sequence and eight, each with 10 tokens/s, and pauses between."""
     for count in (1, 8):
         runs = [begun(clock) for _ in range(count)]
@@ -59,7 +52,7 @@ def test_the_speed_does_not_depend_on_the_work_that_a_worker_gets(meter: LoadMet
         assert meter.tokens_per_s() == pytest.approx(10 * SEATS)
 
 
-def test_each_choice_is_a_sequence(meter: LoadMeter, clock: Clock) -> None:
+def test_each_choice_is_a_sequence(meter: LoadMeter, clock: MovedClock) -> None:
     active = begun(clock, n=2)
     record(meter, active, 2)
     clock.now += 1
@@ -67,7 +60,7 @@ def test_each_choice_is_a_sequence(meter: LoadMeter, clock: Clock) -> None:
     assert meter.tokens_per_s() == pytest.approx(10 * SEATS)
 
 
-def test_the_speed_is_a_moving_average(meter: LoadMeter, clock: Clock) -> None:
+def test_the_speed_is_a_moving_average(meter: LoadMeter, clock: MovedClock) -> None:
     active = begun(clock)
     record(meter, active, 1)
     for tokens, expected in ((10, 10), (20, 10 + LAST_SHARE * 10)):
@@ -76,7 +69,7 @@ def test_the_speed_is_a_moving_average(meter: LoadMeter, clock: Clock) -> None:
         assert meter.tokens_per_s() == pytest.approx(expected * SEATS)
 
 
-def test_a_short_window_is_added_to_the_next(meter: LoadMeter, clock: Clock) -> None:
+def test_a_short_window_is_added_to_the_next(meter: LoadMeter, clock: MovedClock) -> None:
     active = begun(clock)
     record(meter, active, 1)
     assert meter.tokens_per_s() == 0
@@ -88,7 +81,7 @@ def test_a_short_window_is_added_to_the_next(meter: LoadMeter, clock: Clock) -> 
     assert meter.tokens_per_s() == pytest.approx(100 * SEATS)
 
 
-def test_only_the_first_token_of_a_run_counts(meter: LoadMeter, clock: Clock) -> None:
+def test_only_the_first_token_of_a_run_counts(meter: LoadMeter, clock: MovedClock) -> None:
     active = begun(clock)
     assert meter.first_token_s is None
     clock.now += 2
@@ -102,7 +95,7 @@ def test_only_the_first_token_of_a_run_counts(meter: LoadMeter, clock: Clock) ->
     assert meter.first_token_s == pytest.approx(2 - LAST_SHARE)
 
 
-def test_tokens_in_flight_fall_as_tokens_are_generated(meter: LoadMeter, clock: Clock) -> None:
+def test_tokens_in_flight_fall_as_tokens_are_generated(meter: LoadMeter, clock: MovedClock) -> None:
     active, other = begun(clock), begun(clock)
     cost = token_estimate(active.delivery.request)
     record(meter, active, 40)

@@ -12,6 +12,7 @@ import pytest
 
 from headrace.launcher.pulse import LONGEST_CHECK_S, Pulse
 from headrace.launcher.supervisor import Child, Supervisor
+from tests.support.moved_clock import MovedClock
 from tests.support.waiting import LIMIT_S
 from workers.health.notifier import Notifier
 
@@ -25,23 +26,13 @@ signal.pause()
 """
 
 
-class Clock:
-    """Clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def pulse(clock: Clock) -> Iterator[Pulse]:
+def pulse(clock: MovedClock) -> Iterator[Pulse]:
     made = Pulse(LIMIT, clock=clock)
     yield made
     made.close()
@@ -52,7 +43,7 @@ def notifier(pulse: Pulse) -> Notifier:
     return Notifier.from_environment(pulse.environment)
 
 
-def silent_after(pulse: Pulse, clock: Clock, seconds: float) -> bool:
+def silent_after(pulse: Pulse, clock: MovedClock, seconds: float) -> bool:
     """Check the pulse every tenth of a second, and return what the last check found."""
     end = clock.now + seconds
     while clock.now < end:
@@ -61,7 +52,9 @@ def silent_after(pulse: Pulse, clock: Clock, seconds: float) -> bool:
     return found
 
 
-def test_a_silent_process_is_noticed_within_five_seconds(pulse: Pulse, clock: Clock, notifier: Notifier) -> None:
+def test_a_silent_process_is_noticed_within_five_seconds(
+    pulse: Pulse, clock: MovedClock, notifier: Notifier
+) -> None:
     notifier.ready()
     assert not silent_after(pulse, clock, LIMIT)
     notifier.alive()
@@ -69,25 +62,25 @@ def test_a_silent_process_is_noticed_within_five_seconds(pulse: Pulse, clock: Cl
     assert silent_after(pulse, clock, 0.5)
 
 
-def test_a_process_that_starts_may_be_silent(pulse: Pulse, clock: Clock, notifier: Notifier) -> None:
+def test_a_process_that_starts_may_be_silent(pulse: Pulse, clock: MovedClock, notifier: Notifier) -> None:
     assert not silent_after(pulse, clock, 10 * LIMIT)
     notifier.alive()
     assert not silent_after(pulse, clock, 10 * LIMIT)
 
 
-def test_a_process_that_ends_may_be_silent(pulse: Pulse, clock: Clock, notifier: Notifier) -> None:
+def test_a_process_that_ends_may_be_silent(pulse: Pulse, clock: MovedClock, notifier: Notifier) -> None:
     notifier.ready()
     notifier.stopping()
     assert not silent_after(pulse, clock, 10 * LIMIT)
 
 
-def test_messages_of_the_last_process_do_not_count(pulse: Pulse, clock: Clock, notifier: Notifier) -> None:
+def test_messages_of_the_last_process_do_not_count(pulse: Pulse, clock: MovedClock, notifier: Notifier) -> None:
     notifier.ready()
     pulse.restart()
     assert not silent_after(pulse, clock, 10 * LIMIT)
 
 
-def test_a_suspended_launcher_does_not_count(pulse: Pulse, clock: Clock, notifier: Notifier) -> None:
+def test_a_suspended_launcher_does_not_count(pulse: Pulse, clock: MovedClock, notifier: Notifier) -> None:
     notifier.ready()
     pulse.is_silent()
     clock.now += 3600
@@ -95,7 +88,7 @@ def test_a_suspended_launcher_does_not_count(pulse: Pulse, clock: Clock, notifie
     assert silent_after(pulse, clock, LIMIT - LONGEST_CHECK_S + 0.2)
 
 
-def test_another_processes_supervisor_is_not_notified(pulse: Pulse, clock: Clock) -> None:
+def test_another_processes_supervisor_is_not_notified(pulse: Pulse, clock: MovedClock) -> None:
     other = pulse.environment | {"WATCHDOG_PID": str(os.getpid() + 1)}
     Notifier.from_environment(other).ready()
     Notifier.from_environment({}).ready()
@@ -114,7 +107,7 @@ def test_a_supervisor_that_does_not_read_blocks_nobody(notifier: Notifier) -> No
         notifier.alive()
 
 
-def test_a_silent_child_is_killed_and_restarted(pulse: Pulse, clock: Clock, tmp_path: Path) -> None:
+def test_a_silent_child_is_killed_and_restarted(pulse: Pulse, clock: MovedClock, tmp_path: Path) -> None:
     reports: list[str] = []
     supervisor = Supervisor(reports.append)
     command = [sys.executable, "-c", SERVES_ONCE]

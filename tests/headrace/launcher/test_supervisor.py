@@ -23,6 +23,7 @@ from headrace.launcher.supervisor import (
     Supervisor,
 )
 from shared.errors import ConfigError, Unavailable
+from tests.support.moved_clock import MovedClock
 from tests.support.waiting import LIMIT_S
 
 LIVE = "import signal; signal.signal(signal.SIGTERM, lambda *_: exit(0)); print('up', flush=True); signal.pause()"
@@ -66,16 +67,6 @@ def test_a_dead_child_is_restarted_and_reported(supervisor: Supervisor, tmp_path
     assert "worker died (SIGKILL), restart in 0.2 s" in supervisor.reports[0]  # type: ignore[attr-defined]
 
 
-class Clock:
-    """Clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_pauses_double_and_start_over_after_a_healthy_run() -> None:
     backoff, now = Backoff(), 1000.0
     pauses = [backoff.died(now, now + HEALTHY_AFTER_S - 1) for _ in range(10)]
@@ -90,19 +81,19 @@ def deaths() -> list[Death]:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> MovedClock:
+    return MovedClock()
 
 
 @pytest.fixture
-def timed_supervisor(clock: Clock, deaths: list[Death]) -> Iterator[Supervisor]:
+def timed_supervisor(clock: MovedClock, deaths: list[Death]) -> Iterator[Supervisor]:
     """Supervisor with the test's clock, which records each death."""
     made = Supervisor(lambda line: None, deaths.append, clock=clock)
     yield made
     made.stop(0)
 
 
-def die_and_wait(supervisor: Supervisor, clock: Clock, process: Child) -> None:
+def die_and_wait(supervisor: Supervisor, clock: MovedClock, process: Child) -> None:
     """Wait for the child to die, report it, and move the clock past its pause."""
     assert process.process is not None
     process.process.wait(20)
@@ -112,7 +103,7 @@ def die_and_wait(supervisor: Supervisor, clock: Clock, process: Child) -> None:
 
 
 def test_after_settle_a_child_is_always_restarted(
-    timed_supervisor: Supervisor, clock: Clock, deaths: list[Death], tmp_path: Path
+    timed_supervisor: Supervisor, clock: MovedClock, deaths: list[Death], tmp_path: Path
 ) -> None:
     """Given a child that dies at once, expect growing pauses, and no restart before the pause is over."""
     worker = child("worker", "import sys; sys.exit(2)", tmp_path)
@@ -131,7 +122,7 @@ def test_after_settle_a_child_is_always_restarted(
 
 
 def test_repeated_early_deaths_raise_with_the_last_log_line(
-    timed_supervisor: Supervisor, clock: Clock, tmp_path: Path
+    timed_supervisor: Supervisor, clock: MovedClock, tmp_path: Path
 ) -> None:
     api = child("api", "import sys; sys.exit('error: no such thing')", tmp_path)
     timed_supervisor.add(api)
@@ -140,7 +131,7 @@ def test_repeated_early_deaths_raise_with_the_last_log_line(
             die_and_wait(timed_supervisor, clock, api)
 
 
-def test_refused_settings_raise_at_once(timed_supervisor: Supervisor, clock: Clock, tmp_path: Path) -> None:
+def test_refused_settings_raise_at_once(timed_supervisor: Supervisor, clock: MovedClock, tmp_path: Path) -> None:
     code = "import sys; print('error: model x has no config.json', flush=True); sys.exit(2)"
     worker = child("worker", code, tmp_path)
     timed_supervisor.add(worker)
@@ -148,7 +139,7 @@ def test_refused_settings_raise_at_once(timed_supervisor: Supervisor, clock: Clo
         die_and_wait(timed_supervisor, clock, worker)
 
 
-def test_a_failed_start_is_retried(timed_supervisor: Supervisor, clock: Clock, tmp_path: Path) -> None:
+def test_a_failed_start_is_retried(timed_supervisor: Supervisor, clock: MovedClock, tmp_path: Path) -> None:
     """Given a log folder that disappears and returns, expect the child to run again."""
     folder = tmp_path / "logs"
     worker = child("worker", LIVE, folder)
@@ -181,7 +172,7 @@ class FailingServer:
         self.pid = 2
 
 
-def test_a_server_that_fails_to_start_is_retried(clock: Clock) -> None:
+def test_a_server_that_fails_to_start_is_retried(clock: MovedClock) -> None:
     server, reports = FailingServer(), []
     keeper = ServerKeeper(server, reports.append, clock=clock)
     keeper.check()

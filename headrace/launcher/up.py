@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -35,7 +36,7 @@ from shared.models.upstream import with_upstream_model
 from shared.models.worker_registry import WorkerExit, remove_process
 from shared.redis.embedded import EmbeddedServer
 from shared.runtime.bind_safety import check_exposure
-from shared.runtime.sockets import check_port, free_port, place_of, url_of
+from shared.runtime.sockets import free_port, place_of, reserve_port, url_of
 from shared.settings import Settings, to_environment
 
 CHECK_INTERVAL_S = 0.1
@@ -76,6 +77,7 @@ class Up:
         self.port = settings.port
         self._admin_port = settings.admin_port or 0
         self._grpc_port = settings.grpc_port
+        self._reserved: list[socket.socket] = []
 
     @staticmethod
     def _with_model_name(settings: Settings, console: Console) -> Settings:
@@ -121,10 +123,10 @@ class Up:
     def _start(self) -> None:
         check_exposure(self._settings)
         self._check_min_workers()
-        self.port = claim_port(self._settings.host, self._settings.port)
-        self._admin_port = claim_port(self._settings.admin_host, self._admin_port)
+        self.port = self._claim(self._settings.host, self.port)
+        self._admin_port = self._claim(self._settings.admin_host, self._admin_port)
         if self._grpc_port is not None:
-            self._grpc_port = claim_port(self._settings.host, self._grpc_port)
+            self._grpc_port = self._claim(self._settings.host, self._grpc_port)
         if self._server is not None:
             self._server.start()
             self._keeper = ServerKeeper(self._server, self._print)
@@ -140,6 +142,12 @@ class Up:
             self._set_up_model(self._model)  # after the workers, which build their kernels meanwhile
         if self._embedding is not None:
             self._set_up_model(self._embedding)
+
+    def _claim(self, host: str, port: int) -> int:
+        """Reserve a port until the end, as its server starts later and may be restarted. Raises ConfigError."""
+        self._reserved.append(claim_port(host, port))
+        claimed: int = self._reserved[-1].getsockname()[1]
+        return claimed
 
     def _check_min_workers(self) -> None:
         """Raise ConfigError if too few workers are started; other machines cannot reach the embedded Valkey."""
@@ -286,6 +294,8 @@ class Up:
         self._supervisor.stop(self._settings.grace + STOP_MARGIN_S, lambda: self._signal_count > 1)
         if self._server is not None:
             self._server.stop()
+        for holder in self._reserved:
+            holder.close()
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -327,13 +337,10 @@ async def record_exit(settings: Settings, model: str, death: Death) -> None:
         await backend.close()
 
 
-def claim_port(host: str, port: int) -> int:
-    """Return `port` if it is free, or a free port for 0. Raises ConfigError."""
+def claim_port(host: str, port: int) -> socket.socket:
+    """Return the reservation of `port`, or of a free port for 0. Raises ConfigError."""
     try:
-        if port == 0:
-            return free_port(host)
-        check_port(host, port)
-        return port
+        return reserve_port(host, port or free_port(host))
     except OSError as error:
         raise ConfigError(
             f"port {port} on {host} cannot be used ({error.strerror}): stop the program on it, or set --port",

@@ -20,11 +20,23 @@ def unbound(host: str, port: int) -> tuple[socket.socket, Any]:
     return listener, address
 
 
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to `port` and does not listen. Raises OSError if the port is in use.
+
+    Until it is closed, `free_ports` of every process skips the port, while a server can listen on it.
+    """
+    holder, address = unbound(host, port)
+    try:
+        holder.bind(address)
+    except OSError:
+        holder.close()
+        raise
+    return holder
+
+
 def check_port(host: str, port: int) -> None:
     """Raise OSError if `port` cannot be listened on now."""
-    listener, address = unbound(host, port)
-    with listener:
-        listener.bind(address)
+    reserve_port(host, port).close()
 
 
 def place_of(host: str, port: int) -> str:
@@ -43,7 +55,7 @@ def free_port(host: str) -> int:
 
 
 def free_ports(host: str, count: int) -> list[int]:
-    """Return different ports that are free now and outside the system's ephemeral range.
+    """Return different ports that are free now, not reserved, and outside the system's ephemeral range.
 
     An outgoing connection could take an ephemeral port before its listener starts, or while that is restarted.
 
@@ -53,7 +65,7 @@ def free_ports(host: str, count: int) -> list[int]:
     found: list[int] = []
     for port in SystemRandom().sample(PORTS, len(PORTS)):
         try:
-            check_port(host, port)
+            _check_unbound(host, port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -62,3 +74,11 @@ def free_ports(host: str, count: int) -> list[int]:
         if len(found) == count:
             return found
     raise OSError(errno.EADDRINUSE, f"fewer than {count} ports are free on {host}")
+
+
+def _check_unbound(host: str, port: int) -> None:
+    """Raise OSError if any socket is bound to `port`, also one that does not listen."""
+    prober, address = unbound(host, port)
+    with prober:
+        prober.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        prober.bind(address)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headrace.launcher.up import claim_port
 from shared.models.model_store import ModelRepository
+from shared.runtime.sockets import free_port
 from shared.settings import load
 from tests.clients.catalog import CLIENTS, Client
 from tests.clients.matrix import Row, try_client, write
@@ -23,7 +23,7 @@ MODEL, EMBEDDER = "smollm2", "all-minilm-l6-v2"
 def running() -> Iterator[dict[str, str]]:
     """Run a server, and yield the environment of the programs."""
     with tempfile.TemporaryDirectory() as folder, redis_servers.running(store := redis_servers.Node(Path(folder))):
-        grpc_port = claim_port("127.0.0.1", 0)
+        grpc_port = free_port("127.0.0.1")
         options = ("--embedding-model", EMBEDDER, "--grpc-port", str(grpc_port), "--auth")
         server = Launched(Path(folder), *options, grpc_reflection=True, redis_url=store.url)
         try:

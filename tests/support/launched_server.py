@@ -28,7 +28,8 @@ class Launched:
     """`headrace up` under test: the lines of its output, and its processes by role."""
 
     def __init__(self, data_dir: Path, *options: str, **settings: object) -> None:
-        self.port = claim_port("127.0.0.1", 0)
+        self._reserved = claim_port("127.0.0.1", 0)
+        self.port: int = self._reserved.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
         self.lines: list[str] = []
@@ -103,6 +104,7 @@ class Launched:
         assert self.process.stderr is not None
         if self.process.stderr.closed:
             return self.process.wait()
+        self._reserved.close()
         children = psutil.Process(self.process.pid).children(recursive=True) if self.running else []
         self.process.send_signal(signal.SIGINT)
         status = self.process.wait(LIMIT_S)

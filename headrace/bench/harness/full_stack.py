@@ -17,9 +17,9 @@ import psutil
 
 from headrace.bench.harness.server import stop
 from headrace.bench.harness.subprocess_run import ROOT
-from headrace.launcher.up import claim_port
 from shared.errors import HeadraceError
 from shared.models.model_store import ModelRepository
+from shared.runtime.sockets import free_port
 from shared.settings import load
 
 START_TIMEOUT_S = 300.0
@@ -62,7 +62,7 @@ def full_stack(model: str, *options: str, settings: Mapping[str, object] | None 
 
     A worker in another environment imports this repository too.
     """
-    port = claim_port("127.0.0.1", 0)
+    port = free_port("127.0.0.1")
     environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in (settings or {}).items()}
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         command = [sys.executable, "-m", "headrace", "up", "--port", str(port), "--model", model]

@@ -43,10 +43,23 @@ def test_all_free_ports_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_a_port_is_claimed_on_each_kind_of_host(host: str) -> None:
-    port = claim_port(host, 0)
+    with claim_port(host, 0) as holder:
+        port = holder.getsockname()[1]
+        assert port in sockets.PORTS
+        with claim_port(host, port) as second:
+            assert second.getsockname()[1] == port
 
-    assert port in sockets.PORTS
-    assert claim_port(host, port) == port
+
+def test_a_reserved_port_is_skipped_but_can_be_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a reserved port, nobody else is given it, and its own server can start, end and start again."""
+    span = sockets.free_ports(HOST, 2)
+    monkeypatch.setattr(sockets, "PORTS", span)
+    with sockets.reserve_port(HOST, span[0]):
+        assert sockets.free_ports(HOST, 1) == [span[1]]
+        for _ in range(2):
+            with socket.create_server((HOST, span[0])) as server, socket.create_connection(server.getsockname()):
+                pass
+        assert sockets.free_ports(HOST, 1) == [span[1]]
 
 
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:8"), ("::1", "http://[::1]:8")])

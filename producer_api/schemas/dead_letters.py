@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from shared.dead_letters.store import DeadLetter
-from shared.protocol import Embed, ErrorInfo, Request
+from shared.protocol import Embed, ErrorInfo, Infer, Request
 
 
 class Letter(msgspec.Struct, kw_only=True):
@@ -58,6 +58,8 @@ def as_submitted(request: Request) -> dict[str, Any]:
     if isinstance(request.work, Embed):
         inputs: dict[str, Any] = msgspec.to_builtins(request.work)
         return {"model": request.model, "input": inputs["inputs"]}
+    if isinstance(request.work, Infer):
+        return {"model": request.model, **msgspec.to_builtins(request.work)}
     given: dict[str, Any] = {"messages": request.messages} if request.prompt is None else {"prompt": request.prompt}
     fields = {"model": request.model, **given, "priority": request.priority.value}
     params = msgspec.structs.replace(request.params, echo=False)

@@ -37,19 +37,25 @@ from shared.protocol.request import (
     Tools,
     Work,
 )
+from shared.protocol.tensors import DATA_TYPES, ITEM_BYTES, DataType, Infer, Parameter, SequenceStep, Tensor
 from shared.protocol.waiting import Outlook, Ticket
 
 __all__ = [
+    "DATA_TYPES",
+    "ITEM_BYTES",
     "PROTOCOL_VERSION",
     "CallDelta",
+    "DataType",
     "DescribeTokenizer",
     "Detokenize",
     "Embed",
     "ErrorInfo",
     "FinishReason",
     "Function",
+    "Infer",
     "Message",
     "Outlook",
+    "Parameter",
     "PriorityClass",
     "PromptOptions",
     "PromptUsage",
@@ -57,8 +63,10 @@ __all__ = [
     "RequestState",
     "Result",
     "SamplingParams",
+    "SequenceStep",
     "StopReason",
     "Structured",
+    "Tensor",
     "Terminal",
     "Ticket",
     "Token",

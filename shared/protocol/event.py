@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from shared.errors import HeadraceError, error_classes
+from shared.protocol.tensors import Parameter, Tensor
 
 
 class FinishReason(StrEnum):
@@ -142,13 +143,18 @@ class PromptUsage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Result of a request whose `work` is not an answer in text; the kind of work decides which fields are set.
 
-    `vectors` has one for each input, as little-endian float32. `text` of DescribeTokenizer is JSON.
+    `vectors` has one for each input, as little-endian float32. `text` of DescribeTokenizer is JSON. Infer returns
+    `tensors`, the `version` of the model that computed them, and its `parameters`. A model that sends several
+    responses to a request sends each as the text of a token, with this as JSON, and ends without a result.
     """
 
     vectors: tuple[bytes, ...] = ()
     tokens: tuple[int, ...] = ()
     pieces: tuple[str, ...] = ()
     text: str = ""
+    tensors: tuple[Tensor, ...] = ()
+    version: str = ""
+    parameters: dict[str, Parameter] = {}
 
 
 class Terminal(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
+from shared.protocol.tensors import Infer
+
 PROTOCOL_VERSION = 1
 
 
@@ -190,17 +192,18 @@ class DescribeTokenizer(msgspec.Struct, frozen=True, tag="describe_tokenizer"):
     """Configuration of the model's tokenizer; it needs neither messages nor a prompt."""
 
 
-Work = Embed | Tokenize | Detokenize | DescribeTokenizer
+Work = Embed | Infer | Tokenize | Detokenize | DescribeTokenizer
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One admitted request, as the queue carries it.
 
     Exactly one of `messages` and `prompt` is set; `tools` require messages. `work` replaces the answer in text;
-    Embed, which has inputs of its own, and DescribeTokenizer have neither messages nor prompt. `created_at` is in
-    seconds since the epoch by the server's clock (Redis TIME), like all times of a request. It does not run after
-    `deadline`. `user` is the client's name for its end user. `cache_salt` separates cached prefixes of one tenant.
-    With `drop_oldest_turns`, messages that do not fit the context lose their oldest turns instead of being refused.
+    Embed and Infer, which have inputs of their own, and DescribeTokenizer have neither messages nor prompt.
+    `created_at` is in seconds since the epoch by the server's clock (Redis TIME), like all times of a request. It
+    does not run after `deadline`. `user` is the client's name for its end user. `cache_salt` separates cached
+    prefixes of one tenant. With `drop_oldest_turns`, messages that do not fit the context lose their oldest turns
+    instead of being refused.
     """
 
     id: str

@@ -19,6 +19,7 @@ from shared.protocol import (
     Detokenize,
     Embed,
     Function,
+    Infer,
     Message,
     Request,
     SamplingParams,
@@ -41,8 +42,11 @@ from shared.validation.sampling_parameters import (
     MAX_TOKEN_ID,
 )
 from shared.validation.schema_check import check_schema
+from shared.validation.tensors import check_tensors
 from shared.validation.token_estimate import message_chars, tool_chars
 
+MODEL_KIND: dict[Task, str] = {"generate": "a text", "embed": "an embedding", "predict": "a tensor"}
+_TASK_OF_WORK: dict[type, Task] = {Embed: "embed", Infer: "predict"}
 ROLES = ("system", "user", "assistant", "tool")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
@@ -90,6 +94,9 @@ def check_request(request: Request, limits: Limits) -> None:
         raise InvalidRequest("user must not contain the character U+0000", param="user")
     if isinstance(request.work, Embed):
         _check_inputs(request.work, limits)
+        return
+    if isinstance(request.work, Infer):
+        check_tensors(request.work)
         return
     if isinstance(request.work, DescribeTokenizer):
         return
@@ -147,12 +154,14 @@ def lower_max_tokens(request: Request, model: ModelInfo) -> Request:
 
 
 def check_task(request: Request, task: Task | None) -> None:
-    """Raise InvalidRequest for work that the model cannot do. Every model has a tokenizer."""
-    if isinstance(request.work, Tokenize | Detokenize | DescribeTokenizer):
+    """Raise InvalidRequest for work that the model cannot do; `task` is None while it is unknown."""
+    if task is None or isinstance(request.work, Tokenize | Detokenize | DescribeTokenizer):
         return
-    if task == ("generate" if isinstance(request.work, Embed) else "embed"):
-        kind, needed = ("a text", "an embedding") if task == "generate" else ("an embedding", "a text")
-        raise InvalidRequest(f"{request.model} is {kind} model; this API needs {needed} model", param="model")
+    needed = _TASK_OF_WORK.get(type(request.work), "generate")
+    if task != needed:
+        raise InvalidRequest(
+            f"{request.model} is {MODEL_KIND[task]} model; this API needs {MODEL_KIND[needed]} model", param="model"
+        )
 
 
 def _check_inputs(work: Embed, limits: Limits) -> None:

@@ -51,7 +51,7 @@ def test_a_port_is_claimed_on_each_kind_of_host(host: str) -> None:
 
 
 def test_a_reserved_port_is_skipped_but_can_be_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a reserved port, nobody else is given it, and its own server can start, end and start again."""
+    """A reserved port is never found free, and its own server can start, end and start again."""
     span = sockets.free_ports(HOST, 2)
     monkeypatch.setattr(sockets, "PORTS", span)
     with sockets.reserve_port(HOST, span[0]):

@@ -1,0 +1,57 @@
+"""Interface of the store of what workers and the API tell each other about the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from shared.repository.status import ModelStatus
+
+
+class ModelOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The wish that a model is loaded, or is not, which outlives all processes.
+
+    Attributes:
+        id: unique; a status that follows from the order is reported after it.
+        config: a ModelConfig as JSON text that replaces the one in the repository; "" for none.
+        files: contents by path, `<version>/<name>`, that replace all versions in the repository.
+        unload_dependents: unload the models that an ensemble consists of, too.
+    """
+
+    id: str
+    model: str
+    action: Literal["load", "unload"]
+    config: str = ""
+    files: Mapping[str, bytes] = {}
+    unload_dependents: bool = False
+
+
+class OrderResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Outcome of an order: no `error`, or why the model could not be loaded."""
+
+    id: str
+    error: str = ""
+
+
+class RepositoryStore(Protocol):
+    """Statuses of models, and orders. Every call may raise Unavailable."""
+
+    async def report(self, worker_id: str, statuses: Sequence[ModelStatus]) -> None:
+        """Replace the statuses of a worker's models; they expire as its heartbeat does."""
+
+    async def statuses(self) -> list[ModelStatus]:
+        """Return the status of each model, by name, joined over the workers that have it."""
+
+    async def place(self, order: ModelOrder) -> None:
+        """Store an order in place of the model's last one, and tell the workers."""
+
+    async def orders(self) -> list[ModelOrder]:
+        """Return the last order of each model that has one."""
+
+    async def answer(self, result: OrderResult) -> None:
+        """Record that an order was carried out, or that it failed."""
+
+    async def result(self, order_id: str) -> OrderResult | None:
+        """Return the outcome of an order; None before there is one."""

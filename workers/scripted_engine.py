@@ -18,6 +18,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from shared.errors import InvalidRequest
@@ -99,46 +100,33 @@ class _ScriptedRun:
     Attributes:
         emitted: tokens so far, per choice.
         due: time of the next tokens, by time.monotonic.
+        limit: tokens of each choice.
         interval_s: between two tokens of a choice.
-        exit_at: number of tokens of a choice at which the process exits.
-        hang_at: number of tokens of a choice at which the engine hangs, unless the run begins there.
+        faults: calls that end the process or hang the engine, each with the tokens of a choice before it.
+        echo: the prompt, to be sent with the next output; empty if it was sent, or is not asked for.
     """
 
     request: EngineRequest
     emitted: list[int]
+    limit: int
     first_value: int = field(init=False)
     interval_s: float = 0.0
-    exit_at: int | None = None
-    hang_at: int | None = None
     due: float = 0.0
-    echo_sent: bool = False
+    faults: list[tuple[int, Callable[[], object]]] = field(default_factory=list)
+    echo: tuple[Token, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.first_value = _first_value(self.request.prompt)
+        echo = Echo.from_params(list(self.request.prompt), self.request.params)
+        self.echo = () if echo is None else echo.tokens(lambda ids: list(map(chr, ids)), 0)
         text = "".join(chr(token) for token in self.request.prompt if token < VOCAB_SIZE)
         for name, number in DIRECTIVE.findall(text):
             if name == "pace":
                 self.interval_s = int(number) / 1000
             elif name == "die":
-                self.exit_at = int(number)
+                self.faults.append((int(number), partial(os._exit, 1)))
             elif int(number) == 0 or max(self.emitted) < int(number):
-                self.hang_at = int(number)
-
-    @property
-    def must_exit(self) -> bool:
-        return self.exit_at is not None and max(self.emitted) >= self.exit_at
-
-    @property
-    def must_hang(self) -> bool:
-        return self.hang_at is not None and max(self.emitted) >= self.hang_at
-
-    def echo(self) -> tuple[Token, ...]:
-        """Return the prompt with the first token of this run, if the request asks for it; it has no scores."""
-        echo = Echo.from_params(list(self.request.prompt), self.request.params)
-        if self.echo_sent or echo is None:
-            return ()
-        self.echo_sent = True
-        return echo.tokens(lambda ids: list(map(chr, ids)), 0)
+                self.faults.append((int(number), threading.Event().wait))
 
 
 class ScriptedEngine:
@@ -165,7 +153,7 @@ class ScriptedEngine:
         if request.id in self._runs:
             raise InvalidRequest(f"run {request.id} is running already")
         emitted = [len(tokens) for tokens in request.resumed] or [0] * request.params.n
-        self._runs[request.id] = _ScriptedRun(request, emitted)
+        self._runs[request.id] = _ScriptedRun(request, emitted, request.max_output_tokens(self.max_model_len))
 
     def abort(self, job_id: str) -> bool:
         return self._runs.pop(job_id, None) is not None
@@ -184,12 +172,11 @@ class ScriptedEngine:
         return outputs
 
     def _advance(self, run: _ScriptedRun, now: float) -> EngineOutput:
-        if run.must_exit:
-            os._exit(1)
-        if run.must_hang:
-            threading.Event().wait()
+        for count, fail in run.faults:
+            if max(run.emitted) >= count:
+                fail()
         run.due = now + run.interval_s
-        limit = run.request.max_output_tokens(self.max_model_len)
+        limit = run.limit
         tokens = []
         for choice, position in enumerate(run.emitted):
             if position < limit:
@@ -198,7 +185,8 @@ class ScriptedEngine:
                 end = FinishReason.LENGTH if position + 1 == limit else None
                 tokens.append(Token(choice, token, text_of(token), end))
         finished = all(position >= limit for position in run.emitted)
-        return EngineOutput(run.request.id, tuple(tokens), finished, prompt=run.echo())
+        prompt, run.echo = run.echo, ()
+        return EngineOutput(run.request.id, tuple(tokens), finished, prompt=prompt)
 
     def abandon_when(self, urgent: Callable[[], bool]) -> None:
         """Ignore the signal: steps take no time."""

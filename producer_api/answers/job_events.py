@@ -6,7 +6,7 @@ import msgspec
 
 from producer_api.http.sse import RETRY
 from shared.errors import HeadraceError
-from shared.protocol import ErrorInfo, RequestState, StopReason, Token, TokenEvent
+from shared.protocol import CallDelta, ErrorInfo, RequestState, StopReason, Token, TokenEvent
 from shared.schemas.common_fields import Usage, WireFinishReason
 from shared.schemas.native.jobs import JobPrompt, Logprobs
 
@@ -19,6 +19,10 @@ class EventCall(msgspec.Struct, omit_defaults=True):
     index: int
     arguments: str
     name: str | None = None
+
+    @classmethod
+    def from_delta(cls, call: CallDelta) -> EventCall:
+        return cls(call.index, call.arguments, call.name or None)
 
 
 class EventToken(msgspec.Struct, omit_defaults=True):
@@ -35,14 +39,14 @@ class EventToken(msgspec.Struct, omit_defaults=True):
 
     @classmethod
     def of(cls, token: Token) -> EventToken:
-        calls = [EventCall(call.index, call.arguments, call.name or None) for call in token.calls]
+        """Return a token for clients; nearly all have a text only, and skip the rest."""
         return cls(
             token.choice,
             token.id,
             token.text,
             token.finish_reason,
-            Logprobs.from_token(token),
-            calls or None,
+            Logprobs.from_token(token) if token.logprobs else None,
+            [EventCall.from_delta(call) for call in token.calls] if token.calls else None,
             token.reasoning or None,
             token.stop_reason,
         )

@@ -13,8 +13,6 @@ from shared.protocol.request import Request
 _encoder = msgspec.json.Encoder()
 _event_decoder = msgspec.json.Decoder(TokenEvent)
 _request_decoder = msgspec.json.Decoder(Request)
-_TOKEN_DEFAULTS = _encoder.encode(Token(0, 0, "")).removeprefix(b'[0,0,""')
-_EVENT_DEFAULTS = _encoder.encode(TokenEvent(0, ())).removeprefix(b"[0,[]")
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -23,15 +21,26 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def encode_event(event: TokenEvent) -> bytes:
-    """Return an event as JSON, without the fields after a token's text if they have their defaults, and after the
-    tokens.
+    """Return an event as JSON, without the fields at the end of an event or a token that have their defaults.
 
     msgspec writes every field of a struct that is an array, also at its default. Nearly all events are tokens that
-    have no other fields, and each is stored and sent to all readers. The defaults contain an empty string, which is
-    found nowhere inside of another string, where quotes are escaped.
+    have no other fields, and each is stored and sent to all readers.
     """
-    data = _encoder.encode(event).replace(_TOKEN_DEFAULTS, b"]")
-    return data[: -len(_EVENT_DEFAULTS)] + b"]" if data.endswith(_EVENT_DEFAULTS) else data
+    tokens = [_shortened(token) for token in event.tokens]
+    if event.terminal is None and event.prompt_usage is None and not event.prompt:
+        return _encoder.encode((event.seq, tokens))
+    return _encoder.encode((event.seq, tokens, event.terminal, event.prompt, event.prompt_usage))
+
+
+def _shortened(token: Token) -> Token | tuple[int, int, str]:
+    """Return a token without the fields after its text if all have their defaults.
+
+    The fields are compared one by one because this is on the path of every token: to compare whole structs, or to
+    replace the defaults in the encoded bytes, takes longer than to encode the token.
+    """
+    if token.finish_reason or token.logprobs or token.calls or token.reasoning or token.is_reasoning:
+        return token
+    return token if token.stop_reason is not None else (token.choice, token.id, token.text)
 
 
 def decode_event(data: bytes) -> TokenEvent:

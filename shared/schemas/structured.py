@@ -60,6 +60,7 @@ class JsonSchemaFormat(Body):
 
 
 GUIDED = ("json", "regex", "choice", "grammar")  # fields of vLLM's older form, without guided_
+_CONSTRAINTS = frozenset({"response_format", "structured_outputs", *(f"guided_{name}" for name in GUIDED)})
 ResponseFormat = Annotated[TextFormat | JsonFormat | RegexFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
@@ -92,6 +93,8 @@ class StructuredFields(Body):
 
     def to_structured(self) -> Structured | None:
         """Return the constraint. Raise InvalidRequest if several fields set one."""
+        if _CONSTRAINTS.isdisjoint(self.model_fields_set):
+            return None
         form, outputs = self.response_format, self.structured_outputs
         constraints = {
             "response_format": None if form is None or isinstance(form, TextFormat) else _from_format(form),

@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from shared.errors import DeadlineExceeded, HeadraceError, RequestLost
 from shared.protocol import PriorityClass, Request, RequestState, Ticket, TokenEvent
 from shared.token_log.subscription import Subscription
@@ -66,8 +68,7 @@ class Lease:
         return self.history[-1].last_seq + 1 if self.history else 0
 
 
-@dataclass(frozen=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """An append of `event` under `lease`, with the prompt's exact token count, which only the worker knows.
 
     With the event of seq 0, `prompt` may hold the prompt's token ids, which are kept for the next worker until the

@@ -293,7 +293,8 @@ def check_params(params: SamplingParams, limits: Limits) -> None:
         if value is not None:
             parameter.check_range(value, getattr(limits, parameter.limit) if parameter.limit else None)
     for parameter in LISTS:
-        parameter.check_items(getattr(params, parameter.name))
+        if items := getattr(params, parameter.name):
+            parameter.check_items(items)
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
         raise InvalidRequest(
             f"min_tokens must be at most max_tokens, {params.max_tokens}, got {params.min_tokens}",

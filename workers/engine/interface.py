@@ -138,9 +138,8 @@ class EngineRequest:
         return left if self.params.max_tokens is None else min(self.params.max_tokens, left)
 
 
-@dataclass(frozen=True)
-class EngineOutput:
-    """Output of one step for one request.
+class EngineOutput(msgspec.Struct, frozen=True):
+    """Output of one step for one request: a struct, which is created for each token faster than a dataclass.
 
     Attributes:
         finished: True if no choice is left running.

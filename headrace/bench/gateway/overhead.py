@@ -12,11 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bench.gateway.overhead_runtimes import RUNTIMES, Subject, measure_server
+from headrace.bench.gateway.overhead_runtimes import EXTRA, RUNTIMES, Subject, measure_servers
 from headrace.bench.harness.cpu_contention import MAX_FOREIGN_SHARE
 from headrace.bench.harness.full_stack import full_stack
 from headrace.bench.harness.load import Target
-from headrace.bench.harness.report import EngineOnlyRun
 from shared.errors import HeadraceError
 from workers.openmp_env import spin_briefly
 
@@ -108,17 +107,19 @@ def measure_overhead(model: str, runtime: str, repeats: int, seed: int, console:
     pairs = []
     for number in range(repeats):
         with RUNTIMES[runtime](model, seed, console) as subject:
-            console.print(f"pair {number + 1} of {repeats}: {runtime} alone")
-            bare = subject.alone()
-            console.print(f"pair {number + 1} of {repeats}: through the queue")
-            pairs.append(_pair(bare, subject, model, seed, console))
+            console.print(f"pair {number + 1} of {repeats}")
+            pairs.append(measure_pair(subject, model, seed, console))
     return Overhead(pairs)
 
 
-def _pair(bare: EngineOnlyRun, subject: Subject, model: str, seed: int, console: Console) -> Pair:
-    with full_stack(model, *subject.options, settings=subject.settings) as stack:
+def measure_pair(subject: Subject, model: str, seed: int, console: Console) -> Pair:
+    """Measure one pair. Raises HeadraceError if a side does not start, a request fails, or the sides differ."""
+    alone = [] if isinstance(subject.alone, Target) else [subject.alone()]
+    with full_stack(model, *subject.options, settings=subject.settings, variables=subject.variables) as stack:
         rss = stack.rss_mib("api")
-        full = measure_server(Target(stack.url, subject.model, extra={"ignore_eos": True}), seed, console)
+        queue = Target(stack.url, subject.model, extra=EXTRA)
+        targets = [subject.alone, queue] if isinstance(subject.alone, Target) else [queue]
+        bare, full = [*alone, *measure_servers(targets, seed, console)]
     if full.tokens != bare.tokens:
         raise HeadraceError(
             f"the sides did not do the same work: {bare.tokens} tokens on the runtime alone, {full.tokens} "

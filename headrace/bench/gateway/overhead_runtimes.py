@@ -6,7 +6,8 @@ Another runtime is one function, with its line in `RUNTIMES`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,16 +17,19 @@ from rich.console import Console
 from headrace.bench.gateway.serve import measure
 from headrace.bench.harness.cpu_contention import foreign_load
 from headrace.bench.harness.full_stack import served_name
-from headrace.bench.harness.load import Load, Target
-from headrace.bench.harness.report import EngineOnlyRun, require_complete
+from headrace.bench.harness.load import Load, Target, send
+from headrace.bench.harness.report import EngineOnlyRun, Report, require_complete
 from headrace.bench.harness.subprocess_run import run_in_subprocess
-from headrace.bench.harness.workload import CONCURRENCY, make_mix, ttft_mix, warmup_mix
+from headrace.bench.harness.timed_stream import Sample
+from headrace.bench.harness.workload import CONCURRENCY, WorkItem, make_mix, ttft_mix, warmup_mix
 from headrace.bench.peers.peer_llamacpp import llama_server
-from headrace.bench.peers.peer_vllm import MAX_MODEL_LEN
+from headrace.bench.peers.peer_vllm import ENVIRONMENT, MAX_MODEL_LEN
 from headrace.bench.peers.peers import find_peers
 from shared.errors import ConfigError
 from shared.models.model_store import ModelRepository
 from shared.settings import load
+
+EXTRA = {"ignore_eos": True}  # fields of each request, so that both sides produce the same number of tokens
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,15 @@ class Subject:
 
     Attributes:
         model: the model's name for clients of `headrace up`.
-        alone: measures the runtime without API and queue.
-        options, settings: those of `headrace up`.
+        alone: measures the runtime without API and queue; or the server to measure, while `headrace up` runs too.
+        options, settings, variables: those of `headrace up`; see `full_stack`.
     """
 
     model: str
-    alone: Callable[[], EngineOnlyRun]
+    alone: Callable[[], EngineOnlyRun] | Target
     options: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    variables: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @contextmanager
@@ -59,8 +64,7 @@ def upstream(model: str, seed: int, console: Console) -> Iterator[Subject]:
     """llama.cpp's server, which scripts/peers builds; both sides use the same process."""
     folder = ModelRepository(load({"model": model}).settings).folder()
     with llama_server(folder, CONCURRENCY, "--alias", model, "--no-cache-prompt", "--cache-ram", "0") as url:
-        target = Target(url, model, extra={"ignore_eos": True})
-        yield Subject(model, lambda: measure_server(target, seed, console), ("--upstream", f"{url}/v1"))
+        yield Subject(model, Target(url, model, extra=EXTRA), ("--upstream", f"{url}/v1"))
 
 
 @contextmanager
@@ -81,18 +85,42 @@ def vllm(model: str, seed: int, console: Console) -> Iterator[Subject]:
         "max_model_len": MAX_MODEL_LEN,
         "max_num_seqs": CONCURRENCY,
     }
-    yield Subject(served_name(model), alone, settings=settings)
+    yield Subject(served_name(model), alone, settings=settings, variables=ENVIRONMENT)
 
 
-def measure_server(target: Target, seed: int, console: Console) -> EngineOnlyRun:
-    """Send the mix, and then single requests, to a server. Raises HeadraceError if a request fails."""
-    asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
+def measure_servers(targets: Sequence[Target], seed: int, console: Console) -> list[EngineOnlyRun]:
+    """Send the mix to each server, and then single requests to all in turn. Raises HeadraceError if one fails."""
+    rates = []
+    for target in targets:
+        asyncio.run(measure(target, warmup_mix(seed), Load(1), console))
+        with foreign_load() as during:
+            mix = asyncio.run(measure(target, make_mix(seed), Load(CONCURRENCY), console))
+        require_complete(mix)
+        rates.append((mix.output_tokens, mix.output_tokens_per_second, during.share))
     with foreign_load() as during:
-        mix = asyncio.run(measure(target, make_mix(seed), Load(CONCURRENCY), console))
-        singles = asyncio.run(measure(target, ttft_mix(seed), Load(1), console))
-    for report in (mix, singles):
+        singles = asyncio.run(send_in_turn(targets, ttft_mix(seed)))
+    for report in singles:
         require_complete(report)
-    return EngineOnlyRun(mix.output_tokens, mix.output_tokens_per_second, singles.ttft.p50, during.share)
+    return [
+        EngineOnlyRun(tokens, rate, report.ttft.p50, max(foreign, during.share))
+        for (tokens, rate, foreign), report in zip(rates, singles, strict=True)
+    ]
+
+
+async def send_in_turn(targets: Sequence[Target], items: Sequence[WorkItem]) -> list[Report]:
+    """Send each item to every server, one request at a time, and return a report for each server.
+
+    The machine's speed changes from minute to minute; requests in turn meet the same speed. Another server is the
+    first with each item.
+    """
+    samples: list[list[Sample]] = [[] for _ in targets]
+    begin = time.perf_counter()
+    for number, item in enumerate(items):
+        for place in range(len(targets)):
+            index = (number + place) % len(targets)
+            samples[index].append(await send(targets[index], item, time.perf_counter()))
+    seconds = time.perf_counter() - begin
+    return [Report.from_samples(found, seconds) for found in samples]
 
 
 RUNTIMES: dict[str, Callable[[str, int, Console], AbstractContextManager[Subject]]] = {

@@ -17,12 +17,13 @@ import psutil
 
 from headrace.bench.harness.server import stop
 from headrace.bench.harness.subprocess_run import ROOT
+from headrace.launcher.up import READY_TIMEOUT_S
 from shared.errors import HeadraceError
 from shared.models.model_store import ModelRepository
 from shared.runtime.sockets import free_port
 from shared.settings import load
 
-START_TIMEOUT_S = 300.0
+START_MARGIN_S = 30.0  # in addition to the time after which `headrace up` gives up, which then says why
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,27 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 @contextlib.contextmanager
-def full_stack(model: str, *options: str, settings: Mapping[str, object] | None = None) -> Iterator[FullStack]:
-    """Run `headrace up` until the body ends, and yield it once it is ready. `settings` go into its environment.
+def full_stack(
+    model: str,
+    *options: str,
+    settings: Mapping[str, object] | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[FullStack]:
+    """Run `headrace up` until the body ends, and yield it once it is ready.
 
     A worker in another environment imports this repository too.
+
+    Args:
+        settings: of Headrace, by their names in the settings file.
+        variables: further variables of its environment.
     """
     port = free_port("127.0.0.1")
-    environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in (settings or {}).items()}
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "HEADRACE_LOG_LEVEL": "warning",
+        **{f"HEADRACE_{name.upper()}": str(value) for name, value in (settings or {}).items()},
+        **(variables or {}),
+    }
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         command = [sys.executable, "-m", "headrace", "up", "--port", str(port), "--model", model]
         log = Path(folder) / "up.log"
@@ -73,7 +88,7 @@ def full_stack(model: str, *options: str, settings: Mapping[str, object] | None 
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "HEADRACE_LOG_LEVEL": "warning", **environment},
+                env={**os.environ, **environment},
             )
         try:
             _await_ready(process, log)
@@ -83,7 +98,7 @@ def full_stack(model: str, *options: str, settings: Mapping[str, object] | None 
 
 
 def _await_ready(process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + READY_TIMEOUT_S + START_MARGIN_S
     while time.monotonic() < deadline and process.poll() is None:
         if re.search(rb"^ready: ", log.read_bytes(), re.MULTILINE):
             return

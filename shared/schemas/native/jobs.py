@@ -158,8 +158,9 @@ class JobPrompt(msgspec.Struct, kw_only=True):
 
     def add_prompt(self, prompt: Sequence[Token]) -> None:
         """Add what the log has of the prompt."""
-        if prompt:
-            self.prompt_token_ids = [token.id for token in prompt]
+        if not prompt:
+            return
+        self.prompt_token_ids = [token.id for token in prompt]
         if any(token.logprobs is not None for token in prompt):
             self.prompt_logprobs = prompt_logprobs(prompt)
 

@@ -7,13 +7,16 @@ import io
 import pytest
 from rich.console import Console
 
-from headrace.bench.gateway.overhead import Overhead, Pair, _pair
-from headrace.bench.gateway.overhead_runtimes import Subject
+from headrace.bench.gateway.overhead import Overhead, Pair, measure_pair
+from headrace.bench.gateway.overhead_runtimes import EXTRA, Subject, send_in_turn
 from headrace.bench.harness import cpu_contention
+from headrace.bench.harness.full_stack import full_stack
+from headrace.bench.harness.load import Target
 from headrace.bench.harness.report import EngineOnlyRun, Report, require_complete
 from headrace.bench.harness.timed_stream import Sample
 from headrace.bench.harness.workload import CONCURRENCY, make_mix
 from shared.errors import HeadraceError
+from tests.support.fake_openai_server import work
 from workers.scripted_engine import ScriptedEngine
 
 
@@ -86,6 +89,20 @@ def test_the_engine_side_keeps_its_concurrency():
     assert all(wait > 0 for wait in waits)
 
 
+async def test_single_requests_go_to_both_servers_in_turn(server):
+    """Given two servers, each request goes to both, one at a time, and each server is first every other time."""
+    targets = [Target(server.url, name) for name in ("bare", "queue")]
+
+    reports = await send_in_turn(targets, work(3))
+
+    sent = [(body["model"], body["messages"][0]["content"][-1]) for body in server.bodies]
+    assert sent == [
+        ("bare", "0"), ("queue", "0"), ("queue", "1"), ("bare", "1"), ("bare", "2"), ("queue", "2"),
+    ]  # fmt: skip
+    assert server.most_open == 1
+    assert [(report.requests, report.errors) for report in reports] == [(3, {}), (3, {})]
+
+
 @pytest.mark.slow
 def test_a_pair_through_the_full_stack():
     """Given the scripted model through `headrace up`, equal work is compared, and unequal work is refused."""
@@ -94,7 +111,7 @@ def test_a_pair_through_the_full_stack():
 
     def pair_with(tokens: int) -> Pair:
         bare = EngineOnlyRun(tokens, 1000.0, 0.001, 0.0)
-        return _pair(bare, Subject("scripted", lambda: bare), "scripted", 0, console)
+        return measure_pair(Subject("scripted", lambda: bare), "scripted", 0, console)
 
     found = pair_with(tokens)
 
@@ -103,3 +120,16 @@ def test_a_pair_through_the_full_stack():
     assert 20 < found.api_rss_mib < 150
     with pytest.raises(HeadraceError, match="did not do the same work"):
         pair_with(tokens + 1)
+
+
+@pytest.mark.slow
+def test_a_pair_of_two_servers():
+    """Given a server to compare with, both run at once, and the figures of each are its own."""
+    console = Console(file=io.StringIO())
+
+    with full_stack("scripted") as other:
+        alone = Target(other.url, "scripted", extra=EXTRA)
+        found = measure_pair(Subject("scripted", alone), "scripted", 0, console)
+
+    assert found.bare_rate != found.queue_rate
+    assert found.bare_ttft != found.queue_ttft

@@ -37,6 +37,9 @@ TOKENS = st.builds(
     st.none() | st.just(FinishReason.STOP),
     st.none() | LOGPROBS,
     st.sampled_from([(), (CallDelta(0, "f", "{"),)]),
+    st.sampled_from(["", "hm"]),
+    st.booleans(),
+    st.sampled_from([None, 0, "a"]),
 )
 EVENTS = st.builds(
     TokenEvent,
@@ -56,6 +59,22 @@ def test_an_event_survives_its_encoding(event: TokenEvent) -> None:
 
 def test_a_token_without_further_fields_is_three_values() -> None:
     assert encode_event(TokenEvent(3, (Token(0, 7, "a"), Token(1, 8, "b")))) == b'[3,[[0,7,"a"],[1,8,"b"]]]'
+
+
+OTHERS = {
+    "finish_reason": FinishReason.STOP,
+    "logprobs": TokenLogprobs(-0.5),
+    "calls": (CallDelta(0, "f"),),
+    "reasoning": "hm",
+    "is_reasoning": True,
+    "stop_reason": 0,
+}
+
+
+@pytest.mark.parametrize("name", Token.__struct_fields__[3:])
+def test_no_field_of_a_token_is_lost(name: str) -> None:
+    event = TokenEvent(3, (Token(0, 7, "a", **{name: OTHERS[name]}),))
+    assert decode_event(encode_event(event)) == event
 
 
 @pytest.mark.parametrize(

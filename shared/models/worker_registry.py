@@ -21,7 +21,7 @@ UNHEALTHY_STATUS = 86  # exit status of a worker whose engine hangs or fails its
 MODEL_TTL_S = 86_400  # after its last worker's heartbeat; until then a model accepts requests
 
 
-Task = Literal["generate", "embed"]  # of a model
+Task = Literal["generate", "embed", "classify"]  # of a model; a cross-encoder classifies with one label
 WorkerState = Literal["loading", "ready", "draining", "sleeping", "hung"]
 ExitCause = Literal["hung", "killed", "exited"]
 

@@ -20,7 +20,7 @@ from producer_api.http.multipart import MAX_OVERHEAD_BYTES
 from producer_api.http.ratelimit_headers import LimitHeaders
 from producer_api.observability.metrics import Metrics
 from producer_api.openapi.document import describe
-from producer_api.openapi.examples import EMBEDDING_MODEL, SERVED_MODEL
+from producer_api.openapi.examples import CLASSIFICATION_MODEL, EMBEDDING_MODEL, SERVED_MODEL
 from producer_api.routes.catalog import API, IN_MEMORY
 from producer_api.services import Context
 from shared.backend import Backend
@@ -66,9 +66,17 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     app.state.context, app.state.endpoints = context, table
     register_errors(app)
     app.router.routes.append(Dispatcher(table, context.authenticate, _parts(context)))
-    embedder = context.catalog.embedding_model or MINILM.name
-    describe(app, table.endpoints, {SERVED_MODEL: context.catalog.served_model, EMBEDDING_MODEL: embedder})
+    describe(app, table.endpoints, _example_models(context))
     return app
+
+
+def _example_models(context: Context) -> dict[str, str]:
+    """Return names of models by the placeholders of examples."""
+    return {
+        SERVED_MODEL: context.catalog.served_model,
+        EMBEDDING_MODEL: context.catalog.embedding_model or MINILM.name,
+        CLASSIFICATION_MODEL: "my-classifier",
+    }
 
 
 def _parts(context: Context) -> dict[str, object]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from shared.protocol import (
-    Embed,
+    EncoderWork,
     ErrorInfo,
     PromptOptions,
     PromptUsage,
@@ -43,6 +43,7 @@ class ActiveRequest:
     lease: Lease
     prompt: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
+    second_starts: tuple[int, ...] = ()
     deadline_timer: asyncio.TimerHandle | None = None
     held_since: float = field(default_factory=time.monotonic)
     in_engine: bool = False
@@ -115,11 +116,12 @@ class ActiveRequest:
             priority=request.priority,
             tenant=request.tenant,
             prefix_salt=prefix_salt,
+            work=request.work if isinstance(request.work, EncoderWork) else None,
             lengths=self.lengths,
-            dimensions=request.work.dimensions if isinstance(request.work, Embed) else None,
+            second_starts=self.second_starts,
             separates_reasoning=request.messages is not None,
             bad_words=bad_words,
-            prompt_param="messages" if request.messages is not None else "prompt",
+            prompt_param=request.prompt_param,
         )
 
     def append(self, outputs: list[EngineOutput]) -> Append:

@@ -25,7 +25,7 @@ from shared.errors import InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Message, PromptOptions, Token, Tools
 from workers.engine.echo import Echo
-from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, EngineStats, too_long
+from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, EngineStats, PairForm, too_long
 from workers.engine.request_check import check_prompt_length
 
 VOCAB_SIZE = 50_000
@@ -77,6 +77,12 @@ class ScriptedTokenizer:
 
     def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         return ()
+
+    def text_form(self) -> tuple[Sequence[int], Sequence[int]]:
+        return (), ()
+
+    def pair_form(self) -> PairForm:
+        return PairForm()
 
     def encode_infilling(
         self, prefix: str, suffix: str, *, special: bool = True, most_tokens: int | None = None

@@ -54,7 +54,7 @@ def comma_separated(text: str) -> list[str]:
 def first_model(client: HeadraceClient) -> str:
     """Return the first served model that generates text. Raises HeadraceError if no such model is served."""
     for model in client.models():
-        if model.get("task") != "embed":
+        if model.get("task") in ("generate", None):
             name: str = model["id"]
             return name
     raise HeadraceError("no model is served; check that a worker is running")

@@ -62,7 +62,7 @@ class Endpoint:
         body: schema of the JSON request body.
         form: JSON Schema of the multipart request body.
         failures: statuses of its errors, besides those of authentication.
-        examples: request bodies by title; a `model` of SERVED_MODEL or EMBEDDING_MODEL stands for the server's.
+        examples: request bodies by title; a `model` may be a placeholder of openapi.examples.
     """
 
     method: str

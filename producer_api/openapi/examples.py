@@ -7,6 +7,7 @@ from typing import Any
 
 SERVED_MODEL = "<served model>"  # stands for the server's default model
 EMBEDDING_MODEL = "<embedding model>"  # stands for the server's model of embeddings
+CLASSIFICATION_MODEL = "<classification model>"  # stands for a model that the reader has to name
 
 
 def filled(body: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from typing import Any, Literal
 import msgspec
 
 from shared.dead_letters.store import DeadLetter
-from shared.protocol import Embed, ErrorInfo, Infer, Request
+from shared.protocol import EncoderWork, ErrorInfo, Infer, Pool, Request, Score
 
 
 class Letter(msgspec.Struct, kw_only=True):
     """A request that was set aside, the reason, and how many workers it ended; times in seconds since the epoch.
 
-    `request` is present when one letter is requested: the body of POST /v1/jobs, or of POST /v1/embeddings, for the
-    same work.
+    `request` is present when one letter is requested: the body of POST /v1/jobs, or of the route of its work, for
+    the same work.
     """
 
     id: str
@@ -55,13 +55,29 @@ class Removed(msgspec.Struct):
 
 def as_submitted(request: Request) -> dict[str, Any]:
     """Return the body that submits the request again, with its seed, but without deadline and echo."""
-    if isinstance(request.work, Embed):
-        inputs: dict[str, Any] = msgspec.to_builtins(request.work)
-        return {"model": request.model, "input": inputs["inputs"]}
     if isinstance(request.work, Infer):
         return {"model": request.model, **msgspec.to_builtins(request.work)}
+    if isinstance(request.work, EncoderWork):
+        return {"model": request.model, **_encoder_fields(request, request.work)}
     given: dict[str, Any] = {"messages": request.messages} if request.prompt is None else {"prompt": request.prompt}
     fields = {"model": request.model, **given, "priority": request.priority.value}
     params = msgspec.structs.replace(request.params, echo=False)
     body: dict[str, Any] = msgspec.to_builtins(fields | msgspec.to_builtins(params))
     return body
+
+
+def _encoder_fields(request: Request, work: EncoderWork) -> dict[str, Any]:
+    """Return the fields of the work of POST /v1/embeddings, /pooling or /v1/score."""
+    if isinstance(work, Score):
+        return {
+            "queries": list(work.queries),
+            "documents": list(work.documents),
+            "max_tokens_per_query": work.max_query_tokens,
+            "max_tokens_per_doc": work.max_document_tokens,
+            "use_activation": work.activation,
+        }
+    if request.messages is not None:
+        given = {"messages": msgspec.to_builtins(request.messages)}
+    else:
+        given = {"input": msgspec.to_builtins(work.inputs)}
+    return {**given, "task": work.task, "use_activation": work.activation} if isinstance(work, Pool) else given

@@ -35,7 +35,7 @@ async function watchReadiness() {
 async function listModels(served) {
   const response = await call("/v1/models");
   if (!response.ok) return;
-  for (const model of (await response.json()).data.filter((each) => each.task !== "embed")) {
+  for (const model of (await response.json()).data.filter((each) => each.task === "generate" || !each.task)) {
     $("model").add(new Option(model.id, model.id, false, model.id === served));
   }
 }

@@ -21,7 +21,8 @@ UNHEALTHY_STATUS = 86  # exit status of a worker whose engine hangs or fails its
 MODEL_TTL_S = 86_400  # after its last worker's heartbeat; until then a model accepts requests
 
 
-Task = Literal["generate", "embed", "predict"]  # of a model; to predict is to compute tensors from tensors
+# Of a model. A cross-encoder classifies with one label; to predict is to compute tensors from tensors.
+Task = Literal["generate", "embed", "classify", "predict"]
 WorkerState = Literal["loading", "ready", "draining", "sleeping", "hung"]
 ExitCause = Literal["hung", "killed", "exited"]
 

@@ -147,12 +147,16 @@ class PromptUsage(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Result of a request whose `work` is not an answer in text; the kind of work decides which fields are set.
 
-    `vectors` has one for each input, as little-endian float32. `text` of DescribeTokenizer is JSON. Infer returns
-    `tensors`, the `version` of the model that computed them, and its `parameters`. A model that sends several
-    responses to a request sends each as the text of a token, with this as JSON, and ends without a result.
+    `vectors` has one for each input or pair, as little-endian numbers, float32 unless the work says otherwise: a
+    vector, the score of each of `labels`, or rows of `width` numbers, which have one of these for each token.
+    `text` of DescribeTokenizer is JSON. Infer returns `tensors`, the `version` of the model that computed them, and
+    its `parameters`. A model that sends several responses to a request sends each as the text of a token, with this
+    as JSON, and ends without a result.
     """
 
     vectors: tuple[bytes, ...] = ()
+    width: int = 0
+    labels: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
     pieces: tuple[str, ...] = ()
     text: str = ""

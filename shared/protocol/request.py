@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -167,11 +168,77 @@ class PromptOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     suffix: str | None = None
 
 
-class Embed(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
-    """Embedding of `inputs`, each a text or token ids; the vectors are cut to `dimensions` if it is set."""
+VectorType = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"]
+PoolTask = Literal["embed", "token_embed", "classify", "token_classify"]
+Input = str | tuple[int, ...]  # a text or token ids
 
-    inputs: tuple[str | tuple[int, ...], ...]
+
+class Embed(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
+    """Embedding of `inputs`; the vectors are cut to `dimensions` if it is set.
+
+    Attributes:
+        activation: scale the vectors to length 1.
+    """
+
+    inputs: tuple[Input, ...]
     dimensions: int | None = None
+    activation: bool = True
+    vector_type: VectorType = "float32"
+
+    @property
+    def texts(self) -> tuple[Input, ...]:
+        return self.inputs
+
+
+class Pool(msgspec.Struct, frozen=True, tag="pool", omit_defaults=True):
+    """Output of an encoder for `inputs`, or for the request's messages: vectors or classes, of each whole input or
+    of its tokens.
+
+    Attributes:
+        task: None for the model's own.
+        activation: scale vectors to length 1, and turn the scores of classes into probabilities.
+    """
+
+    inputs: tuple[Input, ...] = ()
+    task: PoolTask | None = None
+    activation: bool = True
+    vector_type: VectorType = "float32"
+
+    @property
+    def texts(self) -> tuple[Input, ...]:
+        return self.inputs
+
+
+class Score(msgspec.Struct, frozen=True, tag="score", omit_defaults=True):
+    """Relevance of each of `documents` for its query: by a cross-encoder, or as the cosine of two embeddings.
+
+    Attributes:
+        queries: one for all documents, or one for each.
+        activation: apply the model's activation to the scores of a cross-encoder.
+        max_query_tokens, max_document_tokens: cut longer texts to these; 0 for no limit.
+        query_param, document_param: fields of the body, for error messages.
+    """
+
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+    activation: bool = True
+    max_query_tokens: int = 0
+    max_document_tokens: int = 0
+    query_param: str = "queries"
+    document_param: str = "documents"
+
+    @property
+    def texts(self) -> tuple[Input, ...]:
+        return self.queries + self.documents
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Query and document of each score."""
+        queries = self.queries * len(self.documents) if len(self.queries) == 1 else self.queries
+        return tuple(zip(queries, self.documents, strict=True))
+
+
+EncoderWork = Embed | Pool | Score  # done by models that do not generate
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", omit_defaults=True):
@@ -192,18 +259,18 @@ class DescribeTokenizer(msgspec.Struct, frozen=True, tag="describe_tokenizer"):
     """Configuration of the model's tokenizer; it needs neither messages nor a prompt."""
 
 
-Work = Embed | Infer | Tokenize | Detokenize | DescribeTokenizer
+Work = EncoderWork | Infer | Tokenize | Detokenize | DescribeTokenizer
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One admitted request, as the queue carries it.
 
     Exactly one of `messages` and `prompt` is set; `tools` require messages. `work` replaces the answer in text;
-    Embed and Infer, which have inputs of their own, and DescribeTokenizer have neither messages nor prompt.
-    `created_at` is in seconds since the epoch by the server's clock (Redis TIME), like all times of a request. It
-    does not run after `deadline`. `user` is the client's name for its end user. `cache_salt` separates cached
-    prefixes of one tenant. With `drop_oldest_turns`, messages that do not fit the context lose their oldest turns
-    instead of being refused.
+    Embed, Score, Infer and a Pool with inputs, which have inputs of their own, and DescribeTokenizer have neither
+    messages nor prompt. `created_at` is in seconds since the epoch by the server's clock (Redis TIME), like all
+    times of a request. It does not run after `deadline`. `user` is the client's name for its end user. `cache_salt`
+    separates cached prefixes of one tenant. With `drop_oldest_turns`, messages that do not fit the context lose
+    their oldest turns instead of being refused.
     """
 
     id: str
@@ -222,3 +289,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: float = 0.0
     deadline: float | None = None
     version: int = PROTOCOL_VERSION
+
+    @property
+    def prompt_param(self) -> str:
+        """Return the field that the tokens come from, for error messages."""
+        if self.messages is not None:
+            return "messages"
+        if isinstance(self.work, Score):
+            return self.work.document_param
+        return "prompt" if self.work is None or self.prompt is not None else "input"

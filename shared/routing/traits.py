@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from shared.protocol import Embed, Request
+from shared.protocol import EncoderWork, Input, Request
 from shared.routing.interface import RequestTraits
 from shared.settings import RoutingKey
 from shared.validation.token_estimate import token_estimate
@@ -65,8 +65,8 @@ def _chunks(request: Request) -> Iterator[bytes]:
 
 def _texts(request: Request) -> Iterator[bytes]:
     """Yield the text that a prompt is rendered from, in the order in which chat templates use it."""
-    if isinstance(request.work, Embed):
-        yield from map(_encoded, request.work.inputs)
+    if isinstance(request.work, EncoderWork):
+        yield from map(_encoded, request.work.texts)
     elif request.prompt is not None:
         yield _encoded(request.prompt)
     if request.tools is not None:
@@ -75,7 +75,7 @@ def _texts(request: Request) -> Iterator[bytes]:
         yield msgspec.json.encode(message)
 
 
-def _encoded(prompt: str | tuple[int, ...]) -> bytes:
+def _encoded(prompt: Input) -> bytes:
     return _bytes(prompt) if isinstance(prompt, str) else array("q", prompt).tobytes()
 
 

@@ -68,8 +68,11 @@ async def _merged(parts: Sequence[Events], n: int, seen: list[int]) -> Events:
 
 def joined(results: Sequence[Result | None]) -> Result | None:
     """Concatenate the vectors of all results; None without any."""
-    vectors = tuple(vector for result in results if result is not None for vector in result.vectors)
-    return Result(vectors=vectors) if vectors else None
+    found = [result for result in results if result is not None and result.vectors]
+    if not found:
+        return None
+    vectors = tuple(vector for result in found for vector in result.vectors)
+    return msgspec.structs.replace(found[0], vectors=vectors)
 
 
 def _renumbered(event: TokenEvent, first: int, end: Terminal | None, place: str) -> MergedEvent:

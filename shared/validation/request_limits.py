@@ -6,7 +6,7 @@ Whether a prompt fits the context is checked by the worker, which has the tokeni
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -18,22 +18,26 @@ from shared.protocol import (
     DescribeTokenizer,
     Detokenize,
     Embed,
+    EncoderWork,
     Function,
     Infer,
     Message,
+    Pool,
     Request,
     SamplingParams,
+    Score,
     Structured,
     Tokenize,
     Tools,
 )
 from shared.settings import Settings
+from shared.validation.encoder_work import check_encoder_work
 from shared.validation.grammar_text import check_grammar, check_regex
 from shared.validation.json_schema.translation import check_subschema_count
 from shared.validation.parameter_definition import MAX_SHOWN_CHARS
 from shared.validation.parameters import LISTS, RANGED
 from shared.validation.prompt_options import check_prompt_options, option_chars
-from shared.validation.request_parameters import DIMENSIONS, MAX_USER_CHARS
+from shared.validation.request_parameters import MAX_USER_CHARS
 from shared.validation.sampling_parameters import (
     LOGIT_BIAS,
     MAX_ANSWER_TOKENS,
@@ -45,9 +49,13 @@ from shared.validation.schema_check import check_schema
 from shared.validation.tensors import check_tensors
 from shared.validation.token_estimate import message_chars, tool_chars
 
-MODEL_KIND: dict[Task, str] = {"generate": "a text", "embed": "an embedding", "predict": "a tensor"}
-_TASK_OF_WORK: dict[type, Task] = {Embed: "embed", Infer: "predict"}
 ROLES = ("system", "user", "assistant", "tool")
+KINDS: Mapping[Task, str] = {
+    "generate": "a text",
+    "embed": "an embedding",
+    "classify": "a classification",
+    "predict": "a tensor",
+}
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
 
@@ -58,7 +66,7 @@ class Limits:
     prompt_chars: int = 1_000_000
     messages: int = 1_024
     prompts: int = 64  # in one HTTP request
-    inputs: int = 2_048  # to embed, in one HTTP request
+    inputs: int = 2_048  # of an encoder, in one HTTP request
     n: int = 8  # of the setting max_n
     grammar_chars: int = 65_536  # of a schema, or all choices together
     choices: int = 1_024
@@ -92,8 +100,9 @@ def check_request(request: Request, limits: Limits) -> None:
         raise InvalidRequest(f"user must have at most {MAX_USER_CHARS} characters", param="user")
     if "\0" in request.user:  # Postgres cannot store it, so the usage record would be lost
         raise InvalidRequest("user must not contain the character U+0000", param="user")
-    if isinstance(request.work, Embed):
-        _check_inputs(request.work, limits)
+    if isinstance(request.work, EncoderWork) and request.messages is None:
+        check_encoder_work(request.work, inputs=limits.inputs, chars=limits.prompt_chars)
+        check_prompt_options(request, limits.prompt_chars)
         return
     if isinstance(request.work, Infer):
         check_tensors(request.work)
@@ -114,9 +123,12 @@ def check_request(request: Request, limits: Limits) -> None:
 
 def check_together(requests: Sequence[Request], limits: Limits) -> None:
     """Check the requests that one HTTP request asks for. Raise InvalidRequest as `check_request` does."""
-    inputs = sum(len(request.work.inputs) for request in requests if isinstance(request.work, Embed))
-    if inputs > limits.inputs:
-        raise InvalidRequest(f"input must have at most {limits.inputs} entries", param="input")
+    works = [request.work for request in requests]
+    inputs = sum(len(work.inputs) for work in works if isinstance(work, Embed | Pool))
+    documents = sum(len(work.documents) for work in works if isinstance(work, Score))
+    if inputs > limits.inputs or documents > limits.inputs:
+        name = requests[0].prompt_param
+        raise InvalidRequest(f"{name} must have at most {limits.inputs} entries", param=name)
     if len(requests) > limits.prompts:
         raise InvalidRequest(f"prompt must have at most {limits.prompts} entries", param="prompt")
     for request in requests:
@@ -157,24 +169,25 @@ def check_task(request: Request, task: Task | None) -> None:
     """Raise InvalidRequest for work that the model cannot do; `task` is None while it is unknown."""
     if task is None or isinstance(request.work, Tokenize | Detokenize | DescribeTokenizer):
         return
-    needed = _TASK_OF_WORK.get(type(request.work), "generate")
-    if task != needed:
-        raise InvalidRequest(
-            f"{request.model} is {MODEL_KIND[task]} model; this API needs {MODEL_KIND[needed]} model", param="model"
-        )
+    needed = _tasks_for(request.work)
+    if task not in needed:
+        kinds = " or ".join(KINDS[each] for each in needed)
+        raise InvalidRequest(f"{request.model} is {KINDS[task]} model; this API needs {kinds} model", param="model")
 
 
-def _check_inputs(work: Embed, limits: Limits) -> None:
-    if not work.inputs or not all(work.inputs):
-        raise InvalidRequest("input and each of its entries must not be empty", param="input")
-    if len(work.inputs) > limits.inputs:
-        raise InvalidRequest(f"input must have at most {limits.inputs} entries", param="input")
-    if sum(len(text) for text in work.inputs) > limits.prompt_chars:
-        raise InvalidRequest(
-            f"input must have at most {limits.prompt_chars} characters or token ids in all", param="input"
-        )
-    if work.dimensions is not None:
-        DIMENSIONS.check_range(work.dimensions)
+def _tasks_for(work: Embed | Infer | Pool | Score | None) -> tuple[Task, ...]:
+    """Return the tasks of the models that can do the work."""
+    match work:
+        case None:
+            return ("generate",)
+        case Infer():
+            return ("predict",)
+        case Embed() | Pool(task="embed" | "token_embed"):
+            return ("embed",)
+        case Pool(task="classify" | "token_classify"):
+            return ("classify",)
+        case _:
+            return ("embed", "classify")
 
 
 def _check_messages(request: Request, limits: Limits) -> None:

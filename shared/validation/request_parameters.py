@@ -17,6 +17,7 @@ MAX_USER_CHARS = 256
 _CHAT, _COMPLETIONS, _RESPONSES, _EMBEDDINGS, _JOBS, _LLM = Api
 _OF_MESSAGES = names_by_api(_CHAT, _JOBS)
 _OF_PROMPTS = names_by_api(_CHAT, _COMPLETIONS, _JOBS)
+_OF_TEXTS = names_by_api(_CHAT, _COMPLETIONS, _EMBEDDINGS, _JOBS)
 
 DIMENSIONS = Parameter(
     "dimensions",
@@ -54,7 +55,7 @@ REQUEST_PARAMETERS: tuple[Parameter, ...] = (
         "add_special_tokens",
         "boolean",
         "add the tokens that the tokenizer puts around a text",
-        _OF_PROMPTS,
+        _OF_TEXTS,
         default_text="true for a prompt, false for messages, whose template adds its own",
     ),
     Parameter(
@@ -87,7 +88,7 @@ REQUEST_PARAMETERS: tuple[Parameter, ...] = (
         "truncate_prompt_tokens",
         "integer",
         "cut the prompt to this many tokens; -1 cuts it to what the context has room for",
-        _OF_PROMPTS,
+        _OF_TEXTS,
         default_text="none",
         minimum=-1,
         maximum=MAX_TOKEN_ID,
@@ -96,8 +97,9 @@ REQUEST_PARAMETERS: tuple[Parameter, ...] = (
         "truncation_side",
         "string",
         "the side of the prompt that truncate_prompt_tokens cuts: left or right",
-        _OF_PROMPTS,
+        _OF_TEXTS,
         default="left",
+        default_text="left; right for embeddings",
     ),
     Parameter(
         "suffix",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.protocol import Embed, Message, Request, Tools
+from shared.protocol import EncoderWork, Message, Request, Score, Tools
 from shared.validation.prompt_options import option_chars
 
 CHARS_PER_TOKEN = 3
@@ -11,15 +11,21 @@ DEFAULT_ANSWER_TOKENS = 512  # of an answer without max_tokens
 
 def token_estimate(request: Request) -> int:
     """Return the estimated tokens of prompt and answer, at least 1."""
-    if isinstance(request.work, Embed):
-        return max(1, sum(_estimated_length(text) for text in request.work.inputs))
-    if request.work is not None:
+    if isinstance(request.work, Score):  # a cross-encoder computes the query with each document
+        return max(
+            1, sum((len(query) + len(document)) // CHARS_PER_TOKEN for query, document in request.work.pairs)
+        )
+    if isinstance(request.work, EncoderWork) and request.messages is None:
+        return max(1, sum(map(_estimated_length, request.work.texts)))
+    if request.work is not None and not isinstance(request.work, EncoderWork):
         return 1
     if request.messages is not None:
         prompt = (message_chars(request.messages) + tool_chars(request.tools)) // CHARS_PER_TOKEN
     else:
         prompt = _estimated_length(request.prompt or ())
     prompt += option_chars(request.prompt_options) // CHARS_PER_TOKEN
+    if request.work is not None:
+        return max(1, prompt)
     max_tokens = request.params.max_tokens
     answer = DEFAULT_ANSWER_TOKENS if max_tokens is None else max_tokens
     return max(1, prompt + request.params.n * answer)

@@ -177,12 +177,16 @@ def references(node: object) -> Iterator[str]:
             yield from references(inner)
 
 
+POOLING_PATHS = {"/classify", "/pooling", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"}
+
+
 async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient) -> None:
     """Every reference resolves."""
     document = (await client.get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/v1/completions",
         "/v1/embeddings",
+        *POOLING_PATHS,
         "/tokenize",
         "/detokenize",
         "/tokenizer_info",
@@ -286,8 +290,8 @@ async def test_examples_can_be_sent_as_they_are(
                     assert (path, error["param"]) in NEED_MORE, f"{path}, {name}: {error}"
 
 
-NEED_MORE = {  # a model that embeds, a file, and a model that can be held to a grammar
-    ("/v1/embeddings", "model"),
+NEED_MORE = {  # a model that does not generate, a file, and a model that can be held to a grammar
+    *((path, "model") for path in ("/v1/embeddings", *POOLING_PATHS)),
     ("/v1/batches", None),
     ("/v1/chat/completions", "response_format"),
 }

@@ -14,16 +14,16 @@ from tests.support.api_server import serving
 from tests.support.fakes import EMBEDDER
 from tests.support.worker_harness import Harness
 from workers.engine.config import EngineConfig
-from workers.engine.embedding_engine import EmbeddingEngine
+from workers.engine.encoder_engine import EncoderEngine
 
 
 @pytest.fixture(scope="package")
-def engine(minilm: Path) -> EmbeddingEngine:
-    return EmbeddingEngine.load(EngineConfig(minilm))
+def engine(minilm: Path) -> EncoderEngine:
+    return EncoderEngine.load(EngineConfig(minilm))
 
 
 @pytest.fixture
-async def api(settings: Settings, backend: Backend, engine: EmbeddingEngine) -> AsyncIterator[str]:
+async def api(settings: Settings, backend: Backend, engine: EncoderEngine) -> AsyncIterator[str]:
     harness = Harness(backend, settings)
     async with (
         harness.worker(),

@@ -59,6 +59,15 @@ async def with_litellm(url: str, model: str, embedder: str) -> None:
     assert len(text.choices[0].text.split()) == 3
     vectors = await litellm.aembedding(model=f"openai/{embedder}", input=["a", "b"], **common)
     assert [len(each["embedding"]) for each in vectors.data] == [384, 384]
+    ranked = await litellm.arerank(
+        model=f"hosted_vllm/{embedder}",
+        query="what drives a mill",
+        documents=["the court adjourned", "water turns its wheel"],
+        top_n=1,
+        api_base=url,
+        api_key="none",
+    )
+    assert [(each["index"], each["document"]["text"]) for each in ranked.results] == [(1, "water turns its wheel")]
     with pytest.raises(litellm.NotFoundError):
         await litellm.acompletion(model="openai/none", messages=messages, **common)
     with pytest.raises(litellm.BadRequestError):

@@ -13,6 +13,7 @@ from shared.errors import ContextLengthExceeded, HeadraceError, InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import (
     CallDelta,
+    EncoderWork,
     Message,
     PriorityClass,
     PromptOptions,
@@ -107,8 +108,10 @@ class EngineRequest:
             returns new tokens only, with the same text as in an uninterrupted run.
         priority, tenant: decide which requests run first when not all can.
         prefix_salt: only requests with the same salt share the computed beginning of their prompts.
-        lengths: lengths of the inputs to embed, which are joined in `prompt`.
-        dimensions: number of dimensions of the vectors; None for the model's own.
+        work: what an encoder returns for its inputs.
+        lengths: lengths of the inputs of an encoder, which are joined in `prompt`.
+        second_starts: for each input that is a pair of texts, where the tokens of the second one, of type 1, begin;
+            empty if the inputs are single texts.
         bad_words: token ids of each form of the words that the answer must not contain.
         matcher: builds the matcher of one choice; it is then fed with the choice's resumed tokens.
         tool_parser: builds the tool call parser of one choice in the same way.
@@ -123,8 +126,9 @@ class EngineRequest:
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
     prefix_salt: bytes = b""
+    work: EncoderWork | None = None
     lengths: tuple[int, ...] = ()
-    dimensions: int | None = None
+    second_starts: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     prompt_param: str = "prompt"
     matcher: Callable[[], Matcher] | None = None
@@ -198,6 +202,23 @@ def too_long(size: int, unit: str, most_tokens: int, param: str) -> ContextLengt
     )
 
 
+@dataclass(frozen=True)
+class PairForm:
+    """Special tokens before, between and after the two texts of a pair.
+
+    With `typed`, the tokens after `between` have type 1.
+    """
+
+    before: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    typed: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
 class Encoder(Protocol):
     """Tokenizer that may be used from any thread. Raises InvalidRequest for text that it cannot encode."""
 
@@ -230,6 +251,12 @@ class Encoder(Protocol):
             options: those of truncation are left to the caller.
             most_tokens: see `encode`.
         """
+
+    def pair_form(self) -> PairForm:
+        """Return what the tokenizer puts around and between the two texts of a pair."""
+
+    def text_form(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the special tokens that the tokenizer puts before and after a plain text."""
 
     def encode_infilling(
         self, prefix: str, suffix: str, *, special: bool = True, most_tokens: int | None = None

@@ -12,7 +12,7 @@ import structlog
 
 from shared.errors import EngineFailed, HeadraceError
 from shared.models.worker_registry import WorkerInfo
-from shared.protocol import Embed, Request, SamplingParams
+from shared.protocol import Pool, Request, SamplingParams
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineOutput
 from workers.engine_thread import EngineThread
@@ -119,14 +119,14 @@ class Canary:
         self._ended.result()
 
     def _request(self) -> ActiveRequest:
-        """Return a request that asks for one token, or for one vector, as if it had been taken from the queue."""
+        """Return a request for one token, or for the output of an encoder, as if it came from the queue."""
         model = self._info.model
-        embeds = self._info.task == "embed"
+        generates = self._info.task == "generate"
         request = Request(
             id=CANARY_ID,
             model=model,
-            prompt=None if embeds else TEXT,
-            work=Embed((TEXT,)) if embeds else None,
+            prompt=TEXT if generates else None,
+            work=None if generates else Pool((TEXT,)),
             params=SamplingParams(max_tokens=1),
             tenant=CANARY_ID,
         )

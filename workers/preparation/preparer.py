@@ -54,7 +54,7 @@ class TokenPreparer:
     ) -> None:
         self._info = info
         self._log_tokens = settings.log_tokens
-        self._encoder = PromptEncoder(encoder, info.max_model_len)
+        self._encoder = PromptEncoder(encoder, info.max_model_len, info.task)
         self._constraints = constraints
         self._secret = secrets.token_bytes(32)  # not stored: the prefix cache ends with this process
 
@@ -66,6 +66,7 @@ class TokenPreparer:
             if encoded.result is not None:
                 return EngineOutput(active.run_id, finished=True, result=encoded.result)
             active.prompt, active.lengths = encoded.prompt, encoded.lengths
+            active.second_starts = encoded.second_starts
         constraint = await self._compile_constraint(active)
         bad_words = await self._encoder.encode_bad_words(request.params.bad_words)
         tokens_left = self._info.max_model_len - len(active.prompt)

@@ -10,33 +10,32 @@ import asyncio
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import msgspec
 
 from shared.errors import InvalidRequest
-from shared.protocol import DescribeTokenizer, Detokenize, Embed, Message, PromptOptions, Request, Result, Tokenize
+from shared.models.worker_registry import Task
+from shared.protocol import (
+    DescribeTokenizer,
+    Detokenize,
+    EncoderWork,
+    Message,
+    PromptOptions,
+    Request,
+    Result,
+    Tokenize,
+)
 from shared.validation.prompt_options import option_chars
 from shared.validation.request_limits import Limits, check_request
 from workers.engine.interface import Encoder, check_vocabulary
+from workers.preparation.encoded_request import EncodedRequest
+from workers.preparation.input_encoding import encode_inputs
 from workers.preparation.turn_truncation import encode_newest
 
 MAX_INLINE_CHARS = 500  # encoding them takes no longer than waking a thread for it, about 0.3 ms
 MAX_POOLED_CHARS = 65_536  # longer texts take more than 20 ms on one core
 POOL_THREADS = 2  # for texts of up to MAX_POOLED_CHARS
 WIDEST_LIMITS = Limits.widest()  # the widest that any settings of a front end allow
-
-
-@dataclass(frozen=True)
-class EncodedRequest:
-    """Token ids for the engine: a prompt, or concatenated inputs of these `lengths`.
-
-    If `result` is set, the request needs no engine.
-    """
-
-    prompt: tuple[int, ...] = ()
-    lengths: tuple[int, ...] = ()
-    result: Result | None = None
 
 
 class PromptEncoder:
@@ -46,11 +45,13 @@ class PromptEncoder:
 
     Args:
         most_tokens: a text that is certain to have more is refused without tokenizing it.
+        task: of the model.
     """
 
-    def __init__(self, encoder: Encoder, most_tokens: int) -> None:
+    def __init__(self, encoder: Encoder, most_tokens: int, task: Task) -> None:
         self._encoder = encoder
         self._most_tokens = most_tokens
+        self._task = task
         self._pool = ThreadPoolExecutor(POOL_THREADS, "encode")
         self._long_thread = ThreadPoolExecutor(1, "encode-long")
 
@@ -58,10 +59,10 @@ class PromptEncoder:
         """Run `encode` without blocking the event loop. Errors of the encoder pass through."""
         length = text_length(request)
         if length <= MAX_INLINE_CHARS and request.work is None and request.tools is None:
-            return encode(self._encoder, request, self._most_tokens)
+            return encode(self._encoder, request, self._most_tokens, self._task)
         executor = self._pool if length <= MAX_POOLED_CHARS else self._long_thread
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(executor, encode, self._encoder, request, self._most_tokens)
+        return await loop.run_in_executor(executor, encode, self._encoder, request, self._most_tokens, self._task)
 
     async def encode_bad_words(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         """Return the token ids of each form of the words. Raises InvalidRequest for a word without tokens."""
@@ -82,12 +83,12 @@ def text_length(request: Request) -> int:
         texts += [message.content, message.reasoning, *(call.arguments for call in message.tool_calls)]
     for function in request.tools.functions if request.tools else ():
         texts += [function.description, function.parameters]
-    if isinstance(request.work, Embed):
-        texts += request.work.inputs
+    if isinstance(request.work, EncoderWork):
+        texts += request.work.texts
     return sum(map(len, texts)) + option_chars(request.prompt_options)
 
 
-def encode(encoder: Encoder, request: Request, most_tokens: int) -> EncodedRequest:
+def encode(encoder: Encoder, request: Request, most_tokens: int, task: Task = "generate") -> EncodedRequest:
     """Check a request and encode it.
 
     Raises:
@@ -103,21 +104,12 @@ def encode(encoder: Encoder, request: Request, most_tokens: int) -> EncodedReque
         return EncodedRequest(result=_detokenize(encoder, request, most_tokens))
     if isinstance(work, DescribeTokenizer):
         return EncodedRequest(result=Result(text=json.dumps(encoder.describe())))
-    if isinstance(work, Embed):
-        parts = [
-            encoder.encode(text_or_ids, most_tokens=most_tokens, param="input")
-            if isinstance(text_or_ids, str)
-            else text_or_ids
-            for text_or_ids in work.inputs
-        ]
-        if not all(parts):
-            raise InvalidRequest("each input must have at least one token", param="input")
-        prompt = tuple(token for part in parts for token in part)
-        return EncodedRequest(prompt, tuple(map(len, parts)))
+    if isinstance(work, EncoderWork) and request.messages is None:
+        return encode_inputs(encoder, request, work, most_tokens, task)
     ids = _prompt_ids(encoder, request, most_tokens)
     if not ids:
         raise InvalidRequest("the prompt must have at least one token", param="prompt")
-    return EncodedRequest(tuple(ids))
+    return EncodedRequest(tuple(ids), () if work is None else (len(ids),))
 
 
 def with_thinking_switch(options: PromptOptions) -> PromptOptions:

@@ -23,15 +23,15 @@ def load(settings: Settings, repository: ModelRepository, progress: StartupProgr
     try:
         with progress.phase("imports"):
             from workers.engine.config import EngineConfig  # noqa: PLC0415  torch is optional
-            from workers.engine.embedding_engine import EmbeddingEngine  # noqa: PLC0415
+            from workers.engine.encoder_engine import EncoderEngine  # noqa: PLC0415
             from workers.engine.engine import Engine  # noqa: PLC0415
             from workers.engine.kernels.select import build_ahead  # noqa: PLC0415
-            from workers.engine.models.bert_loader import is_embedding_model  # noqa: PLC0415
+            from workers.engine.models.encoder_loader import is_encoder  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"the engine cannot be imported ({error}): install headrace[worker]") from error
     config = EngineConfig.from_settings(settings, Path())
     Thread(target=build_ahead, args=(config,), name="kernels", daemon=True).start()  # while the model is downloaded
     with progress.phase("model"):
         config = replace(config, model=repository.folder(progress))
-    engine = EmbeddingEngine if is_embedding_model(config.model) else Engine
+    engine = EncoderEngine if is_encoder(config.model) else Engine
     return engine.load(config, progress)

@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest
 from shared.files.json_lines import json_text
 from shared.models.worker_registry import Task
-from shared.protocol import Embed, Message, Request, SamplingParams
+from shared.protocol import Message, Pool, Request, SamplingParams
 from shared.validation.request_limits import check_request
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineRequest, Generator
@@ -104,8 +104,8 @@ def _object(line: bytes) -> dict[str, Any]:
 def built_in(model: str, task: Task) -> WarmUp:
     """Return one short request: a chat, or a completion if the model has no chat template."""
     place = "the built-in request"
-    if task == "embed":
-        return WarmUp(place, Request(id="", model=model, work=Embed(("Hello",)), tenant=TENANT))
+    if task != "generate":
+        return WarmUp(place, Request(id="", model=model, work=Pool(("Hello",)), tenant=TENANT))
     chat = Request(id="", model=model, messages=(Message("user", "Hello"),), params=BUILT_IN, tenant=TENANT)
     return WarmUp(place, chat, Request(id="", model=model, prompt="Hello", params=BUILT_IN, tenant=TENANT))
 

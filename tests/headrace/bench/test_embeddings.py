@@ -12,7 +12,7 @@ from headrace.bench.engine import embeddings, peer_embeddings
 from headrace.bench.engine.embeddings import Embeddings, Speed, make_pair, measure_speeds
 from shared.errors import HeadraceError
 from workers.engine.config import EngineConfig
-from workers.engine.embedding_engine import EmbeddingEngine
+from workers.engine.encoder_engine import EncoderEngine
 
 
 def side(inputs: float, *, work: int = 70) -> dict[int, Speed]:
@@ -41,7 +41,7 @@ def test_both_sides_count_the_same_tokens(
     monkeypatch.setattr(embeddings, "BATCH_SIZES", (1, 3))
     peer_embeddings.main(str(minilm), "4-32", 0)
     plain = json.loads(capsys.readouterr().out)
-    tokenizer = EmbeddingEngine.load(EngineConfig(minilm)).tokenizer
+    tokenizer = EncoderEngine.load(EngineConfig(minilm)).tokenizer
     ours = measure_speeds(lambda inputs: sum(len(tokenizer.encode(each)) for each in inputs), "4-32", 0)
     assert {int(batch): speed["work"] for batch, speed in plain.items()} == {
         batch: speed.work for batch, speed in ours.items()

@@ -15,6 +15,9 @@ INPUTS = {
     "/v1/completions": {"prompt": "x"},
     "/v1/embeddings": {"input": "x"},
     "/v1/responses": {"input": "x"},
+    **{key: {"queries": "x", "documents": "y"} for key in ("/score", "/v1/score")},
+    **{key: {"query": "x", "documents": ["y"]} for key in ("/rerank", "/v1/rerank", "/v2/rerank")},
+    **{key: {"input": "x"} for key in ("/classify", "/pooling")},
 }
 
 

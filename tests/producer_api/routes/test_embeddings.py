@@ -25,7 +25,7 @@ from tests.support.scripted_worker import ScriptedWorker
 from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import Harness
 from workers.engine.config import EngineConfig
-from workers.engine.embedding_engine import EmbeddingEngine
+from workers.engine.encoder_engine import EncoderEngine
 
 QUEUES = ("redis",)
 EMBEDDER = "minilm"
@@ -33,14 +33,12 @@ PATH = "/v1/embeddings"
 
 
 @pytest.fixture(scope="module")
-def engine(minilm: Path) -> EmbeddingEngine:
-    return EmbeddingEngine.load(EngineConfig(minilm))
+def engine(minilm: Path) -> EncoderEngine:
+    return EncoderEngine.load(EngineConfig(minilm))
 
 
 @pytest.fixture
-async def sdk(
-    api: str, backend: Backend, settings: Settings, engine: EmbeddingEngine
-) -> AsyncIterator[AsyncOpenAI]:
+async def sdk(api: str, backend: Backend, settings: Settings, engine: EncoderEngine) -> AsyncIterator[AsyncOpenAI]:
     """With a worker that embeds, and one beside it that answers in text."""
     async with (
         Harness(backend, settings).worker(engine, "embedder", EMBEDDER),
@@ -51,7 +49,7 @@ async def sdk(
         yield opened
 
 
-async def test_all_input_and_output_formats_give_one_vector(sdk: AsyncOpenAI, engine: EmbeddingEngine) -> None:
+async def test_all_input_and_output_formats_give_one_vector(sdk: AsyncOpenAI, engine: EncoderEngine) -> None:
     ids = engine.tokenizer.encode("a mill wheel")
     found = []
     for given in ("a mill wheel", ["a mill wheel"], ids, [ids]):
@@ -130,7 +128,7 @@ async def test_models_have_their_task(sdk: AsyncOpenAI) -> None:
 
 
 async def test_another_worker_takes_over_a_lost_request(
-    api: str, backend: Backend, worker: ScriptedWorker, settings: Settings, engine: EmbeddingEngine
+    api: str, backend: Backend, worker: ScriptedWorker, settings: Settings, engine: EncoderEngine
 ) -> None:
     info = WorkerInfo(id="w", pid=1, model=EMBEDDER, state="ready", max_model_len=256, task="embed")
     await backend.registry.beat(info)

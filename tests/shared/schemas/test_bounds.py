@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from shared.kafka.message import KafkaRequest
 from shared.models.names import MAX_MODEL_NAME_CHARS
 from shared.protocol import Request
 from shared.schemas.base import Body
+from shared.schemas.encoder_fields import EncoderFields
 from shared.schemas.native.tokenize import DetokenizeRequest, TokenizeRequest
 from shared.schemas.openai.chat import UNSUPPORTED, ChatRequest
 from shared.schemas.openai.completions import CompletionRequest
@@ -26,6 +28,9 @@ from shared.schemas.openai.responses import UNSUPPORTED as RESPONSES_UNSUPPORTED
 from shared.schemas.openai.responses import ResponseRequest
 from shared.schemas.openapi_bounds import BOUNDING
 from shared.schemas.parsing import validate
+from shared.schemas.vllm.classify import ClassifyRequest
+from shared.schemas.vllm.pooling import PoolingRequest
+from shared.schemas.vllm.scoring import DOCUMENTS, QUERIES, RerankRequest, ScoreRequest
 from shared.validation.request_limits import Limits, check_together
 from shared.validation.request_parameters import MAX_USER_CHARS
 
@@ -118,6 +123,8 @@ AGENT = {
 FLAT = {"type": "function", "name": "f", "description": "x", "parameters": SCHEMA}
 HELD = {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "description": "x"}}
 PROMPTS = ("x", ["x"], [1], [[1]])
+ENCODER = {"truncate_prompt_tokens": 1, "truncation_side": "left", "timeout": 1, "priority": 1, "request_id": "x"}
+PAIR = {"max_tokens_per_query": 1, "max_tokens_per_doc": 1}
 
 GOOD: dict[type[Body], list[dict[str, Any]]] = {
     ChatRequest: [
@@ -138,8 +145,24 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
         {**MODEL, "input": "x", "tools": [CUSTOM], "tool_choice": {"type": "custom", "name": "c"}},
     ],
     EmbeddingRequest: [
-        {**MODEL, "input": prompt, "dimensions": 1, "timeout": 1, "priority": 1, "request_id": "x"}
-        for prompt in PROMPTS
+        {**MODEL, **ENCODER, "input": prompt, "dimensions": 1, "embed_dtype": "float16"} for prompt in PROMPTS
+    ],
+    ClassifyRequest: [
+        *({**MODEL, **ENCODER, "input": prompt} for prompt in PROMPTS),
+        {**MODEL, "messages": MESSAGES, "chat_template_kwargs": {"k": 1}},
+    ],
+    PoolingRequest: [
+        *({**MODEL, **ENCODER, "input": prompt, "task": "embed"} for prompt in PROMPTS),
+        {**MODEL, "messages": MESSAGES, "chat_template_kwargs": {"k": 1}},
+    ],
+    ScoreRequest: [
+        {**MODEL, **ENCODER, **PAIR, queries: given, documents: given}
+        for queries, documents in itertools.product(QUERIES, DOCUMENTS)
+        for given in ("x", ["x"])
+    ],
+    RerankRequest: [
+        {**MODEL, **ENCODER, **PAIR, "query": "x", "documents": ["x"], "top_n": 1},
+        {**MODEL, "query": "x", "documents": [{"text": "x"}]},
     ],
     TokenizeRequest: [
         {**MODEL, "prompt": "x"},
@@ -254,7 +277,7 @@ def drafts(body: type[Body], fields: dict[str, Any]) -> list[Request]:
         return parsed.to_requests("t")
     if isinstance(parsed, ResponseRequest):
         return [parsed.to_request("t", parsed.to_items())]
-    if isinstance(parsed, EmbeddingRequest):
+    if isinstance(parsed, EncoderFields):
         return parsed.to_requests("t")
     return [parsed.to_request("t")]  # type: ignore[attr-defined]
 

@@ -21,6 +21,9 @@ from shared.schemas.openai.completions import CompletionRequest
 from shared.schemas.openai.embeddings import EmbeddingRequest
 from shared.schemas.openai.responses import ResponseRequest
 from shared.schemas.parsing import InvalidFields, validate
+from shared.schemas.vllm.classify import ClassifyRequest
+from shared.schemas.vllm.pooling import PoolingRequest
+from shared.schemas.vllm.scoring import RerankRequest, ScoreRequest
 from shared.validation.request_limits import Limits, check_request, check_together
 
 Place = tuple[int | str, ...]
@@ -77,6 +80,7 @@ ALLOWED = {
     "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]},
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}}
+ENCODER = {"truncate_prompt_tokens": 5, "truncation_side": "left", "priority": 1, "timeout": 5}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 ITEMS = [
     {"role": "user", "content": [{"type": "input_text", "text": "u"}]},
@@ -105,7 +109,13 @@ BODIES: list[tuple[type[Body], dict[str, Any]]] = [
         },
     ),
     (CompletionRequest, {"prompt": ["a", "b"], **SAMPLING, **STREAM, "echo": False, "logprobs": 1, "best_of": 1}),
-    (EmbeddingRequest, {"input": ["a", "b"], "encoding_format": "float", "dimensions": 5}),
+    (EmbeddingRequest, {"input": ["a", "b"], "encoding_format": "float", "dimensions": 5, **ENCODER}),
+    (ClassifyRequest, {"input": ["a", "b"], "use_activation": False, "padding": "do_not_pad", **ENCODER}),
+    (ClassifyRequest, {"messages": CHAT, "add_generation_prompt": True, "chat_template_kwargs": {"k": 1}}),
+    (PoolingRequest, {"input": [[1, 2]], "task": "token_embed", "embed_dtype": "float16", "endianness": "big"}),
+    (ScoreRequest, {"queries": ["a", "b"], "documents": ["c", "d"], "max_tokens_per_doc": 5, **ENCODER}),
+    (ScoreRequest, {"text_1": "a", "text_2": "b", "use_activation": True, "max_tokens_per_query": 5}),
+    (RerankRequest, {"query": "a", "documents": ["b", {"text": "c"}], "top_n": 1, "return_documents": True}),
     (TokenizeRequest, {"messages": CHAT, "add_special_tokens": True, "add_generation_prompt": True}),
     (DetokenizeRequest, {"tokens": [1]}),
     (
@@ -124,7 +134,10 @@ INTERNALS = re.compile(
 DRAFTS: dict[type[Body], Callable[[Any], list[Request]]] = {
     ChatRequest: lambda body: [body.to_request("t")],
     CompletionRequest: lambda body: body.to_requests("t"),
-    EmbeddingRequest: lambda body: body.to_requests("t"),
+    **dict.fromkeys(
+        (EmbeddingRequest, ClassifyRequest, PoolingRequest, ScoreRequest, RerankRequest),
+        lambda body: body.to_requests("t"),
+    ),
     ResponseRequest: lambda body: [],
     BatchRequest: lambda body: [],
 }

@@ -38,7 +38,9 @@ BODIES: list[tuple[Api, type[Body]]] = [
 BY_BODY = pytest.mark.parametrize(("api", "body"), BODIES, ids=[body.__name__ for _, body in BODIES])
 SAMPLING = {each.name for each in SAMPLING_PARAMETERS}
 # fields with the name of a parameter that have another meaning in these APIs
-UNRELATED = {(Api.CHAT, "logprobs"), (Api.CHAT, "echo"), (Api.CHAT, "best_of"), (Api.EMBEDDINGS, "user")}
+UNRELATED = {(Api.CHAT, "logprobs"), (Api.CHAT, "echo"), (Api.CHAT, "best_of")} | {
+    (Api.EMBEDDINGS, name) for name in ("user", "cache_salt")
+}
 
 
 def test_sampling_params_are_those_of_the_table() -> None:

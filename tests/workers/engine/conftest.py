@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.checkpoints import CONFIGS, save_checkpoint
 from workers.engine.config import EngineConfig
-from workers.engine.embedding_engine import EmbeddingEngine
+from workers.engine.encoder_engine import EncoderEngine
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,6 @@ def llama(checkpoints: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def embedder(minilm: Path) -> EmbeddingEngine:
+def embedder(minilm: Path) -> EncoderEngine:
     """The real embedding model, with steps of at most 64 tokens."""
-    return EmbeddingEngine.load(EngineConfig(minilm, max_num_batched_tokens=64))
+    return EncoderEngine.load(EngineConfig(minilm, max_num_batched_tokens=64))

@@ -78,13 +78,13 @@ async def test_a_busy_worker_runs_no_canary(harness: Harness, backend: Backend) 
     assert engine.neighbours <= 1  # the first canary may begin together with the request
 
 
-@pytest.mark.parametrize("task", ["generate", "embed"])
+@pytest.mark.parametrize("task", ["generate", "embed", "classify"])
 async def test_a_canary_does_the_work_of_the_model(harness: Harness, task: str) -> None:
     engine = RecordingEngine()
     engine.task = task  # type: ignore[assignment]  parametrized
     async with harness.worker(engine):
         await wait_until(lambda: canaries(harness, "completed") >= 1)
-    assert (engine.requests[0].lengths == (len("Hello"),)) is (task == "embed")
+    assert (engine.requests[0].lengths == (len("Hello"),)) is (task != "generate")
 
 
 async def test_a_runtime_without_a_tokenizer_gets_the_text(harness: Harness) -> None:

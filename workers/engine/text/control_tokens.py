@@ -16,6 +16,8 @@ from sys import maxsize
 
 from tokenizers import AddedToken, Tokenizer
 
+from workers.engine.interface import PairForm
+
 MAX_CACHED_RUNS = 1_024
 Place = tuple[int, str]  # of a control token in a text: its start and its spelling
 
@@ -149,6 +151,16 @@ def added_around_text(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     inner, whole = (encode_alone(tokenizer, "a", special=special) for special in (False, True))
     starts = [start for start in range(len(whole)) if whole[start : start + len(inner)] == inner]
     return (whole[: starts[0]], whole[starts[0] + len(inner) :]) if starts else ([], [])
+
+
+def pair_form(tokenizer: Tokenizer) -> PairForm:
+    """Return what a tokenizer puts around and between the two texts of a pair."""
+    [encoding] = tokenizer.encode_batch([("a", "a")])
+    texts, ids = encoding.sequence_ids, encoding.ids
+    first, second = texts.index(0), texts.index(1)
+    first_end, second_end = (len(texts) - texts[::-1].index(text) for text in (0, 1))
+    typed = encoding.type_ids[second] == 1
+    return PairForm(tuple(ids[:first]), tuple(ids[first_end:second]), tuple(ids[second_end:]), typed)
 
 
 def _respelled_token(token: AddedToken, spelling: str) -> AddedToken:

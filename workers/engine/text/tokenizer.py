@@ -20,10 +20,16 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from shared.errors import ConfigError, InvalidRequest
 from shared.protocol import Message, PromptOptions, SamplingParams, Tools
 from shared.settings import ReasoningParserName
-from workers.engine.interface import DEFAULT_OPTIONS, too_long
+from workers.engine.interface import DEFAULT_OPTIONS, PairForm, too_long
 from workers.engine.text.byte_bound import ByteBound
 from workers.engine.text.chat_renderer import ChatRenderer
-from workers.engine.text.control_tokens import ControlTokens, added_around_text, control_ids, encode_alone
+from workers.engine.text.control_tokens import (
+    ControlTokens,
+    added_around_text,
+    control_ids,
+    encode_alone,
+    pair_form,
+)
 from workers.engine.text.detokenizer import Detokenizer, TextStream
 from workers.engine.text.infilling import find_infilling_form
 from workers.engine.text.reasoning_format import find_format
@@ -135,6 +141,14 @@ class Tokenizer:
         text = self._renderer.render(messages, tools, options)
         special = bool(options.add_special_tokens)  # the template writes its own
         return self._encode(text, self._control_in_messages, special, most_tokens, "messages")
+
+    def text_form(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the special tokens before and after a plain text."""
+        return added_around_text(self._backend)
+
+    def pair_form(self) -> PairForm:
+        """Return the special tokens of a pair of texts; see `Encoder`."""
+        return pair_form(self._backend)
 
     def encode_infilling(
         self, prefix: str, suffix: str, *, special: bool = True, most_tokens: int | None = None

@@ -16,8 +16,8 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from shared.errors import ConfigError
 from shared.settings import Settings
 from workers.engine.config import EngineConfig
-from workers.engine.models.bert_loader import is_embedding_model
 from workers.engine.models.decoder import parse_token_ids
+from workers.engine.models.encoder_loader import is_encoder
 from workers.engine.models.loader import fingerprint, read_eos_token_ids
 from workers.engine.text.tokenizer import Tokenizer
 from workers.runtimes.vllm.engine import VllmEngine
@@ -28,8 +28,8 @@ from workers.runtimes.vllm.token_chooser import TokenChooser
 
 def start(settings: Settings, folder: Path) -> VllmEngine:
     """Load the model in `folder`. Raises ConfigError if it or the settings cannot be used."""
-    if is_embedding_model(folder):
-        raise ConfigError("runtime = vllm does not serve embedding models: set runtime = native", param="model")
+    if is_encoder(folder):
+        raise ConfigError("runtime = vllm serves generating models only: set runtime = native", param="model")
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     arguments = engine_arguments(settings, folder, current_platform.device_type, known)
     native_sampling = has_native_sampling(arguments)

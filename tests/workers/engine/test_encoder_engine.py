@@ -12,12 +12,12 @@ import torch
 from transformers import AutoModel
 
 from shared.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest
-from shared.protocol import PriorityClass, SamplingParams
+from shared.protocol import Embed, PriorityClass, SamplingParams
 from workers.engine.config import EngineConfig
-from workers.engine.embedding_engine import EmbeddingEngine
+from workers.engine.encoder_engine import EncoderEngine
 from workers.engine.interface import EngineOutput, EngineRequest
-from workers.engine.models.bert import BertConfig
-from workers.engine.models.bert_loader import is_embedding_model, read_max_input_tokens, read_pooling
+from workers.engine.models.encoder_families import EncoderConfig
+from workers.engine.models.encoder_loader import is_encoder, read_max_input_tokens, read_pooling
 
 TEXTS = [
     "A river runs to the mill.",
@@ -28,13 +28,14 @@ TEXTS = [
 ]
 
 
-def request(engine: EmbeddingEngine, name: str, *texts: str, **fields: object) -> EngineRequest:
+def request(engine: EncoderEngine, name: str, *texts: str, **fields: object) -> EngineRequest:
     parts = [engine.tokenizer.encode(text) for text in texts]
     prompt = tuple(token for part in parts for token in part)
+    fields = {"work": Embed(texts), "prompt_param": "input", **fields}
     return EngineRequest(name, prompt, SamplingParams(), lengths=tuple(map(len, parts)), **fields)
 
 
-def drain(engine: EmbeddingEngine) -> dict[str, EngineOutput]:
+def drain(engine: EncoderEngine) -> dict[str, EngineOutput]:
     found = {}
     while engine.has_work():
         for output in engine.step():
@@ -48,7 +49,7 @@ def vectors(output: EngineOutput) -> np.ndarray:
     return np.stack([np.frombuffer(vector, "<f4") for vector in output.result.vectors])
 
 
-def reference(folder: Path, engine: EmbeddingEngine, text: str) -> np.ndarray:
+def reference(folder: Path, engine: EncoderEngine, text: str) -> np.ndarray:
     """Return the vector as sentence-transformers does: transformers' model, the mean over the tokens, length 1."""
     model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
     with torch.inference_mode():
@@ -56,7 +57,7 @@ def reference(folder: Path, engine: EmbeddingEngine, text: str) -> np.ndarray:
     return torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()
 
 
-def test_vectors_match_transformers(embedder: EmbeddingEngine, minilm: Path) -> None:
+def test_vectors_match_transformers(embedder: EncoderEngine, minilm: Path) -> None:
     """Given inputs of several requests and lengths over several steps, the vectors equal the reference's."""
     embedder.add(request(embedder, "a", *TEXTS[:3]))
     embedder.add(request(embedder, "b", *TEXTS[3:]))
@@ -67,7 +68,7 @@ def test_vectors_match_transformers(embedder: EmbeddingEngine, minilm: Path) -> 
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
 
 
-def test_neighbours_do_not_change_any_bit(embedder: EmbeddingEngine) -> None:
+def test_neighbours_do_not_change_any_bit(embedder: EncoderEngine) -> None:
     """Given an input alone and among others in any order, its bits are the same."""
     for index, text in enumerate(TEXTS):
         embedder.add(request(embedder, str(index), text))
@@ -78,15 +79,15 @@ def test_neighbours_do_not_change_any_bit(embedder: EmbeddingEngine) -> None:
         assert (vectors(drain(embedder)["it"])[0] == vectors(alone)[0]).all()
 
 
-def test_dimensions_truncate_and_normalize(embedder: EmbeddingEngine) -> None:
+def test_dimensions_truncate_and_normalize(embedder: EncoderEngine) -> None:
     embedder.add(request(embedder, "whole", TEXTS[0]))
-    embedder.add(request(embedder, "cut", TEXTS[0], dimensions=8))
+    embedder.add(request(embedder, "cut", TEXTS[0], work=Embed((TEXTS[0],), 8)))
     found = drain(embedder)
     whole, cut = vectors(found["whole"])[0][:8], vectors(found["cut"])[0]
     np.testing.assert_allclose(cut, whole / np.linalg.norm(whole), atol=1e-6)
 
 
-def test_unsupported_inputs_are_refused(embedder: EmbeddingEngine) -> None:
+def test_unsupported_inputs_are_refused(embedder: EncoderEngine) -> None:
     """An input of 256 tokens is embedded; a longer or an invalid one is refused, never truncated."""
     assert embedder.max_model_len == 256
     embedder.add(request(embedder, "fits", "a " * 254))
@@ -94,13 +95,13 @@ def test_unsupported_inputs_are_refused(embedder: EmbeddingEngine) -> None:
     with pytest.raises(ContextLengthExceeded, match="257"):
         embedder.add(request(embedder, "long", "x", "a " * 255))
     with pytest.raises(InvalidRequest, match="at most 384"):
-        embedder.add(request(embedder, "wide", "x", dimensions=385))
+        embedder.add(request(embedder, "wide", "x", work=Embed(("x",), 385)))
     with pytest.raises(InvalidRequest, match="vocabulary"):
-        embedder.add(EngineRequest("unknown", (30_522,), SamplingParams(), lengths=(1,)))
+        embedder.add(EngineRequest("unknown", (30_522,), SamplingParams(), lengths=(1,), work=Embed(((30_522,),))))
     assert not embedder.has_work()
 
 
-def test_urgent_requests_go_first_and_aborted_ones_leave(embedder: EmbeddingEngine) -> None:
+def test_urgent_requests_go_first_and_aborted_ones_leave(embedder: EncoderEngine) -> None:
     """Given more inputs than a step holds, the most urgent class goes first; aborted requests have no output."""
     embedder.add(request(embedder, "batch", *["a " * 30] * 4, priority=PriorityClass.BATCH))
     embedder.add(request(embedder, "gone", "x", priority=PriorityClass.INTERACTIVE))
@@ -112,15 +113,15 @@ def test_urgent_requests_go_first_and_aborted_ones_leave(embedder: EmbeddingEngi
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyError("x")])
 def test_failing_step_ends_only_the_request_at_fault(
-    embedder: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
+    embedder: EncoderEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     forward = embedder._model.forward
     bad = embedder.tokenizer.encode("bad")[1]
 
-    def fail(tokens, lengths, pooling):
+    def fail(tokens, lengths, second_starts):
         if bad in tokens:
             raise error
-        return forward(tokens, lengths, pooling)
+        return forward(tokens, lengths, second_starts)
 
     monkeypatch.setattr(embedder._model, "forward", fail)
     embedder.add(request(embedder, "good", "good"))
@@ -137,12 +138,12 @@ def test_failing_step_ends_only_the_request_at_fault(
 
 
 def test_model_folder_is_read_or_refused(minilm: Path, tmp_path: Path) -> None:
-    assert is_embedding_model(minilm)
+    assert is_encoder(minilm)
     copy = tmp_path / "copy"
     shutil.copytree(minilm, copy)
     config = json.loads((copy / "config.json").read_text())
     assert read_pooling(copy) == "mean"
-    parsed = BertConfig.parse(config)
+    parsed = EncoderConfig.parse(config)
     assert (read_max_input_tokens(copy, parsed, None), read_max_input_tokens(copy, parsed, 9)) == (256, 9)
     (copy / "sentence_bert_config.json").unlink()
     assert read_max_input_tokens(copy, parsed, None) == 512
@@ -153,8 +154,8 @@ def test_model_folder_is_read_or_refused(minilm: Path, tmp_path: Path) -> None:
         read_pooling(copy)
     for change in ({"hidden_act": "relu"}, {"hidden_size": None}, {"num_attention_heads": 7}):
         with pytest.raises(ConfigError):
-            BertConfig.parse(config | change)
+            EncoderConfig.parse(config | change)
     config["intermediate_size"] = 7
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="shape"):
-        EmbeddingEngine.load(EngineConfig(copy))
+        EncoderEngine.load(EngineConfig(copy))

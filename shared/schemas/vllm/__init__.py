@@ -1,0 +1,1 @@
+"""Request and response bodies of vLLM's APIs of models that do not generate."""

@@ -56,7 +56,16 @@ TOOLS = {
 }
 NUMBERS = {"temperature": 1, "top_p": 0.5, "presence_penalty": 0, "frequency_penalty": 0}
 SAMPLING = {
-    **{**NUMBERS, "top_k": 1, "min_p": 0, "repetition_penalty": 1, "seed": 1, "n": 1, "max_tokens": 1},
+    **{
+        **NUMBERS,
+        "top_k": 1,
+        "min_p": 0,
+        "typical_p": 1,
+        "repetition_penalty": 1,
+        "seed": 1,
+        "n": 1,
+        "max_tokens": 1,
+    },
     **{"logit_bias": {"1": 1}, "stop": ["x"], "user": "u", "timeout": 1, "priority": 1},
 }
 LISTS = {"stop_token_ids": [1], "bad_words": ["x"], "allowed_token_ids": [1]}

@@ -21,6 +21,8 @@ from producer_api.routes import (
     pages,
     responses,
     sleep,
+    task,
+    tgi,
     tokenize,
 )
 
@@ -30,6 +32,8 @@ IN_MEMORY = (
     *responses.ENDPOINTS,
     *embeddings.ENDPOINTS,
     *tokenize.ENDPOINTS,
+    *tgi.ENDPOINTS,
+    *task.ENDPOINTS,
     *jobs.ENDPOINTS,
     *dead_letters.ENDPOINTS,
     *models.ENDPOINTS,

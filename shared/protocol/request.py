@@ -178,9 +178,11 @@ class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", omit_defaults=True):
 
     Attributes:
         pieces: return each token as it is spelled in the vocabulary too.
+        texts: return the text that each token adds instead, special tokens included.
     """
 
     pieces: bool = False
+    texts: bool = False
 
 
 class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
@@ -202,6 +204,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seconds since the epoch by the server's clock (Redis TIME), like all times of a request. It does not run after
     `deadline`. `user` is the client's name for its end user. `cache_salt` separates cached prefixes of one tenant.
     With `drop_oldest_turns`, messages that do not fit the context lose their oldest turns instead of being refused.
+    With `refuse_overflow`, as in TGI's API, a request is refused rather than its answer cut at the context's end.
     """
 
     id: str
@@ -212,6 +215,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_options: PromptOptions = msgspec.field(default_factory=PromptOptions)
     cache_salt: str = ""
     drop_oldest_turns: bool = False
+    refuse_overflow: bool = False
     tools: Tools | None = None
     work: Work | None = None
     priority: PriorityClass = PriorityClass.STANDARD

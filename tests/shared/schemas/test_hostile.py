@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from producer_api.schemas.batches import BatchRequest
+from producer_api.schemas.feature_extraction import FeatureExtractionRequest
+from producer_api.schemas.tgi import GenerateRequest, TgiLimits
 from shared.errors import HeadraceError
 from shared.protocol import Request, SamplingParams
 from shared.schemas.base import Body
@@ -77,6 +79,12 @@ ALLOWED = {
     "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]},
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}}
+TGI = {
+    **{"adapter_id": None, "best_of": 1, "decoder_input_details": True, "details": True, "do_sample": True},
+    **{"frequency_penalty": 1, "max_new_tokens": 5, "repetition_penalty": 1.1, "return_full_text": True},
+    **{"stop": ["a"], "temperature": 0.5, "top_k": 3, "top_n_tokens": 2, "top_p": 0.5, "truncate": 5},
+    **{"typical_p": 0.5, "watermark": False},
+}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 ITEMS = [
     {"role": "user", "content": [{"type": "input_text", "text": "u"}]},
@@ -108,6 +116,9 @@ BODIES: list[tuple[type[Body], dict[str, Any]]] = [
     (EmbeddingRequest, {"input": ["a", "b"], "encoding_format": "float", "dimensions": 5}),
     (TokenizeRequest, {"messages": CHAT, "add_special_tokens": True, "add_generation_prompt": True}),
     (DetokenizeRequest, {"tokens": [1]}),
+    (GenerateRequest, {"inputs": "x", "stream": False, "parameters": {**TGI, "seed": 1}}),
+    (GenerateRequest, {"inputs": "x", "parameters": {"grammar": {"type": "json", "value": SCHEMA}}}),
+    (FeatureExtractionRequest, {"inputs": ["a", "b"], "normalize": True, "dimensions": 5}),
     (
         ResponseRequest,
         {"input": ITEMS, **FLAT_TOOLS, "text": {"format": FLAT_FORMAT}, "include": [], "store": True},
@@ -125,6 +136,8 @@ DRAFTS: dict[type[Body], Callable[[Any], list[Request]]] = {
     ChatRequest: lambda body: [body.to_request("t")],
     CompletionRequest: lambda body: body.to_requests("t"),
     EmbeddingRequest: lambda body: body.to_requests("t"),
+    FeatureExtractionRequest: lambda body: body.to_requests("t"),
+    GenerateRequest: lambda body: [body.to_request("t", TgiLimits(2, 4, 100), stream=False)],
     ResponseRequest: lambda body: [],
     BatchRequest: lambda body: [],
 }

@@ -45,7 +45,7 @@ def test_typical_p_keeps_the_same_tokens_as_transformers(spread: float, top_k: i
 
 
 def test_typical_p_leaves_the_most_likely_token_out() -> None:
-    """Of a likely token and many of average information, the latter are typical; other rows keep all of theirs."""
+    """Many tokens of average information are typical, a likely one is not; rows without typical_p keep all."""
     probs = torch.tensor([[0.2, *[0.04] * 20]] * 2)
     kinds = [SamplingParams(typical_p=0.5, seed=1), SamplingParams(seed=1)]
     assert (keep_typical(probs, kinds)[:, 0] > 0).tolist() == [False, True]

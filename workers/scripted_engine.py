@@ -95,6 +95,9 @@ class ScriptedTokenizer:
     def entry(self, token_id: int) -> str:
         return chr(token_id)
 
+    def token_texts(self, ids: list[int]) -> list[str]:
+        return list(map(self.entry, ids))
+
     def describe(self) -> dict[str, Any]:
         return {"tokenizer_class": type(self).__name__, "eos_token": None}
 

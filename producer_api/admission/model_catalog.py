@@ -16,6 +16,7 @@ from shared.protocol import Request
 from shared.settings import Settings
 
 SNAPSHOT_LIFE_S = 1.0
+PLACEHOLDERS = frozenset({"tgi", "dummy"})  # names that clients of TGI, which serves one model, send for it
 
 
 def under_name(drafts: Sequence[Request], model: str | None) -> tuple[Request, ...]:
@@ -78,6 +79,18 @@ class ModelCatalog:
             if info.name == name:
                 return info
         raise ModelNotFound(f"the model {name!r} does not exist; see /v1/models", param="model")
+
+    async def named(self, name: str) -> str:
+        """Return the name of the model that a request means. Raises Unavailable.
+
+        No name means the default model, and so does a placeholder, unless a model has that name. With `any_name`,
+        any name may mean the only model.
+        """
+        if self.any_name and (only := await self.any_model()) is not None:
+            return only
+        if not name or (name in PLACEHOLDERS and all(info.name != name for info in await self.models())):
+            return self.served_model
+        return name
 
     async def any_model(self) -> str | None:
         """Return the only served model, which any name may stand for; None for several. Raises Unavailable."""

@@ -70,10 +70,13 @@ def _logprobs(request: Request, tokens: Sequence[Token], offset: int, form: Answ
 
 
 def _best(choices: Sequence[AnsweredChoice], count: int) -> Sequence[AnsweredChoice]:
-    """Return the `count` choices whose tokens have the highest mean log-probability, the best first."""
-    if len(choices) <= count:
-        return choices
-    return sorted(choices, key=_mean_logprob, reverse=True)[:count]
+    """Return the best `count` choices, in their order if there are no others."""
+    return choices if len(choices) <= count else ranked(choices)[:count]
+
+
+def ranked(choices: Sequence[AnsweredChoice]) -> list[AnsweredChoice]:
+    """Return the choices by the mean log-probability of their tokens, the highest first."""
+    return sorted(choices, key=_mean_logprob, reverse=True)
 
 
 def _mean_logprob(choice: AnsweredChoice) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp, tanh
 
 import msgspec
 
+from producer_api.schemas.text_classification import TextClassificationRequest
 from shared.protocol import Request
 from shared.schemas.openai.embeddings import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
 from shared.schemas.vector_fields import numbers
@@ -58,19 +60,31 @@ def classification_list(_: ClassifyRequest, request: Request, answer: Answer) ->
     )
 
 
-def label_scores(answer: Answer, top_k: int | None = None) -> list[list[LabelScore]]:
-    """Return the classes of each input, the likeliest first, as text-classification pipelines do.
+def vectors(answer: Answer) -> list[list[float]]:
+    """Return the vectors of an answer. Raises the error that the request failed with."""
+    return [numbers(vector) for vector in result_of(answer).vectors]
 
-    The request's work is a Pool with the task classify. Raises the error that the request failed with.
 
-    Args:
-        top_k: the number of classes to return; None for all.
-    """
-    result = result_of(answer)
-    return [
-        sorted(map(LabelScore, result.labels, numbers(vector)), key=lambda each: -each.score)[:top_k]
-        for vector in result.vectors
-    ]
+def label_scores(body: TextClassificationRequest, answer: Answer) -> list[list[LabelScore]]:
+    """Return the classes of each input, the likeliest first. Raises the error that the request failed with."""
+    result, function = result_of(answer), FUNCTIONS.get(body.chosen_function or "none", list)
+    found = []
+    for vector in result.vectors:
+        ranked = sorted(map(LabelScore, result.labels, function(numbers(vector))), key=lambda each: -each.score)
+        found.append(ranked[: body.top_k])
+    return found
+
+
+def _softmax(scores: list[float]) -> list[float]:
+    weights = [exp(score - max(scores)) for score in scores]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _sigmoid(scores: list[float]) -> list[float]:
+    return [(1 + tanh(score / 2)) / 2 for score in scores]
+
+
+FUNCTIONS = {"softmax": _softmax, "sigmoid": _sigmoid}
 
 
 def score_list(_: ScoreRequest, request: Request, answer: Answer) -> ScoreList:

@@ -7,8 +7,9 @@ named `error`: an EventSource does not show that to the page as a chunk, and rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -64,7 +65,9 @@ def frames(place: str, chunks: list[bytes]) -> bytes:
     )
 
 
-def interruption(error: HeadraceError, *, resumable: bool) -> bytes:
+def interruption(
+    error: HeadraceError, *, resumable: bool, to_body: Callable[[HeadraceError], dict[str, Any]] = openai_error
+) -> bytes:
     """Return the frames that end a stream before its answer has ended."""
     name = RETRY + b"event: error\n" if resumable and error.retryable else b""
-    return name + b"data: %b\n\n" % msgspec.json.encode(openai_error(error))
+    return name + b"data: %b\n\n" % msgspec.json.encode(to_body(error))

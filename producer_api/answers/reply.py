@@ -6,7 +6,7 @@ answer is detached: then the client can return for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -41,7 +41,13 @@ class Reply:
         self._headers = REPLAYED if admission.joined else {}
 
     def stream(
-        self, framing: Framing, *, after: int | Sequence[int] = -1, eager: bool = False, again: bool = False
+        self,
+        framing: Framing,
+        *,
+        after: int | Sequence[int] = -1,
+        eager: bool = False,
+        again: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> Response:
         """Return the stream after seq `after`, which may be one per request.
 
@@ -54,10 +60,15 @@ class Reply:
             self._context.open_answers,
             eager=eager,
             abandon=abandon,
-            headers=self._headers,
+            headers={**(headers or {}), **self._headers},
         )
 
-    async def complete(self, request: Request, to_body: Callable[[Answer], Any]) -> Response:
+    async def complete(
+        self,
+        request: Request,
+        to_body: Callable[[Answer], Any],
+        to_headers: Callable[[Answer], Mapping[str, str]] = lambda answer: {},
+    ) -> Response:
         """Wait for the end of the answer and return it as `to_body` makes it. Raises as `to_body`; Unavailable."""
         attend = self._context.open_answers.run
         try:
@@ -66,7 +77,7 @@ class Reply:
             if not self._detached:
                 self.abandon()
             raise (shutdown_error() if isinstance(error, Stopping) else error) from None
-        return json_response(to_body(answer), headers=self._headers)
+        return json_response(to_body(answer), headers={**to_headers(answer), **self._headers})
 
     def events(self, after: int | Sequence[int], *, again: bool = False) -> Events:
         """Yield the events after seq `after`, which may be one per request; `again` is passed to follow_all."""

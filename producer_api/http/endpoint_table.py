@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -53,6 +53,11 @@ def match_of(scope: Scope) -> Match:
     """Return the match that the outermost layer has stored."""
     found: Match = scope["state"]["match"]
     return found
+
+
+def answer_errors_in(scope: Scope, errors: ErrorFormat) -> None:
+    """Answer further errors of the request in another format, for an endpoint that takes the bodies of two APIs."""
+    scope["state"]["match"] = replace(match_of(scope), errors=errors)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Errors in the format of the API that was called: OpenAI's error object, or an RFC 9457 problem."""
+"""Errors in the format of the API that was called: OpenAI's error object, TGI's, or an RFC 9457 problem."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import http
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 from fastapi import FastAPI
@@ -16,12 +16,20 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from shared.errors import (
+    DeadlineExceeded,
+    EngineFailed,
     HeadraceError,
     InvalidApiKey,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    QueueFull,
+    RateLimited,
+    RequestAbandoned,
+    RequestLost,
+    TenantQueueFull,
     Unauthenticated,
+    UpstreamFailed,
 )
 from shared.schemas.parsing import InvalidFields
 
@@ -73,6 +81,55 @@ def problem(error: HeadraceError, instance: str) -> dict[str, Any]:
     return found
 
 
+class _TgiKind(NamedTuple):
+    """Kind of error in TGI's API; the text begins with `words`."""
+
+    status: int
+    type: str
+    words: str = ""
+
+
+TGI_GRAMMAR = "parameters.grammar"  # the field of a constraint
+TGI_FIELDS: FieldNames = (
+    ("^prompt$", "inputs"),
+    ("^max_tokens$", "max_new_tokens"),
+    ("^n$", "best_of"),
+    ("^truncate_prompt_tokens$", "truncate"),
+)
+
+
+def _tgi_kind(error: HeadraceError) -> _TgiKind:
+    """Return TGI's kind of an error; those that TGI does not know keep their status and code."""
+    match error:
+        case InvalidRequest():
+            return _TgiKind(422, "validation", "Input validation error: ")
+        case QueueFull() | TenantQueueFull() | RateLimited(retryable=True):
+            return _TgiKind(429, "overloaded", "Model is overloaded: ")
+        case EngineFailed() | UpstreamFailed() | RequestAbandoned():
+            return _TgiKind(424, "generation", "Request failed during generation: ")
+        case DeadlineExceeded() | RequestLost() | HeadraceError(code="internal_error"):
+            return _TgiKind(error.status, "incomplete_generation", "Incomplete generation: ")
+        case _:
+            return _TgiKind(error.status, error.code)
+
+
+def tgi_error(error: HeadraceError) -> dict[str, Any]:
+    """Return the body from which huggingface_hub makes its exceptions."""
+    kind = _tgi_kind(error)
+    text = renamed(error, TGI_FIELDS).message
+    if error.param == TGI_GRAMMAR:
+        text = f"grammar is not valid: {text}"
+    return {"error": kind.words + text, "error_type": kind.type}
+
+
+def incomplete_stream(error: HeadraceError) -> dict[str, Any]:
+    """Return the data that ends a stream of TGI's API before its answer has ended."""
+    return {
+        "error": f"Incomplete generation stream: {error.message}",
+        "error_type": "incomplete_generation_stream",
+    }
+
+
 class ErrorFormat(Protocol):
     """Error bodies of one API."""
 
@@ -121,8 +178,24 @@ class Problems:
         return Response(body, error.status, _headers(error), self.media_type)
 
 
+@dataclass(frozen=True)
+class TgiErrors:
+    """TGI's errors: a text and a type."""
+
+    schema: ClassVar[str] = "TgiError"
+    media_type: ClassVar[str] = "application/json"
+
+    def body(self, error: HeadraceError, path: str) -> dict[str, Any]:
+        return tgi_error(error)
+
+    def response(self, error: HeadraceError, path: str) -> Response:
+        body = msgspec.json.encode(tgi_error(error))
+        return Response(body, _tgi_kind(error).status, _headers(error), self.media_type)
+
+
 OPENAI = OpenAIErrors()
 NATIVE = Problems()
+TGI = TgiErrors()
 
 
 def _headers(error: HeadraceError) -> dict[str, str]:

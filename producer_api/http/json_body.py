@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -26,26 +26,14 @@ Result = TypeVar("Result")
 async def read_body(request: Request, schema: type[Model]) -> Model:
     """Return the body as `schema`; its unknown fields are reported in the response's headers.
 
-    The required content type also keeps other sites' pages out: browsers send it only after a CORS preflight.
-
     Raises:
         UnsupportedMediaType, MalformedBody, InvalidFields (the fields at fault), ClientGone.
     """
-    content_type = request.headers.get("content-type", "")
-    if content_type.split(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("content-type must be application/json")
-    settings = request.app.state.context.settings
-    limit = settings.body_timeout
-    try:
-        async with asyncio.timeout(limit):
-            data = await request.body()
-    except ClientDisconnect:
-        raise ClientGone from None
-    except TimeoutError:
-        raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
+    data = await _read_bytes(request)
+    strict = request.app.state.context.settings.strict_fields
 
     def read() -> tuple[Model, str]:
-        body = validate(data, schema, strict_fields=settings.strict_fields)
+        body = validate(data, schema, strict_fields=strict)
         return body, ignored_fields(body)
 
     body, ignored = await off_loop(request, read)
@@ -54,6 +42,54 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
     if isinstance(body, RequestIdField) and body.request_id and "x-request-id" not in request.headers:
         facts.client.rename(body.request_id)
     return body
+
+
+class Peeked(msgspec.Struct):
+    """Fields of a body that decide which API reads it."""
+
+    model: Any = None
+    inputs: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+
+    def has(self, name: str) -> bool:
+        """Return whether a field other than `model` has a value."""
+        return bytes(getattr(self, name)) not in (b"", b"null")
+
+
+async def peek(request: Request) -> Peeked:
+    """Return some fields of a body without checking it; none if it is not a JSON object.
+
+    Raises:
+        UnsupportedMediaType, MalformedBody, ClientGone.
+    """
+    data = await _read_bytes(request)
+
+    def read() -> Peeked:
+        try:
+            return msgspec.json.decode(data, type=Peeked)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):  # `read_body` says what is wrong
+            return Peeked()
+
+    return await off_loop(request, read)
+
+
+async def _read_bytes(request: Request) -> bytes:
+    """Return the body, which may be read again. Raises UnsupportedMediaType, MalformedBody, ClientGone.
+
+    The required content type also keeps other sites' pages out: browsers send it only after a CORS preflight.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.split(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType("content-type must be application/json")
+    limit = request.app.state.context.settings.body_timeout
+    try:
+        async with asyncio.timeout(limit):
+            return await request.body()
+    except ClientDisconnect:
+        raise ClientGone from None
+    except TimeoutError:
+        raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
 
 
 async def off_loop(request: Request, work: Callable[[], Result]) -> Result:
@@ -76,11 +112,11 @@ async def make_drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> 
         gateway.check_together(made)
         return made
 
-    drafts = await off_loop(request, checked)
+    drafts: Sequence[Draft] = await gateway.resolved(await off_loop(request, checked))
     request.state.facts.report_not_held(not_held(drafts))
     return drafts
 
 
-def json_response(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return `value` as a JSON response."""
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")

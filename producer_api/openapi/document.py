@@ -40,6 +40,11 @@ ERRORS: Described = {
             }
         },
     },
+    "TgiError": {
+        "type": "object",
+        "required": ["error", "error_type"],
+        "properties": {"error": {"type": "string"}, "error_type": {"type": "string"}},
+    },
     "Problem": {
         "type": "object",
         "description": "RFC 9457",

@@ -22,6 +22,8 @@ from producer_api.routes import (
     pooling,
     responses,
     sleep,
+    task,
+    tgi,
     tokenize,
 )
 
@@ -32,6 +34,8 @@ IN_MEMORY = (
     *embeddings.ENDPOINTS,
     *pooling.ENDPOINTS,
     *tokenize.ENDPOINTS,
+    *tgi.ENDPOINTS,
+    *task.ENDPOINTS,
     *jobs.ENDPOINTS,
     *dead_letters.ENDPOINTS,
     *models.ENDPOINTS,

@@ -34,15 +34,15 @@ from shared.token_log.answer import Answer, nothing_after
 
 async def create(context: Context, request: Request, caller: Principal) -> Response:
     body = await read_body(request, ChatRequest)
-    return await _answer(context, request, caller, body, stream=bool(body.stream))
+    return await answer(context, request, caller, body, stream=bool(body.stream))
 
 
 async def create_stream(context: Context, request: Request, caller: Principal) -> Response:
     body = await read_body(request, ChatRequest)
-    return await _answer(context, request, caller, body, stream=True)
+    return await answer(context, request, caller, body, stream=True)
 
 
-async def _answer(
+async def answer(
     context: Context, request: Request, caller: Principal, body: ChatRequest, *, stream: bool
 ) -> Response:
     key = await idempotency_key(request, tenant=caller.tenant, kind="chat", body=body)

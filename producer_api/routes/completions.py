@@ -29,10 +29,10 @@ from shared.token_log.answer import Answer, before_end, nothing_after
 
 async def create(context: Context, request: Request, caller: Principal) -> Response:
     body = await read_body(request, CompletionRequest)
-    return await _answer(context, request, caller, body)
+    return await answer(context, request, caller, body)
 
 
-async def _answer(context: Context, request: Request, caller: Principal, body: CompletionRequest) -> Response:
+async def answer(context: Context, request: Request, caller: Principal, body: CompletionRequest) -> Response:
     stream, form = bool(body.stream), AnswerForm.from_body(body)
     made = await make_drafts(request, lambda: body.to_requests(caller.tenant))
     key = await idempotency_key(request, tenant=caller.tenant, kind="completion", body=body)

@@ -93,11 +93,14 @@ class Health(msgspec.Struct):
         status: ok; degraded: the default model is served, but not all is well; unavailable: it is not served.
         reasons: all that is not well.
         workers: of all models; absent for callers who may not see them.
+        error, error_type: as in TGI, of an installation that is unavailable.
     """
 
     status: Literal["ok", "degraded", "unavailable"]
     reasons: list[Reason]
     workers: list[WorkerHealth] | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    error_type: str | UnsetType = UNSET
 
 
 class Version(msgspec.Struct):
@@ -113,11 +116,18 @@ async def live() -> Response:
 
 
 async def health(context: Context) -> Response:
-    return json_response(await _health(context, detailed=not context.settings.auth))
+    return _health_response(await _health(context, detailed=not context.settings.auth))
 
 
 async def health_in_detail(context: Context) -> Response:
-    return json_response(await _health(context, detailed=True))
+    return _health_response(await _health(context, detailed=True))
+
+
+def _health_response(found: Health) -> Response:
+    if found.status != "unavailable":
+        return json_response(found)
+    found.error, found.error_type = "unhealthy", "healthcheck"
+    return json_response(found, 503)
 
 
 async def ready(context: Context) -> Response:
@@ -195,7 +205,10 @@ HEALTH = _probe(
     "/health",
     health,
     summary="Is the installation well?",
-    responses=(ResponseDoc("its health, whatever it is", Health),),
+    responses=(
+        ResponseDoc("it is, or it is degraded", Health),
+        ResponseDoc("the model is not served", Health, status=503),
+    ),
 )
 READY = _probe(
     "GET",

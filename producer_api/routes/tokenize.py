@@ -1,4 +1,4 @@
-"""Tokenizing, detokenizing and the tokenizer's configuration, in vLLM's shape.
+"""Tokenizing, detokenizing and the tokenizer's configuration, in vLLM's shape; tokenizing also in TGI's.
 
 A worker of the model does it, through the queue, so that the front end needs no model files. It waits its turn like
 any request, for at most TIMEOUT_S.
@@ -15,14 +15,20 @@ from starlette.responses import Response
 
 from producer_api.admission.deadline import redis_deadline
 from producer_api.answers.reply import Reply
+from producer_api.answers.tgi import token_spans, tokenized_chat
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
-from producer_api.http.errors import OPENAI
-from producer_api.http.json_body import make_drafts, read_body
+from producer_api.http.endpoint_table import answer_errors_in
+from producer_api.http.errors import OPENAI, TGI
+from producer_api.http.json_body import make_drafts, peek, read_body
 from producer_api.openapi.document import parameter
 from producer_api.openapi.examples import SERVED_MODEL
+from producer_api.routes.tgi import limits_of, model_of
+from producer_api.schemas.tgi import GenerateRequest
+from producer_api.schemas.tgi_answers import TokenizedChat
 from producer_api.services import Context
 from shared.protocol import Request as Draft
+from shared.protocol import SamplingParams, Tokenize
 from shared.schemas.native.tokenize import (
     Detokenized,
     DetokenizeRequest,
@@ -31,12 +37,18 @@ from shared.schemas.native.tokenize import (
     Tokens,
     describe_tokenizer,
 )
+from shared.schemas.openai.chat import ChatRequest
 from shared.token_log.answer import Answer, result_of
 
 TIMEOUT_S = 30.0
 
 
 async def tokenize(context: Context, request: Request, caller: Principal) -> Response:
+    """Tokenize a body of vLLM's, or one of TGI's, which has `inputs`; each is answered in its own shape."""
+    given = await peek(request)
+    if given.has("inputs") and not (given.has("prompt") or given.has("messages")):
+        answer_errors_in(request.scope, TGI)
+        return await _tokenize_inputs(context, request, caller)
     body = await read_body(request, TokenizeRequest)
     reply, model = await _ask(context, request, caller, body.to_request)
     async with redis_deadline():
@@ -48,6 +60,26 @@ async def tokenize(context: Context, request: Request, caller: Principal) -> Res
         return Tokens(len(found.tokens), limit, list(found.tokens), strings)
 
     return await reply.complete(request, word)
+
+
+async def _tokenize_inputs(context: Context, request: Request, caller: Principal) -> Response:
+    body = await read_body(request, GenerateRequest)
+    model = await model_of(context, caller, body.model)
+    body, limits = body.model_copy(update={"model": model.name}), limits_of(context, model)
+    reply, _ = await _ask(context, request, caller, partial(body.to_tokenization, limits=limits))
+    return await reply.complete(request, lambda answer: token_spans(body.inputs, result_of(answer)))
+
+
+async def chat_tokenize(context: Context, request: Request, caller: Principal) -> Response:
+    body = await read_body(request, ChatRequest)
+    model = await model_of(context, caller, body.model)
+
+    def to_draft(tenant: str) -> Draft:
+        made = {"model": model.name, "params": SamplingParams(), "work": Tokenize(texts=True)}
+        return msgspec.structs.replace(body.to_request(tenant), **made)
+
+    reply, _ = await _ask(context, request, caller, to_draft)
+    return await reply.complete(request, lambda answer: tokenized_chat(result_of(answer)))
 
 
 async def detokenize(context: Context, request: Request, caller: Principal) -> Response:
@@ -102,6 +134,23 @@ ENDPOINTS = (
                 "model": SERVED_MODEL,
                 "messages": [{"role": "user", "content": "What is the capital of France?"}],
             },
+        },
+    ),
+    _endpoint(
+        "POST",
+        "/chat_tokenize",
+        chat_tokenize,
+        errors=TGI,
+        failures=(404, 409, 413, 415, 422, 424, 429, 500, 503, 504),
+        summary="Turn a chat into its text and tokens",
+        tag="TGI",
+        body=ChatRequest,
+        responses=(ResponseDoc("the text and its tokens", TokenizedChat),),
+        examples={
+            "A question": {
+                "model": SERVED_MODEL,
+                "messages": [{"role": "user", "content": "What is the capital of France?"}],
+            }
         },
     ),
     _endpoint(

@@ -123,6 +123,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -246,9 +247,11 @@ class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", omit_defaults=True):
 
     Attributes:
         pieces: return each token as it is spelled in the vocabulary too.
+        texts: return the text that each token adds instead, special tokens included.
     """
 
     pieces: bool = False
+    texts: bool = False
 
 
 class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
@@ -270,7 +273,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages nor prompt. `created_at` is in seconds since the epoch by the server's clock (Redis TIME), like all
     times of a request. It does not run after `deadline`. `user` is the client's name for its end user. `cache_salt`
     separates cached prefixes of one tenant. With `drop_oldest_turns`, messages that do not fit the context lose
-    their oldest turns instead of being refused.
+    their oldest turns instead of being refused. With `refuse_overflow`, as in TGI's API, a request is refused
+    rather than its answer cut at the context's end.
     """
 
     id: str
@@ -281,6 +285,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_options: PromptOptions = msgspec.field(default_factory=PromptOptions)
     cache_salt: str = ""
     drop_oldest_turns: bool = False
+    refuse_overflow: bool = False
     tools: Tools | None = None
     work: Work | None = None
     priority: PriorityClass = PriorityClass.STANDARD

@@ -28,12 +28,13 @@ Bounds = Mapping[str, float]
 
 
 # "x[]" is an item of x
-NUMBERS: Mapping[str, Bounds] = {"prompt[]": {"minimum": 0, "maximum": MAX_TOKEN_ID}}
+NUMBERS: Mapping[str, Bounds] = {name: {"minimum": 0, "maximum": MAX_TOKEN_ID} for name in ("prompt[]", "inputs[]")}
 ARRAYS: Mapping[str, Bounds] = {
     "messages": {"maxItems": LIMITS.messages},
     "content": {"maxItems": MAX_CONTENT_PARTS},
     "output": {"maxItems": MAX_CONTENT_PARTS},
     "input": {"maxItems": LIMITS.inputs},
+    "inputs": {"maxItems": LIMITS.inputs},
     "prompt": {"maxItems": LIMITS.prompts},
     "tools": {"maxItems": LIMITS.tools},
     "tool_calls": {"maxItems": LIMITS.tool_calls},

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 from shared.plans import Plans, Windows
 from shared.settings.engine_fields import EngineFields
 from shared.settings.health_fields import HealthFields
+from shared.settings.length_fields import LengthFields
 from shared.settings.routing_fields import RoutingFields
 from shared.settings.runtime_fields import RuntimeFields
 from shared.settings.startup_fields import StartupFields
@@ -24,7 +25,7 @@ def user_folder(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "headrace"
 
 
-class Settings(StartupFields, HealthFields, RoutingFields, EngineFields, RuntimeFields):
+class Settings(StartupFields, HealthFields, RoutingFields, LengthFields, EngineFields, RuntimeFields):
     """Settings of all processes; each process reads those that it needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -31,6 +31,7 @@ from shared.protocol import (
     Tools,
 )
 from shared.settings import Settings
+from shared.settings.length_fields import MAX_CLIENT_BATCH_SIZE
 from shared.validation.encoder_work import check_encoder_work
 from shared.validation.grammar_text import check_grammar, check_regex
 from shared.validation.json_schema.translation import check_subschema_count
@@ -65,7 +66,7 @@ class Limits:
 
     prompt_chars: int = 1_000_000
     messages: int = 1_024
-    prompts: int = 64  # in one HTTP request
+    prompts: int = MAX_CLIENT_BATCH_SIZE  # in one HTTP request
     inputs: int = 2_048  # of an encoder, in one HTTP request
     n: int = 8  # of the setting max_n
     grammar_chars: int = 65_536  # of a schema, or all choices together
@@ -79,8 +80,13 @@ class Limits:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Limits:
-        timeout, strict = settings.max_timeout, settings.strict_fields
-        return cls(n=settings.max_n, log_tokens=settings.log_tokens, timeout=timeout, strict_fields=strict)
+        return cls(
+            prompts=settings.max_client_batch_size,
+            n=settings.max_n,
+            log_tokens=settings.log_tokens,
+            timeout=settings.max_timeout,
+            strict_fields=settings.strict_fields,
+        )
 
     @classmethod
     def widest(cls) -> Limits:
@@ -90,12 +96,7 @@ class Limits:
 
 def check_request(request: Request, limits: Limits) -> None:
     """Raise InvalidRequest, naming the field, for the first field of `request` that is out of bounds."""
-    if not request.model:
-        raise InvalidRequest("model is required", param="model")
-    if not MODEL_NAME.fullmatch(request.model):
-        raise InvalidRequest(
-            f"model must be a name of at most {MAX_MODEL_NAME_CHARS} letters, digits and ._:/-", param="model"
-        )
+    check_model_name(request.model)
     if len(request.user) > MAX_USER_CHARS:
         raise InvalidRequest(f"user must have at most {MAX_USER_CHARS} characters", param="user")
     if "\0" in request.user:  # Postgres cannot store it, so the usage record would be lost
@@ -119,6 +120,16 @@ def check_request(request: Request, limits: Limits) -> None:
     check_prompt_options(request, limits.prompt_chars)
     if request.tools is not None:
         _check_tools(request, request.tools, limits)
+
+
+def check_model_name(name: str) -> None:
+    """Raise InvalidRequest for a name that no model can have."""
+    if not name:
+        raise InvalidRequest("model is required", param="model")
+    if not MODEL_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"model must be a name of at most {MAX_MODEL_NAME_CHARS} letters, digits and ._:/-", param="model"
+        )
 
 
 def check_together(requests: Sequence[Request], limits: Limits) -> None:

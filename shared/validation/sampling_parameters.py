@@ -82,6 +82,16 @@ SAMPLING_PARAMETERS: tuple[Parameter, ...] = (
         maximum=1,
     ),
     Parameter(
+        "typical_p",
+        "number",
+        "keep the most typical tokens up to this probability mass (locally typical sampling); applied after min_p",
+        _GENERATING,
+        default=1.0,
+        minimum=0,
+        maximum=1,
+        above_minimum=True,
+    ),
+    Parameter(
         "presence_penalty",
         "number",
         "subtracted from the logit of each token generated so far (OpenAI's definition)",

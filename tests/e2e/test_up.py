@@ -65,7 +65,7 @@ def test_the_launcher_outlives_requests_that_kill_workers(tmp_path: Path) -> Non
                 poison = client.submit(body(f"[die 2] {number}"))["id"]
                 *_, end = client.events(poison)
                 assert (end.name, end.data["error"]["code"]) == ("error", "request_abandoned")
-                assert httpx.get(f"{launched.url}/health").status_code == 200
+                assert httpx.get(f"{launched.url}/live").status_code == 200
             job = client.submit(body("an ordinary one"))["id"]
             assert follow(launched.url, job) == scripted_tokens("an ordinary one", TOKENS)
             letters = client.dead_letters()

@@ -38,7 +38,7 @@ def unconfigured_logging(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_an_idle_process_is_small_and_exits_0_on_sigterm(valkey: EmbeddedServer) -> None:
     with running(valkey) as (process, url):
-        for path in ("/health", "/openapi.json", "/"):
+        for path in ("/live", "/openapi.json", "/"):
             assert httpx.get(url + path).status_code == 200
         assert psutil.Process(process.pid).memory_info().rss < 150 * MIB
         process.send_signal(signal.SIGTERM)
@@ -215,6 +215,13 @@ async def test_the_openapi_document_lists_every_route(client: httpx.AsyncClient)
         "/live",
         "/ready",
         "/version",
+        "/",
+        "/chat_tokenize",
+        "/generate",
+        "/generate_stream",
+        "/info",
+        "/invocations",
+        "/models/{name}",
     }
     assert set(references(document)) <= set(document["components"]["schemas"])
 
@@ -301,7 +308,7 @@ NEED_MORE = {  # a model that does not generate, a file, and a model that can be
 def test_an_unread_stderr_does_not_block_the_server(valkey: EmbeddedServer) -> None:
     with running(valkey, log_level="debug") as (process, url), httpx.Client(base_url=url, timeout=LIMIT_S) as http:
         for _ in range(400):  # of more than 200 bytes each; a pipe holds 64 KiB
-            assert http.get("/health", timeout=5).status_code == 200
+            assert http.get("/live", timeout=5).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=LIMIT_S) == 0
 

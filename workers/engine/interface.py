@@ -278,6 +278,9 @@ class Encoder(Protocol):
     def entry(self, token_id: int) -> str:
         """Return a token as the vocabulary spells it."""
 
+    def token_texts(self, ids: list[int]) -> list[str]:
+        """Return the text that each token, of at least one, adds to the text of all, including special tokens."""
+
     def describe(self) -> dict[str, Any]:
         """Return the tokenizer's configuration as JSON values, with the fields of tokenizer_config.json."""
 

@@ -14,6 +14,7 @@ from shared.errors import InvalidRequest
 from shared.models.worker_registry import WorkerInfo
 from shared.protocol import DescribeTokenizer, Detokenize, Request, Tokenize
 from shared.settings import Settings
+from shared.validation.length_limits import LengthLimits
 from shared.validation.request_limits import check_request, check_task
 from workers.active_request import ActiveRequest
 from workers.engine.interface import (
@@ -54,6 +55,7 @@ class TokenPreparer:
     ) -> None:
         self._info = info
         self._log_tokens = settings.log_tokens
+        self._lengths = LengthLimits.from_settings(settings, info.max_model_len)
         self._encoder = PromptEncoder(encoder, info.max_model_len, info.task)
         self._constraints = constraints
         self._secret = secrets.token_bytes(32)  # not stored: the prefix cache ends with this process
@@ -67,13 +69,16 @@ class TokenPreparer:
                 return EngineOutput(active.run_id, finished=True, result=encoded.result)
             active.prompt, active.lengths = encoded.prompt, encoded.lengths
             active.second_starts = encoded.second_starts
+        if request.work is None and active.next_seq == 0:
+            self._lengths.check(request, len(active.prompt))
         constraint = await self._compile_constraint(active)
         bad_words = await self._encoder.encode_bad_words(request.params.bad_words)
-        tokens_left = self._info.max_model_len - len(active.prompt)
+        tokens_left = self._lengths.most_total - len(active.prompt)
         budget = min(tokens_left * request.params.n, self._log_tokens)
         prepared = active.engine_request(budget, self._prefix_salt(request), bad_words)
         if prepared is None:
             return EngineOutput(active.run_id, finished=True)
+        prepared = dataclasses.replace(prepared, params=self._lengths.fit(prepared.params, len(active.prompt)))
         if constraint is not None:
             prepared = dataclasses.replace(prepared, matcher=constraint.matcher, tool_parser=constraint.tool_parser)
         return prepared

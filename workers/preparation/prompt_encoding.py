@@ -167,6 +167,8 @@ def _truncated(ids: list[int], request: Request, most_tokens: int) -> list[int]:
 
 def _tokenize(encoder: Encoder, request: Request, work: Tokenize, most_tokens: int) -> Result:
     ids = _token_ids(encoder, request, most_tokens)
+    if work.texts:
+        return Result(tokens=tuple(ids), pieces=tuple(encoder.token_texts(ids)) if ids else ())
     return Result(tokens=tuple(ids), pieces=tuple(map(encoder.entry, ids)) if work.pieces else ())
 
 

@@ -164,9 +164,8 @@ def _full(folder: Path, common: dict[str, Any]) -> Iterator[Side]:
     environment = {f"{ENV_PREFIX}{name}".upper(): str(value) for name, value in given.items()}
     url = f"http://127.0.0.1:{settings.port}"
     command = [sys.executable, "-m", "headrace", "api"]
-    with running_server(
-        command, url, timeout=START_TIMEOUT_S, environment={**environment, "HEADRACE_DEFAULT_PLAN": "all"}
-    ) as process:
+    environment["HEADRACE_DEFAULT_PLAN"] = "all"
+    with running_server(command, url, timeout=START_TIMEOUT_S, probe="/live", environment=environment) as process:
 
         async def key() -> str:
             async with Database.from_settings(settings) as database:

@@ -21,9 +21,14 @@ LOG_TAIL_BYTES = 500  # shown when a server does not start
 
 @contextmanager
 def running_server(
-    command: Sequence[str], url: str, *, timeout: float, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    url: str,
+    *,
+    timeout: float,
+    probe: str = "/health",
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[psutil.Process]:
-    """Run a server until the body ends, and yield its main process once GET /health succeeds.
+    """Run a server until the body ends, and yield its main process once a GET of `probe` succeeds.
 
     Raises HeadraceError if the process ends or is not healthy within `timeout` seconds.
     """
@@ -36,7 +41,7 @@ def running_server(
             env={**os.environ, **(environment or {})},
         )
         try:
-            _await_healthy(process, url, timeout, log)
+            _await_healthy(process, url + probe, timeout, log)
             yield psutil.Process(process.pid)
         finally:
             stop(process)
@@ -57,7 +62,7 @@ def _await_healthy(process: subprocess.Popen[bytes], url: str, timeout: float, l
     with httpx.Client() as http:
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                if http.get(f"{url}/health").status_code == 200:
+                if http.get(url).status_code == 200:
                     return
             except httpx.TransportError:
                 pass  # the server does not listen yet

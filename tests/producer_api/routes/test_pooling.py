@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,11 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from producer_api.answers.encoders import LabelScore, label_scores
 from shared.backend import Backend
-from shared.protocol import RequestState, Result, Terminal, TokenEvent, Usage
 from shared.settings import Settings
-from shared.token_log.answer import Answer
 from tests.support.encoder_checkpoints import save_encoder
 from tests.support.fakes import MODEL
 from tests.support.worker_harness import Harness
@@ -298,11 +296,20 @@ async def test_models_have_their_task(http: httpx.AsyncClient) -> None:
     assert listed == {MODEL: "generate", "minilm": "embed", **of_classes}
 
 
-def test_classes_are_listed_as_pipelines_do() -> None:
-    """Given the result of two inputs, their classes are in the form of InferenceClient.text_classification."""
-    rows = np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]], "<f4")
-    result = Result(vectors=tuple(row.tobytes() for row in rows), labels=("a", "b", "c"))
-    answer = Answer()
-    answer.add(TokenEvent(0, (), Terminal(RequestState.COMPLETED, Usage(1, 0), result=result)))
-    assert [[each.label for each in row] for row in label_scores(answer)] == [["b", "c", "a"], ["a", "c", "b"]]
-    assert label_scores(answer, top_k=1)[1] == [LabelScore("a", 0.5)]
+async def test_classes_are_listed_as_pipelines_do(http: httpx.AsyncClient) -> None:
+    """The classes have the form that InferenceClient.text_classification reads, in each of its functions."""
+
+    async def classes(**parameters: object) -> list[list[dict[str, Any]]]:
+        body = {"inputs": ["good", "bad"], "parameters": parameters}
+        found: list[list[dict[str, Any]]] = (await http.post("/models/classifier", json=body)).json()
+        return found
+
+    own, softmax, raw = [await classes(function_to_apply=each) for each in (None, "softmax", "none")]
+    assert [[each["score"] for each in row] for row in softmax] == [
+        pytest.approx([each["score"] for each in row], abs=1e-6) for row in own
+    ]
+    assert all(sum(each["score"] for each in row) == pytest.approx(1) for row in own)
+    assert [[each["label"] for each in row] for row in raw] == [[each["label"] for each in row] for row in own]
+    assert await classes(top_k=1) == [row[:1] for row in own]
+    [[sigmoid, *_], _] = await classes(function_to_apply="sigmoid")
+    assert sigmoid["score"] == pytest.approx(1 / (1 + math.exp(-raw[0][0]["score"])))

@@ -47,6 +47,7 @@ SAMPLING = {
     "top_p": 0.5,
     "top_k": 3,
     "min_p": 0.25,
+    "typical_p": 0.5,
     "presence_penalty": -1,
     "frequency_penalty": 1,
     "repetition_penalty": 1.5,

@@ -13,7 +13,10 @@ import msgspec
 import pytest
 
 from producer_api.schemas.batches import BatchRequest
+from producer_api.schemas.feature_extraction import FeatureExtractionRequest
 from producer_api.schemas.jobs import JobSubmission
+from producer_api.schemas.text_classification import TextClassificationRequest
+from producer_api.schemas.tgi import GenerateRequest, TgiLimits
 from shared.errors import HeadraceError, InvalidRequest
 from shared.kafka.message import KafkaRequest
 from shared.models.names import MAX_MODEL_NAME_CHARS
@@ -61,7 +64,16 @@ TOOLS = {
 }
 NUMBERS = {"temperature": 1, "top_p": 0.5, "presence_penalty": 0, "frequency_penalty": 0}
 SAMPLING = {
-    **{**NUMBERS, "top_k": 1, "min_p": 0, "repetition_penalty": 1, "seed": 1, "n": 1, "max_tokens": 1},
+    **{
+        **NUMBERS,
+        "top_k": 1,
+        "min_p": 0,
+        "typical_p": 1,
+        "repetition_penalty": 1,
+        "seed": 1,
+        "n": 1,
+        "max_tokens": 1,
+    },
     **{"logit_bias": {"1": 1}, "stop": ["x"], "user": "u", "timeout": 1, "priority": 1},
 }
 LISTS = {"stop_token_ids": [1], "bad_words": ["x"], "allowed_token_ids": [1]}
@@ -125,6 +137,14 @@ HELD = {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "descri
 PROMPTS = ("x", ["x"], [1], [[1]])
 ENCODER = {"truncate_prompt_tokens": 1, "truncation_side": "left", "timeout": 1, "priority": 1, "request_id": "x"}
 PAIR = {"max_tokens_per_query": 1, "max_tokens_per_doc": 1}
+TGI = {
+    **{"frequency_penalty": 1, "max_new_tokens": 1, "repetition_penalty": 1, "temperature": 1, "top_k": 1},
+    **{"top_n_tokens": 1, "top_p": 0.5, "truncate": 1, "typical_p": 0.5},
+}
+TGI_GRAMMARS = [
+    *({"type": "json", "value": each} for each in (SCHEMA, "{}")),
+    *({"type": "regex", "value": "x"}, {"type": "json_schema", "value": {"name": "n", "schema": SCHEMA}}),
+]
 
 GOOD: dict[type[Body], list[dict[str, Any]]] = {
     ChatRequest: [
@@ -170,6 +190,17 @@ GOOD: dict[type[Body], list[dict[str, Any]]] = {
         {**MODEL, **ONE_OF, "messages": MESSAGES},
     ],
     DetokenizeRequest: [{**MODEL, "tokens": [1]}],
+    GenerateRequest: [
+        {**MODEL, "inputs": "x", "request_id": "x", "parameters": {**TGI, "seed": 1, "stop": "x"}},
+        {**MODEL, "inputs": "x", "parameters": {**TGI, "best_of": 1, "stop": ["x"]}},
+        *({**MODEL, "inputs": "x", "parameters": {"grammar": each}} for each in TGI_GRAMMARS),
+    ],
+    TextClassificationRequest: [
+        {**MODEL, "inputs": prompt, "request_id": "x", "parameters": {"top_k": 1}} for prompt in PROMPTS
+    ],
+    FeatureExtractionRequest: [
+        {**MODEL, "inputs": prompt, "dimensions": 1, "request_id": "x"} for prompt in PROMPTS
+    ],
     JobSubmission: [
         {**JOB, **TOOLS, "messages": MESSAGES, "webhook": {"url": "https://a.test", "events": ["job.failed"]}},
         {**MODEL, "prompt": "x", "stop": "x", "deadline": 1, "suffix": "x"},
@@ -277,8 +308,10 @@ def drafts(body: type[Body], fields: dict[str, Any]) -> list[Request]:
         return parsed.to_requests("t")
     if isinstance(parsed, ResponseRequest):
         return [parsed.to_request("t", parsed.to_items())]
-    if isinstance(parsed, EncoderFields):
+    if isinstance(parsed, EncoderFields | FeatureExtractionRequest | TextClassificationRequest):
         return parsed.to_requests("t")
+    if isinstance(parsed, GenerateRequest):
+        return [parsed.to_request("t", TgiLimits(best_of=8, stop_sequences=16, input_length=None), stream=False)]
     return [parsed.to_request("t")]  # type: ignore[attr-defined]
 
 

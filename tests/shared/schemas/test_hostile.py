@@ -11,6 +11,9 @@ import msgspec
 import pytest
 
 from producer_api.schemas.batches import BatchRequest
+from producer_api.schemas.feature_extraction import FeatureExtractionRequest
+from producer_api.schemas.text_classification import TextClassificationRequest
+from producer_api.schemas.tgi import GenerateRequest, TgiLimits
 from shared.errors import HeadraceError
 from shared.protocol import Request, SamplingParams
 from shared.schemas.base import Body
@@ -81,6 +84,12 @@ ALLOWED = {
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}}
 ENCODER = {"truncate_prompt_tokens": 5, "truncation_side": "left", "priority": 1, "timeout": 5}
+TGI = {
+    **{"adapter_id": None, "best_of": 1, "decoder_input_details": True, "details": True, "do_sample": True},
+    **{"frequency_penalty": 1, "max_new_tokens": 5, "repetition_penalty": 1.1, "return_full_text": True},
+    **{"stop": ["a"], "temperature": 0.5, "top_k": 3, "top_n_tokens": 2, "top_p": 0.5, "truncate": 5},
+    **{"typical_p": 0.5, "watermark": False},
+}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 ITEMS = [
     {"role": "user", "content": [{"type": "input_text", "text": "u"}]},
@@ -118,6 +127,10 @@ BODIES: list[tuple[type[Body], dict[str, Any]]] = [
     (RerankRequest, {"query": "a", "documents": ["b", {"text": "c"}], "top_n": 1, "return_documents": True}),
     (TokenizeRequest, {"messages": CHAT, "add_special_tokens": True, "add_generation_prompt": True}),
     (DetokenizeRequest, {"tokens": [1]}),
+    (GenerateRequest, {"inputs": "x", "stream": False, "parameters": {**TGI, "seed": 1}}),
+    (GenerateRequest, {"inputs": "x", "parameters": {"grammar": {"type": "json", "value": SCHEMA}}}),
+    (FeatureExtractionRequest, {"inputs": ["a", "b"], "normalize": True, "dimensions": 5}),
+    (TextClassificationRequest, {"inputs": "a", "parameters": {"function_to_apply": "none", "top_k": 1}}),
     (
         ResponseRequest,
         {"input": ITEMS, **FLAT_TOOLS, "text": {"format": FLAT_FORMAT}, "include": [], "store": True},
@@ -138,6 +151,8 @@ DRAFTS: dict[type[Body], Callable[[Any], list[Request]]] = {
         (EmbeddingRequest, ClassifyRequest, PoolingRequest, ScoreRequest, RerankRequest),
         lambda body: body.to_requests("t"),
     ),
+    **dict.fromkeys((FeatureExtractionRequest, TextClassificationRequest), lambda body: body.to_requests("t")),
+    GenerateRequest: lambda body: [body.to_request("t", TgiLimits(2, 4, 100), stream=False)],
     ResponseRequest: lambda body: [],
     BatchRequest: lambda body: [],
 }

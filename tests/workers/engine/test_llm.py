@@ -25,6 +25,7 @@ ignore_eos logprobs logit_bias structured_outputs min_tokens stop_token_ids incl
 skip_special_tokens spaces_between_special_tokens bad_words allowed_token_ids thinking_token_budget prompt_logprobs
 """
 SERVER_NAMES = {"echo", "best_of", "include_reasoning", "return_token_ids"}  # of requests to a server
+TGI_NAMES = {"typical_p"}
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +242,7 @@ def test_settings_are_the_engines(llama: Path) -> None:
 
 def test_parameters_have_the_names_of_vllm() -> None:
     for kind in (SamplingParams, protocol.SamplingParams):
-        assert set(kind.__struct_fields__) == {*VLLM_NAMES.split(), *SERVER_NAMES}
+        assert set(kind.__struct_fields__) == {*VLLM_NAMES.split(), *TGI_NAMES, *SERVER_NAMES}
     assert SamplingParams().seed is None
 
 

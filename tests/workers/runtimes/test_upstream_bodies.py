@@ -100,6 +100,14 @@ def test_all_sampling_fields_are_passed_on() -> None:
     assert found["prompt"] == "once"
 
 
+def test_typical_p_is_refused_where_the_server_lacks_it() -> None:
+    asked = completion(typical_p=0.5)
+    assert body(asked, "llamacpp")["typical_p"] == 0.5
+    for kind in ("vllm", "sglang", "other"):
+        with pytest.raises(InvalidRequest, match="typical_p"):
+            body(asked, kind)
+
+
 def test_prompts_of_token_ids_go_as_ids() -> None:
     made = completion((1, 2, 3))
     assert body(made)["prompt"] == [1, 2, 3]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shared.protocol import SamplingParams
+from workers.engine.sampling.typical import keep_typical
 from workers.engine.sequence import Sequence
 
 if TYPE_CHECKING:  # the module needs llguidance
@@ -138,6 +139,8 @@ def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:
     probs = (logits / temperatures[:, None]).softmax(-1)
     if any(p.top_k or p.top_p < 1.0 or p.min_p for p in params):
         probs = probs.masked_fill(probs < thresholds(probs, params)[:, None], 0)
+    if any(p.typical_p < 1.0 for p in params):
+        probs = keep_typical(probs, params)
     keys = [noise_key(s.params.seed, s.choice, s.num_output_tokens) for s in sequences]
     return (probs / exponentials(keys, probs.shape[1], logits.device)).argmax(-1)
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from shared.models.upstream import ServerKind
 from shared.protocol import PromptOptions, SamplingParams
 
-# Fields of vLLM, by the name that they have here too, with the values that mean nothing.
+# Fields beyond OpenAI's, by the name that they have here too, with the values that mean nothing.
 SAMPLING_EXTRAS = {
     name: getattr(SamplingParams(), name)
     for name in (
@@ -25,6 +25,7 @@ SAMPLING_EXTRAS = {
         "bad_words",
         "allowed_token_ids",
         "thinking_token_budget",
+        "typical_p",
     )
 }
 PROMPT_EXTRAS = {
@@ -40,7 +41,7 @@ PROMPT_EXTRAS = {
     )
 }
 JSON_EXTRAS = ("chat_template_kwargs", "documents")  # JSON text here
-ALL_EXTRAS = MappingProxyType({name: name for name in (*SAMPLING_EXTRAS, *PROMPT_EXTRAS)})
+VLLM_EXTRAS = MappingProxyType({name: name for name in (*SAMPLING_EXTRAS, *PROMPT_EXTRAS) if name != "typical_p"})
 
 
 def _named(*names: str, **renamed: str) -> Mapping[str, str]:
@@ -62,7 +63,7 @@ class Dialect:
         structured: it takes vLLM's `structured_outputs`.
     """
 
-    extras: Mapping[str, str] = field(default_factory=lambda: ALL_EXTRAS)
+    extras: Mapping[str, str] = field(default_factory=lambda: VLLM_EXTRAS)
     explicit: frozenset[str] = frozenset()
     continues: bool = False
     token_ids: bool = False
@@ -99,6 +100,7 @@ DIALECTS: dict[ServerKind, Dialect] = {
         extras=_named(
             "top_k",
             "min_p",
+            "typical_p",
             "ignore_eos",
             "chat_template_kwargs",
             "continue_final_message",

@@ -40,6 +40,7 @@ def check_supported(request: EngineRequest) -> None:
     """
     params = request.params
     unsupported = {
+        "typical_p": params.typical_p < 1.0,
         "presence_penalty": params.presence_penalty != 0,
         "frequency_penalty": params.frequency_penalty != 0,
         "bad_words": bool(request.bad_words),

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from transformers import TypicalLogitsWarper
 
 from shared.protocol import SamplingParams
 from shared.validation.request_limits import Limits, check_params
@@ -15,6 +16,7 @@ from shared.validation.sampling_parameters import MIN_REPETITION_PENALTY
 from tests.support.checkpoints import DEVICE
 from tests.support.sequences import make_sequence
 from workers.engine.sampling import sampler
+from workers.engine.sampling.typical import keep_typical
 
 VOCAB = 3000
 
@@ -28,6 +30,34 @@ def reference_kept(probs: torch.Tensor, params: SamplingParams) -> set[int]:
         ahead = [0.0, *itertools.accumulate(probs[i].item() for i in kept)]
         kept = [i for i, before in zip(kept, ahead, strict=False) if before < params.top_p * mass]
     return {i for i in kept if probs[i] >= params.min_p * probs.max()}
+
+
+@pytest.mark.parametrize("spread", [0.01, 3.0])
+@pytest.mark.parametrize("top_k", [0, 50])
+@pytest.mark.parametrize("typical_p", [0.05, 0.5, 0.95])
+def test_typical_p_keeps_the_same_tokens_as_transformers(spread: float, top_k: int, typical_p: float) -> None:
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(6)) * spread
+    if top_k:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    found = keep_typical(logits.softmax(-1), [SamplingParams(typical_p=typical_p)] * 4)
+    expected = TypicalLogitsWarper(typical_p)(torch.zeros(4, 1), logits.double()).isfinite()
+    assert torch.equal(found > 0, expected)
+
+
+def test_typical_p_leaves_the_most_likely_token_out() -> None:
+    """Many tokens of average information are typical, a likely one is not; rows without typical_p keep all."""
+    probs = torch.tensor([[0.2, *[0.04] * 20]] * 2)
+    kinds = [SamplingParams(typical_p=0.5, seed=1), SamplingParams(seed=1)]
+    assert (keep_typical(probs, kinds)[:, 0] > 0).tolist() == [False, True]
+    drawn = {
+        token
+        for seed in range(40)
+        for token in sampler.sample(
+            probs.log(), [make_sequence(msgspec.structs.replace(kind, seed=seed), [1], []) for kind in kinds]
+        )[:1]
+    }
+    assert len(drawn) > 5
+    assert 0 not in drawn
 
 
 @pytest.mark.parametrize("spread", [0.01, 3.0])
@@ -103,7 +133,8 @@ def test_draws_are_the_same_on_every_device() -> None:
     logits = torch.randn(300, VOCAB, generator=torch.Generator().manual_seed(2)) * 3
     kinds = [SamplingParams(temperature=0.7, top_p=0.9), SamplingParams(temperature=1.2, top_k=40, min_p=0.05)]
     kinds.append(SamplingParams(temperature=1.0, repetition_penalty=1.3, logit_bias={5: 2.0}))
-    sequences = [make_sequence(msgspec.structs.replace(kinds[i % 3], seed=i), [1, 9], [3]) for i in range(300)]
+    kinds.append(SamplingParams(temperature=0.9, typical_p=0.8))
+    sequences = [make_sequence(msgspec.structs.replace(kinds[i % 4], seed=i), [1, 9], [3]) for i in range(300)]
     assert sampler.sample(logits.clone().to(DEVICE), sequences) == sampler.sample(logits.clone(), sequences)
 
 
@@ -146,6 +177,7 @@ EXTREMES: dict[str, list[Any]] = {
     "temperature": [0.0, 5e-324, sampler.MIN_TEMPERATURE, 100.0],
     "top_p": [0.0, 5e-324, 1 - 2**-53],
     "min_p": [5e-324, 1.0],
+    "typical_p": [5e-324, 1 - 2**-53],
     "top_k": [1, 1_000_000],
     "presence_penalty": [-100.0, -5e-324, 5e-324, 100.0],
     "frequency_penalty": [-100.0, 5e-324, 100.0],

@@ -167,6 +167,15 @@ class UnsupportedMediaType(HeadraceError):
     grpc_status = "INVALID_ARGUMENT"
 
 
+class ModelUnavailable(HeadraceError):
+    """The model is known, but cannot be loaded at present, or its unloading was ordered."""
+
+    code = "model_unavailable"
+    status = 503
+    grpc_status = "UNAVAILABLE"
+    retryable = True
+
+
 class QueueFull(HeadraceError):
     """The model's queue is full."""
 

@@ -62,7 +62,7 @@ def config_from_json(text: str) -> pb.ModelConfig:
 
 
 def config_from_dict(found: Any, source: str) -> pb.ModelConfig:
-    """Return the message with the fields of `found`. Raises ConfigError that names `source` and the field at fault."""
+    """Return the message with the fields of `found`. Raises ConfigError that names `source` and the wrong field."""
     if not isinstance(found, dict):
         raise ConfigError(f"{source} must be an object", param=source)
     config = pb.ModelConfig()

@@ -26,7 +26,8 @@ def read_items(datatype: DataType, data: bytes) -> Array:
         found: Array = bits.view(NUMPY_TYPES[datatype])
         return found
     if datatype == "BOOL":
-        return np.frombuffer(data, np.uint8) != 0
+        truths: Array = np.frombuffer(data, np.uint8) != 0
+        return truths
     return np.frombuffer(data, NUMPY_TYPES[datatype])
 
 

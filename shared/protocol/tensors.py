@@ -52,7 +52,6 @@ class Infer(msgspec.Struct, frozen=True, kw_only=True, tag="infer", omit_default
         level: the priority level within the model, 1 the most urgent; 0 for the model's default.
         timeout_us: how long the request may wait to be batched; 0 for the model's default.
         sequence: for a model with sequence batching.
-        classifications: how many of the best classes to return, as `value:index:label`, in place of an output.
         parameters: further ones of the request, passed on to models that read them.
     """
 
@@ -62,5 +61,4 @@ class Infer(msgspec.Struct, frozen=True, kw_only=True, tag="infer", omit_default
     level: int = 0
     timeout_us: int = 0
     sequence: SequenceStep | None = None
-    classifications: dict[str, int] = {}
     parameters: dict[str, Parameter] = {}

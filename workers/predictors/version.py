@@ -45,9 +45,7 @@ class Version:
         self.version = version
         self.spec = spec
         memory = sum(each.memory_bytes for each in instances)
-        self.parts = VersionParts(
-            spec, version, InputReader(spec), OutputWriter(spec, folder), Statistics(memory), clock
-        )
+        self.parts = VersionParts(spec, version, InputReader(spec), OutputWriter(spec), Statistics(memory), clock)
         self._deliver = deliver
         executor = StreamExecutor if spec.decoupled else BatchExecutor
         executors: list[Executor] = [executor(self.parts, each) for each in instances]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import EngineFailed
 from shared.protocol import Parameter
 from shared.repository.spec import ModelSpec
 
@@ -24,6 +25,10 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     },
     **{"BF16": np.dtype("<f4"), "BYTES": np.dtype(object)},
 }
+
+
+class PredictorLost(EngineFailed):
+    """The process of a predictor ended, or was ended, during an execution. It is replaced in the background."""
 
 
 @dataclass(frozen=True)
@@ -71,4 +76,9 @@ class PredictorModule(Protocol):
         """
 
     def load(self, spec: ModelSpec, folder: Path, *, threads: int | None) -> Predictor:
-        """Load one instance from the folder of a version. Raises ConfigError that says why it cannot be loaded."""
+        """Load one instance from the folder of a version. Raises ConfigError that says why it cannot be loaded.
+
+        Args:
+            spec: a completed description. The kind and the first GPU of its first instance group choose the device.
+            threads: for one execution; None for the framework's default.
+        """

@@ -26,7 +26,7 @@ from producer_api.services import Context
 from shared.backend import Backend
 from shared.batches.store import Batches
 from shared.files.store import Files
-from shared.models.model_store import MINILM
+from shared.models.model_store import MINILM, SMOLLM2
 from shared.settings import Settings
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
@@ -73,7 +73,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
 def _example_models(context: Context) -> dict[str, str]:
     """Return names of models by the placeholders of examples."""
     return {
-        SERVED_MODEL: context.catalog.served_model,
+        SERVED_MODEL: context.catalog.served_model or SMOLLM2.name,
         EMBEDDING_MODEL: context.catalog.embedding_model or MINILM.name,
         CLASSIFICATION_MODEL: "my-classifier",
     }

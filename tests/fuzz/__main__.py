@@ -1,8 +1,10 @@
 """Send requests of every kind that the OpenAPI document allows, and many that it does not, to a real API process.
+Before that, read mutated descriptions of models.
 
     scripts/fuzz [--cases N] [--seed N]
 
-Fails if an answer is a server error, or has a status, type or shape that the document does not describe.
+Fails if an answer is a server error, or has a status, type or shape that the document does not describe, or if a
+description is refused by anything but a ConfigError.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.fuzz.descriptions import fuzz_descriptions
 from tests.fuzz.run import fuzz
 
 
@@ -23,6 +26,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000, help="minimum number of cases; default: 10000")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    print(fuzz_descriptions(cases=given.cases, seed=given.seed))
     with tempfile.TemporaryDirectory(prefix="headrace-fuzz-") as folder:
         found = asyncio.run(fuzz(Path(folder), cases=given.cases, seed=given.seed))
     print(found.text)

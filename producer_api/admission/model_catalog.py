@@ -13,6 +13,8 @@ from shared.errors import ModelNotFound, Unavailable
 from shared.models.model_store import ModelRepository, embedding_name
 from shared.models.worker_registry import ModelInfo, Registry, WorkerInfo
 from shared.protocol import Request
+from shared.repository.traffic.rules import Traffic
+from shared.repository.traffic.store import TrafficStore
 from shared.settings import Settings
 
 SNAPSHOT_LIFE_S = 1.0
@@ -32,6 +34,7 @@ class Snapshot:
     models: tuple[ModelInfo, ...]
     workers: tuple[WorkerInfo, ...]
     asleep: frozenset[str]
+    traffic: Traffic
     taken: float
 
 
@@ -40,11 +43,13 @@ class ModelCatalog:
 
     Args:
         registry: has the workers' heartbeats.
+        traffic: has the splits and shadow copies.
         settings: name the models of this installation, which are listed before any worker starts.
     """
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, traffic: TrafficStore, settings: Settings) -> None:
         self._registry = registry
+        self._traffic = traffic
         self.served_model = ModelRepository(settings).served_name
         self.embedding_model = embedding_name(settings)
         self.any_name = settings.any_model_name
@@ -56,21 +61,43 @@ class ModelCatalog:
         async with self._reading:
             now = asyncio.get_running_loop().time()
             if self._snapshot is None or now - self._snapshot.taken > SNAPSHOT_LIFE_S:
-                models, workers, asleep = await asyncio.gather(
-                    self._registry.models(), self._registry.workers(), self._registry.asleep()
+                models, workers, asleep, traffic = await asyncio.gather(
+                    self._registry.models(),
+                    self._registry.workers(),
+                    self._registry.asleep(),
+                    self._traffic.traffic(),
                 )
-                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, now)
+                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, traffic, now)
             return self._snapshot
 
     async def models(self) -> list[ModelInfo]:
-        """Return all models that a request may name; `max_model_len` is 0 until a worker announces it."""
+        """Return all models that a request may name; `max_model_len` is 0 until a worker announces it.
+
+        A name that is only split has the properties of the first of its models.
+        """
+        known = {info.name: info for info in await self.served()}
+        for name, split in (await self.snapshot()).traffic.splits.items():
+            first = known.get(split.branches[0].model, ModelInfo(name=name, max_model_len=0, created=0))
+            known.setdefault(name, msgspec.structs.replace(first, name=name))
+        return sorted(known.values(), key=lambda info: info.name)
+
+    async def served(self) -> list[ModelInfo]:
+        """Return the models themselves, without the names that are only split."""
         snapshot = await self.snapshot()
         known = {info.name: info for info in snapshot.models}
         if (name := self.embedding_model) is not None:
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0, task="embed"))
         for name in (self.served_model, *(worker.model for worker in snapshot.workers), *snapshot.asleep):
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0))
-        return sorted(known.values(), key=lambda info: info.name)
+        return list(known.values())
+
+    async def traffic(self) -> Traffic:
+        """Return the splits and shadow copies. Raises Unavailable."""
+        return (await self.snapshot()).traffic
+
+    def forget_snapshot(self) -> None:
+        """Read the registry again at the next call, so that it sees a change that was just made."""
+        self._snapshot = None
 
     async def find(self, name: str) -> ModelInfo:
         """Return the model of that name. Raises ModelNotFound, Unavailable."""
@@ -90,7 +117,7 @@ class ModelCatalog:
         try:
             snapshot = await self.snapshot()
         except Unavailable:  # an admitted request is answered even so, from the last contents
-            snapshot = self._snapshot or Snapshot((), (), frozenset(), 0.0)
+            snapshot = self._snapshot or Snapshot((), (), frozenset(), Traffic(), 0.0)
         return next((info.fingerprint or None for info in snapshot.models if info.name == name), None)
 
     async def ready_workers(self) -> Counter[str]:
@@ -109,4 +136,4 @@ class ModelCatalog:
         """Put a known model to sleep, or wake it. Raises ModelNotFound, Unavailable."""
         await self.find(model)
         await self._registry.set_asleep(model, asleep=asleep)
-        self._snapshot = None  # a look at the model right after this must see it
+        self.forget_snapshot()

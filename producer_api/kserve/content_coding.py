@@ -6,7 +6,6 @@ Reference: RFC 9110, 8.4.1; the coding `deflate` is the format zlib.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 from functools import partial
 
 from starlette.requests import Request
@@ -48,7 +47,7 @@ def inflate(data: bytes, coding: str, most: int) -> bytes:
     return found
 
 
-def deflate(body: bytes, headers: Mapping[str, str], accepted: str) -> tuple[bytes, Mapping[str, str]]:
+def deflate(body: bytes, headers: dict[str, str], accepted: str) -> tuple[bytes, dict[str, str]]:
     """Return the body in the content coding that its client accepts, if that is a single one, and its headers.
 
     HTTP libraries accept several without a need for any; compressing tensors for them would only take time.

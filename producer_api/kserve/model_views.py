@@ -68,8 +68,9 @@ def index(models: Iterable[ModelStatus], *, ready_only: bool) -> list[ModelIndex
             if each.state == "READY" or not ready_only:
                 found.append(ModelIndex(model.name, each.version, each.state, each.reason or UNSET))
         if not model.versions and not ready_only:
-            state = "UNAVAILABLE" if model.reason else UNSET
-            found.append(ModelIndex(model.name, state=state, reason=model.reason or UNSET))
+            found.append(ModelIndex(model.name, reason=model.reason or UNSET))
+            if model.reason:
+                found[-1].state = "UNAVAILABLE"
     return found
 
 

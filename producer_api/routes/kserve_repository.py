@@ -49,27 +49,15 @@ async def logging(context: Context, request: Request) -> Response:
     return await _settings(context, request, LOGGING)
 
 
-async def tracing(context: Context, request: Request) -> Response:
+async def tracing(context: Context, request: Request, name: str = "") -> Response:
     return await _settings(context, request, TRACING)
 
 
-async def model_tracing(context: Context, request: Request, name: str) -> Response:
-    return await _settings(context, request, TRACING)
-
-
-async def system_memory() -> Response:
+async def system_memory(region: str = "") -> Response:
     raise shared_memory_refusal("system")
 
 
-async def cuda_memory() -> Response:
-    raise shared_memory_refusal("CUDA")
-
-
-async def system_region(region: str) -> Response:
-    raise shared_memory_refusal("system")
-
-
-async def cuda_region(region: str) -> Response:
+async def cuda_memory(region: str = "") -> Response:
     raise shared_memory_refusal("CUDA")
 
 
@@ -109,11 +97,11 @@ ENDPOINTS = (
     ),
     *(_admin(method, "/v2/logging", logging) for method in ("GET", "POST")),
     *(_admin(method, "/v2/trace/setting", tracing) for method in ("GET", "POST")),
-    *(_admin(method, "/v2/models/{name:path}/trace/setting", model_tracing) for method in ("GET", "POST")),
+    *(_admin(method, "/v2/models/{name:path}/trace/setting", tracing) for method in ("GET", "POST")),
     *(
         _admin(method, f"/v2/{kind}sharedmemory{place}/{action}", handler)
-        for kind, handlers in (("system", (system_memory, system_region)), ("cuda", (cuda_memory, cuda_region)))
-        for place, handler in zip(("", "/region/{region}"), handlers, strict=True)
+        for kind, handler in (("system", system_memory), ("cuda", cuda_memory))
+        for place in ("", "/region/{region}")
         for method, action in (("GET", "status"), ("POST", "register"), ("POST", "unregister"))
     ),
 )

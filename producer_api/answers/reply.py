@@ -30,6 +30,9 @@ class Reply:
 
     Args:
         detached: the answer continues without its client.
+
+    Attributes:
+        headers: of the response.
     """
 
     def __init__(self, context: Context, facts: RequestFacts, admission: Admission, *, detached: bool) -> None:
@@ -38,7 +41,7 @@ class Reply:
         context.note(facts, admission.request)
         self._stopwatch = context.time(facts, admission.requests, detached=detached)
         self._detached = detached
-        self._headers = REPLAYED if admission.joined else {}
+        self.headers = REPLAYED if admission.joined else {}
 
     def stream(
         self,
@@ -60,7 +63,7 @@ class Reply:
             self._context.open_answers,
             eager=eager,
             abandon=abandon,
-            headers={**(headers or {}), **self._headers},
+            headers={**(headers or {}), **self.headers},
         )
 
     async def complete(
@@ -70,14 +73,18 @@ class Reply:
         to_headers: Callable[[Answer], Mapping[str, str]] = lambda answer: {},
     ) -> Response:
         """Wait for the end of the answer and return it as `to_body` makes it. Raises as `to_body`; Unavailable."""
+        answer = await self.answer(request)
+        return json_response(to_body(answer), headers={**to_headers(answer), **self.headers})
+
+    async def answer(self, request: Request) -> Answer:
+        """Wait for the end of the answer and return it. Raises Unavailable."""
         attend = self._context.open_answers.run
         try:
-            answer = await attend(collect(self.events(-1)), disconnect(request.receive), resumable=self._detached)
+            return await attend(collect(self.events(-1)), disconnect(request.receive), resumable=self._detached)
         except (ClientGone, Stopping, HeadraceError) as error:
             if not self._detached:
                 self.abandon()
             raise (shutdown_error() if isinstance(error, Stopping) else error) from None
-        return json_response(to_body(answer), headers={**to_headers(answer), **self._headers})
 
     def events(self, after: int | Sequence[int], *, again: bool = False) -> Events:
         """Yield the events after seq `after`, which may be one per request; `again` is passed to follow_all."""

@@ -29,7 +29,7 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
     Raises:
         UnsupportedMediaType, MalformedBody, InvalidFields (the fields at fault), ClientGone.
     """
-    data = await _read_bytes(request)
+    data = await _read_json_bytes(request)
     strict = request.app.state.context.settings.strict_fields
 
     def read() -> tuple[Model, str]:
@@ -63,7 +63,7 @@ async def peek(request: Request) -> Peeked:
     Raises:
         UnsupportedMediaType, MalformedBody, ClientGone.
     """
-    data = await _read_bytes(request)
+    data = await _read_json_bytes(request)
 
     def read() -> Peeked:
         try:
@@ -74,7 +74,7 @@ async def peek(request: Request) -> Peeked:
     return await off_loop(request, read)
 
 
-async def _read_bytes(request: Request) -> bytes:
+async def _read_json_bytes(request: Request) -> bytes:
     """Return the body, which may be read again. Raises UnsupportedMediaType, MalformedBody, ClientGone.
 
     The required content type also keeps other sites' pages out: browsers send it only after a CORS preflight.
@@ -82,6 +82,11 @@ async def _read_bytes(request: Request) -> bytes:
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("content-type must be application/json")
+    return await read_bytes(request)
+
+
+async def read_bytes(request: Request) -> bytes:
+    """Return the body, which may be read again. Raises MalformedBody, ClientGone."""
     limit = request.app.state.context.settings.body_timeout
     try:
         async with asyncio.timeout(limit):

@@ -45,6 +45,7 @@ ERRORS: Described = {
         "required": ["error", "error_type"],
         "properties": {"error": {"type": "string"}, "error_type": {"type": "string"}},
     },
+    "KServeError": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
     "Problem": {
         "type": "object",
         "description": "RFC 9457",

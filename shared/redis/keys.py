@@ -34,6 +34,7 @@ request's state and log another.
 | WEBHOOKS_DUE, webhook | sorted set of ids by due time; hash of each | API | `result_ttl` after its end |
 | ORDERS | hashes per model: its last order, and that order's id | API | forever, one per model |
 | order_result | JSON per order | worker: answer | an hour |
+| loads | set per version that is loaded: the workers that load it | worker: begin, end | empty, or a day |
 | REPOSITORY_PREFIX | JSON per worker: the statuses of its models | worker: report | as its heartbeat |
 | REPOSITORY_WORKERS | set of the ids | the same | a reader finds the entry gone |
 | LEDGER, limit | hashes and sorted set of open and ended requests; usage per limit | API | recorded; window ends |
@@ -157,6 +158,10 @@ def model(name: str) -> str:
 
 def order_result(order_id: str) -> str:
     return f"hr:{{repository}}:result:{order_id}"
+
+
+def loads(load: str) -> str:
+    return f"hr:{{repository}}:loads:{load}"
 
 
 def files_of(tenant: str) -> str:

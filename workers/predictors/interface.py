@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import EngineFailed
 from shared.protocol import Parameter
 from shared.repository.spec import ModelSpec
 
@@ -26,14 +27,18 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 }
 
 
+class PredictorLost(EngineFailed):
+    """The process of a predictor ended, or was ended, during an execution. It is replaced in the background."""
+
+
 @dataclass(frozen=True)
 class Execution:
-    """One execution of a predictor: the joined inputs of requests, and the parameters of a single one.
+    """One execution of a predictor: the joined inputs of requests, and the parameters that these have in common.
 
     Attributes:
-        inputs: by name; with a batch dimension if the model's max_batch_size is above 0.
+        inputs: by name; with a batch dimension if the model's max_batch_size is above 0. They may be read-only.
         outputs: names of the wanted outputs; empty for all.
-        parameters: of the request, if it is executed alone.
+        parameters: of the requests; only requests with equal ones are joined.
     """
 
     inputs: Arrays
@@ -44,8 +49,8 @@ class Execution:
 class Predictor(Protocol):
     """One instance of a model. One thread at a time calls it.
 
-    Raises HeadraceError of the request at fault, or any other exception for a failure of the model's own, which
-    ends the requests of that execution.
+    Raises HeadraceError of the request at fault, PredictorLost, or any other exception for a failure of the model's
+    own. A failed execution of several requests is repeated for each of them alone.
     """
 
     @property
@@ -71,4 +76,9 @@ class PredictorModule(Protocol):
         """
 
     def load(self, spec: ModelSpec, folder: Path, *, threads: int | None) -> Predictor:
-        """Load one instance from the folder of a version. Raises ConfigError that says why it cannot be loaded."""
+        """Load one instance from the folder of a version. Raises ConfigError that says why it cannot be loaded.
+
+        Args:
+            spec: a completed description. The kind and the first GPU of its first instance group choose the device.
+            threads: for one execution; None for the framework's default.
+        """

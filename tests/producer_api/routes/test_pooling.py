@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,8 +17,14 @@ import pytest
 import torch
 
 from producer_api.answers.encoders import LabelScore, label_scores
+from producer_api.schemas.dead_letters import as_submitted
 from shared.backend import Backend
 from shared.protocol import RequestState, Result, Terminal, TokenEvent, Usage
+from shared.schemas.encoder_fields import EncoderFields
+from shared.schemas.openai.embeddings import EmbeddingRequest
+from shared.schemas.parsing import validate
+from shared.schemas.vllm.pooling import PoolingRequest
+from shared.schemas.vllm.scoring import ScoreRequest
 from shared.settings import Settings
 from shared.token_log.answer import Answer
 from tests.support.encoder_checkpoints import save_encoder
@@ -296,6 +303,24 @@ async def test_models_have_their_task(http: httpx.AsyncClient) -> None:
     listed = {each["id"]: each["task"] for each in (await http.get("/v1/models")).json()["data"]}
     of_classes = dict.fromkeys(("classifier", "tagger", "cross-encoder"), "classify")
     assert listed == {MODEL: "generate", "minilm": "embed", **of_classes}
+
+
+@pytest.mark.parametrize(
+    ("schema", "fields"),
+    [
+        (EmbeddingRequest, {"input": ["a", "b"], "dimensions": 8, "truncate_prompt_tokens": 4}),
+        (PoolingRequest, {"input": [[1, 2]], "task": "token_embed", "use_activation": False}),
+        (PoolingRequest, {"messages": [{"role": "user", "content": "a"}]}),
+        (ScoreRequest, {"queries": "a", "documents": ["b", "c"], "max_tokens_per_doc": 5}),
+        (ScoreRequest, {"queries": "a", "documents": "b", "truncate_prompt_tokens": 9, "truncation_side": "left"}),
+    ],
+)
+def test_a_dead_letter_shows_the_body_that_submits_the_work_again(
+    schema: type[EncoderFields], fields: dict[str, Any]
+) -> None:
+    [draft] = validate(json.dumps({"model": "m", **fields}).encode(), schema).to_requests("t")
+    [again] = validate(json.dumps(as_submitted(draft)).encode(), schema).to_requests("t")
+    assert again == draft
 
 
 def test_classes_are_listed_as_pipelines_do() -> None:

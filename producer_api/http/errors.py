@@ -1,4 +1,4 @@
-"""Errors in the format of the API that was called: OpenAI's object, an RFC 9457 problem, TGI's, or KServe's text."""
+"""Errors in the format of the API that was called: OpenAI's, TGI's, KServe's, or an RFC 9457 problem."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from shared.dead_letters.store import DeadLetter
-from shared.protocol import EncoderWork, ErrorInfo, Infer, Pool, Request, Score
+from shared.protocol import Embed, EncoderWork, ErrorInfo, Infer, Pool, Request, Score
 
 
 class Letter(msgspec.Struct, kw_only=True):
@@ -68,16 +68,23 @@ def as_submitted(request: Request) -> dict[str, Any]:
 
 def _encoder_fields(request: Request, work: EncoderWork) -> dict[str, Any]:
     """Return the fields of the work of POST /v1/embeddings, /pooling or /v1/score."""
-    if isinstance(work, Score):
-        return {
-            "queries": list(work.queries),
-            "documents": list(work.documents),
-            "max_tokens_per_query": work.max_query_tokens,
-            "max_tokens_per_doc": work.max_document_tokens,
-            "use_activation": work.activation,
-        }
-    if request.messages is not None:
-        given = {"messages": msgspec.to_builtins(request.messages)}
-    else:
-        given = {"input": msgspec.to_builtins(work.inputs)}
-    return {**given, "task": work.task, "use_activation": work.activation} if isinstance(work, Pool) else given
+    options = request.prompt_options
+    fields: dict[str, Any] = {
+        "use_activation": work.activation,
+        "add_special_tokens": options.add_special_tokens,
+        "truncate_prompt_tokens": options.truncate_prompt_tokens,
+        "truncation_side": options.truncation_side if options.truncate_prompt_tokens is not None else None,
+    }
+    match work:
+        case Score():
+            fields |= {"queries": work.queries, "documents": work.documents}
+            fields |= {
+                "max_tokens_per_query": work.max_query_tokens,
+                "max_tokens_per_doc": work.max_document_tokens,
+            }
+        case Pool():
+            fields |= {"messages": request.messages, "task": work.task, "input": work.inputs or None}
+        case Embed():
+            fields |= {"input": work.inputs, "dimensions": work.dimensions}
+    body: dict[str, Any] = msgspec.to_builtins({name: value for name, value in fields.items() if value is not None})
+    return body

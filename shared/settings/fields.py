@@ -29,7 +29,7 @@ def user_folder(variable: str, fallback: str) -> Path:
 
 
 class Settings(
-    *(StartupFields, HealthFields, RoutingFields, LengthFields, RepositoryFields, EngineFields, RuntimeFields)
+    StartupFields, HealthFields, RoutingFields, LengthFields, RepositoryFields, EngineFields, RuntimeFields
 ):
     """Settings of all processes; each process reads those that it needs."""
 

@@ -1,15 +1,17 @@
-"""Two models at once, as a user starts them: a text model and an embedding model."""
+"""Models that do not generate, as a user starts them: an embedding model beside a text model, and a classifier."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 from openai import OpenAI
 
 from headrace.cli.options import first_model
 from headrace.client import HeadraceClient
 from shared.models.model_store import MINILM
+from tests.support.encoder_checkpoints import save_encoder
 from tests.support.launched_server import Launched
 from tests.support.waiting import LIMIT_S
 
@@ -31,5 +33,23 @@ def test_an_embedding_model_runs_beside_a_text_model(tmp_path: Path, minilm: Pat
             again = sdk.embeddings.create(model=MINILM.name, input="a mill")
             assert again.data[0].embedding == found.data[0].embedding
             assert sdk.completions.create(model="scripted", prompt="x", max_tokens=2).usage.completion_tokens == 2
+    finally:
+        launched.stop()
+
+
+def test_a_classifier_answers_the_same_after_its_workers_death(tmp_path: Path) -> None:
+    save_encoder(tmp_path / "classifier", "BertForSequenceClassification", id2label={0: "no", 1: "yes"})
+    launched = Launched(tmp_path / "data", "--model", str(tmp_path / "classifier"))
+    body = {"model": "classifier", "input": ["a mill", "a wheel"]}
+    try:
+        launched.await_line("^ready: ")
+        with httpx.Client(base_url=launched.url, timeout=LIMIT_S) as http:
+            [model] = http.get("/v1/models").json()["data"]
+            assert (model["id"], model["task"]) == ("classifier", "classify")
+            before = http.post("/classify", json=body).json()
+            assert {each["label"] for each in before["data"]} <= {"no", "yes"}
+            launched.kill("worker")
+            assert http.post("/classify", json=body).json()["data"] == before["data"]
+            assert http.post("/v1/completions", json={"model": "classifier", "prompt": "x"}).status_code == 400
     finally:
         launched.stop()

@@ -56,7 +56,7 @@ class TokenPreparer:
         self._info = info
         self._log_tokens = settings.log_tokens
         self._lengths = LengthLimits.from_settings(settings, info.max_model_len)
-        self._encoder = PromptEncoder(encoder, info.max_model_len, info.task)
+        self._encoder = PromptEncoder(encoder, info.max_model_len, info.task or "generate")
         self._constraints = constraints
         self._secret = secrets.token_bytes(32)  # not stored: the prefix cache ends with this process
 

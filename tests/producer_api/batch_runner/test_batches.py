@@ -123,8 +123,8 @@ async def test_lines_may_be_responses(client: BatchClient) -> None:
         await asyncio.to_thread(client.sdk.responses.retrieve, response["id"])
 
 
-async def test_lines_may_be_embeddings(client: BatchClient, cluster: Cluster, minilm: Path) -> None:
-    """All lines have their vectors, equal to those over HTTP."""
+async def test_lines_may_be_embeddings_or_scores(client: BatchClient, cluster: Cluster, minilm: Path) -> None:
+    """All lines have their vectors, equal to those over HTTP, and the scores of these."""
     url, model = "/v1/embeddings", MINILM.name
     environment = dict(cluster.workers[0].environment)
     node = cluster.add("worker", environment | {"HEADRACE_MODEL": str(minilm), "HEADRACE_THREADS": "1"})
@@ -143,6 +143,13 @@ async def test_lines_may_be_embeddings(client: BatchClient, cluster: Cluster, mi
     assert many[0]["embedding"] == one[0]["embedding"]
     single = await asyncio.to_thread(client.sdk.embeddings.create, model=model, input="mill 0", dimensions=8)
     assert single.data[0].embedding == one[0]["embedding"]
+    body = {"model": model, "queries": "mill 0", "documents": ["mill 0", "court"]}
+    lines = [{"custom_id": "a", "method": "POST", "url": "/v1/score", "body": body}]
+    batch = await ended(client, (await asyncio.to_thread(client.start, lines, "24h", "/v1/score")).id)
+    [output], errors = await asyncio.to_thread(client.results, batch)
+    same, other = (each["score"] for each in output["response"]["body"]["data"])
+    assert errors == []
+    assert other < 0.9 < same
     await node.stop()
     cluster.workers.remove(node)
 

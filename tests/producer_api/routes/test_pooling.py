@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import json
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
@@ -16,7 +17,13 @@ import numpy as np
 import pytest
 import torch
 
+from producer_api.schemas.dead_letters import as_submitted
 from shared.backend import Backend
+from shared.schemas.encoder_fields import EncoderFields
+from shared.schemas.openai.embeddings import EmbeddingRequest
+from shared.schemas.parsing import validate
+from shared.schemas.vllm.pooling import PoolingRequest
+from shared.schemas.vllm.scoring import ScoreRequest
 from shared.settings import Settings
 from tests.support.encoder_checkpoints import save_encoder
 from tests.support.fakes import MODEL
@@ -313,3 +320,21 @@ async def test_classes_are_listed_as_pipelines_do(http: httpx.AsyncClient) -> No
     assert await classes(top_k=1) == [row[:1] for row in own]
     [[sigmoid, *_], _] = await classes(function_to_apply="sigmoid")
     assert sigmoid["score"] == pytest.approx(1 / (1 + math.exp(-raw[0][0]["score"])))
+
+
+@pytest.mark.parametrize(
+    ("schema", "fields"),
+    [
+        (EmbeddingRequest, {"input": ["a", "b"], "dimensions": 8, "truncate_prompt_tokens": 4}),
+        (PoolingRequest, {"input": [[1, 2]], "task": "token_embed", "use_activation": False}),
+        (PoolingRequest, {"messages": [{"role": "user", "content": "a"}]}),
+        (ScoreRequest, {"queries": "a", "documents": ["b", "c"], "max_tokens_per_doc": 5}),
+        (ScoreRequest, {"queries": "a", "documents": "b", "truncate_prompt_tokens": 9, "truncation_side": "left"}),
+    ],
+)
+def test_a_dead_letter_shows_the_body_that_submits_the_work_again(
+    schema: type[EncoderFields], fields: dict[str, Any]
+) -> None:
+    [draft] = validate(json.dumps({"model": "m", **fields}).encode(), schema).to_requests("t")
+    [again] = validate(json.dumps(as_submitted(draft)).encode(), schema).to_requests("t")
+    assert again == draft

@@ -16,7 +16,7 @@ from workers.engine.models.checkpoint import Checkpoint, read_json
 from workers.engine.models.encoder_families import ARCHITECTURES, EncoderConfig
 from workers.engine.models.encoder_heads import Activation, ClassifierHead, Dense, EmbeddingHead, Head, Pooling
 
-MAX_LABELS, MAX_LABEL_CHARS = 10_000, 1_000
+MAX_LABELS, MAX_LABEL_CHARS = 1_000, 1_000
 # that sentence-transformers may name in a cross-encoder's config.json; None: the one for its number of labels
 ACTIVATIONS: Mapping[str, Activation | None] = {
     "torch.nn.modules.linear.Identity": torch.nn.Identity(),

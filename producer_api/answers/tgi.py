@@ -68,7 +68,7 @@ class GenerationForm:
 def generation(request: Request, answer: Answer, form: GenerationForm) -> Generation:
     """Build the answer with the likeliest choice. Raises the error that the request failed with."""
     end_of(answer)
-    best, *others = ranked([choice for _, choice in answer.choices] or [Choice()])
+    best, *others = _choices(answer)
     made = Generation(form.prefix + best.text)
     if form.detailed:
         shown = [_sequence(request, each, answer.prompt, form) for each in (best, *others)]
@@ -76,6 +76,11 @@ def generation(request: Request, answer: Answer, form: GenerationForm) -> Genera
         del fields["generated_text"]
         made.details = GenerationDetails(**fields, best_of_sequences=shown[1:] if request.params.n > 1 else UNSET)
     return made
+
+
+def _choices(answer: Answer) -> list[Choice]:
+    """Return the choices, the likeliest first; an empty one if there is none."""
+    return ranked([choice for _, choice in answer.choices]) or [Choice()]
 
 
 def _sequence(request: Request, choice: Choice, prompt: Sequence[Token], form: GenerationForm) -> BestOfSequence:
@@ -117,7 +122,7 @@ def _top_tokens(token: Token) -> list[GeneratedToken]:
     return [GeneratedToken(i, piece, logprob, scored.exact.get(i) == b"") for i, logprob, piece in scored.top]
 
 
-def generation_headers(request: Request, answer: Answer, validation_s: float, total_s: float) -> dict[str, str]:
+def generation_headers(answer: Answer, validation_s: float, total_s: float) -> dict[str, str]:
     """Return TGI's headers about an answer: its times in milliseconds, except x-compute-time.
 
     Args:
@@ -125,7 +130,7 @@ def generation_headers(request: Request, answer: Answer, validation_s: float, to
         total_s: seconds until the answer was complete.
     """
     end = end_of(answer)
-    generated = end.usage.completion_tokens // request.params.n
+    generated = len(_choices(answer)[0].tokens)
     inference_s = max(0.0, total_s - validation_s - end.waited)
     milliseconds = {
         "x-total-time": total_s,

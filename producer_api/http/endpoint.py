@@ -30,6 +30,7 @@ class ResponseDoc:
 
     Attributes:
         struct: its JSON body; None for a body that is not JSON, or for none.
+        schema: JSON Schema of its body, where no single struct describes it.
         events: structs of the data of its server-sent events; None where it is never a stream.
     """
 
@@ -38,6 +39,7 @@ class ResponseDoc:
     _: KW_ONLY
     status: int = 200
     events: tuple[type[msgspec.Struct], ...] | None = None
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)

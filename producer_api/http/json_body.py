@@ -47,14 +47,22 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
 class Peeked(msgspec.Struct):
     """Fields of a body that decide which API reads it."""
 
-    model: Any = None
+    model: msgspec.Raw = msgspec.Raw()
     inputs: msgspec.Raw = msgspec.Raw()
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
 
     def has(self, name: str) -> bool:
-        """Return whether a field other than `model` has a value."""
+        """Return whether a field has a value."""
         return bytes(getattr(self, name)) not in (b"", b"null")
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model; empty if the field is missing or no text."""
+        try:
+            return msgspec.json.decode(self.model, type=str)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return ""
 
 
 async def peek(request: Request) -> Peeked:

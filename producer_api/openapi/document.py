@@ -189,6 +189,8 @@ def _response(response: ResponseDoc) -> Described:
         content["text/event-stream"] = {"schema": EVENT}
     if response.struct is not None:
         content["application/json"] = {"schema": {"$ref": REF.format(response.struct.__name__)}}
+    elif response.schema is not None:
+        content["application/json"] = {"schema": response.schema}
     return {"description": response.description} | ({"content": content} if content else {})
 
 

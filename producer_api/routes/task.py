@@ -87,8 +87,7 @@ async def _named(context: Context, caller: Principal, body: Asked) -> Asked:
 
 
 async def _run_named(context: Context, request: Request, caller: Principal, body: Peeked) -> Response:
-    name = body.model if isinstance(body.model, str) else ""
-    return await _run_task(context, request, caller, await tgi.model_of(context, caller, name))
+    return await _run_task(context, request, caller, await tgi.model_of(context, caller, body.model_name))
 
 
 async def _run_task(context: Context, request: Request, caller: Principal, model: ModelInfo) -> Response:
@@ -144,6 +143,7 @@ _ANSWER = ResponseDoc(
     "by the model's task: a list with the continuation, or tokens if `stream` is true; or a vector or the classes "
     "for each input",
     events=(GenerationChunk,),
+    schema={"type": ["array", "object"]},
 )
 _endpoint = partial(
     Endpoint,

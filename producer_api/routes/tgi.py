@@ -83,7 +83,7 @@ async def answer(
         return [made] if as_list else made
 
     def to_headers(found: Answer) -> Mapping[str, str]:
-        return {**headers, **generation_headers(admitted, found, validated, time.perf_counter() - started)}
+        return {**headers, **generation_headers(found, validated, time.perf_counter() - started)}
 
     return await reply.complete(request, to_body, to_headers)
 

@@ -31,7 +31,7 @@ SETTINGS = {  # no limit on the number of requests, so that each refusal is due 
 
 
 COVERAGE_CASES = 2_500  # of the coverage phase
-FUZZED_OPERATIONS = 28  # operations that use the full number of examples
+FUZZED_OPERATIONS = 34  # operations that use the full number of examples
 COUNT = re.compile(r"([0-9]+) generated")
 
 

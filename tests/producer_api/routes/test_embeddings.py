@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from huggingface_hub import AsyncInferenceClient
 from openai import AsyncOpenAI
 
 from shared.backend import Backend
@@ -158,3 +159,19 @@ def test_a_result_survives_encoding() -> None:
     result = Result(vectors=(b"\x00\xff\x80?", b""), tokens=(1,), pieces=("a",), text="é")
     event = TokenEvent(0, (), Terminal(RequestState.COMPLETED, Usage(1, 0), result=result))
     assert decode_event(encode(event)) == event
+
+
+async def test_feature_extraction_returns_plain_vectors(sdk: AsyncOpenAI, api: str) -> None:
+    """huggingface_hub sends texts to the URL that it is given."""
+    expected = [each.embedding for each in (await sdk.embeddings.create(model=EMBEDDER, input=["a", "b"])).data]
+    async with AsyncInferenceClient(base_url=f"{api}/models/{EMBEDDER}", timeout=LIMIT_S) as hub:
+        found = await hub.feature_extraction(["a", "b"], normalize=True)
+        assert found.tolist() == np.array(expected, dtype="float32").tolist()
+        assert (await hub.feature_extraction("a", dimensions=8)).shape == (1, 8)
+    async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
+        info = {"inputs": "a", "model": EMBEDDER}
+        assert (await http.post("/", json=info)).json() == expected[:1]
+        refused = await http.post("/", json={**info, "normalize": False})
+        assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+        wrong = await http.post("/generate", json=info)
+        assert (wrong.status_code, wrong.json()["error_type"]) == (422, "validation")

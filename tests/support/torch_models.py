@@ -25,8 +25,8 @@ class Named(Affine):
     """Returns the values as a dict."""
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
-        values, sums = super().forward(x, bias)
-        return {"values": values, "sums": sums}
+        values = self.layer(x)
+        return {"values": values, "sums": values.sum(dim=1) + bias[:, 0]}
 
 
 def affine(kind: type[Affine] = Affine) -> Affine:

@@ -53,7 +53,7 @@ class LightgbmPredictor:
 def _load(spec: ModelSpec, folder: Path) -> lightgbm.Booster:
     path = model_file.find(spec, folder, FILES)
     try:
-        return lightgbm.Booster(params={"verbosity": -1}, model_file=path)
+        return lightgbm.Booster(model_file=path)
     except lightgbm.basic.LightGBMError as error:
         raise model_file.unusable(spec, path, error) from error
 

@@ -127,7 +127,7 @@ def _load_program(path: Path, device: torch.device) -> Module:
     module = program.module()
 
     def call(**given: torch.Tensor) -> Any:
-        return module(*(given.pop(name) for name in positional), **given)
+        return module(*[given.pop(name) for name in positional], **given)
 
     tensors = (*program.state_dict.values(), *program.constants.values())
     return Module(names, call, _bytes(tensors), program)

@@ -1,5 +1,7 @@
 """Estimators of scikit-learn in skops files. Pickles are never read.
 
+Types that skops does not trust are refused, unless the parameter `trusted_types` names them, separated by commas.
+
 Each output is computed by the method that it is named after: `predict`, `predict_proba`, `decision_function` or
 `transform`, or by skl2onnx' name for it.
 """
@@ -16,6 +18,7 @@ import skops.io
 from shared.errors import ConfigError, InvalidRequest
 from shared.repository.spec import ModelSpec
 from workers.predictors.frameworks import model_file, tables
+from workers.predictors.frameworks.sklearn_trees import TREE, is_sound, trees_in
 from workers.predictors.interface import Array, Arrays, Execution
 
 FILES = ("model.skops",)
@@ -72,13 +75,20 @@ class SklearnPredictor:
 
 def _load(spec: ModelSpec, folder: Path) -> Any:
     path = model_file.find(spec, folder, FILES)
+    given = spec.parameters.get("trusted_types", "")
+    trusted = [TREE, *filter(None, (each.strip() for each in given.split(",")))]
     try:
         untrusted = skops.io.get_untrusted_types(file=path)
-        if not untrusted:
-            return skops.io.load(path, trusted=[])
+        unknown = [each for each in untrusted if each not in trusted]
+        estimator = None if unknown else skops.io.load(path, trusted=trusted)
     except Exception as error:  # a damaged file may raise anything
         raise model_file.unusable(spec, path, error) from error
-    raise model_file.unusable(spec, path, f"it has types that are not trusted: {', '.join(untrusted)}")
+    if unknown:
+        reason = f"it has types that are not trusted: {', '.join(unknown)}; name those that are in trusted_types"
+        raise model_file.unusable(spec, path, reason)
+    if not all(is_sound(tree) for tree in trees_in(estimator)):
+        raise model_file.unusable(spec, path, "a tree in it has nodes that do not exist")
+    return estimator
 
 
 def _default_outputs(spec: ModelSpec, estimator: Any) -> list[str]:

@@ -41,7 +41,7 @@ def complete(spec: ModelSpec, columns: int, compute: Callable[[Array], Arrays]) 
     if not outputs:
         try:
             found = compute(np.zeros((1, columns), "f4"))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"model {spec.name} must declare its inputs and outputs: {error}") from error
         outputs = tuple(_tensor(spec, name, _datatype(each), each.shape[1:]) for name, each in found.items())
     return msgspec.structs.replace(spec, inputs=inputs, outputs=outputs)

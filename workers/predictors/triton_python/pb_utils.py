@@ -1,4 +1,4 @@
-"""What models import as `triton_python_backend_utils`. Names and arguments are those of Triton's python backend."""
+"""The module that models import as `triton_python_backend_utils`. Names and arguments are those of Triton's python backend."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class ResponseSender(Protocol):
         """Send a response, the last one with the flag TRITONSERVER_RESPONSE_COMPLETE_FINAL."""
 
     def is_cancelled(self) -> bool:
-        """Return whether nobody waits for further responses."""
+        """Return whether further responses are discarded."""
 
 
 class InferenceRequest:

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -142,8 +143,26 @@ def test_transformer_of_texts_must_be_described(tmp_path: Path) -> None:
 
 def test_types_of_others_are_refused_by_name(tmp_path: Path) -> None:
     folder = sklearn(Foreign(), tmp_path)
-    with pytest.raises(ConfigError, match=rf"it has types that are not trusted: {Foreign.__module__}\.Foreign$"):
+    with pytest.raises(ConfigError, match=rf"it has types that are not trusted: {Foreign.__module__}\.Foreign;"):
         predict(ModelSpec(name="foreign", backend="sklearn"), folder)
+
+
+def test_types_are_trusted_by_name(tmp_path: Path) -> None:
+    neighbors = KNeighborsClassifier(3).fit(X, Y)
+    types = "sklearn.neighbors._kd_tree.KDTree, sklearn.metrics._dist_metrics.EuclideanDistance64"
+    spec = ModelSpec(name="iris", backend="sklearn", parameters={"trusted_types": types})
+    found = predict(spec, sklearn(neighbors, tmp_path))
+    assert np.array_equal(found["predict_proba"], neighbors.predict_proba(ROWS))
+
+
+def test_trees_with_wrong_nodes_are_refused(tmp_path: Path) -> None:
+    estimator = forest()
+    tree = estimator.estimators_[1].tree_
+    state = tree.__getstate__()
+    state["nodes"]["left_child"][0] = 1 << 40  # where nothing is
+    tree.__setstate__(state)
+    with pytest.raises(ConfigError, match="a tree in it has nodes that do not exist"):
+        predict(ModelSpec(name="iris", backend="sklearn"), sklearn(estimator, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from shared.queue.memory import MemoryTransport
 from shared.queue.redis_streams import RedisStreams
 from shared.queue.router import Router
 from shared.redis.client import RedisServer
+from shared.repository.memory_store import MemoryRepositoryStore
+from shared.repository.redis_store import RedisRepositoryStore
+from shared.repository.store import RepositoryStore
 from shared.settings import Settings
 from shared.token_log.interface import Live, TokenLog
 from shared.token_log.live_feed import LiveFeed
@@ -26,14 +29,15 @@ from shared.webhooks.store import RedisWebhooks
 
 @dataclass(frozen=True)
 class Backend:
-    """The queue and its router, the token logs, the live messages, the workers, the locks, the dead letters and the
-    webhooks.
+    """The queue and its router, the token logs, the live messages, the workers, the models of the repository, the
+    locks, the dead letters and the webhooks.
     """
 
     live: Live
     transport: Transport
     token_log: TokenLog
     registry: Registry
+    repository: RepositoryStore
     router: Router
     locks: Locks
     dead_letters: DeadLetters
@@ -63,6 +67,7 @@ class Backend:
                 result_ttl=settings.result_ttl,
             ),
             registry=registry,
+            repository=RedisRepositoryStore(server, lease=settings.lease),
             router=router,
             locks=RedisLocks(server),
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
@@ -88,6 +93,7 @@ class Backend:
                 result_ttl=settings.result_ttl,
             ),
             registry=registry,
+            repository=MemoryRepositoryStore(live.publish),
             router=router,
             locks=MemoryLocks(),
             dead_letters=MemoryDeadLetters(most=settings.dead_letters, ttl=settings.dead_letter_ttl),

@@ -110,6 +110,12 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class VersionNotFound(NotFound):
+    """The model has no ready version of that number."""
+
+    code = "version_not_found"
+
+
 class MethodNotAllowed(HeadraceError):
     """The route does not support this method."""
 
@@ -165,6 +171,15 @@ class UnsupportedMediaType(HeadraceError):
     code = "unsupported_media_type"
     status = 415
     grpc_status = "INVALID_ARGUMENT"
+
+
+class ModelUnavailable(HeadraceError):
+    """The model is known, but cannot be loaded at present, or its unloading was ordered."""
+
+    code = "model_unavailable"
+    status = 503
+    grpc_status = "UNAVAILABLE"
+    retryable = True
 
 
 class QueueFull(HeadraceError):
@@ -232,6 +247,12 @@ class Unavailable(HeadraceError):
     status = 503
     grpc_status = "UNAVAILABLE"
     retryable = True
+
+
+class QueueTimeout(Unavailable):
+    """The request waited longer than the model's queue policy allows."""
+
+    code = "queue_timeout"
 
 
 class EngineFailed(HeadraceError):

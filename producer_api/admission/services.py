@@ -29,7 +29,7 @@ class AdmissionServices:
 
 def admission_services(settings: Settings, backend: Backend, metrics: Metrics) -> AdmissionServices:
     """Wire the admission of one process."""
-    catalog = ModelCatalog(backend.registry, settings)
+    catalog = ModelCatalog(backend, settings)
     kept = max(settings.result_ttl, settings.response_ttl)
     keys = IdempotencyKeys(backend.locks, ttl=settings.request_ttl + kept)
     limiter = None if backend.limits is None else RateLimiter.from_settings(settings, backend.limits, metrics)

@@ -32,6 +32,11 @@ request's state and log another.
 | files | by tenant a sorted set of ids; FILES: records, sizes, ends | API, tasks | deleted or expired |
 | batch | hash per batch, its items and their holders; by tenant and open: sorted sets | API, tasks | `batch_ttl` |
 | WEBHOOKS_DUE, webhook | sorted set of ids by due time; hash of each | API | `result_ttl` after its end |
+| ORDERS | hashes per model: its last order, and that order's id | API | forever, one per model |
+| order_result | JSON per order | worker: answer | an hour |
+| loads | set per version that is loaded: the workers that load it | worker: begin, end | empty, or a day |
+| REPOSITORY_PREFIX | JSON per worker: the statuses of its models | worker: report | as its heartbeat |
+| REPOSITORY_WORKERS | set of the ids | the same | a reader finds the entry gone |
 | LEDGER, limit | hashes and sorted set of open and ended requests; usage per limit | API | recorded; window ends |
 | DEAD_INDEX, DEAD_LETTERS | sorted set and hash of dead letters | worker: add; API: remove | bounded |
 """
@@ -56,6 +61,10 @@ WEBHOOKS_DUE = "hr:{webhooks}:due"
 WEBHOOK_PREFIX = "hr:{webhooks}:of:"  # followed by the id of the job or batch
 LEDGER = ("hr:{limits}:open", "hr:{limits}:due", "hr:{limits}:ended")
 LIMIT_PREFIX = "hr:{limits}:of:"  # followed by the limit's name, by the script; in the same slot
+ORDERS = ("hr:{repository}:orders", "hr:{repository}:order-ids")
+REPOSITORY_WORKERS = "hr:{repository}:workers"
+REPOSITORY_PREFIX = "hr:{repository}:of:"  # followed by the id of a worker
+REPOSITORY_WAKE = "hr:{repository}:wake"  # tells the workers that an order was placed
 CACHED_MODELS = 256
 STATES = "hr:{req_*}:state"  # matches all states
 LIVE = "hr:live"  # without messages; keeps a connection subscribed that has no readers
@@ -145,6 +154,14 @@ def hold(name: str) -> str:
 
 def model(name: str) -> str:
     return f"hr:model:{name}"
+
+
+def order_result(order_id: str) -> str:
+    return f"hr:{{repository}}:result:{order_id}"
+
+
+def loads(load: str) -> str:
+    return f"hr:{{repository}}:loads:{load}"
 
 
 def files_of(tenant: str) -> str:

@@ -19,6 +19,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         dims: without the batch dimension, if the model has one; -1 for any size.
         reshape: the dimensions that the model itself sees, if they are others.
         label_filename: file of the names of the output's classes, one a line.
+        labels: those names, once the model is loaded.
     """
 
     name: str
@@ -28,6 +29,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     optional: bool = False
     allow_ragged_batch: bool = False
     label_filename: str = ""
+    labels: tuple[str, ...] = ()
 
 
 class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -35,12 +35,12 @@ class PredictorLost(Exception):
 
 @dataclass(frozen=True)
 class Execution:
-    """One execution of a predictor: the joined inputs of requests, and the parameters of a single one.
+    """One execution of a predictor: the joined inputs of requests, and the parameters that these have in common.
 
     Attributes:
-        inputs: by name; with a batch dimension if the model's max_batch_size is above 0.
+        inputs: by name; with a batch dimension if the model's max_batch_size is above 0. They may be read-only.
         outputs: names of the wanted outputs; empty for all.
-        parameters: of the request, if it is executed alone.
+        parameters: of the requests; only requests with equal ones are joined.
     """
 
     inputs: Arrays
@@ -51,8 +51,8 @@ class Execution:
 class Predictor(Protocol):
     """One instance of a model. One thread at a time calls it.
 
-    Raises HeadraceError of the request at fault, or any other exception for a failure of the model's own, which
-    ends the requests of that execution.
+    Raises HeadraceError of the request at fault, PredictorLost, or any other exception for a failure of the model's
+    own. A failed execution of several requests is repeated for each of them alone.
     """
 
     @property

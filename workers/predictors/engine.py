@@ -77,15 +77,12 @@ class PredictorEngine:
         Raises:
             ConfigError: the warm-up failed, or a file that the description names is missing.
         """
-        added = Version(
-            version,
-            spec or self._spec,
-            instances,
-            folder=self._folder,
-            lock=self._lock,
-            clock=self._clock,
-            deliver=self._deliver,
-        )
+        try:
+            added = self._make_version(version, spec or self._spec, instances)
+        except BaseException:
+            for instance in instances:
+                instance.close()
+            raise
         with self._lock:
             self._retire(version)
             versions = {**self._versions, version: added}
@@ -131,8 +128,21 @@ class PredictorEngine:
             self._jobs.clear()
             for name in list(self._versions):
                 self._retire(name)
+            for version in self._closing:
+                version.close(sequences=False)
             closing = [each.closed for each in self._closing]
         wait(closing, CLOSE_TIMEOUT_S)
+
+    def _make_version(self, version: str, spec: ModelSpec, instances: Sequence[Predictor]) -> Version:
+        return Version(
+            version,
+            spec,
+            instances,
+            folder=self._folder,
+            lock=self._lock,
+            clock=self._clock,
+            deliver=self._deliver,
+        )
 
     # requests
 
@@ -145,7 +155,7 @@ class PredictorEngine:
         with self._lock:
             if request.id in self._jobs or request.id in self._awaiting_version:
                 raise InvalidRequest(f"request {request.id} is running already")
-            version = self._find(work.version)
+            version = self._find_sequence(request, work) or self._find(work.version)
             if version is None:
                 self._awaiting_version[request.id] = (request, deliver)
                 return
@@ -161,7 +171,8 @@ class PredictorEngine:
                 return False
             version, job = found
             version.remove(job)
-            return True
+        version.flush()
+        return True
 
     # the methods of a Generator
 
@@ -211,6 +222,14 @@ class PredictorEngine:
         if wanted:
             raise self._not_found(wanted)
         raise Unavailable(f"no version of {self.name} is ready")
+
+    def _find_sequence(self, request: EngineRequest, work: Infer) -> Version | None:
+        """Return the version on which a sequence has begun, even if it is being closed."""
+        if work.sequence is None or work.sequence.start:
+            return None
+        key = (request.tenant, work.sequence.id)
+        versions = [*self._versions.values(), *self._closing]
+        return next((each for each in versions if work.version in ("", each.version) and each.knows(key)), None)
 
     def _not_found(self, version: str) -> VersionNotFound:
         return VersionNotFound(f"{self.name} has no ready version {version}", param="version")

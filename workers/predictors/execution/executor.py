@@ -82,15 +82,14 @@ class BatchExecutor:
 
     def _call(self, batch: Batch) -> Execution:
         parts = [self._parts.reader.read(job.work) for job in batch.jobs]
-        return Execution(join(parts), _wanted(batch), batch.jobs[0].work.parameters)
+        return Execution(join(parts), batch.wanted_outputs(), batch.jobs[0].work.parameters)
 
     def _results(self, batch: Batch, outputs: Arrays) -> list[Result]:
         parts = self._divide(batch, outputs)
-        write = self._parts.writer.write
-        return [
-            Result(tensors=write(part, job.work), version=self._parts.version)
-            for job, part in zip(batch.jobs, parts, strict=True)
-        ]
+        return [self._result(job, part) for job, part in zip(batch.jobs, parts, strict=True)]
+
+    def _result(self, job: Job, outputs: Arrays) -> Result:
+        return Result(tensors=self._parts.writer.write(outputs, job.work), version=self._parts.version)
 
     def _divide(self, batch: Batch, outputs: Arrays) -> list[Arrays]:
         if not self._parts.spec.max_batch_size:
@@ -121,10 +120,3 @@ def failed(job: Job, error: HeadraceError, parts: VersionParts, reason: FailureR
     """Count a failed request, and return its last output."""
     parts.statistics.count_failure(reason, parts.clock() - job.arrived_ns)
     return EngineOutput(job.id, finished=True, error=error)
-
-
-def _wanted(batch: Batch) -> tuple[str, ...]:
-    """Return the outputs that any request of the batch wants; empty for all."""
-    if not all(job.work.outputs for job in batch.jobs):
-        return ()
-    return tuple(dict.fromkeys(name for job in batch.jobs for name in job.work.outputs))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from producer_api.admission.gateway import Gateway
 from producer_api.admission.idempotency import IdempotencyKeys
 from producer_api.admission.model_catalog import ModelCatalog
+from producer_api.admission.repository_catalog import RepositoryCatalog
 from producer_api.admission.request_control import RequestControl
 from producer_api.metering.rate_limiter import RateLimiter
 from producer_api.observability.metrics import Metrics
@@ -21,6 +22,7 @@ class AdmissionServices:
     settings: Settings
     backend: Backend
     catalog: ModelCatalog
+    repository: RepositoryCatalog
     idempotency_keys: IdempotencyKeys
     rate_limiter: RateLimiter | None
     request_control: RequestControl
@@ -38,6 +40,7 @@ def admission_services(settings: Settings, backend: Backend, metrics: Metrics) -
         settings=settings,
         backend=backend,
         catalog=catalog,
+        repository=RepositoryCatalog(backend.repository),
         idempotency_keys=keys,
         rate_limiter=limiter,
         request_control=control,

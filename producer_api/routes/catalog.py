@@ -15,6 +15,9 @@ from producer_api.routes import (
     files,
     health,
     jobs,
+    kserve,
+    kserve_infer,
+    kserve_repository,
     metrics,
     models,
     openapi,
@@ -36,6 +39,10 @@ IN_MEMORY = (
     *health.ENDPOINTS,
     *openapi.ENDPOINTS,
     *pages.ENDPOINTS,
+    *kserve.ENDPOINTS,
+    *kserve_infer.ENDPOINTS,
+    *kserve_repository.ENDPOINTS,
+    *kserve.LAST_ENDPOINTS,
 )
 API = (*IN_MEMORY, *files.ENDPOINTS, *batches.ENDPOINTS)
 ADMIN = (

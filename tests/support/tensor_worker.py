@@ -125,10 +125,7 @@ def models() -> dict[str, TensorModel]:
     labels = TensorSpec(name="OUT", datatype="FP32", dims=output.dims, labels=("cat", "dog"))
     found = [
         TensorModel(add_sub, _add_sub, ("1", "3")),
-        *(
-            TensorModel(spec(f"identity_{kind.lower()}", {"IN": kind}, {"OUT": kind}), _identity)
-            for kind in kinds
-        ),
+        *(TensorModel(spec(f"identity_{kind.lower()}", {"IN": kind}, {"OUT": kind}), _identity) for kind in kinds),
         TensorModel(spec("batched", {"IN": "FP32"}, {"OUT": "FP32"}, dims=(2,), max_batch_size=4), _identity),
         TensorModel(spec("repeat", {"IN": "INT32"}, {"OUT": "INT32"}, decoupled=True), _repeat),
         TensorModel(spec("failing", {"IN": "INT32"}, {"OUT": "INT32"}), _failing),

@@ -57,7 +57,9 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 @contextlib.contextmanager
-def full_stack(model: str, *options: str, settings: Mapping[str, object] | None = None) -> Iterator[FullStack]:
+def full_stack(
+    model: str | None, *options: str, settings: Mapping[str, object] | None = None
+) -> Iterator[FullStack]:
     """Run `headrace up` until the body ends, and yield it once it is ready. `settings` go into its environment.
 
     A worker in another environment imports this repository too.
@@ -65,7 +67,9 @@ def full_stack(model: str, *options: str, settings: Mapping[str, object] | None 
     port = free_port("127.0.0.1")
     environment = {f"HEADRACE_{name.upper()}": str(value) for name, value in (settings or {}).items()}
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
-        command = [sys.executable, "-m", "headrace", "up", "--port", str(port), "--model", model]
+        command = [sys.executable, "-m", "headrace", "up", "--port", str(port)]
+        if model is not None:
+            command += ["--model", model]
         log = Path(folder) / "up.log"
         with log.open("wb") as output:
             process = subprocess.Popen(

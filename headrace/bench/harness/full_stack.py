@@ -59,7 +59,7 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 @contextlib.contextmanager
 def full_stack(
-    model: str,
+    model: str | None,
     *options: str,
     settings: Mapping[str, object] | None = None,
     variables: Mapping[str, str] | None = None,
@@ -80,7 +80,9 @@ def full_stack(
         **(variables or {}),
     }
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
-        command = [sys.executable, "-m", "headrace", "up", "--port", str(port), "--model", model]
+        command = [sys.executable, "-m", "headrace", "up", "--port", str(port)]
+        if model is not None:
+            command += ["--model", model]
         log = Path(folder) / "up.log"
         with log.open("wb") as output:
             process = subprocess.Popen(

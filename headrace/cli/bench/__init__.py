@@ -3,7 +3,7 @@
 Only `headrace.cli.main` and tests import it.
 """
 
-from headrace.cli.bench import engine, server
+from headrace.cli.bench import engine, predict, server
 from headrace.cli.bench.options import app
 
-__all__ = ["app", "engine", "server"]
+__all__ = ["app", "engine", "predict", "server"]

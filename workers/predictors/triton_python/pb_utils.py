@@ -1,4 +1,7 @@
-"""The module that models import as `triton_python_backend_utils`. Names and arguments are those of Triton's python backend."""
+"""The module that models import as `triton_python_backend_utils`.
+
+Names and arguments are those of Triton's python backend.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,46 @@
+"""`headrace bench predict`: figures of its pairs, and equal batches on both sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from headrace.bench.predict import direct
+from headrace.bench.predict.comparison import Pair, Prediction
+from headrace.bench.predict.repository import ADDER_FILE, write_adder
+
+
+def pair(served: float, direct: float, single: float) -> Pair:
+    return Pair(served=served, direct=direct, single=single, batch=8.0, latency=0.004, foreign=0.01)
+
+
+def test_figures_are_medians_of_pairs() -> None:
+    found = Prediction([pair(90, 100, 30), pair(80, 100, 20), pair(85, 100, 40)])
+    assert (found.share, found.gain, found.latency) == (0.85, 3.0, 0.004)
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(found.table())
+    assert "85.0%" in shown.get()
+
+
+def test_direct_side_executes_the_given_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given counts of batches by size, the loop executes these sizes in these proportions."""
+    executed: list[int] = []
+    monkeypatch.setattr(direct, "session", lambda graph: lambda inputs: executed.append(len(inputs["input_ids"])))
+    times = iter([0.0, 0.0, 0.0, 0.0, 2.0])
+    monkeypatch.setattr(direct.time, "perf_counter", lambda: next(times))
+
+    found = direct.measure(Path("unused"), 4, {2: 3, 5: 1}, 1.0, seed=0)
+
+    assert (sorted(executed[:2]), Counter(executed[2:])) == ([2, 5], Counter({2: 3, 5: 1}))
+    assert found["rows_per_second"] == 11 / 2
+
+
+def test_measured_model_adds(tmp_path: Path) -> None:
+    write_adder(tmp_path / "1")
+    [output] = direct.session(tmp_path / "1" / ADDER_FILE)({"INPUT": np.ones((2, 4), np.float32)})
+    assert output.tolist() == [[2.0] * 4] * 2

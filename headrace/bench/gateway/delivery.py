@@ -23,7 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bench.gateway.stream_readers import FLOWING, Reading
+from headrace.bench.gateway.stream_readers import ANSWER_TOKENS, FLOWING, Reading
 from headrace.bench.harness.full_stack import FullStack, cpu_seconds, full_stack
 from headrace.bench.harness.report import Spread
 from shared.backend import Backend
@@ -46,6 +46,7 @@ UNSERVED = "unserved"
 BACKLOG = 10_000  # waiting requests, to see whether they make one more request more expensive
 SETTINGS = {
     "max_num_seqs": STREAMS,
+    "max_model_len": ANSWER_TOKENS + 100,  # with the prompt
     "queue_depth": 100_000,
     "tenant_queue_depth": 100_000,
     "queue_tokens": 10**9,

@@ -22,12 +22,16 @@ from workers.openmp_env import spin_briefly
 
 @dataclass(frozen=True)
 class Pair:
-    """One run of each side. Rates are in output tokens/s, times in seconds; `foreign` is the larger of both."""
+    """One run of each side. Rates are in output tokens/s, times in seconds; `foreign` is the larger of both.
+
+    `added_ttft` is the median over the single requests, each compared with the same request on the other side.
+    """
 
     bare_rate: float
     queue_rate: float
     bare_ttft: float
     queue_ttft: float
+    added_ttft: float
     api_rss_mib: float
     foreign: float
 
@@ -44,7 +48,7 @@ class Overhead:
 
     @property
     def added_ttft(self) -> float:
-        return statistics.median(pair.queue_ttft - pair.bare_ttft for pair in self.pairs)
+        return statistics.median(pair.added_ttft for pair in self.pairs)
 
     @property
     def api_rss_mib(self) -> float:
@@ -89,7 +93,7 @@ class Overhead:
                 f"{pair.queue_rate / pair.bare_rate:.3f}",
                 f"{pair.bare_ttft * 1000:.1f} ms",
                 f"{pair.queue_ttft * 1000:.1f} ms",
-                f"{(pair.queue_ttft - pair.bare_ttft) * 1000:.1f} ms",
+                f"{pair.added_ttft * 1000:.1f} ms",
                 f"{pair.api_rss_mib:.0f}",
                 f"{pair.foreign:.1%}",
             )
@@ -114,15 +118,16 @@ def measure_overhead(model: str, runtime: str, repeats: int, seed: int, console:
 
 def measure_pair(subject: Subject, model: str, seed: int, console: Console) -> Pair:
     """Measure one pair. Raises HeadraceError if a side does not start, a request fails, or the sides differ."""
-    alone = [] if isinstance(subject.alone, Target) else [subject.alone()]
+    runs = [] if isinstance(subject.alone, Target) else [subject.alone()]
     with full_stack(model, *subject.options, settings=subject.settings, variables=subject.variables) as stack:
         rss = stack.rss_mib("api")
         queue = Target(stack.url, subject.model, extra=EXTRA)
         targets = [subject.alone, queue] if isinstance(subject.alone, Target) else [queue]
-        bare, full = [*alone, *measure_servers(targets, seed, console)]
+        bare, full = [*runs, *measure_servers(targets, seed, console)]
     if full.tokens != bare.tokens:
         raise HeadraceError(
             f"the sides did not do the same work: {bare.tokens} tokens on the runtime alone, {full.tokens} "
             "through the queue"
         )
-    return Pair(bare.rate, full.rate, bare.ttft, full.ttft, rss, max(bare.foreign, full.foreign))
+    added = statistics.median(queued - alone for alone, queued in zip(bare.waits, full.waits, strict=True))
+    return Pair(bare.rate, full.rate, bare.ttft, full.ttft, added, rss, max(bare.foreign, full.foreign))

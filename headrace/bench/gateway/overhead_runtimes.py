@@ -18,14 +18,13 @@ from headrace.bench.gateway.serve import measure
 from headrace.bench.harness.cpu_contention import foreign_load
 from headrace.bench.harness.full_stack import served_name
 from headrace.bench.harness.load import Load, Target, send
-from headrace.bench.harness.report import EngineOnlyRun, Report, require_complete
+from headrace.bench.harness.report import EngineOnlyRun, require_complete
 from headrace.bench.harness.subprocess_run import run_in_subprocess
-from headrace.bench.harness.timed_stream import Sample
 from headrace.bench.harness.workload import CONCURRENCY, WorkItem, make_mix, ttft_mix, warmup_mix
 from headrace.bench.peers.peer_llamacpp import llama_server
 from headrace.bench.peers.peer_vllm import ENVIRONMENT, MAX_MODEL_LEN
 from headrace.bench.peers.peers import find_peers
-from shared.errors import ConfigError
+from shared.errors import ConfigError, HeadraceError
 from shared.models.model_store import ModelRepository
 from shared.settings import load
 
@@ -99,28 +98,28 @@ def measure_servers(targets: Sequence[Target], seed: int, console: Console) -> l
         rates.append((mix.output_tokens, mix.output_tokens_per_second, during.share))
     with foreign_load() as during:
         singles = asyncio.run(send_in_turn(targets, ttft_mix(seed)))
-    for report in singles:
-        require_complete(report)
     return [
-        EngineOnlyRun(tokens, rate, report.ttft.p50, max(foreign, during.share))
-        for (tokens, rate, foreign), report in zip(rates, singles, strict=True)
+        EngineOnlyRun(tokens, rate, waits, max(foreign, during.share))
+        for (tokens, rate, foreign), waits in zip(rates, singles, strict=True)
     ]
 
 
-async def send_in_turn(targets: Sequence[Target], items: Sequence[WorkItem]) -> list[Report]:
-    """Send each item to every server, one request at a time, and return a report for each server.
+async def send_in_turn(targets: Sequence[Target], items: Sequence[WorkItem]) -> list[list[float]]:
+    """Send each item to every server, one request at a time. Return the times to the first token for each server.
 
     The machine's speed changes from minute to minute; requests in turn meet the same speed. Another server is the
-    first with each item.
+    first with each item. Raises HeadraceError if a request fails.
     """
-    samples: list[list[Sample]] = [[] for _ in targets]
-    begin = time.perf_counter()
+    waits: list[list[float]] = [[] for _ in targets]
     for number, item in enumerate(items):
         for place in range(len(targets)):
             index = (number + place) % len(targets)
-            samples[index].append(await send(targets[index], item, time.perf_counter()))
-    seconds = time.perf_counter() - begin
-    return [Report.from_samples(found, seconds) for found in samples]
+            sample = await send(targets[index], item, time.perf_counter())
+            if sample.error is not None:
+                raise HeadraceError(f"a request failed, so the runs cannot be compared: {sample.error}")
+            first = sample.arrivals[0] if sample.arrivals else sample.ended  # an answer may have no text
+            waits[index].append(first - sample.scheduled)
+    return waits
 
 
 RUNTIMES: dict[str, Callable[[str, int, Console], AbstractContextManager[Subject]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,12 +107,16 @@ def _milliseconds(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class EngineOnlyRun:
-    """Run on the engine alone. `ttft` is the median time to the first token in seconds."""
+    """Run of one side: the mix, and single requests. `waits` are their times to the first token, in seconds."""
 
     tokens: int
     rate: float
-    ttft: float
+    waits: list[float]
     foreign: float
+
+    @property
+    def ttft(self) -> float:
+        return statistics.median(self.waits)
 
 
 def require_complete(report: Report) -> None:

@@ -14,14 +14,14 @@ from headrace.bench.harness.full_stack import full_stack
 from headrace.bench.harness.load import Target
 from headrace.bench.harness.report import EngineOnlyRun, Report, require_complete
 from headrace.bench.harness.timed_stream import Sample
-from headrace.bench.harness.workload import CONCURRENCY, make_mix
+from headrace.bench.harness.workload import CONCURRENCY, TTFT_REQUESTS, make_mix
 from shared.errors import HeadraceError
-from tests.support.fake_openai_server import work
+from tests.support.fake_openai_server import sending, work
 from workers.scripted_engine import ScriptedEngine
 
 
 def pair(bare: float, queue: float, *, added: float = 0.005, foreign: float = 0.0) -> Pair:
-    return Pair(bare, queue, 0.080, 0.080 + added, 70.0, foreign)
+    return Pair(bare, queue, 0.080, 0.080 + added, added, 70.0, foreign)
 
 
 def test_medians_are_of_pairs():
@@ -93,14 +93,18 @@ async def test_single_requests_go_to_both_servers_in_turn(server):
     """Given two servers, each request goes to both, one at a time, and each server is first every other time."""
     targets = [Target(server.url, name) for name in ("bare", "queue")]
 
-    reports = await send_in_turn(targets, work(3))
+    waits = await send_in_turn(targets, work(3))
 
     sent = [(body["model"], body["messages"][0]["content"][-1]) for body in server.bodies]
     assert sent == [
         ("bare", "0"), ("queue", "0"), ("queue", "1"), ("bare", "1"), ("bare", "2"), ("queue", "2"),
     ]  # fmt: skip
     assert server.most_open == 1
-    assert [(report.requests, report.errors) for report in reports] == [(3, {}), (3, {})]
+    assert [len(each) for each in waits] == [3, 3]
+
+    server.respond = sending(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+    with pytest.raises(HeadraceError, match="503"):
+        await send_in_turn(targets, work(1))
 
 
 @pytest.mark.slow
@@ -110,13 +114,13 @@ def test_a_pair_through_the_full_stack():
     console = Console(file=io.StringIO())
 
     def pair_with(tokens: int) -> Pair:
-        bare = EngineOnlyRun(tokens, 1000.0, 0.001, 0.0)
+        bare = EngineOnlyRun(tokens, 1000.0, [0.001] * TTFT_REQUESTS, 0.0)
         return measure_pair(Subject("scripted", lambda: bare), "scripted", 0, console)
 
     found = pair_with(tokens)
 
     assert found.queue_rate > 0
-    assert found.queue_ttft > 0
+    assert found.added_ttft == pytest.approx(found.queue_ttft - 0.001)
     assert 20 < found.api_rss_mib < 150
     with pytest.raises(HeadraceError, match="did not do the same work"):
         pair_with(tokens + 1)

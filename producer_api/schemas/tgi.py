@@ -184,7 +184,8 @@ class GenerateParameters(Body):
             return
         most = limits.input_length
         if self.truncate <= 0 or (most is not None and self.truncate > most):
-            text = f"`truncate` must be strictly positive and less than {most}. Given: {_shown(self.truncate)}"
+            bound = MAX_TOKEN_ID if most is None else most
+            text = f"`truncate` must be strictly positive and less than {bound}. Given: {_shown(self.truncate)}"
             raise _wrong("truncate", text)
 
     def to_params(self, *, stream: bool) -> SamplingParams:

@@ -43,7 +43,7 @@ async def ask(http: httpx.AsyncClient, inputs: str = "a mill", **parameters: Any
     return answer.json()
 
 
-async def test_details_agree_with_the_text_the_prompt_and_the_tokenizer(http: httpx.AsyncClient) -> None:
+async def test_details_agree_with_the_text_and_the_prompt(http: httpx.AsyncClient) -> None:
     found = await ask(http, details=True, decoder_input_details=True, top_n_tokens=2)
     details = found["details"]
     tokens = details["tokens"]

@@ -66,6 +66,7 @@ CLIENTS: tuple[Client, ...] = (
     Client("aider", "python", ("aider-chat==0.86.2",), "aider_client.py"),
     Client("promptfoo", "node", ("promptfoo@0.121.20",), "promptfoo.mjs"),
     Client("Codex CLI", "node", ("@openai/codex@0.171.0",), "codex.mjs"),
+    Client("cohere", "python", ("cohere==7.3.1",), "cohere_client.py"),
     Client("Celery", "python", ("celery[redis]==5.7.0",), "celery_client.py"),
     Client("EventSource", "node", ("eventsource@4.1.1",), "eventsource.mjs"),
     Client("grpcio reflection", "python", ("grpcio-reflection==1.85.1",), "reflection.py"),

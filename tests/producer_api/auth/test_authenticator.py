@@ -126,6 +126,10 @@ async def test_scopes_limit_models_groups_and_classes(app: FastAPI, keys: ApiKey
         assert answer.status_code == 403
         assert answer.json()["error"]["type"] == "permission_error"
         assert (await client.get("/v1/files")).status_code == 403
+    pair = {"model": "absent", "queries": "x", "documents": "y"}
+    for routes, status in ((["pooling"], 404), (["embeddings"], 403)):
+        async with caller(app, keys, routes=routes) as client:
+            assert (await client.post("/score", json=pair)).status_code == status
     async with caller(app, keys, classes=["batch"]) as client:
         job = {"model": MODEL, "prompt": "x"}
         assert (await client.post("/v1/jobs", json=job)).status_code == 403

@@ -206,6 +206,9 @@ async def test_texts_are_classified(http: httpx.AsyncClient) -> None:
     plain = await post(http, "/classify", model="classifier", input="a mill", use_activation=False)
     logits = torch.tensor(plain["data"][0]["probs"])
     np.testing.assert_allclose(logits.softmax(-1), answer["data"][0]["probs"], atol=1e-6)
+    many = await post(http, "/classify", model="classifier", input=[f"mill {number}" for number in range(40)])
+    last = await post(http, "/classify", model="classifier", input="mill 39")
+    assert many["data"][39] == {**last["data"][0], "index": 39}
     one = await post(http, "/classify", model="cross-encoder", input="a mill")
     assert (one["data"][0]["label"], one["data"][0]["num_classes"]) == ("relevance", 1)
 

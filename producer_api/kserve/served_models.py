@@ -13,17 +13,19 @@ from producer_api.admission.repository_catalog import MISS_LIFE_S, SNAPSHOT_LIFE
 from producer_api.auth.principal import Principal
 from producer_api.services import Context
 from shared.errors import InvalidRequest, ModelNotFound, NotSupported, Unavailable
-from shared.models.worker_registry import ModelInfo, Task, WorkerInfo
+from shared.models.worker_registry import ModelInfo, WorkerInfo
 from shared.repository.spec import ModelSpec, TensorSpec
 from shared.repository.status import ModelStatus, VersionStatus
 
-TEXT_INPUT, TEXT_OUTPUT, EMBEDDING = "text_input", "text_output", "embedding"
+TEXT_INPUT, TEXT_OUTPUT = "text_input", "text_output"
+TEXT_BACKEND = "headrace"  # of a model of texts, also before it is loaded
 ONLY_VERSION = "1"  # of a model that has no repository
 RETRY_AFTER_S = 1.0
 _TEXT_INPUTS = (TensorSpec(name=TEXT_INPUT, datatype="BYTES", dims=(1,)),)
-_TEXT_OUTPUTS: Mapping[Task, tuple[TensorSpec, ...]] = {
+_TEXT_OUTPUTS: Mapping[str, tuple[TensorSpec, ...]] = {  # by task
     "generate": (TensorSpec(name=TEXT_OUTPUT, datatype="BYTES", dims=(1,)),),
-    "embed": (TensorSpec(name=EMBEDDING, datatype="FP32", dims=(-1,)),),
+    "embed": (TensorSpec(name="embedding", datatype="FP32", dims=(-1,)),),
+    "classify": (TensorSpec(name="probs", datatype="FP32", dims=(-1,)),),
 }
 
 
@@ -47,6 +49,10 @@ class ServedModel:
     def ready(self) -> bool:
         return any(each.state == "READY" for each in self.versions)
 
+    @property
+    def takes_texts(self) -> bool:
+        return self.status.task not in ("predict", None) or self.spec.backend == TEXT_BACKEND
+
     def check_ready(self) -> None:
         """Raise Unavailable if no worker can run it, and none will load it on demand."""
         if self.ready or (self.status.on_demand and not self.version):
@@ -62,7 +68,7 @@ class ServedModel:
 
     def check_tensors(self, *, streamed: bool) -> None:
         """Raise InvalidRequest for a model without tensors, NotSupported for one whose responses need a stream."""
-        if self.status.task not in ("predict", None):
+        if self.takes_texts:
             raise InvalidRequest(f"{self.status.name} takes texts, not tensors", param="model")
         if self.spec.decoupled and not streamed:
             raise NotSupported(
@@ -114,7 +120,7 @@ def _of_workers(info: ModelInfo, workers: Sequence[WorkerInfo]) -> ModelStatus:
         reason="" if found.ready else "; ".join(reason.message for reason in found.reasons),
         progress=found.progress,
     )
-    spec = ModelSpec(name=info.name, backend="headrace", platform=info.runtime)
+    spec = ModelSpec(name=info.name, backend=TEXT_BACKEND, platform=info.runtime)
     return ModelStatus(name=info.name, spec=spec, versions=(version,), task=info.task or "generate")
 
 

@@ -20,7 +20,7 @@ from producer_api.kserve import model_views
 from producer_api.kserve.content_coding import read_payload
 from producer_api.kserve.served_models import ServedModel, find, visible_models
 from producer_api.routes.health import readiness
-from producer_api.schemas.kserve import IndexBody, ModelIndex, ModelMetadata, ModelStatisticsList, ServerMetadata
+from producer_api.schemas.kserve import IndexBody, ModelMetadata, ModelStatisticsList, ServerMetadata
 from producer_api.services import Context
 from shared.errors import Unavailable
 from shared.schemas.parsing import validate
@@ -116,7 +116,7 @@ ENDPOINTS = (
         group="predict",
         summary="List the models with their versions",
         body=IndexBody,
-        responses=(ResponseDoc("an array of ModelIndex", ModelIndex),),
+        responses=(ResponseDoc("an array of objects with name, version, state and reason"),),
         failures=(400, 413, 500, 501, 503),
     ),
     _endpoint(

@@ -26,7 +26,7 @@ from producer_api.services import VERSION, Context
 from shared.backend import Backend
 from shared.batches.store import Batches
 from shared.files.store import Files
-from shared.models.model_store import MINILM
+from shared.models.model_store import MINILM, SMOLLM2
 from shared.settings import Settings
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
@@ -66,7 +66,11 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     register_errors(app)
     app.router.routes.append(Dispatcher(table, context.authenticate, _parts(context)))
     embedder = context.catalog.embedding_model or MINILM.name
-    describe(app, table.endpoints, {SERVED_MODEL: context.catalog.served_model, EMBEDDING_MODEL: embedder})
+    describe(
+        app,
+        table.endpoints,
+        {SERVED_MODEL: context.catalog.served_model or SMOLLM2.name, EMBEDDING_MODEL: embedder},
+    )
     return app
 
 

@@ -82,6 +82,7 @@ class Context(AdmissionServices):
 
     async def close(self) -> None:
         """Wait for what runs in the background, and let go of the database."""
+        await self.shadow_copies.close()
         await self.request_control.background.close()
         await self.authenticate.close()
         await self.database.close()

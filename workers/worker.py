@@ -81,7 +81,7 @@ class Worker:
             self._preparer,
             metrics,
             interval=settings.canary_interval,
-            idle=lambda: self._info.state == "ready" and not self.holds_requests and not self._engine.stats.fault,
+            idle=lambda: self._info.state == "ready" and not self._by_job and not self._engine.stats.fault,
         )
         self._by_job: dict[str, ActiveRequest] = {}
         self._used_at = time.monotonic()
@@ -153,10 +153,6 @@ class Worker:
             self._preparer.close()
             await asyncio.to_thread(self._engine.stop)
 
-    @property
-    def holds_requests(self) -> bool:
-        return bool(self._by_job)
-
     def active_requests(self) -> list[ActiveRequest]:
         """Return the requests that it holds."""
         return list(self._by_job.values())
@@ -167,11 +163,7 @@ class Worker:
         return time.monotonic() if self._by_job else self._used_at
 
     def drain(self, grace: float | None = None) -> None:
-        """Stop pulling, finish within the grace time, and hand the other requests back with their tokens.
-
-        Args:
-            grace: seconds; default: the setting.
-        """
+        """Stop pulling, finish within `grace` seconds, and hand the other requests back with their tokens."""
         self._grace = self._grace if grace is None else grace
         self._info = msgspec.structs.replace(self._info, state="draining")
         self._draining.set()

@@ -25,6 +25,7 @@ from producer_api.routes import (
     responses,
     sleep,
     tokenize,
+    traffic,
 )
 
 IN_MEMORY = (
@@ -51,5 +52,6 @@ ADMIN = (
     *metrics.ADMIN_ENDPOINTS,
     *dead_letters.ADMIN_ENDPOINTS,
     *sleep.ADMIN_ENDPOINTS,
+    *traffic.ADMIN_ENDPOINTS,
 )
 BATCHABLE = {each.path: each for each in API if each.batchable is not None}

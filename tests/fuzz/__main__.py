@@ -3,7 +3,7 @@
     scripts/fuzz [--cases N] [--seed N]
 
 Fails if an answer is a server error, or has a status, type or shape that the document does not describe. The
-decoders of tensors get as many requests each, without a process around them.
+decoders of tensors, and the readers of model descriptions, get as many cases each, without a process around them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from tests.fuzz import decoders
+from tests.fuzz.descriptions import fuzz_descriptions
 from tests.fuzz.run import fuzz
 
 
@@ -27,6 +28,7 @@ def main() -> int:
     given = parser.parse_args()
     for name in decoders.DECODERS:
         print(f"{name}: {decoders.fuzz(name, cases=given.cases, seed=given.seed)}", flush=True)
+    print(f"descriptions: {fuzz_descriptions(cases=given.cases, seed=given.seed)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="headrace-fuzz-") as folder:
         found = asyncio.run(fuzz(Path(folder), cases=given.cases, seed=given.seed))
     print(found.text)

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import EngineFailed
 from shared.protocol import Parameter
 from shared.repository.spec import ModelSpec
 
@@ -27,8 +26,11 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-class PredictorLost(EngineFailed):
-    """The process of a predictor ended, or was ended, during an execution. It is replaced in the background."""
+class PredictorLost(Exception):
+    """The process of a predictor ended during a call. The predictor starts another one for its next call.
+
+    The message says why, for the caller: the process exceeded its memory budget, or a signal ended it.
+    """
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,16 @@ from shared.repository.spec import ModelSpec
 
 def find(spec: ModelSpec, folder: Path, names: tuple[str, ...]) -> Path:
     """Return the path that the description names, or else the first of `names` that exists. Raises ConfigError."""
-    wanted = (spec.default_model_filename,) if spec.default_model_filename else names
+    given = spec.default_model_filename
+    if Path(given).is_absolute() or ".." in Path(given).parts:
+        raise ConfigError(
+            f"default_model_filename of model {spec.name} must be inside the version's folder, got {given!r}",
+            param="default_model_filename",
+        )
+    wanted = (given,) if given else names
     for name in wanted:
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(
-                f"default_model_filename of model {spec.name} must be inside the version's folder, got {name!r}"
-            )
-        if path.exists():
-            return path
+        if (folder / name).exists():
+            return folder / name
     raise ConfigError(f"model {spec.name}: version {folder.name} has no {' or '.join(wanted)}")
 
 

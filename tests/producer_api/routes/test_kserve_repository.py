@@ -1,4 +1,4 @@
-"""Administration over KServe's protocol: loading and unloading of models; settings that are read-only; refusals by name."""
+"""Administration over KServe's protocol: orders for models, read-only settings, refusals by name."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from msgspec import structs
 
@@ -87,8 +87,21 @@ async def visible_models(context: Context, caller: Principal) -> list[ModelStatu
 
 
 async def find(context: Context, caller: Principal, name: str, version: str = "") -> ServedModel:
-    """Return a model and a version that it has. Raises PermissionDenied, ModelNotFound, Unavailable."""
+    """Return a model and a version that it has. Raises PermissionDenied, ModelNotFound, Unavailable.
+
+    A name that is only split is described by the first of its models.
+    """
     caller.check_model(name)
+    async with redis_deadline():
+        split = (await context.catalog.traffic()).splits.get(name)
+    if split is not None and name not in await context.repository.statuses():
+        caller.check_model(split.branches[0].model)
+        found = await _find(context, split.branches[0].model, version)
+        return replace(found, status=_renamed(found.status, name))
+    return await _find(context, name, version)
+
+
+async def _find(context: Context, name: str, version: str) -> ServedModel:
     async with redis_deadline():
         for life in (SNAPSHOT_LIFE_S, MISS_LIFE_S):
             if (status := (await context.repository.statuses(life)).get(name)) is not None:
@@ -122,6 +135,10 @@ def _of_workers(info: ModelInfo, workers: Sequence[WorkerInfo]) -> ModelStatus:
     )
     spec = ModelSpec(name=info.name, backend=TEXT_BACKEND, platform=info.runtime)
     return ModelStatus(name=info.name, spec=spec, versions=(version,), task=info.task or "generate")
+
+
+def _renamed(status: ModelStatus, name: str) -> ModelStatus:
+    return structs.replace(status, name=name, spec=structs.replace(status.spec, name=name))
 
 
 def _described(status: ModelStatus) -> ModelStatus:

@@ -64,11 +64,11 @@ async def carry_out(context: Context, order: ModelOrder) -> None:
         async with redis_deadline():
             result = await context.backend.repository.result(order.id)
         if result is not None:
-            context.repository.forget()
+            context.catalog.forget_snapshot()
             if result.error:
                 raise InvalidRequest(f"failed to {order.action} {order.model!r}: {result.error}", param="model")
             return
-        if waited > FIRST_SIGN_S and not await context.repository.statuses():
+        if waited > FIRST_SIGN_S and not await context.catalog.repository():
             raise Unavailable("no worker has a model repository", retry_after=1)
         await asyncio.sleep(pause)
         waited += pause

@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from producer_api.admission.deadline import redis_deadline
+from producer_api.admission.model_catalog import MISS_LIFE_S, SNAPSHOT_LIFE_S
+from producer_api.admission.model_state import NO_WORKER
 from producer_api.admission.readiness import readiness_of
-from producer_api.admission.repository_catalog import MISS_LIFE_S, SNAPSHOT_LIFE_S
 from producer_api.auth.principal import Principal
 from producer_api.services import Context
-from shared.errors import InvalidRequest, ModelNotFound, NotSupported, Unavailable
+from shared.errors import InvalidRequest, ModelNotFound, ModelUnavailable, NotSupported, VersionNotFound
 from shared.models.worker_registry import ModelInfo, WorkerInfo
+from shared.repository.backends import HEADRACE
 from shared.repository.spec import ModelSpec, TensorSpec
 from shared.repository.status import ModelStatus, VersionStatus
 
 TEXT_INPUT, TEXT_OUTPUT = "text_input", "text_output"
-TEXT_BACKEND = "headrace"  # of a model of texts, also before it is loaded
 ONLY_VERSION = "1"  # of a model that has no repository
 RETRY_AFTER_S = 1.0
 _TEXT_INPUTS = (TensorSpec(name=TEXT_INPUT, datatype="BYTES", dims=(1,)),)
@@ -51,20 +52,25 @@ class ServedModel:
 
     @property
     def takes_texts(self) -> bool:
-        return self.status.task not in ("predict", None) or self.spec.backend == TEXT_BACKEND
+        return self.status.task not in ("predict", None) or self.spec.backend == HEADRACE
 
-    def check_ready(self) -> None:
-        """Raise Unavailable if no worker can run it, and none will load it on demand."""
-        if self.ready or (self.status.on_demand and not self.version):
+    def check_ready(self, *, probed: bool = False) -> None:
+        """Raise ModelUnavailable if no worker can run it, and none will load it on demand.
+
+        Args:
+            probed: nothing is sent yet, so that a model whose worker restarts is not ready.
+        """
+        restarting = any(each.reason == NO_WORKER for each in self.versions)
+        if self.ready or (self.status.on_demand and not (probed and restarting)):
             return
         what = f"{self.status.name}, version {self.version}," if self.version else self.status.name
         for each in self.versions:
             if each.state == "LOADING":
-                raise Unavailable(f"{what} is loading, {each.progress:.0%} done", retry_after=RETRY_AFTER_S)
+                raise ModelUnavailable(f"{what} is loading, {each.progress:.0%} done", retry_after=RETRY_AFTER_S)
         reasons = [each.reason for each in self.versions if each.reason] or [
             self.status.reason or "it is not loaded"
         ]
-        raise Unavailable(f"{what} is not available: {reasons[-1]}", param="model")
+        raise ModelUnavailable(f"{what} is not available: {reasons[-1]}", param="model")
 
     def check_tensors(self, *, streamed: bool) -> None:
         """Raise InvalidRequest for a model without tensors, NotSupported for one whose responses need a stream."""
@@ -79,7 +85,7 @@ class ServedModel:
 async def visible_models(context: Context, caller: Principal) -> list[ModelStatus]:
     """Return the models that the caller may use, by name. Raises Unavailable."""
     async with redis_deadline():
-        found = dict(await context.repository.statuses())
+        found = dict(await context.catalog.repository())
         for info in await context.catalog.models():
             if info.name not in found and info.task != "predict":
                 found[info.name] = _of_workers(info, await context.catalog.workers(info.name))
@@ -94,7 +100,7 @@ async def find(context: Context, caller: Principal, name: str, version: str = ""
     caller.check_model(name)
     async with redis_deadline():
         split = (await context.catalog.traffic()).splits.get(name)
-    if split is not None and name not in await context.repository.statuses():
+    if split is not None and name not in await context.catalog.repository():
         caller.check_model(split.branches[0].model)
         found = await _find(context, split.branches[0].model, version)
         return replace(found, status=_renamed(found.status, name))
@@ -104,19 +110,22 @@ async def find(context: Context, caller: Principal, name: str, version: str = ""
 async def _find(context: Context, name: str, version: str) -> ServedModel:
     async with redis_deadline():
         for life in (SNAPSHOT_LIFE_S, MISS_LIFE_S):
-            if (status := (await context.repository.statuses(life)).get(name)) is not None:
+            if (status := (await context.catalog.repository(life)).get(name)) is not None:
                 found = ServedModel(_described(status), version)
                 if not version or found.versions:
                     return found
         if (status := await _of_registry(context, name)) is not None and version in ("", ONLY_VERSION):
             return ServedModel(_described(status), version)
-    what = f"version {version[:32]!r} of the model {name[:128]!r}" if version else f"the model {name[:128]!r}"
-    raise ModelNotFound(f"{what} does not exist; see /v2/repository/index", param="model")
+    if version:
+        raise VersionNotFound(
+            f"version {version[:32]!r} of the model {name[:128]!r} does not exist", param="version"
+        )
+    raise ModelNotFound(f"the model {name[:128]!r} does not exist; see /v2/repository/index", param="model")
 
 
 async def _of_registry(context: Context, name: str) -> ModelStatus | None:
     """Return the status of a model that workers serve outside of a repository."""
-    if name in await context.repository.statuses():
+    if name in await context.catalog.repository():
         return None
     for info in await context.catalog.models():
         if info.name == name and info.task != "predict":
@@ -133,7 +142,7 @@ def _of_workers(info: ModelInfo, workers: Sequence[WorkerInfo]) -> ModelStatus:
         reason="" if found.ready else "; ".join(reason.message for reason in found.reasons),
         progress=found.progress,
     )
-    spec = ModelSpec(name=info.name, backend=TEXT_BACKEND, platform=info.runtime)
+    spec = ModelSpec(name=info.name, backend=HEADRACE, platform=info.runtime)
     return ModelStatus(name=info.name, spec=spec, versions=(version,), task=info.task or "generate")
 
 

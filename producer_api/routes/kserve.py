@@ -43,7 +43,7 @@ async def check_server_ready(context: Context) -> None:
     if context.open_answers.draining:
         raise shutdown_error()
     async with redis_deadline():
-        if any(each.ready for each in (await context.repository.statuses()).values()):
+        if any(each.ready for each in (await context.catalog.repository()).values()):
             return
     found = await readiness(context)
     if not found.ready:
@@ -55,7 +55,7 @@ async def server_metadata() -> Response:
 
 
 async def model_ready(context: Context, caller: Principal, name: str, version: str = "") -> Response:
-    (await find(context, caller, name, version)).check_ready()
+    (await find(context, caller, name, version)).check_ready(probed=True)
     return Response()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from producer_api.admission.model_state import ModelState, refusal_of, state_of
+from producer_api.admission.model_state import ModelState, refusal_of, state_of, waiting
 from shared.backend import Backend
 from shared.errors import HeadraceError, ModelNotFound, Unavailable
 from shared.models.model_store import ModelRepository, embedding_name
@@ -21,6 +21,8 @@ from shared.settings import NO_MODEL, Settings
 
 SNAPSHOT_LIFE_S = 1.0
 PLACEHOLDERS = frozenset({"tgi", "dummy"})  # names that clients of TGI, which serves one model, send for it
+MISS_LIFE_S = 0.1  # after which a model or version that is not there is looked for again
+RESTART_LIMIT_S = 60.0  # for which the models of a repository are remembered while no worker reports any
 
 
 def under_name(drafts: Sequence[Request], model: str | None) -> tuple[Request, ...]:
@@ -62,13 +64,17 @@ class ModelCatalog:
         self.embedding_model = embedding_name(settings)
         self.any_name = settings.any_model_name
         self._snapshot: Snapshot | None = None
+        self._reported: tuple[dict[str, ModelStatus], float] = (
+            {},
+            0.0,
+        )  # the last statuses, and when they were read
         self._reading = asyncio.Lock()
 
-    async def snapshot(self) -> Snapshot:
-        """Return the cached contents, or read them again if they are too old. Raises Unavailable."""
+    async def snapshot(self, life: float = SNAPSHOT_LIFE_S) -> Snapshot:
+        """Return the cached contents, or read them again if they are older than `life`. Raises Unavailable."""
         async with self._reading:
             now = asyncio.get_running_loop().time()
-            if self._snapshot is None or now - self._snapshot.taken > SNAPSHOT_LIFE_S:
+            if self._snapshot is None or now - self._snapshot.taken > life:
                 models, workers, asleep, statuses, traffic = await asyncio.gather(
                     self._registry.models(),
                     self._registry.workers(),
@@ -76,9 +82,23 @@ class ModelCatalog:
                     self._repository.statuses(),
                     self._traffic.traffic(),
                 )
-                by_name = {status.name: status for status in statuses}
-                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, by_name, traffic, now)
+                repository = self._remembered(statuses, now)
+                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, repository, traffic, now)
             return self._snapshot
+
+    def _remembered(self, statuses: Sequence[ModelStatus], now: float) -> dict[str, ModelStatus]:
+        """Return the statuses by name; while the worker that reported them restarts, the last ones, as waiting."""
+        if statuses:
+            self._reported = {status.name: status for status in statuses}, now
+            return self._reported[0]
+        found, at = self._reported
+        if now - at > RESTART_LIMIT_S:
+            return {}
+        return {name: waiting(status) for name, status in found.items()}
+
+    async def repository(self, life: float = SNAPSHOT_LIFE_S) -> Mapping[str, ModelStatus]:
+        """Return the statuses of the repository's models by name. Raises Unavailable."""
+        return (await self.snapshot(life)).repository
 
     async def models(self) -> list[ModelInfo]:
         """Return all models that a request may name; `max_model_len` is 0 until a worker announces it.

@@ -23,6 +23,7 @@ from producer_api.routes import (
     openapi,
     pages,
     pooling,
+    repository,
     responses,
     sleep,
     task,
@@ -58,6 +59,8 @@ ADMIN = (
     *metrics.ADMIN_ENDPOINTS,
     *dead_letters.ADMIN_ENDPOINTS,
     *sleep.ADMIN_ENDPOINTS,
+    *kserve_repository.CONTROL_ENDPOINTS,
+    *repository.ADMIN_ENDPOINTS,
     *traffic.ADMIN_ENDPOINTS,
 )
 BATCHABLE = {each.path: each for each in API if each.batchable is not None}

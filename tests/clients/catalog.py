@@ -69,5 +69,6 @@ CLIENTS: tuple[Client, ...] = (
     Client("cohere", "python", ("cohere==7.3.1",), "cohere_client.py"),
     Client("Celery", "python", ("celery[redis]==5.7.0",), "celery_client.py"),
     Client("EventSource", "node", ("eventsource@4.1.1",), "eventsource.mjs"),
+    Client("tritonclient", "python", ("tritonclient[grpc,http]==2.73.0",), "triton_client.py"),
     Client("grpcio reflection", "python", ("grpcio-reflection==1.85.1",), "reflection.py"),
 )

@@ -129,12 +129,18 @@ async def test_statistics_of_ready_versions(triton: InferenceServerClient) -> No
 
 
 @pytest.mark.parametrize(("name", "output"), [("org/texts", "text_output"), ("vectors", "embedding")])
-async def test_models_of_texts_appear_too(triton: InferenceServerClient, name: str, output: str) -> None:
+async def test_models_of_texts_appear_too(
+    tensors: TensorApi, triton: InferenceServerClient, name: str, output: str
+) -> None:
     found = await triton.get_model_metadata(name)
     assert found["inputs"] == [{"name": "text_input", "datatype": "BYTES", "shape": [1]}]
     assert (found["versions"], found["outputs"][0]["name"]) == (["1"], output)
     assert await triton.is_model_ready(name, "1")
     assert not await triton.is_model_ready(name, "2")
+    for action in ("infer", "generate", "generate_stream"):
+        if (name, action[:8]) != ("org/texts", "generate"):
+            refused = await tensors.http.post(f"/v2/models/{name}/{action}", json={"inputs": []})
+            assert (refused.status_code, list(refused.json())) == (400, ["error"])
     index = await triton.get_model_repository_index()
     assert {"name": name, "version": "1", "state": "READY"} in index
 

@@ -1,4 +1,4 @@
-"""Administration over KServe's protocol: models are loaded and unloaded, the rest is told or refused by name."""
+"""Administration over KServe's protocol: orders for models, read-only settings, refusals by name."""
 
 from __future__ import annotations
 
@@ -145,14 +145,14 @@ async def test_keys_need_the_group_and_the_admin_scope(tmp_path, monkeypatch: py
     async with working(backend):
         app = create_app(settings, backend)
         async with (
-            calling(app) as nobody,
+            calling(app) as anonymous,
             calling(app, predicting) as predictor,
             calling(app, chatting) as chatter,
             calling(app, narrow) as other,
         ):
             path = "/v2/models/identity_int32/infer"
-            assert (await nobody.get("/v2/health/ready")).status_code == 200
-            assert (await nobody.post(path, json=INFER)).status_code == 401
+            assert (await anonymous.get("/v2/health/ready")).status_code == 200
+            assert (await anonymous.post(path, json=INFER)).status_code == 401
             assert (await predictor.post(path, json=INFER)).status_code == 200
             for refused in (
                 await chatter.post(path, json=INFER),

@@ -124,6 +124,14 @@ class MethodNotAllowed(HeadraceError):
     grpc_status = "UNIMPLEMENTED"
 
 
+class NotSupported(HeadraceError):
+    """The protocol has this, and the server does not; the message names it."""
+
+    code = "not_supported"
+    status = 501
+    grpc_status = "UNIMPLEMENTED"
+
+
 class Conflict(HeadraceError):
     """The state of the resource does not allow this."""
 
@@ -171,6 +179,15 @@ class UnsupportedMediaType(HeadraceError):
     code = "unsupported_media_type"
     status = 415
     grpc_status = "INVALID_ARGUMENT"
+
+
+class ModelUnavailable(HeadraceError):
+    """The model is known, but cannot be loaded at present, or its unloading was ordered."""
+
+    code = "model_unavailable"
+    status = 503
+    grpc_status = "UNAVAILABLE"
+    retryable = True
 
 
 class QueueFull(HeadraceError):

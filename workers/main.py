@@ -1,4 +1,4 @@
-"""The worker process: start the engine and the worker, and stop them on a signal."""
+"""The worker process: start the engine and the worker, or the models of a repository, and stop them on a signal."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Serve the settings' model until SIGTERM or SIGINT.
+    """Serve the settings' model, or the models of their repository, until SIGTERM or SIGINT.
 
     Raises:
         Unavailable: Redis does not answer at the start.
@@ -57,6 +57,9 @@ def run(settings: Settings) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if settings.model_repository is not None:
+            runner.run(_serve_repository(settings))
+            return
         asleep = runner.run(_serve(settings))
     if asleep:
         restart_process()
@@ -77,12 +80,7 @@ async def _serve(settings: Settings) -> bool:
             state="loading",
             weight=settings.routing_weight,
         )
-        metrics = WorkerMetrics()
-        if backend.server is not None:
-            metrics.registry.register(backend.server.foreign)
-        metrics.registry.register(backend.router)
-        if settings.metrics_port is not None:
-            _serve_metrics(settings.metrics_port, settings.host, metrics)
+        metrics = _metrics(settings, backend)
         if await sleep_until_woken(backend, info, settings.lease):
             progress = StartupProgress()
         await _announce(info, backend, settings)
@@ -96,6 +94,37 @@ async def _serve(settings: Settings) -> bool:
             return await _run_worker(worker, intake, backend, info)
     finally:
         await backend.close()
+
+
+async def _serve_repository(settings: Settings) -> None:
+    """Serve the models of the repository until a signal."""
+    from workers.repository.host import RepositoryHost  # noqa: PLC0415  protobuf is optional
+
+    backend = Backend.open(settings)
+    try:
+        await backend.start()
+        host = RepositoryHost(settings, backend, _metrics(settings, backend), Notifier.from_environment())
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signal_number, host.drain)
+        settle()
+        try:
+            await host.run()
+        except EngineHung as error:
+            _exit_unhealthy(error)
+        log.info("worker_stopped")
+    finally:
+        await backend.close()
+
+
+def _metrics(settings: Settings, backend: Backend) -> WorkerMetrics:
+    """Return the metrics of this process, served on the port that the settings name."""
+    metrics = WorkerMetrics()
+    if backend.server is not None:
+        metrics.registry.register(backend.server.foreign)
+    metrics.registry.register(backend.router)
+    if settings.metrics_port is not None:
+        _serve_metrics(settings.metrics_port, settings.host, metrics)
+    return metrics
 
 
 def _serve_metrics(port: int, host: str, metrics: WorkerMetrics) -> None:

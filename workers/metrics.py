@@ -1,4 +1,4 @@
-"""Prometheus metrics of a worker, in a separate registry."""
+"""Prometheus metrics of a worker process, in a separate registry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GAUGES = {
 
 
 class WorkerMetrics:
-    """Counters and gauges of one worker; /metrics shows `registry`."""
+    """Counters and gauges of the workers of one process, by model; /metrics shows `registry`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -53,6 +53,7 @@ class WorkerMetrics:
         self._step_age = Gauge(
             f"{PREFIX}_step_age_seconds",
             "Age of the engine's current step; 0 between steps",
+            ("model",),
             registry=self.registry,
         )
         Gauge(
@@ -67,7 +68,8 @@ class WorkerMetrics:
             registry=self.registry,
         )
         self._gauges = {
-            name: Gauge(f"{PREFIX}_{name}", text, registry=self.registry) for name, text in GAUGES.items()
+            name: Gauge(f"{PREFIX}_{name}", text, ("model",), registry=self.registry)
+            for name, text in GAUGES.items()
         }
 
     def count_start(self, request: Request, lease: Lease) -> None:
@@ -96,7 +98,12 @@ class WorkerMetrics:
             self._startup_seconds.labels(phase).set(progress.seconds.get(phase, 0.0))
         self._startup_seconds.labels("total").set(progress.total())
 
-    def observe(self, stats: EngineStats, step_age: float | None) -> None:
-        self._step_age.set(step_age or 0.0)
+    def observe(self, model: str, stats: EngineStats, step_age: float | None) -> None:
+        self._step_age.labels(model).set(step_age or 0.0)
         for name, gauge in self._gauges.items():
-            gauge.set(getattr(stats, name))
+            gauge.labels(model).set(getattr(stats, name))
+
+    def forget(self, model: str) -> None:
+        """Remove the gauges of a model that this process no longer has; its counters stay."""
+        for gauge in (self._step_age, *self._gauges.values()):
+            gauge.remove(model)

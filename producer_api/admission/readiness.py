@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from shared.models.worker_registry import UNHEALTHY_STATUS, WorkerExit, WorkerInfo
+from shared.repository.status import UNLOADED, ModelStatus
 
 ReasonCode = Literal[
     "server_draining",
@@ -20,6 +21,7 @@ ReasonCode = Literal[
     "hung_workers",
     "worker_fault",
     "too_few_workers",
+    "load_failed",
 ]
 
 
@@ -64,6 +66,23 @@ def readiness_of(model: str, workers: Sequence[WorkerInfo], *, needed: int, abse
         if 0 < count < needed:
             found.append(Reason("too_few_workers", f"{count} of {needed} workers that {model} needs are ready"))
     return ModelReadiness(ready, progress, tuple(found))
+
+
+def readiness_of_repository(statuses: Sequence[ModelStatus]) -> ModelReadiness:
+    """Return the readiness of a model repository: it is ready once all models that load have done so, or failed."""
+    if not statuses:
+        return ModelReadiness(False, 0.0, (Reason("no_worker", "no worker serves the model repository"),))
+    found: list[Reason] = []
+    shares: list[float] = []
+    for status in statuses:
+        loading = [version.progress for version in status.versions if version.state == "LOADING"]
+        if loading and not status.ready:
+            shares.append(max(loading))
+            found.append(Reason("loading", f"{status.name} is loading, {max(loading):.0%} done"))
+        reasons = [status.reason, *(each.reason for each in status.versions if each.state == "UNAVAILABLE")]
+        failures = [reason for reason in reasons if reason and reason != UNLOADED]
+        found += [Reason("load_failed", f"{status.name} cannot be loaded: {failures[-1]}")] if failures else []
+    return ModelReadiness(not shares, min(shares, default=1.0), tuple(found))
 
 
 def _shortage(model: str, workers: Sequence[WorkerInfo], absence: str) -> list[Reason]:

@@ -16,7 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.admission.deadline import redis_deadline
-from producer_api.admission.readiness import ModelReadiness, Reason, absence_of, readiness_of
+from producer_api.admission.readiness import (
+    ModelReadiness,
+    Reason,
+    absence_of,
+    readiness_of,
+    readiness_of_repository,
+)
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.json_body import json_response
 from producer_api.http.open_streams import shutdown_error
@@ -70,9 +76,10 @@ class Liveness(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    """Readiness of the default model.
+    """Readiness of the default model; without one, of the model repository.
 
     Attributes:
+        model: the default model; empty without one.
         progress: of loading, from 0 to 1, of the worker that has loaded most.
         reason: the messages of all reasons; null if it is ready.
         workers: of the model; absent for callers who may not see them.
@@ -136,12 +143,12 @@ def _ready_response(found: Readiness, *, detailed: bool) -> Response:
 
 
 async def readiness(context: Context) -> Readiness:
-    """Return whether enough workers serve the default model; during a shutdown, not ready."""
+    """Return whether enough workers serve the default model, or the repository; during a shutdown, not ready."""
     model = context.catalog.served_model
     found, workers = await _state_of(context, model)
     reasons = [] if found.ready else list(found.reasons)
     message = "; ".join(reason.message for reason in reasons) or None
-    listed = [WorkerHealth.of(worker) for worker in workers if worker.model == model]
+    listed = [WorkerHealth.of(worker) for worker in workers if model in ("", worker.model)]
     return Readiness(found.ready, model, found.progress, reasons, message, listed)
 
 
@@ -150,18 +157,23 @@ async def _health(context: Context, *, detailed: bool) -> Health:
     reasons = list(found.reasons)
     if found.ready and (embedder := context.catalog.embedding_model) is not None:
         reasons += (await _state_of(context, embedder))[0].reasons
+    if found.ready and context.catalog.served_model and context.settings.model_repository is not None:
+        reasons += (await _state_of(context, ""))[0].reasons
     status: Literal["ok", "degraded", "unavailable"] = "degraded" if reasons else "ok"
     listed = [WorkerHealth.of(worker) for worker in workers] if detailed else UNSET
     return Health(status if found.ready else "unavailable", reasons, listed)
 
 
 async def _state_of(context: Context, model: str) -> tuple[ModelReadiness, tuple[WorkerInfo, ...]]:
-    """Return the readiness of a model, and the workers of all models."""
+    """Return the readiness of a model, or of the repository for "", and the workers of all models."""
     if context.open_answers.draining:
         return ModelReadiness(False, 1.0, (Reason("server_draining", shutdown_error().message),)), ()
     try:
         async with redis_deadline():
-            workers = (await context.catalog.snapshot()).workers
+            snapshot = await context.catalog.snapshot()
+            workers = snapshot.workers
+            if not model:
+                return readiness_of_repository(list(snapshot.repository.values())), workers
             own = [worker for worker in workers if worker.model == model]
             absence = "" if own else await _absence(context, model)
             asleep = model in await context.catalog.asleep()

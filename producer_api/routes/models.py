@@ -9,6 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from producer_api.admission.deadline import redis_deadline
+from producer_api.admission.model_state import ModelState, StateName
 from producer_api.auth.principal import Principal
 from producer_api.http.endpoint import Endpoint, ResponseDoc
 from producer_api.http.errors import OPENAI
@@ -21,12 +22,16 @@ from shared.settings import RuntimeName
 class Serving(msgspec.Struct):
     """The workers of a model: their runtime, the most sequences in each at a time, and how many are ready.
 
-    `runtime` and `max_num_seqs` are null until a worker has loaded the model.
+    `runtime` and `max_num_seqs` are null until a worker has loaded the model. `progress` of loading is from 0 to 1.
+    `reason` says why no worker serves it, if that is known.
     """
 
     runtime: RuntimeName | None
     max_num_seqs: int | None
     workers_ready: int
+    state: StateName
+    progress: float
+    reason: str | None
 
 
 class Model(msgspec.Struct):
@@ -41,8 +46,9 @@ class Model(msgspec.Struct):
     owned_by: str = "headrace"
 
     @classmethod
-    def from_info(cls, info: ModelInfo, workers_ready: int) -> Model:
-        serving = Serving(info.runtime if info.announced else None, info.max_num_seqs or None, workers_ready)
+    def from_info(cls, info: ModelInfo, workers_ready: int, state: ModelState) -> Model:
+        runtime, seats = info.runtime if info.announced else None, info.max_num_seqs or None
+        serving = Serving(runtime, seats, workers_ready, state.state, state.progress, state.reason)
         return cls(info.name, info.created, info.max_model_len or None, info.task, serving)
 
 
@@ -54,15 +60,19 @@ class ModelList(msgspec.Struct):
 async def all_models(context: Context, caller: Principal) -> Response:
     async with redis_deadline():
         found, ready = await context.catalog.models(), await context.catalog.ready_workers()
-    models = [Model.from_info(info, ready[info.name]) for info in found if caller.may_use(info.name)]
+        states = await context.catalog.states()
+    models = [
+        Model.from_info(info, ready[info.name], states[info.name]) for info in found if caller.may_use(info.name)
+    ]
     return json_response(ModelList(models))
 
 
 async def one_model(context: Context, name: str, caller: Principal) -> Response:
     caller.check_model(name)
     async with redis_deadline():
-        found, ready = await context.catalog.find(name), await context.catalog.ready_workers()
-    return json_response(Model.from_info(found, ready[name]))
+        found, ready = await context.catalog.describe(name), await context.catalog.ready_workers()
+        states = await context.catalog.states()
+    return json_response(Model.from_info(found, ready[name], states[name]))
 
 
 _endpoint = partial(Endpoint, group="models", errors=OPENAI, tag="OpenAI")

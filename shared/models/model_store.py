@@ -19,7 +19,7 @@ from shared.models.names import MODEL_NAME
 from shared.models.startup_progress import StartupProgress
 from shared.runtime.processes import die_with_parent
 from shared.runtime.shared_cache import make_once
-from shared.settings import Settings
+from shared.settings import NO_MODEL, Settings
 
 REVISION = "1"  # of the converted files; other revisions are converted again
 SCRIPTED = "scripted"
@@ -61,6 +61,8 @@ class ModelRepository:
     """
 
     def __init__(self, settings: Settings) -> None:
+        if settings.model == NO_MODEL:
+            raise ConfigError("no model is named: only those of model_repository are served", param="model")
         self._model = settings.model
         self._cache = settings.cache_dir / "models"
         self.served_name = settings.served_model_name or self._default_name(settings)

@@ -67,6 +67,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         state: a hung one has given back its requests and is about to exit.
         progress: of loading, from 0 to 1.
+        task: of the model; None for a worker that takes requests for any.
         active_requests: that it holds, those that its engine does not run yet included.
         fault: the reason for which it takes no new requests at the moment, "" if it takes them.
         running, waiting: sequences of the engine.
@@ -88,7 +89,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     progress: float = 0.0
     fault: str = ""
     max_model_len: int = 0
-    task: Task = "generate"
+    task: Task | None = "generate"
     fingerprint: str = ""
     runtime: RuntimeName = "native"
     max_num_seqs: int = 0

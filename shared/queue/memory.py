@@ -103,7 +103,7 @@ class MemoryTransport:
         queue, seats, now = self._queue(model), dict(room.seats), self._clock()
         queue.workers[worker] = now
         queue.pullers[worker] = room.capacity
-        patience = self._router.patience if self._router else 0.0
+        patience = self._router.patience(model) if self._router else 0.0
         search = queue.search(worker, now, lease=self._lease, patience=patience)
         found: list[Delivery] = []
         while open_classes := [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]:

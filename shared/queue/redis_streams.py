@@ -103,7 +103,7 @@ class RedisStreams:
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         shares = [part for priority in CLASSES for part in (CLASS_WEIGHTS[priority], room.seats[priority])]
-        patience_ms = int(self._router.patience * 1000) if self._router else 0
+        patience_ms = int(self._router.patience(model) * 1000) if self._router else 0
         entries, more, spared, returned = await self._run(
             "pull",
             model,

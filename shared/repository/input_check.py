@@ -38,14 +38,16 @@ def _check_names(
     for name in given:
         if name not in names:
             raise InvalidRequest(
-                f"unexpected {kind} {name[:128]!r} for model {model}; it has {', '.join(names[:MAX_SHOWN])}", param=name
+                f"unexpected {kind} {name[:128]!r} for model {model}; it has {', '.join(names[:MAX_SHOWN])}",
+                param=name,
             )
 
 
 def _check_input(tensor: Tensor, spec: TensorSpec, model: ModelSpec) -> None:
     if tensor.datatype != spec.datatype:
         raise InvalidRequest(
-            f"input {tensor.name} of model {model.name} must have the datatype {spec.datatype}, got {tensor.datatype}",
+            f"input {tensor.name} of model {model.name} must have the datatype {spec.datatype}, got "
+            f"{tensor.datatype}",
             param=tensor.name,
         )
     expected = (-1, *spec.dims) if model.max_batch_size else spec.dims

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from shared.redis import keys
@@ -22,6 +23,7 @@ class MemoryRepositoryStore:
         self._statuses: dict[str, tuple[ModelStatus, ...]] = {}
         self._orders: dict[str, ModelOrder] = {}
         self._results: dict[str, OrderResult] = {}
+        self._loads: defaultdict[str, set[str]] = defaultdict(set)
 
     async def report(self, worker_id: str, statuses: Sequence[ModelStatus]) -> None:
         self._statuses[worker_id] = tuple(statuses)
@@ -35,6 +37,13 @@ class MemoryRepositoryStore:
 
     async def orders(self) -> list[ModelOrder]:
         return list(self._orders.values())
+
+    async def begin_load(self, load: str, worker_id: str) -> frozenset[str]:
+        self._loads[load].add(worker_id)
+        return frozenset(self._loads[load])
+
+    async def end_load(self, load: str, worker_ids: Sequence[str]) -> None:
+        self._loads[load].difference_update(worker_ids)
 
     async def answer(self, result: OrderResult) -> None:
         self._results.setdefault(result.id, result)

@@ -14,7 +14,7 @@ from shared.redis.client import RedisServer
 from shared.redis.script import Script
 from shared.repository.joining import join
 from shared.repository.status import ModelStatus
-from shared.repository.store import RESULT_TTL_S, ModelOrder, OrderResult
+from shared.repository.store import LOAD_TTL_S, RESULT_TTL_S, ModelOrder, OrderResult
 
 STRUCTURE = "repository"
 _decode_statuses = msgspec.json.Decoder(tuple[ModelStatus, ...]).decode
@@ -71,6 +71,13 @@ class RedisRepositoryStore:
             self._foreign.note(STRUCTURE, model, "not an order of this model")
             return None
         return order
+
+    async def begin_load(self, load: str, worker_id: str) -> frozenset[str]:
+        found = await self._run("begin_load", [keys.loads(load)], worker_id, LOAD_TTL_S * 1000)
+        return frozenset(member.decode(errors="replace") for member in found)
+
+    async def end_load(self, load: str, worker_ids: Sequence[str]) -> None:
+        await self._run("end_load", [keys.loads(load)], *worker_ids)
 
     async def answer(self, result: OrderResult) -> None:
         data = msgspec.json.encode(result)

@@ -10,6 +10,7 @@ from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
 
 VersionState = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+UNLOADED = "unloaded"  # reason of a version that nothing wants to be loaded, as in Triton
 
 
 class Duration(msgspec.Struct, frozen=True, array_like=True):

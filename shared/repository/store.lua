@@ -48,6 +48,18 @@ function commands.orders()
   return found
 end
 
+-- KEYS: loads. worker, ttl in ms -> the workers whose loading has not ended
+function commands.begin_load()
+  redis.call('SADD', KEYS[1], ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  return redis.call('SMEMBERS', KEYS[1])
+end
+
+-- KEYS: loads. worker …
+function commands.end_load()
+  for i = 2, #ARGV do redis.call('SREM', KEYS[1], ARGV[i]) end
+end
+
 -- KEYS: result of the order. result, ttl in ms: keep the first one
 function commands.answer()
   if not redis.call('GET', KEYS[1]) then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end

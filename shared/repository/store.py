@@ -10,6 +10,7 @@ import msgspec
 from shared.repository.status import ModelStatus
 
 RESULT_TTL_S = 3600  # for which the outcome of an order is kept
+LOAD_TTL_S = 86_400  # for which a load that never ended is remembered
 
 
 class ModelOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,6 +52,15 @@ class RepositoryStore(Protocol):
 
     async def orders(self) -> list[ModelOrder]:
         """Return the last order of each model that has one."""
+
+    async def begin_load(self, load: str, worker_id: str) -> frozenset[str]:
+        """Record that a worker begins to load something; return the workers whose loading has not ended, with it.
+
+        Those of them that are lost were lost while they loaded it.
+        """
+
+    async def end_load(self, load: str, worker_ids: Sequence[str]) -> None:
+        """Record that workers have ended to load something, or that their loss no longer counts."""
 
     async def answer(self, result: OrderResult) -> None:
         """Record that an order was carried out, or that it failed. The first answer of several workers is kept."""

@@ -4,7 +4,8 @@ Every package may import this one; it imports only `shared.errors` and `shared.p
 """
 
 from shared.settings.engine_fields import QuantizationName, ReasoningParserName
-from shared.settings.fields import Settings, user_folder
+from shared.settings.fields import NO_MODEL, Settings, user_folder
+from shared.settings.repository_fields import ModelControl, parse_memory
 from shared.settings.routing_fields import PolicyName, RoutingKey
 from shared.settings.runtime_fields import RuntimeName, UpstreamResume
 from shared.settings.sources import CONFIG_FILE, ENV_PREFIX, Loaded, load, to_environment
@@ -12,7 +13,9 @@ from shared.settings.sources import CONFIG_FILE, ENV_PREFIX, Loaded, load, to_en
 __all__ = [
     "CONFIG_FILE",
     "ENV_PREFIX",
+    "NO_MODEL",
     "Loaded",
+    "ModelControl",
     "PolicyName",
     "QuantizationName",
     "ReasoningParserName",
@@ -21,6 +24,7 @@ __all__ = [
     "Settings",
     "UpstreamResume",
     "load",
+    "parse_memory",
     "to_environment",
     "user_folder",
 ]

@@ -14,9 +14,12 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 from shared.plans import Plans, Windows
 from shared.settings.engine_fields import EngineFields
 from shared.settings.health_fields import HealthFields
+from shared.settings.repository_fields import RepositoryFields
 from shared.settings.routing_fields import RoutingFields
 from shared.settings.runtime_fields import RuntimeFields
 from shared.settings.startup_fields import StartupFields
+
+NO_MODEL = "none"  # value of `model` if only the models of the repository are served
 
 
 def user_folder(variable: str, fallback: str) -> Path:
@@ -24,7 +27,7 @@ def user_folder(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "headrace"
 
 
-class Settings(StartupFields, HealthFields, RoutingFields, EngineFields, RuntimeFields):
+class Settings(StartupFields, HealthFields, RoutingFields, RepositoryFields, EngineFields, RuntimeFields):
     """Settings of all processes; each process reads those that it needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,7 +105,10 @@ class Settings(StartupFields, HealthFields, RoutingFields, EngineFields, Runtime
     )
 
     model: str = Field(
-        "smollm2", min_length=1, description="model folder, Hugging Face id, smollm2 or all-minilm-l6-v2"
+        "smollm2",
+        min_length=1,
+        description="model folder, Hugging Face id, smollm2 or all-minilm-l6-v2; none: only the models of "
+        "`model_repository`, which is the default if that is set",
     )
     served_model_name: str | None = Field(None, description="model name for clients; default: derived from `model`")
     any_model_name: bool = Field(
@@ -309,6 +315,21 @@ class Settings(StartupFields, HealthFields, RoutingFields, EngineFields, Runtime
         if isinstance(value, str) and "\0" in value:
             raise ValueError("must not contain a NUL character")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repository_alone(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Serve no other model than those of the repository, unless one is named."""
+        alone = values.get("model_repository") and not values.get("model")
+        return {**values, "model": NO_MODEL} if alone else values
+
+    @model_validator(mode="after")
+    def _reachable_repository(self) -> Settings:
+        if self.model == NO_MODEL and self.model_repository is None:
+            raise ValueError("model must name a model unless model_repository is set")
+        if self.model_repository is not None and self.queue == "kafka":
+            raise ValueError("queue must be redis with model_repository")
+        return self
 
     @model_validator(mode="after")
     def _known_plan(self) -> Settings:

@@ -57,7 +57,7 @@ async def submit_all(backend: Backend, count: int, max_tokens: int = 8) -> list[
 
 
 def running(worker: Worker) -> set[str]:
-    return {active.id for active in worker._active_requests()}
+    return {active.id for active in worker.active_requests()}
 
 
 async def test_requests_run_on_the_workers_they_are_aimed_at(harness: Harness, backend: Backend) -> None:

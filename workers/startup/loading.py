@@ -44,7 +44,7 @@ async def load_engine(
     loop = asyncio.get_running_loop()
     # The thread must end before the engine's own thread starts: OpenMP keeps a team for each thread that has
     # computed. If there are more teams than cores, their threads wait passively, which is a quarter slower.
-    async with _heartbeats(backend, info, settings.lease, progress):
+    async with heartbeats(backend, info, settings.lease, progress):
         with ThreadPoolExecutor(max_workers=1) as loader:
             engine = await loop.run_in_executor(loader, load_runtime, settings, repository, progress)
             ready = ready_entry(info, engine, settings)
@@ -103,7 +103,7 @@ async def _prepare(preparer: Preparer, request: Request, number: int) -> EngineR
 
 
 @asynccontextmanager
-async def _heartbeats(
+async def heartbeats(
     backend: Backend, info: WorkerInfo, lease: float, progress: StartupProgress
 ) -> AsyncIterator[None]:
     """Send heartbeats with the progress until the body ends."""

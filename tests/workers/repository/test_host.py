@@ -1,0 +1,191 @@
+"""A host loads, updates and unloads the models of a repository, and runs orders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+
+import pytest
+
+from shared.errors import ModelNotFound, ModelUnavailable
+from shared.repository.store import ModelOrder
+from tests.support.fakes import answer
+from tests.support.model_repository import HostHarness, output_of, write_config, write_model
+from tests.support.waiting import LIMIT_S
+
+ALL_VERSIONS = "version_policy { all {} }"
+
+
+async def outcome(hosts: HostHarness, order: ModelOrder) -> str:
+    """Place an order, and return the error that answers it."""
+    await hosts.backend.repository.place(order)
+    async with asyncio.timeout(LIMIT_S):
+        while (result := await hosts.backend.repository.result(order.id)) is None:
+            await asyncio.sleep(0.01)
+    return result.error
+
+
+def load(name: str, number: int = 1, **fields: object) -> ModelOrder:
+    return ModelOrder(id=f"order-{name}-{number}", model=name, action="load", **fields)  # type: ignore[arg-type]
+
+
+def unload(name: str, number: int = 2) -> ModelOrder:
+    return ModelOrder(id=f"order-{name}-{number}", model=name, action="unload")
+
+
+async def test_all_models_are_loaded_at_the_start(hosts: HostHarness) -> None:
+    """Given two models and a broken one, the two are served, and the third says why it is not."""
+    write_model(hosts.root, "double", 2)
+    write_model(hosts.root, "triple", 3)
+    write_model(hosts.root, "broken")
+    write_config(hosts.root, "broken", "max_batch_sice: 1")
+    async with hosts.host():
+        assert await hosts.ask("double", 5) == 10
+        assert await hosts.ask("triple", 5) == 15
+        async with asyncio.timeout(LIMIT_S):
+            while (broken := await hosts.status("broken")) is None:
+                await asyncio.sleep(0.01)
+        assert "max_batch_sice" in broken.reason
+        with pytest.raises(ModelUnavailable, match="max_batch_sice"):
+            await hosts.ask("broken")
+    assert await hosts.backend.repository.statuses() == []
+    assert await hosts.backend.registry.workers() == []
+
+
+async def test_a_request_names_a_version_or_gets_the_newest(hosts: HostHarness) -> None:
+    for version in (1, 2, 10):
+        write_model(hosts.root, "m", version)
+    write_config(hosts.root, "m", ALL_VERSIONS)
+    async with hosts.host():
+        status = await hosts.until("m", v1="READY", v2="READY", v10="READY")
+        assert [version.version for version in status.ready] == ["1", "2", "10"]
+        assert [await hosts.ask("m", version=version) for version in ("1", "2", "")] == [1, 2, 10]
+
+
+async def test_a_polled_repository_is_followed(hosts: HostHarness) -> None:
+    """New versions and models are loaded, changed files are loaded again, and what was removed leaves."""
+    write_model(hosts.root, "m", 1)
+    async with hosts.host(model_control="poll"):
+        assert await hosts.ask("m") == 1
+        write_model(hosts.root, "m", 2)
+        await hosts.until("m", v2="READY")
+        assert await hosts.ask("m") == 2
+        write_model(hosts.root, "m", 2, factor=20)
+        async with asyncio.timeout(LIMIT_S):
+            while await hosts.ask("m") != 20:
+                pass
+        write_model(hosts.root, "other", 3)
+        await hosts.until("other", v3="READY")
+        hosts.root.joinpath("m").rename(hosts.root.parent / "m")
+        async with asyncio.timeout(LIMIT_S):
+            while await hosts.status("m") is not None:
+                await asyncio.sleep(0.01)
+        assert await hosts.ask("other") == 3
+
+
+async def test_only_ordered_models_are_loaded_if_control_is_explicit(hosts: HostHarness) -> None:
+    write_model(hosts.root, "m")
+    async with hosts.host(model_control="explicit"):
+        status = await hosts.until("m", v1="UNAVAILABLE")
+        assert status.versions[0].reason == "unloaded"
+        with pytest.raises(ModelNotFound, match="is not loaded"):
+            await hosts.ask("m")
+        assert await outcome(hosts, load("m")) == ""
+        assert await hosts.ask("m") == 1
+        assert await outcome(hosts, unload("m")) == ""
+        with pytest.raises(ModelNotFound, match="is not loaded"):
+            await hosts.ask("m")
+
+
+async def test_orders_outlive_the_host(hosts: HostHarness) -> None:
+    write_model(hosts.root, "m")
+    write_model(hosts.root, "n")
+    async with hosts.host(model_control="explicit"):
+        assert await outcome(hosts, load("m")) == ""
+    async with hosts.host(model_control="explicit"):
+        assert await hosts.ask("m") == 1
+        await hosts.until("n", v1="UNAVAILABLE")
+
+
+async def test_an_order_brings_a_description_and_files(hosts: HostHarness) -> None:
+    write_model(hosts.root, "m", 1)
+    files = {"7/model.onnx": json.dumps({"factor": 70, "memory": 1}).encode()}
+    async with hosts.host(model_control="explicit"):
+        config = json.dumps({"backend": "onnxruntime", "max_batch_size": 4})
+        assert await outcome(hosts, load("m", 1, config=config)) == ""
+        status = await hosts.until("m", v1="READY")
+        assert status.spec.max_batch_size == 4
+        assert await outcome(hosts, load("m", 2, config='{"backend": "onnxruntime"}', files=files)) == ""
+        await hosts.until("m", v7="READY")
+        assert await hosts.ask("m") == 70
+        assert await outcome(hosts, load("m", 3)) == ""
+        assert await hosts.ask("m") == 1
+
+
+async def test_an_order_that_fails_is_answered_with_the_reason(hosts: HostHarness) -> None:
+    write_model(hosts.root, "m", error="the graph has a cycle")
+    async with hosts.host(model_control="explicit"):
+        assert await outcome(hosts, load("m")) == "the graph has a cycle"
+        assert "no model nowhere" in await outcome(hosts, load("nowhere"))
+        write_model(hosts.root, "m")
+        assert await outcome(hosts, load("m", 2)) == ""
+        assert await hosts.ask("m") == 1
+
+
+@pytest.mark.parametrize("control", ["none", "poll"])
+async def test_orders_are_refused_unless_control_is_explicit(hosts: HostHarness, control: str) -> None:
+    write_model(hosts.root, "m")
+    async with hosts.host(model_control=control):
+        assert "model_control must be explicit" in await outcome(hosts, unload("m"))
+        assert await hosts.ask("m") == 1
+
+
+async def test_a_model_that_cannot_be_loaded_fails_its_requests_alone(hosts: HostHarness) -> None:
+    """A failed model is tried again after a pause; a request that waits for it meanwhile ends with the reason."""
+    write_model(hosts.root, "good", 2)
+    write_model(hosts.root, "bad", error="the graph has a cycle")
+    waiting = await hosts.send("bad")
+    async with hosts.host():
+        assert await hosts.ask("good") == 2
+        with pytest.raises(ModelUnavailable, match="bad cannot be loaded: the graph has a cycle"):
+            await hosts.ask("bad")
+        record = await hosts.backend.token_log.record(waiting.id)
+        assert record is not None
+        assert record.finish == "model_unavailable"
+        write_model(hosts.root, "bad", 1)
+        await hosts.until("bad", v1="READY")
+        assert await hosts.ask("bad") == 1
+
+
+async def test_a_version_that_cannot_be_loaded_leaves_the_old_one(hosts: HostHarness) -> None:
+    write_model(hosts.root, "m", 1)
+    async with hosts.host(model_control="poll"):
+        assert await hosts.ask("m") == 1
+        write_model(hosts.root, "m", 2, error="the graph has a cycle")
+        status = await hosts.until("m", v1="READY", v2="UNAVAILABLE")
+        assert status.versions[1].reason == "the graph has a cycle"
+        assert await hosts.ask("m") == 1
+
+
+async def test_a_model_sleeps_and_is_woken(hosts: HostHarness) -> None:
+    write_model(hosts.root, "m")
+    async with hosts.host():
+        assert await hosts.ask("m") == 1
+        await hosts.backend.registry.set_asleep("m", asleep=True)
+        await hosts.until("m", v1="UNAVAILABLE")
+        request = await hosts.send("m")
+        await hosts.backend.registry.set_asleep("m", asleep=False)
+        assert output_of(await answer(hosts.backend, request.id)) == 1
+
+
+async def test_a_loading_model_is_reported(hosts: HostHarness) -> None:
+    gate = hosts.module.load_gates["m"] = threading.Event()
+    write_model(hosts.root, "m")
+    async with hosts.host():
+        request = await hosts.send("m", 5)
+        status = await hosts.until("m", v1="LOADING")
+        assert status.ready == ()
+        gate.set()
+        await hosts.until("m", v1="READY")
+        assert output_of(await answer(hosts.backend, request.id)) == 5

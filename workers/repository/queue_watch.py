@@ -1,0 +1,37 @@
+"""Notice of requests that wait for a model which this process does not serve."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from shared.backend import Backend
+from shared.errors import Unavailable
+from shared.redis import keys
+
+POLL_S = 5.0  # between looks without a message, for requests of a worker that was lost
+RETRY_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+async def wait_for_requests(backend: Backend, model: str) -> None:
+    """Return once requests wait for a model, or were lost by its worker, and no other worker serves it."""
+    while True:
+        try:
+            async with backend.live.subscribe(keys.wake_channel(model)) as woken:
+                while not await _is_demanded(backend, model):
+                    await woken.get(POLL_S)
+                return
+        except Unavailable as error:
+            log.warning("queue_unavailable", model=model, error=error.message)
+            await asyncio.sleep(RETRY_S)
+
+
+async def _is_demanded(backend: Backend, model: str) -> bool:
+    depth = await backend.transport.depth(model)
+    if not (depth.waiting or depth.held):
+        return False
+    workers = await backend.registry.workers()
+    return not any(worker.model == model and worker.state in ("loading", "ready") for worker in workers)

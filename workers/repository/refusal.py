@@ -1,0 +1,75 @@
+"""Refusal of the requests that wait for a model which cannot be served: each ends with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from shared.errors import HeadraceError
+from shared.models.worker_registry import Task, WorkerInfo
+from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.repository.serving.context import HostContext
+from workers.worker import Worker
+
+EMPTY_POLL_S = 0.05  # between looks whether requests still wait
+
+
+class RefusingEngine:
+    """A Generator that refuses every request with one error."""
+
+    tokenizer = None
+    constraints = None
+    fingerprint = ""
+    max_model_len = 0
+    task: Task = "generate"
+
+    def __init__(self, error: HeadraceError) -> None:
+        self._error = error
+
+    def add(self, request: EngineRequest) -> None:
+        raise self._error
+
+    def abort(self, job_id: str) -> bool:
+        return False
+
+    def step(self) -> list[EngineOutput]:
+        return []
+
+    def abandon_when(self, urgent: Callable[[], bool]) -> None:
+        pass
+
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        pass
+
+    def has_work(self) -> bool:
+        return False
+
+    def stats(self) -> EngineStats:
+        return EngineStats()
+
+
+async def refuse_waiting(info: WorkerInfo, error: HeadraceError, context: HostContext) -> None:
+    """End the requests in the model's queue with an error, until there are none. Raises Unavailable.
+
+    Args:
+        info: a registry entry in the state "loading", which announces no model.
+    """
+    worker = Worker(
+        info,
+        RefusingEngine(error),
+        context.backend,
+        context.settings,
+        context.metrics,
+        sole_request=context.workers.sole_request,
+    )
+    work = asyncio.create_task(worker.run())
+    try:
+        while not work.done():
+            depth = await context.backend.transport.depth(info.model)
+            if not (depth.waiting or depth.held):
+                return
+            await asyncio.wait([work], timeout=EMPTY_POLL_S)
+    finally:
+        worker.drain()
+        await work
+        context.metrics.forget(info.model)

@@ -1,0 +1,78 @@
+"""What the models of one worker process share."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from shared.backend import Backend
+from shared.errors import Unavailable
+from shared.models.worker_registry import WorkerInfo, worker_id_prefix
+from shared.settings import Settings
+from workers.active_request import ActiveRequest
+from workers.metrics import WorkerMetrics
+from workers.repository.serving.memory_budget import MemoryBudget
+from workers.sole_request import SoleRequestRecord
+from workers.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+
+class Workers:
+    """The workers of one process.
+
+    Attributes:
+        sole_request: whether a request runs alone in the process, whichever model it is for.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._workers: set[Worker] = set()
+        self.sole_request = SoleRequestRecord(backend.token_log, self._active_requests)
+
+    def add(self, worker: Worker) -> None:
+        self._workers.add(worker)
+
+    def discard(self, worker: Worker) -> None:
+        self._workers.discard(worker)
+
+    def _active_requests(self) -> list[ActiveRequest]:
+        return [active for worker in self._workers for active in worker.active_requests()]
+
+
+@dataclass
+class HostContext:
+    """What the models of one worker process share.
+
+    Attributes:
+        changed: called when the state of a model has changed.
+        failed: called with the error after which the process must end.
+        grace: seconds that a model's requests may take to end when it is unloaded; None for the setting.
+    """
+
+    settings: Settings
+    backend: Backend
+    metrics: WorkerMetrics
+    budget: MemoryBudget
+    changed: Callable[[], None]
+    failed: Callable[[BaseException], None]
+    grace: float | None = None
+    workers: Workers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.backend)
+
+    def new_worker(self, model: str) -> WorkerInfo:
+        """Return the registry entry of a new worker, which loads a model."""
+        worker_id = worker_id_prefix(os.getpid()) + secrets.token_hex(3)
+        return WorkerInfo(id=worker_id, pid=os.getpid(), model=model, state="loading")
+
+    async def leave(self, worker: WorkerInfo) -> None:
+        """Remove a worker that only loaded something; without Redis, it expires."""
+        try:
+            await self.backend.registry.leave(worker.id)
+        except Unavailable as error:
+            log.warning("leave_failed", worker=worker.id, error=error.message)

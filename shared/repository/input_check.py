@@ -38,7 +38,8 @@ def _check_names(
     for name in given:
         if name not in names:
             raise InvalidRequest(
-                f"unexpected {kind} {name[:128]!r} for model {model}; it has {', '.join(names[:MAX_SHOWN])}", param=name
+                f"unexpected {kind} {name[:128]!r} for model {model}; it has {', '.join(names[:MAX_SHOWN])}",
+                param=name,
             )
 
 

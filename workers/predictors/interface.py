@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import EngineFailed
 from shared.protocol import Parameter
 from shared.repository.spec import ModelSpec
 
@@ -27,8 +26,11 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-class PredictorLost(EngineFailed):
-    """The process of a predictor ended, or was ended, during an execution. It is replaced in the background."""
+class PredictorLost(Exception):
+    """The process of a predictor ended during a call. The predictor starts another one for its next call.
+
+    The message says why, for the caller: the process exceeded its memory budget, or a signal ended it.
+    """
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,6 @@ class PredictorModule(Protocol):
         """Load one instance from the folder of a version. Raises ConfigError that says why it cannot be loaded.
 
         Args:
-            spec: a completed description. The kind and the first GPU of its first instance group choose the device.
+            spec: a completed description, whose only instance group is that of the instance (`instance_specs`).
             threads: for one execution; None for the framework's default.
         """

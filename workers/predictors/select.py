@@ -18,10 +18,24 @@ EXTRAS = {  # of Headrace's, by backend
     "tensorflow": "tensorflow",
     "python": "worker",
 }
+OWN_PROCESS = ("python", "tensorflow")  # code that may do anything; a runtime that never gives its memory back
 
 
 def module_for(spec: ModelSpec) -> PredictorModule:
-    """Return what loads a model. Raises ConfigError if there is no such backend, or if its package is missing."""
+    """Return what loads a model, in a process of its own if its backend or its description asks for one.
+
+    Raises ConfigError if there is no such backend, or if its package is missing.
+    """
+    process = spec.parameters.get("process", "")
+    if process not in ("", "own"):
+        raise ConfigError(f"parameter process of model {spec.name} must be own, got {process!r}", param="process")
+    if process or spec.backend in OWN_PROCESS:
+        return cast(PredictorModule, import_module("workers.predictors.process.predictor"))
+    return framework_of(spec)
+
+
+def framework_of(spec: ModelSpec) -> PredictorModule:
+    """Return the module of a model's framework. Raises ConfigError as `module_for` does."""
     if spec.backend not in EXTRAS:
         raise ConfigError(
             f"backend of model {spec.name} must be one of {', '.join(EXTRAS)}, got {spec.backend!r}",

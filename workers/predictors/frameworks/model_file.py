@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.errors import ConfigError
+from shared.repository.backends import BACKENDS
 from shared.repository.spec import ModelSpec
 
 
-def find(spec: ModelSpec, folder: Path, names: tuple[str, ...]) -> Path:
-    """Return the path that the description names, or else the first of `names` that exists. Raises ConfigError."""
-    wanted = (spec.default_model_filename,) if spec.default_model_filename else names
+def find(spec: ModelSpec, folder: Path) -> Path:
+    """Return the named path, or else the first of the backend's names that exists. Raises ConfigError."""
+    given = spec.default_model_filename
+    wanted = (given,) if given else BACKENDS[spec.backend].files
     for name in wanted:
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(
-                f"default_model_filename of model {spec.name} must be inside the version's folder, got {name!r}"
-            )
-        if path.exists():
-            return path
+        if (folder / name).exists():
+            return folder / name
     raise ConfigError(f"model {spec.name}: version {folder.name} has no {' or '.join(wanted)}")
 
 

@@ -6,19 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from shared.errors import ConfigError, InvalidRequest
 from shared.protocol import DataType
 from shared.repository.spec import ModelSpec, TensorSpec
-from workers.predictors.frameworks import model_file, parameters
+from workers.predictors.frameworks import model_file, parameters, texts
 from workers.predictors.frameworks.devices import cuda_device
 from workers.predictors.frameworks.signature import Signature
-from workers.predictors.interface import Array, Arrays, Execution
+from workers.predictors.interface import Arrays, Execution
 
-FILES = ("model.onnx",)
 DATA_TYPES: dict[str, DataType] = {
     **{"tensor(bool)": "BOOL", "tensor(string)": "BYTES"},
     **{"tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64"},
@@ -69,13 +67,18 @@ class OnnxPredictor:
         self.memory_bytes = memory_bytes
 
     def predict(self, call: Execution) -> Arrays:
-        feed = {name: _decode(name, array) if name in self._texts else array for name, array in call.inputs.items()}
+        feed = {
+            name: texts.decode(name, array) if name in self._texts else array for name, array in call.inputs.items()
+        }
         names = list(call.outputs) or self._outputs
         try:
             found = self._session.run(names, feed, self._run_options)
         except InvalidArgument as error:
             raise InvalidRequest(f"the model refuses its inputs: {error}") from error
-        return {name: _encode(array) for name, array in zip(names, found, strict=True)}
+        return {
+            name: texts.encode(array) if array.dtype == object else array
+            for name, array in zip(names, found, strict=True)
+        }
 
     def stream(self, call: Execution) -> Iterator[Arrays]:
         yield self.predict(call)
@@ -91,7 +94,7 @@ def _quiet(options: Options) -> Options:
 
 
 def _open(spec: ModelSpec, folder: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
-    path = model_file.find(spec, folder, FILES)
+    path = model_file.find(spec, folder)
     try:
         return ort.InferenceSession(path, options, providers=providers)
     except Exception as error:  # it raises a class of its own for each status, without a common base
@@ -134,19 +137,3 @@ def _providers(spec: ModelSpec) -> list[Any]:
             )
         chosen.insert(0, ("TensorrtExecutionProvider", {"device_id": device}))
     return chosen
-
-
-def _decode(name: str, array: Array) -> Array:
-    """Return the texts of an input of BYTES."""
-    try:
-        texts = [item.decode() for item in array.ravel()]
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"input {name} must be UTF-8", param=name) from error
-    return np.array(texts, dtype=object).reshape(array.shape)
-
-
-def _encode(array: Array) -> Array:
-    """Return an output, texts as bytes."""
-    if array.dtype != object:
-        return array
-    return np.array([text.encode() for text in array.ravel()], dtype=object).reshape(array.shape)

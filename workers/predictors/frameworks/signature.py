@@ -10,7 +10,6 @@ from shared.errors import ConfigError
 from shared.repository.spec import DynamicBatching, ModelSpec, TensorSpec
 
 DEFAULT_MAX_BATCH_SIZE = 4  # Triton's, for models that declare a batch dimension
-ROWS = 1024  # the same for models that compute each row of a table alone
 
 
 @dataclass(frozen=True)

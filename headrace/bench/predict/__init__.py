@@ -1,0 +1,1 @@
+"""Benchmarks of models that take and return tensors."""

@@ -64,10 +64,8 @@ class ModelCatalog:
         self.embedding_model = embedding_name(settings)
         self.any_name = settings.any_model_name
         self._snapshot: Snapshot | None = None
-        self._reported: tuple[dict[str, ModelStatus], float] = (
-            {},
-            0.0,
-        )  # the last statuses, and when they were read
+        self._reported: dict[str, ModelStatus] = {}  # the last statuses
+        self._reported_at = 0.0
         self._reading = asyncio.Lock()
 
     async def snapshot(self, life: float = SNAPSHOT_LIFE_S) -> Snapshot:
@@ -89,12 +87,11 @@ class ModelCatalog:
     def _remembered(self, statuses: Sequence[ModelStatus], now: float) -> dict[str, ModelStatus]:
         """Return the statuses by name; while the worker that reported them restarts, the last ones, as waiting."""
         if statuses:
-            self._reported = {status.name: status for status in statuses}, now
-            return self._reported[0]
-        found, at = self._reported
-        if now - at > RESTART_LIMIT_S:
+            self._reported, self._reported_at = {status.name: status for status in statuses}, now
+            return self._reported
+        if now - self._reported_at > RESTART_LIMIT_S:
             return {}
-        return {name: waiting(status) for name, status in found.items()}
+        return {name: waiting(status) for name, status in self._reported.items()}
 
     async def repository(self, life: float = SNAPSHOT_LIFE_S) -> Mapping[str, ModelStatus]:
         """Return the statuses of the repository's models by name. Raises Unavailable."""

@@ -17,11 +17,13 @@ from shared.protocol import Infer
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.predictors.execution.ensemble import FindModel
 from workers.predictors.execution.executor import Clock
 from workers.predictors.interface import Predictor
 from workers.predictors.outbox import Outbox
+from workers.predictors.response_cache import ResponseCache
 from workers.predictors.scheduling.job import Deliver, Job
-from workers.predictors.version import Version
+from workers.predictors.version import Context, Version
 
 CLOSE_TIMEOUT_S = 10.0
 
@@ -34,6 +36,8 @@ class PredictorEngine:
 
     Args:
         folder: of the model in the repository, with the files that its description names.
+        find: finds the models of an ensemble's steps in this process, by name.
+        cache: for the responses of versions whose description enables it.
         clock: monotonic, in nanoseconds.
     """
 
@@ -42,13 +46,20 @@ class PredictorEngine:
     task: Task = "predict"
     max_model_len = 0
 
-    def __init__(self, spec: ModelSpec, folder: Path | None = None, *, clock: Clock = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        folder: Path | None = None,
+        *,
+        find: FindModel = lambda name: None,
+        cache: ResponseCache | None = None,
+        clock: Clock = time.monotonic_ns,
+    ) -> None:
         self.name = spec.name
         self.fingerprint = f"fp_predict_{hashlib.sha256(msgspec.json.encode(spec)).hexdigest()[:16]}"
         self._spec = spec
-        self._folder = folder
-        self._clock = clock
         self._lock = threading.Lock()
+        self._context = Context(folder, self._lock, clock, self._deliver, find, cache)
         self._versions: dict[str, Version] = {}  # ready ones, oldest first
         self._closing: list[Version] = []
         self._jobs: dict[str, tuple[Version, Job]] = {}
@@ -58,6 +69,12 @@ class PredictorEngine:
         self._taken: set[str] = set()  # requests of the worker that have not ended
 
     # versions
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Return the description of the newest ready version, or of the model without one."""
+        with self._lock:
+            return next((each.spec for each in reversed(self._versions.values())), self._spec)
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -78,7 +95,7 @@ class PredictorEngine:
             ConfigError: the warm-up failed, or a file that the description names is missing.
         """
         try:
-            added = self._make_version(version, spec or self._spec, instances)
+            added = Version(version, spec or self._spec, instances, self._context)
         except BaseException:
             for instance in instances:
                 instance.close()
@@ -117,6 +134,11 @@ class PredictorEngine:
         with self._lock:
             return {name: version.statistics() for name, version in self._versions.items()}
 
+    def first_responses(self) -> dict[str, tuple[list[int], int]]:
+        """Return how soon first responses came from each ready version: counts by bucket, and the sum in ns."""
+        with self._lock:
+            return {name: version.parts.statistics.first_responses() for name, version in self._versions.items()}
+
     def close(self) -> None:
         """Drop all requests and close all versions."""
         self._outbox.close()
@@ -133,17 +155,6 @@ class PredictorEngine:
             closing = [each.closed for each in self._closing]
         wait(closing, CLOSE_TIMEOUT_S)
 
-    def _make_version(self, version: str, spec: ModelSpec, instances: Sequence[Predictor]) -> Version:
-        return Version(
-            version,
-            spec,
-            instances,
-            folder=self._folder,
-            lock=self._lock,
-            clock=self._clock,
-            deliver=self._deliver,
-        )
-
     # requests
 
     def submit(self, request: EngineRequest, deliver: Deliver) -> None:
@@ -159,7 +170,9 @@ class PredictorEngine:
             if version is None:
                 self._awaiting_version[request.id] = (request, deliver)
                 return
-            self._jobs[request.id] = (version, version.add(request, work, deliver))
+            job = version.add(request, work, deliver)
+            self._jobs[request.id] = (version, job)
+        version.begin(job)
 
     def cancel(self, request_id: str) -> bool:
         """Drop a request. Return False if the id is unknown."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.errors import EngineFailed, HeadraceError
-from shared.protocol import Result
+from shared.protocol import Result, Tensor
 from shared.repository.spec import ModelSpec
 from workers.engine.interface import EngineOutput
 from workers.engine.stage import Stage
 from workers.predictors.execution.joining import divide, join
 from workers.predictors.interface import Arrays, Execution, Predictor, PredictorLost
+from workers.predictors.response_cache import ResponseCache
 from workers.predictors.scheduling.job import Batch, Job
 from workers.predictors.statistics import FailureReason, Statistics, Times
 from workers.predictors.tensors.inputs import InputReader
@@ -32,6 +33,14 @@ class VersionParts:
     writer: OutputWriter
     statistics: Statistics
     clock: Clock
+    cache: ResponseCache | None = None
+
+    def keep_response(self, job: Job, tensors: tuple[Tensor, ...]) -> None:
+        """Store the response of a request that was not found in the cache."""
+        if self.cache is not None and job.cache_key:
+            began = self.clock()
+            self.cache.put(job.cache_key, tensors)
+            self.statistics.count_miss(job.lookup_ns + self.clock() - began)
 
 
 class Executor(Protocol):
@@ -63,6 +72,7 @@ class BatchExecutor:
             return
         self._count(batch, started, times)
         for job, result in zip(batch.jobs, results, strict=True):
+            self._parts.keep_response(job, result.tensors)
             yield job, EngineOutput(job.id, finished=True, result=result)
 
     def close(self) -> None:

@@ -70,6 +70,12 @@ class InstanceRunner:
         self._changed.notify(len(self._executors) if self._batcher.binds else 1)
         self._added.notify()
 
+    def begin(self, job: Job) -> None:
+        """Do nothing: the instances take the requests."""
+
+    def flush(self) -> None:
+        """Do nothing: a dropped request leaves nothing to do."""
+
     def remove(self, job: Job) -> bool:
         """Drop a request that waits. Return False if it is being executed."""
         removed = self._batcher.remove(job)

@@ -23,7 +23,7 @@ RANDOM_BELOW = 128  # random integers fit every type
 def warm_up(spec: ModelSpec, instances: Sequence[Predictor], folder: Path | None) -> None:
     """Execute the warm-up requests on each instance, on all at a time. Raises ConfigError."""
     calls = [call for each in spec.warm_ups for call in [_call(spec, each, folder)] * max(1, each.count)]
-    if not calls:
+    if not calls or not instances:
         return
     with ThreadPoolExecutor(len(instances), "warm-up") as pool:
         for _ in pool.map(lambda instance: _execute(spec, instance, calls), instances):

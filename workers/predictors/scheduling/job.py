@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shared.protocol import Infer
+from shared.protocol import Infer, Tensor
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.predictors.interface import Array
 from workers.predictors.tensors.inputs import CheckedInputs
@@ -22,8 +22,9 @@ class Job:
     Attributes:
         deliver: takes its outputs, from any thread.
         cancelled: its outputs are not wanted any longer.
-        cache_key: of its response in the response cache; empty if it is not looked up.
-        lookup_ns: duration of that lookup.
+        cache_key: of its response in the response cache; empty without one.
+        cached: its response, found in the cache.
+        lookup_ns: how long that look-up took.
     """
 
     request: EngineRequest
@@ -35,6 +36,7 @@ class Job:
     expires_ns: int | None = None
     cancelled: bool = False
     cache_key: bytes = b""
+    cached: tuple[Tensor, ...] | None = None
     lookup_ns: int = 0
 
     @property

@@ -12,6 +12,7 @@ from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
 from workers.predictors.engine import PredictorEngine
+from workers.predictors.instances import instance_specs
 from workers.predictors.interface import Predictor
 from workers.predictors.select import module_for
 from workers.repository.plan import Plan, PlannedVersion
@@ -133,8 +134,8 @@ class PredictorServing:
         spec = module.complete(self._described, folder)
         instances: list[Predictor] = []
         try:
-            for _ in range(_instances(spec)):
-                instances.append(module.load(spec, folder, threads=self._context.settings.threads))
+            for each in instance_specs(spec):
+                instances.append(module.load(each, folder, threads=self._context.settings.threads))
         except BaseException:
             close_all(instances)
             raise

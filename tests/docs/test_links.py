@@ -49,6 +49,9 @@ def test_index_lists_every_page() -> None:
     assert {page.name for page in ROOT.glob("docs/*.md")} - {"index.md"} <= listed
 
 
+OF_USERS = frozenset({"model.py", "iris/", "chat/"})  # files of users that pages name
+
+
 @cache
 def tracked() -> frozenset[str]:
     """Return the tracked files, and the folders that hold them."""
@@ -82,7 +85,7 @@ def words(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_paths_exist(page: Path) -> None:
-    assert {word for word in words(page) if is_missing(word)} == set()
+    assert {word for word in words(page) if is_missing(word)} <= OF_USERS
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))

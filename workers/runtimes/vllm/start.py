@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def start(settings: Settings, folder: Path) -> VllmEngine:
     arguments = engine_arguments(settings, folder, current_platform.device_type, known)
     native_sampling = has_native_sampling(arguments)
     tokenizer = Tokenizer(folder, **EngineConfig.from_settings(settings, folder).tokenizer_options())
+    _keep_threads()
     engine = _start_engine(arguments, native_sampling=native_sampling)
     executor = LLMEngineExecutor(engine)
     eos = read_eos_token_ids(folder, parse_token_ids(executor.configured_eos))
@@ -48,6 +50,16 @@ def start(settings: Settings, folder: Path) -> VllmEngine:
         max_num_seqs=settings.max_num_seqs,
         native_sampling=native_sampling,
     )
+
+
+def _keep_threads() -> None:
+    """Let vLLM compute on all cores of a machine without an accelerator.
+
+    With OMP_NUM_THREADS unset, vLLM serves with one thread of torch. It sets the variable for processes of its own
+    that compute, but here its engine computes in this process.
+    """
+    if current_platform.device_type == "cpu":
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 def _start_engine(arguments: Mapping[str, Any], *, native_sampling: bool) -> LLMEngine:

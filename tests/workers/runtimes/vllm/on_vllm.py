@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from shared.settings import load
 from tests.support.runtime_contract import RuntimeContract, StopContract, again, ask
@@ -24,6 +26,9 @@ class TestVllm(RuntimeContract, StopContract):
         settings = load({**SETTINGS, "model": str(smollm2), "vllm_options": json.dumps(OPTIONS)}).settings
         with RuntimeDriver.of(settings) as driver:
             yield driver
+
+    def test_vllm_computes_on_all_cores(self, runtime: RuntimeDriver) -> None:
+        assert torch.get_num_threads() == len(os.sched_getaffinity(0))
 
     @pytest.mark.parametrize(
         "params",

@@ -55,6 +55,12 @@ CLIENTS: tuple[Client, ...] = (
     Client("openai-agents", "python", ("openai-agents==0.24.0",), "openai_agents_client.py"),
     Client("litellm", "python", ("litellm[proxy]==1.108.7",), "litellm_client.py"),
     Client("huggingface_hub", "python", ("huggingface_hub==2.4.0",), "huggingface_client.py"),
+    Client(
+        "langchain-huggingface",
+        "python",
+        ("langchain-huggingface==1.2.3", "huggingface_hub==1.33.0"),
+        "langchain_huggingface_client.py",
+    ),
     Client("dspy", "python", ("dspy==3.4.1",), "dspy_client.py"),
     Client("smolagents", "python", ("smolagents[openai]==1.26.0",), "smolagents_client.py"),
     Client("llm", "python", ("llm==0.36",), "llm_client.py"),

@@ -1,8 +1,8 @@
 """All endpoints, by the application that serves them.
 
 For an unknown path, the first endpoint that shares most of its segments decides the error format: chat before jobs
-makes it OpenAI's under /v1, and pages before tasks make it the native one at / for an unknown method. Files and batches
-need a server, which shares them with the batch runner.
+makes it OpenAI's under /v1, and pages before tasks make it the native one at / for an unknown method. Files and
+batches need a server, which shares them with the batch runner.
 """
 
 from __future__ import annotations

@@ -54,11 +54,11 @@ CLIENTS: tuple[Client, ...] = (
     Client("pydantic-ai", "python", ("pydantic-ai-slim[openai]==2.68.0",), "pydantic_ai_client.py"),
     Client("openai-agents", "python", ("openai-agents==0.24.0",), "openai_agents_client.py"),
     Client("litellm", "python", ("litellm[proxy]==1.108.7",), "litellm_client.py"),
-    Client("huggingface_hub", "python", ("huggingface_hub==2.4.0",), "huggingface_client.py"),
+    Client("huggingface_hub", "python", ("huggingface_hub==2.4.0", "numpy==2.4.6"), "huggingface_client.py"),
     Client(
         "langchain-huggingface",
         "python",
-        ("langchain-huggingface==1.2.3", "huggingface_hub==1.33.0"),
+        ("langchain-huggingface==1.2.3", "huggingface_hub==1.33.0", "numpy==2.4.6"),
         "langchain_huggingface_client.py",
     ),
     Client("dspy", "python", ("dspy==3.4.1",), "dspy_client.py"),

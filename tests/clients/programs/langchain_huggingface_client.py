@@ -1,6 +1,7 @@
 """langchain-huggingface: its endpoint for TGI, chats through it, and embeddings."""
 
 from features import EMBEDDER, KEY, URL, feature, main
+from huggingface_hub import InferenceClient
 from langchain_huggingface import ChatHuggingFace, HuggingFaceEndpoint, HuggingFaceEndpointEmbeddings
 
 PROMPT = "The capital of France is"
@@ -35,8 +36,10 @@ def chat():
 
 @feature("embeddings")
 def embeddings():
-    model = HuggingFaceEndpointEmbeddings(model=f"{URL}/models/{EMBEDDER}", huggingfacehub_api_token=KEY)
+    model = HuggingFaceEndpointEmbeddings(model=EMBEDDER)
+    model.client = InferenceClient(model=f"{URL}/models/{EMBEDDER}", token=KEY)
     assert len(model.embed_query("a")) == 384
+    return "the package refuses a URL as `model`: set `client`"
 
 
 main()

@@ -1,7 +1,8 @@
 """All endpoints, by the application that serves them.
 
 For an unknown path, the first endpoint that shares most of its segments decides the error format: chat before jobs
-makes it OpenAI's under /v1. Files and batches need a server, which shares them with the batch runner.
+makes it OpenAI's under /v1, and pages before tasks make it the native one at / for an unknown method. Files and
+batches need a server, which shares them with the batch runner.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ IN_MEMORY = (
     *pooling.ENDPOINTS,
     *tokenize.ENDPOINTS,
     *tgi.ENDPOINTS,
-    *task.ENDPOINTS,
     *jobs.ENDPOINTS,
     *dead_letters.ENDPOINTS,
     *models.ENDPOINTS,
@@ -51,6 +51,7 @@ IN_MEMORY = (
     *kserve_infer.ENDPOINTS,
     *kserve_repository.ENDPOINTS,
     *kserve.LAST_ENDPOINTS,
+    *task.ENDPOINTS,
 )
 API = (*IN_MEMORY, *files.ENDPOINTS, *batches.ENDPOINTS)
 ADMIN = (

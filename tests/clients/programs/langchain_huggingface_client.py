@@ -1,30 +1,32 @@
 """langchain-huggingface: its endpoint for TGI, chats through it, and embeddings."""
 
 from features import EMBEDDER, KEY, URL, feature, main
+from huggingface_hub import InferenceClient
 from langchain_huggingface import ChatHuggingFace, HuggingFaceEndpoint, HuggingFaceEndpointEmbeddings
 
 PROMPT = "The capital of France is"
 
 
 def endpoint(**fields):
-    return HuggingFaceEndpoint(endpoint_url=URL, huggingfacehub_api_token=KEY, max_new_tokens=8, **fields)
+    """Return the endpoint. Given the URL as `endpoint_url`, the package would keep the key to itself."""
+    return HuggingFaceEndpoint(model=URL, huggingfacehub_api_token=KEY, max_new_tokens=8, **fields)
 
 
 @feature("completions")
 def completions():
-    assert endpoint(return_full_text=False).invoke(PROMPT)
-    return "return_full_text=False: TGI's default is the full text"
+    assert endpoint().invoke(PROMPT)
+    return "a server with keys: `model=URL`, as `endpoint_url=URL` sends no key"
 
 
 @feature("completions, streamed")
 def streamed():
-    model = endpoint(do_sample=True, seed=5, return_full_text=False)
+    model = endpoint(seed=5)
     assert "".join(model.stream(PROMPT)) == model.invoke(PROMPT)
 
 
 @feature("stop sequences")
 def stop():
-    assert "Paris" not in endpoint(do_sample=False).invoke(PROMPT, stop=["Paris"]).removeprefix(PROMPT)
+    assert "Paris" not in endpoint(seed=5).invoke(PROMPT, stop=["Paris"])
 
 
 @feature("chat")
@@ -34,8 +36,10 @@ def chat():
 
 @feature("embeddings")
 def embeddings():
-    model = HuggingFaceEndpointEmbeddings(model=f"{URL}/models/{EMBEDDER}", huggingfacehub_api_token=KEY)
+    model = HuggingFaceEndpointEmbeddings(model=EMBEDDER)
+    model.client = InferenceClient(model=f"{URL}/models/{EMBEDDER}", token=KEY)
     assert len(model.embed_query("a")) == 384
+    return "the package refuses a URL as `model`: set `client`"
 
 
 main()

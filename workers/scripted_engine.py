@@ -25,7 +25,8 @@ from shared.errors import InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import FinishReason, Message, PromptOptions, Token, Tools
 from workers.engine.echo import Echo
-from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, EngineStats, PairForm, too_long
+from workers.engine.interface import DEFAULT_OPTIONS, EngineOutput, EngineRequest, EngineStats, too_long
+from workers.engine.pair_form import PairForm
 from workers.engine.request_check import check_prompt_length
 
 VOCAB_SIZE = 50_000

@@ -25,6 +25,7 @@ from shared.protocol import (
     Tools,
     Usage,
 )
+from workers.engine.pair_form import PairForm
 
 if TYPE_CHECKING:  # the scripted engine runs without torch
     from torch import Tensor
@@ -200,23 +201,6 @@ def too_long(size: int, unit: str, most_tokens: int, param: str) -> ContextLengt
         f"this model's maximum context length is {most_tokens} tokens; a text of {size} {unit} has more than that",
         param=param,
     )
-
-
-@dataclass(frozen=True)
-class PairForm:
-    """Special tokens before, between and after the two texts of a pair.
-
-    With `typed`, the tokens after `between` have type 1.
-    """
-
-    before: tuple[int, ...] = ()
-    between: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
-    typed: bool = False
-
-    @property
-    def size(self) -> int:
-        return len(self.before) + len(self.between) + len(self.after)
 
 
 class Encoder(Protocol):

@@ -8,7 +8,8 @@ from functools import cache
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.models.worker_registry import Task
 from shared.protocol import EncoderWork, Input, PromptOptions, Request, Score
-from workers.engine.interface import Encoder, PairForm
+from workers.engine.interface import Encoder
+from workers.engine.pair_form import PairForm
 from workers.preparation.encoded_request import EncodedRequest
 
 

@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from shared.errors import ConfigError, EngineFailed, HeadraceError, InvalidRequest
 from shared.files.json_lines import json_text
 from shared.models.worker_registry import Task
-from shared.protocol import Message, Pool, Request, SamplingParams
+from shared.protocol import Embed, Message, Pool, Request, SamplingParams
 from shared.validation.request_limits import check_request
 from workers.active_request import ActiveRequest
 from workers.engine.interface import EngineRequest, Generator
@@ -65,8 +65,15 @@ def read_warm_ups(path: Path, model: str) -> list[WarmUp]:
             requests = _parse(body, model)
         except InvalidRequest as error:
             raise ConfigError(f"warmup_requests, line {number}: {error.message}", param=PARAM) from None
-        warm_ups += [WarmUp(f"line {number}", each) for each in requests if each.model == model]
+        warm_ups += [WarmUp(f"line {number}", each, _classified(each)) for each in requests if each.model == model]
     return warm_ups
+
+
+def _classified(request: Request) -> Request | None:
+    """Return the request for a classifier that a request for embeddings becomes: both have an `input`."""
+    if not isinstance(request.work, Embed):
+        return None
+    return msgspec.structs.replace(request, work=Pool(request.work.inputs))
 
 
 def _parse(line: bytes, model: str) -> list[Request]:

@@ -12,7 +12,7 @@ from shared.backend import Backend
 from shared.errors import ConfigError, EngineFailed
 from shared.models.model_store import ModelRepository
 from shared.models.startup_progress import StartupProgress
-from shared.models.worker_registry import WorkerInfo
+from shared.models.worker_registry import Task, WorkerInfo
 from shared.settings import Settings
 from tests.support.fakes import MODEL
 from tests.support.worker_harness import RecordingEngine
@@ -72,6 +72,15 @@ async def test_declared_requests_run_before_the_worker_is_ready(
     assert progress.seconds["warmup"] > 0
     assert [worker.state for worker in await backend.registry.workers()] == ["loading"]
     assert await backend.redis.keys("hr:{req_*") == []
+
+
+@pytest.mark.parametrize("task", ["embed", "classify"])
+async def test_an_input_warms_up_every_encoder(
+    backend: Backend, settings: Settings, tmp_path: Path, engine: RecordingEngine, task: Task
+) -> None:
+    engine.task = task
+    await load(backend, declare(settings, tmp_path, '{"input": ["a", "bc"]}'))
+    assert [request.lengths for request in engine.requests] == [(1, 2)]
 
 
 async def test_one_short_request_runs_by_default(

@@ -16,7 +16,7 @@ from sys import maxsize
 
 from tokenizers import AddedToken, Tokenizer
 
-from workers.engine.interface import PairForm
+from workers.engine.pair_form import PairForm
 
 MAX_CACHED_RUNS = 1_024
 Place = tuple[int, str]  # of a control token in a text: its start and its spelling

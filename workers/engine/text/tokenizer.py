@@ -20,7 +20,8 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from shared.errors import ConfigError, InvalidRequest
 from shared.protocol import Message, PromptOptions, SamplingParams, Tools
 from shared.settings import ReasoningParserName
-from workers.engine.interface import DEFAULT_OPTIONS, PairForm, too_long
+from workers.engine.interface import DEFAULT_OPTIONS, too_long
+from workers.engine.pair_form import PairForm
 from workers.engine.text.byte_bound import ByteBound
 from workers.engine.text.chat_renderer import ChatRenderer
 from workers.engine.text.control_tokens import (

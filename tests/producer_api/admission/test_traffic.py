@@ -64,7 +64,9 @@ async def test_alias_is_listed_with_its_models_properties(client: httpx.AsyncCli
     await backend.traffic.set_split(Split(name="prod", branches=(Branch(model=OTHER),)))
     listed = (await client.get("/v1/models")).json()["data"]
     assert {model["id"]: model["max_model_len"] for model in listed} == {MODEL: 1024, OTHER: 512, "prod": 512}
-    assert (await client.get("/v1/models/prod")).json()["max_model_len"] == 512
+    [other, prod] = [(await client.get(f"/v1/models/{name}")).json() for name in (OTHER, "prod")]
+    assert prod == {**other, "id": "prod"}
+    assert prod["headrace"]["workers_ready"] == 1
 
 
 async def test_job_by_grpc_may_name_an_alias(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:

@@ -86,6 +86,7 @@ class Version:
     def __init__(self, version: str, spec: ModelSpec, instances: Sequence[Predictor], context: Context) -> None:
         if not spec.inputs or not spec.outputs:
             raise ConfigError(f"the description of {spec.name} must name its inputs and outputs")
+        assert instances or spec.ensemble, "a version needs an instance"
         warm_up(spec, instances, context.folder)
         self.version = version
         self.spec = spec

@@ -114,6 +114,7 @@ def test_a_failed_step_is_named_and_stops_the_others(bench: Bench) -> None:
     assert isinstance(error, EngineFailed)
     assert error.message.startswith("step a: ")
     bench.b.let_go()
+    bench.drivers["b"].await_stats(running=0)
     assert bench.sum.calls == []
     assert bench.engines["e"].statistics()["1"].failures == {"OTHER": 1}
     assert bench.engines["a"].statistics()["1"].failures == {"BACKEND": 1}

@@ -151,6 +151,17 @@ def test_a_dropped_request_drops_its_steps(bench: Bench) -> None:
     driver.wait(busy)
 
 
+def test_closing_an_ensemble_drops_its_steps(bench: Bench) -> None:
+    driver = bench.load(ensemble())
+    for _ in range(2):
+        driver.start(infer(floats([1]), name="IN"))
+    bench.a.await_begin()
+    bench.drivers["a"].await_stats(running=1, waiting=1)
+    driver.engine.close()
+    bench.drivers["a"].await_stats(running=1, waiting=0)
+    bench.let_go()
+
+
 def test_a_removed_version_finishes_its_requests(bench: Bench) -> None:
     driver = bench.load(ensemble())
     run = driver.start(infer(floats([1]), name="IN"))

@@ -109,10 +109,15 @@ def test_an_ensemble_may_be_a_step_and_return_intermediate_tensors(bench: Bench)
 
 def test_a_failed_step_is_named_and_stops_the_others(bench: Bench) -> None:
     driver = bench.load(ensemble())
+    bench.drivers["b"].start(infer(floats([1])))  # so that the step on b waits
+    bench.b.await_begin()
+    failing = driver.start(infer(floats([-1]), name="IN"))
+    bench.drivers["b"].await_stats(running=1, waiting=1)
     bench.a.let_go()
-    error = driver.ask(infer(floats([-1]), name="IN")).error
+    error = driver.wait(failing).error
     assert isinstance(error, EngineFailed)
     assert error.message.startswith("step a: ")
+    bench.drivers["b"].await_stats(running=1, waiting=0)
     bench.b.let_go()
     bench.drivers["b"].await_stats(running=0)
     assert bench.sum.calls == []

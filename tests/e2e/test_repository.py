@@ -71,7 +71,7 @@ def test_models_of_different_kinds_are_loaded_by_their_requests(repository_up: L
 
 
 def test_requests_survive_the_death_of_the_worker(repository_up: Launched) -> None:
-    """Given a chat that the killed worker holds, and requests sent while there is none, the next one ends them."""
+    """Given a chat that the killed worker holds, and requests sent right after, the next worker answers all."""
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         held = pool.submit(
             chat, repository_up, messages=[{"role": "user", "content": "Hello [pace 5]"}], max_tokens=400

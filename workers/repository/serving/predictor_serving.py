@@ -107,7 +107,7 @@ class PredictorServing:
             self._start_worker()
 
     async def _reserve(self, plan: Plan, holder: Holder, needed: int) -> None:
-        """Reserve memory. If there is none, unload the versions that leave before the new one is there."""
+        """Reserve memory. Without room for both, unload the versions that leave before the new one is there."""
         try:
             await self._context.budget.reserve(holder, needed)
         except MemoryExceeded:

@@ -21,7 +21,7 @@ from shared.settings import NO_MODEL, Settings
 
 SNAPSHOT_LIFE_S = 1.0
 PLACEHOLDERS = frozenset({"tgi", "dummy"})  # names that clients of TGI, which serves one model, send for it
-MISS_LIFE_S = 0.1  # after which a model or version that is not there is looked for again
+MISS_LIFE_S = 0.1  # of a snapshot in which a model or version is missing, or refuses a request
 RESTART_LIMIT_S = 60.0  # for which the models of a repository are remembered while no worker reports any
 
 
@@ -165,7 +165,13 @@ class ModelCatalog:
 
     async def _refusal(self, name: str) -> HeadraceError | None:
         """Return why a model takes no requests; None if it takes some."""
-        snapshot = await self.snapshot()
+        refusal = None
+        for life in (SNAPSHOT_LIFE_S, MISS_LIFE_S):
+            if (refusal := self._refusal_in(await self.snapshot(life), name)) is None:
+                break
+        return refusal
+
+    def _refusal_in(self, snapshot: Snapshot, name: str) -> HeadraceError | None:
         status = snapshot.repository.get(name)
         if status is None or name in snapshot.asleep or any(worker.model == name for worker in snapshot.workers):
             return None

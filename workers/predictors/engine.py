@@ -144,16 +144,15 @@ class PredictorEngine:
         self._outbox.close()
         self._taken.clear()
         self.settle()
+        for request_id in list(self._jobs):
+            self.cancel(request_id)
         with self._lock:
-            for version, job in self._jobs.values():
-                version.remove(job)
-            self._jobs.clear()
             for name in list(self._versions):
                 self._retire(name)
-            for version in self._closing:
+            closing = list(self._closing)
+            for version in closing:
                 version.close(sequences=False)
-            closing = [each.closed for each in self._closing]
-        wait(closing, CLOSE_TIMEOUT_S)
+        wait([each.closed for each in closing], CLOSE_TIMEOUT_S)
 
     # requests
 

@@ -35,7 +35,10 @@ FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
 
 
 class PredictorCollector(Collector):
-    """Reads the statistics of engines when the metrics are asked for. Engines may be added from any thread."""
+    """Reads the statistics of engines when the metrics are asked for. Engines may be added from any thread.
+
+    While an engine replaces another one of its model, the newest with a ready version is shown.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -57,7 +60,7 @@ class PredictorCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            engines = list(self._engines)
+            engines = list({each.name: each for each in self._engines if each.versions}.values())
         # prometheus_client would add `_total` to the names of counters, which Triton's do not have
         counts = {name: Metric(name, text, "unknown") for name, text in COUNTS.items()}
         pending = Metric(PENDING, "Instantaneous number of pending requests awaiting execution per-model", "gauge")

@@ -17,7 +17,7 @@ from shared.repository.status import VersionStatistics
 from workers.engine.interface import EngineOutput, EngineRequest
 from workers.predictors.execution.ensemble import EnsembleRunner, FindModel
 from workers.predictors.execution.executor import BatchExecutor, Clock, Executor, VersionParts
-from workers.predictors.execution.instances import InstanceRunner
+from workers.predictors.execution.instance_runner import InstanceRunner
 from workers.predictors.execution.sequence_executor import SequenceExecutor
 from workers.predictors.execution.stream import StreamExecutor
 from workers.predictors.execution.warmup import warm_up
@@ -86,6 +86,7 @@ class Version:
     def __init__(self, version: str, spec: ModelSpec, instances: Sequence[Predictor], context: Context) -> None:
         if not spec.inputs or not spec.outputs:
             raise ConfigError(f"the description of {spec.name} must name its inputs and outputs")
+        assert instances or spec.ensemble, "a version needs an instance"
         warm_up(spec, instances, context.folder)
         self.version = version
         self.spec = spec

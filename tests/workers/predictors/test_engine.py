@@ -122,7 +122,8 @@ def test_a_waiting_request_is_dropped_by_an_abort(driver: PredictorDriver) -> No
     doubler.let_go()
     driver.wait(running)
     assert doubler.batches == [[1]]
-    assert driver.engine.statistics()["1"].failures == {"CANCELED": 1}
+    counts = driver.engine.statistics()["1"]
+    assert (counts.failures, counts.success.count) == ({"CANCELED": 1}, 1)
 
 
 def test_a_running_request_that_is_aborted_gives_nothing(driver: PredictorDriver) -> None:
@@ -131,9 +132,12 @@ def test_a_running_request_that_is_aborted_gives_nothing(driver: PredictorDriver
     aborted = driver.start(one(1))
     doubler.await_begin()
     driver.thread.abort(aborted)
+    other = driver.start(one(2))
+    driver.await_stats(waiting=1)  # its command follows the abort
     doubler.let_go(2)
-    driver.ask(one(2))
+    driver.wait(other)
     assert aborted not in driver.order
+    assert driver.engine.statistics()["1"].success.count == 1
     driver.await_stats(running=0, waiting=0)
 
 

@@ -55,5 +55,12 @@ def test_a_removed_model_is_gone_and_the_cache_is_shown() -> None:
         labels = {"model": "m", "version": "1"}
         assert registry.get_sample_value("nv_cache_num_hits_per_model", labels) == 2
         assert registry.get_sample_value("nv_cache_num_misses_per_model", labels) == 1
+        replacement = PredictorEngine(model())
+        collector.add(replacement)
+        assert registry.get_sample_value("nv_inference_count", labels) == 1
+        replacement.add_version("1", [Doubler()])
+        assert registry.get_sample_value("nv_inference_count", labels) == 0
+        collector.remove(replacement)
+        replacement.close()
         collector.remove(engine)
         assert registry.get_sample_value("nv_inference_count", labels) is None

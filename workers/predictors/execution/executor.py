@@ -110,7 +110,7 @@ class BatchExecutor:
     def _count(self, batch: Batch, started: int, times: Times) -> None:
         statistics, now = self._parts.statistics, self._parts.clock()
         statistics.count_execution(sum(job.checked.batch_size for job in batch.jobs), times)
-        for job in batch.jobs:
+        for job in (job for job in batch.jobs if not job.cancelled):
             waited = started - job.arrived_ns
             statistics.count_success(job.checked.batch_size, now - job.arrived_ns, waited, times)
             statistics.count_first_response(now - job.arrived_ns)

@@ -109,11 +109,17 @@ def test_an_ensemble_may_be_a_step_and_return_intermediate_tensors(bench: Bench)
 
 def test_a_failed_step_is_named_and_stops_the_others(bench: Bench) -> None:
     driver = bench.load(ensemble())
+    bench.drivers["b"].start(infer(floats([1])))  # so that the step on b waits
+    bench.b.await_begin()
+    failing = driver.start(infer(floats([-1]), name="IN"))
+    bench.drivers["b"].await_stats(running=1, waiting=1)
     bench.a.let_go()
-    error = driver.ask(infer(floats([-1]), name="IN")).error
+    error = driver.wait(failing).error
     assert isinstance(error, EngineFailed)
     assert error.message.startswith("step a: ")
+    bench.drivers["b"].await_stats(running=1, waiting=0)
     bench.b.let_go()
+    bench.drivers["b"].await_stats(running=0)
     assert bench.sum.calls == []
     assert bench.engines["e"].statistics()["1"].failures == {"OTHER": 1}
     assert bench.engines["a"].statistics()["1"].failures == {"BACKEND": 1}
@@ -148,6 +154,17 @@ def test_a_dropped_request_drops_its_steps(bench: Bench) -> None:
         assert bench.engines[name].stats().waiting == 0
     bench.let_go()
     driver.wait(busy)
+
+
+def test_closing_an_ensemble_drops_its_steps(bench: Bench) -> None:
+    driver = bench.load(ensemble())
+    for _ in range(2):
+        driver.start(infer(floats([1]), name="IN"))
+    bench.a.await_begin()
+    bench.drivers["a"].await_stats(running=1, waiting=1)
+    driver.engine.close()
+    bench.drivers["a"].await_stats(running=1, waiting=0)
+    bench.let_go()
 
 
 def test_a_removed_version_finishes_its_requests(bench: Bench) -> None:

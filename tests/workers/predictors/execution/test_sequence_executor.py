@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from shared.errors import EngineFailed, InvalidRequest
-from shared.protocol import SequenceStep
+from shared.protocol import Result, SequenceStep
 from shared.repository.spec import SequenceControl, SequenceState
 from tests.support.predictors import PredictorDriver, engine_request, floats, infer, model
 from tests.support.sequence_models import Adder, sequence_model, step
@@ -17,6 +19,7 @@ from workers.predictors.engine import PredictorEngine
 from workers.predictors.execution.sequence_tensors import SequenceTensors
 from workers.predictors.interface import Arrays, Execution
 from workers.predictors.scheduling.job import Job, Row
+from workers.predictors.tensors.arrays import to_array
 from workers.predictors.tensors.inputs import InputReader
 
 
@@ -109,6 +112,28 @@ def test_closing_does_not_wait_for_sequences() -> None:
     with serving(adder, max_sequence_idle_microseconds=3_600_000_000) as driver:
         driver.ask(step(1, 1, start=True))
     assert adder.closed.is_set()
+
+
+class Counting(Adder):
+    """Decoupled predictor that sends the sum of its sequence twice."""
+
+    def stream(self, call: Execution) -> Iterator[Arrays]:
+        outputs = self.predict(call)
+        yield outputs
+        yield outputs
+
+
+def test_a_decoupled_model_may_keep_state() -> None:
+    counting = Counting()
+    engine = PredictorEngine(msgspec.structs.replace(sequence_model(), decoupled=True))
+    engine.add_version("1", [counting])
+    with PredictorDriver.of(engine) as driver:
+        runs = [driver.start(step(sequence, 1, start=True)) for sequence in (1, 2)]
+        assert [len(driver.wait(run).tokens) for run in runs] == [2, 2]
+        tokens = driver.ask(step(1, 2, end=True)).tokens
+    results = [msgspec.json.decode(token.text, type=Result) for token in tokens]
+    assert [to_array(result.tensors[0]).tolist() for result in results] == [[[3]], [[3]]]
+    assert counting.controls(-1)["END"] == [1]
 
 
 @pytest.mark.parametrize(

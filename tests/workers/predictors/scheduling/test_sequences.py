@@ -8,6 +8,7 @@ import pytest
 
 from shared.errors import InvalidRequest
 from shared.protocol import SequenceStep
+from shared.repository.spec import SequenceState
 from tests.support.predictors import engine_request, floats, infer
 from tests.support.sequence_models import sequence_model
 from workers.predictors.scheduling.batcher import Batcher
@@ -256,3 +257,18 @@ def test_a_request_of_a_batch_alone_keeps_its_slot(positional: bool) -> None:
     alone = batch.alone(jobs[1])
     assert [row.job for row in alone.rows] == ([None, jobs[1]] if positional else [jobs[1]])
     assert alone.jobs == (jobs[1],)
+
+
+def test_sequences_with_states_of_other_shapes_are_not_joined() -> None:
+    state = SequenceState(input_name="S", output_name="T", datatype="FP32", dims=(-1,))
+    bench = Bench("oldest", max_batch_size=4, state=(state,))
+    bench.add("a")
+    batch = bench.batcher.take(0, 0)
+    assert batch is not None
+    assert batch.rows[0].sequence is not None
+    batch.rows[0].sequence.state = {"S": floats([1, 2])}
+    bench.batcher.finish(batch, 0)
+    bench.add("a", at_us=1)
+    bench.add("b", at_us=2)
+    bench.add("c", at_us=3)
+    assert [bench.take(at_us=4), bench.take(at_us=4)] == ["a1", "b0 c0"]

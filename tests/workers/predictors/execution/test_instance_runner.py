@@ -249,3 +249,16 @@ def test_a_version_that_fails_to_close_is_closed_for_its_engine() -> None:
 
     with serving(Stuck()) as driver:
         driver.engine.remove_version("1").result(LIMIT_S)
+
+
+def test_a_refused_request_has_no_place_in_the_order() -> None:
+    doubler = Doubler(gate=True)
+    batching = DynamicBatching(preserve_ordering=True, default_queue_policy=QueuePolicy(max_queue_size=1))
+    with serving(doubler, dynamic_batching=batching) as driver:
+        driver.start(one(1))
+        doubler.await_begin()
+        waiting = driver.start(one(2))
+        assert isinstance(driver.ask(one(3)).error, QueueFull)
+        doubler.let_go(3)
+        driver.wait(waiting)
+        assert driver.ask(one(4)).array().tolist() == [[8]]

@@ -96,22 +96,21 @@ class InstanceRunner:
 
     def _serve(self, number: int) -> None:
         executor = self._executors[number]
-        while (batch := self._next(number)) is not None:
+        batch: Batch | None = None
+        while (batch := self._next(number, batch)) is not None:
             for job, output in executor.run(batch):
                 self._deliver(job, output)
-            with self._lock:
-                self.running -= len(batch.jobs)
-                self._batcher.finish(batch, self._clock())
-                if self._batcher.binds or self._closing:
-                    self._changed.notify_all()
         self._close(executor)
 
-    def _next(self, number: int) -> Batch | None:
-        """Wait for a batch. Return None when there will be none."""
+    def _next(self, number: int, done: Batch | None) -> Batch | None:
+        """Note that a batch was executed, and wait for the next one. Return None when there will be none."""
         while True:
             with self._lock:
                 now = self._clock()
-                expired = self._batcher.expire(now)
+                if done is not None:
+                    self._finish(done, now)
+                    done = None
+                expired = self._batcher.expire(now) if self._batcher.expires else []
                 batch = self._batcher.take(number, now)
                 if batch is not None:
                     self.running += len(batch.jobs)
@@ -124,6 +123,12 @@ class InstanceRunner:
             self._refuse_all(expired)
             if batch is not None:
                 return batch
+
+    def _finish(self, batch: Batch, now: int) -> None:
+        self.running -= len(batch.jobs)
+        self._batcher.finish(batch, now)
+        if self._batcher.binds or self._closing:
+            self._changed.notify_all()
 
     def _apply_timeouts(self) -> None:
         """Refuse requests in time even if all instances are busy."""
@@ -149,6 +154,7 @@ class InstanceRunner:
         with self._lock:
             self._open -= 1
             last = self._open == 0
+            self._added.notify()
         if last:
             self.closed.set_result(None)
 

@@ -54,6 +54,8 @@ class Model:
         os._exit(3)
 
     def hang(self, inputs):
+        for path in inputs["text"][1:]:
+            open(path, "x").close()
         signal.pause()
 
     def eat(self, inputs):
@@ -126,6 +128,17 @@ class Model:
     def predict(self, inputs):
         for number in range(int(inputs["text"][0])):
             yield {"text": np.array([str(number)], dtype=object)}
+"""
+
+DOUBLING = """
+import os
+
+
+class Model:
+    def predict(self, inputs):
+        if (inputs["X"] < 0).any():
+            os.abort()
+        return {"Y": inputs["X"] * 2}
 """
 
 

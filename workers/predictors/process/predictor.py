@@ -25,7 +25,7 @@ START_TIMEOUT_S = 600.0  # to import a framework and load a model
 EXECUTION_TIMEOUT_S = 300.0  # of one execution, unless the parameter `execution_timeout` says otherwise
 REPLACEMENT_WAIT_S = 60.0  # of a request while the process is replaced
 FIRST_PAUSE_S = 1.0  # before a process is replaced that has executed nothing; doubled each time
-MAX_PAUSE_S = 60.0
+MAX_PAUSE_S = 30.0
 
 log = structlog.get_logger(__name__)
 
@@ -178,6 +178,7 @@ class ProcessPredictor:
         while self._live_once():
             pause = min(FIRST_PAUSE_S * 2 ** (self._idle_lives - 1), MAX_PAUSE_S) if self._idle_lives else 0
             self._idle_lives += 1
+            log.warning("predictor_process_ended", model=self._name, pause_s=pause)
             with self._changed:
                 if self._changed.wait_for(lambda: self._closed, pause):
                     return
@@ -202,8 +203,6 @@ class ProcessPredictor:
             self._changed.notify_all()
         child.wait()
         self._withdraw(child)
-        if not self._closed:
-            log.warning("predictor_process_ended", model=self._name)
         return not self._closed
 
     def _not_started(self, error: HeadraceError) -> bool:

@@ -130,11 +130,11 @@ def test_invalid_parameters_are_refused(folder: Path, parameters: dict[str, str]
 
 
 def test_parameters_win_over_the_workers_threads(folder: Path) -> None:
-    parameters = {"intra_op_thread_count": "2", "execution_mode": "1", "session.intra_op.allow_spinning": "0"}
+    parameters = {"intra_op_thread_count": "2", "execution_mode": "1", "session.intra_op.allow_spinning": "1"}
     spec = ModelSpec(name="sum", backend="onnxruntime", parameters=parameters)
     options = module_for(spec).load(spec, folder, threads=1)._session.get_session_options()  # type: ignore[attr-defined]
     assert (options.intra_op_num_threads, options.execution_mode) == (2, onnxruntime.ExecutionMode.ORT_PARALLEL)
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
 
 
 def test_gpu_instances_need_a_gpu(folder: Path) -> None:
@@ -149,6 +149,7 @@ def test_gpu_instances_need_a_gpu(folder: Path) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
+import workers.repository.host
 from shared.repository.spec import ModelSpec
 from workers.predictors.select import module_for
 

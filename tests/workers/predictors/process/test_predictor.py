@@ -113,14 +113,27 @@ def test_memory_limit_ends_the_process(folder: Path) -> None:
 
 
 def test_pauses_grow_while_processes_execute_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_predictor, "FIRST_PAUSE_S", 3600.0)
-    monkeypatch.setattr(process_predictor, "REPLACEMENT_WAIT_S", 0.01)
+    monkeypatch.setattr(process_predictor, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(process_predictor, "MAX_PAUSE_S", 0.03)
     predictor = load(SPEC, folder)
-    with pytest.raises(PredictorLost):
-        predictor.predict(texts("crash"))
-    monkeypatch.setattr(process_predictor, "REPLACEMENT_WAIT_S", 60.0)
-    with pytest.raises(PredictorLost):  # replaced at once, and dead before it executed anything
-        predictor.predict(texts("crash"))
+    with capture_logs() as entries:
+        for command in ("crash", "crash", "crash", "crash", "echo", "crash"):
+            if command == "echo":
+                predictor.predict(texts(command))
+                continue
+            with pytest.raises(PredictorLost):
+                predictor.predict(texts(command))
+        predictor.predict(texts("echo"))
+    predictor.close()
+    assert [each["pause_s"] for each in entries if "pause_s" in each] == [0, 0.01, 0.02, 0.03, 0]
+
+
+def test_requests_do_not_wait_for_long_pauses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_predictor, "FIRST_PAUSE_S", 3600.0)
+    predictor = load(SPEC, folder)
+    for _ in range(2):
+        with pytest.raises(PredictorLost):
+            predictor.predict(texts("crash"))
     monkeypatch.setattr(process_predictor, "REPLACEMENT_WAIT_S", 0.01)
     with pytest.raises(Unavailable, match="the process of model lab has ended and is not yet replaced"):
         predictor.predict(texts("echo"))
@@ -201,18 +214,22 @@ def test_any_framework_can_have_its_own_process(tmp_path: Path) -> None:
 
 
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, threading
 from pathlib import Path
 from tests.support.python_models import SPEC, items, texts
+from tests.support.redis_servers import until
 from workers.predictors.select import module_for
 
 predictor = module_for(SPEC).load(SPEC, Path(sys.argv[1]), threads=1)
 print(items(predictor.predict(texts("process")))[0], file=sys.stderr)
+threading.Thread(target=predictor.predict, args=(texts("hang", sys.argv[2]),), daemon=True).start()
+until(Path(sys.argv[2]).exists)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_process_ends_with_the_worker(folder: Path) -> None:
-    found = subprocess.run([sys.executable, "-c", PROGRAM, folder], capture_output=True, text=True, check=False)
+def test_process_ends_with_the_worker(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, folder, tmp_path / "hangs"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     child = Path("/proc") / found.stderr.strip()
     until(lambda: not child.exists() or child.joinpath("stat").read_text().split()[2] == "Z")

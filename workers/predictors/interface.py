@@ -81,6 +81,6 @@ class PredictorModule(Protocol):
         """Load one instance from the folder of a version. Raises ConfigError that says why it cannot be loaded.
 
         Args:
-            spec: a completed description. The kind and the first GPU of its first instance group choose the device.
+            spec: a completed description, whose only instance group is that of the instance (`instance_specs`).
             threads: for one execution; None for the framework's default.
         """

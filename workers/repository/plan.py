@@ -73,13 +73,15 @@ class Planner:
             found.name: self._plan(found, wanted=not self._explicit, on_demand=self._on_demand)
             for found in scan(self._root)
         }
-        if not self._explicit:
-            return plans
-        for order in orders:
-            plans[order.model] = self._ordered(order, plans.get(order.model))
-        for plan in list(plans.values()):
-            if plan.wanted:
-                self._want_components(plan, plans)
+        if self._explicit:
+            for order in orders:
+                plans[order.model] = self._ordered(order, plans.get(order.model))
+        for plan in [plan for plan in plans.values() if plan.name in _components(plan, plans)]:
+            plans[plan.name] = replace(plan, spec=None, versions={}, reason="an ensemble must not contain itself")
+        for plan in [plan for plan in plans.values() if plan.wanted]:
+            for name in _components(plan, plans):  # unless an order says otherwise of one
+                if not plans[name].order:
+                    plans[name] = replace(plans[name], wanted=True)
         return plans
 
     def _plan(self, found: FoundModel | BrokenModel, *, wanted: bool, on_demand: bool, order: str = "") -> Plan:
@@ -111,13 +113,17 @@ class Planner:
             incomplete.rename(root)
         return root
 
-    def _want_components(self, plan: Plan, plans: dict[str, Plan]) -> None:
-        """Want the models that an ensemble consists of, unless an order says otherwise of them."""
-        for name in plan.components:
-            component = plans.get(name)
-            if component is not None and not component.wanted and not component.order:
-                plans[name] = replace(component, wanted=True)
-                self._want_components(plans[name], plans)
+
+def _components(plan: Plan, plans: Mapping[str, Plan]) -> set[str]:
+    """Return the names of the models in the repository that an ensemble consists of, at any depth."""
+    found: set[str] = set()
+    pending = list(plan.components)
+    while pending:
+        name = pending.pop()
+        if name in plans and name not in found:
+            found.add(name)
+            pending += plans[name].components
+    return found
 
 
 def _stamp(folder: Path, order: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
 from shared.backend import Backend
+from shared.errors import ConfigError
 from shared.models.worker_registry import WorkerInfo
 from shared.queue.interface import Room
 from shared.settings import Settings
@@ -16,7 +18,7 @@ from tests.support.waiting import LIMIT_S
 from workers.repository.serving.loading_record import recorded_load
 from workers.repository.serving.memory_budget import Holder
 
-REQUESTS = 200
+REQUESTS = int(os.environ.get("TEST_SWITCH_REQUESTS", "200"))
 CALLERS = 8
 
 
@@ -55,8 +57,6 @@ async def test_a_lost_hosts_requests_are_taken_over(hosts: HostHarness) -> None:
 
 async def test_a_load_that_ended_workers_is_not_repeated(backend: Backend, settings: Settings) -> None:
     """Given as many lost workers as a request may lose, only what has changed is loaded."""
-    from shared.errors import ConfigError
-
     holder, changed = Holder("m", 1, "stamp"), Holder("m", 1, "changed")
     for number in range(settings.max_attempts):
         await backend.repository.begin_load("m:1:stamp", f"lost-{number}")

@@ -12,7 +12,6 @@ from workers.predictors.frameworks import model_file, tables
 from workers.predictors.frameworks.scores import Scores
 from workers.predictors.interface import Array, Arrays, Execution
 
-FILES = ("model.txt",)
 MEMORY_PER_BYTE = 2  # of the file
 
 
@@ -51,7 +50,7 @@ class LightgbmPredictor:
 
 
 def _load(spec: ModelSpec, folder: Path) -> lightgbm.Booster:
-    path = model_file.find(spec, folder, FILES)
+    path = model_file.find(spec, folder)
     try:
         return lightgbm.Booster(model_file=path)
     except lightgbm.basic.LightGBMError as error:

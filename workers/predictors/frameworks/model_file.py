@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.errors import ConfigError
+from shared.repository.backends import BACKENDS
 from shared.repository.spec import ModelSpec
 
 
-def find(spec: ModelSpec, folder: Path, names: tuple[str, ...]) -> Path:
-    """Return the path that the description names, or else the first of `names` that exists. Raises ConfigError."""
+def find(spec: ModelSpec, folder: Path) -> Path:
+    """Return the named path, or else the first of the backend's names that exists. Raises ConfigError."""
     given = spec.default_model_filename
-    if Path(given).is_absolute() or ".." in Path(given).parts:
-        raise ConfigError(
-            f"default_model_filename of model {spec.name} must be inside the version's folder, got {given!r}",
-            param="default_model_filename",
-        )
-    wanted = (given,) if given else names
+    wanted = (given,) if given else BACKENDS[spec.backend].files
     for name in wanted:
         if (folder / name).exists():
             return folder / name

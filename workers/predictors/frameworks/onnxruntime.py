@@ -17,7 +17,6 @@ from workers.predictors.frameworks.devices import cuda_device
 from workers.predictors.frameworks.signature import Signature
 from workers.predictors.interface import Arrays, Execution
 
-FILES = ("model.onnx",)
 DATA_TYPES: dict[str, DataType] = {
     **{"tensor(bool)": "BOOL", "tensor(string)": "BYTES"},
     **{"tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64"},
@@ -95,7 +94,7 @@ def _quiet(options: Options) -> Options:
 
 
 def _open(spec: ModelSpec, folder: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
-    path = model_file.find(spec, folder, FILES)
+    path = model_file.find(spec, folder)
     try:
         return ort.InferenceSession(path, options, providers=providers)
     except Exception as error:  # it raises a class of its own for each status, without a common base

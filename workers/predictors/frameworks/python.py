@@ -23,13 +23,12 @@ from workers.predictors.interface import Arrays, Execution, Predictor
 from workers.predictors.triton_python import description, pb_utils
 from workers.predictors.triton_python.predictor import TritonPredictor
 
-FILES = ("model.py",)
 MODULE = "model"
 
 
 def complete(spec: ModelSpec, folder: Path) -> ModelSpec:
     if not (spec.inputs and spec.outputs):
-        triton = getattr(_import(model_file.find(spec, folder, FILES)), "TritonPythonModel", None)
+        triton = getattr(_import(model_file.find(spec, folder)), "TritonPythonModel", None)
         spec = description.complete(spec, triton)
     if not (spec.inputs and spec.outputs):
         raise ConfigError(f"model {spec.name} must declare its inputs and outputs", param="input")
@@ -37,7 +36,7 @@ def complete(spec: ModelSpec, folder: Path) -> ModelSpec:
 
 
 def load(spec: ModelSpec, folder: Path, *, threads: int | None) -> Predictor:
-    path = model_file.find(spec, folder, FILES)
+    path = model_file.find(spec, folder)
     module = _import(path)
     if hasattr(module, "TritonPythonModel"):
         return TritonPredictor(module.TritonPythonModel(), spec, folder)

@@ -25,7 +25,6 @@ from workers.predictors.frameworks.devices import cuda_device
 from workers.predictors.frameworks.signature import DEFAULT_MAX_BATCH_SIZE, Signature
 from workers.predictors.interface import Array, Arrays, Execution
 
-FILES = ("model.pt", "model.pt2")
 POSITION = re.compile(r"(?:INPUT|OUTPUT)__(\d+)")
 DATA_TYPES: dict[torch.dtype, DataType] = {
     **{torch.bool: "BOOL", torch.float16: "FP16", torch.float32: "FP32", torch.float64: "FP64"},
@@ -104,7 +103,7 @@ class TorchPredictor:
 
 
 def _load(spec: ModelSpec, folder: Path, device: torch.device) -> Module:
-    path = model_file.find(spec, folder, FILES)
+    path = model_file.find(spec, folder)
     try:
         return _load_program(path, device) if path.suffix == ".pt2" else _load_script(path, device)
     except torch_archive.UnsafeArchive as error:

@@ -21,7 +21,6 @@ from workers.predictors.frameworks import model_file, tables
 from workers.predictors.frameworks.sklearn_trees import TREE, is_sound, trees_in
 from workers.predictors.interface import Array, Arrays, Execution
 
-FILES = ("model.skops",)
 METHODS = {
     **{name: name for name in ("predict", "predict_proba", "decision_function", "transform")},
     **{"label": "predict", "output_label": "predict", "variable": "predict"},
@@ -74,7 +73,7 @@ class SklearnPredictor:
 
 
 def _load(spec: ModelSpec, folder: Path) -> Any:
-    path = model_file.find(spec, folder, FILES)
+    path = model_file.find(spec, folder)
     given = spec.parameters.get("trusted_types", "")
     trusted = [TREE, *filter(None, (each.strip() for each in given.split(",")))]
     try:

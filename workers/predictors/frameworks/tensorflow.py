@@ -17,7 +17,6 @@ from workers.predictors.frameworks.devices import cuda_device
 from workers.predictors.frameworks.signature import Signature
 from workers.predictors.interface import Array, Arrays, Execution
 
-FILES = ("model.savedmodel",)
 NAMES: dict[str, DataType] = {
     **{"bool": "BOOL", "string": "BYTES", "bfloat16": "BF16"},
     **{"float16": "FP16", "float32": "FP32", "float64": "FP64"},
@@ -71,7 +70,7 @@ class TensorflowPredictor:
 
 def _load(spec: ModelSpec, folder: Path) -> tuple[Any, Any]:
     """Return the model and the function of its signature. Raises ConfigError."""
-    path = model_file.find(spec, folder, FILES)
+    path = model_file.find(spec, folder)
     wanted = spec.parameters.get("TF_SIGNATURE_DEF", SIGNATURE)
     try:
         model = tf.saved_model.load(str(path))

@@ -12,7 +12,6 @@ from workers.predictors.frameworks import model_file, tables
 from workers.predictors.frameworks.scores import Scores
 from workers.predictors.interface import Array, Arrays, Execution
 
-FILES = ("model.json", "model.ubj", "xgboost.json", "xgboost.ubj")  # the last two are the FIL backend's
 MEMORY_PER_BYTE = 2  # of the file
 
 
@@ -49,7 +48,7 @@ class XgboostPredictor:
 
 
 def _load(spec: ModelSpec, folder: Path, threads: int | None) -> xgboost.Booster:
-    path = model_file.find(spec, folder, FILES)
+    path = model_file.find(spec, folder)
     try:
         return xgboost.Booster({"nthread": threads} if threads else None, model_file=path)
     except xgboost.core.XGBoostError as error:

@@ -16,6 +16,7 @@ import numpy as np
 
 from workers.predictors.interface import NUMPY_TYPES, Array, Arrays
 from workers.predictors.process.messages import Message
+from workers.predictors.tensors.arrays import read_items, to_tensor
 
 SIZE_BYTES = 4
 MAX_HEADER_BYTES = 1 << 24
@@ -106,7 +107,7 @@ class FrameSocket:
 def _pack(name: str, array: Array) -> tuple[ArrayHeader, bytes | memoryview]:
     data: bytes | memoryview
     if array.dtype.kind in "OSU":
-        kind, data = OBJECTS, _pack_items(array)
+        kind, data = OBJECTS, to_tensor(name, "BYTES", array).data
     else:
         array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         kind, data = array.dtype.str, array.reshape(-1).view(np.uint8).data
@@ -118,31 +119,7 @@ def _pack(name: str, array: Array) -> tuple[ArrayHeader, bytes | memoryview]:
 def _unpack(header: ArrayHeader, data: bytearray) -> Array:
     """Return an array that may be written to. Raises InvalidFrame."""
     try:
-        found = _unpack_items(data) if header.type == OBJECTS else np.frombuffer(data, header.type)
+        found = read_items("BYTES", bytes(data)) if header.type == OBJECTS else np.frombuffer(data, header.type)
         return found.reshape(header.shape)
     except ValueError as error:
         raise InvalidFrame(f"array {header.name}: {error}") from error
-
-
-def _pack_items(array: Array) -> bytes:
-    parts: list[bytes] = []
-    for item in array.ravel().tolist():
-        if not isinstance(item, str | bytes):
-            raise TypeError(f"an item of BYTES must be bytes or a text, not {type(item).__name__}")
-        encoded = item.encode() if isinstance(item, str) else item
-        parts += (len(encoded).to_bytes(SIZE_BYTES, "little"), encoded)
-    return b"".join(parts)
-
-
-def _unpack_items(data: bytearray) -> Array:
-    items: list[bytes] = []
-    position = 0
-    while position < len(data):
-        start = position + SIZE_BYTES
-        position = start + int.from_bytes(data[position:start], "little")
-        items.append(bytes(data[start:position]))
-    if position != len(data):
-        raise ValueError("the last item of BYTES is incomplete")
-    found = np.empty(len(items), dtype=object)
-    found[:] = items
-    return found

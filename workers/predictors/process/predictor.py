@@ -157,7 +157,7 @@ class ProcessPredictor:
             answer = child.ask(message, arrays, self._launch.timeout_s)
         except ProcessLost as error:
             self._withdraw(child)
-            raise PredictorLost(f"the process of model {self._name} {error}") from error
+            raise PredictorLost(f"its process {error}") from error
         self._idle_lives = 0
         return answer
 

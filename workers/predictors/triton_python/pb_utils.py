@@ -1,4 +1,4 @@
-"""The module that models import as `triton_python_backend_utils`. Names and arguments are those of Triton's python backend."""
+"""The module `triton_python_backend_utils` of models, with the names and arguments of Triton's python backend."""
 
 from __future__ import annotations
 

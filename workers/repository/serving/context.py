@@ -15,6 +15,9 @@ from shared.models.worker_registry import WorkerInfo, worker_id_prefix
 from shared.settings import Settings
 from workers.active_request import ActiveRequest
 from workers.metrics import WorkerMetrics
+from workers.predictors.engine import PredictorEngine
+from workers.predictors.metrics import PredictorCollector
+from workers.predictors.response_cache import ResponseCache
 from workers.repository.serving.memory_budget import MemoryBudget
 from workers.sole_request import SoleRequestRecord
 from workers.worker import Worker
@@ -43,6 +46,27 @@ class Workers:
         return [active for worker in self._workers for active in worker.active_requests()]
 
 
+class Engines:
+    """The engines of the models that take tensors, for ensembles and for metrics. Any thread may call `find`."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, PredictorEngine] = {}
+        self.collector = PredictorCollector()
+
+    def find(self, name: str) -> PredictorEngine | None:
+        return self._engines.get(name)
+
+    def add(self, engine: PredictorEngine) -> None:
+        """Use an engine in place of another one of its model."""
+        self._engines[engine.name] = engine
+        self.collector.add(engine)
+
+    def remove(self, engine: PredictorEngine) -> None:
+        self.collector.remove(engine)
+        if self._engines.get(engine.name) is engine:
+            del self._engines[engine.name]
+
+
 @dataclass
 class HostContext:
     """What the models of one worker process share.
@@ -61,9 +85,14 @@ class HostContext:
     failed: Callable[[BaseException], None]
     grace: float | None = None
     workers: Workers = field(init=False)
+    engines: Engines = field(default_factory=Engines)
+    cache: ResponseCache = field(init=False)
 
     def __post_init__(self) -> None:
         self.workers = Workers(self.backend)
+        self.cache = ResponseCache(self.settings.response_cache_bytes)
+        if self.settings.triton_metrics:
+            self.metrics.registry.register(self.engines.collector)
 
     def new_worker(self, model: str) -> WorkerInfo:
         """Return the registry entry of a new worker, which loads a model."""

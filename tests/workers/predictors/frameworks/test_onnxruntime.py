@@ -116,12 +116,6 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         module_for(SPEC).load(SPEC, tmp_path / "1", threads=1)
 
 
-def test_file_outside_of_the_version_is_refused(folder: Path) -> None:
-    spec = ModelSpec(name="sum", backend="onnxruntime", default_model_filename="../../sum/1/../../x.onnx")
-    with pytest.raises(ConfigError, match="default_model_filename of model sum must be inside"):
-        module_for(spec).load(spec, folder, threads=1)
-
-
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

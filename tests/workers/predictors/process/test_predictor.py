@@ -84,7 +84,7 @@ def test_output_is_logged(lab: Predictor) -> None:
     ("command", "reason"), [("crash", "was ended by SIGSEGV"), ("exit", "exited with the status 3")]
 )
 def test_lost_process_is_replaced(lab: Predictor, command: str, reason: str) -> None:
-    with pytest.raises(PredictorLost, match=f"the process of model lab {reason}"):
+    with pytest.raises(PredictorLost, match=f"its process {reason}"):
         lab.predict(texts(command))
     assert items(lab.predict(texts("echo"))) == ["echo"]
 
@@ -106,7 +106,7 @@ def test_hanging_process_is_ended(folder: Path) -> None:
 
 def test_memory_limit_ends_the_process(folder: Path) -> None:
     predictor = load(with_parameters(memory_limit="500M"), folder)
-    with pytest.raises(PredictorLost, match="the process of model lab ran out of memory"):
+    with pytest.raises(PredictorLost, match="its process ran out of memory"):
         predictor.predict(texts("eat"))
     assert items(predictor.predict(texts("echo"))) == ["echo"]
     predictor.close()

@@ -23,6 +23,7 @@ FILE = re.compile(
 )
 RESULT_LIMIT_S = 300.0  # how long a caller waits for a model to load
 FIRST_SIGN_S = 5.0  # by then, a worker that has the repository reports at least a model that loads
+STATUS_LIMIT_S = 2.0  # after the outcome, for which its status is awaited
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5  # between looks at the outcome
 
 
@@ -63,10 +64,10 @@ async def carry_out(context: Context, order: ModelOrder) -> None:
     while waited < RESULT_LIMIT_S:
         async with redis_deadline():
             result = await context.backend.repository.result(order.id)
+        if result is not None and result.error:
+            raise InvalidRequest(f"failed to {order.action} {order.model!r}: {result.error}", param="model")
         if result is not None:
-            context.catalog.forget_snapshot()
-            if result.error:
-                raise InvalidRequest(f"failed to {order.action} {order.model!r}: {result.error}", param="model")
+            await _wait_for_status(context, order)
             return
         if waited > FIRST_SIGN_S and not await context.catalog.repository():
             raise Unavailable("no worker has a model repository", retry_after=1)
@@ -74,6 +75,19 @@ async def carry_out(context: Context, order: ModelOrder) -> None:
         waited += pause
         pause = min(2 * pause, LONGEST_PAUSE_S)
     raise Unavailable(f"no worker has finished to {order.action} {order.model!r} yet", retry_after=1)
+
+
+async def _wait_for_status(context: Context, order: ModelOrder) -> None:
+    """Wait until the statuses, which follow the outcome, show it: the caller's next request depends on them."""
+    loaded, waited = order.action == "load", 0.0
+    while waited < STATUS_LIMIT_S:
+        context.catalog.forget_snapshot()
+        async with redis_deadline():
+            status = (await context.catalog.repository()).get(order.model)
+        if (status is not None and bool(status.ready)) == loaded:
+            return
+        await asyncio.sleep(FIRST_PAUSE_S)
+        waited += FIRST_PAUSE_S
 
 
 def _checked(name: str) -> str:

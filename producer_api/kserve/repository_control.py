@@ -13,7 +13,7 @@ import msgspec
 
 from producer_api.admission.deadline import redis_deadline
 from producer_api.services import Context
-from shared.errors import InvalidRequest, Unavailable
+from shared.errors import InvalidRequest, NotFound, Unavailable
 from shared.protocol import new_job_id
 from shared.repository.store import ModelOrder
 
@@ -22,7 +22,7 @@ FILE = re.compile(
     r"file:([0-9]{1,18}/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,7})"
 )
 RESULT_LIMIT_S = 300.0  # how long a caller waits for a model to load
-FIRST_SIGN_S = 5.0  # by then, a worker that has the repository reports at least a model that loads
+STATUS_LIMIT_S = 2.0  # after the outcome, for which its status is awaited
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5  # between looks at the outcome
 
 
@@ -55,25 +55,39 @@ def unload_order(name: str, *, dependents: bool) -> ModelOrder:
 async def carry_out(context: Context, order: ModelOrder) -> None:
     """Place an order and wait until it was carried out.
 
-    Raises InvalidRequest with the reason for which a model cannot be loaded; Unavailable.
+    Raises NotFound without a repository; InvalidRequest with the reason for which a model cannot be loaded;
+    Unavailable.
     """
     async with redis_deadline():
+        if context.settings.model_repository is None and not await context.catalog.repository():
+            raise NotFound("no worker has a model repository")
         await context.backend.repository.place(order)
     pause, waited = FIRST_PAUSE_S, 0.0
     while waited < RESULT_LIMIT_S:
         async with redis_deadline():
             result = await context.backend.repository.result(order.id)
+        if result is not None and result.error:
+            raise InvalidRequest(f"failed to {order.action} {order.model!r}: {result.error}", param="model")
         if result is not None:
-            context.catalog.forget_snapshot()
-            if result.error:
-                raise InvalidRequest(f"failed to {order.action} {order.model!r}: {result.error}", param="model")
+            await _wait_for_status(context, order)
             return
-        if waited > FIRST_SIGN_S and not await context.catalog.repository():
-            raise Unavailable("no worker has a model repository", retry_after=1)
         await asyncio.sleep(pause)
         waited += pause
         pause = min(2 * pause, LONGEST_PAUSE_S)
     raise Unavailable(f"no worker has finished to {order.action} {order.model!r} yet", retry_after=1)
+
+
+async def _wait_for_status(context: Context, order: ModelOrder) -> None:
+    """Wait until the statuses, which follow the outcome, show it: the caller's next request depends on them."""
+    loaded, waited = order.action == "load", 0.0
+    while waited < STATUS_LIMIT_S:
+        context.catalog.forget_snapshot()
+        async with redis_deadline():
+            status = (await context.catalog.repository()).get(order.model)
+        if (status is not None and bool(status.ready)) == loaded:
+            return
+        await asyncio.sleep(FIRST_PAUSE_S)
+        waited += FIRST_PAUSE_S
 
 
 def _checked(name: str) -> str:

@@ -77,7 +77,7 @@ async def _settings(context: Context, request: Request, current: Mapping[str, An
 
 
 _admin = partial(Endpoint, group=None, admin=True, errors=KSERVE, tag="KServe")
-_CONTROL: dict[str, Any] = {"body": ControlBody, "failures": (400, 413, 500, 501, 503)}
+_CONTROL: dict[str, Any] = {"body": ControlBody, "failures": (400, 404, 413, 500, 501, 503)}
 CONTROL_ENDPOINTS = (
     _admin(
         "POST",

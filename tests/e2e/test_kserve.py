@@ -87,7 +87,7 @@ def test_models_are_ready_and_described(http: Http, grpc: Grpc) -> None:
     assert http.get_model_metadata("add_sub")["versions"] == ["1", "2"]
     assert grpc.get_model_config("sums").config.sequence_batching.oldest.max_candidate_sequences == 4
     [broken] = [each for each in http.get_model_repository_index() if each["name"] == "broken"]
-    assert "config.pbtxt:2" in broken["reason"]
+    assert "broken/config.pbtxt, line 2" in broken["reason"]
     assert "max_batch_sise" in broken["reason"]
 
 

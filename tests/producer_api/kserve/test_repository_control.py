@@ -12,7 +12,7 @@ from producer_api.app import create_app
 from producer_api.kserve import repository_control
 from producer_api.kserve.repository_control import carry_out, load_order, unload_order
 from shared.backend import Backend
-from shared.errors import InvalidRequest, Unavailable
+from shared.errors import HeadraceError, InvalidRequest
 from shared.repository.spec import ModelSpec
 from shared.repository.status import ModelStatus
 from tests.support.tensor_api import in_memory
@@ -28,22 +28,20 @@ def test_an_order_has_its_config_and_files() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reported", "limit", "reason"),
-    [
-        ((), "FIRST_SIGN_S", "no worker has a model repository"),
-        (("m",), "RESULT_LIMIT_S", "no worker has finished"),
-    ],
+    ("reported", "status", "reason"),
+    [((), 404, "no worker has a model repository"), (("m",), 503, "no worker has finished")],
 )
 async def test_an_order_without_an_outcome_is_not_awaited_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: tuple[str, ...], limit: str, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: tuple[str, ...], status: int, reason: str
 ) -> None:
-    monkeypatch.setattr(repository_control, limit, 0.01)
+    monkeypatch.setattr(repository_control, "RESULT_LIMIT_S", 0.01)
     settings = in_memory(tmp_path)
     backend = Backend.memory(settings)
     await backend.repository.report("w1", [ModelStatus(name=name, spec=ModelSpec(name=name)) for name in reported])
     context = create_app(settings, backend).state.context
-    with pytest.raises(Unavailable, match=reason):
+    with pytest.raises(HeadraceError, match=reason) as refusal:
         await carry_out(context, unload_order("m", dependents=False))
+    assert refusal.value.status == status
     await context.close()
 
 

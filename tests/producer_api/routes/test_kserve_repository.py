@@ -18,12 +18,13 @@ from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
 from shared.accounts.scopes import Scopes
 from shared.backend import Backend
+from shared.repository.status import ModelStatus
 from shared.repository.store import ModelOrder, OrderResult
 from shared.settings import Settings
 from tests.support.api_server import calling
 from tests.support.metered import changed, metered, planned
 from tests.support.tensor_api import TensorApi, in_memory, over_http
-from tests.support.tensor_worker import working
+from tests.support.tensor_worker import TensorWorker, working
 from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -43,9 +44,10 @@ async def triton(tensors: TensorApi) -> AsyncIterator[InferenceServerClient]:
 
 
 @asynccontextmanager
-async def obeying(backend: Backend, error: str = "") -> AsyncIterator[list[ModelOrder]]:
+async def obeying(worker: TensorWorker, error: str = "") -> AsyncIterator[list[ModelOrder]]:
     """Carry out orders until the body ends, and yield those that were carried out."""
     seen: list[ModelOrder] = []
+    backend = worker.backend
 
     async def obey() -> None:
         while True:
@@ -53,6 +55,8 @@ async def obeying(backend: Backend, error: str = "") -> AsyncIterator[list[Model
                 if await backend.repository.result(order.id) is None:
                     seen.append(order)
                     await backend.repository.answer(OrderResult(id=order.id, error=error))
+                    gone = ModelStatus(name=order.model, spec=worker.models[order.model].spec)
+                    await worker.announce(*([gone] if order.action == "unload" else []))
             await asyncio.sleep(0.01)
 
     task = asyncio.create_task(obey())
@@ -64,18 +68,21 @@ async def obeying(backend: Backend, error: str = "") -> AsyncIterator[list[Model
 
 
 async def test_models_are_loaded_and_unloaded(tensors: TensorApi, triton: InferenceServerClient) -> None:
-    async with obeying(tensors.backend) as orders:
+    async with obeying(tensors.worker) as orders:
         await triton.load_model("add_sub")
         config = json.dumps({"name": "add_sub", "backend": "python"})
         await triton.load_model("add_sub", config=config, files={"file:1/model.py": b"\0\xff"})
         await triton.unload_model("add_sub", unload_dependents=True)
-    assert [each.action for each in orders] == ["load", "load", "unload"]
+        assert not await triton.is_model_ready("add_sub")
+        await triton.load_model("add_sub")
+        assert await triton.is_model_ready("add_sub")
+    assert [each.action for each in orders] == ["load", "load", "unload", "load"]
     assert (orders[1].config, orders[1].files) == (config, {"1/model.py": b"\0\xff"})
-    assert [each.unload_dependents for each in orders] == [False, False, True]
+    assert [each.unload_dependents for each in orders] == [False, False, True, False]
 
 
 async def test_a_model_that_cannot_be_loaded_says_why(tensors: TensorApi, triton: InferenceServerClient) -> None:
-    async with obeying(tensors.backend, error="no such graph"):
+    async with obeying(tensors.worker, error="no such graph"):
         with pytest.raises(InferenceServerException, match="failed to load 'add_sub': no such graph"):
             await triton.load_model("add_sub")
 

@@ -14,6 +14,7 @@ from shared.repository.status import VersionStatistics
 from workers.predictors.engine import PredictorEngine
 from workers.predictors.instances import instance_specs
 from workers.predictors.interface import Predictor
+from workers.predictors.labels import with_labels
 from workers.predictors.select import module_for
 from workers.repository.plan import Plan, PlannedVersion
 from workers.repository.serving.context import HostContext
@@ -92,7 +93,7 @@ class PredictorServing:
                 heartbeats(context.backend, info, context.settings.lease, progress),
                 recorded_load(context.backend, holder, info.id, context.settings.max_attempts),
             ):
-                spec, instances = await in_thread(lambda: self._load_instances(planned.folder))
+                spec, instances = await in_thread(lambda: self._load_instances(plan, planned.folder))
                 await self._add(version, spec, instances, holder)
         except BaseException:
             context.budget.release(holder)
@@ -128,12 +129,12 @@ class PredictorServing:
         await in_thread(lambda: self._engine.add_version(str(version), instances, spec=spec))
         self.spec = spec
 
-    def _load_instances(self, folder: Path) -> tuple[ModelSpec, list[Predictor]]:
+    def _load_instances(self, plan: Plan, folder: Path) -> tuple[ModelSpec, list[Predictor]]:
         """Return the complete description of a version and its instances; called in a thread."""
         if self._described.ensemble:
-            return self._described, []
+            return with_labels(self._described, plan.folder or folder.parent), []
         module = module_for(self._described)
-        spec = module.complete(self._described, folder)
+        spec = with_labels(module.complete(self._described, folder), plan.folder or folder.parent)
         instances: list[Predictor] = []
         try:
             for each in instance_specs(spec):

@@ -18,6 +18,7 @@ from tests.support.fakes import answer, lapse
 from tests.support.model_repository import HostHarness, output_of, write_config, write_model
 from tests.support.waiting import LIMIT_S
 from workers.engine.interface import EngineOutput
+from workers.health.watchdog import EngineHung
 from workers.predictors.engine import PredictorEngine
 from workers.repository.serving.loading_record import recorded_load
 from workers.repository.serving.memory_budget import Holder
@@ -46,6 +47,31 @@ async def test_no_request_fails_while_versions_are_switched(hosts: HostHarness) 
             await hosts.until("m", **{f"v{version}": "READY"})
         await asyncio.gather(*callers)
     assert set(answers) == {1, 2}
+
+
+async def test_a_version_waits_for_the_memory_of_the_old_one(hosts: HostHarness) -> None:
+    """Given a budget that does not hold both versions, requests wait while they are exchanged."""
+    write_model(hosts.root, "m", 1, memory=600)
+    answers: list[float] = []
+    async with hosts.host(model_control="poll"):
+        await hosts.until("m", v1="READY")
+        write_model(hosts.root, "m", 2, memory=600)
+        async with asyncio.timeout(LIMIT_S):
+            while not answers or answers[-1] != 2:
+                answers.append(await hosts.ask("m"))
+        await hosts.until("m", v2="READY")
+    assert set(answers) == {1, 2}
+
+
+async def test_a_hung_engine_ends_the_host(hosts: HostHarness) -> None:
+    """The models of others are unloaded, and nothing is listed any longer."""
+    write_model(hosts.root, "m")
+    with pytest.raises(EngineHung):
+        async with hosts.host() as host:
+            assert await hosts.ask("m") == 1
+            host._context.failed(EngineHung("the engine's step has been waiting for 4 s"))
+    assert await hosts.backend.repository.statuses() == []
+    assert await hosts.backend.registry.workers() == []
 
 
 async def test_a_lost_hosts_requests_are_taken_over(hosts: HostHarness) -> None:

@@ -19,7 +19,7 @@ from producer_api.admission.idempotency import (
     derived_id,
     derived_seed,
 )
-from producer_api.admission.model_catalog import PLACEHOLDERS, ModelCatalog
+from producer_api.admission.model_catalog import ModelCatalog
 from producer_api.admission.request_control import RequestControl
 from producer_api.admission.shadow_copies import ShadowCopies
 from producer_api.admission.traffic import as_recorded, direction_for, placed, version_of
@@ -295,14 +295,6 @@ class Gateway:
             return None
         async with redis_deadline():
             return await self._catalog.any_model()
-
-    async def resolved(self, drafts: Sequence[Request]) -> Sequence[Request]:
-        """Return the drafts with the served model in place of the names in PLACEHOLDERS. Raises Unavailable."""
-        if not any(draft.model in PLACEHOLDERS for draft in drafts):
-            return drafts
-        async with redis_deadline():
-            names = {each: await self._catalog.named(each) for each in PLACEHOLDERS}
-        return [msgspec.structs.replace(each, model=names.get(each.model, each.model)) for each in drafts]
 
     async def fingerprint(self, model: str) -> str | None:
         """Return the fingerprint of a model's weights and settings; None while no worker has announced one."""

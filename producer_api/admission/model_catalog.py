@@ -163,6 +163,13 @@ class ModelCatalog:
             return self.served_model
         return name
 
+    async def resolved(self, drafts: Sequence[Request]) -> Sequence[Request]:
+        """Return the drafts with the served model in place of the names in PLACEHOLDERS. Raises Unavailable."""
+        if not any(draft.model in PLACEHOLDERS for draft in drafts):
+            return drafts
+        names = {each: await self.named(each) for each in PLACEHOLDERS}
+        return [msgspec.structs.replace(each, model=names.get(each.model, each.model)) for each in drafts]
+
     async def _refusal(self, name: str) -> HeadraceError | None:
         """Return why a model takes no requests; None if it takes some."""
         refusal = None

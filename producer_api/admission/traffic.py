@@ -1,4 +1,4 @@
-"""Where an admitted request goes, and what copies of it are made, by the rules for the name that it asks for."""
+"""The model that an admitted request goes to, and the copies of it, by the rules for the name that it asks for."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from producer_api.admission.deadline import redis_deadline
 from producer_api.admission.model_catalog import under_name
 from producer_api.http.open_streams import ClientGone
 from producer_api.http.threads import Threads
@@ -117,15 +118,17 @@ async def make_drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> 
 
     Keywords of schemas that answers are not held to are reported in the response's headers.
     """
-    gateway = request.app.state.context.gateway
-    model = await gateway.any_model()
+    context = request.app.state.context
+    model = await context.gateway.any_model()
 
     def checked() -> Sequence[Draft]:
         made = under_name(make(), model)
-        gateway.check_together(made)
+        context.gateway.check_together(made)
         return made
 
-    drafts: Sequence[Draft] = await gateway.resolved(await off_loop(request, checked))
+    made = await off_loop(request, checked)
+    async with redis_deadline():
+        drafts: Sequence[Draft] = await context.catalog.resolved(made)
     request.state.facts.report_not_held(not_held(drafts))
     return drafts
 

@@ -70,7 +70,7 @@ async def _check_served(context: Context, model: str, param: str) -> None:
     """Raise ModelNotFound unless it is a model itself: a split cannot lead to another split."""
     served = {info.name for info in await context.catalog.served()}
     if model not in served:
-        raise ModelNotFound(f"{param} must be a served model, {model!r} is none", param=param)
+        raise ModelNotFound(f"{param} must be a served model, got {model!r}", param=param)
 
 
 _endpoint = partial(Endpoint, group=None, admin=True, tag="Operation")

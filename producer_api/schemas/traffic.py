@@ -56,7 +56,7 @@ class TrafficRules(msgspec.Struct):
 
 
 class RuleRemoved(msgspec.Struct):
-    """Whether there was a rule for the name."""
+    """Result of a removal: whether there was a rule for the name."""
 
     name: str
     removed: bool

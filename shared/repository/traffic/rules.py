@@ -1,4 +1,4 @@
-"""Where requests for a name go: aliases, splits between models and versions, and shadow copies.
+"""Rules for the requests for a name: aliases, splits between models and versions, and shadow copies.
 
 A split is for the name that a caller asks for, which may be a model's own. Its branches are models: a name is
 looked up once, so splits form no chains.

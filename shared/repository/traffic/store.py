@@ -32,13 +32,13 @@ class TrafficStore(Protocol):
         """Store a split in place of that of the same name."""
 
     async def remove_split(self, name: str) -> bool:
-        """Remove a split; return False if there is none."""
+        """Remove a split; return False if it does not exist."""
 
     async def set_shadow(self, shadow: Shadow) -> None:
         """Store shadow copies in place of those of the same name, and remove the pairs of those."""
 
     async def remove_shadow(self, name: str) -> bool:
-        """Stop shadow copies, and keep their pairs; return False if there are none."""
+        """Stop shadow copies, and keep their pairs; return False if they do not exist."""
 
     async def add_pair(self, name: str, pair: Pair) -> None:
         """Record a pair; the last MAX_PAIRS of a name are kept."""

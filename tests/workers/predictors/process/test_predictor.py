@@ -206,7 +206,8 @@ def test_any_framework_can_have_its_own_process(tmp_path: Path) -> None:
     folder = place_graph(scaled_sum(), tmp_path, "sum")
     shared = ModelSpec(name="sum", backend="onnxruntime")
     own = ModelSpec(name="sum", backend="onnxruntime", parameters={"process": "own"})
-    completed = module_for(own).complete(own, folder)
+    assert module_for(own) is process_predictor
+    completed = process_predictor.complete(own, folder)
     assert completed.inputs == module_for(shared).complete(shared, folder).inputs
     (folder / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ConfigError, match=r"model sum: 1/model.onnx cannot be loaded"):

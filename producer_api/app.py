@@ -22,7 +22,7 @@ from producer_api.observability.metrics import Metrics
 from producer_api.openapi.document import describe
 from producer_api.openapi.examples import EMBEDDING_MODEL, SERVED_MODEL
 from producer_api.routes.catalog import API, IN_MEMORY
-from producer_api.services import Context
+from producer_api.services import VERSION, Context
 from shared.backend import Backend
 from shared.batches.store import Batches
 from shared.files.store import Files
@@ -30,7 +30,6 @@ from shared.models.model_store import MINILM, SMOLLM2
 from shared.settings import Settings
 
 DESCRIPTION = "Queue-driven inference: an answer, once accepted, is never lost. OpenAI clients work unchanged."
-VERSION = "0.1.0"
 EXPOSED_HEADERS = [  # to pages of other sites
     *("idempotent-replayed", "location", "retry-after", "x-request-id", "x-should-retry"),
     *(f"x-ratelimit-{name}-{unit}" for name in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),

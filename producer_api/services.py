@@ -22,6 +22,8 @@ from shared.ledger.store import Ledger
 from shared.protocol import Request
 from shared.settings import Settings
 
+VERSION = "0.1.0"
+
 log = structlog.get_logger(__name__)
 
 
@@ -80,6 +82,7 @@ class Context(AdmissionServices):
 
     async def close(self) -> None:
         """Wait for what runs in the background, and let go of the database."""
+        await self.shadow_copies.close()
         await self.request_control.background.close()
         await self.authenticate.close()
         await self.database.close()

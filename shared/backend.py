@@ -17,6 +17,7 @@ from shared.redis.client import RedisServer
 from shared.repository.memory_store import MemoryRepositoryStore
 from shared.repository.redis_store import RedisRepositoryStore
 from shared.repository.store import RepositoryStore
+from shared.repository.traffic.store import MemoryTrafficStore, RedisTrafficStore, TrafficStore
 from shared.settings import Settings
 from shared.token_log.interface import Live, TokenLog
 from shared.token_log.live_feed import LiveFeed
@@ -30,7 +31,7 @@ from shared.webhooks.store import RedisWebhooks
 @dataclass(frozen=True)
 class Backend:
     """The queue and its router, the token logs, the live messages, the workers, the models of the repository, the
-    locks, the dead letters and the webhooks.
+    splits of traffic, the locks, the dead letters and the webhooks.
     """
 
     live: Live
@@ -38,6 +39,7 @@ class Backend:
     token_log: TokenLog
     registry: Registry
     repository: RepositoryStore
+    traffic: TrafficStore
     router: Router
     locks: Locks
     dead_letters: DeadLetters
@@ -68,6 +70,7 @@ class Backend:
             ),
             registry=registry,
             repository=RedisRepositoryStore(server, lease=settings.lease),
+            traffic=RedisTrafficStore(server),
             router=router,
             locks=RedisLocks(server),
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
@@ -94,6 +97,7 @@ class Backend:
             ),
             registry=registry,
             repository=MemoryRepositoryStore(live.publish),
+            traffic=MemoryTrafficStore(),
             router=router,
             locks=MemoryLocks(),
             dead_letters=MemoryDeadLetters(most=settings.dead_letters, ttl=settings.dead_letter_ttl),

@@ -124,6 +124,14 @@ class MethodNotAllowed(HeadraceError):
     grpc_status = "UNIMPLEMENTED"
 
 
+class NotSupported(HeadraceError):
+    """The protocol has this, and the server does not; the message names it."""
+
+    code = "not_supported"
+    status = 501
+    grpc_status = "UNIMPLEMENTED"
+
+
 class Conflict(HeadraceError):
     """The state of the resource does not allow this."""
 

@@ -21,6 +21,8 @@ from producer_api.admission.idempotency import (
 )
 from producer_api.admission.model_catalog import ModelCatalog
 from producer_api.admission.request_control import RequestControl
+from producer_api.admission.shadow_copies import ShadowCopies
+from producer_api.admission.traffic import as_recorded, direction_for, placed, version_of
 from producer_api.auth.principal import Principal
 from producer_api.metering.rate_limiter import RateLimiter
 from shared.backend import Backend
@@ -64,6 +66,7 @@ class Gateway:
         catalog: the models that a request may name.
         limiter: charges admitted requests; None if there are neither limits nor usage records.
         control: cancels requests that turn out to be useless, in the background.
+        shadows: makes the shadow copies of requests.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Gateway:
         catalog: ModelCatalog,
         limiter: RateLimiter | None,
         control: RequestControl,
+        shadows: ShadowCopies,
     ) -> None:
         self._limits = Limits.from_settings(settings)
         self._transport = backend.transport
@@ -85,6 +89,7 @@ class Gateway:
         self._webhooks = backend.webhooks
         self._control = control
         self._background = control.background
+        self._shadows = shadows
 
     async def submit(
         self,
@@ -99,7 +104,7 @@ class Gateway:
         keepsake: Keepsake | None = None,
         others: Sequence[Request] = (),
     ) -> Admission:
-        """Queue `draft` with a new id, creation time and seed, and return it as queued.
+        """Queue `draft` with a new id, creation time and seed, for the model that its name leads to; return it so.
 
         Args:
             draft: what the client asked for; its id, created_at and seed are ignored.
@@ -126,10 +131,15 @@ class Gateway:
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)
         async with redis_deadline():
+            direction = await direction_for(self._catalog, draft.model, principal)
+            complete = partial(direction.complete, draft, timeout_s)
             identity = Identity.new(await self._token_log.now(), drawn, key)
-            if key is not None:
-                return await self._submit_once(draft, timeout_s, key, identity, queue, resuming=resuming)
-            return await self._submit_new(identity.complete(draft, timeout_s), queue)
+            if key is None:
+                admission = await self._submit_new(complete(identity), queue)
+            else:
+                admission = await self._submit_once(complete, key, identity, queue, resuming=resuming)
+        self._shadows.start(admission.request, None if admission.joined else direction.shadow)
+        return admission
 
     async def _submit_new(self, request: Request, queue: Callable[[Request], Awaitable[None]]) -> Admission:
         """Queue a request without a key; if it is refused, delete its log in the background."""
@@ -165,8 +175,9 @@ class Gateway:
         try:
             for number, draft in enumerate(rest, 1):
                 own = derived_seed(request.params.seed, number) if seed is None else seed
+                like_first = placed(draft, request.model, version_of(request))
                 made = await self.submit_derived(
-                    msgspec.structs.replace(draft, deadline=request.deadline),
+                    msgspec.structs.replace(like_first, deadline=request.deadline),
                     job_id=derived_id(request.id, number),
                     seed=own,
                     principal=principal,
@@ -193,8 +204,7 @@ class Gateway:
 
     async def _submit_once(
         self,
-        draft: Request,
-        timeout_s: float | None,
+        complete: Callable[[Identity], Request],
         key: IdempotencyKey,
         mine: Identity,
         queue: Callable[[Request], Awaitable[None]],
@@ -202,29 +212,28 @@ class Gateway:
         resuming: bool,
     ) -> Admission:
         """Queue a new request of the key, join a queued one, or finish an admission that was interrupted."""
-        held = mine
+        held, record = mine, None
         for pause in KEY_RETRY_DELAYS_S:
             held = await self._keys.take(key, mine)
             if held == mine:
                 break
             record = await self._token_log.record(held.id)
             if record is not None and await self._was_queued(record):
-                return Admission(held.complete(draft, timeout_s), joined=True)
+                return Admission(as_recorded(complete(held), record), joined=True)
             if record is None and mine.created_at - held.created_at > STALE_KEY_AGE_S:
                 await self._keys.release(key, held)
             else:
                 await asyncio.sleep(pause)
-        request = held.complete(draft, timeout_s)
         try:
             if resuming and held == mine:
                 raise NotFound(f"no answer to resume: none exists for this {HEADER}, or it has expired")
-            request = await self._fit(request)
+            request = await self._fit(as_recorded(complete(held), record))
             await queue(request)
         except Unavailable:
             raise  # it may have been queued: sending the key again joins it or finishes its admission
         except HeadraceError:
             if held == mine:
-                await self._token_log.forget(request.id)  # before the key can be used again
+                await self._token_log.forget(held.id)  # before the key can be used again
             await self._keys.release(key, held)
             raise
         return Admission(request, joined=held != mine)
@@ -312,7 +321,7 @@ class Gateway:
         if others:
             model = await self._catalog.find(request.model)
             for number, draft in enumerate(others, 1):
-                fitted = lower_max_tokens(draft, model)
+                fitted = lower_max_tokens(placed(draft, request.model, ""), model)
                 together.append(msgspec.structs.replace(fitted, id=derived_id(request.id, number)))
         notify = WEBHOOK_CHANNEL if hook else ""
         create = partial(self._token_log.create, request, notify=notify, keepsake=keepsake)

@@ -16,9 +16,11 @@ from shared.models.model_store import ModelRepository, embedding_name
 from shared.models.worker_registry import ModelInfo, WorkerInfo
 from shared.protocol import Request
 from shared.repository.status import ModelStatus
+from shared.repository.traffic.rules import Traffic
 from shared.settings import NO_MODEL, Settings
 
 SNAPSHOT_LIFE_S = 1.0
+REFUSAL_LIFE_S = 0.1  # of a snapshot that refuses a request: a model may have been loaded since, by order
 
 
 def under_name(drafts: Sequence[Request], model: str | None) -> tuple[Request, ...]:
@@ -36,6 +38,7 @@ class Snapshot:
     workers: tuple[WorkerInfo, ...]
     asleep: frozenset[str]
     repository: dict[str, ModelStatus]
+    traffic: Traffic
     taken: float
 
 
@@ -43,7 +46,7 @@ class ModelCatalog:
     """Short-lived cache of the registry; concurrent callers share one read.
 
     Args:
-        backend: has the workers' heartbeats, and the statuses of the repository's models.
+        backend: has the workers' heartbeats, the statuses of the repository's models, the splits and shadow copies.
         settings: name the models of this installation, which are listed before any worker starts.
 
     Attributes:
@@ -53,6 +56,7 @@ class ModelCatalog:
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self._registry = backend.registry
         self._repository = backend.repository
+        self._traffic = backend.traffic
         self.served_model = "" if settings.model == NO_MODEL else ModelRepository(settings).served_name
         self._default = (self.served_model,) if self.served_model else ()
         self.embedding_model = embedding_name(settings)
@@ -65,18 +69,30 @@ class ModelCatalog:
         async with self._reading:
             now = asyncio.get_running_loop().time()
             if self._snapshot is None or now - self._snapshot.taken > SNAPSHOT_LIFE_S:
-                models, workers, asleep, statuses = await asyncio.gather(
+                models, workers, asleep, statuses, traffic = await asyncio.gather(
                     self._registry.models(),
                     self._registry.workers(),
                     self._registry.asleep(),
                     self._repository.statuses(),
+                    self._traffic.traffic(),
                 )
                 by_name = {status.name: status for status in statuses}
-                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, by_name, now)
+                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, by_name, traffic, now)
             return self._snapshot
 
     async def models(self) -> list[ModelInfo]:
-        """Return all models that a request may name; `max_model_len` is 0 until a worker announces it."""
+        """Return all models that a request may name; `max_model_len` is 0 until a worker announces it.
+
+        A name that is only split has the properties of the first of its models.
+        """
+        known = {info.name: info for info in await self.served()}
+        for name, split in (await self.snapshot()).traffic.splits.items():
+            first = known.get(split.branches[0].model, ModelInfo(name=name, max_model_len=0, created=0))
+            known.setdefault(name, msgspec.structs.replace(first, name=name))
+        return sorted(known.values(), key=lambda info: info.name)
+
+    async def served(self) -> list[ModelInfo]:
+        """Return the models themselves, without the names that are only split."""
         snapshot = await self.snapshot()
         known = {info.name: info for info in snapshot.models}
         if (name := self.embedding_model) is not None:
@@ -85,7 +101,15 @@ class ModelCatalog:
             known.setdefault(status.name, ModelInfo(name=status.name, max_model_len=0, created=0, task=status.task))
         for name in (*self._default, *(worker.model for worker in snapshot.workers), *snapshot.asleep):
             known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0))
-        return sorted(known.values(), key=lambda info: info.name)
+        return list(known.values())
+
+    async def traffic(self) -> Traffic:
+        """Return the splits and shadow copies. Raises Unavailable."""
+        return (await self.snapshot()).traffic
+
+    def forget_snapshot(self) -> None:
+        """Read the registry again at the next call, so that it sees a change that was just made."""
+        self._snapshot = None
 
     async def find(self, name: str) -> ModelInfo:
         """Return the model of that name.
@@ -107,6 +131,14 @@ class ModelCatalog:
     async def _refusal(self, name: str) -> HeadraceError | None:
         """Return why a model takes no requests; None if it takes some."""
         snapshot = await self.snapshot()
+        if (refusal := self._refusal_in(snapshot, name)) is None:
+            return None
+        if asyncio.get_running_loop().time() - snapshot.taken > REFUSAL_LIFE_S and self._snapshot is snapshot:
+            self.forget_snapshot()
+            refusal = self._refusal_in(await self.snapshot(), name)
+        return refusal
+
+    def _refusal_in(self, snapshot: Snapshot, name: str) -> HeadraceError | None:
         status = snapshot.repository.get(name)
         if status is None or name in snapshot.asleep or any(worker.model == name for worker in snapshot.workers):
             return None
@@ -137,7 +169,7 @@ class ModelCatalog:
         try:
             snapshot = await self.snapshot()
         except Unavailable:  # an admitted request is answered even so, from the last contents
-            snapshot = self._snapshot or Snapshot((), (), frozenset(), {}, 0.0)
+            snapshot = self._snapshot or Snapshot((), (), frozenset(), {}, Traffic(), 0.0)
         return next((info.fingerprint or None for info in snapshot.models if info.name == name), None)
 
     async def ready_workers(self) -> Counter[str]:
@@ -156,4 +188,4 @@ class ModelCatalog:
         """Put a known model to sleep, or wake it. Raises ModelNotFound, Unavailable."""
         await self.describe(model)
         await self._registry.set_asleep(model, asleep=asleep)
-        self._snapshot = None  # a look at the model right after this must see it
+        self.forget_snapshot()

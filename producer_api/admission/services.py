@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from producer_api.admission.gateway import Gateway
 from producer_api.admission.idempotency import IdempotencyKeys
 from producer_api.admission.model_catalog import ModelCatalog
+from producer_api.admission.repository_catalog import RepositoryCatalog
 from producer_api.admission.request_control import RequestControl
+from producer_api.admission.shadow_copies import ShadowCopies
 from producer_api.metering.rate_limiter import RateLimiter
 from producer_api.observability.metrics import Metrics
 from shared.backend import Backend
 from shared.settings import Settings
+from shared.validation.request_limits import Limits
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,11 @@ class AdmissionServices:
     settings: Settings
     backend: Backend
     catalog: ModelCatalog
+    repository: RepositoryCatalog
     idempotency_keys: IdempotencyKeys
     rate_limiter: RateLimiter | None
     request_control: RequestControl
+    shadow_copies: ShadowCopies
     gateway: Gateway
 
 
@@ -34,12 +39,17 @@ def admission_services(settings: Settings, backend: Backend, metrics: Metrics) -
     keys = IdempotencyKeys(backend.locks, ttl=settings.request_ttl + kept)
     limiter = None if backend.limits is None else RateLimiter.from_settings(settings, backend.limits, metrics)
     control = RequestControl(backend, limiter)
+    shadows = ShadowCopies(backend, catalog, Limits.from_settings(settings))
     return AdmissionServices(
         settings=settings,
         backend=backend,
         catalog=catalog,
+        repository=RepositoryCatalog(backend.repository),
         idempotency_keys=keys,
         rate_limiter=limiter,
         request_control=control,
-        gateway=Gateway(settings, backend, keys=keys, catalog=catalog, limiter=limiter, control=control),
+        shadow_copies=shadows,
+        gateway=Gateway(
+            settings, backend, keys=keys, catalog=catalog, limiter=limiter, control=control, shadows=shadows
+        ),
     )

@@ -30,6 +30,9 @@ class Reply:
 
     Args:
         detached: the answer continues without its client.
+
+    Attributes:
+        headers: of the response.
     """
 
     def __init__(self, context: Context, facts: RequestFacts, admission: Admission, *, detached: bool) -> None:
@@ -38,7 +41,7 @@ class Reply:
         context.note(facts, admission.request)
         self._stopwatch = context.time(facts, admission.requests, detached=detached)
         self._detached = detached
-        self._headers = REPLAYED if admission.joined else {}
+        self.headers = REPLAYED if admission.joined else {}
 
     def stream(
         self, framing: Framing, *, after: int | Sequence[int] = -1, eager: bool = False, again: bool = False
@@ -54,19 +57,23 @@ class Reply:
             self._context.open_answers,
             eager=eager,
             abandon=abandon,
-            headers=self._headers,
+            headers=self.headers,
         )
 
     async def complete(self, request: Request, to_body: Callable[[Answer], Any]) -> Response:
         """Wait for the end of the answer and return it as `to_body` makes it. Raises as `to_body`; Unavailable."""
+        answer = await self.answer(request)
+        return json_response(to_body(answer), headers=self.headers)
+
+    async def answer(self, request: Request) -> Answer:
+        """Wait for the end of the answer and return it. Raises Unavailable."""
         attend = self._context.open_answers.run
         try:
-            answer = await attend(collect(self.events(-1)), disconnect(request.receive), resumable=self._detached)
+            return await attend(collect(self.events(-1)), disconnect(request.receive), resumable=self._detached)
         except (ClientGone, Stopping, HeadraceError) as error:
             if not self._detached:
                 self.abandon()
             raise (shutdown_error() if isinstance(error, Stopping) else error) from None
-        return json_response(to_body(answer), headers=self._headers)
 
     def events(self, after: int | Sequence[int], *, again: bool = False) -> Events:
         """Yield the events after seq `after`, which may be one per request; `again` is passed to follow_all."""

@@ -14,6 +14,7 @@ from shared.ledger.types import Standing
 
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 HTTP_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+ROUTE_KEY = b"x-route-key"
 NO_TRACE = b"0" * 32
 IPV6_PREFIX_BITS = 64  # one IPv6 client has a whole network of this prefix
 MAX_PARSED_ADDRESSES = 4096  # cached
@@ -31,12 +32,14 @@ class Client:
         address: the client's IPv4 address or IPv6 network; empty if it has none, as on a Unix socket.
         http_request_id: the request's `x-request-id`.
         trace_id: from W3C's `traceparent`; empty without a valid one.
+        route_key: the header x-route-key, by which traffic may be split; empty without it.
         standings: the state of the caller's limits after the charge, for the response headers.
     """
 
     address: str = ""
     http_request_id: str = ""
     trace_id: str = ""
+    route_key: str = ""
     standings: Sequence[Standing] = ()
 
     def rename(self, http_request_id: str) -> None:
@@ -70,7 +73,8 @@ class TrustedProxies:
         """Return the client of a request from the address `peer`. A valid `x-request-id` becomes its id."""
         sent = headers.get(b"x-request-id", b"")
         http_request_id = sent.decode() if HTTP_REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
-        return Client(self._address(peer, headers), http_request_id, _trace_id(headers))
+        route_key = headers.get(ROUTE_KEY, b"").decode("latin-1")
+        return Client(self._address(peer, headers), http_request_id, _trace_id(headers), route_key)
 
     def _address(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
         """Return the nearest address, `peer` or one of X-Forwarded-For, that is not a trusted proxy."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from producer_api.admission.idempotency import derived_id, derived_seed
 from producer_api.admission.parsed_body import ParsedBody
+from producer_api.admission.traffic import direct
 from producer_api.auth.principal import Principal
 from producer_api.batch_runner.services import BatchServices
 from shared.errors import HeadraceError, InvalidRequest, NotFound, QueueFull, TenantQueueFull, Unavailable
@@ -37,7 +38,12 @@ async def run(services: BatchServices, body: ParsedBody, *, job_id: str, seed: i
     same = body.seed is not None
     seeds = [seed if same or not number else derived_seed(seed, number) for number in range(len(ids))]
     while True:
-        runs = [_run(services, *each, principal) for each in zip(body.drafts, ids, seeds, strict=True)]
+        try:
+            drafts = await direct(services.catalog, body.drafts, job_id=job_id, principal=principal)
+        except Unavailable:
+            await asyncio.sleep(RETRY_DELAY_S)
+            continue
+        runs = [_run(services, *each, principal) for each in zip(drafts, ids, seeds, strict=True)]
         try:
             requests = await asyncio.gather(*runs)
         except HeadraceError:

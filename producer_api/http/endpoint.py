@@ -104,4 +104,7 @@ class Endpoint:
 
     @cached_property
     def handler_parameters(self) -> frozenset[str]:
-        return frozenset(inspect.signature(self.handler).parameters)
+        """Names of the parameters to pass: one with a default is passed if the path has it."""
+        in_path = compile_path(self.path)[2]
+        found = inspect.signature(self.handler).parameters
+        return frozenset(name for name, each in found.items() if each.default is each.empty or name in in_path)

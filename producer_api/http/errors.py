@@ -1,4 +1,4 @@
-"""Errors in the format of the API that was called: OpenAI's error object, or an RFC 9457 problem."""
+"""Errors in the format of the API that was called: OpenAI's object, an RFC 9457 problem, or KServe's text."""
 
 from __future__ import annotations
 
@@ -121,8 +121,25 @@ class Problems:
         return Response(body, error.status, _headers(error), self.media_type)
 
 
+@dataclass(frozen=True)
+class KServeErrors:
+    """A text alone, in KServe's protocol. A prompt is the input `text_input` there."""
+
+    field_names: ClassVar[FieldNames] = ((r"^prompt$", "text_input"),)
+    schema: ClassVar[str] = "KServeError"
+    media_type: ClassVar[str] = "application/json"
+
+    def body(self, error: HeadraceError, path: str) -> dict[str, Any]:
+        return {"error": renamed(error, self.field_names).message}
+
+    def response(self, error: HeadraceError, path: str) -> Response:
+        body = msgspec.json.encode(self.body(error, path))
+        return Response(body, error.status, _headers(error), self.media_type)
+
+
 OPENAI = OpenAIErrors()
 NATIVE = Problems()
+KSERVE = KServeErrors()
 
 
 def _headers(error: HeadraceError) -> dict[str, str]:

@@ -35,14 +35,7 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
     if content_type.split(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("content-type must be application/json")
     settings = request.app.state.context.settings
-    limit = settings.body_timeout
-    try:
-        async with asyncio.timeout(limit):
-            data = await request.body()
-    except ClientDisconnect:
-        raise ClientGone from None
-    except TimeoutError:
-        raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
+    data = await read_bytes(request)
 
     def read() -> tuple[Model, str]:
         body = validate(data, schema, strict_fields=settings.strict_fields)
@@ -54,6 +47,18 @@ async def read_body(request: Request, schema: type[Model]) -> Model:
     if isinstance(body, RequestIdField) and body.request_id and "x-request-id" not in request.headers:
         facts.client.rename(body.request_id)
     return body
+
+
+async def read_bytes(request: Request) -> bytes:
+    """Return the body. Raises MalformedBody, ClientGone."""
+    limit = request.app.state.context.settings.body_timeout
+    try:
+        async with asyncio.timeout(limit):
+            return await request.body()
+    except ClientDisconnect:
+        raise ClientGone from None
+    except TimeoutError:
+        raise MalformedBody(f"the body did not arrive within {limit:.0f} s") from None
 
 
 async def off_loop(request: Request, work: Callable[[], Result]) -> Result:

@@ -40,6 +40,7 @@ ERRORS: Described = {
             }
         },
     },
+    "KServeError": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
     "Problem": {
         "type": "object",
         "description": "RFC 9457",

@@ -15,6 +15,9 @@ from producer_api.routes import (
     files,
     health,
     jobs,
+    kserve,
+    kserve_infer,
+    kserve_repository,
     metrics,
     models,
     openapi,
@@ -22,6 +25,7 @@ from producer_api.routes import (
     responses,
     sleep,
     tokenize,
+    traffic,
 )
 
 IN_MEMORY = (
@@ -36,6 +40,10 @@ IN_MEMORY = (
     *health.ENDPOINTS,
     *openapi.ENDPOINTS,
     *pages.ENDPOINTS,
+    *kserve.ENDPOINTS,
+    *kserve_infer.ENDPOINTS,
+    *kserve_repository.ENDPOINTS,
+    *kserve.LAST_ENDPOINTS,
 )
 API = (*IN_MEMORY, *files.ENDPOINTS, *batches.ENDPOINTS)
 ADMIN = (
@@ -44,5 +52,6 @@ ADMIN = (
     *metrics.ADMIN_ENDPOINTS,
     *dead_letters.ADMIN_ENDPOINTS,
     *sleep.ADMIN_ENDPOINTS,
+    *traffic.ADMIN_ENDPOINTS,
 )
 BATCHABLE = {each.path: each for each in API if each.batchable is not None}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -74,6 +75,12 @@ class Call:
         message, ignored = await self.off_loop(read)
         self.facts.report_ignored(ignored)
         return message
+
+    async def messages(self, kind: type[Proto]) -> AsyncIterator[Proto]:
+        """Yield the messages of a call that has a stream of them. Raises MalformedBody, InvalidRequest."""
+        strict = self._context.settings.strict_fields
+        while (data := await self._rpc.read()) is not grpc.aio.EOF:
+            yield await self._context.threads.run(len(data), partial(parse, data, kind, strict_fields=strict))
 
     async def off_loop(self, work: Callable[[], Result]) -> Result:
         """Return the result of `work` on the message, computed in a thread if the message is large."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from producer_api.rpc.handler import Service
 from producer_api.rpc.inference import Inference
+from producer_api.rpc.kserve.service import KServe
 from producer_api.rpc.prediction import Prediction
 from producer_api.services import Context
 
 
 def services(context: Context) -> tuple[Service, ...]:
-    return (Inference(context).service(), Prediction(context).service())
+    return (Inference(context).service(), Prediction(context).service(), KServe(context).service())

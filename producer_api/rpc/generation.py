@@ -17,6 +17,7 @@ from producer_api.answers.reply import Reply
 from producer_api.http.headers import REPLAYED
 from producer_api.http.open_streams import Stopping, shutdown_error
 from producer_api.http.sse import Events
+from producer_api.observability.request_log import RequestFacts
 from producer_api.rpc.call import Call
 from producer_api.schemas.jobs import JobSubmission
 from producer_api.services import Context
@@ -63,9 +64,9 @@ async def submit(
 
 
 @asynccontextmanager
-async def replying(context: Context, call: Call, job: SubmittedJob) -> AsyncIterator[Reply]:
-    """Yield the reply to a call. If the body fails, cancel the job, unless it is detached."""
-    reply = Reply(context, call.facts, job.admission, detached=job.detached)
+async def replying(context: Context, facts: RequestFacts, job: SubmittedJob) -> AsyncIterator[Reply]:
+    """Yield the reply to a request. If the body fails, cancel the job, unless it is detached."""
+    reply = Reply(context, facts, job.admission, detached=job.detached)
     try:
         yield reply
     except BaseException:  # also when the client disconnects or the server stops

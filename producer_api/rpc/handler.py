@@ -29,20 +29,24 @@ class Method:
 
     Attributes:
         name: its name in the service definition.
-        group: the scope that a caller needs, one of ROUTES.
-        answer: reads the call's message and writes the answer.
+        group: the scope that a caller needs, one of ROUTES; None for a public method, or one for administrators.
+        answer: reads the call's message, or its messages, and writes the answer.
+        admin: only for keys that may administer.
         charged: a call counts against the caller's limits.
         field_names: what its messages call the fields of a job.
     """
 
     name: str
-    group: str
+    group: str | None
     answer: Callable[[Call], Awaitable[None]]
+    admin: bool = False
     charged: bool = False
     field_names: FieldNames = ()
 
     def __post_init__(self) -> None:
-        assert self.group in ROUTES, f"{self.name}: group {self.group!r} is not one of {ROUTES}"
+        assert self.group is None or self.group in ROUTES, (
+            f"{self.name}: group {self.group!r} is not one of {ROUTES}"
+        )
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,9 @@ class MethodHandlers:
     async def _answer(self, method: Method, call: Call) -> None:
         if self._context.open_answers.draining:
             raise shutdown_error()
-        credentials = call.metadata_values("authorization")
-        await authorize(self._context.authenticate, call.facts, credentials, group=method.group)
+        if method.group is not None or method.admin:
+            given = call.metadata_values("authorization")
+            await authorize(self._context.authenticate, call.facts, given, group=method.group, admin=method.admin)
         await method.answer(call)
 
     @contextmanager

@@ -44,7 +44,7 @@ class Inference:
         message = await call.read(pb.GenerateRequest)
         after = last_seen_seq(message)
         job = await submit(self._context, call, partial(to_submission, message.job), resuming=after >= 0)
-        async with replying(self._context, call, job) as reply:
+        async with replying(self._context, call.facts, job) as reply:
             await call.write(pb.Event(job=await self._job(job.admission)))
             if after >= 0:
                 record = await self._context.request_control.record(job.admission.request.id, call.caller.tenant)

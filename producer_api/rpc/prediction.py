@@ -29,7 +29,7 @@ class Prediction:
 
     async def _predict(self, call: Call) -> None:
         job = await self._submitted(call)
-        async with replying(self._context, call, job) as reply:
+        async with replying(self._context, call.facts, job) as reply:
             answer = await attend(self._context, collect(reply.events(-1)), resumable=job.detached)
         end = end_of(answer)
         text = "".join(choice.text for _, choice in answer.choices)
@@ -37,7 +37,7 @@ class Prediction:
 
     async def _stream(self, call: Call) -> None:
         job = await self._submitted(call)
-        async with replying(self._context, call, job) as reply:
+        async with replying(self._context, call.facts, job) as reply:
             written = write_events(call, reply.events(-1), prediction_messages)
             end = await attend(self._context, written, resumable=job.detached)
         if (error := ending(end)) is not None:

@@ -14,7 +14,7 @@ from shared.protocol import PriorityClass
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@|+/-]{0,127}")
 # Every route belongs to one of these groups.
 ROUTES = (
-    *("chat", "completions", "responses", "embeddings", "tokenize", "models"),
+    *("chat", "completions", "responses", "embeddings", "tokenize", "models", "predict"),
     *("files", "batches", "jobs", "dead-letters"),
 )
 CLASSES = tuple(priority.value for priority in PriorityClass)

@@ -36,6 +36,8 @@ request's state and log another.
 | order_result | JSON per order | worker: answer | an hour |
 | loads | set per version that is loaded: the workers that load it | worker: begin, end | empty, or a day |
 | REPOSITORY_PREFIX | JSON per worker: the statuses of its models | worker: report | as its heartbeat |
+| SPLITS, SHADOWS | hashes by name: where its traffic goes, and copies of it | API | removed |
+| shadow_pairs | list per name: requests and their copies | API | a week after the last, 1,000 entries |
 | REPOSITORY_WORKERS | set of the ids | the same | a reader finds the entry gone |
 | LEDGER, limit | hashes and sorted set of open and ended requests; usage per limit | API | recorded; window ends |
 | DEAD_INDEX, DEAD_LETTERS | sorted set and hash of dead letters | worker: add; API: remove | bounded |
@@ -64,6 +66,7 @@ LIMIT_PREFIX = "hr:{limits}:of:"  # followed by the limit's name, by the script;
 ORDERS = ("hr:{repository}:orders", "hr:{repository}:order-ids")
 REPOSITORY_WORKERS = "hr:{repository}:workers"
 REPOSITORY_PREFIX = "hr:{repository}:of:"  # followed by the id of a worker
+SPLITS, SHADOWS = "hr:{traffic}:splits", "hr:{traffic}:shadows"
 REPOSITORY_WAKE = "hr:{repository}:wake"  # tells the workers that an order was placed
 CACHED_MODELS = 256
 STATES = "hr:{req_*}:state"  # matches all states
@@ -154,6 +157,10 @@ def hold(name: str) -> str:
 
 def model(name: str) -> str:
     return f"hr:model:{name}"
+
+
+def shadow_pairs(name: str) -> str:
+    return f"hr:{{traffic}}:pairs:{name}"
 
 
 def order_result(order_id: str) -> str:

@@ -46,7 +46,8 @@ def _check_names(
 def _check_input(tensor: Tensor, spec: TensorSpec, model: ModelSpec) -> None:
     if tensor.datatype != spec.datatype:
         raise InvalidRequest(
-            f"input {tensor.name} of model {model.name} must have the datatype {spec.datatype}, got {tensor.datatype}",
+            f"input {tensor.name} of model {model.name} must have the datatype {spec.datatype}, got "
+            f"{tensor.datatype}",
             param=tensor.name,
         )
     expected = (-1, *spec.dims) if model.max_batch_size else spec.dims

@@ -48,14 +48,24 @@ def spec_from_json(text: str, name: str) -> tuple[ModelSpec, list[str]]:
     return spec_from_config(config, name), ignored_fields(config)
 
 
-def config_from_json(text: str) -> pb.ModelConfig:
-    """Parse a ModelConfig in JSON. Raises ConfigError that names the field at fault."""
+def check_text(text: str, source: str) -> None:
+    """Raise ConfigError if a description is too long, or has lone surrogates, on which protobuf fails."""
     if len(text) > MAX_CONFIG_CHARS:
         raise ConfigError(
-            f"config must have at most {MAX_CONFIG_CHARS} characters, got {len(text)}", param="config"
+            f"{source} must have at most {MAX_CONFIG_CHARS} characters, got {len(text)}", param=source
         )
     try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{source} must be text that UTF-8 can encode", param=source) from error
+
+
+def config_from_json(text: str) -> pb.ModelConfig:
+    """Parse a ModelConfig in JSON. Raises ConfigError that names the field at fault."""
+    check_text(text, "config")
+    try:
         found = json.loads(text)
+        check_text(json.dumps(found, ensure_ascii=False), "config")  # it may escape what is no text
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"config is not JSON: {error}", param="config") from error
     return config_from_dict(found, "config")

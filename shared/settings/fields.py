@@ -324,11 +324,9 @@ class Settings(StartupFields, HealthFields, RoutingFields, RepositoryFields, Eng
         return {**values, "model": NO_MODEL} if alone else values
 
     @model_validator(mode="after")
-    def _reachable_repository(self) -> Settings:
+    def _some_model(self) -> Settings:
         if self.model == NO_MODEL and self.model_repository is None:
             raise ValueError("model must name a model unless model_repository is set")
-        if self.model_repository is not None and self.queue == "kafka":
-            raise ValueError("queue must be redis with model_repository")
         return self
 
     @model_validator(mode="after")

@@ -50,6 +50,16 @@ class RepositoryFields(BaseModel):
         "machine's, as in 80%",
     )
 
+    response_cache_bytes: int = Field(
+        64 * 2**20,
+        ge=0,
+        description="memory of one worker for cached responses of the models whose description enables "
+        "`response_cache`, in bytes",
+    )
+    triton_metrics: bool = Field(
+        False, description="show the statistics of the repository's models under Triton's names (nv_…) too"
+    )
+
     @field_validator("model_memory")
     @classmethod
     def _is_amount(cls, value: str) -> str:

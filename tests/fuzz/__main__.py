@@ -2,7 +2,8 @@
 
     scripts/fuzz [--cases N] [--seed N]
 
-Fails if an answer is a server error, or has a status, type or shape that the document does not describe.
+Fails if an answer is a server error, or has a status, type or shape that the document does not describe. The
+decoders of tensors, and the readers of model descriptions, get as many cases each, without a process around them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.fuzz import decoders
+from tests.fuzz.descriptions import fuzz_descriptions
 from tests.fuzz.run import fuzz
 
 
@@ -23,6 +26,9 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000, help="minimum number of cases; default: 10000")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    for name in decoders.DECODERS:
+        print(f"{name}: {decoders.fuzz(name, cases=given.cases, seed=given.seed)}", flush=True)
+    print(f"descriptions: {fuzz_descriptions(cases=given.cases, seed=given.seed)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="headrace-fuzz-") as folder:
         found = asyncio.run(fuzz(Path(folder), cases=given.cases, seed=given.seed))
     print(found.text)

@@ -96,6 +96,7 @@ GIVEN = {  # what a pattern or a validator of the setting allows
         "paid": {"tokens": "1/5 minutes", "tokens_per_day": 9},
     },
     "default_plan": "free",
+    "model_memory": "3GiB",
     "vllm_options": {"quantization": "fp8"},
     "upstream_url": "http://127.0.0.1:11434/v1",
     "model_routing": {"chat": "prefix-aware"},

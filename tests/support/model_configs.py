@@ -1,8 +1,9 @@
-"""Descriptions of models in protobuf's text format, and mutations of them."""
+"""Descriptions of models as config.pbtxt and model.toml, and mutations of them."""
 
 from __future__ import annotations
 
 import random
+import re
 
 IO = """
 input { name: "x" data_type: TYPE_FP32 dims: [ 3, -1 ] }
@@ -55,16 +56,57 @@ ensemble_scheduling {{
 """
 DECOUPLED = f'backend: "python" {IO} version_policy {{ all {{}} }} model_transaction_policy {{ decoupled: true }}'
 GENERATING = 'backend: "headrace" parameters { key: "max_model_len" value { string_value: "2048" } }'
+TOML = """
+backend = "onnx"
+max_batch_size = 8
+version_policy = { latest = 2 }
+response_cache = true
+
+[[inputs]]
+name = "x"
+type = "FP32"
+dims = [3, -1]
+
+[[outputs]]
+name = "y"
+datatype = "BYTES"
+dims = [1]
+reshape = []
+
+[dynamic_batching]
+preferred_batch_size = [4]
+priority_levels = 2
+default_priority_level = 1
+priority_queue_policy.1 = { max_queue_size = 3, timeout_action = "DELAY" }
+
+[[instance_group]]
+count = 2
+kind = "CPU"
+
+[[model_warmup]]
+name = "zeros"
+inputs.x = { type = "FP32", dims = [3, 1], zero_data = true }
+
+[parameters]
+threads = 2
+fast = true
+"""
 ALL = (BATCHED, SEQUENCE, ENSEMBLE, DECOUPLED, GENERATING, "")
 PIECES = (
     *("{", "}", "[", "]", "<", ">", ":", ",", ";", "#", '"', "'", "\\", "\n", "\0", "\ud800", "é"),
     *("-1", "0", "1e400", "nan", "9" * 30, "0x", "true", '"\\xff"', "[a.b/c]", "TYPE_INVALID", "name", "value"),
 )
+_WORD = re.compile(r"\w+|\W")
 
 
 def mutated(text: str, source: random.Random) -> str:
-    """Return the text with one to four pieces cut out, doubled, moved or put in."""
-    for _ in range(source.randint(1, 4)):
+    """Return the text with one to four pieces cut out, doubled, moved, put in or replaced by other words."""
+    for _ in range(source.choice((1, 1, 2, 4))):
+        if text and source.random() < 0.5:
+            words = list(_WORD.finditer(text))
+            word, other = source.choice(words), source.choice((*PIECES, *(each[0] for each in words)))
+            text = text[: word.start()] + other + text[word.end() :]
+            continue
         start = source.randint(0, len(text))
         end = min(len(text), start + source.randint(0, 30))
         piece = text[start:end]

@@ -17,11 +17,13 @@ from shared.protocol import Infer
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.predictors.execution.ensemble import FindModel
 from workers.predictors.execution.executor import Clock
 from workers.predictors.interface import Predictor
 from workers.predictors.outbox import Outbox
+from workers.predictors.response_cache import ResponseCache
 from workers.predictors.scheduling.job import Deliver, Job
-from workers.predictors.version import Version
+from workers.predictors.version import Context, Version
 
 CLOSE_TIMEOUT_S = 10.0
 
@@ -34,6 +36,8 @@ class PredictorEngine:
 
     Args:
         folder: of the model in the repository, with the files that its description names.
+        find: finds the models of an ensemble's steps in this process, by name.
+        cache: for the responses of versions whose description enables it.
         clock: monotonic, in nanoseconds.
     """
 
@@ -42,13 +46,20 @@ class PredictorEngine:
     task: Task = "predict"
     max_model_len = 0
 
-    def __init__(self, spec: ModelSpec, folder: Path | None = None, *, clock: Clock = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        folder: Path | None = None,
+        *,
+        find: FindModel = lambda name: None,
+        cache: ResponseCache | None = None,
+        clock: Clock = time.monotonic_ns,
+    ) -> None:
         self.name = spec.name
         self.fingerprint = f"fp_predict_{hashlib.sha256(msgspec.json.encode(spec)).hexdigest()[:16]}"
         self._spec = spec
-        self._folder = folder
-        self._clock = clock
         self._lock = threading.Lock()
+        self._context = Context(folder, self._lock, clock, self._deliver, find, cache)
         self._versions: dict[str, Version] = {}  # ready ones, oldest first
         self._closing: list[Version] = []
         self._jobs: dict[str, tuple[Version, Job]] = {}
@@ -58,6 +69,12 @@ class PredictorEngine:
         self._taken: set[str] = set()  # requests of the worker that have not ended
 
     # versions
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Return the description of the newest ready version, or of the model without one."""
+        with self._lock:
+            return next((each.spec for each in reversed(self._versions.values())), self._spec)
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -77,15 +94,12 @@ class PredictorEngine:
         Raises:
             ConfigError: the warm-up failed, or a file that the description names is missing.
         """
-        added = Version(
-            version,
-            spec or self._spec,
-            instances,
-            folder=self._folder,
-            lock=self._lock,
-            clock=self._clock,
-            deliver=self._deliver,
-        )
+        try:
+            added = Version(version, spec or self._spec, instances, self._context)
+        except BaseException:
+            for instance in instances:
+                instance.close()
+            raise
         with self._lock:
             self._retire(version)
             versions = {**self._versions, version: added}
@@ -120,6 +134,11 @@ class PredictorEngine:
         with self._lock:
             return {name: version.statistics() for name, version in self._versions.items()}
 
+    def first_responses(self) -> dict[str, tuple[list[int], int]]:
+        """Return how soon first responses came from each ready version: counts by bucket, and the sum in ns."""
+        with self._lock:
+            return {name: version.parts.statistics.first_responses() for name, version in self._versions.items()}
+
     def close(self) -> None:
         """Drop all requests and close all versions."""
         self._outbox.close()
@@ -131,6 +150,8 @@ class PredictorEngine:
             self._jobs.clear()
             for name in list(self._versions):
                 self._retire(name)
+            for version in self._closing:
+                version.close(sequences=False)
             closing = [each.closed for each in self._closing]
         wait(closing, CLOSE_TIMEOUT_S)
 
@@ -145,11 +166,13 @@ class PredictorEngine:
         with self._lock:
             if request.id in self._jobs or request.id in self._awaiting_version:
                 raise InvalidRequest(f"request {request.id} is running already")
-            version = self._find(work.version)
+            version = self._find_sequence(request, work) or self._find(work.version)
             if version is None:
                 self._awaiting_version[request.id] = (request, deliver)
                 return
-            self._jobs[request.id] = (version, version.add(request, work, deliver))
+            job = version.add(request, work, deliver)
+            self._jobs[request.id] = (version, job)
+        version.begin(job)
 
     def cancel(self, request_id: str) -> bool:
         """Drop a request. Return False if the id is unknown."""
@@ -161,7 +184,8 @@ class PredictorEngine:
                 return False
             version, job = found
             version.remove(job)
-            return True
+        version.flush()
+        return True
 
     # the methods of a Generator
 
@@ -211,6 +235,14 @@ class PredictorEngine:
         if wanted:
             raise self._not_found(wanted)
         raise Unavailable(f"no version of {self.name} is ready")
+
+    def _find_sequence(self, request: EngineRequest, work: Infer) -> Version | None:
+        """Return the version on which a sequence has begun, even if it is being closed."""
+        if work.sequence is None or work.sequence.start:
+            return None
+        key = (request.tenant, work.sequence.id)
+        versions = [*self._versions.values(), *self._closing]
+        return next((each for each in versions if work.version in ("", each.version) and each.knows(key)), None)
 
     def _not_found(self, version: str) -> VersionNotFound:
         return VersionNotFound(f"{self.name} has no ready version {version}", param="version")

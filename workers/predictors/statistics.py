@@ -6,13 +6,14 @@ import threading
 import time
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from shared.repository.status import BatchStatistics, Duration, VersionStatistics
 
 FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
+FAILURE_REASONS: tuple[FailureReason, ...] = get_args(FailureReason)
 FIRST_RESPONSE_BUCKETS_MS = (100, 500, 2000, 5000)  # Triton's; and one without end
 
 

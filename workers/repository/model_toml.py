@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.errors import ConfigError
 from shared.repository.backends import HEADRACE
-from shared.repository.model_config import MAX_CONFIG_CHARS, MAX_PROBLEM_CHARS, config_from_dict
+from shared.repository.model_config import MAX_PROBLEM_CHARS, check_text, config_from_dict
 from shared.repository.model_config_pb2 import ModelConfig
 
 Table = dict[str, Any]
@@ -21,8 +21,7 @@ Table = dict[str, Any]
 
 def parse_model_toml(text: str, file: str) -> ModelConfig:
     """Return the message. Raises ConfigError that names the file, and the line or the field at fault."""
-    if len(text) > MAX_CONFIG_CHARS:
-        raise ConfigError(f"{file} must have at most {MAX_CONFIG_CHARS} characters, got {len(text)}", param=file)
+    check_text(text, file)
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:

@@ -7,7 +7,7 @@ import re
 from google.protobuf import text_format
 
 from shared.errors import ConfigError
-from shared.repository.model_config import MAX_CONFIG_CHARS, MAX_CONFIG_DEPTH, MAX_PROBLEM_CHARS
+from shared.repository.model_config import MAX_CONFIG_DEPTH, MAX_PROBLEM_CHARS, check_text
 from shared.repository.model_config_pb2 import ModelConfig
 
 # what protobuf says: its position, for a wrong value the rest of its line, and the problem
@@ -18,8 +18,7 @@ _FIELD = re.compile(r"([A-Za-z_]\w*)\s*[:{<\[]")
 
 def parse_pbtxt(text: str, file: str) -> ModelConfig:
     """Return the message. Raises ConfigError that names the file, the line and the field at fault."""
-    if len(text) > MAX_CONFIG_CHARS:
-        raise ConfigError(f"{file} must have at most {MAX_CONFIG_CHARS} characters, got {len(text)}", param=file)
+    check_text(text, file)
     config = ModelConfig()
     try:
         text_format.Parse(text, config, max_recursion_depth=MAX_CONFIG_DEPTH)

@@ -1,4 +1,4 @@
-"""What each model of the repository shall be, from its folder and from the orders."""
+"""Plans for the models of the repository, from their folders and from the orders."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class PlannedVersion:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one model shall be.
+    """Plan for one model: the versions to serve, and when.
 
     Attributes:
         spec: None if its description is unusable, which `reason` explains.
         wanted: it is loaded without a request.
         on_demand: it is loaded when requests wait for it.
         order: id of the order that the plan follows from; "" without one.
+        known: the repository has the model, or an order has brought its files.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Plan:
     wanted: bool = False
     on_demand: bool = False
     order: str = ""
+    known: bool = True
 
     @property
     def usable(self) -> bool:
@@ -73,13 +75,15 @@ class Planner:
             found.name: self._plan(found, wanted=not self._explicit, on_demand=self._on_demand)
             for found in scan(self._root)
         }
-        if not self._explicit:
-            return plans
-        for order in orders:
-            plans[order.model] = self._ordered(order, plans.get(order.model))
-        for plan in list(plans.values()):
-            if plan.wanted:
-                self._want_components(plan, plans)
+        if self._explicit:
+            for order in orders:
+                plans[order.model] = self._ordered(order, plans.get(order.model))
+        for plan in [plan for plan in plans.values() if plan.name in _components(plan, plans)]:
+            plans[plan.name] = replace(plan, spec=None, versions={}, reason="an ensemble must not contain itself")
+        for plan in [plan for plan in plans.values() if plan.wanted]:
+            for name in _components(plan, plans):  # unless an order says otherwise of one
+                if not plans[name].order:
+                    plans[name] = replace(plans[name], wanted=True)
         return plans
 
     def _plan(self, found: FoundModel | BrokenModel, *, wanted: bool, on_demand: bool, order: str = "") -> Plan:
@@ -92,12 +96,13 @@ class Planner:
 
     def _ordered(self, order: ModelOrder, plan: Plan | None) -> Plan:
         if order.action == "unload":
-            plan = plan or Plan(order.model, reason="the repository has no such model")
+            plan = plan or Plan(order.model, reason="the repository has no such model", known=False)
             return replace(plan, wanted=False, on_demand=False, order=order.id)
         try:
             found = read_model(self._root_of(order), order.model, order.config)
         except ConfigError as error:
-            return Plan(order.model, reason=error.message, wanted=True, order=order.id)
+            known = plan is not None or bool(order.files)
+            return Plan(order.model, reason=error.message, wanted=True, order=order.id, known=known)
         return self._plan(found, wanted=True, on_demand=self._on_demand, order=order.id)
 
     def _root_of(self, order: ModelOrder) -> Path:
@@ -111,13 +116,17 @@ class Planner:
             incomplete.rename(root)
         return root
 
-    def _want_components(self, plan: Plan, plans: dict[str, Plan]) -> None:
-        """Want the models that an ensemble consists of, unless an order says otherwise of them."""
-        for name in plan.components:
-            component = plans.get(name)
-            if component is not None and not component.wanted and not component.order:
-                plans[name] = replace(component, wanted=True)
-                self._want_components(plans[name], plans)
+
+def _components(plan: Plan, plans: Mapping[str, Plan]) -> set[str]:
+    """Return the names of the models in the repository that an ensemble consists of, at any depth."""
+    found: set[str] = set()
+    pending = list(plan.components)
+    while pending:
+        name = pending.pop()
+        if name in plans and name not in found:
+            found.add(name)
+            pending += plans[name].components
+    return found
 
 
 def _stamp(folder: Path, order: str) -> str:

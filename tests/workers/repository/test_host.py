@@ -15,6 +15,21 @@ from tests.support.model_repository import HostHarness, output_of, write_config,
 from tests.support.waiting import LIMIT_S
 
 ALL_VERSIONS = "version_policy { all {} }"
+ENSEMBLE = """
+platform: "ensemble"
+input { name: "X" data_type: TYPE_FP32 dims: -1 }
+output { name: "Y" data_type: TYPE_FP32 dims: -1 }
+ensemble_scheduling {
+  step {
+    model_name: "double" model_version: -1
+    input_map { key: "X" value: "X" } output_map { key: "Y" value: "Z" }
+  }
+  step {
+    model_name: "triple" model_version: -1
+    input_map { key: "X" value: "Z" } output_map { key: "Y" value: "Y" }
+  }
+}
+"""
 
 
 async def outcome(hosts: HostHarness, order: ModelOrder) -> str:
@@ -128,6 +143,7 @@ async def test_an_order_that_fails_is_answered_with_the_reason(hosts: HostHarnes
     async with hosts.host(model_control="explicit"):
         assert await outcome(hosts, load("m")) == "the graph has a cycle"
         assert "no model nowhere" in await outcome(hosts, load("nowhere"))
+        assert await hosts.status("nowhere") is None
         write_model(hosts.root, "m")
         assert await outcome(hosts, load("m", 2)) == ""
         assert await hosts.ask("m") == 1
@@ -189,3 +205,25 @@ async def test_a_loading_model_is_reported(hosts: HostHarness) -> None:
         gate.set()
         await hosts.until("m", v1="READY")
         assert output_of(await answer(hosts.backend, request.id)) == 5
+
+
+async def test_an_ensemble_has_its_models_loaded(hosts: HostHarness) -> None:
+    """Given an order for the ensemble alone, its models are loaded before it, and are unloaded with it."""
+    write_model(hosts.root, "double", 1, factor=2)
+    write_model(hosts.root, "triple", 1, factor=3)
+    write_config(hosts.root, "both", ENSEMBLE)
+    async with hosts.host(model_control="explicit"):
+        assert await outcome(hosts, load("both")) == ""
+        assert await hosts.ask("both", 5) == 30
+        await hosts.until("triple", v1="READY")
+        order = ModelOrder(id="order-3", model="both", action="unload", unload_dependents=True)
+        assert await outcome(hosts, order) == ""
+        for name in ("both", "double", "triple"):
+            await hosts.until(name, v1="UNAVAILABLE")
+
+
+async def test_an_ensemble_without_its_models_says_so(hosts: HostHarness) -> None:
+    write_model(hosts.root, "double", 1, factor=2)
+    write_config(hosts.root, "both", ENSEMBLE)
+    async with hosts.host(model_control="explicit"):
+        assert await outcome(hosts, load("both")) == "its model triple is not loaded"

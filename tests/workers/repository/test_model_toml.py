@@ -8,44 +8,10 @@ from google.protobuf import text_format
 from shared.errors import ConfigError
 from shared.repository.model_config import MAX_CONFIG_CHARS, spec_from_config
 from shared.repository.model_config_pb2 import ModelConfig
+from tests.support.model_configs import TOML
 from workers.repository.model_toml import parse_model_toml
 
 FILE = "m/model.toml"
-SHORT = """
-backend = "onnx"
-max_batch_size = 8
-version_policy = { latest = 2 }
-response_cache = true
-
-[[inputs]]
-name = "x"
-type = "FP32"
-dims = [3, -1]
-
-[[outputs]]
-name = "y"
-datatype = "BYTES"
-dims = [1]
-reshape = []
-
-[dynamic_batching]
-preferred_batch_size = [4]
-priority_levels = 2
-default_priority_level = 1
-priority_queue_policy.1 = { max_queue_size = 3, timeout_action = "DELAY" }
-
-[[instance_group]]
-count = 2
-kind = "CPU"
-
-[[model_warmup]]
-name = "zeros"
-inputs.x = { type = "FP32", dims = [3, 1], zero_data = true }
-
-[parameters]
-threads = 2
-fast = true
-"""
 LONG = """
 backend: "onnxruntime" max_batch_size: 8 version_policy { latest { num_versions: 2 } }
 response_cache { enable: true }
@@ -65,7 +31,7 @@ parameters { key: "fast" value { string_value: "true" } }
 
 
 def test_short_forms_mean_the_long_ones() -> None:
-    short = spec_from_config(parse_model_toml(SHORT, FILE), "m")
+    short = spec_from_config(parse_model_toml(TOML, FILE), "m")
     assert short == spec_from_config(text_format.Parse(LONG, ModelConfig()), "m")
 
 

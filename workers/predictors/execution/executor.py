@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.errors import EngineFailed, HeadraceError
-from shared.protocol import Result
+from shared.protocol import Result, Tensor
 from shared.repository.spec import ModelSpec
 from workers.engine.interface import EngineOutput
 from workers.engine.stage import Stage
 from workers.predictors.execution.joining import divide, join
 from workers.predictors.interface import Arrays, Execution, Predictor, PredictorLost
+from workers.predictors.response_cache import ResponseCache
 from workers.predictors.scheduling.job import Batch, Job
 from workers.predictors.statistics import FailureReason, Statistics, Times
 from workers.predictors.tensors.inputs import InputReader
@@ -32,6 +33,14 @@ class VersionParts:
     writer: OutputWriter
     statistics: Statistics
     clock: Clock
+    cache: ResponseCache | None = None
+
+    def keep_response(self, job: Job, tensors: tuple[Tensor, ...]) -> None:
+        """Store the response of a request that was not found in the cache."""
+        if self.cache is not None and job.cache_key:
+            began = self.clock()
+            self.cache.put(job.cache_key, tensors)
+            self.statistics.count_miss(job.lookup_ns + self.clock() - began)
 
 
 class Executor(Protocol):
@@ -63,6 +72,7 @@ class BatchExecutor:
             return
         self._count(batch, started, times)
         for job, result in zip(batch.jobs, results, strict=True):
+            self._parts.keep_response(job, result.tensors)
             yield job, EngineOutput(job.id, finished=True, result=result)
 
     def close(self) -> None:
@@ -82,15 +92,14 @@ class BatchExecutor:
 
     def _call(self, batch: Batch) -> Execution:
         parts = [self._parts.reader.read(job.work) for job in batch.jobs]
-        return Execution(join(parts), _wanted(batch), batch.jobs[0].work.parameters)
+        return Execution(join(parts), batch.wanted_outputs(), batch.jobs[0].work.parameters)
 
     def _results(self, batch: Batch, outputs: Arrays) -> list[Result]:
         parts = self._divide(batch, outputs)
-        write = self._parts.writer.write
-        return [
-            Result(tensors=write(part, job.work), version=self._parts.version)
-            for job, part in zip(batch.jobs, parts, strict=True)
-        ]
+        return [self._result(job, part) for job, part in zip(batch.jobs, parts, strict=True)]
+
+    def _result(self, job: Job, outputs: Arrays) -> Result:
+        return Result(tensors=self._parts.writer.write(outputs, job.work), version=self._parts.version)
 
     def _divide(self, batch: Batch, outputs: Arrays) -> list[Arrays]:
         if not self._parts.spec.max_batch_size:
@@ -121,10 +130,3 @@ def failed(job: Job, error: HeadraceError, parts: VersionParts, reason: FailureR
     """Count a failed request, and return its last output."""
     parts.statistics.count_failure(reason, parts.clock() - job.arrived_ns)
     return EngineOutput(job.id, finished=True, error=error)
-
-
-def _wanted(batch: Batch) -> tuple[str, ...]:
-    """Return the outputs that any request of the batch wants; empty for all."""
-    if not all(job.work.outputs for job in batch.jobs):
-        return ()
-    return tuple(dict.fromkeys(name for job in batch.jobs for name in job.work.outputs))

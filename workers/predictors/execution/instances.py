@@ -11,7 +11,8 @@ import structlog
 from shared.errors import HeadraceError
 from workers.engine.interface import EngineOutput
 from workers.predictors.execution.executor import Clock, Executor
-from workers.predictors.scheduling.job import Batch, Batcher, Job
+from workers.predictors.scheduling.batcher import Batcher
+from workers.predictors.scheduling.job import Batch, Job, SequenceKey
 
 NS_PER_S = 1_000_000_000
 
@@ -69,15 +70,27 @@ class InstanceRunner:
         self._changed.notify(len(self._executors) if self._batcher.binds else 1)
         self._added.notify()
 
+    def begin(self, job: Job) -> None:
+        """Do nothing: the instances take the requests."""
+
+    def flush(self) -> None:
+        """Do nothing: a dropped request leaves nothing to do."""
+
     def remove(self, job: Job) -> bool:
         """Drop a request that waits. Return False if it is being executed."""
         removed = self._batcher.remove(job)
         self._changed.notify_all()
         return removed
 
-    def close(self) -> None:
-        """End the threads after the last request."""
+    def knows(self, key: SequenceKey) -> bool:
+        """Return whether a sequence has begun here and may get further requests."""
+        return self._batcher.knows(key)
+
+    def close(self, *, sequences: bool = True) -> None:
+        """End the threads after the last request, and with `sequences` after the last sequence."""
         self._closing = True
+        if not sequences:
+            self._batcher.forget()
         self._changed.notify_all()
         self._added.notify()
 
@@ -102,8 +115,10 @@ class InstanceRunner:
                 batch = self._batcher.take(number, now)
                 if batch is not None:
                     self.running += len(batch.jobs)
+                    if len(self._batcher):  # an idle instance may execute what is left, now or later
+                        self._changed.notify()
                 elif not expired:
-                    if self._closing and not len(self._batcher):
+                    if self._closing and self._batcher.drained:
                         return None
                     self._changed.wait(_seconds(self._batcher.wake_at, now))
             self._refuse_all(expired)
@@ -117,7 +132,7 @@ class InstanceRunner:
                 now = self._clock()
                 expired = self._batcher.expire(now)
                 if not expired:
-                    if self._closing and not len(self._batcher):
+                    if self._closing and self._batcher.drained:
                         return
                     self._added.wait(_seconds(self._batcher.next_expiry(), now))
             self._refuse_all(expired)

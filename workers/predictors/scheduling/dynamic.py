@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 
 from shared.errors import HeadraceError
 from shared.repository.spec import DynamicBatching, ModelSpec
-from workers.predictors.scheduling.job import Batch, Job, Row
+from workers.predictors.scheduling.job import Batch, Job, Row, SequenceKey
 from workers.predictors.scheduling.policy_queue import NS_PER_US, PolicyQueue
 
 
@@ -90,6 +90,16 @@ class DynamicBatcher:
 
     def expire(self, now: int) -> list[tuple[Job, HeadraceError]]:
         return self._queue.expire(now)
+
+    @property
+    def drained(self) -> bool:
+        return not self._queue
+
+    def knows(self, key: SequenceKey) -> bool:
+        return False
+
+    def forget(self) -> None:
+        """Do nothing: there are no sequences."""
 
     def next_expiry(self) -> int | None:
         return self._queue.next_expiry()

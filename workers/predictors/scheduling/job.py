@@ -1,18 +1,18 @@
-"""A request that waits for an execution, and the batch that it becomes a part of."""
+"""A request on a version of a model, its sequence, and the batch that it becomes a part of."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from shared.errors import HeadraceError
-from shared.protocol import Infer
+from shared.protocol import Infer, Tensor
 from workers.engine.interface import EngineOutput, EngineRequest
-from workers.predictors.scheduling.sequence import Sequence
+from workers.predictors.interface import Array
 from workers.predictors.tensors.inputs import CheckedInputs
 
 Deliver = Callable[[EngineOutput], None]
+SequenceKey = tuple[str, int | str]  # tenant, and id within it
 
 
 @dataclass(eq=False)
@@ -22,8 +22,9 @@ class Job:
     Attributes:
         deliver: takes its outputs, from any thread.
         cancelled: its outputs are not wanted any longer.
-        cache_key: of its response in the response cache; empty if it is not looked up.
-        lookup_ns: duration of that lookup.
+        cache_key: of its response in the response cache; empty without one.
+        cached: its response, found in the cache.
+        lookup_ns: how long that look-up took.
     """
 
     request: EngineRequest
@@ -35,11 +36,55 @@ class Job:
     expires_ns: int | None = None
     cancelled: bool = False
     cache_key: bytes = b""
+    cached: tuple[Tensor, ...] | None = None
     lookup_ns: int = 0
 
     @property
     def id(self) -> str:
         return self.request.id
+
+    @property
+    def starts_sequence(self) -> bool:
+        return self.work.sequence is not None and self.work.sequence.start
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One sequence.
+
+    Attributes:
+        jobs: its requests that wait, in order.
+        instance: that has a place for it; None while it waits for one.
+        running: a request of it is being executed.
+        ending: its last request has arrived.
+        idle_since: when its last request arrived or ended.
+        state: arrays for the state inputs of its next request, by name; empty before the first.
+    """
+
+    key: SequenceKey
+    jobs: deque[Job] = field(default_factory=deque)
+    instance: int | None = None
+    running: bool = False
+    ending: bool = False
+    idle_since: int = 0
+    state: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """Return whether its next request may be executed."""
+        return bool(self.jobs) and not self.running
+
+    @property
+    def idle(self) -> bool:
+        return not self.jobs and not self.running
+
+    def take(self) -> Job:
+        """Begin the execution of the next request. One that starts the sequence again finds no state."""
+        job = self.jobs.popleft()
+        self.running = True
+        if job.starts_sequence:
+            self.state = {}
+        return job
 
 
 @dataclass(frozen=True)
@@ -52,53 +97,28 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Requests to execute together on one instance."""
+    """Requests to execute together on one instance.
+
+    Attributes:
+        positional: the rows are slots of sequences, and keep their places.
+    """
 
     rows: tuple[Row, ...]
     instance: int = 0
+    positional: bool = False
     jobs: tuple[Job, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "jobs", tuple(row.job for row in self.rows if row.job is not None))
 
     def alone(self, job: Job) -> Batch:
-        """Return the batch of one of the requests; slots of sequences keep their places."""
-        kept = [row for row in self.rows if row.job is job or row.sequence is not None]
-        while kept[-1].job is not job:
-            kept.pop()
-        return Batch(tuple(row if row.job is job else Row(None, row.sequence) for row in kept), self.instance)
+        """Return the batch of one of the requests."""
+        place = next(number for number, row in enumerate(self.rows) if row.job is job)
+        before = [Row(None, row.sequence) for row in self.rows[:place]] if self.positional else []
+        return Batch((*before, self.rows[place]), self.instance, self.positional)
 
-
-class Batcher(Protocol):
-    """Requests of one version that wait. Its lock is the caller's.
-
-    Attributes:
-        binds: a request may have to be executed on a certain instance, or after another one.
-        expires: requests may wait too long.
-        wake_at: when `take` may return a batch even if nothing changes until then; None for never.
-    """
-
-    binds: bool
-    expires: bool
-    wake_at: int | None
-
-    def add(self, job: Job, now: int) -> None:
-        """Queue a request. Raises HeadraceError if it is refused."""
-
-    def remove(self, job: Job) -> bool:
-        """Drop a waiting request. Return False if it does not wait."""
-
-    def take(self, instance: int, now: int) -> Batch | None:
-        """Return the requests that an idle instance executes now."""
-
-    def finish(self, batch: Batch, now: int) -> None:
-        """Note that a batch has been executed."""
-
-    def expire(self, now: int) -> list[tuple[Job, HeadraceError]]:
-        """Remove and return the requests that waited too long, each with its error."""
-
-    def next_expiry(self) -> int | None:
-        """Return when a request will have waited too long; None for never."""
-
-    def __len__(self) -> int:
-        """Return the number of requests that wait."""
+    def wanted_outputs(self) -> tuple[str, ...]:
+        """Return the outputs that any of the requests wants; empty for all."""
+        if not all(job.work.outputs for job in self.jobs):
+            return ()
+        return tuple(dict.fromkeys(name for job in self.jobs for name in job.work.outputs))

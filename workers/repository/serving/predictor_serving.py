@@ -1,4 +1,4 @@
-"""Serving of a model that takes tensors: one engine with all versions, behind one worker."""
+"""Serving of a model that takes tensors, or of an ensemble: one engine with all versions, behind one worker."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PredictorServing:
         self.spec = self._described = plan.spec
         self._context = context
         self._on_failure = on_failure
-        self._engine = PredictorEngine(plan.spec, plan.folder)
+        self._engine = PredictorEngine(plan.spec, plan.folder, find=context.engines.find, cache=context.cache)
         self._loaded: dict[int, Holder] = {}
         self._worker: RunningWorker | None = None
 
@@ -107,7 +107,7 @@ class PredictorServing:
             self._start_worker()
 
     async def _reserve(self, plan: Plan, holder: Holder, needed: int) -> None:
-        """Reserve memory. If there is none, unload the versions that leave before the new one is there."""
+        """Reserve memory. Without room for both, unload the versions that leave before the new one is there."""
         try:
             await self._context.budget.reserve(holder, needed)
         except MemoryExceeded:
@@ -130,6 +130,8 @@ class PredictorServing:
 
     def _load_instances(self, folder: Path) -> tuple[ModelSpec, list[Predictor]]:
         """Return the complete description of a version and its instances; called in a thread."""
+        if self._described.ensemble:
+            return self._described, []
         module = module_for(self._described)
         spec = module.complete(self._described, folder)
         instances: list[Predictor] = []
@@ -146,6 +148,7 @@ class PredictorServing:
         settings = self._context.settings.model_copy(update={"max_num_seqs": capacity})
         if self.spec.sequence_batching is not None:
             self._context.backend.router.keep_sequences(self.spec.name)
+        self._context.engines.add(self._engine)
         info = ready_entry(self._context.new_worker(self.spec.name), self._engine, settings)
         self._worker = RunningWorker(info, self._engine, settings, self._context, self._on_failure)
 
@@ -160,6 +163,7 @@ class PredictorServing:
             self.board.set(version, "UNLOADING")
         if self._worker is not None:
             await self._worker.drain(grace)
+            self._context.engines.remove(self._engine)
         await asyncio.to_thread(self._engine.close)
         for version, holder in self._loaded.items():
             self._context.budget.release(holder)
@@ -176,9 +180,11 @@ def close_all(instances: Sequence[Predictor]) -> None:
 
 
 def _instances(spec: ModelSpec) -> int:
+    if spec.ensemble:
+        return 0
     return max(1, sum(group.count * max(1, len(group.gpus)) for group in spec.instance_groups))
 
 
 def _seats(spec: ModelSpec) -> int:
     """Return how many requests the instances of a model execute at a time."""
-    return _instances(spec) * max(1, spec.max_batch_size)
+    return max(1, _instances(spec)) * max(1, spec.max_batch_size)

@@ -1,0 +1,94 @@
+"""Where an admitted request goes, and what copies of it are made, by the rules for the name that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from producer_api.admission.idempotency import Identity
+from producer_api.admission.model_catalog import ModelCatalog
+from producer_api.auth.principal import Principal
+from shared.protocol import Infer, Request
+from shared.repository.traffic.rules import Shadow, Split
+from shared.token_log.interface import RequestRecord
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The rules for one name, applied to the requests of one caller."""
+
+    principal: Principal
+    split: Split | None = None
+    shadow: Shadow | None = None
+
+    def complete(self, draft: Request, timeout_s: float | None, identity: Identity) -> Request:
+        """Return `draft` with its identity, for the model and version that serve it. Raises as `apply` does."""
+        return self.apply(identity.complete(draft, timeout_s))
+
+    def apply(self, request: Request) -> Request:
+        """Return the request for the model and version that serve it. It keeps a version that it asks for.
+
+        The same request always gets the same ones, as long as the rules are the same. Raises PermissionDenied if
+        the caller may not use the model.
+        """
+        if self.split is None:
+            return request
+        branch = self.split.choose(self._value(request))
+        self.principal.check_model(branch.model)
+        return placed(request, branch.model, branch.version)
+
+    def _value(self, request: Request) -> str:
+        """Return what decides on the branch; a caller without it gets a branch for each request."""
+        assert self.split is not None
+        match self.split.by:
+            case "request":
+                return request.id
+            case "route_key":
+                return self.principal.client.route_key or request.id
+            case "tenant":
+                return request.tenant
+            case "user":
+                return request.user or request.id
+            case "api_key":
+                return self.principal.key_id or request.id
+
+
+async def direction_for(catalog: ModelCatalog, name: str, principal: Principal) -> Direction:
+    """Return the rules for a name. Raises Unavailable."""
+    traffic = await catalog.traffic()
+    return Direction(principal, traffic.splits.get(name), traffic.shadows.get(name))
+
+
+async def direct(
+    catalog: ModelCatalog, drafts: Sequence[Request], *, job_id: str, principal: Principal
+) -> list[Request]:
+    """Return drafts that belong together for the model that their name leads to.
+
+    Args:
+        job_id: the id of the first; the same id always leads to the same model.
+
+    Raises PermissionDenied, Unavailable.
+    """
+    direction = await direction_for(catalog, drafts[0].model, principal)
+    first = direction.apply(msgspec.structs.replace(drafts[0], id=job_id))
+    return [placed(draft, first.model, version_of(first)) for draft in drafts]
+
+
+def placed(request: Request, model: str, version: str) -> Request:
+    """Return the request for a model, and for a version of it if it computes tensors and asks for none."""
+    work = request.work
+    if isinstance(work, Infer) and version and not work.version:
+        work = msgspec.structs.replace(work, version=version)
+    return msgspec.structs.replace(request, model=model, work=work)
+
+
+def as_recorded(request: Request, record: RequestRecord | None) -> Request:
+    """Return a request whose admission was interrupted for the model that it was for then."""
+    return request if record is None else msgspec.structs.replace(request, model=record.model)
+
+
+def version_of(request: Request) -> str:
+    """Return the version of its model that a request asks for; empty for any."""
+    return request.work.version if isinstance(request.work, Infer) else ""

@@ -1,0 +1,1 @@
+"""Where requests for a name go: aliases, splits, canaries and shadow copies, and what the copies showed."""

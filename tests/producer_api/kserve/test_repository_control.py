@@ -1,0 +1,55 @@
+"""Orders to load and unload models."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from producer_api.kserve.repository_control import load_order, unload_order
+from shared.errors import InvalidRequest
+
+TEXT = base64.b64encode(b"weights").decode()
+
+
+def test_an_order_has_its_config_and_files() -> None:
+    order = load_order("m", {"config": "{}", "file:1/model.onnx": TEXT, "file:1/a/b.bin": b"raw"})
+    assert (order.model, order.action, order.config) == ("m", "load", "{}")
+    assert order.files == {"1/model.onnx": b"weights", "1/a/b.bin": b"raw"}
+    assert unload_order("m", dependents=True).unload_dependents
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\0", "-a", "x" * 129, "a b", "ä"])
+def test_path_tricks_in_names_are_refused(name: str) -> None:
+    for order in (lambda: load_order(name, {}), lambda: unload_order(name, dependents=False)):
+        with pytest.raises(InvalidRequest) as refusal:
+            order()
+        assert refusal.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    "path", ["", "1", "1/", "/1/x", "1//x", "1/../x", "1/a/../../x", "../1/x", "1/.", "1/..", "1/a\\..\\b", "1/a\0"]
+)
+def test_path_tricks_in_files_are_refused(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="file:"):
+        load_order("m", {"config": "{}", f"file:{path}": TEXT})
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"config": "["},
+        {"config": "[]"},
+        {"config": 1},
+        {"config": b"{}"},
+        {"other": "x"},
+        {"file:1/x": TEXT},
+        {"config": "{}", "file:1/x": "no base64!"},
+        {"config": "{}", "file:1/x": 7},
+        {"config": "[" * 5000},
+    ],
+)
+def test_wrong_parameters_are_refused(parameters: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        load_order("m", parameters)

@@ -1,0 +1,90 @@
+"""Models with the backend "headrace": each has a runtime of its own, beside models that take tensors."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from shared.errors import ConfigError, ModelUnavailable
+from shared.protocol import Request
+from shared.repository.spec import ModelSpec
+from shared.settings import Settings
+from tests.support.fakes import answer, end_of, make_request, submit
+from tests.support.model_repository import HostHarness, output_of, write_config, write_model
+from tests.support.worker_harness import answer_tokens, expected_tokens
+from workers.repository.serving.model_settings import model_settings
+
+CHAT = """
+backend: "headrace"
+parameters { key: "model" value { string_value: "scripted" } }
+parameters { key: "max_num_seqs" value { string_value: "2" } }
+"""
+REQUESTS = 60
+
+
+def chat(name: str = "chat") -> Request:
+    return msgspec.structs.replace(make_request("hello"), model=name)
+
+
+async def test_one_process_serves_texts_and_tensors(hosts: HostHarness) -> None:
+    write_config(hosts.root, "chat", CHAT)
+    write_model(hosts.root, "double", 2)
+    async with hosts.host(model_memory="8GiB"):
+        request = chat()
+        await submit(hosts.backend, request)
+        events = await answer(hosts.backend, request.id)
+        assert answer_tokens(events) == expected_tokens(request)
+        assert await hosts.ask("double", 4) == 8
+        worker = await hosts.until_worker("chat")
+        assert (worker.task, worker.max_num_seqs) == ("generate", 2)
+        status = await hosts.until("chat", v1="READY")
+        assert status.task == "generate"
+
+
+async def test_a_changed_model_is_replaced_without_a_failure(hosts: HostHarness) -> None:
+    """Given requests that go on, a second worker takes them over before the first one drains."""
+    write_config(hosts.root, "chat", CHAT)
+    ends: list[tuple[str, str | None]] = []
+
+    async def call() -> None:
+        while len(ends) < REQUESTS:
+            request = chat()
+            await submit(hosts.backend, request)
+            ends.append(end_of(await answer(hosts.backend, request.id)))
+
+    async with hosts.host(model_memory="8GiB", model_control="poll"):
+        first = await hosts.until_worker("chat")
+        callers = [asyncio.create_task(call()) for _ in range(4)]
+        write_config(hosts.root, "chat", CHAT.replace('"2"', '"3"'))
+        while (await hosts.until_worker("chat")).id == first.id or len(ends) < REQUESTS:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*callers)
+    assert set(ends) == {("completed", None)}
+
+
+async def test_a_model_that_is_no_model_says_so(hosts: HostHarness) -> None:
+    write_config(hosts.root, "chat", CHAT.replace("scripted", "/nowhere"))
+    write_model(hosts.root, "double", 2)
+    async with hosts.host(model_memory="8GiB"):
+        request = chat()
+        await submit(hosts.backend, request)
+        with pytest.raises(ModelUnavailable, match="model must be a folder"):
+            output_of(await answer(hosts.backend, request.id))
+        assert await hosts.ask("double", 4) == 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("redis_url", "redis://elsewhere", "redis_url is not a setting that a model can change"),
+        ("max_num_seqs", "many", "max_num_seqs: Input should be a valid integer"),
+    ],
+)
+def test_a_setting_that_a_model_cannot_have_is_named(
+    settings: Settings, setting: str, value: str, words: str
+) -> None:
+    spec = ModelSpec(name="chat", backend="headrace", settings={"model": "scripted", setting: value})
+    with pytest.raises(ConfigError, match=words):
+        model_settings(settings, spec, settings.data_dir)

@@ -112,6 +112,7 @@ def test_memory_limit_ends_the_process(folder: Path) -> None:
     predictor.close()
 
 
+@pytest.mark.slow
 def test_pauses_grow_while_processes_execute_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_predictor, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(process_predictor, "MAX_PAUSE_S", 0.03)
@@ -128,6 +129,7 @@ def test_pauses_grow_while_processes_execute_nothing(folder: Path, monkeypatch: 
     assert [each["pause_s"] for each in entries if "pause_s" in each] == [0, 0.01, 0.02, 0.03, 0]
 
 
+@pytest.mark.slow
 def test_requests_do_not_wait_for_long_pauses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_predictor, "FIRST_PAUSE_S", 3600.0)
     predictor = load(SPEC, folder)

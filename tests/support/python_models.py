@@ -76,7 +76,7 @@ import helper
 
 
 class TritonPythonModel:
-    """Doubles numbers; a decoupled one counts up to the first number."""
+    """Doubles numbers; a decoupled one counts up to the first one, or its cancelled requests if that is -1."""
 
     @staticmethod
     def auto_complete_config(config):
@@ -90,6 +90,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         described = pb_utils.get_output_config_by_name(config, "y")
         self.type = pb_utils.triton_string_to_numpy(described["data_type"])
+        self.cancelled = 0
         self.decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
         assert args["model_version"] == "1" and args["model_name"] == config["name"]
 
@@ -110,8 +111,10 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor("y", helper.double(x).astype(self.type))])
 
     def count(self, request, sender):
-        for number in range(int(pb_utils.get_input_tensor_by_name(request, "x").as_numpy().flat[0])):
+        end = int(pb_utils.get_input_tensor_by_name(request, "x").as_numpy().flat[0])
+        for number in range(end) if end >= 0 else (self.cancelled,):
             if sender.is_cancelled():
+                self.cancelled += 1
                 break
             sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("y", np.array([[number]], self.type))]))
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -19,6 +19,8 @@ from tests.support.torch_models import Named, affine, export, script
 from workers.predictors.interface import Execution
 from workers.predictors.select import module_for
 
+pytestmark = pytest.mark.slow  # the first export takes seconds
+
 CPU = (InstanceGroup(kind="KIND_CPU"),)
 SPEC = ModelSpec(name="affine", backend="pytorch", instance_groups=CPU)
 X = np.arange(12, dtype="f4").reshape(4, 3) / 10

@@ -25,6 +25,8 @@ from shared.repository.spec import DynamicBatching, ModelSpec, TensorSpec
 from workers.predictors.interface import Arrays, Execution
 from workers.predictors.select import module_for
 
+pytestmark = pytest.mark.slow  # the packages take seconds to import
+
 X, Y = load_iris(return_X_y=True)
 ROWS = X[::10].astype("f4")
 TWO = Y < 2  # the rows of two classes

@@ -112,6 +112,7 @@ def test_memory_limit_ends_the_process(folder: Path) -> None:
     predictor.close()
 
 
+@pytest.mark.slow
 def test_pauses_grow_while_processes_execute_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_predictor, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(process_predictor, "MAX_PAUSE_S", 0.03)
@@ -128,6 +129,7 @@ def test_pauses_grow_while_processes_execute_nothing(folder: Path, monkeypatch: 
     assert [each["pause_s"] for each in entries if "pause_s" in each] == [0, 0.01, 0.02, 0.03, 0]
 
 
+@pytest.mark.slow
 def test_requests_do_not_wait_for_long_pauses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_predictor, "FIRST_PAUSE_S", 3600.0)
     predictor = load(SPEC, folder)
@@ -206,7 +208,8 @@ def test_any_framework_can_have_its_own_process(tmp_path: Path) -> None:
     folder = place_graph(scaled_sum(), tmp_path, "sum")
     shared = ModelSpec(name="sum", backend="onnxruntime")
     own = ModelSpec(name="sum", backend="onnxruntime", parameters={"process": "own"})
-    completed = module_for(own).complete(own, folder)
+    assert module_for(own) is process_predictor
+    completed = process_predictor.complete(own, folder)
     assert completed.inputs == module_for(shared).complete(shared, folder).inputs
     (folder / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ConfigError, match=r"model sum: 1/model.onnx cannot be loaded"):

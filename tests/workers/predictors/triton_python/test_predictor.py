@@ -12,6 +12,7 @@ import pytest
 from shared.errors import ConfigError, EngineFailed, InvalidRequest
 from shared.repository.spec import DynamicBatching, ModelSpec, TensorSpec
 from tests.support.python_models import TRITON, place
+from tests.support.redis_servers import until
 from workers.predictors.interface import Execution, Predictor
 from workers.predictors.select import module_for
 
@@ -63,6 +64,7 @@ def test_decoupled_model_sends_from_its_threads(folder: Path) -> None:
     endless = predictor.stream(numbers(1e6))
     assert next(endless)["y"].tolist() == [[0]]
     endless.close()  # type: ignore[attr-defined]
+    until(lambda: next(predictor.stream(numbers(-1)))["y"].tolist() == [[1]])  # the model saw it
     assert len(list(predictor.stream(numbers(100)))) == 100
     predictor.close()
 

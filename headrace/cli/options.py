@@ -31,6 +31,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
     str, typer.Option(envvar="HEADRACE_URL", help="Address of the API; separate several replicas by commas.")
 ]
+AdminUrl = Annotated[str, typer.Option("--url", help="Address of the admin port; see admin_port.")]
 ApiKey = Annotated[str | None, typer.Option(envvar="HEADRACE_API_KEY", help="API key, if the API requires one.")]
 
 stderr = Console(stderr=True)

@@ -75,6 +75,10 @@ class AsyncHeadraceClient:
         """Put a model to sleep, or wake it. `url` must be that of the admin port."""
         return await self._run(self._operations.set_asleep(model, asleep))
 
+    async def administer(self, method: str, path: str, body: Body | None = None) -> Json:
+        """Call a route of the admin port; return its JSON, {} for none. `url` must be that of the admin port."""
+        return await self._run(self._operations.administer(method, path, body))
+
     async def ready(self) -> Json:
         """Return the body of /ready, whether ready or not. This call is not retried."""
         return await self._run(self._operations.ready())

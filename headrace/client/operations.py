@@ -57,6 +57,10 @@ class Operations:
     def set_asleep(self, model: str, asleep: bool) -> Flow[Json]:
         return self._json(Send("POST", f"/admin/models/{model}/{'sleep' if asleep else 'wake'}"))
 
+    def administer(self, method: str, path: str, body: Body | None) -> Flow[Json]:
+        reply = yield from self._send(Send(method, path, body=body), self._new_budget())
+        return json_object(reply.content) if reply.content else {}
+
     def ready(self) -> Flow[Json]:
         """Return the body of /ready. It is sent once: callers that wait call it again."""
         url = self._replicas.current
@@ -195,6 +199,8 @@ def error_from_reply(reply: Reply, base: str) -> HeadraceError:
             return Unavailable(f"{base} responded with status {reply.status}", retry_after=retry_after)
         raise
     problem = body.get("error", body)
+    if isinstance(problem, str):  # of KServe's protocol
+        problem = {"message": problem}
     return error_from_body(problem if isinstance(problem, dict) else {}, retry_after)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from producer_api.admission.model_state import ModelState, refusal_of, state_of
+from producer_api.admission.model_state import ModelState, refusal_of, state_of, waiting
 from shared.backend import Backend
 from shared.errors import HeadraceError, ModelNotFound, Unavailable
 from shared.models.model_store import ModelRepository, embedding_name
@@ -20,7 +20,8 @@ from shared.repository.traffic.rules import Traffic
 from shared.settings import NO_MODEL, Settings
 
 SNAPSHOT_LIFE_S = 1.0
-REFUSAL_LIFE_S = 0.1  # of a snapshot that refuses a request: a model may have been loaded since, by order
+MISS_LIFE_S = 0.1  # after which a model or version that is not there is looked for again
+RESTART_LIMIT_S = 60.0  # for which the models of a repository are remembered while no worker reports any
 
 
 def under_name(drafts: Sequence[Request], model: str | None) -> tuple[Request, ...]:
@@ -62,13 +63,17 @@ class ModelCatalog:
         self.embedding_model = embedding_name(settings)
         self.any_name = settings.any_model_name
         self._snapshot: Snapshot | None = None
+        self._reported: tuple[dict[str, ModelStatus], float] = (
+            {},
+            0.0,
+        )  # the last statuses, and when they were read
         self._reading = asyncio.Lock()
 
-    async def snapshot(self) -> Snapshot:
-        """Return the cached contents, or read them again if they are too old. Raises Unavailable."""
+    async def snapshot(self, life: float = SNAPSHOT_LIFE_S) -> Snapshot:
+        """Return the cached contents, or read them again if they are older than `life`. Raises Unavailable."""
         async with self._reading:
             now = asyncio.get_running_loop().time()
-            if self._snapshot is None or now - self._snapshot.taken > SNAPSHOT_LIFE_S:
+            if self._snapshot is None or now - self._snapshot.taken > life:
                 models, workers, asleep, statuses, traffic = await asyncio.gather(
                     self._registry.models(),
                     self._registry.workers(),
@@ -76,9 +81,23 @@ class ModelCatalog:
                     self._repository.statuses(),
                     self._traffic.traffic(),
                 )
-                by_name = {status.name: status for status in statuses}
-                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, by_name, traffic, now)
+                repository = self._remembered(statuses, now)
+                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, repository, traffic, now)
             return self._snapshot
+
+    def _remembered(self, statuses: Sequence[ModelStatus], now: float) -> dict[str, ModelStatus]:
+        """Return the statuses by name; while the worker that reported them restarts, the last ones, as waiting."""
+        if statuses:
+            self._reported = {status.name: status for status in statuses}, now
+            return self._reported[0]
+        found, at = self._reported
+        if now - at > RESTART_LIMIT_S:
+            return {}
+        return {name: waiting(status) for name, status in found.items()}
+
+    async def repository(self, life: float = SNAPSHOT_LIFE_S) -> Mapping[str, ModelStatus]:
+        """Return the statuses of the repository's models by name. Raises Unavailable."""
+        return (await self.snapshot(life)).repository
 
     async def models(self) -> list[ModelInfo]:
         """Return all models that a request may name; `max_model_len` is 0 until a worker announces it.
@@ -86,10 +105,16 @@ class ModelCatalog:
         A name that is only split has the properties of the first of its models.
         """
         known = {info.name: info for info in await self.served()}
-        for name, split in (await self.snapshot()).traffic.splits.items():
-            first = known.get(split.branches[0].model, ModelInfo(name=name, max_model_len=0, created=0))
-            known.setdefault(name, msgspec.structs.replace(first, name=name))
+        for name, model in (await self.aliases()).items():
+            first = known.get(model, ModelInfo(name=name, max_model_len=0, created=0))
+            known[name] = msgspec.structs.replace(first, name=name)
         return sorted(known.values(), key=lambda info: info.name)
+
+    async def aliases(self) -> dict[str, str]:
+        """Return the first model of each name that is only split. Raises Unavailable."""
+        served = {info.name for info in await self.served()}
+        splits = (await self.snapshot()).traffic.splits
+        return {name: split.branches[0].model for name, split in splits.items() if name not in served}
 
     async def served(self) -> list[ModelInfo]:
         """Return the models themselves, without the names that are only split."""
@@ -129,14 +154,10 @@ class ModelCatalog:
         raise ModelNotFound(f"the model {name!r} does not exist; see /v1/models", param="model")
 
     async def _refusal(self, name: str) -> HeadraceError | None:
-        """Return why a model takes no requests; None if it takes some."""
-        snapshot = await self.snapshot()
-        if (refusal := self._refusal_in(snapshot, name)) is None:
+        """Return why a model takes no requests, by a new look if need be; None if it takes some."""
+        if self._refusal_in(await self.snapshot(), name) is None:
             return None
-        if asyncio.get_running_loop().time() - snapshot.taken > REFUSAL_LIFE_S and self._snapshot is snapshot:
-            self.forget_snapshot()
-            refusal = self._refusal_in(await self.snapshot(), name)
-        return refusal
+        return self._refusal_in(await self.snapshot(MISS_LIFE_S), name)
 
     def _refusal_in(self, snapshot: Snapshot, name: str) -> HeadraceError | None:
         status = snapshot.repository.get(name)
@@ -150,12 +171,14 @@ class ModelCatalog:
         workers: dict[str, list[WorkerInfo]] = defaultdict(list)
         for worker in snapshot.workers:
             workers[worker.model].append(worker)
-        return {
+        found = {
             info.name: state_of(
                 workers[info.name], snapshot.repository.get(info.name), asleep=info.name in snapshot.asleep
             )
-            for info in await self.models()
+            for info in await self.served()
         }
+        missing = state_of([], None, asleep=False)
+        return found | {name: found.get(model, missing) for name, model in (await self.aliases()).items()}
 
     async def any_model(self) -> str | None:
         """Return the only served model, which any name may stand for; None for several. Raises Unavailable."""
@@ -173,8 +196,10 @@ class ModelCatalog:
         return next((info.fingerprint or None for info in snapshot.models if info.name == name), None)
 
     async def ready_workers(self) -> Counter[str]:
-        """Return how many ready workers each model has. Raises Unavailable."""
-        return Counter(worker.model for worker in (await self.snapshot()).workers if worker.state == "ready")
+        """Return how many ready workers each model has, and the first model of each alias. Raises Unavailable."""
+        ready = Counter(worker.model for worker in (await self.snapshot()).workers if worker.state == "ready")
+        ready.update({name: ready[model] for name, model in (await self.aliases()).items()})
+        return ready
 
     async def workers(self, model: str) -> list[WorkerInfo]:
         """Return the living workers of one model. Raises Unavailable."""

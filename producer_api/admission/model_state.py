@@ -11,6 +11,7 @@ from shared.errors import HeadraceError, ModelNotFound, ModelUnavailable
 from shared.models.worker_registry import WorkerInfo
 from shared.repository.status import UNLOADED, ModelStatus
 
+NO_WORKER = "no worker serves it"
 StateName = Literal["ready", "loading", "on_demand", "sleeping", "unavailable"]
 
 
@@ -48,6 +49,14 @@ def state_of(workers: Sequence[WorkerInfo], status: ModelStatus | None, *, aslee
     if status is not None and status.on_demand:
         return ModelState("on_demand", 0.0)
     return ModelState("unavailable", 0.0, None if status is None else _reason(status))
+
+
+def waiting(status: ModelStatus) -> ModelStatus:
+    """Return the status of a model whose worker is gone for a moment: it takes requests if it was served."""
+    versions = tuple(
+        msgspec.structs.replace(each, state="UNAVAILABLE", reason=NO_WORKER) for each in status.versions
+    )
+    return msgspec.structs.replace(status, versions=versions, on_demand=status.on_demand or bool(status.ready))
 
 
 def refusal_of(status: ModelStatus) -> HeadraceError | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from producer_api.admission.gateway import Gateway
 from producer_api.admission.idempotency import IdempotencyKeys
 from producer_api.admission.model_catalog import ModelCatalog
-from producer_api.admission.repository_catalog import RepositoryCatalog
 from producer_api.admission.request_control import RequestControl
 from producer_api.admission.shadow_copies import ShadowCopies
 from producer_api.metering.rate_limiter import RateLimiter
@@ -24,7 +23,6 @@ class AdmissionServices:
     settings: Settings
     backend: Backend
     catalog: ModelCatalog
-    repository: RepositoryCatalog
     idempotency_keys: IdempotencyKeys
     rate_limiter: RateLimiter | None
     request_control: RequestControl
@@ -44,7 +42,6 @@ def admission_services(settings: Settings, backend: Backend, metrics: Metrics) -
         settings=settings,
         backend=backend,
         catalog=catalog,
-        repository=RepositoryCatalog(backend.repository),
         idempotency_keys=keys,
         rate_limiter=limiter,
         request_control=control,

@@ -22,6 +22,7 @@ FILE = re.compile(
     r"file:([0-9]{1,18}/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,7})"
 )
 RESULT_LIMIT_S = 300.0  # how long a caller waits for a model to load
+FIRST_SIGN_S = 5.0  # by then, a worker that has the repository reports at least a model that loads
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5  # between looks at the outcome
 
 
@@ -63,10 +64,12 @@ async def carry_out(context: Context, order: ModelOrder) -> None:
         async with redis_deadline():
             result = await context.backend.repository.result(order.id)
         if result is not None:
-            context.repository.forget()
+            context.catalog.forget_snapshot()
             if result.error:
                 raise InvalidRequest(f"failed to {order.action} {order.model!r}: {result.error}", param="model")
             return
+        if waited > FIRST_SIGN_S and not await context.catalog.repository():
+            raise Unavailable("no worker has a model repository", retry_after=1)
         await asyncio.sleep(pause)
         waited += pause
         pause = min(2 * pause, LONGEST_PAUSE_S)

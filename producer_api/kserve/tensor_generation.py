@@ -66,7 +66,7 @@ def response(call: InferCall, model: ServedModel, result: Result) -> bytes:
     shown |= {"model_name": model.spec.name, "model_version": result.version, **result.parameters}
     for tensor in result.tensors:
         data = to_json(tensor)
-        shown[tensor.name] = data[0] if tensor.size == 1 and not isinstance(data, msgspec.Raw) else data
+        shown[tensor.name] = _only(data) if tensor.size == 1 else data
     return msgspec.json.encode(shown)
 
 
@@ -91,6 +91,10 @@ class TensorFraming:
 
 def frame(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
+
+
+def _only(data: Sequence[Any] | msgspec.Raw) -> Any:
+    return msgspec.Raw(bytes(data)[1:-1]) if isinstance(data, msgspec.Raw) else data[0]
 
 
 def _tensor(wanted: TensorSpec, value: Any, spec: ModelSpec) -> Tensor:

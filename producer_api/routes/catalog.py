@@ -22,6 +22,7 @@ from producer_api.routes import (
     models,
     openapi,
     pages,
+    repository,
     responses,
     sleep,
     tokenize,
@@ -52,6 +53,8 @@ ADMIN = (
     *metrics.ADMIN_ENDPOINTS,
     *dead_letters.ADMIN_ENDPOINTS,
     *sleep.ADMIN_ENDPOINTS,
+    *kserve_repository.CONTROL_ENDPOINTS,
+    *repository.ADMIN_ENDPOINTS,
     *traffic.ADMIN_ENDPOINTS,
 )
 BATCHABLE = {each.path: each for each in API if each.batchable is not None}

@@ -20,7 +20,7 @@ from producer_api.kserve import model_views
 from producer_api.kserve.content_coding import read_payload
 from producer_api.kserve.served_models import ServedModel, find, visible_models
 from producer_api.routes.health import readiness
-from producer_api.schemas.kserve import IndexBody, ModelIndex, ModelMetadata, ModelStatisticsList, ServerMetadata
+from producer_api.schemas.kserve import IndexBody, ModelMetadata, ModelStatisticsList, ServerMetadata
 from producer_api.services import Context
 from shared.errors import Unavailable
 from shared.schemas.parsing import validate
@@ -43,7 +43,7 @@ async def check_server_ready(context: Context) -> None:
     if context.open_answers.draining:
         raise shutdown_error()
     async with redis_deadline():
-        if any(each.ready for each in (await context.repository.statuses()).values()):
+        if any(each.ready for each in (await context.catalog.repository()).values()):
             return
     found = await readiness(context)
     if not found.ready:
@@ -55,7 +55,7 @@ async def server_metadata() -> Response:
 
 
 async def model_ready(context: Context, caller: Principal, name: str, version: str = "") -> Response:
-    (await find(context, caller, name, version)).check_ready()
+    (await find(context, caller, name, version)).check_ready(probed=True)
     return Response()
 
 
@@ -116,7 +116,7 @@ ENDPOINTS = (
         group="predict",
         summary="List the models with their versions",
         body=IndexBody,
-        responses=(ResponseDoc("an array of ModelIndex", ModelIndex),),
+        responses=(ResponseDoc("an array of objects with name, version, state and reason"),),
         failures=(400, 413, 500, 501, 503),
     ),
     _endpoint(

@@ -55,7 +55,7 @@ async def infer(context: Context, request: Request, caller: Principal, name: str
 
 async def generate(context: Context, request: Request, caller: Principal, name: str, version: str = "") -> Response:
     model, body = await _generation(context, request, caller, name, version)
-    if model.status.task == "generate":
+    if model.takes_texts:
         reply = await _text_reply(context, request, caller, model, body)
         content = TextResponses(body, model).whole(await reply.answer(request))
     else:
@@ -70,7 +70,7 @@ async def generate_stream(
     context: Context, request: Request, caller: Principal, name: str, version: str = ""
 ) -> Response:
     model, body = await _generation(context, request, caller, name, version)
-    if model.status.task == "generate":
+    if model.takes_texts:
         framing: Framing = TextResponses(body, model)
         return (await _text_reply(context, request, caller, model, body)).stream(framing)
     call, reply = await _tensor_reply(context, request, caller, model, body)
@@ -108,8 +108,8 @@ async def _generation(
 ) -> tuple[ServedModel, GenerateBody]:
     """Return the model that is to generate, and what from."""
     model = await find(context, caller, name, version)
-    if model.status.task == "embed":
-        raise InvalidRequest(f"{name} is an embedding model and generates nothing", param="model")
+    if model.takes_texts and model.status.task not in ("generate", None):
+        raise InvalidRequest(f"{name} generates no text; its task is {model.status.task}", param="model")
     payload = await read_payload(context, request)
     body = await context.threads.run(len(payload), partial(validate, payload, GenerateBody))
     return model, body

@@ -78,7 +78,7 @@ async def _settings(context: Context, request: Request, current: Mapping[str, An
 
 _admin = partial(Endpoint, group=None, admin=True, errors=KSERVE, tag="KServe")
 _CONTROL: dict[str, Any] = {"body": ControlBody, "failures": (400, 413, 500, 501, 503)}
-ENDPOINTS = (
+CONTROL_ENDPOINTS = (
     _admin(
         "POST",
         "/v2/repository/models/{name}/load",
@@ -95,6 +95,9 @@ ENDPOINTS = (
         responses=(ResponseDoc("it is unloaded"),),
         **_CONTROL,
     ),
+)
+ENDPOINTS = (
+    *CONTROL_ENDPOINTS,
     *(_admin(method, "/v2/logging", logging) for method in ("GET", "POST")),
     *(_admin(method, "/v2/trace/setting", tracing) for method in ("GET", "POST")),
     *(_admin(method, "/v2/models/{name:path}/trace/setting", tracing) for method in ("GET", "POST")),

@@ -68,7 +68,8 @@ async def comparison(context: Context, name: str) -> Response:
 
 async def _check_served(context: Context, model: str, param: str) -> None:
     """Raise ModelNotFound unless it is a model itself: a split cannot lead to another split."""
-    if model not in {info.name for info in await context.catalog.served()}:
+    served = {info.name for info in await context.catalog.served()}
+    if model not in served:
         raise ModelNotFound(f"{param} must be a served model, {model!r} is none", param=param)
 
 

@@ -9,17 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool, text_format
+from google.protobuf import descriptor_pb2, text_format
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from producer_api.rpc import inference_pb2, prediction_pb2
+from producer_api.rpc.kserve import kserve_pb2
 
 ALPHA: str = reflection.SERVICE_NAME
 V1 = ALPHA.replace("v1alpha", "v1")
+DESCRIBED = (inference_pb2, prediction_pb2, health_pb2, reflection_pb2)
+RENAMED = ((reflection_pb2, "v1alpha", "v1"), (kserve_pb2, "headrace.kserve", "inference"))  # as they are served
 
 
 def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """Describe the `services` and reflection itself to clients."""
-    _add_descriptor_of_v1()
-    servicer = reflection.aio.ReflectionServicer((*services, ALPHA, V1))
+    servicer = reflection.aio.ReflectionServicer((*services, ALPHA, V1), pool=_descriptions())
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -30,10 +37,31 @@ def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
 
-def _add_descriptor_of_v1() -> None:
-    """Register v1's file in the default pool, which reflection reads; registering it again changes nothing."""
+def _descriptions() -> DescriptorPool:
+    """Return a pool of its own: in the default one, names may clash with those of a client in the same process."""
+    pool, added = DescriptorPool(), set[str]()
+    for module in DESCRIBED:
+        _add(pool, added, module.DESCRIPTOR)
+    for module, name, served in RENAMED:
+        for needed in module.DESCRIPTOR.dependencies:
+            _add(pool, added, needed)
+        text = text_format.MessageToString(_proto(module.DESCRIPTOR)).replace(name, served)
+        renamed = text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
+        pool.AddSerializedFile(renamed.SerializeToString())
+    return pool
+
+
+def _add(pool: DescriptorPool, added: set[str], file: FileDescriptor) -> None:
+    """Add a file to the pool, after those that it needs."""
+    if file.name in added:
+        return
+    added.add(file.name)
+    for needed in file.dependencies:
+        _add(pool, added, needed)
+    pool.AddSerializedFile(_proto(file).SerializeToString())
+
+
+def _proto(file: FileDescriptor) -> descriptor_pb2.FileDescriptorProto:
     proto = descriptor_pb2.FileDescriptorProto()
-    reflection_pb2.DESCRIPTOR.CopyToProto(proto)
-    renamed = text_format.MessageToString(proto).replace("v1alpha", "v1")
-    v1 = text_format.Parse(renamed, descriptor_pb2.FileDescriptorProto())
-    descriptor_pool.Default().AddSerializedFile(v1.SerializeToString())
+    file.CopyToProto(proto)
+    return proto

@@ -13,7 +13,7 @@ from pydantic import Field
 from shared.protocol import DataType, Parameter
 from shared.schemas.base import Body
 from shared.schemas.openapi_bounds import Items, Short
-from shared.validation.tensors import MAX_DIMENSIONS, MAX_SIZE, MAX_TENSORS
+from shared.validation.tensors import MAX_DIMENSIONS, MAX_ITEMS, MAX_SIZE, MAX_TENSORS
 
 MAX_PARAMETERS = 64  # of a request, or of one of its tensors
 UNSET = msgspec.UNSET
@@ -57,7 +57,9 @@ class GenerateBody(Body):
     """Body of a request that generates. Further fields are parameters, or inputs of the model."""
 
     id: Short | None = None
-    text_input: str | None = Field(None, description="the prompt of a model that generates text")
+    text_input: str | Annotated[Items[str], Field(max_length=MAX_ITEMS)] | None = Field(
+        None, description="the prompt of a model that generates text, or an input of that name"
+    )
     parameters: dict[str, Any] | None = Field(None, description="the same as further fields", max_length=256)
 
 

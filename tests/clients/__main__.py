@@ -15,6 +15,7 @@ from tests.clients.catalog import CLIENTS, Client
 from tests.clients.matrix import Row, try_client, write
 from tests.support import redis_servers
 from tests.support.launched_server import Launched, new_key
+from tests.support.tensor_repository import write_repository
 
 MODEL, EMBEDDER = "smollm2", "all-minilm-l6-v2"
 
@@ -25,7 +26,16 @@ def running() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder, redis_servers.running(store := redis_servers.Node(Path(folder))):
         grpc_port = free_port("127.0.0.1")
         options = ("--embedding-model", EMBEDDER, "--grpc-port", str(grpc_port), "--auth")
-        server = Launched(Path(folder), *options, grpc_reflection=True, redis_url=store.url)
+        models = Path(folder) / "models"
+        write_repository(models)
+        server = Launched(
+            Path(folder),
+            *options,
+            grpc_reflection=True,
+            redis_url=store.url,
+            model=MODEL,
+            model_repository=models,
+        )
         try:
             server.await_ready()
             yield {

@@ -68,5 +68,6 @@ CLIENTS: tuple[Client, ...] = (
     Client("Codex CLI", "node", ("@openai/codex@0.171.0",), "codex.mjs"),
     Client("Celery", "python", ("celery[redis]==5.7.0",), "celery_client.py"),
     Client("EventSource", "node", ("eventsource@4.1.1",), "eventsource.mjs"),
+    Client("tritonclient", "python", ("tritonclient[grpc,http]==2.73.0",), "triton_client.py"),
     Client("grpcio reflection", "python", ("grpcio-reflection==1.85.1",), "reflection.py"),
 )

@@ -46,7 +46,7 @@ class TensorModel:
     """A model: its description, and a function that returns its responses."""
 
     spec: ModelSpec
-    predict: Predict
+    predict: Predict | None  # None for a model that is ready and not served
     versions: tuple[str, ...] = ("1",)
     requests: list[Infer] = field(default_factory=list)  # that it got
 
@@ -128,6 +128,7 @@ def models() -> dict[str, TensorModel]:
         *(TensorModel(spec(f"identity_{kind.lower()}", {"IN": kind}, {"OUT": kind}), _identity) for kind in kinds),
         TensorModel(spec("batched", {"IN": "FP32"}, {"OUT": "FP32"}, dims=(2,), max_batch_size=4), _identity),
         TensorModel(spec("repeat", {"IN": "INT32"}, {"OUT": "INT32"}, decoupled=True), _repeat),
+        TensorModel(spec("waiting", {"IN": "INT32"}, {"OUT": "INT32"}), None),
         TensorModel(spec("failing", {"IN": "INT32"}, {"OUT": "INT32"}), _failing),
         TensorModel(
             ModelSpec(**{**_fields(labelled), "outputs": (labels,)}),
@@ -184,7 +185,7 @@ class TensorWorker:
         if lease is None:
             return
         work = delivery.request.work
-        assert isinstance(work, Infer)
+        assert isinstance(work, Infer) and model.predict is not None
         model.requests.append(work)
         version = work.version or model.versions[-1]
         state, error, result, seq = RequestState.COMPLETED, None, None, 0
@@ -211,7 +212,7 @@ async def working(backend: Backend) -> AsyncIterator[TensorWorker]:
     """Run a worker that serves `models` until the body ends."""
     worker = TensorWorker(backend, models())
     await worker.announce()
-    tasks = [asyncio.create_task(worker.serve(name)) for name in worker.models]
+    tasks = [asyncio.create_task(worker.serve(name)) for name, model in worker.models.items() if model.predict]
     try:
         yield worker
     finally:

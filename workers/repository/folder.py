@@ -84,8 +84,7 @@ def read_model(root: Path, name: str, config: str = "") -> FoundModel:
 
     Raises ConfigError that says what cannot be used: file, line and field of a description.
     """
-    if not MODEL_NAME.fullmatch(name) or "/" in name:
-        raise ConfigError(f"the model's folder must match {MODEL_NAME.pattern}, without '/', got {name[:200]!r}")
+    check_name(name)
     folder = root / name
     try:
         return _read_model(root, folder, config)
@@ -102,6 +101,17 @@ def model_file(spec: ModelSpec, version: Path) -> Path:
         if (version / name).exists():
             return version / name
     raise ConfigError(f"{spec.name} has no {' or '.join(names)} in version {version.name}")
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError if a model's name cannot be that of its folder."""
+    if not MODEL_NAME.fullmatch(name) or "/" in name:
+        raise ConfigError(f"the model's folder must match {MODEL_NAME.pattern}, without '/', got {name[:200]!r}")
+
+
+def version_folders(folder: Path) -> dict[int, Path]:
+    """Return the folders of a model's versions, by number. Raises OSError."""
+    return {int(each.name): each for each in folder.iterdir() if VERSION.fullmatch(each.name) and each.is_dir()}
 
 
 def _read_model(root: Path, folder: Path, config: str) -> FoundModel:
@@ -128,10 +138,10 @@ def _read_model(root: Path, folder: Path, config: str) -> FoundModel:
 
 def _versions(message: ModelConfig, folder: Path) -> dict[int, Path]:
     """Return the folders of a model's versions. Raises ConfigError if it has none."""
-    folders = [entry for entry in folder.iterdir() if VERSION.fullmatch(entry.name) and entry.is_dir()]
+    folders = version_folders(folder)
     if not folders and not _needs_no_version(message, folder):
         raise ConfigError(f"{folder.name} has no folder of a version, such as {folder.name}/1")
-    return {int(entry.name): entry for entry in folders} or {1: folder}
+    return folders or {1: folder}
 
 
 def _check_links(root: Path, folder: Path) -> None:
@@ -175,12 +185,12 @@ def _read_text(file: Path) -> str:
 
 
 def _needs_no_version(message: ModelConfig, folder: Path) -> bool:
-    if message.HasField("ensemble_scheduling") or _is_checkpoint(folder):
+    if message.HasField("ensemble_scheduling") or is_checkpoint(folder):
         return True
     return message.backend in ("", HEADRACE) and "model" in message.parameters
 
 
-def _is_checkpoint(folder: Path) -> bool:
+def is_checkpoint(folder: Path) -> bool:
     """Return True for a model folder of Hugging Face."""
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
@@ -192,7 +202,7 @@ def _guess_backend(version: Path, file: str) -> str:
         version: the version's folder.
         file: the name of the model's file, if its description says it.
     """
-    if _is_checkpoint(version):
+    if is_checkpoint(version):
         return HEADRACE
     names = [file] if file else [entry.name for entry in version.iterdir()]
     found = [backend for backend in BACKENDS.values() if any(_may_be(name, backend, bool(file)) for name in names)]

@@ -69,7 +69,7 @@ def response(
 
 
 def empty_final(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-    """Return the response that says that a decoupled model sends no more."""
+    """Return the response that ends the responses of a decoupled model."""
     return pb.ModelStreamInferResponse(infer_response=_last(request))
 
 

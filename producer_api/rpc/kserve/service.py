@@ -22,7 +22,7 @@ from producer_api.rpc.kserve import kserve_pb2 as pb
 from producer_api.rpc.kserve.inference import InferStream, infer
 from producer_api.rpc.kserve.messages import plain
 from producer_api.services import Context
-from shared.errors import InvalidRequest, NotFound, NotSupported, Unavailable
+from shared.errors import InvalidRequest, ModelUnavailable, NotFound, NotSupported, Unavailable
 from shared.repository.config_writing import config_from_spec
 from shared.repository.store import ModelOrder
 
@@ -83,8 +83,8 @@ class KServe:
         message = await call.read(pb.ModelReadyRequest)
         try:
             model = await self._find(call, message.name, message.version)
-            model.check_ready()
-        except (NotFound, Unavailable):
+            model.check_ready(probed=True)
+        except (NotFound, ModelUnavailable):
             await call.write(pb.ModelReadyResponse(ready=False))
         else:
             await call.write(pb.ModelReadyResponse(ready=True))

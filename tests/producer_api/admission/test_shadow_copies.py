@@ -14,7 +14,17 @@ from producer_api.admission.idempotency import derived_id
 from producer_api.admission.shadow_copies import SHADOW_NUMBER, SHADOW_TENANT
 from shared.backend import Backend
 from shared.models.worker_registry import WorkerInfo
-from shared.protocol import ErrorInfo, FinishReason, PriorityClass, Request, RequestState, Token
+from shared.protocol import (
+    ErrorInfo,
+    FinishReason,
+    Infer,
+    PriorityClass,
+    Request,
+    RequestState,
+    SequenceStep,
+    Tensor,
+    Token,
+)
 from shared.queue.interface import Delivery, Room
 from shared.repository.traffic.pairs import Pair, summarize
 from shared.repository.traffic.rules import Shadow
@@ -116,6 +126,17 @@ async def test_copy_without_room_is_dropped(app: FastAPI, client: httpx.AsyncCli
     assert await backend.token_log.record(derived_id(job_id, SHADOW_NUMBER)) is None
 
 
+async def test_step_of_a_sequence_is_not_copied(app: FastAPI, backend: Backend) -> None:
+    await backend.registry.beat(WorkerInfo(id="w3", pid=1, model="tensors", state="ready", task="predict"))
+    copies = app.state.context.shadow_copies
+    inputs = (Tensor("x", "INT8", (1,), b"\1"),)
+    for sequence, copied in ((SequenceStep(1, start=True), 0), (None, 1)):
+        work = Infer(inputs=inputs, sequence=sequence)
+        copies.start(Request(id="req_1", model=MODEL, work=work), Shadow(name=MODEL, model="tensors"))
+        await copies.started()
+        assert (await backend.transport.depth("tensors")).waiting == copied
+
+
 async def test_number_of_copies_is_bounded(app: FastAPI, client: httpx.AsyncClient, backend: Backend) -> None:
     with patch.object(shadow_copies, "MAX_OPEN", 2):
         for _ in range(4):
@@ -128,8 +149,9 @@ async def test_number_of_copies_is_bounded(app: FastAPI, client: httpx.AsyncClie
 async def test_joined_request_is_not_copied_again(
     app: FastAPI, client: httpx.AsyncClient, backend: Backend
 ) -> None:
-    for _ in range(2):
-        sent = await client.post("/v1/jobs", json={"model": MODEL, "prompt": "x"}, headers={"idempotency-key": "k"})
-        assert sent.status_code == 202
-        await app.state.context.shadow_copies.started()
-    assert (await backend.transport.depth(OTHER)).waiting == 1
+    sent = {"json": {"model": MODEL, "prompt": "x"}, "headers": {"idempotency-key": "k"}}
+    assert (await client.post("/v1/jobs", **sent)).status_code == 202
+    await finish(await take(backend), "a")
+    assert (await client.post("/v1/jobs", **sent)).status_code == 202
+    await app.state.context.shadow_copies.started()
+    assert (await backend.transport.depth(OTHER)).waiting == 0

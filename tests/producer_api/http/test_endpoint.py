@@ -51,6 +51,15 @@ def test_a_wrong_declaration_is_refused(changes: dict[str, Any], reason: str) ->
         Endpoint(**declared | changes)
 
 
+async def versioned(name: str, version: str = "") -> Response:
+    return Response(f"{name} {version}")
+
+
+def test_a_parameter_with_a_default_is_passed_if_the_path_has_it() -> None:
+    for path, names in (("/m/{name}", {"name"}), ("/m/{name}/v/{version}", {"name", "version"})):
+        assert Endpoint("GET", path, versioned, group=None).handler_parameters == names
+
+
 def test_an_endpoint_declared_twice_is_refused() -> None:
     once = Endpoint("GET", JOB, answer, group="jobs")
     with pytest.raises(AssertionError, match="is declared twice"):

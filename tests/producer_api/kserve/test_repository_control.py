@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from producer_api.kserve.repository_control import load_order, unload_order
-from shared.errors import InvalidRequest
+from producer_api.app import create_app
+from producer_api.kserve import repository_control
+from producer_api.kserve.repository_control import carry_out, load_order, unload_order
+from shared.backend import Backend
+from shared.errors import InvalidRequest, Unavailable
+from shared.repository.spec import ModelSpec
+from shared.repository.status import ModelStatus
+from tests.support.tensor_api import in_memory
 
 TEXT = base64.b64encode(b"weights").decode()
 
@@ -18,6 +25,26 @@ def test_an_order_has_its_config_and_files() -> None:
     assert (order.model, order.action, order.config) == ("m", "load", "{}")
     assert order.files == {"1/model.onnx": b"weights", "1/a/b.bin": b"raw"}
     assert unload_order("m", dependents=True).unload_dependents
+
+
+@pytest.mark.parametrize(
+    ("reported", "limit", "reason"),
+    [
+        ((), "FIRST_SIGN_S", "no worker has a model repository"),
+        (("m",), "RESULT_LIMIT_S", "no worker has finished"),
+    ],
+)
+async def test_an_order_without_an_outcome_is_not_awaited_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: tuple[str, ...], limit: str, reason: str
+) -> None:
+    monkeypatch.setattr(repository_control, limit, 0.01)
+    settings = in_memory(tmp_path)
+    backend = Backend.memory(settings)
+    await backend.repository.report("w1", [ModelStatus(name=name, spec=ModelSpec(name=name)) for name in reported])
+    context = create_app(settings, backend).state.context
+    with pytest.raises(Unavailable, match=reason):
+        await carry_out(context, unload_order("m", dependents=False))
+    await context.close()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\0", "-a", "x" * 129, "a b", "ä"])

@@ -15,6 +15,8 @@ from structlog.testing import capture_logs
 from producer_api.auth import failures
 from producer_api.rpc import inference_pb2 as pb
 from producer_api.rpc.catalog import services
+from producer_api.rpc.kserve import kserve_pb2
+from producer_api.rpc.kserve.service import NAME as KSERVE
 from shared.accounts.api_keys import ApiKeys
 from shared.accounts.database import Database
 from shared.accounts.pepper import pepper_of
@@ -56,8 +58,10 @@ async def test_every_method_needs_a_key(keyed: Keyed) -> None:
 
 async def test_every_method_of_the_definitions_is_served(settings: Settings, backend: Backend) -> None:
     async with serving(settings, backend) as (context, _):
-        served = {service.name: [method.name for method in service.methods] for service in services(context)}
-    assert served == {each.full_name: [method.name for method in each.methods] for each in SERVICES}
+        served = {service.name: {method.name for method in service.methods} for service in services(context)}
+    defined = {each.full_name: {method.name for method in each.methods} for each in SERVICES}
+    [kserve] = kserve_pb2.DESCRIPTOR.services_by_name.values()
+    assert served == {**defined, KSERVE: {method.name for method in kserve.methods}}
 
 
 async def test_scopes_restrict_a_key(keyed: Keyed, worker: ScriptedWorker) -> None:

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from producer_api.http.protocol import HEADROOM
 from producer_api.rpc import inference_pb2 as pb
+from producer_api.rpc.kserve.service import NAME as KSERVE
 from shared.backend import Backend
 from shared.errors import ConfigError
 from shared.redis.embedded import HOST
@@ -102,7 +103,7 @@ async def test_reflection_describes_every_service(client: Client, version: str) 
     listing = reflection_pb2.ServerReflectionRequest(list_services="")
     [listed] = [each async for each in reflect(client, version, listing)]
     names = {each.name for each in listed.list_services_response.service}
-    ours = {service.full_name for service in SERVICES}
+    ours = {KSERVE, *(service.full_name for service in SERVICES)}
     assert names >= {*ours, *(f"grpc.reflection.{each}.ServerReflection" for each in ("v1", "v1alpha"))}
     asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in sorted(names)]
     described = [each async for each in reflect(client, version, *asked)]
@@ -112,6 +113,7 @@ async def test_reflection_describes_every_service(client: Client, version: str) 
     }
     assert files.keys() == names
     assert b"CancelJob" in files[SERVICE.full_name]
+    assert b".inference.ModelInferRequest" in files[KSERVE]
     assert b"grpc.reflection.v1.ServerReflectionRequest" in files["grpc.reflection.v1.ServerReflection"]
 
 

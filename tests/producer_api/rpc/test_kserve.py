@@ -1,0 +1,376 @@
+"""KServe's protocol over gRPC, with tritonclient in the same process."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ml_dtypes
+import numpy as np
+import pytest
+import pytest_asyncio
+import tritonclient.grpc as triton_grpc
+from structlog.testing import capture_logs
+from tritonclient.grpc import InferInput, InferRequestedOutput, service_pb2
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from producer_api.rpc.kserve import kserve_pb2 as pb
+from producer_api.rpc.kserve.inference import MAX_IN_FLIGHT
+from shared.accounts.api_keys import ApiKeys
+from shared.accounts.database import Database
+from shared.accounts.pepper import pepper_of
+from shared.accounts.scopes import Scopes
+from tests.support.metered import changed
+from tests.support.tensor_api import TensorApi, in_memory, over_grpc
+from tests.support.waiting import LIMIT_S
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+ARRAYS = {
+    "BOOL": np.array([True, False]),
+    **{each: np.array([1, 3], each.lower()) for each in ("UINT8", "UINT16", "UINT32", "UINT64")},
+    **{each: np.array([1, -2], each.lower()) for each in ("INT8", "INT16", "INT32", "INT64")},
+    "FP16": np.array([0.5, np.inf], np.float16),
+    "BF16": np.array([0.5, -2], ml_dtypes.bfloat16),
+    "FP32": np.array([0.1, np.nan], np.float32),
+    "FP64": np.array([0.1, 1e300]),
+    "BYTES": np.array([b"a\xff", b""], object),
+}
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tensors(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TensorApi]:
+    async with over_grpc(in_memory(tmp_path_factory.mktemp("data"))) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def triton(tensors: TensorApi) -> AsyncIterator[InferenceServerClient]:
+    async with InferenceServerClient(tensors.host) as opened:
+        yield opened
+
+
+def given(name: str, array: np.ndarray, datatype: str = "INT32") -> InferInput:
+    made = InferInput(name, list(array.shape), datatype)
+    made.set_data_from_numpy(array)
+    return made
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def add_sub() -> list[InferInput]:
+    return [given("INPUT0", ints(1, 2)), given("INPUT1", ints(10, 20))]
+
+
+async def refusal(tensors: TensorApi, message: service_pb2.ModelInferRequest) -> tuple[grpc.StatusCode, str]:
+    """Return the status that a message made by hand gets."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await infer(tensors, message)
+    return caught.value.code(), caught.value.details() or ""
+
+
+async def infer(tensors: TensorApi, message: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
+    async with grpc.aio.insecure_channel(tensors.host) as channel:
+        call = channel.unary_unary(
+            INFER,
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelInferResponse.FromString,
+        )
+        return await call(message, timeout=LIMIT_S)
+
+
+def message(name: str = "add_sub", **fields: Any) -> service_pb2.ModelInferRequest:
+    return service_pb2.ModelInferRequest(model_name=name, **fields)
+
+
+def tensor(name: str = "IN", datatype: str = "INT32", shape: Sequence[int] = (1,), **contents: Any) -> Any:
+    inner = service_pb2.InferTensorContents(**contents) if contents else None
+    return service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape, contents=inner)
+
+
+async def test_the_definitions_are_tritons() -> None:
+    """Both are loaded here, in one process."""
+    theirs, ours = service_pb2.DESCRIPTOR, pb.DESCRIPTOR
+    for name, message_ in theirs.message_types_by_name.items():
+        _compare(message_, ours.message_types_by_name[name])
+    [service], [own] = theirs.services_by_name.values(), ours.services_by_name.values()
+    streams = [(each.name, each.client_streaming, each.server_streaming) for each in service.methods]
+    assert streams == [(each.name, each.client_streaming, each.server_streaming) for each in own.methods]
+
+
+def _compare(theirs: Any, ours: Any) -> None:
+    def shape(descriptor: Any) -> list[tuple[Any, ...]]:
+        return [(each.name, each.number, each.type, each.is_repeated) for each in descriptor.fields]
+
+    assert shape(theirs) == shape(ours)
+    for name, inner in theirs.nested_types_by_name.items():
+        _compare(inner, ours.nested_types_by_name[name])
+
+
+async def test_the_server_and_its_models(triton: InferenceServerClient) -> None:
+    assert await triton.is_server_live()
+    assert await triton.is_server_ready()
+    assert (await triton.get_server_metadata()).name == "headrace"
+    assert await triton.is_model_ready("add_sub", "3")
+    assert not await triton.is_model_ready("add_sub", "2")
+    assert not await triton.is_model_ready("nothing")
+    found = await triton.get_model_metadata("batched", as_json=True)
+    assert found["inputs"] == [{"name": "IN", "datatype": "FP32", "shape": ["-1", "2"]}]
+    config = (await triton.get_model_config("batched")).config
+    assert (config.name, config.max_batch_size, config.input[0].dims) == ("batched", 4, [2])
+    index = await triton.get_model_repository_index()
+    assert ("add_sub", "3", "READY") in [(each.name, each.version, each.state) for each in index.models]
+    [first, _] = (await triton.get_inference_statistics("add_sub")).model_stats
+    assert (first.version, first.inference_stats.success.ns) == ("1", 3000)
+    assert (await triton.get_log_settings()).settings["log_info"].bool_param
+    assert (await triton.get_trace_settings("add_sub")).settings["trace_level"].value == ["OFF"]
+
+
+async def test_unknown_models_are_not_found(triton: InferenceServerClient) -> None:
+    for call in (
+        lambda: triton.get_model_metadata("nothing"),
+        lambda: triton.get_model_config("add_sub", "7"),
+        lambda: triton.get_inference_statistics("nothing"),
+        lambda: triton.infer("nothing", add_sub()),
+        lambda: triton.infer("add_sub", add_sub(), model_version="7"),
+    ):
+        with pytest.raises(InferenceServerException, match="does not exist") as refused:
+            await call()
+        assert refused.value.status() == "StatusCode.NOT_FOUND"
+
+
+@pytest.mark.parametrize("datatype", ARRAYS)
+async def test_every_type_survives(triton: InferenceServerClient, datatype: str) -> None:
+    array = ARRAYS[datatype]
+    result = await triton.infer(f"identity_{datatype.lower()}", [given("IN", array, datatype)])
+    assert result.as_numpy("OUT").tobytes() == array.tobytes() or datatype == "BYTES"
+    assert [*result.as_numpy("OUT")] == [*array] or datatype == "FP32"
+
+
+@pytest.mark.parametrize(
+    ("datatype", "contents"),
+    [
+        ("BOOL", {"bool_contents": [True]}),
+        ("INT8", {"int_contents": [-128]}),
+        ("INT16", {"int_contents": [-(2**15)]}),
+        ("INT32", {"int_contents": [7]}),
+        ("INT64", {"int64_contents": [-(2**63)]}),
+        ("UINT8", {"uint_contents": [255]}),
+        ("UINT16", {"uint_contents": [2**16 - 1]}),
+        ("UINT32", {"uint_contents": [2**32 - 1]}),
+        ("UINT64", {"uint64_contents": [2**64 - 1]}),
+        ("FP32", {"fp32_contents": [0.5]}),
+        ("FP64", {"fp64_contents": [0.1]}),
+        ("BYTES", {"bytes_contents": [b"\xff\0"]}),
+    ],
+)
+async def test_contents_are_taken_too(tensors: TensorApi, datatype: str, contents: dict[str, Any]) -> None:
+    name = f"identity_{datatype.lower()}"
+    found = await infer(tensors, message(name, inputs=[tensor(datatype=datatype, **contents)]))
+    [value] = triton_grpc.InferResult(found).as_numpy("OUT")
+    assert [value] == next(iter(contents.values()))
+
+
+async def test_versions_ids_outputs_and_compression(tensors: TensorApi, triton: InferenceServerClient) -> None:
+    for coding in (None, "gzip", "deflate"):
+        result = await triton.infer(
+            "add_sub",
+            add_sub(),
+            model_version="1",
+            request_id="mine",
+            outputs=[InferRequestedOutput("OUTPUT1")],
+            priority=2,
+            timeout=7,
+            sequence_id=2**40,
+            compression_algorithm=coding,
+            parameters={"level": 1, "name": "x", "share": 0.5, "flag": True},
+        )
+        response = result.get_response()
+        assert (response.id, response.model_version, len(response.outputs)) == ("mine", "1", 1)
+        assert result.as_numpy("OUTPUT1").tolist() == [-9, -18]
+    work = tensors.worker.models["add_sub"].requests[-1]
+    assert (work.level, work.timeout_us, work.sequence and work.sequence.id) == (2, 7, 2**40)
+    assert work.parameters == {"level": 1, "name": "x", "share": 0.5, "flag": True}
+
+
+async def test_classification(triton: InferenceServerClient) -> None:
+    values = np.array([[0.25, 0.75]], np.float32)
+    wanted = InferRequestedOutput("OUT", class_count=1)
+    result = await triton.infer("classes", [given("IN", values, "FP32")], outputs=[wanted])
+    assert result.as_numpy("OUT").tolist() == [[b"0.750000:1:dog"]]
+
+
+async def test_wrong_messages_are_refused(tensors: TensorApi) -> None:
+    no = grpc.StatusCode.INVALID_ARGUMENT
+    parameter, shared = service_pb2.InferParameter, tensor(int_contents=[1])
+    shared.parameters["shared_memory_region"].string_param = "x"
+    for wrong, code, reason in (
+        (message(inputs=[tensor("INPUT0", int_contents=[1])]), no, "input INPUT1 of model add_sub is required"),
+        (message("identity_int32", inputs=[tensor()]), no, "input IN must have either contents or an entry"),
+        (
+            message("identity_int32", inputs=[tensor(int_contents=[1])], raw_input_contents=[bytes(4)]),
+            no,
+            "either contents or an entry",
+        ),
+        (
+            message("identity_int32", inputs=[tensor()], raw_input_contents=[bytes(4), b""]),
+            no,
+            "an entry for each of 1 inputs, got 2",
+        ),
+        (message("identity_int32", inputs=[tensor()], raw_input_contents=[bytes(5)]), no, "IN must have 4 bytes"),
+        (message("identity_int32", inputs=[tensor(int_contents=[1, 2])]), no, "input IN must have 4 bytes"),
+        (message("identity_int32", inputs=[tensor(fp32_contents=[1])]), no, "must be in int_contents for INT32"),
+        (message("identity_int8", inputs=[tensor(datatype="INT8", int_contents=[128])]), no, "range of INT8"),
+        (message("identity_fp16", inputs=[tensor(datatype="FP16", fp32_contents=[1])]), no, "raw_input_contents"),
+        (
+            message("identity_int32", inputs=[tensor(datatype="INT128", int_contents=[1])]),
+            no,
+            "must be one of BOOL",
+        ),
+        (message("identity_int32", inputs=[tensor(shape=[-1], int_contents=[1])]), no, "sizes of at least 0"),
+        (message("identity_int32", parameters={"priority": parameter(int64_param=-1)}), no, "priority must be"),
+        (message("identity_int32", parameters={"x": parameter()}), no, "the parameter 'x' must have a value"),
+        (message("identity_int32", parameters={"triton_x": parameter(bool_param=True)}), no, "reserved"),
+        (message("identity_int32", inputs=[shared]), grpc.StatusCode.UNIMPLEMENTED, "shared_memory_region"),
+        (message("repeat", inputs=[tensor(int_contents=[1])]), grpc.StatusCode.UNIMPLEMENTED, "decoupled"),
+        (message("failing", inputs=[tensor(int_contents=[1])]), grpc.StatusCode.INTERNAL, "ran out of numbers"),
+    ):
+        found, text = await refusal(tensors, wrong)
+        assert (found, reason in text) == (code, True), text
+
+
+async def test_shared_memory_is_refused_by_name(triton: InferenceServerClient) -> None:
+    for kind, call in (
+        ("system", triton.get_system_shared_memory_status),
+        ("system", lambda: triton.register_system_shared_memory("region", "/key", 8)),
+        ("CUDA", lambda: triton.unregister_cuda_shared_memory("region")),
+    ):
+        with pytest.raises(InferenceServerException, match=f"{kind} shared memory is not supported") as refused:
+            await call()
+        assert refused.value.status() == "StatusCode.UNIMPLEMENTED"
+
+
+@contextmanager
+def streaming(host: str) -> Iterator[tuple[triton_grpc.InferenceServerClient, Callable[[], Any]]]:
+    """Yield a blocking client with a stream, and a function that returns its next result or error."""
+    found: queue.Queue[Any] = queue.Queue()
+    with triton_grpc.InferenceServerClient(host) as client:
+        client.start_stream(lambda result, error: found.put(error or result))
+        yield client, lambda: found.get(timeout=LIMIT_S)
+        client.stop_stream()
+
+
+async def test_a_decoupled_model_streams_its_responses(tensors: TensorApi) -> None:
+    def stream() -> tuple[list[list[int]], list[bool], list[str]]:
+        with streaming(tensors.host) as (client, result):
+            client.async_stream_infer("repeat", [given("IN", ints(3, 4))], request_id="a")
+            plain = [result() for _ in range(2)]
+            client.async_stream_infer(
+                "repeat", [given("IN", ints())], request_id="b", enable_empty_final_response=True
+            )
+            found = [*plain, result()]
+            values = [[] if each.as_numpy("OUT") is None else each.as_numpy("OUT").tolist() for each in found]
+            responses = [each.get_response() for each in found]
+            finals = [each.parameters["triton_final_response"].bool_param for each in responses]
+            return values, finals, [each.id for each in responses]
+
+    assert await asyncio.to_thread(stream) == ([[3], [4], []], [False, False, True], ["a", "a", "b"])
+
+
+async def test_a_stream_keeps_the_order_of_sequences_and_goes_on_after_errors(tensors: TensorApi) -> None:
+    def stream() -> list[object]:
+        with streaming(tensors.host) as (client, result):
+            for i in range(3):
+                client.async_stream_infer(
+                    "sums", [given("IN", ints(i + 1))], sequence_id=5, sequence_start=i == 0, sequence_end=i == 2
+                )
+            client.async_stream_infer("nothing", add_sub(), request_id="lost")
+            client.async_stream_infer("failing", [given("IN", ints(1))])
+            client.async_stream_infer("add_sub", add_sub())
+            found = [result() for _ in range(6)]
+        sums = [int(each.as_numpy("OUT")[0]) for each in found[:3]]
+        return [*sums, *map(str, found[3:5]), found[5].as_numpy("OUTPUT0").tolist()]
+
+    with capture_logs() as logs:
+        *sums, lost, failed, last = await asyncio.to_thread(stream)
+    assert (sums, last) == ([1, 3, 6], [11, 22])
+    assert "the model 'nothing' does not exist" in str(lost)
+    assert "the model ran out of numbers" in str(failed)
+    requests = [each for each in logs if each["event"] == "request" and each["route"].endswith("StreamInfer")]
+    assert sorted(each["status"] for each in requests) == [200, 200, 200, 200, 200, 404, 500]
+
+
+async def test_a_stream_takes_more_requests_than_are_in_flight(triton: InferenceServerClient) -> None:
+    count = 2 * MAX_IN_FLIGHT
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        for i in range(count):
+            inputs = [given("INPUT0", ints(i)), given("INPUT1", ints(1))]
+            yield {"model_name": "add_sub", "inputs": inputs, "request_id": str(i)}
+
+    found = []
+    async with asyncio.timeout(LIMIT_S):
+        async for result, error in triton.stream_infer(requests()):
+            assert error is None
+            found.append((result.get_response().id, int(result.as_numpy("OUTPUT0")[0])))
+    assert found == [(str(i), i + 1) for i in range(count)]
+
+
+async def test_an_abandoned_stream_cancels_its_requests(tensors: TensorApi) -> None:
+    """The request waits for a worker that does not come."""
+    async with InferenceServerClient(tensors.host) as client:
+
+        async def requests() -> AsyncIterator[dict[str, Any]]:
+            yield {"model_name": "waiting", "inputs": [given("IN", ints(1))]}
+            await asyncio.Event().wait()
+
+        reading = asyncio.create_task(anext(aiter(client.stream_infer(requests()))))
+        async with asyncio.timeout(LIMIT_S):
+            while not (await tensors.backend.transport.depth("waiting")).waiting:
+                await asyncio.sleep(0.01)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    async with asyncio.timeout(LIMIT_S):
+        while (await tensors.backend.transport.depth("waiting")).waiting:
+            await asyncio.sleep(0.01)
+
+
+async def test_methods_need_their_scopes(tmp_path: Path) -> None:
+    settings = changed(in_memory(tmp_path), auth=True)
+    async with Database.from_settings(settings) as database:
+        keys = ApiKeys(database, pepper_of(settings))
+        _, key = await keys.create(tenant="t", scopes=Scopes.parse(routes=["predict"]))
+    [service] = service_pb2.DESCRIPTOR.services_by_name.values()
+    public = {"ServerLive", "ServerReady"}
+    admin = {each.name for each in service.methods if "Memory" in each.name or "Setting" in each.name}
+    admin |= {"RepositoryModelLoad", "RepositoryModelUnload"}
+    async with over_grpc(settings) as tensors, grpc.aio.insecure_channel(tensors.host) as channel:
+        for method in service.methods:
+            call = channel.stream_stream(f"/{service.full_name}/{method.name}")
+            none, some = [await _code(call, metadata) for metadata in ((), (("authorization", f"Bearer {key}"),))]
+            assert (none is grpc.StatusCode.OK) == (method.name in public), method.name
+            assert (some is grpc.StatusCode.PERMISSION_DENIED) == (method.name in admin), method.name
+
+
+async def _code(call: Any, metadata: Any) -> grpc.StatusCode:
+    """Return the status of a call with an empty message."""
+    begun = call(iter([b""]), metadata=metadata, timeout=LIMIT_S)
+    with suppress(grpc.aio.AioRpcError):
+        async for _ in begun:
+            pass
+    return await begun.code()
+
+
+async def test_a_message_that_is_too_large_is_refused(tensors: TensorApi) -> None:
+    large = message("identity_int8", inputs=[tensor(datatype="INT8", shape=[5 * 2**20])])
+    large.raw_input_contents.append(bytes(5 * 2**20))
+    code, _ = await refusal(tensors, large)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -171,12 +171,10 @@ class ModelCatalog:
         return [msgspec.structs.replace(each, model=names.get(each.model, each.model)) for each in drafts]
 
     async def _refusal(self, name: str) -> HeadraceError | None:
-        """Return why a model takes no requests; None if it takes some."""
-        refusal = None
-        for life in (SNAPSHOT_LIFE_S, MISS_LIFE_S):
-            if (refusal := self._refusal_in(await self.snapshot(life), name)) is None:
-                break
-        return refusal
+        """Return why a model takes no requests, by a new look if need be; None if it takes some."""
+        if self._refusal_in(await self.snapshot(), name) is None:
+            return None
+        return self._refusal_in(await self.snapshot(MISS_LIFE_S), name)
 
     def _refusal_in(self, snapshot: Snapshot, name: str) -> HeadraceError | None:
         status = snapshot.repository.get(name)

@@ -8,20 +8,14 @@ import threading
 
 import pytest
 
-from shared.backend import Backend
-from shared.errors import ConfigError
-from shared.models.worker_registry import WorkerInfo
 from shared.queue.interface import Room
 from shared.redis import keys
-from shared.settings import Settings
 from tests.support.fakes import answer, lapse
 from tests.support.model_repository import HostHarness, output_of, write_config, write_model
 from tests.support.waiting import LIMIT_S
 from workers.engine.interface import EngineOutput
 from workers.health.watchdog import EngineHung
 from workers.predictors.engine import PredictorEngine
-from workers.repository.serving.loading_record import recorded_load
-from workers.repository.serving.memory_budget import Holder
 
 REQUESTS = int(os.environ.get("TEST_SWITCH_REQUESTS", "200"))
 CALLERS = 8
@@ -113,23 +107,3 @@ async def test_a_model_whose_engine_fails_is_loaded_again(
         await lapse(hosts.backend, "m")
         await hosts.backend.redis.publish(keys.wake_channel("m"), "released")
         assert output_of(await answer(hosts.backend, request.id)) == 15
-
-
-async def test_a_load_that_ended_workers_is_not_repeated(backend: Backend, settings: Settings) -> None:
-    """Given as many lost workers as a request may lose, only what has changed is loaded."""
-    holder, changed = Holder("m", 1, "stamp"), Holder("m", 1, "changed")
-    for number in range(settings.max_attempts):
-        await backend.repository.begin_load("m:1:stamp", f"lost-{number}")
-    with pytest.raises(ConfigError, match="m version 1 has ended 3 worker processes"):
-        async with recorded_load(backend, holder, "next", settings.max_attempts):
-            pass
-    async with recorded_load(backend, changed, "next", settings.max_attempts):
-        pass
-
-
-async def test_workers_that_load_do_not_count_as_lost(backend: Backend, settings: Settings) -> None:
-    for number in range(settings.max_attempts):
-        await backend.registry.beat(WorkerInfo(id=f"other-{number}", pid=1, model="m", state="loading"))
-        await backend.repository.begin_load("m:1:stamp", f"other-{number}")
-    async with asyncio.timeout(LIMIT_S), recorded_load(backend, Holder("m", 1, "stamp"), "next", 3):
-        pass

@@ -19,6 +19,7 @@ from workers.metrics import WorkerMetrics
 from workers.predictors.engine import PredictorEngine
 from workers.predictors.metrics import PredictorCollector
 from workers.predictors.response_cache import ResponseCache
+from workers.repository.serving.loading_record import LoadingRecord
 from workers.repository.serving.memory_budget import MemoryBudget
 from workers.sole_request import SoleRequestRecord
 from workers.worker import Worker
@@ -94,9 +95,11 @@ class HostContext:
     workers: Workers = field(init=False)
     engines: Engines = field(default_factory=Engines)
     cache: ResponseCache = field(init=False)
+    loading_record: LoadingRecord = field(init=False)
 
     def __post_init__(self) -> None:
         self.workers = Workers(self.backend, self.metrics)
+        self.loading_record = LoadingRecord(self.backend, self.settings.max_attempts)
         self.cache = ResponseCache(self.settings.response_cache_bytes)
         if self.settings.triton_metrics:
             self.metrics.registry.register(self.engines.collector)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -106,4 +107,5 @@ class WorkerMetrics:
     def forget(self, model: str) -> None:
         """Remove the gauges of a model that this process no longer has; its counters stay."""
         for gauge in (self._step_age, *self._gauges.values()):
-            gauge.remove(model)
+            with suppress(KeyError):  # no heartbeat has set it
+                gauge.remove(model)

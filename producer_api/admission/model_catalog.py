@@ -20,7 +20,7 @@ from shared.repository.traffic.rules import Traffic
 from shared.settings import NO_MODEL, Settings
 
 SNAPSHOT_LIFE_S = 1.0
-MISS_LIFE_S = 0.1  # after which a model or version that is not there is looked for again
+REFUSAL_LIFE_S = 0.1  # of a snapshot that refuses a request: a model may have been loaded since, by order
 RESTART_LIMIT_S = 60.0  # for which the models of a repository are remembered while no worker reports any
 
 
@@ -150,6 +150,14 @@ class ModelCatalog:
     async def _refusal(self, name: str) -> HeadraceError | None:
         """Return why a model takes no requests; None if it takes some."""
         snapshot = await self.snapshot()
+        if (refusal := self._refusal_in(snapshot, name)) is None:
+            return None
+        if asyncio.get_running_loop().time() - snapshot.taken > REFUSAL_LIFE_S and self._snapshot is snapshot:
+            self.forget_snapshot()
+            refusal = self._refusal_in(await self.snapshot(), name)
+        return refusal
+
+    def _refusal_in(self, snapshot: Snapshot, name: str) -> HeadraceError | None:
         status = snapshot.repository.get(name)
         if status is None or name in snapshot.asleep or any(worker.model == name for worker in snapshot.workers):
             return None

@@ -253,7 +253,8 @@ class RepositoryHost:
         while True:
             self._changed.clear()
             try:
-                await self._backend.repository.report(self._id, [model.status() for model in self._models.values()])
+                statuses = [model.status() for model in self._models.values() if model.plan.known]
+                await self._backend.repository.report(self._id, statuses)
             except Unavailable as error:
                 log.warning("report_failed", error=error.message)
             await asyncio.sleep(REPORT_GAP_S)

@@ -1,4 +1,4 @@
-"""What each model of the repository shall be, from its folder and from the orders."""
+"""Plans for the models of the repository, from their folders and from the orders."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class PlannedVersion:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one model shall be.
+    """Plan for one model: the versions to serve, and when.
 
     Attributes:
         spec: None if its description is unusable, which `reason` explains.
         wanted: it is loaded without a request.
         on_demand: it is loaded when requests wait for it.
         order: id of the order that the plan follows from; "" without one.
+        known: the repository has the model, or an order has brought its files.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Plan:
     wanted: bool = False
     on_demand: bool = False
     order: str = ""
+    known: bool = True
 
     @property
     def usable(self) -> bool:
@@ -94,12 +96,13 @@ class Planner:
 
     def _ordered(self, order: ModelOrder, plan: Plan | None) -> Plan:
         if order.action == "unload":
-            plan = plan or Plan(order.model, reason="the repository has no such model")
+            plan = plan or Plan(order.model, reason="the repository has no such model", known=False)
             return replace(plan, wanted=False, on_demand=False, order=order.id)
         try:
             found = read_model(self._root_of(order), order.model, order.config)
         except ConfigError as error:
-            return Plan(order.model, reason=error.message, wanted=True, order=order.id)
+            known = plan is not None or bool(order.files)
+            return Plan(order.model, reason=error.message, wanted=True, order=order.id, known=known)
         return self._plan(found, wanted=True, on_demand=self._on_demand, order=order.id)
 
     def _root_of(self, order: ModelOrder) -> Path:

@@ -49,7 +49,7 @@ class RefusingEngine:
 
 
 async def refuse_waiting(info: WorkerInfo, error: HeadraceError, context: HostContext) -> None:
-    """End the requests in the model's queue with an error, until there are none. Raises Unavailable.
+    """End the requests in the model's queue with an error, until the queue is empty. Raises Unavailable.
 
     Args:
         info: a registry entry in the state "loading", which announces no model.
@@ -62,14 +62,14 @@ async def refuse_waiting(info: WorkerInfo, error: HeadraceError, context: HostCo
         context.metrics,
         sole_request=context.workers.sole_request,
     )
-    work = asyncio.create_task(worker.run())
-    try:
-        while not work.done():
-            depth = await context.backend.transport.depth(info.model)
-            if not (depth.waiting or depth.held):
-                return
-            await asyncio.wait([work], timeout=EMPTY_POLL_S)
-    finally:
-        worker.drain()
-        await work
-        context.metrics.forget(info.model)
+    async with context.workers.present(worker, info.model):
+        work = asyncio.create_task(worker.run())
+        try:
+            while not work.done():
+                depth = await context.backend.transport.depth(info.model)
+                if not (depth.waiting or depth.held):
+                    return
+                await asyncio.wait([work], timeout=EMPTY_POLL_S)
+        finally:
+            worker.drain()
+            await work

@@ -13,6 +13,8 @@ from tests.support.api_server import serving
 from tests.support.fakes import MODEL
 from tests.support.scripted_worker import ScriptedWorker
 
+READY = {"state": "ready", "progress": 1.0, "reason": None}
+
 
 async def listed(settings: Settings, backend: Backend) -> dict[str, Any]:
     async with serving(settings, backend) as url, httpx.AsyncClient(base_url=url) as http:
@@ -35,12 +37,15 @@ async def test_a_model_shows_its_runtime_and_limits(settings: Settings, backend:
     found = await listed(settings, backend)
 
     assert found[MODEL].items() >= {"object": "model", "owned_by": "headrace", "max_model_len": 1024}.items()
-    assert found[MODEL]["headrace"] == {"runtime": "native", "max_num_seqs": 8, "workers_ready": 2}
-    assert found["other"]["headrace"] == {"runtime": "upstream", "max_num_seqs": 2, "workers_ready": 1}
+    serving = {"runtime": "native", "max_num_seqs": 8, "workers_ready": 2}
+    assert found[MODEL]["headrace"] == {**serving, **READY}
+    serving = {"runtime": "upstream", "max_num_seqs": 2, "workers_ready": 1}
+    assert found["other"]["headrace"] == {**serving, **READY}
 
 
 async def test_a_model_that_loads_has_no_runtime_yet(settings: Settings, backend: Backend) -> None:
     await ScriptedWorker(backend).announce("loading", progress=0.5)
     model = (await listed(settings, backend))[MODEL]
-    assert model["headrace"] == {"runtime": None, "max_num_seqs": None, "workers_ready": 0}
+    serving = {"runtime": None, "max_num_seqs": None, "workers_ready": 0}
+    assert model["headrace"] == {**serving, "state": "loading", "progress": 0.5, "reason": None}
     assert model["max_model_len"] is None

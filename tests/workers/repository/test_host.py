@@ -143,6 +143,7 @@ async def test_an_order_that_fails_is_answered_with_the_reason(hosts: HostHarnes
     async with hosts.host(model_control="explicit"):
         assert await outcome(hosts, load("m")) == "the graph has a cycle"
         assert "no model nowhere" in await outcome(hosts, load("nowhere"))
+        assert await hosts.status("nowhere") is None
         write_model(hosts.root, "m")
         assert await outcome(hosts, load("m", 2)) == ""
         assert await hosts.ask("m") == 1

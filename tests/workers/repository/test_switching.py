@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 
 import pytest
 
-from shared.backend import Backend
-from shared.errors import ConfigError
-from shared.models.worker_registry import WorkerInfo
 from shared.queue.interface import Room
-from shared.settings import Settings
+from shared.redis import keys
 from tests.support.fakes import answer, lapse
 from tests.support.model_repository import HostHarness, output_of, write_config, write_model
 from tests.support.waiting import LIMIT_S
-from workers.repository.serving.loading_record import recorded_load
-from workers.repository.serving.memory_budget import Holder
+from workers.engine.interface import EngineOutput
+from workers.health.watchdog import EngineHung
+from workers.predictors.engine import PredictorEngine
 
 REQUESTS = int(os.environ.get("TEST_SWITCH_REQUESTS", "200"))
 CALLERS = 8
@@ -44,6 +43,31 @@ async def test_no_request_fails_while_versions_are_switched(hosts: HostHarness) 
     assert set(answers) == {1, 2}
 
 
+async def test_a_version_waits_for_the_memory_of_the_old_one(hosts: HostHarness) -> None:
+    """Given a budget that does not hold both versions, requests wait while they are exchanged."""
+    write_model(hosts.root, "m", 1, memory=600)
+    answers: list[float] = []
+    async with hosts.host(model_control="poll"):
+        await hosts.until("m", v1="READY")
+        write_model(hosts.root, "m", 2, memory=600)
+        async with asyncio.timeout(LIMIT_S):
+            while not answers or answers[-1] != 2:
+                answers.append(await hosts.ask("m"))
+        await hosts.until("m", v2="READY")
+    assert set(answers) == {1, 2}
+
+
+async def test_a_hung_engine_ends_the_host(hosts: HostHarness) -> None:
+    """The models of others are unloaded, and nothing is listed any longer."""
+    write_model(hosts.root, "m")
+    with pytest.raises(EngineHung):
+        async with hosts.host() as host:
+            assert await hosts.ask("m") == 1
+            host._context.failed(EngineHung("the engine's step has been waiting for 4 s"))
+    assert await hosts.backend.repository.statuses() == []
+    assert await hosts.backend.registry.workers() == []
+
+
 async def test_a_lost_hosts_requests_are_taken_over(hosts: HostHarness) -> None:
     """Given a request that a lost worker holds, the next host loads its model, though nothing waits."""
     write_model(hosts.root, "m")
@@ -55,21 +79,31 @@ async def test_a_lost_hosts_requests_are_taken_over(hosts: HostHarness) -> None:
         assert output_of(await answer(hosts.backend, request.id)) == 5
 
 
-async def test_a_load_that_ended_workers_is_not_repeated(backend: Backend, settings: Settings) -> None:
-    """Given as many lost workers as a request may lose, only what has changed is loaded."""
-    holder, changed = Holder("m", 1, "stamp"), Holder("m", 1, "changed")
-    for number in range(settings.max_attempts):
-        await backend.repository.begin_load("m:1:stamp", f"lost-{number}")
-    with pytest.raises(ConfigError, match="m version 1 has ended 3 worker processes"):
-        async with recorded_load(backend, holder, "next", settings.max_attempts):
-            pass
-    async with recorded_load(backend, changed, "next", settings.max_attempts):
-        pass
+async def test_a_model_whose_engine_fails_is_loaded_again(
+    hosts: HostHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a request that an engine held when it failed, the next engine answers it, and others go on."""
+    failing = threading.Event()
+    step = PredictorEngine.step
 
+    def step_or_fail(engine: PredictorEngine) -> list[EngineOutput]:
+        if engine.name == "m" and failing.is_set():
+            failing.clear()
+            raise RuntimeError("out of memory")
+        return step(engine)
 
-async def test_workers_that_load_do_not_count_as_lost(backend: Backend, settings: Settings) -> None:
-    for number in range(settings.max_attempts):
-        await backend.registry.beat(WorkerInfo(id=f"other-{number}", pid=1, model="m", state="loading"))
-        await backend.repository.begin_load("m:1:stamp", f"other-{number}")
-    async with asyncio.timeout(LIMIT_S), recorded_load(backend, Holder("m", 1, "stamp"), "next", 3):
-        pass
+    monkeypatch.setattr(PredictorEngine, "step", step_or_fail)
+    write_model(hosts.root, "m", 3)
+    write_model(hosts.root, "other", 2)
+    async with hosts.host():
+        first = await hosts.until_worker("m")
+        failing.set()
+        request = await hosts.send("m", 5)
+        assert await hosts.ask("other") == 2
+        async with asyncio.timeout(LIMIT_S):
+            while failing.is_set() or (await hosts.until_worker("m")).id == first.id:
+                await asyncio.sleep(0.01)
+                await hosts.backend.registry.leave(first.id)
+        await lapse(hosts.backend, "m")
+        await hosts.backend.redis.publish(keys.wake_channel("m"), "released")
+        assert output_of(await answer(hosts.backend, request.id)) == 15

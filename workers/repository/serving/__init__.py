@@ -1,4 +1,4 @@
-"""What serves one model of the repository in a worker process: its versions, their memory, and its worker.
+"""Serving of one model of the repository in a worker process: its versions, their memory, and its worker.
 
 `workers.repository` imports it.
 """

@@ -1,10 +1,11 @@
-"""What the models of one worker process share."""
+"""Objects that the models of one worker process share."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,6 +19,7 @@ from workers.metrics import WorkerMetrics
 from workers.predictors.engine import PredictorEngine
 from workers.predictors.metrics import PredictorCollector
 from workers.predictors.response_cache import ResponseCache
+from workers.repository.serving.loading_record import LoadingRecord
 from workers.repository.serving.memory_budget import MemoryBudget
 from workers.sole_request import SoleRequestRecord
 from workers.worker import Worker
@@ -32,18 +34,24 @@ class Workers:
         sole_request: whether a request runs alone in the process, whichever model it is for.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self._workers: set[Worker] = set()
+    def __init__(self, backend: Backend, metrics: WorkerMetrics) -> None:
+        self._metrics = metrics
+        self._models: dict[Worker, str] = {}
         self.sole_request = SoleRequestRecord(backend.token_log, self._active_requests)
 
-    def add(self, worker: Worker) -> None:
-        self._workers.add(worker)
-
-    def discard(self, worker: Worker) -> None:
-        self._workers.discard(worker)
+    @asynccontextmanager
+    async def present(self, worker: Worker, model: str) -> AsyncIterator[None]:
+        """Count a worker of a model while the body runs; its gauges are shown until the model's last one ends."""
+        self._models[worker] = model
+        try:
+            yield
+        finally:
+            del self._models[worker]
+            if model not in self._models.values():
+                self._metrics.forget(model)
 
     def _active_requests(self) -> list[ActiveRequest]:
-        return [active for worker in self._workers for active in worker.active_requests()]
+        return [active for worker in self._models for active in worker.active_requests()]
 
 
 class Engines:
@@ -69,7 +77,7 @@ class Engines:
 
 @dataclass
 class HostContext:
-    """What the models of one worker process share.
+    """Objects that the models of one worker process share.
 
     Attributes:
         changed: called when the state of a model has changed.
@@ -87,9 +95,11 @@ class HostContext:
     workers: Workers = field(init=False)
     engines: Engines = field(default_factory=Engines)
     cache: ResponseCache = field(init=False)
+    loading_record: LoadingRecord = field(init=False)
 
     def __post_init__(self) -> None:
-        self.workers = Workers(self.backend)
+        self.workers = Workers(self.backend, self.metrics)
+        self.loading_record = LoadingRecord(self.backend, self.settings.max_attempts)
         self.cache = ResponseCache(self.settings.response_cache_bytes)
         if self.settings.triton_metrics:
             self.metrics.registry.register(self.engines.collector)

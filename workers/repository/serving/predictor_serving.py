@@ -19,7 +19,6 @@ from workers.predictors.select import module_for
 from workers.repository.plan import Plan, PlannedVersion
 from workers.repository.serving.context import HostContext
 from workers.repository.serving.interface import in_thread
-from workers.repository.serving.loading_record import recorded_load
 from workers.repository.serving.memory_budget import Holder, MemoryExceeded, folder_bytes
 from workers.repository.serving.running_worker import RunningWorker
 from workers.repository.serving.version_board import VersionBoard
@@ -91,7 +90,7 @@ class PredictorServing:
         try:
             async with (
                 heartbeats(context.backend, info, context.settings.lease, progress),
-                recorded_load(context.backend, holder, info.id, context.settings.max_attempts),
+                context.loading_record.loading(holder, info.id),
             ):
                 spec, instances = await in_thread(lambda: self._load_instances(plan, planned.folder))
                 await self._add(version, spec, instances, holder)
@@ -108,7 +107,7 @@ class PredictorServing:
             self._start_worker()
 
     async def _reserve(self, plan: Plan, holder: Holder, needed: int) -> None:
-        """Reserve memory. If there is none, unload the versions that leave before the new one is there."""
+        """Reserve memory. Without room for both, unload the versions that leave before the new one is there."""
         try:
             await self._context.budget.reserve(holder, needed)
         except MemoryExceeded:

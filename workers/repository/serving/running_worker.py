@@ -39,7 +39,6 @@ class RunningWorker:
         self._worker = Worker(
             info, engine, context.backend, settings, context.metrics, sole_request=context.workers.sole_request
         )
-        context.workers.add(self._worker)
         self._task = asyncio.create_task(self._run(), name=f"worker-{info.model}")
 
     @property
@@ -57,7 +56,8 @@ class RunningWorker:
 
     async def _run(self) -> None:
         try:
-            await self._worker.run()
+            async with self._context.workers.present(self._worker, self.info.model):
+                await self._worker.run()
         except BaseExceptionGroup as group:
             error = first_of(group)
             if isinstance(error, EngineHung):
@@ -67,8 +67,6 @@ class RunningWorker:
                 self._on_failure(f"its engine failed: {error!r}")
             else:
                 raise
-        finally:
-            self._context.workers.discard(self._worker)
 
 
 def first_of(error: BaseException) -> BaseException:

@@ -16,7 +16,6 @@ from shared.repository.status import VersionStatistics
 from shared.settings import Settings
 from workers.repository.plan import Plan
 from workers.repository.serving.context import HostContext
-from workers.repository.serving.loading_record import recorded_load
 from workers.repository.serving.memory_budget import Holder
 from workers.repository.serving.model_settings import model_settings
 from workers.repository.serving.running_worker import RunningWorker
@@ -85,7 +84,7 @@ class TextServing:
         await context.budget.reserve(self._holder, weights + cache)
         info = context.new_worker(self.spec.name)
         try:
-            async with recorded_load(context.backend, self._holder, info.id, settings.max_attempts):
+            async with context.loading_record.loading(self._holder, info.id):
                 engine, info = await load_engine(settings, repository, context.backend, info, progress)
             weights = await asyncio.to_thread(_weight_bytes, settings)
             await context.budget.hold(self._holder, weights + cache * (engine.task == "generate"))

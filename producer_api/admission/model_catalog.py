@@ -105,10 +105,16 @@ class ModelCatalog:
         A name that is only split has the properties of the first of its models.
         """
         known = {info.name: info for info in await self.served()}
-        for name, split in (await self.snapshot()).traffic.splits.items():
-            first = known.get(split.branches[0].model, ModelInfo(name=name, max_model_len=0, created=0))
-            known.setdefault(name, msgspec.structs.replace(first, name=name))
+        for name, model in (await self.aliases()).items():
+            first = known.get(model, ModelInfo(name=name, max_model_len=0, created=0))
+            known[name] = msgspec.structs.replace(first, name=name)
         return sorted(known.values(), key=lambda info: info.name)
+
+    async def aliases(self) -> dict[str, str]:
+        """Return the first model of each name that is only split. Raises Unavailable."""
+        served = {info.name for info in await self.served()}
+        splits = (await self.snapshot()).traffic.splits
+        return {name: split.branches[0].model for name, split in splits.items() if name not in served}
 
     async def served(self) -> list[ModelInfo]:
         """Return the models themselves, without the names that are only split."""
@@ -169,12 +175,14 @@ class ModelCatalog:
         workers: dict[str, list[WorkerInfo]] = defaultdict(list)
         for worker in snapshot.workers:
             workers[worker.model].append(worker)
-        return {
+        found = {
             info.name: state_of(
                 workers[info.name], snapshot.repository.get(info.name), asleep=info.name in snapshot.asleep
             )
-            for info in await self.models()
+            for info in await self.served()
         }
+        missing = state_of([], None, asleep=False)
+        return found | {name: found.get(model, missing) for name, model in (await self.aliases()).items()}
 
     async def any_model(self) -> str | None:
         """Return the only served model, which any name may stand for; None for several. Raises Unavailable."""
@@ -192,8 +200,10 @@ class ModelCatalog:
         return next((info.fingerprint or None for info in snapshot.models if info.name == name), None)
 
     async def ready_workers(self) -> Counter[str]:
-        """Return how many ready workers each model has. Raises Unavailable."""
-        return Counter(worker.model for worker in (await self.snapshot()).workers if worker.state == "ready")
+        """Return how many ready workers each model has, and the first model of each alias. Raises Unavailable."""
+        ready = Counter(worker.model for worker in (await self.snapshot()).workers if worker.state == "ready")
+        ready.update({name: ready[model] for name, model in (await self.aliases()).items()})
+        return ready
 
     async def workers(self, model: str) -> list[WorkerInfo]:
         """Return the living workers of one model. Raises Unavailable."""

@@ -68,7 +68,7 @@ async def comparison(context: Context, name: str) -> Response:
 
 async def _check_served(context: Context, model: str, param: str) -> None:
     """Raise ModelNotFound unless it is a model itself: a split cannot lead to another split."""
-    served = {info.name for info in await context.catalog.served()} | set(await context.catalog.repository())
+    served = {info.name for info in await context.catalog.served()}
     if model not in served:
         raise ModelNotFound(f"{param} must be a served model, {model!r} is none", param=param)
 

@@ -64,7 +64,9 @@ async def test_alias_is_listed_with_its_models_properties(client: httpx.AsyncCli
     await backend.traffic.set_split(Split(name="prod", branches=(Branch(model=OTHER),)))
     listed = (await client.get("/v1/models")).json()["data"]
     assert {model["id"]: model["max_model_len"] for model in listed} == {MODEL: 1024, OTHER: 512, "prod": 512}
-    assert (await client.get("/v1/models/prod")).json()["max_model_len"] == 512
+    [other, prod] = [(await client.get(f"/v1/models/{name}")).json() for name in (OTHER, "prod")]
+    assert prod == {**other, "id": "prod"}
+    assert prod["headrace"]["workers_ready"] == 1
 
 
 async def test_job_by_grpc_may_name_an_alias(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
@@ -96,14 +98,12 @@ async def test_route_key_keeps_its_branch(client: httpx.AsyncClient, backend: Ba
     assert set(branches.values()) == {MODEL, OTHER}
 
 
-async def test_prompts_of_one_request_take_one_branch(client: httpx.AsyncClient, backend: Backend) -> None:
+async def test_prompts_of_one_request_take_one_branch(app: FastAPI, backend: Backend) -> None:
     await backend.traffic.set_split(HALVES)
-    asked = asyncio.create_task(client.post("/v1/completions", json={"model": "prod", "prompt": ["x"] * 8}))
-    while sum((await waiting(backend)).values()) < 8:
-        await asyncio.sleep(0.01)
+    drafts = [Request(id="", model="prod", prompt="x")] * 8
+    admission = await app.state.context.gateway.submit_all(drafts, principal=ANONYMOUS, seed=None)
+    assert len({request.model for request in admission.requests}) == 1
     assert sorted((await waiting(backend)).values()) == [0, 8]
-    asked.cancel()
-    await asyncio.gather(asked, return_exceptions=True)
 
 
 async def test_retry_under_one_key_keeps_its_model(

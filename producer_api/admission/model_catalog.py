@@ -20,7 +20,7 @@ from shared.repository.traffic.rules import Traffic
 from shared.settings import NO_MODEL, Settings
 
 SNAPSHOT_LIFE_S = 1.0
-REFUSAL_LIFE_S = 0.1  # of a snapshot that refuses a request: a model may have been loaded since, by order
+MISS_LIFE_S = 0.1  # after which a model or version that is not there is looked for again
 RESTART_LIMIT_S = 60.0  # for which the models of a repository are remembered while no worker reports any
 
 
@@ -154,14 +154,10 @@ class ModelCatalog:
         raise ModelNotFound(f"the model {name!r} does not exist; see /v1/models", param="model")
 
     async def _refusal(self, name: str) -> HeadraceError | None:
-        """Return why a model takes no requests; None if it takes some."""
-        snapshot = await self.snapshot()
-        if (refusal := self._refusal_in(snapshot, name)) is None:
+        """Return why a model takes no requests, by a new look if need be; None if it takes some."""
+        if self._refusal_in(await self.snapshot(), name) is None:
             return None
-        if asyncio.get_running_loop().time() - snapshot.taken > REFUSAL_LIFE_S and self._snapshot is snapshot:
-            self.forget_snapshot()
-            refusal = self._refusal_in(await self.snapshot(), name)
-        return refusal
+        return self._refusal_in(await self.snapshot(MISS_LIFE_S), name)
 
     def _refusal_in(self, snapshot: Snapshot, name: str) -> HeadraceError | None:
         status = snapshot.repository.get(name)

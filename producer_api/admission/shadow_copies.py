@@ -15,7 +15,7 @@ import structlog
 
 from producer_api.admission.idempotency import derived_id
 from producer_api.admission.model_catalog import ModelCatalog
-from producer_api.admission.traffic import placed, version_of
+from producer_api.admission.traffic import placed, sequence_of, version_of
 from shared.backend import Backend
 from shared.errors import HeadraceError, NotFound, Unavailable
 from shared.protocol import Infer, PriorityClass, Request, RequestState
@@ -62,8 +62,11 @@ class ShadowCopies:
         self._watcher: asyncio.Task[None] | None = None
 
     def start(self, original: Request, shadow: Shadow | None) -> None:
-        """Copy a queued request in the background, if the rule takes it and there is room."""
-        if shadow is None or not shadow.takes(original.id):
+        """Copy a queued request in the background, if the rule takes it and there is room.
+
+        A step of a sequence is not copied: without the other steps it has no meaning.
+        """
+        if shadow is None or not shadow.takes(original.id) or sequence_of(original) is not None:
             return
         if len(self._open) + len(self._starting) >= MAX_OPEN:
             return

@@ -10,7 +10,7 @@ import msgspec
 from producer_api.admission.idempotency import Identity
 from producer_api.admission.model_catalog import ModelCatalog
 from producer_api.auth.principal import Principal
-from shared.protocol import Infer, Request
+from shared.protocol import Infer, Request, SequenceStep
 from shared.repository.traffic.rules import Shadow, Split
 from shared.token_log.interface import RequestRecord
 
@@ -40,19 +40,26 @@ class Direction:
         return placed(request, branch.model, branch.version)
 
     def _value(self, request: Request) -> str:
-        """Return what decides on the branch; a caller without it gets a branch for each request."""
+        """Return what decides on the branch; a caller without it gets a branch for each request or sequence."""
         assert self.split is not None
         match self.split.by:
             case "request":
-                return request.id
+                return _unit(request)
             case "route_key":
-                return self.principal.client.route_key or request.id
+                return self.principal.client.route_key or _unit(request)
             case "tenant":
                 return request.tenant
             case "user":
-                return request.user or request.id
+                return request.user or _unit(request)
             case "api_key":
-                return self.principal.key_id or request.id
+                return self.principal.key_id or _unit(request)
+
+
+def _unit(request: Request) -> str:
+    """Return the id of a request, or of the sequence that it belongs to, whose steps share state."""
+    if (sequence := sequence_of(request)) is not None:
+        return msgspec.json.encode((request.tenant, sequence.id)).decode()
+    return request.id
 
 
 async def direction_for(catalog: ModelCatalog, name: str, principal: Principal) -> Direction:
@@ -87,6 +94,11 @@ def placed(request: Request, model: str, version: str) -> Request:
 def as_recorded(request: Request, record: RequestRecord | None) -> Request:
     """Return a request whose admission was interrupted for the model that it was for then."""
     return request if record is None else msgspec.structs.replace(request, model=record.model)
+
+
+def sequence_of(request: Request) -> SequenceStep | None:
+    """Return the place of a request in a sequence."""
+    return request.work.sequence if isinstance(request.work, Infer) else None
 
 
 def version_of(request: Request) -> str:

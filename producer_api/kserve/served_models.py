@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from producer_api.admission.deadline import redis_deadline
-from producer_api.admission.model_catalog import REFUSAL_LIFE_S, SNAPSHOT_LIFE_S
+from producer_api.admission.model_catalog import MISS_LIFE_S, SNAPSHOT_LIFE_S
 from producer_api.admission.model_state import NO_WORKER
 from producer_api.admission.readiness import readiness_of
 from producer_api.auth.principal import Principal
@@ -109,7 +109,7 @@ async def find(context: Context, caller: Principal, name: str, version: str = ""
 
 async def _find(context: Context, name: str, version: str) -> ServedModel:
     async with redis_deadline():
-        for life in (SNAPSHOT_LIFE_S, REFUSAL_LIFE_S):
+        for life in (SNAPSHOT_LIFE_S, MISS_LIFE_S):
             if (status := (await context.catalog.repository(life)).get(name)) is not None:
                 found = ServedModel(_described(status), version)
                 if not version or found.versions:

@@ -14,7 +14,17 @@ from producer_api.admission.idempotency import derived_id
 from producer_api.admission.shadow_copies import SHADOW_NUMBER, SHADOW_TENANT
 from shared.backend import Backend
 from shared.models.worker_registry import WorkerInfo
-from shared.protocol import ErrorInfo, FinishReason, PriorityClass, Request, RequestState, Token
+from shared.protocol import (
+    ErrorInfo,
+    FinishReason,
+    Infer,
+    PriorityClass,
+    Request,
+    RequestState,
+    SequenceStep,
+    Tensor,
+    Token,
+)
 from shared.queue.interface import Delivery, Room
 from shared.repository.traffic.pairs import Pair, summarize
 from shared.repository.traffic.rules import Shadow
@@ -114,6 +124,17 @@ async def test_copy_without_room_is_dropped(app: FastAPI, client: httpx.AsyncCli
     assert (await backend.transport.depth(OTHER)).waiting == SHADOW_DEPTH
     assert (await backend.transport.depth(MODEL)).waiting == 1
     assert await backend.token_log.record(derived_id(job_id, SHADOW_NUMBER)) is None
+
+
+async def test_step_of_a_sequence_is_not_copied(app: FastAPI, backend: Backend) -> None:
+    await backend.registry.beat(WorkerInfo(id="w3", pid=1, model="tensors", state="ready", task="predict"))
+    copies = app.state.context.shadow_copies
+    inputs = (Tensor("x", "INT8", (1,), b"\1"),)
+    for sequence, copied in ((SequenceStep(1, start=True), 0), (None, 1)):
+        work = Infer(inputs=inputs, sequence=sequence)
+        copies.start(Request(id="req_1", model=MODEL, work=work), Shadow(name=MODEL, model="tensors"))
+        await copies.started()
+        assert (await backend.transport.depth("tensors")).waiting == copied
 
 
 async def test_number_of_copies_is_bounded(app: FastAPI, client: httpx.AsyncClient, backend: Backend) -> None:

@@ -18,7 +18,7 @@ from shared.accounts.scopes import Scopes
 from shared.backend import Backend
 from shared.errors import PermissionDenied
 from shared.models.worker_registry import WorkerInfo
-from shared.protocol import Infer, Request, Tensor
+from shared.protocol import Infer, Request, SequenceStep, Tensor
 from shared.repository.traffic.rules import Branch, KeyKind, Split
 from shared.settings import Settings
 from tests.support.fakes import MODEL
@@ -175,6 +175,19 @@ def test_version_of_a_branch_is_for_tensors() -> None:
     explicit = Request(id="", model="prod", work=Infer(inputs=TENSORS.inputs, version="1"))
     assert placed(explicit, MODEL, "3").work.version == "1"
     assert placed(Request(id="", model="prod", prompt="x"), MODEL, "3").work is None
+
+
+def test_steps_of_a_sequence_take_one_branch() -> None:
+    branches = tuple(Branch(model=f"m{i}") for i in range(16))
+    direction = Direction(Principal("t"), Split(name="prod", branches=branches))
+
+    def model(job_id: str, sequence: int | str, tenant: str = "t") -> str:
+        work = Infer(inputs=TENSORS.inputs, sequence=SequenceStep(sequence))
+        return direction.apply(Request(id=job_id, model="prod", work=work, tenant=tenant)).model
+
+    assert len({model(f"req_{i}", 7) for i in range(16)}) == 1
+    assert len({model("req", i) for i in range(16)}) > 1
+    assert len({model("req", 7, f"tenant-{i}") for i in range(16)}) > 1
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shared.errors import ConfigError, HeadraceError
-from shared.models.model_store import ModelRepository
+from shared.models.model_store import SCRIPTED, ModelRepository
 from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
-from shared.settings import Settings
 from workers.repository.plan import Plan
 from workers.repository.serving.context import HostContext
 from workers.repository.serving.memory_budget import Holder
@@ -79,14 +78,15 @@ class TextServing:
         context = self._context
         settings = model_settings(context.settings, self.spec, self._folder)
         repository = ModelRepository(settings)
-        weights = await asyncio.to_thread(_weight_bytes, settings)
-        cache = int(settings.kv_cache_gib * GIB)
+        weights = await asyncio.to_thread(_weight_bytes, Path(settings.model))  # 0 if they are not here yet
+        cache = int(settings.kv_cache_gib * GIB) if settings.runtime == "native" else 0
         await context.budget.reserve(self._holder, weights + cache)
         info = context.new_worker(self.spec.name)
         try:
             async with context.loading_record.loading(self._holder, info.id):
                 engine, info = await load_engine(settings, repository, context.backend, info, progress)
-            weights = await asyncio.to_thread(_weight_bytes, settings)
+            if settings.runtime == "native" and settings.model != SCRIPTED:
+                weights = await asyncio.to_thread(lambda: _weight_bytes(repository.folder()))
             await context.budget.hold(self._holder, weights + cache * (engine.task == "generate"))
         except BaseException:
             context.budget.release(self._holder)
@@ -111,8 +111,6 @@ def _holder(plan: Plan) -> Holder:
     return Holder(plan.name, version, plan.versions[version].stamp)
 
 
-def _weight_bytes(settings: Settings) -> int:
-    """Return the memory of the weights; 0 for a model whose files are not on this machine yet."""
-    folder = Path(settings.model).expanduser()
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
-    return stored * FLOAT32_GROWTH
+def _weight_bytes(folder: Path) -> int:
+    """Return the memory of the weights in a folder, if there is one."""
+    return sum(path.stat().st_size for path in folder.expanduser().glob("*.safetensors")) * FLOAT32_GROWTH

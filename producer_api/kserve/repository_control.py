@@ -13,14 +13,13 @@ import msgspec
 
 from producer_api.admission.deadline import redis_deadline
 from producer_api.services import Context
-from shared.errors import InvalidRequest, NotFound, Unavailable
+from shared.errors import ConfigError, InvalidRequest, NotFound, Unavailable
 from shared.protocol import new_job_id
+from shared.repository.order_files import check_file_path
 from shared.repository.store import ModelOrder
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")  # of a folder
-FILE = re.compile(
-    r"file:([0-9]{1,18}/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,7})"
-)
+FILE_PREFIX = "file:"  # of parameters
 RESULT_LIMIT_S = 300.0  # how long a caller waits for a model to load
 STATUS_LIMIT_S = 2.0  # after the outcome, for which its status is awaited
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5  # between looks at the outcome
@@ -30,7 +29,7 @@ def load_order(name: str, parameters: Mapping[str, Any]) -> ModelOrder:
     """Return the order to load a model. Raises InvalidRequest."""
     config, files = "", {}
     for key, value in parameters.items():
-        if key != "config" and not key.startswith("file:"):
+        if key != "config" and not key.startswith(FILE_PREFIX):
             raise InvalidRequest(
                 f"the parameter {key[:64]!r} is unknown; allowed: config and file:<version>/<name>",
                 param="parameters",
@@ -101,13 +100,12 @@ def _checked(name: str) -> str:
 
 
 def _path(key: str) -> str:
-    found = FILE.fullmatch(key)
-    if found is None:
-        raise InvalidRequest(
-            f"the parameter {key[:64]!r} must be file:<version>/<name>, without .. or empty parts",
-            param="parameters",
-        )
-    return found[1]
+    path = key.removeprefix(FILE_PREFIX)
+    try:
+        check_file_path(path)
+    except ConfigError as error:
+        raise InvalidRequest(f"the parameter {error.message}", param="parameters") from None
+    return path
 
 
 def _decoded(key: str, value: str) -> bytes:

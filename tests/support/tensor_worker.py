@@ -49,6 +49,7 @@ class TensorModel:
     predict: Predict | None  # None for a model that is ready and not served
     versions: tuple[str, ...] = ("1",)
     requests: list[Infer] = field(default_factory=list)  # that it got
+    gate: asyncio.Event | None = None  # that its answers wait for
 
 
 def values(tensor: Tensor) -> tuple[float, ...]:
@@ -128,6 +129,7 @@ def models() -> dict[str, TensorModel]:
         *(TensorModel(spec(f"identity_{kind.lower()}", {"IN": kind}, {"OUT": kind}), _identity) for kind in kinds),
         TensorModel(spec("batched", {"IN": "FP32"}, {"OUT": "FP32"}, dims=(2,), max_batch_size=4), _identity),
         TensorModel(spec("repeat", {"IN": "INT32"}, {"OUT": "INT32"}, decoupled=True), _repeat),
+        TensorModel(spec("gated", {"IN": "INT32"}, {"OUT": "INT32"}), _identity, gate=asyncio.Event()),
         TensorModel(spec("waiting", {"IN": "INT32"}, {"OUT": "INT32"}), None),
         TensorModel(spec("failing", {"IN": "INT32"}, {"OUT": "INT32"}), _failing),
         TensorModel(
@@ -187,6 +189,8 @@ class TensorWorker:
         work = delivery.request.work
         assert isinstance(work, Infer) and model.predict is not None
         model.requests.append(work)
+        if model.gate is not None:
+            await model.gate.wait()
         version = work.version or model.versions[-1]
         state, error, result, seq = RequestState.COMPLETED, None, None, 0
         try:

@@ -102,6 +102,14 @@ async def test_readiness_of_models(tensors: TensorApi, triton: InferenceServerCl
     assert "retry-after" not in (await tensors.http.get("/v2/models/broken/ready")).headers
 
 
+async def test_models_that_are_not_ready_infer_nothing(tensors: TensorApi) -> None:
+    for name, retry, text in (("loading", "1", "50% done"), ("broken", None, "unknown field")):
+        for action in ("infer", "generate", "generate_stream"):
+            found = await tensors.http.post(f"/v2/models/{name}/{action}", json={"inputs": []})
+            assert (found.status_code, found.headers.get("retry-after")) == (503, retry)
+            assert text in found.json()["error"]
+
+
 async def test_the_index_lists_versions_and_unusable_models(triton: InferenceServerClient) -> None:
     found = await triton.get_model_repository_index()
     assert {"name": "add_sub", "version": "3", "state": "READY"} in found

@@ -324,6 +324,26 @@ async def test_a_stream_takes_more_requests_than_are_in_flight(triton: Inference
     assert found == [(str(i), i + 1) for i in range(count)]
 
 
+async def test_responses_wait_for_those_of_earlier_requests(
+    tensors: TensorApi, triton: InferenceServerClient
+) -> None:
+    models = tensors.worker.models
+    before, gate = len(models["add_sub"].requests), models["gated"].gate
+    assert gate is not None
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        yield {"model_name": "gated", "inputs": [given("IN", ints(1))], "request_id": "first"}
+        yield {"model_name": "add_sub", "inputs": add_sub(), "request_id": "second"}
+        while len(models["add_sub"].requests) == before:
+            await asyncio.sleep(0.01)
+        await triton.infer("add_sub", add_sub())  # the one before has its response by then
+        gate.set()
+
+    async with asyncio.timeout(LIMIT_S):
+        found = [result.get_response().id async for result, _ in triton.stream_infer(requests())]
+    assert found == ["first", "second"]
+
+
 async def test_an_abandoned_stream_cancels_its_requests(tensors: TensorApi) -> None:
     """The request waits for a worker that does not come."""
     async with InferenceServerClient(tensors.host) as client:

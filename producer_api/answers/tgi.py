@@ -79,7 +79,7 @@ def generation(request: Request, answer: Answer, form: GenerationForm) -> Genera
 
 
 def _choices(answer: Answer) -> list[Choice]:
-    """Return the choices, the likeliest first; an empty one without any."""
+    """Return the choices, the likeliest first; an empty one for an answer without any."""
     return ranked([choice for _, choice in answer.choices]) or [Choice()]
 
 

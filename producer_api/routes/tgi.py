@@ -65,6 +65,7 @@ async def answer(
     [draft] = await make_drafts(request, lambda: [body.to_request(caller.tenant, limits, stream=stream)])
     key = await idempotency_key(request, tenant=caller.tenant, kind=f"generate-{stream}", body=body)
     after = resume_point(request, resumable=stream and key is not None)
+    headers = await _headers(context, model.name, body.inputs)
     admission = await context.gateway.submit(
         draft, principal=caller, seed=body.given_seed, key=key, resuming=after >= 0
     )
@@ -72,7 +73,6 @@ async def answer(
     validated = time.perf_counter() - started
     admitted = admission.request
     reply = Reply(context, request.state.facts, admission, detached=key is not None)
-    headers = await _headers(context, model.name, body.inputs)
     if stream:
         return await _stream(
             context, reply, admitted, form, after=after, resumable=key is not None, headers=headers

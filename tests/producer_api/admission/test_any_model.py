@@ -72,7 +72,7 @@ async def test_a_job_by_grpc_needs_a_model(settings: Settings, backend: Backend)
 async def test_without_the_setting_a_name_is_required(
     client: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
-    for given, status in (({}, 400), ({"model": ""}, 400), ({"model": "dummy"}, 404)):
+    for given, status in (({}, 400), ({"model": ""}, 400), ({"model": "gpt-4o"}, 404)):
         refused = await client.post(path, json={**body, **given})
         assert refused.status_code == status
         error = refused.json() if path == "/v1/jobs" else refused.json()["error"]
@@ -84,5 +84,5 @@ async def test_while_several_models_are_served_each_has_its_name(
 ) -> None:
     await backend.registry.beat(WorkerInfo(id="w2", pid=2, model="second", state="ready", max_model_len=9))
     async with asyncio.timeout(LIMIT_S):  # a request that is not refused waits for a worker
-        refused = await any_name.post("/v1/chat/completions", json={**CHAT, "model": "dummy"})
+        refused = await any_name.post("/v1/chat/completions", json={**CHAT, "model": "gpt-4o"})
     assert refused.status_code == 404

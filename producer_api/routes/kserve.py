@@ -117,6 +117,7 @@ ENDPOINTS = (
         summary="List the models with their versions",
         body=IndexBody,
         responses=(ResponseDoc("an array of objects with name, version, state and reason"),),
+        examples={"Ready models": {"ready": True}},
         failures=(400, 413, 500, 501, 503),
     ),
     _endpoint(

@@ -163,6 +163,9 @@ ENDPOINTS = (
         parameters=[IDEMPOTENCY],
         responses=(ResponseDoc("the outputs; binary data follow the JSON", InferResponse),),
         failures=_FAILURES,
+        examples={
+            "One row": {"inputs": [{"name": "INPUT", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
+        },
     ),
     *both(
         "POST",

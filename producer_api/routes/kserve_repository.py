@@ -85,6 +85,7 @@ CONTROL_ENDPOINTS = (
         load,
         summary="Load a model, or load it again",
         responses=(ResponseDoc("it is loaded"),),
+        examples={"As in the repository": {}, "As described": {"parameters": {"config": '{"max_batch_size": 8}'}}},
         **_CONTROL,
     ),
     _admin(
@@ -93,6 +94,7 @@ CONTROL_ENDPOINTS = (
         unload,
         summary="Unload a model",
         responses=(ResponseDoc("it is unloaded"),),
+        examples={"An ensemble and its models": {"parameters": {"unload_dependents": True}}},
         **_CONTROL,
     ),
 )

@@ -171,7 +171,10 @@ async def test_feature_extraction_returns_plain_vectors(sdk: AsyncOpenAI, api: s
     async with httpx.AsyncClient(base_url=api, timeout=LIMIT_S) as http:
         info = {"inputs": "a", "model": EMBEDDER}
         assert (await http.post("/", json=info)).json() == expected[:1]
-        refused = await http.post("/", json={**info, "normalize": False})
+        [raw] = (await http.post("/", json={**info, "normalize": False})).json()
+        assert np.linalg.norm(raw) != pytest.approx(1, abs=0.01)
+        assert raw / np.linalg.norm(raw) == pytest.approx(expected[0], abs=1e-6)
+        refused = await http.post("/", json={**info, "truncate": True})
         assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
         wrong = await http.post("/generate", json=info)
         assert (wrong.status_code, wrong.json()["error_type"]) == (422, "validation")

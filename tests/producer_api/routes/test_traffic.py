@@ -168,6 +168,7 @@ async def test_orders_are_placed_and_awaited(run: Run, backend: Backend) -> None
         await backend.repository.answer(OrderResult(id=order.id, error=error))
         return order
 
+    await TensorWorker(backend, models()).announce()
     seen: set[str] = set()
     loaded, order = await asyncio.gather(run("load", "iris"), carry_out(""))
     assert (loaded, order.model, order.action) == ("iris is loaded", "iris", "load")

@@ -6,10 +6,9 @@ import asyncio
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,25 @@ from rich.table import Table
 from headrace.bench.harness.cpu_contention import foreign_load
 from headrace.bench.harness.full_stack import FullStack, full_stack
 from headrace.bench.harness.subprocess_run import run_in_subprocess
-from headrace.bench.predict.callers import measure_rate, median_latency
+from headrace.bench.predict.callers import Arrays, Served, measure_rate, median_latency
 from headrace.bench.predict.direct import rows
 from headrace.bench.predict.minilm import minilm_onnx
-from headrace.bench.predict.repository import ADDER, BATCHED, SINGLE, write_repository
+from headrace.bench.predict.repository import ADDER, DENSE, MINILM, SINGLE, WIDTH, write_repository
 from shared.runtime.sockets import free_port
 
 LATENCY_CALLS = 300
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rows per second of a model behind the queue, with dynamic batching and one by one."""
+
+    batched: float
+    single: float
+
+    @property
+    def gain(self) -> float:
+        return self.batched / self.single
 
 
 @dataclass(frozen=True)
@@ -34,19 +45,24 @@ class Pair:
     """One pair.
 
     Attributes:
-        served, direct: rows per second, of MiniLM behind the queue and of ONNX Runtime with the same batches.
-        single: rows per second behind the queue without dynamic batching.
-        batch: average number of rows of a batch.
+        minilm, dense: of each model; the dense one does little more for a batch than for one row.
+        direct: rows per second of MiniLM in ONNX Runtime without a server, with the same batches.
+        batch: average number of rows of a batch of MiniLM.
         latency: median seconds of one request over gRPC to a model that adds.
         foreign: share of the cores that other processes used.
     """
 
-    served: float
+    minilm: Rates
+    dense: Rates
     direct: float
-    single: float
     batch: float
     latency: float
     foreign: float
+
+    @property
+    def share(self) -> float:
+        """Return what the queue leaves of the direct throughput."""
+        return self.minilm.batched / self.direct
 
 
 @dataclass(frozen=True)
@@ -55,35 +71,33 @@ class Prediction:
 
     pairs: list[Pair]
 
-    @property
-    def share(self) -> float:
-        """Return what the queue leaves of the direct throughput."""
-        return statistics.median(pair.served / pair.direct for pair in self.pairs)
-
-    @property
-    def gain(self) -> float:
-        """Return how many times as fast dynamic batching is as one by one."""
-        return statistics.median(pair.served / pair.single for pair in self.pairs)
-
-    @property
-    def latency(self) -> float:
-        return statistics.median(pair.latency for pair in self.pairs)
+    def medians(self) -> dict[str, float]:
+        figures: dict[str, Callable[[Pair], float]] = {
+            "share": lambda pair: pair.share,
+            "minilm_gain": lambda pair: pair.minilm.gain,
+            "dense_gain": lambda pair: pair.dense.gain,
+            "latency": lambda pair: pair.latency,
+        }
+        return {name: statistics.median(map(figure, self.pairs)) for name, figure in figures.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        figures = {"share": self.share, "gain": self.gain, "latency": self.latency}
-        return {"pairs": [asdict(pair) for pair in self.pairs], **figures}
+        return {"pairs": [asdict(pair) for pair in self.pairs], **self.medians()}
 
     def table(self) -> Table:
-        table = Table("pair", "rows/s", "direct", "share", "one by one", "gain", "batch", "gRPC", "foreign load")
+        table = Table(
+            "pair", "MiniLM, rows/s", "direct", "share", "batch", "gain", "dense, gain", "gRPC", "foreign load"
+        )
         for number, pair in enumerate(self.pairs, 1):
             table.add_row(
-                *(str(number), f"{pair.served:.1f}", f"{pair.direct:.1f}", f"{pair.served / pair.direct:.1%}"),
-                *(f"{pair.single:.1f}", f"{pair.served / pair.single:.2f}", f"{pair.batch:.1f}"),
+                *(str(number), f"{pair.minilm.batched:.1f}", f"{pair.direct:.1f}", f"{pair.share:.1%}"),
+                *(f"{pair.batch:.1f}", f"{pair.minilm.gain:.2f}", f"{pair.dense.gain:.2f}"),
                 *(f"{pair.latency * 1000:.1f} ms", f"{pair.foreign:.1%}"),
             )
+        found = self.medians()
         table.add_section()
         table.add_row(
-            *("median", "", "", f"{self.share:.1%}", "", f"{self.gain:.2f}", "", f"{self.latency * 1000:.1f} ms")
+            *("median", "", "", f"{found['share']:.1%}", "", f"{found['minilm_gain']:.2f}"),
+            *(f"{found['dense_gain']:.2f}", f"{found['latency'] * 1000:.1f} ms"),
         )
         return table
 
@@ -96,29 +110,28 @@ def measure_prediction(
     pairs = []
     for number in range(repeats):
         console.print(f"pair {number + 1} of {repeats}")
-        with foreign_load() as during, _serving(graph) as (stack, grpc):
-            sent = rows(tokens, callers, seed)
-            rate = partial(measure_rate, stack.url, rows=sent, callers=callers, seconds=seconds)
-            served = asyncio.run(rate(BATCHED))
-            single = asyncio.run(rate(SINGLE))
-            numbers = {"INPUT": np.ones((1, 4), np.float32)}
-            latency = median_latency(grpc, ADDER, numbers, LATENCY_CALLS)
-        batches = served.batches
-        direct = run_in_subprocess(
-            "headrace.bench.predict.direct", str(graph), tokens, json.dumps(batches), str(seconds), seed
-        )
-        batch = sum(size * count for size, count in batches.items()) / sum(batches.values())
-        pairs.append(
-            Pair(
-                served=served.rows_per_second,
-                direct=direct["rows_per_second"],
-                single=single.rows_per_second,
-                batch=batch,
-                latency=latency,
-                foreign=during.share,
-            )
-        )
+        pairs.append(_measure_pair(graph, callers, tokens, seconds, seed))
     return Prediction(pairs)
+
+
+def _measure_pair(graph: Path, callers: int, tokens: int, seconds: float, seed: int) -> Pair:
+    numbers = np.random.default_rng(seed).standard_normal((callers, WIDTH), np.float32)
+    with _serving(graph) as (stack, grpc), foreign_load() as during:
+
+        def rate(model: str, sent: Arrays) -> Served:
+            return asyncio.run(measure_rate(stack.url, model, sent, callers, seconds))
+
+        texts, dense = rows(tokens, callers, seed), {"INPUT": numbers}
+        served = rate(MINILM, texts)
+        minilm = Rates(served.rows_per_second, rate(MINILM + SINGLE, texts).rows_per_second)
+        wide = Rates(rate(DENSE, dense).rows_per_second, rate(DENSE + SINGLE, dense).rows_per_second)
+        latency = median_latency(grpc, ADDER, {"INPUT": numbers[:, :4]}, LATENCY_CALLS)
+    batches = served.batches
+    direct = run_in_subprocess(
+        "headrace.bench.predict.direct", str(graph), tokens, json.dumps(batches), str(seconds), seed
+    )
+    batch = sum(size * count for size, count in batches.items()) / sum(batches.values())
+    return Pair(minilm, wide, direct["rows_per_second"], batch, latency, during.share)
 
 
 @contextmanager

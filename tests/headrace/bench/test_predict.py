@@ -10,17 +10,18 @@ import pytest
 from rich.console import Console
 
 from headrace.bench.predict import direct
-from headrace.bench.predict.comparison import Pair, Prediction
-from headrace.bench.predict.repository import ADDER_FILE, write_adder
+from headrace.bench.predict.comparison import Pair, Prediction, Rates
+from headrace.bench.predict.repository import write_adder
 
 
-def pair(served: float, direct: float, single: float) -> Pair:
-    return Pair(served=served, direct=direct, single=single, batch=8.0, latency=0.004, foreign=0.01)
+def pair(batched: float, single: float) -> Pair:
+    dense = Rates(batched=4 * batched, single=batched)
+    return Pair(Rates(batched, single), dense, direct=100, batch=8.0, latency=0.004, foreign=0.01)
 
 
 def test_figures_are_medians_of_pairs() -> None:
-    found = Prediction([pair(90, 100, 30), pair(80, 100, 20), pair(85, 100, 40)])
-    assert (found.share, found.gain, found.latency) == (0.85, 3.0, 0.004)
+    found = Prediction([pair(90, 30), pair(80, 20), pair(85, 40)])
+    assert found.medians() == {"share": 0.85, "minilm_gain": 3.0, "dense_gain": 4.0, "latency": 0.004}
     console = Console(width=200)
     with console.capture() as shown:
         console.print(found.table())
@@ -41,6 +42,6 @@ def test_direct_side_executes_the_given_batches(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_measured_model_adds(tmp_path: Path) -> None:
-    write_adder(tmp_path / "1")
-    [output] = direct.session(tmp_path / "1" / ADDER_FILE)({"INPUT": np.ones((2, 4), np.float32)})
+    write_adder(tmp_path / "adder.onnx")
+    [output] = direct.session(tmp_path / "adder.onnx")({"INPUT": np.ones((2, 4), np.float32)})
     assert output.tolist() == [[2.0] * 4] * 2

@@ -184,6 +184,16 @@ async def test_a_version_that_cannot_be_loaded_leaves_the_old_one(hosts: HostHar
         assert await hosts.ask("m") == 1
 
 
+async def test_a_load_error_does_not_tell_where_the_repository_lies(hosts: HostHarness) -> None:
+    folder = write_model(hosts.root, "m")
+    write_model(hosts.root, "m", error=f"{folder}/weights.bin is damaged")
+    async with hosts.host():
+        status = await hosts.until("m", v1="UNAVAILABLE")
+        assert status.versions[0].reason == "m/1/weights.bin is damaged"
+        with pytest.raises(ModelUnavailable, match="m cannot be loaded: m/1/weights.bin is damaged"):
+            await hosts.ask("m")
+
+
 async def test_a_model_sleeps_and_is_woken(hosts: HostHarness) -> None:
     write_model(hosts.root, "m")
     async with hosts.host():

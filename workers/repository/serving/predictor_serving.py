@@ -18,7 +18,7 @@ from workers.predictors.labels import with_labels
 from workers.predictors.select import module_for
 from workers.repository.plan import Plan, PlannedVersion
 from workers.repository.serving.context import HostContext
-from workers.repository.serving.interface import in_thread
+from workers.repository.serving.interface import in_thread, load_error
 from workers.repository.serving.memory_budget import Holder, MemoryExceeded, folder_bytes
 from workers.repository.serving.running_worker import RunningWorker
 from workers.repository.serving.version_board import VersionBoard
@@ -71,8 +71,8 @@ class PredictorServing:
                     try:
                         await self._load(plan, version, planned)
                     except ConfigError as error:
-                        self.board.set(version, "UNAVAILABLE", error.message)
-                        failure = error
+                        failure = load_error(error, plan.folder or planned.folder.parent)
+                        self.board.set(version, "UNAVAILABLE", failure.message)
             if failure is not None:
                 raise failure
             for version in self._loaded.keys() - plan.versions.keys():

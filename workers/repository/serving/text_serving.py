@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from shared.errors import ConfigError, HeadraceError
+from shared.errors import HeadraceError
 from shared.models.model_store import SCRIPTED, ModelRepository
 from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
@@ -15,6 +15,7 @@ from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
 from workers.repository.plan import Plan
 from workers.repository.serving.context import HostContext
+from workers.repository.serving.interface import load_error
 from workers.repository.serving.memory_budget import Holder
 from workers.repository.serving.model_settings import model_settings
 from workers.repository.serving.running_worker import RunningWorker
@@ -70,8 +71,9 @@ class TextServing:
         try:
             await self._load(progress)
         except HeadraceError as error:
-            self.board.set(self._version, "UNAVAILABLE", error.message)
-            raise ConfigError(error.message, param=error.param) from error
+            failure = load_error(error, plan.folder or self._folder)
+            self.board.set(self._version, "UNAVAILABLE", failure.message)
+            raise failure from error
         self.board.set(self._version, "READY")
 
     async def _load(self, progress: StartupProgress) -> None:

@@ -190,7 +190,7 @@ async def test_a_load_error_does_not_tell_where_the_repository_lies(hosts: HostH
     async with hosts.host():
         status = await hosts.until("m", v1="UNAVAILABLE")
         assert status.versions[0].reason == "m/1/weights.bin is damaged"
-        with pytest.raises(ModelUnavailable, match="m cannot be loaded: m/1/weights.bin is damaged"):
+        with pytest.raises(ModelUnavailable, match=r"m cannot be loaded: m/1/weights\.bin is damaged"):
             await hosts.ask("m")
 
 

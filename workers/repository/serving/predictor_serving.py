@@ -39,12 +39,16 @@ class PredictorServing:
     def __init__(self, plan: Plan, context: HostContext, on_failure: Callable[[str], None]) -> None:
         assert plan.spec is not None
         self.board = VersionBoard(context.changed)
-        self.spec = self._described = plan.spec
+        self._described = plan.spec
         self._context = context
         self._on_failure = on_failure
         self._engine = PredictorEngine(plan.spec, plan.folder, find=context.engines.find, cache=context.cache)
         self._loaded: dict[int, Holder] = {}
         self._worker: RunningWorker | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._engine.spec
 
     @property
     def serves(self) -> bool:
@@ -66,7 +70,8 @@ class PredictorServing:
         self._engine.await_versions()
         failure: ConfigError | None = None
         try:
-            for version, planned in plan.versions.items():
+            # The newest first: a request without a version gets the newest that is ready.
+            for version, planned in sorted(plan.versions.items(), reverse=True):
                 if self._loaded.get(version) != Holder(plan.name, version, planned.stamp):
                     try:
                         await self._load(plan, version, planned)
@@ -126,7 +131,6 @@ class PredictorServing:
             await asyncio.to_thread(close_all, instances)
             raise
         await in_thread(lambda: self._engine.add_version(str(version), instances, spec=spec))
-        self.spec = spec
 
     def _load_instances(self, plan: Plan, folder: Path) -> tuple[ModelSpec, list[Predictor]]:
         """Return the complete description of a version and its instances; called in a thread."""

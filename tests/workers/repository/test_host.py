@@ -189,6 +189,28 @@ async def test_a_version_that_cannot_be_loaded_leaves_the_old_one(hosts: HostHar
         assert await hosts.ask("m") == 1
 
 
+async def test_changed_files_of_a_version_replace_it_once_they_are_loaded(hosts: HostHarness) -> None:
+    write_model(hosts.root, "m")
+    async with hosts.host(model_control="explicit") as host:
+        assert await outcome(hosts, load("m")) == ""
+        gate = hosts.module.load_gates["m"] = threading.Event()
+        write_model(hosts.root, "m", error="the graph has a cycle")
+        order = asyncio.create_task(outcome(hosts, load("m", 2)))
+        async with asyncio.timeout(LIMIT_S):
+            while len(hosts.module.loaded) < 2:
+                await asyncio.sleep(0.01)
+        assert host._models["m"].status().versions[0].state == "READY"
+        assert await hosts.ask("m") == 1
+        gate.set()
+        assert await order == "the graph has a cycle"
+        [version] = host._models["m"].status().versions
+        assert (version.state, version.reason) == ("READY", "the graph has a cycle")
+        assert await hosts.ask("m") == 1
+        write_model(hosts.root, "m", factor=5)
+        assert await outcome(hosts, load("m", 3)) == ""
+        assert await hosts.ask("m") == 5
+
+
 async def test_a_load_error_does_not_tell_where_the_repository_lies(hosts: HostHarness) -> None:
     folder = write_model(hosts.root, "m")
     write_model(hosts.root, "m", error=f"{folder}/weights.bin is damaged")

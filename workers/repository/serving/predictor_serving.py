@@ -10,7 +10,7 @@ from shared.errors import ConfigError
 from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
-from shared.repository.status import VersionStatistics
+from shared.repository.status import VersionState, VersionStatistics
 from workers.predictors.engine import PredictorEngine
 from workers.predictors.instances import instance_specs
 from workers.predictors.interface import Predictor
@@ -77,7 +77,8 @@ class PredictorServing:
                         await self._load(plan, version, planned)
                     except ConfigError as error:
                         failure = load_error(error, plan.folder or planned.folder.parent)
-                        self.board.set(version, "UNAVAILABLE", failure.message)
+                        state: VersionState = "READY" if version in self._loaded else "UNAVAILABLE"
+                        self.board.set(version, state, failure.message)
             if failure is not None:
                 raise failure
             for version in self._loaded.keys() - plan.versions.keys():
@@ -88,7 +89,8 @@ class PredictorServing:
     async def _load(self, plan: Plan, version: int, planned: PlannedVersion) -> None:
         holder = Holder(plan.name, version, planned.stamp)
         progress = StartupProgress()
-        self.board.set(version, "LOADING", progress=progress)
+        if version not in self._loaded:  # else it serves with its old files meanwhile
+            self.board.set(version, "LOADING", progress=progress)
         needed = await asyncio.to_thread(folder_bytes, planned.folder) * _instances(self._described)
         await self._reserve(plan, holder, needed)
         context, info = self._context, self._context.new_worker(plan.name)

@@ -11,6 +11,7 @@ from shared.errors import ConfigError, ModelUnavailable
 from shared.protocol import Request
 from shared.repository.spec import ModelSpec
 from shared.settings import Settings
+from tests.support.encoder_checkpoints import save_encoder
 from tests.support.fakes import answer, end_of, make_request, submit
 from tests.support.model_repository import HostHarness, output_of, write_config, write_model
 from tests.support.waiting import LIMIT_S
@@ -102,3 +103,10 @@ async def test_a_changed_model_takes_the_memory_of_the_old_one(hosts: HostHarnes
             while (second := await hosts.until_worker("chat")).id == first.id:
                 await asyncio.sleep(0.01)
         assert second.max_num_seqs == 3
+
+
+async def test_an_encoder_needs_no_memory_for_a_cache(hosts: HostHarness) -> None:
+    save_encoder(hosts.root / "encoder", "BertModel")
+    async with hosts.host(model_memory="100MiB"):
+        status = await hosts.until("encoder", v1="READY")
+        assert status.task == "embed"

@@ -13,6 +13,7 @@ from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
+from shared.settings import Settings
 from workers.repository.plan import Plan
 from workers.repository.serving.context import HostContext
 from workers.repository.serving.interface import load_error
@@ -81,7 +82,7 @@ class TextServing:
         settings = model_settings(context.settings, self.spec, self._folder)
         repository = ModelRepository(settings)
         weights = await asyncio.to_thread(_weight_bytes, Path(settings.model))  # 0 if they are not here yet
-        cache = int(settings.kv_cache_gib * GIB) if settings.runtime == "native" else 0
+        cache = await asyncio.to_thread(_cache_bytes, settings)
         await context.budget.reserve(self._holder, weights + cache)
         info = context.new_worker(self.spec.name)
         try:
@@ -116,3 +117,16 @@ def _holder(plan: Plan) -> Holder:
 def _weight_bytes(folder: Path) -> int:
     """Return the memory of the weights in a folder, if there is one."""
     return sum(path.stat().st_size for path in folder.expanduser().glob("*.safetensors")) * FLOAT32_GROWTH
+
+
+def _cache_bytes(settings: Settings) -> int:
+    """Return the memory of the KV cache, which an encoder does not have. Raises ConfigError."""
+    if settings.runtime != "native":
+        return 0
+    folder = Path(settings.model).expanduser()
+    if (folder / "config.json").is_file():
+        from workers.engine.models.encoder_loader import is_encoder  # noqa: PLC0415  torch
+
+        if is_encoder(folder):
+            return 0
+    return int(settings.kv_cache_gib * GIB)

@@ -100,8 +100,6 @@ async def _serve_repository(settings: Settings) -> None:
     """Serve the models of the repository until a signal. Raises ConfigError."""
     from workers.repository.host import RepositoryHost  # noqa: PLC0415  protobuf is optional
 
-    if settings.queue == "kafka":
-        raise ConfigError("queue must be redis with model_repository", param="queue")
     backend = Backend.open(settings)
     try:
         await backend.start()

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from headrace.client.httpx_config import LIMITS, TIMEOUT, TRANSPORT_ERRORS, credentials, unavailable
+from headrace.client.httpx_config import LIMITS, TIMEOUT, TRANSPORT_ERRORS, credentials, request_of, unavailable
 from headrace.client.operations import Operations
 from headrace.client.sans_io import Clock, Command, Emit, Flow, Pause, Read, Replicas, Reply, Run, Send
 from headrace.client.stream_readers import Body, ChatStreamReader, JobEvent, Json, chunk_text
@@ -173,9 +173,7 @@ class Exchange:
 
     def _send(self, command: Send) -> Reply:
         self.close()
-        request = self._http.build_request(
-            command.method, command.url, headers=command.headers, params=command.params or None, json=command.body
-        )
+        request = request_of(self._http, command)
         self._response = response = self._http.send(request, stream=True)
         if command.stream and response.is_success:
             self._chunks = response.iter_bytes()

@@ -6,7 +6,8 @@ import os
 
 import httpx
 
-from shared.errors import ConfigError, Unavailable
+from headrace.client.sans_io import Send
+from shared.errors import ConfigError, InvalidRequest, Unavailable
 
 READ_TIMEOUT_S = 60.0  # the server sends a comment at least every 15 s
 TIMEOUT = httpx.Timeout(10, read=READ_TIMEOUT_S, pool=None)
@@ -21,6 +22,17 @@ def credentials(api_key: str | None) -> dict[str, str]:
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError("api_key must consist of printable ASCII characters without spaces", param="api_key")
     return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def request_of(http: httpx.Client | httpx.AsyncClient, command: Send) -> httpx.Request:
+    """Return a command's request. Raises InvalidRequest if its body cannot be JSON."""
+    params = command.params or None
+    try:
+        return http.build_request(
+            command.method, command.url, headers=command.headers, params=params, json=command.body
+        )
+    except ValueError as error:  # NaN, an infinite number, or half of a surrogate pair
+        raise InvalidRequest(f"the request cannot be sent as JSON: {error}") from error
 
 
 def unavailable(error: Exception) -> Unavailable:

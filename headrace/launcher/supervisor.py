@@ -24,6 +24,7 @@ HEALTHY_AFTER_S = 60.0  # a process that ran this long starts again with the fir
 MAX_EARLY_DEATHS = 6  # in a row, before the installation was ready for the first time
 REFUSED_SETTINGS_STATUS = 2  # exit status of a process that refuses its settings; a restart cannot help
 MAX_LOG_BYTES = 10 * 2**20
+MAX_LINE_CHARS = 500  # of a log's last line in a message: a model may print whatever it likes
 
 
 class ChildFailed(HeadraceError):
@@ -112,11 +113,11 @@ class Child:
         return True
 
     def last_line(self) -> str:
-        """Return the last line of the log."""
+        """Return the last line of the log, cut to what fits into a message."""
         if self.log is None or not self.log.exists():
             return ""
         lines = self.log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        return lines[-1][:MAX_LINE_CHARS] if lines else ""
 
 
 @dataclass(frozen=True)

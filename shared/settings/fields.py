@@ -333,6 +333,12 @@ class Settings(
         return self
 
     @model_validator(mode="after")
+    def _queue_of_a_repository(self) -> Settings:
+        if self.queue == "kafka" and self.model_repository is not None:
+            raise ValueError("queue must be redis with model_repository")
+        return self
+
+    @model_validator(mode="after")
     def _known_plan(self) -> Settings:
         if self.default_plan and self.default_plan not in self.plans:
             raise ValueError(f"default_plan must be one of the names in plans, got {self.default_plan!r}")

@@ -54,9 +54,8 @@ def load(flags: dict[str, Any] | None = None, *, file: Path | None = None) -> Lo
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         where = origin.get(name.partition(".")[0], "settings")
-        raise ConfigError(
-            f"{name} (from {where}): {first['msg'].removeprefix('Value error, ')}", param=name
-        ) from None
+        subject = f"{name} (from {where}): " if name else ""  # else settings contradict each other
+        raise ConfigError(f"{subject}{first['msg'].removeprefix('Value error, ')}", param=name or None) from None
 
 
 def _from_file(file: Path | None) -> dict[str, Any]:

@@ -124,16 +124,9 @@ def other(name: str, field: FieldInfo) -> Any:
     return {str: ODD, SecretStr: SecretStr(ODD), Path: Path(f"/tmp/{ODD}")}[kind]
 
 
-@pytest.fixture
-def every_setting() -> Settings:
-    return Settings(**{name: other(name, field) for name, field in Settings.model_fields.items()})
-
-
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_each_setting_survives_the_environment(
-    name: str, every_setting: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = {each: getattr(every_setting, each) for each in {name, "plans"}}
+def test_each_setting_survives_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {each: other(each, Settings.model_fields[each]) for each in {name, "plans"}}
     alone = Settings(**given)
     for variable, value in to_environment(alone).items():
         monkeypatch.setenv(variable, value)
@@ -142,13 +135,12 @@ def test_each_setting_survives_the_environment(
     assert getattr(received, name) != Settings.model_fields[name].get_default(call_default_factory=True)
 
 
-def test_a_child_gets_every_setting_of_its_launcher(
-    every_setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_gets_every_setting_of_its_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child has the launcher's values, whatever a file and the environment say."""
     monkeypatch.chdir(tmp_path)
     Path("headrace.toml").write_text("queue_depth = 5\nunknown = 1\n")
-    settings = every_setting.model_copy(update={"metrics_port": None})
+    every = {name: other(name, field) for name, field in Settings.model_fields.items()}
+    settings = Settings(**{**every, "metrics_port": None, "queue": "redis"})  # a repository needs that queue
     monkeypatch.setenv("HEADRACE_METRICS_PORT", "1")
     monkeypatch.setenv("HEADRACE_LEASE", "9")
     command = [sys.executable, "-m", "headrace", "config", "show", "--json", "--config", os.devnull]
@@ -156,7 +148,7 @@ def test_a_child_gets_every_setting_of_its_launcher(
     child = Child("child", command, environment, tmp_path / "child.log")
     child.start()
     assert child.process is not None
-    assert child.process.wait(60) == 0, child.last_words()
+    assert child.process.wait(60) == 0, child.last_line()
     shown = json.loads((tmp_path / "child.log").read_text())
     assert {name: entry["value"] for name, entry in shown.items()} == settings.model_dump(mode="json")
 
@@ -193,3 +185,15 @@ def test_config_show_prints_plans(tmp_path: Path) -> None:
         "free": {"requests": "60/minute;1000/day", "tokens": "", "concurrent": 4, "tokens_per_day": None}
     }
     assert CliRunner().invoke(app, ["config", "show", "--config", str(file)]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"queue": "kafka", "model_repository": "models"}, "queue must be redis with model_repository"),
+        ({"model": "none"}, "model must name a model unless model_repository is set"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(flags: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{words}$"):
+        load(flags)

@@ -92,17 +92,6 @@ def read_model(root: Path, name: str, config: str = "") -> FoundModel:
         raise ConfigError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
-def model_file(spec: ModelSpec, version: Path) -> Path:
-    """Return the file, or folder, of a version's model. Raises ConfigError if it is not there."""
-    names = BACKENDS[spec.backend].files
-    if spec.default_model_filename:
-        names = (spec.default_model_filename,)
-    for name in names:
-        if (version / name).exists():
-            return version / name
-    raise ConfigError(f"{spec.name} has no {' or '.join(names)} in version {version.name}")
-
-
 def check_name(name: str) -> None:
     """Raise ConfigError if a model's name cannot be that of its folder."""
     if not MODEL_NAME.fullmatch(name) or "/" in name:
@@ -119,13 +108,7 @@ def _read_model(root: Path, folder: Path, config: str) -> FoundModel:
         raise ConfigError(f"the repository has no model {folder.name}")
     _check_links(root, folder)
     message = config_from_json(config) if config else _description(folder)
-    available = {
-        int(each.name): each for each in folder.iterdir() if VERSION.fullmatch(each.name) and each.is_dir()
-    }
-    if not available and _needs_no_version(message, folder):
-        available = {1: folder}
-    if not available:
-        raise ConfigError(f"{folder.name} has no folder of a version, such as {folder.name}/1")
+    available = _versions(message, folder)
     if not (message.backend or message.platform or message.HasField("ensemble_scheduling")):
         message.backend = _guess_backend(available[max(available)], message.default_model_filename)
     spec = spec_from_config(message, folder.name)

@@ -348,3 +348,18 @@ async def test_closing_a_chat_cancels_its_request() -> None:
 
         await asyncio.to_thread(leave)
     assert [request.split(b" ")[:2] for request in server.requests[1::2]] == [[b"DELETE", b"/v1/jobs/req_1"]] * 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800"])
+def test_what_json_cannot_express_is_refused_before_it_is_sent(value: object) -> None:
+    body = {"temperature": value}
+    client = HeadraceClient("http://127.0.0.1:1")
+    with client, pytest.raises(InvalidRequest, match="cannot be sent as JSON"):
+        client.submit(body)
+
+    async def submit() -> None:
+        async with AsyncHeadraceClient("http://127.0.0.1:1") as client:
+            await client.submit(body)
+
+    with pytest.raises(InvalidRequest, match="cannot be sent as JSON"):
+        asyncio.run(submit())

@@ -15,6 +15,7 @@ from headrace.launcher.server_keeper import ServerKeeper
 from headrace.launcher.supervisor import (
     HEALTHY_AFTER_S,
     MAX_EARLY_DEATHS,
+    MAX_LINE_CHARS,
     MAX_PAUSE_S,
     Backoff,
     Child,
@@ -65,6 +66,12 @@ def test_a_dead_child_is_restarted_and_reported(supervisor: Supervisor, tmp_path
     wait_until(restarted)
     assert worker.process.pid != first
     assert "worker died (SIGKILL), restart in 0.2 s" in supervisor.reports[0]  # type: ignore[attr-defined]
+
+
+def test_a_long_last_line_is_cut(tmp_path: Path) -> None:
+    talker = child("worker", "", tmp_path)
+    (tmp_path / "worker.log").write_text("x" * 5000)
+    assert talker.last_line() == "x" * MAX_LINE_CHARS
 
 
 def test_pauses_double_and_start_over_after_a_healthy_run() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from workers.repository.folder import BrokenModel, FoundModel, model_file, read_model, scan
+from workers.predictors.frameworks.model_file import find
+from workers.repository.folder import BrokenModel, FoundModel, read_model, scan
 
 
 def write(root: Path, *names: str, **texts: str) -> None:
@@ -44,7 +45,7 @@ def test_backend_is_guessed_from_the_file(tmp_path: Path, file: str, backend: st
     write(tmp_path, f"m/1/{file}")
     found = read_model(tmp_path, "m")
     assert found.spec.backend == backend
-    assert model_file(found.spec, found.versions[1]) == tmp_path / "m" / "1" / file.partition("/")[0]
+    assert find(found.spec, found.versions[1]) == tmp_path / "m" / "1" / file.partition("/")[0]
 
 
 def test_backend_is_guessed_from_a_file_with_another_name(tmp_path: Path) -> None:
@@ -161,8 +162,8 @@ def test_description_must_be_utf8(tmp_path: Path) -> None:
 def test_missing_file_of_a_model_is_named(tmp_path: Path) -> None:
     write(tmp_path, "m/1/x", config='backend: "pytorch"')
     found = read_model(tmp_path, "m")
-    with pytest.raises(ConfigError, match=r"m has no model\.pt or model\.pt2 in version 1"):
-        model_file(found.spec, found.versions[1])
+    with pytest.raises(ConfigError, match=r"model m: version 1 has no model\.pt2? or model\.pt2?"):
+        find(found.spec, found.versions[1])
 
 
 def test_missing_repository_is_named(tmp_path: Path) -> None:

@@ -72,8 +72,11 @@ async def test_a_request_names_a_version_or_gets_the_newest(hosts: HostHarness) 
     for version in (1, 2, 10):
         write_model(hosts.root, "m", version)
     write_config(hosts.root, "m", ALL_VERSIONS)
+    waiting = await hosts.send("m")
     async with hosts.host():
+        assert output_of(await answer(hosts.backend, waiting.id)) == 10
         status = await hosts.until("m", v1="READY", v2="READY", v10="READY")
+        assert hosts.module.loaded == [("m", "10"), ("m", "2"), ("m", "1")]
         assert [version.version for version in status.ready] == ["1", "2", "10"]
         assert [await hosts.ask("m", version=version) for version in ("1", "2", "")] == [1, 2, 10]
 
@@ -179,9 +182,43 @@ async def test_a_version_that_cannot_be_loaded_leaves_the_old_one(hosts: HostHar
     async with hosts.host(model_control="poll"):
         assert await hosts.ask("m") == 1
         write_model(hosts.root, "m", 2, error="the graph has a cycle")
-        status = await hosts.until("m", v1="READY", v2="UNAVAILABLE")
+        async with asyncio.timeout(LIMIT_S):  # it is reported as unloaded before its load has begun
+            while (status := await hosts.until("m", v1="READY", v2="UNAVAILABLE")).versions[1].reason == "unloaded":
+                await asyncio.sleep(0.01)
         assert status.versions[1].reason == "the graph has a cycle"
         assert await hosts.ask("m") == 1
+
+
+async def test_changed_files_of_a_version_replace_it_once_they_are_loaded(hosts: HostHarness) -> None:
+    write_model(hosts.root, "m")
+    async with hosts.host(model_control="explicit") as host:
+        assert await outcome(hosts, load("m")) == ""
+        gate = hosts.module.load_gates["m"] = threading.Event()
+        write_model(hosts.root, "m", error="the graph has a cycle")
+        order = asyncio.create_task(outcome(hosts, load("m", 2)))
+        async with asyncio.timeout(LIMIT_S):
+            while len(hosts.module.loaded) < 2:
+                await asyncio.sleep(0.01)
+        assert host._models["m"].status().versions[0].state == "READY"
+        assert await hosts.ask("m") == 1
+        gate.set()
+        assert await order == "the graph has a cycle"
+        [version] = host._models["m"].status().versions
+        assert (version.state, version.reason) == ("READY", "the graph has a cycle")
+        assert await hosts.ask("m") == 1
+        write_model(hosts.root, "m", factor=5)
+        assert await outcome(hosts, load("m", 3)) == ""
+        assert await hosts.ask("m") == 5
+
+
+async def test_a_load_error_does_not_tell_where_the_repository_lies(hosts: HostHarness) -> None:
+    folder = write_model(hosts.root, "m")
+    write_model(hosts.root, "m", error=f"{folder}/weights.bin is damaged")
+    async with hosts.host():
+        status = await hosts.until("m", v1="UNAVAILABLE")
+        assert status.versions[0].reason == "m/1/weights.bin is damaged"
+        with pytest.raises(ModelUnavailable, match=r"m cannot be loaded: m/1/weights\.bin is damaged"):
+            await hosts.ask("m")
 
 
 async def test_a_model_sleeps_and_is_woken(hosts: HostHarness) -> None:

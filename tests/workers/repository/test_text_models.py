@@ -11,8 +11,10 @@ from shared.errors import ConfigError, ModelUnavailable
 from shared.protocol import Request
 from shared.repository.spec import ModelSpec
 from shared.settings import Settings
+from tests.support.encoder_checkpoints import save_encoder
 from tests.support.fakes import answer, end_of, make_request, submit
 from tests.support.model_repository import HostHarness, output_of, write_config, write_model
+from tests.support.waiting import LIMIT_S
 from tests.support.worker_harness import answer_tokens, expected_tokens
 from workers.repository.serving.model_settings import model_settings
 
@@ -65,13 +67,14 @@ async def test_a_changed_model_is_replaced_without_a_failure(hosts: HostHarness)
 
 
 async def test_a_model_that_is_no_model_says_so(hosts: HostHarness) -> None:
-    write_config(hosts.root, "chat", CHAT.replace("scripted", "/nowhere"))
+    write_config(hosts.root, "chat", CHAT.replace("scripted", f"{hosts.root}/chat/gone"))
     write_model(hosts.root, "double", 2)
     async with hosts.host(model_memory="8GiB"):
         request = chat()
         await submit(hosts.backend, request)
-        with pytest.raises(ModelUnavailable, match="model must be a folder"):
+        with pytest.raises(ModelUnavailable, match="model must be a folder") as raised:
             output_of(await answer(hosts.backend, request.id))
+        assert raised.value.message.endswith(", got chat/gone")
         assert await hosts.ask("double", 4) == 8
 
 
@@ -88,3 +91,22 @@ def test_a_setting_that_a_model_cannot_have_is_named(
     spec = ModelSpec(name="chat", backend="headrace", settings={"model": "scripted", setting: value})
     with pytest.raises(ConfigError, match=words):
         model_settings(settings, spec, settings.data_dir)
+
+
+async def test_a_changed_model_takes_the_memory_of_the_old_one(hosts: HostHarness) -> None:
+    config = CHAT + 'parameters { key: "kv_cache_gib" value { string_value: "1" } }\n'
+    write_config(hosts.root, "chat", config)
+    async with hosts.host(model_memory="1536MiB", model_control="poll"):
+        first = await hosts.until_worker("chat")
+        write_config(hosts.root, "chat", config.replace('"2"', '"3"'))
+        async with asyncio.timeout(LIMIT_S):
+            while (second := await hosts.until_worker("chat")).id == first.id:
+                await asyncio.sleep(0.01)
+        assert second.max_num_seqs == 3
+
+
+async def test_an_encoder_needs_no_memory_for_a_cache(hosts: HostHarness) -> None:
+    save_encoder(hosts.root / "encoder", "BertModel")
+    async with hosts.host(model_memory="100MiB"):
+        status = await hosts.until("encoder", v1="READY")
+        assert status.task == "embed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import structlog
@@ -76,3 +77,16 @@ async def in_thread(function: Callable[[], Result]) -> Result:
         raise ConfigError(f"{type(error).__name__}: {error}"[:MAX_REASON_CHARS]) from error
     finally:
         loader.shutdown(wait=False)
+
+
+def load_error(error: HeadraceError, folder: Path) -> ConfigError:
+    """Return the error of a load for callers, who must not learn where the repository lies.
+
+    Args:
+        folder: the model's folder.
+    """
+    kind = type(error) if isinstance(error, ConfigError) else ConfigError
+    message = error.message
+    for root in (folder.absolute().parent, folder.resolve().parent):
+        message = message.replace(f"{root}/", "")
+    return kind(message, param=error.param)

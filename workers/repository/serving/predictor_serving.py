@@ -10,7 +10,7 @@ from shared.errors import ConfigError
 from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
-from shared.repository.status import VersionStatistics
+from shared.repository.status import VersionState, VersionStatistics
 from workers.predictors.engine import PredictorEngine
 from workers.predictors.instances import instance_specs
 from workers.predictors.interface import Predictor
@@ -18,7 +18,7 @@ from workers.predictors.labels import with_labels
 from workers.predictors.select import module_for
 from workers.repository.plan import Plan, PlannedVersion
 from workers.repository.serving.context import HostContext
-from workers.repository.serving.interface import in_thread
+from workers.repository.serving.interface import in_thread, load_error
 from workers.repository.serving.memory_budget import Holder, MemoryExceeded, folder_bytes
 from workers.repository.serving.running_worker import RunningWorker
 from workers.repository.serving.version_board import VersionBoard
@@ -39,12 +39,16 @@ class PredictorServing:
     def __init__(self, plan: Plan, context: HostContext, on_failure: Callable[[str], None]) -> None:
         assert plan.spec is not None
         self.board = VersionBoard(context.changed)
-        self.spec = self._described = plan.spec
+        self._described = plan.spec
         self._context = context
         self._on_failure = on_failure
         self._engine = PredictorEngine(plan.spec, plan.folder, find=context.engines.find, cache=context.cache)
         self._loaded: dict[int, Holder] = {}
         self._worker: RunningWorker | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._engine.spec
 
     @property
     def serves(self) -> bool:
@@ -66,13 +70,15 @@ class PredictorServing:
         self._engine.await_versions()
         failure: ConfigError | None = None
         try:
-            for version, planned in plan.versions.items():
+            # The newest first: a request without a version gets the newest that is ready.
+            for version, planned in sorted(plan.versions.items(), reverse=True):
                 if self._loaded.get(version) != Holder(plan.name, version, planned.stamp):
                     try:
                         await self._load(plan, version, planned)
                     except ConfigError as error:
-                        self.board.set(version, "UNAVAILABLE", error.message)
-                        failure = error
+                        failure = load_error(error, plan.folder or planned.folder.parent)
+                        state: VersionState = "READY" if version in self._loaded else "UNAVAILABLE"
+                        self.board.set(version, state, failure.message)
             if failure is not None:
                 raise failure
             for version in self._loaded.keys() - plan.versions.keys():
@@ -83,7 +89,8 @@ class PredictorServing:
     async def _load(self, plan: Plan, version: int, planned: PlannedVersion) -> None:
         holder = Holder(plan.name, version, planned.stamp)
         progress = StartupProgress()
-        self.board.set(version, "LOADING", progress=progress)
+        if version not in self._loaded:  # else it serves with its old files meanwhile
+            self.board.set(version, "LOADING", progress=progress)
         needed = await asyncio.to_thread(folder_bytes, planned.folder) * _instances(self._described)
         await self._reserve(plan, holder, needed)
         context, info = self._context, self._context.new_worker(plan.name)
@@ -126,7 +133,6 @@ class PredictorServing:
             await asyncio.to_thread(close_all, instances)
             raise
         await in_thread(lambda: self._engine.add_version(str(version), instances, spec=spec))
-        self.spec = spec
 
     def _load_instances(self, plan: Plan, folder: Path) -> tuple[ModelSpec, list[Predictor]]:
         """Return the complete description of a version and its instances; called in a thread."""

@@ -7,14 +7,16 @@ import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from shared.errors import ConfigError, HeadraceError
+from shared.errors import HeadraceError
 from shared.models.model_store import SCRIPTED, ModelRepository
 from shared.models.startup_progress import StartupProgress
 from shared.models.worker_registry import Task
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
+from shared.settings import Settings
 from workers.repository.plan import Plan
 from workers.repository.serving.context import HostContext
+from workers.repository.serving.interface import load_error
 from workers.repository.serving.memory_budget import Holder
 from workers.repository.serving.model_settings import model_settings
 from workers.repository.serving.running_worker import RunningWorker
@@ -70,8 +72,9 @@ class TextServing:
         try:
             await self._load(progress)
         except HeadraceError as error:
-            self.board.set(self._version, "UNAVAILABLE", error.message)
-            raise ConfigError(error.message, param=error.param) from error
+            failure = load_error(error, plan.folder or self._folder)
+            self.board.set(self._version, "UNAVAILABLE", failure.message)
+            raise failure from error
         self.board.set(self._version, "READY")
 
     async def _load(self, progress: StartupProgress) -> None:
@@ -79,7 +82,7 @@ class TextServing:
         settings = model_settings(context.settings, self.spec, self._folder)
         repository = ModelRepository(settings)
         weights = await asyncio.to_thread(_weight_bytes, Path(settings.model))  # 0 if they are not here yet
-        cache = int(settings.kv_cache_gib * GIB) if settings.runtime == "native" else 0
+        cache = await asyncio.to_thread(_cache_bytes, settings)
         await context.budget.reserve(self._holder, weights + cache)
         info = context.new_worker(self.spec.name)
         try:
@@ -114,3 +117,16 @@ def _holder(plan: Plan) -> Holder:
 def _weight_bytes(folder: Path) -> int:
     """Return the memory of the weights in a folder, if there is one."""
     return sum(path.stat().st_size for path in folder.expanduser().glob("*.safetensors")) * FLOAT32_GROWTH
+
+
+def _cache_bytes(settings: Settings) -> int:
+    """Return the memory of the KV cache, which an encoder does not have. Raises ConfigError."""
+    if settings.runtime != "native":
+        return 0
+    folder = Path(settings.model).expanduser()
+    if (folder / "config.json").is_file():
+        from workers.engine.models.encoder_loader import is_encoder  # noqa: PLC0415  torch
+
+        if is_encoder(folder):
+            return 0
+    return int(settings.kv_cache_gib * GIB)

@@ -1,6 +1,7 @@
-"""ONNX Runtime without a server: executes batches of given sizes in a loop, and prints the rows per second as JSON.
+"""A worker's session of ONNX Runtime without the worker.
 
-Run as a program, so that nothing else is in its process.
+Executes batches of given sizes in a loop, and prints the rows per second as JSON. Run as a program, so that nothing
+else is in its process.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shared.repository.spec import ModelSpec
+from workers.predictors.interface import Arrays, Execution
 
 VOCABULARY = range(1_000, 29_000)  # of MiniLM, without its special tokens
 
@@ -53,12 +56,14 @@ def median_time(call: Callable[[], object], count: int) -> float:
     return statistics.median(taken)
 
 
-def session(graph: Path) -> Callable[[dict[str, NDArray[Any]]], Any]:
-    """Return what executes a graph on the CPU, with as many threads as it has cores."""
-    import onnxruntime
+def session(graph: Path) -> Callable[[Arrays], Arrays]:
+    """Return what executes a graph: the session that a worker would have."""
+    from workers.predictors.frameworks import onnxruntime
 
-    loaded = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    return lambda inputs: loaded.run(None, inputs)
+    described = ModelSpec(name=graph.stem, backend="onnxruntime", default_model_filename=graph.name)
+    folder = graph.parent
+    predictor = onnxruntime.load(onnxruntime.complete(described, folder), folder, threads=None)
+    return lambda inputs: predictor.predict(Execution(inputs))
 
 
 if __name__ == "__main__":

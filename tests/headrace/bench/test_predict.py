@@ -43,5 +43,5 @@ def test_direct_side_executes_the_given_batches(monkeypatch: pytest.MonkeyPatch)
 
 def test_measured_model_adds(tmp_path: Path) -> None:
     write_adder(tmp_path / "adder.onnx")
-    [output] = direct.session(tmp_path / "adder.onnx")({"INPUT": np.ones((2, 4), np.float32)})
-    assert output.tolist() == [[2.0] * 4] * 2
+    outputs = direct.session(tmp_path / "adder.onnx")({"INPUT": np.ones((2, 4), np.float32)})
+    assert outputs["OUTPUT"].tolist() == [[2.0] * 4] * 2

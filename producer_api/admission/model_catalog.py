@@ -6,14 +6,16 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
+from producer_api.admission.deadline import redis_deadline
 from producer_api.admission.model_state import ModelState, refusal_of, state_of, waiting
 from shared.backend import Backend
 from shared.errors import HeadraceError, ModelNotFound, Unavailable
 from shared.models.model_store import ModelRepository, embedding_name
-from shared.models.worker_registry import ModelInfo, WorkerInfo
+from shared.models.worker_registry import ModelInfo, Task, WorkerInfo
 from shared.protocol import Request
 from shared.repository.status import ModelStatus
 from shared.repository.traffic.rules import Traffic
@@ -34,14 +36,51 @@ def under_name(drafts: Sequence[Request], model: str | None) -> tuple[Request, .
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Contents of the registry and statuses of the repository at the time `taken`, by the event loop's clock."""
+    """Contents of the registry and statuses of the repository at the time `taken`, by the event loop's clock.
+
+    Attributes:
+        models: that workers have announced.
+        listed: models of this installation's settings, which are known before any worker starts.
+    """
 
     models: tuple[ModelInfo, ...]
+    listed: tuple[ModelInfo, ...]
     workers: tuple[WorkerInfo, ...]
     asleep: frozenset[str]
     repository: dict[str, ModelStatus]
     traffic: Traffic
     taken: float
+
+    @cached_property
+    def served(self) -> dict[str, ModelInfo]:
+        """The models themselves by name, without the names that are only split."""
+        known = {info.name: info for info in self.models}
+        for status in self.repository.values():
+            known.setdefault(status.name, _unannounced(status.name, status.task))
+        for info in self.listed:
+            known.setdefault(info.name, info)
+        for name in (*(worker.model for worker in self.workers), *self.asleep):
+            known.setdefault(name, _unannounced(name))
+        return known
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """The first model of each name that is only split."""
+        splits = self.traffic.splits.items()
+        return {name: split.branches[0].model for name, split in splits if name not in self.served}
+
+    @cached_property
+    def known(self) -> dict[str, ModelInfo]:
+        """All models that a request may name; one that is only split has the properties of its first model."""
+        known = dict(self.served)
+        for name, model in self.aliases.items():
+            known[name] = msgspec.structs.replace(known.get(model, _unannounced(name)), name=name)
+        return known
+
+
+def _unannounced(name: str, task: Task | None = None) -> ModelInfo:
+    """Return a model that no worker has announced."""
+    return ModelInfo(name=name, max_model_len=0, created=0, task=task)
 
 
 class ModelCatalog:
@@ -60,8 +99,9 @@ class ModelCatalog:
         self._repository = backend.repository
         self._traffic = backend.traffic
         self.served_model = "" if settings.model == NO_MODEL else ModelRepository(settings).served_name
-        self._default = (self.served_model,) if self.served_model else ()
         self.embedding_model = embedding_name(settings)
+        embedding = [_unannounced(self.embedding_model, "embed")] if self.embedding_model is not None else []
+        self._listed = (*embedding, *([_unannounced(self.served_model)] if self.served_model else []))
         self.any_name = settings.any_model_name
         self._snapshot: Snapshot | None = None
         self._reported: dict[str, ModelStatus] = {}  # the last statuses
@@ -81,7 +121,9 @@ class ModelCatalog:
                     self._traffic.traffic(),
                 )
                 repository = self._remembered(statuses, now)
-                self._snapshot = Snapshot(tuple(models), tuple(workers), asleep, repository, traffic, now)
+                self._snapshot = Snapshot(
+                    tuple(models), self._listed, tuple(workers), asleep, repository, traffic, now
+                )
             return self._snapshot
 
     def _remembered(self, statuses: Sequence[ModelStatus], now: float) -> dict[str, ModelStatus]:
@@ -98,33 +140,16 @@ class ModelCatalog:
         return (await self.snapshot(life)).repository
 
     async def models(self) -> list[ModelInfo]:
-        """Return all models that a request may name; `max_model_len` is 0 until a worker announces it.
-
-        A name that is only split has the properties of the first of its models.
-        """
-        known = {info.name: info for info in await self.served()}
-        for name, model in (await self.aliases()).items():
-            first = known.get(model, ModelInfo(name=name, max_model_len=0, created=0))
-            known[name] = msgspec.structs.replace(first, name=name)
-        return sorted(known.values(), key=lambda info: info.name)
+        """Return all models that a request may name, by name; `max_model_len` is 0 until a worker announces it."""
+        return sorted((await self.snapshot()).known.values(), key=lambda info: info.name)
 
     async def aliases(self) -> dict[str, str]:
         """Return the first model of each name that is only split. Raises Unavailable."""
-        served = {info.name for info in await self.served()}
-        splits = (await self.snapshot()).traffic.splits
-        return {name: split.branches[0].model for name, split in splits.items() if name not in served}
+        return (await self.snapshot()).aliases
 
     async def served(self) -> list[ModelInfo]:
         """Return the models themselves, without the names that are only split."""
-        snapshot = await self.snapshot()
-        known = {info.name: info for info in snapshot.models}
-        if (name := self.embedding_model) is not None:
-            known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0, task="embed"))
-        for status in snapshot.repository.values():
-            known.setdefault(status.name, ModelInfo(name=status.name, max_model_len=0, created=0, task=status.task))
-        for name in (*self._default, *(worker.model for worker in snapshot.workers), *snapshot.asleep):
-            known.setdefault(name, ModelInfo(name=name, max_model_len=0, created=0))
-        return list(known.values())
+        return list((await self.snapshot()).served.values())
 
     async def traffic(self) -> Traffic:
         """Return the splits and shadow copies. Raises Unavailable."""
@@ -146,9 +171,9 @@ class ModelCatalog:
 
     async def describe(self, name: str) -> ModelInfo:
         """Return the model of that name, whether it takes requests or not. Raises ModelNotFound, Unavailable."""
-        for info in await self.models():
-            if info.name == name:
-                return info
+        info = (await self.snapshot()).known.get(name)
+        if info is not None:
+            return info
         raise ModelNotFound(f"the model {name!r} does not exist; see /v1/models", param="model")
 
     async def named(self, name: str) -> str:
@@ -159,7 +184,7 @@ class ModelCatalog:
         """
         if self.any_name and (only := await self.any_model()) is not None:
             return only
-        if not name or (name in PLACEHOLDERS and all(info.name != name for info in await self.models())):
+        if not name or (name in PLACEHOLDERS and name not in (await self.snapshot()).known):
             return self.served_model
         return name
 
@@ -167,7 +192,8 @@ class ModelCatalog:
         """Return the drafts with the served model in place of the names in PLACEHOLDERS. Raises Unavailable."""
         if not any(draft.model in PLACEHOLDERS for draft in drafts):
             return drafts
-        names = {each: await self.named(each) for each in PLACEHOLDERS}
+        async with redis_deadline():
+            names = {each: await self.named(each) for each in PLACEHOLDERS}
         return [msgspec.structs.replace(each, model=names.get(each.model, each.model)) for each in drafts]
 
     async def _refusal(self, name: str) -> HeadraceError | None:
@@ -200,17 +226,21 @@ class ModelCatalog:
     async def any_model(self) -> str | None:
         """Return the only served model, which any name may stand for; None for several. Raises Unavailable."""
         snapshot = await self.snapshot()
-        served = {*self._default, *(worker.model for worker in snapshot.workers), *snapshot.repository}
-        served |= {self.embedding_model} - {None}
+        served = {
+            *(info.name for info in self._listed),
+            *(worker.model for worker in snapshot.workers),
+            *snapshot.repository,
+        }
         return served.pop() if len(served) == 1 else None
 
     async def fingerprint(self, name: str) -> str | None:
         """Return the fingerprint that a model's workers announced, or None."""
         try:
-            snapshot = await self.snapshot()
+            snapshot: Snapshot | None = await self.snapshot()
         except Unavailable:  # an admitted request is answered even so, from the last contents
-            snapshot = self._snapshot or Snapshot((), (), frozenset(), {}, Traffic(), 0.0)
-        return next((info.fingerprint or None for info in snapshot.models if info.name == name), None)
+            snapshot = self._snapshot
+        info = snapshot.served.get(name) if snapshot is not None else None
+        return (info.fingerprint or None) if info is not None else None
 
     async def ready_workers(self) -> Counter[str]:
         """Return how many ready workers each model has, and the first model of each alias. Raises Unavailable."""

@@ -10,7 +10,6 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from producer_api.admission.deadline import redis_deadline
 from producer_api.admission.model_catalog import under_name
 from producer_api.http.open_streams import ClientGone
 from producer_api.http.threads import Threads
@@ -127,8 +126,7 @@ async def make_drafts(request: Request, make: Callable[[], Sequence[Draft]]) -> 
         return made
 
     made = await off_loop(request, checked)
-    async with redis_deadline():
-        drafts: Sequence[Draft] = await context.catalog.resolved(made)
+    drafts: Sequence[Draft] = await context.catalog.resolved(made)
     request.state.facts.report_not_held(not_held(drafts))
     return drafts
 

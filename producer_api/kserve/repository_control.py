@@ -77,13 +77,18 @@ async def carry_out(context: Context, order: ModelOrder) -> None:
 
 
 async def _wait_for_status(context: Context, order: ModelOrder) -> None:
-    """Wait until the statuses, which follow the outcome, show it: the caller's next request depends on them."""
+    """Wait until the statuses, which follow the outcome, show it: the caller's next request depends on them.
+
+    A version is shown as ready when it is, so that another one may still be shown as loading after the outcome.
+    """
     loaded, waited = order.action == "load", 0.0
     while waited < STATUS_LIMIT_S:
         context.catalog.forget_snapshot()
         async with redis_deadline():
             status = (await context.catalog.repository()).get(order.model)
-        if (status is not None and bool(status.ready)) == loaded:
+        ready = status is not None and bool(status.ready)
+        changing = loaded and status is not None and any(each.state == "LOADING" for each in status.versions)
+        if ready == loaded and not changing:
             return
         await asyncio.sleep(FIRST_PAUSE_S)
         waited += FIRST_PAUSE_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from producer_api.kserve.repository_control import carry_out, load_order, unload
 from shared.backend import Backend
 from shared.errors import HeadraceError, InvalidRequest
 from shared.repository.spec import ModelSpec
-from shared.repository.status import ModelStatus
+from shared.repository.status import ModelStatus, VersionState, VersionStatus
+from shared.repository.store import OrderResult
+from tests.support.loop_clock import turns
 from tests.support.tensor_api import in_memory
 
 TEXT = base64.b64encode(b"weights").decode()
@@ -42,6 +45,29 @@ async def test_an_order_without_an_outcome_is_not_awaited_for_ever(
     with pytest.raises(HeadraceError, match=reason) as refusal:
         await carry_out(context, unload_order("m", dependents=False))
     assert refusal.value.status == status
+    await context.close()
+
+
+async def test_a_loaded_model_is_awaited_until_none_of_its_versions_is_shown_as_loading(tmp_path: Path) -> None:
+    settings = in_memory(tmp_path)
+    backend = Backend.memory(settings)
+    context = create_app(settings, backend).state.context
+    spec = ModelSpec(name="m")
+
+    async def report(first: VersionState) -> None:
+        versions = (VersionStatus(version="1", state=first), VersionStatus(version="2", state="READY"))
+        await backend.repository.report("w1", [ModelStatus(name="m", spec=spec, versions=versions)])
+
+    await report("LOADING")
+    order = load_order("m", {})
+    carried_out = asyncio.create_task(carry_out(context, order))
+    await backend.repository.answer(OrderResult(id=order.id))
+    await turns()
+    assert not carried_out.done()
+    await report("READY")
+    await carried_out
+    [shown] = (await context.catalog.repository()).values()
+    assert [each.state for each in shown.versions] == ["READY", "READY"]
     await context.close()
 
 

@@ -16,7 +16,7 @@ from shared.backend import Backend
 from shared.protocol import RequestState
 from shared.settings import Settings
 from tests.support.api_server import calling, chat, serving
-from tests.support.loop_clock import stopped_clock
+from tests.support.loop_clock import stopped_clock, turns
 from tests.support.raw_http import connected, port_of
 from tests.support.scripted_worker import Job, ScriptedWorker
 from tests.support.waiting import LIMIT_S
@@ -74,7 +74,7 @@ async def begin(worker: ScriptedWorker, text: str) -> Job:
 
 
 async def test_many_requests_on_one_connection_are_answered(
-    port: int, settings: Settings, worker: ScriptedWorker
+    port: int, settings: Settings, backend: Backend, worker: ScriptedWorker
 ) -> None:
     """The last one after all limits on the time of a request."""
     async with connected(port) as (reader, writer):
@@ -90,7 +90,10 @@ async def test_many_requests_on_one_connection_are_answered(
         async with http.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer:
             job = await begun
             lines = answer.aiter_lines()
-            await anext(line async for line in lines if "slow" in line)  # no call to Redis is under way
+            await anext(line async for line in lines if "slow" in line)
+            await turns()  # in which the stream asks Redis for more
+            await backend.redis.ping()  # answered after that, so that no call is under way while the clock jumps
+            await turns()
             with stopped_clock() as clock:
                 await clock.advance(settings.head_timeout + settings.body_timeout + protocol.BODY_MARGIN_S)
                 await job.end()

@@ -27,7 +27,8 @@ from workers.engine.grammar.support import load_grammar_support
 from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner, load_runner
-from workers.engine.models.loader import fingerprint, read_ahead, read_eos_token_ids, read_model_config
+from workers.engine.models.fingerprint import fingerprint, hash_weights, kernels_identity
+from workers.engine.models.loader import read_ahead, read_eos_token_ids, read_model_config
 from workers.engine.request_check import check_request
 from workers.engine.sampling.logprobs import StepLogprobs
 from workers.engine.sampling.prompt_logprobs import record_prompt_logprobs
@@ -107,14 +108,16 @@ class Engine:
         dtype = config.torch_dtype(device, DTYPES[model_config.dtype])
         size = size_cache(config, model_config, dtype, device)
         read_ahead(config.model)
-        with ThreadPoolExecutor(max_workers=1) as builder:  # it computes nothing, so it gets no OpenMP team
-            kernels = builder.submit(progress.timed("kernels", choose_kernels), config, device, dtype)
+        with ThreadPoolExecutor(max_workers=2) as helpers:  # without OpenMP, so that they get no team of threads
+            weights = helpers.submit(hash_weights, config.model, config.cache_dir)
+            building = helpers.submit(progress.timed("kernels", choose_kernels), config, device, dtype)
             tokenizer = Tokenizer(config.model, **config.tokenizer_options())
+            kernels = building.result()
             runner = load_runner(
                 config,
                 model_config,
                 size,
-                kernels=kernels.result(),
+                kernels=kernels,
                 dtype=dtype,
                 device=device,
                 progress=progress,
@@ -130,7 +133,9 @@ class Engine:
             eos_token_ids=eos,
             max_model_len=size.max_model_len,
             num_blocks=size.num_blocks,
-            fingerprint=fingerprint(config.model, device, str(dtype), config.quantization),
+            fingerprint=fingerprint(
+                weights.result(), device, str(dtype), config.quantization, kernels_identity(kernels)
+            ),
         )
 
     def add(self, request: EngineRequest) -> None:

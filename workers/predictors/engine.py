@@ -16,7 +16,8 @@ from shared.models.worker_registry import Task
 from shared.protocol import Infer
 from shared.repository.spec import ModelSpec
 from shared.repository.status import VersionStatistics
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest
+from workers.engine.stats import EngineStats
 from workers.predictors.execution.ensemble import FindModel
 from workers.predictors.execution.executor import Clock
 from workers.predictors.interface import Predictor

@@ -20,23 +20,25 @@ Three kinds of process show metrics in Prometheus' format, at `/metrics`:
 | worker | `metrics_port`, on `host` |
 | batch runner | `tasks_metrics_port`, on `host` |
 
-Times are in seconds, amounts of memory in bytes, ratios from 0 to 1. Counters count since the start of their process.
-A histogram adds `_bucket`, `_sum` and `_count` to its name. For the 99th percentile of the time to the first token:
+Times are in seconds, amounts of memory in bytes, ratios from 0 to 1. Counters count since their process started. A
+histogram adds `_bucket`, `_sum` and `_count` to its name. For the 99th percentile of the time to the first token:
 
     histogram_quantile(0.99, sum by (le, model) (rate(headrace_api_time_to_first_token_seconds_bucket[5m])))
 
-Label values are bounded: `model` is a model that is served, `class` is `interactive`, `standard` or `batch` (empty for
-what is not a request to a model), `route` is a path template, empty for unknown paths. No label has the name of a
-user, a path as it was sent, or a method. One metric has at most 1000 series; what would be further ones is counted
-under the label value `other`.
+Label values are bounded: `model` is a model that is served, `class` is `interactive`, `standard` or `batch` (empty
+for what is not a request to a model), `route` is a path template, empty for unknown paths. Names of users, paths as
+they were sent, and methods are no labels. One metric has at most 1000 series; further ones are counted together under
+the label value `other`.
+
+With `triton_metrics`, a worker of a model repository also shows Triton's metrics (`nv_…`).
 
 ## vLLM's names
 
 With the setting `metrics_names` = `both`, a worker also shows what vLLM shows, under vLLM's names and with vLLM's
-buckets; with `vllm`, only that. Grafana boards for vLLM, KServe and the endpoint picker of the Kubernetes Gateway API
-then work unchanged. The labels are `model_name` and `engine`, which is always `0`; classes are added up. Requests that
-wait in the queue are no worker's, so `vllm:num_requests_waiting` counts those that a worker has pulled: use
-`headrace_queue_waiting` of the API to scale workers.
+buckets; with `vllm`, only that. So Grafana boards for vLLM, KServe, and the endpoint picker of the Kubernetes Gateway
+API find the names that they read. The labels are `model_name` and `engine`, which is always `0`; classes are added up.
+Requests that wait in the queue have no worker yet, so `vllm:num_requests_waiting` counts those that a worker has
+pulled. Scale workers by `headrace_queue_waiting` of the API instead.
 """
 
 

@@ -135,6 +135,11 @@ class PredictorEngine:
         with self._lock:
             return {name: version.statistics() for name, version in self._versions.items()}
 
+    def recent(self) -> dict[str, list[tuple[int, ...]]]:
+        """Return the durations of the last requests of each version; see Statistics."""
+        with self._lock:
+            return {name: version.parts.statistics.recent() for name, version in self._versions.items()}
+
     def first_responses(self) -> dict[str, tuple[list[int], int]]:
         """Return how soon first responses came from each ready version: counts by bucket, and the sum in ns."""
         with self._lock:

@@ -27,18 +27,18 @@ histogram adds `_bucket`, `_sum` and `_count` to its name. For the 99th percenti
 
 Label values are bounded: `model` is a model that is served, `class` is `interactive`, `standard` or `batch` (empty
 for what is not a request to a model), `route` is a path template, empty for unknown paths. Names of users, paths as
-they were sent, and methods are no labels. One metric has at most 1000 series; further ones are counted together under
-the label value `other`.
+they were sent, and methods are no labels. One metric has at most 1000 series; further ones are counted together
+under the label value `other`.
 
 With `triton_metrics`, a worker of a model repository also shows Triton's metrics (`nv_…`).
 
 ## vLLM's names
 
 With the setting `metrics_names` = `both`, a worker also shows what vLLM shows, under vLLM's names and with vLLM's
-buckets; with `vllm`, only that. So Grafana boards for vLLM, KServe, and the endpoint picker of the Kubernetes Gateway
-API find the names that they read. The labels are `model_name` and `engine`, which is always `0`; classes are added up.
-Requests that wait in the queue have no worker yet, so `vllm:num_requests_waiting` counts those that a worker has
-pulled. Scale workers by `headrace_queue_waiting` of the API instead.
+buckets; with `vllm`, only that. So Grafana boards for vLLM, KServe, and the endpoint picker of the Kubernetes
+Gateway API find the names that they read. The labels are `model_name` and `engine`, which is always `0`; classes are
+added up. Requests that wait in the queue have no worker yet, so `vllm:num_requests_waiting` counts those that a
+worker has pulled. Scale workers by `headrace_queue_waiting` of the API instead.
 """
 
 

@@ -58,7 +58,8 @@ class RepositoryFields(BaseModel):
     )
     triton_metrics: bool = Field(
         False,
-        description="show the statistics of the repository's models and of the machine under Triton's names (nv_…) too",
+        description="show the statistics of the repository's models, and the load of the machine, under Triton's "
+        "names (nv_…) too",
     )
 
     @field_validator("model_memory")

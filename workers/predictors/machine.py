@@ -71,7 +71,7 @@ class MachineCollector(Collector):
 
 
 def _cpu_times() -> tuple[int, int]:
-    """Return the time that all CPUs were idle, and their time in total, in ticks; zeros on a system without /proc."""
+    """Return the time that all CPUs were idle, and their time in total, in ticks; zeros without /proc."""
     if not STAT.exists():
         return 0, 0
     user, nice, system, idle, iowait, *rest = map(int, STAT.read_text().split("\n", 1)[0].split()[1:9])

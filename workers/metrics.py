@@ -52,7 +52,7 @@ OF_REQUEST = (
 
 
 class WorkerMetrics:
-    """What the workers of this process count.
+    """Counts, times and levels of the workers of this process.
 
     The event loop writes the series of requests, each engine's thread those of its steps, and the levels are read
     from the engines when the metrics are asked for.

@@ -18,7 +18,7 @@ from shared.validation.request_limits import Limits
 
 
 class AdmissionMetrics(Protocol):
-    """What admission counts."""
+    """Counters of admission."""
 
     @property
     def limited(self) -> Values: ...

@@ -1,4 +1,4 @@
-"""What a worker counts, and its number of series."""
+"""Counts and times of a worker, and its number of series."""
 
 from __future__ import annotations
 

@@ -205,6 +205,8 @@ async def test_a_request_that_lost_too_many_workers_is_set_aside(harness: Harnes
     assert end.terminal.error.code == "request_abandoned"
     [letter] = await backend.dead_letters.list()
     assert (letter.request, letter.reason, letter.attempts) == (request, end.terminal.error, 1)
+    labels = {"model": MODEL, "reason": "request_abandoned"}
+    assert harness.metrics.registry.get_sample_value("headrace_worker_dead_letters_total", labels) == 1
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -306,6 +308,8 @@ async def test_a_worker_that_lost_its_lease_drops_the_run(harness: Harness, back
         engine.limit = 1
         await wait_until(lambda: engine.aborted == [f"{request.id}/1"])
         assert new_lease.next_seq == 2
+    for name in ("leases_lost", "fenced_writes"):
+        assert harness.metrics.registry.get_sample_value(f"headrace_worker_{name}_total", {"model": MODEL}) == 1
 
 
 class BrokenEngine(ScriptedEngine):

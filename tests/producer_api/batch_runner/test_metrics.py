@@ -7,15 +7,14 @@ import asyncio
 import httpx
 import pytest
 
-from headrace.launcher.up import claim_port
 from producer_api.batch_runner.event_loop_host import EventLoopHost
+from shared.runtime.sockets import free_port
 from shared.settings import Settings
 
 
 @pytest.mark.usefixtures("backend")
 async def test_the_batch_runner_shows_its_metrics(settings: Settings) -> None:
-    with claim_port("127.0.0.1", 0) as reserved:
-        port = reserved.getsockname()[1]
+    port = free_port("127.0.0.1")
     host = EventLoopHost(settings.model_copy(update={"tasks_metrics_port": port}))
     await asyncio.to_thread(host.start, lambda _: None)
     try:

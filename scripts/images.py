@@ -1,4 +1,4 @@
-"""Sizes and software bills of materials (SBOM) of the container images, from the packages that are installed here.
+"""Sizes and software bills of materials (SBOM) of the container images, from the packages installed here.
 
 The extras of each image come from the Dockerfile. A package that is not installed here has its pin, and neither size
 nor licence.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
@@ -99,7 +99,7 @@ def licence_of(found: Distribution) -> str:
 
 
 def bill(image: str, extras: list[str]) -> str:
-    """Return the SBOM of an image, as CycloneDX JSON. It has neither time nor serial number, so it is reproducible."""
+    """Return the SBOM of an image, as CycloneDX JSON. It is reproducible: without time and serial number."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     licences = LicenseFactory()
     bom = Bom()

@@ -31,7 +31,7 @@ EVERYTHING: dict[str, Any] = {
             "nodeSelector": {"gpu": "h200"},
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
             "resources": {"limits": {"memory": "64Gi"}},
-            "settings": {"grace": 60, "served_model_name": "large"},
+            "settings": {"grace": 60},
             "autoscaling": {"hpa": {"enabled": True}},
             "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
             "volumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
@@ -84,11 +84,19 @@ def test_settings_are_read_as_they_were_meant(everything: Objects) -> None:
     env = environment(pods(everything)["prod-headrace-large"])
     assert env["HEADRACE_GRACE"] == "60"
     assert env["HEADRACE_LOG_TOKENS"] == "1048576"
+    assert env["HEADRACE_SERVED_MODEL_NAME"] == "large"
     assert env["HEADRACE_REDIS_URL"] == "secret"
     values = {name.removeprefix("HEADRACE_").lower(): value for name, value in env.items() if value != "secret"}
     plans = {"plans": {"free": {"requests": "60/minute"}}}
     assert env["HEADRACE_PLANS"] == '{"free":{"requests":"60/minute"}}'
     assert Settings(**(values | plans)).metrics_port == 9401
+
+
+def test_processes_get_the_secrets_that_they_use(everything: Objects) -> None:
+    for name, pod in pods(everything).items():
+        secrets = {key for key, value in environment(pod).items() if value == "secret"}
+        accounts = {"HEADRACE_DATABASE_URL", "HEADRACE_KEY_PEPPER"} if name.endswith(("-api", "-tasks")) else set()
+        assert secrets == {"HEADRACE_REDIS_URL"} | accounts
 
 
 def test_pods_are_confined(everything: Objects) -> None:
@@ -224,7 +232,5 @@ def test_secret_settings_are_those_of_the_code() -> None:
 
 def test_the_readme_names_every_value() -> None:
     readme = (CHART / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`([\w.]+)", readme))
-    assert {
-        name for name in default_values() if not any(f"{each}.".startswith(f"{name}.") for each in named)
-    } == set()
+    named = {name.partition(".")[0] for name in re.findall(r"`([\w.]+)", readme)}
+    assert set(default_values()) - named == set()

@@ -1,6 +1,6 @@
 """Renders the Helm chart with Go's templates and Sprig, as Helm does, without Helm.
 
-`python -m tests.support.helm_chart` reads {"values": …} from its standard input, and prints the text of each template.
+`python -m tests.support.helm_chart` reads values from its standard input, and prints the text of each template.
 It is a process of its own, because the Go library ends its process when a template fails.
 """
 
@@ -20,14 +20,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "headrace"
 INCLUDE = re.compile(r'\binclude ("[\w.]+")')
-RELEASE = {
-    "Name": "prod",
-    "Namespace": "llm",
-    "Service": "Helm",
-    "IsInstall": True,
-    "IsUpgrade": False,
-    "Revision": 1,
-}
+RELEASE = {"Name": "prod", "Namespace": "llm", "Service": "Helm"}
 
 
 class ChartError(Exception):
@@ -113,4 +106,4 @@ def _render_all(values: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_render_all(json.load(sys.stdin))))
+    sys.stdout.write(json.dumps(_render_all(json.load(sys.stdin))))

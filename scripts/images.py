@@ -102,6 +102,7 @@ def bill(image: str, extras: list[str]) -> str:
     bom = Bom()
     root = Component(
         name=f"headrace-{image}",
+        bom_ref=f"headrace-{image}",
         version=project["version"],
         type=ComponentType.CONTAINER,
         licenses=[licences.make_from_string(project["license"])],

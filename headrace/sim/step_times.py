@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -70,7 +71,9 @@ class StepTimes:
         else:
             decode = {int(size): float(seconds) for size, seconds in found["decode_s"].items()}
             prompt = float(found["prompt_token_s"])
-        if not decode or min(decode) < 1 or min(decode.values()) <= 0 or not prompt >= 0:
+        if not decode or min(decode) < 1 or not all(0 < value < math.inf for value in decode.values()):
+            raise ValueError
+        if not 0 <= prompt < math.inf:
             raise ValueError
         return cls(decode, prompt)
 

@@ -92,7 +92,7 @@ def use_ordinarily(one: Installation) -> None:
     for number in range(CHATS):
         assert chat(url, one.model, priority=("interactive", "standard", "batch")[number % 3]).status_code == 200
     assert chat(url, "no-such-model").status_code == 404
-    assert chat(url, one.model, temperature=99).status_code == 400
+    assert chat(url, one.model, max_tokens=-5).status_code == 400
     with HeadraceClient(url) as client:
         job = client.submit({"model": one.model, "prompt": "Once", "max_tokens": 400, "ignore_eos": True})["id"]
         next(iter(client.events(job)))

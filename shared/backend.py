@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
 from shared.dead_letters.store import DeadLetters, RedisDeadLetters
@@ -76,7 +77,9 @@ class Backend:
             dead_letters=RedisDeadLetters(server, most=settings.dead_letters, ttl=settings.dead_letter_ttl),
             webhooks=RedisWebhooks(server, keep=settings.result_ttl),
             server=server,
-            limits=replace(limits, timeout=settings.rate_limit_timeout, foreign=server.foreign),
+            limits=replace(
+                limits, timeout=settings.rate_limit_timeout, foreign=server.foreign, errors=server.errors
+            ),
         )
 
     @classmethod
@@ -108,6 +111,10 @@ class Backend:
     def redis(self) -> Redis:
         assert self.server is not None, "this backend is in memory"
         return self.server.client
+
+    def collectors(self) -> list[Collector]:
+        """Return the metrics of the router and of the server, for a registry of Prometheus."""
+        return [self.router, *((self.server.foreign, self.server.errors) if self.server is not None else ())]
 
     async def start(self) -> None:
         """Check that the server answers. Raises Unavailable."""

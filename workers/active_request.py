@@ -33,6 +33,7 @@ class ActiveRequest:
     Attributes:
         held_since: by time.monotonic.
         in_engine: the engine has it, and may be computing it.
+        first_token_at: when the first tokens of this run were appended, by time.monotonic; None before.
         last_token_at: when tokens of this run were appended last, by time.monotonic; None before the first.
         next_seq: seq of the next token that the engine produces.
         reasoning_tokens: number of logged tokens of reasoning.
@@ -47,6 +48,7 @@ class ActiveRequest:
     deadline_timer: asyncio.TimerHandle | None = None
     held_since: float = field(default_factory=time.monotonic)
     in_engine: bool = False
+    first_token_at: float | None = None
     last_token_at: float | None = None
     next_seq: int = field(init=False)
     reasoning_tokens: int = field(init=False)

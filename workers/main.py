@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 import uvloop
-from prometheus_client import start_http_server
 
 from shared.backend import Backend
 from shared.errors import ConfigError, EngineFailed
+from shared.metrics.http import serve_metrics
 from shared.models.model_store import ModelRepository
 from shared.models.startup_progress import StartupProgress
 from shared.models.upstream import with_upstream_model
@@ -118,25 +118,11 @@ async def _serve_repository(settings: Settings) -> None:
 
 def _metrics(settings: Settings, backend: Backend) -> WorkerMetrics:
     """Return the metrics of this process, served on the port that the settings name."""
-    metrics = WorkerMetrics()
-    if backend.server is not None:
-        metrics.registry.register(backend.server.foreign)
-    metrics.registry.register(backend.router)
-    if settings.metrics_port is not None:
-        _serve_metrics(settings.metrics_port, settings.host, metrics)
+    metrics = WorkerMetrics(settings.metrics_names)
+    for collector in backend.collectors():
+        metrics.registry.register(collector)
+    serve_metrics(settings.metrics_port, settings.host, metrics.registry, setting="metrics_port")
     return metrics
-
-
-def _serve_metrics(port: int, host: str, metrics: WorkerMetrics) -> None:
-    """Serve /metrics in a thread. Raises ConfigError if the port cannot be used."""
-    try:
-        server, _ = start_http_server(port, host, registry=metrics.registry)
-    except OSError as error:
-        raise ConfigError(
-            f"metrics_port {port} on {host} cannot be used ({error.strerror}): set a free port, or 0 for any",
-            param="metrics_port",
-        ) from None
-    log.info("metrics_listening", port=server.server_port)
 
 
 @asynccontextmanager
@@ -157,7 +143,7 @@ async def _kafka_intake(
     except ImportError as error:
         raise ConfigError(f"{error}: install headrace[kafka]", param="kafka_bootstrap") from error
     model = ModelInfo.of(info, created=0)
-    intake = KafkaIntake(settings, backend, model, info.id, KafkaMetrics(metrics.registry))
+    intake = KafkaIntake(settings, backend, model, info.id, KafkaMetrics(metrics.meter))
     intake_task = asyncio.create_task(intake.run())
     intake_task.add_done_callback(lambda _: on_failure())  # without its intake, the worker stops
     try:

@@ -74,6 +74,7 @@ class Worker:
         self._output_ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._engine = EngineThread(engine, lambda: self._loop.call_soon_threadsafe(self._output_ready.set))
+        metrics.watch(info.model, self._engine)
         self._watchdog = Watchdog(self._engine, settings.step_timeout, notifier)
         self._canary = Canary(
             info,
@@ -106,6 +107,7 @@ class Worker:
         return Puller(
             self._backend,
             self._settings,
+            self._metrics,
             model=self._info.model,
             worker=self._info.id,
             room=self._free_seats,
@@ -179,7 +181,7 @@ class Worker:
         """Start each request, in order, without waiting for its tokenizing or its grammar."""
         for delivery, lease in taken:
             active = self._by_job[delivery.request.id] = ActiveRequest(delivery, lease)
-            self._metrics.count_start(delivery.request, lease)
+            self._metrics.count_start(delivery, lease)
             task = self._tasks.create_task(self._start(active))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
@@ -227,6 +229,7 @@ class Worker:
             grouped, appends, await self._append_until_answered(appends), strict=True
         ):
             if not written:
+                self._metrics.count_fenced_write(self._info.model)
                 self._on_lease_lost(active)
                 continue
             self._metrics.count_append(active, append)
@@ -246,7 +249,7 @@ class Worker:
     async def _set_aside(self, active: ActiveRequest, error: HeadraceError) -> None:
         while True:
             try:
-                await set_aside(self._backend, active.delivery.request, error, active.lease.losses + 1)
+                await set_aside(self._backend, self._metrics, active.delivery, error, active.lease.losses + 1)
                 return
             except Unavailable as outage:
                 log.warning("dead_letters_unavailable", error=outage.message)
@@ -288,6 +291,7 @@ class Worker:
     def _on_lease_lost(self, active: ActiveRequest) -> None:
         log.warning("lease_lost", job_id=active.id, run_id=active.run_id)
         if self._by_job.get(active.id) is active:  # and not a later run of the same job
+            self._metrics.count_lease_lost(self._info.model)
             self._abort(active.id)
 
     def _abort(self, job_id: str) -> ActiveRequest | None:
@@ -329,14 +333,11 @@ class Worker:
         await self._departure.give_up(ran, others, self._heartbeat())
 
     def _heartbeat(self) -> WorkerInfo:
-        stats = self._engine.stats
-        step = self._engine.step
-        step_age = None if step is None else round(time.monotonic() - step.began, 3)
-        self._metrics.observe(self._info.model, stats, step_age)
+        stats, step_age = self._engine.stats, self._engine.step_age()
         return msgspec.structs.replace(
             self._info,
             active_requests=len(self._by_job),
-            step_age=step_age,
+            step_age=None if step_age is None else round(step_age, 3),
             gpu_memory_used=stats.gpu_memory_used,
             fault=stats.fault,
             running=stats.running,

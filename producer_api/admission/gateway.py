@@ -138,6 +138,7 @@ class Gateway:
                 admission = await self._submit_new(complete(identity), queue)
             else:
                 admission = await self._submit_once(complete, key, identity, queue, resuming=resuming)
+        self._keys.count_joined(joined=admission.joined)
         self._shadows.start(admission.request, None if admission.joined else direction.shadow)
         return admission
 
@@ -259,6 +260,7 @@ class Gateway:
             if not await self._token_log.create(request, notify=notify, watcher=watcher):
                 record = await self._adopt(request, notify)
                 if record is not None and await self._was_queued(record):
+                    self._keys.count_joined(joined=True)
                     return Admission(msgspec.structs.replace(request, created_at=record.created_at), joined=True)
             try:
                 if self._limiter is not None:
@@ -323,8 +325,7 @@ class Gateway:
             for number, draft in enumerate(others, 1):
                 fitted = lower_max_tokens(placed(draft, request.model, ""), model)
                 together.append(msgspec.structs.replace(fitted, id=derived_id(request.id, number)))
-        notify = WEBHOOK_CHANNEL if hook else ""
-        create = partial(self._token_log.create, request, notify=notify, keepsake=keepsake)
+        create = partial(self._token_log.create, request, keepsake=keepsake, notify=WEBHOOK_CHANNEL if hook else "")
         if self._limiter is not None and (charges := self._limiter.charges(together, principal)):
             await run_alongside(create(watcher=self._limiter.channel), self._limiter.charge(charges, principal))
         else:

@@ -227,6 +227,8 @@ def _headers(error: HeadraceError) -> dict[str, str]:
 def error_response(error: HeadraceError, scope: Scope) -> Response:
     """Return `error` in the format of the API that the request is for."""
     errors: ErrorFormat = scope["state"]["match"].errors
+    if (facts := scope["state"].get("facts")) is not None:
+        facts.refusal = error.code
     return errors.response(error, scope["path"])
 
 

@@ -103,12 +103,17 @@ class Lost(NamedTuple):
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """A model's waiting requests, their tokens, its held requests, and the oldest waiting one's age in seconds."""
+    """A model's waiting requests, their tokens, its held requests, and the oldest waiting one's age in seconds.
+
+    `wait`: estimated seconds until workers take the last waiting request, at the recent rate; None while requests
+    wait and no rate is known.
+    """
 
     waiting: int
     waiting_tokens: int
     held: int
     oldest_age: float
+    wait: float | None = None
 
 
 class Transport(Protocol):

@@ -172,11 +172,16 @@ local function take(class, start, weight, room, capacity, search)
   return { class, entry, item.payload, 1 }
 end
 
--- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms}
+-- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms, seconds until the last is taken or ''}
 function commands.depth()
-  local held, oldest = 0, nil
+  local held, oldest, wait = 0, nil, 0
   for class = 1, CLASSES do
     held = held + redis.call('XLEN', streams[class])
+    local queued = number('n#' .. class)
+    if queued > 0 then
+      local speed = rate(class)
+      wait = math.max(wait, speed and speed > 0 and queued / speed or math.huge)
+    end
     for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
       local first = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
       local item = first and waiter(first)
@@ -186,7 +191,7 @@ function commands.depth()
   local promised = redis.call('ZRANGE', reserved_at, 0, 0, 'WITHSCORES')[2]
   if promised then oldest = math.min(oldest or math.huge, tonumber(promised)) end
   local age = oldest and math.max(0, math.floor(seconds() * 1000) - oldest) or 0
-  return { number('n'), number('t'), held, age }
+  return { number('n'), number('t'), held, age, wait < math.huge and string.format('%.3f', wait) or '' }
 end
 
 -- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left the queue.

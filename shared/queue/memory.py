@@ -238,7 +238,13 @@ class MemoryTransport:
         queue = self._queue(model)
         items = queue.waiting()
         oldest = min((item.born for item in items), default=self._clock())
-        return QueueDepth(len(items), sum(i.cost for i in items), len(queue.held), self._clock() - oldest)
+        speeds = [
+            (each.waiting, each.drained * self._kept(queue)) for each in queue.classes.values() if each.waiting
+        ]
+        known = all(speed for _, speed in speeds)
+        wait = max((waiting / speed for waiting, speed in speeds), default=0.0) if known else None
+        tokens = sum(item.cost for item in items)
+        return QueueDepth(len(items), tokens, len(queue.held), self._clock() - oldest, wait)
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         queue = self._queue(ticket.model)

@@ -164,8 +164,8 @@ class RedisStreams:
         await self._run("discard", ticket.model, *_place(ticket))
 
     async def depth(self, model: str) -> QueueDepth:
-        waiting, tokens, held, age_ms = await self._run("depth", model)
-        return QueueDepth(waiting, tokens, held, age_ms / 1000)
+        waiting, tokens, held, age_ms, wait = await self._run("depth", model)
+        return QueueDepth(waiting, tokens, held, age_ms / 1000, float(wait) if wait else None)
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
         reply = await self._run("outlook", ticket.model, *_place(ticket))

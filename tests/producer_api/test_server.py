@@ -154,11 +154,12 @@ async def test_metrics_count_answered_and_waiting_requests(
     async with administering(app) as admin:
         text = (await admin.get("/metrics")).text
     for line in (
-        f'headrace_api_requests_total{{model="{MODEL}",outcome="ok",route="/v1/chat/completions"}} 1.0',
-        f'headrace_api_tokens_total{{kind="prompt",model="{MODEL}"}} 5.0',
-        f'headrace_api_tokens_total{{kind="completion",model="{MODEL}"}} 3.0',
-        f'headrace_api_time_to_first_token_seconds_count{{model="{MODEL}"}} 1.0',
-        f'headrace_api_inter_token_seconds_count{{model="{MODEL}"}} 2.0',
+        f'headrace_api_requests_total{{class="interactive",model="{MODEL}",outcome="ok",'
+        'route="/v1/chat/completions"} 1.0',
+        f'headrace_api_tokens_total{{class="interactive",kind="prompt",model="{MODEL}"}} 5.0',
+        f'headrace_api_tokens_total{{class="interactive",kind="completion",model="{MODEL}"}} 3.0',
+        f'headrace_api_time_to_first_token_seconds_count{{class="interactive",model="{MODEL}"}} 1.0',
+        f'headrace_api_inter_token_seconds_count{{class="interactive",model="{MODEL}"}} 2.0',
         f'headrace_queue_waiting{{model="{MODEL}"}} 1.0',
         "headrace_api_open_streams 0.0",
         "headrace_api_redis_up 1.0",

@@ -50,6 +50,7 @@ async def test_an_answer_continues_where_a_dead_worker_stopped(harness: Harness,
     async with harness.worker():
         events = await answer(backend, request.id)
 
+    assert harness.metrics.registry.get_sample_value("headrace_worker_takeovers_total", {"model": MODEL}) == 1
     assert [answer_tokens(events, c) for c in range(2)] == [expected_tokens(request, c) for c in range(2)]
     end = events[-1].terminal
     assert end is not None

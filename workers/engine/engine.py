@@ -24,7 +24,7 @@ from workers.engine.config import DTYPES, EngineConfig
 from workers.engine.echo import Echo
 from workers.engine.execution.gpu_memory import GpuMemory
 from workers.engine.grammar.support import load_grammar_support
-from workers.engine.interface import EngineOutput, EngineRequest, EngineStats
+from workers.engine.interface import EngineOutput, EngineRequest
 from workers.engine.kernels.select import choose_kernels
 from workers.engine.model_runner import ModelRunner, load_runner
 from workers.engine.models.loader import fingerprint, read_ahead, read_eos_token_ids, read_model_config
@@ -37,6 +37,7 @@ from workers.engine.scheduling.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.sequence_builder import SequenceBuilder
 from workers.engine.stage import Stage
+from workers.engine.stats import EngineStats
 from workers.engine.text.tokenizer import Tokenizer
 
 _log = structlog.get_logger(__name__)
@@ -83,6 +84,8 @@ class Engine:
             config.tenant_weights,
             make_policy(config.scheduling, config.max_num_seqs, config.batch_wait),
         )
+        self._block_size = config.block_size
+        self._batch_size = self._batch_tokens = 0  # of the last step
         self._is_interrupted: Callable[[], bool] | None = None
         self._unfinished: dict[str, list[Sequence]] = {}  # choices that have not ended, by job id
         self._ended: list[EngineOutput] = []  # requests that were complete when they were added
@@ -188,12 +191,16 @@ class Engine:
             prefix_queries=self._prefixes.queries if self._prefixes else 0,
             prefix_hits=self._prefixes.hits if self._prefixes else 0,
             gpu_memory_used=self._gpu_memory.used(),
+            block_size=self._block_size,
+            batch_size=self._batch_size,
+            batch_tokens=self._batch_tokens,
         )
 
     def step(self) -> list[EngineOutput]:
         """Compute one batch. Return what it added to each request, in no particular order."""
         outputs, self._ended = self._ended, []
         batch = self._scheduler.schedule()
+        self._batch_size, self._batch_tokens = len(batch.items), sum(item.num_new_tokens for item in batch.items)
         if batch.items:
             outputs += self._run(batch)
         return outputs

@@ -26,6 +26,7 @@ from shared.protocol import (
     Usage,
 )
 from workers.engine.pair_form import PairForm
+from workers.engine.stats import EngineStats
 
 if TYPE_CHECKING:  # the scripted engine runs without torch
     from torch import Tensor
@@ -164,28 +165,6 @@ class EngineOutput(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     result: Result | None = None
     usage: Usage | None = None
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Current numbers of sequences and KV blocks, and counters since the engine started.
-
-    Attributes:
-        preemptions: how often a sequence was preempted.
-        fault: the reason for which the engine takes no new requests at the moment, "" if it takes them.
-        prefix_queries, prefix_hits: tokens looked up in the prefix cache, and tokens found there.
-        gpu_memory_used: bytes that this process has allocated on its GPU; None without one.
-    """
-
-    running: int = 0
-    waiting: int = 0
-    blocks_used: int = 0
-    blocks_total: int = 0
-    preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    gpu_memory_used: int | None = None
-    fault: str = ""
 
 
 def check_vocabulary(ids: Iterable[int], vocab_size: int, param: str) -> None:

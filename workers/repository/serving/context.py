@@ -17,6 +17,7 @@ from shared.settings import Settings
 from workers.active_request import ActiveRequest
 from workers.metrics import WorkerMetrics
 from workers.predictors.engine import PredictorEngine
+from workers.predictors.machine import MachineCollector
 from workers.predictors.metrics import PredictorCollector
 from workers.predictors.response_cache import ResponseCache
 from workers.repository.serving.loading_record import LoadingRecord
@@ -103,6 +104,7 @@ class HostContext:
         self.cache = ResponseCache(self.settings.response_cache_bytes)
         if self.settings.triton_metrics:
             self.metrics.registry.register(self.engines.collector)
+            self.metrics.registry.register(MachineCollector())
 
     def new_worker(self, model: str) -> WorkerInfo:
         """Return the registry entry of a new worker, which loads a model."""

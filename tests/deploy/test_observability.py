@@ -21,7 +21,7 @@ from tests.support.observability import (
 )
 
 DOCUMENTED = ROOT / "docs" / "metrics.md"
-FOREIGN = re.compile(r"up|redis_\w+")  # Prometheus itself, and redis_exporter
+FOREIGN = re.compile(r"up|redis_\w+|process_\w+")  # of Prometheus, redis_exporter and prometheus_client
 SUFFIXES = re.compile(r"_(?:bucket|sum|count)$")
 
 

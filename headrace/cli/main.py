@@ -20,6 +20,7 @@ from headrace.cli import (
     kafka,
     models,
     processes,
+    sim,
     usage,
 )
 from headrace.cli.options import Json, print_json, stderr
@@ -62,6 +63,7 @@ app.command(rich_help_panel=OPERATE)(usage.usage)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(version)
 app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
+app.add_typer(sim.app, name="sim", rich_help_panel=MEASURE)
 
 
 def main() -> None:

@@ -102,6 +102,9 @@ async def test_grpc_takes_the_same_metadata(settings: Settings, backend: Backend
             THEIRS,
         )
 
+
+async def test_grpc_refuses_a_late_answer(settings: Settings, backend: Backend, worker: ScriptedWorker) -> None:
+    async with serving_rpc(settings, backend) as (_, client):
         await occupy(backend)
         late = await refusal(client.Submit(grpc_chat(), *LATE.items()))
         assert late.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

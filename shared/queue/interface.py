@@ -211,6 +211,11 @@ def lane_order(request: Request) -> int | None:
     return int((request.created_at + request.ttft_target - USUAL_TTFT_TARGET_S) * TICKS_PER_S)
 
 
+def due_at(request: Request) -> float:
+    """Return the time at which the first token of a request is due; without a target, the usual one counts."""
+    return request.created_at + (USUAL_TTFT_TARGET_S if request.ttft_target is None else request.ttft_target)
+
+
 def latest_start(request: Request) -> float | None:
     """Return the time by which a request must be expected to start; None if it may start late."""
     if request.ttft_target is None or not request.refuse_late:

@@ -21,7 +21,7 @@ from shared.protocol import (
     Usage,
     count_reasoning,
 )
-from shared.queue.interface import Claim, Delivery
+from shared.queue.interface import Claim, Delivery, due_at
 from shared.token_log.interface import Append, Lease
 from workers.engine.interface import EngineOutput, EngineRequest
 
@@ -117,6 +117,7 @@ class ActiveRequest:
             resumed=tuple(tuple(ids) for ids in emitted),
             priority=request.priority,
             tenant=request.tenant,
+            due=due_at(request),
             prefix_salt=prefix_salt,
             work=request.work if isinstance(request.work, EncoderWork) else None,
             lengths=self.lengths,

@@ -32,6 +32,7 @@ from shared.redis.keys import notify_channel
 from shared.settings import Settings
 from shared.token_log.interface import Adoption, Keepsake, RequestRecord
 from shared.validation.request_limits import Limits, check_request, check_together, fit_to_model, lower_max_tokens
+from shared.validation.ttft_target import with_target
 from shared.webhooks.interface import Hook, Webhook
 
 STALE_KEY_AGE_S = 60.0  # a key this old whose request does not exist is released
@@ -124,9 +125,11 @@ class Gateway:
             NotFound: there is no answer to resume.
             RateLimited, QuotaExceeded: one of the caller's limits is reached.
             QueueFull, TenantQueueFull, Unavailable: try again later; with `retry_after`.
+            TargetUnreachable: the target for the first token cannot be met.
         """
         principal.check_model(draft.model)
         principal.check_class(draft.priority)
+        draft = with_target(draft, principal.client.target_headers)
         drawn = secrets.randbits(63) if seed is None else seed
         check_request(Identity.new(0.0, drawn, key).complete(draft, None), self._limits)
         queue = partial(self._queue, principal=principal, hook=hook, keepsake=keepsake, others=others)
@@ -178,7 +181,12 @@ class Gateway:
                 own = derived_seed(request.params.seed, number) if seed is None else seed
                 like_first = placed(draft, request.model, version_of(request))
                 made = await self.submit_derived(
-                    msgspec.structs.replace(like_first, deadline=request.deadline),
+                    msgspec.structs.replace(
+                        like_first,
+                        deadline=request.deadline,
+                        ttft_target=request.ttft_target,
+                        refuse_late=request.refuse_late,
+                    ),
                     job_id=derived_id(request.id, number),
                     seed=own,
                     principal=principal,

@@ -24,6 +24,7 @@ from producer_api.services import Context
 from shared.dead_letters.store import DeadLetter
 from shared.errors import InvalidRequest, NotFound
 from shared.schemas.native.jobs import Job
+from shared.validation.ttft_target import without_target
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000  # letters in one page
 PAGE_SIZE = 200
@@ -65,7 +66,8 @@ async def replay(
         request.headers.getlist(HEADER), tenant=caller.tenant, kind="replay", body=letter_id
     )
     try:
-        draft = msgspec.structs.replace((await _find(context, letter_id, owner)).request, deadline=None)
+        letter = await _find(context, letter_id, owner)
+        draft = without_target(msgspec.structs.replace(letter.request, deadline=None))
     except NotFound:  # replayed before, perhaps under this key
         if key is None or (before := await context.gateway.find_by_key(key, owner)) is None:
             raise

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from shared.errors import HeadraceError, QueueFull, TenantQueueFull
+from shared.errors import HeadraceError, QueueFull, TargetUnreachable, TenantQueueFull
 from shared.protocol import Outlook, PriorityClass, Request, Ticket
 from shared.settings import Settings
 
 # Tokens served to each class while all classes wait, in proportion: urgent ones first, and none starves.
 CLASS_WEIGHTS = {PriorityClass.INTERACTIVE: 16, PriorityClass.STANDARD: 4, PriorityClass.BATCH: 1}
+USUAL_TTFT_TARGET_S = 30.0  # with which a request without a target for its first token counts
+TICKS_PER_S = 100_000  # of the order in a lane
 SPARE_S = 0.05  # for which a worker leaves requests to less loaded ones, before it takes them itself
 FORGET_AFTER_S = 600.0  # of silence, for a worker that holds nothing
 MIN_RETRY_S, MAX_RETRY_S, DEFAULT_RETRY_S = 1.0, 120.0, 5.0  # bounds of Retry-After, and its value while unknown
@@ -119,6 +121,10 @@ class QueueDepth:
 class Transport(Protocol):
     """A durable queue per model; classes share it by weight, tenants of a class equally, both counted in tokens.
 
+    The requests of a tenant in a class are served by deadline, the earliest first: `created_at` and the target for
+    the first token. One without a target counts, from its arrival, as having USUAL_TTFT_TARGET_S, so it is
+    overtaken only by requests that arrive within that time.
+
     A message that another program wrote is set aside, and never delivered.
 
     Every call raises Unavailable if the queue cannot be reached in time.
@@ -127,7 +133,8 @@ class Transport(Protocol):
     async def publish(self, request: Request) -> Ticket:
         """Queue `request`, unless it already waits.
 
-        Raises QueueFull and TenantQueueFull, with the time until there may be room.
+        Raises QueueFull and TenantQueueFull, with the time until there may be room; TargetUnreachable with the
+        expected wait, if the request wants to be refused rather than to start late.
         """
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
@@ -200,3 +207,32 @@ def refusal(model: str, *, whole_model: bool, wait: float | None) -> HeadraceErr
     if whole_model:
         return QueueFull(f"the queue of {model} is full", retry_after=retry_after)
     return TenantQueueFull(f"your share of the queue of {model} is full", retry_after=retry_after)
+
+
+def lane_order(request: Request) -> int | None:
+    """Return the order of a request with a target in its lane, in ticks; None for its arrival."""
+    if request.ttft_target is None:
+        return None
+    return int((request.created_at + request.ttft_target - USUAL_TTFT_TARGET_S) * TICKS_PER_S)
+
+
+def due_at(request: Request) -> float:
+    """Return the time at which the first token of a request is due; without a target, the usual one counts."""
+    return request.created_at + (USUAL_TTFT_TARGET_S if request.ttft_target is None else request.ttft_target)
+
+
+def latest_start(request: Request) -> float | None:
+    """Return the time by which a request must be expected to start; None if it may start late."""
+    if request.ttft_target is None or not request.refuse_late:
+        return None
+    return request.created_at + request.ttft_target
+
+
+def late(request: Request, wait: float) -> TargetUnreachable:
+    """Return the error for a request that is expected to wait for `wait` seconds, too long for its target."""
+    target = 0.0 if request.ttft_target is None else request.ttft_target
+    return TargetUnreachable(
+        f"the first token is expected after {wait:.1f} s, later than the target of {target:g} s",
+        estimated_wait=round(wait, 3),
+        retry_after=max(wait, MIN_RETRY_S),
+    )

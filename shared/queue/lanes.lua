@@ -1,4 +1,7 @@
--- Waiting requests: one lane for each tenant of a class, under start-time fair queueing.
+-- Waiting requests: one lane for each tenant of a class, under start-time fair queueing, and in it the earliest deadline
+-- first.
+
+local DEPTH_CHUNK = 64 -- ids of a lane that are read together
 
 -- -> cost, seats, time of arrival in ms and payload of a waiting request; nil if it does not wait, or is foreign
 local function waiter(id)
@@ -14,6 +17,7 @@ local function leave(class, tenant, id, cost)
   unaim(class, tenant, id)
   redis.call('HDEL', waiting, id)
   redis.call('ZREM', lane_of(class, tenant), id)
+  if number('targeted') > 0 and redis.call('ZREM', targeted, id) == 1 then add('targeted', -1) end
   count(class, tenant, -1, cost)
   if redis.call('EXISTS', lane_of(class, tenant)) == 0 then
     local virtual = redis.call('ZSCORE', lanes[class], tenant)
@@ -24,21 +28,28 @@ local function leave(class, tenant, id, cost)
 end
 
 -- group, lanes, class, tenant, request id, cost, seats, deadline in ms or '', payload, wake channel, the worker it is
--- aimed at or '', then the model's and the tenant's bounds: requests, tokens -> {0}, or {exceeded bound, seconds or ''}
+-- aimed at or '', its order in its lane in ticks or '' for its arrival, the time in ms by which it must be expected to
+-- start or '', then the model's and the tenant's bounds: requests, tokens
+-- -> {0}, or {what refuses it: an exceeded bound, or 3 for its latest start, seconds or ''}
 function commands.publish()
   local class, tenant, id, cost = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
   if redis.call('HEXISTS', waiting, id) == 1 then return { 0 } end
   read_all()
   read_tenant(tenant)
   local promised = unreserve(id)
-  local refused = not promised and refusal(tenant, cost, { unpack(ARGV, 13) })
+  local now = seconds()
+  local arrival = math.max(number('ordinal') + 1, math.floor(now * TICKS_PER_S))
+  local order = tonumber(ARGV[13]) or arrival
+  local refused = not promised
+    and (refusal(tenant, cost, { unpack(ARGV, 15) }) or too_late(class, tenant, order, ARGV[14]))
   if refused then return refused end
-  add('ordinal', 1)
-  local born = string.format('%d', promised or seconds() * 1000)
+  set('ordinal', arrival)
+  local born = string.format('%d', promised or now * 1000)
   redis.call('HSET', waiting, id, table.concat({ cost, ARGV[8], born, ARGV[10] }, ':'))
   if number('n#' .. class) == 0 then set('v:' .. class, math.max(number('v:' .. class), number('clock'))) end
-  redis.call('ZADD', lane_of(class, tenant), number('ordinal'), id)
-  if ARGV[12] ~= '' then aim(class, tenant, id, cost, ARGV[12], number('ordinal')) end
+  redis.call('ZADD', lane_of(class, tenant), order, id)
+  if order ~= arrival and redis.call('ZADD', targeted, born, id) == 1 then add('targeted', 1) end
+  if ARGV[12] ~= '' then aim(class, tenant, id, cost, ARGV[12], order) end
   if not redis.call('ZSCORE', lanes[class], tenant) then
     local rested = finite(redis.call('ZSCORE', resting[class], tenant))
     redis.call('ZREM', resting[class], tenant)
@@ -105,7 +116,7 @@ local function first_of(class)
   end
 end
 
--- -> id, waiter and ordinal of the first request of a lane that is aimed at a worker, or nil
+-- -> id, waiter and order of the first request of a lane that is aimed at a worker, or nil
 local function first_aimed(class, tenant, worker)
   local key = aimed_at(class, worker, tenant)
   while true do
@@ -123,9 +134,9 @@ local function open_in(class, tenant, search)
   if not id or is_open(search, route(id)) then return id, item end
   local order
   for _, worker in ipairs(searched(search)) do
-    local first, waits, ordinal = first_aimed(class, tenant, worker)
-    if first and not (order and order < ordinal) and is_open(search, route(first)) then
-      order, id, item = ordinal, first, waits
+    local first, waits, own = first_aimed(class, tenant, worker)
+    if first and not (order and order < own) and is_open(search, route(first)) then
+      order, id, item = own, first, waits
     end
   end
   if order then return id, item end
@@ -172,9 +183,31 @@ local function take(class, start, weight, room, capacity, search)
   return { class, entry, item.payload, 1 }
 end
 
+-- -> the id of the longest waiting request without a target in a lane, whose first is `first`
+local function first_untargeted(lane, first)
+  if number('targeted') == 0 then return first end
+  for start = 0, math.huge, DEPTH_CHUNK do
+    local ids = redis.call('ZRANGE', lane, start, start + DEPTH_CHUNK - 1)
+    if not ids[1] then return nil end
+    for i, arrived in ipairs(redis.call('ZMSCORE', targeted, unpack(ids))) do
+      if not arrived then return ids[i] end
+    end
+  end
+end
+
+-- -> the time of arrival in ms of the longest waiting request with a target, or nil
+local function oldest_targeted()
+  while true do
+    local id = redis.call('ZRANGE', targeted, 0, 0)[1]
+    local item = id and waiter(id)
+    if not id or item then return item and item.born end
+    redis.call('ZREM', targeted, id) -- taken by an earlier version, which does not know targets
+  end
+end
+
 -- group, lanes -> {waiting, their tokens, held, age of the oldest waiting one in ms, seconds until the last is taken or ''}
 function commands.depth()
-  local held, oldest, wait = 0, nil, 0
+  local held, oldest, wait = 0, oldest_targeted(), 0
   for class = 1, CLASSES do
     held = held + redis.call('XLEN', streams[class])
     local queued = number('n#' .. class)
@@ -183,7 +216,8 @@ function commands.depth()
       wait = math.max(wait, speed and speed > 0 and queued / speed or math.huge)
     end
     for _, tenant in ipairs(redis.call('ZRANGE', lanes[class], 0, -1)) do
-      local first = redis.call('ZRANGE', lane_of(class, tenant), 0, 0)[1]
+      local lane = lane_of(class, tenant)
+      local first = first_untargeted(lane, redis.call('ZRANGE', lane, 0, 0)[1])
       local item = first and waiter(first)
       if item and (not oldest or item.born < oldest) then oldest = item.born end
     end
@@ -194,18 +228,15 @@ function commands.depth()
   return { number('n'), number('t'), held, age, wait < math.huge and string.format('%.3f', wait) or '' }
 end
 
--- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left the queue.
--- Of each other tenant, as many requests go before it as of its own tenant, as far as there are any.
+-- group, lanes, class, tenant, request id -> {place in the class from 1, seconds or ''}; nil once it has left the queue
 function commands.outlook()
   local class = tonumber(ARGV[4])
-  local lane = lane_of(class, ARGV[5])
-  local rank = redis.call('ZRANK', lane, ARGV[6])
+  local rank = redis.call('ZRANK', lane_of(class, ARGV[5]), ARGV[6])
   if not rank then
     if reservation(ARGV[6]) ~= '1' then return nil end
     return { number('n#' .. class) + (redis.call('ZRANK', reserved_at, ARGV[6]) or 0) + 1, '' }
   end
-  local others = number('n#' .. class) - redis.call('ZCARD', lane)
-  local place = rank + 1 + math.min(others, (rank + 1) * (redis.call('ZCARD', lanes[class]) - 1))
+  local place = place_in(class, ARGV[5], rank)
   local speed = rate(class)
   return { place, speed and speed > 0 and string.format('%.3f', place / speed) or '' }
 end

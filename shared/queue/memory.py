@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from shared.errors import HeadraceError, QueueFull, TenantQueueFull
+from shared.errors import HeadraceError, QueueFull, TargetUnreachable, TenantQueueFull
 from shared.protocol import Outlook, PriorityClass, Request, Ticket
 from shared.queue.interface import (
     CLASS_WEIGHTS,
@@ -21,6 +21,9 @@ from shared.queue.interface import (
     Pulled,
     QueueDepth,
     Room,
+    lane_order,
+    late,
+    latest_start,
     refusal,
 )
 from shared.queue.memory_lanes import Held, Lane, ModelQueue, Search, Sighting, Waiting
@@ -67,12 +70,17 @@ class MemoryTransport:
         if await self.outlook(ticket) is not None:
             return ticket
         self._check(queue, request, cost)
+        now = self._clock()
+        arrival = queue.arrive(now)
+        order = lane_order(request)
+        order = arrival if order is None else order
+        self._check_start(queue, request, order)
         found = queue.classes[priority]
         if not found.waiting:
             found.start = max(found.start, queue.clock)
         if tenant not in found.lanes:
             found.lanes[tenant] = Lane(max(found.resting.pop(tenant, 0.0), found.clock))
-        found.lanes[tenant].requests[request.id] = Waiting(request, cost, self._clock(), aim)
+        found.lanes[tenant].add(Waiting(request, cost, now, order, aim))
         if request.deadline is not None:
             queue.overdue[request.id] = request.deadline
         self._live.publish(keys.wake_channel(request.model), b"published")
@@ -83,7 +91,7 @@ class MemoryTransport:
         for request in requests:
             try:
                 places.append(await self.publish(request))
-            except (QueueFull, TenantQueueFull) as refused:
+            except (QueueFull, TenantQueueFull, TargetUnreachable) as refused:
                 places.append(refused)
         return places
 
@@ -98,6 +106,25 @@ class MemoryTransport:
                 speed = queue.tokens * self._kept(queue)
                 excess = max(total / len(items) * max(1.0, depth / 10), total + cost - tokens)
                 raise refusal(request.model, whole_model=whole_model, wait=excess / speed if speed else None)
+
+    def _check_start(self, queue: ModelQueue, request: Request, order: int) -> None:
+        """Raise TargetUnreachable if the request must start earlier than it is expected to."""
+        by, wait = latest_start(request), self._expected_wait(queue, request, order)
+        if by is not None and wait is not None and self._clock() + wait > by:
+            raise late(request, wait)
+
+    def _expected_wait(self, queue: ModelQueue, request: Request, order: int) -> float | None:
+        """Return the seconds until a new request is pulled, at the recent rate; None if unknown."""
+        found = queue.classes[request.priority]
+        lane = found.lanes.get(request.tenant)
+        place = queue.place(request.priority, request.tenant, 1 + (lane.ahead_of(order) if lane else 0))
+        free = sum(queue.pullers.values()) - len(queue.held)
+        if len(queue.waiting()) - found.waiting + place <= free:
+            return 0.0
+        if self._clock() - queue.at > WINDOW_S:
+            return None
+        speed = found.drained * self._kept(queue)
+        return place / speed if speed else None
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
         queue, seats, now = self._queue(model), dict(room.seats), self._clock()
@@ -252,8 +279,7 @@ class MemoryTransport:
         lane = found.lanes.get(ticket.tenant)
         if lane is None or ticket.job_id not in lane.requests:
             return None
-        rank = list(lane.requests).index(ticket.job_id) + 1
-        place = rank + min(found.waiting - len(lane.requests), rank * (len(found.lanes) - 1))
+        place = queue.place(ticket.priority, ticket.tenant, list(lane.requests).index(ticket.job_id) + 1)
         speed = found.drained * self._kept(queue)
         return Outlook(place, place / speed if speed else None)
 

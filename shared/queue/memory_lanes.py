@@ -12,20 +12,32 @@ from shared.queue import interface
 
 @dataclass
 class Waiting:
-    """A waiting request, and the worker it is aimed at; empty for any."""
+    """A waiting request, its order in its lane in ticks, and the worker it is aimed at; empty for any."""
 
     request: Request
     cost: int
     born: float
+    order: int
     aim: str = ""
 
 
 @dataclass
 class Lane:
-    """A tenant's waiting requests by id, oldest first, and its virtual time."""
+    """A tenant's waiting requests by id, earliest deadline first, and its virtual time."""
 
     start: float
     requests: dict[str, Waiting] = field(default_factory=dict)
+
+    def add(self, item: Waiting) -> None:
+        """Add a request. It is usually the last; only one with a target may go before others."""
+        last = next(reversed(self.requests.values()), None)
+        self.requests[item.request.id] = item
+        if last is not None and item.order <= last.order:
+            ordered = sorted(self.requests.items(), key=lambda pair: (pair[1].order, pair[0]))
+            self.requests = dict(ordered)
+
+    def ahead_of(self, order: int) -> int:
+        return sum(item.order < order for item in self.requests.values())
 
 
 @dataclass
@@ -110,6 +122,7 @@ class ModelQueue:
         self.spared: float | None = None  # since when requests are left to less loaded workers
         self.left: float | None = None  # the same for requests of lost workers
         self.clock = 0.0
+        self.ordinal = 0  # the last arrival, in ticks
         self.deliveries = 0
         self.tokens = 0.0
         self.since = self.at = -math.inf
@@ -122,6 +135,18 @@ class ModelQueue:
             if tenant in (None, name)
             for item in lane.requests.values()
         ]
+
+    def arrive(self, now: float) -> int:
+        """Return the order of a request that arrives: the time in ticks, or one more than the last if later."""
+        self.ordinal = max(self.ordinal + 1, int(now * interface.TICKS_PER_S))
+        return self.ordinal
+
+    def place(self, priority: PriorityClass, tenant: str, rank: int) -> int:
+        """Return the place in its class of the request with the rank `rank`, from 1, in its lane."""
+        found = self.classes[priority]
+        lane = found.lanes.get(tenant)
+        own, tenants = (len(lane.requests), len(found.lanes)) if lane else (0, len(found.lanes) + 1)
+        return rank + min(found.waiting - own, rank * (tenants - 1))
 
     def less_loaded(self, worker: str) -> dict[str, int]:
         """Return how many requests each less loaded worker takes until its load is that of `worker`."""

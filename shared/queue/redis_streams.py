@@ -24,6 +24,9 @@ from shared.queue.interface import (
     Pulled,
     QueueDepth,
     Room,
+    lane_order,
+    late,
+    latest_start,
     refusal,
 )
 from shared.queue.router import Router
@@ -44,6 +47,7 @@ PARTS = {
 CONFIRM_WITHIN_S = 10.0  # or a reservation is given back
 MAX_SEATS = 4096  # that one request counts for
 MAX_MS = 2**53  # of a deadline; Lua counts exactly up to here
+LATE = 3  # refuses a request that would start later than it must
 MAX_LOST = 256  # lost requests that one call reports
 JOB_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
@@ -79,7 +83,8 @@ class RedisStreams:
 
     async def reserve(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
         """Promise each a place, under the bounds of `publish`, which later fulfils the promise."""
-        return await self._place("reserve", requests, [(_deadline(request),) for request in requests])
+        details = [(_deadline(request), *_target(request)) for request in requests]
+        return await self._place("reserve", requests, details)
 
     async def _place(
         self, command: str, requests: Sequence[Request], details: Sequence[tuple[Any, ...]]
@@ -224,11 +229,19 @@ def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
 def _published(request: Request, aim: str) -> tuple[Any, ...]:
     """Return the arguments of `publish` after the request's place and cost."""
     seats = max(1, min(request.params.n, MAX_SEATS))
-    return seats, _deadline(request), encode(request), keys.wake_channel(request.model), aim
+    return seats, _deadline(request), encode(request), keys.wake_channel(request.model), aim, *_target(request)
+
+
+def _target(request: Request) -> tuple[int | str, int | str]:
+    """Return the order in the lane in ticks, and the latest start in ms; each empty without one."""
+    order, start = lane_order(request), latest_start(request)
+    return "" if order is None else order, "" if start is None else int(start * 1000)
 
 
 def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | HeadraceError:
-    """Decode a reply: the bound that was met, or 0, and the seconds until there is room."""
+    """Decode a reply: the bound that was met, LATE, or 0, and the seconds until there is room, or of the wait."""
+    if which == LATE:
+        return late(request, float(wait))
     if which:
         return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
     return Ticket(request.id, request.model, request.priority, request.tenant)

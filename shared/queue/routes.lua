@@ -1,5 +1,5 @@
 -- Routes of requests that were published under a policy other than `pull`. A waiting request is aimed at one worker;
--- its id is also in a sorted set of its lane and that worker, by ordinal. A held request belongs to its holder.
+-- its id is also in a sorted set of its lane and that worker, in its order. A held request belongs to its holder.
 --
 -- routes:    hash id -> cost:time in ms:worker
 -- in_flight: hash worker -> tokens of the requests aimed at it or held by it

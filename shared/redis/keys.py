@@ -84,7 +84,7 @@ def transport(model: str) -> tuple[str, ...]:
     single = [counters(model), f"{prefix}:waiting", f"{prefix}:overdue"]
     per_class = [f"{prefix}:{kind}:{priority.value}" for kind in ("lanes", "resting") for priority in PriorityClass]
     streams = [queue(model, priority) for priority in PriorityClass]
-    kinds = ("reserved", "reserved-at", "accepted", "pullers", "routes", "in-flight", "seen")
+    kinds = ("reserved", "reserved-at", "accepted", "pullers", "routes", "in-flight", "seen", "targeted")
     return (*single, *per_class, *streams, *(f"{prefix}:{kind}" for kind in kinds))
 
 

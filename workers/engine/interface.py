@@ -109,6 +109,7 @@ class EngineRequest:
         resumed: for each choice, the token ids that earlier runs emitted. Generation continues after them and
             returns new tokens only, with the same text as in an uninterrupted run.
         priority, tenant: decide which requests run first when not all can.
+        due: time at which the first token is due; of a tenant's requests in a class, the earliest due starts first.
         prefix_salt: only requests with the same salt share the computed beginning of their prompts.
         work: what an encoder returns for its inputs.
         lengths: lengths of the inputs of an encoder, which are joined in `prompt`.
@@ -127,6 +128,7 @@ class EngineRequest:
     resumed: tuple[tuple[int, ...], ...] = ()
     priority: PriorityClass = PriorityClass.STANDARD
     tenant: str = "default"
+    due: float = 0.0
     prefix_salt: bytes = b""
     work: EncoderWork | None = None
     lengths: tuple[int, ...] = ()

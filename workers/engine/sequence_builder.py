@@ -66,6 +66,7 @@ class SequenceBuilder:
             reasoning_parser=reasoning,
             priority=request.priority,
             tenant=request.tenant,
+            due=request.due,
             prefix_salt=request.prefix_salt,
         )
         for token_id in request.resumed[choice] if choice < len(request.resumed) else ():

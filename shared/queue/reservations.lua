@@ -1,8 +1,10 @@
 -- The bounds of the queue, and the reservations of requests on their way through Kafka.
 
 -- -> the bound that one more request of `cost` tokens would exceed (1: the model's, 2: the tenant's) and the seconds
--- until there may be room; nil if there is room. A request larger than a bound of tokens is admitted if nothing waits.
+-- until there may be room, or the gate that drains (3, 4); nil if there is room. A request larger than a bound of tokens is admitted if nothing waits.
 local function refusal(tenant, cost, bounds)
+  local drains = drain_refusal(tenant)
+  if drains then return drains end
   for i, whose in ipairs({ '', ':' .. tenant }) do
     local n, t = number('n' .. whose), number('t' .. whose)
     local depth, tokens = tonumber(bounds[2 * i - 1]), tonumber(bounds[2 * i])

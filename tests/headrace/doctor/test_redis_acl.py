@@ -129,8 +129,8 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
         assert (await http.delete(f"/v1/jobs/{jobs[0]}")).json().get("state") == "cancelled"
         assert "headrace" in (await admin.get("/metrics")).text
         assert (await http.get(f"/v1/jobs/{jobs[2]}")).json()["state"] == "queued"
-        await administer(admin)
         await lose_worker(worker, 2)
+        await administer(admin)
         await lapse(worker)
         await sweep_overdue(api, http)
         await use_webhooks(api)
@@ -163,7 +163,7 @@ async def run_everything(api: Backend, worker: Backend, api_settings: Settings, 
 
 
 async def administer(admin: httpx.AsyncClient) -> None:
-    """Pause, look at and resume the queue while a request waits in it."""
+    """Pause, look at and resume the queue while requests wait and are held."""
     assert (await admin.post(f"/admin/queues/{MODEL}/tenants/default/pause")).status_code == 200
     for path in ("overview", f"queues/{MODEL}", "requests", "audit"):
         assert (await admin.get(f"/admin/{path}")).status_code == 200

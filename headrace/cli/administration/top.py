@@ -27,7 +27,7 @@ DEFAULT_INTERVAL_S = 2.0
 PATIENCE_S = 0.0  # for one look; a failed one is shown, and the next follows
 QUIT_KEYS = frozenset("qQ\x1b\x03")
 SECTIONS = 5  # tables of the view
-CHROME_LINES = 1 + 2 * SECTIONS  # the heading, and of each table its heading and an empty line
+CHROME_LINES = 2 + 2 * SECTIONS  # the heading and an empty line; of each table its heading and a last line
 STYLES = {"paused": "yellow", "draining": "yellow", "hung": "red", "failed": "red", "ready": "green"}
 WIDE = 120  # columns from which more of each row is shown
 
@@ -62,7 +62,7 @@ def _live(console: Console, client: HeadraceClient, url: str, interval: float) -
             try:
                 found, trouble = client.administer("GET", "/admin/overview"), ""
             except Unavailable as error:
-                trouble = f"{error.message}; trying again every {interval:g} s"
+                trouble = f"trying again every {interval:g} s: {error.message}"
             live.update(_screen(found, trouble, console), refresh=True)
             if pressed(interval):
                 return
@@ -115,11 +115,10 @@ def view_of(found: dict[str, Any], width: int, height: int | None) -> Renderable
     ]
     most = _allotted([len(each) for each in rows], None if height is None else height - CHROME_LINES)
     makers: tuple[Callable[[Any, bool, float], Table], ...] = (_models, _queues, _tenants, _workers, _requests)
-    tables: list[RenderableType] = []
+    tables: list[RenderableType] = [Text("")]
     for make, part, count in zip(makers, rows, most, strict=True):
-        table = make(part[:count], wide, found["at"])
         hidden = len(part) - count
-        tables += [Text(""), table] if not hidden else [Text(f"… {hidden} more below", style="dim"), table]
+        tables += [make(part[:count], wide, found["at"]), Text(f"  … {hidden} more" if hidden else "", style="dim")]
     return Group(_heading(found), *tables)
 
 
@@ -166,12 +165,18 @@ def _models(models: list[dict[str, Any]], wide: bool, at: float) -> Table:
 
 
 def _queues(queues: list[dict[str, Any]], wide: bool, at: float) -> Table:
-    table = _table("QUEUE", "STATE", "WAITING", "RUNNING", "OLDEST", "INTERACTIVE", "STANDARD", "BATCH")
+    counts = ("WAITING", "RUNNING") if wide else ("WAIT", "RUN")
+    table = _table("QUEUE", "STATE", *counts, "OLDEST", "INTERACTIVE", "STANDARD", "BATCH")
     for each in queues:
-        shares = [f"{percent(one['share'])} of {percent(one['weight_share'])}" for one in each["classes"]]
-        counts = (str(each["waiting"]), str(each["held"]), seconds(each["oldest_age"]))
-        table.add_row(escape(each["model"]), _state(each["state"]), *counts, *shares)
+        shares = [_share(one, " of " if wide else "/") for one in each["classes"]]
+        row = (str(each["waiting"]), str(each["held"]), seconds(each["oldest_age"]))
+        table.add_row(escape(each["model"]), _state(each["state"]), *row, *shares)
     return table
+
+
+def _share(row: dict[str, Any], between: str = " of ") -> str:
+    """Return what was served, and what should have been."""
+    return f"{percent(row['share'])}{between}{percent(row['weight_share'])}"
 
 
 def _tenants(tenants: list[tuple[str, dict[str, Any]]], wide: bool, at: float) -> Table:
@@ -179,8 +184,7 @@ def _tenants(tenants: list[tuple[str, dict[str, Any]]], wide: bool, at: float) -
     for model, each in tenants:
         held = "-" if each["held"] is None else str(each["held"])
         counts = (str(each["waiting"]), held, seconds(each["oldest_age"]))
-        share = f"{percent(each['share'])} of {percent(each['weight_share'])}"
-        table.add_row(escape(each["tenant"]), escape(model), _state(each["state"]), *counts, share)
+        table.add_row(escape(each["tenant"]), escape(model), _state(each["state"]), *counts, _share(each))
     return table
 
 

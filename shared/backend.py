@@ -7,9 +7,15 @@ from dataclasses import dataclass, replace
 from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
+from shared.accounts.audit_log import AuditLog, MemoryAuditLog, RedisAuditLog
 from shared.dead_letters.store import DeadLetters, RedisDeadLetters
 from shared.locks.locks import Locks, RedisLocks
 from shared.models.worker_registry import MemoryRegistry, RedisRegistry, Registry
+from shared.queue.administration import (
+    MemoryQueueAdministration,
+    QueueAdministration,
+    RedisQueueAdministration,
+)
 from shared.queue.interface import Bounds, Transport
 from shared.queue.memory import MemoryTransport
 from shared.queue.redis_streams import RedisStreams
@@ -31,12 +37,14 @@ from shared.webhooks.store import RedisWebhooks
 
 @dataclass(frozen=True)
 class Backend:
-    """The queue and its router, the token logs, the live messages, the workers, the models of the repository, the
-    splits of traffic, the locks, the dead letters and the webhooks.
+    """The queue, its operators' side and its router, the audit log, the token logs, the live messages, the workers,
+    the models of the repository, the splits of traffic, the locks, the dead letters and the webhooks.
     """
 
     live: Live
     transport: Transport
+    queues: QueueAdministration
+    audit: AuditLog
     token_log: TokenLog
     registry: Registry
     repository: RepositoryStore
@@ -61,6 +69,8 @@ class Backend:
         return cls(
             live=live,
             transport=RedisStreams(server, bounds=bounds, lease=settings.lease, router=router),
+            queues=RedisQueueAdministration(server),
+            audit=RedisAuditLog(server),
             token_log=RedisTokenLog(
                 server,
                 live,
@@ -88,9 +98,12 @@ class Backend:
         live, registry = MemoryLive(), MemoryRegistry()
         router = Router(registry, settings)
         bounds = Bounds.from_settings(settings)
+        transport = MemoryTransport(live, bounds=bounds, lease=settings.lease, router=router)
         return cls(
             live=live,
-            transport=MemoryTransport(live, bounds=bounds, lease=settings.lease, router=router),
+            transport=transport,
+            queues=MemoryQueueAdministration(transport),
+            audit=MemoryAuditLog(),
             token_log=MemoryTokenLog(
                 live,
                 most_tokens=settings.log_tokens,

@@ -227,6 +227,21 @@ class TargetUnreachable(HeadraceError):
         self.details = {"estimated_wait": estimated_wait}
 
 
+class QueueDraining(QueueFull):
+    """An operator drains the model's queue: it takes no new requests until it is opened again."""
+
+    code = "queue_draining"
+    grpc_status = "UNAVAILABLE"
+
+
+class TenantQueueDraining(TenantQueueFull):
+    """An operator drains the caller's share of the model's queue."""
+
+    code = "tenant_queue_draining"
+    status = 503
+    grpc_status = "UNAVAILABLE"
+
+
 class RateLimited(HeadraceError):
     """A rate limit of the caller's plan, user or address is used up for now."""
 

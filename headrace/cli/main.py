@@ -23,6 +23,7 @@ from headrace.cli import (
     sim,
     usage,
 )
+from headrace.cli.administration import queues, top
 from headrace.cli.options import Json, print_json, stderr
 from shared.errors import ConfigError, HeadraceError
 
@@ -57,6 +58,8 @@ app.add_typer(models.app, name="models", rich_help_panel=USE)
 app.add_typer(batch.app, name="batch", rich_help_panel=USE)
 app.add_typer(kafka.app, name="kafka", rich_help_panel=USE)
 app.command(rich_help_panel=OPERATE)(doctor.doctor)
+app.command(rich_help_panel=OPERATE)(top.top)
+app.add_typer(queues.app, name="queues", rich_help_panel=OPERATE)
 app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
 app.add_typer(api_keys.app, name="keys", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(usage.usage)

@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from shared.errors import HeadraceError, QueueFull, TargetUnreachable, TenantQueueFull
+from shared.errors import (
+    HeadraceError,
+    QueueDraining,
+    QueueFull,
+    TargetUnreachable,
+    TenantQueueDraining,
+    TenantQueueFull,
+)
 from shared.protocol import Outlook, PriorityClass, Request, Ticket
 from shared.settings import Settings
 
@@ -21,6 +28,7 @@ TICKS_PER_S = 100_000  # of the order in a lane
 SPARE_S = 0.05  # for which a worker leaves requests to less loaded ones, before it takes them itself
 FORGET_AFTER_S = 600.0  # of silence, for a worker that holds nothing
 MIN_RETRY_S, MAX_RETRY_S, DEFAULT_RETRY_S = 1.0, 120.0, 5.0  # bounds of Retry-After, and its value while unknown
+DRAIN_RETRY_S = 10.0  # Retry-After of a draining queue, which an operator opens again
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,8 @@ class Transport(Protocol):
         """Queue `request`, unless it already waits.
 
         Raises QueueFull and TenantQueueFull, with the time until there may be room; TargetUnreachable with the
-        expected wait, if the request wants to be refused rather than to start late.
+        expected wait, if the request wants to be refused rather than to start late; QueueDraining and
+        TenantQueueDraining while an operator drains the queue.
         """
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
@@ -147,7 +156,7 @@ class Transport(Protocol):
         """Take the next waiting messages, as many as there is room for. Does not block.
 
         Pulling workers share what waits so that an equal fraction of their seats is taken: a more loaded worker
-        leaves requests to the others, for at most SPARE_S.
+        leaves requests to the others, for at most SPARE_S. Those of a paused model or tenant stay.
 
         A request that a router aimed at another worker is left to that one, unless it has left or is silent for a
         lease, or this worker has had room, and the request has waited, for the router's patience.
@@ -199,6 +208,15 @@ class Transport(Protocol):
 
     async def tidy(self, model: str) -> int:
         """Forget workers that hold nothing and were silent for FORGET_AFTER_S. Returns how many."""
+
+
+def drain_refusal(model: str, *, whole_model: bool) -> HeadraceError:
+    """Return the error for a new request to a draining queue."""
+    if whole_model:
+        return QueueDraining(f"the queue of {model} takes no new requests for now", retry_after=DRAIN_RETRY_S)
+    return TenantQueueDraining(
+        f"the queue of {model} takes no new requests of yours for now", retry_after=DRAIN_RETRY_S
+    )
 
 
 def refusal(model: str, *, whole_model: bool, wait: float | None) -> HeadraceError:

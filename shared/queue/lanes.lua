@@ -58,6 +58,7 @@ function commands.publish()
   redis.call('HSET', accepted, id, table.concat({ 'w', class, cost, tenant }, ':'))
   count(class, tenant, 1, cost)
   if ARGV[9] ~= '' then redis.call('ZADD', overdue, ARGV[9], id) end
+  redis.call('XADD', recent, 'MAXLEN', '~', MAX_RECENT, '*', 'i', id)
   redis.call('PUBLISH', ARGV[11], 'published')
   return { 0 }
 end
@@ -103,12 +104,12 @@ local function head_of(class, tenant)
   end
 end
 
--- -> the next request of a class: tenant, the tenant's virtual time, id and waiter; nil if the lanes are empty
+-- -> the next request of a class: tenant, the tenant's virtual time, id and waiter; nil if the lanes are empty or paused
 local function first_of(class)
   while true do
-    local first = redis.call('ZRANGE', lanes[class], 0, 0, 'WITHSCORES')
+    local first = open_lanes(class, 0, 0)
     if not first[1] then
-      set('n#' .. class, 0) -- the lanes were deleted
+      if paused.count == 0 then set('n#' .. class, 0) end -- the lanes were deleted
       return nil
     end
     local id, item = head_of(class, first[1])
@@ -157,7 +158,11 @@ local function open_of(class, search)
     end
     tenant, virtual = next_lane(class, search)
   end
-  if tenant or search.lanes[class] > 0 then search.passed = true else set('n#' .. class, 0) end
+  if tenant or search.lanes[class] > 0 then
+    search.passed = true
+  elseif paused.count == 0 then
+    set('n#' .. class, 0)
+  end
 end
 
 -- Take the next request of a class, unless it needs more seats than are free. A request that needs more seats than any
@@ -180,7 +185,7 @@ local function take(class, start, weight, room, capacity, search)
   drained(class, item.cost)
   for other = 1, CLASSES do room[other] = room[other] - item.seats end
   if search then note_taken(search, class, id, item.seats) end
-  return { class, entry, item.payload, 1 }
+  return { class, entry, item.payload, 1, tenant = tenant, cost = item.cost } -- the reply has the first four
 end
 
 -- -> the id of the longest waiting request without a target in a lane, whose first is `first`
@@ -237,6 +242,7 @@ function commands.outlook()
     return { number('n#' .. class) + (redis.call('ZRANK', reserved_at, ARGV[6]) or 0) + 1, '' }
   end
   local place = place_in(class, ARGV[5], rank)
-  local speed = rate(class)
+  local model_gate, tenant_gate = gates_of(ARGV[5])
+  local speed = model_gate ~= 'paused' and tenant_gate ~= 'paused' and rate(class)
   return { place, speed and speed > 0 and string.format('%.3f', place / speed) or '' }
 end

@@ -21,6 +21,7 @@ from shared.queue.interface import (
     Pulled,
     QueueDepth,
     Room,
+    drain_refusal,
     lane_order,
     late,
     latest_start,
@@ -28,6 +29,7 @@ from shared.queue.interface import (
 )
 from shared.queue.memory_lanes import Held, Lane, ModelQueue, Search, Sighting, Waiting
 from shared.queue.router import Router
+from shared.queue.survey import RecentRequest
 from shared.redis import keys
 from shared.token_log.memory import MemoryLive
 from shared.validation.token_estimate import token_estimate
@@ -63,7 +65,7 @@ class MemoryTransport:
         self._queues: dict[str, ModelQueue] = {}
 
     async def publish(self, request: Request) -> Ticket:
-        queue, priority, tenant = self._queue(request.model), request.priority, request.tenant
+        queue, priority, tenant = self.queue(request.model), request.priority, request.tenant
         [aim] = await self._router.aims([request], self._loads) if self._router else [""]
         cost = token_estimate(request)
         ticket = Ticket(request.id, request.model, priority, tenant)
@@ -83,7 +85,9 @@ class MemoryTransport:
         found.lanes[tenant].add(Waiting(request, cost, now, order, aim))
         if request.deadline is not None:
             queue.overdue[request.id] = request.deadline
-        self._live.publish(keys.wake_channel(request.model), b"published")
+        queue.published += 1
+        queue.recent.append(RecentRequest((int(self._clock() * 1000), queue.published), request.id))
+        self.announce(request.model)
         return ticket
 
     async def publish_many(self, requests: Sequence[Request]) -> list[Ticket | HeadraceError]:
@@ -97,6 +101,9 @@ class MemoryTransport:
 
     def _check(self, queue: ModelQueue, request: Request, cost: int) -> None:
         bounds = self._bounds
+        for name in ("", request.tenant):
+            if queue.gates.get(name) == "draining":
+                raise drain_refusal(request.model, whole_model=not name)
         for whole_model, items, depth, tokens in (
             (True, queue.waiting(), bounds.depth, bounds.tokens),
             (False, queue.waiting(request.tenant), bounds.tenant_depth, bounds.tenant_tokens),
@@ -127,19 +134,21 @@ class MemoryTransport:
         return place / speed if speed else None
 
     async def pull(self, model: str, worker: str, room: Room) -> Pulled:
-        queue, seats, now = self._queue(model), dict(room.seats), self._clock()
+        queue, now = self.queue(model), self._clock()
+        seats = dict.fromkeys(PriorityClass, 0) if queue.gates.get("") == "paused" else dict(room.seats)
         queue.workers[worker] = now
         queue.pullers[worker] = room.capacity
         patience = self._router.patience(model) if self._router else 0.0
         search = queue.search(worker, now, lease=self._lease, patience=patience)
         found: list[Delivery] = []
         while open_classes := [p for p in PriorityClass if seats[p] > 0 and queue.classes[p].lanes]:
-            search.shares = queue.leaves(len(queue.waiting()), worker, queue.spared, now)
+            search.shares = queue.leaves(queue.available(), worker, queue.spared, now)
             priority = min(open_classes, key=lambda p: queue.classes[p].start)
             if delivery := self._take(queue, priority, search, seats, room.capacity):
                 found.append(delivery)
-        spared = search.shares and bool(queue.waiting())
-        if found or not queue.waiting():
+        left = queue.available()
+        spared = search.shares and left > 0
+        if found or not left:
             queue.spared = None
         if spared and queue.spared is None:
             queue.spared = now
@@ -148,7 +157,7 @@ class MemoryTransport:
             passes = search.passed and used < max(room.seats.values())
             queue.see(worker, now, passes=passes)
             spared = spared or passes
-        return Pulled(found, bool(queue.waiting()), spared)
+        return Pulled(found, left > 0, spared)
 
     def _take(
         self,
@@ -171,6 +180,7 @@ class MemoryTransport:
         queue.leave(priority, tenant, item.request.id)
         found.resting = {name: start for name, start in found.resting.items() if start > began}
         self._drained(queue, priority, item.cost)
+        queue.note_served(self._clock(), priority, tenant, item.cost)
         for other in PriorityClass:
             seats[other] -= item.request.params.n
         if item.aim not in ("", search.worker) and self._router:
@@ -199,7 +209,7 @@ class MemoryTransport:
         return math.exp(-(now - queue.at) / WINDOW_S) / seen
 
     async def claim(self, model: str, worker: str, room: Room) -> Pulled:
-        queue, now = self._queue(model), self._clock()
+        queue, now = self.queue(model), self._clock()
         queue.workers[worker] = now
         expired = [entry for entry, held in queue.held.items() if now - held.beat >= self._lease]
         for entry in expired:
@@ -227,7 +237,7 @@ class MemoryTransport:
         return Delivery(held.request, Claim(held.request.id, queue.model, held.priority, entry), held.attempt)
 
     async def renew(self, model: str, worker: str, claims: Sequence[Claim]) -> list[Claim]:
-        queue, lost = self._queue(model), []
+        queue, lost = self.queue(model), []
         if worker in queue.seen:
             queue.seen[worker].at = self._clock()
         for claim in claims:
@@ -239,7 +249,7 @@ class MemoryTransport:
         return lost
 
     async def release(self, model: str, worker: str, claims: Sequence[Claim], *, lost: bool = False) -> None:
-        queue = self._queue(model)
+        queue = self.queue(model)
         for claim in claims:
             held = queue.held.get(claim.entry)
             if held is not None and held.worker == worker:
@@ -247,22 +257,22 @@ class MemoryTransport:
         self._live.publish(keys.wake_channel(model), b"released")
 
     async def leave(self, model: str, worker: str) -> None:
-        self._queue(model).forget(worker)
+        self.queue(model).forget(worker)
         self._live.publish(keys.wake_channel(model), b"published")
 
     async def acknowledge(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
-            queue = self._queue(claim.model)
+            queue = self.queue(claim.model)
             queue.held.pop(claim.entry, None)
             queue.overdue.pop(claim.job_id, None)
 
     async def discard(self, ticket: Ticket) -> None:
-        queue = self._queue(ticket.model)
+        queue = self.queue(ticket.model)
         if queue.leave(ticket.priority, ticket.tenant, ticket.job_id):
             queue.overdue.pop(ticket.job_id, None)
 
     async def depth(self, model: str) -> QueueDepth:
-        queue = self._queue(model)
+        queue = self.queue(model)
         items = queue.waiting()
         oldest = min((item.born for item in items), default=self._clock())
         speeds = [
@@ -274,25 +284,26 @@ class MemoryTransport:
         return QueueDepth(len(items), tokens, len(queue.held), self._clock() - oldest, wait)
 
     async def outlook(self, ticket: Ticket) -> Outlook | None:
-        queue = self._queue(ticket.model)
+        queue = self.queue(ticket.model)
         found = queue.classes[ticket.priority]
         lane = found.lanes.get(ticket.tenant)
         if lane is None or ticket.job_id not in lane.requests:
             return None
         place = queue.place(ticket.priority, ticket.tenant, list(lane.requests).index(ticket.job_id) + 1)
-        speed = found.drained * self._kept(queue)
+        paused = "paused" in (queue.gates.get(""), queue.gates.get(ticket.tenant))
+        speed = 0.0 if paused else found.drained * self._kept(queue)
         return Outlook(place, place / speed if speed else None)
 
     async def overdue(self, model: str, most: int) -> list[str]:
         now = self._clock()
-        return [job_id for job_id, deadline in self._queue(model).overdue.items() if deadline <= now][:most]
+        return [job_id for job_id, deadline in self.queue(model).overdue.items() if deadline <= now][:most]
 
     async def forget(self, model: str, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
-            self._queue(model).overdue.pop(job_id, None)
+            self.queue(model).overdue.pop(job_id, None)
 
     async def missing(self, model: str, job_ids: Sequence[str]) -> list[str]:
-        queue = self._queue(model)
+        queue = self.queue(model)
         known = {item.request.id for item in queue.waiting()} | {held.request.id for held in queue.held.values()}
         return [job_id for job_id in job_ids if job_id not in known]
 
@@ -303,7 +314,7 @@ class MemoryTransport:
         return Lost([])  # no other program reaches this memory
 
     async def tidy(self, model: str) -> int:
-        queue, now = self._queue(model), self._clock()
+        queue, now = self.queue(model), self._clock()
         busy = {held.worker for held in queue.held.values()}
         gone = [name for name, seen in queue.workers.items() if name not in busy and now - seen > FORGET_AFTER_S]
         for name in gone:
@@ -312,10 +323,18 @@ class MemoryTransport:
         return len(gone)
 
     async def _loads(self, model: str) -> dict[str, int]:
-        return self._queue(model).loads(self._clock(), self._lease)
+        return self.queue(model).loads(self._clock(), self._lease)
 
     def _is_routed(self, model: str) -> bool:
         return self._router is not None and self._router.routes(model)
 
-    def _queue(self, model: str) -> ModelQueue:
+    def queue(self, model: str) -> ModelQueue:
+        """Return the queue of a model."""
         return self._queues.setdefault(model, ModelQueue(model))
+
+    def now(self) -> float:
+        return self._clock()
+
+    def announce(self, model: str) -> None:
+        """Wake the workers of a model."""
+        self._live.publish(keys.wake_channel(model), b"published")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from shared.protocol import PriorityClass, Request
 from shared.queue import interface
+from shared.queue.survey import SERVED_WINDOW_S, Gate, LaneSurvey, RecentRequest
+
+MAX_RECENT = 10_000  # requests of one queue that are remembered in the order of their publication
+
+Served = Counter[tuple[PriorityClass, str]]  # tokens by class and tenant
 
 
 @dataclass
@@ -83,11 +88,13 @@ class Search:
 
     These are its own, those of no worker or of one that is not `present`, and those of others that have waited
     since `before`. With `shares`, those of no worker or of one that is not present are left to less loaded workers.
+    Those of `paused` tenants are left where they are.
     """
 
     worker: str
     present: set[str]
     before: float
+    paused: frozenset[str] = frozenset()
     shares: bool = False
     passed: bool = False
 
@@ -100,11 +107,12 @@ class Search:
 
     def first_of(self, lanes: LaneClass) -> tuple[str, Lane, Waiting] | None:
         """Return the next request of a class with its tenant and lane; None if it has none."""
-        for tenant, lane in sorted(lanes.lanes.items(), key=lambda pair: (pair[1].start, pair[0])):
+        going = [(tenant, lane) for tenant, lane in lanes.lanes.items() if tenant not in self.paused]
+        for tenant, lane in sorted(going, key=lambda pair: (pair[1].start, pair[0])):
             for item in lane.requests.values():
                 if self.is_open(item):
                     return tenant, lane, item
-        self.passed = True
+        self.passed = self.passed or bool(going)
         return None
 
 
@@ -126,6 +134,10 @@ class ModelQueue:
         self.deliveries = 0
         self.tokens = 0.0
         self.since = self.at = -math.inf
+        self.gates: dict[str, Gate] = {}  # by tenant, the model's under ""; those that are not open
+        self.recent: deque[RecentRequest] = deque(maxlen=MAX_RECENT)
+        self.published = 0
+        self.served: dict[int, Served] = {}  # by period of SERVED_WINDOW_S
 
     def waiting(self, tenant: str | None = None) -> list[Waiting]:
         return [
@@ -175,7 +187,37 @@ class ModelQueue:
         """Return the search of a worker that pulls."""
         known = self.seen.get(worker)
         patient = known is None or known.passing is None or now - known.passing < patience
-        return Search(worker, self.present(now, lease), -math.inf if patient else now - patience)
+        paused = frozenset(name for name, gate in self.gates.items() if gate == "paused")
+        return Search(worker, self.present(now, lease), -math.inf if patient else now - patience, paused)
+
+    def available(self) -> int:
+        """Return how many waiting requests are not paused."""
+        if self.gates.get("") == "paused":
+            return 0
+        return len(self.waiting()) - sum(
+            len(self.waiting(tenant)) for tenant, gate in self.gates.items() if gate == "paused"
+        )
+
+    def catch_up(self, tenant: str) -> None:
+        """Resume the lanes of a tenant where those of the others are: it gains nothing by having been paused."""
+        for found in self.classes.values():
+            if (lane := found.lanes.get(tenant)) is not None:
+                lane.start = max(lane.start, found.clock)
+                found.start = max(found.start, self.clock)
+
+    def note_served(self, now: float, priority: PriorityClass, tenant: str, cost: int) -> None:
+        period = int(now // SERVED_WINDOW_S)
+        self.served = {each: counts for each, counts in self.served.items() if each >= period - 1}
+        self.served.setdefault(period, Counter())[priority, tenant] += cost
+
+    def served_lately(self, now: float) -> Served:
+        period = int(now // SERVED_WINDOW_S)
+        return sum((self.served.get(each, Counter()) for each in (period - 1, period)), Counter())
+
+    def survey_lane(self, priority: PriorityClass, tenant: str, served: Served) -> LaneSurvey:
+        lane = self.classes[priority].lanes.get(tenant)
+        items = list(lane.requests.values()) if lane else []
+        return LaneSurvey(len(items), served[priority, tenant], min((i.born for i in items), default=None))
 
     def see(self, worker: str, now: float, *, passes: bool) -> None:
         """Note a pull; `passes`: the worker has room left, and passed over requests that are aimed at others."""

@@ -24,6 +24,7 @@ from shared.queue.interface import (
     Pulled,
     QueueDepth,
     Room,
+    drain_refusal,
     lane_order,
     late,
     latest_start,
@@ -37,17 +38,18 @@ from shared.redis.script import Script
 from shared.validation.token_estimate import token_estimate
 
 CLASSES = tuple(PriorityClass)
-_COMMON = ("structure", "entries", "reservations", "routes", "lanes")
+_COMMON = ("structure", "gates", "entries", "reservations", "routes", "lanes")
 # The parts of each script, and its commands. Each function costs a call 0.1 µs, so that pulls have few of them.
 PARTS = {
     (*_COMMON, "pull", "run"): "publish reserve confirm pull leave in_flight discard depth outlook lapsed refuse",
     (*_COMMON, "pull", "leases", "run"): "claim renew release acknowledge tidy",
     (*_COMMON, "upkeep", "run"): "overdue forget lost missing",
 }
+ADMINISTRATION = tuple(Path(__file__).with_name(f"{part}.lua") for part in (*_COMMON, "administration", "run"))
 CONFIRM_WITHIN_S = 10.0  # or a reservation is given back
 MAX_SEATS = 4096  # that one request counts for
 MAX_MS = 2**53  # of a deadline; Lua counts exactly up to here
-LATE = 3  # refuses a request that would start later than it must
+LATE = 5  # refuses a request that would start later than it must
 MAX_LOST = 256  # lost requests that one call reports
 JOB_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
@@ -93,7 +95,7 @@ class RedisStreams:
         bounds = self._bounds
         limits = (bounds.depth, bounds.tokens, bounds.tenant_depth, bounds.tenant_tokens)
         calls = [
-            _call(each.model, *_place(each), token_estimate(each), *more, *limits)
+            queue_call(each.model, *_place(each), token_estimate(each), *more, *limits)
             for each, more in zip(requests, details, strict=True)
         ]
         async with self._server.reaching("the queue"):
@@ -102,7 +104,7 @@ class RedisStreams:
 
     async def confirm(self, tickets: Sequence[Ticket], *, written: bool) -> None:
         """Keep the reservations of requests that were written to their topic; give back those of others."""
-        calls = [_call(ticket.model, ticket.job_id, int(written)) for ticket in tickets]
+        calls = [queue_call(ticket.model, ticket.job_id, int(written)) for ticket in tickets]
         async with self._server.reaching("the queue"):
             await self._scripts["confirm"].many("confirm", calls)
 
@@ -207,7 +209,7 @@ class RedisStreams:
 
     async def _run(self, command: str, model: str, *args: Any) -> Any:
         async with self._server.reaching("the queue"):
-            [reply] = await self._scripts[command].many(command, [_call(model, *args)])
+            [reply] = await self._scripts[command].many(command, [queue_call(model, *args)])
         return reply
 
 
@@ -221,7 +223,7 @@ def _scripts(server: RedisServer) -> dict[str, Script]:
     return scripts
 
 
-def _call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
+def queue_call(model: str, *args: Any) -> tuple[Sequence[str], Sequence[Any]]:
     """Return a call of the script: its keys, and the arguments with those that all commands take."""
     return keys.transport(model), (keys.GROUP, keys.lane_prefix(model), *args)
 
@@ -239,9 +241,11 @@ def _target(request: Request) -> tuple[int | str, int | str]:
 
 
 def _placed(request: Request, which: int, wait: bytes = b"") -> Ticket | HeadraceError:
-    """Decode a reply: the bound that was met, LATE, or 0, and the seconds until there is room, or of the wait."""
+    """Decode a reply: the bound that was met (1, 2), the gate that drains (3, 4), LATE or 0, and seconds."""
     if which == LATE:
         return late(request, float(wait))
+    if which > 2:
+        return drain_refusal(request.model, whole_model=which == 3)
     if which:
         return refusal(request.model, whole_model=which == 1, wait=float(wait) if wait else None)
     return Ticket(request.id, request.model, request.priority, request.tenant)

@@ -1,8 +1,10 @@
 -- The bounds of the queue, and the reservations of requests on their way through Kafka.
 
 -- -> the bound that one more request of `cost` tokens would exceed (1: the model's, 2: the tenant's) and the seconds
--- until there may be room; nil if there is room. A request larger than a bound of tokens is admitted if nothing waits.
+-- until there may be room, or the gate that drains (3, 4); nil if there is room. A request larger than a bound of tokens is admitted if nothing waits.
 local function refusal(tenant, cost, bounds)
+  local drains = drain_refusal(tenant)
+  if drains then return drains end
   for i, whose in ipairs({ '', ':' .. tenant }) do
     local n, t = number('n' .. whose), number('t' .. whose)
     local depth, tokens = tonumber(bounds[2 * i - 1]), tonumber(bounds[2 * i])
@@ -35,10 +37,10 @@ local function expected_wait(class, tenant, order)
   if speed and speed > 0 then return place / speed end
 end
 
--- -> {3, seconds} if a request that must start by `by`, in ms, is expected to start later; nil if not, or if `by` is ''
+-- -> {5, seconds} if a request that must start by `by`, in ms, is expected to start later; nil if not, or if `by` is ''
 local function too_late(class, tenant, order, by)
   local wait = by ~= '' and expected_wait(class, tenant, order)
-  if wait and seconds() + wait > tonumber(by) / 1000 then return { 3, string.format('%.3f', wait) } end
+  if wait and seconds() + wait > tonumber(by) / 1000 then return { 5, string.format('%.3f', wait) } end
 end
 
 -- -> confirmed ('1' or '0'), cost, class and tenant of a reservation; nil if there is no such reservation

@@ -149,7 +149,7 @@ local function next_lane(class, search)
   local rank, list = search.lanes[class], search.lists[class]
   if not list or rank > list.last then -- most often, the first has one
     list = { first = rank, last = rank == 0 and 0 or MAX_LANES - 1 }
-    list.found = redis.call('ZRANGE', lanes[class], list.first, list.last, 'WITHSCORES')
+    list.found = open_lanes(class, list.first, list.last)
     search.lists[class] = list
   end
   local i = 2 * (rank - list.first) + 1

@@ -1,11 +1,13 @@
 -- The queue's scripts, joined from some of these files in this order:
 --   structure     the keys, the counters, the drain rate
+--   gates         paused and draining models and tenants
 --   entries       a class's stream: what workers hold, and what other programs wrote
 --   reservations  bounds, and places of requests on their way through Kafka
 --   routes        the worker that a request is aimed at, or that holds it
 --   lanes         waiting requests under start-time fair queueing
 --   pull          handing them to workers by load
 --   leases        claim, renew, release and acknowledge held requests
+--   administration  what operators see and change
 --   upkeep        deadlines, and places that another program deleted
 --   run           runs the command
 -- ARGV[1] names a command, ARGV[2] the consumer group, ARGV[3] begins the lanes' keys: which tenants wait is known here
@@ -47,10 +49,14 @@ local accepted = KEYS[15]
 local pullers = KEYS[16] -- hash worker -> its seats
 local routes, in_flight, seen = KEYS[17], KEYS[18], KEYS[19] -- see routes.lua
 local targeted = KEYS[20] -- ids of waiting requests with a target, by time of arrival in ms
+local gates = KEYS[21] -- see gates.lua
+local recent = KEYS[22] -- stream of the ids of requests, as they were published
 local TICKS_PER_S = 1e5 -- of the order in a lane
 local MAX_DRAINED = 256 -- undelivered entries of a stream that one call handles
 local MAX_EXPIRED = 256 -- entries of a stream with an expired lease that one call looks at
 local MAX_ID_CHARS = 256
+local MAX_RECENT = 10000 -- requests that `recent` has
+local SERVED_MS = 60000 -- period for which served tokens are counted together
 local commands = {}
 
 local function is_id(text) return #text <= MAX_ID_CHARS and not string.find(text, '[^%w_.:-]') end
@@ -134,6 +140,11 @@ local function rate(class)
   local seen = WINDOW_S * (1 - math.exp(-math.max(now - number('since'), 1) / WINDOW_S))
   local kept = math.exp(-(now - at) / WINDOW_S) / seen
   return number('r:' .. class) * kept, number('rt') * kept
+end
+
+-- -> sorted set of `class:tenant` by the tokens that were served in a period: 0 is the present one, -1 the one before
+local function served_key(period)
+  return ARGV[3] .. 'served:' .. string.format('%d', math.floor(seconds() * 1000 / SERVED_MS) + period)
 end
 
 local function drained(class, cost)

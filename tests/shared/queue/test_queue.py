@@ -246,5 +246,8 @@ async def test_no_keys_remain_of_tenants_without_requests(on_redis: Backend) -> 
         await on_redis.transport.acknowledge([item.claim])
     left = {*await on_redis.redis.keys("*")} - before
     counters = await on_redis.redis.hgetall("hr:{q:scripted}:counters")
-    assert sorted(left) == [b"hr:{q:scripted}:" + name for name in (b"counters", b"pullers", b"standard")]
+    served = {name for name in left if name.startswith(b"hr:{q:scripted}:lane:served:")}
+    assert all([await on_redis.redis.pttl(name) > 0 for name in served])
+    kept = (b"counters", b"pullers", b"recent", b"standard")
+    assert sorted(left - served) == [b"hr:{q:scripted}:" + name for name in kept]
     assert not [name for name in counters if b"t0" in name]

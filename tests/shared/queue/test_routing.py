@@ -116,7 +116,7 @@ async def test_a_lost_worker_keeps_no_requests_once_its_lease_is_claimed(
     requests = await publish(routed.transport, 4)
     await pull(routed.transport, 1, "a")
     if isinstance(routed.transport, MemoryTransport):
-        for held in routed.transport._queue(MODEL).held.values():
+        for held in routed.transport.queue(MODEL).held.values():
             held.beat = 0.0
     else:
         await lapse(routed)

@@ -35,10 +35,11 @@ With `triton_metrics`, a worker of a model repository also shows Triton's metric
 ## vLLM's names
 
 With the setting `metrics_names` = `both`, a worker also shows what vLLM shows, under vLLM's names and with vLLM's
-buckets; with `vllm`, only that. So Grafana boards for vLLM, KServe, and the endpoint picker of the Kubernetes
-Gateway API find the names that they read. The labels are `model_name` and `engine`, which is always `0`; classes
-are added up. Requests that wait in the queue have no worker yet: `vllm:num_requests_waiting` counts those that a
-worker has pulled. Scale workers by `headrace_queue_waiting` of the API instead.
+buckets; with `vllm`, only that and the metrics of the last table. So Grafana boards for vLLM, KServe and the
+endpoint picker of the Kubernetes Gateway API find the names that they read. The labels are `model_name` and
+`engine`, which is always `0`; classes are added up. Requests that wait in the queue have no worker yet:
+`vllm:num_requests_waiting` counts those that a worker has pulled. Scale workers by `headrace_queue_waiting` of
+the API instead.
 """
 
 

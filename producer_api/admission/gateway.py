@@ -32,7 +32,7 @@ from shared.redis.keys import notify_channel
 from shared.settings import Settings
 from shared.token_log.interface import Adoption, Keepsake, RequestRecord
 from shared.validation.request_limits import Limits, check_request, check_together, fit_to_model, lower_max_tokens
-from shared.validation.ttft_target import with_target
+from shared.validation.ttft_target import with_target, with_times_of
 from shared.webhooks.interface import Hook, Webhook
 
 STALE_KEY_AGE_S = 60.0  # a key this old whose request does not exist is released
@@ -124,8 +124,7 @@ class Gateway:
             IdempotencyKeyReused: the key belongs to another request.
             NotFound: there is no answer to resume.
             RateLimited, QuotaExceeded: one of the caller's limits is reached.
-            QueueFull, TenantQueueFull, Unavailable: try again later; with `retry_after`.
-            TargetUnreachable: the target for the first token cannot be met.
+            QueueFull, TenantQueueFull, TargetUnreachable, Unavailable: try again later; with `retry_after`.
         """
         principal.check_model(draft.model)
         principal.check_class(draft.priority)
@@ -179,17 +178,9 @@ class Gateway:
         try:
             for number, draft in enumerate(rest, 1):
                 own = derived_seed(request.params.seed, number) if seed is None else seed
-                like_first = placed(draft, request.model, version_of(request))
+                like_first = with_times_of(request, placed(draft, request.model, version_of(request)))
                 made = await self.submit_derived(
-                    msgspec.structs.replace(
-                        like_first,
-                        deadline=request.deadline,
-                        ttft_target=request.ttft_target,
-                        refuse_late=request.refuse_late,
-                    ),
-                    job_id=derived_id(request.id, number),
-                    seed=own,
-                    principal=principal,
+                    like_first, job_id=derived_id(request.id, number), seed=own, principal=principal
                 )
                 others.append(made.request)
         except BaseException as error:  # also the deadline of this call

@@ -18,6 +18,13 @@ MAX_TARGET_MS = 3_600_000
 INTEGER = re.compile(r"[0-9]{1,7}", re.ASCII)
 
 
+def with_times_of(request: Request, draft: Request) -> Request:
+    """Return `draft` with the deadline and the target of `request`, with which it belongs."""
+    return msgspec.structs.replace(
+        draft, deadline=request.deadline, ttft_target=request.ttft_target, refuse_late=request.refuse_late
+    )
+
+
 def without_target(request: Request) -> Request:
     """Return a request that is sent again, or copied: its target was for its first run."""
     return msgspec.structs.replace(request, ttft_target=None, refuse_late=False)

@@ -108,8 +108,7 @@ class EngineRequest:
         prompt_param: the field of the request that the prompt comes from, for errors.
         resumed: for each choice, the token ids that earlier runs emitted. Generation continues after them and
             returns new tokens only, with the same text as in an uninterrupted run.
-        priority, tenant: decide which requests run first when not all can.
-        due: time at which the first token is due; of a tenant's requests in a class, the earliest due starts first.
+        priority, tenant, due: decide which requests run first when not all can; `due` is in seconds.
         prefix_salt: only requests with the same salt share the computed beginning of their prompts.
         work: what an encoder returns for its inputs.
         lengths: lengths of the inputs of an encoder, which are joined in `prompt`.

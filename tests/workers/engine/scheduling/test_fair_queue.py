@@ -23,7 +23,7 @@ def test_least_served_tenant_goes_first() -> None:
 
 
 def test_the_earliest_due_goes_first_within_a_tenant() -> None:
-    """Given targets for the first token: they reorder the prompts of their tenant, and take no turn of another."""
+    """Given targets for the first token: they reorder their tenant's prompts, and no other's."""
     scheduler = make_scheduler(budget=10, seats=1)
     for order, due in enumerate((30.0, 31.0, 5.0, 32.0, 5.0)):
         sequence = make_sequence(order, 10, tenant="targets")
